@@ -26,7 +26,7 @@ def main(name: str, step: str, times: int) -> int:
     class BrokenCompaction(Compaction):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self._at = at
+            self._on_step = at
 
     setattr(commands, "Compaction", BrokenCompaction)  # noqa: B010
     sys.argv[1:] = ["compact"]

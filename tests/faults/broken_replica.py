@@ -51,7 +51,12 @@ def main(point: str, times: int) -> int:
         case "skewed":
             _skew(times)
         case _:
-            streams.Sink = _breaking(lambda step: strike() if step is SinkStep(point) else None)  # type: ignore[misc]
+
+            def strike_at(step: SinkStep) -> None:
+                if step is SinkStep(point):
+                    strike()
+
+            streams.Sink = _breaking(strike_at)  # type: ignore[misc]
     sys.argv[1:] = []
     return service.main()
 

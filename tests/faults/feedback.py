@@ -52,7 +52,7 @@ IDENTITY = ((TENANT_KEY, ADA.tenant), (USER_KEY, ADA.user), (REQUEST_KEY, "r"))
 CONVERSATIONS = 6
 CALL_SECONDS = 15.0
 # Test machines may be busy, so durations are asserted only in explicit places.
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 # Duration of every takeover, long enough for a busy machine to renew in time.
 SESSION_SECONDS = 3.0
 
@@ -211,7 +211,7 @@ def stack_on(
 
 
 @asynccontextmanager
-async def replica_here(stack: Stack, number: int = 0, **changes: object) -> AsyncIterator[Stub]:
+async def local_replica(stack: Stack, number: int = 0, **changes: object) -> AsyncIterator[Stub]:
     """Run a replica in this process, for faults of its environment."""
     settings = FeedbackSettings(port=0, metrics_port=0, **stack.values(number, **changes))
     async with (
@@ -251,7 +251,7 @@ class ReplicaProcess:
                 stderr=log,
             )
         self.channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}")
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while self.channel.get_state(True) is not grpc.ChannelConnectivity.READY:
                 assert self._process.poll() is None, log_file.read_text()[-3000:]
                 await asyncio.sleep(0.05)
@@ -268,7 +268,7 @@ class ReplicaProcess:
     async def ended(self) -> int:
         """Return the exit status after the end."""
         assert self._process
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while (status := self._process.poll()) is None:
                 await asyncio.sleep(0.02)
         return status
@@ -281,13 +281,13 @@ class ReplicaProcess:
         self.signal(signal.SIGTERM)
         return await self.ended()
 
-    def most_resident_bytes(self) -> int:
+    def peak_resident_bytes(self) -> int:
         """Return the peak resident memory of the process."""
         assert self._process
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-    def counted(self, metric: str, **labels: str) -> float:
+    def metric_value(self, metric: str, **labels: str) -> float:
         """Return a metric by HTTP, summed over labels not given."""
         with urllib.request.urlopen(
             f"http://{HOST}:{self.metrics_port}/metrics", timeout=10
@@ -318,7 +318,7 @@ def variables(values: dict[str, object]) -> dict[str, str]:
     return os.environ | {f"TW_FEEDBACK_{key.upper()}": str(value) for key, value in values.items()}
 
 
-def counted(metric: str, **labels: str) -> float:
+def metric_value(metric: str, **labels: str) -> float:
     """Return a metric of this process, summed over labels not given."""
     return sum(
         sample.value
@@ -347,11 +347,11 @@ class Clients:
 
     async def send(self, events_each: int) -> None:
         """Send a number of events per conversation."""
-        await asyncio.gather(*(self._converse(name, events_each) for name in self.history.sent))
+        await asyncio.gather(*(self._send_events(name, events_each) for name in self.history.sent))
 
     async def send_until_stopped(self) -> None:
         self._stopped.clear()
-        await asyncio.gather(*(self._converse(name, sys.maxsize) for name in self.history.sent))
+        await asyncio.gather(*(self._send_events(name, sys.maxsize) for name in self.history.sent))
 
     def stop(self) -> None:
         self._stopped.set()
@@ -366,18 +366,18 @@ class Clients:
             self.stop()
             await task
 
-    async def _converse(self, conversation: str, events: int) -> None:
+    async def _send_events(self, conversation: str, events: int) -> None:
         sent = self.history.sent[conversation]
         for _ in range(events):
             if self._stopped.is_set():
                 return
             event = self._event(f"{conversation}-{len(sent)}", conversation)
             sent.append(event.event_id)
-            await self._insist(event)
+            await self._send_until_acknowledged(event)
             self.history.acknowledged.add(event.event_id)
             # A tenth of all events is repeated after its acknowledgement, as after a lost reply.
             if self._random.random() < 0.1:
-                await self._insist(event)
+                await self._send_until_acknowledged(event)
             await asyncio.sleep(self._pause_seconds)
 
     def _event(self, request: str, conversation: str) -> events_pb2.FeedbackEvent:
@@ -386,8 +386,8 @@ class Clients:
         # Incompressible, since human text compresses little.
         return correction(request, os.urandom(self._text_bytes // 2).hex(), message=conversation)
 
-    async def _insist(self, event: events_pb2.FeedbackEvent) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    async def _send_until_acknowledged(self, event: events_pb2.FeedbackEvent) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             started = time.monotonic()
             try:
@@ -395,7 +395,7 @@ class Clients:
             except grpc.aio.AioRpcError as error:
                 assert error.code() in RETRIED, error
                 assert time.monotonic() < deadline, (
-                    f"not acknowledged for {PATIENCE_SECONDS} s: {error.details()}"
+                    f"not acknowledged for {TIMEOUT_SECONDS} s: {error.details()}"
                 )
                 self.refusals[from_rpc(error, "feedback").reason] += 1
                 await asyncio.sleep(0.1)
@@ -433,8 +433,8 @@ async def current(stub: Any, *messages: str) -> dict[str, bool]:
     return {ids[message_id]: up for message_id, up in answer.thumbs.items()}
 
 
-async def until(
-    condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS
+async def wait_until(
+    condition: Callable[[], object], what: str, seconds: float = TIMEOUT_SECONDS
 ) -> float:
     """Wait for a condition, which may block. Returns the duration."""
     started = time.monotonic()
@@ -444,7 +444,7 @@ async def until(
     return time.monotonic() - started
 
 
-async def settled(stack: Stack, history: History) -> float:
+async def wait_until_sunk(stack: Stack, history: History) -> float:
     """Wait until all acknowledged events and all topic records are in the ledger."""
 
     def done() -> bool:
@@ -453,4 +453,4 @@ async def settled(stack: Stack, history: History) -> float:
             place: end for place, end in stack.ends().items() if end
         }
 
-    return await until(done, "the ledger to have what was acknowledged")
+    return await wait_until(done, "the ledger to have what was acknowledged")

@@ -15,7 +15,7 @@ def port_of(server: KafkaServer) -> int:
 
 
 @contextmanager
-def behind(server: KafkaServer, proxy: StreamProxy, folder: Path) -> Iterator[str]:
+def behind_proxy(server: KafkaServer, proxy: StreamProxy, folder: Path) -> Iterator[str]:
     """Start proxy and broker. Yields the bootstrap address."""
     with proxy:
         settings = folder / "broker-1.properties"

@@ -37,11 +37,11 @@ class SmallDisk:
             while True:
                 filler.write(bytes(max(1, min(MIB, self.free_bytes))))
 
-    def make_room(self) -> None:
+    def free_space(self) -> None:
         (self.folder / "filler").unlink()
 
 
-def disks_can_be_made(folder: Path) -> bool:
+def can_mount_disks(folder: Path) -> bool:
     """Return True if the kernel permits user namespaces."""
     command = ("unshare", "-r", "-m", "mount", "-t", "tmpfs", "none", str(folder))
     return (

@@ -18,7 +18,7 @@ from tests.faults.processes import Process, replica
 NOTICED_SECONDS = 10.0
 # The third ping on an idle connection, the first not sent by grpc on its own.
 QUIET_SECONDS = 13.0
-PATIENCE_SECONDS = 60.0
+CALL_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def silent_call(channel: grpc.aio.Channel) -> float:
     """Return the time at which an unanswered call ended with UNAVAILABLE."""
     stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Enhance(enhancer_pb2.EnhanceRequest(text="silent"), timeout=PATIENCE_SECONDS)
+        await stub.Enhance(enhancer_pb2.EnhanceRequest(text="silent"), timeout=CALL_SECONDS)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     return time.monotonic()
 
@@ -42,7 +42,7 @@ async def stream(channel: grpc.aio.Channel, wish: str) -> tuple[int, float]:
     came = 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in stub.Generate(
-            generator_pb2.GenerateRequest(user_key=wish), timeout=PATIENCE_SECONDS
+            generator_pb2.GenerateRequest(user_key=wish), timeout=CALL_SECONDS
         ):
             came += 1
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,25 +1,32 @@
-"""F1: the only broker is killed, again and again, in the middle of writes."""
+"""F1: the only broker is killed repeatedly during writes."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, until
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    metric_value,
+    wait_until,
+    wait_until_sunk,
+)
 
 RECOVERY_SECONDS = 30.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
-async def test_f01_a_broker_that_is_killed_loses_nothing(
+async def test_f01_a_killed_broker_loses_no_event(
     feedback_stack: Stack, kills: int, record_property: Any
 ) -> None:
     recovered = []
-    failures, builds = counted("relay_failures_total"), counted("producer_builds_total")
+    failures, builds = metric_value("relay_failures_total"), metric_value("producer_builds_total")
     async with (
-        replica_here(feedback_stack, relay_watchdog_seconds=2) as one,
-        replica_here(feedback_stack, 1, relay_watchdog_seconds=2) as two,
+        local_replica(feedback_stack, relay_watchdog_seconds=2) as one,
+        local_replica(feedback_stack, 1, relay_watchdog_seconds=2) as two,
     ):
         clients = Clients([one, two])
         async with clients.sending():
@@ -28,20 +35,20 @@ async def test_f01_a_broker_that_is_killed_loses_nothing(
                 await asyncio.to_thread(feedback_stack.kafka.kill)
                 await asyncio.sleep(1)
                 await asyncio.to_thread(feedback_stack.kafka.start)
-                recovered.append(round(await an_ack_of_the_broker(), 1))
+                recovered.append(round(await wait_for_broker_ack(), 1))
                 assert recovered[-1] <= RECOVERY_SECONDS
-        await settled(feedback_stack, clients.history)
-        assert counted("relay_failures_total") >= failures + kills, "a kill was not felt"
-        assert counted("producer_builds_total") >= builds + kills
+        await wait_until_sunk(feedback_stack, clients.history)
+        assert metric_value("relay_failures_total") >= failures + kills, "a kill was not felt"
+        assert metric_value("producer_builds_total") >= builds + kills
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", kills)
     record_property("acknowledged", len(clients.history.acknowledged))
     record_property("recovered_seconds", recovered)
 
 
-async def an_ack_of_the_broker() -> float:
-    """How long it took."""
-    relayed = counted("relayed_total", stream="feedback")
-    return await until(
-        lambda: counted("relayed_total", stream="feedback") > relayed, "an ack of the broker"
+async def wait_for_broker_ack() -> float:
+    """Wait for an acknowledgement by the broker and return the duration in seconds."""
+    relayed = metric_value("relayed_total", stream="feedback")
+    return await wait_until(
+        lambda: metric_value("relayed_total", stream="feedback") > relayed, "an ack of the broker"
     )

@@ -1,5 +1,6 @@
-"""F2: of three brokers the one that leads is killed, again and again. Another leads after it, and
-no ack was wrong.
+"""F2: the leader of three brokers is killed repeatedly.
+
+Another broker takes over, and no acknowledgement was wrong.
 """
 
 import asyncio
@@ -8,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults.feedback import Clients, counted, replica_here, settled, stack_on, until
+from tests.faults.feedback import (
+    Clients,
+    local_replica,
+    metric_value,
+    stack_on,
+    wait_until,
+    wait_until_sunk,
+)
 from tests.servers import KafkaServer, PostgresServer
 
 KILLS, EVERY_SECONDS = 5, 10.0
@@ -17,16 +25,16 @@ UNAVAILABLE_SECONDS = 30.0
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is_lost(
+async def test_f02_a_killed_leader_is_replaced_and_no_event_is_lost(
     tmp_path: Path, kafka_of_three: KafkaServer, postgres: PostgresServer, record_property: Any
 ) -> None:
-    failures = counted("relay_failures_total", stream="feedback")
+    failures = metric_value("relay_failures_total", stream="feedback")
     unavailable = []
-    # One partition, so that every event needs the one leader.
+    # A single partition, so that every event needs the same leader.
     with stack_on(tmp_path, kafka_of_three, postgres, partitions=1) as stack:
         async with (
-            replica_here(stack, relay_watchdog_seconds=2) as one,
-            replica_here(stack, 1, relay_watchdog_seconds=2) as two,
+            local_replica(stack, relay_watchdog_seconds=2) as one,
+            local_replica(stack, 1, relay_watchdog_seconds=2) as two,
         ):
             clients, killed = Clients([one, two]), set()
             async with clients.sending():
@@ -38,15 +46,15 @@ async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is
                     await asyncio.to_thread(leader.kill)
                     relayed = relayed_events()
                     unavailable.append(
-                        await until(lambda n=relayed: relayed_events() > n, "another leader")
+                        await wait_until(lambda n=relayed: relayed_events() > n, "another leader")
                     )
                     await asyncio.sleep(max(0.0, EVERY_SECONDS - unavailable[-1]))
                     await asyncio.to_thread(kafka_of_three.start)
-            await settled(stack, clients.history)
+            await wait_until_sunk(stack, clients.history)
         assert clients.retries == 0, "no caller may feel it"
         assert stack.problems(clients.history) == []
     assert len(killed) > 1, "the same broker led each time"
-    assert counted("relay_failures_total", stream="feedback") > failures, "no kill was felt"
+    assert metric_value("relay_failures_total", stream="feedback") > failures, "no kill was felt"
     assert max(unavailable) <= UNAVAILABLE_SECONDS
     record_property("fired", KILLS)
     record_property("acknowledged", len(clients.history.acknowledged))
@@ -54,4 +62,4 @@ async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is
 
 
 def relayed_events() -> float:
-    return counted("relayed_total", stream="feedback")
+    return metric_value("relayed_total", stream="feedback")

@@ -1,4 +1,7 @@
-"""F3: the broker is frozen and thawed. A stock producer is wedged for ever by two minutes of it."""
+"""F3: the broker is frozen and thawed.
+
+A standard producer hangs permanently after two minutes of this fault.
+"""
 
 import asyncio
 import time
@@ -6,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, until
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    metric_value,
+    wait_until,
+    wait_until_sunk,
+)
 
 THAW_SECONDS = 10.0
 ACK_SECONDS = 0.05
@@ -17,39 +27,41 @@ WATCHDOG_SECONDS = 2.0
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [5, 40, 150])
-async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
+async def test_f03_a_frozen_broker_is_used_again_soon_after_the_thaw(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:
     failures, before = (
-        counted(name, stream="feedback") for name in ("relay_failures_total", "relayed_total")
+        metric_value(name, stream="feedback") for name in ("relay_failures_total", "relayed_total")
     )
-    async with replica_here(feedback_stack, relay_watchdog_seconds=WATCHDOG_SECONDS) as stub:
+    async with local_replica(feedback_stack, relay_watchdog_seconds=WATCHDOG_SECONDS) as stub:
         clients = Clients([stub])
         async with clients.sending():
-            await until(lambda: counted("relayed_total", stream="feedback") > before, "the relay")
+            await wait_until(
+                lambda: metric_value("relayed_total", stream="feedback") > before, "the relay"
+            )
             with_kafka = clients.ack_percentile(0.5)
             feedback_stack.kafka.pause()
             await asyncio.sleep(seconds)
             acknowledged = len(clients.history.acknowledged)
-            relayed, thaw = counted("relayed_total", stream="feedback"), time.monotonic()
+            relayed, thaw = metric_value("relayed_total", stream="feedback"), time.monotonic()
             feedback_stack.kafka.resume()
-            await until(
-                lambda: counted("relayed_total", stream="feedback") > relayed,
+            await wait_until(
+                lambda: metric_value("relayed_total", stream="feedback") > relayed,
                 "an ack after the thaw",
             )
             recovered = time.monotonic() - thaw
             assert recovered <= THAW_SECONDS
-        assert counted("relay_failures_total", stream="feedback") > failures, (
+        assert metric_value("relay_failures_total", stream="feedback") > failures, (
             "the freeze was not felt"
         )
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
     record_property("fired", 1)
     record_property("frozen_seconds", seconds)
     record_property("acknowledged_meanwhile", acknowledged)
     record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
     record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
     record_property("from_thaw_to_Kafkas_ack_seconds", round(recovered, 1))
-    # Where others keep the machine busy: no slower than before.
+    # On a busy machine: no slower than before.
     assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 2 * with_kafka), (
         "the callers must not feel it"
     )

@@ -1,5 +1,6 @@
-"""F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the
-spool.
+"""F4: Kafka is down when the service starts.
+
+The service becomes ready and acknowledges from the spool.
 """
 
 import asyncio
@@ -9,11 +10,18 @@ from typing import Any
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2
 
-from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    metric_value,
+    record,
+    wait_until_sunk,
+)
 from tests.services.feedback.samples import thumb
 
-# An acknowledgement that waited for a broker would take seconds; a busy machine took 58 ms for one
-# from the spool.
+# An acknowledgement that waits for a broker takes seconds; from the spool a busy machine took 58
+# ms.
 ACK_SECONDS, LAG_SECONDS = 0.5, 30.0
 
 
@@ -25,8 +33,8 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:
     await asyncio.to_thread(feedback_stack.kafka.kill)
-    relayed = counted("relayed_total", stream="feedback")
-    async with replica_here(feedback_stack, relay_watchdog_seconds=2) as stub:
+    relayed = metric_value("relayed_total", stream="feedback")
+    async with local_replica(feedback_stack, relay_watchdog_seconds=2) as stub:
         clients = Clients([stub])
         assert (
             await record(stub, thumb("first", message="m"))
@@ -34,14 +42,14 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
         clients.history.sent["m"] = [thumb("first", message="m").event_id]
         async with clients.sending():
             await asyncio.sleep(seconds)
-        assert counted("relayed_total", stream="feedback") == relayed, (
+        assert metric_value("relayed_total", stream="feedback") == relayed, (
             "there was a broker after all"
         )
-        await lag_is_shown()
+        await wait_for_lag_metric()
         assert clients.ack_percentile(0.5) <= ACK_SECONDS
         await asyncio.to_thread(feedback_stack.kafka.start)
-        drained = await settled(feedback_stack, clients.history)
-        assert counted("relay_lag_events", stream="feedback") == 0
+        drained = await wait_until_sunk(feedback_stack, clients.history)
+        assert metric_value("relay_lag_events", stream="feedback") == 0
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", 1)
     record_property("away_seconds", seconds)
@@ -50,9 +58,12 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     record_property("drained_seconds", round(drained, 1))
 
 
-async def lag_is_shown() -> None:
-    """The relay measures between two attempts, and one may wait as long as its watchdog lets it."""
+async def wait_for_lag_metric() -> None:
+    """Wait for a positive lag metric.
+
+    The relay measures between two attempts, and an attempt may take as long as the watchdog.
+    """
     end = time.monotonic() + LAG_SECONDS
-    while not counted("relay_lag_events", stream="feedback"):
+    while not metric_value("relay_lag_events", stream="feedback"):
         assert time.monotonic() < end, "nothing is shown to wait"
         await asyncio.sleep(0.1)

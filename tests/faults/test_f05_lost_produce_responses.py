@@ -1,5 +1,6 @@
-"""F5: a tenth of Kafka's acks is lost on the way: the topic has records twice, and readers find
-each once.
+"""F5: a tenth of Kafka's acknowledgements is lost.
+
+The topic then contains duplicates, and readers find each event once.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,15 @@ import pytest
 
 from infra.faults.chance import Chance
 from infra.faults.kafka import KafkaProxy
-from tests.faults.feedback import Clients, Stack, replica_here, settled, stack_on, until
-from tests.faults.proxied_kafka import behind, port_of
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    stack_on,
+    wait_until,
+    wait_until_sunk,
+)
+from tests.faults.proxied_kafka import behind_proxy, port_of
 from tests.servers import KafkaServer, PostgresServer
 
 DROPS = 100
@@ -19,28 +27,31 @@ DROPS = 100
 
 @pytest.fixture
 def proxied(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Stack, KafkaProxy]]:
-    """A stack on a broker of its own, with the proxy between."""
+    """Yield a stack on its own broker, with a proxy in between."""
     server = KafkaServer(tmp_path / "kafka", brokers=1)
     proxy = KafkaProxy(port_of(server))
-    with behind(server, proxy, tmp_path / "kafka"), stack_on(tmp_path, server, postgres) as stack:
+    with (
+        behind_proxy(server, proxy, tmp_path / "kafka"),
+        stack_on(tmp_path, server, postgres) as stack,
+    ):
         yield stack, proxy
 
 
-# In `make test` acks are lost in tests/services/feedback/test_replicas.py, and by the broker that
-# F1 kills.
+# `make test` covers lost acknowledgements in tests/services/feedback/test_replicas.py, and with the
+# killed broker of F1.
 @pytest.mark.long
 @pytest.mark.slow
-async def test_f05_lost_acks_of_kafka_make_records_twice_and_rows_once(
+async def test_f05_lost_acknowledgements_duplicate_records_but_not_rows(
     proxied: tuple[Stack, KafkaProxy], record_property: Any
 ) -> None:
     stack, proxy = proxied
-    async with replica_here(stack) as one, replica_here(stack, 1) as two:
+    async with local_replica(stack) as one, local_replica(stack, 1) as two:
         clients = Clients([one, two])
         async with clients.sending():
             proxy.chance = Chance(0.1, seed=5)
-            await until(lambda: proxy.counts["dropped"] >= DROPS, f"{DROPS} lost acks")
+            await wait_until(lambda: proxy.counts["dropped"] >= DROPS, f"{DROPS} lost acks")
             proxy.chance = Chance(0.0)
-        await settled(stack, clients.history)
+        await wait_until_sunk(stack, clients.history)
     assert stack.problems(clients.history) == []
     acknowledged, records = len(clients.history.acknowledged), sum(stack.ends().values())
     assert records > acknowledged, "a lost ack left nothing twice"

@@ -1,5 +1,6 @@
-"""F6: two of three brokers are gone, so that no write has enough copies. Every ack comes from the
-spool, and Kafka gets all later.
+"""F6: two of three brokers are down, so no write has enough replicas.
+
+All acknowledgements come from the spool, and Kafka gets the events later.
 """
 
 import asyncio
@@ -9,28 +10,35 @@ from typing import Any
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2
 
-from tests.faults.feedback import Clients, counted, replica_here, settled, stack_on, until
+from tests.faults.feedback import (
+    Clients,
+    local_replica,
+    metric_value,
+    stack_on,
+    wait_until,
+    wait_until_sunk,
+)
 from tests.servers import KafkaServer, PostgresServer
 
 AWAY_SECONDS = 10.0
 
 
 @pytest.mark.long
-async def test_f06_without_enough_copies_nothing_counts_as_written(
+async def test_f06_without_enough_replicas_no_write_counts(
     tmp_path: Path, kafka_of_three: KafkaServer, postgres: PostgresServer, record_property: Any
 ) -> None:
     with stack_on(tmp_path, kafka_of_three, postgres) as stack:
-        async with replica_here(stack, relay_watchdog_seconds=2) as stub:
+        async with local_replica(stack, relay_watchdog_seconds=2) as stub:
             clients = Clients([stub])
             await clients.send(5)
-            await settled(stack, clients.history)
-            failures = counted("relay_failures_total", stream="feedback")
+            await wait_until_sunk(stack, clients.history)
+            failures = metric_value("relay_failures_total", stream="feedback")
             await asyncio.to_thread(kill_two, kafka_of_three)
             relayed, acknowledged = relayed_events(), len(clients.history.acknowledged)
             async with clients.sending():
                 await asyncio.sleep(AWAY_SECONDS)
-                await until(
-                    lambda: counted("relay_failures_total", stream="feedback") > failures,
+                await wait_until(
+                    lambda: metric_value("relay_failures_total", stream="feedback") > failures,
                     "a refused batch",
                 )
             alone = len(clients.history.acknowledged) - acknowledged
@@ -38,10 +46,12 @@ async def test_f06_without_enough_copies_nothing_counts_as_written(
             assert alone > 0
             assert clients.durabilities == {feedback_pb2.DURABILITY_SPOOL}
             await asyncio.to_thread(kafka_of_three.start)
-            drained = await settled(stack, clients.history)
+            drained = await wait_until_sunk(stack, clients.history)
         assert clients.retries == 0
         assert stack.problems(clients.history) == []
-    record_property("fired", int(counted("relay_failures_total", stream="feedback") - failures))
+    record_property(
+        "fired", int(metric_value("relay_failures_total", stream="feedback") - failures)
+    )
     record_property("acknowledged_meanwhile", alone)
     record_property("spool_share", 1.0)
     record_property("drained_seconds", round(drained, 1))
@@ -53,4 +63,4 @@ def kill_two(kafka: KafkaServer) -> None:
 
 
 def relayed_events() -> float:
-    return counted("relayed_total", stream="feedback")
+    return metric_value("relayed_total", stream="feedback")

@@ -1,5 +1,6 @@
-"""F7: the broker's disk is full, so that it dies. Acks go on from the spool; with room again all of
-them reach the log, once.
+"""F7: the broker's disk is full and the broker fails.
+
+Acknowledgements continue from the spool; with free space all events reach the log once.
 """
 
 import asyncio
@@ -9,8 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, stack_on, until
-from tests.faults.small_disk import SmallDisk, disks_can_be_made, small_disk
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    metric_value,
+    stack_on,
+    wait_until,
+    wait_until_sunk,
+)
+from tests.faults.small_disk import SmallDisk, can_mount_disks, small_disk
 from tests.servers import KafkaServer, PostgresServer, running
 
 DISK_MIB = 64
@@ -20,7 +29,7 @@ DISK_MIB = 64
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    assert disks_can_be_made(folder), (
+    assert can_mount_disks(folder), (
         "this kernel lets nobody but root mount a tmpfs: nothing can be shown here"
     )
     with small_disk(folder, DISK_MIB) as disk:
@@ -37,28 +46,28 @@ def stack(disk: SmallDisk, tmp_path: Path, postgres: PostgresServer) -> Iterator
 
 
 @pytest.mark.long
-async def test_f07_a_broker_without_room_makes_no_false_ack_and_takes_all_when_it_has_room(
+async def test_f07_a_full_broker_acknowledges_nothing_and_recovers_with_space(
     disk: SmallDisk, stack: Stack, record_property: Any
 ) -> None:
-    async with replica_here(stack, relay_watchdog_seconds=2) as stub:
+    async with local_replica(stack, relay_watchdog_seconds=2) as stub:
         clients = Clients([stub], pause_seconds=0.005, text_bytes=2_000)
         await clients.send(20)
-        await settled(stack, clients.history)
+        await wait_until_sunk(stack, clients.history)
         failures = relay_failures()
         async with clients.sending():
             await asyncio.to_thread(disk.fill)
             assert disk.free_bytes == 0
-            await until(lambda: relay_failures() > failures, "the full disk to be felt")
+            await wait_until(lambda: relay_failures() > failures, "the full disk to be felt")
             await asyncio.sleep(5)
         struck, lives = relay_failures() - failures, stack.kafka.processes[0].is_running
-        waiting = counted("relay_lag_events", stream="feedback")
+        waiting = metric_value("relay_lag_events", stream="feedback")
         assert waiting > 0, "it had room after all"
-        disk.make_room()
+        disk.free_space()
         if lives:
-            # It took its folder offline; a supervisor would see that it serves nobody.
+            # The broker has taken its folder offline; a supervisor would restart such a broker.
             await asyncio.to_thread(stack.kafka.kill)
         await asyncio.to_thread(stack.kafka.start)
-        drained = await settled(stack, clients.history)
+        drained = await wait_until_sunk(stack, clients.history)
     assert clients.retries == 0
     assert stack.problems(clients.history) == []
     record_property("fired", int(struck))
@@ -69,4 +78,4 @@ async def test_f07_a_broker_without_room_makes_no_false_ack_and_takes_all_when_i
 
 
 def relay_failures() -> float:
-    return counted("relay_failures_total", stream="feedback")
+    return metric_value("relay_failures_total", stream="feedback")

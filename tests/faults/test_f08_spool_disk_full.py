@@ -1,5 +1,6 @@
-"""F8: the spool's disk is full while Kafka stands still. Callers are told at once that nothing was
-stored, and that is true.
+"""F8: the spool's disk is full while Kafka is frozen.
+
+Callers get an immediate rejection, and no rejected event was stored.
 """
 
 import time
@@ -13,50 +14,50 @@ import pytest
 
 from services.chassis.errors import from_rpc
 from services.feedback.spool.folder import inspect
-from tests.faults.feedback import Clients, Stack, record, replica_here, settled, until
-from tests.faults.small_disk import MIB, SmallDisk, disks_can_be_made, small_disk
+from tests.faults.feedback import Clients, Stack, local_replica, record, wait_until, wait_until_sunk
+from tests.faults.small_disk import MIB, SmallDisk, can_mount_disks, small_disk
 from tests.services.feedback.samples import correction
 
 REFUSALS = 50
 
 
 @contextmanager
-def one_mebibyte(folder: Path) -> Iterator[SmallDisk | None]:
-    """A disk of that size; None where none can be made: the spool's own limit stands for it."""
+def small_spool_disk(folder: Path) -> Iterator[SmallDisk | None]:
+    """Yield a disk of 1 MiB, or None without user namespaces; the spool's own limit then serves."""
     folder.mkdir()
-    if not disks_can_be_made(folder):
+    if not can_mount_disks(folder):
         yield None
         return
     with small_disk(folder, size_mib=1) as disk:
         yield disk
 
 
-async def test_f08_a_spool_without_room_says_so_and_keeps_what_it_acknowledged(
+async def test_f08_a_full_spool_rejects_events_and_keeps_acknowledged_ones(
     feedback_stack: Stack, tmp_path: Path, record_property: Any
 ) -> None:
-    with one_mebibyte(tmp_path / "disk") as disk:
+    with small_spool_disk(tmp_path / "disk") as disk:
         spool = (disk.folder if disk else tmp_path) / "spool"
         settings: dict[str, object] = {} if disk else {"max_spool_bytes": MIB}
         settings |= {"spool_directory": spool, "relay_watchdog_seconds": 2}
-        async with replica_here(feedback_stack, **settings) as stub:
+        async with local_replica(feedback_stack, **settings) as stub:
             clients = Clients([stub], pause_seconds=0, text_bytes=8_000)
             feedback_stack.kafka.pause()
             async with clients.sending():
-                await until(lambda: clients.retries, "the disk to be full")
+                await wait_until(lambda: clients.retries, "the disk to be full")
                 if disk:
-                    # Six at once found no room; one alone would.
+                    # Six concurrent events found no space; a single smaller event might.
                     disk.fill()
-                reasons, seconds = await refused(stub)
+                reasons, seconds = await rejections(stub)
                 (spooled,) = inspect(spool / "feedback")
-                # What was acknowledged a moment ago may not be counted yet.
+                # The newest acknowledgements may not be counted yet.
                 acknowledged = len(clients.history.acknowledged)
                 assert spooled.end_offset >= acknowledged
                 feedback_stack.kafka.resume()
-                thawed = await until(
+                thawed = await wait_until(
                     lambda: len(clients.history.acknowledged) > acknowledged,
                     "an ack with room again",
                 )
-            await settled(feedback_stack, clients.history)
+            await wait_until_sunk(feedback_stack, clients.history)
     assert feedback_stack.problems(clients.history) == []
     assert reasons == {"FEEDBACK_SPOOL_DISK" if disk else "FEEDBACK_SPOOL_FULL"}
     record_property("fired", REFUSALS + clients.retries)
@@ -66,9 +67,10 @@ async def test_f08_a_spool_without_room_says_so_and_keeps_what_it_acknowledged(
     record_property("refused_p99_ms", round(seconds[-1] * 1000, 1))
 
 
-async def refused(stub: Any) -> tuple[set[str], list[float]]:
-    """Why, and how long each took, the quickest first. Nobody sends these again, so that one of
-    them would be found.
+async def rejections(stub: Any) -> tuple[set[str], list[float]]:
+    """Return the reasons and sorted durations of rejections.
+
+    These events are never resent, so a stored one would be noticed.
     """
     reasons, seconds = set(), []
     for number in range(REFUSALS):

@@ -1,6 +1,4 @@
-"""F9: the service is killed after the spool's sync and before the reply, and after Kafka's ack and
-before the spool lets go.
-"""
+"""F9: the service is killed between sync and reply, or between Kafka's acknowledgement and trim."""
 
 import contextlib
 import signal
@@ -11,13 +9,13 @@ import pytest
 
 from services.feedback.spool.folder import inspect
 from tests.faults.broken_replica import APPENDED, PUBLISHED
-from tests.faults.feedback import Clients, ReplicaProcess, Stack, record, settled
+from tests.faults.feedback import Clients, ReplicaProcess, Stack, record, wait_until_sunk
 from tests.services.feedback.samples import thumb
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", [pytest.param(APPENDED, marks=pytest.mark.long), PUBLISHED])
-async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(
+async def test_f09_a_service_killed_around_an_acknowledgement_keeps_each_event_once(
     feedback_stack: Stack, point: str, record_property: Any
 ) -> None:
     event = thumb("a", message="m")
@@ -36,7 +34,7 @@ async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(
         await record(stub, event)
         clients.history.sent["m"], clients.history.acknowledged = [event.event_id], {event.event_id}
         await clients.send(5)
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
         assert await whole.stop() == 0
     copies = sum(feedback_stack.ends().values()) - len(feedback_stack.rows())
     assert copies >= (1 if point == PUBLISHED else 0), "what was relayed before the kill goes again"

@@ -1,5 +1,6 @@
-"""F10: the spool was torn in its last record, at any of its bytes. The replay ends before it, and
-what is before it is whole.
+"""F10: the spool is torn at any byte of its last record.
+
+The replay ends before that record, and all earlier records are complete.
 """
 
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from services.feedback.spool.folder import recover
 from services.feedback.spool.spool import Spool
-from tests.faults.feedback import Clients, Stack, record, replica_here, settled
+from tests.faults.feedback import Clients, Stack, local_replica, record, wait_until_sunk
 from tests.services.feedback.samples import thumb
 
 NOWHERE = "127.0.0.1:1"
@@ -18,13 +19,13 @@ EVENTS = 6
 ROOM = 1 << 20
 
 
-# Each byte of any spool's last record: tests/services/feedback/spool/test_spool.py.
+# Every byte of the last record of any spool: tests/services/feedback/spool/test_spool.py.
 @pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.long)])
 async def test_f10_a_spool_torn_at_any_byte_of_its_last_record_replays_all_others(
     feedback_stack: Stack, tmp_path: Path, step: int, record_property: Any
 ) -> None:
     events = [thumb(f"m-{number}", up=number % 2 == 0, message="m") for number in range(EVENTS)]
-    async with replica_here(feedback_stack, kafka_bootstrap=NOWHERE) as stub:
+    async with local_replica(feedback_stack, kafka_bootstrap=NOWHERE) as stub:
         for event in events:
             await record(stub, event)
     folder = tmp_path / "spool-0" / "feedback"
@@ -38,19 +39,22 @@ async def test_f10_a_spool_torn_at_any_byte_of_its_last_record_replays_all_other
 
     with file.path.open("r+b") as torn:
         torn.truncate(cuts[len(cuts) // 2])
-    async with replica_here(feedback_stack) as stub:
+    async with local_replica(feedback_stack) as stub:
         clients = Clients([stub])
         clients.history.sent["m"], clients.history.acknowledged = ids, set(ids)
-        # Its caller was never told.
+        # The caller of this event got no reply.
         await record(stub, events[-1])
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", len(cuts))
     record_property("bytes_tried", len(cuts))
 
 
 def replayed(folder: Path, name: str, size: int, to: Path) -> list[str]:
-    """Event ids that the spool gives back, and goes on after, when its last file is cut to a size."""
+    """Cut the last file to a size and return the replayed event ids.
+
+    The spool must also accept a further record.
+    """
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(folder, to)
     with (to / name).open("r+b") as file:

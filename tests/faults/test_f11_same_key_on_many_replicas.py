@@ -1,5 +1,6 @@
-"""F11 and F12: one key on five replicas at once: with one content it is one event, with two the
-first wins everywhere.
+"""F11 and F12: one key is sent to five replicas concurrently.
+
+Equal contents are one event; with two contents the first wins on all replicas.
 """
 
 import asyncio
@@ -9,7 +10,15 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.faults.feedback import Clients, Stack, counted, current, record, replica_here, settled
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    current,
+    local_replica,
+    metric_value,
+    record,
+    wait_until_sunk,
+)
 from tests.services.feedback.samples import thumb
 
 REPLICAS = 5
@@ -21,17 +30,17 @@ KEYS = 20
 async def test_f11_f12_the_same_key_on_five_replicas(
     feedback_stack: Stack, record_property: Any
 ) -> None:
-    tombstones = counted("tombstones_total", stream="feedback")
+    tombstones = metric_value("tombstones_total", stream="feedback")
     async with AsyncExitStack() as running:
         stubs = [
-            await running.enter_async_context(replica_here(feedback_stack, number))
+            await running.enter_async_context(local_replica(feedback_stack, number))
             for number in range(REPLICAS)
         ]
         clients = Clients(stubs)
         for key in range(KEYS):
             await one_key(clients, stubs, f"m{key}")
-        await settled(feedback_stack, clients.history)
-        assert counted("tombstones_total", stream="feedback") > tombstones, (
+        await wait_until_sunk(feedback_stack, clients.history)
+        assert metric_value("tombstones_total", stream="feedback") > tombstones, (
             "no replica stored what another one had"
         )
         for key in range(KEYS):

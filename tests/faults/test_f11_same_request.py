@@ -1,5 +1,6 @@
-"""F11: the same request five times, at once or a little later, at two gateways. It is one turn: one
-answer, the same ids and events.
+"""F11: one request is sent five times to two gateways, at once or slightly later.
+
+The result is one turn with one answer and equal ids and events.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from tests.services.gateway.two_gateways import two_gateways
 async def send_often(
     gateways: tuple[GatewayUnderTest, GatewayUnderTest], request_id: str, seed: int
 ) -> list[list[chat_pb2.ChatEvent]]:
-    """Five times, each at a gateway and a moment of its own."""
+    """Send the request five times, each to a random gateway at a random moment."""
     chance = random.Random(f"{seed} {request_id}")
 
     async def send() -> list[chat_pb2.ChatEvent]:
@@ -34,7 +35,7 @@ async def send_often(
 @pytest.mark.parametrize(
     "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 20))]
 )
-async def test_a_request_that_is_sent_five_times_is_one_turn(
+async def test_a_request_sent_five_times_is_one_turn(
     tmp_path: Path, valkey: ValkeyServer, seed: int, record_property: Any
 ) -> None:
     followed = counter_value("thumbwheel_gateway_claims_total", claim="elsewhere")
@@ -57,5 +58,5 @@ async def test_a_request_that_is_sent_five_times_is_one_turn(
     assert len({answers[0][0].message_id for answers in sent}) == len(requests)
     assert len(fakes.generator.requests) == len(requests)
     assert len(fakes.session.messages) == 2 * len(requests)
-    # Some met at two gateways.
+    # Some requests met at two gateways.
     assert counter_value("thumbwheel_gateway_claims_total", claim="elsewhere") > followed

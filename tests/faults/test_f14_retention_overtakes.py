@@ -1,5 +1,6 @@
-"""F14: Kafka deletes what was not sunk yet. The partition stops, says exactly what is lost, and
-never jumps; the others go on.
+"""F14: Kafka deletes records before they are sunk.
+
+The partition stops, reports the exact lost range, and never jumps; other partitions continue.
 """
 
 import asyncio
@@ -10,26 +11,35 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, until
+from tests.faults.feedback import (
+    Clients,
+    Stack,
+    local_replica,
+    metric_value,
+    wait_until,
+    wait_until_sunk,
+)
 
 EVENTS_EACH = 20
 
 
 @pytest.mark.slow
-async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_exact(
+async def test_f14_records_lost_to_retention_stop_their_partition_and_are_reported(
     feedback_stack: Stack, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
-    async with replica_here(feedback_stack) as stub:
+    async with local_replica(feedback_stack) as stub:
         clients = Clients([stub])
         await clients.send(EVENTS_EACH)
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
     sunk = feedback_stack.committed()
 
-    # Nothing is sunk while the events come and go: the flush is a long time off.
-    async with replica_here(feedback_stack, flush_seconds=600, flush_rows=10_000) as stub:
+    # No event is sunk meanwhile, since the next flush is far away.
+    async with local_replica(feedback_stack, flush_seconds=600, flush_rows=10_000) as stub:
         clients.stubs = [stub]
         await clients.send(EVENTS_EACH)
-        await until(lambda: counted("relay_lag_events", stream="feedback") == 0, "the relay")
+        await wait_until(
+            lambda: metric_value("relay_lag_events", stream="feedback") == 0, "the relay"
+        )
     (topic_id, partition), end = max(
         feedback_stack.ends().items(), key=lambda place: place[1] - sunk.get(place[0], 0)
     )
@@ -41,13 +51,14 @@ async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_e
         )
 
     caplog.set_level(logging.ERROR)
-    async with replica_here(feedback_stack):
-        await until(
-            lambda: counted("stopped_partitions", stream="feedback", partition=str(partition)),
+    async with local_replica(feedback_stack):
+        await wait_until(
+            lambda: metric_value("stopped_partitions", stream="feedback", partition=str(partition)),
             "the stop",
         )
         assert (
-            counted("lost_offsets", stream="feedback", partition=str(partition)) == end - 3 - start
+            metric_value("lost_offsets", stream="feedback", partition=str(partition))
+            == end - 3 - start
         )
         (told,) = {
             record.fields["why"]
@@ -60,7 +71,7 @@ async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_e
             for place, stop in feedback_stack.ends().items()
             if place[1] != partition and stop
         }
-        await until(
+        await wait_until(
             lambda: others.items() <= feedback_stack.committed().items(), "the other partitions"
         )
         await asyncio.sleep(1)

@@ -1,6 +1,4 @@
-"""F15: the sink is killed after the read, in the middle of the put, before and after the ledger's
-commit, and takes up again.
-"""
+"""F15: the sink is killed after the read, during the put, and around the commit, and resumes."""
 
 import asyncio
 import signal
@@ -9,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.feedback.sink.sink import SinkStep
-from tests.faults.feedback import Clients, ReplicaProcess, Stack, settled
+from tests.faults.feedback import Clients, ReplicaProcess, Stack, wait_until_sunk
 
 RECOVERY_SECONDS = 15.0
 
@@ -21,7 +19,7 @@ RECOVERY_SECONDS = 15.0
     [[SinkStep.COMMITTED], pytest.param(list(SinkStep) * 2, marks=pytest.mark.long)],
     ids=["after the commit", "everywhere"],
 )
-async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(
+async def test_f15_a_killed_sink_loses_and_repeats_no_event(
     feedback_stack: Stack, steps: list[SinkStep], record_property: Any
 ) -> None:
     recovered = []
@@ -36,7 +34,7 @@ async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(
             async with ReplicaProcess(feedback_stack).running() as again:
                 clients.stubs = [again]
                 await sending
-                took = await settled(feedback_stack, clients.history)
+                took = await wait_until_sunk(feedback_stack, clients.history)
         recovered.append(round(took, 1))
         assert took <= RECOVERY_SECONDS
     assert feedback_stack.problems(clients.history) == []

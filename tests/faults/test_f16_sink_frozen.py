@@ -1,5 +1,6 @@
-"""F16: a replica is frozen in the middle of a flush until another one has its partitions, then goes
-on as a zombie: it is fenced.
+"""F16: a replica is frozen during a flush until another replica owns its partitions.
+
+It then continues as a zombie and is fenced.
 """
 
 import signal
@@ -8,7 +9,14 @@ from typing import Any
 import pytest
 
 from tests.faults.broken_replica import PUTTING, REACHED
-from tests.faults.feedback import Clients, ReplicaProcess, Stack, replica_here, settled, until
+from tests.faults.feedback import (
+    Clients,
+    ReplicaProcess,
+    Stack,
+    local_replica,
+    wait_until,
+    wait_until_sunk,
+)
 
 
 @pytest.mark.slow
@@ -19,24 +27,24 @@ async def test_f16_a_zombie_is_fenced_and_commits_nothing(
     async with zombie.running() as stub:
         clients = Clients([stub])
         async with clients.sending():
-            await until((zombie.spool / REACHED).exists, "the zombie's put")
-        # The gauge may be older than the last ack: what counts is what lies in the topic.
+            await wait_until((zombie.spool / REACHED).exists, "the zombie's put")
+        # The gauge may be older than the last acknowledgement, so the topic itself is compared.
         sent = len(clients.history.acknowledged)
-        await until(lambda: sum(feedback_stack.ends().values()) >= sent, "the relay")
+        await wait_until(lambda: sum(feedback_stack.ends().values()) >= sent, "the relay")
         zombie.signal(signal.SIGSTOP)
-        async with replica_here(feedback_stack, 1) as other:
-            # Longer than the group waits for the frozen one.
-            took_over = await settled(feedback_stack, clients.history)
+        async with local_replica(feedback_stack, 1) as other:
+            # This takes longer than the group waits for the frozen replica.
+            took_over = await wait_until_sunk(feedback_stack, clients.history)
             fenced = zombie_fenced(zombie)
             zombie.signal(signal.SIGCONT)
-            await until(lambda: fenced() >= 1, "the fence")
+            await wait_until(lambda: fenced() >= 1, "the fence")
             record_property("fired", int(fenced()))
             record_property("taken_over_seconds", round(took_over, 1))
             clients.stubs = [other]
             await clients.send(5)
-            await settled(feedback_stack, clients.history)
+            await wait_until_sunk(feedback_stack, clients.history)
     assert feedback_stack.problems(clients.history) == []
 
 
 def zombie_fenced(zombie: ReplicaProcess):
-    return lambda: zombie.counted("sink_failures_total", error="FencedError")
+    return lambda: zombie.metric_value("sink_failures_total", error="FencedError")

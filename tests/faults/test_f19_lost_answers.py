@@ -1,5 +1,6 @@
-"""F19: the PUT is done and its answer lost. The batch goes again under another name; what it left
-is counted and collected.
+"""F19: a PUT succeeds and its response is lost.
+
+The batch is written again under another key, and the orphan is counted and collected.
 """
 
 import asyncio
@@ -18,20 +19,20 @@ from tests.faults.feedback import (
     S3,
     Clients,
     Stack,
+    local_replica,
     port_of,
-    replica_here,
-    settled,
     stack_on,
-    until,
     variables,
+    wait_until,
+    wait_until_sunk,
 )
 from tests.servers import KafkaServer, PostgresServer, S3Server
 
 ANSWER_LOST = HttpFault(Kind.ANSWER_LOST, methods=frozenset({"PUT"}))
 
 
-def collected(stack: Stack) -> int:
-    """How many orphans went, of those that are as young as they can be."""
+def delete_orphans_now(stack: Stack) -> int:
+    """Delete dead orphans of any age and return their number."""
     orphans = find_orphans(stack.ledger, stack.store, "feedback")
     return sum(
         1
@@ -39,7 +40,7 @@ def collected(stack: Stack) -> int:
     )
 
 
-async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_is_collected(
+async def test_f19_a_lost_put_response_makes_no_duplicate_and_its_orphan_is_deleted(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any
 ) -> None:
     bucket = s3.bucket()
@@ -47,25 +48,27 @@ async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_
         HttpProxy(port_of(bucket)) as proxy,
         stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack,
     ):
-        async with replica_here(stack) as stub:
+        async with local_replica(stack) as stub:
             clients = Clients([stub])
-            # After the self-test of the start, whose own object would count.
+            # Wait for the self-test of the start, whose own object would be counted.
             await clients.send(1)
-            await settled(stack, clients.history)
+            await wait_until_sunk(stack, clients.history)
             sunk, stored = sum(stack.committed().values()), len(list(stack.store.list("feedback/")))
             proxy.faults = (ANSWER_LOST,)
             async with clients.sending():
-                # The batch grows while it fails: each time it has another name.
-                await until(lambda: len(list(stack.store.list("feedback/"))) >= stored + 4, "puts")
+                # The batch grows between attempts, so each attempt has another key.
+                await wait_until(
+                    lambda: len(list(stack.store.list("feedback/"))) >= stored + 4, "puts"
+                )
             assert sum(stack.committed().values()) == sunk, (
                 "an object that was not acknowledged is not committed"
             )
-            assert not collected(stack), "the writer may still commit any of them"
+            assert not delete_orphans_now(stack), "the writer may still commit any of them"
             proxy.faults = ()
-            await settled(stack, clients.history)
+            await wait_until_sunk(stack, clients.history)
         assert stack.problems(clients.history) == []
         orphans = stack.audit().orphans
-        assert collected(stack) == orphans > 0
+        assert delete_orphans_now(stack) == orphans > 0
         assert stack.audit().orphans == 0
         assert stack.problems(clients.history) == []
         assert proxy.counts[Kind.ANSWER_LOST] >= 4
@@ -75,7 +78,7 @@ async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
+async def test_f19_ten_thousand_events_with_half_of_the_responses_lost(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any
 ) -> None:
     bucket = s3.bucket()
@@ -83,17 +86,17 @@ async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
         HttpProxy(port_of(bucket)) as proxy,
         stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack,
     ):
-        async with replica_here(stack) as stub:
+        async with local_replica(stack) as stub:
             clients = Clients([stub], pause_seconds=0)
             proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(0.5, seed=19)),)
             async with clients.sending():
-                await until(
+                await wait_until(
                     lambda: len(clients.history.acknowledged) >= 10_000,
                     "ten thousand acks",
                     seconds=600,
                 )
             proxy.faults = ()
-            await settled(stack, clients.history)
+            await wait_until_sunk(stack, clients.history)
         assert proxy.counts[Kind.ANSWER_LOST] >= 10
         assert stack.problems(clients.history) == []
         orphans = stack.audit().orphans
@@ -107,7 +110,7 @@ async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
 
 
 def command(stack: Stack, *arguments: str) -> str:
-    """What `python -m services.feedback …` prints; it must succeed."""
+    """Run `python -m services.feedback …` successfully and return its output."""
     return subprocess.run(
         [sys.executable, "-m", "services.feedback", *arguments],
         env=variables(stack.values(0)),

@@ -1,7 +1,7 @@
-"""F20: the S3 server is killed with -9 while objects are on their way. Half an object is never
-readable.
+"""F20: the S3 server is killed with SIGKILL during PUTs.
 
-We send no multipart uploads, so there are no parts that could be left: an object is one PUT.
+A partial object is never readable. The service sends no multipart uploads, so no parts can remain;
+an object is a single PUT.
 """
 
 import asyncio
@@ -17,7 +17,15 @@ import pytest
 from infra.faults.tcp import TcpFaults, TcpProxy
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError
 from services.feedback.lake.s3_store import S3Location, S3Store
-from tests.faults.feedback import S3, Clients, port_of, replica_here, settled, stack_on, until
+from tests.faults.feedback import (
+    S3,
+    Clients,
+    local_replica,
+    port_of,
+    stack_on,
+    wait_until,
+    wait_until_sunk,
+)
 from tests.servers import Bucket, KafkaServer, PostgresServer, S3Server
 
 MIB = 1 << 20
@@ -41,7 +49,7 @@ def store_in(bucket: Bucket, port: int) -> S3Store:
 def put_until_it_fails(
     store: S3Store, objects: dict[str, bytes], name: Callable[[int], str]
 ) -> str:
-    """Put objects of 8 MiB. The key of the one that failed."""
+    """Put objects of 8 MiB until a failure and return the key of the failed put."""
     for number in range(1_000):
         key = name(number)
         objects[key] = os.urandom(8 * MIB)
@@ -53,14 +61,12 @@ def put_until_it_fails(
 
 
 @pytest.mark.long
-def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_or_all_is_there(
-    s3: S3Server, record_property: Any
-) -> None:
+def test_f20_a_put_interrupted_by_a_kill_is_atomic(s3: S3Server, record_property: Any) -> None:
     bucket, chance = s3.bucket(), random.Random(20)
     objects: dict[str, bytes] = {}
     unsure: set[str] = set()
     with TcpProxy(port_of(bucket)) as proxy:
-        # 8 MiB take 0.4 s: most kills fall into the middle of a body.
+        # An object of 8 MiB takes 0.4 s, so most kills fall into a body.
         proxy.faults = TcpFaults(bytes_per_second=20 * MIB)
         for kill in range(KILLS):
             killer = threading.Timer(chance.uniform(0.5, 2.0), s3.kill)
@@ -87,24 +93,24 @@ def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_
 
 
 @pytest.mark.long
-async def test_f20_the_sink_goes_on_when_the_store_is_back(
+async def test_f20_the_sink_continues_when_the_store_returns(
     s3: S3Server, kafka: KafkaServer, postgres: PostgresServer, tmp_path: Path, record_property: Any
 ) -> None:
     bucket, caught_up = s3.bucket(), []
     with stack_on(tmp_path, kafka, postgres, S3(bucket, port_of(bucket))) as stack:
-        async with replica_here(stack) as stub:
+        async with local_replica(stack) as stub:
             clients = Clients([stub])
             for _ in range(KILLS):
                 sunk = sum(stack.committed().values())
                 async with clients.sending():
-                    await until(
+                    await wait_until(
                         lambda sunk=sunk: sum(stack.committed().values()) > sunk, "the sink"
                     )
                     s3.kill()
                     await asyncio.sleep(1)
                 assert stack.waiting() > 0, "events wait for the store"
                 await asyncio.to_thread(s3.start)
-                caught_up.append(round(await settled(stack, clients.history), 1))
+                caught_up.append(round(await wait_until_sunk(stack, clients.history), 1))
         assert clients.retries == 0
         assert stack.problems(clients.history) == []
     record_property("fired", KILLS)

@@ -1,8 +1,8 @@
-"""F21: the disk of the S3 store is full. The sink pauses, and goes on when there is room; nothing
-is lost or twice.
+"""F21: the disk of the S3 store is full.
 
-Where no small disk can be made, a proxy stands for it, which answers as SeaweedFS did on the full
-disk, with 500 InternalError; the record says which of the two it was.
+The sink pauses and continues with free space, and no event is lost or duplicated. Without user
+namespaces a proxy answers like SeaweedFS on a full disk, with 500 InternalError; the record tells
+the two cases apart.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ from infra.faults.http import HttpFault, HttpProxy, Kind
 from tests.faults.feedback import (
     S3,
     Clients,
-    counted,
+    local_replica,
+    metric_value,
     port_of,
-    replica_here,
-    settled,
     stack_on,
-    until,
+    wait_until,
+    wait_until_sunk,
 )
-from tests.faults.small_disk import SmallDisk, disks_can_be_made, small_disk
+from tests.faults.small_disk import SmallDisk, can_mount_disks, small_disk
 from tests.servers import KafkaServer, PostgresServer, S3Server, running
 
 DISK_MIB = 48
 
 
 class FullProxy:
-    """The stand-in: a proxy that answers as SeaweedFS does when its disk is full."""
+    """Substitute for a full disk: a proxy that answers like SeaweedFS on a full disk."""
 
     def __init__(self, proxy: HttpProxy) -> None:
         self._proxy = proxy
@@ -38,16 +38,16 @@ class FullProxy:
     def fill(self) -> None:
         self._proxy.faults = (HttpFault(Kind.STATUS, methods=frozenset({"PUT"}), status=500),)
 
-    def make_room(self) -> None:
+    def free_space(self) -> None:
         self._proxy.faults = ()
 
 
 @pytest.fixture
-def place(s3: S3Server, tmp_path: Path) -> Iterator[tuple[SmallDisk | FullProxy, S3]]:
-    """Real where this machine allows it."""
+def store_setup(s3: S3Server, tmp_path: Path) -> Iterator[tuple[SmallDisk | FullProxy, S3]]:
+    """Yield a real small disk if possible, else the proxy."""
     data = tmp_path / "disk"
     data.mkdir()
-    if disks_can_be_made(data):
+    if can_mount_disks(data):
         with small_disk(data, DISK_MIB) as disk:
             (tmp_path / "data").symlink_to(disk.folder)
             with running(S3Server(tmp_path)) as server:
@@ -60,27 +60,30 @@ def place(s3: S3Server, tmp_path: Path) -> Iterator[tuple[SmallDisk | FullProxy,
 
 
 @pytest.mark.long
-async def test_f21_a_full_disk_pauses_the_sink_and_room_resumes_it(
-    place: tuple[SmallDisk | FullProxy, S3],
+async def test_f21_a_full_disk_pauses_the_sink_until_space_is_free(
+    store_setup: tuple[SmallDisk | FullProxy, S3],
     kafka: KafkaServer,
     postgres: PostgresServer,
     tmp_path: Path,
     record_property: Any,
 ) -> None:
-    disk, s3_place = place
-    with stack_on(tmp_path, kafka, postgres, s3_place) as stack:
-        async with replica_here(stack) as stub:
-            clients, failures = Clients([stub], pause_seconds=0, text_bytes=8_000), refused()
+    disk, bucket_setup = store_setup
+    with stack_on(tmp_path, kafka, postgres, bucket_setup) as stack:
+        async with local_replica(stack) as stub:
+            clients, failures = (
+                Clients([stub], pause_seconds=0, text_bytes=8_000),
+                rejected_flushes(),
+            )
             async with clients.sending():
-                await until(lambda: stack.committed(), "the sink")
+                await wait_until(lambda: stack.committed(), "the sink")
                 await asyncio.to_thread(disk.fill)
-                await until(lambda: refused() > failures, "the full disk to be felt")
+                await wait_until(lambda: rejected_flushes() > failures, "the full disk to be felt")
                 await asyncio.sleep(2)
             waiting = stack.waiting()
             assert waiting > 0, "events wait for room"
-            struck = refused() - failures
-            disk.make_room()
-            caught_up = await settled(stack, clients.history)
+            struck = rejected_flushes() - failures
+            disk.free_space()
+            caught_up = await wait_until_sunk(stack, clients.history)
         assert clients.retries == 0
         assert stack.problems(clients.history) == []
     record_property("fired", int(struck))
@@ -89,6 +92,6 @@ async def test_f21_a_full_disk_pauses_the_sink_and_room_resumes_it(
     record_property("caught_up_seconds", round(caught_up, 1))
 
 
-def refused() -> float:
-    """Flushes that the store did not take."""
-    return counted("sink_failures_total", stream="feedback", error="ObjectStoreError")
+def rejected_flushes() -> float:
+    """Return the number of flushes rejected by the store."""
+    return metric_value("sink_failures_total", stream="feedback", error="ObjectStoreError")

@@ -1,8 +1,7 @@
-"""F22: the store ignores If-None-Match and lets every PUT overwrite. For us that changes nothing:
-no PUT has a condition, and the ledger decides which of two writers was first.
+"""F22: the store ignores If-None-Match and lets every PUT overwrite.
 
-Where commits lie in the store itself, such a store loses events in two of five simulated runs
-(feedback_durability, 3.3).
+The service is unaffected: no PUT has a condition, and the ledger decides between two writers. With
+commits inside the store, such a store loses events in two of five simulated runs.
 """
 
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ def store(server: S3Server) -> Iterator[S3Store]:
 
 @pytest.mark.parametrize("other_rows", [2, 3], ids=["same batch", "other batch"])
 @pytest.mark.parametrize("paused_at", [SinkStep.ENCODED, SinkStep.STORED])
-def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_nothing(
+def test_f22_a_paused_writer_cannot_change_committed_objects(
     server: S3Server,
     store: S3Store,
     tmp_path: Path,
@@ -61,7 +60,7 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
         return sink
 
     def pause(step: SinkStep) -> None:
-        """While this writer stands still, another takes the partition over and commits two batches."""
+        """While this writer is paused, another one takes over and commits two batches."""
         nonlocal pauses
         if step is paused_at and not pauses:
             pauses += 1
@@ -97,10 +96,8 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
     engine.dispose()
 
 
-def test_f22_the_store_of_this_test_does_ignore_conditions(
-    server: S3Server, store: S3Store
-) -> None:
-    """Or the others would prove nothing."""
+def test_f22_the_store_of_this_test_ignores_conditions(server: S3Server, store: S3Store) -> None:
+    """Without this property the other tests would prove nothing."""
     for body in (b"1", b"2"):
         headers = {"If-None-Match": "*"}
         store._client._put_object("thumbs", "key", body, headers)

@@ -1,5 +1,6 @@
-"""F23: what others wrote into the topic becomes dead letters, each accounted for, and holds nobody
-up.
+"""F23: foreign records in the topic become dead letters.
+
+Each is accounted for and blocks no other record.
 """
 
 import os
@@ -10,16 +11,16 @@ from kafka import KafkaProducer
 
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
 from services.feedback.kafka.record import headers_of
-from tests.faults.feedback import Clients, Stack, counted, replica_here, settled
+from tests.faults.feedback import Clients, Stack, local_replica, metric_value, wait_until_sunk
 from tests.services.feedback.samples import entry, thumb
 
 
 def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
-    """Payloads and headers."""
+    """Return payloads and headers of foreign records."""
     sound = entry("foreign")
     headers = headers_of(sound)
     later = [(key, value if key != "schema" else b"2") for key, value in headers]
-    # A string field of protobuf with bytes that are no text.
+    # A protobuf string field with bytes that are invalid UTF-8.
     no_text = sound.payload.replace(b"acme", b"\xff\xfe\xff\xfe")
     return [
         (os.urandom(200), headers),
@@ -38,14 +39,14 @@ def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
 async def test_f23_every_foreign_record_is_a_dead_letter(
     feedback_stack: Stack, record_property: Any
 ) -> None:
-    before = counted("dead_letters_total", stream="feedback")
-    async with replica_here(feedback_stack) as stub:
+    before = metric_value("dead_letters_total", stream="feedback")
+    async with local_replica(feedback_stack) as stub:
         clients = Clients([stub])
         await clients.send(3)
         produce(feedback_stack)
         await clients.send(3)
-        await settled(feedback_stack, clients.history)
-        assert counted("dead_letters_total", stream="feedback") - before == len(foreign())
+        await wait_until_sunk(feedback_stack, clients.history)
+        assert metric_value("dead_letters_total", stream="feedback") - before == len(foreign())
     letters = sum(segment.dead_letters for segment in feedback_stack.ledger.segments("feedback"))
     assert letters == len(foreign())
     assert feedback_stack.problems(clients.history) == []

@@ -27,23 +27,23 @@ from tests.services.session.service import (
 
 
 @dataclass
-class Broken:
+class FaultySession:
     """A replica with failing commits, an intact one, and a conversation with one turn."""
 
     proxy: CommitProxy
     stub: Any
-    whole: Any
+    sound: Any
     feedback: FakeFeedback
     conversation_id: str = ""
     answer_id: str = ""
 
     async def messages(self, conversation_id: str) -> list[Any]:
         request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
-        return list((await self.whole.GetConversation(request, timeout=5, metadata=ADA)).messages)
+        return list((await self.sound.GetConversation(request, timeout=5, metadata=ADA)).messages)
 
     async def conversations(self) -> set[str]:
         request = session_pb2.ListConversationsRequest()
-        page = await self.whole.ListConversations(request, timeout=5, metadata=ADA)
+        page = await self.sound.ListConversations(request, timeout=5, metadata=ADA)
         return {found.id for found in page.conversations}
 
     async def call(self, method: str, request: Any) -> Any:
@@ -51,7 +51,7 @@ class Broken:
 
 
 @asynccontextmanager
-async def broken(home: Home) -> AsyncIterator[Broken]:
+async def faulty_session(home: Home) -> AsyncIterator[FaultySession]:
     server_port = urlsplit(home.database_url).port or 0
     feedback = FakeFeedback()
     with CommitProxy(server_port) as proxy:
@@ -62,93 +62,95 @@ async def broken(home: Home) -> AsyncIterator[Broken]:
             session_service(
                 replace(home, database_url=url), relay_poll_seconds=60, relay_linger_seconds=5
             ) as stub,
-            session_service(home, feedback_target=f"127.0.0.1:{port}") as whole,
+            session_service(home, feedback_target=f"127.0.0.1:{port}") as sound,
         ):
-            turn = await talk(whole, "hello", "hi")
-            yield Broken(
-                proxy, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id
+            turn = await talk(sound, "hello", "hi")
+            yield FaultySession(
+                proxy, stub, sound, feedback, turn.conversation_id, turn.assistant_message_id
             )
 
 
-async def new_conversation(it: Broken, request_id: str = "") -> None:
-    turn = await it.call("BeginTurn", begin("new", request_id=request_id))
+async def new_conversation(session: FaultySession, request_id: str = "") -> None:
+    turn = await session.call("BeginTurn", begin("new", request_id=request_id))
     assert not turn.replayed
-    assert await it.conversations() == {it.conversation_id, turn.conversation_id}
-    ids = [message.id for message in await it.messages(turn.conversation_id)]
+    assert await session.conversations() == {session.conversation_id, turn.conversation_id}
+    ids = [message.id for message in await session.messages(turn.conversation_id)]
     assert ids == [turn.user_message_id, turn.assistant_message_id]
 
 
-async def new_conversation_with_a_request_id(it: Broken) -> None:
-    await new_conversation(it, "r")
+async def new_conversation_with_a_request_id(session: FaultySession) -> None:
+    await new_conversation(session, "r")
 
 
-async def another_turn(it: Broken) -> None:
-    turn = await it.call("BeginTurn", begin("more", conversation_id=it.conversation_id))
+async def another_turn(session: FaultySession) -> None:
+    turn = await session.call("BeginTurn", begin("more", conversation_id=session.conversation_id))
     assert [message.text for message in turn.context] == ["hello", "hi", "more"]
-    ids = [message.id for message in await it.messages(it.conversation_id)]
+    ids = [message.id for message in await session.messages(session.conversation_id)]
     assert ids[2:] == [turn.user_message_id, turn.assistant_message_id]
 
 
-async def another_answer(it: Broken) -> None:
-    turn = await it.call("BeginTurn", begin(regenerate_message_id=it.answer_id))
-    assert [message.id for message in await it.messages(it.conversation_id)][2:] == [
+async def another_answer(session: FaultySession) -> None:
+    turn = await session.call("BeginTurn", begin(regenerate_message_id=session.answer_id))
+    assert [message.id for message in await session.messages(session.conversation_id)][2:] == [
         turn.assistant_message_id
     ]
 
 
-async def the_end_of_a_turn(it: Broken) -> None:
-    turn = await it.whole.BeginTurn(
-        begin("more", conversation_id=it.conversation_id), timeout=5, metadata=ADA
+async def the_end_of_a_turn(session: FaultySession) -> None:
+    turn = await session.sound.BeginTurn(
+        begin("more", conversation_id=session.conversation_id), timeout=5, metadata=ADA
     )
-    await it.call("FinishTurn", finish(turn.assistant_message_id, "yes"))
-    assert [message.text for message in await it.messages(it.conversation_id)] == [
+    await session.call("FinishTurn", finish(turn.assistant_message_id, "yes"))
+    assert [message.text for message in await session.messages(session.conversation_id)] == [
         "hello",
         "hi",
         "more",
         "yes",
     ]
     async with asyncio.timeout(10):
-        while len(it.feedback.turns) < 2:
+        while len(session.feedback.turns) < 2:
             await asyncio.sleep(0.02)
-    assert [event.message_id for event in it.feedback.turns] == [
-        it.answer_id,
+    assert [event.message_id for event in session.feedback.turns] == [
+        session.answer_id,
         turn.assistant_message_id,
     ]
 
 
-async def clearing(it: Broken) -> None:
-    await it.call(
+async def clearing(session: FaultySession) -> None:
+    await session.call(
         "ClearConversation",
-        session_pb2.ClearConversationRequest(conversation_id=it.conversation_id),
+        session_pb2.ClearConversationRequest(conversation_id=session.conversation_id),
     )
-    assert await it.messages(it.conversation_id) == []
-    await _one_erasure(it)
+    assert await session.messages(session.conversation_id) == []
+    await _one_erasure(session)
 
 
-async def deleting(it: Broken) -> None:
-    await it.call(
+async def deleting(session: FaultySession) -> None:
+    await session.call(
         "DeleteConversation",
-        session_pb2.DeleteConversationRequest(conversation_id=it.conversation_id),
+        session_pb2.DeleteConversationRequest(conversation_id=session.conversation_id),
     )
-    assert await it.conversations() == set()
-    await _one_erasure(it)
+    assert await session.conversations() == set()
+    await _one_erasure(session)
 
 
-async def erasing_the_user(it: Broken) -> None:
-    erased = await it.call("EraseUser", session_pb2.EraseUserRequest())
+async def erasing_the_user(session: FaultySession) -> None:
+    erased = await session.call("EraseUser", session_pb2.EraseUserRequest())
     assert erased.removed_conversations == 1
-    assert await it.conversations() == set()
-    await _one_erasure(it)
+    assert await session.conversations() == set()
+    await _one_erasure(session)
 
 
-async def _one_erasure(it: Broken) -> None:
+async def _one_erasure(session: FaultySession) -> None:
     async with asyncio.timeout(10):
-        while not any(event.erased for event in it.feedback.turns):
+        while not any(event.erased for event in session.feedback.turns):
             await asyncio.sleep(0.02)
-    assert [event.message_id for event in it.feedback.turns if event.erased] == [it.answer_id]
+    assert [event.message_id for event in session.feedback.turns if event.erased] == [
+        session.answer_id
+    ]
 
 
-CALLS: list[Callable[[Broken], Awaitable[None]]] = [
+CALLS: list[Callable[[FaultySession], Awaitable[None]]] = [
     new_conversation,
     new_conversation_with_a_request_id,
     another_turn,
@@ -181,18 +183,18 @@ EVERY_COMMIT = {(CommitFault.LATE, new_conversation), (CommitFault.LATE, another
 async def test_f24_lost_connection_at_commit_changes_no_result(
     postgres_home: Home,
     kind: CommitFault,
-    call: Callable[[Broken], Awaitable[None]],
+    call: Callable[[FaultySession], Awaitable[None]],
     record_property: Any,
 ) -> None:
-    async with broken(postgres_home) as it:
-        it.proxy.planned.extend([kind, kind])
-        await call(it)
-    assert it.proxy.counts[kind] >= 1
-    record_property("fired", it.proxy.counts[kind])
+    async with faulty_session(postgres_home) as session:
+        session.proxy.planned.extend([kind, kind])
+        await call(session)
+    assert session.proxy.counts[kind] >= 1
+    record_property("fired", session.proxy.counts[kind])
 
 
 async def test_f24_deadlock_victim_is_retried(postgres_home: Home) -> None:
-    before = run_again()
+    before = repeated_transactions()
     async with session_service(postgres_home) as stub, foreign_connection(postgres_home) as foreign:
         first, second = sorted(
             [(await talk(stub, text, "hi")).conversation_id for text in ("one", "two")]
@@ -206,11 +208,11 @@ async def test_f24_deadlock_victim_is_retried(postgres_home: Home) -> None:
             await asyncio.sleep(0.3)
             await foreign.execute(lock, first)
         assert (await erasing).removed_conversations == 2
-    assert run_again() > before
+    assert repeated_transactions() > before
 
 
 async def test_f24_serialization_failure_is_retried(postgres_home: Home) -> None:
-    before = run_again()
+    before = repeated_transactions()
     async with foreign_connection(postgres_home) as foreign:
         # A sequence is not transactional. The first two inserts fail and their retries succeed.
         await foreign.execute("""
@@ -229,9 +231,9 @@ async def test_f24_serialization_failure_is_retried(postgres_home: Home) -> None
         request = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
         stored = await stub.GetConversation(request, timeout=5, metadata=ADA)
     assert [message.text for message in stored.messages] == ["hello", "hi"]
-    assert run_again() == before + 2
+    assert repeated_transactions() == before + 2
 
 
-def run_again() -> float:
+def repeated_transactions() -> float:
     name, labels = "thumbwheel_session_work_run_again_total", {"reason": "SESSION_DATABASE_BUSY"}
     return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -1,5 +1,6 @@
-"""F27: compaction is killed at each step, frozen and overtaken, while events come in and somebody
-reads: the reader finds the old objects or the new one, never a mix, and no row twice or not at all.
+"""F27: compaction is killed at each step, or frozen and overtaken, during writes and reads.
+
+Readers find either the old objects or the new object, never a mixture, and each row exactly once.
 """
 
 import os
@@ -40,18 +41,16 @@ from tests.services.feedback.compacted import CompactedLog
 from tests.services.feedback.s3_stores import place
 from tests.services.feedback.samples import ADA, KEY, MASTER, name
 
-ROWS_A_SEGMENT = 3
-ROWS_AN_OBJECT = 30
+ROWS_PER_SEGMENT = 3
+ROWS_PER_OBJECT = 30
 LEASE_SECONDS = 0.5
-BACKOFF_SECONDS = 0.2
-PATIENCE_SECONDS = 60.0
+WORK_INTERVAL_SECONDS = 0.2
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass
 class Scenario:
-    """One log, whose events have numbers in the order of the ledger; what the reader and the writer
-    did.
-    """
+    """Log with events numbered in ledger order, and counts of reads and writes."""
 
     engine: Engine
     store: ObjectStore
@@ -63,7 +62,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         self.log = CompactedLog(self.engine, self.store, partitions=2)
-        limits = RunLimits(ROWS_AN_OBJECT, 1 << 20)
+        limits = RunLimits(ROWS_PER_OBJECT, 1 << 20)
         self._compaction = Compaction(
             self.log.ledger,
             Compactors(self.engine),
@@ -73,13 +72,14 @@ class Scenario:
         )
 
     def write(self) -> None:
-        """A segment."""
-        self.log.thumbs(ROWS_A_SEGMENT, partition=self.written % 2)
+        """Commit one segment of thumbs."""
+        self.log.thumbs(ROWS_PER_SEGMENT, partition=self.written % 2)
         self.written += 1
 
     def read(self) -> None:
-        """As a reader should: what was deleted since the listing is listed again. What it finds
-        must be all, once, in order.
+        """Read like a correct reader and check for all rows, once, in order.
+
+        Objects deleted since the listing cause a new listing.
         """
         while True:
             served = self.log.readable_segments()
@@ -96,19 +96,19 @@ class Scenario:
             1,
             *(item.sequence + 1 for item in served[:-1]),
         ]
-        number = ROWS_A_SEGMENT * served[-1].sequence
+        number = ROWS_PER_SEGMENT * served[-1].sequence
         assert [row["event_id"] for row in rows] == [name(f"{ADA.key}/r{n}") for n in range(number)]
         self.readings += 1
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """A writer and a reader, as long as the block runs; both have done something in it."""
+    def concurrent_work(self) -> Iterator[None]:
+        """Run a writer and a reader until the block ends; both make progress in the block."""
         done, failed = threading.Event(), []
         before = (self.written, self.readings)
 
         def repeat(work: Callable[[], None]) -> None:
             try:
-                while not done.wait(BACKOFF_SECONDS):
+                while not done.wait(WORK_INTERVAL_SECONDS):
                     work()
             except BaseException as error:
                 failed.append(error)
@@ -129,23 +129,23 @@ class Scenario:
         assert not failed, failed
 
     def start(self, *broken: object) -> subprocess.Popen[bytes]:
-        """The command in a process of its own, broken as broken_compactor says."""
+        """Start the command in a process, with a fault of broken_compactor."""
         command = [sys.executable, "-m", "tests.faults.broken_compactor", *map(str, broken)]
         return subprocess.Popen(command, env=os.environ | self.environment, stdout=subprocess.PIPE)
 
     def compact(self) -> PassResult:
-        """As soon as the lease of whoever had it is over."""
+        """Run a pass as soon as the previous lease has expired."""
         found: list[PassResult] = []
 
-        def did() -> bool:
+        def try_pass() -> bool:
             found.extend([tally] if (tally := self._compaction.run(Stream.FEEDBACK)) else [])
             return bool(found)
 
-        self.until(did)
+        self.until(try_pass)
         return found[0]
 
     def is_leased(self) -> bool:
-        """By somebody who has not given it back, alive or not."""
+        """Return True if any process, alive or dead, still holds the lease."""
         with self.engine.begin() as connection:
             query = select(tables.compactors.c.lease_us).where(
                 tables.compactors.c.stream == "feedback"
@@ -153,15 +153,13 @@ class Scenario:
             return bool(connection.execute(query).scalar())
 
     def until(self, condition: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.05)
 
     def check(self) -> None:
-        """At the end: everything is there, the audit is content, and what lies in the store is
-        named or dead.
-        """
+        """Check the end state: complete rows, a clean audit, and only dead orphans."""
         self.compact()
         self.read()
         logs = self.log.logs
@@ -179,7 +177,7 @@ def settings(**values: object) -> dict[str, str]:
         "principal_key": KEY,
         "master_key": MASTER,
         "compaction_settle_minutes": 0,
-        "compaction_rows": ROWS_AN_OBJECT,
+        "compaction_rows": ROWS_PER_OBJECT,
         "compaction_lease_seconds": LEASE_SECONDS,
         "retired_minutes": 0,
     }
@@ -188,7 +186,7 @@ def settings(**values: object) -> dict[str, str]:
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Scenario]:
-    """SQLite and a directory."""
+    """Yield a scenario on SQLite and a directory."""
     url, objects = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "objects"
     engine = open_database(url)
     yield Scenario(engine, Directory(objects), settings(database_url=url, object_directory=objects))
@@ -197,7 +195,7 @@ def embedded(tmp_path: Path) -> Iterator[Scenario]:
 
 @pytest.fixture
 def real(postgres: PostgresServer, s3: S3Server) -> Iterator[Scenario]:
-    """Postgres and SeaweedFS."""
+    """Yield a scenario on Postgres and SeaweedFS."""
     url, bucket = postgres.database().url("postgresql+pg8000"), s3.bucket()
     engine = connect(url)
     migrate(engine)
@@ -219,16 +217,16 @@ def real(postgres: PostgresServer, s3: S3Server) -> Iterator[Scenario]:
     engine.dispose()
 
 
-def killed_at(it: Scenario, step: CompactionStep, times: int) -> None:
-    """Killed there, in the midst of writing and reading; then another one takes over and does it."""
-    for _ in range(2 * ROWS_AN_OBJECT // ROWS_A_SEGMENT):
-        it.write()
-    with it.at_work():
-        killed = it.start("SIGKILL", step, times)
-        killed.communicate(timeout=PATIENCE_SECONDS)
+def kill_at(scenario: Scenario, step: CompactionStep, times: int) -> None:
+    """Kill a compactor at a step during writes and reads, then compact again."""
+    for _ in range(2 * ROWS_PER_OBJECT // ROWS_PER_SEGMENT):
+        scenario.write()
+    with scenario.concurrent_work():
+        killed = scenario.start("SIGKILL", step, times)
+        killed.communicate(timeout=TIMEOUT_SECONDS)
         assert killed.returncode == -signal.SIGKILL, f"{step} was never reached"
-        assert it.is_leased()
-        it.compact()
+        assert scenario.is_leased()
+        scenario.compact()
 
 
 @pytest.mark.slow
@@ -238,11 +236,11 @@ def killed_at(it: Scenario, step: CompactionStep, times: int) -> None:
     [[CompactionStep.PUBLISHED], pytest.param(list(CompactionStep), marks=pytest.mark.long)],
     ids=["once published", "everywhere"],
 )
-def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(
+def test_f27_killed_compaction_leaves_all_rows_once(
     embedded: Scenario, steps: list[CompactionStep]
 ) -> None:
     for number, step in enumerate(steps):
-        killed_at(embedded, step, 1 + number % 2)
+        kill_at(embedded, step, 1 + number % 2)
     embedded.check()
 
 
@@ -257,11 +255,11 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(
     ],
     ids=["around the publishing", "everywhere"],
 )
-def test_f27_compaction_is_killed_on_real_servers(
+def test_f27_killed_compaction_leaves_all_rows_once_on_real_servers(
     real: Scenario, steps: list[CompactionStep]
 ) -> None:
     for step in steps:
-        killed_at(real, step, 1)
+        kill_at(real, step, 1)
     real.check()
 
 
@@ -269,25 +267,25 @@ def test_f27_compaction_is_killed_on_real_servers(
 @pytest.mark.parametrize(
     "step", [CompactionStep.STORED, pytest.param(CompactionStep.DELETED, marks=pytest.mark.long)]
 )
-def test_f27_one_that_was_frozen_and_overtaken_publishes_nothing_and_deletes_nothing_that_counts(
+def test_f27_a_frozen_and_overtaken_compactor_publishes_and_deletes_nothing(
     embedded: Scenario, step: CompactionStep
 ) -> None:
     for _ in range(20):
         embedded.write()
-    with embedded.at_work():
+    with embedded.concurrent_work():
         frozen = embedded.start("SIGSTOP", step, 1)
         try:
-            embedded.until(lambda: state_of(frozen.pid) == "T")
+            embedded.until(lambda: process_state(frozen.pid) == "T")
             overtaken = embedded.compact()
             assert overtaken.complete
         finally:
             frozen.send_signal(signal.SIGCONT)
-        out, _ = frozen.communicate(timeout=PATIENCE_SECONDS)
+        out, _ = frozen.communicate(timeout=TIMEOUT_SECONDS)
     assert frozen.returncode == 1
-    assert re.search(rb"^feedback\b.*\bepoch 1\b", out, re.MULTILINE)  # what was overtaken
+    assert re.search(rb"^feedback\b.*\bepoch 1\b", out, re.MULTILINE)  # the overtaken epoch
     embedded.check()
 
 
-def state_of(pid: int) -> str:
-    """T: stopped."""
+def process_state(pid: int) -> str:
+    """Return the state of a process; T means stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

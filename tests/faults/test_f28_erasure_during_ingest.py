@@ -1,6 +1,7 @@
-"""F28: a user is erased again and again while they talk. What was acknowledged before an erasure
-never comes back to life, what is said after the last one lives, another user loses nothing, and no
-byte on the disk ever holds a word of any of it.
+"""F28: a user is erased repeatedly while sending feedback.
+
+Events acknowledged before an erasure never return, events sent after the last erasure stay, and
+another user loses no event. No byte on the disk ever contains the texts.
 """
 
 import asyncio
@@ -33,64 +34,65 @@ from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
 from tests.services.feedback.test_servicer import BOB, Client, running
 
 WRITERS, EVENTS_AT_LEAST = 4, 30
-# In every text, and nowhere else; and in what is no text, so that the search is known to find.
+# CANARY is in every text and nowhere else. MARKER is in plain fields, to prove that the search
+# works.
 CANARY, MARKER = "canary-7f3a", "version-of-the-test"
 ME, OTHER = principal_of(KEY, ADA), principal_of(KEY, BOB)
-Span = tuple[float, float]
+Interval = tuple[float, float]
 
 
 @dataclass
-class Story:
-    """When each event was sent and acknowledged, and each erasure asked for and answered."""
+class EventLog:
+    """Times when each event was sent and acknowledged, and each erasure requested and answered."""
 
-    events: dict[str, Span] = field(default_factory=dict)
+    events: dict[str, Interval] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
-    erasures: list[Span] = field(default_factory=list)
+    erasures: list[Interval] = field(default_factory=list)
     wrapped: set[bytes] = field(default_factory=set)
 
     def dead(self) -> set[str]:
-        """Acknowledged before an erasure was asked for."""
+        """Return events acknowledged before the last erasure was requested."""
         last = self.erasures[-1][0]
         return {
             event_id for event_id, (_, acknowledged) in self.events.items() if acknowledged < last
         }
 
     def alive(self) -> set[str]:
-        """Sent after the last was answered."""
+        """Return events sent after the last erasure was answered."""
         last = self.erasures[-1][1]
         return {event_id for event_id, (sent, _) in self.events.items() if sent > last}
 
 
-class Watch:
-    """Reads every byte under a folder, over and over; Parquet also as rows, since it is compressed.
+class ByteSearch:
+    """Repeated search of every byte under a folder, with Parquet also decoded to rows.
 
-    It rests as long as it looked: on a busy machine it would else starve the erasures, and what is
-    said meanwhile makes each look longer.
+    The thread rests as long as a search takes. Otherwise a busy machine would starve the erasures,
+    and each search would grow with the events written meanwhile.
     """
 
     def __init__(self, root: Path) -> None:
         self._root, self._stopped = root, threading.Event()
-        self.looks, self.marks, self.found = 0, 0, list[str]()
+        self.searches, self.marker_hits, self.found = 0, 0, list[str]()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ByteSearch":
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
-        self.look()
+        self.search()
 
     def _run(self) -> None:
         took = 0.0
         while not self._stopped.wait(max(took, 0.01)):
             began = time.monotonic()
-            self.look()
+            self.search()
             took = time.monotonic() - began
 
-    def look(self) -> None:
-        self.looks += 1
+    def search(self) -> None:
+        self.searches += 1
         for path in [path for path in self._root.rglob("*") if path.is_file()]:
             try:
                 data = path.read_bytes()
@@ -98,12 +100,12 @@ class Watch:
                 continue
             if path.suffix == ".parquet":
                 data += repr(decode(data)).encode()
-            self.marks += MARKER.encode() in data
+            self.marker_hits += MARKER.encode() in data
             if CANARY.encode() in data:
                 self.found.append(str(path.relative_to(self._root)))
 
 
-def said(number: int, caller: Caller) -> events_pb2.FeedbackEvent:
+def feedback_event(number: int, caller: Caller) -> events_pb2.FeedbackEvent:
     if number % 2:
         event = correction(f"r{number}", f"{CANARY} {number}", f"m{number}", caller)
     else:
@@ -113,48 +115,48 @@ def said(number: int, caller: Caller) -> events_pb2.FeedbackEvent:
     return event
 
 
-def finished(number: int) -> events_pb2.TurnEvent:
+def finished_turn(number: int) -> events_pb2.TurnEvent:
     event = turn(f"{CANARY} {number}", f"t{number}")
     event.context[0].text = event.original_text = CANARY
     event.finish_time.GetCurrentTime()
     return event
 
 
-async def talk(
-    client: Client, story: Story, numbers: Callable[[], int], is_over: asyncio.Event
+async def send_loop(
+    client: Client, event_log: EventLog, numbers: Callable[[], int], is_over: asyncio.Event
 ) -> None:
-    """One tab of the user: everything in turn, with another user beside."""
+    """Send feedback and turns of one user in a loop, interleaved with another user."""
     while not is_over.is_set():
         number = numbers()
-        event = said(number, ADA)
+        event = feedback_event(number, ADA)
         sent = time.monotonic()
         await client.record(event)
-        story.events[event.event_id] = (sent, time.monotonic())
-        sent, done = time.monotonic(), finished(number)
+        event_log.events[event.event_id] = (sent, time.monotonic())
+        sent, done = time.monotonic(), finished_turn(number)
         await client.append(done)
-        story.events[done.event_id] = (sent, time.monotonic())
-        other = said(number, BOB)
+        event_log.events[done.event_id] = (sent, time.monotonic())
+        other = feedback_event(number, BOB)
         await client.record(other, BOB)
-        story.others.add(other.event_id)
+        event_log.others.add(other.event_id)
 
 
-async def erase_often(client: Client, story: Story, root: Path, erasures: int) -> None:
+async def erase_often(client: Client, event_log: EventLog, root: Path, erasures: int) -> None:
     engine = connect(f"sqlite:///{root}/ledger.db")
     for number in range(erasures):
-        # By turns as soon as something was acknowledged, and when it has become a row.
-        await until_said(client, story, sunk=number % 2 == 1)
+        # Alternate between erasing right after an acknowledgement and after the commit of a row.
+        await wait_until_sent(client, event_log, sunk=number % 2 == 1)
         with engine.begin() as connection:
             mine = select(tables.data_keys.c.wrapped_key).where(tables.data_keys.c.principal == ME)
-            story.wrapped.update(map(bytes, connection.execute(mine).scalars()))
+            event_log.wrapped.update(map(bytes, connection.execute(mine).scalars()))
         asked = time.monotonic()
         await client.call("ErasePrincipal", feedback_pb2.ErasePrincipalRequest())
-        story.erasures.append((asked, time.monotonic()))
+        event_log.erasures.append((asked, time.monotonic()))
     engine.dispose()
 
 
-async def until_said(client: Client, story: Story, sunk: bool) -> None:
-    said = len(story.events)
-    while len(story.events) == said:
+async def wait_until_sent(client: Client, event_log: EventLog, sunk: bool) -> None:
+    feedback_event = len(event_log.events)
+    while len(event_log.events) == feedback_event:
         await asyncio.sleep(0.001)
     if sunk:
         before = await rows_of_turns(client)
@@ -163,32 +165,30 @@ async def until_said(client: Client, story: Story, sunk: bool) -> None:
 
 
 async def rows_of_turns(client: Client) -> int:
-    """Committed ones; turns are this user's alone."""
+    """Return the number of committed turn rows, all of this user."""
     request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_TURNS)
     return sum(segment.rows for segment in (await client.call("ListSegments", request)).segments)
 
 
-async def ingest(root: Path, erasures: int) -> Story:
-    story, is_over, numbers = Story(), asyncio.Event(), iter(range(1_000_000))
+async def ingest(root: Path, erasures: int) -> EventLog:
+    event_log, is_over, numbers = EventLog(), asyncio.Event(), iter(range(1_000_000))
     async with running(root, flush_seconds=0.03) as client, asyncio.timeout(120):
         talking = [
-            asyncio.create_task(talk(client, story, numbers.__next__, is_over))
+            asyncio.create_task(send_loop(client, event_log, numbers.__next__, is_over))
             for _ in range(WRITERS)
         ]
-        await erase_often(client, story, root, erasures)
-        while len(story.alive()) < EVENTS_AT_LEAST:
+        await erase_often(client, event_log, root, erasures)
+        while len(event_log.alive()) < EVENTS_AT_LEAST:
             await asyncio.sleep(0.01)
         is_over.set()
         await asyncio.gather(*talking)
-    return story
+    return event_log
 
 
 async def rows_and_keys(
     root: Path,
 ) -> tuple[dict[str, parquet.Row], dict[str, feedback_pb2.DataKey], int]:
-    """What a reader finds after a restart: rows by event, keys by principal, and how many thumbs of
-    the user stand.
-    """
+    """Return rows by event, keys by principal, and the user's current thumbs after a restart."""
     async with running(root) as client:
         found = [
             *await client.rows(feedback_pb2.STREAM_FEEDBACK, 1),
@@ -216,47 +216,47 @@ def text_in(row: parquet.Row, key: bytes) -> str:
 
 
 @pytest.mark.parametrize("erasures", [4, pytest.param(12, marks=pytest.mark.long)])
-async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
+async def test_feedback_before_an_erasure_is_gone_while_the_user_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Any, erasures: int
 ) -> None:
     caplog.set_level(logging.INFO)
-    with Watch(tmp_path) as watch:
-        story = await ingest(tmp_path, erasures)
+    with ByteSearch(tmp_path) as search:
+        event_log = await ingest(tmp_path, erasures)
     rows, keys, standing = await rows_and_keys(tmp_path)
     mine = keys[ME]
     live = {
         event_id for event_id, row in rows.items() if key_id_of(bytes(row["sealed"])) == mine.key_id
     }
 
-    assert len(story.dead()) >= EVENTS_AT_LEAST, "too little was said before"
-    assert not story.dead() & live
-    assert story.alive() <= live
+    assert len(event_log.dead()) >= EVENTS_AT_LEAST, "too little was said before"
+    assert not event_log.dead() & live
+    assert event_log.alive() <= live
     assert all(CANARY in text_in(rows[event_id], mine.key) for event_id in live)
-    assert story.others <= rows.keys(), "another user lost something"
-    assert all(CANARY in text_in(rows[event_id], keys[OTHER].key) for event_id in story.others)
+    assert event_log.others <= rows.keys(), "another user lost something"
+    assert all(CANARY in text_in(rows[event_id], keys[OTHER].key) for event_id in event_log.others)
 
-    thumbs = {event_id for event_id in live | story.others if rows[event_id].get("kind") == "thumb"}
+    thumbs = {
+        event_id for event_id in live | event_log.others if rows[event_id].get("kind") == "thumb"
+    }
     assert standing == len(thumbs), (
         "a thumb of an erased event stands, or one of a living event does not"
     )
-    struck_on_the_way = [event_id for event_id in story.dead() if event_id not in rows]
+    struck_on_the_way = [event_id for event_id in event_log.dead() if event_id not in rows]
     assert struck_on_the_way, "no erasure met an event between its ack and its row"
-    assert [event_id for event_id in story.dead() if event_id in rows], (
+    assert [event_id for event_id in event_log.dead() if event_id in rows], (
         "no erasure met an event that was a row"
     )
 
-    assert (watch.found, watch.looks > 3, watch.marks > 3) == ([], True, True)
+    assert (search.found, search.searches > 3, search.marker_hits > 3) == ([], True, True)
     assert CANARY not in caplog.text
     assert mine.key.hex() not in caplog.text
-    record_property("fired", len(story.erasures))
+    record_property("fired", len(event_log.erasures))
     record_property("struck_between_ack_and_row", len(struck_on_the_way))
-    record_property("shred_seconds_worst", round(check_account(tmp_path, story), 3))
+    record_property("shred_seconds_worst", round(check_ledger(tmp_path, event_log), 3))
 
 
-def check_account(root: Path, story: Story) -> float:
-    """Every offset, every erasure, every byte of a key; returns the longest time from request to
-    shred.
-    """
+def check_ledger(root: Path, event_log: EventLog) -> float:
+    """Check offsets, erasures and key bytes; return the longest time from request to shred."""
     engine = connect(f"sqlite:///{root}/ledger.db")
     report = audit(
         Ledger(engine), Directory(root / "objects"), lambda stream: inspect(root / "spool" / stream)
@@ -268,11 +268,11 @@ def check_account(root: Path, story: Story) -> float:
     assert sum(segment.tombstones for segment in Ledger(engine).segments(Stream.TURNS))
     engine.dispose()
     assert [row.number for row in found] == list(range(1, len(found) + 1))
-    assert len(found) > len(story.erasures) / 2, "erasures met nothing new"
+    assert len(found) > len(event_log.erasures) / 2, "erasures met nothing new"
     assert exposed == [ME], "the turns after the last erasure"
     worst_us: int = max(row.shred_us - row.request_us for row in found)
     assert worst_us < 5_000_000, "D7"
-    assert story.wrapped, "no key was seen"
+    assert event_log.wrapped, "no key was seen"
     files = [path.read_bytes() for path in root.iterdir() if path.name.startswith("ledger.db")]
-    assert not [wrapped for wrapped in story.wrapped if any(wrapped in data for data in files)]
+    assert not [wrapped for wrapped in event_log.wrapped if any(wrapped in data for data in files)]
     return worst_us / 1_000_000

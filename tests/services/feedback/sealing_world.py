@@ -32,11 +32,9 @@ class SealingWorld:
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.root, self.engine = root, engine
-        self.ledger, self.store, self.erasures = (
-            Ledger(engine),
-            Directory(root / "objects"),
-            Erasures(engine),
-        )
+        self.ledger = Ledger(engine)
+        self.store = Directory(root / "objects")
+        self.erasures = Erasures(engine)
         master = MasterKey(MASTER)
         self.keys = DataKeys(engine, master)
         self.at: Callable[[SinkStep], None] = lambda step: None

@@ -203,10 +203,8 @@ def finishes(answer: int, takes_back: bool) -> Action:
         )
         sent.message_id = message_id
         sent.finish_time.FromSeconds(log.now_us // 1_000_000)
-        sequence, time_us = (
-            len(log.ledger.segments("turns")) + 1,
-            log.now_us + takes_back * DAY * 1_000_000,
-        )
+        sequence = len(log.ledger.segments("turns")) + 1
+        time_us = log.now_us + takes_back * DAY * 1_000_000
         row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, takes_back)
         model.acquire(log, [turn_entry(sent)], [row])
         if takes_back:

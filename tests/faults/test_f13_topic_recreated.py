@@ -1,5 +1,6 @@
-"""F13: the topic is deleted and made again: its offsets begin at 0, and nothing is silently taken
-for known or overwritten.
+"""F13: the topic is deleted and recreated, and its offsets start at 0.
+
+No event is silently taken for known or overwritten.
 """
 
 import asyncio
@@ -8,26 +9,26 @@ from typing import Any
 import pytest
 from kafka.errors import UnknownTopicOrPartitionError
 
-from tests.faults.feedback import Clients, Stack, replica_here, settled
+from tests.faults.feedback import Clients, Stack, local_replica, wait_until_sunk
 
 
 @pytest.mark.long
 @pytest.mark.slow
-async def test_f13_a_topic_made_anew_is_another_log(
+async def test_f13_a_recreated_topic_is_another_log(
     feedback_stack: Stack, record_property: Any
 ) -> None:
     async with (
-        replica_here(feedback_stack, relay_watchdog_seconds=2) as one,
-        replica_here(feedback_stack, 1) as two,
+        local_replica(feedback_stack, relay_watchdog_seconds=2) as one,
+        local_replica(feedback_stack, 1) as two,
     ):
         clients = Clients([one, two])
         await clients.send(10)
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
         before = feedback_stack.ends()
         feedback_stack.lost_ends = before
-        await asyncio.to_thread(make_anew, feedback_stack)
+        await asyncio.to_thread(recreate_topic, feedback_stack)
         await clients.send(10)
-        await settled(feedback_stack, clients.history)
+        await wait_until_sunk(feedback_stack, clients.history)
     after = feedback_stack.ends()
     assert {topic_id for topic_id, _ in after} > {topic_id for topic_id, _ in before}, (
         "it was the same topic"
@@ -38,8 +39,8 @@ async def test_f13_a_topic_made_anew_is_another_log(
     record_property("rows", len(feedback_stack.rows()))
 
 
-def make_anew(feedback_stack: Stack) -> None:
-    """Delete it, and make it as it was once it is gone."""
+def recreate_topic(feedback_stack: Stack) -> None:
+    """Delete the topic and recreate it with the same settings."""
     name = feedback_stack.topics["feedback"]
     with feedback_stack.admin() as admin:
         admin.delete_topics([name])
