@@ -39,10 +39,10 @@ def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> 
 
     The fingerprint excludes accept_time, because the gateway sends a new time with each retry.
     """
-    said = events_pb2.FeedbackEvent()
-    said.CopyFrom(message)
-    said.ClearField("accept_time")
-    return _entry(message, said, traceparent)
+    content = events_pb2.FeedbackEvent()
+    content.CopyFrom(message)
+    content.ClearField("accept_time")
+    return _entry(message, content, traceparent)
 
 
 def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
@@ -166,12 +166,12 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
 
 
 def _entry(
-    message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message, traceparent: str
+    message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, content: Message, traceparent: str
 ) -> Entry:
     return Entry(
         event_id=message.event_id,
         key=message.conversation_id,
-        fingerprint=hashlib.sha256(said.SerializeToString(deterministic=True)).digest(),
+        fingerprint=hashlib.sha256(content.SerializeToString(deterministic=True)).digest(),
         schema_major=SCHEMA_MAJOR,
         payload=message.SerializeToString(deterministic=True),
         traceparent=traceparent,
@@ -220,9 +220,11 @@ def _value(message: events_pb2.FeedbackEvent) -> Thumb | Correction | Retraction
 
 
 def _sample(message: events_pb2.TurnEvent) -> Sample | None:
-    told = message.sample
+    sample = message.sample
     return (
-        Sample(tuple(told.token_ids), tuple(told.log_probs)) if message.HasField("sample") else None
+        Sample(tuple(sample.token_ids), tuple(sample.log_probs))
+        if message.HasField("sample")
+        else None
     )
 
 

@@ -54,14 +54,14 @@ def connect(url: str) -> Engine:
         "startup_params": milliseconds,
         "application_name": "thumbwheel-feedback",
     }
-    made = make_url(url)
-    if "ssl" in made.query:
+    parsed = make_url(url)
+    if "ssl" in parsed.query:
         # Without this context pg8000 encrypts opportunistically and accepts any certificate.
         arguments["ssl_context"] = ssl.create_default_context(
             cafile=os.environ.get("PGSSLROOTCERT")
         )
     engine = create_engine(
-        made.difference_update_query(["ssl"]),
+        parsed.difference_update_query(["ssl"]),
         pool_pre_ping=True,
         pool_size=CONNECTIONS,
         connect_args=arguments,

@@ -25,7 +25,7 @@ class CompactedDraft:
     def dropped(self) -> int:
         return sum(filtered.dropped for filtered in self.filtered)
 
-    def is_worth_it(self, merge: bool) -> bool:
+    def is_worthwhile(self, merge: bool) -> bool:
         """Return False if publishing would only reproduce an existing compacted segment."""
         is_more = len(self.items) > 1 or any(not item.is_compacted for item in self.items)
         return self.dropped > 0 or (merge and is_more)

@@ -279,7 +279,7 @@ class Compaction:
     def _publish(
         self, lease: CompactionLease, draft: CompactedDraft, merge: bool, result: PassResult
     ) -> None:
-        if not draft.is_worth_it(merge):
+        if not draft.is_worthwhile(merge):
             return
         key, digest = "", ""
         if draft.rows:

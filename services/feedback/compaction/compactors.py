@@ -175,7 +175,9 @@ class Compactors:
                     f"compacted segments {first} to {last} of {lease.stream} have changed",
                     field="covers",
                 )
-            connection.execute(insert(tables.covers).values(_cover(lease.stream, replacement, now)))
+            connection.execute(
+                insert(tables.covers).values(_compacted_row(lease.stream, replacement, now))
+            )
             remarks.delete_remarks(connection, replacement.retracted_answers)
             retired = [
                 {"object_key": item.object_key, "stream": lease.stream, "retire_us": now}
@@ -226,7 +228,7 @@ def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000)
 
 
-def _cover(stream: str, replacement: Replacement, now_us: int) -> dict[str, object]:
+def _compacted_row(stream: str, replacement: Replacement, now_us: int) -> dict[str, object]:
     """Return the row of a compacted segment.
 
     Counts are sums over all original segments, whether the rows were left out now or by an earlier

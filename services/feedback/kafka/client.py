@@ -18,16 +18,16 @@ def build(kind: Callable[..., ClientT], **options: Any) -> ClientT:
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    made: list[KafkaNetClient] = []
+    clients: list[KafkaNetClient] = []
 
     def make(**given: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**given))
-        return made[-1]
+        clients.append(KafkaNetClient(**given))
+        return clients[-1]
 
     try:
         return kind(**options, kafka_client=make)
     except BaseException:
         # Only the network client knows the thread and the sockets of a failed constructor.
-        for client in made:
+        for client in clients:
             client.close()
         raise

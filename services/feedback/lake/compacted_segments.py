@@ -92,12 +92,12 @@ def readable_segments(
 @cache
 def _query(is_limited: bool) -> Select[tuple[object, ...]]:
     """Build the query once, since building takes longer than running."""
-    parts = [_uncovered(is_limited).subquery(), _covers(is_limited).subquery()]
+    parts = [_uncovered(is_limited).subquery(), _compacted(is_limited).subquery()]
     both = union_all(*(select(part) for part in parts)).subquery()
     return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
 
 
-def _covers(is_limited: bool) -> Select[tuple[object, ...]]:
+def _compacted(is_limited: bool) -> Select[tuple[object, ...]]:
     cover = tables.covers.c
     return (
         select(

@@ -40,10 +40,10 @@ def make_bucket(store: BucketStore, bucket: str, write_line: Callable[[str], Non
     Raises:
         ObjectStoreError: The store does not answer or rejects an operation.
     """
-    made = store.make_bucket()
+    created = store.make_bucket()
     store.check()
     write_line(
-        f"bucket {bucket} {'created' if made else 'exists'}; list, write, read and delete succeeded"
+        f"bucket {bucket} {'created' if created else 'exists'}; list, write, read and delete succeeded"
     )
 
 

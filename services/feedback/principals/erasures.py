@@ -163,9 +163,9 @@ class Erasures:
 
     def for_stream(self, stream: str) -> StreamErasures:
         """Return the erasures of a stream so far; later erasures belong to the next call."""
-        reaches = tables.erasure_reaches.c
-        furthest = select(func.max(reaches.sequence)).where(
-            reaches.stream == stream, reaches.rewrite_us.is_(None)
+        erasure_ranges = tables.erasure_reaches.c
+        furthest = select(func.max(erasure_ranges.sequence)).where(
+            erasure_ranges.stream == stream, erasure_ranges.rewrite_us.is_(None)
         )
         with transaction(self._engine) as connection:
             # Read the number first: an erasure between these queries is then found, but not marked
@@ -180,15 +180,15 @@ class Erasures:
             )
 
     def _mark_rewritten(self, stream: str, number: int) -> None:
-        now_us, reaches, table = self._now_us(), tables.erasure_reaches, tables.erasures
+        now_us, erasure_ranges, table = self._now_us(), tables.erasure_reaches, tables.erasures
         with transaction(self._engine) as connection:
             done = (
-                (reaches.c.stream == stream)
-                & (reaches.c.number <= number)
-                & reaches.c.rewrite_us.is_(None)
+                (erasure_ranges.c.stream == stream)
+                & (erasure_ranges.c.number <= number)
+                & erasure_ranges.c.rewrite_us.is_(None)
             )
-            connection.execute(update(reaches).where(done).values(rewrite_us=now_us))
-            pending = select(reaches.c.number).where(reaches.c.rewrite_us.is_(None))
+            connection.execute(update(erasure_ranges).where(done).values(rewrite_us=now_us))
+            pending = select(erasure_ranges.c.number).where(erasure_ranges.c.rewrite_us.is_(None))
             completed = (
                 (table.c.number <= number)
                 & table.c.rewrite_us.is_(None)
@@ -208,7 +208,7 @@ class Erasures:
         """Insert an erasure. Streams without rows of the principal need no rewrite."""
         number = 1 + _last_number(connection)
         now_us = self._now_us()
-        reaches: list[dict[str, Any]] = [
+        erasure_ranges: list[dict[str, Any]] = [
             {
                 "number": number,
                 "stream": stream,
@@ -217,14 +217,14 @@ class Erasures:
             }
             for stream, (sequence, plain_sequence) in streams.items()
         ]
-        is_done = all(reach["rewrite_us"] for reach in reaches)
+        is_done = all(erasure_range["rewrite_us"] for erasure_range in erasure_ranges)
         erasure = Erasure(
             number, str(uuid.uuid4()), principal, request_us, now_us, now_us if is_done else None
         )
         connection.execute(
             insert(tables.erasures).values(**vars(erasure), tenant=tenant, key_id=key_id)
         )
-        connection.execute(insert(tables.erasure_reaches), reaches)
+        connection.execute(insert(tables.erasure_reaches), erasure_ranges)
         return erasure
 
 

@@ -63,8 +63,8 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             raise InvalidArgumentError(
                 "training must be set", field="training", limit="true or false"
             )
-        said = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
-        return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(said))
+        stored = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
+        return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(stored))
 
     async def ErasePrincipal(
         self, request: feedback_pb2.ErasePrincipalRequest, context: Any

@@ -194,11 +194,11 @@ class Remarks:
         # Remarks that arrived after the retraction of their answer stay in the table until the next
         # compaction.
         with transaction(self._engine) as connection:
-            gone = retracted_answers(connection, {message_id for message_id, _ in visible})
+            retracted = retracted_answers(connection, {message_id for message_id, _ in visible})
         for (message_id, subject), remark in visible.items():
             texts = (
                 unseal(remark.sealed, key, remark.event_id, principal)
-                if key and message_id not in gone
+                if key and message_id not in retracted
                 else None
             )
             if texts is None:

@@ -35,7 +35,7 @@ from training.data.rows import feedback_rows
 from training.data.sealed import Decryptor
 
 # Without a long search for a minimal example; a failing case is reproducible by its seed.
-OURS: Any = {
+HYPOTHESIS_SETTINGS: Any = {
     "phases": [Phase.explicit, Phase.generate],
     "deadline": None,
     "database": None,
@@ -85,10 +85,10 @@ class Committed:
     principal: str
     answer: int
     time_us: int
-    takes_back: bool = False
+    retracts: bool = False
 
 
-class Blind(Ledger):
+class UnawareLedger(Ledger):
     """Mutant: compactor of the previous version, unaware of retracted answers."""
 
     def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
@@ -114,7 +114,7 @@ class Model:
     crashes: int = 0
 
     def __post_init__(self) -> None:
-        self.answers = [minted(self.log.now_us, number) for number in range(ANSWERS)]
+        self.answers = [session_id_at(self.log.now_us, number) for number in range(ANSWERS)]
 
     def wait(self, seconds: int) -> None:
         """Advance the clock and give unused answers new ids, younger than the log."""
@@ -122,7 +122,7 @@ class Model:
             log.pass_seconds(seconds)
         named = {row.answer for rows in self.committed.values() for row in rows}
         for number in set(range(ANSWERS)) - named:
-            self.answers[number] = minted(self.log.now_us, number)
+            self.answers[number] = session_id_at(self.log.now_us, number)
 
     def acquire(
         self, log: CompactedLog, entries: list[Entry], rows: list[Committed], partition: int = 0
@@ -144,7 +144,7 @@ class Model:
                 "in ledger order"
             )
             missing = [row for row in committed if row.event_id not in present]
-            assert all(self.is_expired(row) or self.must_go(row) for row in missing), (
+            assert all(self.is_expired(row) or self.is_removable(row) for row in missing), (
                 "nothing goes without a reason"
             )
 
@@ -157,21 +157,21 @@ class Model:
         kept_us = int(self.options.keep_seconds) * 1_000_000
         return bool(kept_us) and row.time_us < self.log.now_us - kept_us
 
-    def must_go(self, row: Committed) -> bool:
+    def is_removable(self, row: Committed) -> bool:
         return row.event_id in self.erased_ids or (
-            row.answer in self.retracted_answers and not row.takes_back
+            row.answer in self.retracted_answers and not row.retracts
         )
 
 
 Action = Callable[[Model], None]
 
 
-def minted(now_us: int, number: int) -> str:
+def session_id_at(now_us: int, number: int) -> str:
     """Return an id as created by session."""
     return str(uuid.UUID(int=now_us // 1_000 << 80 | 0x7 << 76 | 0b10 << 62 | number))
 
 
-def commits(partition: int, events: list[Event]) -> Action:
+def commit(partition: int, events: list[Event]) -> Action:
     def act(model: Model) -> None:
         log, entries, rows = model.log, [], []
         sequence = len(log.ledger.segments("feedback")) + 1
@@ -191,33 +191,33 @@ def commits(partition: int, events: list[Event]) -> Action:
     return act
 
 
-def finishes(answer: int, takes_back: bool) -> Action:
+def finish_turn(answer: int, retracts: bool) -> Action:
     """Commit a turn or its retraction; relays of session may overtake each other."""
 
     def act(model: Model) -> None:
         log, message_id = model.turns, model.answers[answer]
         sent = (
             erased(event_id=retraction_event_id(message_id))
-            if takes_back
+            if retracts
             else turn(message=f"a{answer}")
         )
         sent.message_id = message_id
         sent.finish_time.FromSeconds(log.now_us // 1_000_000)
         sequence = len(log.ledger.segments("turns")) + 1
-        time_us = log.now_us + takes_back * DAY * 1_000_000
-        row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, takes_back)
+        time_us = log.now_us + retracts * DAY * 1_000_000
+        row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, retracts)
         model.acquire(log, [turn_entry(sent)], [row])
-        if takes_back:
+        if retracts:
             model.retracted_answers.add(answer)
 
     return act
 
 
-def waits(seconds: int) -> Action:
+def wait(seconds: int) -> Action:
     return lambda model: model.wait(seconds)
 
 
-def erases(person: int) -> Action:
+def erase(person: int) -> Action:
     """Erase the feedback of a person; turns belong to no person in this test."""
 
     def act(model: Model) -> None:
@@ -230,7 +230,7 @@ def erases(person: int) -> Action:
     return act
 
 
-def compacts(stream: str, step: CompactionStep | None, time: int) -> Action:
+def compact(stream: str, step: CompactionStep | None, time: int) -> Action:
     def act(model: Model) -> None:
         left = [time]
 
@@ -242,16 +242,16 @@ def compacts(stream: str, step: CompactionStep | None, time: int) -> Action:
 
         log = model.log if stream == "feedback" else model.turns
         try:
-            tally = log.compaction(model.options, at).run(log.stream)
+            result = log.compaction(model.options, at).run(log.stream)
         except CrashError:
             return
         finally:
             model.check()
-        assert tally is not None
-        assert tally.complete
+        assert result is not None
+        assert result.complete
         assert not log.erased.waiting
         committed, present = model.committed[log.stream], set(log.ids())
-        assert not [row for row in committed if model.must_go(row) and row.event_id in present]
+        assert not [row for row in committed if model.is_removable(row) and row.event_id in present]
         settled = {
             n
             for item in log.readable_segments()
@@ -267,7 +267,7 @@ def compacts(stream: str, step: CompactionStep | None, time: int) -> Action:
     return act
 
 
-def compacts_as_before(stream: str) -> Action:
+def compact_as_previous_version(stream: str) -> Action:
     """Compact like the previous version, without removal of retracted answers."""
 
     def act(model: Model) -> None:
@@ -277,7 +277,7 @@ def compacts_as_before(stream: str) -> Action:
             found = connection.execute(
                 select(*(table.c[name] for name in names)).where(mine)
             ).first()
-        log.compaction(model.options, ledger=Blind(log.engine)).run(log.stream)
+        log.compaction(model.options, ledger=UnawareLedger(log.engine)).run(log.stream)
         with log.engine.begin() as connection:
             values = dict(zip(names, found or (0, 0), strict=True))
             connection.execute(update(table).where(mine).values(values))
@@ -291,16 +291,16 @@ EVENTS = st.builds(
     Event, st.integers(0, 40), st.none() | st.integers(0, 2), st.sampled_from([0, 0, 0, 5, 9, 11])
 )
 COMMITS = st.builds(
-    commits, st.integers(0, PARTITIONS - 1), st.lists(EVENTS, min_size=1, max_size=8)
+    commit, st.integers(0, PARTITIONS - 1), st.lists(EVENTS, min_size=1, max_size=8)
 )
 ACTIONS = st.one_of(
     COMMITS,
     COMMITS,
-    st.builds(finishes, st.integers(0, ANSWERS - 1), st.booleans()),
-    st.builds(compacts, STREAMS, st.none() | st.sampled_from(CompactionStep), st.integers(1, 3)),
-    st.builds(compacts_as_before, STREAMS),
-    st.builds(waits, st.sampled_from([601, 3_601, 2 * DAY, 5 * DAY])),
-    st.builds(erases, st.integers(0, 2)),
+    st.builds(finish_turn, st.integers(0, ANSWERS - 1), st.booleans()),
+    st.builds(compact, STREAMS, st.none() | st.sampled_from(CompactionStep), st.integers(1, 3)),
+    st.builds(compact_as_previous_version, STREAMS),
+    st.builds(wait, st.sampled_from([601, 3_601, 2 * DAY, 5 * DAY])),
+    st.builds(erase, st.integers(0, 2)),
 )
 NOTHING = st.just(lambda model: None)
 SAID = st.builds(
@@ -311,17 +311,17 @@ SAID = st.builds(
 # Feedback, an optional retraction, then compaction by any version; no pass may rely on another
 # pass.
 ROUNDS = st.tuples(
-    st.builds(commits, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
-    NOTHING | st.builds(finishes, st.integers(0, 1), st.sampled_from([False, True, True])),
+    st.builds(commit, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
+    NOTHING | st.builds(finish_turn, st.integers(0, 1), st.sampled_from([False, True, True])),
     st.builds(
-        compacts,
+        compact,
         STREAMS,
         st.none() | st.sampled_from([CompactionStep.LISTED, CompactionStep.READ]),
         st.integers(1, 2),
     )
-    | st.builds(compacts, st.just("feedback"), st.none(), st.just(1))
-    | st.builds(compacts_as_before, st.just("feedback")),
-    NOTHING | st.builds(waits, st.sampled_from([DAY, 9 * DAY])),
+    | st.builds(compact, st.just("feedback"), st.none(), st.just(1))
+    | st.builds(compact_as_previous_version, st.just("feedback")),
+    NOTHING | st.builds(wait, st.sampled_from([DAY, 9 * DAY])),
 )
 
 
@@ -348,13 +348,13 @@ def run(engine: Engine, options: CompactionOptions, actions: list[Action]) -> No
         action(model)
     model.check()
     model.audit()
-    waits(2 * 3_600)(model)
+    wait(2 * 3_600)(model)
     for _ in range(2):
         for stream in model.committed:
-            compacts(stream, None, 1)(model)
-        waits(2 * 3_600)(model)
+            compact(stream, None, 1)(model)
+        wait(2 * 3_600)(model)
     for stream in model.committed:
-        compacts(stream, None, 1)(model)
+        compact(stream, None, 1)(model)
     model.check()
     model.audit()
     named = {
@@ -370,7 +370,7 @@ ROUND_LISTS = st.lists(ROUNDS, min_size=2, max_size=6)
 ACTION_LISTS = st.lists(ACTIONS, min_size=3, max_size=16)
 
 
-@settings(max_examples=8, **OURS)
+@settings(max_examples=8, **HYPOTHESIS_SETTINGS)
 @given(actions=ACTION_LISTS)
 def test_readers_find_all_rows_except_removable_rows(
     one_engine: Engine, actions: list[Action]
@@ -378,7 +378,7 @@ def test_readers_find_all_rows_except_removable_rows(
     run(one_engine, PASSING, actions)
 
 
-@settings(max_examples=12, **OURS)
+@settings(max_examples=12, **HYPOTHESIS_SETTINGS)
 @given(rounds=ROUND_LISTS)
 def test_retracted_rows_leave_every_object_in_any_history(
     one_engine: Engine, rounds: list[tuple[Action, ...]]
@@ -387,7 +387,7 @@ def test_retracted_rows_leave_every_object_in_any_history(
 
 
 @pytest.mark.long
-@settings(max_examples=300, **OURS)
+@settings(max_examples=300, **HYPOTHESIS_SETTINGS)
 @given(actions=ACTION_LISTS)
 def test_many_ledgers_are_read_without_removable_rows(
     one_engine: Engine, actions: list[Action]
@@ -396,7 +396,7 @@ def test_many_ledgers_are_read_without_removable_rows(
 
 
 @pytest.mark.long
-@settings(max_examples=300, **OURS)
+@settings(max_examples=300, **HYPOTHESIS_SETTINGS)
 @given(rounds=ROUND_LISTS)
 def test_retracted_rows_leave_many_ledgers(
     one_engine: Engine, rounds: list[tuple[Action, ...]]
@@ -406,7 +406,7 @@ def test_retracted_rows_leave_many_ledgers(
 
 @settings(
     max_examples=25,
-    **OURS,
+    **HYPOTHESIS_SETTINGS,
 )
 @given(
     segments=st.integers(0, 30),

@@ -77,7 +77,7 @@ class FakeSink:
         )
 
 
-class House:
+class SinksUnderTest:
     """Partition sinks with all fakes."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
@@ -91,12 +91,12 @@ class House:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[House]:
+async def running() -> AsyncIterator[SinksUnderTest]:
     with ThreadPoolExecutor(2) as executor:
-        house = House(executor)
-        task = asyncio.ensure_future(house.sinks.run(house.source))
-        yield house
-        house.sinks.stop()
+        sinks_under_test = SinksUnderTest(executor)
+        task = asyncio.ensure_future(sinks_under_test.sinks.run(sinks_under_test.source))
+        yield sinks_under_test
+        sinks_under_test.sinks.stop()
         async with asyncio.timeout(20):
             await task
 
@@ -112,71 +112,71 @@ def gauge(name: str, **labels: str) -> float | None:
 
 
 async def test_an_assigned_partition_is_filled_and_sunk() -> None:
-    async with running() as house:
-        house.sinks.on_assigned([4, 5])
-        await until(lambda: len(house.source.logs) == 2)
-        assert sorted((log.topic_id, log.partition) for log in house.source.logs) == [
+    async with running() as sinks_under_test:
+        sinks_under_test.sinks.on_assigned([4, 5])
+        await until(lambda: len(sinks_under_test.source.logs) == 2)
+        assert sorted((log.topic_id, log.partition) for log in sinks_under_test.source.logs) == [
             ("first", 4),
             ("first", 5),
         ]
         assert gauge("partitions") == 2
-        log = house.source.logs[0]
-        house.source.fetch(log, 3)
+        log = sinks_under_test.source.logs[0]
+        sinks_under_test.source.fetch(log, 3)
         await until(lambda: log.sunk == 3)
     assert gauge("partitions") == 0
 
 
 async def test_a_lost_partition_stops_and_gets_a_new_log_when_assigned_again() -> None:
-    async with running() as house:
-        house.sinks.on_assigned([0])
-        await until(lambda: house.source.logs)
-        house.sinks.on_lost([0])
+    async with running() as sinks_under_test:
+        sinks_under_test.sinks.on_assigned([0])
+        await until(lambda: sinks_under_test.source.logs)
+        sinks_under_test.sinks.on_lost([0])
         await until(lambda: gauge("partitions") == 0)
-        house.source.fetch(house.source.logs[0], 3)
-        house.sinks.on_assigned([0])
-        await until(lambda: len(house.source.logs) == 2)
-        assert (house.source.logs[0].sunk, house.made[0].position) == (0, 0)
+        sinks_under_test.source.fetch(sinks_under_test.source.logs[0], 3)
+        sinks_under_test.sinks.on_assigned([0])
+        await until(lambda: len(sinks_under_test.source.logs) == 2)
+        assert (sinks_under_test.source.logs[0].sunk, sinks_under_test.made[0].position) == (0, 0)
 
 
 async def test_kafka_and_the_ledger_may_be_unavailable_at_first() -> None:
-    async with running() as house:
-        house.topic.silences, house.assign_failures = 1, 1
-        house.sinks.on_assigned([0])
-        await until(lambda: house.source.logs)
-        assert house.made[0].assigns == 2
+    async with running() as sinks_under_test:
+        sinks_under_test.topic.silences, sinks_under_test.assign_failures = 1, 1
+        sinks_under_test.sinks.on_assigned([0])
+        await until(lambda: sinks_under_test.source.logs)
+        assert sinks_under_test.made[0].assigns == 2
 
 
 async def test_a_partition_lost_during_an_outage_of_kafka_is_released() -> None:
-    async with running() as house:
-        house.topic.silences = 1_000
-        house.sinks.on_assigned([0])
-        await until(lambda: house.topic.silences < 1_000)
-        house.sinks.on_lost([0])
-    assert house.made == []
+    async with running() as sinks_under_test:
+        sinks_under_test.topic.silences = 1_000
+        sinks_under_test.sinks.on_assigned([0])
+        await until(lambda: sinks_under_test.topic.silences < 1_000)
+        sinks_under_test.sinks.on_lost([0])
+    assert sinks_under_test.made == []
 
 
 async def test_a_recreated_topic_restarts_the_source() -> None:
-    async with running() as house:
-        house.sinks.on_assigned([0])
-        await until(lambda: house.source.logs)
-        house.topic.topic_id = "second"
-        house.source.fetch(house.source.logs[0], 3)
-        await until(lambda: house.source.restarts == 1)
-        assert house.made[0].position == 0
+    async with running() as sinks_under_test:
+        sinks_under_test.sinks.on_assigned([0])
+        await until(lambda: sinks_under_test.source.logs)
+        sinks_under_test.topic.topic_id = "second"
+        sinks_under_test.source.fetch(sinks_under_test.source.logs[0], 3)
+        await until(lambda: sinks_under_test.source.restarts == 1)
+        assert sinks_under_test.made[0].position == 0
 
 
 async def test_a_partition_with_missing_records_stops_alone_and_logs_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with running() as house:
-        house.sinks.on_assigned([0, 1])
-        await until(lambda: len(house.source.logs) == 2)
-        lost, sound = sorted(house.source.logs, key=lambda log: log.partition)
-        house.source.fetch(lost, 2)
+    async with running() as sinks_under_test:
+        sinks_under_test.sinks.on_assigned([0, 1])
+        await until(lambda: len(sinks_under_test.source.logs) == 2)
+        lost, sound = sorted(sinks_under_test.source.logs, key=lambda log: log.partition)
+        sinks_under_test.source.fetch(lost, 2)
         await until(lambda: lost.sunk == 2)
         failure = OffsetOutOfRangeError("2 to 9 are lost")
         lost.fail(failure)
-        house.source.fetch(sound, 1)
+        sinks_under_test.source.fetch(sound, 1)
         await until(lambda: gauge("stopped_partitions", partition="0") == 1)
         await until(lambda: sound.sunk == 1)
         assert gauge("stopped_partitions", partition="1") == 0

@@ -20,7 +20,7 @@ from tests.services.feedback.samples import garbage
 PAGE = 3
 
 
-class Listened(Ledger):
+class ObservedLedger(Ledger):
     """Ledger that records the longest response and calls a function after the n-th read."""
 
     longest = 0
@@ -66,8 +66,8 @@ def log(sqlite_engine: Engine, tmp_path: Path) -> CompactedLog:
     return log
 
 
-def audited(log: CompactedLog, **work: Callable[[], object]) -> tuple[Report, Listened]:
-    ledger = Listened(log.engine)
+def audited(log: CompactedLog, **work: Callable[[], object]) -> tuple[Report, ObservedLedger]:
+    ledger = ObservedLedger(log.engine)
     ledger.work = dict(work)
     report = audit(ledger, log.store, lambda stream: log.logs if stream == "feedback" else [], PAGE)
     assert not ledger.work, "what should happen meanwhile never did"
@@ -146,7 +146,7 @@ def test_orphans_are_found_at_any_batch_size(log: CompactedLog) -> None:
     log.store.put(log.ledger.segments("feedback")[0].object_key, b"left by a writer that was late")
     found = {}
     for at_once in (1, 2, 100):
-        ledger = Listened(log.engine)
+        ledger = ObservedLedger(log.engine)
         ledger.work = {}
         found[at_once] = sorted(
             (one.key, one.dead) for one in find_orphans(ledger, log.store, "feedback", at_once)

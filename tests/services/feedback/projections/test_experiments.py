@@ -25,7 +25,7 @@ ROOM = 1 << 20
 
 
 @dataclass
-class Said:
+class FakeThumbCounts:
     """Fake thumb counts that record the requested time."""
 
     counts: list[ThumbCount] = field(default_factory=list)
@@ -50,7 +50,7 @@ class World:
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.engine, self.ledger, self.store = engine, Ledger(engine), Directory(root / "objects")
-        self.said, self.root = Said(), root
+        self.said, self.root = FakeThumbCounts(), root
         self.experiments = Experiments(engine, self.said)
         self.spools: list[Spool] = []
 
@@ -171,5 +171,5 @@ async def test_figures_cover_only_the_newest_versions(world: World) -> None:
 async def test_a_stopped_database_is_unavailable(tmp_path: Path) -> None:
     nowhere = create_engine(f"sqlite:///{tmp_path}/missing/ledger.db")
     with pytest.raises(LedgerUnavailableError):
-        await Experiments(nowhere, Said()).figures()
+        await Experiments(nowhere, FakeThumbCounts()).figures()
     nowhere.dispose()
