@@ -88,7 +88,7 @@ async def test_f18_store_faults_delay_parquet_and_lose_no_event(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("trouble", FAULTS)
+@pytest.mark.parametrize("fault_name", FAULTS)
 async def test_f18_memory_is_bounded_during_half_a_minute_of_faults(
     stack: Stack, proxy: HttpProxy, record_property: Any, fault_name: str
 ) -> None:

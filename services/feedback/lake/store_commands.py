@@ -42,9 +42,7 @@ def make_bucket(store: BucketStore, bucket: str, write_line: Callable[[str], Non
     """
     created = store.make_bucket()
     store.check()
-    write_line(
-        f"bucket {bucket} {'created' if created else 'exists'}; list, write, read and delete succeeded"
-    )
+    write_line(f"bucket {bucket} {'created' if created else 'exists'}; access check succeeded")
 
 
 def add_orphan_options(parser: ArgumentParser) -> None:
