@@ -84,7 +84,7 @@ async def test_gateway_stops_first_and_others_concurrently(tmp_path: Path) -> No
     async with supervised(tmp_path / "state", {}, programs, lambda _, text: lines.append(text)):
         pass
     assert all(file.with_suffix(".gone").exists() for file in (one, other, door))
-    assert not [line for line in lines if "killed" in line], "one waited for the other in vain"
+    assert not [line for line in lines if "kill" in line], "one waited for the other in vain"
 
 
 async def test_ctrl_c_during_start_removes_the_record(tmp_path: Path) -> None:
