@@ -1,10 +1,11 @@
-"""`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds
-from them.
+"""Command line of training: `python -m training COMMAND`; `--help` lists the commands.
 
-Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3
-another loop runs, 4 not enough feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster
-does it. Of every command that learns, once it was told to stop, has ended its step, and kept it:
-143 by SIGTERM, 130 by Ctrl-C.
+This is the only module that reads arguments and builds objects from them.
+
+Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 1 an error, 3
+another loop is running, 4 too little feedback, 130 stopped by Ctrl-C or by SIGTERM, which a cluster
+sends. Every training command that was stopped after a completed and saved step exits with 143 after
+SIGTERM and with 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -50,12 +51,10 @@ if TYPE_CHECKING:
     from training.remote import FeedbackLog, TlsFiles
 
 REPORTED_ERRORS = (ValueError, UnavailableError)
-OUTPUTS, STATE = (
-    ("output", "page", "work"),
-    "state",
-)  # options that name where is written; into the state not by every command
+# Options that name output paths. Only some commands write into the state.
+OUTPUTS, STATE = ("output", "page", "work"), "state"
 LOCKED, TOO_LITTLE, STOPPED, BY_SIGNAL = 3, 4, 130, 128
-NICENESS = 10  # people who chat come first
+NICENESS = 10  # requests of users have priority over training
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -75,7 +74,7 @@ RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the first argument says."""
+    """Run the command of the first argument; return the exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     outputs = _given(options, OUTPUTS)
@@ -91,37 +90,35 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except OSError as error:
         if error.filename is None:
-            raise  # of no file: a fault of the code
+            raise  # an error of the code, not of a file
         print(
             f"{FAILED}: {describe_os_error(error, [*outputs, *_given(options, (STATE,))])}",
             file=sys.stderr,
         )
         return 1
     except StoppedError as error:
-        print(f"{error}; the same command goes on there", file=sys.stderr)
+        print(f"{error}; the same command resumes there", file=sys.stderr)
         return BY_SIGNAL + error.stop_signal
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what was kept", file=sys.stderr)
+        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return STOPPED
 
 
 def loop(options: argparse.Namespace) -> int:
-    """One turn, or one every so often."""
+    """Run the loop once, or periodically with `--every`."""
     os.nice(NICENESS)
-    # The first process of a container would not even notice it.
+    # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
         began = time.monotonic()
-        status = _one_turn(options)
+        status = _run_once(options)
         if options.every is None:
             return 0 if status == TOO_LITTLE and options.scheduled else status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
 
 
 def canary(options: argparse.Namespace) -> int:
-    """Only the last step, for a model directory that is there: its users promote it or roll it
-    back.
-    """
+    """Run only the canary of an existing model directory; its users promote it or roll it back."""
     from training.evaluation.trial import WallClock, run_trial
     from training.loop import reading_text
     from training.recipes.recipe import Plan
@@ -147,11 +144,11 @@ def canary(options: argparse.Namespace) -> int:
 
 
 def snapshot(options: argparse.Namespace) -> int:
-    """Only the first step: freeze what is committed now."""
+    """Take a snapshot of the committed feedback."""
     from training.data.snapshot import SnapshotConfig, take_snapshot
 
-    with _alone_with_log(options, "a snapshot") as log:
-        _forget(options, log)
+    with _exclusive_log(options, "a snapshot") as log:
+        _apply_erasures(options, log)
         into = _runs(options).snapshots
         taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
     print(taken.directory)
@@ -159,16 +156,18 @@ def snapshot(options: argparse.Namespace) -> int:
 
 
 def forget_erased(options: argparse.Namespace) -> int:
-    """What the loop does before each turn, and nothing else."""
-    with _alone_with_log(options, "forgetting") as log:
-        print(_forget(options, log).text())
+    """Apply pending erasures, as the loop does before each run."""
+    with _exclusive_log(options, "erasures") as log:
+        print(_apply_erasures(options, log).text())
     return 0
 
 
 def lineage(options: argparse.Namespace) -> int:
-    """A line a version: what became of it, what it learned from, and how much of that is gone."""
+    """Print a line per version: its stage, the feedback it learned from, and erasures."""
     if not options.state.is_dir():
-        raise ConfigError(f"state: {options.state} is not there", field="state", reason="MISSING")
+        raise ConfigError(
+            f"state: folder {options.state} does not exist", field="state", reason="MISSING"
+        )
     for ancestry in _ancestries(options):
         if ancestry.erasures or ancestry.unknown or not options.erased:
             print(ancestry.text())
@@ -186,8 +185,11 @@ def _tls(options: argparse.Namespace) -> TlsFiles | None:
 
 
 @contextmanager
-def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
-    """No turn may read what is written or forgotten meanwhile."""
+def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
+    """Open the feedback log while no run is active.
+
+    A run must not read data that is written or erased meanwhile.
+    """
     from training.remote import FeedbackLog
 
     with (
@@ -197,7 +199,7 @@ def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[Feedbac
         yield log
 
 
-def _forget(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:
+def _apply_erasures(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:
     from training.erasure import apply_erasures
 
     forgotten = apply_erasures(log, options.state / "loop", _registry(options))
@@ -217,7 +219,7 @@ def _ancestries(options: argparse.Namespace) -> list[Ancestry]:
     return trace(_runs(options), _registry(options))
 
 
-def _one_turn(options: argparse.Namespace) -> int:
+def _run_once(options: argparse.Namespace) -> int:
     from training.evaluation.trial import WallClock
     from training.loop import LoopEnvironment, NotEnoughFeedbackError, run_loop
     from training.remote import FeedbackLog, RolloutClient
@@ -237,7 +239,7 @@ def _one_turn(options: argparse.Namespace) -> int:
                 closing(RolloutClient(options.generator, _tls(options), options.patience))
             )
         )
-        around = LoopEnvironment(
+        env = LoopEnvironment(
             state=options.state.absolute(),
             feedback=feedback,
             objects=_objects(options),
@@ -247,19 +249,19 @@ def _one_turn(options: argparse.Namespace) -> int:
             code_commit=_code_commit(),
         )
         try:
-            run_loop(options.recipe, _recipe(options), around)
+            run_loop(options.recipe, _recipe(options), env)
         except NotEnoughFeedbackError:
             return TOO_LITTLE
         except REPORTED_ERRORS as error:
             if options.every is None:
                 raise
             display.say(f"{FAILED}: {error}")
-            return 1  # the next turn may find a service that is back
+            return 1  # the service may be available again in the next run
     return 0
 
 
 def _objects(options: argparse.Namespace) -> Objects:
-    """The bucket that TW_TRAINING_S3_* names; without one, the directory that an embedded run has."""
+    """Return the bucket of TW_TRAINING_S3_*, or the directory of an embedded run."""
     from training.data.bucket import Bucket, bucket_location
     from training.data.catalogue import Directory
 
@@ -268,7 +270,7 @@ def _objects(options: argparse.Namespace) -> Objects:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe with what the command line asked for otherwise."""
+    """Return the recipe with the changes of the command line."""
     recipe = RECIPES[options.recipe]
 
     def adjusted(plan: Plan) -> LoopConfig:
@@ -297,11 +299,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _code_commit() -> str:
-    """Of the checkout; empty where the code was installed without one, as in an image."""
+    """Return the commit of the checkout; "" if the code was installed without a checkout."""
     git = shutil.which("git")
     if git is None:
         return ""
-    found = subprocess.run(  # noqa: S603 - no word of it comes from outside
+    found = subprocess.run(  # noqa: S603 - no input from outside
         [git, "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
@@ -319,8 +321,9 @@ def _seconds(text: str) -> float:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Commands are parsed by parsers of the root's class: so whoever mistypes an option of one is
-    shown its usage, where argparse shows the root's.
+    """Argument parser that prints the usage of the command for unknown options.
+
+    argparse prints the usage of the root parser instead.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
@@ -340,7 +343,8 @@ def _parser() -> argparse.ArgumentParser:
         "--state",
         type=Path,
         default=Path(".state"),
-        help="folder of the state (default .state); objects lie in it, or in the bucket of TW_TRAINING_S3_*",
+        help="folder of the state (default .state); it contains the objects, "
+        "unless TW_TRAINING_S3_* names a bucket",
     )
     common.add_argument(
         "--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service"
@@ -350,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs=3,
         metavar=("CERTIFICATE", "KEY", "AUTHORITY"),
-        help="where services have certificates: training's own, and the authorities that it believes",
+        help="client certificate and key of training, and its trusted authorities (for mutual TLS)",
     )
     trial = argparse.ArgumentParser(add_help=False)
     trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
@@ -358,23 +362,23 @@ def _parser() -> argparse.ArgumentParser:
         "--generator",
         default="127.0.0.1:50055",
         metavar="HOST:PORT",
-        help="the generator's rollout",
+        help="the generator's rollout service",
     )
     trial.add_argument(
-        "--canary-share", type=float, metavar="0..0.5", help="share of the users on trial"
+        "--canary-share", type=float, metavar="0..0.5", help="share of users who get the candidate"
     )
     trial.add_argument(
-        "--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays"
+        "--canary-seconds", type=float, help="longest canary; without a decision, it is rolled back"
     )
     _describe_loop(
         commands.add_parser(
-            "loop", parents=[common, trial], help="one turn, resumed if one was cut off"
+            "loop", parents=[common, trial], help="one run; an interrupted run is resumed"
         )
     )
     tried = commands.add_parser(
-        "canary", parents=[common, trial], help="try a finished model directory on the users"
+        "canary", parents=[common, trial], help="try an existing model directory on users"
     )
-    tried.add_argument("--version", required=True, help="as its manifest says")
+    tried.add_argument("--version", required=True, help="version in its manifest")
     tried.add_argument("--directory", type=Path, required=True)
     tried.set_defaults(
         command=canary,
@@ -384,18 +388,18 @@ def _parser() -> argparse.ArgumentParser:
         checkpoints_in_bucket=None,
         device=None,
     )
-    commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(
+    commands.add_parser("snapshot", parents=[common], help="take a snapshot now").set_defaults(
         command=snapshot
     )
     forgetting = commands.add_parser(
-        "forget", parents=[common], help="remove the texts of who was erased; loop does it too"
+        "forget", parents=[common], help="apply erasures to training data; loop does this too"
     )
     forgetting.set_defaults(command=forget_erased)
     tracing = commands.add_parser(
-        "lineage", parents=[common], help="what each version learned from, and what of it is gone"
+        "lineage", parents=[common], help="feedback each version learned from, and its erasures"
     )
     tracing.add_argument(
-        "--erased", action="store_true", help="only versions that learned from what is gone"
+        "--erased", action="store_true", help="only versions that learned from erased feedback"
     )
     tracing.set_defaults(command=lineage)
     describe_reports(commands, common)
@@ -416,33 +420,34 @@ def _describe_loop(turn: argparse.ArgumentParser) -> None:
         "--workers",
         type=parse_workers,
         metavar="N or N..M",
-        help="Ray workers; 0 trains in this process; a range goes on with fewer where a machine is lost",
+        help="Ray workers; 0 trains in this process; a range continues with fewer workers after "
+        "the loss of a machine",
     )
     turn.add_argument("--gpus-per-worker", type=int, help=GPUS_HELP)
     turn.add_argument("--device", help=DEVICE_HELP)
     turn.add_argument(
         "--rollout-actors",
         type=int,
-        help="Ray actors that sample for PPO; 0: workers sample themselves",
+        help="Ray actors that sample for PPO; 0: the workers sample",
     )
     turn.add_argument(
         "--checkpoints-in-bucket",
         action="store_true",
         default=None,
-        help="training state goes into the bucket of TW_TRAINING_S3_*, not onto the volume",
+        help="write checkpoints to the bucket of TW_TRAINING_S3_*, not to the volume",
     )
-    turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
+    turn.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     turn.add_argument(
         "--patience",
         type=_seconds,
         default=0.0,
         metavar="2m",
-        help="how long to wait for a loop that runs on this state, or a service that is away",
+        help="time to wait for another loop on this state, or an unavailable service",
     )
     turn.add_argument(
         "--scheduled",
         action="store_true",
-        help="as a clock starts it: too little feedback is no failure",
+        help="for schedulers: too little feedback exits with 0",
     )
     turn.set_defaults(command=loop)
 

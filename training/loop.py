@@ -147,7 +147,7 @@ def learn(run: LoopRun) -> Decision:
         StageRun("sft", sft.run, config.sft),
         StageRun("reward_model", reward_model.run, config.reward_model),
         StageRun("judge", reward_model.run, config.judge),
-        StageRun("health", health.run, check, lets_go_on=check.passed),
+        StageRun("health", health.run, check, continue_if=check.passed),
         StageRun("ppo", ppo.run, config.ppo),
     )
     if not check.passed():

@@ -1,11 +1,11 @@
-"""How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers
-split across (tensor parallel), and their products; and layers that follow each other apart
-(training/pipeline.py). The model knows nothing of it: it is built whole, then `distribute` changes
-it in place.
+"""Parallelism of a model over workers: replication, FSDP2 shards, tensor and pipeline parallelism.
 
-Losses are sums over a global count, so gradients add up over workers and are never averaged. The
-mesh, outermost first: parts of the model that follow each other, copies, shards, parts of a layer;
-neighbours exchange most.
+The model itself is built whole; `distribute` changes it in place. For the pipeline see
+training/pipeline.py.
+
+Losses are sums over a global count, so gradients are summed over workers and never averaged. Mesh
+dimensions, outermost first: pipeline, replicas, shards, tensor. Neighbours in the innermost
+dimension exchange most.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from training.stages.context import ConfigError, RunContext, require_divisible
 from training.stages.machine import Autocast, to_device
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
-# Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention
-# and one after the MLP.
+# Megatron's split (arXiv 1909.08053): attention heads and MLP columns are distributed, with one sum
+# after attention and one after the MLP.
 COLUMN_WISE = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -55,17 +55,19 @@ COLUMN_WISE = (
     "mlp.up_proj",
 )
 ROW_WISE = ("self_attn.o_proj", "mlp.down_proj")
-HEAD_NORMS = ("q_norm", "k_norm")  # whole on every worker, which norms its own heads
+HEAD_NORMS = ("q_norm", "k_norm")  # replicated on every worker, applied to the worker's own heads
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How the workers share one model. What is left of them trains copies.
+    """Distribution of a model over workers.
+
+    Remaining workers train replicas.
 
     Attributes:
-        shard: workers among which each layer's weights, gradients and optimizer lie, at least 1
+        shard: workers that share weights, gradients and optimizer state of each layer, at least 1
         tensor: workers that compute each layer together, at least 1
-        pipeline: workers that have some of the layers each, at least 1; pre-training and SFT alone
+        pipeline: workers that have some of the layers each, at least 1; only pre-training and SFT
     """
 
     shard: Count = 1
@@ -77,27 +79,27 @@ class Parallelism:
 
     @property
     def splits_model(self) -> bool:
-        """Whether a worker holds less than the whole model."""
+        """Return True if a worker holds less than the whole model."""
         return self.parts > 1
 
     @property
     def parts(self) -> int:
-        """Workers that hold one model together."""
+        """Return the number of workers that hold one model together."""
         return self.pipeline * self.shard * self.tensor
 
 
 def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
-    """The workers laid out as asked.
+    """Arrange the workers in a mesh.
 
     Raises:
-        ConfigError: their number, or one that they may become, is not a multiple of pipeline x
-            shard x tensor.
+        ConfigError: a possible number of workers is not a multiple of pipeline x shard x tensor.
     """
     parts, pipeline, tensor = parallelism.parts, parallelism.pipeline, parallelism.tensor
     for size in (ranks.world_size, *ranks.world_sizes):
         if size % parts:
             raise ConfigError(
-                f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {size} workers",
+                f"parallelism: pipeline x shard x tensor is {parts}, "
+                f"which does not divide {size} workers",
                 field="parallelism",
                 reason="OUT_OF_RANGE",
                 limit=f"a divisor of {size}",
@@ -124,15 +126,15 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
 def arrange_context(
     parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int
 ) -> RunContext:
-    """The context of a stage whose workers are arranged so.
+    """Return the context of a stage with its workers arranged in a mesh.
 
     Args:
-        autocast: what every forward of the stage runs in.
-        rows: of a step, by the fields that say how many.
+        autocast: context of every forward pass of the stage.
+        rows: rows of a step, by the config fields that set them.
 
     Raises:
-        ConfigError: as arrange; and rows that the workers cannot share evenly, where each of them
-            has only a part of the model.
+        ConfigError: as `arrange`; or rows that cannot be divided evenly between workers that hold
+            parts of a model.
     """
     ranks = arrange(parallelism, context.ranks)
     if ranks.mesh is not None:
@@ -142,8 +144,9 @@ def arrange_context(
 
 
 def _all_narrow(autocast: Autocast) -> bool:
-    """Whether every worker computes in bfloat16: each has found out for itself, and what they
-    exchange must be of one type.
+    """Return True if all workers compute in bfloat16.
+
+    Each worker detects its own type, and all exchanged tensors must have the same type.
     """
     with autocast():
         narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
@@ -152,14 +155,15 @@ def _all_narrow(autocast: Autocast) -> bool:
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
-    """Leave this worker its part of the decoder, which must be the same on every worker, where it
-    computes. Optimizers are built afterwards. Parts are taken from the whole on the processor,
-    layer by layer, so an accelerator never has to hold it.
+    """Leave this worker its part of the decoder, on its device.
+
+    The decoder must be the same on every worker. Build optimizers afterwards. Parts are cut from
+    the whole on the CPU, layer by layer, so an accelerator never holds the whole model.
 
     Raises:
-        ConfigError: heads that the workers cannot share evenly, adapters where layers are split
-            across, or a pipeline for a decoder that is not cut for it (`pipeline.keep_own_layers`), as its
-            stage needs all layers in one forward.
+        ConfigError: heads that the workers cannot divide evenly, adapters with tensor parallelism,
+            or a pipeline for a decoder without `pipeline.keep_own_layers`, because its stage needs
+            all layers in one forward pass.
     """
     mesh = ranks.mesh
     if mesh is None:
@@ -167,7 +171,7 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         return
     if ranks.pipeline is not None and not is_pipelined(decoder):
         raise ConfigError(
-            "parallelism.pipeline: only pre-training and SFT run layer after layer on several workers",
+            "parallelism.pipeline: supported by pre-training and SFT only",
             field="parallelism.pipeline",
             reason="UNSUPPORTED",
         )
@@ -175,22 +179,29 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
         _shard(decoder, mesh[REPLICATE, SHARD], ranks.narrow)
-    to_device(decoder)  # what is in no part
+    to_device(decoder)  # weights outside of all parts
     mark_copy(decoder, ranks)
     if mesh[TENSOR].size() > 1:
         _mark_norms_of_heads(decoder)
 
 
 def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
-    """As distribute, for the decoders of these views, each once; all their adapters must be on
-    them. Raises: as distribute.
+    """Distribute the decoder of each view once.
+
+    All adapters must be attached before.
+
+    Raises:
+        ConfigError: as `distribute`.
     """
     for decoder in {id(view.decoder): view.decoder for view in views if view is not None}.values():
         distribute(decoder, ranks)
 
 
 def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
-    """Embedding and head stay whole on each worker of the mesh: shards make them small."""
+    """Apply tensor parallelism to the layers.
+
+    Embedding and head stay whole, because shards make them small.
+    """
     check_divisible(decoder.config, mesh.size())
     if any(isinstance(module, LoraLinear) for module in decoder.modules()):
         raise ConfigError(
@@ -205,7 +216,10 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
 
 
 def _mark_norms_of_heads(decoder: Decoder) -> None:
-    """Their gradients are parts of a sum. Last: shards are other parameters."""
+    """Mark the norms of heads, whose gradients are parts of a sum.
+
+    Call this last, because sharding replaces parameters.
+    """
     for layer in own_layers(decoder):
         for name in HEAD_NORMS:
             for weight in layer.get_submodule(f"self_attn.{name}").parameters():
@@ -213,7 +227,11 @@ def _mark_norms_of_heads(decoder: Decoder) -> None:
 
 
 def check_divisible(config: ModelConfig, tensor: int) -> None:
-    """Raises: ConfigError: `tensor` workers cannot share heads or MLP evenly."""
+    """Check that `tensor` workers can divide heads and MLP evenly.
+
+    Raises:
+        ConfigError: a size is not divisible.
+    """
     for name, size in (
         ("num_attention_heads", config.num_heads),
         ("num_key_value_heads", config.num_kv_heads),
@@ -229,12 +247,14 @@ def check_divisible(config: ModelConfig, tensor: int) -> None:
 
 
 def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
-    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head
-    with the decoder itself.
+    """Shard layer by layer, so that at most two layers are whole at a time.
 
-    narrow: matrices of layers are gathered in bfloat16, in which autocast would copy them;
-        gradients are summed in fp32. Embedding and head
-    stay in fp32, as they are computed in it.
+    Embedding, last norm and head are sharded with the decoder itself.
+
+    Args:
+        narrow: gather matrices of layers in bfloat16, to which autocast would cast them anyway;
+            gradients are summed in fp32. Embedding and head stay in fp32, because they are computed
+            in fp32.
     """
     policy = NARROW if narrow else MixedPrecisionPolicy()
     for layer in own_layers(decoder):
@@ -247,12 +267,12 @@ def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
 
 
 def _own_type(parameter: nn.Parameter) -> torch.dtype | None:
-    """Norms are computed in fp32, and biases are small."""
+    """Keep norms and biases in their type: norms are computed in fp32, and biases are small."""
     return parameter.dtype if parameter.ndim < 2 else None
 
 
-# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast narrows what
-# goes into a product.
+# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast casts the inputs
+# of matrix products.
 NARROW = MixedPrecisionPolicy(
     param_dtype=torch.bfloat16,
     reduce_dtype=torch.float32,
@@ -262,17 +282,19 @@ NARROW = MixedPrecisionPolicy(
 
 
 class NamedParameters(Protocol):
-    """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's
-    these alone.
+    """Model with named parameters.
+
+    A decoder names all its weights, a Backbone only its trainable weights, such as an adapter.
     """
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
 
 
 def whole_weights(model: NamedParameters, ranks: Ranks) -> dict[str, Tensor]:
-    """Copies of the weights by their names, put together on the first worker's processor; nothing
-    on the others. Every worker must call this. The model stays as it is and may be trained on while
-    the copies are sent.
+    """Return copies of all weights by name, on the CPU of the first worker.
+
+    Other workers get an empty dict. Every worker must call this. The model is unchanged and may be
+    trained while the copies are sent.
     """
     kept: dict[str, Tensor] = {}
     keeps = ranks.rank == 0 or sends(ranks)
@@ -284,8 +306,9 @@ def whole_weights(model: NamedParameters, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def assemble(decoder: Decoder, ranks: Ranks) -> None:
-    """Put the parts together on the first worker, so that it can write the model; the others keep
-    what they have, or nothing. It computes no more.
+    """Assemble the whole model on the first worker, so that it can be written.
+
+    Other workers keep their parts or nothing. The decoder cannot compute afterwards.
     """
     if ranks.mesh is None:
         return
@@ -303,17 +326,16 @@ def assemble(decoder: Decoder, ranks: Ranks) -> None:
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
-    """The weight of which this worker holds a part. The weight itself, and no copy, where it holds
-    all.
-    """
+    """Return the whole weight, without a copy if this worker holds all of it."""
     weight = parameter.detach()
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 @contextmanager
 def gathered(decoder: Decoder) -> Iterator[None]:
-    """Shards are whole on every worker inside the block, and in fp32 whatever they are trained in,
-    so that workers may make different numbers of forwards: sampling. No gradients.
+    """Gather shards on every worker inside the block, in fp32 and without gradients.
+
+    Workers may then run different numbers of forward passes, as sampling does.
     """
     modules, shards = list(_sharded(decoder)), list(_shards(decoder))
     for module in modules:
@@ -323,9 +345,8 @@ def gathered(decoder: Decoder) -> Iterator[None]:
             whole = getattr(owner, name)
             if whole is not shard and whole.dtype != shard.dtype:
                 setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
-                _local(whole).untyped_storage().resize_(
-                    0
-                )  # as FSDP frees it; it comes back with the next gathering
+                # Free the storage as FSDP does; the next gathering allocates it again.
+                _local(whole).untyped_storage().resize_(0)
     try:
         yield
     finally:
@@ -342,9 +363,7 @@ def _shards(decoder: Decoder) -> Iterator[tuple[nn.Module, str, DTensor]]:
 
 
 def _exact(shard: DTensor, whole: Tensor) -> Tensor:
-    """What `whole` is the narrow copy of: put together over the shards alone, so still this
-    worker's part of a tensor group.
-    """
+    """Gather `whole` in fp32 over the shards only: this worker's part of a tensor group."""
     mesh, part = shard.device_mesh[REPLICATE, SHARD], _local(whole)
     held = DTensor.from_local(
         shard.to_local(),

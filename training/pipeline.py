@@ -1,9 +1,10 @@
-"""A model cut into parts that follow each other, each on a worker of its own: while one microbatch
-is in a part, the next is in the part before it. Parts that are elsewhere stay in the model as
-`RemotePart`, so names, files and checkpoints are those of the whole model.
+"""Pipeline parallelism: consecutive parts of a model on different workers.
 
-What a stage calls, `add_gradients` and `total_loss`, is the plain loop where nothing is cut.
-Shapes: B rows, T tokens, D hidden.
+While a microbatch is in one part, the next microbatch is in the part before. Parts on other workers
+are represented by `RemotePart`, so names, files and checkpoints are those of the whole model.
+
+Stages call `add_gradients` and `total_loss`, which are plain loops without a pipeline. Shapes: B
+rows, T tokens, D hidden.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from training.stages.machine import Autocast
 
 @dataclass(frozen=True)
 class Microbatch:
-    """loss: from the last hidden states, [B, T, D], to a number that is summed over microbatches
-    and workers.
+    """Input and loss of a microbatch.
+
+    Attributes:
+        loss: maps the last hidden states, [B, T, D], to a number that is summed over microbatches
+            and workers.
     """
 
     ids_BT: Tensor
@@ -37,26 +41,30 @@ class Microbatch:
 
 
 class RemotePart(nn.Module):
-    """In place of what another worker has: what comes in goes out. It knows how the part is built,
-    and holds no weights.
+    """Identity in place of a part on another worker.
+
+    It stores the structure of the part without weights.
     """
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self._part = (part.to("meta"),)  # in a tuple, so that its weights are not this model's
+        # in a tuple, so that its parameters are not registered in this model
+        self._part = (part.to("meta"),)
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
         return x
 
     def rebuilt(self, device: torch.device) -> nn.Module:
-        """The part, with room for its weights."""
+        """Return the part with uninitialised weights on the device."""
         return self._part[0].to_empty(device=device)
 
 
 def keep_own_layers(decoder: Decoder, ranks: Ranks) -> None:
-    """Leave this worker its layers: the first has the embedding too, the last the final norm and
-    the head. Where embedding and head are one weight both have it, and it gets the sum of both
-    gradients. Before `distribute`.
+    """Replace all parts of other workers by `RemotePart`.
+
+    Call before `distribute`. The first worker also has the embedding, the last one the final norm
+    and the head. If embedding and head share a weight, both workers have a copy, and its gradient
+    is the sum over both.
 
     Raises:
         ConfigError: fewer layers than parts.
@@ -89,18 +97,19 @@ def keep_own_layers(decoder: Decoder, ranks: Ranks) -> None:
 
 
 def is_pipelined(decoder: Decoder) -> bool:
-    """Whether parts of it are elsewhere."""
+    """Return True if parts of the decoder are on other workers."""
     return any(isinstance(module, RemotePart) for module in decoder.modules())
 
 
 def own_layers(decoder: Decoder) -> list[nn.Module]:
-    """The layers that this worker has."""
+    """Return the layers of this worker."""
     return [layer for layer in decoder.model.layers if not isinstance(layer, RemotePart)]
 
 
 def mark_copy(decoder: Decoder, ranks: Ranks) -> None:
-    """The last worker's copy of an embedding that is the head too counts in the first's part of the
-    gradient's norm. After `distribute`.
+    """Exclude the copy of a tied embedding on the last worker from the gradient norm.
+
+    The first worker counts this weight. Call after `distribute`.
     """
     if ranks.pipeline is not None and decoder.lm_head is None and dist.get_rank(ranks.pipeline) > 0:
         for weight in decoder.model.embed_tokens.parameters():
@@ -110,8 +119,9 @@ def mark_copy(decoder: Decoder, ranks: Ranks) -> None:
 def add_gradients(
     view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks
 ) -> Tensor:
-    """Add the gradients of a step's losses, all of this worker's rows at once; return their sum,
-    the same on all parts of a model.
+    """Add the gradients of all microbatches of a step; return the sum of the losses.
+
+    The sum is the same on all parts of a model.
     """
     if ranks.pipeline is not None:
         total = _through_all(view, microbatches, autocast, ranks.pipeline, learn=True)
@@ -130,16 +140,15 @@ def add_gradients(
 def total_loss(
     view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks
 ) -> Tensor:
-    """The sum of the losses, the same on all parts of a model, and nothing to learn from."""
+    """Return the sum of the losses without gradients, the same on all parts of a model."""
     total = torch.zeros((), dtype=torch.float64)
     if ranks.pipeline is None:
         for microbatch in microbatches:
             with autocast():
                 total += microbatch.loss(view.hidden(microbatch.ids_BT, microbatch.mask_BT))
         return total
-    at_once = 2 * dist.get_world_size(
-        ranks.pipeline
-    )  # what each part gives is kept until the last one's end
+    # Outputs of all parts stay in memory until the last part is done.
+    at_once = 2 * dist.get_world_size(ranks.pipeline)
     for start in range(0, len(microbatches), at_once):
         part = microbatches[start : start + at_once]
         total += _through_all(view, part, autocast, ranks.pipeline, learn=False)
@@ -147,8 +156,10 @@ def total_loss(
 
 
 class _Part(nn.Module):
-    """This worker's part, as torch's schedules call it. Not the decoder itself, which they would
-    treat as FSDP's: its shards add up microbatch by microbatch, as everywhere here.
+    """Part of this worker, as a module for torch's pipeline schedules.
+
+    The schedules would treat the decoder itself as an FSDP module, whose shards accumulate per
+    microbatch here.
     """
 
     def __init__(self, view: Backbone, autocast: Autocast) -> None:
@@ -167,14 +178,12 @@ def _through_all(
     group: dist.ProcessGroup,
     learn: bool,
 ) -> Tensor:
-    """All microbatches through all parts, and back where something is learned. One shape for all:
-    what is filling has no loss.
+    """Run all microbatches through all parts, with a backward pass if `learn`.
+
+    All microbatches are padded to a single shape; padding has no loss.
     """
-    from torch.distributed.pipelining import (
-        PipelineStage,
-        Schedule1F1B,
-        ScheduleGPipe,
-    )  # most of a second, so only here
+    # Imported here, because the import takes most of a second.
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
     place, parts = dist.get_rank(group), dist.get_world_size(group)
     weight = next(view.decoder.parameters())
@@ -215,7 +224,7 @@ def _through_all(
 
 
 def _padded(microbatches: Sequence[Microbatch]) -> list[Microbatch]:
-    """The same microbatches with filling, so that all are of one shape."""
+    """Pad all microbatches to the same shape."""
     rows = max(microbatch.ids_BT.shape[0] for microbatch in microbatches)
     columns = max(microbatch.ids_BT.shape[1] for microbatch in microbatches)
     return [_filled(microbatch, rows, columns) for microbatch in microbatches]
@@ -231,13 +240,14 @@ def _filled(microbatch: Microbatch, rows: int, columns: int) -> Microbatch:
 
 
 def sends(ranks: Ranks) -> bool:
-    """Whether this worker's part is among those that the first worker's model is put together from."""
+    """Return True if the first worker assembles its model from the part of this worker."""
     return ranks.pipeline is not None and dist.get_global_rank(ranks.pipeline, 0) == 0
 
 
 def received(kept: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """The weights of all parts on the first worker, and nothing on the others. Every worker that
-    `sends` calls this; alone, `kept`.
+    """Collect the weights of all parts on the first worker; other workers get an empty dict.
+
+    Every worker for which `sends` is True must call this. Without a pipeline, return `kept`.
     """
     group = ranks.pipeline
     if group is None:
@@ -259,7 +269,7 @@ def received(kept: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
 
 
 def rebuild(decoder: Decoder, weights: Mapping[str, Tensor]) -> None:
-    """Put all parts back, with these weights."""
+    """Replace every `RemotePart` by the part with these weights."""
     for owner in list(decoder.modules()):
         for name, child in list(owner.named_children()):
             if isinstance(child, RemotePart):
@@ -270,7 +280,7 @@ def rebuild(decoder: Decoder, weights: Mapping[str, Tensor]) -> None:
 
 
 def _sum_tied(decoder: Decoder, group: dist.ProcessGroup) -> None:
-    """First and last worker add up their gradients of the weight that is embedding and head."""
+    """Sum the gradients of a tied embedding over the first and the last worker."""
     place, last = dist.get_rank(group), dist.get_world_size(group) - 1
     if decoder.lm_head is not None or place not in (0, last):
         return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from training.rl.alarms import teaches_nothing
+from training.rl.alarms import has_no_signal
 from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class StageDisplay:
 
     def _warn(self, name: str, progress: context.Progress) -> None:
         """Warn once about consecutive steps without a learning signal."""
-        if not teaches_nothing(progress.metrics):
+        if not has_no_signal(progress.metrics):
             self._warned.discard(name)
         elif name not in self._warned:
             self._warned.add(name)

@@ -13,7 +13,7 @@ from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
 from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import note_start
+from training.cluster.stage_record import record_start
 from training.data.catalogue import Directory
 from training.evaluation.trial import Rollout
 from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
@@ -104,7 +104,7 @@ class StateFolder:
         """Write samples in the folder of the stage, as PPO does."""
         stage = run.directory / "stages" / "ppo"
         stage.mkdir(parents=True)
-        note_start("ppo", run.config.ppo, stage, workers=1)
+        record_start("ppo", run.config.ppo, stage, workers=1)
         sample = Sample("ppo", 2, question("ann"), "whispered and sampled", 0.5)
         SampleLog(stage / SAMPLES).append(sample)
         with closing(EventFiles(stage / EVENTS)) as events:

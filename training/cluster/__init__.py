@@ -1,1 +1,1 @@
-"""Where a stage runs: the only importer of Ray."""
+"""Execution of stages in this process or on Ray; only this package imports Ray."""

@@ -1,6 +1,7 @@
-"""Checkpoints of one run in a bucket: as many, and in the same format, as in a directory. Each
-worker uploads the files that it wrote, the first one the manifest, last. So a whole checkpoint is
-found whatever Ray has registered, and a part of one never is.
+"""Checkpoints of a run in a bucket, in the same number and format as in a directory.
+
+Each worker uploads its own files; the first worker uploads the manifest last. A complete checkpoint
+is therefore found independently of Ray's records, and an incomplete one never is.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from training.optim.ranks import ALONE, Ranks
 from training.stages.state import checkpoint_name, newest_first, outdated
 from training.status import now
 
-PARTS = "parts"  # beside the files: what each worker uploaded, by name and hash
+PARTS = "parts"  # next to the files: uploads of each worker, by name and hash
 PASSING_CODES = frozenset(
     {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"}
 )
@@ -42,16 +43,18 @@ Answer = TypeVar("Answer")
 
 
 class CheckpointStoreError(DetailedError, RuntimeError):
-    """The bucket did not do what it was asked, several times; the text names the bucket and the
-    object. Workers are started again.
+    """The bucket failed repeatedly; the text names bucket and object.
+
+    Workers are restarted.
     """
 
     reason = "UNREACHABLE"
 
 
 class CheckpointBucket:
-    """Objects of one bucket, to read and to write. Every call repeats what fails for a moment, and
-    ends.
+    """Objects of a bucket.
+
+    Calls retry temporary failures a limited number of times.
     """
 
     def __init__(self, place: BucketLocation, pause_seconds: float = BACKOFF_SECONDS) -> None:
@@ -62,35 +65,35 @@ class CheckpointBucket:
         )
 
     def put(self, key: str, content: Path | bytes) -> None:
-        """A file, or a few bytes."""
+        """Upload a file or bytes."""
         if isinstance(content, bytes):
-            self._patiently(
+            self._with_retries(
                 key,
                 lambda: self._client.put_object(
                     self._place.bucket, key, io.BytesIO(content), len(content)
                 ),
             )
         else:
-            self._patiently(
+            self._with_retries(
                 key, lambda: self._client.fput_object(self._place.bucket, key, str(content))
             )
 
     def fetch(self, key: str, path: Path) -> None:
-        """Into a file."""
-        self._patiently(key, lambda: self._read(key, path))
+        """Download an object to a file."""
+        self._with_retries(key, lambda: self._read(key, path))
 
     def get(self, key: str) -> bytes:
-        """What is small."""
+        """Return the content of a small object."""
 
         def read() -> bytes:
             with closing(self._client.get_object(self._place.bucket, key)) as response:
                 return bytes(response.read())
 
-        return self._patiently(key, read)
+        return self._with_retries(key, read)
 
     def keys(self, prefix: str) -> list[str]:
-        """All that begin so."""
-        return self._patiently(
+        """Return all keys with this prefix."""
+        return self._with_retries(
             prefix,
             lambda: [
                 str(o.object_name)
@@ -99,8 +102,8 @@ class CheckpointBucket:
         )
 
     def remove(self, key: str) -> None:
-        """It may be gone already."""
-        self._patiently(key, lambda: self._client.remove_object(self._place.bucket, key))
+        """Delete an object, if it exists."""
+        self._with_retries(key, lambda: self._client.remove_object(self._place.bucket, key))
 
     def _read(self, key: str, path: Path) -> None:
         with (
@@ -110,17 +113,17 @@ class CheckpointBucket:
             for chunk in response.stream(CHUNK_BYTES):
                 opened.write(chunk)
 
-    def _patiently(self, what: str, ask: Callable[[], Answer]) -> Answer:
-        """Until it succeeds, is refused for good, or has failed so often."""
+    def _with_retries(self, what: str, ask: Callable[[], Answer]) -> Answer:
+        """Call until success, a permanent error, or the maximum number of tries."""
         for tried in range(1, TRIES + 1):
             try:
                 return ask()
             except (MinioException, HTTPError) as error:
                 refused = isinstance(error, S3Error) and error.code not in PASSING_CODES
                 if refused or tried == TRIES:
-                    said = error.code if isinstance(error, S3Error) else type(error).__name__
+                    code = error.code if isinstance(error, S3Error) else type(error).__name__
                     raise CheckpointStoreError(
-                        f"bucket {self._place.bucket}: {what}: {said}",
+                        f"bucket {self._place.bucket}: {what}: {code}",
                         field=what,
                         reason="DENIED" if refused else "",
                     ) from error
@@ -129,8 +132,10 @@ class CheckpointBucket:
 
 
 class BucketCheckpoints:
-    """See Checkpoints. scratch: a folder of this worker alone, on any disk; nothing in it is needed
-    again.
+    """Implements `Checkpoints` in a bucket.
+
+    Args:
+        scratch: temporary folder of this worker only, on any disk.
     """
 
     def __init__(
@@ -139,7 +144,11 @@ class BucketCheckpoints:
         self._bucket, self._prefix, self._scratch, self._ranks = bucket, prefix, scratch, ranks
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
-        """What was left of this step by a run that was killed goes first, its manifest before all."""
+        """Implement `Checkpoints.save`.
+
+        Remains of an interrupted upload of this step are removed first, beginning with the
+        manifest.
+        """
         name, first = checkpoint_name(step, on_notice), self._ranks.rank == 0
         if first:
             self._remove(name, self._listed().get(name, []))
@@ -162,7 +171,7 @@ class BucketCheckpoints:
         shutil.rmtree(local)
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The newest whole one, fetched; with `before`, see Checkpoints."""
+        """Download the newest complete checkpoint; for `before` see `Checkpoints`."""
         listed = self._listed()
         for name in newest_first(_whole(listed), before):
             try:
@@ -172,8 +181,9 @@ class BucketCheckpoints:
         return None
 
     def _finish(self, name: str) -> None:
-        """From here on it is whole; what is older than the newest two goes, and what was never
-        whole.
+        """Write the manifest, which completes the checkpoint.
+
+        Incomplete checkpoints and all but the newest two are removed.
         """
         files: dict[str, str] = {}
         for rank in range(self._ranks.world_size):
@@ -189,7 +199,11 @@ class BucketCheckpoints:
             self._remove(old, listed[old])
 
     def _fetch(self, name: str, there: Sequence[str]) -> Path:
-        """Raises: ManifestError: a file is missing or is not what was uploaded."""
+        """Download a checkpoint.
+
+        Raises:
+            ManifestError: a file is missing or differs from its hash.
+        """
         into = self._fresh(name)
         self._bucket.fetch(self._key(name, MANIFEST), into / MANIFEST)
         for file in read_manifest(into).files:
@@ -200,7 +214,7 @@ class BucketCheckpoints:
         return into
 
     def _listed(self) -> dict[str, list[str]]:
-        """The files of all checkpoints, whole or not."""
+        """Return the files of all checkpoints, complete or not."""
         found: dict[str, list[str]] = defaultdict(list)
         for key in self._bucket.keys(f"{self._prefix}/"):
             name, _, file = key.removeprefix(f"{self._prefix}/").partition("/")
@@ -208,7 +222,7 @@ class BucketCheckpoints:
         return found
 
     def _remove(self, name: str, files: Sequence[str]) -> None:
-        """Without its manifest it is no checkpoint any more, wherever this is cut off."""
+        """Remove a checkpoint, its manifest first, so that an interruption leaves no valid one."""
         for file in sorted(files, key=lambda file: file != MANIFEST):
             self._bucket.remove(self._key(name, file))
 
@@ -223,5 +237,5 @@ class BucketCheckpoints:
 
 
 def _whole(listed: Mapping[str, Sequence[str]]) -> set[str]:
-    """Names of those with a manifest."""
+    """Return the names of checkpoints with a manifest."""
     return {name for name, files in listed.items() if MANIFEST in files}

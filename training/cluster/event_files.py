@@ -1,5 +1,6 @@
-"""TensorBoard's files of a stage: every metric by step, and samples as texts. `tensorboard --logdir
-STORAGE` shows all stages under it.
+"""TensorBoard files of a stage: metrics per step, and samples as texts.
+
+`tensorboard --logdir STORAGE` shows all stages in a folder.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ FLUSH_SECONDS = 10
 
 
 class EventFiles:
-    """Opens its file with the first step: one that comes again after a resume takes the place of
-    all from there on.
+    """Writer that opens its file with the first step.
+
+    After a resume, steps that are repeated replace all later steps of the interrupted run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -26,26 +28,24 @@ class EventFiles:
         self._writer: SummaryWriter | None = None
 
     def append(self, progress: Progress) -> None:
-        """All metrics of a step."""
+        """Write all metrics of a step."""
         writer = self._open(progress.step)
         for name, value in progress.metrics.items():
             writer.add_scalar(name, value, progress.step)
 
     def append_sample(self, sample: Sample) -> None:
-        """The beginning and what was written, as code, which TensorBoard does not take for
-        Markdown.
-        """
+        """Write prompt and response, indented as code, because TensorBoard renders Markdown."""
         text = f"{sample.prompt}{sample.text}".replace("\n", "\n    ")
         self._open(sample.step).add_text(f"sample/{sample.prompt}", f"    {text}", sample.step)
 
     def close(self) -> None:
-        """What waits is written."""
+        """Flush and close the file."""
         if self._writer is not None:
             self._writer.close()
 
     def _open(self, step: int) -> SummaryWriter:
         if self._writer is None:
-            # Most of a second, which stages without steps need not pay.
+            # Imported here, because the import takes most of a second.
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(

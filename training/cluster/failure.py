@@ -1,5 +1,6 @@
-"""failure.txt: why a stage ended without an output, for its page. It goes when the stage is begun
-again; a stop is no failure.
+"""failure.txt: the error that ended a stage without an output, for the page of the stage.
+
+The file is removed when the stage starts again. A requested stop is not a failure.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ FAILURE = "failure.txt"
 
 
 @contextmanager
-def failure_kept(directory: Path) -> Iterator[None]:
-    """Note what the block raises. Errors that are no refusal of ours say their kind too."""
+def recorded_failure(directory: Path) -> Iterator[None]:
+    """Write the exception of the block to failure.txt; unexpected errors with their class."""
     path = directory / FAILURE
     path.unlink(missing_ok=True)
     try:
@@ -26,6 +27,6 @@ def failure_kept(directory: Path) -> Iterator[None]:
 
 
 def read_failure(directory: Path) -> str:
-    """Of the last time that it was begun; "" where it did not fail."""
+    """Return the error of the last start, or ""."""
     path = directory / FAILURE
     return path.read_text() if path.exists() else ""

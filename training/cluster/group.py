@@ -1,5 +1,6 @@
-"""The processes that Ray keeps for a run: how many workers, and what each may take. Ray is imported
-where it is used.
+"""Processes of a run on Ray: number of workers, and their resources.
+
+Ray is imported in functions.
 """
 
 from __future__ import annotations
@@ -15,36 +16,36 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 ANY_NUMBER = -1
-# Of each tensor where it lies: weights put together on a processor are sent from there, and a stage
-# may be told to compute on it.
+# Backend by device of the tensor: weights assembled on the CPU are sent from there, and a stage can
+# be configured to compute on the CPU.
 BACKEND_OF_GPUS = "cpu:gloo,cuda:nccl"
-GPUS_HELP = (
-    "GPUs that Ray keeps for each worker (default 0); without any, workers compute on processors"
-)
-# between looks whether more workers would fit: each resize is a restart from the last checkpoint
+GPUS_HELP = "GPUs that Ray reserves for each worker (default 0); with 0, workers compute on the CPU"
+# Interval of checks for more workers; each resize is a restart from the last checkpoint.
 RESIZE_SECONDS = 300.0
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not use CPU that requests of users need
 }
 
 
 @dataclass(frozen=True)
 class Group:
-    """workers 0: stages run in this process, without Ray. gpus_per_worker: without any, workers see
-    no GPU and compute on processors.
-    rollout_actors: processes that sample for policies, a processor each.
+    """Number of processes of a run, and their resources.
 
-    fewest_workers: from so many on it begins, and goes on where a machine was lost; None: all or
-        none. A worker that is taken away with
-    notice (pre-empted) counts to no failure, and as many may be as there are.
+    Attributes:
+        workers: 0 runs stages in this process, without Ray.
+        gpus_per_worker: with 0, workers see no GPU and compute on the CPU.
+        rollout_actors: processes that sample for policies, with one CPU each.
+        fewest_workers: number of workers from which the run starts, and continues after the loss of
+            a machine; None: all workers are needed. Preemptions with notice do not count as
+            failures, and their number is unlimited.
     """
 
     workers: int = 0
     gpus_per_worker: int = 0
     rollout_actors: int = 0
     fewest_workers: int | None = None
-    max_failures: int = 3  # of workers
+    max_failures: int = 3  # failures of workers
 
     def __post_init__(self) -> None:
         if self.gpus_per_worker < 0:
@@ -56,7 +57,8 @@ class Group:
             )
         if self.gpus_per_worker and not self.workers:
             raise ConfigError(
-                f"gpus_per_worker: {self.gpus_per_worker} without workers; a stage in this process takes the accelerator that is there",
+                f"gpus_per_worker: {self.gpus_per_worker} needs workers; a stage in this process "
+                "uses the accelerator of the machine",
                 field="gpus_per_worker",
                 reason="CONFLICT",
             )
@@ -69,34 +71,37 @@ class Group:
             )
         if self.rollout_actors and not self.workers:
             raise ConfigError(
-                f"rollout_actors: {self.rollout_actors} without workers; actors are Ray's, as workers are",
+                f"rollout_actors: {self.rollout_actors} needs workers, because actors run on Ray",
                 field="rollout_actors",
                 reason="CONFLICT",
             )
         if self.fewest_workers is not None and not 1 <= self.fewest_workers <= self.workers:
             raise ConfigError(
-                f"workers: {self.fewest_workers}..{self.workers} is no range that begins at 1 or more",
+                f"workers: {self.fewest_workers}..{self.workers} must be a range that starts at 1 "
+                "or more",
                 field="workers",
                 reason="OUT_OF_RANGE",
                 limit=f"in [1, {self.workers}]",
             )
         if self.fewest_workers is not None and self.rollout_actors:
-            # Its elastic policy counts whole machines, whatever else runs on them (source, 2.60).
+            # Ray's elastic policy counts whole machines, including processes other than workers
+            # (source, 2.60).
             raise ConfigError(
-                "rollout_actors: not with a range of workers, as Ray would wait for the actors' processors",
+                "rollout_actors: not supported with a range of workers, because Ray would wait for "
+                "the CPUs of the actors",
                 field="rollout_actors",
                 reason="UNSUPPORTED",
             )
 
     @property
     def sizes(self) -> range:
-        """Numbers of workers that the run can have."""
+        """Return the possible numbers of workers."""
         fewest = self.workers if self.fewest_workers is None else self.fewest_workers
         return range(max(1, fewest), max(1, self.workers) + 1)
 
     @property
     def processors(self) -> int:
-        """That Ray must have."""
+        """Return the CPUs that the run needs."""
         return self.workers + self.rollout_actors
 
 
@@ -107,7 +112,7 @@ def trainer(
     name: str,
     bookkeeping: Path,
 ) -> TorchTrainer:
-    """What runs `work` on {"task": task} in each worker."""
+    """Return a trainer that calls `work` with {"task": task} in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -122,7 +127,7 @@ def trainer(
             else (group.fewest_workers, group.workers),
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=group.gpus_per_worker > 0,
-            # A whole CPU each: workers of one CPU a pod then spread over the pods.
+            # A whole CPU per worker spreads workers over pods with one CPU each.
             resources_per_worker={"CPU": 1, **gpus},
         ),
         run_config=RunConfig(
@@ -137,8 +142,10 @@ def trainer(
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:
-    """ "4" to (4, None), "1..4" to (4, 1): the most, and the fewest where they are a range. Raises:
-    ValueError: it is neither.
+    """Parse "4" to (4, None) and "1..4" to (4, 1): most workers, and fewest for a range.
+
+    Raises:
+        ValueError: the text has another format.
     """
     fewest, dots, most = text.partition("..")
     return (int(most), int(fewest)) if dots else (int(text), None)

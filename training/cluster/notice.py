@@ -1,9 +1,8 @@
-"""Notice that a run must end soon: SIGTERM or Ctrl-C to the process that drives it, or a machine of
-its workers that is taken away.
+"""Requests to stop a run: SIGTERM or Ctrl-C to its driver, or preemption of a worker's machine.
 
-Stages look at the end of each step (RunContext.stop_if_requested). A pod of Ray's that Kubernetes ends
-drains its node first, and that is what Ray Train tells its workers of; the driver's word reaches
-them as a file beside the run. Ray is imported where it is used.
+Stages check for a request at the end of each step (RunContext.stop_if_requested). A Ray pod that
+Kubernetes terminates first drains its node, which Ray Train reports to its workers. Requests to the
+driver reach workers as a file in the storage of the run. Ray is imported in functions.
 """
 
 from __future__ import annotations
@@ -19,52 +18,58 @@ from types import FrameType
 
 from training.stages.context import StoppedError
 
-MARK = "stop"  # in the run's storage; whoever makes it by hand stops the run too
-LOOK_SECONDS = 0.5
-TOLD_BY = (
-    signal.SIGTERM,
-    signal.SIGINT,
-)  # while Ray trains, Ctrl-C is Ray's, which ends the run at once
-AGAIN = "\nending the step at hand, which is kept; once more ends at once, and what came after the last checkpoint is lost\n"
+STOP_FILE = "stop"  # in the storage of the run; creating it by hand also stops the run
+POLL_SECONDS = 0.5
+# While Ray trains, Ray handles Ctrl-C and ends the run at once.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (
+    "\nstopping after the current step, which is saved; a second Ctrl-C stops at once and loses "
+    "the steps since the last checkpoint\n"
+)
 
 Handler = Callable[[int, FrameType | None], object] | int
 
 
 @contextmanager
-def stopped_by_signal(mark: Path) -> Iterator[None]:
-    """Inside the block SIGTERM or Ctrl-C makes the mark; a second one does what it did before. What
-    is ignored stays so.
+def stopped_by_signal(stop_file: Path) -> Iterator[None]:
+    """Create the stop file on SIGTERM or Ctrl-C inside the block.
+
+    A second signal has its previous effect. Ignored signals stay ignored.
     """
-    mark.unlink(missing_ok=True)
-    told = TOLD_BY[0]
-    with kept_handlers() as before:
+    stop_file.unlink(missing_ok=True)
+    received = STOP_SIGNALS[0]
+    with restored_handlers() as before:
 
         def note(number: int, _: FrameType | None) -> None:
-            nonlocal told
-            told = signal.Signals(number)
+            nonlocal received
+            received = signal.Signals(number)
             _restore(before)
-            mark.touch()
-            if told is signal.SIGINT:
-                os.write(2, AGAIN.encode())  # to stderr; a print may be what this signal cut off
+            stop_file.touch()
+            if received is signal.SIGINT:
+                # os.write, because the signal may have interrupted a print
+                os.write(2, STOPPING.encode())
 
         if threading.current_thread() is threading.main_thread():
-            for number in (number for number in TOLD_BY if before[number] is not signal.SIG_IGN):
+            for number in (
+                number for number in STOP_SIGNALS if before[number] is not signal.SIG_IGN
+            ):
                 signal.signal(number, note)
         try:
             yield
         except StoppedError as error:
-            error.stop_signal = told
+            error.stop_signal = received
             raise
         finally:
-            mark.unlink(missing_ok=True)
+            stop_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def kept_handlers() -> Iterator[Mapping[signal.Signals, Handler]]:
-    """What these signals do, which they do again after the block. Signals are the main thread's; in
-    another nothing changes.
+def restored_handlers() -> Iterator[Mapping[signal.Signals, Handler]]:
+    """Restore the handlers of these signals after the block.
+
+    Only the main thread can change them; other threads change nothing.
     """
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in TOLD_BY}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in STOP_SIGNALS}
     try:
         yield before
     finally:
@@ -78,21 +83,21 @@ def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
 
 
 def leaving_machines() -> tuple[str, ...]:
-    """In a worker of Ray Train: the machines of its group that are taken away, as far as this
-    worker knows.
+    """Return the machines of the worker group that are being preempted, as known to this worker.
 
-    Not ray.train.get_preemption_info: that is a barrier through an actor at every step, and stages
-    agree in a sum of their own.
+    This does not use ray.train.get_preemption_info, which is a barrier through an actor at every
+    step; stages exchange the information in a sum of their own.
     """
     from ray.train.v2._internal.execution.context import get_train_context
 
-    told = get_train_context().preemption_context.preemption_info
-    return () if told is None else tuple(told.preempted_node_ids)
+    received = get_train_context().preemption_context.preemption_info
+    return () if received is None else tuple(received.preempted_node_ids)
 
 
 def wait_until_gone(machines: Sequence[str], seconds: float) -> None:
-    """In the driver, so that a new group is not counted on machines that are about to go: Ray
-    counts them while they live.
+    """Wait in the driver until preempted machines are gone.
+
+    Ray counts machines as available while they are alive.
     """
     import ray
 
@@ -100,4 +105,4 @@ def wait_until_gone(machines: Sequence[str], seconds: float) -> None:
     while time.monotonic() < end and any(
         node["Alive"] and node["NodeID"] in machines for node in ray.nodes()
     ):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -1,7 +1,6 @@
-"""progress.jsonl: one line a step with what it took, appended by the stage and followed by the
-driver. It survives both.
+"""progress.jsonl: one line per step with its resources, for the driver and the reports.
 
-After a resume, steps after the checkpoint appear again: the later line is the true one.
+After a resume, steps after the checkpoint appear again; the later line is valid.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from training.cluster.stage_record import kept_step
+from training.cluster.stage_record import saved_step
 from training.stages.artifact import finished_manifest
 from training.stages.context import Progress
 
@@ -23,7 +22,10 @@ POLL_SECONDS = 0.2
 
 
 class Watcher(Protocol):
-    """Whoever wants to know what stages do. Called from another thread."""
+    """Observer of stages.
+
+    Called from another thread.
+    """
 
     def begin(self, name: str) -> None: ...
 
@@ -33,22 +35,24 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Followed:
-    """A stage as its follower sees it: its file of steps, the directory whose manifest ends it, and
-    whether another comes then.
-    """
+class FollowedStage:
+    """Stage to follow: its file of steps, its output, and whether later stages follow."""
 
     name: str
     path: Path
     output_directory: Path
-    lets_go_on: Callable[[], bool]
+    continue_if: Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What a stage had taken at the end of a step since it began in this process, in seconds: on
-    the clock, and of its processors.
-    memory_bytes: the most so far. workers: that worked on it, each as much.
+    """Resources that a stage has used since its start in this process.
+
+    Attributes:
+        elapsed_seconds: wall-clock time.
+        processor_seconds: CPU time.
+        memory_bytes: peak memory.
+        workers: workers of the stage, each with the same effort.
     """
 
     elapsed_seconds: float = 0.0
@@ -59,21 +63,21 @@ class Effort:
 
 @dataclass(frozen=True)
 class Line:
-    """As it was written."""
+    """Progress and effort of a line."""
 
     progress: Progress
     effort: Effort
 
 
 class ProgressLog:
-    """Appends steps to a file, each line in one write."""
+    """Appends steps to a file, each line with a single write."""
 
     def __init__(self, path: Path, workers: int = 1) -> None:
         self._path, self._workers = path, workers
         self._began, self._processor_before = time.monotonic(), time.process_time()
 
     def append(self, progress: Progress) -> None:
-        """Add one step."""
+        """Append the progress of a step."""
         row = {
             "stage": progress.stage,
             "step": progress.step,
@@ -95,35 +99,34 @@ class ProgressLog:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Every line, also of steps that were taken twice, as they were written."""
+    """Return all lines in order, including steps that were repeated."""
     if not path.exists():
         return []
     return [_parse(line) for line in path.read_text().splitlines() if line]
 
 
 def read_progress(path: Path) -> list[Progress]:
-    """The steps so far, in order, each once."""
+    """Return the valid steps in order."""
     return each_once(read_lines(path))
 
 
 def each_once(lines: Sequence[Line]) -> list[Progress]:
-    """The steps of these lines, in order: of one that was taken again, the later line."""
+    """Return the steps of these lines in order, with the later line of repeated steps."""
     return [
         step for _, step in sorted({line.progress.step: line.progress for line in lines}.items())
     ]
 
 
-def kept_text(directory: Path) -> str:
-    """After which step a run goes on; empty where it begins, or where its checkpoints lie
-    elsewhere.
-    """
-    lines, step = read_lines(directory / PROGRESS), kept_step(directory)
+def resume_text(directory: Path) -> str:
+    """Describe the step after which a run resumes; "" without local checkpoints."""
+    lines, step = read_lines(directory / PROGRESS), saved_step(directory)
     return f"again after step {step} of {lines[-1].progress.total_steps}" if step and lines else ""
 
 
-def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:
-    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end:
-    until there is no other, or `stop`.
+def follow(stages: Sequence[FollowedStage], watcher: Watcher, stop: threading.Event) -> None:
+    """Report start, new steps and end of each stage to the watcher.
+
+    The function returns after the last stage or when `stop` is set.
     """
     offsets = [stage.path.stat().st_size if stage.path.exists() else 0 for stage in stages]
     for stage, offset in zip(stages, offsets, strict=True):
@@ -133,12 +136,12 @@ def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) 
         if not finished_manifest(stage.output_directory):
             return
         watcher.end(stage.name)
-        if not stage.lets_go_on():
+        if not stage.continue_if():
             return
 
 
-def _added(stage: Followed, offset: int, stop: threading.Event) -> Iterator[Progress]:
-    """New lines until the stage has ended, or `stop` is set and the file is read out."""
+def _added(stage: FollowedStage, offset: int, stop: threading.Event) -> Iterator[Progress]:
+    """Yield new steps until the stage has ended, or `stop` is set and all lines are read."""
     ended = False
     while not ended:
         stopped = not finished_manifest(stage.output_directory) and stop.wait(POLL_SECONDS)
@@ -158,7 +161,10 @@ def _whole_lines(path: Path, offset: int) -> bytes:
 
 
 def _parse(line: str) -> Line:
-    """Without its effort it is of a run that was begun before that was noted."""
+    """Parse a line.
+
+    Lines of earlier versions have no effort.
+    """
     row = json.loads(line)
     progress = Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
     return Line(progress, Effort(**row.get("effort", {})))

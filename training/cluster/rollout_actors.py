@@ -1,9 +1,8 @@
-"""Rollout actors: processes of Ray that sample for the trainer, each with a copy of the policy.
+"""Rollout actors: Ray processes that sample for the trainer, each with a copy of the policy.
 
-An actor keeps nothing that somebody else has not: every call says which policy, which weights and
-which prompts. So what an actor that died was request is request again, of itself once Ray has restarted
-it or of another, and the answer is the same bit by bit. Ray is imported where it is used (runner.py
-says why).
+Actors are stateless: every call names the policy, the weights and the prompts. A request to a dead
+actor is repeated, on the restarted actor or on another one, with the same result bit by bit. Ray is
+imported in functions (see runner.py).
 """
 
 from __future__ import annotations
@@ -28,94 +27,101 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-RESTARTS = 3  # of each actor, by Ray
-TRIES = 3  # actors that are request for a part, one after another
-START_SECONDS = 300.0  # of all of them: an autoscaler may have to make machines first
-SAMPLE_SECONDS = 1800.0  # of a part, after which its actor counts as lost
-VERSIONS_KEPT = 2  # one that is being sampled with, and the one after it
+RESTARTS = 3  # restarts of each actor by Ray
+TRIES = 3  # actors that are tried for a part
+START_SECONDS = 300.0  # for all actors; an autoscaler may have to create machines
+SAMPLE_SECONDS = 1800.0  # per part; after this time the actor counts as lost
+VERSIONS_KEPT = 2  # the version in use and the next one
 
 
 Find = Callable[[str], "tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]"]
-"""By version: what tells these weights from all others, and the weights when they are wanted."""
+"""Maps a version to a unique id of its weights, and to a function that loads them."""
 
 
 class RolloutActorsError(DetailedError, RuntimeError):
-    """Actors gave no answer; the text says how many were request. The worker that request is started
-    again.
+    """Actors did not answer; the text gives their number.
+
+    The worker is restarted.
     """
 
     reason = "UNREACHABLE"
 
 
-class Shelf:
-    """Runs in an actor of its own, beside the sampling ones: the newest weights by version, for
-    whoever comes. It holds references.
-    """
+class WeightStore:
+    """Actor that stores references to the newest weights by version."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Sequence[Any]] = {}
 
     def put(self, version: str, reference: Sequence[Any]) -> None:
-        """In a list, which Ray hands on as it is; what it is given directly it would fetch."""
+        """Store a reference in a list.
+
+        Ray would resolve a direct reference to its value.
+        """
         self._kept.pop(version, None)
         self._kept[version] = reference
         for old in list(self._kept)[:-VERSIONS_KEPT]:
             del self._kept[old]
 
     def get(self, version: str) -> Sequence[Any]:
-        """Raises: LookupError: nobody has put it here since this process began, or it is too old."""
+        """Return the reference of a version.
+
+        Raises:
+            LookupError: the version is too old, or unknown since the start of this process.
+        """
         if version not in self._kept:
             raise LookupError(
-                f"weights of {version}: not there, but {', '.join(self._kept) or 'none'}"
+                f"weights of {version} are unknown; known are {', '.join(self._kept) or 'none'}"
             )
         return self._kept[version]
 
 
 class Sampler:
-    """Runs in a rollout actor."""
+    """Rollout actor with a copy of the policy."""
 
     def __init__(self) -> None:
         self._loaded = ""
-        self._made_of: tuple[object, ...] | None = None
-        torch.set_num_threads(
-            1
-        )  # an actor has one processor, and products this small wait for threads
+        self._sources: tuple[object, ...] | None = None
+        # An actor has one CPU, and threads slow down such small matrix products.
+        torch.set_num_threads(1)
 
     def ready(self) -> int:
-        """The process that is there."""
+        """Return the process id; answers when the actor is ready."""
         return os.getpid()
 
     def answer(
         self,
-        shelf: ActorHandle,
-        made_of: Sources,
+        store: ActorHandle,
+        sources: Sources,
         stop_ids: tuple[int, ...],
         version: str,
         request: SampleRequest,
     ) -> Rollout:
-        """As `sample`, with weights from the shelf."""
-        return self.sample(_find_on(shelf), made_of, stop_ids, version, request)
+        """Call `sample` with weights from the store."""
+        return self.sample(_finder(store), sources, stop_ids, version, request)
 
     @torch.no_grad()
     def sample(
         self,
         find: Find,
-        made_of: Sources,
+        sources: Sources,
         stop_ids: tuple[int, ...],
         version: str,
         request: SampleRequest,
     ) -> Rollout:
-        """The answer of the policy with these weights. It is built once, and loads weights that it
-        has not. Their version alone does not
-        tell: in another stage, or after a resume, it names other weights.
+        """Sample with the given weights.
+
+        The policy is built once and loads weights that it does not have. The version is not
+        sufficient to identify weights, because after a resume or in another stage it names other
+        weights.
         """
-        kept = made_of.vocabulary.kept if made_of.vocabulary else None
-        wanted = (made_of.model_directory, made_of.lora, made_of.seed, kept)
-        if wanted != self._made_of:
+        kept = sources.vocabulary.kept if sources.vocabulary else None
+        wanted = (sources.model_directory, sources.lora, sources.seed, kept)
+        if wanted != self._sources:
             self._policy = open_networks(
-                replace(made_of, reward_directory=None), with_reference=False
+                replace(sources, reward_directory=None), with_reference=False
             ).policy
-            self._made_of, self._loaded = wanted, ""
+            self._sources, self._loaded = wanted, ""
         found, load = find(version)
         if found != self._loaded:
             weights, self._loaded = load(), ""
@@ -125,11 +131,11 @@ class Sampler:
         return request.of_engine(CachedEngine(self._policy, stop_ids, version))
 
 
-def _find_on(shelf: ActorHandle) -> Find:
+def _finder(store: ActorHandle) -> Find:
     def find(version: str) -> tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]:
         import ray
 
-        (reference,) = ray.get(shelf.get.remote(version))
+        (reference,) = ray.get(store.get.remote(version))
         return reference.hex(), lambda: ray.get(reference)
 
     return find
@@ -137,38 +143,39 @@ def _find_on(shelf: ActorHandle) -> Find:
 
 @dataclass(frozen=True)
 class RolloutActors:
-    """Handles, which travel to the workers."""
+    """Handles of the actors, which are sent to the workers."""
 
-    shelf: ActorHandle
+    store: ActorHandle
     actors: Sequence[ActorHandle]
 
-    def open(self, orders: SamplingPlan, ranks: Ranks) -> ActorCopies:
-        """See Samplers. Workers share the actors out among themselves, or each actor serves
-        several.
+    def open(self, plan: SamplingPlan, ranks: Ranks) -> ActorCopies:
+        """Implement `Samplers.open`.
+
+        Workers share the actors, or an actor serves several workers.
         """
         first = ranks.data_rank % len(self.actors)
-        return ActorCopies(self.shelf, self.actors[first :: ranks.data_size], orders, ranks)
+        return ActorCopies(self.store, self.actors[first :: ranks.data_size], plan, ranks)
 
 
 class ActorCopies:
-    """One worker's side of the actors; see PolicyCopies."""
+    """Implements `PolicyCopies` for one worker."""
 
     def __init__(
-        self, shelf: ActorHandle, actors: Sequence[ActorHandle], orders: SamplingPlan, ranks: Ranks
+        self, store: ActorHandle, actors: Sequence[ActorHandle], plan: SamplingPlan, ranks: Ranks
     ) -> None:
-        self._shelf, self._actors, self._plan, self._ranks = shelf, actors, orders, ranks
+        self._store, self._actors, self._plan, self._ranks = store, actors, plan, ranks
 
     def take(self, version: str, weights: Weights) -> None:
-        """Once into the object store; actors fetch them with the first call that needs them."""
+        """Put the weights into the object store once; actors fetch them on first use."""
         import ray
 
         if self._ranks.rank == 0:
             reference = ray.put({name: tensor.cpu().numpy() for name, tensor in weights.items()})
-            ray.get(self._shelf.put.remote(version, [reference]))
+            ray.get(self._store.put.remote(version, [reference]))
         self._ranks.wait()
 
     def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
-        """All parts at once, each by an actor of its own."""
+        """Start all parts at once, each on a different actor."""
         parts = split(request, len(self._actors))
         begun = [self._ask(place, part, version) for place, part in enumerate(parts)]
 
@@ -184,15 +191,16 @@ class ActorCopies:
     def _ask(self, place: int, part: SampleRequest, version: str) -> ObjectRef[Rollout]:
         actor = self._actors[place % len(self._actors)]
         reference: ObjectRef[Rollout] = actor.answer.remote(
-            self._shelf, self._plan.made_of, self._plan.stop_ids, version, part
+            self._store, self._plan.sources, self._plan.stop_ids, version, part
         )
         return reference
 
     def _wait(
         self, place: int, part: SampleRequest, version: str, begun: ObjectRef[Rollout]
     ) -> Rollout:
-        """Ray itself asks an actor again that it has restarted. One that it has given up, or that
-        does not answer, is passed over.
+        """Wait for a part; on failure try the next actor.
+
+        Ray itself repeats a call after a restart of an actor.
         """
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -201,7 +209,7 @@ class ActorCopies:
             try:
                 rollout: Rollout = ray.get(begun, timeout=SAMPLE_SECONDS)
             except RayTaskError as error:
-                raise error.cause from error  # what the actor itself refused
+                raise error.cause from error  # an error of the actor's code
             except (RayActorError, GetTimeoutError) as error:
                 if tried == TRIES:
                     raise RolloutActorsError(
@@ -215,11 +223,10 @@ class ActorCopies:
 
 @contextmanager
 def rollout_actors(count: int, environment: Mapping[str, str]) -> Iterator[RolloutActors | None]:
-    """Actors for as long as the block runs, a processor each beside those of the workers. None
-    where none are request for.
+    """Run actors inside the block, with one CPU each; None for 0 actors.
 
     Raises:
-        ConfigError: the cluster has no room for them.
+        ConfigError: the cluster has too few CPUs.
     """
     if count == 0:
         yield None
@@ -229,19 +236,19 @@ def rollout_actors(count: int, environment: Mapping[str, str]) -> Iterator[Rollo
 
     described = {"env_vars": dict(environment)}
     restarted = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    shelf = ray.remote(num_cpus=0, **restarted)(Shelf).options(runtime_env=described).remote()
+    store = ray.remote(num_cpus=0, **restarted)(WeightStore).options(runtime_env=described).remote()
     sampler = ray.remote(num_cpus=1, **restarted)(Sampler)
     actors = [sampler.options(runtime_env=described).remote() for _ in range(count)]
     try:
-        # Before there are workers, whose number may be elastic: they would take the processors.
+        # Actors start before the workers, which may be elastic and would take all CPUs.
         ray.get([actor.ready.remote() for actor in actors], timeout=START_SECONDS)
-        yield RolloutActors(shelf, actors)
+        yield RolloutActors(store, actors)
     except GetTimeoutError as error:
         raise ConfigError(
-            f"rollout_actors: {count} found no processors in {START_SECONDS:g} s",
+            f"rollout_actors: no CPUs for {count} actors within {START_SECONDS:g} s",
             field="rollout_actors",
             reason="TOO_LARGE",
         ) from error
     finally:
-        for actor in (*actors, shelf):
+        for actor in (*actors, store):
             ray.kill(actor)

@@ -1,11 +1,12 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's progress, page and (but
-for a bucket's) checkpoints lie under storage/name: where Ray has several machines, on a volume that
-all of them mount.
+"""Execution of stages under Ray Train V2 or in this process.
 
-One worker group runs several stages one after another: to start one costs half a minute of a
-laptop's two cores. A checkpoint counts when its manifest agrees with its files, whatever Ray knows:
-its controller polls, and would miss the last one before a kill. Ray is imported where it is used:
-that costs seconds, and `snapshot` or `forget` need none of it.
+Progress, page and (unless in a bucket) checkpoints of a stage are under storage/name, which must be
+on a shared volume if Ray has several machines.
+
+One worker group runs several stages, because the start of a group takes half a minute on two laptop
+cores. A checkpoint is valid if its manifest matches its files. Ray's own records are not used,
+because its controller polls and would miss the last checkpoint before a kill. Ray is imported in
+functions, because the import takes seconds and `snapshot` or `forget` do not need Ray.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.event_files import EVENTS, EventFiles
-from training.cluster.failure import failure_kept
+from training.cluster.failure import recorded_failure
 from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
-from training.cluster.notice import MARK, leaving_machines, stopped_by_signal, wait_until_gone
-from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
+from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
+from training.cluster.progress_log import PROGRESS, FollowedStage, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import SCRATCH, note_start
+from training.cluster.stage_record import SCRATCH, record_start
 from training.data.bucket import BucketLocation, bucket_location
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BOOKKEEPING = "ray"
-GONE_SECONDS = 60.0  # for a machine that is taken away; Ray waits as long for one that is missing
+GONE_SECONDS = 60.0  # for a preempted machine; Ray waits as long for a missing one
 REPORTED_ERRORS = (
     ConfigError,
     ExampleError,
@@ -83,13 +84,14 @@ REPORTED_ERRORS = (
 
 
 class StageRefusedError(DetailedError, ValueError):
-    """A stage refused its config or its data, or to learn from what is not finite; text and details
-    are the stage's own error's.
+    """A stage rejected its config, its data, or a gradient that is not finite.
+
+    Text and details are those of the stage's error.
     """
 
 
 class StageConfig(Protocol):
-    """What the runner needs of a config."""
+    """Config with an output directory."""
 
     @property
     def output_directory(self) -> Path: ...
@@ -104,20 +106,21 @@ def _always() -> bool:
 
 @dataclass(frozen=True)
 class StageRun(Generic[Config]):
-    """One stage of a run. Its name is that of its folder, so it goes on there after a kill.
-    `lets_go_on` is asked once its output is there, on every worker and here: if not, the stages
-    after it are not run.
+    """Stage of a run.
+
+    The name is the name of its folder, where it resumes. `continue_if` is called after the stage has
+    an output, on every worker and in the driver; if it returns False, later stages do not run.
     """
 
     name: str
     function: Callable[[Config, RunContext], Manifest]
     config: Config
-    lets_go_on: Callable[[], bool] = _always
+    continue_if: Callable[[], bool] = _always
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What travels to the workers."""
+    """Parameters of a worker."""
 
     stages: Sequence[StageRun[Any]]
     storage: Path
@@ -126,23 +129,25 @@ class _Task:
     bucket_prefix: str | None = None
 
     @property
-    def mark(self) -> Path:
-        """A file that tells the run to stop."""
-        return self.storage / MARK
+    def stop_file(self) -> Path:
+        """Path of the stop file."""
+        return self.storage / STOP_FILE
 
     def checkpoints(self, directory: Path, ranks: Ranks) -> Checkpoints:
-        """Of a stage, in its directory or in the bucket that this process is told of."""
+        """Return the checkpoints of a stage, in its directory or in the bucket."""
         if self.bucket_prefix is None:
             return DirectoryCheckpoints(directory, ranks)
-        bucket = CheckpointBucket(_place())
+        bucket = CheckpointBucket(_bucket_place())
         prefix = f"{self.bucket_prefix}/{directory.name}"
         return BucketCheckpoints(bucket, prefix, directory / SCRATCH / str(ranks.rank), ranks)
 
 
 @dataclass(frozen=True)
-class _End:
-    """Why a worker came back before its stages' end: one refused its input, which Ray must not try
-    again, or was told to stop. machines: that are taken away, as far as this worker knew.
+class _WorkerResult:
+    """Reason why a worker returned early: an error that Ray must not retry, or a requested stop.
+
+    Attributes:
+        machines: machines that are being preempted, as known to this worker.
     """
 
     refusal: StageRefusedError | None = None
@@ -151,20 +156,20 @@ class _End:
 
 
 @dataclass(frozen=True)
-class _Reported:
-    """Checkpoints of which Ray is told; nobody goes on before one is there."""
+class _ReportedCheckpoints:
+    """Checkpoints that are also reported to Ray, with a barrier until each is complete."""
 
     kept: Checkpoints
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
-        """ray.train.report is a barrier."""
+        """Save, then wait for all workers: ray.train.report is a barrier."""
         import ray.train
 
         self.kept.save(step, write, on_notice)
         ray.train.report({"step": step})
 
     def latest(self, before: int | None = None) -> Path | None:
-        """Whatever Ray knows."""
+        """Return the latest checkpoint, independent of Ray's records."""
         return self.kept.latest(before)
 
 
@@ -175,43 +180,42 @@ def run_stages(
     watcher: Watcher,
     bucket_prefix: str | None = None,
 ) -> list[Manifest]:
-    """Run stages one after another, to the last or to one that lets none go on; return the
-    manifests of their outputs.
+    """Run stages in order; return the manifests of their outputs.
 
-    Under the same storage and name a stage goes on where a kill left it, and a finished one (its
-    output has a manifest) is not run again. SIGTERM, and in this process Ctrl-C, ends the step at
-    hand and keeps it.
+    A stage with the same storage and name resumes after an interruption; a finished stage (its
+    output has a manifest) is skipped. SIGTERM, and Ctrl-C in this process, stop after the current
+    step, which is saved.
 
     Args:
-        bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into
-            storage, beside everything else.
+        bucket_prefix: prefix of checkpoints in the bucket of TW_TRAINING_S3_*; None: checkpoints
+            are in the storage.
 
     Raises:
-        StageRefusedError: config or data cannot be run (in this process: the stage's own error).
-        StoppedError: told by SIGTERM or Ctrl-C. Workers whose machine is taken away stop too, and
-            are started again where there is room.
-        ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's
-        own error.
+        StageRefusedError: config or data are invalid (without Ray: the stage's own error).
+        StoppedError: stopped by SIGTERM or Ctrl-C. Workers on a preempted machine also stop, and
+            restart when there is room.
+        ray.train.TrainingFailedError: workers failed max_failures + 1 times; the cause is the
+            stage's error.
     """
     storage = storage.absolute()
     task = _Task(stages, storage, world_sizes=group.sizes, bucket_prefix=bucket_prefix)
     if bucket_prefix is not None:
-        _place()
+        _bucket_place()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
     followed = [
-        Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on)
+        FollowedStage(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.continue_if)
         for s in stages
     ]
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
-        _, due = _standing(stages)
+        _, due = _finished(stages)
         if due and group.workers == 0:
-            with stopped_by_signal(task.mark):
+            with stopped_by_signal(task.stop_file):
                 _run_each(stages, storage, partial(_context_here, task))
-                _stop_if_told(task)
+                _stop_if_requested(task)
         elif due:
             _run_under_ray(task, group)
-    manifests, due = _standing(stages)
+    manifests, due = _finished(stages)
     if due:
         raise RuntimeError(f"{due}: the stage ended without an output")
     return manifests
@@ -220,14 +224,14 @@ def run_stages(
 def run_stage(
     stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None
 ) -> Manifest:
-    """One stage in this process; see run_stages."""
-    (manifest,) = run_stages([stage], storage, Group(), _OnlyProgress(progress))
+    """Run a single stage in this process; see `run_stages`."""
+    (manifest,) = run_stages([stage], storage, Group(), _ProgressWatcher(progress))
     return manifest
 
 
 @dataclass(frozen=True)
-class _OnlyProgress:
-    """A watcher that hands on what one stage reports."""
+class _ProgressWatcher:
+    """Watcher that forwards the progress of a single stage."""
 
     report: Callable[[Progress], None]
 
@@ -239,15 +243,15 @@ class _OnlyProgress:
     def end(self, name: str) -> None: ...
 
 
-def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
-    """The outputs that are there, and the stage that is due; empty: there is nothing more to run."""
+def _finished(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
+    """Return the finished outputs, and the next stage to run or ""."""
     manifests: list[Manifest] = []
     for stage in stages:
         manifest = finished_manifest(stage.config.output_directory)
         if manifest is None:
             return manifests, stage.name
         manifests.append(manifest)
-        if not stage.lets_go_on():
+        if not stage.continue_if():
             break
     return manifests, ""
 
@@ -262,10 +266,10 @@ def _run_each(
             directory = storage / stage.name
             with opened(directory) as context:
                 if context.ranks.rank == 0:
-                    note_start(stage.name, stage.config, directory, context.ranks.world_size)
-                with failure_kept(directory) if context.ranks.rank == 0 else nullcontext():
+                    record_start(stage.name, stage.config, directory, context.ranks.world_size)
+                with recorded_failure(directory) if context.ranks.rank == 0 else nullcontext():
                     stage.function(stage.config, context)
-        if not stage.lets_go_on():
+        if not stage.continue_if():
             return
 
 
@@ -277,7 +281,7 @@ def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
             progress,
             ALONE,
             samples,
-            stop_requested=task.mark.exists,
+            stop_requested=task.stop_file.exists,
         )
 
 
@@ -285,9 +289,7 @@ def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
 def _reports(
     directory: Path, ranks: Ranks
 ) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
-    """Where steps and samples are told: our own lines, which everything else reads, and
-    TensorBoard's files.
-    """
+    """Return functions that write steps and samples, to our logs and to TensorBoard."""
     lines, written = (
         ProgressLog(directory / PROGRESS, ranks.world_size),
         SampleLog(directory / SAMPLES),
@@ -310,7 +312,7 @@ def _run_under_ray(task: _Task, group: Group) -> None:
     with (
         ray_cluster(group.processors),
         rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors,
-        stopped_by_signal(task.mark),
+        stopped_by_signal(task.stop_file),
     ):
         while (
             end := _fit(
@@ -321,42 +323,45 @@ def _run_under_ray(task: _Task, group: Group) -> None:
         ) is not None:
             if end.refusal:
                 raise end.refusal
-            if task.mark.exists():
+            if task.stop_file.exists():
                 raise end.stopped or StoppedError()
             wait_until_gone(end.machines, GONE_SECONDS)
-        _stop_if_told(task)
+        _stop_if_requested(task)
 
 
-def _stop_if_told(task: _Task) -> None:
-    """Whoever told the stages to stop meant also what comes after them."""
-    if task.mark.exists():
+def _stop_if_requested(task: _Task) -> None:
+    """Raise StoppedError if a stop was requested, so that later work does not start."""
+    if task.stop_file.exists():
         last = task.stages[-1].name
         raise StoppedError(f"{last}: stopped at its end", stage=last)
 
 
-def _fit(prepared: TorchTrainer) -> _End | None:
-    """Raises: KeyboardInterrupt on Ctrl-C, of which Ray makes an exit of the whole process."""
+def _fit(prepared: TorchTrainer) -> _WorkerResult | None:
+    """Run the trainer.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, which Ray converts to SystemExit.
+    """
     try:
-        end: _End | None = prepared.fit().return_value
+        end: _WorkerResult | None = prepared.fit().return_value
     except SystemExit as error:
         raise KeyboardInterrupt from error
     return end
 
 
-def _work(parameters: dict[str, _Task]) -> _End | None:
-    """Runs in each worker."""
+def _work(parameters: dict[str, _Task]) -> _WorkerResult | None:
+    """Run all stages in a worker."""
     try:
         task = parameters["task"]
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REPORTED_ERRORS as error:
-        return _End(
+        return _WorkerResult(
             refusal=StageRefusedError(f"{type(error).__name__}: {error}", **details_of(error))
         )
     except StoppedError as error:
-        stopped = StoppedError(
-            str(error), stage=error.stage, step=error.step
-        )  # without the frames of this one
-        return _End(stopped=stopped, machines=leaving_machines())
+        # A new exception without a traceback, because frames cannot be sent.
+        stopped = StoppedError(str(error), stage=error.stage, step=error.step)
+        return _WorkerResult(stopped=stopped, machines=leaving_machines())
     return None
 
 
@@ -366,32 +371,36 @@ def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
 
     where = ray.train.get_context()
     ranks = all_different(where.get_world_rank(), where.get_world_size(), task.world_sizes)
-    checkpoints = _Reported(task.checkpoints(directory, ranks))
+    checkpoints = _ReportedCheckpoints(task.checkpoints(directory, ranks))
     if ranks.rank > 0:
         yield RunContext(checkpoints, _ignore, ranks, _ignore, task.samplers, _machine_leaves)
         return
     with _reports(directory, ranks) as (progress, samples):
-        told = partial(_told, task.mark)
-        yield RunContext(checkpoints, progress, ranks, samples, task.samplers, told)
+        stop_requested = partial(_stop_requested, task.stop_file)
+        yield RunContext(checkpoints, progress, ranks, samples, task.samplers, stop_requested)
 
 
-def _told(mark: Path) -> bool:
-    """One worker looks for the mark, and tells the others."""
-    return _machine_leaves() or mark.exists()
+def _stop_requested(stop_file: Path) -> bool:
+    """Return True if a stop was requested.
+
+    Only the first worker checks the file.
+    """
+    return _machine_leaves() or stop_file.exists()
 
 
 def _machine_leaves() -> bool:
     return bool(leaving_machines())
 
 
-def _place() -> BucketLocation:
-    """As this process is told: workers by their pods, so that keys of the store travel in no task
-    of Ray's.
+def _bucket_place() -> BucketLocation:
+    """Return the bucket from this process's environment.
+
+    Workers read their own environment, so credentials are not part of a Ray task.
     """
     place = bucket_location(os.environ)
     if place is None:
         raise ConfigError(
-            "checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which",
+            "checkpoints: a bucket needs TW_TRAINING_S3_ENDPOINT",
             field="TW_TRAINING_S3_ENDPOINT",
             reason="MISSING",
         )
@@ -399,12 +408,12 @@ def _place() -> BucketLocation:
 
 
 def _ignore(_: object) -> None:
-    """Ranks other than 0 report nothing."""
+    """Discard reports of ranks other than 0."""
 
 
 @contextmanager
-def _following(stages: Sequence[Followed], watcher: Watcher) -> Iterator[None]:
-    """Tell the watcher what the stages do, from another thread, while the block runs."""
+def _following(stages: Sequence[FollowedStage], watcher: Watcher) -> Iterator[None]:
+    """Report the stages to the watcher from another thread while the block runs."""
     stop = threading.Event()
     thread = threading.Thread(target=follow, args=(stages, watcher, stop), daemon=True)
     thread.start()
@@ -417,17 +426,15 @@ def _following(stages: Sequence[Followed], watcher: Watcher) -> Iterator[None]:
 
 @contextmanager
 def _pages(directories: Sequence[Path]) -> Iterator[None]:
-    """A page of each stage that began, however the block ends."""
+    """Write the page of each stage after the block, even after an exception."""
     try:
         yield
     finally:
         for directory in directories:
             try:
                 write_stage_page(directory)
-            except (
-                Exception
-            ):  # a page is no reason to lose what was trained, or to hide why it was not
+            except Exception:  # a failed page must not hide the result or the error of the run
                 logger.exception(
-                    "page of %s: not written; `python -m training report` tries again",
+                    "page of %s not written; `python -m training report` retries",
                     directory.name,
                 )

@@ -1,7 +1,6 @@
-"""samples.jsonl: what the model wrote at each checkpoint, beside progress.jsonl.
+"""samples.jsonl: samples of the model at each checkpoint.
 
-As there, steps after a checkpoint appear again when a run is resumed: the later line is the true
-one.
+After a resume, steps after the checkpoint appear again; the later line is valid.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ SAMPLES = "samples.jsonl"
 
 
 class SampleLog:
-    """Appends samples to a file, each line in one write."""
+    """Appends samples to a file, each line with a single write."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def append(self, sample: Sample) -> None:
-        """Add one."""
+        """Append a sample as one line."""
         with self._path.open("a") as opened:
             opened.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """By step, then as the prompts stand in the config; each once."""
+    """Return the valid samples by step, then in the order of the config's prompts."""
     if not path.exists():
         return []
     samples = [Sample(**json.loads(line)) for line in path.read_text().splitlines() if line]

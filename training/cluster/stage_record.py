@@ -1,6 +1,7 @@
-"""stage.json: what a stage was begun with, and every time that it was begun again. Written before
-anything is learned, so that a run that failed can be read and compared too. Data that has not
-changed since is not read again for its hash: it may be terabytes.
+"""stage.json: config and data of a stage, and all its starts.
+
+The file is written before training, so that failed runs can be inspected and compared. Unchanged
+data files are not hashed again, because they may have terabytes.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from training.stages.context import ConfigError
 
 RECORD = "stage.json"
 OUTPUT = "output_directory"
-SCRATCH = "scratch"  # beside the record: of a run whose checkpoints lie in a bucket
-WHO_WORKS = {"lineage", "machine", "parallelism"}
-PACE = (
-    "checkpoint_every_steps",
-    "checkpoint_every_updates",
-)  # how often state is kept, which changes no weight
-UNHASHED = "no manifest"  # of a directory whose files would have to be hashed one by one
+SCRATCH = "scratch"  # next to the record, for runs with checkpoints in a bucket
+MACHINE_FIELDS = {"lineage", "machine", "parallelism"}
+# Frequency of checkpoints, which has no influence on weights.
+CHECKPOINT_FIELDS = ("checkpoint_every_steps", "checkpoint_every_updates")
+UNHASHED = "no manifest"  # for directories that would have to be hashed file by file
 
 
 @dataclass(frozen=True)
 class Start:
-    """One time that the stage was begun, or taken up again. config_sha256: of the config that it
-    was given then.
+    """One start or resume of the stage.
+
+    Attributes:
+        config_sha256: hash of the config of this start.
     """
 
     time: str
@@ -49,9 +50,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Hashed:
-    """A file as it was when it was read: of the same size, and not written since, it has the same
-    hash.
-    """
+    """Hash of a file, valid while size and modification time are unchanged."""
 
     path: str
     size: int
@@ -61,9 +60,12 @@ class Hashed:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """config: the last one given. data: sha256 by the config's fields that name a file, or a
-    directory, of which it is the manifest's.
-    hashed: the files that these are of.
+    """Record of a stage.
+
+    Attributes:
+        config: config of the last start.
+        data: sha256 by config field; for a directory the hash of its manifest.
+        hashed: files of these hashes.
     """
 
     name: str
@@ -86,14 +88,17 @@ class StageRecord:
 
 
 class StageConfig(Protocol):
-    """A stage's config: a dataclass, whose output may be named by a part of it."""
+    """Config of a stage: a dataclass.
+
+    The output directory may be a field of a nested config.
+    """
 
     @property
     def output_directory(self) -> Path: ...
 
 
-def note_start(name: str, config: StageConfig, directory: Path, workers: int) -> None:
-    """Add a start to the record in `directory`, or begin it."""
+def record_start(name: str, config: StageConfig, directory: Path, workers: int) -> None:
+    """Add a start to the record in `directory`; create the record if needed."""
     import torch
 
     fields = {**plain(config), OUTPUT: str(config.output_directory)}
@@ -119,52 +124,55 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
     )
 
 
-def refuse_other(
+def check_same_run(
     config: StageConfig, directory: Path, asked: Sequence[str] = (), other: str = "folder"
 ) -> None:
-    """A folder is of one run: going on with another config would mix two. Other code may go on, on
-    another machine and in another layout; and a run of which no step is kept may be begun anew
-    (begin_anew).
+    """Check that the folder belongs to this run.
+
+    A run cannot continue with another config. It can continue with other code, on another machine
+    and in another layout. A run without a saved step may be started again (`remove_unsaved_run`).
 
     Args:
-        asked: fields that somebody named, which the error names before those that follow from them.
-        other: what to take in place of this one.
+        asked: fields set by the user, which errors name before dependent fields.
+        other: what to choose instead, for the message.
 
     Raises:
-        ConfigError: it was begun with another, or what it would write is there already; names a
-            field that differs.
+        ConfigError: the folder was started with another config, or its output exists already; names
+            a field that differs.
     """
     before = read_record(directory)
     if before is None:
         if (config.output_directory / MANIFEST).exists():
             raise ConfigError(
-                f"{OUTPUT}: {config.output_directory} was made by another run; take another {other}",
+                f"{OUTPUT}: {config.output_directory} is the output of another run; "
+                f"choose another {other}",
                 field=OUTPUT,
                 reason="EXISTS",
             )
         return
     found = _different(before, config) if _is_kept(before, directory) else {}
-    for name in sorted(found, key=lambda name: (_place(name, asked), name)):
-        was, now = map(_told, found[name])
+    for name in sorted(found, key=lambda name: (_position(name, asked), name)):
+        was, now = map(_value_text, found[name])
         raise ConfigError(
-            f"{name}: {directory.name} was begun with {was}, not {now}; take another {other}",
+            f"{name}: {directory.name} was started with {was}, not {now}; choose another {other}",
             field=name,
             reason="MISMATCH",
             limit=was,
         )
 
 
-def begin_anew(config: StageConfig, directory: Path) -> None:
-    """Remove what is left of a run that was begun with another config and kept no step;
-    refuse_other refuses the rest.
+def remove_unsaved_run(config: StageConfig, directory: Path) -> None:
+    """Remove the remains of a run with another config and without a saved step.
+
+    Other cases are rejected by `check_same_run`.
     """
     before = read_record(directory)
     if before and _different(before, config) and not _is_kept(before, directory):
         shutil.rmtree(directory)
 
 
-def kept_step(directory: Path) -> int:
-    """The newest step whose state lies there; 0: there is none."""
+def saved_step(directory: Path) -> int:
+    """Return the newest saved step in the folder, or 0."""
     from training.stages.state import CHECKPOINT_NAME, newest_first
 
     newest = next(iter(newest_first(path.name for path in directory.glob("*"))), "")
@@ -172,7 +180,7 @@ def kept_step(directory: Path) -> int:
 
 
 def read_record(directory: Path) -> StageRecord | None:
-    """The record there; None where a stage never began."""
+    """Return the record in the folder, or None if the stage never started."""
     path = directory / RECORD
     if not path.exists():
         return None
@@ -181,37 +189,41 @@ def read_record(directory: Path) -> StageRecord | None:
         Start(**{**start, "accelerators": tuple(start["accelerators"])})
         for start in fields.pop("starts")
     )
-    hashed = tuple(
-        Hashed(**one) for one in fields.pop("hashed", ())
-    )  # none: noted before hashes were kept
+    # Records of earlier versions have no hashes.
+    hashed = tuple(Hashed(**one) for one in fields.pop("hashed", ()))
     return StageRecord(**fields, starts=starts, hashed=hashed)
 
 
 def _is_kept(record: StageRecord, directory: Path) -> bool:
-    """Whether something would be lost with the folder. Of what lies in a bucket nothing is known
-    here.
+    """Return True if the folder holds state that exists nowhere else.
+
+    A scratch folder counts, because the state of checkpoints in a bucket is unknown here.
     """
     return (
-        kept_step(directory) > 0
+        saved_step(directory) > 0
         or (directory / SCRATCH).exists()
         or (record.output_directory / MANIFEST).exists()
     )
 
 
 def _different(record: StageRecord, config: StageConfig) -> dict[str, tuple[object, object]]:
-    """The fields that are not as they were, by their whole names: what was, and what is given."""
+    """Return the fields that differ, by full name, with recorded and given value."""
     given: dict[str, Any] = json.loads(
         json.dumps({**plain(config), OUTPUT: str(config.output_directory)})
     )
-    # Samplers that go ahead wait at each checkpoint.
-    unlike = WHO_WORKS if given.get("max_staleness_updates") else WHO_WORKS.union(PACE)
+    # Samplers that run ahead wait at each checkpoint, so its frequency matters.
+    unlike = (
+        MACHINE_FIELDS
+        if given.get("max_staleness_updates")
+        else MACHINE_FIELDS.union(CHECKPOINT_FIELDS)
+    )
     names = given.keys() & record.config.keys() - unlike
     leaves = (leaf for name in names for leaf in _leaves(name, record.config[name], given[name]))
     return {name: (was, now) for name, was, now in leaves if was != now}
 
 
 def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, object]]:
-    """Fields of both, down to those without fields of their own."""
+    """Yield fields of both mappings, down to values that are not mappings."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         for field in was.keys() & now.keys():
             yield from _leaves(f"{name}.{field}", was[field], now[field])
@@ -219,26 +231,27 @@ def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, 
         yield name, was, now
 
 
-def _place(name: str, asked: Sequence[str]) -> int:
-    """Where a field, or one of its own, stands among those that were asked for; after all of them
-    if it does not.
+def _position(name: str, asked: Sequence[str]) -> int:
+    """Return the position of a field, or of one of its parts, among the fields set by the user.
+
+    Other fields come after all of them.
     """
     places = [place for place, one in enumerate(asked) if f"{one}.".startswith(f"{name}.")]
     return min(places, default=len(asked))
 
 
-def _told(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{field} {_told(one)}" for field, one in value.items())
+        return ", ".join(f"{field} {_value_text(one)}" for field, one in value.items())
     return "none" if value is None else str(value)
 
 
 def _hashed(path: Path, known: Mapping[str, Hashed]) -> Hashed | None:
-    """A file, or the manifest of a directory; None: it has none."""
+    """Return the hash of a file, or of the manifest of a directory; None without a manifest."""
     file = path / MANIFEST if path.is_dir() else path
     if not file.is_file():
         return None
-    stat = file.stat()  # before it is read: what is written meanwhile is read again the next time
+    stat = file.stat()  # before reading, so that concurrent changes are detected next time
     before = known.get(str(file))
     if before and (before.size, before.written_ns) == (stat.st_size, stat.st_mtime_ns):
         return before
@@ -246,7 +259,7 @@ def _hashed(path: Path, known: Mapping[str, Hashed]) -> Hashed | None:
 
 
 def _inputs(config: object, within: str) -> Iterator[tuple[str, Path]]:
-    """The paths that a config names, but for what it writes."""
+    """Yield the paths in a config, except for the output directory."""
     if not dataclasses.is_dataclass(config):
         return
     for field in dataclasses.fields(config):

@@ -1,1 +1,1 @@
-"""Optimizers, schedules and gradients, small."""
+"""Optimizers, learning-rate schedules, gradients and ranks."""

@@ -1,7 +1,7 @@
-"""The optimizer's settings, and AdamW with two parameter groups: matrices decay; embeddings, norms
-and biases do not.
+"""Optimizer settings, and AdamW with two parameter groups: matrices, and parameters without decay.
 
-With `algorithm="muon"` Muon has the hidden matrices, and AdamW keeps what is left.
+Embeddings, norms and biases have no weight decay. With `algorithm="muon"`, Muon updates the hidden
+matrices and AdamW the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.ranges import (
 )
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
-SCALAR_HEAD = "score.weight"  # one row: nothing to orthogonalise
+SCALAR_HEAD = "score.weight"  # a single row, which cannot be orthogonalised
 ALGORITHMS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "wsd")
 COOLDOWNS = ("linear", "sqrt")
@@ -35,26 +35,28 @@ COOLDOWNS = ("linear", "sqrt")
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with
-    `wsd` only over the last cooldown_fraction of all steps (schedule.py). Muon takes learning_rate
-    and weight_decay as they are for AdamW (muon.py).
+    """Settings of optimizer and schedule.
+
+    Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with `wsd`
+    only over the last cooldown_fraction of all steps (schedule.py). Muon uses the same
+    learning_rate and weight_decay as AdamW (muon.py).
 
     Attributes:
-        learning_rate: at its peak, above 0
-        schedule: how the rate falls after the warm-up: linear, cosine, constant (not at all), or
-            wsd (only at the end)
-        warmup_fraction: share of all steps in which the rate rises from 0, in [0, 1)
-        warmup_steps: the same in steps, at least 0; none: warmup_fraction decides
-        final_fraction: share of the peak that the rate falls to, in [0, 1]
-        cooldown_fraction: wsd's: share of all steps in which the rate falls, in (0, 1]
-        cooldown: wsd's: how it falls, linear or sqrt
-        weight_decay: share of a matrix's weights that a step takes off, times the rate; at least 0
-        algorithm: adamw, or muon for the hidden matrices and adamw for the rest
-        betas: AdamW's memory of gradients and of their squares, in [0, 1) each
-        epsilon: AdamW's, added to the root of the squares; above 0
-        muon_momentum: Muon's memory of gradients, in [0, 1)
-        gradient_clip: norm of all gradients together, above which they are scaled down to it; above
-            0
+        learning_rate: peak rate, above 0
+        schedule: decay of the rate after the warm-up: linear, cosine, constant (no decay), or wsd
+            (decay at the end only)
+        warmup_fraction: fraction of all steps in which the rate rises from 0, in [0, 1)
+        warmup_steps: the same in steps, at least 0; none: use warmup_fraction
+        final_fraction: final rate as a fraction of the peak, in [0, 1]
+        cooldown_fraction: for wsd: fraction of all steps in which the rate decays, in (0, 1]
+        cooldown: for wsd: form of the decay, linear or sqrt
+        weight_decay: fraction of each matrix that a step subtracts, times the rate; at least 0
+        algorithm: adamw, or muon for hidden matrices and adamw for the rest
+        betas: decay of AdamW's averages of gradients and of their squares, in [0, 1) each
+        epsilon: added by AdamW to the root of the squares; above 0
+        muon_momentum: Muon's momentum, in [0, 1)
+        gradient_clip: maximum norm of all gradients together; larger gradients are scaled down;
+            above 0
     """
 
     learning_rate: Positive = 1e-4
@@ -62,15 +64,13 @@ class OptimizerConfig:
     warmup_fraction: FractionBelowOne = 0.03
     warmup_steps: CountOrZero | None = None
     final_fraction: Fraction = 0.1
-    cooldown_fraction: FractionAboveZero = (
-        0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
-    )
+    cooldown_fraction: FractionAboveZero = 0.2  # 10-20 % are enough (arXiv 2405.18392, figure 5)
     cooldown: str = "sqrt"
     weight_decay: NonNegative = 0.0
     algorithm: str = "adamw"
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.95)
     epsilon: Positive = (
-        1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
+        1e-5  # Adam of PPO, "N implementation details"; intentionally larger than torch's default
     )
     muon_momentum: FractionBelowOne = 0.95  # arXiv 2502.16982
     gradient_clip: Limit = 1.0
@@ -95,7 +95,7 @@ class OptimizerConfig:
         )
         if self.schedule == "wsd" and falls + climbs > 1:
             raise ConfigError(
-                f"cooldown_fraction: {falls:g} after a warmup_fraction of {climbs:g} is more than all steps",
+                f"cooldown_fraction: {falls:g} plus a warmup_fraction of {climbs:g} exceeds 1",
                 field="cooldown_fraction",
                 reason="TOO_LARGE",
                 limit=f"at most {1 - climbs:g}",
@@ -105,9 +105,10 @@ class OptimizerConfig:
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """The optimizer of the trainable parameters, which must be where they are trained. On an
-    accelerator AdamW's step is one kernel that counts there: the usual one would ask the
-    accelerator for its counter at every step.
+    """Return the optimizer of the trainable parameters, which must be on their final device.
+
+    On an accelerator AdamW runs as a fused kernel, because the default implementation waits for a
+    step counter on the device.
     """
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -128,8 +129,8 @@ def build_optimizer(
     adamw = None
     if groups:
         rate, betas = config.learning_rate, config.betas
-        # One kernel for a weight's step, where torch would choose ten. It refuses split weights
-        # beside whole ones: a head beside shards.
+        # A fused kernel per weight, where torch would use ten. The fused kernel rejects a mix of
+        # DTensors and plain tensors, such as a head next to shards.
         split = any(isinstance(parameter, DTensor) for parameter in (*decayed, *kept))
         adamw = torch.optim.AdamW(
             groups, lr=rate, betas=betas, eps=config.epsilon, fused=None if split else True

@@ -1,7 +1,7 @@
-"""From gradients to a step: sum over ranks, clip, apply; or stop where they are not finite.
+"""Optimizer steps from gradients: sum over ranks, check, clip, apply.
 
-Losses are local sums over a **global** count, so ranks' gradients add up to the gradient of the
-whole batch.
+Losses are local sums divided by a **global** count, so the sum of the ranks' gradients is the
+gradient of the whole batch.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from torch.distributed.tensor import DTensor, Placement
 from training.errors import DetailedError
 from training.optim.ranks import Ranks
 
-EXCLUDED_FROM_NORM = (
-    "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
-)
-PARTIAL_OVER_HEADS = (
-    "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
-)
+# Attribute of a copy of a weight that another worker counts in the norm.
+EXCLUDED_FROM_NORM = "excluded_from_norm"
+# Attribute of a replicated weight whose gradient on each peer covers only the heads of the peer.
+PARTIAL_OVER_HEADS = "partial_over_heads"
 
 
 class NonFiniteError(DetailedError, ValueError):
-    """A gradient is NaN or infinite, and with it whatever would be learned from it: nothing was
-    changed, and the last checkpoint is the last good one. Not worth a retry: the same step gives
-    the same gradient.
+    """A gradient is NaN or infinite.
+
+    Weights are unchanged. The last checkpoint is still valid. A retry is useless, because the same
+    step gives the same gradient.
     """
 
     reason = "NOT_FINITE"
@@ -43,22 +42,24 @@ def apply_gradients(
     ranks: Ranks,
     at: str | Callable[[], str] = "",
 ) -> float:
-    """One optimizer step; gradients are cleared afterwards.
+    """Take one optimizer step, then clear the gradients.
 
     Args:
-        at: what an error says of the place, as "step 7, loss nan"; or who is asked for it then.
+        at: description of the step for errors, such as "step 7, loss nan", or a function that
+            returns it.
 
     Returns:
-        the norm of the whole gradient before clipping.
+        norm: norm of the whole gradient before clipping.
 
     Raises:
-        NonFiniteError: it is not finite, here and on every other rank: they have summed the same. A
-            loss that is not finite has no finite gradient either, so that the norm tells of both.
+        NonFiniteError: the norm is not finite, on this and every other rank, because all have the
+            same sum. A loss that is not finite has a gradient that is not finite, so the norm
+            covers both.
     """
     for parameter in parameters:
-        if parameter.grad is None:  # every rank must join every sum
+        if parameter.grad is None:  # every rank must take part in every sum
             parameter.grad = torch.zeros_like(parameter)
-        if not isinstance(parameter.grad, DTensor):  # what is split was summed by what split it
+        if not isinstance(parameter.grad, DTensor):  # DTensors are already reduced
             ranks.sum(parameter.grad)
         if hasattr(parameter, PARTIAL_OVER_HEADS):
             ranks.sum_of_peers(_local(parameter.grad))
@@ -66,7 +67,7 @@ def apply_gradients(
     if not math.isfinite(norm):
         where = at if isinstance(at, str) else at()
         raise NonFiniteError(
-            f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed",
+            f"{where or 'optimizer step'}: the gradient norm is {norm}; weights are unchanged",
             field="gradient",
         )
     for group in optimizer.param_groups:
@@ -77,9 +78,10 @@ def apply_gradients(
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks) -> float:
-    """Scale all gradients so that their norm is at most `clip`; return what it was. Every worker
-    gets the same, whatever part it holds: torch's own refuses gradients that are split in different
-    ways.
+    """Scale all gradients to a norm of at most `clip`; return the norm before.
+
+    The result is the same on every worker. torch.nn.utils.clip_grad_norm_ rejects gradients with
+    different placements.
     """
     counted = [
         parameter.grad for parameter in parameters if not hasattr(parameter, EXCLUDED_FROM_NORM)
@@ -93,8 +95,9 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks
 
 
 def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
-    """Norm of all gradients as one vector: squares are added up over the workers that hold
-    different parts of them.
+    """Return the norm of all gradients as a single vector.
+
+    Squares are summed over workers that hold different parts of a gradient.
     """
     by_split: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
@@ -121,5 +124,5 @@ def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
 
 
 def _local(gradient: Tensor) -> Tensor:
-    """The part of a gradient that this worker holds."""
+    """Return the part of a gradient on this worker."""
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient

@@ -1,4 +1,4 @@
-"""One network that learns: its parameters, its optimizer, and its rate by step or update."""
+"""Trained network with its parameters, its optimizer and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from training.optim.schedule import learning_rate_at
 
 
 class Learner:
-    """total_updates: the rate's schedule; an update may take many steps, all at its rate."""
+    """Trained network.
+
+    Args:
+        total_updates: length of the schedule; all optimizer steps of an update have the same rate.
+    """
 
     def __init__(
         self,
@@ -26,16 +30,18 @@ class Learner:
         self.named = list(named)
         self.parameters = [parameter for _, parameter in named]
         self.optimizer = build_optimizer(named, config)
-        self.gradient_norm = 0.0  # of the newest step, before clipping
+        self.gradient_norm = 0.0  # of the last step, before clipping
 
     def rate(self, update: int) -> float:
-        """Learning rate of an update, from 0."""
+        """Return the learning rate of an update, counted from 0."""
         return learning_rate_at(update, self._total, self._config)
 
     def step(self, update: int, at: str | Callable[[], str] = "") -> dict[str, float]:
-        """Apply the gradients that have gathered. at: which step it is and its loss, for an error
-        that says where gradients were not finite; or who is asked for it then, as an accelerator is
-        waited for. Returns learning_rate and gradient_norm.
+        """Apply the accumulated gradients; return learning_rate and gradient_norm.
+
+        Args:
+            at: description of the step for an error about gradients, or a function that returns it.
+                A function avoids waiting for the accelerator.
         """
         rate = self.rate(update)
         clip = self._config.gradient_clip

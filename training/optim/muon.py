@@ -1,9 +1,9 @@
-"""Muon for hidden matrices beside AdamW for the rest, as one optimizer: one list of groups, one
-state, one step.
+"""Muon for hidden matrices and AdamW for the rest, as a single optimizer with a single state.
 
-Muon's update is its momentum with all singular values brought near 1 by five Newton-Schulz steps
-(Jordan 2024), in bf16. Torch's own, scaled by 0.2 sqrt(max(rows, columns)) so that its RMS is
-AdamW's: both take one learning rate (arXiv 2502.16982, 2.2).
+The update of Muon is its momentum with all singular values brought near 1 by five Newton-Schulz
+steps (Jordan 2024), in bf16. torch's implementation is scaled by 0.2 sqrt(max(rows, columns)), so
+that the RMS of updates equals that of AdamW and both use the same learning rate (arXiv 2502.16982,
+2.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import nn
 def muon_for(
     matrices: Sequence[nn.Parameter], weight_decay: float, momentum: float
 ) -> torch.optim.Muon:
-    """Torch's Muon; its rate is set at every step."""
+    """Return torch's Muon.
+
+    The rate is set at every step.
+    """
     return torch.optim.Muon(
         matrices,
         weight_decay=weight_decay,
@@ -29,8 +32,10 @@ def muon_for(
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Groups and state are this object's, and both parts work on them: so they are written and read
-    as one optimizer's. `adamw` None: nothing but matrices is trained, as with LoRA.
+    """Optimizer whose groups and state are shared by Muon and AdamW.
+
+    They are therefore saved and loaded as those of a single optimizer. `adamw` is None if only
+    matrices are trained, as with LoRA.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW | None) -> None:
@@ -40,13 +45,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's."""
+        """Load the state, then share it with both optimizers again."""
         super().load_state_dict(state_dict)
         self._share()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of both. No closure: gradients are there."""
+        """Take a step with both optimizers.
+
+        `closure` is not supported.
+        """
         for part in self._parts:
             part.step()
 

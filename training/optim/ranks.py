@@ -1,9 +1,8 @@
-"""One worker of a run among the others: which rows are its own, and sums over all of them. Alone,
-nothing is exchanged.
+"""Ranks of a run: the rows of each worker, and sums over all workers.
 
-Workers that hold parts of one model read the same rows; sums go over those that read different
-ones. Every worker must call `sum` and `wait` equally often. torch is imported where it is used:
-every command knows this module.
+Workers that hold parts of the same model read the same rows; sums are over workers with different
+rows. Every worker must call `sum` and `wait` equally often. Without a group nothing is exchanged.
+torch is imported in functions, because every command imports this module.
 """
 
 from __future__ import annotations
@@ -22,17 +21,20 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank and world_size are of all workers; data_rank and data_size of those that read different
-    rows.
+    """Position of a worker among all workers.
 
-    mesh: how the model is split (training/parallelism.py); None: every worker has all of it.
-        data_group: the workers that hold
-    the same part of the model and read different rows; None: all. peers: the workers that read the
-    same rows; None: no others do.
-    pipeline: those that hold the parts of one model that follow each other, in this order; None: it
-        is not cut (training/pipeline.py).
-    narrow: all of them compute in bfloat16, so shards are gathered in it.
-    world_sizes: that an elastic run may have, after this one or before.
+    Attributes:
+        rank: among all workers, of which there are world_size.
+        data_rank: among workers with different rows, of which there are data_size.
+        mesh: arrangement of the model's parts (training/parallelism.py); None if every worker has
+            the whole model.
+        data_group: workers with the same part of the model and different rows; None for all
+            workers.
+        peers: workers with the same rows; None if there are no others.
+        pipeline: workers with consecutive parts of a model, in this order (training/pipeline.py);
+            None without a pipeline.
+        narrow: all workers compute in bfloat16, so shards are gathered in bfloat16.
+        world_sizes: possible numbers of workers of an elastic run.
     """
 
     rank: int = 0
@@ -48,16 +50,16 @@ class Ranks:
 
     @property
     def data_sizes(self) -> list[int]:
-        """Numbers of workers that may have to share rows."""
+        """Return the possible numbers of workers with different rows."""
         each = self.world_size // self.data_size
         return sorted({self.data_size, *(size // each for size in self.world_sizes)})
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
-        """This worker's rows of a step."""
+        """Return this worker's rows of a step."""
         return list(rows[self.data_rank :: self.data_size])
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the workers that read different rows, in place, and returned."""
+        """Sum in place over workers with different rows; return the tensor."""
         if self.data_size > 1:
             import torch.distributed as dist
 
@@ -65,7 +67,7 @@ class Ranks:
         return value
 
     def sum_of_peers(self, value: Tensor) -> Tensor:
-        """The sum over the workers that read the same rows, in place, and returned."""
+        """Sum in place over workers with the same rows; return the tensor."""
         if self.peers is not None:
             import torch.distributed as dist
 
@@ -73,16 +75,16 @@ class Ranks:
         return value
 
     @property
-    def speaks(self) -> bool:
-        """Whether this worker is the first of those that read the same rows."""
+    def is_first_peer(self) -> bool:
+        """Return True if this worker is the first of the workers with the same rows."""
         if self.peers is None:
             return True
         import torch.distributed as dist
 
         return dist.get_rank(self.peers) == 0
 
-    def agree(self, value: Tensor) -> Tensor:
-        """What the first of the workers that read the same rows has, in place, and returned."""
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Broadcast the value of the first worker with the same rows, in place; return it."""
         if self.peers is not None:
             import torch.distributed as dist
 
@@ -90,8 +92,9 @@ class Ranks:
         return value
 
     def any(self, here: bool) -> bool:
-        """Whether it is so on any worker of the run, whatever its part. Every worker must ask
-        equally often.
+        """Return True if `here` is True on any worker.
+
+        Every worker must call this equally often.
         """
         if self.world_size == 1:
             return here
@@ -103,7 +106,7 @@ class Ranks:
         return bool(workers)
 
     def wait(self) -> None:
-        """Go on when every worker is here."""
+        """Wait until every worker has called this."""
         if self.world_size > 1:
             import torch.distributed as dist
 
@@ -114,5 +117,5 @@ ALONE = Ranks()
 
 
 def all_different(rank: int, world_size: int, world_sizes: Sequence[int] = ()) -> Ranks:
-    """Every worker has the whole model and rows of its own."""
+    """Return ranks for workers with the whole model and different rows."""
     return Ranks(rank, world_size, rank, world_size, world_sizes=world_sizes)

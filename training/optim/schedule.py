@@ -1,8 +1,8 @@
-"""Learning rate by step: linear warm-up, then constant, linear, cosine, or constant with a cooldown
-at the end.
+"""Learning rate per step: linear warm-up, then constant, linear, cosine, or WSD.
 
-The last is warm-up-stable-decay (arXiv 2404.06395): its middle does not know where the run ends, so
-a run can be made longer from a checkpoint before the cooldown.
+WSD (warmup-stable-decay, arXiv 2404.06395) is constant with a cooldown at the end. Its constant
+part does not depend on the end of the run, so a run can be extended from a checkpoint before the
+cooldown.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from training.optim.adam import OptimizerConfig
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """Rate of step `step` (from 0). A function of the step, so that a resumed run needs no
-    scheduler state.
+    """Return the rate of a step, counted from 0.
+
+    The rate depends on the step only, so a resumed run needs no scheduler state.
     """
     peak, floor = config.learning_rate, config.learning_rate * config.final_fraction
     warmup_steps = (
@@ -33,9 +34,9 @@ def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> fl
 
 
 def _cooled(step: int, warmup_steps: int, total_steps: int, config: OptimizerConfig) -> float:
-    """How much of the way from peak to floor is gone: a straight line, or its root ("1-sqrt", arXiv
-    2405.18392, equation 1). It begins at the peak also where few steps are left after a warm-up of
-    so many steps.
+    """Return the completed fraction of the cooldown, linear or "1-sqrt" (arXiv 2405.18392, eq.
+
+    1). The cooldown starts at the peak, even if only few steps remain after the warm-up.
     """
     begin = max(warmup_steps, total_steps - round(total_steps * config.cooldown_fraction))
     done = max(0.0, step - begin) / max(1, total_steps - begin)

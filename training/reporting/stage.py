@@ -25,7 +25,7 @@ from training.manifest import Manifest
 from training.reporting.curves import curves
 from training.reporting.glossary import MEANINGS, UNKNOWN
 from training.reporting.pages import figure, write_page
-from training.rl.alarms import teaches_nothing
+from training.rl.alarms import has_no_signal
 from training.stages.artifact import finished_manifest
 from training.stages.context import Progress, Sample
 
@@ -151,7 +151,7 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
     facts = {
         "read": read,
         "record": read.record,
-        "untaught": sum(teaches_nothing(step.metrics) for step in read.steps),
+        "untaught": sum(has_no_signal(step.metrics) for step in read.steps),
         "took": took(read, price if price is not None else price_here()),
         "curves": curves({read.record.name: read.course}),
         "samples": _over_time(read.samples),

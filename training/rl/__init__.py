@@ -1,1 +1,1 @@
-"""Rollouts, rewards, advantages and losses: the mathematics of SFT, reward model and PPO."""
+"""Mathematics of SFT, reward models and policy learning: rollouts, rewards, advantages, losses."""

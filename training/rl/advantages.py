@@ -1,9 +1,9 @@
-"""How much better a response did than expected: by a critic (GAE, for PPO) or by its group (GRPO).
-Blind to what is masked.
+"""Advantages of responses: by a critic (GAE, for PPO) or relative to a group (GRPO).
+
+Masked tokens have no influence.
 
 Shapes: B batch, R response tokens, P prompts, G responses to each. values_BR[:, t] is the value of
-    the state *before* response
-token t. Rows of a group stand side by side.
+the state *before* response token t. Rows of a group are adjacent.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from training.optim.ranks import Ranks
 
-GROUP_EPSILON = 1e-4  # TRL's; scores of verifiers are 0 or 1
+GROUP_EPSILON = 1e-4  # as in TRL; scores of verifiers are 0 or 1
 
 
 def gae(
     rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, discount: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns (arXiv 1506.02438), [B, R] each, 0 where masked. Nothing is
-    bootstrapped past the last real token.
+    """Return advantages and returns (GAE, arXiv 1506.02438), [B, R] each, 0 where masked.
 
-    delta_t = r_t + discount v_{t+1} - v_t;  A_t = delta_t + discount lambda A_{t+1};  return_t =
-    A_t + v_t
+    delta_t = r_t + discount v_{t+1} - v_t; A_t = delta_t + discount lambda A_{t+1}; return_t = A_t
+    + v_t. There is no bootstrap after the last real token.
     """
     rewards_BR, values_BR = rewards_BR * mask_BR, values_BR * mask_BR
     advantages_BR = torch.zeros_like(rewards_BR)
@@ -38,7 +37,7 @@ def gae(
 
 
 def whiten(values_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> Tensor:
-    """Mean 0 and variance 1 over the real tokens of the batch of **all** ranks; 0 where masked."""
+    """Normalise real tokens to mean 0 and variance 1 over **all** ranks; 0 where masked."""
     count, total = ranks.sum(torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum())))
     centred_BR = (values_BR - total / count) * mask_BR
     variance = ranks.sum(centred_BR.square().sum()) / count
@@ -49,8 +48,9 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> Tensor:
 def explained_variance(
     values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, ranks: Ranks
 ) -> float:
-    """1 - var(return - value) / var(return) over real tokens of all ranks: 1 is a perfect critic, 0
-    one that knows nothing.
+    """Return 1 - var(return - value) / var(return) over the real tokens of all ranks.
+
+    The value is 1 for a perfect critic and 0 for an uninformative one.
     """
     real_BR = mask_BR.bool()
     parts = (returns_BR[real_BR].double(), (returns_BR - values_BR)[real_BR].double())
@@ -64,12 +64,15 @@ def explained_variance(
 
 
 def group_advantages(scores_B: Tensor, group: int, standardise: bool) -> Tensor:
-    """Score less the mean of its group, [B]; divided by the group's standard deviation with
-    `standardise` (GRPO, arXiv 2402.03300), as it is without (Dr. GRPO, arXiv 2503.20783: the
-    division makes questions that are nearly always or never solved count most).
+    """Return each score minus the mean of its group, [B].
 
-    A group that all did alike gets zeros. The deviation is the unbiased one, as everybody computes
-    it.
+    Args:
+        standardise: divide by the standard deviation of the group (GRPO, arXiv 2402.03300). Without
+            the division (Dr. GRPO, arXiv 2503.20783), questions that are nearly always or never
+            solved do not get the highest weight.
+
+    A group with equal scores gets zeros. The deviation is the unbiased one, as in other
+    implementations.
     """
     scores_PG = scores_B.view(-1, group)
     advantages_PG = scores_PG - scores_PG.mean(dim=1, keepdim=True)
@@ -79,8 +82,9 @@ def group_advantages(scores_B: Tensor, group: int, standardise: bool) -> Tensor:
 
 
 def undecided_groups(scores_B: Tensor, group: int) -> Tensor:
-    """True for each row whose group did not all get one score: only those teach anything, [B].
-    DAPO's filter (arXiv 2503.14476).
+    """Return True for each row whose group has different scores, [B].
+
+    Only such groups have a learning signal: DAPO's filter (arXiv 2503.14476).
     """
     scores_PG = scores_B.view(-1, group)
     return (scores_PG != scores_PG[:, :1]).any(dim=1).repeat_interleave(group)

@@ -1,7 +1,7 @@
-"""When policy learning must stop: each alarm is a state that the reward alone would call a success.
+"""Alarms that stop policy learning: states that the reward alone would show as a success.
 
-Figures are kept by name in the numbers of a run's checkpoint, so that a resumed run alarms where
-the straight one would.
+The figures are stored by name in the numbers of a checkpoint, so a resumed run raises the same
+alarms as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REPORTED = ("score", "kl", "eos_rate", "response_tokens", "gold_score")
-SMOOTHING = 0.3  # of each new figure: about the last five updates count
+SMOOTHING = 0.3  # weight of a new figure: about the last five updates count
 
 
 @dataclass(frozen=True)
 class Limits:
-    """kl_ceiling_nats: per response; None: no reference is asked. gold_drop: in the gold judge's
-    own scores.
+    """Limits of the alarms.
+
+    Attributes:
+        kl_ceiling_nats: KL per response; None if there is no reference.
+        gold_drop: fall of the gold judge's score, in its own units.
     """
 
     kl_ceiling_nats: float | None = 20.0
-    length_floor_fraction: float = 0.25  # of the first update's mean length
+    length_floor_fraction: float = 0.25  # of the mean length in the first update
     gold_drop: float = 0.5
 
 
-def note(numbers: dict[str, float], figures: Mapping[str, float]) -> None:
-    """Remember the first and the newest of what the report and the alarms need, and the best that
-    the gold judge has seen.
-    """
+def record_figures(numbers: dict[str, float], figures: Mapping[str, float]) -> None:
+    """Record first and last figures, and the best smoothed score of the gold judge."""
     for name in REPORTED:
         if name in figures:
             numbers.setdefault(f"first_{name}", figures[name])
@@ -44,24 +45,31 @@ def note(numbers: dict[str, float], figures: Mapping[str, float]) -> None:
 
 
 def alarm(numbers: Mapping[str, float], limits: Limits) -> str:
-    """Why training must stop before it learns from this rollout, or ""."""
+    """Return the reason why training must stop before it learns from this rollout, or ""."""
     length, floor = (
         numbers["last_response_tokens"],
         limits.length_floor_fraction * numbers["first_response_tokens"],
     )
     if limits.kl_ceiling_nats is not None and numbers["last_kl"] > limits.kl_ceiling_nats:
-        return f"KL to the reference {numbers['last_kl']:.2f} nats, above the ceiling of {limits.kl_ceiling_nats:g}"
+        return (
+            f"KL to the reference {numbers['last_kl']:.2f} nats, "
+            f"above the ceiling of {limits.kl_ceiling_nats:g}"
+        )
     if length < floor:
         return f"responses collapsed to {length:.1f} tokens, below the floor of {floor:.1f}"
     if "best_gold_score" in numbers:
         fall = numbers["best_gold_score"] - numbers["smooth_gold_score"]
         if fall > limits.gold_drop and numbers["smooth_score"] > numbers["score_at_best"]:
-            return f"over-optimisation: the score rises, the gold judge's fell by {fall:.2f}, more than {limits.gold_drop:g}"
+            return (
+                "over-optimisation: the score rises, "
+                f"the gold judge's fell by {fall:.2f}, more than {limits.gold_drop:g}"
+            )
     return ""
 
 
-def teaches_nothing(figures: Mapping[str, float]) -> bool:
-    """Whether all answers to each prompt scored the same, so that nothing can be learned from their
-    scores. No reason to stop: the next prompts may be others.
+def has_no_signal(figures: Mapping[str, float]) -> bool:
+    """Return True if all answers of each prompt have equal scores.
+
+    Such an update has no learning signal. Training continues, because the next prompts may differ.
     """
     return figures.get("zero_variance_groups") == 1

@@ -1,5 +1,4 @@
-"""What is done about a sampler that is not the trainer: its log-probs differ by number type, by
-kernels, or because its weights are older.
+"""Corrections for samplers that differ from the trainer in number type, kernels or age of weights.
 
 Shapes: B rows, R response columns.
 """
@@ -15,7 +14,7 @@ VERSION = "update-"
 
 
 class StaleRolloutError(DetailedError, ValueError):
-    """A rollout was sampled by weights that are older than allowed; the text names both versions."""
+    """A rollout was sampled with weights that are too old; the text names both versions."""
 
     reason = "STALE_ROLLOUT"
 
@@ -23,10 +22,11 @@ class StaleRolloutError(DetailedError, ValueError):
 def truncated_importance(
     old_log_probs_BR: Tensor, sampler_log_probs_BR: Tensor, cap: float
 ) -> Tensor:
-    """min(p_trainer / p_sampler, cap) of each token, without gradient, [B, R]: what its part of the
-    loss is multiplied by (Ionides 2008; for language models Yao et al., "On the Rollout-Training
-    Mismatch in Modern RL Systems", 2025). p_trainer is of the weights *before* the update, so the
-    surrogate's own ratio stays new / old.
+    """Return min(p_trainer / p_sampler, cap) of each token, without gradient, [B, R].
+
+    The loss of each token is multiplied by this factor (Ionides 2008; for language models Yao et
+    al., "On the Rollout-Training Mismatch in Modern RL Systems", 2025). p_trainer uses the weights
+    *before* the update, so the ratio of the surrogate stays new / old.
     """
     log_ratio_BR = (old_log_probs_BR - sampler_log_probs_BR).clamp(
         -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
@@ -37,8 +37,9 @@ def truncated_importance(
 def mismatch(
     old_log_probs_BR: Tensor, sampler_log_probs_BR: Tensor, mask_BR: Tensor
 ) -> dict[str, Tensor]:
-    """Of each real token, how far the trainer is from the sampler: |difference| in nats, k3 (the KL
-    of sampler to trainer).
+    """Return the difference between trainer and sampler for each real token.
+
+    The figures are |difference| in nats and k3, the KL of sampler to trainer.
     """
     real_BR = mask_BR.bool()
     old_N, sampler_N = old_log_probs_BR[real_BR], sampler_log_probs_BR[real_BR]
@@ -46,25 +47,28 @@ def mismatch(
 
 
 def version_of(update: int) -> str:
-    """The name of the weights that update `update` samples with: so many updates are behind them."""
+    """Return the name of the weights after `update` updates, which sample that update."""
     return f"{VERSION}{update}"
 
 
-def refuse_stale(version: str, update: int, most_updates: int) -> None:
-    """Raises StaleRolloutError where the sampler's weights are more than `most_updates` older than
-    the trainer's.
+def check_staleness(version: str, update: int, most_updates: int) -> None:
+    """Check the age of the weights that sampled a rollout.
+
+    Raises:
+        StaleRolloutError: the weights are more than `most_updates` older than those of the trainer.
     """
     number = version.removeprefix(VERSION)
     if not version.startswith(VERSION) or not number.isdecimal():
         raise StaleRolloutError(
-            f"rollout of {version!r}: not weights of this run, which are named {version_of(update)}",
+            f"rollout of {version!r}: not weights of this run, such as {version_of(update)}",
             field="version",
             reason="UNKNOWN",
             limit=version_of(update),
         )
     if not 0 <= update - int(number) <= most_updates:
         raise StaleRolloutError(
-            f"max_staleness_updates: rollout of {version} in update {update}, at most {most_updates} may lie between",
+            f"max_staleness_updates: rollout of {version} in update {update}, "
+            f"at most {most_updates} updates apart are allowed",
             field="max_staleness_updates",
             limit=f"at most {most_updates}",
         )

@@ -1,5 +1,6 @@
-"""What one update learns from: a rollout judged by everybody. PPO and GRPO make advantages of it,
-each in its own way.
+"""Experience of an update: a rollout with scores and log-probs.
+
+PPO and GRPO compute advantages from it in different ways.
 
 Shapes: B rows, R response columns, N real response tokens, V vocabulary.
 """
@@ -24,10 +25,14 @@ from training.rl.scores import FigureSource, Score
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits.
-    importance_cap: None where the sampler is exact. gold: a second judge that nothing is learned
-    from. verifier: whose verdicts the scores are, if it tells of them.
-    keeps_graph: the update is one step, so what is read here, in one forward, is learned from.
+    """Settings for the scores of a rollout.
+
+    Attributes:
+        rows: responses per forward pass, which limits the memory for logits.
+        importance_cap: None if the sampler is exact.
+        gold: second judge, which is only measured.
+        verifier: source of figures about the scores, if available.
+        keeps_graph: the update is a single step, so this forward pass is also used for learning.
     """
 
     score: Score
@@ -42,8 +47,14 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class RolloutScores:
-    """[B, R] are 0 where masked. fresh_BR: log_probs_BR with its graph, None where it was not kept.
-    reference_BR: None where no reference was asked. figures: means over all ranks.
+    """Log-probs and scores of a rollout.
+
+    [B, R] are 0 where masked.
+
+    Attributes:
+        fresh_BR: log_probs_BR with its graph; None if the graph was not kept.
+        reference_BR: None without a reference.
+        figures: means over all ranks.
     """
 
     log_probs_BR: Tensor
@@ -56,9 +67,14 @@ class RolloutScores:
 
 @dataclass(frozen=True)
 class Experience:
-    """[B, R] are 0 where masked. mask_BR: tokens to learn from, all of the response's or none.
-    scores_B: for people who read samples.
-    fresh_BR: as RolloutScores'.
+    """Data of an update.
+
+    [B, R] are 0 where masked.
+
+    Attributes:
+        mask_BR: tokens to learn from: all tokens of a response or none.
+        scores_B: for logs of samples.
+        fresh_BR: as in RolloutScores.
     """
 
     rollout: Rollout
@@ -70,7 +86,10 @@ class Experience:
     fresh_BR: Tensor | None
 
     def rows(self: E, index: Tensor) -> E:
-        """These rows only. index: on the processor."""
+        """Return the given rows.
+
+        `index` is on the CPU.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             self,
@@ -86,7 +105,7 @@ E = TypeVar("E", bound=Experience)
 def score_rollout(
     policy: Backbone, reference: Backbone | None, rollout: Rollout, scoring: ScoringConfig
 ) -> RolloutScores:
-    """Log-probs recomputed by the trainer, the reference's, scores, and how the policy is doing."""
+    """Compute log-probs of policy and reference, scores, and figures of a rollout."""
     parts = [
         _part(policy, reference, rollout.rows(rows), scoring)
         for rows in row_chunks(rollout, scoring.rows)
@@ -124,8 +143,9 @@ def score_rollout(
 
 
 def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> Tensor:
-    """Log-probs of the policy as it is now, with their graph: read again, unless it has not changed
-    since it was judged.
+    """Return the current log-probs of the policy, with their graph.
+
+    The forward pass of the scoring is reused if the policy has not changed since.
     """
     if part.fresh_BR is not None:
         return part.fresh_BR
@@ -134,12 +154,12 @@ def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> T
 
 
 def row_chunks(rollout: Rollout, rows: int) -> Iterator[Tensor]:
-    """Row numbers of the forwards that a rollout is read in, on the processor."""
+    """Yield the row numbers of each forward pass over a rollout, on the CPU."""
     yield from torch.split(torch.arange(rollout.response_mask_BR.shape[0], device="cpu"), rows)
 
 
 def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
-    """Mean of each over the entries of all ranks."""
+    """Return the mean of each tensor over the entries of all ranks."""
     counts = torch.tensor([float(value.numel()) for value in values.values()])
     sums = ranks.sum(
         torch.stack(
@@ -150,13 +170,15 @@ def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
 
 
 def _verdicts(scoring: ScoringConfig) -> dict[str, float]:
-    """Mean of each rank's shares: all judge equally many rows. Of those that read the same rows
-    only one has asked.
+    """Return the means of the verifier's figures over the ranks.
+
+    All ranks score the same number of rows. Of ranks with the same rows, only one has called the
+    verifier.
     """
     if scoring.verifier is None:
         return {}
     shares = scoring.verifier.take_figures()
-    sums = scoring.ranks.sum(scoring.ranks.agree(torch.tensor(list(shares.values()))))
+    sums = scoring.ranks.sum(scoring.ranks.broadcast(torch.tensor(list(shares.values()))))
     return {
         name: total / scoring.ranks.data_size
         for name, total in zip(shares, sums.tolist(), strict=True)
@@ -166,16 +188,17 @@ def _verdicts(scoring: ScoringConfig) -> dict[str, float]:
 def _part(
     policy: Backbone, reference: Backbone | None, rollout: Rollout, scoring: ScoringConfig
 ) -> tuple[Tensor, ...]:
-    """The policy's graph, if it is kept, is made last: nobody reads beside it, so it takes no more
-    memory than learning does.
+    """Score some rows of a rollout.
+
+    The policy's graph, if kept, is created last, so no other forward pass needs memory at the same
+    time.
     """
     scores_B = scoring.score(rollout)
     gold_B = torch.zeros_like(scores_B) if scoring.gold is None else scoring.gold(rollout)
     reference_BR = torch.zeros(rollout.response_mask_BR.shape)
     if reference is not None:
-        reference_BR = response_log_probs(reference, rollout, scoring.temperature)[
-            0
-        ]  # no name holds its logits
+        # The index drops the logits at once.
+        reference_BR = response_log_probs(reference, rollout, scoring.temperature)[0]
     with torch.set_grad_enabled(scoring.keeps_graph):
         log_probs_BR, logits_NV = response_log_probs(policy, rollout, scoring.temperature)
     return (

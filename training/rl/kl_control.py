@@ -1,4 +1,4 @@
-"""The weight of the KL penalty: fixed, or following a target (Ziegler et al., arXiv 1909.08593)."""
+"""Weight of the KL penalty, fixed or adapted to a target (Ziegler et al., arXiv 1909.08593)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / h
 
 @dataclass(frozen=True)
 class KlConfig:
-    """The cost, beta, and the KL that it follows, if any.
+    """Weight of the KL penalty (beta), and the KL that it is adapted to, if any.
 
     Attributes:
         initial: what a nat of KL to the reference costs in reward (beta), at least 0
-        target_nats: KL a response that the cost is adjusted to keep, above 0; none: the cost stays
-            as it is
-        horizon_samples: responses in which that adjustment happens, at least 1; more: slower
+        target_nats: KL per response that beta is adapted to, above 0; none: beta is fixed
+        horizon_samples: responses over which beta is adapted, at least 1; more: slower
     """
 
     initial: NonNegative = 0.05
@@ -29,15 +28,16 @@ class KlConfig:
         check_ranges(self)
         if self.target_nats is not None and self.initial == 0:
             raise ConfigError(
-                "initial: 0 is what it stays, whatever target_nats is",
+                "initial: beta stays 0 if it starts at 0, so target_nats has no effect",
                 field="initial",
                 reason="CONFLICT",
             )
 
 
 def next_beta(beta: float, measured_nats: float, samples: int, config: KlConfig) -> float:
-    """beta after an update that saw `samples` responses: beta (1 + clip(KL / target - 1, +-0.2)
-    samples / horizon).
+    """Return beta after an update with `samples` responses.
+
+    beta (1 + clip(KL / target - 1, +-0.2) samples / horizon)
     """
     if config.target_nats is None:
         return beta

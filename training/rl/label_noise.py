@@ -1,4 +1,4 @@
-"""How noisy preference labels are, and what accuracy a perfect judge could reach on them."""
+"""Noise of preference labels, and the accuracy that a perfect judge could reach on them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from training.data.examples import PairExample
 
 
 def estimate_label_noise(pairs: Sequence[PairExample]) -> float | None:
-    """Share of flipped labels, from pairs that were judged more than once. None where none was.
+    """Estimate the fraction of flipped labels from pairs that were judged more than once.
 
-    Two independent labels with flip rate e disagree with probability 2 e (1 - e); the disagreement
-    seen is solved for e. Pairs that people truly split on count as noise, as they do for any judge.
-    Ties and pairs of one text are no labels of an order.
+    Return None if there are no such pairs.
+
+    Two independent labels with flip rate e disagree with probability 2 e (1 - e); the observed
+    disagreement is solved for e. Pairs on which people really disagree count as noise, as they do
+    for any judge. Ties and pairs of identical texts are excluded, because they have no order.
     """
     votes: defaultdict[tuple[str, tuple[str, ...]], list[bool]] = defaultdict(list)
     for pair in (pair for pair in pairs if pair.is_decided):
@@ -31,5 +33,5 @@ def estimate_label_noise(pairs: Sequence[PairExample]) -> float | None:
 
 
 def noise_ceiling(label_noise: float) -> float:
-    """Accuracy of a perfect judge against labels of which this share is flipped."""
+    """Return the accuracy of a perfect judge against labels with this fraction flipped."""
     return 1 - label_noise

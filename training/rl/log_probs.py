@@ -1,7 +1,9 @@
-"""Log-probabilities of chosen tokens, for every stage in one way: the head runs on the places that
-are asked for alone, as logits of all would take most of the memory.
+"""Log-probabilities of chosen tokens, shared by all stages.
 
-Shapes: B rows, T columns, N chosen places, D hidden, V vocabulary.
+The head runs on the chosen positions only, because logits of all positions would take most of the
+memory.
+
+Shapes: B rows, T columns, N chosen positions, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from training.model.transformer import Decoder
 from training.rl.losses import token_log_probs
 
 Chosen = Tensor | tuple[Tensor, ...]
-"""Booleans, [B, T], or places, one tensor [N] a dimension. To pick by booleans of an accelerator waits for it: how many are there?"""
+"""Booleans, [B, T], or indices, one tensor [N] per dimension.
+
+Indexing with booleans on an accelerator waits for the device, because the result size is unknown.
+"""
 
 
 def chosen_log_probs(
@@ -23,8 +28,9 @@ def chosen_log_probs(
     chosen: Chosen,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each chosen target in the state that stands at its place, [N]; and those
-    places' logits, [N, V].
+    """Return log-probabilities of the chosen targets, [N], and their logits, [N, V].
+
+    The state at a position predicts the target at the same position.
     """
     logits_NV = decoder.logits(states_BTD[chosen])
     return token_log_probs(logits_NV, targets_BT[chosen], temperature), logits_NV
@@ -33,15 +39,17 @@ def chosen_log_probs(
 def next_token_log_probs(
     decoder: Decoder, hidden_BTD: Tensor, ids_BT: Tensor, chosen_BT: Tensor
 ) -> Tensor:
-    """Log-probability of each chosen token given what is before it, [N]. chosen_BT: booleans; the
-    first column's do not count.
+    """Return the log-probability of each chosen token given the tokens before it, [N].
+
+    Args:
+        chosen_BT: booleans; the first column is ignored.
     """
     log_probs_N, _ = chosen_log_probs(decoder, hidden_BTD[:, :-1], ids_BT[:, 1:], chosen_BT[:, 1:])
     return log_probs_N
 
 
-def in_place(values_N: Tensor, chosen: Chosen, shape: torch.Size) -> Tensor:
-    """[B, T]: each value where it was chosen, and 0 elsewhere."""
+def scatter_back(values_N: Tensor, chosen: Chosen, shape: torch.Size) -> Tensor:
+    """Scatter the values to their positions in a tensor of zeros, [B, T]."""
     placed_BT = values_N.new_zeros(shape)
     placed_BT[chosen] = values_N
     return placed_BT

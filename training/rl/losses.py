@@ -1,5 +1,7 @@
-"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO. Each is a sum over a count that the caller
-gives: the count is the whole batch's, over all ranks and microbatches, never a mean of means.
+"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO.
+
+Each loss is a sum divided by a count of the caller. The count covers the whole batch, over all
+ranks and microbatches, so the result is never a mean of means.
 
 Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
 """
@@ -15,34 +17,37 @@ from torch.nn import functional as F
 
 from training.optim.ranks import Ranks
 
-LOG_RATIO_LIMIT = 20.0  # exp() of more overflows the surrogate before clipping can act
+# exp() of larger values overflows the surrogate before clipping has an effect
+LOG_RATIO_LIMIT = 20.0
 
 
 def token_log_probs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each target under the distribution at this sampling temperature, [N]."""
+    """Return the log-probability of each target at this sampling temperature, [N]."""
     scaled_NV = logits_NV.float() / temperature
     return scaled_NV.gather(-1, targets_N[..., None]).squeeze(-1) - scaled_NV.logsumexp(-1)
 
 
 @torch.no_grad()
 def token_entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of each position's distribution in nats, [N]. A figure without gradient: a graph that
-    is kept meanwhile leaves no room for three more of [N, V].
+    """Return the entropy of each position's distribution in nats, [N], without gradient.
+
+    In-place operations avoid three more tensors of [N, V] next to a stored graph.
     """
     log_probs_NV = (logits_NV.float() / temperature).log_softmax(-1)
     return -log_probs_NV.exp().mul_(log_probs_NV).sum(-1)
 
 
 def weighted_cross_entropy(log_probs_N: Tensor, weights_N: Tensor, weight_total: float) -> Tensor:
-    """SFT: sum of weight * -log p over the global sum of weights."""
+    """Return the SFT loss: the sum of weight * -log p over the global sum of weights."""
     return -(log_probs_N * weights_N).sum() / weight_total
 
 
 def bradley_terry(
     chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
 ) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv
-    2307.09288). A tie is cross-entropy with a label of one half.
+    """Return -log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952).
+
+    The margin is that of Llama 2 (arXiv 2307.09288). A tie is cross-entropy with the label 0.5.
     """
     gap_B = chosen_B - rejected_B
     return (
@@ -54,9 +59,10 @@ def bradley_terry(
 def margin_ranking(
     chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
 ) -> Tensor:
-    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be
-    nothing to learn from it. A tie pulls scores that are further apart than that, with half the
-    force.
+    """Return max(0, margin - (chosen - rejected)).
+
+    A pair without a margin gets margin 1, as it would have no gradient otherwise. A tie pulls
+    scores together that are further apart than the margin, with half the weight.
     """
     wanted_B, gap_B = (
         torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B)),
@@ -69,23 +75,26 @@ def margin_ranking(
 
 
 def by_order(won_B: Tensor, lost_B: Tensor, tie_B: Tensor) -> Tensor:
-    """The loss of the order that a pair has; of a tie both orders by halves: its label is uniform
-    (Christiano et al. 2017, arXiv 1706.03741, section 2.2), [B].
+    """Return the loss of a pair's order; for a tie the mean of both orders, [B].
+
+    The label of a tie is uniform (Christiano et al. 2017, arXiv 1706.03741, section 2.2).
     """
     return torch.where(tie_B, (won_B + lost_B) / 2, won_B)
 
 
 def centring(chosen_B: Tensor, rejected_B: Tensor, pairs: int) -> Tensor:
-    """(chosen + rejected)^2: keeps scores around 0 without touching their differences (arXiv
-    2312.09244).
+    """Return (chosen + rejected)^2, which keeps scores near 0.
+
+    Differences of scores are unaffected (arXiv 2312.09244).
     """
     return (chosen_B + rejected_B).square().sum() / pairs
 
 
 @dataclass(frozen=True)
 class Clip:
-    """How far a ratio may leave 1 before it teaches no more. DAPO's clip-higher is (0.2, 0.28),
-    arXiv 2503.14476.
+    """Range of the ratio around 1, outside of which tokens have no gradient.
+
+    DAPO's clip-higher is (0.2, 0.28), arXiv 2503.14476.
     """
 
     low: float = 0.2
@@ -93,9 +102,11 @@ class Clip:
 
 
 class Normalisation(StrEnum):
-    """What a minibatch's loss is divided by. token: all its tokens (DAPO). sequence: each
-    response's own tokens, then the responses (GRPO). constant: a number that is given times the
-    responses, so that no response counts for being short (Dr. GRPO).
+    """Divisor of a minibatch's loss.
+
+    token: number of all tokens (DAPO). sequence: tokens of each response, then the number of
+    responses (GRPO). constant: a given number times the number of responses, so the length of a
+    response has no influence (Dr. GRPO).
     """
 
     TOKEN = "token"  # noqa: S105
@@ -109,11 +120,12 @@ def token_weights(
     normalisation: Normalisation = Normalisation.TOKEN,
     constant_tokens: int = 0,
 ) -> Tensor:
-    """What each token counts in the loss of a minibatch, [B, R], 0 where masked. Counts are of all
-    ranks. Rows without a token that counts are no responses here.
+    """Return the weight of each token in the loss of a minibatch, [B, R], 0 where masked.
+
+    Counts cover all ranks. Rows without unmasked tokens do not count as responses.
     """
     lengths_B1 = mask_BR.sum(dim=1, keepdim=True)
-    # Not as Python's numbers: for each of them the accelerator would be waited for.
+    # Tensors, not Python numbers, because each conversion would wait for the accelerator.
     tokens, rows = (
         ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float())
         .clamp(min=1)
@@ -130,11 +142,12 @@ def token_weights(
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """loss carries the gradient; the others are sums for the log."""
+    """Loss with gradient, and sums for the log."""
 
     loss: Tensor
     clipped_tokens: Tensor
-    approximate_kl_sum: Tensor  # of old to new, as the samples are old: k3
+    # KL of old to new by k3, because the samples are from the old policy
+    approximate_kl_sum: Tensor
 
 
 def policy_loss(
@@ -144,8 +157,9 @@ def policy_loss(
     weights_BR: Tensor,
     clip: Clip,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate (arXiv 1707.06347), the sum over tokens by their weights, which hold
-    mask and normalisation.
+    """Return PPO's clipped surrogate (arXiv 1707.06347), summed over tokens by weight.
+
+    The weights contain mask and normalisation.
     """
     log_ratio_BR = (log_probs_BR - old_log_probs_BR).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio_BR = log_ratio_BR.exp()
@@ -162,22 +176,25 @@ def policy_loss(
 def value_loss(
     values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, weights_BR: Tensor, clip: float
 ) -> Tensor:
-    """0.5 max((v - R)^2, (clip(v) - R)^2), as the policy's clipping: the worse of both counts."""
+    """Return 0.5 max((v - R)^2, (clip(v) - R)^2), clipped like the policy."""
     near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     worse_BR = torch.max((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
     return 0.5 * (worse_BR * weights_BR).sum()
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased for KL(policy || reference) under samples of the policy, whose log_probs these are;
-    can be negative.
+    """Return log_probs - reference, an unbiased estimate of KL(policy || reference).
+
+    The samples must be from the policy. The estimate can be negative.
     """
     return log_probs - reference
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance
-    where both are near (Schulman 2020).
+    """Return exp(d) - 1 - d with d = reference - log_probs, an estimate of KL(policy || reference).
+
+    The estimate is unbiased, never negative, and has less variance for similar distributions
+    (Schulman 2020).
     """
     difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return difference.exp() - 1 - difference
@@ -191,12 +208,13 @@ def dpo(
     label_smoothing: float,
     pairs: int,
 ) -> Tensor:
-    """-log sigmoid(beta (chosen - rejected) - margin) of whole responses' log-ratios to the
-    reference (arXiv 2305.18290, equation 7; margin as in ODPO, arXiv 2402.10571).
+    """Return the DPO loss (arXiv 2305.18290, equation 7) of log-ratios to the reference.
+
+    -log sigmoid(beta (chosen - rejected) - margin), with the margin of ODPO (arXiv 2402.10571).
 
     Args:
-        label_smoothing: share e of labels thought to be flipped: 1 - e of the loss and e of its
-            mirror image (conservative DPO, equation 3 of arXiv 2403.00409).
+        label_smoothing: expected fraction e of flipped labels. The loss is weighted by 1 - e, and
+            its mirror image by e (conservative DPO, equation 3 of arXiv 2403.00409).
     """
     gap_B = beta * (chosen_B - rejected_B) - margin_B
     mirrored_B = beta * (rejected_B - chosen_B) + margin_B
@@ -213,15 +231,17 @@ def kto(
     thumbs: int,
     importance_B: Tensor | None = None,
 ) -> Tensor:
-    """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a
-    thumb down (arXiv 2402.01306, equation 8).
+    """Return the KTO loss (arXiv 2402.01306, equation 8).
+
+    w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a
+    thumb down.
 
     Args:
-        ratios_B: r, log-ratios to the reference of whole responses.
+        ratios_B: r, log-ratios of whole responses to the reference.
         up_B: True for a thumb up.
-        baseline: z0. A number, as no gradient may flow through it.
+        baseline: z0. A number, because it must not have a gradient.
         weights: of a thumb up and of a thumb down.
-        importance_B: what each response counts beside that, where others sampled it
+        importance_B: additional weight of each response that another policy sampled
             (training/rl/served.py).
     """
     sign_B = torch.where(up_B, 1.0, -1.0)

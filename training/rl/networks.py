@@ -1,9 +1,8 @@
-"""The networks of policy learning, opened so that what can be shared is shared, and what is not
-asked is not loaded.
+"""Networks of policy learning, loaded once and shared where possible.
 
 With LoRA: one decoder in memory; policy, reward model and critic are its adapters, and the
-reference is it with no adapter.
-Without: a decoder each.
+reference is the decoder without an adapter. Without LoRA: a decoder per network. Unused networks
+are not loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +28,11 @@ from training.model.vocabulary import VocabularyMap, trim_vocabulary
 
 @dataclass(frozen=True)
 class Sources:
-    """What the networks are made of. reward_directory: None where a verifier gives the scores."""
+    """Files and settings that the networks are loaded from.
+
+    Attributes:
+        reward_directory: None if a verifier computes the scores.
+    """
 
     model_directory: Path
     reward_directory: Path | None
@@ -40,7 +43,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Networks:
-    """The policy learns; reference and reward model are frozen, and None where nobody asks them."""
+    """Trained policy, frozen reference and reward model; None for unused networks."""
 
     policy: Backbone
     reference: Backbone | None
@@ -48,7 +51,7 @@ class Networks:
 
     @property
     def views(self) -> tuple[Backbone | None, ...]:
-        """All of them."""
+        """Return policy, reference and reward model."""
         return (
             self.policy,
             self.reference,
@@ -57,17 +60,18 @@ class Networks:
 
 
 def open_networks(sources: Sources, with_reference: bool) -> Networks:
-    """Load everything once.
+    """Load all networks once.
 
     Raises:
-        RewardModelError: a trimmed vocabulary, but the reward model has a decoder of its own and
-            needs all ids; or it does not belong to the model (see load_reward_model).
+        RewardModelError: the reward model does not belong to the model (see `load_reward_model`),
+            or the vocabulary is trimmed and the reward model has its own decoder, which needs all
+            ids.
     """
     base = load_decoder(sources.model_directory).requires_grad_(False)
     if sources.vocabulary is not None:
         if sources.reward_directory is not None and not is_adapter(sources.reward_directory):
             raise RewardModelError(
-                "vocabulary_rows: needs a reward model that is an adapter on the same base",
+                "vocabulary_rows: the reward model must be an adapter on the same base model",
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
@@ -85,8 +89,9 @@ def open_networks(sources: Sources, with_reference: bool) -> Networks:
 
 
 def open_critic(networks: Networks, sources: Sources) -> ScalarModel:
-    """A critic that starts as the reward model, or as the model itself with a head of zeros where
-    there is none.
+    """Return a critic initialised from the reward model.
+
+    Without a reward model, the critic is the model with a head of zeros.
     """
     if networks.reward is not None and sources.reward_directory is not None:
         return critic_from(networks.reward, sources.reward_directory)

@@ -1,9 +1,8 @@
-"""A policy beside the frozen model that it starts from: what DPO and KTO compare, and what watches
-that responses don't collapse.
+"""Policy and frozen reference model, for the comparison in DPO and KTO and for collapse detection.
 
-The reference is computed anew in every step, never stored: a step stays a function of its number,
-so a resumed run needs no file of log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With
-LoRA it is the same decoder with the adapter off.
+The reference is computed in every step and never stored, so a step depends only on its number, and
+a resumed run needs no file of log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With
+LoRA the reference is the same decoder with its adapter switched off.
 
 Shapes: B responses, T tokens, N selected tokens, V vocabulary, D hidden.
 """
@@ -27,20 +26,21 @@ from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.optim.ranks import Ranks
 from training.ranges import Count, FractionBelowOne, Limit, check_ranges
 from training.rl.alarms import Limits, alarm
-from training.rl.log_probs import in_place, next_token_log_probs
+from training.rl.log_probs import next_token_log_probs, scatter_back
 from training.rl.rollout import CachedEngine, Rollout, response_log_probs
 
 
 @dataclass(frozen=True)
 class PolicyAndReference:
-    """`policy` learns, `reference` never does."""
+    """Trained policy and frozen reference."""
 
     policy: Backbone
     reference: Backbone
 
     def log_ratios(self, batch: ResponseBatch) -> Tensor:
-        """log policy - log reference of each whole response, its end included, [B]. Gradient
-        through the policy alone.
+        """Return log policy - log reference of each whole response with its end, [B].
+
+        Only the policy has a gradient.
         """
         with torch.no_grad():
             reference_B = sequence_log_probs(self.reference, batch)
@@ -50,7 +50,7 @@ class PolicyAndReference:
 def open_policy_and_reference(
     model_directory: Path, lora: LoraConfig | None, vocabulary: VocabularyMap | None, seed: int
 ) -> PolicyAndReference:
-    """Load the model once with LoRA, else twice."""
+    """Load the model once with LoRA, otherwise twice."""
     decoder = load_decoder(model_directory)
     if vocabulary is not None:
         trim_vocabulary(decoder, vocabulary)
@@ -60,29 +60,31 @@ def open_policy_and_reference(
 
 
 def sequence_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
-    """Log-probability of each row's response given its prompt, [B]."""
+    """Return the log-probability of each row's response given its prompt, [B]."""
     return response_token_log_probs(backbone, batch).sum(1)
 
 
 def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
-    """Log-probability of each response token given what is before it, [B, T - 1], else 0."""
+    """Return log-probs of the response tokens, [B, T - 1], 0 elsewhere."""
     hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
     chosen_BT = batch.response_mask_BT
     log_probs_N = next_token_log_probs(backbone.decoder, hidden_BTD, batch.ids_BT, chosen_BT)
-    return in_place(log_probs_N, chosen_BT[:, 1:], chosen_BT[:, 1:].shape)
+    return scatter_back(log_probs_N, chosen_BT[:, 1:], chosen_BT[:, 1:].shape)
 
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What is sampled at every checkpoint. The loss falls while responses collapse
-    (reference/training.md, section 6), so it can't tell.
+    """Sampling of responses at every checkpoint.
+
+    The loss falls even if responses collapse, so it cannot show a collapse.
 
     Attributes:
         prompts: held-out prompts that are answered at each checkpoint, at least 1
-        max_response_tokens: of each answer, at least 1
-        length_floor_fraction: of the mean answer tokens before training, below which training
-            stops; in [0, 1)
-        kl_ceiling_nats: KL to the reference, in nats an answer, above which training stops; above 0
+        max_response_tokens: maximum tokens of each answer, at least 1
+        length_floor_fraction: fraction of the mean answer length before training, below which
+            training stops; in [0, 1)
+        kl_ceiling_nats: KL to the reference, in nats per answer, above which training stops; above
+            0
     """
 
     prompts: Count = 32
@@ -96,9 +98,7 @@ class WatchConfig:
 
 @dataclass(frozen=True)
 class Watch:
-    """Samples responses to prompts that are never learned from, always with the same random
-    numbers.
-    """
+    """Samples responses to held-out prompts, always with the same random numbers."""
 
     config: WatchConfig
     prompts: Sequence[Sequence[int]]
@@ -112,17 +112,18 @@ class Watch:
         ranks: Ranks,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> tuple[dict[str, float], Rollout]:
-        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of
-        all ranks together. And this rank's responses.
+        """Sample responses; return figures over all ranks and the rollout of this rank.
+
+        The figures are the mean response_tokens, and kl: the mean log-ratio to the reference in
+        nats per response (k1).
 
         Args:
-            autocast: in which the reference is read where its shards are gathered in bfloat16; else
-                it is read in fp32.
+            autocast: context of the reference's forward pass if its shards are gathered in
+                bfloat16; otherwise the pass is in fp32.
         """
         mine = ranks.share(range(len(self.prompts)))
-        places = mine or [
-            0
-        ]  # of nothing: where the reference is shared out, each forward needs every worker
+        # A dummy row for ranks without prompts: a forward of a sharded reference needs all ranks.
+        places = mine or [0]
         rollout = CachedEngine(models.policy, self.stop_ids).sample(
             [self.prompts[place] for place in places],
             1,
@@ -142,8 +143,9 @@ class Watch:
         }, rollout
 
     def alarm(self, before: float, seen: Mapping[str, float]) -> str:
-        """Why training must stop, or "". Responses collapse either way: to nothing, or to one that
-        never ends, far from the reference.
+        """Return the reason why training must stop, or "".
+
+        Collapsed responses are empty, or endless and far from the reference.
 
         Args:
             before: mean response tokens before training.

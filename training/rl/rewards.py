@@ -1,4 +1,4 @@
-"""From a score per response to a reward per token.
+"""Conversion of a score per response to a reward per token.
 
 Shapes: B batch, R response tokens.
 """
@@ -17,13 +17,14 @@ from training.rl.losses import k1
 
 @dataclass(frozen=True)
 class RewardShape:
-    """How scores and KL become PPO's rewards, and rewards become advantages.
+    """Settings for rewards from scores and KL, and for advantages from rewards.
 
     Attributes:
-        missing_eos_penalty: off the score of a response that did not end by itself, at least 0
-        score_clip: normalised scores are kept within plus and minus this, above 0
-        discount: of rewards a token later (gamma), in [0, 1]
-        gae_lambda: 0: trust the critic's next value, 1: trust the rewards that came; in [0, 1]
+        missing_eos_penalty: subtracted from the score of a response that did not end by itself, at
+            least 0
+        score_clip: normalised scores are clipped to plus and minus this, above 0
+        discount: discount factor of rewards per token (gamma), in [0, 1]
+        gae_lambda: 0: use the next value of the critic, 1: use the observed rewards; in [0, 1]
     """
 
     missing_eos_penalty: NonNegative = 1.0
@@ -38,15 +39,17 @@ class RewardShape:
 def response_scores(
     scores_B: Tensor, ended_B: Tensor, missing_eos_penalty: float, clip: float
 ) -> Tensor:
-    """Normalised scores, clipped, less a penalty where the response did not end by itself (N+
-    details, arXiv 2403.17031).
+    """Return clipped normalised scores, minus a penalty for responses without an end.
+
+    See the N+ details (arXiv 2403.17031).
     """
     return scores_B.clamp(-clip, clip) - missing_eos_penalty * (~ended_B).float()
 
 
 def overlong_penalty(mask_BR: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
-    """0 up to max_tokens - soft_tokens, then rising linearly to 1 at max_tokens, [B] (DAPO, arXiv
-    2503.14476, equation 13).
+    """Return 0 up to max_tokens - soft_tokens, then a linear rise to 1 at max_tokens, [B].
+
+    See DAPO (arXiv 2503.14476, equation 13).
     """
     if soft_tokens == 0:
         return torch.zeros(mask_BR.shape[0], device=mask_BR.device)
@@ -57,8 +60,9 @@ def overlong_penalty(mask_BR: Tensor, max_tokens: int, soft_tokens: int) -> Tens
 def token_rewards(
     scores_B: Tensor, log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor, beta: float
 ) -> Tensor:
-    """-beta (log p - log p_ref) on every real token, and the score on the last real one. [B, R], 0
-    where masked.
+    """Return -beta (log p - log p_ref) per real token, plus the score on the last, [B, R].
+
+    Masked tokens get 0.
     """
     rewards_BR = -beta * k1(log_probs_BR, reference_BR) * mask_BR
     rows_B = torch.arange(mask_BR.shape[0], device=mask_BR.device)
@@ -67,5 +71,5 @@ def token_rewards(
 
 
 def sequence_kl(log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """KL to the reference of each response in nats, estimated by k1, [B]."""
+    """Return the KL of each response to the reference in nats, estimated by k1, [B]."""
     return (k1(log_probs_BR, reference_BR) * mask_BR).sum(1)

@@ -1,9 +1,8 @@
-"""Responses of a policy, with everything that PPO and GRPO must know of how they were sampled.
+"""Rollouts: responses of a policy, with the data about sampling that PPO and GRPO need.
 
 Shapes: B rows (prompts x samples), P prompt columns (padded on the left), R response columns
-    (padded on the right),
-V vocabulary, D hidden. Every row draws from its own seed, so it does not depend on its neighbours
-in the batch.
+(padded on the right), V vocabulary, D hidden. Every row samples from its own seed, so rows of a
+batch are independent.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from training.decoding.rows import Rows, steps, stop_at
 from training.decoding.sampling import choose, row_noise
 from training.model.backbone import Backbone
 from training.model.cache import KeyValueCache
-from training.rl.log_probs import chosen_log_probs, in_place
+from training.rl.log_probs import chosen_log_probs, scatter_back
 from training.rl.losses import token_log_probs
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its
-    temperature. copies: responses that were sampled to each prompt; with more than one, whoever
-    reads the rollout reads each prompt once.
+    """Sampled responses.
 
-    tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in,
-        engines know no data.
+    Attributes:
+        response_mask_BR: 1 up to and including the stop token.
+        log_probs_BR: log-probs of the sampler at its temperature.
+        tasks: reference of each row's prompt to the data file, for verifiers; set by the stage,
+            because engines know no data.
+        copies: responses per prompt. With more than one, forward passes read each prompt once.
     """
 
     prompt_ids_BP: Tensor
@@ -38,36 +39,39 @@ class Rollout:
     response_ids_BR: Tensor
     response_mask_BR: Tensor
     log_probs_BR: Tensor
-    ended_B: Tensor  # True where a stop token was sampled
+    ended_B: Tensor  # True if a stop token was sampled
     version: str
     tasks: tuple[str, ...] = ()
     copies: int = 1
 
     @property
     def ids_BT(self) -> Tensor:
-        """Prompt and response."""
+        """Return the ids of prompt and response."""
         return torch.cat((self.prompt_ids_BP, self.response_ids_BR), dim=1)
 
     @property
     def mask_BT(self) -> Tensor:
-        """Real tokens of prompt and response."""
+        """Return the mask of real tokens of prompt and response."""
         return torch.cat((self.prompt_mask_BP, self.response_mask_BR), dim=1)
 
     def rows(self, index: Tensor) -> Rollout:
-        """These rows only. index: on the processor."""
+        """Return the given rows.
+
+        `index` is on the CPU.
+        """
         tasks = tuple(self.tasks[row] for row in index.tolist()) if self.tasks else ()
         return replace(
             self, tasks=tasks, **{name: tensor[index] for name, tensor in self._tensors().items()}
         )
 
     def to(self, device: torch.device) -> Rollout:
-        """The same there."""
+        """Return the rollout on a device."""
         return replace(
             self, **{name: tensor.to(device) for name, tensor in self._tensors().items()}
         )
 
     def read(self, decode: Callable[[Sequence[int]], str], most: int) -> list[tuple[str, str]]:
-        """The first prompts, so many at most, each with its first response, as people read them."""
+        """Return the first prompts, at most `most`, with their first responses as text."""
         here = self.to(torch.device("cpu"))
         return [
             (
@@ -84,7 +88,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What an engine is request: n responses to each prompt. seeds: one a prompt."""
+    """Request to an engine: n responses to each prompt, with one seed per prompt."""
 
     token_ids: tuple[tuple[int, ...], ...]
     n: int
@@ -101,23 +105,24 @@ class SampleRequest:
         temperature: float,
         seeds: Sequence[int],
     ) -> SampleRequest:
-        """The arguments of RolloutEngine.sample."""
+        """Return the request for these arguments of `RolloutEngine.sample`."""
         return cls(tuple(map(tuple, token_ids)), n, max_new, temperature, tuple(seeds))
 
     def rows(self, these: slice) -> SampleRequest:
-        """These prompts only."""
+        """Return the request for some of the prompts."""
         return SampleRequest(
             self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these]
         )
 
     def of_engine(self, engine: RolloutEngine) -> Rollout:
-        """The engine's answer."""
+        """Send the request to an engine; return its rollout."""
         return engine.sample(self.token_ids, self.n, self.max_new, self.temperature, self.seeds)
 
 
 class RolloutEngine(Protocol):
-    """Whatever samples: the policy in this process, or a model server behind an adapter. Token ids
-    in, token ids out.
+    """Sampler: the policy in this process, or a model server behind an adapter.
+
+    Input and output are token ids.
     """
 
     def sample(
@@ -128,19 +133,22 @@ class RolloutEngine(Protocol):
         temperature: float,
         seeds: Sequence[int],
     ) -> Rollout:
-        """n responses to each prompt, in prompt order.
+        """Sample n responses to each prompt, in the order of the prompts.
 
         Args:
-            max_new: tokens, the stop token included.
-            temperature: 0 is greedy. No top-p or top-k: log-probs must be those of the distribution
-                sampled from.
-            seeds: one a prompt.
+            max_new: tokens, including the stop token.
+            temperature: 0 is greedy. There is no top-p or top-k, because log-probs must be those of
+                the sampled distribution.
+            seeds: one per prompt.
         """
 
 
 @dataclass(frozen=True)
 class CachedEngine:
-    """Samples from a backbone with a key-value cache, in fp32 whatever the trainer computes in."""
+    """Engine that samples from a backbone with a key-value cache.
+
+    It computes in fp32, independent of the trainer's type.
+    """
 
     backbone: Backbone
     stop_ids: tuple[int, ...]
@@ -155,7 +163,7 @@ class CachedEngine:
         temperature: float,
         seeds: Sequence[int],
     ) -> Rollout:
-        """See RolloutEngine."""
+        """Implement `RolloutEngine.sample` in fp32."""
         rows = Rows(self.backbone, token_ids, max_new, copies=n)
         prompt_ids_BP, prompt_mask_BP = rows.ids_BS, rows.mask_BS
         noise_BR = row_noise(seeds, n, max_new).to(prompt_ids_BP.device)
@@ -183,10 +191,12 @@ class CachedEngine:
 def response_log_probs(
     backbone: Backbone, rollout: Rollout, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs of the response tokens as the trainer computes them, [B, R], 0 where masked; and
-    logits_NV of the real ones.
+    """Return the trainer's log-probs of the response tokens, [B, R], 0 where masked.
 
-    Every policy term uses these, never the sampler's own, so that the first ratio is exactly 1.
+    The second result is logits_NV of the real tokens.
+
+    Every term of the policy loss uses these log-probs and never those of the sampler, so the first
+    ratio is exactly 1.
     """
     hidden_BRD = states_before_response(backbone, rollout)
     mask_BR, decoder, targets_BR = (
@@ -194,22 +204,21 @@ def response_log_probs(
         backbone.decoder,
         rollout.response_ids_BR,
     )
-    real = mask_BR.nonzero(
-        as_tuple=True
-    )  # once: an accelerator is waited for, to know how many there are
+    # Computed once, because the size of the result waits for the accelerator.
+    real = mask_BR.nonzero(as_tuple=True)
     log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)
-    return in_place(log_probs_N, real, mask_BR.shape), logits_NV
+    return scatter_back(log_probs_N, real, mask_BR.shape), logits_NV
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
-    """Hidden states that predict each response token, [B, R, D]. PolicyCopies of a prompt share its
-    reading, with its gradient: half of the tokens and more are prompts' where responses are short.
-    Which way is taken follows from how it was sampled, not from the rows that are left: workers
-    that share a model must make equally many forwards.
+    """Return the hidden states that predict each response token, [B, R, D].
+
+    Copies of a prompt share its forward pass and gradient, because prompts are half of the tokens
+    or more if responses are short. The choice depends on how the rollout was sampled and not on the
+    selected rows, because workers that share a model must run the same number of forward passes.
     """
-    if (
-        rollout.copies == 1 or backbone.decoder.recomputes
-    ):  # what is computed again cannot be appended again
+    # Recomputation for the backward pass would append to the cache twice.
+    if rollout.copies == 1 or backbone.decoder.recomputes:
         return before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
     columns = rollout.prompt_ids_BP.shape[1]
     prompts_UP, prompt_of_B = torch.unique(
@@ -221,10 +230,10 @@ def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
     prompt_UPD = backbone.hidden(prompts_UP[:, :columns], prompts_UP[:, columns:], cache)
     first_B1D = prompt_UPD[:, -1:][prompt_of_B]
     later = rollout.response_ids_BR.shape[1] - 1
-    read = max(
-        1, later
-    )  # one column even where it predicts nothing: another worker's responses may be longer
-    # Copied before it grows: what a forward has read must not change before its gradient is taken.
+    # At least one column, because responses of another worker may be longer.
+    read = max(1, later)
+    # The cache is copied before it grows: inputs of a forward pass must not change before its
+    # backward pass.
     later_BRD = backbone.hidden(
         rollout.response_ids_BR[:, :read],
         rollout.mask_BT[:, : columns + read],
@@ -234,8 +243,9 @@ def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
 
 
 def before_response(state_BT: Tensor, rollout: Rollout) -> Tensor:
-    """The column before each response token, [B, R, ...]: what predicts it, and the state that the
-    critic values.
+    """Return the column before each response token, [B, R, ...].
+
+    These states predict the tokens, and the critic values them.
     """
     prompt_columns = rollout.prompt_ids_BP.shape[1]
     return state_BT[:, prompt_columns - 1 : -1]

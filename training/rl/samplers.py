@@ -1,9 +1,10 @@
-"""Samplers apart from the trainer: when they get which weights, and how their parts become one
-rollout. Where they run is cluster/'s.
+"""Sampling in other processes than the trainer: schedule of weights, and merging of rollouts.
 
-Which weights sample an update is a function of the update and the config alone, so a resumed run
-asks what the killed one request.
-Shapes: B rows, P prompt columns, R response columns.
+The processes themselves are in training/cluster.
+
+The weights that sample an update depend only on the update and the config, so a resumed run
+requests the same samples as the interrupted one. Shapes: B rows, P prompt columns, R response
+columns.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """What samplers must know of a run. request: what this worker asks in an update. ahead: whether
-    the next update is sampled while one is learned from. drained_every_updates: an update after so
-    many is sampled by the newest weights all the same.
+    """Parameters of a run that samplers need.
+
+    Attributes:
+        request: samples that this worker requests in an update.
+        ahead: sample the next update while the current one is learned from.
+        drained_every_updates: after this many updates, an update is sampled with the newest weights
+            even with `ahead`.
     """
 
-    made_of: Sources
+    sources: Sources
     stop_ids: tuple[int, ...]
     updates: int
     request: Callable[[int], SampleRequest]
@@ -41,60 +46,71 @@ class SamplingPlan:
     drained_every_updates: int = 1
 
     def weights_of(self, update: int) -> int:
-        """How many updates lie behind the weights that sample this one. Checkpoints keep no older
-        weights, so an update that can follow one takes those of the checkpoint.
+        """Return the number of updates after which the weights for this update exist.
+
+        Checkpoints contain no older weights, so an update that can follow a checkpoint uses the
+        weights of the checkpoint.
         """
         return update - 1 if self.ahead and update % self.drained_every_updates else update
 
 
 class PolicyCopies(Protocol):
-    """PolicyCopies of the policy in other processes."""
+    """Copies of the policy in other processes."""
 
     def take(self, version: str, weights: Weights) -> None:
-        """From now on `version` can be request. Every worker calls this; the first one alone has
-        weights.
+        """Make weights available under `version`.
+
+        Every worker calls this; only the first worker has weights.
         """
 
     def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
-        """Let `version` sample; the answer waits until it is there."""
+        """Start sampling with `version`; the returned function waits for the rollout."""
 
 
 class Samplers(Protocol):
-    """Whoever samples for a policy that learns."""
+    """Source of policy copies for a run."""
 
-    def open(self, orders: SamplingPlan, ranks: Ranks) -> PolicyCopies:
-        """PolicyCopies of this run's policy."""
+    def open(self, plan: SamplingPlan, ranks: Ranks) -> PolicyCopies:
+        """Return copies of the policy of this run."""
 
 
 class RemoteSampling:
-    """The engine of each update, in order. Every worker calls it equally often."""
+    """Rollout engine of each update, in order.
+
+    Every worker makes the same number of calls.
+    """
 
     def __init__(
-        self, copies: PolicyCopies, weights: Callable[[], Weights], orders: SamplingPlan
+        self, copies: PolicyCopies, weights: Callable[[], Weights], plan: SamplingPlan
     ) -> None:
-        """weights: those of the policy now, on the first worker; nothing on the others. Every
-        worker is request for them.
+        """Create the engines of a run.
+
+        Args:
+            weights: returns the current weights of the policy on the first worker, nothing on the
+                others. It is called on every worker.
         """
-        self._copies, self._weights, self._plan = copies, weights, orders
-        self._begun: dict[int, _Begun] = {}
+        self._copies, self._weights, self._plan = copies, weights, plan
+        self._pending: dict[int, _PendingRollout] = {}
 
     def __call__(self, update: int) -> RolloutEngine:
-        """Weights go out where somebody is to sample with them."""
+        """Send weights if needed, start due rollouts, and return the engine of the update."""
         coming = range(update, min(update + 2, self._plan.updates))
         due = [u for u in coming if self._plan.weights_of(u) == update]
-        if update not in self._begun and update not in due:
-            due.insert(0, update)  # resumed where the config that was killed had no checkpoint
+        if update not in self._pending and update not in due:
+            due.insert(0, update)  # the interrupted config had no checkpoint here
         if due:
             self._copies.take(version_of(update), self._weights())
         for u in due:
             request = self._plan.request(u)
-            self._begun[u] = _Begun(request, self._copies.begin(request, version_of(update)))
-        return self._begun.pop(update)
+            self._pending[u] = _PendingRollout(
+                request, self._copies.begin(request, version_of(update))
+            )
+        return self._pending.pop(update)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A rollout under way, which can be request for as it was begun."""
+class _PendingRollout:
+    """Rollout engine for a rollout that has been started."""
 
     request: SampleRequest
     answer: Callable[[], Rollout]
@@ -107,16 +123,17 @@ class _Begun:
         temperature: float,
         seeds: Sequence[int],
     ) -> Rollout:
-        """See RolloutEngine."""
+        """Implement `RolloutEngine.sample`; the request must be the one that was started."""
         if SampleRequest.of(token_ids, n, max_new, temperature, seeds) != self.request:
-            raise ValueError("rollout: other prompts are request for than were begun ahead")
+            raise ValueError("rollout: the request differs from the one that was started ahead")
         return self.answer()
 
 
 def split(request: SampleRequest, most: int) -> list[SampleRequest]:
-    """At most `most` parts of nearly equal size, in order. They do not depend on who lives: a part
-    decides what its rows are, bit by bit, as a product's rounding can depend on the number of its
-    rows.
+    """Split a request into at most `most` parts of nearly equal size, in order.
+
+    The parts do not depend on the live samplers, because the number of rows in a part can affect
+    rounding in products, and so the sampled rows.
     """
     parts = min(most, len(request.token_ids))
     cuts = [len(request.token_ids) * part // parts for part in range(parts + 1)]
@@ -124,15 +141,15 @@ def split(request: SampleRequest, most: int) -> list[SampleRequest]:
 
 
 def join(parts: Sequence[Rollout]) -> Rollout:
-    """One rollout, filled up as if its rows had been sampled together.
+    """Merge partial rollouts into one, padded as if sampled together.
 
     Raises:
-        StaleRolloutError: different weights sampled them.
+        StaleRolloutError: the parts were sampled with different weights.
     """
     versions = sorted({part.version for part in parts})
     if len(versions) > 1:
         raise StaleRolloutError(
-            f"rollout of {' and '.join(versions)}: its parts are of different weights",
+            f"rollout of {' and '.join(versions)}: its parts were sampled with different weights",
             field="version",
             reason="MISMATCH",
         )

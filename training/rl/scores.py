@@ -1,5 +1,6 @@
-"""Where scores come from: a reward model, or a verifier that reads responses as text. PPO and GRPO
-take either.
+"""Scores of responses, from a reward model or from a verifier that reads them as text.
+
+PPO and GRPO accept both.
 
 Shapes: B rows.
 """
@@ -23,7 +24,11 @@ Score = Callable[[Rollout], Tensor]
 
 @dataclass(frozen=True)
 class Answer:
-    """A response to verify. ended: it stopped by itself, it was not cut off."""
+    """Response to verify.
+
+    Attributes:
+        ended: the response ended by itself and was not truncated.
+    """
 
     task: str
     text: str
@@ -31,29 +36,30 @@ class Answer:
 
 
 class Verifier(Protocol):
-    """Judges by computation. What it raises ends the training: a verifier that fails is not a
-    response that is wrong.
+    """Scores responses by computation.
+
+    Its exceptions end the training, because a failed verifier does not mean a wrong response.
     """
 
     def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
-        """One score an answer, in their order."""
+        """Return one score per answer, in order."""
 
 
 @runtime_checkable
 class FigureSource(Protocol):
-    """A verifier that knows more of its verdicts than their scores."""
+    """Verifier that reports more figures than its scores."""
 
     def take_figures(self) -> Mapping[str, float]:
-        """Shares since they were last taken, always under the same names."""
+        """Return fractions since the last call, always under the same names."""
 
 
 def figure_source(verifier: Verifier | None) -> FigureSource | None:
-    """The verifier, if it tells of its verdicts."""
+    """Return the verifier if it is a `FigureSource`, else None."""
     return verifier if isinstance(verifier, FigureSource) else None
 
 
 def score_by_model(reward: RewardModel) -> Score:
-    """The reward model's normalised score of prompt and response together."""
+    """Return a scorer with the normalised score of the reward model for prompt and response."""
 
     def score(rollout: Rollout) -> Tensor:
         return reward.score(rollout.ids_BT, rollout.mask_BT)
@@ -64,8 +70,10 @@ def score_by_model(reward: RewardModel) -> Score:
 def score_by_verifier(
     verifier: Verifier, decode: Callable[[Sequence[int]], str], ranks: Ranks = ALONE
 ) -> Score:
-    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers
-    that read the same rows one asks: a verifier with a time limit may answer each otherwise.
+    """Return a scorer that passes decoded responses to the verifier.
+
+    Of workers with the same rows only one calls the verifier, because a verifier with a time limit
+    may answer differently each time.
     """
 
     def verified(rollout: Rollout) -> Tensor:
@@ -80,6 +88,8 @@ def score_by_verifier(
         return torch.tensor(list(scores), dtype=torch.float32)
 
     def score(rollout: Rollout) -> Tensor:
-        return ranks.agree(verified(rollout) if ranks.speaks else torch.zeros(len(rollout.tasks)))
+        return ranks.broadcast(
+            verified(rollout) if ranks.is_first_peer else torch.zeros(len(rollout.tasks))
+        )
 
     return score

@@ -1,9 +1,7 @@
-"""What served answers tell a trainer: how far its starting model is from the version that sampled
-them, on the very ids that were sampled.
+"""Comparison of served answers with the starting model: log-probs on the sampled ids.
 
-The same weights must give nearly the same log-probs; where they do not, something else differs, and
-training from it is refused.
-Shapes: B rows, T tokens, N tokens of all rows.
+The same weights must give nearly the same log-probs. A larger difference means another cause, and
+training on these answers is rejected. Shapes: B rows, T tokens, N tokens of all rows.
 """
 
 from __future__ import annotations
@@ -26,36 +24,36 @@ from training.ranges import Limit, WeightCap, check_ranges
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
 
-# Why a sample cannot be of its answer.
+# Reasons why a sample does not match its answer.
 OTHER_PROMPT = "its prompt had another number of tokens"
 WITHOUT_END = "it does not end with a token that ends a response"
 OTHER_TEXT = "its tokens are not its text"
-UNFIT_SHARE = (
-    0.05  # of a version's answers: more is no odd character, but another tokenizer or template
-)
+# Fraction of a version's answers. Single unusual characters cause fewer mismatches; more of them
+# mean another tokenizer or chat template.
+UNFIT_SHARE = 0.05
 
 
 class OffPolicyError(DetailedError, ValueError):
-    """Served answers that may not be trained on; the text names the field and what was found."""
+    """Served answers that must not be trained on; the text names the field and the finding."""
 
     reason = "OFF_POLICY"
 
 
 @dataclass(frozen=True)
 class OffPolicyConfig:
-    """What is asked of answers that a version sampled while it served people.
+    """Requirements for answers that a version sampled while it served users.
 
     Attributes:
-        versions: whose answers may be learned from beside the starting model's own, commas between;
-            none: everybody's, also unsampled ones
+        versions: versions whose answers may be used in addition to those of the starting model,
+            separated by commas; none: all answers, also those without a sample
         mismatch_limit_nats: mean difference of a token's log-prob between the starting model here
             and as it was served, above 0
-        importance_cap: most that an answer counts, min(p_start / p_served, cap), at least 1; none:
-            each counts 1, and the mismatch is told
+        importance_cap: maximum weight of an answer, min(p_start / p_served, cap), at least 1; none:
+            every weight is 1, and the mismatch is only reported
     """
 
     versions: tuple[str, ...] | None = None
-    # 0.002 measured for nano on OpenVINO, 0.086 for the small model in 8 bits (the decision page)
+    # measured: 0.002 for nano on OpenVINO, 0.086 for the small model in 8 bits (docs/decisions)
     mismatch_limit_nats: Limit = 0.2
     importance_cap: WeightCap | None = None
 
@@ -64,9 +62,10 @@ class OffPolicyConfig:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer to learn from; what was sampled is its response, unless nobody knows it (None) or
-    it is `unfit`.
+class ServedAnswer:
+    """ServedAnswer to learn from.
+
+    The sampled ids are the response, unless there is no sample (None) or the sample is `unfit`.
     """
 
     example: TokenisedExample
@@ -76,8 +75,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one answer: log-probs of the starting model and of the version that served it, [N] each,
-    on the processor.
+    """Log-probs of an answer by the starting model and by the version that served it.
+
+    [N] each, on the CPU.
     """
 
     version: str
@@ -85,8 +85,9 @@ class Measured:
     served_N: Tensor
 
     def importance(self, cap: float) -> float:
-        """min(p_start / p_served, cap) of the whole response: what is learned from it is one number
-        a response (kto in losses.py).
+        """Return min(p_start / p_served, cap) of the whole response.
+
+        The KTO loss has a single weight per response (kto in losses.py).
         """
         sums = (self.trainer_N.sum().reshape(1, 1), self.served_N.sum().reshape(1, 1))
         return float(truncated_importance(*sums, cap))
@@ -94,14 +95,16 @@ class Measured:
 
 def read_answer(
     served: Served | None, messages: Sequence[Message], response: str, chat: Chat
-) -> Answer:
-    """As ids, to the end token: those that were sampled, if they are this text by this tokenizer,
-    else the text's.
+) -> ServedAnswer:
+    """Tokenise an answer with its end token.
+
+    The sampled ids are used if they match the text under this tokenizer, otherwise the ids of the
+    text.
     """
     prompt = tuple(chat.prompt_ids(messages))
     reason = _unfit(served, prompt, response, chat) if served else ""
     sampled = served.token_ids if served and not reason else None
-    return Answer(
+    return ServedAnswer(
         TokenisedExample(prompt, sampled or tuple(chat.response_ids(response))), served, reason
     )
 
@@ -109,21 +112,22 @@ def read_answer(
 def compare_log_probs(
     load: Callable[[], Backbone],
     starting: str,
-    answers: Sequence[Answer],
+    answers: Sequence[ServedAnswer],
     config: OffPolicyConfig,
     batch_rows: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> tuple[list[Answer], dict[str, Any]]:
-    """Hold what was sampled against the starting model; the model is loaded only where there is
-    something to measure.
+) -> tuple[list[ServedAnswer], dict[str, Any]]:
+    """Compare sampled answers with the starting model.
+
+    The model is loaded only if there are samples.
 
     Returns:
-        the answers, each with its importance as its weight where a cap is given; and figures for
-        the report: answers_unsampled, answers_unfit, and off_policy by version (see `figures_of`).
+        answers: each with its importance as weight if a cap is set.
+        figures: answers_unsampled, answers_unfit, and off_policy by version (see `figures_of`).
 
     Raises:
-        OffPolicyError: a version that is not allowed, or the starting model's own answers are not
-            what it would give here.
+        OffPolicyError: a version is not allowed, or the log-probs of the starting model's own
+            answers differ here.
     """
     versions = [answer.served.version if answer.served else None for answer in answers]
     check_versions(versions, starting, config)
@@ -157,8 +161,9 @@ def compare_log_probs(
 
 
 def _unfit(served: Served, prompt: Sequence[int], response: str, chat: Chat) -> str:
-    """Why the sample cannot be of this answer with this tokenizer and chat template, or "". Spaces
-    of the text do not count.
+    """Return why the sample does not match this answer, or "".
+
+    Spaces are ignored.
     """
     if served.prompt_tokens and served.prompt_tokens != len(prompt):
         return OTHER_PROMPT
@@ -170,11 +175,10 @@ def _unfit(served: Served, prompt: Sequence[int], response: str, chat: Chat) -> 
 
 
 def check_versions(versions: Sequence[str | None], starting: str, config: OffPolicyConfig) -> None:
-    """Refuse answers of versions that may not be learned from; None stands for an answer without a
-    sample.
+    """Reject answers of versions that are not allowed; None means an answer without a sample.
 
     Raises:
-        OffPolicyError: names the versions and how many answers each gave.
+        OffPolicyError: names the versions and their numbers of answers.
     """
     if config.versions is None:
         return
@@ -195,21 +199,20 @@ def check_versions(versions: Sequence[str | None], starting: str, config: OffPol
 
 
 def check_fit(reasons: Sequence[str], starting: str) -> None:
-    """Refuse where too many answers of the starting model itself are not what it would have been
-    given or have said.
+    """Reject samples of the starting model if too many do not match their answers.
 
     Args:
-        reasons: one an answer of the starting model, "" where it fits.
+        reasons: a reason per answer of the starting model, "" for a match.
 
     Raises:
-        OffPolicyError: with the most frequent reason.
+        OffPolicyError: names the most frequent reason.
     """
     wrong = Counter(reason for reason in reasons if reason)
     if wrong.total() > UNFIT_SHARE * len(reasons):
         (reason, _), *_ = wrong.most_common(1)
         raise OffPolicyError(
-            f"{wrong.total()} of {len(reasons)} answers that {starting} gave do not fit the same version here ({reason}): "
-            "its tokenizer or chat template is another one than when it served",
+            f"{wrong.total()} of {len(reasons)} answers of {starting} do not match the same "
+            f"version here ({reason}): its tokenizer or chat template has changed since",
             field="served",
             reason="MISMATCH",
             limit=f"at most {UNFIT_SHARE:.0%}",
@@ -219,12 +222,13 @@ def check_fit(reasons: Sequence[str], starting: str) -> None:
 @torch.no_grad()
 def measure(
     backbone: Backbone,
-    rows: Sequence[Answer],
+    rows: Sequence[ServedAnswer],
     batch_rows: int,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> list[Measured]:
-    """Teacher-force the starting model over what was sampled, in the order of `rows`. Every rank
-    does all of it, so that all know it.
+    """Compute the starting model's log-probs of all sampled answers, in the order of `rows`.
+
+    Every rank computes all of them, so no exchange is needed.
     """
     order = sorted(range(len(rows)), key=lambda place: rows[place].example.tokens)
     found: dict[int, Measured] = {}
@@ -244,8 +248,10 @@ def measure(
 def figures_of(
     measured: Sequence[Measured], config: OffPolicyConfig
 ) -> dict[str, dict[str, float]]:
-    """By version: answers, tokens, mismatch (mean |difference| in nats) and kl (k3) of a token;
-    with a cap also the mean importance, and the share of answers at the cap.
+    """Return figures by version.
+
+    The figures are answers, tokens, mismatch (mean |difference| in nats per token) and kl (k3 per
+    token). With a cap also the mean importance and the fraction of answers at the cap.
     """
     by_version: dict[str, list[Measured]] = defaultdict(list)
     for one in measured:
@@ -259,18 +265,19 @@ def figures_of(
 def check_mismatch(
     figures: Mapping[str, Mapping[str, float]], starting: str, config: OffPolicyConfig
 ) -> None:
-    """Refuse the starting model's own answers where it gives them other log-probs here than when it
-    served.
+    """Reject the starting model's own answers if their log-probs differ too much here.
 
     Raises:
-        OffPolicyError: with what was measured, and what it may be.
+        OffPolicyError: names the measured and the allowed difference.
     """
     own = figures.get(starting)
     if own and not own["mismatch"] <= config.mismatch_limit_nats:
         raise OffPolicyError(
-            f"off_policy.mismatch_limit_nats: {starting} gives its own answers log-probs that are {own['mismatch']:.3g} nats a token from "
-            f"those of serving, at most {config.mismatch_limit_nats:g}: other weights under this name, another tokenizer or chat template, "
-            "a coarser quantisation, or log-probs that are not the raw model's",
+            f"off_policy.mismatch_limit_nats: log-probs of {starting} for its own answers differ "
+            f"by {own['mismatch']:.3g} nats per token from those of serving, allowed are "
+            f"{config.mismatch_limit_nats:g}; possible causes: other weights under this name, "
+            "another tokenizer or chat template, a coarser quantisation, or log-probs that are "
+            "not those of the raw model",
             field="off_policy.mismatch_limit_nats",
             reason="MISMATCH",
             limit=f"at most {config.mismatch_limit_nats:g}",
@@ -296,7 +303,7 @@ def _figures(answers: Sequence[Measured], cap: float | None) -> dict[str, float]
 
 
 def _plain(text: str) -> str:
-    """Half a character at the end is not shown, and a NUL is stored as U+FFFD."""
+    """Normalise text: drop partial characters at the end, and NUL, which is stored as U+FFFD."""
     return " ".join(text.replace("\0", "\ufffd").split()).rstrip("\ufffd ")
 
 

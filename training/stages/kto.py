@@ -29,7 +29,7 @@ from training.parallelism import arrange_context, distribute, distribute_views
 from training.ranges import Count, Range
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
-from training.rl.served import Answer, OffPolicyConfig, compare_log_probs, read_answer
+from training.rl.served import OffPolicyConfig, ServedAnswer, compare_log_probs, read_answer
 from training.stages.artifact import finished_manifest, publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import Autocast, configure_device
@@ -329,7 +329,7 @@ def weigh_by_sample(
     answers, figures = compare_log_probs(
         open_initial,
         config.model_directory.name,
-        [Answer(thumb.example, thumb.served, thumb.unfit) for thumb in both],
+        [ServedAnswer(thumb.example, thumb.served, thumb.unfit) for thumb in both],
         config.off_policy,
         config.microbatch_rows,
         autocast,

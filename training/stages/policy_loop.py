@@ -33,8 +33,8 @@ from training.ranges import (
     WeightCap,
     check_ranges,
 )
-from training.rl.alarms import Limits, alarm, note
-from training.rl.correction import refuse_stale, version_of
+from training.rl.alarms import Limits, alarm, record_figures
+from training.rl.correction import check_staleness, version_of
 from training.rl.experience import E, Experience, ScoringConfig
 from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
@@ -275,9 +275,9 @@ def train(
     write_state = partial(algorithm.state.write, numbers=numbers)
     for update in range(int(numbers["step"]), config.updates):
         rollout = sample_rollout(engines(update), prompts, update, config, context.ranks)
-        refuse_stale(rollout.version, update, config.max_staleness_updates)
+        check_staleness(rollout.version, update, config.max_staleness_updates)
         experience, figures = algorithm.make_experience(rollout, numbers)
-        note(numbers, figures)
+        record_figures(numbers, figures)
         if reason := alarm(numbers, config.limits):
             # The figures describe the weights before this update, so checkpoints before it count.
             healthy = context.checkpoints.latest(before=update)

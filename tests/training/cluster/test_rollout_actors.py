@@ -27,7 +27,7 @@ from training.cluster.rollout_actors import (
     RolloutActors,
     RolloutActorsError,
     Sampler,
-    Shelf,
+    WeightStore,
     rollout_actors,
 )
 from training.data.chat import load_chat
@@ -49,8 +49,8 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
     write_inputs(tmp_path)
     config = grpo_config(tmp_path, "out")
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = network_sources(config, prompts.vocabulary)
-    policies = [open_networks(made_of, with_reference=False).policy for _ in range(2)]
+    sources = network_sources(config, prompts.vocabulary)
+    policies = [open_networks(sources, with_reference=False).policy for _ in range(2)]
     with torch.no_grad():
         for _, parameter in policies[1].named_parameters():
             parameter.add_(0.3)
@@ -69,14 +69,14 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
     sampler, request = Sampler(), SampleRequest.of(prompts.ids[:3], 2, 6, 1.0, [1, 2, 3])
     for label in ("0", "1", "1", "0"):
         rollout = sampler.sample(
-            lambda _, label=label: find(label), made_of, prompts.stop_ids, "update-4", request
+            lambda _, label=label: find(label), sources, prompts.stop_ids, "update-4", request
         )  # type: ignore[misc]
         expected = request.of_engine(CachedEngine(policies[int(label)], prompts.stop_ids))
         assert rollout.version == "update-4"
         assert torch.equal(rollout.response_ids_BR, expected.response_ids_BR)
         assert torch.equal(rollout.log_probs_BR, expected.log_probs_BR)
     assert loads == ["0", "1", "0"]
-    other = replace(made_of, vocabulary=None)
+    other = replace(sources, vocabulary=None)
     assert (
         sampler.sample(lambda _: find("0"), other, prompts.stop_ids, "update-4", request).version
         == "update-4"
@@ -85,22 +85,21 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
 
 
 def test_the_shelf_keeps_the_newest_two() -> None:
-    shelf = Shelf()
+    store = WeightStore()
     for update in (0, 1, 0, 2):  # 0 again: another stage began
-        shelf.put(f"update-{update}", [update])
-    assert [shelf.get("update-0"), shelf.get("update-2")] == [[0], [2]]
+        store.put(f"update-{update}", [update])
+    assert [store.get("update-0"), store.get("update-2")] == [[0], [2]]
     with pytest.raises(LookupError, match=r"\bupdate-1\b.*\bupdate-0\b.*\bupdate-2\b"):
-        shelf.get("update-1")
+        store.get("update-1")
 
 
 def test_workers_share_the_actors_out() -> None:
-    orders = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
+    plan = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
 
     def shared(actors: int, workers: int) -> list[list[str]]:
         handles = RolloutActors(None, [f"actor {n}" for n in range(actors)])
         return [
-            list(handles.open(orders, Ranks(r, workers, r, workers))._actors)
-            for r in range(workers)
+            list(handles.open(plan, Ranks(r, workers, r, workers))._actors) for r in range(workers)
         ]
 
     assert shared(5, 2) == [["actor 0", "actor 2", "actor 4"], ["actor 1", "actor 3"]]
@@ -130,8 +129,8 @@ class FakeActor:
 
     def remote(
         self,
-        _shelf: object,
-        _made_of: object,
+        _store: object,
+        _sources: object,
         _stop_ids: object,
         _version: str,
         request: SampleRequest,
@@ -150,8 +149,8 @@ def get(question: tuple[FakeActor, SampleRequest], timeout: float) -> Rollout:
 @pytest.fixture
 def copies_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[FakeActor]], ActorCopies]:
     monkeypatch.setattr(ray, "get", get)
-    orders = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
-    return lambda actors: ActorCopies(None, actors, orders, ALONE)
+    plan = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
+    return lambda actors: ActorCopies(None, actors, plan, ALONE)
 
 
 @pytest.mark.parametrize("fails", [ActorDiedError(), GetTimeoutError()])

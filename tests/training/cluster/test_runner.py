@@ -19,7 +19,7 @@ from tests.support.errors import refused
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster import runner
 from training.cluster.group import Group
-from training.cluster.notice import MARK
+from training.cluster.notice import STOP_FILE
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
 from training.cluster.runner import (
@@ -118,7 +118,7 @@ def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(
     config: SftConfig, tmp_path: Path
 ) -> None:
     never = StageRun("never", sft.run, sft_config(tmp_path, "never"))
-    closing = StageRun("closing", sft.run, config, lets_go_on=lambda: False)
+    closing = StageRun("closing", sft.run, config, continue_if=lambda: False)
     for steps in ([f"closing {step}" for step in range(1, 11)], []):
         seen = Told()
         # A second time with workers: that nothing is due is known without starting any.
@@ -398,7 +398,7 @@ def test_a_driver_that_is_told_passes_it_on_by_the_mark_and_starts_nothing_again
     class Tells(Groups):
         def fit(self) -> Any:
             signal.raise_signal(signal.SIGTERM)
-            assert (tmp_path / "runs" / MARK).exists(), "workers look for it"
+            assert (tmp_path / "runs" / STOP_FILE).exists(), "workers look for it"
             return super().fit()
 
     groups = Tells(lambda: None, runner._End(stopped=StoppedError(stage="sft", step=3)))
@@ -408,7 +408,7 @@ def test_a_driver_that_is_told_passes_it_on_by_the_mark_and_starts_nothing_again
         run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told())
     assert (stopped.value.stage, stopped.value.step) == ("sft", 3)
     assert groups.fitted == 1
-    assert not (tmp_path / "runs" / MARK).exists()
+    assert not (tmp_path / "runs" / STOP_FILE).exists()
 
 
 def _run_here(config: SftConfig, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from training.cluster import stage_record
 from training.cluster.stage_record import (
     RECORD,
     SCRATCH,
-    begin_anew,
-    kept_step,
-    note_start,
+    check_same_run,
     read_record,
-    refuse_other,
+    record_start,
+    remove_unsaved_run,
+    saved_step,
 )
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.model.lora import LoraConfig
@@ -51,7 +51,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def start(config: SftConfig, directory: Path) -> dict[str, str]:
-    note_start("sft", config, directory, workers=1)
+    record_start("sft", config, directory, workers=1)
     record = read_record(directory)
     assert record is not None
     return dict(record.data)
@@ -128,15 +128,17 @@ def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itse
 ) -> None:
     run = tmp_path / "f1"
     run.mkdir()
-    note_start("f1", replace(config, optimizer=OptimizerConfig(learning_rate=0.5)), run, workers=1)
+    record_start(
+        "f1", replace(config, optimizer=OptimizerConfig(learning_rate=0.5)), run, workers=1
+    )
     then(run, config)
     with refused(
         ConfigError, field="optimizer.learning_rate", reason="MISMATCH", limit="0.5"
     ) as caught:
-        refuse_other(config, run, other="name")
+        check_same_run(config, run, other="name")
     assert "f1" in str(caught.value)
     assert "0.0001" in str(caught.value)
-    begin_anew(config, run)
+    remove_unsaved_run(config, run)
     assert read_record(run) is not None
 
 
@@ -145,24 +147,24 @@ def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(
 ) -> None:
     run = tmp_path / "f1"
     run.mkdir()
-    note_start("f1", config, run, workers=1)
+    record_start("f1", config, run, workers=1)
     keep(0)(run, config)
     (run / "progress.jsonl").write_text("{}\n")
-    refuse_other(config, run)
-    begin_anew(config, run)
+    check_same_run(config, run)
+    remove_unsaved_run(config, run)
     assert (run / "progress.jsonl").exists(), "the same run goes on"
     other = replace(config, epochs=3)
-    refuse_other(other, run)
-    begin_anew(other, run)
+    check_same_run(other, run)
+    remove_unsaved_run(other, run)
     assert not run.exists()
 
 
 def test_the_error_names_what_was_asked_for_before_what_follows_from_it(
     config: SftConfig, tmp_path: Path
 ) -> None:
-    note_start("sft", config, tmp_path, workers=1)
+    record_start("sft", config, tmp_path, workers=1)
     keep(7)(tmp_path, config)
-    assert kept_step(tmp_path) == 7
+    assert saved_step(tmp_path) == 7
     other = replace(config, batch_rows=4, epochs=3, lora=LoraConfig(), checkpoint_every_steps=3)
     for asked, field in (
         ((), "batch_rows"),
@@ -170,8 +172,8 @@ def test_the_error_names_what_was_asked_for_before_what_follows_from_it(
         (("lora.rank", "epochs"), "lora"),
     ):
         with refused(ConfigError, field=field, reason="MISMATCH"):
-            refuse_other(other, tmp_path, asked)
-    refuse_other(replace(config, checkpoint_every_steps=3), tmp_path)
+            check_same_run(other, tmp_path, asked)
+    check_same_run(replace(config, checkpoint_every_steps=3), tmp_path)
 
 
 def test_what_another_run_made_is_not_taken_for_this_ones(
@@ -179,5 +181,5 @@ def test_what_another_run_made_is_not_taken_for_this_ones(
 ) -> None:
     publish(tmp_path, config)
     with refused(ConfigError, field="output_directory", reason="EXISTS") as caught:
-        refuse_other(config, tmp_path / "runs", other="name")
+        check_same_run(config, tmp_path / "runs", other="name")
     assert str(config.output_directory) in str(caught.value)

@@ -11,7 +11,7 @@ from tests.training.toys import sft_rows, toy_model, write_lines
 from training.cluster.progress_log import PROGRESS, Effort, Line, ProgressLog, read_lines
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import UNHASHED, note_start, read_record
+from training.cluster.stage_record import UNHASHED, read_record, record_start
 from training.data.examples import ExampleError
 from training.errors import ConfigError
 from training.evaluation.health import HealthConfig
@@ -160,7 +160,7 @@ def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
 def test_updates_that_taught_nothing_are_told_on_the_page(
     config: SftConfig, tmp_path: Path
 ) -> None:
-    note_start("grpo", config, tmp_path, 1)
+    record_start("grpo", config, tmp_path, 1)
     log = ProgressLog(tmp_path / PROGRESS)
     for update, share in enumerate((0.5, 1.0, 1.0), start=1):
         log.append(Progress("grpo", update, 9, {"zero_variance_groups": share}))
@@ -252,8 +252,10 @@ def test_inputs_are_hashed_by_field_and_outputs_are_not(tmp_path: Path) -> None:
         inner,
         Lineage("v", code_commit="c"),
     )
-    note_start("stage", config, tmp_path, workers=2)
-    note_start("stage", replace(config, lineage=Lineage("v", code_commit="d")), tmp_path, workers=3)
+    record_start("stage", config, tmp_path, workers=2)
+    record_start(
+        "stage", replace(config, lineage=Lineage("v", code_commit="d")), tmp_path, workers=3
+    )
     record = read_record(tmp_path)
     assert record is not None
     assert record.data == {
@@ -281,7 +283,7 @@ def test_samples_stand_by_prompt_over_time_and_are_only_words(
     for step in range(1, 41):
         for prompt in ("Zebra", "An"):
             log.append(Sample("sft", step, prompt, f"<b>{prompt} {step}</b>"))
-    note_start("stage", config, tmp_path, workers=1)
+    record_start("stage", config, tmp_path, workers=1)
     page = write_stage_page(tmp_path)
     assert page is not None
     text = page.read_text()
@@ -304,6 +306,6 @@ def test_a_stage_that_writes_where_a_part_of_its_config_says_is_read_too(tmp_pat
     recipe = nano(Plan("nano-1", tmp_path, tmp_path / "nano-0"))
     config = HealthConfig(recipe.evaluation, recipe.gate, label_noise=0.1, ceiling=0.9)
     (tmp_path / "health").mkdir()
-    note_start("health", config, tmp_path / "health", workers=1)
+    record_start("health", config, tmp_path / "health", workers=1)
     (read,) = read_stages(tmp_path)
     assert read.record.output_directory == recipe.evaluation.health_directory

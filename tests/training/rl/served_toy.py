@@ -13,7 +13,7 @@ from training.data.chat import Chat, Message, load_chat
 from training.data.served import Served, served_from
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
-from training.rl.served import Answer, read_answer
+from training.rl.served import ServedAnswer, read_answer
 
 TEMPERATURE = 0.7  # of sampling; log-probs are told of the raw model all the same
 
@@ -66,7 +66,7 @@ def served_rows(directory: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def answers_of(rows: list[dict[str, Any]], chat: Chat, **changes: Any) -> list[Answer]:
+def answers_of(rows: list[dict[str, Any]], chat: Chat, **changes: Any) -> list[ServedAnswer]:
     """As the trainer reads them; `changes` to every sample."""
     return [
         read_answer(

@@ -2,7 +2,7 @@
 
 import re
 
-from training.rl.alarms import Limits, alarm, note
+from training.rl.alarms import Limits, alarm, record_figures
 
 HEALTHY = {"score": 0.1, "kl": 1.0, "eos_rate": 1.0, "response_tokens": 20.0}
 
@@ -10,7 +10,7 @@ HEALTHY = {"score": 0.1, "kl": 1.0, "eos_rate": 1.0, "response_tokens": 20.0}
 def after(*figures: dict[str, float]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for changes in figures:
-        note(numbers, HEALTHY | changes)
+        record_figures(numbers, HEALTHY | changes)
     return numbers
 
 

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from training.rl.correction import StaleRolloutError, mismatch, refuse_stale, truncated_importance
+from training.rl.correction import (
+    StaleRolloutError,
+    check_staleness,
+    mismatch,
+    truncated_importance,
+)
 from training.rl.losses import Clip, policy_loss
 
 
@@ -51,14 +56,14 @@ def test_the_mismatch_is_of_real_tokens_and_its_kl_is_not_negative() -> None:
 
 
 def test_rollouts_of_older_weights_are_refused_beyond_the_limit() -> None:
-    refuse_stale("update-7", 7, 0)
-    refuse_stale("update-5", 7, 2)
+    check_staleness("update-7", 7, 0)
+    check_staleness("update-5", 7, 2)
     too_old = {"field": "max_staleness_updates", "reason": "STALE_ROLLOUT", "limit": "at most 2"}
     with refused(StaleRolloutError, **too_old) as caught:
-        refuse_stale("update-4", 7, 2)
+        check_staleness("update-4", 7, 2)
     assert "update-4" in str(caught.value)
     with refused(StaleRolloutError, **too_old):
-        refuse_stale("update-8", 7, 2)
+        check_staleness("update-8", 7, 2)
     for foreign in ("nano-1", ""):
         with refused(StaleRolloutError, field="version", reason="UNKNOWN", limit="update-7"):
-            refuse_stale(foreign, 7, 2)
+            check_staleness(foreign, 7, 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.training.rl.toy import toy_decoder
-from training.rl.log_probs import chosen_log_probs, in_place, next_token_log_probs
+from training.rl.log_probs import chosen_log_probs, next_token_log_probs, scatter_back
 
 IDS_BT = torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
 CHOSEN_BT = torch.tensor([[True, False, True, True], [False, True, False, False]])
@@ -37,7 +37,7 @@ def test_the_head_runs_on_chosen_places_alone_at_their_temperature() -> None:
 
 def test_values_stand_where_they_were_chosen_and_carry_their_gradient() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
-    placed = in_place(values, CHOSEN_BT, CHOSEN_BT.shape)
+    placed = scatter_back(values, CHOSEN_BT, CHOSEN_BT.shape)
     assert placed.tolist() == [[1.0, 0.0, 2.0, 3.0], [0.0, 4.0, 0.0, 0.0]]
     torch.autograd.backward((placed * torch.arange(8.0).view(2, 4)).sum())
     assert values.grad is not None

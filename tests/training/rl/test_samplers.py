@@ -44,7 +44,7 @@ class CopiesHere:
     kept: dict[str, Weights] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
-    def open(self, orders: SamplingPlan, ranks: Ranks) -> "CopiesHere":
+    def open(self, plan: SamplingPlan, ranks: Ranks) -> "CopiesHere":
         return self
 
     def take(self, version: str, weights: Weights) -> None:
@@ -90,14 +90,14 @@ def trained(
     networks, prompts, progress = toy_networks(), toy_prompts(), ProgressList()
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
     algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
-    made_of = network_sources(config, None)
+    sources = network_sources(config, None)
     train(
         "ppo",
         algorithm,
         prompts,
         config,
         context,
-        rollout_engines(networks.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, sources, prompts, config, context),
     )
     return progress.steps, networks
 
@@ -212,13 +212,13 @@ def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path
 def test_what_is_asked_must_be_what_was_begun() -> None:
     prompts, config = toy_prompts(), short_config()
     copies = copies_of(toy_networks())
-    orders = SamplingPlan(
+    plan = SamplingPlan(
         network_sources(config, None),
         (1,),
         7,
         lambda update: rollout_request(update, prompts, config, ALONE),
     )
-    engine = RemoteSampling(copies, dict, orders)(0)
+    engine = RemoteSampling(copies, dict, plan)(0)
     with pytest.raises(ValueError, match=r"\brollout\b"):
         engine.sample([[2, 3]], 1, 6, 1.0, [1])
 

@@ -23,10 +23,10 @@ from training.rl.served import (
     OTHER_PROMPT,
     OTHER_TEXT,
     WITHOUT_END,
-    Answer,
     Measured,
     OffPolicyConfig,
     OffPolicyError,
+    ServedAnswer,
     compare_log_probs,
     figures_of,
     measure,
@@ -45,13 +45,13 @@ def chat(served: Path) -> Chat:
 
 
 @pytest.fixture(scope="module")
-def answers(served: Path, chat: Chat) -> list[Answer]:
+def answers(served: Path, chat: Chat) -> list[ServedAnswer]:
     return answers_of(served_rows(served, 12), chat)
 
 
 def held(
-    directory: Path, answers: list[Answer], **rules: object
-) -> tuple[list[Answer], dict[str, object]]:
+    directory: Path, answers: list[ServedAnswer], **rules: object
+) -> tuple[list[ServedAnswer], dict[str, object]]:
     config = OffPolicyConfig(**rules)  # type: ignore[arg-type]
     return compare_log_probs(
         lambda: Backbone(load_decoder(directory)), directory.name, answers, config, 5, nullcontext
@@ -59,7 +59,7 @@ def held(
 
 
 def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
     measured = measure(Backbone(load_decoder(served)), answers, 5, nullcontext)
     assert [len(one.trainer_N) for one in measured] == [
@@ -72,7 +72,7 @@ def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served
 
 
 def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
-    answers: list[Answer], chat: Chat
+    answers: list[ServedAnswer], chat: Chat
 ) -> None:
     assert all(
         answer.served and answer.example.response == answer.served.token_ids for answer in answers
@@ -96,7 +96,7 @@ OTHER_LOG_PROBS = {
 
 
 def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what_was_measured(
-    answers: list[Answer], tmp_path: Path
+    answers: list[ServedAnswer], tmp_path: Path
 ) -> None:
     other = sharp_model(tmp_path / "toy-0", seed=2)
     with refused(OffPolicyError, **OTHER_LOG_PROBS) as caught:
@@ -109,9 +109,9 @@ def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what
 
 
 def test_a_trainer_that_shifts_log_probs_by_one_is_found(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
-    def shifted(answer: Answer) -> Answer:
+    def shifted(answer: ServedAnswer) -> ServedAnswer:
         assert answer.served
         scores = answer.served.log_probs
         return replace(answer, served=replace(answer.served, log_probs=(*scores[1:], scores[0])))
@@ -121,7 +121,7 @@ def test_a_trainer_that_shifts_log_probs_by_one_is_found(
 
 
 def test_log_probs_at_the_sampling_temperature_are_found(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
     """A server that is told to give processed log-probs (vLLM's logprobs_mode)."""
     processed = [
@@ -176,14 +176,14 @@ def test_answers_of_another_version_that_do_not_fit_are_learned_from_as_text_and
 
 
 def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_without_a_sample(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
     foreign = [
         replace(answer, served=replace(answer.served, version="toy-7"))
         for answer in answers[:2]
         if answer.served
     ]
-    unknown = [Answer(answers[0].example)]
+    unknown = [ServedAnswer(answers[0].example)]
     everything = [*answers, *foreign, *unknown]
     with refused(
         OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="toy-0, toy-1"
@@ -198,7 +198,7 @@ def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_wi
 
 
 def test_a_few_answers_that_do_not_fit_are_odd_characters_and_many_are_a_wrong_tokenizer(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
     many = [*answers, *answers]
     odd = [replace(many[0], unfit=OTHER_TEXT), *many[1:]]
@@ -213,7 +213,7 @@ def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
     def load() -> Backbone:
         raise AssertionError("a model is loaded for nothing")
 
-    plain = [Answer(TokenisedExample((1, 2), (3,)))]
+    plain = [ServedAnswer(TokenisedExample((1, 2), (3,)))]
     weighed, figures = compare_log_probs(
         load, "toy-0", plain, OffPolicyConfig(importance_cap=2.0), 5, nullcontext
     )
@@ -222,16 +222,21 @@ def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
 
 
 def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_the_cap(
-    served: Path, answers: list[Answer]
+    served: Path, answers: list[ServedAnswer]
 ) -> None:
-    def moved(answer: Answer, nats: float) -> Answer:
+    def moved(answer: ServedAnswer, nats: float) -> ServedAnswer:
         """Served by a version that found its last token so much less likely."""
         assert answer.served
         *others, last = answer.served.log_probs
         served = replace(answer.served, version="toy-7", log_probs=(*others, last - nats))
         return replace(answer, served=served)
 
-    given = [Answer(answers[3].example), answers[0], moved(answers[1], 0.5), moved(answers[2], 3.0)]
+    given = [
+        ServedAnswer(answers[3].example),
+        answers[0],
+        moved(answers[1], 0.5),
+        moved(answers[2], 3.0),
+    ]
     weighed, figures = held(served, given, importance_cap=2.0)
     wanted = [1.0, 1.0, math.exp(0.5), 2.0]
     assert [answer.example.weight for answer in weighed] == pytest.approx(wanted, rel=1e-3)

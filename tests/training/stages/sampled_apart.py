@@ -28,8 +28,8 @@ class FileSamplers:
 
     directory: Path
 
-    def open(self, orders: SamplingPlan, ranks: Ranks) -> "FileCopies":
-        return FileCopies(self.directory, orders, ranks, Sampler())
+    def open(self, plan: SamplingPlan, ranks: Ranks) -> "FileCopies":
+        return FileCopies(self.directory, plan, ranks, Sampler())
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FileCopies:
     """Sampler copies of one worker."""
 
     directory: Path
-    orders: SamplingPlan
+    plan: SamplingPlan
     ranks: Ranks
     sampler: Sampler
 
@@ -52,7 +52,7 @@ class FileCopies:
             return version, lambda: load_file(self.directory / version)
 
         return lambda: self.sampler.sample(
-            find, self.orders.made_of, self.orders.stop_ids, version, request
+            find, self.plan.sources, self.plan.stop_ids, version, request
         )
 
 

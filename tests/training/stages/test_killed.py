@@ -14,7 +14,7 @@ import pytest
 from tests.training.stages import die_in_every_stage
 from tests.training.stages.die_in_every_stage import CHECKPOINT, DIES_AFTER, stages
 from tests.training.stages.split_policies import configs, write_data
-from training.cluster.notice import MARK
+from training.cluster.notice import STOP_FILE
 from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.manifest import verify_manifest
@@ -61,7 +61,7 @@ def test_the_same_call_ends_with_the_same_bits(name: str, died: Path) -> None:
     straight, killed = (stages(died, died / part)[name] for part in ("straight", "killed"))
     run_stage(straight, died / "straight" / "runs")
     with pytest.raises(StoppedError) as stopped:
-        run_stage(told_after(DIES_AFTER, killed, runs.parent / MARK), runs.parent)
+        run_stage(told_after(DIES_AFTER, killed, runs.parent / STOP_FILE), runs.parent)
     assert stopped.value.step == DIES_AFTER
     newest = latest_complete(runs)
     assert newest is not None

@@ -24,7 +24,7 @@ from tests.training.stages.split_policies import RUNS, configs
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
 from tests.training.workers import run_workers
 from training.__main__ import main
-from training.cluster.notice import MARK, stopped_by_signal
+from training.cluster.notice import STOP_FILE, stopped_by_signal
 from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.manifest import Manifest, verify_manifest
@@ -97,7 +97,7 @@ def test_pretraining_stopped_twice_ends_with_the_same_bits(tmp_path: Path) -> No
     straight = run_stage(StageRun("straight", pretrain.run, config), tmp_path / "runs")
     again = replace(config, output_directory=tmp_path / "again")
     for step, name in ((3, "notice-000003"), (10, "step-000010")):
-        told = StageRun("told", _told_in(step, tmp_path / "runs" / MARK), again)
+        told = StageRun("told", _told_in(step, tmp_path / "runs" / STOP_FILE), again)
         with pytest.raises(StoppedError) as stopped:
             run_stage(told, tmp_path / "runs")
         assert (stopped.value.stage, stopped.value.step) == ("pretrain", step)
@@ -138,15 +138,15 @@ def test_a_stop_in_the_last_step_skips_the_work_after_the_stages(
     assert (stopped.value.stage, stopped.value.step) == ("late", None)
     assert signal.getsignal(signal.SIGTERM) == before
     assert verify_manifest(config.output_directory).report["steps"] == 2
-    assert not (tmp_path / "runs" / MARK).exists(), "the same again is not told"
+    assert not (tmp_path / "runs" / STOP_FILE).exists(), "the same again is not told"
 
 
 def test_a_second_sigterm_has_its_default_effect(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
+        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / STOP_FILE):
             signal.raise_signal(signal.SIGTERM)
-            assert (tmp_path / MARK).exists()
+            assert (tmp_path / STOP_FILE).exists()
             signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
@@ -162,18 +162,18 @@ def test_both_signals_end_the_step_and_a_second_has_its_default_effect(
         for one in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        with pytest.raises(StoppedError) as stopped, stopped_by_signal(tmp_path / MARK):
+        with pytest.raises(StoppedError) as stopped, stopped_by_signal(tmp_path / STOP_FILE):
             signal.raise_signal(number)
-            assert (tmp_path / MARK).exists()
+            assert (tmp_path / STOP_FILE).exists()
             raise StoppedError
         assert stopped.value.stop_signal == number
-        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
+        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / STOP_FILE):
             signal.raise_signal(number)
             signal.raise_signal(number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with stopped_by_signal(tmp_path / MARK):
+        with stopped_by_signal(tmp_path / STOP_FILE):
             signal.raise_signal(signal.SIGINT)
-            assert not (tmp_path / MARK).exists(), "what is ignored stays so"
+            assert not (tmp_path / STOP_FILE).exists(), "what is ignored stays so"
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from training.cluster.group import Group
-from training.cluster.notice import MARK
-from training.cluster.progress_log import kept_text
+from training.cluster.notice import STOP_FILE
+from training.cluster.progress_log import resume_text
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
-from training.cluster.stage_record import begin_anew, refuse_other
+from training.cluster.stage_record import check_same_run, remove_unsaved_run
 from training.manifest import Manifest
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
@@ -40,7 +40,7 @@ from training.stages.context import ConfigError, Lineage
 from training.stages.policy_loop import FIRST_UPDATE, PolicyConfig
 
 RUNS = "runs"
-RESERVED = (RUNS, BOOKKEEPING, MARK)  # names of other entries of the folders
+RESERVED = (RUNS, BOOKKEEPING, STOP_FILE)  # names of other entries of the folders
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
 
@@ -64,7 +64,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     if stage.is_policy:
         given["reward_model_directory"] = checked_judge(options.reward_model, given["data_path"])
     config = assigned(stage.config(**given), options.set, FIXED)
-    refuse_other(
+    check_same_run(
         config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
     )
     _run([StageRun(output.name, stage.run, config)], options, stage.shown)
@@ -102,7 +102,7 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     ]
     for stage in stages:
         named = fields_named(of_stage(stage.name, options.set))
-        refuse_other(stage.config, options.work.absolute() / RUNS / stage.name, named)
+        check_same_run(stage.config, options.work.absolute() / RUNS / stage.name, named)
     shown = dict.fromkeys(figure for stage in STAGES.values() for figure in stage.shown)
     _run(stages, options, tuple(shown))
     return 0
@@ -119,7 +119,7 @@ def _run(
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
     for stage in due:
-        begin_anew(stage.config, storage / stage.name)
+        remove_unsaved_run(stage.config, storage / stage.name)
     first = {stage.name: _initial_text(stage, storage / stage.name) for stage in due}
     for stage in stages:
         if stage not in due:
@@ -137,7 +137,7 @@ def _run(
 
 def _initial_text(stage: StageRun[Any], directory: Path) -> str:
     """Return the text to display before the first step."""
-    return kept_text(directory) or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
+    return resume_text(directory) or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.cluster.group import Group
-from training.cluster.progress_log import kept_text
+from training.cluster.progress_log import resume_text
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
-from training.cluster.stage_record import begin_anew, kept_step, refuse_other
+from training.cluster.stage_record import remove_unsaved_run, saved_step, check_same_run
 from training.data.token_shards import TokenisationProgress
 from training.errors import details_of
 from training.manifest import Manifest
@@ -122,17 +122,17 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
-            is_followed = kept_step(directory) > 0 or finished_manifest(output) is not None
+            is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
             plan = planned(path, options.recipe, minutes, draft, began, shown.say, is_followed)
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
         final = config(prepared, steps, dtype)
         # Other fields follow from the number of steps.
-        refuse_other(final, directory, [*fields_named(options.set), "steps"])
-        begin_anew(final, directory)
+        check_same_run(final, directory, [*fields_named(options.set), "steps"])
+        remove_unsaved_run(final, directory)
         if finished_manifest(output):
             shown.say(f"{options.recipe}: is already finished")
-        elif restart := kept_text(directory):
+        elif restart := resume_text(directory):
             shown.say(f"{options.recipe}: started {restart}")
         stage = StageRun(options.recipe, pretrain.run, final)
         (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
