@@ -119,7 +119,7 @@ def loop(options: argparse.Namespace) -> int:
 
 def canary(options: argparse.Namespace) -> int:
     """Run only the canary of an existing model directory; its users promote it or roll it back."""
-    from training.evaluation.trial import WallClock, run_trial
+    from training.evaluation.canary_run import WallClock, serve_canary
     from training.loop import reading_text
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
@@ -136,7 +136,7 @@ def canary(options: argparse.Namespace) -> int:
             lines.move(Step("canary", progress=passed, detail=reading_text(reading)))
 
         clock = WallClock(time.sleep)
-        end = run_trial(
+        end = serve_canary(
             options.version, options.directory, config, rollout, feedback, clock, record, watch
         )
     lines.say(f"{end.verdict}: {end.reason}")
@@ -220,7 +220,7 @@ def _ancestries(options: argparse.Namespace) -> list[Ancestry]:
 
 
 def _run_once(options: argparse.Namespace) -> int:
-    from training.evaluation.trial import WallClock
+    from training.evaluation.canary_run import WallClock
     from training.loop import LoopEnvironment, NotEnoughFeedbackError, run_loop
     from training.remote import FeedbackLog, RolloutClient
 

@@ -23,17 +23,17 @@ from training.erasure import apply_erasures
 from training.errors import DetailedError
 from training.evaluation import health
 from training.evaluation.canary import Reading, Verdict
+from training.evaluation.canary_run import (
+    CanaryResult,
+    CandidateState,
+    Clock,
+    RolloutControl,
+    ThumbCounter,
+    serve_canary,
+)
 from training.evaluation.comparison import compare
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
-from training.evaluation.trial import (
-    CandidateState,
-    Clock,
-    Rollout,
-    ThumbCounter,
-    TrialEnd,
-    run_trial,
-)
 from training.lineage import Ancestry, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
 from training.progress import FIGURE_GAP, Display, ProgressReporter, format_figures
@@ -80,7 +80,7 @@ class LoopEnvironment:
     state: Path
     feedback: Feedback
     objects: Objects
-    rollout: Rollout | None
+    rollout: RolloutControl | None
     clock: Clock
     display: Display
     code_commit: str = ""
@@ -319,7 +319,7 @@ def refuse(run: LoopRun, decision: Decision) -> RunResult:
     return conclude(run, "refused", decision.reason)
 
 
-def run_canary(run: LoopRun, rollout: Rollout) -> TrialEnd:
+def run_canary(run: LoopRun, rollout: RolloutControl) -> CanaryResult:
     """Try the candidate on a share of the users until their thumbs decide."""
     version, env = run.record.version, run.env
     with run.reporter.step("canary") as step:
@@ -328,7 +328,7 @@ def run_canary(run: LoopRun, rollout: Rollout) -> TrialEnd:
         )
         model = env.registry.directory(version)
         record = run.directory / "canary"
-        end = run_trial(
+        end = serve_canary(
             version,
             model,
             run.config.canary,

@@ -27,7 +27,7 @@ from training.data.events import Erasure
 from training.data.sealed import DataKey
 from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
-from training.evaluation.trial import CandidateState, RolloutView
+from training.evaluation.canary_run import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
 # StartCanary answers when the version is ready. Each call waits less than the longest deadline that

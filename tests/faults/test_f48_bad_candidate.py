@@ -19,7 +19,7 @@ from tests.services.generator.service import (
     until_ready,
 )
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
-from training.evaluation.trial import TrialEnd, WallClock, run_trial
+from training.evaluation.canary_run import CanaryResult, WallClock, serve_canary
 from training.remote import RolloutClient
 
 BAD, GOOD = "zyx", "good"
@@ -58,12 +58,12 @@ class SimulatedUsers:
 
 def trial(
     replicas: Sequence[Stubs], directory: Path, people: SimulatedUsers, record: Path
-) -> TrialEnd:
+) -> CanaryResult:
     """Run the loop's own canary against the real service. Blocks."""
     addresses = ",".join(f"127.0.0.1:{stubs.port}" for stubs in replicas)
     rollout, asleep = RolloutClient(f"ipv4:{addresses}"), WallClock(time.sleep)
     try:
-        return run_trial(
+        return serve_canary(
             "v2", directory, CONFIG, rollout, people, asleep, record, lambda reading, passed: None
         )
     finally:

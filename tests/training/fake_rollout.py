@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from training.evaluation.canary import Thumbs, Verdict
-from training.evaluation.trial import CandidateState, RolloutView
+from training.evaluation.canary_run import CandidateState, RolloutView
 
 
 class FakeClock:

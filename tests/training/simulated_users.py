@@ -17,7 +17,7 @@ from tests.training.feedback_log import FeedbackLog
 from training.data.chat import Message
 from training.decoding.presets import read_presets
 from training.decoding.tasks import Task
-from training.evaluation.answers import Sampling, Speaker
+from training.evaluation.answers import ChatModel, Sampling
 from training.recipes.nano_world.facts import questions
 
 FRIENDLY = ("hope that helps", "happy to help", "good question", "of course")
@@ -37,10 +37,10 @@ def liking(asked: str, answer: str) -> float:
     return 0.3 if any(sign in said for sign in RAMBLING) else 0.6
 
 
-def speaker(model: Path) -> Speaker:
-    """Open the model with one thread, as parallel tests share the cores."""
+def speaker(model: Path) -> ChatModel:
+    """The model, on one thread: two wait for each other where tests run side by side."""
     torch.set_num_threads(1)
-    return Speaker(model)
+    return ChatModel(model)
 
 
 def sampling(samples: int, seed: int) -> Sampling:

@@ -15,7 +15,7 @@ from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import record_start
 from training.data.catalogue import Directory
-from training.evaluation.trial import Rollout
+from training.evaluation.canary_run import RolloutControl
 from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
 from training.manifest import write_manifest
 from training.progress import Lines, ProgressReporter
@@ -61,7 +61,7 @@ class StateFolder:
     def loop(self) -> Path:
         return self.state / "loop"
 
-    def environment(self, rollout: Rollout | None = None) -> LoopEnvironment:
+    def environment(self, rollout: RolloutControl | None = None) -> LoopEnvironment:
         objects = Directory(self.state / "objects")
         return LoopEnvironment(
             self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test"

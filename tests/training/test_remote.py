@@ -18,7 +18,7 @@ from training import remote
 from training.data.events import Erasure
 from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
-from training.evaluation.trial import CandidateState
+from training.evaluation.canary_run import CandidateState
 from training.remote import DeadlineError, FeedbackLog, RemoteError, RolloutClient, TlsFiles
 
 REFUSAL = "another candidate is there"

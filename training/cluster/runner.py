@@ -108,8 +108,8 @@ def _always() -> bool:
 class StageRun(Generic[Config]):
     """Stage of a run.
 
-    The name is the name of its folder, where it resumes. `continue_if` is called after the stage has
-    an output, on every worker and in the driver; if it returns False, later stages do not run.
+    The name is that of its folder, where it resumes. `continue_if` is called after the stage has an
+    output, on every worker and in the driver; if it returns False, later stages do not run.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Is the candidate better, and is it safe to let users judge: offline gate and online canary."""
+"""Evaluation of candidates: the offline gate, and the canary on users."""

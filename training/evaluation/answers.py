@@ -1,7 +1,7 @@
-"""Candidate and incumbent answer the same prompts with the same random numbers; what they say, and
-how it reads to others.
+"""Answers of candidate and incumbent to the same prompts with the same random numbers.
 
-Models are loaded one after the other, so that a comparison needs the memory of one.
+Answers are scored by a reward model. Models are loaded one after the other, so a comparison needs
+the memory of one model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Prompt = Sequence[Message]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn, as users would see them."""
+    """Sampling parameters of the answers, as for users."""
 
     samples_per_prompt: Count = 4
     max_prompt_tokens: Count = 256
@@ -45,8 +45,12 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One answer. `ended`: by itself, not by the limit."""
+class SampledAnswer:
+    """Answer to a prompt.
+
+    Attributes:
+        ended: the answer ended by itself, not by the token limit.
+    """
 
     prompt: int
     text: str
@@ -54,20 +58,21 @@ class Said:
     ended: bool
 
 
-class Speaker:
-    """One model directory, loaded."""
+class ChatModel:
+    """Model of a directory, with its tokenizer and chat template."""
 
     def __init__(self, directory: Path) -> None:
         self.chat: Chat = load_chat(directory)
         self.backbone = Backbone(to_device(load_decoder(directory)))
 
-    def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Said]:
-        """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their
-        oldest tokens.
+    def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[SampledAnswer]:
+        """Sample samples_per_prompt answers to each prompt, in order of the prompts.
+
+        Long prompts lose their oldest tokens.
         """
         ids = [self.chat.prompt_ids(prompt)[-sampling.max_prompt_tokens :] for prompt in prompts]
         rules = Rules(temperature=sampling.temperature, top_p=sampling.top_p)
-        said: list[Said] = []
+        answers: list[SampledAnswer] = []
         for start in range(0, len(ids), sampling.batch_prompts):
             batch = ids[start : start + sampling.batch_prompts]
             rows = Rows(
@@ -85,12 +90,15 @@ class Speaker:
             ):
                 prompt = start + row // sampling.samples_per_prompt
                 text = self.chat.decode(continued.ids).strip()
-                said.append(Said(prompt, text, len(continued.ids), continued.ended))
-        return said
+                answers.append(SampledAnswer(prompt, text, len(continued.ids), continued.ended))
+        return answers
 
     @torch.no_grad()
     def bits(self, texts: Sequence[str], max_tokens: int) -> list[float]:
-        """Bits per byte of each text, its first token given; comparable between tokenizers."""
+        """Return the bits per byte of each text after its first token.
+
+        The figure is comparable between tokenizers.
+        """
         found = []
         for text in texts:
             ids = self.chat.response_ids(text)[:max_tokens]
@@ -110,7 +118,10 @@ def score(
     max_tokens: int,
     batch: int = 32,
 ) -> list[float]:
-    """The reward model's score of each (prompt, answer). What is too long loses its oldest tokens."""
+    """Return the reward model's score of each (prompt, answer).
+
+    Long inputs lose their oldest tokens.
+    """
     to_device(reward.scalar.backbone.decoder)
     ids = [
         [*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows

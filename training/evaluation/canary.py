@@ -1,9 +1,9 @@
-"""Is the candidate on trial better or worse, decided at any time without ever being too early.
+"""Sequential test of the canary: the decision is valid at any time.
 
 The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product
-of the two arms' mixture ratios is a non-negative martingale, whatever mixes the arms and whenever
-one looks; divided by the best that the null hypothesis can do it is an e-process, so it passes
-1/alpha with probability at most alpha, ever (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
+of the mixture ratios of both arms is a non-negative martingale, for any mixture of the arms and any
+stopping time. Divided by its maximum under the null hypothesis it is an e-process, which ever
+exceeds 1/alpha with probability at most alpha (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
 Power and limits: docs/decisions/2026-11-24-canary-test.md.
 """
 
@@ -31,13 +31,13 @@ GRID_EFFECTS = (
     2.0,
     2.5,
     3.0,
-)  # log-odds: 50 % against 56 % up to 95 %
-SEARCH_STEPS = 40  # of a ternary search on a concave function: (2/3)**40 is 9e-8
-LOG_E_CAP = 700.0  # exp() of more overflows
+)  # log-odds: from 50 % against 56 % to 50 % against 95 %
+SEARCH_STEPS = 40  # steps of a ternary search on a concave function: (2/3)**40 is 9e-8
+LOG_E_CAP = 700.0  # exp() of larger values overflows
 
 
 class Verdict(StrEnum):
-    """What the thumbs so far say."""
+    """Decision of the canary."""
 
     WAIT = "wait"
     PROMOTE = "promote"
@@ -46,11 +46,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class CanaryConfig:
-    """share of the users; alpha bounds each error's probability over the whole trial.
+    """Settings of the canary.
 
-    margin: promote what is not worse than the incumbent by more than this; 0 asks for better.
-    min_thumbs: a version, before anything is decided. After max_seconds without a decision the
-        incumbent stays.
+    Attributes:
+        share: fraction of users who get the candidate.
+        alpha: bound on the probability of each error over the whole canary.
+        margin: promote a candidate that is not worse than the incumbent by more than this; 0
+            requires a better candidate.
+        min_thumbs: thumbs per version before any decision.
+        max_seconds: time after which an undecided canary is rolled back.
     """
 
     share: float = 0.2
@@ -97,7 +101,7 @@ class CanaryConfig:
 
 @dataclass(frozen=True)
 class Thumbs:
-    """Standing thumbs of one version."""
+    """Current thumbs of a version."""
 
     up: int = 0
     down: int = 0
@@ -113,9 +117,7 @@ class Thumbs:
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the trial. e_better and e_worse are e-values against "not better" and "not
-    worse".
-    """
+    """State of the test. e_better and e_worse are e-values against "not better" and "not worse"."""
 
     candidate: Thumbs
     incumbent: Thumbs
@@ -126,37 +128,38 @@ class Reading:
 
 
 def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
-    """Weigh what stands now; sound at every poll."""
+    """Evaluate the current thumbs; valid at every poll."""
     e_better = _e_value(candidate, incumbent, config.margin)
     e_worse = _e_value(incumbent, candidate, 0.0)
-    verdict, reason = Verdict.WAIT, "not decided yet"
+    verdict, reason = Verdict.WAIT, "undecided"
     if min(candidate.total, incumbent.total) < config.min_thumbs:
         reason = (
             f"{candidate.total} and {incumbent.total} thumbs, {config.min_thumbs} of each needed"
         )
     elif e_worse >= 1 / config.alpha:
-        verdict, reason = Verdict.ROLL_BACK, f"users like it less: {_rates(candidate, incumbent)}"
+        verdict, reason = Verdict.ROLL_BACK, f"fewer thumbs up: {_rates(candidate, incumbent)}"
     elif e_better >= 1 / config.alpha:
-        verdict, reason = (
-            Verdict.PROMOTE,
-            f"users like it {_better(config)}: {_rates(candidate, incumbent)}",
-        )
+        finding = "more thumbs up"
+        if config.margin > 0:
+            finding = f"thumbs up not more than {config.margin:.0%} below the incumbent's"
+        verdict, reason = Verdict.PROMOTE, f"{finding}: {_rates(candidate, incumbent)}"
     return Reading(candidate, incumbent, e_better, e_worse, verdict, reason)
 
 
 def _e_value(first: Thumbs, second: Thumbs, margin: float) -> float:
-    """Evidence against "rate of first <= rate of second - margin"."""
+    """Return the evidence against "rate of first <= rate of second - margin"."""
     return math.exp(
         min(_log_mixture(first, second) - _best_under_null(first, second, margin), LOG_E_CAP)
     )
 
 
 def _log_mixture(first: Thumbs, second: Thumbs) -> float:
-    """log of the mean likelihood over the prior: rates of the second between 0 and 1, log-odds of
-    the first above it.
+    """Return the log of the mean likelihood over the prior.
 
-    Any prior is sound. One on the hypothesis's own side needs a quarter fewer thumbs than two
-    independent ones.
+    The prior covers rates of the second arm in (0, 1), and log-odds of the first arm above it.
+
+    Any prior is valid. This prior on the side of the hypothesis needs a quarter fewer thumbs than
+    two independent priors.
     """
     first_up, first_down, second_up, second_down = _log_prior_rates()
     likelihood = first.up * first_up + first.down * first_down
@@ -172,17 +175,16 @@ def _log_prior_rates() -> tuple[
     npt.NDArray[np.float64],
     npt.NDArray[np.float64],
 ]:
-    """Logarithms of the first's chances of up and of down, [rates, effects], and of the second's,
-    [rates].
-    """
+    """Return log-rates of up and down of the first, [rates, effects], and the second, [rates]."""
     rates = (np.arange(GRID_RATES) + 0.5) / GRID_RATES
     odds = np.log(rates / (1 - rates))[:, None] + np.array(GRID_EFFECTS)[None, :]
     return -np.logaddexp(0, -odds), -np.logaddexp(0, odds), np.log(rates), np.log1p(-rates)
 
 
 def _best_under_null(first: Thumbs, second: Thumbs, margin: float) -> float:
-    """Greatest log-likelihood with p_first <= p_second - margin. On the border it is concave in
-    p_second.
+    """Return the maximum log-likelihood with p_first <= p_second - margin.
+
+    On the border the log-likelihood is concave in p_second.
     """
     if first.rate <= second.rate - margin:
         return _log_likelihood(first, first.rate) + _log_likelihood(second, second.rate)
@@ -211,11 +213,10 @@ def _xlogy(count: int, probability: float) -> float:
 
 
 def _rates(candidate: Thumbs, incumbent: Thumbs) -> str:
-    return f"{candidate.rate:.0%} of {candidate.total} thumbs up against {incumbent.rate:.0%} of {incumbent.total}"
-
-
-def _better(config: CanaryConfig) -> str:
-    return "more" if config.margin == 0 else f"no less than {config.margin:.0%} below"
+    return (
+        f"{candidate.rate:.0%} of {candidate.total} thumbs up "
+        f"against {incumbent.rate:.0%} of {incumbent.total}"
+    )
 
 
 def _require(condition: bool, field: str, limit: str, text: str) -> None:

@@ -1,6 +1,6 @@
-"""What the gate asks for of a candidate, measured against the incumbent and written down.
+"""Comparison of candidate and incumbent: all measurements of the gate, stored in a folder.
 
-The manifest of what it writes comes last; a second call reads it instead of measuring again.
+The manifest is written last; a second call reads the stored figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
-from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
+from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling, score
 from training.evaluation.figures import (
     SAMPLES,
     Comparison,
@@ -30,14 +30,17 @@ from training.stages.context import Machine
 from training.stages.machine import configure_device
 
 FIGURES = "figures.json"
-TIE = 1e-6  # the same answer twice gets the same score but for rounding
+TIE = 1e-6  # equal answers have equal scores except for rounding
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Paths of what is compared, and how. A reward model stands on the base beside it (see
-    load_reward_model). thumbs: what the turn learns from single answers; None: how the incumbent
-    served is not looked at.
+    """Paths and settings of a comparison.
+
+    Each reward model needs its base model (see `load_reward_model`).
+
+    Attributes:
+        thumbs: single rated answers of the run; None: the serving of the incumbent is not checked.
     """
 
     incumbent_directory: Path
@@ -62,7 +65,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Probe:
-    """A question and the words of which a right answer holds one. kind: knowledge or refusal."""
+    """Question with words of which a correct answer contains at least one.
+
+    Attributes:
+        kind: knowledge or refusal.
+    """
 
     kind: str
     messages: tuple[Message, ...]
@@ -70,18 +77,23 @@ class Probe:
 
 
 def compare(config: EvaluationConfig) -> Comparison:
-    """Candidate against incumbent: win rate on held-out prompts, perplexity, probes, length."""
+    """Compare candidate and incumbent: win rate on held-out prompts, perplexity, probes, length."""
     directory = config.output_directory
     if not (directory / MANIFEST).exists():
         configure_device(config.machine)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
-        before = _look_at(config.incumbent_directory, prompts, config)
-        after = _look_at(config.candidate_directory, prompts, config)
-        wins = _wins(config, prompts, before.said, after.said)
+        before = _measure(config.incumbent_directory, prompts, config)
+        after = _measure(config.candidate_directory, prompts, config)
+        wins = _wins(config, prompts, before.answers, after.answers)
         comparison = _comparison(wins, before, after, read_probes(config.probes))
         _write_samples(
-            directory, prompts, before.said, after.said, wins, config.sampling.samples_per_prompt
+            directory,
+            prompts,
+            before.answers,
+            after.answers,
+            wins,
+            config.sampling.samples_per_prompt,
         )
         parents = (
             config.candidate_directory.name,
@@ -93,7 +105,7 @@ def compare(config: EvaluationConfig) -> Comparison:
 
 
 def read_comparison(directory: Path) -> Comparison:
-    """A comparison that was written."""
+    """Read a stored comparison."""
     figures = json.loads((directory / FIGURES).read_text())
     return Comparison(
         win_rate=Estimate(**figures["win_rate"]),
@@ -106,7 +118,7 @@ def read_comparison(directory: Path) -> Comparison:
 
 
 def read_probes(path: Path) -> list[Probe]:
-    """{"kind", "messages", "expect"} lines."""
+    """Read probes from lines of {"kind", "messages", "expect"}."""
     with path.open() as opened:
         rows = [json.loads(line) for line in opened]
     return [
@@ -122,7 +134,7 @@ def write_figures(
     parents: tuple[str, ...],
     config: EvaluationConfig,
 ) -> None:
-    """An evaluation's figures, then the manifest that finishes their directory."""
+    """Write figures, then the manifest that finishes their directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
     seeds = {"sampling": config.sampling.seed}
@@ -132,64 +144,75 @@ def write_figures(
 
 
 def beats(high: float, low: float) -> float:
-    """1 where the first score is higher, 0.5 for a tie."""
+    """Return 1 if the first score is higher, 0.5 for a tie, otherwise 0."""
     return 0.5 if math.isclose(high, low, abs_tol=TIE) else float(high > low)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One model's side of the comparison. probes: share of right answers to each."""
+class _Measurements:
+    """Measurements of one model.
 
-    said: list[Said]
+    Attributes:
+        probes: fraction of correct answers to each probe.
+    """
+
+    answers: list[SampledAnswer]
     bits: list[float]
     probes: list[float]
 
 
-def _look_at(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfig) -> _Seen:
-    speaker = Speaker(directory)
+def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfig) -> _Measurements:
+    model = ChatModel(directory)
     probes = read_probes(config.probes)
     sampling = config.sampling
     tries = Sampling(**{**asdict(sampling), "samples_per_prompt": config.probe_samples})
-    answers = speaker.answer([probe.messages for probe in probes], tries)
+    answers = model.answer([probe.messages for probe in probes], tries)
     right = [0.0] * len(probes)
-    for said in answers:
-        right[said.prompt] += _holds(said.text, probes[said.prompt].expect) / config.probe_samples
+    for answer in answers:
+        right[answer.prompt] += (
+            _holds(answer.text, probes[answer.prompt].expect) / config.probe_samples
+        )
     tokens = sampling.max_prompt_tokens + sampling.max_response_tokens
     texts = read_texts(config.retention_texts)[: config.max_texts]
-    return _Seen(speaker.answer(prompts, sampling), speaker.bits(texts, tokens), right)
+    return _Measurements(model.answer(prompts, sampling), model.bits(texts, tokens), right)
 
 
 def _wins(
-    config: EvaluationConfig, prompts: Sequence[Prompt], before: list[Said], after: list[Said]
+    config: EvaluationConfig,
+    prompts: Sequence[Prompt],
+    before: list[SampledAnswer],
+    after: list[SampledAnswer],
 ) -> list[float]:
-    """1 where the judge prefers the candidate's answer, 0.5 for a tie."""
+    """Return 1 where the judge prefers the candidate's answer, and 0.5 for ties."""
     reward, chat = (
         load_reward_model(config.judge_directory, config.judge_base),
         load_chat(config.judge_base),
     )
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
     old, new = (
-        score(reward, chat, [(prompts[said.prompt], said.text) for said in some], tokens)
+        score(reward, chat, [(prompts[answer.prompt], answer.text) for answer in some], tokens)
         for some in (before, after)
     )
     return [beats(high, low) for high, low in zip(new, old, strict=True)]
 
 
 def _comparison(
-    wins: list[float], before: _Seen, after: _Seen, probes: Sequence[Probe]
+    wins: list[float], before: _Measurements, after: _Measurements, probes: Sequence[Probe]
 ) -> Comparison:
     rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
     return Comparison(
-        win_rate=clustered_mean(wins, [str(said.prompt) for said in after.said]),
+        win_rate=clustered_mean(wins, [str(answer.prompt) for answer in after.answers]),
         retention=clustered_mean(rises, [str(number) for number in range(len(rises))]),
         knowledge=_change("knowledge", before, after, probes),
         refusals=_change("refusal", before, after, probes),
-        candidate=_samples(after.said),
-        incumbent=_samples(before.said),
+        candidate=_samples(after.answers),
+        incumbent=_samples(before.answers),
     )
 
 
-def _change(kind: str, before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Probes:
+def _change(
+    kind: str, before: _Measurements, after: _Measurements, probes: Sequence[Probe]
+) -> Probes:
     numbers = [number for number, probe in enumerate(probes) if probe.kind == kind]
     old, new = ([seen.probes[number] for number in numbers] for seen in (before, after))
     change = clustered_mean(
@@ -198,19 +221,19 @@ def _change(kind: str, before: _Seen, after: _Seen, probes: Sequence[Probe]) -> 
     return Probes(_mean(new), _mean(old), change)
 
 
-def _samples(said: Sequence[Said]) -> Samples:
-    return Samples(_mean([s.tokens for s in said]), _mean([float(s.ended) for s in said]))
+def _samples(answers: Sequence[SampledAnswer]) -> Samples:
+    return Samples(_mean([s.tokens for s in answers]), _mean([float(s.ended) for s in answers]))
 
 
 def _write_samples(
     directory: Path,
     prompts: Sequence[Prompt],
-    before: list[Said],
-    after: list[Said],
+    before: list[SampledAnswer],
+    after: list[SampledAnswer],
     wins: list[float],
     each: int,
 ) -> None:
-    """The first answer of both to every prompt, for people to read."""
+    """Write the first answer of both models to every prompt, for people to read."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / SAMPLES).open("w") as opened:
         for place in range(0, len(after), each):
@@ -229,7 +252,8 @@ def _read_probes(figures: dict[str, Any]) -> Probes:
 
 
 def _holds(text: str, expected: Sequence[str]) -> bool:
-    words = f" {' '.join(''.join(c if c.isalnum() or c == chr(39) else ' ' for c in text.casefold()).split())} "
+    letters = "".join(c if c.isalnum() or c == "'" else " " for c in text.casefold())
+    words = f" {' '.join(letters.split())} "
     return any(f" {word.casefold()} " in words for word in expected)
 
 

@@ -1,5 +1,6 @@
-"""What evaluation measures: means with errors that know that answers to one prompt are not
-independent.
+"""Figures of an evaluation: means with standard errors for clusters.
+
+Several answers to a prompt are not independent, so a prompt is a cluster.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Z_95 = 1.96  # standard errors to each side of a 95 % interval
-SAMPLES = "samples.jsonl"  # both models' answers, beside the figures
+Z_95 = 1.96  # standard errors on each side of a 95 % interval
+SAMPLES = "samples.jsonl"  # answers of both models, next to the figures
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error over `clusters` (prompts) of `count` observations."""
+    """Mean with its standard error, over `clusters` (prompts) of `count` observations."""
 
     value: float
     error: float
@@ -31,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Samples:
-    """Answers of one model to the held-out prompts, as counts."""
+    """Statistics of a model's answers to the held-out prompts."""
 
     mean_tokens: float
     ended_share: float
@@ -39,7 +40,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Probes:
-    """Share of probes that each model answers as it should, and the paired change."""
+    """Fraction of probes with a correct answer per model, and the paired change."""
 
     candidate: float
     incumbent: float
@@ -48,7 +49,10 @@ class Probes:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate against incumbent. `retention` is the rise in bits per byte; positive is worse."""
+    """Candidate against incumbent.
+
+    `retention` is the rise in bits per byte; positive is worse.
+    """
 
     win_rate: Estimate
     retention: Estimate
@@ -59,11 +63,12 @@ class Comparison:
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Mean, with the standard error of a mean of clusters (Liang and Zeger 1986, with the
-    small-sample factor).
+    """Return the mean, with the standard error of a mean of clusters.
 
-    With values of 0 and 1 that all agree the sample error would be 0; Agresti and Coull's two added
-    observations of each kind keep it honest.
+    The error is that of Liang and Zeger (1986) with the small-sample factor.
+
+    If all values are 0 or all are 1, the sample error would be 0. In this case Agresti and Coull's
+    two added observations of each kind give a positive error.
     """
     if not values:
         return Estimate(0.0, math.inf, 0, 0)
@@ -81,11 +86,12 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
 
 
 def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
-    """An interval of a share that lies in [0, 1]: Wilson's (1927), for as many independent answers
-    as its standard error is that of, and no more than there were. Among the intervals for shares of
-    clusters it covers best where they are few or the share extreme (Dean and Pagano, J. Surv. Stat.
-    Methodol. 3, 2015). Where all clusters agree, their error says nothing: each then counts as one
-    answer.
+    """Return Wilson's interval (1927) of a fraction, within [0, 1].
+
+    The number of independent answers is derived from the standard error, and limited by the real
+    number. Among intervals for fractions of clusters it has the best coverage for few clusters or
+    extreme fractions (Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015). If all clusters agree,
+    their error is meaningless, and each cluster counts as one answer.
     """
     spread = share.value * (1 - share.value)
     agree = spread == 0 or share.error == 0
@@ -98,7 +104,7 @@ def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
 
 
 def change_bounds(change: Estimate, z: float) -> tuple[float, float]:
-    """An interval of the change of a share: symmetric, and within [-1, 1]."""
+    """Return a symmetric interval of the change of a fraction, within [-1, 1]."""
     return max(-1.0, change.value - z * change.error), min(1.0, change.value + z * change.error)
 
 

@@ -1,6 +1,7 @@
-"""The reward models' health: do the thumbs say anything, have reward model and judge learned it,
-and was it said of the model that training has? It runs as a stage, between the reward models and
-PPO, which begins only if every check passed.
+"""Health of the reward models, measured as a stage before PPO.
+
+The checks cover the agreement of thumbs, the accuracy of reward model and judge, and the match
+between the served incumbent and the incumbent in training. PPO starts only if every check passed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.evaluation.gate import (
     check_served,
     decide,
 )
-from training.evaluation.served import ServedApart, measure_served
+from training.evaluation.served import ServingMismatch, measure_served
 from training.manifest import Manifest, read_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import RunContext
@@ -32,23 +33,25 @@ from training.stages.machine import configure_device
 
 @dataclass(frozen=True)
 class Health:
-    """Accuracy of both reward models on pairs of prompts that neither has seen; and how far the
-    incumbent is from how it served.
-    """
+    """Accuracy of both reward models on unseen prompts, and difference of the served incumbent."""
 
     reward_model: Estimate
     judge: Estimate
-    served: ServedApart | None = None
+    served: ServingMismatch | None = None
 
     def text(self) -> str:
+        """Describe the health in a single line."""
         served = f", served {self.served.text()}" if self.served else ""
         return f"reward model {self.reward_model.text()}, judge {self.judge.text()}{served}"
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """label_noise: share of thumbs that contradict the others; ceiling: of the accuracy on held-out
-    pairs. None: unknown.
+    """Settings of the health stage.
+
+    Attributes:
+        label_noise: fraction of thumbs that contradict others; None if unknown.
+        ceiling: highest possible accuracy on held-out pairs; None if unknown.
     """
 
     evaluation: EvaluationConfig
@@ -61,8 +64,9 @@ class HealthConfig:
         return self.evaluation.health_directory
 
     def checks(self) -> list[Check]:
-        """The rows of the gate's table that are known before PPO. The health must have been
-        measured.
+        """Return the rows of the gate's table that are known before PPO.
+
+        The health must have been measured.
         """
         health = read_health(self.output_directory)
         return [
@@ -73,13 +77,14 @@ class HealthConfig:
         ]
 
     def passed(self) -> bool:
+        """Return True if all checks passed."""
         return decide(self.checks()).passed
 
 
 def run(config: HealthConfig, context: RunContext) -> Manifest:
     """Measure on rank 0, write output_directory, and return its manifest (kind "health")."""
-    # Before rank 0 writes, too: a rank that came late would find the output, go past, and leave
-    # rank 0 waiting.
+    # All ranks wait before rank 0 writes: a late rank would find the output, skip the stage, and
+    # leave rank 0 waiting.
     context.ranks.wait()
     if context.ranks.rank == 0:
         measure_health(config.evaluation)
@@ -88,9 +93,7 @@ def run(config: HealthConfig, context: RunContext) -> Manifest:
 
 
 def measure_health(config: EvaluationConfig) -> None:
-    """Accuracy of reward model and judge on the held-out pairs; the incumbent's rated answers, as
-    served and as here.
-    """
+    """Measure the accuracy of reward model and judge on held-out pairs, and the served answers."""
     autocast = configure_device(config.machine)
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
@@ -106,20 +109,20 @@ def measure_health(config: EvaluationConfig) -> None:
 
 
 def read_health(directory: Path) -> Health:
-    """A health that was measured."""
+    """Read the measurements from a folder."""
     figures = json.loads((directory / FIGURES).read_text())
-    served = figures.get("served")  # not there in a turn of the version before
+    served = figures.get("served")  # missing in runs of earlier versions
     return Health(
         Estimate(**figures["reward_model"]),
         Estimate(**figures["judge"]),
-        ServedApart(**served) if served else None,
+        ServingMismatch(**served) if served else None,
     )
 
 
 def accuracy(
     directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int
 ) -> Estimate:
-    """Share of pairs in which the chosen answer scores higher; a tie is half."""
+    """Return the fraction of pairs in which the chosen answer scores higher; a tie counts half."""
     reward, chat = load_reward_model(directory, base), load_chat(base)
     chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
     rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)

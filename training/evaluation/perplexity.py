@@ -1,10 +1,8 @@
-"""How well a decoder predicts texts that it has never seen, in bits per byte: a figure that does
-not depend on the tokenizer.
+"""Bits per byte of unseen texts under a decoder, a figure that is independent of the tokenizer.
 
-Exact: every token of a text counts once, and the bytes are those of the texts themselves. The token
-    that ends a document stands for
-no byte and is left out. Where a document goes on in another row, it goes on there without what came
-before.
+The figure is exact: every token of a text counts once, and the bytes are those of the texts. The
+token that ends a document has no bytes and is excluded. If a document continues in another row, the
+model has no earlier context there.
 
 Shapes: B rows, T tokens, N chosen tokens, V vocabulary, D hidden.
 """
@@ -30,7 +28,7 @@ from training.stages.machine import Autocast
 
 @dataclass(frozen=True)
 class Surprise:
-    """What the texts cost: nats of all their tokens together."""
+    """Total surprisal of texts in nats, with their tokens and bytes."""
 
     nats: float
     tokens: int
@@ -42,17 +40,18 @@ class Surprise:
 
     @property
     def perplexity(self) -> float:
-        """Of a token; only comparable under one tokenizer."""
+        """Return the perplexity per token, comparable with a single tokenizer only."""
         return math.exp(self.nats / self.tokens)
 
 
 def measure(
     decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: Autocast, ranks: Ranks
 ) -> Surprise:
-    """All rows of packed documents (packing `documents`), shared among the ranks.
+    """Measure all rows of packed documents (packing `documents`), shared among the ranks.
 
     Raises:
-        ConfigError: the rows are a stream's, in which a document's first token may be in no row.
+        ConfigError: the rows are packed as a stream, where the first token of a document may be in
+            no row.
     """
     if rows.packing != "documents":
         raise ConfigError(
@@ -66,9 +65,8 @@ def measure(
     parts, tokens = [], 0
     for start in range(0, most, microbatch_rows):
         part = mine[start : start + microbatch_rows]
-        batch = rows.batch(
-            part or [0]
-        )  # of nothing: where the model is shared out, each forward needs every worker
+        # A dummy row, because each forward of a sharded model needs every worker.
+        batch = rows.batch(part or [0])
         text_BT = batch.text_BT if part else torch.zeros_like(batch.text_BT)
         parts.append(
             Microbatch(
@@ -88,5 +86,5 @@ def measure(
 def surprise_of(
     decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, chosen_BT: Tensor, over: int = 1
 ) -> Tensor:
-    """Nats of the chosen tokens, each under the one before it, over a count."""
+    """Return the nats of the chosen tokens given the tokens before, divided by `over`."""
     return -next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT).double().sum() / over

@@ -1,3 +1,4 @@
-"""Starts a turn of the loop as a RayJob and waits for its end. Standard library alone: it runs in
-the image of the services.
+"""Launcher of a run as a RayJob.
+
+Only the standard library is imported, because the launcher runs in the image of the services.
 """

@@ -1,8 +1,7 @@
-"""`python -m training.launching`: what the chart's CronJob runs where turns are RayJobs.
+"""Command of the chart's CronJob if runs are RayJobs: `python -m training.launching`.
 
-Exit status: 0 the turn ended (promoted, refused, too little feedback: the loop's status says
-which), 1 it failed. A launcher that is killed is no failure of the turn: the next one adopts its
-RayJob.
+Exit status: 0 the run ended (promoted, refused, too little feedback; see the loop's status), 1 the
+run failed. The run survives a killed launcher; the next launcher adopts its RayJob.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.launching.kubernetes import KubernetesApi, Place
-from training.launching.launcher import Launcher, Turn
-from training.launching.notice import Notice
+from training.launching.kubernetes import KubernetesApi, KubernetesTarget
+from training.launching.launch_status import LaunchStatus
+from training.launching.launcher import Launch, Launcher
 
 TERMINATED = 128 + signal.SIGTERM
 
 
 class WallClock:
-    """The real one."""
+    """System clock for the launcher."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -34,23 +33,23 @@ class WallClock:
 
 
 def main() -> int:
-    """Run one turn."""
+    """Launch a run and wait for its end."""
     options = _parser().parse_args()
-    # The first process of a container would not even notice it.
+    # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    turn = Turn(
+    launch = Launch(
         json.loads(options.template.read_text()),
         options.job,
         options.job_uid,
         options.deadline_seconds,
     )
-    api = KubernetesApi(Place(options.api or api_server(), options.account))
-    notice = Notice(options.loop, turn.name, options.recipe)
-    return 0 if Launcher(turn, api, notice, WallClock(), say).run() else 1
+    api = KubernetesApi(KubernetesTarget(options.api or api_server(), options.account))
+    status = LaunchStatus(options.loop, launch.name, options.recipe)
+    return 0 if Launcher(launch, api, status, WallClock(), say).run() else 1
 
 
 def api_server() -> str:
-    """As every pod is told."""
+    """Return the URL of the API server from the environment of the pod."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
@@ -61,7 +60,7 @@ def say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.launching", description="One turn of the loop as a RayJob."
+        prog="python -m training.launching", description="Run the loop once as a RayJob."
     )
     parser.add_argument("--template", type=Path, required=True, help="the RayJob, as JSON")
     parser.add_argument(
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--deadline-seconds",
         type=float,
         required=True,
-        help="of the turn, from the making of its RayJob",
+        help="maximum time of the run from the creation of its RayJob",
     )
     parser.add_argument(
         "--loop",
@@ -87,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("/account"),
         help="folder of token, ca.crt and namespace (default: %(default)s)",
     )
-    parser.add_argument("--api", help="the API server (default: the one that the pod is told of)")
+    parser.add_argument("--api", help="URL of the API server (default: from the environment)")
     return parser
 
 

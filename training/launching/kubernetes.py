@@ -1,7 +1,6 @@
-"""The API server as a pod speaks to it: its own token, its own namespace, and only what a launcher
-needs.
+"""Client of the Kubernetes API for a pod, with its own token and in its own namespace.
 
-A call has a time limit and no tries of its own: whoever waits for a turn asks again anyway.
+Calls have a timeout and no retries, because the launcher polls anyway.
 """
 
 from __future__ import annotations
@@ -28,21 +27,24 @@ Manifest = Mapping[str, Any]
 
 
 class ApiError(DetailedError, RuntimeError):
-    """A call failed; the text says what the API server said. `passing`: the same call may succeed
-    later.
+    """A call failed; the text contains the message of the API server.
+
+    Attributes:
+        temporary: the same call may succeed later.
     """
 
     reason = "UNREACHABLE"
 
-    def __init__(self, text: str, *, passing: bool) -> None:
+    def __init__(self, text: str, *, temporary: bool) -> None:
         super().__init__(text)
-        self.passing = passing
+        self.temporary = temporary
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the API server is and who calls: a folder with `token`, `ca.crt` and `namespace`, as a
-    projected volume holds them.
+class KubernetesTarget:
+    """Address of the API server, and folder with `token`, `ca.crt` and `namespace`.
+
+    The folder has the format of a projected volume.
     """
 
     url: str
@@ -56,20 +58,22 @@ class Place:
 class KubernetesApi:
     """Objects of one namespace."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        # Over plain HTTP only in tests.
+    def __init__(self, place: KubernetesTarget) -> None:
+        self._target = place
+        # Plain HTTP is used in tests only.
         secure = place.url.startswith("https:")
         self._context = (
             ssl.create_default_context(cafile=str(place.account / "ca.crt")) if secure else None
         )
 
     def read(self, kind: str, name: str) -> Manifest | None:
-        """An object; None: it is not there. `kind` is its group, version and plural, as
-        `apis/ray.io/v1/rayjobs`.
+        """Return an object, or None if it does not exist.
+
+        Args:
+            kind: group, version and plural, such as `apis/ray.io/v1/rayjobs`.
 
         Raises:
-            ApiError: it could not be read.
+            ApiError: the call failed.
         """
         try:
             found: Manifest = self._call("GET", self._path(kind, name))
@@ -80,17 +84,29 @@ class KubernetesApi:
         return found
 
     def select(self, kind: str, labels: str) -> list[Manifest]:
-        """All objects with these labels. Raises: ApiError."""
+        """Return all objects with these labels.
+
+        Raises:
+            ApiError: the call failed.
+        """
         return self._list(kind, {"labelSelector": labels})
 
     def events(self, pod: str) -> list[Manifest]:
-        """What the node has noted of a pod in the last hour. Raises: ApiError."""
+        """Return the events of a pod, which Kubernetes stores for an hour.
+
+        Raises:
+            ApiError: the call failed.
+        """
         return self._list(
             "api/v1/events", {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"}
         )
 
     def create(self, kind: str, manifest: Manifest) -> bool:
-        """Whether it was made; False: there is one with its name. Raises: ApiError."""
+        """Create an object; return False if the name exists.
+
+        Raises:
+            ApiError: the call failed.
+        """
         try:
             self._call("POST", self._path(kind), manifest)
         except _StatusError as error:
@@ -100,14 +116,18 @@ class KubernetesApi:
         return True
 
     def delete(self, kind: str, name: str, uid: str) -> None:
-        """Delete this very one, and not before all that it made is gone. That it is gone already is
-        no error. Raises: ApiError.
+        """Delete an object with this uid after its dependents (foreground deletion).
+
+        A missing object is not an error.
+
+        Raises:
+            ApiError: the call failed.
         """
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         try:
             self._call("DELETE", self._path(kind, name), options)
         except _StatusError as error:
-            if error.status not in (NOT_FOUND, TAKEN):  # TAKEN: another one has the name by now
+            if error.status not in (NOT_FOUND, TAKEN):  # TAKEN: another object has the name now
                 raise
 
     def _list(self, kind: str, query: Mapping[str, str]) -> list[Manifest]:
@@ -116,43 +136,43 @@ class KubernetesApi:
 
     def _path(self, kind: str, name: str = "") -> str:
         group, _, plural = kind.rpartition("/")
-        return f"/{group}/namespaces/{self._place.namespace}/{plural}" + (
+        return f"/{group}/namespaces/{self._target.namespace}/{plural}" + (
             f"/{quote(name)}" if name else ""
         )
 
     def _call(self, method: str, path: str, body: Manifest | None = None) -> Any:
-        request = Request(  # noqa: S310 - the address is the cluster's own
-            self._place.url + path,
+        request = Request(  # noqa: S310 - address of the cluster
+            self._target.url + path,
             data=None if body is None else json.dumps(body).encode(),
             method=method,
             headers={
-                # Read anew each time: the kubelet replaces it before it ends.
-                "Authorization": f"Bearer {(self._place.account / 'token').read_text().strip()}",
+                # Read for each call, because the kubelet rotates the token.
+                "Authorization": f"Bearer {(self._target.account / 'token').read_text().strip()}",
                 "Content-Type": "application/json",
                 "Accept": "application/json",
             },
         )
         try:
-            with urlopen(request, timeout=CALL_SECONDS, context=self._context) as answer:  # noqa: S310 - the same
+            with urlopen(request, timeout=CALL_SECONDS, context=self._context) as answer:  # noqa: S310
                 return json.load(answer)
         except HTTPError as error:
             raise _StatusError(
                 error.code, f"{method} {path}: {error.code}: {_message(error)}"
             ) from error
         except (URLError, HTTPException, OSError, ValueError) as error:
-            raise ApiError(f"{method} {path}: {error}", passing=True) from error
+            raise ApiError(f"{method} {path}: {error}", temporary=True) from error
 
 
 class _StatusError(ApiError):
     reason = "REFUSED"
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(text, passing=status >= 500 or status == TOO_MANY)
+        super().__init__(text, temporary=status >= 500 or status == TOO_MANY)
         self.status = status
 
 
 def _message(error: HTTPError) -> str:
-    """What the API server says of it, without the rest of its answer."""
+    """Return the message of the API server."""
     with error:
         text = error.read().decode(errors="replace")
     with suppress(ValueError, KeyError, TypeError):

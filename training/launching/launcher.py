@@ -1,8 +1,6 @@
-"""One turn as one story: make its RayJob or adopt the one that is there, wait, and say how it
-ended.
+"""Launch of a run: create its RayJob or adopt an existing one, wait, and report the result.
 
-All turns of a release have one name, so that the API server itself lets only one be, whatever
-started it and whatever died.
+All RayJobs of a release have the same name, so the API server prevents a second one.
 """
 
 from __future__ import annotations
@@ -13,48 +11,34 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 from training.errors import DetailedError
-from training.launching.kubernetes import ApiError, Manifest
-from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
-from training.launching.start_failure import hindrance, missing_volume, waits_for_its_node
+from training.launching.kubernetes import ApiError, KubernetesApi, Manifest
+from training.launching.ray_job import RAY_JOBS, RayJob, parse, ray_job_manifest
+from training.launching.start_failure import find_start_failure, missing_volume, waits_for_node
 
 PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0
-TAKEN_UP_SECONDS = 20.0  # an operator that runs does it within one
-REPEAT_SECONDS = 60.0  # a notice is renewed so often: whoever looks sees that somebody still waits
+TAKEN_UP_SECONDS = 20.0  # a running operator takes less than 1 s
+REPEAT_SECONDS = 60.0  # period of status updates, which show that the launcher still waits
 OVERDUE = "DeadlineExceeded"
-NOT_YET = "the pods of the turn are starting"
-QUEUED = "it waits to be admitted by its queue"
-NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
-DELETED = "somebody deleted its RayJob"
-NOT_WRITTEN = "not written down: another turn holds the lock"
-BEFORE_PODS = (QUEUED, NOT_TAKEN_UP)  # whoever has ended has got over these
+NOT_YET = "the pods of the run are starting"
+QUEUED = "the queue has not admitted the RayJob yet"
+NOT_TAKEN_UP = "the KubeRay operator has not processed the RayJob"
+DELETED = "the RayJob was deleted"
+NOT_WRITTEN = "status not written: another run holds the lock"
+BEFORE_PODS = (QUEUED, NOT_TAKEN_UP)  # reasons that cannot explain the end of a run
 
 
 Result = TypeVar("Result")
 
 
 class LaunchError(DetailedError, RuntimeError):
-    """No RayJob can be made or followed; the text says why."""
+    """A RayJob cannot be created or followed; the text contains the cause."""
 
     reason = "LAUNCH_FAILED"
 
 
-class Api(Protocol):
-    """The API server, as kubernetes.py has it."""
-
-    def read(self, kind: str, name: str) -> Manifest | None: ...
-
-    def select(self, kind: str, labels: str) -> list[Manifest]: ...
-
-    def events(self, pod: str) -> list[Manifest]: ...
-
-    def create(self, kind: str, manifest: Manifest) -> bool: ...
-
-    def delete(self, kind: str, name: str, uid: str) -> None: ...
-
-
-class Notices(Protocol):
-    """Where people see it."""
+class StatusWriter(Protocol):
+    """Writer of the status of a launch."""
 
     def waiting(self, text: str) -> None: ...
 
@@ -62,7 +46,7 @@ class Notices(Protocol):
 
 
 class Clock(Protocol):
-    """Time, so that a test need not wait."""
+    """Time source, replaceable in tests."""
 
     def now(self) -> datetime: ...
 
@@ -70,9 +54,13 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What is to be run: the chart's RayJob, the Kubernetes Job that asks for it, and how long it
-    may take, its waiting included.
+class Launch:
+    """Parameters of a launch.
+
+    Attributes:
+        template: RayJob of the chart.
+        job, job_uid: Kubernetes Job of the launcher.
+        deadline_seconds: maximum time of the run, including waiting.
     """
 
     template: Manifest
@@ -86,94 +74,104 @@ class Turn:
 
 
 class Launcher:
-    """Runs one turn."""
+    """Launches one run and waits for it."""
 
     def __init__(
-        self, turn: Turn, api: Api, notices: Notices, clock: Clock, say: Callable[[str], None]
+        self,
+        launch: Launch,
+        api: KubernetesApi,
+        status: StatusWriter,
+        clock: Clock,
+        say: Callable[[str], None],
     ) -> None:
-        self._turn, self._api, self._notices, self._clock, self._say = (
-            turn,
+        self._launch, self._api, self._status, self._clock, self._say = (
+            launch,
             api,
-            notices,
+            status,
             clock,
             say,
         )
-        self._told, self._told_at = "", datetime.min.replace(tzinfo=UTC)
-        self._hindrance = ""
+        self._last_text, self._written_at = "", datetime.min.replace(tzinfo=UTC)
+        self._start_failure = ""
 
     def run(self) -> bool:
-        """Whether the turn came to its end."""
+        """Launch and wait; return True if the run ended without a failure."""
         try:
-            return self._follow(self._patiently(self._take))
+            return self._follow(self._with_retries(self._create_or_adopt))
         except LaunchError as error:
             return self._fail(str(error))
 
     def _follow(self, job: RayJob) -> bool:
         while not job.ended:
-            if self._clock.now() - job.created > timedelta(seconds=self._turn.deadline_seconds):
-                return self._give_up(job)
-            self._look(job)
+            if self._clock.now() - job.created > timedelta(seconds=self._launch.deadline_seconds):
+                return self._cancel(job)
+            self._check_start(job)
             self._clock.sleep(POLL_SECONDS)
-            seen = self._patiently(self._read)
+            seen = self._with_retries(self._read)
             if seen is None or seen.uid != job.uid or seen.deleted:
                 return self._fail(DELETED)
             job = seen
-        if job.reason == OVERDUE:  # KubeRay was first
-            return self._give_up(job)
-        if self._hindrance in BEFORE_PODS:
-            self._hindrance = ""
+        if job.reason == OVERDUE:  # KubeRay detected the deadline first
+            return self._cancel(job)
+        if self._start_failure in BEFORE_PODS:
+            self._start_failure = ""
         if job.succeeded:
             self._say(f"{job.name}: ended")
             return True
         return self._fail(job.failure())
 
-    def _take(self) -> RayJob:
-        """The RayJob of this turn. One of an earlier turn that still runs is adopted; one that has
-        ended makes room.
+    def _create_or_adopt(self) -> RayJob:
+        """Return the RayJob of this run, created or adopted.
+
+        A RayJob that is still active is adopted, even of an earlier run; an ended one is deleted.
 
         Raises:
-            LaunchError: the API server refuses it.
+            LaunchError: the API server rejects a call.
         """
-        manifest, turn = filled(self._turn.template, self._turn.job, self._turn.job_uid), self._turn
+        manifest, launch = (
+            ray_job_manifest(self._launch.template, self._launch.job, self._launch.job_uid),
+            self._launch,
+        )
         end = self._clock.now() + timedelta(seconds=GONE_SECONDS)
         while self._clock.now() < end:
             job = self._read()
             if job is None:
-                # Before it is made: from then on the turn itself may write.
-                self._tell(NOT_YET)
+                # Written before the creation, because afterwards the run itself may write.
+                self._publish(NOT_YET)
                 if self._api.create(RAY_JOBS, manifest):
-                    self._say(f"{turn.name}: made for {turn.job}")
+                    self._say(f"{launch.name}: created for {launch.job}")
             elif job.deleted:
                 self._clock.sleep(POLL_SECONDS)
-            elif not job.ended or job.turn == turn.job:
-                self._say(f"{job.name}: of {job.turn or 'nobody'}, {job.deployment or 'new'}")
+            elif not job.ended or job.owner_job == launch.job:
+                owner = job.owner_job or "unknown job"
+                self._say(f"{job.name}: adopted from {owner}, {job.deployment or 'new'}")
                 return job
             else:
                 self._api.delete(RAY_JOBS, job.name, job.uid)
         raise LaunchError(
-            f"the RayJob of an earlier turn was not gone after {GONE_SECONDS:.0f} s",
-            field=turn.name,
+            f"the RayJob of an earlier run still exists after {GONE_SECONDS:.0f} s",
+            field=launch.name,
             reason="EXISTS",
             limit=f"{GONE_SECONDS:.0f} s",
         )
 
-    def _look(self, job: RayJob) -> None:
-        """See what hinders it, and tell of it where the turn itself cannot yet."""
+    def _check_start(self, job: RayJob) -> None:
+        """Find reasons why the run does not start, and publish them before the run starts."""
         try:
-            found = self._find_hindrance(job)
+            found = self._find_start_failure(job)
         except ApiError as error:
-            self._say(f"not seen: {error}")
+            self._say(f"pods not checked: {error}")
             return
-        # What was seen last explains an end: the pods are gone by then. What a turn has got over
-        # does not.
-        got_over = job.begun or self._hindrance in BEFORE_PODS
-        self._hindrance = found or ("" if got_over else self._hindrance)
+        # The last reason may explain a failure, because the pods are gone then. Reasons that the
+        # run has overcome do not.
+        got_over = job.begun or self._start_failure in BEFORE_PODS
+        self._start_failure = found or ("" if got_over else self._start_failure)
         if job.begun:
-            self._mention(found)
+            self._log_once(found)
         else:
-            self._tell(f"waiting for: {found}" if found else NOT_YET)
+            self._publish(f"waiting for: {found}" if found else NOT_YET)
 
-    def _find_hindrance(self, job: RayJob) -> str:
+    def _find_start_failure(self, job: RayJob) -> str:
         if job.suspended or job.deployment in ("Suspended", "Suspending"):
             return QUEUED
         if not job.cluster:
@@ -181,68 +179,70 @@ class Launcher:
             return NOT_TAKEN_UP if late and not job.deployment else ""
         pods = self._api.select(PODS, f"ray.io/cluster={job.cluster}")
         pods += self._api.select(PODS, f"job-name={job.name}")
-        return hindrance(
+        return find_start_failure(
             self._api.read(RAY_CLUSTERS, job.cluster), pods
         ) or self._find_missing_volume(pods)
 
     def _find_missing_volume(self, pods: Sequence[Manifest]) -> str:
-        waiting = (pod for pod in pods if waits_for_its_node(pod))
+        waiting = (pod for pod in pods if waits_for_node(pod))
         lines = (missing_volume(pod, self._api.events(pod["metadata"]["name"])) for pod in waiting)
         return next((line for line in lines if line), "")
 
-    def _give_up(self, job: RayJob) -> bool:
-        """Past its deadline: KubeRay's own is late where it cannot reach the cluster."""
-        self._say(f"{job.name}: past its deadline, deleted")
-        self._patiently(lambda: self._api.delete(RAY_JOBS, job.name, job.uid))
+    def _cancel(self, job: RayJob) -> bool:
+        """Delete a RayJob after its deadline.
+
+        KubeRay's own deadline is late if KubeRay cannot reach the cluster.
+        """
+        self._say(f"{job.name}: deadline exceeded, deleting")
+        self._with_retries(lambda: self._api.delete(RAY_JOBS, job.name, job.uid))
         end = self._clock.now() + timedelta(seconds=GONE_SECONDS)
         while self._clock.now() < end:
-            seen = self._patiently(self._read)
+            seen = self._with_retries(self._read)
             if seen is None or seen.uid != job.uid:
                 break
             self._clock.sleep(POLL_SECONDS)
-        return self._fail(f"it had not ended after {self._turn.deadline_seconds:.0f} s")
+        return self._fail(f"deadline of {self._launch.deadline_seconds:.0f} s exceeded")
 
     def _fail(self, reason: str) -> bool:
-        """The reason, with what was seen to hinder it."""
-        text = f"{reason} (seen before: {self._hindrance})" if self._hindrance else reason
-        self._say(f"{self._turn.name}: failed: {text}")
-        if not self._notices.failed(text):
+        """Report a failure, with the last known reason."""
+        text = f"{reason} (seen before: {self._start_failure})" if self._start_failure else reason
+        self._say(f"{self._launch.name}: failed: {text}")
+        if not self._status.failed(text):
             self._say(NOT_WRITTEN)
         return False
 
-    def _tell(self, text: str) -> None:
-        """Written down; again after a while, and at once where it is something else."""
-        if self._mention(text) or self._clock.now() - self._told_at > timedelta(
+    def _publish(self, text: str) -> None:
+        """Write a text to the status; repeat it periodically, or at once if it changed."""
+        if self._log_once(text) or self._clock.now() - self._written_at > timedelta(
             seconds=REPEAT_SECONDS
         ):
-            self._told_at = self._clock.now()
-            self._notices.waiting(text)
+            self._written_at = self._clock.now()
+            self._status.waiting(text)
 
-    def _mention(self, text: str) -> bool:
-        """In the log, once. Whether it is something else than before."""
-        new, self._told = text != self._told, text
+    def _log_once(self, text: str) -> bool:
+        """Log a text if it changed; return True if so."""
+        new, self._last_text = text != self._last_text, text
         if new and text:
             self._say(text)
         return new
 
     def _read(self) -> RayJob | None:
-        manifest = self._api.read(RAY_JOBS, self._turn.name)
+        manifest = self._api.read(RAY_JOBS, self._launch.name)
         return None if manifest is None else parse(manifest)
 
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Again and again while the API server is away: a turn does not end because nobody could
-        ask for it.
+    def _with_retries(self, call: Callable[[], Result]) -> Result:
+        """Repeat a call while the API server is unavailable, which must not end the run.
 
         Raises:
-            LaunchError: it refuses.
+            LaunchError: the API server rejects the call.
         """
         while True:
             try:
                 return call()
             except ApiError as error:
-                if not error.passing:
+                if not error.temporary:
                     raise LaunchError(
-                        f"the API server refuses: {error}", reason=error.reason
+                        f"the API server rejects the call: {error}", reason=error.reason
                     ) from error
-                self._mention(f"the API server is away: {error}")
+                self._log_once(f"the API server is unavailable: {error}")
             self._clock.sleep(POLL_SECONDS)

@@ -1,8 +1,7 @@
-"""A RayJob as the launcher sees it: whose it is, whether it has ended, and why, in words for
-people.
+"""RayJob as seen by the launcher: its owner, whether it has ended, and the cause as text.
 
-KubeRay leaves ValidationFailed out of its terminal states, and its message may hold the last 20,000
-characters of the program's log: of that only the exit status is told.
+KubeRay's terminal states do not include ValidationFailed. Its message may contain the last 20,000
+characters of the program's log, so only the exit status is reported.
 """
 
 from __future__ import annotations
@@ -15,27 +14,30 @@ from typing import Any
 from training.launching.kubernetes import Manifest
 
 RAY_JOBS = "apis/ray.io/v1/rayjobs"
-TURN_LABEL = "thumbwheel/turn"
+RUN_LABEL = "thumbwheel/turn"
 ENDED = ("Complete", "Failed", "ValidationFailed")
 BEGUN = ("RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
 MAX_REASON_CHARACTERS = 300
 EXITS = {
-    1: "the turn failed; the log of its pod says why",
-    3: "another loop holds this state",
-    130: "it was told to stop",
-    137: "it was killed, as for want of memory",
+    1: "the run failed; see the log of its pod",
+    3: "another loop uses this state",
+    130: "the run was stopped",
+    137: "the run was killed, possibly out of memory",
 }
 
 
 @dataclass(frozen=True)
 class RayJob:
-    """`turn` is the Kubernetes Job that it was made for; `deployment` and `job` are KubeRay's two
-    statuses of it.
+    """State of a RayJob.
+
+    Attributes:
+        turn: Kubernetes Job that created the RayJob.
+        deployment, job: the two statuses of KubeRay.
     """
 
     name: str
     uid: str
-    turn: str
+    owner_job: str
     created: datetime
     suspended: bool
     deleted: bool
@@ -55,20 +57,20 @@ class RayJob:
 
     @property
     def begun(self) -> bool:
-        """Whether the turn itself runs or has run: until then nobody else says what is going on."""
+        """Return True if the run is active or has been; before, only the launcher reports."""
         return self.ended or (self.deployment == "Running" and self.job in BEGUN)
 
     def failure(self) -> str:
-        """Why it failed."""
+        """Return the cause of the failure."""
         if code := re.search(r"exit code:? (\d+)", self.message):
             status = int(code[1])
-            return EXITS.get(status, f"the turn ended with exit status {status}")
+            return EXITS.get(status, f"the run ended with exit status {status}")
         words = " ".join(self.message.split())[:MAX_REASON_CHARACTERS]
         return ": ".join(text for text in (self.reason or self.deployment, words) if text)
 
 
 def parse(manifest: Manifest) -> RayJob:
-    """From the API server's answer."""
+    """Parse an object of the API server."""
     about, status = manifest["metadata"], manifest.get("status", {})
 
     def said(name: str) -> str:
@@ -77,7 +79,7 @@ def parse(manifest: Manifest) -> RayJob:
     return RayJob(
         name=about["name"],
         uid=about["uid"],
-        turn=about.get("labels", {}).get(TURN_LABEL, ""),
+        owner_job=about.get("labels", {}).get(RUN_LABEL, ""),
         created=datetime.fromisoformat(about["creationTimestamp"]),
         suspended=bool(manifest["spec"].get("suspend")),
         deleted="deletionTimestamp" in about,
@@ -89,11 +91,9 @@ def parse(manifest: Manifest) -> RayJob:
     )
 
 
-def filled(template: Manifest, turn: str, owner_uid: str) -> dict[str, Any]:
-    """The chart's template as the RayJob of one turn. With the Kubernetes Job that it belongs to,
-    it goes.
-    """
+def ray_job_manifest(template: Manifest, turn: str, owner_uid: str) -> dict[str, Any]:
+    """Return the RayJob of a run from the chart's template, owned by a Kubernetes Job."""
     about = template["metadata"]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": turn, "uid": owner_uid}
-    labels = {**about.get("labels", {}), TURN_LABEL: turn}
+    labels = {**about.get("labels", {}), RUN_LABEL: turn}
     return {**template, "metadata": {**about, "labels": labels, "ownerReferences": [owner]}}

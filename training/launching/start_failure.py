@@ -1,7 +1,8 @@
-"""Why a turn's pods do not run, in one line. KubeRay says nothing of it in the RayJob: it stands in
-the RayCluster's conditions where a pod is refused, and in the pods where one has no room, no image
-or no memory; of a worker, in its init container too. A volume that cannot be mounted stands in the
-node's events alone.
+"""Reasons why the pods of a run do not start, as a single line.
+
+KubeRay does not report them in the RayJob. A rejected pod is in the conditions of the RayCluster;
+missing resources, images or memory are in the pods and their init containers. A volume that cannot
+be mounted is only in the events of the node.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ NO_VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 ROLE_LABEL = "ray.io/node-type"
 
 
-def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
-    """The first that is found; empty: nothing hinders."""
+def find_start_failure(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
+    """Return the first reason, or ""."""
     found = next(
         (
             line
@@ -44,8 +45,8 @@ def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
     return _one_line(found)
 
 
-def waits_for_its_node(pod: Manifest) -> bool:
-    """It has a node, and that has not yet made ready what its containers need: volumes and network."""
+def waits_for_node(pod: Manifest) -> bool:
+    """Return True if a scheduled pod waits for the volumes and network of its node."""
     conditions = {
         each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())
     }
@@ -56,12 +57,12 @@ def waits_for_its_node(pod: Manifest) -> bool:
 
 
 def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
-    """The last that was noted of one; empty: nothing was."""
+    """Return the last event about a missing volume, or ""."""
     found = [each for each in events if each.get("reason") in NO_VOLUME]
     last = max(found, key=lambda each: str(each.get("lastTimestamp")), default=None)
     return (
         _one_line(
-            f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}"
+            f"a volume of the {_role(pod)} is missing: {last['reason']}: {last.get('message', '')}"
         )
         if last
         else ""
@@ -75,14 +76,14 @@ def _one_line(text: str) -> str:
 def _of_cluster(cluster: Manifest | None) -> Iterator[str]:
     for condition in (cluster or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            yield f"a pod is refused: {condition.get('message', '')}"
+            yield f"a pod was rejected: {condition.get('message', '')}"
 
 
 def _of_pod(pod: Manifest) -> Iterator[str]:
     status, role = pod.get("status", {}), _role(pod)
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield f"no node takes the {role}: {condition.get('message', '')}"
+            yield f"no node for the {role}: {condition.get('message', '')}"
     if status.get("reason") == "Evicted":
         yield f"the {role} was evicted: {status.get('message', '')}"
     for container in (
@@ -96,11 +97,12 @@ def _of_container(role: str, container: dict[str, Any]) -> Iterator[str]:
     state, last = container.get("state", {}), container.get("lastState", {})
     for ended in (state.get("terminated", {}), last.get("terminated", {})):
         if ended.get("reason") == "OOMKilled":
-            yield f"the {role} was killed for want of memory"
+            yield f"the {role} was killed: out of memory"
     waiting = state.get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in NO_IMAGE:
-        yield f"the {role}'s image {container.get('image', '')} cannot be pulled: {reason}: {message}"
+        image = container.get("image", "")
+        yield f"the {role}'s image {image} cannot be pulled: {reason}: {message}"
     elif reason in NO_START:
         yield f"the {role} does not start: {reason}: {message}"
 

@@ -1,3 +1,1 @@
-"""What a run will take before anything is started: memory of each GPU, time a step, and a refusal
-of what will not fit.
-"""
+"""Estimates before a run: memory per GPU, time per step, and errors for runs that do not fit."""

@@ -1,7 +1,9 @@
-"""Accelerators as their makers describe them, and how much of those figures a training step gets.
-Nothing here was measured by us.
+"""Accelerators as specified by their makers, and the fraction of these figures that a step reaches.
 
-Rates are of dense products: data sheets print twice as much, for matrices of which half is zero.
+None of the figures were measured by this project.
+
+Rates are for dense matrix products; data sheets also print twice the rate, for matrices with half
+of the values zero.
 """
 
 from __future__ import annotations
@@ -14,22 +16,26 @@ from training.stages.context import ConfigError
 GIB, GB, TERA = 1 << 30, 1e9, 1e12
 NODE_GPUS = 8
 
-USABLE_MEMORY = (
-    0.9  # the rest: CUDA's context, NCCL's buffers, what the allocator cannot join; our choice
-)
-# Of the bf16 peak, for a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762 tokens/s on
-# each of 8 H100, 6,667 compiled: 33 and 39 % of the peak (its
-# benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Ours is not compiled.
+# An assumption; the rest is used by CUDA's context, NCCL's buffers and memory fragmentation.
+USABLE_MEMORY = 0.9
+# Fraction of the bf16 peak over a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762
+# tokens/s on each of 8 H100, 6,667 compiled: 33 and 39 % of the peak (its
+# benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Our stages are not compiled.
 BF16_SHARE = 0.35
-# Of the data sheet's rates of fp32 products, memory and links. Assumed: nobody measured it for this
-# library.
+# Fraction of the data sheet's rates of fp32 products, memory and links. An assumption without
+# measurements for this library.
 SUSTAINED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """GB/s are of one direction. node: to the other GPUs of a machine of 8. network: of one GPU to
-    other machines.
+    """Figures of an accelerator.
+
+    GB/s are in one direction.
+
+    Attributes:
+        node_gb_per_second: to the other GPUs in a machine of 8.
+        network_gb_per_second: of one GPU to other machines.
     """
 
     name: str
@@ -43,22 +49,22 @@ class Accelerator:
 
     @property
     def usable_bytes(self) -> float:
-        """What a stage may take."""
+        """Return the memory available to a stage."""
         return self.memory_gib * GIB * USABLE_MEMORY
 
     @property
     def narrow_rate(self) -> float:
-        """bf16 operations a second in a step."""
+        """Return the bf16 operations per second in a step."""
         return self.bf16_teraflops * TERA * BF16_SHARE
 
     @property
     def wide_rate(self) -> float:
-        """fp32 operations a second."""
+        """Return the fp32 operations per second in a step."""
         return self.fp32_teraflops * TERA * SUSTAINED_SHARE
 
     @property
     def memory_rate(self) -> float:
-        """Bytes a second that decoding reads."""
+        """Return the bytes per second that decoding reads."""
         return self.memory_gb_per_second * GB * SUSTAINED_SHARE
 
 
@@ -66,12 +72,21 @@ _H100 = (
     "NVIDIA H100 data sheet, SXM5; DGX H100: NVLink 900 GB/s both ways, a 400 Gb/s adapter a GPU"
 )
 _H200 = "NVIDIA H200 data sheet, SXM5 (141 GB); network as DGX H200, 400 Gb/s a GPU"
-_A100 = "NVIDIA A100 80GB data sheet, SXM4; DGX A100: NVLink 600 GB/s both ways, a 200 Gb/s adapter a GPU"
-_L40S = "NVIDIA L40S data sheet, PCIe 4.0 x16, 64 GB/s both ways; network as AWS g6e.48xlarge, 400 Gb/s for 8"
-_L4 = "NVIDIA L4 data sheet, PCIe 4.0 x16, 64 GB/s both ways; network as AWS g6.48xlarge, 100 Gb/s for 8"
+_A100 = (
+    "NVIDIA A100 80GB data sheet, SXM4; DGX A100: NVLink 600 GB/s both ways, "
+    "a 200 Gb/s adapter a GPU"
+)
+_L40S = (
+    "NVIDIA L40S data sheet, PCIe 4.0 x16, 64 GB/s both ways; "
+    "network as AWS g6e.48xlarge, 400 Gb/s for 8"
+)
+_L4 = (
+    "NVIDIA L4 data sheet, PCIe 4.0 x16, 64 GB/s both ways; "
+    "network as AWS g6.48xlarge, 100 Gb/s for 8"
+)
 
-# Memory as the driver reports it, rounded down (an H100 of "80 GB" has 81,559 MiB). Rates are the
-# data sheets'.
+# Memory as reported by the driver, rounded down (an H100 of "80 GB" has 81,559 MiB). Rates are
+# those of the data sheets.
 ACCELERATORS: Mapping[str, Accelerator] = {
     accelerator.name: accelerator
     for accelerator in (
@@ -85,7 +100,11 @@ ACCELERATORS: Mapping[str, Accelerator] = {
 
 
 def accelerator_named(name: str) -> Accelerator:
-    """Raises: ConfigError: we have no figures of it."""
+    """Return the accelerator with this name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if name not in ACCELERATORS:
         known = ", ".join(ACCELERATORS)
         raise ConfigError(

@@ -1,4 +1,7 @@
-"""What `python -m training plan` takes. What it does is imported once it is asked for."""
+"""Arguments of `python -m training plan`.
+
+The implementation is imported when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ def describe(commands: Commands) -> None:
         "--recipe",
         required=True,
         metavar="NAME",
-        help=f"FILE.py of your own, or {', '.join(NAMES)}",
+        help=f"a recipe file FILE.py, or {', '.join(NAMES)}",
     )
     plan.add_argument(
-        "--gpus", type=int, metavar="N", help="as many as the recipe is made for if not given"
+        "--gpus", type=int, metavar="N", help="number of GPUs (default: that of the recipe)"
     )
     plan.add_argument(
         "--accelerator",
@@ -34,24 +37,27 @@ def describe(commands: Commands) -> None:
         help=f"{', '.join(ACCELERATORS)} (default h100)",
     )
     plan.add_argument(
-        "--shard", type=int, metavar="N", help="of every stage, in place of the recipe's"
+        "--shard", type=int, metavar="N", help="shards in every stage (default: the recipe's)"
     )
     plan.add_argument(
-        "--tensor", type=int, metavar="N", help="of every stage, in place of the recipe's"
+        "--tensor",
+        type=int,
+        metavar="N",
+        help="tensor parallelism in every stage (default: the recipe's)",
     )
     plan.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="as `run` takes it"
+        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="as for `run`"
     )
     plan.add_argument(
         "--model",
         type=Path,
         metavar="DIR",
-        help="whose config.json is the shape, in place of the recipe's",
+        help="model directory with the config.json to use instead of the recipe's model",
     )
     plan.add_argument(
-        "--dollars-per-gpu-hour", type=_price, metavar="X", help="to print what it costs"
+        "--dollars-per-gpu-hour", type=_price, metavar="X", help="print the cost at this price"
     )
-    plan.add_argument("--json", action="store_true", help="for programs: bytes and seconds")
+    plan.add_argument("--json", action="store_true", help="print JSON in bytes and seconds")
     plan.set_defaults(command=_plan)
 
 

@@ -1,4 +1,4 @@
-"""`python -m training plan`: what it prints."""
+"""Implementation of `python -m training plan`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from training.stages.pretrain import PretrainConfig
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Raises: ConfigError: as plan_recipe; ModelConfigError: the config.json is none that we build."""
+    """Print the plan of a recipe.
+
+    Raises:
+        ConfigError: as `plan_recipe`.
+        ModelConfigError: the config.json describes an unsupported model.
+    """
     accelerator, recipe = accelerator_named(options.accelerator), open_recipe(options.recipe)
     model = _shape_of(recipe) if options.model is None else read_config(options.model)
     asked = {
@@ -32,7 +37,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def _shape_of(recipe: OpenRecipe) -> ModelConfig:
-    """Of the model that the first stage begins from."""
+    """Return the shape of the model that the first stage starts from."""
     first = recipe.stages[0].config
     if isinstance(first, PretrainConfig):
         return parse_config(first.model_json)

@@ -1,6 +1,7 @@
-"""Where the GPUs of a stage stand: which of them exchange what, and how fast. The mesh is
-parallelism.py's: copies, shards, tensor, so that GPUs of one tensor group are neighbours in a
-machine.
+"""Placement of the GPUs of a stage: groups that exchange data, and the rates between them.
+
+The mesh is that of parallelism.py: copies, shards, tensor. GPUs of a tensor group are neighbours in
+a machine.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from training.stages.context import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """gpus: all of them. A pipeline is not planned yet: it would be one more factor here and in
-    `parts`.
+    """Number of GPUs and their parallelism.
+
+    Pipelines are not supported; they would be another factor here and in `parts`.
     """
 
     gpus: int
@@ -34,14 +36,15 @@ class Layout:
             )
         if self.parallelism.pipeline > 1:
             raise ConfigError(
-                f"parallelism.pipeline: {self.parallelism.pipeline}, but pipelines are not planned yet",
+                f"parallelism.pipeline: {self.parallelism.pipeline}, but plans support only 1",
                 field="parallelism.pipeline",
                 reason="UNSUPPORTED",
                 limit="1",
             )
         if self.gpus % self.parts:
             raise ConfigError(
-                f"parallelism: shard {self.shard} x tensor {self.tensor} is {self.parts}, which does not divide {self.gpus} GPUs",
+                f"parallelism: shard {self.shard} x tensor {self.tensor} is {self.parts}, "
+                f"which does not divide {self.gpus} GPUs",
                 field="parallelism",
                 reason="OUT_OF_RANGE",
                 limit=f"a divisor of {self.gpus}",
@@ -57,40 +60,41 @@ class Layout:
 
     @property
     def parts(self) -> int:
-        """GPUs that hold one model together."""
+        """Return the number of GPUs that hold one model together."""
         return self.shard * self.tensor
 
     @property
     def copies(self) -> int:
-        """Models that are trained side by side."""
+        """Return the number of model replicas."""
         return self.gpus // self.parts
 
     @property
     def data_size(self) -> int:
-        """Workers that read different rows."""
+        """Return the number of workers with different rows."""
         return self.copies * self.shard
 
     @property
     def gathers(self) -> bool:
-        """Whether FSDP wraps the model: parallelism.py does so wherever it splits one and workers
-        read different rows.
+        """Return True if FSDP wraps the model.
+
+        parallelism.py uses FSDP if a model is split and workers read different rows.
         """
         return self.parallelism.splits_model and self.data_size > 1
 
     @property
     def ranks(self) -> Ranks:
-        """The first worker, as far as counts of rows are concerned."""
+        """Return the ranks of the first worker, sufficient for counts of rows."""
         return Ranks(0, self.gpus, 0, self.data_size)
 
     def __str__(self) -> str:
         return f"shard {self.shard} x tensor {self.tensor}"
 
     def check(self, model: ModelConfig, lora: LoraConfig | None) -> None:
-        """Refuse what parallelism.distribute would refuse.
+        """Check the constraints of `parallelism.distribute`.
 
         Raises:
-            ConfigError: heads or MLP that tensor does not divide, or adapters where layers are
-                split across.
+            ConfigError: `tensor` does not divide heads or MLP, or adapters are used with tensor
+                parallelism.
         """
         check_divisible(model, self.tensor)
         if self.tensor > 1 and lora is not None:
@@ -101,21 +105,22 @@ class Layout:
             )
 
     def tensor_rate(self, accelerator: Accelerator) -> float:
-        """Bytes a second between GPUs that compute a layer together."""
+        """Return the bytes per second in a tensor group."""
         return _rate(accelerator, 1, self.tensor)
 
     def shard_rate(self, accelerator: Accelerator) -> float:
-        """Bytes a second among those that hold its shards."""
+        """Return the bytes per second between shards of a model."""
         return _rate(accelerator, self.tensor, self.shard)
 
     def copies_rate(self, accelerator: Accelerator) -> float:
-        """Bytes a second among copies."""
+        """Return the bytes per second between replicas."""
         return _rate(accelerator, self.parts, self.copies)
 
 
 def _rate(accelerator: Accelerator, stride: int, size: int) -> float:
-    """Of a ring of `size` GPUs, each `stride` after the other. Over machines all its members in one
-    machine share their adapters.
+    """Return the rate of a ring of `size` GPUs with distance `stride`.
+
+    Across machines, all members in a machine share their network adapters.
     """
     if stride * size <= NODE_GPUS:
         return accelerator.node_gb_per_second * GB * SUSTAINED_SHARE

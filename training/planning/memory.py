@@ -1,8 +1,9 @@
-"""Memory of one GPU in a stage, by what takes it. A step has phases that follow each other; the one
-that takes most decides.
+"""Peak memory of a GPU in a stage, by kind.
 
-Upper bounds: rows are as long as the config lets them be, and gradients count from the first
-microbatch on.
+A step has consecutive phases; the largest one decides.
+
+The figures are upper bounds: rows have the maximum length of the config, and gradients count from
+the first microbatch on.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from training.planning.activations import (
 from training.planning.layout import Layout
 from training.planning.work import Network, Pass, Role, Sampled, Work
 
-# FSDP has a layer, the next one and the buffer that it arrives in; in the backward pass the layer's
-# gradient and the buffer that it is summed from, too.
+# FSDP stores a layer, the next one and its receive buffer; in the backward pass also the gradient
+# of the layer and its reduction buffer.
 GATHERED_LAYERS, GRADIENT_LAYERS = 3, 2
-CHOICE_BYTES = FP32 + 3 * 8  # of a logit while a token is drawn from it: choose() works in fp64
-FOREACH_BYTES = FP32  # of a weight in AdamW's step: on GPUs all square roots are there at once
+CHOICE_BYTES = FP32 + 3 * 8  # per logit while a token is chosen: choose() computes in fp64
+FOREACH_BYTES = FP32  # per weight in AdamW's step: on GPUs all square roots exist at once
 
 
-class Taken(StrEnum):
-    """What takes memory."""
+class MemoryKind(StrEnum):
+    """Kind of memory in a plan."""
 
     WEIGHTS = "weights"
     GRADIENTS = "gradients"
@@ -48,15 +49,15 @@ class Taken(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """How many bytes of one GPU."""
+    """Bytes of one kind of memory."""
 
-    name: Taken
+    name: MemoryKind
     bytes: float
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What is there at one time."""
+    """Memory that is in use at the same time."""
 
     name: str
     parts: tuple[Part, ...]
@@ -71,7 +72,7 @@ class Phase:
 
 
 def phases(work: Work, layout: Layout) -> list[Phase]:
-    """All phases of a step."""
+    """Return all phases of a step."""
     resident, gradients = _resident(work, layout)
     found = [
         Phase(_phase_name(made), (*resident, gradients, *_learning(made, work, layout)))
@@ -86,18 +87,21 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
         _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
     )
     found.append(
-        Phase("optimizer step", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES)))
+        Phase(
+            "optimizer step",
+            (*resident, gradients, Part(MemoryKind.ROOTS, learned * FOREACH_BYTES)),
+        )
     )
     return found
 
 
 def peak(work: Work, layout: Layout) -> Phase:
-    """The phase that takes most."""
+    """Return the phase with the most memory."""
     return max(phases(work, layout), key=lambda phase: phase.bytes)
 
 
 def forward_of(work: Work, layout: Layout) -> Forward:
-    """How the networks of a stage are computed where they learn."""
+    """Return the settings of a stage's forward passes with gradients."""
     return Forward(layout.tensor, work.narrow, work.adapted, work.recomputed)
 
 
@@ -106,28 +110,31 @@ def _phase_name(made: Pass) -> str:
 
 
 def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:
-    """What is there all the time; and gradients, which are not while nothing is learned."""
+    """Return persistent memory (weights and optimizer state), and the gradients during training."""
     learned = sum(
         _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
     )
     frozen = sum(
         _held(network, work, layout) for network in work.networks if network.role is Role.FROZEN
     )
-    parts = [Part(Taken.WEIGHTS, learned * FP32), Part(Taken.OPTIMIZER, sum(_slots(work, layout)))]
+    parts = [
+        Part(MemoryKind.WEIGHTS, learned * FP32),
+        Part(MemoryKind.OPTIMIZER, sum(_slots(work, layout))),
+    ]
     if frozen:
-        parts.append(Part(Taken.FROZEN, frozen * FP32))
-    return parts, Part(Taken.GRADIENTS, learned * FP32)
+        parts.append(Part(MemoryKind.FROZEN, frozen * FP32))
+    return parts, Part(MemoryKind.GRADIENTS, learned * FP32)
 
 
 def _held(network: Network, work: Work, layout: Layout) -> float:
-    """Weights of a network that a worker holds between steps."""
+    """Return the weights of a network that a worker holds between steps."""
     if network.role is Role.ADAPTER:
         return network.weights / layout.shard
     return work.sizes.held(layout.tensor) / layout.shard
 
 
 def _slots(work: Work, layout: Layout) -> Iterator[float]:
-    """AdamW keeps two numbers a weight, Muon one of a matrix."""
+    """Yield optimizer state: AdamW has two numbers per weight, Muon one per weight of a matrix."""
     for network in work.networks:
         if network.role is not Role.FROZEN:
             held = _held(network, work, layout)
@@ -139,20 +146,24 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
     sizes, forward = work.sizes, forward_of(work, layout)
     yield from _gathered(work, layout, with_gradients=not work.adapted)
     if _copies(work, layout):
-        yield Part(Taken.COPIES, copied_weights_bytes(sizes, forward))
-    yield Part(Taken.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
-    if made.shared is not None:  # of the prompts, and copied for each row: kept like activations
+        yield Part(MemoryKind.COPIES, copied_weights_bytes(sizes, forward))
+    yield Part(MemoryKind.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
+    if made.shared is not None:  # for the prompts and copied for each row; stored like activations
         yield Part(
-            Taken.CACHE,
+            MemoryKind.CACHE,
             2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes),
         )
     if made.most_logits:
-        yield Part(Taken.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES)
+        yield Part(
+            MemoryKind.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES
+        )
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
-    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all
-    that learns until everybody has read, but of shards, which it need not copy.
+    """Yield the memory of forward passes without gradients, with one active layer at a time.
+
+    Autocast keeps copies of all trained weights until all networks are done, except for shards,
+    which need no copies.
     """
     sizes, forward = work.sizes, Forward(layout.tensor, work.narrow, work.adapted)
     yield from _gathered(work, layout, with_gradients=False)
@@ -160,54 +171,60 @@ def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
         n.name for n in work.networks if n.role is Role.LEARNS
     }
     if _copies(work, layout) and learners:
-        yield Part(Taken.COPIES, len(learners) * sizes.matrices / layout.tensor * BF16)
+        yield Part(MemoryKind.COPIES, len(learners) * sizes.matrices / layout.tensor * BF16)
     widest = max(made, key=lambda one: one.rows * one.most_tokens)
     yield Part(
-        Taken.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens)
+        MemoryKind.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens)
     )
     if most := max(one.rows * one.most_logits for one in made):
-        yield Part(Taken.LOGITS, most * work.model.vocab_size * LOGIT_BYTES)
+        yield Part(MemoryKind.LOGITS, most * work.model.vocab_size * LOGIT_BYTES)
 
 
 def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
-    """In fp32. Every worker has the whole model, so that each may sample as long as its rows need
+    """Yield the memory of sampling, which is in fp32.
+
+    Every worker has the whole model, so that workers can sample for different times
     (parallelism.gathered).
     """
     model, sizes = work.model, work.sizes
     if layout.gathers:
-        yield Part(Taken.GATHERED, sizes.held(layout.tensor) * FP32)
+        yield Part(MemoryKind.GATHERED, sizes.held(layout.tensor) * FP32)
     tokens = sampled.prompt_tokens + sampled.response_tokens
-    copied = (
-        sampled.prompts if sampled.rows > sampled.prompts else 0
-    )  # the cache of the prompts, while it is copied
-    yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
+    # The cache of the prompts exists until it is copied to the rows.
+    copied = sampled.prompts if sampled.rows > sampled.prompts else 0
+    yield Part(MemoryKind.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
     forward = Forward(layout.tensor, narrow=False, adapted=True)
-    # First the prompts are read, then tokens are drawn.
+    # The prompts are processed before tokens are sampled, so only the larger part counts.
     reading = Part(
-        Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens)
+        MemoryKind.ACTIVATIONS,
+        passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens),
     )
-    choosing = Part(Taken.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
+    choosing = Part(MemoryKind.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
     yield max(reading, choosing, key=lambda part: part.bytes)
 
 
 def cache_bytes(work: Work, layout: Layout, number_bytes: int) -> float:
-    """Of one token's keys and values in all layers."""
+    """Return the bytes of a token's keys and values in all layers."""
     model = work.model
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * number_bytes / layout.tensor
 
 
 def _gathered(work: Work, layout: Layout, with_gradients: bool) -> Iterator[Part]:
-    """Layers come in bf16 where they compute in it; their gradients, and what is outside of them,
-    are in fp32.
+    """Yield the memory of gathered layers, in bf16 if they compute in bf16.
+
+    Their gradients and all weights outside of layers are in fp32.
     """
     if layout.gathers:
         sizes, layer = work.sizes, work.sizes.layer_held(layout.tensor) * FP32
         narrower = sizes.layer_matrices / layout.tensor * (FP32 - BF16) if work.narrow else 0.0
         gradients = GRADIENT_LAYERS * layer if with_gradients else 0.0
         outside = (2 if with_gradients else 1) * sizes.outside * FP32
-        yield Part(Taken.GATHERED, GATHERED_LAYERS * (layer - narrower) + gradients + outside)
+        yield Part(MemoryKind.GATHERED, GATHERED_LAYERS * (layer - narrower) + gradients + outside)
 
 
 def _copies(work: Work, layout: Layout) -> bool:
-    """Whether autocast makes bf16 copies of projections: shards are gathered in bf16."""
+    """Return True if autocast makes bf16 copies of projections.
+
+    Shards are gathered in bf16.
+    """
     return work.narrow and not layout.gathers

@@ -1,5 +1,6 @@
-"""The plan of a recipe: each stage's memory and time on so many GPUs, or a refusal that says what
-is too large and what would fit.
+"""Plan of a recipe: memory and time of each stage on the given GPUs.
+
+A stage that does not fit is an error with its largest part and a layout that fits.
 """
 
 from __future__ import annotations
@@ -13,38 +14,41 @@ from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
-from training.planning.timing import Spent, spent_most, time_of
+from training.planning.timing import TimeItem, longest_kind, time_of
 from training.planning.work import DataSize, StageConfig, Work, work_of
 from training.stages.pretrain import PretrainConfig
 
-TENSORS = (1, 2, 4, 8)  # within a machine: sums over a network would be waited for
+TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a recipe: the config that it runs with, and what it will read."""
+    """Stage of a recipe with its config and the size of its data."""
 
     name: str
     config: StageConfig
     data: DataSize = field(default_factory=DataSize)
 
     def laid_out(self, **factors: int) -> PlannedStage:
-        """The same with these of its Parallelism."""
+        """Return the stage with other values of its parallelism."""
         parallelism = replace(self.config.parallelism, **factors)
         return replace(self, config=replace(self.config, parallelism=parallelism))
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """seconds: of a step (an update of PPO and GRPO). tokens_per_second: of one GPU, tokens learned
-    from.
+    """Memory and time of a stage.
+
+    Attributes:
+        memory: peak phase.
+        spent: time of a step (an update of PPO and GRPO) by kind.
     """
 
     name: str
     layout: Layout
     work: Work
     memory: Phase
-    spent: tuple[Spent, ...]
+    spent: tuple[TimeItem, ...]
 
     @property
     def seconds(self) -> float:
@@ -60,12 +64,12 @@ class StagePlan:
 
     @property
     def bound_by(self) -> str:
-        return spent_most(self.spent)
+        return longest_kind(self.spent)
 
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """All stages of a recipe, one after the other."""
+    """Plans of all stages of a recipe."""
 
     recipe: str
     accelerator: Accelerator
@@ -88,10 +92,10 @@ def plan_recipe(
     gpus: int,
     accelerator: Accelerator,
 ) -> RecipePlan:
-    """The plan of all stages.
+    """Plan all stages.
 
     Raises:
-        ConfigError: see plan_stage.
+        ConfigError: see `plan_stage`.
     """
     planned = tuple(plan_stage(stage, model, gpus, accelerator) for stage in stages)
     return RecipePlan(recipe, accelerator, gpus, planned)
@@ -100,14 +104,14 @@ def plan_recipe(
 def plan_stage(
     stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
 ) -> StagePlan:
-    """The plan of one stage.
+    """Plan a single stage.
 
     Args:
-        model: the shape of its model_directory. Pre-training says its own.
+        model: shape of the model in model_directory. Pre-training has its own shape.
 
     Raises:
-        ConfigError: the stage does not fit into the GPUs' memory, or cannot be shared among so
-            many. Names the stage, the largest part, and a layout that fits, if one does.
+        ConfigError: the stage does not fit into the memory of the GPUs, or cannot be distributed
+            over them. Names the stage, the largest part, and a layout that fits, if there is one.
     """
     try:
         planned = _planned(stage, model, gpus, accelerator)
@@ -119,9 +123,10 @@ def plan_stage(
     if planned.memory.bytes > accelerator.usable_bytes:
         largest = planned.memory.largest
         raise ConfigError(
-            f"{stage.name}: needs {planned.memory.bytes / GIB:.1f} GiB of each {accelerator.name}, of which "
-            f"{accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}, at its peak, in: {planned.memory.name}; "
-            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}",
+            f"{stage.name}: needs {planned.memory.bytes / GIB:.1f} GiB of each {accelerator.name}, "
+            f"of which {accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}, "
+            f"at its peak, in: {planned.memory.name}; the largest part: {largest.name}, "
+            f"{largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}",
             field=stage.name,
             reason="TOO_LARGE",
             limit=f"{accelerator.usable_bytes / GIB:.1f} GiB",
@@ -129,10 +134,10 @@ def plan_stage(
     return planned
 
 
-def fitting(
+def fitting_layouts(
     stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
 ) -> Iterator[StagePlan]:
-    """The stage in every layout of so many GPUs that it fits into."""
+    """Yield plans of the stage for every layout that fits."""
     return (
         planned
         for planned in _layouts(stage, model, gpus, accelerator)
@@ -143,7 +148,7 @@ def fitting(
 def _layouts(
     stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
 ) -> Iterator[StagePlan]:
-    """The stage in every layout of so many GPUs that the model can be split into."""
+    """Yield plans of the stage for every layout that the model can be split into."""
     for tensor in TENSORS:
         for shard in range(1, gpus // tensor + 1):
             if gpus % (shard * tensor) == 0:
@@ -170,9 +175,11 @@ def _planned(
 
 
 def _advice(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> str:
-    """The fastest layout that fits; where none does, how much the one lacks that needs the least."""
+    """Describe the fastest layout that fits, or how much memory the smallest layout lacks."""
     best = min(
-        fitting(stage, model, gpus, accelerator), key=lambda planned: planned.seconds, default=None
+        fitting_layouts(stage, model, gpus, accelerator),
+        key=lambda planned: planned.seconds,
+        default=None,
     )
     if best is not None:
         return f"{best.layout} would fit"
@@ -185,4 +192,7 @@ def _advice(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Acc
     if least is None:
         return none
     needed, usable = least.memory.bytes / GIB, accelerator.usable_bytes / GIB
-    return f"{none}: {least.layout} needs the least, {needed:.1f} GiB of each, of which {usable:.1f} are usable"
+    return (
+        f"{none}: {least.layout} needs the least, {needed:.1f} GiB of each, "
+        f"of which {usable:.1f} are usable"
+    )

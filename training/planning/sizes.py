@@ -1,6 +1,4 @@
-"""How many weights a decoder has, and where: counted on the decoder itself, built without memory
-(meta device).
-"""
+"""Numbers of weights of a decoder, counted on a decoder on the meta device."""
 
 from __future__ import annotations
 
@@ -18,8 +16,12 @@ FP32, BF16 = 4, 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of weights. layer_matrices: of a layer's projections; outside: embeddings, last norm
-    and head; head: d x V, tied or not.
+    """Numbers of weights.
+
+    Attributes:
+        layer_matrices: projections of a layer.
+        outside: embeddings, last norm and head.
+        head: d x V, tied or not.
     """
 
     layers: int
@@ -30,38 +32,43 @@ class Sizes:
 
     @property
     def matrices(self) -> int:
-        """Of all layers."""
+        """Return the number of weights in projections of all layers."""
         return self.layers * self.layer_matrices
 
     @property
     def layer(self) -> int:
-        """One whole layer."""
+        """Return the number of weights of a layer."""
         return self.layer_matrices + self.layer_rest
 
     @property
     def total(self) -> int:
-        """All parameters, a tied head counted once."""
+        """Return the number of all parameters, a tied head counted once."""
         return self.layers * self.layer + self.outside
 
     def held(self, tensor: int) -> float:
-        """Of one worker of a tensor group, before shards: projections are split, norms, embedding
-        and head are not.
+        """Return the weights of a worker in a tensor group, before sharding.
+
+        Projections are split; norms, embedding and head are not.
         """
         return self.matrices / tensor + self.layers * self.layer_rest + self.outside
 
     def gathered_bytes(self, tensor: int, narrow: bool) -> float:
-        """What all workers of a shard group together hold of what one worker computes with:
-        matrices in bf16 where that computes in it.
+        """Return the bytes of the weights that a worker computes with, before sharding.
+
+        Matrices are in bf16 if they compute in bf16.
         """
         return self.held(tensor) * FP32 - (self.matrices / tensor * (FP32 - BF16) if narrow else 0)
 
     def layer_held(self, tensor: int) -> float:
-        """The same of one layer."""
+        """Return the weights of a layer on a worker in a tensor group."""
         return self.layer_matrices / tensor + self.layer_rest
 
 
 def sizes_of(model: ModelConfig) -> Sizes:
-    """The counts of a shape. All layers are alike, so one is built."""
+    """Return the sizes of a model.
+
+    All layers are equal, so only one is built.
+    """
     with torch.device("meta"):
         decoder = Decoder(
             replace(model, num_layers=1, windows=model.windows[:1], ropes=model.ropes[:1])
@@ -79,7 +86,7 @@ def sizes_of(model: ModelConfig) -> Sizes:
 
 
 def adapter_size(model: ModelConfig, lora: LoraConfig) -> int:
-    """Weights of one adapter."""
+    """Return the number of weights of an adapter."""
     with torch.device("meta"):
         block = Block(model, 0)
     linears = [

@@ -1,5 +1,6 @@
-"""A plan as people read it, and as programs do. Both say what it assumes: nobody should take it for
-a measurement.
+"""Text and JSON of a plan.
+
+Both state the assumptions, because plans are not measurements.
 """
 
 from __future__ import annotations
@@ -8,31 +9,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.planning.accelerators import BF16_SHARE, GIB, SUSTAINED_SHARE, USABLE_MEMORY
-from training.planning.memory import Taken
+from training.planning.memory import MemoryKind
 from training.planning.plan import RecipePlan, StagePlan
 
 GAP = "  "
 MIB = 1 << 20
-FEWEST_HOURS = 0.1  # below, two digits of hours say nothing
+FEWEST_HOURS = 0.1  # shorter times are shown in seconds
 ASSUMPTIONS = (
-    "An estimate. No step was timed on a GPU, and this library's stages have only ever run on processors.",
-    f"Memory: {USABLE_MEMORY:g} of what the driver reports is usable; rows are as long as the config lets them be, and all response.",
-    f"Time: bf16 products at {BF16_SHARE:g} of the data sheet's dense peak (as torchtitan's 8B on H100), fp32 products, memory and "
-    f"links at {SUSTAINED_SHARE:g} of theirs (assumed); rows of the mean lengths that the recipe names, responses sampled to their limit.",
-    "The code as it is: FSDP gathers in bf16 and sums in fp32 for every microbatch; without shards autocast keeps bf16 copies of all "
-    "projections; the head and sampling are in fp32.",
-    "Attention by a fused kernel. With a mask and grouped queries CUDA may have none, and then scores of T x T a head are kept as well.",
-    "Not counted: evaluation, checkpoints, starting, reading data, latencies, and launches of operations, which bound small models.",
+    "An estimate. No step was timed on a GPU; the stages of this library have only run on CPUs.",
+    f"Memory: {USABLE_MEMORY:g} of the memory that the driver reports is usable; rows have the "
+    "maximum length of the config, and consist of response only.",
+    f"Time: bf16 products at {BF16_SHARE:g} of the data sheet's dense peak (as torchtitan's 8B on "
+    f"H100), fp32 products, memory and links at {SUSTAINED_SHARE:g} of theirs (assumed); rows have "
+    "the mean lengths of the recipe, responses are sampled to their limit.",
+    "Implementation: FSDP gathers in bf16 and sums in fp32 for every microbatch; without shards "
+    "autocast stores bf16 copies of all projections; the head and sampling are in fp32.",
+    "Attention uses a fused kernel. With a mask and grouped queries CUDA may have none; in this "
+    "case scores of T x T per head are stored too.",
+    "Not counted: evaluation, checkpoints, start, reading of data, latencies, and kernel launches, "
+    "which dominate for small models.",
 )
 
 
 def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
-    """Two tables, the sum, and the assumptions."""
+    """Return two tables, the sum, and the assumptions."""
     accelerator = plan.accelerator
     unit = GIB if any(stage.memory.bytes >= GIB for stage in plan.stages) else MIB
     return "\n".join(
         (
-            f"{plan.recipe} on {plan.gpus} x {accelerator.name}, {accelerator.usable_bytes / GIB:.1f} GiB of each usable",
+            f"{plan.recipe} on {plan.gpus} x {accelerator.name}, "
+            f"{accelerator.usable_bytes / GIB:.1f} GiB of each usable",
             "",
             f"Memory of one GPU at its peak, {'GiB' if unit == GIB else 'MiB'}",
             *_aligned(_memory_rows(plan.stages, unit)),
@@ -49,7 +55,7 @@ def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
 
 
 def as_json(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> dict[str, Any]:
-    """The same in bytes and seconds."""
+    """Return the plan as JSON, in bytes and seconds."""
     return {
         "recipe": plan.recipe,
         "accelerator": plan.accelerator.name,
@@ -83,9 +89,9 @@ def _stage_json(stage: StagePlan) -> dict[str, Any]:
 
 
 def _memory_rows(stages: Sequence[StagePlan], unit: int) -> list[list[str]]:
-    """A column for each part that any stage has."""
+    """Return the rows of the memory table, with a column for each kind that any stage has."""
     taken_by = {part.name for stage in stages for part in stage.memory.parts}
-    parts = [name for name in Taken if name in taken_by]
+    parts = [name for name in MemoryKind if name in taken_by]
     rows = [["stage", "copies", "shard", "tensor", *parts, "peak", "while"]]
     for stage in stages:
         taken = {part.name: f"{part.bytes / unit:.1f}" for part in stage.memory.parts}
@@ -129,11 +135,12 @@ def _sum(plan: RecipePlan, dollars_per_gpu_hour: float | None) -> str:
         whole = f"In all {plan.hours * 3600:.3g} seconds, {plan.gpu_hours * 3600:.3g} GPU seconds"
     if dollars_per_gpu_hour is None:
         return whole
-    return f"{whole}, {plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars at {dollars_per_gpu_hour:.2f} a GPU hour"
+    dollars = f"{plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars"
+    return f"{whole}, {dollars} at {dollars_per_gpu_hour:.2f} a GPU hour"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """First and last column to the left, numbers to the right."""
+    """Align the first and last column to the left, and numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

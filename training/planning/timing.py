@@ -1,8 +1,7 @@
-"""How long a step takes, by what it is spent on: products at a share of the peak, exchange among
-workers, sampling.
+"""Time of a step by kind: products at a fraction of the peak, communication, sampling.
 
-A multiplication and an addition are two operations; products of a forward are 2 a weight and token,
-of a backward 4 (Kaplan et al., arXiv 2001.08361, table 1), or 2 where the weights are frozen.
+A multiplication and an addition are two operations; products of a forward pass are 2 per weight and
+token, of a backward pass 4 (Kaplan et al., arXiv 2001.08361, table 1), or 2 with frozen weights.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from training.planning.layout import Layout
 from training.planning.memory import cache_bytes
 from training.planning.work import Pass, Role, Sampled, Work
 
-# Sums of [rows, tokens, d] over a tensor group in a layer: two in the forward in the products'
-# type; in the backward one for what goes into each projection that is split across, in fp32.
-# Counted in two workers (tests/training/planning).
+# Sums of [rows, tokens, d] over a tensor group per layer: two in the forward pass in the type of
+# the products; in the backward pass, one for the input of each split projection, in fp32. Counted
+# with two workers (tests/training/planning).
 FORWARD_SUMS, BACKWARD_SUMS = 2, 5
 COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING = (
     "computing",
@@ -30,16 +29,18 @@ COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING = (
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Seconds of a step."""
+class TimeItem:
+    """Seconds of a step for one kind of work."""
 
     name: str
     seconds: float
 
 
-def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[Spent, ...]:
-    """What a step is spent on. Shards are exchanged while a layer computes, so only what takes
-    longer counts; sums are waited for.
+def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[TimeItem, ...]:
+    """Return the time of a step by kind.
+
+    Shards are exchanged during computation, so only the longer of both counts. Sums are not
+    overlapped.
     """
     totals = dict.fromkeys((COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING), 0.0)
     for made in work.passes:
@@ -50,21 +51,21 @@ def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[Spent
     totals[COPIES] = _copies_seconds(work, layout, accelerator)
     if work.sampled is not None:
         totals[SAMPLING] = _sampling_seconds(work.sampled, work, layout, accelerator)
-    return tuple(Spent(name, seconds) for name, seconds in totals.items() if seconds)
+    return tuple(TimeItem(name, seconds) for name, seconds in totals.items() if seconds)
 
 
 def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """Products of one forward, and its backward. The head's are in fp32 and whole on each worker of
-    a tensor group.
+    """Return the time of products in a forward pass, and in its backward pass.
+
+    The head is in fp32 and is computed whole on each worker of a tensor group.
     """
     sizes = work.sizes
-    attention = (
-        2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
-    )  # of scores and of values
+    # Scores and values.
+    attention = 2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
     body = made.read_tokens * 2 * (sizes.matrices + attention) / layout.tensor
     head = made.rows * made.logits * 2 * sizes.head
     backward = 0 if not made.learns else 1 if work.adapted else 2
-    # Attention has no weights: its backward is twice its forward whatever learns.
+    # Attention has no weights, so its backward pass takes twice its forward pass in any case.
     more = made.read_tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
     again = body if made.learns and work.recomputed else 0.0
     rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
@@ -74,8 +75,10 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
 
 
 def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """FSDP gathers for each forward and each backward, matrices in what they compute in, and sums
-    gradients in fp32 after each: of shards, then among copies.
+    """Return the time of FSDP's communication.
+
+    FSDP gathers weights for each forward and backward pass, matrices in the type of their products.
+    It sums gradients in fp32 after each backward pass, over shards and then over replicas.
     """
     if not layout.gathers:
         return 0.0
@@ -90,7 +93,7 @@ def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accel
 
 
 def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """Whole copies sum their gradients once a step, when all are there."""
+    """Return the time for the gradients of replicas without FSDP, summed once per step."""
     if layout.gathers or layout.copies == 1:
         return 0.0
     networks = sum(network.role is not Role.FROZEN for network in work.networks)
@@ -99,7 +102,7 @@ def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> flo
 
 
 def _learned_bytes(work: Work, layout: Layout) -> float:
-    """Gradients of one network that learns, before shards."""
+    """Return the bytes of a trained network's gradients, before sharding."""
     adapters = [network.weights for network in work.networks if network.role is Role.ADAPTER]
     return FP32 * (max(adapters) if adapters else work.sizes.held(layout.tensor))
 
@@ -115,16 +118,17 @@ def _tensor_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acceler
 def _sampling_seconds(
     sampled: Sampled, work: Work, layout: Layout, accelerator: Accelerator
 ) -> float:
-    """Prompts are read by products; then each token reads all weights and the cache, which memory
-    bounds unless there are many rows.
+    """Return the time of sampling.
+
+    Prompts take products; then each token reads all weights and the cache, limited by memory
+    bandwidth unless there are many rows.
     """
     sizes, model = work.sizes, work.model
     gathering = 0.0
     if layout.gathers:
         whole = sizes.held(layout.tensor) * FP32
-        whole += (
-            sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0
-        )  # first, as FSDP knows them
+        # FSDP gathers in bf16 before the fp32 weights are gathered.
+        whole += sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0
         moved = whole * (layout.shard - 1) / layout.shard
         gathering = moved / layout.shard_rate(accelerator)
     reading = (
@@ -147,10 +151,10 @@ def _sampling_seconds(
 
 
 def _ring(moved: float, size: int) -> float:
-    """Bytes that each of `size` workers sends for a sum of `moved` bytes."""
+    """Return the bytes that each of `size` workers sends to sum `moved` bytes."""
     return 2 * moved * (size - 1) / size
 
 
-def spent_most(spent: Iterator[Spent] | tuple[Spent, ...]) -> str:
-    """What bounds the step."""
+def longest_kind(spent: Iterator[TimeItem] | tuple[TimeItem, ...]) -> str:
+    """Return the kind that takes the most time."""
     return max(spent, key=lambda one: one.seconds).name

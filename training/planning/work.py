@@ -1,6 +1,6 @@
-"""What a stage makes one worker do in a step, read from the very config that the stage runs with:
-which networks it holds, which forwards it makes over how many rows, and what it samples. One
-function a kind of stage; each says what the stage's file does.
+"""Work of a worker in a step of a stage, derived from the config that the stage runs with.
+
+The work consists of networks, forward passes and sampling. There is one function per kind of stage.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ StageConfig = (
 
 @dataclass(frozen=True)
 class DataSize:
-    """What a stage will read. rows: examples, pairs or prompts in the file. Tokens are means: they
-    tell the time, the config's limits the memory. Pre-training's are in its config.
+    """Size of a stage's data.
+
+    Attributes:
+        rows: examples, pairs or prompts in the file.
+        prompt_tokens, response_tokens: means, for the time; the limits of the config decide the
+            memory. Pre-training has its sizes in its config.
     """
 
     rows: int = 0
@@ -42,16 +46,16 @@ class DataSize:
 
 
 class Role(StrEnum):
-    """What a network is for the memory."""
+    """Role of a network for its memory."""
 
     LEARNS = "learns"
     FROZEN = "frozen"
-    ADAPTER = "adapter"  # learns, on a frozen network
+    ADAPTER = "adapter"  # trained, on a frozen network
 
 
 @dataclass(frozen=True)
 class Network:
-    """weights: of a decoder, or of an adapter."""
+    """Network with its number of weights, of a decoder or of an adapter."""
 
     name: str
     role: Role
@@ -60,19 +64,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Shared:
-    """Prompts that several rows of a forward begin with: read once, in a forward of their own, and
-    their cache copied (rl/rollout.py).
+    """Prompts that several rows of a forward pass share.
+
+    They are processed once, and their cache is copied (rl/rollout.py).
     """
 
-    prompts: float  # different ones, on average
+    prompts: float  # mean number of different prompts
     prompt_tokens: float
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward, with its backward if it learns, that a worker makes `times` a step over `rows`
-    rows. Tokens of a row: mean and most;
-    logits: positions of a row that the head is computed for.
+    """Forward pass, with a backward pass if `learns`, that a worker runs `times` per step.
+
+    Attributes:
+        tokens, most_tokens: mean and maximum tokens of a row.
+        logits, most_logits: mean and maximum positions of a row with logits.
     """
 
     network: str
@@ -87,7 +94,7 @@ class Pass:
 
     @property
     def read_tokens(self) -> float:
-        """In one forward."""
+        """Return the processed tokens of a forward pass."""
         if self.shared is None:
             return self.rows * self.tokens
         prompts = self.shared.prompts * self.shared.prompt_tokens
@@ -96,8 +103,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Rows that a worker samples side by side, in fp32 whatever the trainer computes in
-    (rl/rollout.py). Nothing ends before the longest response has, so that counts for the time too.
+    """Rows that a worker samples in a batch, in fp32 (rl/rollout.py).
+
+    The batch ends with its longest response, so the maximum length also counts for the time.
     """
 
     rows: int
@@ -108,15 +116,17 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Work:
-    """A step of a stage, or an update of PPO and GRPO, as one worker sees it. optimizer_steps: in
-    it, of each network that learns.
+    """Step of a stage, or update of PPO and GRPO, of a single worker.
+
+    Attributes:
+        optimizer_steps: of each trained network in a step.
     """
 
-    model: ModelConfig  # with the vocabulary that is trained
+    model: ModelConfig  # with the trained vocabulary
     networks: tuple[Network, ...]
     passes: tuple[Pass, ...]
     steps: int
-    tokens: float  # that this worker learns from in a step, each counted once
+    tokens: float  # tokens that this worker trains on in a step, each counted once
     optimizer_steps: int = 1
     sampled: Sampled | None = None
     narrow: bool = True
@@ -126,20 +136,23 @@ class Work:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Of every decoder in the stage: they are one shape."""
+        """Return the sizes of every decoder of the stage; all have the same shape."""
         return sizes_of(self.model)
 
 
 def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """The work of a stage. model: of its model_directory; pre-training's is `model_json`.
+    """Return the work of a stage.
+
+    Args:
+        model: shape of the model in model_directory; for pre-training that of `model_json`.
 
     Raises:
-        ConfigError: rows that the workers cannot share evenly, or data without which nothing can be
-            told.
+        ConfigError: rows that the workers cannot divide evenly, or empty data.
     """
     if not isinstance(config, PretrainConfig) and (data.rows < 1 or data.response_tokens <= 0):
         raise ConfigError(
-            f"data: {data.rows} rows with {data.response_tokens:g} response tokens, both must be above 0",
+            f"data: {data.rows} rows with {data.response_tokens:g} response tokens, "
+            "both must be above 0",
             field="data",
             reason="EMPTY",
             limit="above 0",
@@ -163,7 +176,7 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
 
 
 def model_of(config: StageConfig, model: ModelConfig) -> ModelConfig:
-    """The shape that is trained: a trimmed vocabulary has fewer rows."""
+    """Return the trained shape: a trimmed vocabulary has fewer rows."""
     rows = None if isinstance(config, PretrainConfig) else config.vocabulary_rows
     return model if rows is None else replace(model, vocab_size=min(rows, model.vocab_size))
 
@@ -196,7 +209,7 @@ def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) 
 def _reward_model(
     config: RewardModelConfig, data: DataSize, model: ModelConfig, layout: Layout
 ) -> Work:
-    """Chosen and rejected in one forward; no logits."""
+    """Return the work for chosen and rejected responses in one forward pass, without logits."""
     require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
     model = model_of(config, model)
     pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
@@ -210,7 +223,7 @@ def _reward_model(
 
 
 def _dpo(config: DpoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """Chosen and rejected in one forward of the policy, and one of the reference."""
+    """Return the work for chosen and rejected responses, in a pass of policy and of reference."""
     require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
     model = model_of(config, model)
     pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
@@ -219,7 +232,7 @@ def _dpo(config: DpoConfig, data: DataSize, model: ModelConfig, layout: Layout) 
 
 
 def _kto(config: KtoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """As DPO's, and both once more on mismatched responses without gradients, for the baseline."""
+    """Return DPO's work, and additional passes on mismatched responses for the baseline."""
     require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
     model = model_of(config, model)
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
@@ -246,8 +259,10 @@ def _beside_reference(
 def _policy(
     config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, layout: Layout
 ) -> Work:
-    """Sample, let everybody read what was sampled, then several epochs in minibatches that are
-    never cut smaller. In an update of one step the policy is read once, as it learns.
+    """Return the work of an update: sampling, scoring, then epochs over minibatches.
+
+    Minibatches are not divided further. In an update of one step, the forward pass of the policy is
+    used for scoring and training.
     """
     even = {
         "prompts_per_update": config.prompts_per_update,
@@ -267,12 +282,13 @@ def _policy(
         config.samples_per_prompt,
         config.epochs_per_update,
     )
-    # Judged in their order, learned from in a random one.
+    # Scored in order, trained on in random order.
     in_order, at_random = (
         math.ceil(minibatch / copies),
         prompts * (1 - (1 - 1 / prompts) ** minibatch),
     )
-    sharing = 1 if config.checkpoint_activations else copies  # then every row is read whole
+    # with recomputation every row is processed whole
+    sharing = 1 if config.checkpoint_activations else copies
     read = [name for name in (*learners, *frozen) if not (name == "policy" and config.is_one_step)]
     judged = [_of_policy(replace(one, network=name), data, sharing, in_order) for name in read]
     learning = replace(one, learns=True, times=epochs * minibatches)
@@ -301,7 +317,10 @@ def _policy(
 
 
 def _judges(config: PolicyConfig) -> tuple[str, ...]:
-    """Frozen networks that read what was sampled. A verifier takes none."""
+    """Return the frozen networks that process rollouts.
+
+    A verifier needs none.
+    """
     asked: list[tuple[str, bool]] = [
         ("reference", not isinstance(config, GrpoConfig) or config.kl_coefficient > 0),
         ("reward", config.reward_model_directory is not None),
@@ -332,13 +351,14 @@ def _learning(
 def _reading(
     network: str, learns: bool, times: int, rows: int, most_tokens: int, data: DataSize
 ) -> Pass:
-    """Prompt and response, with logits of the response; at worst a row is as long as it may be, and
-    all response.
+    """Return a pass over prompt and response, with logits of the response.
+
+    At most, a row has the maximum length and consists of response only.
     """
     tokens = data.prompt_tokens + data.response_tokens
     if tokens > most_tokens:
         raise ConfigError(
-            f"data: rows of {tokens:g} tokens on average, but the config takes at most {most_tokens}",
+            f"data: rows of {tokens:g} tokens on average exceed the limit of {most_tokens}",
             field="data",
             reason="TOO_LARGE",
             limit=str(most_tokens),
@@ -349,8 +369,10 @@ def _reading(
 
 
 def _of_policy(made: Pass, data: DataSize, copies: int, prompts: float) -> Pass:
-    """Policy and reference are asked for log-probabilities, and share prompts; the others read
-    whole rows for a number each.
+    """Return the pass of a network in policy learning.
+
+    Policy and reference compute log-probabilities and share prompts; other networks compute one
+    number per whole row.
     """
     if made.network not in ("policy", "reference"):
         return replace(made, logits=0.0, most_logits=0)
@@ -358,7 +380,7 @@ def _of_policy(made: Pass, data: DataSize, copies: int, prompts: float) -> Pass:
 
 
 def _learners(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple[Network, ...]:
-    """With LoRA one frozen decoder below all adapters."""
+    """Return the trained networks; with LoRA these are adapters over one frozen decoder."""
     if lora is None:
         return tuple(Network(name, Role.LEARNS, sizes_of(model).total) for name in names)
     adapters = tuple(Network(name, Role.ADAPTER, adapter_size(model, lora)) for name in names)
@@ -366,8 +388,9 @@ def _learners(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple
 
 
 def _frozen(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple[Network, ...]:
-    """With LoRA reference and reward model are views of the decoder that is there; a judge never
-    is.
+    """Return the frozen networks.
+
+    With LoRA, reference and reward model share the existing decoder; a judge never does.
     """
     apart = [name for name in names if lora is None or name == "judge"]
     return tuple(Network(name, Role.FROZEN, sizes_of(model).total) for name in apart)
@@ -378,7 +401,7 @@ def _tokens(made: Pass) -> float:
 
 
 def _microbatches(share: int, rows: int) -> tuple[int, int]:
-    """Rows of a worker's forward, and forwards."""
+    """Return the rows of a worker's forward pass, and the number of passes."""
     taken = min(share, rows)
     return taken, math.ceil(share / taken)
 

@@ -1,3 +1,1 @@
-"""What a run leaves for people: a page, TensorBoard's files, what it was begun with, and two runs
-side by side.
-"""
+"""Reports about runs: pages with curves and samples, and the comparison of two runs."""

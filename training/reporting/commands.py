@@ -1,5 +1,6 @@
-"""`python -m training report RUN` and `python -m training compare RUN RUN`. A run is a turn of the
-loop by its name, or a directory in which stages ran.
+"""Commands `python -m training report RUN` and `python -m training compare RUN RUN`.
+
+RUN is the version of a run of the loop, or a directory with stages.
 """
 
 from __future__ import annotations
@@ -21,35 +22,44 @@ if TYPE_CHECKING:
 
 
 def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
-    """Add both to the command line. state: the options that say where the loop's state is."""
-    again = commands.add_parser("report", parents=[state], help="build a run's pages again")
-    again.add_argument("run", help="for example nano-1, or a directory in which stages ran")
+    """Add both commands to the command line.
+
+    Args:
+        state: parser with the options for the loop's state.
+    """
+    again = commands.add_parser("report", parents=[state], help="rebuild the pages of a run")
+    again.add_argument("run", help="version such as nano-1, or a directory with stages")
     again.add_argument(
-        "--dollars-per-worker-hour", type=float, metavar="PRICE", help="what the page's cost is of"
+        "--dollars-per-worker-hour",
+        type=float,
+        metavar="PRICE",
+        help="price for the cost on the page",
     )
     again.set_defaults(command=report)
     two = commands.add_parser(
-        "compare", parents=[state], help="two runs: what was asked otherwise, and what came of it"
+        "compare", parents=[state], help="compare settings and results of two runs"
     )
-    two.add_argument("first", help="for example nano-1, or a directory in which stages ran")
+    two.add_argument("first", help="version such as nano-1, or a directory with stages")
     two.add_argument("second")
     two.add_argument(
-        "--page", type=Path, metavar="FILE", help="also as a page with curves and samples"
+        "--page", type=Path, metavar="FILE", help="also write a page with curves and samples"
     )
     two.set_defaults(command=compare_runs)
 
 
 def report(options: argparse.Namespace) -> int:
-    """The turn's page where it is one, and each stage's.
+    """Build the page of a run of the loop, and the page of each stage.
 
     Raises:
-        ConfigError: no such run.
+        ConfigError: the run does not exist.
     """
     directory, runs = _directory(options, options.run), Runs(options.state / "loop")
     stages = read_stages(directory)
     turn = directory / RECORD
     if not stages and not turn.exists():
-        raise ConfigError(f"run: {options.run}: no stage began there", field="run", reason="EMPTY")
+        raise ConfigError(
+            f"run: {options.run}: no stage started there", field="run", reason="EMPTY"
+        )
     for stage in stages:
         print(write_stage_page(stage.directory, options.dollars_per_worker_hour))
     if turn.exists():
@@ -65,7 +75,12 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Raises: ConfigError: no such run. ComparisonError: nothing to compare."""
+    """Print the comparison of two runs.
+
+    Raises:
+        ConfigError: a run does not exist.
+        ComparisonError: the runs cannot be compared.
+    """
     pairs = compare(_directory(options, options.first), _directory(options, options.second))
     print(text_of(pairs))
     if options.page is not None:
@@ -74,14 +89,14 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 
 def _directory(options: argparse.Namespace, run: str) -> Path:
-    """Where a run lies: a turn of the loop by its name, else a path."""
+    """Return the folder of a run, given as version or as path."""
     turn = Runs(options.state / "loop").directory(run)
     if turn.is_dir():
         return turn
     if Path(run).is_dir():
         return Path(run)
     raise ConfigError(
-        f"run: {run} is no folder, and no turn of the loop under --state {options.state}",
+        f"run: {run} is neither a folder nor a run of the loop under --state {options.state}",
         field="run",
         reason="UNKNOWN",
     )

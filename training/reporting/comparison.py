@@ -1,5 +1,6 @@
-"""Two runs side by side: what was asked of them otherwise, what came of it, and what it took.
-Stages are paired by name; two single ones are a pair whatever they are called.
+"""Comparison of two runs: settings that differ, results, and cost.
+
+Stages are paired by name; two single stages are a pair in any case.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from training.reporting.stage import StageRead, duration, read_stages
 from training.stages.context import Sample
 
 TEMPLATE = "comparison.html.jinja"
-OWN = ("output_directory", "lineage.")  # of a run, whatever it does
+OWN = ("output_directory", "lineage.")  # fields that differ in every run
 MISSING = "-"
 
 
 class ComparisonError(DetailedError, ValueError):
-    """Two runs cannot be compared; the text says which and why."""
+    """Two runs cannot be compared; the text names them and the reason."""
 
     reason = "MISMATCH"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing of both runs, in words."""
+    """Row of a table, with a value for each run."""
 
     name: str
     first: str
@@ -37,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same stage of two runs. figures: each at its last step. differences: of config and data."""
+    """The same stage of two runs."""
 
     name: str
     first: StageRead
@@ -45,16 +46,14 @@ class Pair:
 
     @property
     def kinds(self) -> list[str]:
-        """What their steps say that they are; more than one: little can be compared. None where
-        neither has a step yet.
-        """
+        """Return the kinds of both stages, without duplicates; empty if neither has a step."""
         return list(
             dict.fromkeys(read.steps[-1].stage for read in (self.first, self.second) if read.steps)
         )
 
     @property
     def differences(self) -> list[Row]:
-        """Fields that have another value, and data whose hash is another."""
+        """Return config fields and data hashes that differ."""
         rows = list(_different(flat(self.first.record.config), flat(self.second.record.config)))
         hashes = [
             {name: hashed[:12] for name, hashed in r.record.data.items()}
@@ -69,7 +68,7 @@ class Pair:
 
     @property
     def figures(self) -> list[Row]:
-        """What people ask for first comes first."""
+        """Return the last figures of both, the most important first."""
         ends = [_last(read) for read in (self.first, self.second)]
         names = [
             *(name for name in FIRST if name in ends[0] | ends[1]),
@@ -79,7 +78,7 @@ class Pair:
 
     @property
     def costs(self) -> list[Row]:
-        """Both, where both have it."""
+        """Return the costs of both."""
         reads = (self.first, self.second)
         rows = [
             Row("steps", *(f"{len(read.steps):,}" for read in reads)),
@@ -94,14 +93,14 @@ class Pair:
         return [
             *rows,
             Row(
-                "tokens a second",
+                "tokens per second",
                 *(MISSING if speed is None else f"{speed:,.0f}" for speed in speeds),
             ),
         ]
 
     @property
     def curves(self) -> Curves:
-        """Both runs in each chart."""
+        """Return charts with both runs."""
         names = ("first", "second") if self.first.version == self.second.version else ("", "")
         labels = [
             name or read.version
@@ -111,7 +110,7 @@ class Pair:
 
     @property
     def samples(self) -> list[tuple[Sample, Sample]]:
-        """What both wrote last to the same beginning."""
+        """Return the last samples of both for the same prompts."""
         ends = [
             {sample.prompt: sample for sample in read.samples} for read in (self.first, self.second)
         ]
@@ -121,17 +120,17 @@ class Pair:
 
 
 def compare(first: Path, second: Path) -> list[Pair]:
-    """The stages that both have.
+    """Return the stages that both runs have.
 
     Raises:
-        ComparisonError: no stage began in one of them, or they have none in common.
+        ComparisonError: no stage started in a run, or the runs have no stage in common.
     """
     reads = []
     for directory in (first, second):
         found = read_stages(directory)
         if not found:
             raise ComparisonError(
-                f"{directory}: no stage began there (no stage.json in it or below)",
+                f"{directory}: no stage started there (no stage.json in this folder or below)",
                 field=str(directory),
                 reason="EMPTY",
             )
@@ -156,17 +155,17 @@ def compare(first: Path, second: Path) -> list[Pair]:
 
 
 def text_of(pairs: Sequence[Pair]) -> str:
-    """Tables for a terminal."""
+    """Return tables for a terminal."""
     return "\n\n".join("\n".join(_lines(pair)) for pair in pairs)
 
 
 def write_comparison(pairs: Sequence[Pair], path: Path) -> Path:
-    """The page."""
+    """Write the page of a comparison."""
     return write_page(path, TEMPLATE, {"pairs": pairs})
 
 
 def flat(config: Mapping[str, Any], within: str = "") -> dict[str, Any]:
-    """A config's fields by their whole names, those of the run itself left out."""
+    """Return config fields by full name, without those that differ in every run."""
     fields: dict[str, Any] = {}
     for name, value in config.items():
         whole = within + name
@@ -181,25 +180,25 @@ def _different(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[
     for name in dict.fromkeys([*first, *second]):
         values = [fields.get(name, MISSING) for fields in (first, second)]
         if values[0] != values[1]:
-            yield Row(
-                name, *("none" if value is None else figure(value) for value in values)
-            )  # null: it was asked so
+            # None is a value of the config, unlike a missing field.
+            yield Row(name, *("none" if value is None else figure(value) for value in values))
 
 
 def _last(read: StageRead) -> dict[str, float]:
-    """Each figure's newest value."""
+    """Return the last value of each figure."""
     return {name: value for step in read.steps for name, value in step.metrics.items()}
 
 
 def _lines(pair: Pair) -> Iterator[str]:
     name = pair.name if len(pair.kinds) < 2 else f"different stages, {' | '.join(pair.kinds)}"
-    yield f"{name}: {pair.first.version} ({pair.first.standing}) | {pair.second.version} ({pair.second.standing})"
+    first, second = (f"{read.version} ({read.state_text})" for read in (pair.first, pair.second))
+    yield f"{name}: {first} | {second}"
     for title, rows in (
-        ("asked otherwise", pair.differences),
-        ("at the end", pair.figures),
-        ("took", pair.costs),
+        ("settings that differ", pair.differences),
+        ("last figures", pair.figures),
+        ("cost", pair.costs),
     ):
-        yield f"  {title}{'' if rows else ': nothing'}"
+        yield f"  {title}{'' if rows else ': none'}"
         wide = max((len(row.name) for row in rows), default=0)
         for row in rows:
             yield f"    {row.name:<{wide}}  {row.first:<20}  {row.second}"

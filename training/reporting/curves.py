@@ -1,7 +1,8 @@
-"""Series of numbers as the points of an SVG polyline; the template draws them. Pixels, y downwards.
+"""Charts of figures as points of SVG polylines, which a template draws.
 
-Of a stage's many figures those that people ask for first come first; the page folds the others
-away.
+Units are pixels, y downwards.
+
+The most important figures of a stage come first; the page folds the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from training.stages.context import Progress
 
 WIDTH, HEIGHT, PAD = 300, 110, 4
-MAX_POINTS = 300  # more than one a pixel only makes the file large
+MAX_POINTS = 300  # more than a point per pixel only enlarges the file
 FIRST = (
     *("loss", "bits_per_byte", "held_out_loss", "accuracy", "held_out_accuracy"),
     *(
@@ -32,7 +33,7 @@ FIRST = (
 
 @dataclass(frozen=True)
 class Line:
-    """One polyline: "x,y x,y …" and what it is called."""
+    """Polyline with its name and its points, "x,y x,y …"."""
 
     name: str
     points: str
@@ -40,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one pair of axes, with the texts at their ends."""
+    """Lines in a coordinate system, with labels of the axes."""
 
     title: str
     lines: tuple[Line, ...]
@@ -53,15 +54,18 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curves:
-    """Charts of one stage, or of the same stage of several runs."""
+    """Charts of a stage, or of the same stage of several runs."""
 
     first: tuple[Chart, ...]
     others: tuple[Chart, ...]
 
 
 def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
-    """Every figure over the steps, a line a run. courses: steps by the run's name; with one alone
-    each line has the figure's name.
+    """Return a chart per figure, with a line per run.
+
+    Args:
+        courses: steps by the name of the run. With a single run each line has the name of the
+            figure.
     """
     names = {name: None for steps in courses.values() for step in steps for name in step.metrics}
     charts = {}
@@ -79,7 +83,7 @@ def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
 
 
 def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
-    """A chart of (x, y) points by name; None where there is nothing to draw."""
+    """Return a chart of (x, y) points by name; None without finite points."""
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()
     }
@@ -100,10 +104,8 @@ def _points(
     points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float
 ) -> str:
     stride = max(1, len(points) // MAX_POINTS)
-    thinned = [
-        *points[::stride],
-        points[-1],
-    ]  # a single point is drawn too: the round ends of a line of no length
+    # A single point is visible as the round ends of a line of length 0.
+    thinned = [*points[::stride], points[-1]]
     return " ".join(
         f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}"
         for x, y in thinned

@@ -1,14 +1,13 @@
-"""What figures of a manifest's report mean that are often misread, by their names; and how one
-comes to be known that is not.
-"""
+"""Explanations of figures that are often misread, and advice for figures that are unknown."""
 
-_BOUND = "of the 95 % interval, for prompts and not pairs as independent"
-MEANINGS = {
+_BOUND = "bound of the 95 % interval, with prompts (not pairs) as independent observations"
+EXPLANATIONS = {
     "held_out_accuracy_low": _BOUND,
     "held_out_accuracy_high": _BOUND,
-    "kl": "nats a response, from one sampled answer a prompt: an estimate, which may be below 0",
-    "answers_unsampled": "rows without `served`: nobody knows what was sampled, so their text is learned from as it is",
-    "answers_unfit": "rows whose `served` is not their text by this tokenizer: their text is learned from",
+    "kl": "nats per response, estimated from one sampled answer per prompt; may be below 0",
+    "answers_unsampled": "rows without `served`; the sampled ids are unknown, so the text is used",
+    "answers_unfit": "rows whose `served` differs from the text under this tokenizer; "
+    "the text is used",
 }
-_NOISE = "no pair was judged twice; --set label_noise=0.1 says it"
+_NOISE = "no pair was judged twice; set it with --set label_noise=0.1"
 UNKNOWN = {"label_noise": _NOISE, "label_noise_ceiling": _NOISE}

@@ -1,6 +1,7 @@
-"""One HTML file without scripts and without requests; every word in it goes through the template's
-escaping, since models and users wrote some of them. templates/page.html.jinja is what all pages
-look like.
+"""HTML pages in a single file, without scripts and requests.
+
+All text is escaped by the template, because models and users wrote some of it. The layout is
+templates/page.html.jinja.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from training.reporting.curves import HEIGHT, WIDTH
 
 
 def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
-    """Whole or not at all.
+    """Write a page atomically.
 
     Raises:
         ConfigError: the path is a folder.
@@ -31,7 +32,7 @@ def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
 
 
 def figure(value: object) -> str:
-    """A number as people read it; a table in a table as "name value, name value"."""
+    """Format a number; format a nested mapping as "name value, name value"."""
     if isinstance(value, Mapping):
         return ", ".join(
             f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items()

@@ -1,4 +1,4 @@
-"""report.html of one turn of the loop, built from what it left on disk."""
+"""report.html of a run of the loop, built from the files of the run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.evaluation.canary_run import COURSE
 from training.evaluation.figures import SAMPLES
-from training.evaluation.trial import COURSE
 from training.lineage import Ancestry
 from training.manifest import MANIFEST, Manifest, read_manifest
 from training.reporting.curves import Chart, Curves, chart, curves
@@ -25,7 +25,7 @@ MAX_SAMPLES = 24
 def write_report(
     run_directory: Path, snapshot_directory: Path, result: RunResult | None, ancestry: Ancestry
 ) -> Path:
-    """Build the page from the run's files; whatever the run has not reached is left out."""
+    """Build the page from the files of the run; steps that were not reached are omitted."""
     record = json.loads((run_directory / RECORD).read_text())
     version = record["version"]
     facts = {
@@ -46,7 +46,7 @@ def write_report(
 
 
 def _stages(directory: Path) -> Iterator[tuple[str, Curves]]:
-    """In the order in which they began."""
+    """Yield the curves of stages in order of their start."""
     for read in read_stages(directory):
         if read.steps:
             yield read.record.name, curves({read.record.name: read.course})
@@ -78,7 +78,7 @@ def _rate(thumbs: Mapping[str, int]) -> float:
 
 
 def _artifacts(run_directory: Path) -> list[Manifest]:
-    """Everything that the run made."""
+    """Return the manifests of all artifacts of the run."""
     return [read_manifest(path.parent) for path in sorted(run_directory.glob(f"*/{MANIFEST}"))]
 
 

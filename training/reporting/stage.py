@@ -1,8 +1,7 @@
-"""report.html of one stage's run, built from what lies in its directory: while it learns, when it
-ended, and where it failed.
+"""report.html of a stage, built from its directory during training, after the end or a failure.
 
-What it took is added up over every time that it was begun, steps that were lost to a kill included:
-they were paid for.
+The cost is the sum over all starts, including steps that were lost by a kill, because they were
+paid for.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from training.cluster.stage_record import RECORD, StageRecord, read_record
 from training.errors import ConfigError
 from training.manifest import Manifest
 from training.reporting.curves import curves
-from training.reporting.glossary import MEANINGS, UNKNOWN
+from training.reporting.glossary import EXPLANATIONS, UNKNOWN
 from training.reporting.pages import figure, write_page
 from training.rl.alarms import has_no_signal
 from training.stages.artifact import finished_manifest
@@ -31,15 +30,18 @@ from training.stages.context import Progress, Sample
 
 REPORT = "report.html"
 TEMPLATE = "stage.html.jinja"
-MOST_SAMPLED_STEPS, MOST_SAMPLES = 12, 40  # of a prompt; of prompts that came once
+MOST_SAMPLED_STEPS, MOST_SAMPLES = 12, 40  # samples per prompt; prompts that occur once
 PRICE_VARIABLE = "TW_TRAINING_DOLLARS_PER_WORKER_HOUR"
 TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took, all its starts together. tokens: None where the stage counts none.
-    repeated_steps: taken again after a kill.
+    """Cost of a stage over all its starts.
+
+    Attributes:
+        tokens: None if the stage does not count tokens.
+        repeated_steps: steps that were repeated after a kill.
     """
 
     seconds: float
@@ -54,14 +56,18 @@ class Cost:
         return None if self.tokens is None or self.seconds == 0 else self.tokens / self.seconds
 
     def dollars(self, price: float | None) -> float | None:
-        """At so much for a worker's hour."""
+        """Return the cost at a price per worker hour."""
         return None if price is None else self.worker_seconds / 3600 * price
 
 
 @dataclass(frozen=True)
 class StageRead:
-    """A stage's directory, read. steps: each once. output: None until the stage has ended. failure:
-    why it ended without one, or "".
+    """Content of a stage's directory.
+
+    Attributes:
+        steps: each step once.
+        output: None until the stage has ended.
+        failure: error of a stage without output, or "".
     """
 
     directory: Path
@@ -74,13 +80,14 @@ class StageRead:
 
     @property
     def stage(self) -> str:
-        """What it is, as its steps say; "" before the first of them."""
+        """Return the kind of the stage from its steps; "" before the first step."""
         return self.steps[-1].stage.replace("_", " ") if self.steps else ""
 
     @property
     def course(self) -> list[Progress]:
-        """The steps, after one for what was measured before the first: figures of which the
-        manifest tells the value `before` too.
+        """Return the steps, preceded by the measurements before training.
+
+        These are figures that the manifest also has with the suffix `_before`.
         """
         report = self.output.report if self.output else {}
         known = {name: report.get(f"{name}_before") for step in self.steps for name in step.metrics}
@@ -90,23 +97,24 @@ class StageRead:
 
     @property
     def version(self) -> str:
-        """What it makes."""
+        """Return the version of the output."""
         return self.record.output_directory.name
 
     @property
-    def standing(self) -> str:
-        """How far it is, in words."""
+    def state_text(self) -> str:
+        """Describe the state of the stage."""
         if self.output is not None:
             return str(self.output.report.get("stopped_because", "")) or "finished"
         if self.failure:
-            return f"failed{f' after step {self.steps[-1].step}' if self.steps else ''}: {self.failure}"
+            after = f" after step {self.steps[-1].step}" if self.steps else ""
+            return f"failed{after}: {self.failure}"
         if not self.steps:
             return "no step yet"
         return f"not finished: step {self.steps[-1].step} of {self.steps[-1].total_steps}"
 
 
 def read_stage(directory: Path) -> StageRead | None:
-    """None where no stage began."""
+    """Read the directory of a stage; None if no stage started there."""
     record = read_record(directory)
     if record is None:
         return None
@@ -123,8 +131,9 @@ def read_stage(directory: Path) -> StageRead | None:
 
 
 def read_stages(directory: Path) -> list[StageRead]:
-    """Of a directory that is a stage's, or that holds some, at most three levels below (a loop's
-    run, a recipe's folder): as they began.
+    """Read all stages in a directory, at most three levels deep, in order of their start.
+
+    The directory may be that of a stage, of a run of the loop, or of a recipe.
     """
     found = {
         path.parent
@@ -136,14 +145,13 @@ def read_stages(directory: Path) -> list[StageRead]:
 
 
 def write_stage_page(directory: Path, price: float | None = None) -> Path | None:
-    """Build the page; None where no stage began.
+    """Build the page of a stage; None if no stage started there.
 
     Args:
-        price: dollars for a worker's hour; else what TW_TRAINING_DOLLARS_PER_WORKER_HOUR says, if
-            anything.
+        price: dollars per worker hour; defaults to TW_TRAINING_DOLLARS_PER_WORKER_HOUR.
 
     Raises:
-        ValueError: the variable is no such number.
+        ValueError: the variable is not a valid number.
     """
     read = read_stage(directory)
     if read is None:
@@ -152,36 +160,37 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
         "read": read,
         "record": read.record,
         "untaught": sum(has_no_signal(step.metrics) for step in read.steps),
-        "took": took(read, price if price is not None else price_here()),
+        "took": cost_rows(read, price if price is not None else price_here()),
         "curves": curves({read.record.name: read.course}),
         "samples": _over_time(read.samples),
         "changed": len({start.config_sha256 for start in read.record.starts}) > 1,
-        "made": made(read.output.report) if read.output else {},
+        "made": report_rows(read.output.report) if read.output else {},
         "config": json.dumps(read.record.config, indent=1),
     }
     return write_page(directory / REPORT, TEMPLATE, facts)
 
 
-def made(report: Mapping[str, Any]) -> dict[str, str]:
-    """The manifest's figures in words, what they mean beside those that are often misread; what is
-    empty says nothing.
+def report_rows(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a manifest as text, with explanations of some.
+
+    Empty values are omitted.
     """
     rows = {}
     for name, value in report.items():
-        meaning = (UNKNOWN if value is None else MEANINGS).get(name, "")
+        meaning = (UNKNOWN if value is None else EXPLANATIONS).get(name, "")
         if value != "":
             rows[name.replace("_", " ")] = figure(value) + (f" ({meaning})" if meaning else "")
     return rows
 
 
-def took(read: StageRead, price: float | None) -> dict[str, str]:
-    """Rows of the table of costs, in words."""
+def cost_rows(read: StageRead, price: float | None) -> dict[str, str]:
+    """Return the rows of the cost table."""
     cost = read.cost
     rows = {
         "steps": f"{len(read.steps):,}"
-        + (f", {cost.repeated_steps} taken again" if cost.repeated_steps else ""),
+        + (f", {cost.repeated_steps} repeated" if cost.repeated_steps else ""),
         "time": duration(cost.seconds),
-        "time a step": duration(cost.seconds / (len(read.steps) + cost.repeated_steps))
+        "time per step": duration(cost.seconds / (len(read.steps) + cost.repeated_steps))
         if read.steps
         else "unknown",
         "worker time": duration(cost.worker_seconds),
@@ -191,17 +200,17 @@ def took(read: StageRead, price: float | None) -> dict[str, str]:
     if cost.tokens is not None:
         rows["tokens"] = f"{cost.tokens:,.0f}"
     if cost.tokens_per_second is not None:
-        rows["tokens a second, all that is between steps included"] = (
-            f"{cost.tokens_per_second:,.0f}"
-        )
+        rows["tokens per second, including time between steps"] = f"{cost.tokens_per_second:,.0f}"
     if (dollars := cost.dollars(price)) is not None:
-        rows["cost"] = f"${dollars:,.2f} at ${price:g} a worker's hour"
+        rows["cost"] = f"${dollars:,.2f} at ${price:g} per worker hour"
     return rows
 
 
 def cost_of(lines: Sequence[Line]) -> Cost:
-    """Each start counts up from 0, so what it took is its last line's; where less has passed than
-    on the line before, another begins.
+    """Return the total cost of all starts.
+
+    The effort of each start counts from 0, so its last line has its total. A line with less time
+    than the line before belongs to a new start.
     """
     starts = [[line.effort for line in lines[:1]]]
     for before, line in pairwise(lines):
@@ -221,10 +230,10 @@ def cost_of(lines: Sequence[Line]) -> Cost:
 
 
 def price_here() -> float | None:
-    """Dollars for a worker's hour, as the variable says.
+    """Return the price per worker hour from the environment, or None.
 
     Raises:
-        ConfigError: it says what is none.
+        ConfigError: the variable is not a valid price.
     """
     text = os.environ.get(PRICE_VARIABLE, "")
     if not text:
@@ -235,7 +244,7 @@ def price_here() -> float | None:
         price = math.nan
     if not 0 <= price < math.inf:
         raise ConfigError(
-            f"{PRICE_VARIABLE}: {text!r} is not a price of a worker's hour in dollars",
+            f"{PRICE_VARIABLE}: {text!r} is not a price per worker hour in dollars",
             field=PRICE_VARIABLE,
             reason="OUT_OF_RANGE",
             limit="at least 0 and finite",
@@ -244,7 +253,7 @@ def price_here() -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """As people say it."""
+    """Format a duration in s, min or h."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     minutes = seconds / 60
@@ -252,8 +261,10 @@ def duration(seconds: float) -> str:
 
 
 def _over_time(samples: Sequence[Sample]) -> list[tuple[str, Sequence[Sample]]]:
-    """By prompt, in the prompts' order: what was written to it, from the first step to the last.
-    Prompts that came once, as policies draw other ones in each update, stand together under "".
+    """Group samples by prompt, in order of the prompts and steps.
+
+    Prompts with a single sample are grouped under "", because policies sample other prompts in each
+    update.
     """
     by_prompt: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -268,7 +279,7 @@ def _over_time(samples: Sequence[Sample]) -> list[tuple[str, Sequence[Sample]]]:
 
 
 def thinned(written: Sequence[Sample], most: int) -> Sequence[Sample]:
-    """So many of them, from the first to the last."""
+    """Return at most `most` samples, including the first and the last."""
     if len(written) <= most:
         return written
     return [written[round(place * (len(written) - 1) / (most - 1))] for place in range(most)]

@@ -7,27 +7,27 @@ import pytest
 
 from tests.training.toys import toy_model
 from training.data.chat import Message
-from training.evaluation.answers import Sampling, Speaker
+from training.evaluation.answers import ChatModel, Sampling
 
 PROMPTS = [[Message("user", words)] for words in ("good tree", "bad", "river stone cloud")]
 SAMPLING = Sampling(samples_per_prompt=2, max_response_tokens=10, temperature=0.7, top_p=0.9)
 
 
 @pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+def model(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
     directory: Path = toy_model(tmp_path_factory.mktemp("toy") / "model")
-    return Speaker(directory)
+    return ChatModel(directory)
 
 
-def test_answers_do_not_depend_on_how_prompts_are_batched(speaker: Speaker) -> None:
-    together = speaker.answer(PROMPTS, SAMPLING)
+def test_answers_do_not_depend_on_how_prompts_are_batched(model: ChatModel) -> None:
+    together = model.answer(PROMPTS, SAMPLING)
     assert [said.prompt for said in together] == [0, 0, 1, 1, 2, 2]
-    assert speaker.answer(PROMPTS, replace(SAMPLING, batch_prompts=1)) == together
+    assert model.answer(PROMPTS, replace(SAMPLING, batch_prompts=1)) == together
     assert together[0].text != together[1].text
-    assert speaker.answer(PROMPTS, replace(SAMPLING, seed=1)) != together
+    assert model.answer(PROMPTS, replace(SAMPLING, seed=1)) != together
 
 
-def test_the_nucleus_of_the_preset_is_kept(speaker: Speaker) -> None:
-    greedy = speaker.answer(PROMPTS, replace(SAMPLING, temperature=0.0))
-    assert speaker.answer(PROMPTS, replace(SAMPLING, top_p=1e-6)) == greedy
-    assert greedy != speaker.answer(PROMPTS, SAMPLING)
+def test_the_nucleus_of_the_preset_is_kept(model: ChatModel) -> None:
+    greedy = model.answer(PROMPTS, replace(SAMPLING, temperature=0.0))
+    assert model.answer(PROMPTS, replace(SAMPLING, top_p=1e-6)) == greedy
+    assert greedy != model.answer(PROMPTS, SAMPLING)

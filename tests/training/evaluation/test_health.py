@@ -15,7 +15,7 @@ from training.evaluation import health
 from training.evaluation.comparison import write_figures
 from training.evaluation.figures import Estimate
 from training.evaluation.health import Health, HealthConfig
-from training.evaluation.served import ServedApart, measure_served
+from training.evaluation.served import ServingMismatch, measure_served
 from training.manifest import ManifestError, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
@@ -59,15 +59,15 @@ def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
     ("served", "passes"),
     [
         (None, True),
-        (ServedApart(64, 0, 0.086), True),
-        (ServedApart(64, 3, 0.002), True),
-        (ServedApart(64, 4, 0.002), False),
-        (ServedApart(64, 0, 0.21), False),
-        (ServedApart(64, 64, None), False),
+        (ServingMismatch(64, 0, 0.086), True),
+        (ServingMismatch(64, 3, 0.002), True),
+        (ServingMismatch(64, 4, 0.002), False),
+        (ServingMismatch(64, 0, 0.21), False),
+        (ServingMismatch(64, 64, None), False),
     ],
 )
 def test_nothing_is_trained_on_what_was_said_of_another_model(
-    tmp_path: Path, served: ServedApart | None, passes: bool
+    tmp_path: Path, served: ServingMismatch | None, passes: bool
 ) -> None:
     config = config_of(tmp_path)
     measured = asdict(Health(SURE, SURE, served))
@@ -106,7 +106,7 @@ def test_the_incumbents_own_answers_are_looked_at_and_no_others(tmp_path: Path) 
     nobodys = write_lines(tmp_path / "others.jsonl", rows[:3])
     assert measure_served(incumbent, nobodys, nullcontext) is None
     unlike = write_lines(tmp_path / "unlike.jsonl", rows[3:4])
-    assert measure_served(incumbent, unlike, nullcontext) == ServedApart(1, 1, None)
+    assert measure_served(incumbent, unlike, nullcontext) == ServingMismatch(1, 1, None)
 
 
 def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> None:
@@ -148,4 +148,4 @@ def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> 
     assert (found.reward_model.count, found.reward_model.value > 0.7) == (60, True)
     assert found.served is not None
     assert (found.served.answers, found.served.unfit) == (2, 0)
-    assert "nats a token" in found.text()
+    assert "nats per token" in found.text()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from training.launching.kubernetes import Place
+from training.launching.kubernetes import KubernetesTarget
 
 NAMESPACE, TOKEN = "chat", "a-token"
 
@@ -85,7 +85,7 @@ class ApiServer:
 
 
 @contextmanager
-def serving(server: ApiServer, folder: Path) -> Iterator[Place]:
+def serving(server: ApiServer, folder: Path) -> Iterator[KubernetesTarget]:
     """On loopback; the folder is that of a pod's account."""
 
     class Door(BaseHTTPRequestHandler):
@@ -112,7 +112,7 @@ def serving(server: ApiServer, folder: Path) -> Iterator[Place]:
     thread = threading.Thread(target=door.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield Place(f"http://127.0.0.1:{door.server_port}", folder)
+        yield KubernetesTarget(f"http://127.0.0.1:{door.server_port}", folder)
     finally:
         door.shutdown()
         thread.join()

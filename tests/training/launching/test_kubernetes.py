@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.launching.api_server import ApiServer, serving
-from training.launching.kubernetes import ApiError, KubernetesApi, Place
+from training.launching.kubernetes import ApiError, KubernetesApi, KubernetesTarget
 
 KIND = "apis/ray.io/v1/rayjobs"
 
@@ -51,22 +51,22 @@ def test_only_the_one_that_was_meant_is_deleted_and_one_that_is_gone_is_no_error
 
 
 @pytest.mark.parametrize(
-    ("status", "passing"), [(500, True), (503, True), (429, True), (403, False), (422, False)]
+    ("status", "temporary"), [(500, True), (503, True), (429, True), (403, False), (422, False)]
 )
 def test_a_refusal_says_what_the_server_said_and_whether_it_may_pass(
-    api: KubernetesApi, server: ApiServer, status: int, passing: bool
+    api: KubernetesApi, server: ApiServer, status: int, temporary: bool
 ) -> None:
     server.refusals.append((status, "because of this"))
     with refused(ApiError, reason="REFUSED") as caught:
         api.read(KIND, "turn")
-    assert caught.value.passing is passing
+    assert caught.value.temporary is temporary
     for named in ("GET", f"/{KIND.rpartition('/')[0]}/", str(status), "because of this"):
         assert named in str(caught.value)
 
 
 def test_a_server_that_is_away_may_be_back(tmp_path: Path) -> None:
     with serving(ApiServer(), tmp_path) as place:
-        gone = Place(place.url, tmp_path)
+        gone = KubernetesTarget(place.url, tmp_path)
     with refused(ApiError, reason="UNREACHABLE") as caught:
         KubernetesApi(gone).read(KIND, "turn")
-    assert caught.value.passing
+    assert caught.value.temporary

@@ -19,10 +19,10 @@ from training.launching.launcher import (
     NOT_WRITTEN,
     NOT_YET,
     QUEUED,
+    Launch,
     Launcher,
-    Turn,
 )
-from training.launching.ray_job import EXITS, RAY_JOBS, TURN_LABEL
+from training.launching.ray_job import EXITS, RAY_JOBS, RUN_LABEL
 
 NAME, JOB = "tw-turn", "tw-training-1"
 TEMPLATE = {
@@ -36,7 +36,7 @@ NO_ROOM = "Insufficient cpu"
 Step = Callable[[], None]
 
 
-class Notices:
+class StatusWriter:
     """What people would have seen."""
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ class Stage:
 
     def __init__(self, api: KubernetesApi, server: ApiServer) -> None:
         self.api, self.server = api, server
-        self.notices, self.clock, self.said = Notices(), Clock(), []
+        self.notices, self.clock, self.said = StatusWriter(), Clock(), []
 
     def launcher(self, job: str = JOB) -> Launcher:
-        turn = Turn(TEMPLATE, job, f"uid-of-{job}", DEADLINE_SECONDS)
+        turn = Launch(TEMPLATE, job, f"uid-of-{job}", DEADLINE_SECONDS)
         return Launcher(turn, self.api, self.notices, self.clock, self.said.append)
 
     def job(self) -> Any:
@@ -106,7 +106,7 @@ class Stage:
 
     def earlier(self, deployment: str, job: str = "", turn: str = "tw-training-0") -> None:
         """A RayJob that was there before."""
-        self.server.put(RAY_JOBS, NAME, metadata={"labels": {TURN_LABEL: turn}}, spec={})
+        self.server.put(RAY_JOBS, NAME, metadata={"labels": {RUN_LABEL: turn}}, spec={})
         self.status(deployment, job)()
 
     def made(self) -> int:
@@ -132,7 +132,7 @@ def test_a_turn_is_made_belongs_to_its_job_and_is_waited_for(stage: Stage) -> No
     ]
     assert stage.launcher().run()
     about = stage.job()["metadata"]
-    assert about["labels"] == {"a": "b", TURN_LABEL: JOB}
+    assert about["labels"] == {"a": "b", RUN_LABEL: JOB}
     assert about["ownerReferences"] == [
         {"apiVersion": "batch/v1", "kind": "Job", "name": JOB, "uid": f"uid-of-{JOB}"},
     ]
@@ -170,12 +170,12 @@ def test_one_that_was_made_between_look_and_making_is_adopted(stage: Stage) -> N
         def read(self, kind: str, name: str) -> Any:
             return next(looks, stage.server.objects.get((kind, name)))
 
-    stage.api = Late(stage.api._place)
+    stage.api = Late(stage.api._target)
     stage.earlier("Running", "RUNNING")
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     assert stage.launcher("by-hand").run()
     assert stage.made() == 1
-    assert stage.job()["metadata"]["labels"][TURN_LABEL] == "tw-training-0"
+    assert stage.job()["metadata"]["labels"][RUN_LABEL] == "tw-training-0"
 
 
 @pytest.mark.parametrize("deployment", ["Complete", "Failed", "ValidationFailed"])
@@ -183,7 +183,7 @@ def test_one_that_has_ended_makes_room(stage: Stage, deployment: str) -> None:
     stage.earlier(deployment)
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     assert stage.launcher().run()
-    assert stage.job()["metadata"]["labels"][TURN_LABEL] == JOB
+    assert stage.job()["metadata"]["labels"][RUN_LABEL] == JOB
 
 
 def test_one_that_is_being_deleted_is_waited_for(stage: Stage) -> None:
@@ -374,7 +374,7 @@ def test_pods_that_may_not_be_seen_are_no_reason_to_end(stage: Stage) -> None:
             stage.server.refusals.append((403, "pods is forbidden"))
             return super().select(kind, labels)
 
-    stage.api = Blind(stage.api._place)
+    stage.api = Blind(stage.api._target)
     assert stage.launcher().run()
     assert [text for text in stage.said if "pods is forbidden" in text]
 

@@ -6,9 +6,9 @@ import pytest
 
 from training.launching.start_failure import (
     MAX_CHARACTERS,
-    hindrance,
+    find_start_failure,
     missing_volume,
-    waits_for_its_node,
+    waits_for_node,
 )
 
 NO_ROOM = "0/1 nodes are available: 1 Insufficient cpu."
@@ -66,14 +66,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_hinders_a_pod_is_said_in_one_line(case: str) -> None:
     pods, named = CASES[case]
-    line = hindrance(None, pods)
+    line = find_start_failure(None, pods)
     assert [word for word in named if word not in line] == []
     assert "\n" not in line
 
 
 def test_only_an_end_for_want_of_memory_hinders() -> None:
     ended = {**KILLED, "lastState": {"terminated": {"reason": "Completed", "exitCode": 0}}}
-    assert hindrance(None, [pod("worker", containerStatuses=[ended])]) == ""
+    assert find_start_failure(None, [pod("worker", containerStatuses=[ended])]) == ""
 
 
 def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -> None:
@@ -82,15 +82,18 @@ def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -
         {"type": "HeadPodReady", "status": "False", "message": "containers with unready status"},
         {"type": "ReplicaFailure", "status": "True", "message": text},
     ]
-    line = hindrance({"status": {"conditions": conditions}}, [])
+    line = find_start_failure({"status": {"conditions": conditions}}, [])
     assert 'pods "x" is forbidden: violates PodSecurity "restricted:latest"' in line
-    assert hindrance({"status": {"conditions": [{**conditions[1], "status": "False"}]}}, []) == ""
+    assert (
+        find_start_failure({"status": {"conditions": [{**conditions[1], "status": "False"}]}}, [])
+        == ""
+    )
 
 
 def test_pods_that_only_start_are_hindered_by_nothing() -> None:
     starting = waiting("ContainerCreating")
     assert (
-        hindrance(
+        find_start_failure(
             {"metadata": {}}, [pod(containerStatuses=[starting]), pod("worker"), {"metadata": {}}]
         )
         == ""
@@ -128,7 +131,7 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None
 
 
 def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> None:
-    assert waits_for_its_node(STUCK)
+    assert waits_for_node(STUCK)
     begun = [
         {"type": "PodReadyToStartContainers", "status": "True"},
         {"type": "PodScheduled", "status": "True"},
@@ -138,12 +141,14 @@ def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> N
         {"type": "PodScheduled", "status": "False"},
     ]
     assert not any(
-        waits_for_its_node(each) for each in (pod(conditions=begun), pod(conditions=nowhere), pod())
+        waits_for_node(each) for each in (pod(conditions=begun), pod(conditions=nowhere), pod())
     )
 
 
 def test_a_long_message_is_cut() -> None:
     assert (
-        len(hindrance(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])]))
+        len(
+            find_start_failure(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])])
+        )
         == MAX_CHARACTERS
     )

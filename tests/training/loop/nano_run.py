@@ -13,7 +13,7 @@ from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
 from tests.training.simulated_users import Crowd, chat_and_rate
 from training.data.catalogue import Directory
-from training.evaluation.trial import Clock, Rollout
+from training.evaluation.canary_run import Clock, RolloutControl
 from training.loop import Feedback, LoopEnvironment, run_loop
 from training.manifest import Manifest
 from training.progress import Lines
@@ -78,7 +78,7 @@ def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
 def run_nano(
     state: Path,
     feedback: Feedback,
-    rollout: Rollout | None = None,
+    rollout: RolloutControl | None = None,
     clock: Clock | None = None,
     recipe: Recipe = recipe,
 ) -> RunResult:

@@ -26,7 +26,7 @@ from training.data.events import Erasure
 from training.data.sealed import DataKey
 from training.erasure import apply_erasures
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
-from training.evaluation.trial import run_trial
+from training.evaluation.canary_run import serve_canary
 from training.loop import NotEnoughFeedbackError
 from training.optim.adam import OptimizerConfig
 from training.registry import Registry, VersionStage
@@ -157,7 +157,7 @@ def test_a_degraded_version_is_rolled_back_automatically(tmp_path: Path) -> None
     rollout = FakeRollout(clock)
     feedback = Feedback(None, {"nano-0": BASE, "nano-1": worse})
     config = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=1000)
-    end = run_trial(
+    end = serve_canary(
         "nano-1", worse, config, rollout, feedback, clock, tmp_path / "canary", lambda *_: None
     )
     assert end.verdict is Verdict.ROLL_BACK

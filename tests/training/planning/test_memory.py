@@ -14,7 +14,7 @@ from tests.training.workers import run_workers
 from training.model.config import parse_config
 from training.parallelism import Parallelism
 from training.planning.layout import Layout
-from training.planning.memory import Phase, Taken, peak, phases
+from training.planning.memory import MemoryKind, Phase, peak, phases
 from training.planning.sizes import adapter_size, sizes_of
 from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 
@@ -84,16 +84,16 @@ def phase_named(work: Work, name: str, layout: Layout) -> Phase:
     return found
 
 
-def bytes_of(phase: Phase, *names: Taken) -> float:
+def bytes_of(phase: Phase, *names: MemoryKind) -> float:
     return sum(part.bytes for part in phase.parts if part.name in names)
 
 
 @pytest.mark.parametrize(
     ("vocabulary", "prompts", "copies", "prompt_tokens", "response_tokens", "largest"),
     [
-        (512, 4, 1, 96, 4, Taken.ACTIVATIONS),
-        (512, 16, 8, 2, 24, Taken.CACHE),
-        (8192, 64, 1, 2, 4, Taken.CHOOSING),
+        (512, 4, 1, 96, 4, MemoryKind.ACTIVATIONS),
+        (512, 16, 8, 2, 24, MemoryKind.CACHE),
+        (8192, 64, 1, 2, 4, MemoryKind.CHOOSING),
     ],
 )
 def test_sampling_takes_what_is_planned(
@@ -102,7 +102,7 @@ def test_sampling_takes_what_is_planned(
     copies: int,
     prompt_tokens: int,
     response_tokens: int,
-    largest: Taken,
+    largest: MemoryKind,
 ) -> None:
     asked, model = (
         Sampled(prompts * copies, prompts, prompt_tokens, response_tokens),
@@ -110,8 +110,8 @@ def test_sampling_takes_what_is_planned(
     )
     work = replace(work_of(), model=model, sampled=asked)
     phase = phase_named(work, "sampling", Layout(1, Parallelism()))
-    taken = (Taken.CACHE, Taken.ACTIVATIONS, Taken.CHOOSING)
-    planned = bytes_of(phase, Taken.WEIGHTS, *taken)
+    taken = (MemoryKind.CACHE, MemoryKind.ACTIVATIONS, MemoryKind.CHOOSING)
+    planned = bytes_of(phase, MemoryKind.WEIGHTS, *taken)
     measured = sampled(model, prompts, copies, prompt_tokens, response_tokens)
     assert 0.98 <= planned / measured <= 1.25
     assert max(taken, key=lambda name: bytes_of(phase, name)) is largest
@@ -126,7 +126,7 @@ def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
     phase = phase_named(
         replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism())
     )
-    planned = bytes_of(phase, Taken.ACTIVATIONS, Taken.COPIES, Taken.CACHE)
+    planned = bytes_of(phase, MemoryKind.ACTIVATIONS, MemoryKind.COPIES, MemoryKind.CACHE)
     assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
 
 
@@ -147,23 +147,27 @@ def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:
     work = replace(work_of(), sampled=Sampled(8, 8, 16, 16))
     alone = phase_named(work, "sampling", Layout(1, Parallelism()))
     shared = phase_named(work, "sampling", Layout(4, Parallelism(shard=4)))
-    assert bytes_of(alone, Taken.GATHERED) == 0
-    assert bytes_of(shared, Taken.GATHERED) == WHOLE * 4
-    assert bytes_of(shared, Taken.WEIGHTS) == WHOLE * 4 / 4
+    assert bytes_of(alone, MemoryKind.GATHERED) == 0
+    assert bytes_of(shared, MemoryKind.GATHERED) == WHOLE * 4
+    assert bytes_of(shared, MemoryKind.WEIGHTS) == WHOLE * 4 / 4
 
 
 def test_learning_state_is_16_bytes_a_weight_over_shards_and_frozen_weights_4() -> None:
     frozen = Network("reference", Role.FROZEN, WHOLE)
     work = replace(work_of(), networks=(*work_of().networks, frozen))
     phase = peak(work, Layout(8, Parallelism(shard=4)))
-    assert bytes_of(phase, Taken.WEIGHTS, Taken.GRADIENTS, Taken.OPTIMIZER) == 16 * WHOLE / 4
-    assert bytes_of(phase, Taken.FROZEN) == 4 * WHOLE / 4
+    assert (
+        bytes_of(phase, MemoryKind.WEIGHTS, MemoryKind.GRADIENTS, MemoryKind.OPTIMIZER)
+        == 16 * WHOLE / 4
+    )
+    assert bytes_of(phase, MemoryKind.FROZEN) == 4 * WHOLE / 4
 
 
 def test_muon_keeps_one_number_of_a_matrix() -> None:
     layout, matrices = Layout(1, Parallelism()), sizes_of(MODEL).matrices
     adamw, muon = (
-        bytes_of(peak(replace(work_of(), muon=m), layout), Taken.OPTIMIZER) for m in (False, True)
+        bytes_of(peak(replace(work_of(), muon=m), layout), MemoryKind.OPTIMIZER)
+        for m in (False, True)
     )
     assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
 
@@ -178,12 +182,12 @@ def test_a_judging_autocast_keeps_the_copies_of_all_that_learn_and_of_nothing_fr
         replace(work_of(), networks=whole, passes=made), "reading", Layout(1, Parallelism())
     )
     one = 2 * sizes_of(MODEL).matrices
-    assert bytes_of(reading, Taken.COPIES) == 2 * one
+    assert bytes_of(reading, MemoryKind.COPIES) == 2 * one
     learning, frozen = read(2, learn=True), read(2, learn=False)
     assert learning - read(1, learn=True) == pytest.approx(one, rel=0.02)
     assert frozen < one / 2
     assert (
         learning
-        <= bytes_of(reading, Taken.COPIES, Taken.ACTIVATIONS, Taken.LOGITS)
+        <= bytes_of(reading, MemoryKind.COPIES, MemoryKind.ACTIVATIONS, MemoryKind.LOGITS)
         < 1.4 * learning
     )

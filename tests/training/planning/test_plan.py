@@ -10,7 +10,7 @@ from tests.training.planning.stages import GRPO, PPO, SFT, stage
 from training.model.config import llama_json, parse_config
 from training.model.lora import LoraConfig
 from training.planning.accelerators import ACCELERATORS, GIB
-from training.planning.plan import StagePlan, fitting, plan_recipe, plan_stage
+from training.planning.plan import StagePlan, fitting_layouts, plan_recipe, plan_stage
 from training.recipes.open_models.shapes import shape
 from training.stages.context import ConfigError
 
@@ -44,11 +44,11 @@ def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layo
     needed, largest = (f"{taken / GIB:.1f}" for taken in (peak.bytes, peak.largest.bytes))
     for named in ("h100", "71.1", needed, largest, peak.name, peak.largest.name):
         assert named in text
-    assert named_in(text, fitting(stage(LONG), LLAMA, 8, H100))
+    assert named_in(text, fitting_layouts(stage(LONG), LLAMA, 8, H100))
 
 
 def test_where_nothing_fits_the_refusal_says_so() -> None:
-    assert list(fitting(stage(LONG), LLAMA, 1, H100)) == []
+    assert list(fitting_layouts(stage(LONG), LLAMA, 1, H100)) == []
     with refused(ConfigError, field="it", reason="TOO_LARGE", limit="71.1 GiB") as caught:
         plan_stage(stage(LONG), LLAMA, 1, H100)
     needed = plan_stage(stage(LONG), LLAMA, 1, ROOMY).memory.bytes / GIB
@@ -62,7 +62,7 @@ def test_gpus_that_the_layout_does_not_divide_are_refused_with_a_layout_that_doe
         ConfigError, field="it.parallelism", reason="OUT_OF_RANGE", limit="a divisor of 4"
     ) as caught:
         plan_stage(stage(LONG, shard=8), LLAMA, 4, H100)
-    assert named_in(str(caught.value), fitting(stage(LONG), LLAMA, 4, H100))
+    assert named_in(str(caught.value), fitting_layouts(stage(LONG), LLAMA, 4, H100))
 
 
 def test_what_the_stage_itself_would_refuse_is_refused() -> None:
@@ -70,13 +70,13 @@ def test_what_the_stage_itself_would_refuse_is_refused() -> None:
         ConfigError, field="it.batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 32"
     ) as caught:
         plan_stage(stage(SFT, shard=32), SMALL, 32, H100)
-    assert named_in(str(caught.value), fitting(stage(SFT), SMALL, 32, H100))
+    assert named_in(str(caught.value), fitting_layouts(stage(SFT), SMALL, 32, H100))
     with refused(ConfigError, field="it.parallelism.tensor", reason="CONFLICT"):
         plan_stage(stage(replace(SFT, lora=LoraConfig()), tensor=2), SMALL, 2, H100)
 
 
 def test_advice_is_the_fastest_of_the_layouts_that_fit() -> None:
-    found = list(fitting(stage(LONG), LLAMA, 8, H100))
+    found = list(fitting_layouts(stage(LONG), LLAMA, 8, H100))
     assert {str(one.layout) for one in found} >= {"shard 8 x tensor 1", "shard 4 x tensor 2"}
     assert all(one.memory.bytes <= H100.usable_bytes for one in found)
     with refused(ConfigError, field="it", reason="TOO_LARGE") as caught:

@@ -15,7 +15,7 @@ from training.parallelism import Parallelism
 from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_SHARE, Accelerator
 from training.planning.layout import Layout
 from training.planning.sizes import sizes_of
-from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, Spent, spent_most, time_of
+from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, TimeItem, longest_kind, time_of
 from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 from training.recipes.open_models.shapes import shape
 
@@ -209,4 +209,4 @@ def test_a_wider_accelerator_is_never_slower() -> None:
 
 
 def test_what_takes_longest_bounds() -> None:
-    assert spent_most((Spent("computing", 1.0), Spent("sampling", 2.0))) == "sampling"
+    assert longest_kind((TimeItem("computing", 1.0), TimeItem("sampling", 2.0))) == "sampling"

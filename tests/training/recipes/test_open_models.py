@@ -7,7 +7,7 @@ import pytest
 from tests.support.errors import refused
 from training.planning.accelerators import ACCELERATORS
 from training.planning.layout import Layout
-from training.planning.plan import fitting, plan_recipe
+from training.planning.plan import fitting_layouts, plan_recipe
 from training.planning.text import text
 from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
 from training.recipes.open_models.shapes import shape
@@ -47,7 +47,7 @@ def test_a_recipe_is_refused_on_fewer_gpus_or_smaller_ones(recipe: OpenRecipe) -
     (stage,) = (
         stage for stage in recipe.stages if stage.name == caught.value.field.partition(".")[0]
     )
-    assert not list(fitting(stage, shape(recipe.shape), fewer, accelerator))
+    assert not list(fitting_layouts(stage, shape(recipe.shape), fewer, accelerator))
 
 
 def test_stages_continue_from_the_previous_and_write_separately(recipe: OpenRecipe) -> None:

@@ -50,7 +50,7 @@ def test_what_was_asked_otherwise_is_all_that_is_named(run: Run, tmp_path: Path)
     figures = {row.name: row for row in pair.figures}
     assert next(iter(figures)) == "loss"
     assert figures["loss"].first != figures["loss"].second
-    assert {row.name for row in pair.costs} >= {"steps", "time", "tokens a second"}
+    assert {row.name for row in pair.costs} >= {"steps", "time", "tokens per second"}
     assert [line.name for line in pair.curves.first[0].lines] == ["a", "b"]
 
 
@@ -71,7 +71,7 @@ def test_the_same_run_twice_differs_in_nothing(run: Run) -> None:
     (pair,) = compare(run("a"), run("b"))
     assert pair.differences == []
     assert all(row.first == row.second for row in pair.figures)
-    assert "asked otherwise: nothing" in text_of([pair])
+    assert "settings that differ: none" in text_of([pair])
 
 
 def test_two_single_stages_are_a_pair_whatever_they_are_called(run: Run) -> None:
@@ -136,7 +136,7 @@ def test_a_stages_page_is_built_again_with_its_price(
         == 0
     )
     assert str(directory / "sft" / "report.html") in capsys.readouterr().out
-    assert "$4 a worker" in (directory / "sft" / "report.html").read_text()
+    assert "$4 per worker" in (directory / "sft" / "report.html").read_text()
 
 
 def test_a_configs_fields_have_their_whole_names_and_the_runs_own_are_left_out() -> None:

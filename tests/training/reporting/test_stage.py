@@ -22,12 +22,12 @@ from training.reporting.stage import (
     MOST_SAMPLED_STEPS,
     PRICE_VARIABLE,
     cost_of,
+    cost_rows,
     duration,
-    made,
     price_here,
     read_stage,
     read_stages,
-    took,
+    report_rows,
     write_stage_page,
 )
 from training.stages import sft
@@ -71,8 +71,8 @@ def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
     assert read.output is not None
     assert read.course[0].metrics == {"held_out_loss": read.output.report["held_out_loss_before"]}
     assert [step.step for step in read.course] == [0, *(step.step for step in read.steps)]
-    assert "What it writes, over time" in page
-    assert "tokens a second" in page
+    assert "Samples over time" in page
+    assert "tokens per second" in page
     assert "c0ffee" in page
     assert "<script" not in page
 
@@ -98,8 +98,12 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     read = read_stage(tmp_path / "runs" / "run")
     assert read is not None
-    assert (read.standing, len(read.record.starts), read.cost.repeated_steps) == ("finished", 2, 1)
-    assert "taken up again 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert (read.state_text, len(read.record.starts), read.cost.repeated_steps) == (
+        "finished",
+        2,
+        1,
+    )
+    assert "resumed 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
 def test_a_stage_that_refused_its_data_has_a_page_that_says_why(
@@ -125,7 +129,7 @@ def test_a_stage_that_was_stopped_has_not_failed(config: SftConfig, tmp_path: Pa
 def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_nothing_is_left_empty() -> (
     None
 ):
-    words = made(
+    words = report_rows(
         {
             "stopped_because": "",
             "label_noise": None,
@@ -141,7 +145,7 @@ def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_n
     assert "estimate" in words["kl"]
     assert (words["steps"], words["other"]) == ("3", "unknown")
     assert "stopped because" not in words
-    assert made({"label_noise_ceiling": 0.9}) == {"label noise ceiling": "0.9"}
+    assert report_rows({"label_noise_ceiling": 0.9}) == {"label noise ceiling": "0.9"}
 
 
 def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
@@ -167,7 +171,7 @@ def test_updates_that_taught_nothing_are_told_on_the_page(
     page = write_stage_page(tmp_path)
     assert page is not None
     assert (
-        "In 2 of 3 updates no group told its answers apart: nothing was learned from them."
+        "In 2 of 3 updates all answers of each group had the same score: these updates had no effect."
         in page.read_text()
     )
 
@@ -213,10 +217,10 @@ def test_a_price_makes_a_cost(
 ) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, "2.5")
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
-    assert "at $2.5 a worker" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert "at $2.5 per worker" in (tmp_path / "runs" / "run" / "report.html").read_text()
     read = read_stage(tmp_path / "runs" / "run")
     assert read is not None
-    assert "cost" not in took(read, None)
+    assert "cost" not in cost_rows(read, None)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun
 from training.data.chat import Message
 from training.decoding.beam import BeamConfig, beam_search
-from training.evaluation.answers import Sampling, Speaker, score
+from training.evaluation.answers import Sampling, ChatModel, score
 from training.model.reward import load_reward_model
 from training.optim.ranks import ALONE
 from training.stages import pretrain
@@ -87,7 +87,7 @@ def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> 
 def asked(directory: Path, device: str) -> dict[str, Any]:
     """Return results of inference outside of stages."""
     use_device(device)
-    speaker = Speaker(directory / "first")
+    speaker = ChatModel(directory / "first")
     prompts = [[Message("user", text)] for text in ("good tree", "bird")]
     said = speaker.answer(prompts, Sampling(samples_per_prompt=2, max_response_tokens=5))
     reward = load_reward_model(directory / "reward-adapter", directory / "first")

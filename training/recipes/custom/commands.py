@@ -33,7 +33,7 @@ from training.recipes.custom.inputs import (
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
-from training.reporting.glossary import MEANINGS
+from training.reporting.glossary import EXPLANATIONS
 from training.reporting.stage import REPORT
 from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, Lineage
@@ -156,7 +156,7 @@ def _format_report(manifest: Manifest) -> str:
     stopped = report.get("stopped_because")
     line = ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
     return "\n  ".join(
-        [line, *(f"{name}: {MEANINGS[name]}" for name in numbers if name in MEANINGS)]
+        [line, *(f"{name}: {EXPLANATIONS[name]}" for name in numbers if name in EXPLANATIONS)]
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.cluster.group import Group
 from training.data.chat import Chat
-from training.evaluation.answers import Speaker
+from training.evaluation.answers import ChatModel
 from training.optim.ranks import all_different
 from training.stages.context import ConfigError
 from training.stages.policy_loop import PolicyConfig, check_shares
@@ -66,7 +66,7 @@ def check_config(config: PolicyConfig, workers: int) -> None:
         ) from error
 
 
-def opened_model(directory: Path) -> Speaker:
+def opened_model(directory: Path) -> ChatModel:
     """Load the model like the first measurement, so that its errors show early.
 
     Raises:
@@ -75,7 +75,7 @@ def opened_model(directory: Path) -> Speaker:
     """
     if not directory.is_dir():
         raise ConfigError(f"model: {directory} does not exist", field="model", reason="MISSING")
-    return Speaker(directory)
+    return ChatModel(directory)
 
 
 def check_prompts(config: PolicyConfig, chat: Chat) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.data.chat import Message
-from training.evaluation.answers import Sampling, Speaker
+from training.evaluation.answers import ChatModel, Sampling
 from training.evaluation.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
 from training.runs import write_json
 from training.verification.items import Item
@@ -53,7 +53,7 @@ def measure(
     if path.exists():
         fields = json.loads(path.read_text())
         return Measured(**{**fields, "rewards": tuple(fields["rewards"])})
-    answers = Speaker(directory).answer(
+    answers = ChatModel(directory).answer(
         [[Message("user", item.prompt)] for item in items], sampling
     )
     verdicts = scorer.score_all(

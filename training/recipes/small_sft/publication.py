@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.data.chat import Message
-from training.evaluation.answers import Sampling, Speaker
+from training.evaluation.answers import ChatModel, Sampling
 from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from training.recipes.small_sft.dataset import newcomer_conversations
@@ -72,7 +72,7 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def answers(model: Path) -> list[dict[str, Any]]:
     """Return the model's answers to the questions of new users, in conversations."""
-    speaker = Speaker(model)
+    speaker = ChatModel(model)
     rows: list[dict[str, Any]] = []
     for questions in newcomer_conversations():
         messages: list[Message] = []

@@ -1,5 +1,7 @@
-"""The canary as it runs: start it, look at the thumbs, renew its lease, end it. Resumable: a loop
-that died goes on with the same start time, so no thumb is lost and the test stays one test.
+"""Execution of a canary: start, poll thumbs, renew the lease, finish.
+
+A restarted loop continues with the same start time, so no thumb is lost and the test remains a
+single test.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ END = "end.json"
 
 
 class CandidateState(StrEnum):
-    """Where a version is in the rollout."""
+    """State of a version in the rollout."""
 
     ABSENT = "absent"
     LOADING = "loading"
@@ -33,7 +35,10 @@ class CandidateState(StrEnum):
 
 @dataclass(frozen=True)
 class RolloutView:
-    """The versions that answer. `candidate` is empty when there is none."""
+    """Versions in use.
+
+    `candidate` is "" without a candidate.
+    """
 
     stable: str
     candidate: str
@@ -41,13 +46,17 @@ class RolloutView:
     candidate_reason: str = ""
 
     def state_of(self, version: str) -> CandidateState:
+        """Return the state of a version."""
         if version == self.stable:
             return CandidateState.STABLE
         return self.candidate_state if version == self.candidate else CandidateState.ABSENT
 
 
-class Rollout(Protocol):
-    """Which version answers. Every call may be repeated."""
+class RolloutControl(Protocol):
+    """Control of the generator's rollout.
+
+    Every call may be repeated.
+    """
 
     def view(self) -> RolloutView: ...
 
@@ -59,13 +68,13 @@ class Rollout(Protocol):
 
 
 class ThumbCounter(Protocol):
-    """Standing thumbs by version since a time."""
+    """Counts current thumbs by version since a time."""
 
     def count(self, since: datetime) -> dict[str, Thumbs]: ...
 
 
 class Clock(Protocol):
-    """Time, so that a test need not wait."""
+    """Time source, replaceable in tests."""
 
     def now(self) -> datetime: ...
 
@@ -73,8 +82,8 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class TrialEnd:
-    """How the canary ended."""
+class CanaryResult:
+    """Result of a canary."""
 
     verdict: Verdict
     reason: str
@@ -84,21 +93,21 @@ class TrialEnd:
     last: Reading | None
 
 
-def run_trial(
+def serve_canary(
     version: str,
     model_directory: Path,
     config: CanaryConfig,
-    rollout: Rollout,
+    rollout: RolloutControl,
     thumbs: ThumbCounter,
     clock: Clock,
     record: Path,
     watch: Callable[[Reading, float], None],
-) -> TrialEnd:
-    """Give the version its share of the users until their thumbs decide or time is over.
+) -> CanaryResult:
+    """Serve the version to a share of users until their thumbs decide or the time is over.
 
     Args:
-        record: directory that keeps the start time and the course, one line a look.
-        watch: told every reading and the fraction of the longest time that has passed.
+        record: directory for the start time and for one line per poll.
+        watch: called with every reading and the elapsed fraction of the maximum time.
     """
     if (ended := _ended(record)) is not None:
         rollout.finish(version, ended.verdict, ended.reason)
@@ -106,11 +115,12 @@ def run_trial(
     incumbent, since = _begin(version, model_directory, config, rollout, clock, record)
     looks = 0
 
-    def end(verdict: Verdict, reason: str, last: Reading | None) -> TrialEnd:
-        ended = TrialEnd(verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last)
-        write_json(
-            record / END, plain(ended)
-        )  # before the act: a loop killed in between acts again, not anew
+    def end(verdict: Verdict, reason: str, last: Reading | None) -> CanaryResult:
+        ended = CanaryResult(
+            verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last
+        )
+        # Written before the call, so that a killed loop repeats the call and not the decision.
+        write_json(record / END, plain(ended))
         rollout.finish(version, verdict, reason)
         return ended
 
@@ -128,8 +138,8 @@ def run_trial(
         if reading.verdict is not Verdict.WAIT:
             return end(reading.verdict, reading.reason, reading)
         if passed >= 1:
-            reason = f"undecided after {config.max_seconds:.0f} s, so the incumbent stays: {reading.reason}"
-            return end(Verdict.ROLL_BACK, reason, reading)
+            late = f"undecided after {config.max_seconds:.0f} s, so the incumbent stays"
+            return end(Verdict.ROLL_BACK, f"{late}: {reading.reason}", reading)
         rollout.renew(version, config.lease_seconds)
         clock.sleep(config.poll_seconds)
 
@@ -138,17 +148,17 @@ def _begin(
     version: str,
     directory: Path,
     config: CanaryConfig,
-    rollout: Rollout,
+    rollout: RolloutControl,
     clock: Clock,
     record: Path,
 ) -> tuple[str, datetime]:
-    """Start, or take up again after a restart; returns the incumbent and since when thumbs count."""
+    """Start or resume the canary; return the incumbent and the start of counting."""
     view, start = rollout.view(), record / START
-    # Also after a restart: the lease may have ended meanwhile and taken the candidate's traffic.
+    # Also after a restart, because the lease may have expired.
     if view.state_of(version) is CandidateState.ABSENT:
         rollout.start(version, directory, config.share, config.lease_seconds)
     if not start.exists():
-        # Only now: the time of a trial that could not begin must not run.
+        # Time starts after a successful start of the canary.
         record.mkdir(parents=True, exist_ok=True)
         write_json(
             start, {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
@@ -160,13 +170,13 @@ def _begin(
 def _lost(view: RolloutView, version: str) -> str | None:
     state = view.state_of(version)
     if state is CandidateState.FAILED:
-        return f"the model server could not serve it: {view.candidate_reason}"
+        return f"the model server failed to load the version: {view.candidate_reason}"
     if state is CandidateState.ABSENT:
-        return "somebody else took it off, or its lease ended"
+        return "the canary was ended by another client, or its lease expired"
     return None
 
 
-def _ended(record: Path) -> TrialEnd | None:
+def _ended(record: Path) -> CanaryResult | None:
     path = record / END
     if not path.exists():
         return None
@@ -175,7 +185,7 @@ def _ended(record: Path) -> TrialEnd | None:
     if last is not None:
         arms = {arm: Thumbs(**last[arm]) for arm in ("candidate", "incumbent")}
         last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"])})
-    return TrialEnd(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
+    return CanaryResult(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
 
 
 def _note(record: Path, reading: Reading, clock: Clock) -> None:
@@ -184,7 +194,7 @@ def _note(record: Path, reading: Reading, clock: Clock) -> None:
 
 
 class WallClock:
-    """The real one."""
+    """System time, with the given sleep function."""
 
     def __init__(self, sleep: Callable[[float], None]) -> None:
         self._sleep = sleep

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from services.gateway.loop_metrics import LoopMetrics
-from training.launching import notice
-from training.launching.notice import Notice
+from training.launching import launch_status
+from training.launching.launch_status import LaunchStatus
 from training.progress import Lines, ProgressReporter
 from training.runs import exclusive
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Notice:
-    return Notice(tmp_path, "tw-turn", "nano")
+def mine(tmp_path: Path) -> LaunchStatus:
+    return LaunchStatus(tmp_path, "tw-turn", "nano")
 
 
 def status(directory: Path) -> Any:
@@ -37,7 +37,7 @@ def result_metrics(directory: Path) -> dict[str, float]:
 
 
 def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(
-    tmp_path: Path, mine: Notice
+    tmp_path: Path, mine: LaunchStatus
 ) -> None:
     mine.waiting("waiting for: no node takes the head")
     shown = status(tmp_path)
@@ -50,7 +50,7 @@ def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(
     assert status(tmp_path)["steps"][0]["detail"] == "the pods of the turn are starting"
 
 
-def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: Notice) -> None:
+def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: LaunchStatus) -> None:
     mine.waiting("the pods of the turn are starting")
     assert mine.failed("DeadlineExceeded (seen before: no node takes the head)")
     shown = status(tmp_path)
@@ -61,7 +61,7 @@ def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: Not
 
 
 def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(
-    tmp_path: Path, mine: Notice
+    tmp_path: Path, mine: LaunchStatus
 ) -> None:
     last = board(tmp_path)
     last.note_thumbs(200, "2026-11-25T10:00:00Z")
@@ -74,9 +74,9 @@ def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(
 
 
 def test_a_turn_that_runs_holds_the_lock_and_is_left_alone(
-    tmp_path: Path, mine: Notice, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mine: LaunchStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notice, "END_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(launch_status, "LOCK_TIMEOUT_SECONDS", 0.0)
     with exclusive(tmp_path, "recipe nano"):
         board(tmp_path).begin("sft")
         before = status(tmp_path)
@@ -86,7 +86,7 @@ def test_a_turn_that_runs_holds_the_lock_and_is_left_alone(
 
 
 def test_a_turn_that_was_cut_off_keeps_its_steps_while_it_waits_and_when_it_is_given_up(
-    tmp_path: Path, mine: Notice
+    tmp_path: Path, mine: LaunchStatus
 ) -> None:
     board(tmp_path).begin("sft")
     mine.waiting("waiting for: no node takes the head")
@@ -107,7 +107,7 @@ def test_a_turn_that_was_cut_off_keeps_its_steps_while_it_waits_and_when_it_is_g
     ("ended", "shown"), [("promoted", "promoted"), ("failed", "failed"), ("stopped", "failed")]
 )
 def test_a_result_of_the_turn_itself_stands_but_for_a_stop_whose_cause_is_known_now(
-    tmp_path: Path, mine: Notice, ended: str, shown: str
+    tmp_path: Path, mine: LaunchStatus, ended: str, shown: str
 ) -> None:
     board(tmp_path).finish(ended, "its own reason", None)
     assert mine.failed("it had not ended after 60 s")

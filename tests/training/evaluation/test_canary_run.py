@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
-from training.evaluation.trial import TrialEnd, run_trial
+from training.evaluation.canary_run import CanaryResult, serve_canary
 
 CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_thumbs=20)
 
@@ -25,8 +25,8 @@ class Trial:
         self.record, self.kill_at = record, 0
         self.seen: list[Reading] = []
 
-    def run(self, config: CanaryConfig = CONFIG) -> TrialEnd:
-        return run_trial(
+    def run(self, config: CanaryConfig = CONFIG) -> CanaryResult:
+        return serve_canary(
             "nano-1",
             Path("/models/nano-1"),
             config,

@@ -1,8 +1,7 @@
-"""What the launcher writes into the loop's status.json, so that page and metrics tell of a turn
-that does not even start.
+"""Status of a launch in status.json, so that page and metrics show a run before its start.
 
-It writes under the loop's own lock: a turn that runs holds it, so that nothing of it is ever
-overwritten.
+The launcher writes under the lock of the loop, which an active run holds, so a run's status is
+never overwritten.
 """
 
 from __future__ import annotations
@@ -15,18 +14,24 @@ from training.runs import LoopRunningError, exclusive
 from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
 
 STEP = "start"
-END_PATIENCE_SECONDS = 60.0  # until a turn that was told to stop has let go of the lock
+LOCK_TIMEOUT_SECONDS = 60.0  # for a stopped run to release the lock
 
 
-class Notice:
-    """The notices about one turn. `name` is shown where the page has the version that a turn makes."""
+class LaunchStatus:
+    """Status messages of a launch.
+
+    `name` is shown in place of the version.
+    """
 
     def __init__(self, directory: Path, name: str, recipe: str) -> None:
         self._directory, self._name, self._recipe = directory, name, recipe
 
     def waiting(self, text: str) -> None:
-        """It has not begun; a turn that was cut off and waits to be taken up again keeps its steps."""
-        # Whoever holds the lock tells more than this.
+        """Record why the run has not started.
+
+        A run that waits to be resumed keeps its steps.
+        """
+        # The holder of the lock writes a more detailed status.
         with suppress(LoopRunningError), exclusive(self._directory, "launcher"):
             status = read_status(self._directory)
             if status is None or status.result is not None or status.run == self._name:
@@ -36,13 +41,12 @@ class Notice:
             self._write(status)
 
     def failed(self, reason: str) -> bool:
-        """It has ended badly. A result that the turn itself wrote stands, except that it was
-        stopped: now it is known why.
+        """Record a failure; return False if another run holds the lock and writes its own status.
 
-        False: somebody holds the lock, so another turn runs and tells of itself.
+        A result of the run itself is kept, except for "stopped", whose cause is now known.
         """
         try:
-            with exclusive(self._directory, "launcher", END_PATIENCE_SECONDS):
+            with exclusive(self._directory, "launcher", LOCK_TIMEOUT_SECONDS):
                 status = read_status(self._directory) or self._own(
                     None, Step(STEP, StepState.RUNNING, now())
                 )
@@ -54,7 +58,7 @@ class Notice:
         return True
 
     def _own(self, last: Status | None, step: Step) -> Status:
-        """In place of the last turn's, with what the page needs from one turn to the next."""
+        """Return a new status, with the fields that the page needs across runs."""
         status = Status(self._name, self._recipe, now(), STEP, [step])
         if last is not None:
             status.erased_versions, status.needed_thumbs = last.erased_versions, last.needed_thumbs
