@@ -27,7 +27,7 @@ from training.data.tensors import pad
 from training.model.checkpoint import load_decoder
 from training.optim.ranks import ALONE
 from training.rl.losses import Normalisation
-from training.rl.networks import Players
+from training.rl.networks import Networks
 from training.rl.rollout import Rollout
 from training.stages.context import Lineage
 from training.stages.grpo import Grpo, GrpoConfig
@@ -56,7 +56,7 @@ def losses(batch: Batch) -> Figures:
 
 
 def of_ppo(batch: Batch) -> Figures:
-    players = PpoNetworks(
+    networks = PpoNetworks(
         backbone(batch, "policy"), backbone(batch, "reference"), scalar_model(batch, "critic")
     )
     rows, reward = read(batch, "rollout"), scalar_model(batch, "reward")
@@ -64,14 +64,14 @@ def of_ppo(batch: Batch) -> Figures:
         **common(batch, len(rows)), prompts_per_update=len(rows), clip=CLIP, value_clip=CLIP
     )
     algorithm = Ppo(
-        players, config, setting(lambda rollout: reward.at_last(rollout.ids_BT, rollout.mask_BT))
+        networks, config, setting(lambda rollout: reward.at_last(rollout.ids_BT, rollout.mask_BT))
     )
     norms = note_gradients(algorithm, "policy", "critic")
     numbers = {"beta": KL_COEFFICIENT}
     experience, judged = algorithm.make_experience(fixed_rollout(rows), numbers)
     experience = replace(experience, fresh_BR=None)  # the trained policy is a later one
-    players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
-    players.critic.backbone.decoder.load_state_dict(
+    networks.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
+    networks.critic.backbone.decoder.load_state_dict(
         load_decoder(batch.model("critic_later")).state_dict()
     )
     figures = algorithm.learn(experience, 0, numbers | {"last_kl": judged["kl"]})
@@ -85,7 +85,7 @@ def of_ppo(batch: Batch) -> Figures:
 
 
 def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
-    players = Players(backbone(batch, "policy"), backbone(batch, "reference"))
+    networks = Networks(backbone(batch, "policy"), backbone(batch, "reference"))
     rows = read(batch, "groups")
     config = GrpoConfig(
         **common(batch, len(rows)),
@@ -96,11 +96,11 @@ def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
         kl_coefficient=K3_COEFFICIENT,
         **changes,
     )
-    algorithm = Grpo(players, config, setting(lambda rollout: scores_of(rollout, rows)))
+    algorithm = Grpo(networks, config, setting(lambda rollout: scores_of(rollout, rows)))
     norms = note_gradients(algorithm, "policy")
     experience, _ = algorithm.make_experience(fixed_rollout(rows), {})
     experience = replace(experience, fresh_BR=None)
-    players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
+    networks.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     figures = algorithm.learn(experience, 0, {})
     loss = figures["policy_loss"] + figures["reference_loss"]
     return {f"{name} loss": loss, f"{name} gradient norm": norms["policy"]}

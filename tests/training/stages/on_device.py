@@ -19,7 +19,7 @@ from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun
 from training.data.chat import Message
 from training.decoding.beam import BeamConfig, beam_search
-from training.evaluation.answers import Sampling, ChatModel, score
+from training.evaluation.answers import ChatModel, Sampling, score
 from training.model.reward import load_reward_model
 from training.optim.ranks import ALONE
 from training.stages import pretrain

@@ -16,7 +16,7 @@ from training.cluster.group import Group
 from training.cluster.progress_log import resume_text
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
-from training.cluster.stage_record import remove_unsaved_run, saved_step, check_same_run
+from training.cluster.stage_record import check_same_run, remove_unsaved_run, saved_step
 from training.data.token_shards import TokenisationProgress
 from training.errors import details_of
 from training.manifest import Manifest
