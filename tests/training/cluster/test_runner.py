@@ -346,7 +346,7 @@ class Groups:
     end.
     """
 
-    def __init__(self, work: Callable[[], None], *ends: runner._End) -> None:
+    def __init__(self, work: Callable[[], None], *ends: runner._WorkerResult) -> None:
         self._work, self._ends, self.fitted = work, list(ends), 0
 
     def __call__(self, *_: Any, **__: Any) -> "Groups":
@@ -379,7 +379,7 @@ def test_a_group_whose_machine_leaves_is_started_again_once_that_is_gone(
 
     groups = Groups(
         lambda: _run_here(config, tmp_path),
-        runner._End(stopped=StoppedError(stage="sft", step=3), machines=("b",)),
+        runner._WorkerResult(stopped=StoppedError(stage="sft", step=3), machines=("b",)),
     )
     monkeypatch.setattr("ray.train.torch.TorchTrainer", groups)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
@@ -401,7 +401,7 @@ def test_a_driver_that_is_told_passes_it_on_by_the_mark_and_starts_nothing_again
             assert (tmp_path / "runs" / STOP_FILE).exists(), "workers look for it"
             return super().fit()
 
-    groups = Tells(lambda: None, runner._End(stopped=StoppedError(stage="sft", step=3)))
+    groups = Tells(lambda: None, runner._WorkerResult(stopped=StoppedError(stage="sft", step=3)))
     monkeypatch.setattr("ray.train.torch.TorchTrainer", groups)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(StoppedError) as stopped:

@@ -14,7 +14,7 @@ from training.data.examples import ExampleError
 from training.manifest import read_manifest
 from training.recipes.custom.commands import lengths
 from training.recipes.open_models.names import NAMES
-from training.reporting.glossary import MEANINGS
+from training.reporting.glossary import EXPLANATIONS
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig
 
@@ -121,7 +121,7 @@ def test_all_stages_run_from_the_command_line(
     assert main(command(files, "kto", taught, "thumbs.jsonl")) == 0
     said = capsys.readouterr().out
     for figure in ("answers_unsampled", "kl"):
-        assert f"\n  {figure}: {MEANINGS[figure]}\n" in said
+        assert f"\n  {figure}: {EXPLANATIONS[figure]}\n" in said
     assert read_manifest(work / "taught-kto").report["train_thumbs_up"] > 0
     pages = {path.parent.name for path in (work / "runs").glob("*/stage.json")}
     assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}
