@@ -227,16 +227,16 @@ def _padded(microbatches: Sequence[Microbatch]) -> list[Microbatch]:
     """Pad all microbatches to the same shape."""
     rows = max(microbatch.ids_BT.shape[0] for microbatch in microbatches)
     columns = max(microbatch.ids_BT.shape[1] for microbatch in microbatches)
-    return [_filled(microbatch, rows, columns) for microbatch in microbatches]
 
+    def pad(microbatch: Microbatch) -> Microbatch:
+        own_rows, own_columns = microbatch.ids_BT.shape
+        padding = (0, columns - own_columns, 0, rows - own_rows)
+        ids_BT, mask_BT = F.pad(microbatch.ids_BT, padding), F.pad(microbatch.mask_BT, padding)
+        return Microbatch(
+            ids_BT, mask_BT, lambda hidden_BTD: microbatch.loss(hidden_BTD[:own_rows, :own_columns])
+        )
 
-def _filled(microbatch: Microbatch, rows: int, columns: int) -> Microbatch:
-    own_rows, own_columns = microbatch.ids_BT.shape
-    filling = (0, columns - own_columns, 0, rows - own_rows)
-    ids_BT, mask_BT = F.pad(microbatch.ids_BT, filling), F.pad(microbatch.mask_BT, filling)
-    return Microbatch(
-        ids_BT, mask_BT, lambda hidden_BTD: microbatch.loss(hidden_BTD[:own_rows, :own_columns])
-    )
+    return [pad(microbatch) for microbatch in microbatches]
 
 
 def sends(ranks: Ranks) -> bool:

@@ -140,16 +140,26 @@ class FeedbackLog:
     def erasures(self, after: int) -> Sequence[Erasure]:
         """Return all entries of the erasure ledger after this number."""
         found: list[Erasure] = []
-        while page := self._erasures(found[-1].number if found else after):
-            found += page
-        return found
+        while True:
+            request = feedback_pb2.ListErasuresRequest(
+                after_number=found[-1].number if found else after
+            )
+            reply = self._call(partial(self._stub.ListErasures, request, timeout=CALL_SECONDS))
+            if not reply.erasures:
+                return found
+            found += [
+                Erasure(entry.number, entry.principal, entry.erasure.erasure_id)
+                for entry in reply.erasures
+            ]
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
         """Return current thumbs by version.
 
         Pinned answers are not counted, because they express no preference between arms.
         """
-        request = feedback_pb2.CountThumbsRequest(since=_timestamp(since))
+        stamp = timestamp_pb2.Timestamp()
+        stamp.FromDatetime(since)
+        request = feedback_pb2.CountThumbsRequest(since=stamp)
         reply = self._call(lambda: self._stub.CountThumbs(request, timeout=CALL_SECONDS))
         found: dict[str, Thumbs] = {}
         for row in reply.counts:
@@ -192,14 +202,6 @@ class FeedbackLog:
                 first_sequence=s.first_sequence or s.sequence,
             )
             for s in reply.segments
-        ]
-
-    def _erasures(self, after: int) -> list[Erasure]:
-        request = feedback_pb2.ListErasuresRequest(after_number=after)
-        reply = self._call(lambda: self._stub.ListErasures(request, timeout=CALL_SECONDS))
-        return [
-            Erasure(entry.number, entry.principal, entry.erasure.erasure_id)
-            for entry in reply.erasures
         ]
 
     def _call(self, call: Callable[[], Any]) -> Any:
@@ -292,12 +294,6 @@ def _translated(service: str, target: str, timeout_seconds: float, call: Callabl
                     reason=code,
                 ) from error
         time.sleep(AGAIN_SECONDS)
-
-
-def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
-    stamp = timestamp_pb2.Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

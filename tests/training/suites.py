@@ -40,26 +40,26 @@ SUITES = {
 # stages.
 CHECKLIST: dict[str, tuple[str, ...]] = {
     "PAD is no EOS; EOS stays in the response mask": (
-        "rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",
+        "rl/test_rollout.py::test_mask_ends_with_the_stop_token",
     ),
     "prompts padded on the left, right-most real token, positions from the mask": (
         "model/test_transformer.py::test_padding_on_either_side_does_not_affect_real_tokens",
         "model/test_transformer.py::test_positions_count_real_tokens_only",
-        "rl/test_rollout.py::test_the_score_is_read_at_the_last_real_token",
-        "rl/test_rollout.py::test_a_row_does_not_depend_on_its_neighbours",
+        "rl/test_rollout.py::test_score_is_read_at_the_last_real_token",
+        "rl/test_rollout.py::test_rows_are_independent",
     ),
     "log-probs at sampling temperature": (
-        "rl/test_rollout.py::test_tokens_are_drawn_as_often_as_their_probability_says",
-        "rl/test_losses.py::test_log_probs_are_those_of_the_sampling_temperature",
+        "rl/test_rollout.py::test_sampled_frequencies_match_probabilities",
+        "rl/test_losses.py::test_log_probs_use_the_sampling_temperature",
     ),
     "old log-probs recomputed by the trainer": (
-        "rl/test_rollout.py::test_the_sampler_and_the_trainer_agree_on_log_probs",
+        "rl/test_rollout.py::test_sampler_and_trainer_have_equal_log_probs",
         "model/test_transformer.py::test_decoding_with_the_cache_equals_one_forward",
         "stages/test_ppo_algorithm.py::test_old_log_probs_are_the_policys_own_at_its_temperature",
     ),
     "dropout off": (
         "stages/test_ppo.py::test_no_model_has_dropout",
-        "rl/test_learning.py::test_the_first_minibatch_is_on_policy",
+        "rl/test_learning.py::test_first_minibatch_is_on_policy",
         "stages/test_grpo_algorithm.py::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
     ),
     "reward model: head, Bradley-Terry, normalised, centred": (
@@ -70,63 +70,63 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_reward_model.py::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
     ),
     "critic from the reward model, values of the state before the token": (
-        "rl/test_rollout.py::test_a_value_is_of_the_state_before_its_token",
+        "rl/test_rollout.py::test_value_belongs_to_the_state_before_its_token",
         "stages/test_ppo_algorithm.py::test_values_belong_to_the_state_before_their_token",
         "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
     ),
     "reward per token, score on the last real token, k1 in the reward": (
-        "rl/test_rewards.py::test_the_score_lands_on_the_last_real_token",
+        "rl/test_rewards.py::test_score_is_on_the_last_real_token",
         "rl/test_rewards.py::test_drifting_from_the_reference_costs_beta_per_nat",
-        "rl/test_learning.py::test_without_a_reward_the_policy_stays_with_its_reference",
+        "rl/test_learning.py::test_policy_stays_near_its_reference_without_a_reward",
     ),
     "adaptive KL": (
-        "rl/test_rewards.py::test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon",
+        "rl/test_rewards.py::test_beta_changes_by_at_most_a_fifth_of_samples_over_horizon",
         "stages/test_ppo_algorithm.py::test_beta_follows_its_target_from_update_to_update",
     ),
     "missing-EOS penalty or truncation filter": (
-        "rl/test_learning.py::test_the_missing_eos_penalty_alone_makes_responses_end",
+        "rl/test_learning.py::test_missing_eos_penalty_alone_makes_responses_end",
         "stages/test_grpo_algorithm.py::test_a_truncated_response_is_penalised_or_masked",
     ),
     "reward clip": (
-        "rl/test_rewards.py::test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped",
+        "rl/test_rewards.py::test_unfinished_response_has_a_penalty_and_scores_are_clipped",
     ),
     "GAE": (
-        "rl/test_rewards.py::test_gae_equals_brute_force_whatever_lies_behind_the_mask",
+        "rl/test_rewards.py::test_gae_equals_brute_force_and_ignores_masked_values",
         "rl/test_rewards.py::test_with_lambda_one_returns_are_monte_carlo",
     ),
     "advantages whitened over the global batch": (
-        "rl/test_rewards.py::test_whitening_sees_real_tokens_only",
-        "optim/test_ranks.py::test_whitening_is_over_the_tokens_of_all_workers",
+        "rl/test_rewards.py::test_whitening_uses_real_tokens_only",
+        "optim/test_ranks.py::test_whitening_covers_the_tokens_of_all_workers",
     ),
     "ratio clip, value clip, log-ratio clamp": (
-        "rl/test_losses.py::test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far",
-        "rl/test_losses.py::test_the_value_loss_takes_the_worse_of_clipped_and_unclipped",
-        "rl/test_losses.py::test_an_absurd_ratio_stays_finite",
+        "rl/test_losses.py::test_clipped_surrogate_has_no_gradient_beyond_the_clip",
+        "rl/test_losses.py::test_value_loss_is_the_worse_of_clipped_and_unclipped",
+        "rl/test_losses.py::test_extreme_ratio_stays_finite",
     ),
     "Adam's epsilon, linear decay, gradient clip; the exact gradient": (
         "optim/test_optim.py::test_matrices_decay_and_embeddings_norms_and_biases_do_not",
-        "optim/test_optim.py::test_the_rate_warms_up_and_falls_to_its_floor",
-        "optim/test_optim.py::test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported",
-        "rl/test_learning.py::test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit",
+        "optim/test_optim.py::test_rate_warms_up_and_decays_to_its_floor",
+        "optim/test_optim.py::test_large_gradient_is_clipped_and_its_norm_reported",
+        "rl/test_learning.py::test_sampled_gradient_equals_the_exact_bandit_gradient",
     ),
     "several shuffled minibatch epochs, early stop": (
         "stages/test_policy_loop.py::test_every_epoch_has_all_rows_in_its_own_order",
         "stages/test_policy_loop.py::test_an_update_ends_after_the_minibatch_beyond_the_kl_limit",
-        "rl/test_minibatches.py::test_every_row_is_seen_once_in_an_order_of_the_seed",
+        "rl/test_minibatches.py::test_every_row_occurs_once_in_seeded_order",
     ),
     "SFT loss against alignment tax": (
         "stages/test_grpo.py::test_mixed_examples_are_learned_in_addition_to_the_reward",
     ),
     "GRPO: k3, normalisations, groups without variance": (
-        "rl/test_losses.py::test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled",
-        "rl/test_losses.py::test_each_normalisation_weighs_responses_as_it_says",
-        "rl/test_advantages.py::test_an_advantage_is_the_distance_from_the_mean_of_its_own_group",
-        "rl/test_advantages.py::test_a_group_that_all_did_alike_gets_nothing_to_learn_from",
+        "rl/test_losses.py::test_kl_estimates_are_exact_in_expectation",
+        "rl/test_losses.py::test_normalisations_weight_responses_as_documented",
+        "rl/test_advantages.py::test_advantage_is_the_distance_from_the_group_mean",
+        "rl/test_advantages.py::test_group_with_equal_scores_has_no_signal",
         "stages/test_grpo_algorithm.py::test_groups_without_variance_change_nothing",
     ),
     "distributed; what a checkpoint holds": (
-        "optim/test_optim.py::test_two_ranks_train_as_one",
-        "stages/test_split_policies.py::test_every_layout_learns_as_one_process",
+        "optim/test_optim.py::test_two_ranks_train_like_one",
+        "stages/test_split_policies.py::test_every_layout_trains_like_one_process",
         "stages/test_killed.py::test_the_same_call_ends_with_the_same_bits",
     ),
 }

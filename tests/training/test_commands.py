@@ -1,4 +1,4 @@
-"""The verbs beside the loop, over gRPC: a snapshot and forgetting, each alone with the state."""
+"""Commands next to the loop over gRPC: snapshots and erasures, with exclusive access to the state."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from training.runs import exclusive
 
 
 class LogService(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """The log in memory behind the service's own messages."""
+    """gRPC servicer for the log in memory."""
 
     def __init__(self, log: FeedbackLog) -> None:
         self._log = log
@@ -59,7 +59,7 @@ def kept(tmp_path: Path) -> StateFolder:
 
 @pytest.fixture
 def options(kept: StateFolder) -> Iterator[list[str]]:
-    """What tells a command where state and log are."""
+    """Return the options for state and feedback service."""
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(LogService(kept.log), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -68,7 +68,7 @@ def options(kept: StateFolder) -> Iterator[list[str]]:
     server.stop(0).wait()
 
 
-def test_forget_reaches_what_is_kept_and_the_page_between_turns(
+def test_forget_erases_state_and_updates_the_page_between_runs(
     kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
@@ -86,7 +86,7 @@ def test_forget_reaches_what_is_kept_and_the_page_between_turns(
     assert printed_erasures(capsys.readouterr().out) == []
 
 
-def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
+def test_snapshot_applies_erasures_first_and_contains_readable_feedback(
     kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann", "bob", "cid")
@@ -104,7 +104,7 @@ def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
 
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process stays as nice as it was, and ends on SIGTERM."""
+    """Keep niceness and SIGTERM handling of this process."""
     monkeypatch.setattr("os.nice", lambda _: 0)
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -113,7 +113,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("words", "status"), [([], 4), (["--scheduled"], 0)])
-def test_too_little_feedback_is_no_failure_for_a_clock(
+def test_too_little_feedback_exits_with_0_when_scheduled(
     kept: StateFolder,
     options: list[str],
     words: list[str],
@@ -126,7 +126,7 @@ def test_too_little_feedback_is_no_failure_for_a_clock(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
+def test_sigterm_message_says_that_the_run_can_be_resumed(
     kept: StateFolder,
     options: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -143,7 +143,7 @@ def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_without_git_nothing_is_said_of_the_code(
+def test_code_commit_is_empty_without_git(
     kept: StateFolder, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.chat("ann")
@@ -152,7 +152,7 @@ def test_without_git_nothing_is_said_of_the_code(
 
 
 @pytest.mark.parametrize("command", ["forget", "snapshot"])
-def test_nothing_is_forgotten_under_a_turn_at_work(
+def test_erasures_are_not_applied_while_a_run_is_active(
     kept: StateFolder, options: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
@@ -164,7 +164,7 @@ def test_nothing_is_forgotten_under_a_turn_at_work(
     assert holding(kept.loop, question("ann"))
 
 
-def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
+def test_undecryptable_bytes_are_reported_by_location_only(
     kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
@@ -179,7 +179,7 @@ def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
     assert "whispered" not in line
 
 
-def test_without_the_log_nothing_is_written_down(
+def test_nothing_is_written_if_the_log_is_unavailable(
     kept: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "OPTIONS", [])  # no retries

@@ -1,6 +1,4 @@
-"""Who was erased is gone from everything that training keeps, wherever it was cut off; figures and
-lineage stay.
-"""
+"""Erasures reach all files of training, also after an interruption; figures and ancestry remain."""
 
 import json
 import shutil
@@ -28,7 +26,7 @@ def forget_in(kept: StateFolder) -> ErasureResult:
     return apply_erasures(kept.log, kept.loop, kept.registry)
 
 
-def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: StateFolder) -> None:
+def test_no_file_contains_texts_of_an_erased_user(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     turn = kept.finish("nano-1")
     before = holding(kept.loop, question("ann"))
@@ -50,7 +48,7 @@ def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Sta
         assert holding(kept.loop, words) == []
 
 
-def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: StateFolder) -> None:
+def test_manifests_and_figures_remain_and_record_the_erasure(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     turn = kept.finish("nano-1")
     kept.log.erase("somebody else")
@@ -74,7 +72,7 @@ def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: Sta
     assert "win rate" in report
 
 
-def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: StateFolder) -> None:
+def test_erasure_of_an_unknown_user_deletes_nothing(kept: StateFolder) -> None:
     kept.chat("ann")
     turn = kept.finish("nano-1")
     before = {path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file()}
@@ -88,7 +86,7 @@ def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: StateFold
     assert open_snapshot(turn.snapshot.directory)
 
 
-def test_an_erasure_is_applied_once(kept: StateFolder) -> None:
+def test_erasure_is_applied_once(kept: StateFolder) -> None:
     kept.chat("ann")
     kept.finish("nano-1")
     kept.log.erase("ann")
@@ -99,7 +97,7 @@ def test_an_erasure_is_applied_once(kept: StateFolder) -> None:
     assert holding(later.snapshot.directory, question("ann"))
 
 
-def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: StateFolder) -> None:
+def test_later_erasures_of_an_erased_snapshot_are_counted(kept: StateFolder) -> None:
     kept.chat("ann", "bob", "cid")
     directory = kept.finish("nano-1").snapshot.directory
     for user in ("ann", "bob", "ann"):
@@ -110,15 +108,13 @@ def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: StateF
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
-    kept: StateFolder, left: int
-) -> None:
+def test_restored_ledger_is_applied_from_its_start(kept: StateFolder, left: int) -> None:
     kept.chat("ann", "bob", "cid")
     directory = kept.finish("nano-1").snapshot.directory
     kept.log.erase("dan")
     kept.log.erase("eve")
     forget_in(kept)
-    kept.log.erase("ann")  # nobody has asked for this one when the backup is brought back
+    kept.log.erase("ann")  # not yet applied when the backup is restored
     kept.log.ledger = kept.log.ledger[:left]
     kept.log.erase("ann")
     kept.log.erase("eve")
@@ -128,7 +124,7 @@ def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
     assert forget_in(kept) == ErasureResult(0)
 
 
-def test_what_was_cut_off_while_it_was_written_goes_too(kept: StateFolder) -> None:
+def test_incomplete_snapshots_are_deleted(kept: StateFolder) -> None:
     kept.chat("ann")
     turn = kept.begin("nano-1")
     (turn.directory / "nano-1-sets" / "manifest.json").unlink()
@@ -141,11 +137,11 @@ def test_what_was_cut_off_while_it_was_written_goes_too(kept: StateFolder) -> No
 
 
 class KilledError(BaseException):
-    """As a kill: nothing catches it."""
+    """Simulated kill that no code catches."""
 
 
 class Killer:
-    """Lets so many changes of files happen, and no more."""
+    """Allows a number of file changes, then raises KilledError."""
 
     def __init__(self, patched: pytest.MonkeyPatch, changes: int) -> None:
         self._left = changes
@@ -163,7 +159,7 @@ class Killer:
         return counted
 
 
-def test_wherever_it_is_killed_the_next_call_ends_it(
+def test_next_call_completes_after_a_kill_at_any_point(
     kept: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.chat("ann", "bob", "cid")

@@ -1,12 +1,10 @@
-"""A process that calls services may start others: none of its children is lost between fork and
-exec.
-"""
+"""A process with gRPC channels may start child processes; none is lost between fork and exec."""
 
 import os
 import subprocess
 import sys
 
-# Calls all the time, and forks as Ray does: with something to do in the child, so by a real fork.
+# Calls continuously, and forks like Ray: with a callback in the child, so by a real fork.
 BUSY = """
 import asyncio, subprocess, sys, threading
 import grpc
@@ -19,14 +17,16 @@ async def call(began):
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         while True:
-            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            stub = health_pb2_grpc.HealthStub(channel)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
             began.set()
 
 began = threading.Event()
 threading.Thread(target=lambda: asyncio.run(call(began)), daemon=True).start()
 began.wait(20)
 for _ in range(20):
-    assert subprocess.run([sys.executable, "-S", "-c", ""], preexec_fn=lambda: None, timeout=20).returncode == 0
+    started = subprocess.run([sys.executable, "-S", "-c", ""], preexec_fn=lambda: None, timeout=20)
+    assert started.returncode == 0
 """
 
 
@@ -45,10 +45,10 @@ def told_while_forking(before: str) -> str:
     return done.stderr
 
 
-def test_grpc_has_no_part_in_a_fork() -> None:
+def test_grpc_does_not_interfere_with_forks() -> None:
     assert told_while_forking("import training\n") == ""
 
 
-def test_without_that_it_has() -> None:
-    """The control."""
+def test_grpc_interferes_with_forks_if_fork_support_is_enabled() -> None:
+    """Control experiment without the setting."""
     assert "fork() handlers" in told_while_forking("")

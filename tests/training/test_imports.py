@@ -1,4 +1,4 @@
-"""What a command imports before it knows that it is needed: torch alone takes seconds."""
+"""Packages that commands import; torch alone takes seconds."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ LIGHT = (
 
 
 def imported(*commands: str) -> dict[str, set[str]]:
-    """Packages of HEAVY in a process after each of these commands, run one after another."""
+    """Return the packages of HEAVY in a process after each of these commands."""
     asked = json.dumps([command.split() for command in commands])
     ended = subprocess.run(
         [sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True
@@ -52,7 +52,7 @@ def imported(*commands: str) -> dict[str, set[str]]:
     }
 
 
-def test_who_only_reads_or_mistypes_does_not_wait_for_what_trains() -> None:
+def test_light_commands_and_usage_errors_import_no_heavy_packages() -> None:
     assert imported(*LIGHT) == {command: set() for command in LIGHT}
 
 
@@ -61,7 +61,7 @@ def test_generating_imports_torch_and_little_else() -> None:
     assert imported(generate) == {generate: {"torch"}}
 
 
-def test_the_names_that_help_lists_are_those_that_there_are() -> None:
+def test_help_lists_all_recipe_names() -> None:
     assert tuple(open_models.RECIPES) == NAMES
     assert set(STAGE_HELP) == set(STAGES)
     assert {name for name, learner in STAGE_HELP.items() if learner.is_judged} == {

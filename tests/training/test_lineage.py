@@ -1,6 +1,4 @@
-"""Which versions learned from what is gone: by their own snapshot, or by the weights that they
-started from.
-"""
+"""Ancestry of versions: erased feedback in their own snapshot or in those of their incumbents."""
 
 import json
 import shutil
@@ -27,13 +25,13 @@ def ancestries(kept: StateFolder) -> dict[str, Ancestry]:
 
 
 def follow(kept: StateFolder, version: str, incumbent: str, snapshot: str) -> None:
-    """A run that began from another version."""
+    """Record a run that started from another version."""
     Runs(kept.loop).begin(
         RunRecord(version, "nano", incumbent, snapshot, f"2026-11-26T10:00:0{version[-1]}+00:00")
     )
 
 
-def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: StateFolder) -> None:
+def test_ancestry_includes_own_snapshot_and_those_of_incumbents(kept: StateFolder) -> None:
     kept.chat("ann")
     first = kept.finish("nano-1").snapshot.id
     kept.log.forbidden = {"ann"}
@@ -55,18 +53,16 @@ def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: St
     assert ancestries(kept)["nano-4"].through == ("nano-3", "nano-1")
 
 
-def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: StateFolder) -> None:
+def test_missing_snapshot_is_reported_as_unknown(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot
     shutil.rmtree(snapshot.directory)
     found = ancestries(kept)["nano-1"]
     assert (found.erasures, found.unknown) == (0, (snapshot.id,))
-    assert found.text().count(snapshot.id) == 2  # what it learned from, and what is unknown
+    assert found.text().count(snapshot.id) == 2  # once as training data, once as unknown
 
 
-def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(
-    kept: StateFolder, tmp_path: Path
-) -> None:
+def test_version_without_a_run_uses_its_manifest(kept: StateFolder, tmp_path: Path) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot
     model = tmp_path / "model"
@@ -85,13 +81,13 @@ def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(
     assert ancestries(kept)["nano-1"] == Ancestry("nano-1", "promoted", snapshot.id, 1)
 
 
-def test_a_line_of_incumbents_that_turns_back_ends(kept: StateFolder) -> None:
+def test_cyclic_incumbents_end(kept: StateFolder) -> None:
     follow(kept, "nano-1", "nano-2", "snapshot-1")
     follow(kept, "nano-2", "nano-1", "snapshot-2")
     assert ancestries(kept)["nano-1"].unknown == ("snapshot-1", "snapshot-2")
 
 
-def test_the_command_prints_a_line_a_version_or_only_the_erased(
+def test_command_prints_a_line_per_version_or_only_erased_ones(
     kept: StateFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
@@ -113,7 +109,7 @@ def test_the_command_prints_a_line_a_version_or_only_the_erased(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["nano-1"]
 
 
-def test_the_page_is_told_of_erased_versions_alone(kept: StateFolder) -> None:
+def test_status_contains_only_erased_versions(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
     assert erased_versions(list(ancestries(kept).values())) == []

@@ -1,4 +1,4 @@
-"""manifest.json: every field, every file, last and whole."""
+"""manifest.json has every field and every file, and is written last and atomically."""
 
 import json
 from dataclasses import dataclass
@@ -17,8 +17,19 @@ from training.manifest import (
 )
 
 FIELDS = {
-    "format", "kind", "version", "created", "parents", "files", "config", "code_commit", "seeds", "data", "report", "licence",
-}  # fmt: skip
+    "format",
+    "kind",
+    "version",
+    "created",
+    "parents",
+    "files",
+    "config",
+    "code_commit",
+    "seeds",
+    "data",
+    "report",
+    "licence",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ def artifact(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_file_has_exactly_the_fields_of_the_schema(artifact: Path) -> None:
+def test_file_has_exactly_the_fields_of_the_schema(artifact: Path) -> None:
     written = json.loads((artifact / "manifest.json").read_text())
     assert set(written) == FIELDS
     assert written["config"] == {"where": "some/where", "sizes": [1, 2]}
@@ -57,7 +68,7 @@ def test_the_file_has_exactly_the_fields_of_the_schema(artifact: Path) -> None:
     assert not list(artifact.glob("*.partial"))
 
 
-def test_reading_gives_what_was_written(artifact: Path) -> None:
+def test_manifest_is_read_as_written(artifact: Path) -> None:
     manifest = verify_manifest(artifact)
     assert (manifest.version, manifest.parents, manifest.seeds, manifest.report) == (
         "v2",
@@ -67,7 +78,7 @@ def test_reading_gives_what_was_written(artifact: Path) -> None:
     )
 
 
-def test_a_directory_without_a_manifest_is_not_finished(tmp_path: Path) -> None:
+def test_directory_without_a_manifest_is_unfinished(tmp_path: Path) -> None:
     with refused(ManifestError, field="manifest.json", reason="MISSING"):
         read_manifest(tmp_path)
 
@@ -90,20 +101,20 @@ def test_changed_and_missing_files_are_named(artifact: Path) -> None:
         (b'{"format": 1}', "MISMATCH"),
     ],
 )
-def test_something_else_is_not_a_manifest(tmp_path: Path, text: bytes, reason: str) -> None:
+def test_malformed_manifest_is_rejected(tmp_path: Path, text: bytes, reason: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text)
     with refused(ManifestError, field="manifest.json", reason=reason):
         read_manifest(tmp_path)
 
 
-def test_another_format_is_refused(artifact: Path) -> None:
+def test_unknown_format_is_rejected(artifact: Path) -> None:
     written = json.loads((artifact / "manifest.json").read_text())
     (artifact / "manifest.json").write_text(json.dumps({**written, "format": 2}))
     with refused(ManifestError, field="format", reason="UNSUPPORTED", limit="1"):
         read_manifest(artifact)
 
 
-def test_erasures_are_noted_once_each_and_the_artifact_is_whole_no_more(artifact: Path) -> None:
+def test_erasures_are_recorded_once_and_invalidate_the_artifact(artifact: Path) -> None:
     mark_erased(artifact, [3, 1])
     first = read_manifest(artifact)
     mark_erased(artifact, [3, 4])

@@ -1,4 +1,4 @@
-"""A place that cannot be written: told in one line, and before the work."""
+"""Unwritable output paths are reported in one line and before any work."""
 
 import os
 from errno import EACCES, EISDIR, ENOTDIR
@@ -13,7 +13,7 @@ from training.verification import commands
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> Path:
-    """Below a file nothing can lie, whoever asks."""
+    """Return a path below a file, which nothing can create."""
     (tmp_path / "file").write_text("")
     return tmp_path / "file" / "below"
 
@@ -32,7 +32,7 @@ def nowhere(tmp_path: Path) -> Path:
     ],
     ids=lambda command: " ".join(command.split()[:2]),
 )
-def test_it_is_told_first_and_in_one_line(
+def test_unwritable_output_is_reported_first_in_one_line(
     command: str, tmp_path: Path, nowhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts.txt").write_text("some words\n" * 2000)
@@ -45,7 +45,7 @@ def test_it_is_told_first_and_in_one_line(
     assert os.strerror(ENOTDIR) in line
 
 
-def test_what_lies_elsewhere_is_only_read(tmp_path: Path) -> None:
+def test_other_paths_are_reported_as_unreadable(tmp_path: Path) -> None:
     work, data = tmp_path / "work", str(tmp_path / "rows.jsonl")
     error = OSError(EISDIR, "Is a directory", data)
     read, written = describe_os_error(error, [work]), describe_os_error(error, [Path(data)])
@@ -59,7 +59,7 @@ def test_what_lies_elsewhere_is_only_read(tmp_path: Path) -> None:
         assert describe_os_error(error, [work]) != describe_os_error(error, [])
 
 
-def test_a_fault_of_no_file_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_os_error_without_a_file_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     error = OSError("a socket's")
 
     def names() -> None:
@@ -71,7 +71,7 @@ def test_a_fault_of_no_file_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch)
     assert caught.value is error
 
 
-def test_looking_leaves_nothing_and_makes_no_folder(tmp_path: Path) -> None:
+def test_check_leaves_no_files_and_creates_no_folder(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "page.html")
     check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []

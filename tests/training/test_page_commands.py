@@ -1,6 +1,4 @@
-"""What docs/training.md tells people to type: every command, option, task and field on it is one
-that there is.
-"""
+"""Commands in docs/training.md exist: every command, option, task and field."""
 
 import argparse
 import re
@@ -33,7 +31,7 @@ FIELDS["pretrain"] = {field.name for field in settable(PretrainConfig, pretraini
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    """Every command's own parser."""
+    """Return the parser of every command."""
     return next(
         action.choices
         for action in _parser()._actions
@@ -42,7 +40,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def typed() -> list[list[str]]:
-    """The commands of the blocks: a name, what it takes, and after a gap what is said of it."""
+    """Return the commands of code blocks: name, arguments, and the description after a gap."""
     found: list[list[str]] = []
     for line in "".join(BLOCKS).splitlines():
         name, rest = re.split(r"\s+", line, maxsplit=1)
@@ -51,7 +49,7 @@ def typed() -> list[list[str]]:
 
 
 def mentioned() -> list[list[str]]:
-    """Those within the text and beside the commands, which need not be whole."""
+    """Return commands in running text and next to commands, which may be incomplete."""
     words = [shlex.split(text.removeprefix(PYTHON)) for text in INLINE if text.isascii()]
     return [one for one in words if one[0] in commands() and len(one) > 1]
 
@@ -60,13 +58,13 @@ def sets(arguments: list[str]) -> Iterator[str]:
     yield from (value for word, value in pairwise(arguments) if word == "--set")
 
 
-def test_the_page_has_what_this_reads() -> None:
+def test_page_has_the_expected_structure() -> None:
     assert len(typed()) >= 12
     assert {one[0] for one in mentioned()} >= {"tokenizer", "tasks", "grpo", "pretrain"}
 
 
 @pytest.mark.parametrize("arguments", typed(), ids=" ".join)
-def test_a_command_of_the_page_is_one(arguments: list[str]) -> None:
+def test_commands_of_the_page_can_be_parsed(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     fields = [text.partition("=")[0] for text in sets(arguments)]
     if arguments[0] in STAGES:
@@ -87,7 +85,7 @@ def test_a_command_of_the_page_is_one(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", mentioned(), ids=" ".join)
-def test_what_the_text_names_is_there(arguments: list[str]) -> None:
+def test_names_in_the_text_exist(arguments: list[str]) -> None:
     parser, words = commands()[arguments[0]], arguments[1:]
     verbs = next(
         (
@@ -105,7 +103,7 @@ def test_what_the_text_names_is_there(arguments: list[str]) -> None:
         assert arguments[2] in names()
 
 
-def test_each_option_and_field_that_the_text_names_is_of_some_command() -> None:
+def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
     known = {option for parser in commands().values() for option in parser._option_string_actions}
     assert set(re.findall(r"--[a-z][a-z-]+", " ".join(INLINE))) <= known
     fields = set().union(*FIELDS.values())
@@ -127,7 +125,7 @@ def test_each_option_and_field_that_the_text_names_is_of_some_command() -> None:
         (["--no-such"], "training [-h]"),
     ],
 )
-def test_an_option_that_a_command_has_not_is_told_by_its_own_usage(
+def test_unknown_option_prints_the_usage_of_its_command(
     arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

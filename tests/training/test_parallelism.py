@@ -1,5 +1,6 @@
-"""However a model is split over workers, it learns the same: losses, gradient norms, weights,
-samples; and checkpoints change layouts.
+"""Models split over workers train like a single process: losses, gradient norms, weights, samples.
+
+Checkpoints can be resumed in another layout.
 """
 
 import json
@@ -22,7 +23,7 @@ from training.optim.ranks import ALONE, all_different
 from training.parallelism import Parallelism, arrange, check_divisible, whole_weights
 from training.stages.context import ConfigError
 
-# Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
+# Each layout is trained once, by the first test that needs it: a minute, more on busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
@@ -33,9 +34,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "copies of shards": (4, {"shard": 2}),
     "shards of tensor": (4, {"shard": 2, "tensor": 2}),
 }
-# The relative step of bfloat16 is 2^-8. Gradients of each microbatch are rounded, and N workers have
-# N times as many microbatches. Where layers are split too, each worker's part of a product is rounded
-# before the parts are summed.
+# With tensor parallelism, each worker's part of a product is rounded before the sum.
 BFLOAT16_TOLERANCE = {"shards": 2**-8, "copies of shards": 2**-7, "shards of tensor": 2**-6}
 TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
 FAMILIES = "tests.training.layouts:families"
@@ -53,8 +52,8 @@ def require_same(one: dict[str, float], other: dict[str, float]) -> None:
 
 
 @pytest.mark.long
-def test_norms_of_heads_learn_from_the_heads_of_all_workers(tmp_path: Path) -> None:
-    """And every worker applies the same gradient: asserted in each."""
+def test_head_norms_get_the_gradients_of_all_workers(tmp_path: Path) -> None:
+    """Every worker applies the same gradient; each worker asserts this."""
     for name in ("one", "tensor", "shards of tensor"):
         world, layout = LAYOUTS[name]
         run_workers(FAMILIES, world, tmp_path, name, json.dumps(layout))
@@ -74,7 +73,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one"])
-def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
+def test_every_layout_trains_like_one_process(name: str, layouts: Path) -> None:
     require_same(figures(layouts, "one"), figures(layouts, name))
 
 
@@ -82,7 +81,7 @@ def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")]
 )
-def test_a_checkpoint_of_one_layout_is_resumed_in_another(
+def test_checkpoint_can_be_resumed_in_another_layout(
     before: str, after: str, layouts: Path
 ) -> None:
     world, layout = LAYOUTS[after]
@@ -94,7 +93,7 @@ def test_a_checkpoint_of_one_layout_is_resumed_in_another(
 
 
 @pytest.mark.long
-def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(layouts: Path) -> None:
+def test_checkpoint_resumed_in_its_own_layout_is_bit_identical(layouts: Path) -> None:
     run_workers(TRAIN, 2, layouts, "shards again", json.dumps({"shard": 2}), "shards")
     whole, resumed = figures(layouts, "shards"), figures(layouts, "shards again")
     assert all(resumed[key] == whole[key] for key in resumed)
@@ -102,7 +101,7 @@ def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(layouts: Pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "tensor"])
-def test_stages_write_what_one_process_writes(name: str, whole_stages: Path) -> None:
+def test_stages_write_the_same_as_one_process(name: str, whole_stages: Path) -> None:
     world, layout = LAYOUTS[name]
     run_workers(STAGES, world, whole_stages, name, json.dumps(layout))
     for made in ("full", "reward") if name == "tensor" else ("full", "adapted", "reward"):
@@ -132,9 +131,11 @@ def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
-def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layouts: Path) -> None:
-    """Both round the same weights and the same sums of products. What differs is the order of the
-    sums: 2 workers, half the rows each.
+def test_bfloat16_shards_train_like_one_process_with_autocast(name: str, layouts: Path) -> None:
+    """Compare bfloat16 shards with autocast in a single process.
+
+    Both round the same weights and the same sums of products. Only the order of the sums differs,
+    with 2 workers and half of the rows each.
     """
     for made in ("one", name):
         world, layout = LAYOUTS[made]
@@ -150,36 +151,36 @@ def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layou
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
-def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(
+def test_matrices_are_gathered_in_bfloat16_but_in_fp32_for_sampling(
     name: str, tmp_path: Path
 ) -> None:
     world, layout = LAYOUTS[name]
     run_workers("tests.training.layouts:gathers", world, tmp_path, json.dumps(layout))
 
 
-def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:
+def test_layout_that_does_not_divide_the_workers_is_rejected() -> None:
     with refused(ConfigError, field="parallelism", reason="OUT_OF_RANGE", limit="a divisor of 6"):
         arrange(Parallelism(shard=2, tensor=2), all_different(0, 6))
     with refused(ConfigError, field="shard", reason="OUT_OF_RANGE", limit="at least 1"):
         Parallelism(shard=0)
 
 
-def test_heads_that_cannot_be_shared_evenly_are_refused_by_name() -> None:
+def test_indivisible_heads_are_rejected_by_name() -> None:
     limit = "a divisor of num_key_value_heads, 2"
     with refused(ConfigError, field="parallelism.tensor", reason="OUT_OF_RANGE", limit=limit):
         check_divisible(toy_decoder().config, 4)
 
 
-def test_adapters_are_not_split_across(tmp_path: Path) -> None:
+def test_adapters_are_rejected_with_tensor_parallelism(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)
 
 
 @pytest.mark.long
-def test_over_shards_activations_are_computed_again_with_the_same_gradients(tmp_path: Path) -> None:
+def test_recomputation_over_shards_gives_the_same_gradients(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:recomputed", 2, tmp_path)
 
 
-def test_whole_weights_are_copies_of_what_a_view_trains() -> None:
+def test_whole_weights_are_copies_of_trained_weights() -> None:
     decoder = toy_decoder()
     weights = whole_weights(decoder, ALONE)
     assert list(weights) == [name for name, _ in decoder.named_parameters()]

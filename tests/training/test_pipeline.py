@@ -1,6 +1,4 @@
-"""A model that is cut into parts on as many workers learns the same; its checkpoints are the whole
-model's.
-"""
+"""Pipelines train like a single process; their checkpoints are those of the whole model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from training.parallelism import Parallelism
 from training.stages.context import ConfigError
 from training.stages.pretrain import SampleConfig
 
-# Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
+# Each layout is trained once, by the first test that needs it: a minute, more on busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LAYOUTS = Layouts(
@@ -57,7 +55,7 @@ def require_same(directory: Path, one: str, other: str, run: str) -> None:
         if name != "one"
     ],
 )
-def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) -> None:
+def test_every_layout_trains_like_one_process(name: str, run: str, layouts: Path) -> None:
     assert LAYOUTS.figures(layouts, "one", run).keys() == LAYOUTS.figures(layouts, name, run).keys()
     assert {"1 gradient_norm", "4 loss"} <= LAYOUTS.figures(layouts, name, run).keys()
     require_same(layouts, "one", name, run)
@@ -76,7 +74,7 @@ def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) 
         ("adapted", "parts of shards", "one"),
     ],
 )
-def test_a_state_of_one_layout_is_resumed_in_another(
+def test_state_can_be_resumed_in_another_pipeline_layout(
     run: str, before: str, after: str, layouts: Path
 ) -> None:
     name = LAYOUTS.resume(layouts, run, before, after)
@@ -85,17 +83,17 @@ def test_a_state_of_one_layout_is_resumed_in_another(
 
 
 @pytest.mark.long
-def test_a_worker_holds_its_own_layers_and_the_first_gets_all_back(tmp_path: Path) -> None:
+def test_worker_holds_its_layers_and_the_first_worker_collects_all(tmp_path: Path) -> None:
     run_workers("tests.training.pipelines:parts", 2, tmp_path)
 
 
-def test_more_parts_than_layers_and_stages_that_need_all_of_them_are_refused(
+def test_too_many_parts_and_unsupported_stages_are_rejected(
     tmp_path: Path,
 ) -> None:
     run_workers("tests.training.pipelines:refusals", 3, tmp_path)
 
 
-def test_samples_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_samples_are_rejected_before_training(tmp_path: Path) -> None:
     write_data(tmp_path)
     config = configs(tmp_path, tmp_path, Parallelism(pipeline=2))["tied"]
     with refused(ConfigError, field="samples", reason="CONFLICT"):

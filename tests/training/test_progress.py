@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a turn: whole figures at any width, and each thing once."""
+"""Progress of a run on a terminal: whole figures at any width, and each message once."""
 
 import io
 import json
@@ -25,12 +25,12 @@ FIGURES = "20/60  loss 0.693  kl 1.25  score 0.11  response_tokens 40"
         ("anything", 0, "…"),
     ],
 )
-def test_figures_that_have_no_room_are_left_out_whole(detail: str, cells: int, shown: str) -> None:
+def test_figures_without_room_are_omitted_whole(detail: str, cells: int, shown: str) -> None:
     assert fit_figures(detail, cells) == shown
 
 
 def screen(width: int, *, moved: bool) -> str:
-    """What stands on a terminal of this width."""
+    """Return the content of a terminal with this width."""
     out = io.StringIO()
     with Bars(Console(file=out, width=width, force_terminal=True, color_system=None)) as bars:
         bars.begin(Step("reward_model"))
@@ -39,7 +39,7 @@ def screen(width: int, *, moved: bool) -> str:
     return "reward_model" + out.getvalue().rpartition("reward_model")[2].splitlines()[0]
 
 
-def test_on_a_narrow_terminal_bar_share_and_time_stand_before_the_figures() -> None:
+def test_narrow_terminal_shows_bar_percentage_and_time_before_figures() -> None:
     line = screen(80, moved=True)
     assert " 33% 0:00:0" in line
     assert "━" * 9 in line
@@ -47,13 +47,13 @@ def test_on_a_narrow_terminal_bar_share_and_time_stand_before_the_figures() -> N
     assert screen(120, moved=True).rstrip().endswith(FIGURES)
 
 
-def test_a_step_that_has_not_moved_yet_is_starting_and_not_at_nothing() -> None:
+def test_step_without_progress_is_shown_as_starting() -> None:
     line = screen(80, moved=False)
     assert "starting" in line
     assert "%" not in line
 
 
-def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_path: Path) -> None:
+def test_result_is_shown_once_and_failures_are_left_to_the_caller(tmp_path: Path) -> None:
     out = io.StringIO()
     ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
         "not_enough_feedback", "not enough feedback: 3 thumbs", None
@@ -68,7 +68,7 @@ def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_p
     assert said == ["not enough feedback: 3 thumbs", "rolled back: fewer thumbs up"]
 
 
-def test_what_somebody_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
+def test_stopped_step_waits_and_has_not_failed(tmp_path: Path) -> None:
     out = io.StringIO()
     board = ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ("sft", "ppo", "gate"))
     board.begin("sft")
@@ -81,7 +81,7 @@ def test_what_somebody_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
 
 
 class Seen:
-    """A display that remembers what it was told, as it was then."""
+    """Display that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, StepState, float, str]] = []
@@ -103,7 +103,7 @@ class Seen:
         self.told.append((what, step.name, step.state, step.progress, step.detail))
 
 
-def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for() -> None:
+def test_stage_shows_progress_and_requested_figures() -> None:
     seen = Seen()
     stages = StageDisplay(seen, ("loss", "kl", "score"), counted="update", digits=4)
     stages.begin("grpo")
@@ -117,13 +117,13 @@ def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for(
     ]
 
 
-def test_a_stage_says_at_once_what_it_does_before_its_first_step() -> None:
+def test_stage_shows_a_text_before_its_first_step() -> None:
     out = io.StringIO()
     StageDisplay(Lines(out), (), first={"grpo": "sampling"}).begin("grpo")
     assert out.getvalue().endswith("grpo: started sampling\n")
 
 
-def test_updates_that_teach_nothing_are_told_once_until_one_teaches_again() -> None:
+def test_updates_without_signal_are_reported_once() -> None:
     seen = Seen()
     stages = StageDisplay(seen, (), counted="update")
     for update, share in enumerate((1.0, 1.0, 0.9, 1.0), start=1):
@@ -132,9 +132,7 @@ def test_updates_that_teach_nothing_are_told_once_until_one_teaches_again() -> N
     assert all("grpo" in text for text in seen.said)
 
 
-def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is_not_shown() -> (
-    None
-):
+def test_step_begins_with_its_first_report_and_earlier_steps_are_hidden() -> None:
     seen = Seen()
     stages = StageDisplay(seen, ())
     stages.end("tokenise")

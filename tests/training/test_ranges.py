@@ -1,6 +1,4 @@
-"""Every number of every stage's config has a range, or is named here as one that may be anything;
-each bound holds on both sides.
-"""
+"""Every number in every stage's config has a range or is listed here; bounds hold on both sides."""
 
 import copy
 import dataclasses
@@ -50,9 +48,18 @@ STAGES: list[Any] = [
     *(kind(PATH, PATH, PATH, PATH, LINEAGE) for kind in (PpoConfig, GrpoConfig)),
 ]
 PARTS: list[Any] = [
-    OptimizerConfig(), LoraConfig(), Machine(), Parallelism(), SampleConfig(), WatchConfig(), OffPolicyConfig(), KlConfig(),
-    RewardShape(), SftMix(PATH), LINEAGE,
-]  # fmt: skip
+    OptimizerConfig(),
+    LoraConfig(),
+    Machine(),
+    Parallelism(),
+    SampleConfig(),
+    WatchConfig(),
+    OffPolicyConfig(),
+    KlConfig(),
+    RewardShape(),
+    SftMix(PATH),
+    LINEAGE,
+]
 CONFIGS = [*STAGES, *PARTS, Sampling()]
 MAY_BE_ANYTHING = {"seed"}
 
@@ -64,14 +71,14 @@ RANGED = [
 
 
 def leaves(hint: Any) -> Iterator[Any]:
-    """The types that a hint is made of."""
+    """Yield the types in a type hint."""
     yield hint
     for part in get_args(hint):
         yield from leaves(part)
 
 
 def shaped(config: Any, name: str, value: float) -> Any:
-    """The value as the field has it."""
+    """Convert the value to the type of the field."""
     return (value, value) if isinstance(getattr(config, name), tuple) else value
 
 
@@ -84,7 +91,7 @@ def neighbour(of: float, towards: float, whole: bool) -> float:
 
 
 def beyond(allowed: Range, whole: bool) -> list[float]:
-    """The nearest numbers that are refused."""
+    """Return the nearest values outside the range."""
     low = allowed.low if allowed.above else neighbour(allowed.low, -math.inf, whole)
     high = allowed.high if allowed.below else neighbour(allowed.high, math.inf, whole)
     outside = [low, *([high] if allowed.below or allowed.high < math.inf else [])]
@@ -92,14 +99,14 @@ def beyond(allowed: Range, whole: bool) -> list[float]:
 
 
 def at_bounds(allowed: Range, whole: bool) -> list[float]:
-    """The outermost numbers that are accepted."""
+    """Return the outermost values inside the range."""
     low = neighbour(allowed.low, math.inf, whole) if allowed.above else allowed.low
     high = neighbour(allowed.high, -math.inf, whole) if allowed.below else allowed.high
     return [int(low)] if whole else [low, high]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
-def test_every_number_has_a_range_or_may_be_anything(config: Any) -> None:
+def test_every_number_has_a_range_or_is_listed(config: Any) -> None:
     hints = get_type_hints(type(config))
     numbers = {
         field.name
@@ -109,14 +116,14 @@ def test_every_number_has_a_range_or_may_be_anything(config: Any) -> None:
     assert numbers - MAY_BE_ANYTHING == set(ranges_of(type(config)))
 
 
-def test_every_part_of_a_stages_config_is_looked_at() -> None:
+def test_nested_configs_are_checked() -> None:
     hints = [hint for config in STAGES for hint in get_type_hints(type(config)).values()]
     parts = {part for hint in hints for part in leaves(hint) if dataclasses.is_dataclass(part)}
     assert parts == {type(part) for part in PARTS}
 
 
 @pytest.mark.parametrize(("config", "name", "allowed"), RANGED)
-def test_a_bound_is_accepted_and_what_lies_beyond_is_refused_by_name(
+def test_bounds_are_accepted_and_values_beyond_are_rejected_by_name(
     config: Any, name: str, allowed: Range
 ) -> None:
     whole = is_whole(config, name)
@@ -125,13 +132,13 @@ def test_a_bound_is_accepted_and_what_lies_beyond_is_refused_by_name(
             replace(config, **{name: shaped(config, name, value)})
         assert str(value) in str(caught.value)
     for value in at_bounds(allowed, whole):
-        changed = copy.copy(config)  # alone, as other fields may not fit this one
+        changed = copy.copy(config)  # checked alone, because other fields may not fit this value
         object.__setattr__(changed, name, shaped(config, name, value))
         check_ranges(changed)
 
 
 @pytest.mark.parametrize("config", STAGES, ids=lambda config: type(config).__name__)
-def test_a_field_is_refused_by_the_name_that_it_is_set_by(config: Any) -> None:
+def test_error_has_the_full_name_of_the_field(config: Any) -> None:
     looked_at = {type(part): part for part in PARTS}
     for name in (field.name for field in settable(type(config), ("lineage",))):
         *above, leaf = name.split(".")
@@ -147,7 +154,7 @@ def test_a_field_is_refused_by_the_name_that_it_is_set_by(config: Any) -> None:
         assert str(value) in str(caught.value)
 
 
-def test_a_range_says_what_it_is() -> None:
+def test_range_is_described_in_words() -> None:
     said = [
         Range(1),
         Range(above=True),
@@ -164,7 +171,7 @@ def test_a_range_says_what_it_is() -> None:
     ]
 
 
-def test_beta_stays_above_0_whatever_was_measured() -> None:
+def test_beta_stays_above_0_for_any_measurement() -> None:
     ppo = next(config for config in STAGES if isinstance(config, PpoConfig))
     rows = ppo.rows_per_update
     least = rows // 5 + 1
@@ -173,7 +180,7 @@ def test_beta_stays_above_0_whatever_was_measured() -> None:
         assert next_beta(0.05, measured, rows, kl) > 0
     with refused(ConfigError, field="kl.horizon_samples", reason="TOO_SMALL", limit="above 6.4"):
         replace(ppo, kl=KlConfig(target_nats=5.0, horizon_samples=least - 1))
-    replace(ppo, kl=KlConfig(horizon_samples=1))  # beta stays as it is
+    replace(ppo, kl=KlConfig(horizon_samples=1))  # beta is fixed
     with refused(ConfigError, field="initial", reason="CONFLICT"):
         KlConfig(initial=0.0, target_nats=5.0)
 

@@ -1,6 +1,4 @@
-"""Training on the real feedback service, embedded: its keys, its consents, its erasures, its
-Parquet.
-"""
+"""Training with the real embedded feedback service: keys, consents, erasures, Parquet."""
 
 import os
 import subprocess
@@ -30,7 +28,7 @@ BOOT_SECONDS, SINK_SECONDS, CALL_SECONDS = 120, 60, 30
 
 
 class Service:
-    """A client of `python -m services.feedback` on a state folder."""
+    """Client of `python -m services.feedback` on a state folder."""
 
     def __init__(self, state: Path, port: int, channel: grpc.Channel) -> None:
         self.state, self.port, self._events = state, port, 0
@@ -65,7 +63,7 @@ class Service:
                 process.terminate()
 
     def say(self, caller: Caller, words: str) -> None:
-        """A turn and a correction of its answer, read back as committed."""
+        """Send a turn with a correction, and wait until it is committed."""
         said = turn(f"answer to {words}", message=words)
         said.principal = principal_of(KEY, caller)
         said.finish_time.GetCurrentTime()
@@ -115,7 +113,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def test_consent_erasure_and_a_new_beginning_reach_training(
+def test_consent_erasure_and_new_feedback_reach_training(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def taken() -> tuple[Snapshot, dict[str, Judgement]]:

@@ -1,4 +1,4 @@
-"""Versions appear whole, keep their meaning, and their history only grows."""
+"""Versions appear atomically and never change, and the history only grows."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def model(directory: Path, weights: str = "weights") -> Path:
     return directory
 
 
-def test_a_model_is_admitted_whole_and_again_without_effect(tmp_path: Path) -> None:
+def test_model_is_admitted_once(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "models")
     source = model(tmp_path / "run" / "nano-1")
     admitted = registry.admit(source, "nano-1")
@@ -25,7 +25,7 @@ def test_a_model_is_admitted_whole_and_again_without_effect(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["nano-1"]
 
 
-def test_a_version_never_becomes_another_model(tmp_path: Path) -> None:
+def test_version_cannot_be_replaced_by_another_model(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "models")
     registry.admit(model(tmp_path / "a"), "nano-1")
     with refused(RegistryError, field="version", reason="EXISTS") as caught:
@@ -33,7 +33,7 @@ def test_a_version_never_becomes_another_model(tmp_path: Path) -> None:
     assert "nano-1" in str(caught.value)
 
 
-def test_a_half_written_version_is_replaced(tmp_path: Path) -> None:
+def test_partial_version_is_replaced(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "models")
     half = tmp_path / "models" / "nano-1"
     half.mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_a_half_written_version_is_replaced(tmp_path: Path) -> None:
     assert not (registry.directory("nano-1") / "junk").exists()
 
 
-def test_a_model_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> None:
+def test_model_that_differs_from_its_manifest_is_rejected(tmp_path: Path) -> None:
     source = model(tmp_path / "a")
     (source / "model.safetensors").write_text("changed")
     with refused(ManifestError, field="model.safetensors", reason="MISMATCH"):
@@ -53,12 +53,12 @@ def test_a_model_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("version", ["", "../nano", "Nano", "a b", "x" * 129, ".hidden"])
-def test_a_name_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
+def test_invalid_version_name_is_rejected(tmp_path: Path, version: str) -> None:
     with refused(RegistryError, field="version", reason="MALFORMED"):
         Registry(tmp_path).directory(version)
 
 
-def test_the_history_grows_and_says_nothing_twice(tmp_path: Path) -> None:
+def test_history_grows_without_duplicates(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     for _ in range(2):
         registry.note("nano-1", VersionStage.GATED, "all checks passed", "nano-1")
@@ -72,7 +72,7 @@ def test_the_history_grows_and_says_nothing_twice(tmp_path: Path) -> None:
     assert registry.promoted() == "nano-1"
 
 
-def test_a_line_that_a_kill_cut_off_is_no_event(tmp_path: Path) -> None:
+def test_partial_line_is_ignored(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.note("nano-1", VersionStage.GATED, "", "nano-1")
     with (tmp_path / "registry.jsonl").open("a") as opened:
@@ -80,7 +80,7 @@ def test_a_line_that_a_kill_cut_off_is_no_event(tmp_path: Path) -> None:
     assert len(registry.history()) == 1
 
 
-def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
+def test_version_numbers_are_never_reused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     assert registry.next_version("nano", []) == "nano-1"
     (tmp_path / "nano-3").mkdir()

@@ -1,4 +1,4 @@
-"""The loop's two clients against real gRPC servers of hand-written fakes."""
+"""gRPC clients of the loop against real gRPC servers with hand-written fakes."""
 
 import time
 from collections.abc import Iterator
@@ -26,8 +26,9 @@ SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Two segments, a page each, and counts of three arms; the first call of each method finds the
-    service restarting.
+    """Fake with two segments on a page each, and counts of three arms.
+
+    The first call of each method fails as if the service restarted.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
         if request.after_sequence >= 2:
             return feedback_pb2.ListSegmentsResponse()
-        sequence = request.after_sequence + 1  # a page of one
+        sequence = request.after_sequence + 1  # one segment per page
         if self.compacted and sequence == 2:
             cover = feedback_pb2.Segment(first_sequence=1, sequence=2, object_key="c", rows=10)
             return feedback_pb2.ListSegmentsResponse(segments=[cover])
@@ -69,7 +70,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         return feedback_pb2.CountThumbsResponse(counts=counts)
 
     def GetDataKeys(self, request, context):
-        """Everybody allows it but p1; nobody knows p2."""
+        """Return consent for all principals except p1; p2 is unknown."""
         self.asked.append(request)
         keys = {
             name: feedback_pb2.DataKey(consent=name != "p1", key_id=b"i" * 16, key=b"k" * 32)
@@ -82,7 +83,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         self.asked.append(request)
         numbers = range(
             request.after_number + 1, min(request.after_number + 2, 5) + 1
-        )  # a page of two, five in all
+        )  # two entries per page, five in total
         entries = [
             feedback_pb2.ErasedPrincipal(
                 number=n, principal=f"p{n}", erasure=feedback_pb2.Erasure(erasure_id=f"e{n}")
@@ -93,7 +94,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
 
 class Rollout(generator_pb2_grpc.RolloutServiceServicer):
-    """Remembers requests; another candidate is there."""
+    """Fake that records requests; another candidate is active."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -137,7 +138,7 @@ def servers() -> Iterator[tuple[str, Log, Rollout]]:
     server.stop(0).wait()
 
 
-def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
+def test_all_segment_pages_are_listed_across_a_restart(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
     segments = client.turn_segments()
@@ -150,7 +151,7 @@ def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
     client.close()
 
 
-def test_what_is_compacted_between_two_pages_takes_the_place_of_what_was_listed(servers) -> None:
+def test_segments_compacted_between_pages_replace_earlier_ones(servers) -> None:
     target, log, _ = servers
     log.compacted = True
     client = FeedbackLog(target)
@@ -160,7 +161,7 @@ def test_what_is_compacted_between_two_pages_takes_the_place_of_what_was_listed(
     client.close()
 
 
-def test_keys_are_asked_for_a_thousand_principals_at_a_time(servers) -> None:
+def test_keys_are_requested_for_1000_principals_per_call(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
     keys = client.data_keys([f"p{number}" for number in range(2001)])
@@ -174,7 +175,7 @@ def test_keys_are_asked_for_a_thousand_principals_at_a_time(servers) -> None:
     client.close()
 
 
-def test_all_pages_of_erasures_are_listed_after_a_number(servers) -> None:
+def test_all_erasure_pages_after_a_number_are_listed(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
     assert client.erasures(1) == [
@@ -192,7 +193,7 @@ def test_thumbs_are_counted_by_version_without_pinned_answers(servers) -> None:
     client.close()
 
 
-def test_the_rollout_is_seen_and_ended(servers) -> None:
+def test_rollout_is_read_and_finished(servers) -> None:
     target, _, rollout = servers
     client = RolloutClient(target)
     view = client.view()
@@ -210,7 +211,7 @@ def test_the_rollout_is_seen_and_ended(servers) -> None:
     client.close()
 
 
-def test_a_refusal_names_the_service_and_its_words(servers) -> None:
+def test_error_contains_the_service_and_its_message(servers) -> None:
     target, _, _ = servers
     client = RolloutClient(target)
     with refused(RemoteError, field="generator", reason="FAILED_PRECONDITION") as caught:
@@ -220,7 +221,7 @@ def test_a_refusal_names_the_service_and_its_words(servers) -> None:
     client.close()
 
 
-def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again(
+def test_start_is_repeated_if_a_version_loads_longer_than_a_call(
     servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, _, rollout = servers
@@ -229,7 +230,7 @@ def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again
     client = RolloutClient(target)
     with refused(
         RemoteError, field="generator", reason="FAILED_PRECONDITION"
-    ):  # what it comes to in the end
+    ):  # the error after all calls
         client.start("nano-1", Path("models/nano-1"), 0.5, 60)
     assert [request.version for request in rollout.asked] == ["nano-1", "nano-1"]
     rollout.loads_slowly = remote.MOST_CALLS_A_LOAD + 1
@@ -239,10 +240,10 @@ def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again
     client.close()
 
 
-def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_unreachable_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         remote, "OPTIONS", []
-    )  # eight seconds of retries: the loop's own test waits for them
+    )  # eight seconds of retries, which the loop's own test covers
     client = FeedbackLog("127.0.0.1:1")
     with refused(RemoteError, field="feedback", reason="UNAVAILABLE") as caught:
         client.turn_segments()
@@ -250,10 +251,10 @@ def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     client.close()
 
 
-def test_with_certificates_each_end_knows_the_other(
+def test_mutual_tls_authenticates_both_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: what is refused stays refused
+    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: a rejected connection stays rejected
     issue_certificates(tmp_path, ("feedback", "training"), 1)
     server = grpc.server(futures.ThreadPoolExecutor(1))
     log = Log()
@@ -271,7 +272,7 @@ def test_with_certificates_each_end_knows_the_other(
         RolloutClient(target, tls),
     )
     assert client.count(SINCE)
-    # Neither a plain call, nor one that takes this service for another one.
+    # Neither a plaintext call, nor a client that expects another service.
     for call in (lambda: stranger.count(SINCE), mistaken.view):
         with refused(RemoteError, reason="UNAVAILABLE"):
             call()
@@ -285,12 +286,12 @@ def test_with_certificates_each_end_knows_the_other(
         )
 
 
-def test_a_service_that_is_away_for_a_while_is_waited_for_where_patience_is_given(
+def test_unavailable_service_is_awaited_up_to_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries of gRPC's own
+    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries by gRPC itself
     monkeypatch.setattr(remote, "AGAIN_SECONDS", 0.05)
-    log = Log()  # finds itself restarting once
+    log = Log()  # fails once as if restarting
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""Each detail of the reference's checklist names tests that are there."""
+"""Every item of the reference checklist names existing tests."""
 
 import ast
 

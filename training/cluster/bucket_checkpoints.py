@@ -80,7 +80,16 @@ class CheckpointBucket:
 
     def fetch(self, key: str, path: Path) -> None:
         """Download an object to a file."""
-        self._with_retries(key, lambda: self._read(key, path))
+
+        def read() -> None:
+            with (
+                closing(self._client.get_object(self._place.bucket, key)) as response,
+                path.open("wb") as opened,
+            ):
+                for chunk in response.stream(CHUNK_BYTES):
+                    opened.write(chunk)
+
+        self._with_retries(key, read)
 
     def get(self, key: str) -> bytes:
         """Return the content of a small object."""
@@ -104,14 +113,6 @@ class CheckpointBucket:
     def remove(self, key: str) -> None:
         """Delete an object, if it exists."""
         self._with_retries(key, lambda: self._client.remove_object(self._place.bucket, key))
-
-    def _read(self, key: str, path: Path) -> None:
-        with (
-            closing(self._client.get_object(self._place.bucket, key)) as response,
-            path.open("wb") as opened,
-        ):
-            for chunk in response.stream(CHUNK_BYTES):
-                opened.write(chunk)
 
     def _with_retries(self, what: str, ask: Callable[[], Answer]) -> Answer:
         """Call until success, a permanent error, or the maximum number of tries."""

@@ -100,10 +100,6 @@ class StageConfig(Protocol):
 Config = TypeVar("Config", bound=StageConfig)
 
 
-def _always() -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class StageRun(Generic[Config]):
     """Stage of a run.
@@ -115,7 +111,7 @@ class StageRun(Generic[Config]):
     name: str
     function: Callable[[Config, RunContext], Manifest]
     config: Config
-    continue_if: Callable[[], bool] = _always
+    continue_if: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def serve_canary(
         )
         looks += 1
         passed = (clock.now() - since) / timedelta(seconds=config.max_seconds)
-        _note(record, reading, clock)
+        with (record / COURSE).open("a") as opened:
+            opened.write(json.dumps({"time": clock.now().isoformat(), **asdict(reading)}) + "\n")
         watch(reading, min(passed, 1.0))
         if reading.verdict is not Verdict.WAIT:
             return end(reading.verdict, reading.reason, reading)
@@ -186,11 +187,6 @@ def _ended(record: Path) -> CanaryResult | None:
         arms = {arm: Thumbs(**last[arm]) for arm in ("candidate", "incumbent")}
         last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"])})
     return CanaryResult(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
-
-
-def _note(record: Path, reading: Reading, clock: Clock) -> None:
-    with (record / COURSE).open("a") as opened:
-        opened.write(json.dumps({"time": clock.now().isoformat(), **asdict(reading)}) + "\n")
 
 
 class WallClock:

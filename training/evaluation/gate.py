@@ -141,9 +141,23 @@ def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Che
 
 def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) -> list[Check]:
     """Return the checks that need the trained candidate."""
+    rate, rise = compared.win_rate, compared.retention
+    win_rate_low = rate.low(ONE_SIDED_95)
     return [
-        _win_rate(compared.win_rate, config),
-        _retention(compared.retention, config),
+        Check(
+            "win rate",
+            f"{rate.text()} on {rate.clusters} held-out prompts",
+            f"95 % bound above {config.min_win_rate:.2f} (is {win_rate_low:.3f})",
+            win_rate_low > config.min_win_rate,
+            "judged by a second reward model, trained on thumbs that are not used elsewhere",
+        ),
+        Check(
+            "perplexity on fixed texts",
+            f"{rise.value:+.3f} ± {rise.error:.3f} bits per byte",
+            f"rise at most {config.retention_rise_bits:.2f} beyond noise",
+            rise.low(2.0) <= config.retention_rise_bits,
+            "language ability must remain",
+        ),
         _probes(
             "knowledge",
             compared.knowledge,
@@ -156,36 +170,27 @@ def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) ->
             config.refusal_drop,
             "requests that must be refused must still be refused",
         ),
-        _kl(kl_nats, config),
+        Check(
+            "KL to the reference",
+            f"{kl_nats:.2f} nats per answer",
+            f"above 0 up to {config.kl_ceiling_nats:g}",
+            0 < kl_nats <= config.kl_ceiling_nats,
+            "the policy must change, but not too far",
+        ),
         _length(compared.candidate, compared.incumbent, config),
-        _ended(compared.candidate, config),
+        Check(
+            "answers that end",
+            f"{compared.candidate.ended_share:.2f}",
+            f"at least {config.min_ended:.2f}",
+            compared.candidate.ended_share >= config.min_ended,
+            "by themselves, within the limit",
+        ),
     ]
 
 
 def decide(checks: Sequence[Check]) -> Decision:
     """Return the decision for these checks."""
     return Decision(tuple(checks))
-
-
-def _win_rate(rate: Estimate, config: GateConfig) -> Check:
-    low = rate.low(ONE_SIDED_95)
-    return Check(
-        "win rate",
-        f"{rate.text()} on {rate.clusters} held-out prompts",
-        f"95 % bound above {config.min_win_rate:.2f} (is {low:.3f})",
-        low > config.min_win_rate,
-        "judged by a second reward model, trained on thumbs that are not used elsewhere",
-    )
-
-
-def _retention(rise: Estimate, config: GateConfig) -> Check:
-    return Check(
-        "perplexity on fixed texts",
-        f"{rise.value:+.3f} ± {rise.error:.3f} bits per byte",
-        f"rise at most {config.retention_rise_bits:.2f} beyond noise",
-        rise.low(2.0) <= config.retention_rise_bits,
-        "language ability must remain",
-    )
 
 
 def _probes(name: str, probes: Probes, drop: float, reason: str) -> Check:
@@ -199,18 +204,6 @@ def _probes(name: str, probes: Probes, drop: float, reason: str) -> Check:
     )
 
 
-def _kl(nats: float, config: GateConfig) -> Check:
-    passed = 0 < nats <= config.kl_ceiling_nats
-    asked = f"above 0 up to {config.kl_ceiling_nats:g}"
-    return Check(
-        "KL to the reference",
-        f"{nats:.2f} nats per answer",
-        asked,
-        passed,
-        "the policy must change, but not too far",
-    )
-
-
 def _length(candidate: Samples, incumbent: Samples, config: GateConfig) -> Check:
     ratio = candidate.mean_tokens / max(incumbent.mean_tokens, 1e-9)
     return Check(
@@ -219,16 +212,4 @@ def _length(candidate: Samples, incumbent: Samples, config: GateConfig) -> Check
         f"{config.min_length_ratio:.2f} to {config.max_length_ratio:.2f}",
         config.min_length_ratio <= ratio <= config.max_length_ratio,
         "length is the easiest way to exploit a reward model",
-    )
-
-
-def _ended(candidate: Samples, config: GateConfig) -> Check:
-    asked = f"at least {config.min_ended:.2f}"
-    passed = candidate.ended_share >= config.min_ended
-    return Check(
-        "answers that end",
-        f"{candidate.ended_share:.2f}",
-        asked,
-        passed,
-        "by themselves, within the limit",
     )

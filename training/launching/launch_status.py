@@ -51,7 +51,12 @@ class LaunchStatus:
                     None, Step(STEP, StepState.RUNNING, now())
                 )
                 if status.result in (None, STOPPED):
-                    steps = [_broken(step) for step in status.steps]
+                    steps = [
+                        replace(step, state=StepState.FAILED, ended=now())
+                        if step.state is StepState.RUNNING
+                        else step
+                        for step in status.steps
+                    ]
                     self._write(replace(status, steps=steps, step="", result=FAILED, reason=reason))
         except LoopRunningError:
             return False
@@ -68,11 +73,3 @@ class LaunchStatus:
     def _write(self, status: Status) -> None:
         status.updated = now()
         write_status(self._directory, status)
-
-
-def _broken(step: Step) -> Step:
-    return (
-        replace(step, state=StepState.FAILED, ended=now())
-        if step.state is StepState.RUNNING
-        else step
-    )

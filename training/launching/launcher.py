@@ -5,7 +5,7 @@ All RayJobs of a release have the same name, so the API server prevents a second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
@@ -179,11 +179,8 @@ class Launcher:
             return NOT_TAKEN_UP if late and not job.deployment else ""
         pods = self._api.select(PODS, f"ray.io/cluster={job.cluster}")
         pods += self._api.select(PODS, f"job-name={job.name}")
-        return find_start_failure(
-            self._api.read(RAY_CLUSTERS, job.cluster), pods
-        ) or self._find_missing_volume(pods)
-
-    def _find_missing_volume(self, pods: Sequence[Manifest]) -> str:
+        if failure := find_start_failure(self._api.read(RAY_CLUSTERS, job.cluster), pods):
+            return failure
         waiting = (pod for pod in pods if waits_for_node(pod))
         lines = (missing_volume(pod, self._api.events(pod["metadata"]["name"])) for pod in waiting)
         return next((line for line in lines if line), "")

@@ -35,14 +35,10 @@ ROLE_LABEL = "ray.io/node-type"
 
 def find_start_failure(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
     """Return the first reason, or ""."""
-    found = next(
-        (
-            line
-            for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))
-        ),
-        "",
-    )
-    return _one_line(found)
+    for condition in (cluster or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return _one_line(f"a pod was rejected: {condition.get('message', '')}")
+    return _one_line(next((line for pod in pods for line in _of_pod(pod)), ""))
 
 
 def waits_for_node(pod: Manifest) -> bool:
@@ -71,12 +67,6 @@ def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_CHARACTERS]
-
-
-def _of_cluster(cluster: Manifest | None) -> Iterator[str]:
-    for condition in (cluster or {}).get("status", {}).get("conditions", ()):
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            yield f"a pod was rejected: {condition.get('message', '')}"
 
 
 def _of_pod(pod: Manifest) -> Iterator[str]:

@@ -6,12 +6,11 @@ import argparse
 import json
 
 from training.model.checkpoint import read_config
-from training.model.config import ModelConfig, parse_config
+from training.model.config import parse_config
 from training.planning.accelerators import accelerator_named
 from training.planning.plan import plan_recipe
 from training.planning.text import as_json, text
 from training.recipes.custom.recipe_file import open_recipe, set_fields
-from training.recipes.open_models.recipes import OpenRecipe
 from training.recipes.open_models.shapes import shape
 from training.stages.pretrain import PretrainConfig
 
@@ -24,7 +23,13 @@ def plan(options: argparse.Namespace) -> int:
         ModelConfigError: the config.json describes an unsupported model.
     """
     accelerator, recipe = accelerator_named(options.accelerator), open_recipe(options.recipe)
-    model = _shape_of(recipe) if options.model is None else read_config(options.model)
+    first = recipe.stages[0].config
+    if options.model is not None:
+        model = read_config(options.model)
+    elif isinstance(first, PretrainConfig):
+        model = parse_config(first.model_json)
+    else:
+        model = shape(recipe.shape) if recipe.shape else read_config(first.model_directory)
     asked = {
         name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None
     }
@@ -34,11 +39,3 @@ def plan(options: argparse.Namespace) -> int:
     price = options.dollars_per_gpu_hour
     print(json.dumps(as_json(planned, price), indent=2) if options.json else text(planned, price))
     return 0
-
-
-def _shape_of(recipe: OpenRecipe) -> ModelConfig:
-    """Return the shape of the model that the first stage starts from."""
-    first = recipe.stages[0].config
-    if isinstance(first, PretrainConfig):
-        return parse_config(first.model_json)
-    return shape(recipe.shape) if recipe.shape else read_config(first.model_directory)

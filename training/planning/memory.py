@@ -75,7 +75,7 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
     """Return all phases of a step."""
     resident, gradients = _resident(work, layout)
     found = [
-        Phase(_phase_name(made), (*resident, gradients, *_learning(made, work, layout)))
+        Phase(f"learning ({made.network})", (*resident, gradients, *_learning(made, work, layout)))
         for made in work.passes
         if made.learns
     ]
@@ -103,10 +103,6 @@ def peak(work: Work, layout: Layout) -> Phase:
 def forward_of(work: Work, layout: Layout) -> Forward:
     """Return the settings of a stage's forward passes with gradients."""
     return Forward(layout.tensor, work.narrow, work.adapted, work.recomputed)
-
-
-def _phase_name(made: Pass) -> str:
-    return f"learning ({made.network})"
 
 
 def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:

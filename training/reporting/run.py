@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.evaluation.canary_run import COURSE
 from training.evaluation.figures import SAMPLES
 from training.lineage import Ancestry
-from training.manifest import MANIFEST, Manifest, read_manifest
-from training.reporting.curves import Chart, Curves, chart, curves
+from training.manifest import MANIFEST, read_manifest
+from training.reporting.curves import Chart, chart, curves
 from training.reporting.pages import write_page
 from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult
@@ -28,6 +28,7 @@ def write_report(
     """Build the page from the files of the run; steps that were not reached are omitted."""
     record = json.loads((run_directory / RECORD).read_text())
     version = record["version"]
+    sets = run_directory / f"{version}-sets"
     facts = {
         "record": record,
         "result": result,
@@ -36,20 +37,19 @@ def write_report(
         "canary": _json(run_directory / "canary.json"),
         "canary_charts": _canary_charts(run_directory / "canary" / COURSE),
         "samples": _lines(run_directory / f"{version}-evaluation" / SAMPLES)[:MAX_SAMPLES],
-        "stages": dict(_stages(run_directory / STAGES)),
+        "stages": {
+            read.record.name: curves({read.record.name: read.course})
+            for read in read_stages(run_directory / STAGES)
+            if read.steps
+        },
         "snapshot": read_manifest(snapshot_directory),
-        "sets": _manifest_report(run_directory / f"{version}-sets"),
-        "artifacts": _artifacts(run_directory),
+        "sets": read_manifest(sets).report if (sets / MANIFEST).exists() else {},
+        "artifacts": [
+            read_manifest(path.parent) for path in sorted(run_directory.glob(f"*/{MANIFEST}"))
+        ],
         "config": json.dumps(_json(run_directory / "config.json"), indent=1),
     }
     return write_page(run_directory / REPORT, TEMPLATE, facts)
-
-
-def _stages(directory: Path) -> Iterator[tuple[str, Curves]]:
-    """Yield the curves of stages in order of their start."""
-    for read in read_stages(directory):
-        if read.steps:
-            yield read.record.name, curves({read.record.name: read.course})
 
 
 def _canary_charts(path: Path) -> list[Chart]:
@@ -75,15 +75,6 @@ def _canary_charts(path: Path) -> list[Chart]:
 def _rate(thumbs: Mapping[str, int]) -> float:
     total = thumbs["up"] + thumbs["down"]
     return thumbs["up"] / total if total else math.nan
-
-
-def _artifacts(run_directory: Path) -> list[Manifest]:
-    """Return the manifests of all artifacts of the run."""
-    return [read_manifest(path.parent) for path in sorted(run_directory.glob(f"*/{MANIFEST}"))]
-
-
-def _manifest_report(directory: Path) -> Mapping[str, Any]:
-    return read_manifest(directory).report if (directory / MANIFEST).exists() else {}
 
 
 def _json(path: Path) -> Any:

@@ -1,6 +1,7 @@
-"""What the test of kills runs twice: `python -m tests.training.cluster.killed_run DIRECTORY` trains
-GRPO with rollout actors, first as it should be, then with an actor, a worker and the driver killed,
-each once, by SIGKILL.
+"""Program of the kill test: `python -m tests.training.cluster.killed_run DIRECTORY`.
+
+It trains GRPO with rollout actors twice: first without interruption, then with an actor, a worker
+and the driver killed once each by SIGKILL.
 """
 
 import os
@@ -27,13 +28,14 @@ from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import GrpoConfig
 
 UPDATES, CHECKPOINT_EVERY = 8, 2
-ACTOR_DIES, WORKER_DIES, DRIVER_DIES = 3, 5, 7  # after these updates; checkpoints are of 2, 4, 6
+# kills after these updates; checkpoints are at 2, 4, 6
+ACTOR_DIES, WORKER_DIES, DRIVER_DIES = 3, 5, 7
 ACTORS = 2
 WAIT_SECONDS = 120
 
 
 def grpo_config(root: Path, output: str) -> GrpoConfig:
-    """Samplers go one update ahead, with adapters alone and a part of the vocabulary."""
+    """Return a config with sampling one update ahead, adapters and a trimmed vocabulary."""
     return GrpoConfig(
         model_directory=root / "first",
         reward_model_directory=None,
@@ -72,7 +74,7 @@ def learn(config: GrpoConfig, context: RunContext) -> Manifest:
 
 
 def first_time(what: str, marks: Path) -> bool:
-    """Whether nobody has asked for it yet, in any process of the run."""
+    """Return True on the first call in any process of the run."""
     mark = marks / what
     if mark.exists():
         return False
@@ -82,7 +84,7 @@ def first_time(what: str, marks: Path) -> bool:
 
 @dataclass(frozen=True)
 class Fatal:
-    """A run in which everybody dies once."""
+    """Run in which each process dies once."""
 
     grpo: GrpoConfig
     marks: Path
@@ -100,14 +102,14 @@ def learn_and_die(config: Fatal, context: RunContext) -> Manifest:
         if step.step == DRIVER_DIES and first_time("driver", config.marks):
             time.sleep(
                 WAIT_SECONDS
-            )  # the driver has seen this step, and takes this process with it
+            )  # the driver has seen this step, and kills this process with itself
 
     return learn(config.grpo, replace(context, progress=progress))
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A watcher that dies, once, with all that it started."""
+    """Watcher that kills itself and its children once."""
 
     marks: Path
 

@@ -1,6 +1,6 @@
-"""What the test of a machine that leaves runs: `python -m tests.training.cluster.leaving_run
-DIRECTORY` trains SFT on two machines, one of which is told by SIGTERM that it must end, as
-Kubernetes tells a pod.
+"""Program of the preemption test: `python -m tests.training.cluster.leaving_run DIRECTORY`.
+
+It trains SFT on two machines; one of them gets SIGTERM, like a pod that Kubernetes terminates.
 """
 
 import os
@@ -23,7 +23,7 @@ from training.stages import sft
 from training.stages.context import Progress, RunContext
 from training.stages.sft import SftConfig
 
-MACHINE_LEAVES = 5  # after this step; each second one is a checkpoint
+MACHINE_LEAVES = 5  # preemption after this step; every second step has a checkpoint
 WAIT_SECONDS = 120.0
 
 
@@ -40,7 +40,7 @@ def learn_until_told(config: SftConfig, context: RunContext) -> Manifest:
 
 @dataclass(frozen=True)
 class Driver:
-    """A watcher that lets a machine go."""
+    """Watcher that terminates a machine."""
 
     machine: "subprocess.Popen[bytes]"
 
@@ -54,7 +54,7 @@ class Driver:
 
 
 def main(root: Path) -> None:
-    """In a folder of their own: `ray start` leaves a note there to which cluster others may go."""
+    """Run in a separate folder, because `ray start` writes the address of its cluster there."""
     watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
     with tempfile.TemporaryDirectory(
         prefix="tw-", dir="/tmp"
@@ -64,7 +64,7 @@ def main(root: Path) -> None:
 
 
 def on_two_machines(root: Path) -> None:
-    """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs."""
+    """Start a head with one CPU and a machine with another CPU, like a KubeRay pod."""
     _start(1)
     address = ray.get_runtime_context().gcs_address
     start = [

@@ -1,6 +1,7 @@
-"""What the test of moves runs: `python -m tests.training.cluster.moved_run DIRECTORY`, with
-checkpoints in the bucket of TW_TRAINING_S3_*. On two workers, GRPO whose policy lies in shards and
-is sampled by an actor; then SFT, in which a worker and the driver are killed.
+"""Program of the move test: `python -m tests.training.cluster.moved_run DIRECTORY`.
+
+Checkpoints are in the bucket of TW_TRAINING_S3_*. On two workers it trains GRPO with a sharded
+policy that an actor samples, then SFT, in which a worker and the driver are killed.
 """
 
 import os
@@ -22,13 +23,14 @@ from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import GrpoConfig
 from training.stages.sft import SftConfig
 
-WORKER_DIES, DRIVER_DIES, STEPS = 3, 7, 12  # after these steps; each second one is a checkpoint
+# kills after these steps; every second step has a checkpoint
+WORKER_DIES, DRIVER_DIES, STEPS = 3, 7, 12
 PREFIX = "checkpoints/moved"
 WAIT_SECONDS = 120.0
 
 
 def sharded(root: Path, output: str, shard: int) -> GrpoConfig:
-    """One minibatch an update, so that the number of workers changes nothing."""
+    """Return a config with one minibatch per update, so the number of workers has no influence."""
     return replace(
         grpo_config(root, output),
         updates=2,
@@ -59,7 +61,7 @@ def moved(root: Path, output: str) -> SftConfig:
 
 @dataclass(frozen=True)
 class Fatal:
-    """A run in which things happen, each once."""
+    """Run with kills and moves, each once."""
 
     sft: SftConfig
     marks: Path
@@ -75,14 +77,14 @@ def learn_and_move(config: Fatal, context: RunContext) -> Manifest:
         if step.step == DRIVER_DIES and rank == 0 and first_time("driver dies", config.marks):
             time.sleep(
                 WAIT_SECONDS
-            )  # the driver has seen this step, and takes this process with it
+            )  # the driver has seen this step, and kills this process with itself
 
     return sft.run(config.sft, replace(context, progress=progress))
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A watcher that dies with all that it started."""
+    """Watcher that kills itself and its children."""
 
     def begin(self, name: str) -> None: ...
 

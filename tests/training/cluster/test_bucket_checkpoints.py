@@ -1,6 +1,4 @@
-"""Checkpoints in a bucket: whole or not there, the newest two, by several workers, and from a
-machine that has nothing.
-"""
+"""Checkpoints in a bucket: complete or absent, the newest two, several workers, a new machine."""
 
 import json
 from collections.abc import Iterator
@@ -78,7 +76,7 @@ def value_in(checkpoint: Path | None) -> float:
     return value
 
 
-def test_another_machine_finds_the_newest_and_the_newest_two_are_kept(
+def test_newest_two_checkpoints_remain_and_other_machines_find_the_newest(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     keep(checkpoints(proxy.port, tmp_path / "one"), 0, 5, 10)
@@ -90,7 +88,7 @@ def test_another_machine_finds_the_newest_and_the_newest_two_are_kept(
     assert not list((tmp_path / "one").iterdir()), "what was uploaded stays nowhere else"
 
 
-def test_what_is_kept_on_notice_is_the_newest_and_goes_with_the_next(
+def test_checkpoint_on_notice_is_the_newest_until_the_next_one(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     kept = checkpoints(proxy.port, tmp_path)
@@ -107,7 +105,7 @@ def test_what_is_kept_on_notice_is_the_newest_and_goes_with_the_next(
     assert {key.split("/")[3] for key in server.buckets[BUCKET]} == {"step-000010", "step-000015"}
 
 
-def test_what_was_cut_off_is_not_found_and_goes_with_the_next(
+def test_incomplete_checkpoint_is_ignored_and_removed_later(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     kept = checkpoints(proxy.port, tmp_path)
@@ -124,7 +122,7 @@ def test_what_was_cut_off_is_not_found_and_goes_with_the_next(
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_one_whose_files_differ_from_its_manifest_does_not_count(
+def test_bucket_checkpoint_that_differs_from_its_manifest_is_ignored(
     proxy: HttpProxy, server: S3Server, tmp_path: Path, lost: bool
 ) -> None:
     kept = checkpoints(proxy.port, tmp_path)
@@ -139,7 +137,7 @@ def test_one_whose_files_differ_from_its_manifest_does_not_count(
     assert value_in(kept.latest()) == 5
 
 
-def test_the_manifest_is_the_last_to_come_and_the_first_to_go(
+def test_manifest_is_uploaded_last_and_removed_first(
     proxy: HttpProxy, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -147,21 +145,19 @@ def test_the_manifest_is_the_last_to_come_and_the_first_to_go(
 
     def listening(method: str, target: str, body: bytes) -> tuple[int, bytes]:
         if method in ("PUT", "DELETE"):
-            told.append(
-                f"{method} {target.split('?')[0].rsplit('/', 2)[1]}/{target.split('?')[0].rsplit('/', 1)[1]}"
-            )
+            told.append(f"{method} {'/'.join(target.split('?')[0].rsplit('/', 2)[1:])}")
         return answer(method, target, body)
 
     monkeypatch.setattr(server, "answer", listening)
     keep(checkpoints(proxy.port, tmp_path), 1)
     assert told[-1] == f"PUT step-000001/{MANIFEST}"
-    assert len(told) == 4  # tensors, numbers, what this worker uploaded
+    assert len(told) == 4  # tensors, numbers, and the list of this worker's uploads
     server.buckets[BUCKET][f"{PREFIX}/step-000001/another"] = b""
     keep(checkpoints(proxy.port, tmp_path), 1)
     assert told[4] == f"DELETE step-000001/{MANIFEST}"
 
 
-def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
+def test_save_lists_the_bucket_twice_and_hashes_files_once(
     proxy: HttpProxy, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, listings, hashed = checkpoints(proxy.port, tmp_path), 0, []
@@ -172,7 +168,7 @@ def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
         nonlocal listings
         listings += (
             "list-type=2" in target and "continuation-token" not in target
-        )  # its pages are small
+        )  # pages are small
         return answer(method, target, body)
 
     def noted(path: Path) -> str:
@@ -187,7 +183,7 @@ def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
     assert len(hashed) == len(set(hashed)) == 2  # tensors and numbers
 
 
-def test_a_store_that_fails_for_a_moment_is_asked_again_and_patience_ends(
+def test_temporary_failures_are_retried_a_limited_number_of_times(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     kept = checkpoints(proxy.port, tmp_path)
@@ -207,14 +203,12 @@ def test_a_store_that_fails_for_a_moment_is_asked_again_and_patience_ends(
     assert BUCKET in str(caught.value)
 
 
-def test_a_real_store_keeps_what_is_uploaded_in_parts(s3: servers.S3Server, tmp_path: Path) -> None:
+def test_real_store_accepts_multipart_uploads(s3: servers.S3Server, tmp_path: Path) -> None:
     there = s3.bucket()
     bucket = CheckpointBucket(
         BucketLocation(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
     )
-    large = nn.Parameter(
-        torch.arange(3 << 20, dtype=torch.float32)
-    )  # 12 MiB, of which a part has five
+    large = nn.Parameter(torch.arange(3 << 20, dtype=torch.float32))  # 12 MiB with parts of 5 MiB
     kept = BucketCheckpoints(bucket, PREFIX, tmp_path / "one")
     kept.save(
         3, lambda into: TrainingState({"model": [("weight", large)]}, {}).write(into, {"step": 3})
@@ -237,7 +231,7 @@ def layer(value: float) -> nn.Module:
 
 
 def keep_shards(directory: Path, rank: int, world: int, port: str) -> None:
-    """What each of two workers on machines of their own does."""
+    """Save the shards of a worker on its own machine."""
     ranks = arrange(Parallelism(shard=2), all_different(rank, world))
     decoder = layer(1.0)
     distribute(decoder, ranks)  # type: ignore[arg-type]
@@ -249,7 +243,7 @@ def keep_shards(directory: Path, rank: int, world: int, port: str) -> None:
     assert kept.latest() is not None
 
 
-def test_each_worker_uploads_its_own_shards_and_one_worker_reads_them_all(
+def test_workers_upload_their_shards_and_one_worker_reads_all(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     run_workers(
@@ -264,7 +258,7 @@ def test_each_worker_uploads_its_own_shards_and_one_worker_reads_them_all(
     assert all(map(torch.equal, decoder.parameters(), expected.parameters()))
 
 
-def test_a_stage_whose_folder_is_empty_goes_on_from_the_bucket(
+def test_stage_with_an_empty_folder_resumes_from_the_bucket(
     proxy: HttpProxy, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_model(tmp_path / "first")

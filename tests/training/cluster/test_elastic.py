@@ -1,6 +1,4 @@
-"""Elastic workers: which numbers of them a run may have, and a machine that is lost in the middle
-of one.
-"""
+"""Elastic workers: valid ranges, and the loss of a machine during a run."""
 
 import time
 from dataclasses import replace
@@ -32,7 +30,7 @@ from training.stages.sft import SftConfig
 LOST_AFTER_STEP = 5
 
 
-def test_a_range_of_workers_is_read_from_the_command_line() -> None:
+def test_range_of_workers_is_parsed() -> None:
     assert parse_workers("4") == (4, None)
     assert parse_workers("1..4") == (4, 1)
     assert list(Group(4, fewest_workers=2).sizes) == [2, 3, 4]
@@ -41,36 +39,36 @@ def test_a_range_of_workers_is_read_from_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("fewest", [0, 5])
-def test_a_range_that_is_none_is_refused(fewest: int) -> None:
+def test_invalid_range_is_rejected(fewest: int) -> None:
     with refused(ConfigError, field="workers", reason="OUT_OF_RANGE", limit="in [1, 4]"):
         Group(4, fewest_workers=fewest)
 
 
-def test_a_range_does_not_go_with_actors_that_ray_would_not_see() -> None:
+def test_range_with_rollout_actors_is_rejected() -> None:
     with refused(ConfigError, field="rollout_actors", reason="UNSUPPORTED"):
         Group(4, rollout_actors=1, fewest_workers=1)
 
 
-def test_rows_that_any_number_in_the_range_could_not_share_are_refused() -> None:
+def test_rows_indivisible_by_a_size_in_the_range_are_rejected() -> None:
     require_divisible({"batch_rows": 12}, all_different(0, 4, range(1, 5)))
     with refused(ConfigError, field="batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 3"):
         require_divisible({"batch_rows": 8}, all_different(0, 4, range(1, 5)))
     with refused(ConfigError, field="batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 4"):
         require_divisible({"batch_rows": 6}, all_different(0, 4))
-    # Two workers hold one model together: they read the same rows.
+    # Two workers hold one model together, so they read the same rows.
     require_divisible({"batch_rows": 4}, Ranks(0, 4, 0, 2, world_sizes=[2, 4]))
     with refused(ConfigError, field="parallelism", reason="OUT_OF_RANGE", limit="a divisor of 1"):
         arrange(Parallelism(shard=2), replace(ALONE, world_size=2, world_sizes=[1, 2]))
 
 
-def test_a_turn_with_uneven_stages_is_refused_before_it_begins(tmp_path: Path) -> None:
+def test_run_with_indivisible_rows_is_rejected_before_its_start(tmp_path: Path) -> None:
     config = nano(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0"))
     assert list(replace(config, num_workers=2, fewest_workers=1).group.sizes) == [1, 2]
     with refused(ConfigError, reason="OUT_OF_RANGE", limit="a multiple of 3"):
         replace(config, num_workers=4, fewest_workers=1)
 
 
-def test_the_command_line_says_how_many_workers_and_actors(tmp_path: Path) -> None:
+def test_command_line_sets_workers_and_actors(tmp_path: Path) -> None:
     def asked(*more: str) -> Group:
         options = _parser().parse_args(["loop", "--recipe", "nano", *more])
         return _recipe(options)(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0")).group
@@ -80,7 +78,7 @@ def test_the_command_line_says_how_many_workers_and_actors(tmp_path: Path) -> No
     assert asked("--workers", "2", "--rollout-actors", "3") == Group(2, rollout_actors=3)
 
 
-def test_preemptions_are_no_failures_and_the_range_is_rays(tmp_path: Path) -> None:
+def test_preemptions_are_no_failures_and_ray_gets_the_range(tmp_path: Path) -> None:
     prepared = trainer(
         Group(4, fewest_workers=2, max_failures=5), lambda _: None, None, "run", tmp_path
     )
@@ -93,18 +91,18 @@ def test_preemptions_are_no_failures_and_the_range_is_rays(tmp_path: Path) -> No
 
 
 def learn_until_lost(config: SftConfig, context: RunContext) -> Manifest:
-    """Waits for the loss."""
+    """Train until the machine is lost, then wait."""
 
     def progress(step: Progress) -> None:
         context.progress(step)
         if step.step == LOST_AFTER_STEP and context.ranks.world_size == 2:
-            time.sleep(120)  # its group ends meanwhile
+            time.sleep(120)  # the group is ended in the meantime
 
     return sft.run(config, replace(context, progress=progress))
 
 
 class LosesMachine:
-    """A watcher that takes one of two machines away after a step."""
+    """Watcher that removes one of two machines after a step."""
 
     def __init__(self, cluster: Cluster, machine: object) -> None:
         self._cluster, self._machine = cluster, machine
@@ -122,8 +120,8 @@ class LosesMachine:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
-def test_a_group_that_lost_a_machine_goes_on_with_fewer_and_learns_the_same(
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by Ray about its own settings
+def test_group_continues_with_fewer_workers_after_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_model(tmp_path / "first")
@@ -148,7 +146,7 @@ def test_a_group_that_lost_a_machine_goes_on_with_fewer_and_learns_the_same(
     assert taken == [
         *((step, 2) for step in range(1, 6)),
         *((step, 1) for step in range(5, 11)),
-    ]  # from the checkpoint of 4
+    ]  # resumed from the checkpoint of step 4
     straight, elastic = (
         read_progress(tmp_path / "runs" / name / "progress.jsonl")
         for name in ("straight", "elastic")

@@ -1,4 +1,4 @@
-"""TensorBoard's files, read back by TensorBoard's own reader."""
+"""TensorBoard files, read with TensorBoard's own reader."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +19,7 @@ def losses(directory: Path) -> Iterator[tuple[int, float]]:
         yield event.step, event.value
 
 
-def test_every_metric_is_a_curve_and_samples_are_texts(tmp_path: Path) -> None:
+def test_metrics_are_scalars_and_samples_are_texts(tmp_path: Path) -> None:
     with closing(EventFiles(tmp_path)) as events:
         for step in (1, 2):
             events.append(Progress("sft", step, 2, {"loss": 3.0 - step, "kl": 0.5}))
@@ -31,7 +31,7 @@ def test_every_metric_is_a_curve_and_samples_are_texts(tmp_path: Path) -> None:
     assert text.tensor_proto.string_val[0].decode() == "    The end\n    of *it*"
 
 
-def test_steps_that_come_again_after_a_kill_take_the_place_of_the_lost_ones(tmp_path: Path) -> None:
+def test_repeated_steps_replace_lost_ones(tmp_path: Path) -> None:
     for steps, loss in (((1, 2, 3, 4), 9.0), ((3, 4), 1.0)):
         with closing(EventFiles(tmp_path)) as events:
             for step in steps:
@@ -39,7 +39,7 @@ def test_steps_that_come_again_after_a_kill_take_the_place_of_the_lost_ones(tmp_
     assert list(losses(tmp_path)) == [(1, 9.0), (2, 9.0), (3, 1.0), (4, 1.0)]
 
 
-def test_a_stage_without_steps_leaves_no_file(tmp_path: Path) -> None:
+def test_stage_without_steps_writes_no_file(tmp_path: Path) -> None:
     with closing(EventFiles(tmp_path / "none")):
         pass
     assert not (tmp_path / "none").exists()

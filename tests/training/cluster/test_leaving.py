@@ -1,6 +1,4 @@
-"""Under Ray: a machine that has notice leaves after the step at hand, and those that are left go on
-from there.
-"""
+"""Preemption under Ray: a machine leaves after its current step, and the others resume there."""
 
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from training.stages import sft
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_machine_that_has_notice_leaves_after_its_step_which_the_others_go_on_from(
+def test_preempted_machine_saves_its_step_and_others_resume_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_inputs(tmp_path)

@@ -1,6 +1,4 @@
-"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor
-samples, kills, and fewer workers.
-"""
+"""Checkpoints in a bucket under Ray with a real store: shards, kills, and then fewer workers."""
 
 import json
 import signal
@@ -33,14 +31,14 @@ from training.data.bucket import BucketLocation
 from training.manifest import MANIFEST, verify_manifest
 from training.stages import sft
 
-# Ray puts itself behind everybody else, by 15: beside other tests it would not even start.
+# Ray raises its own niceness by 15; next to other tests it would not even start.
 POLITE_TO_NOBODY = {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_up_by_one_process(
+def test_bucket_checkpoints_survive_kills_and_resume_in_one_process(
     s3: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_inputs(tmp_path)
@@ -55,7 +53,7 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL, done.stdout[-3000:] + done.stderr[-3000:]
     run_stages([stage(tmp_path)], runs, Group(), Told(), PREFIX)
-    # From the checkpoint of 2 where a worker died, of 6 where the driver did.
+    # From checkpoint 2 after the worker's death, from 6 after the driver's.
     taken = [
         (line.progress.step, line.effort.workers) for line in read_lines(runs / "moved" / PROGRESS)
     ]
@@ -99,7 +97,7 @@ def told_of(place: BucketLocation) -> dict[str, str]:
 
 
 def assert_alike(straight: Path, other: Path) -> None:
-    """What was learned in every step, but for the order in which numbers are added up."""
+    """Compare the metrics of all steps, up to the order of float sums."""
     one, two = read_progress(straight), read_progress(other)
     assert [step.step for step in one] == [step.step for step in two]
     for expected, found in zip(one, two, strict=True):

@@ -1,5 +1,6 @@
-"""Rollout actors: what one does with what it is request, who asks whom, and who is request when one is
-lost. Under Ray: everybody dies once.
+"""Rollout actors: sampling, assignment to workers, and lost actors.
+
+Under Ray every process dies once.
 """
 
 import os
@@ -43,7 +44,7 @@ from training.stages.prompts import read_data
 COMMAND = [sys.executable, "-m", "tests.training.cluster.killed_run"]
 
 
-def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
+def test_actor_samples_with_the_requested_weights_and_loads_them_once(
     tmp_path: Path,
 ) -> None:
     write_inputs(tmp_path)
@@ -84,16 +85,16 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
     assert loads[3:] == ["0"], "another policy has none of them"
 
 
-def test_the_shelf_keeps_the_newest_two() -> None:
+def test_store_keeps_the_newest_two_versions() -> None:
     store = WeightStore()
-    for update in (0, 1, 0, 2):  # 0 again: another stage began
+    for update in (0, 1, 0, 2):  # 0 again, as after the start of another stage
         store.put(f"update-{update}", [update])
     assert [store.get("update-0"), store.get("update-2")] == [[0], [2]]
     with pytest.raises(LookupError, match=r"\bupdate-1\b.*\bupdate-0\b.*\bupdate-2\b"):
         store.get("update-1")
 
 
-def test_workers_share_the_actors_out() -> None:
+def test_actors_are_divided_among_workers() -> None:
     plan = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
 
     def shared(actors: int, workers: int) -> list[list[str]]:
@@ -118,7 +119,7 @@ def answer_to(request: SampleRequest) -> Rollout:
 
 @dataclass
 class FakeActor:
-    """Stands for a handle; `remote` hands out a question, which `get` answers."""
+    """Fake of an actor handle; `remote` returns a request, which `get` answers."""
 
     fails: Exception | None = None
     request: list[SampleRequest] = field(default_factory=list)
@@ -154,7 +155,7 @@ def copies_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[FakeActor]], Ac
 
 
 @pytest.mark.parametrize("fails", [ActorDiedError(), GetTimeoutError()])
-def test_the_part_of_an_actor_that_is_lost_is_asked_of_another(
+def test_part_of_a_lost_actor_is_requested_from_another(
     copies_of: Callable[[list[FakeActor]], ActorCopies], fails: Exception
 ) -> None:
     actors = [FakeActor(), FakeActor(fails), FakeActor()]
@@ -164,7 +165,7 @@ def test_the_part_of_an_actor_that_is_lost_is_asked_of_another(
     assert actors[2].request[1] == actors[1].request[0]
 
 
-def test_no_more_than_so_many_are_asked(
+def test_number_of_tried_actors_is_limited(
     copies_of: Callable[[list[FakeActor]], ActorCopies],
 ) -> None:
     actors = [FakeActor(ActorDiedError()) for _ in range(2)]
@@ -173,19 +174,19 @@ def test_no_more_than_so_many_are_asked(
     assert sum(len(actor.request) for actor in actors) == TRIES
 
 
-def test_what_an_actor_refuses_is_refused_as_it_said(
+def test_error_of_an_actor_is_raised_unchanged(
     copies_of: Callable[[list[FakeActor]], ActorCopies],
 ) -> None:
     refusal = ConfigError("lora: no", field="lora", reason="CONFLICT", limit="none")
     failed = RayTaskError(
         "answer", "traceback", pickle.loads(pickle.dumps(refusal))
-    )  # as Ray brings it here
+    )  # wrapped as by Ray
     with refused(ConfigError, field="lora", reason="CONFLICT", limit="none") as caught:
         copies_of([FakeActor(failed)]).begin(asked_for(1), "update-0")()
     assert str(caught.value) == str(refusal)
 
 
-def test_actors_are_rays_so_they_need_workers() -> None:
+def test_actors_need_workers() -> None:
     with refused(ConfigError, field="rollout_actors", reason="CONFLICT"):
         Group(rollout_actors=2)
     with refused(ConfigError, field="rollout_actors", reason="OUT_OF_RANGE", limit="at least 0"):
@@ -197,7 +198,7 @@ def test_actors_are_rays_so_they_need_workers() -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_actor_a_worker_and_the_driver_die_and_the_model_is_the_same_bit_by_bit(
+def test_model_is_bit_identical_after_kills_of_actor_worker_and_driver(
     tmp_path: Path,
 ) -> None:
     write_inputs(tmp_path)
@@ -211,15 +212,15 @@ def test_an_actor_a_worker_and_the_driver_die_and_the_model_is_the_same_bit_by_b
     straight, killed = (
         tmp_path / "runs" / name / "progress.jsonl" for name in ("straight", "killed")
     )
-    # Without a restart of the workers where an actor died, from the checkpoint of 4 where a worker
-    # died, of 6 where the driver did.
+    # An actor's death restarts no workers; workers resume from checkpoint 4 after a worker's death,
+    # and from 6 after the driver's.
     taken = [line.progress.step for line in read_lines(killed)]
     assert taken == [1, 2, ACTOR_DIES, 4, 5, 5, 6, 7, 7, UPDATES]
     assert [line.progress.step for line in read_lines(straight)] == list(range(1, UPDATES + 1))
     assert [step.metrics for step in read_progress(killed)] == [
         step.metrics for step in read_progress(straight)
     ]
-    # An update ahead: the weights that sampled are not always the newest.
+    # With sampling ahead, the sampling weights are not always the newest.
     assert any(
         step.metrics["importance"] != pytest.approx(1.0, abs=1e-4)
         for step in read_progress(straight)

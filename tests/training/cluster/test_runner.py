@@ -1,4 +1,4 @@
-"""The runner in this process and under Ray, with a killed worker in a long test."""
+"""Execution of stages in this process and under Ray, with a killed worker in a long test."""
 
 import os
 import pickle
@@ -62,7 +62,7 @@ def sft_config(tmp_path: Path, output: str) -> SftConfig:
 
 
 class Told:
-    """A watcher that remembers."""
+    """Watcher that records its calls."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -84,9 +84,7 @@ def config(tmp_path: Path) -> SftConfig:
     return sft_config(tmp_path, "straight")
 
 
-def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_stage_writes_output_checkpoints_and_progress(config: SftConfig, tmp_path: Path) -> None:
     seen = ProgressList()
     manifest = run_stage(StageRun("run", sft.run, config), tmp_path / "runs", seen)
     assert manifest == verify_manifest(config.output_directory)
@@ -97,9 +95,7 @@ def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(
     assert checkpoint.name == "step-000010"
 
 
-def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_stages_run_in_order_and_report_start_and_end(config: SftConfig, tmp_path: Path) -> None:
     seen = Told()
     second = replace(
         sft_config(tmp_path, "second"), model_directory=config.output_directory, epochs=1
@@ -114,14 +110,12 @@ def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(
     ]
 
 
-def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_stages_after_a_stopping_stage_do_not_run(config: SftConfig, tmp_path: Path) -> None:
     never = StageRun("never", sft.run, sft_config(tmp_path, "never"))
     closing = StageRun("closing", sft.run, config, continue_if=lambda: False)
     for steps in ([f"closing {step}" for step in range(1, 11)], []):
         seen = Told()
-        # A second time with workers: that nothing is due is known without starting any.
+        # A second time with workers, without starting any, because nothing remains to run.
         manifests = run_stages(
             [closing, never], tmp_path / "runs", Group(workers=0 if steps else 1), seen
         )
@@ -131,7 +125,7 @@ def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(
     assert not never.config.output_directory.exists()
 
 
-def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
+def test_finished_stage_returns_immediately(config: SftConfig, tmp_path: Path) -> None:
     first = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     seen = Told()
     assert run_stages(
@@ -140,7 +134,7 @@ def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> 
     assert seen.events == ["begin another", "end another"]
 
 
-def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
+def test_later_lines_of_a_step_are_valid(tmp_path: Path) -> None:
     log = ProgressLog(tmp_path / "progress.jsonl")
     for step, loss in ((1, 3.0), (2, 2.0), (3, 1.0), (2, 2.5)):
         log.append(Progress("sft", step, 3, {"loss": loss}))
@@ -151,7 +145,7 @@ def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
     ]
 
 
-def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(
+def test_checkpoint_that_differs_from_its_manifest_is_ignored(
     config: SftConfig, tmp_path: Path
 ) -> None:
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
@@ -166,7 +160,7 @@ def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(
 
 @dataclass(frozen=True)
 class FatalSft:
-    """An SFT whose worker is killed once, right after a step."""
+    """SFT config whose worker is killed once after a step."""
 
     sft: SftConfig
     kill_after_step: int | None
@@ -187,7 +181,7 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
     return sft.run(config.sft, RunContext(context.checkpoints, progress, context.ranks))
 
 
-def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_try_it_again(
+def test_non_finite_gradient_is_returned_so_that_ray_does_not_retry(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_context_of_worker", _context_here)
@@ -200,7 +194,7 @@ def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_t
         raise end.refusal
 
 
-def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
+def test_stale_rollout_is_returned_so_that_ray_does_not_retry(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(_: SftConfig, context: RunContext) -> Manifest:
@@ -214,7 +208,7 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
         {"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")}
     )
     assert end is not None
-    end = pickle.loads(pickle.dumps(end))  # as Ray takes it to the driver
+    end = pickle.loads(pickle.dumps(end))  # as sent by Ray to the driver
     assert end.refusal is not None
     stale_by = {"field": "max_staleness_updates", "reason": "STALE_ROLLOUT", "limit": "at most 1"}
     with refused(StageRefusedError, **stale_by) as caught:
@@ -223,16 +217,13 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(
-    900
-)  # seconds on a free machine, minutes where ten processes want its two cores
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
-# Ray takes half a minute to start its workers: a kill, after which they are started again, is a
-# long test.
+@pytest.mark.timeout(900)  # seconds on a free machine, minutes if ten processes use its two cores
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by Ray about its own settings
+# Ray takes half a minute to start its workers, so a kill with a restart is a long test.
 @pytest.mark.parametrize(
     "killed_after", [None, pytest.param(5, marks=pytest.mark.long)], ids=["not killed", "killed"]
 )
-def test_stages_under_ray_have_the_same_bits_and_a_refusal_is_not_retried(
+def test_stages_under_ray_are_bit_identical_and_errors_not_retried(
     config: SftConfig, tmp_path: Path, killed_after: int | None
 ) -> None:
     run_stage(StageRun("straight", sft.run, config), tmp_path / "runs")
@@ -249,8 +240,8 @@ def test_stages_under_ray_have_the_same_bits_and_a_refusal_is_not_retried(
         run_stages(runs, tmp_path / "runs", Group(workers=1), seen)
     assert "ConfigError" in str(caught.value)
     assert (tmp_path / "died").exists() == (killed_after is not None)
-    # After a kill step 5 again, from the checkpoint of step 4; the stage after a refused one does
-    # not begin.
+    # After a kill, step 5 is repeated from checkpoint 4; the stage after a rejected one does not
+    # start.
     again = [] if killed_after is None else [5]
     steps = [f"killed {step}" for step in sorted([*range(1, 11), *again])]
     assert seen.events == ["begin killed", *steps, "end killed", "begin refused"]
@@ -273,7 +264,7 @@ def test_stages_under_ray_have_the_same_bits_and_a_refusal_is_not_retried(
         ("no such port", 1),
     ],
 )
-def test_ray_is_started_again_only_where_it_was_too_slow(
+def test_ray_start_is_retried_only_after_a_timeout(
     monkeypatch: pytest.MonkeyPatch, message: str, tries: int
 ) -> None:
     calls: list[int] = []
@@ -288,7 +279,7 @@ def test_ray_is_started_again_only_where_it_was_too_slow(
     assert len(calls) == tries
 
 
-def test_the_ray_that_it_was_started_on_is_joined_and_its_machines_are_told_how_to_run(
+def test_existing_ray_cluster_is_joined_with_our_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[dict[str, Any]] = []
@@ -307,7 +298,7 @@ def test_the_ray_that_it_was_started_on_is_joined_and_its_machines_are_told_how_
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
+def test_workers_are_requested_with_one_cpu_and_their_gpus(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int
 ) -> None:
     asked: list[Any] = []
@@ -334,7 +325,7 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
     assert asked[0]["torch_config"].backend == ("cpu:gloo,cuda:nccl" if gpus else "gloo")
 
 
-def test_gpus_of_workers_that_are_not_there_are_refused() -> None:
+def test_gpus_without_workers_are_rejected() -> None:
     with refused(ConfigError, field="gpus_per_worker", reason="CONFLICT"):
         Group(0, gpus_per_worker=1)
     with refused(ConfigError, field="gpus_per_worker", reason="OUT_OF_RANGE", limit="at least 0"):
@@ -342,9 +333,7 @@ def test_gpus_of_workers_that_are_not_there_are_refused() -> None:
 
 
 class Groups:
-    """A trainer whose groups come back one after another with these ends; the last one works to the
-    end.
-    """
+    """Trainer whose groups return these results in turn; the last one runs to the end."""
 
     def __init__(self, work: Callable[[], None], *ends: runner._WorkerResult) -> None:
         self._work, self._ends, self.fitted = work, list(ends), 0
@@ -360,7 +349,7 @@ class Groups:
         return SimpleNamespace(return_value=None)
 
 
-def test_a_group_whose_machine_leaves_is_started_again_once_that_is_gone(
+def test_group_restarts_after_its_preempted_machine_is_gone(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = [[True, True], [True, True], [True, False]]
@@ -392,7 +381,7 @@ def test_a_group_whose_machine_leaves_is_started_again_once_that_is_gone(
     assert (groups.fitted, len(asked)) == (2, 3)
 
 
-def test_a_driver_that_is_told_passes_it_on_by_the_mark_and_starts_nothing_again(
+def test_stopped_driver_creates_the_stop_file_and_does_not_restart(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Tells(Groups):
@@ -417,12 +406,12 @@ def _run_here(config: SftConfig, tmp_path: Path) -> None:
 
 
 class Interrupted:
-    """A trainer in whose run somebody pressed Ctrl-C, as Ray shows it."""
+    """Trainer that is interrupted by Ctrl-C, as Ray reports it."""
 
     def fit(self) -> None:
         raise SystemExit(1)
 
 
-def test_what_ray_makes_of_ctrl_c_is_ctrl_c_again() -> None:
+def test_ctrl_c_during_ray_raises_keyboard_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         _fit(Interrupted())

@@ -1,6 +1,4 @@
-"""What a stage was begun with: data is read for its hash once, and again only where it was written
-to.
-"""
+"""Records of stages: data files are hashed once, and again only after changes."""
 
 import json
 import os
@@ -39,7 +37,7 @@ def config(tmp_path: Path) -> SftConfig:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were read for their hashes."""
+    """Return the names of the files that were read for their hashes."""
     names: list[str] = []
 
     def noted(path: Path) -> str:
@@ -57,7 +55,7 @@ def start(config: SftConfig, directory: Path) -> dict[str, str]:
     return dict(record.data)
 
 
-def test_a_stage_that_goes_on_reads_no_data_for_its_record(
+def test_resumed_stage_does_not_hash_unchanged_data(
     config: SftConfig, tmp_path: Path, read: list[str]
 ) -> None:
     first = start(config, tmp_path)
@@ -70,7 +68,7 @@ def test_a_stage_that_goes_on_reads_no_data_for_its_record(
 @pytest.mark.parametrize(
     ("text", "later_ns"), [('{"text": "evil"}\n', 1), ('{"text": "better"}\n', 0)]
 )
-def test_a_file_that_was_written_to_is_noticed(
+def test_changed_file_is_hashed_again(
     config: SftConfig, tmp_path: Path, read: list[str], text: str, later_ns: int
 ) -> None:
     first = start(config, tmp_path)
@@ -83,9 +81,7 @@ def test_a_file_that_was_written_to_is_noticed(
     assert second["model_directory"] == first["model_directory"]
 
 
-def test_another_file_in_its_place_is_noticed_though_it_is_as_old_and_as_long(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_replaced_file_of_equal_age_and_size_is_detected(config: SftConfig, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(config.data_path.read_text().replace("good", "evil"))
     written = config.data_path.stat().st_mtime_ns
@@ -95,7 +91,7 @@ def test_another_file_in_its_place_is_noticed_though_it_is_as_old_and_as_long(
     assert start(moved, tmp_path)["data_path"] == hash_file(other)
 
 
-def test_a_record_that_keeps_no_files_yet_is_read(
+def test_record_without_hashed_files_is_read(
     config: SftConfig, tmp_path: Path, read: list[str]
 ) -> None:
     start(config, tmp_path)
@@ -123,7 +119,7 @@ def put_in_bucket(run: Path, _: SftConfig) -> None:
 
 
 @pytest.mark.parametrize("then", [keep(1), publish, put_in_bucket])
-def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itself(
+def test_run_with_saved_steps_rejects_another_config_by_field(
     config: SftConfig, tmp_path: Path, then: Callable[[Path, SftConfig], None]
 ) -> None:
     run = tmp_path / "f1"
@@ -142,7 +138,7 @@ def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itse
     assert read_record(run) is not None
 
 
-def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(
+def test_run_without_saved_steps_starts_again_with_another_config(
     config: SftConfig, tmp_path: Path
 ) -> None:
     run = tmp_path / "f1"
@@ -159,9 +155,7 @@ def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(
     assert not run.exists()
 
 
-def test_the_error_names_what_was_asked_for_before_what_follows_from_it(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_error_names_fields_set_by_the_user_first(config: SftConfig, tmp_path: Path) -> None:
     record_start("sft", config, tmp_path, workers=1)
     keep(7)(tmp_path, config)
     assert saved_step(tmp_path) == 7
@@ -176,9 +170,7 @@ def test_the_error_names_what_was_asked_for_before_what_follows_from_it(
     check_same_run(replace(config, checkpoint_every_steps=3), tmp_path)
 
 
-def test_what_another_run_made_is_not_taken_for_this_ones(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_output_of_another_run_is_rejected(config: SftConfig, tmp_path: Path) -> None:
     publish(tmp_path, config)
     with refused(ConfigError, field="output_directory", reason="EXISTS") as caught:
         check_same_run(config, tmp_path / "runs", other="name")

@@ -1,4 +1,4 @@
-"""What a model says to the same prompts, under the same rules as it is served."""
+"""Answers of a model under the sampling rules of serving."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
     return ChatModel(directory)
 
 
-def test_answers_do_not_depend_on_how_prompts_are_batched(model: ChatModel) -> None:
+def test_answers_are_independent_of_batching(model: ChatModel) -> None:
     together = model.answer(PROMPTS, SAMPLING)
     assert [said.prompt for said in together] == [0, 0, 1, 1, 2, 2]
     assert model.answer(PROMPTS, replace(SAMPLING, batch_prompts=1)) == together
@@ -27,7 +27,7 @@ def test_answers_do_not_depend_on_how_prompts_are_batched(model: ChatModel) -> N
     assert model.answer(PROMPTS, replace(SAMPLING, seed=1)) != together
 
 
-def test_the_nucleus_of_the_preset_is_kept(model: ChatModel) -> None:
+def test_nucleus_of_the_preset_is_applied(model: ChatModel) -> None:
     greedy = model.answer(PROMPTS, replace(SAMPLING, temperature=0.0))
     assert model.answer(PROMPTS, replace(SAMPLING, top_p=1e-6)) == greedy
     assert greedy != model.answer(PROMPTS, SAMPLING)

@@ -1,6 +1,4 @@
-"""The canary's test: rarely wrong however often one looks, and soon right where there is something
-to see.
-"""
+"""Sequential test of the canary: error rates at any stopping time, and power for real effects."""
 
 import math
 import random
@@ -22,7 +20,7 @@ TRIALS = 120
 def trial(
     candidate: float, incumbent: float, thumbs: int, seed: int, config: CanaryConfig = CONFIG
 ) -> Verdict:
-    """One trial that looks after every eighth thumb and ends at the first verdict."""
+    """Simulate a canary that is evaluated after every eighth thumb until the first verdict."""
     rng = random.Random(seed)
     counts = {"candidate": [0, 0], "incumbent": [0, 0]}
     for number in range(1, thumbs + 1):
@@ -48,21 +46,19 @@ def verdicts(
 @pytest.mark.parametrize(
     ("rate", "share"), [(0.2, 0.1), (0.5, 0.5), pytest.param(0.85, 0.3, marks=pytest.mark.long)]
 )
-def test_of_two_equal_versions_neither_is_decided_more_often_than_alpha(
-    rate: float, share: float
-) -> None:
+def test_equal_versions_are_decided_at_most_with_alpha(rate: float, share: float) -> None:
     found = verdicts(rate, rate, 400, CanaryConfig(share=share, min_thumbs=5))
     spread = 3 * math.sqrt(0.05 * 0.95 / TRIALS)
     assert found[Verdict.PROMOTE] / TRIALS <= 0.05 + spread
     assert found[Verdict.ROLL_BACK] / TRIALS <= 0.05 + spread
 
 
-def test_at_the_margin_the_candidate_is_promoted_no_more_often_than_alpha() -> None:
+def test_candidate_at_the_margin_is_promoted_at_most_with_alpha() -> None:
     found = verdicts(0.45, 0.55, 400, CanaryConfig(share=0.5, min_thumbs=5, margin=0.1))
     assert found[Verdict.PROMOTE] / TRIALS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / TRIALS)
 
 
-def test_a_much_better_version_is_promoted_and_a_much_worse_one_rolled_back() -> None:
+def test_much_better_version_is_promoted_and_much_worse_rolled_back() -> None:
     better, worse = verdicts(0.8, 0.4, 240), verdicts(0.15, 0.5, 240)
     assert better[Verdict.PROMOTE] >= 0.95 * TRIALS
     assert worse[Verdict.ROLL_BACK] >= 0.95 * TRIALS
@@ -70,7 +66,7 @@ def test_a_much_better_version_is_promoted_and_a_much_worse_one_rolled_back() ->
 
 
 def test_the_mean_e_value_is_at_most_one_without_an_effect() -> None:
-    """The defining property, exactly: over all outcomes of 12 and 9 thumbs with one rate."""
+    """Compute the mean exactly over all outcomes of 12 and 9 thumbs with equal rates."""
     for rate in (0.1, 0.5, 0.7):
         mean = 0.0
         for up in range(13):
@@ -115,7 +111,7 @@ def test_a_wider_margin_never_makes_promotion_harder(
     assert lenient.e_better >= strict.e_better * (1 - 1e-6)
 
 
-def test_nothing_is_decided_on_a_handful_of_thumbs() -> None:
+def test_few_thumbs_are_undecided() -> None:
     reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20))
     assert reading.verdict is Verdict.WAIT
     assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
@@ -137,6 +133,6 @@ def test_nothing_is_decided_on_a_handful_of_thumbs() -> None:
         ("poll_seconds", 400.0),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_name(field: str, value: float) -> None:
+def test_setting_out_of_range_is_rejected_by_name(field: str, value: float) -> None:
     with refused(ConfigError, field=field, reason="OUT_OF_RANGE"):
         CanaryConfig(**{field: value})

@@ -1,4 +1,4 @@
-"""The canary as it runs: it ends by itself, keeps its lease, and survives the loop that watches it."""
+"""Execution of the canary: it ends by itself, renews its lease, and survives a killed loop."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=6
 
 
 class Stopped(Exception):
-    """Stands for kill -9 of the loop."""
+    """Simulated kill -9 of the loop."""
 
 
 class Trial:
-    """A trial of nano-1 against nano-0 whose watcher may be killed at a look."""
+    """Canary of nano-1 against nano-0 whose loop may be killed at a poll."""
 
     def __init__(self, record: Path, candidate: float, incumbent: float = 0.5) -> None:
         self.clock = FakeClock()
@@ -53,7 +53,7 @@ def test_a_better_version_becomes_stable(tmp_path: Path) -> None:
     assert len((tmp_path / "course.jsonl").read_text().splitlines()) == end.looks
 
 
-def test_a_worse_version_is_rolled_back_by_itself(tmp_path: Path) -> None:
+def test_worse_version_is_rolled_back(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.1)
     end = trial.run()
     assert end.verdict is Verdict.ROLL_BACK
@@ -63,7 +63,7 @@ def test_a_worse_version_is_rolled_back_by_itself(tmp_path: Path) -> None:
     assert (trial.rollout.stable, trial.rollout.candidate) == ("nano-0", "")
 
 
-def test_an_undecided_trial_ends_after_its_time_and_the_incumbent_stays(tmp_path: Path) -> None:
+def test_undecided_canary_is_rolled_back_after_its_time(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.5)
     end = trial.run()
     assert end.verdict is Verdict.ROLL_BACK
@@ -71,19 +71,19 @@ def test_an_undecided_trial_ends_after_its_time_and_the_incumbent_stays(tmp_path
     assert end.last.verdict is Verdict.WAIT
     assert "600" in end.reason
     assert trial.rollout.stable == "nano-0"
-    assert end.looks == 121  # the lease of 60 s was renewed all the way
+    assert end.looks == 121  # the lease of 60 s was renewed until the end
 
 
-def test_a_version_that_cannot_be_served_is_rolled_back(tmp_path: Path) -> None:
+def test_version_that_fails_to_load_is_rolled_back(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.9)
     trial.rollout = FakeRollout(trial.clock, loads=False)
     end = trial.run()
     assert (end.verdict, end.looks) == (Verdict.ROLL_BACK, 0)
     assert end.last is None
-    assert "no memory" in end.reason  # as the rollout says
+    assert "no memory" in end.reason  # the reason of the rollout
 
 
-def test_a_version_that_an_operator_took_off_is_not_put_on_again(tmp_path: Path) -> None:
+def test_canary_ended_by_an_operator_is_not_restarted(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.5)
     take_off = trial.watch
 
@@ -100,7 +100,7 @@ def test_a_version_that_an_operator_took_off_is_not_put_on_again(tmp_path: Path)
 
 
 @pytest.mark.parametrize("away_seconds", [5, 500])
-def test_a_killed_loop_goes_on_with_the_same_trial(tmp_path: Path, away_seconds: int) -> None:
+def test_restarted_loop_continues_the_same_canary(tmp_path: Path, away_seconds: int) -> None:
     trial = Trial(tmp_path, candidate=0.9)
     trial.kill_at = 1
     with pytest.raises(Stopped):
@@ -108,12 +108,13 @@ def test_a_killed_loop_goes_on_with_the_same_trial(tmp_path: Path, away_seconds:
     trial.clock.sleep(away_seconds)
     end = trial.run()
     assert end.verdict is Verdict.PROMOTE
-    assert len(set(trial.thumbs.asked_since)) == 1  # no thumb is lost, and it stays one test
+    # no thumb is lost, and the test remains a single test
+    assert len(set(trial.thumbs.asked_since)) == 1
     starts = [call for call in trial.rollout.calls if call.startswith("start")]
     assert len(starts) == (1 if away_seconds < CONFIG.lease_seconds else 2)
 
 
-def test_a_loop_killed_while_it_acts_acts_again_and_does_not_try_anew(tmp_path: Path) -> None:
+def test_loop_killed_during_the_decision_repeats_the_decision(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.1)
     first = trial.run()
     trial.thumbs = GrowingThumbs({"nano-0": 0.1, "nano-1": 0.9})
@@ -121,7 +122,7 @@ def test_a_loop_killed_while_it_acts_acts_again_and_does_not_try_anew(tmp_path: 
     assert trial.rollout.calls == ["start nano-1 0.5", "roll_back nano-1", "roll_back nano-1"]
 
 
-def test_the_time_of_a_trial_that_could_not_begin_does_not_run(
+def test_time_starts_only_after_a_successful_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = Trial(tmp_path, candidate=0.9)

@@ -1,4 +1,4 @@
-"""The gate: each check can fail by itself, and says with which number."""
+"""Gate: each check can fail alone, and its reason contains the figure."""
 
 import math
 import random
@@ -33,66 +33,64 @@ BAD = {
 }
 
 
-def test_a_candidate_that_is_better_and_safe_passes() -> None:
+def test_better_and_safe_candidate_passes() -> None:
     decision = decide(check_candidate(GOOD, 4.0, GateConfig()))
     assert decision.passed
     assert not [check.name for check in decision.checks if check.name in decision.reason]
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
-def test_each_check_closes_the_gate_alone(name: str) -> None:
+def test_each_failed_check_fails_the_gate(name: str) -> None:
     decision = decide(check_candidate(BAD[name], 4.0, GateConfig()))
     assert [check.name for check in decision.checks if not check.passed] == [name]
     assert decision.reason.startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("nats", [0.0, 25.0])
-def test_a_policy_that_did_not_move_or_moved_too_far_is_refused(nats: float) -> None:
+def test_unchanged_or_drifted_policy_is_rejected(nats: float) -> None:
     decision = decide(check_candidate(GOOD, nats, GateConfig()))
     assert [check.name for check in decision.checks if not check.passed] == ["KL to the reference"]
 
 
-def test_a_collapse_to_short_answers_is_refused() -> None:
+def test_collapse_to_short_answers_is_rejected() -> None:
     short = replace(GOOD, candidate=Samples(2.0, 1.0))
     assert not decide(check_candidate(short, 4.0, GateConfig())).passed
 
 
-def test_a_reward_model_must_beat_a_coin_beyond_doubt() -> None:
+def test_reward_model_must_be_better_than_chance() -> None:
     sure, doubtful = Estimate(0.7, 0.05, 200, 40), Estimate(0.6, 0.05, 200, 40)
     assert decide(check_reward_model("judge", sure, None, GateConfig())).passed
     assert not decide(check_reward_model("judge", doubtful, None, GateConfig())).passed
 
 
-def test_a_reward_model_far_below_its_ceiling_is_refused() -> None:
+def test_reward_model_far_below_its_ceiling_is_rejected() -> None:
     accuracy = Estimate(0.65, 0.02, 2000, 400)
     assert decide(check_reward_model("judge", accuracy, 0.75, GateConfig())).passed
     assert not decide(check_reward_model("judge", accuracy, 0.9, GateConfig())).passed
 
 
-def test_labels_that_contradict_each_other_are_refused() -> None:
+def test_contradictory_labels_are_rejected() -> None:
     assert decide(check_labels(0.2, GateConfig())).passed
     assert not decide(check_labels(0.45, GateConfig())).passed
     assert check_labels(None, GateConfig()) == []
 
 
-def test_without_observations_nothing_is_known() -> None:
+def test_error_is_infinite_without_observations() -> None:
     nothing = clustered_mean([], [])
     assert nothing.error == math.inf
     assert not decide(check_reward_model("judge", nothing, None, GateConfig())).passed
 
 
-def test_one_prompt_alone_has_no_error_bound() -> None:
+def test_error_is_infinite_for_a_single_prompt() -> None:
     assert clustered_mean([1.0, 0.0], ["a", "a"]).error == math.inf
 
 
-def test_agreement_of_few_prompts_is_not_certainty() -> None:
+def test_agreement_of_few_prompts_has_a_positive_error() -> None:
     assert clustered_mean([1.0] * 5, list("abcde")).error > 0.1
 
 
-def test_the_interval_covers_the_truth_where_prompts_differ() -> None:
-    """100 experiments with prompts whose own rates spread widely: the 95 % interval misses about 5
-    of them.
-    """
+def test_interval_covers_the_truth_for_different_prompts() -> None:
+    """Simulate 100 experiments with different rates per prompt; 5 misses are expected."""
     rng = random.Random(1)
     missed = 0
     for _ in range(100):

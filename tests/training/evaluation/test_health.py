@@ -1,6 +1,4 @@
-"""The health check as a stage: what was measured decides whether PPO may begin, and one rank
-measures for all.
-"""
+"""Health stage: its measurements decide about the start of PPO, and one rank measures for all."""
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -43,7 +41,7 @@ def config_of(tmp_path: Path) -> HealthConfig:
         (SURE, SURE, 0.45, ["label noise"]),
     ],
 )
-def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
+def test_ppo_starts_only_with_healthy_models_and_labels(
     tmp_path: Path, reward_model: Estimate, judge: Estimate, noise: float, refused_for: list[str]
 ) -> None:
     config = replace(config_of(tmp_path), label_noise=noise)
@@ -66,7 +64,7 @@ def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
         (ServingMismatch(64, 64, None), False),
     ],
 )
-def test_nothing_is_trained_on_what_was_said_of_another_model(
+def test_ppo_does_not_start_if_the_served_model_differs(
     tmp_path: Path, served: ServingMismatch | None, passes: bool
 ) -> None:
     config = config_of(tmp_path)
@@ -81,7 +79,7 @@ def test_nothing_is_trained_on_what_was_said_of_another_model(
     )
 
 
-def test_a_health_from_before_samples_is_read(tmp_path: Path) -> None:
+def test_health_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     measured = {name: asdict(SURE) for name in ("reward_model", "judge")}
     write_figures(
@@ -90,7 +88,7 @@ def test_a_health_from_before_samples_is_read(tmp_path: Path) -> None:
     assert health.read_health(config.output_directory).served is None
 
 
-def test_the_incumbents_own_answers_are_looked_at_and_no_others(tmp_path: Path) -> None:
+def test_only_answers_of_the_incumbent_are_measured(tmp_path: Path) -> None:
     incumbent = sharp_model(tmp_path / "toy-0")
     rows = served_rows(incumbent, 6)
     for row in rows[:2]:
@@ -109,7 +107,7 @@ def test_the_incumbents_own_answers_are_looked_at_and_no_others(tmp_path: Path) 
     assert measure_served(incumbent, unlike, nullcontext) == ServingMismatch(1, 1, None)
 
 
-def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> None:
+def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None:
     first, served = toy_model(tmp_path / "first"), sharp_model(tmp_path / "toy-0")
     pairs = write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0))
     learned = RewardModelConfig(

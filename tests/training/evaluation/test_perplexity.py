@@ -1,4 +1,4 @@
-"""Bits per byte: exact, whatever the rows are."""
+"""Bits per byte are exact for any packing."""
 
 import math
 from dataclasses import replace
@@ -30,9 +30,8 @@ def config(tmp_path: Path) -> PretrainConfig:
     return pretrain_config(tmp_path)
 
 
-def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: PretrainConfig) -> None:
-    # Rows of which each holds whole documents or parts: long ones make no difference to a text that
-    # fits.
+def test_bits_per_byte_equal_those_of_separate_texts(config: PretrainConfig) -> None:
+    # Rows with whole documents or parts; long rows make no difference to texts that fit.
     data = pretrain.open_data(replace(config, context_tokens=256))
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, 3)
@@ -46,7 +45,7 @@ def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: Pretrai
             log_probs = decoder.logits(decoder(ids[None]))[0].log_softmax(-1)
         nats -= sum(
             float(log_probs[place, ids[place + 1]]) for place in range(len(ids) - 2)
-        )  # not the end token
+        )  # without the end token
         text_bytes += len(load_chat(config.tokenizer_directory).decode(ids.tolist()).encode())
     assert surprise.bytes == text_bytes
     assert surprise.bits_per_byte == pytest.approx(nats / math.log(2) / text_bytes, rel=1e-5)
@@ -55,7 +54,7 @@ def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: Pretrai
     assert (cut.tokens, cut.bytes) == (surprise.tokens, surprise.bytes)
 
 
-def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary(
+def test_bits_per_byte_of_a_uniform_model_follow_from_the_vocabulary(
     config: PretrainConfig,
 ) -> None:
     data = pretrain.open_data(config)
@@ -67,7 +66,7 @@ def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary
     )
 
 
-def test_a_stream_is_not_measured(config: PretrainConfig) -> None:
+def test_stream_packing_is_rejected(config: PretrainConfig) -> None:
     data = pretrain.open_data(config)
     stream = PackedRows(data.held_out.stream, 8, "stream")
     with refused(ConfigError, field="packing", reason="UNSUPPORTED", limit="documents"):

@@ -1,6 +1,4 @@
-"""An API server over HTTP as far as a launcher needs one: objects by name, conflicts,
-preconditions, and a KubeRay that tests play.
-"""
+"""Fake API server over HTTP: objects by name, conflicts, preconditions; tests play KubeRay."""
 
 from __future__ import annotations
 
@@ -20,7 +18,10 @@ NAMESPACE, TOKEN = "chat", "a-token"
 
 
 class ApiServer:
-    """What it holds, by kind and name. `refusals` are answered once each, before anything else."""
+    """Objects by kind and name.
+
+    `refusals` are returned once each, before anything else.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
@@ -29,7 +30,7 @@ class ApiServer:
         self._made = 0
 
     def put(self, kind: str, name: str, **fields: Any) -> dict[str, Any]:
-        """As if somebody else had made it."""
+        """Store an object as if by another client."""
         self._made += 1
         about = {
             "name": name,
@@ -86,9 +87,9 @@ class ApiServer:
 
 @contextmanager
 def serving(server: ApiServer, folder: Path) -> Iterator[KubernetesTarget]:
-    """On loopback; the folder is that of a pod's account."""
+    """Serve on loopback; yield the folder with the account of a pod."""
 
-    class Door(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def _reply(self) -> None:
             assert self.headers["Authorization"] == f"Bearer {TOKEN}"
             length = int(self.headers.get("Content-Length", 0))
@@ -104,11 +105,11 @@ def serving(server: ApiServer, folder: Path) -> Iterator[KubernetesTarget]:
         do_GET = do_POST = do_DELETE = _reply
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Suppress the log of http.server."""
 
     (folder / "namespace").write_text(NAMESPACE)
     (folder / "token").write_text(TOKEN + "\n")
-    door = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    door = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=door.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""The API server's answers, as a launcher takes them."""
+"""Responses of the API server, as handled by the launcher's client."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def manifest(name: str) -> dict[str, object]:
     return {"metadata": {"name": name, "labels": {"a": "b"}}, "spec": {}}
 
 
-def test_what_is_made_is_read_and_selected_and_not_made_twice(api: KubernetesApi) -> None:
+def test_created_object_can_be_read_and_selected_but_not_created_twice(api: KubernetesApi) -> None:
     assert api.read(KIND, "turn") is None
     assert api.create(KIND, manifest("turn"))
     assert not api.create(KIND, manifest("turn"))
@@ -39,7 +39,7 @@ def test_what_is_made_is_read_and_selected_and_not_made_twice(api: KubernetesApi
     assert api.select(KIND, "a=c") == []
 
 
-def test_only_the_one_that_was_meant_is_deleted_and_one_that_is_gone_is_no_error(
+def test_delete_checks_the_uid_and_ignores_missing_objects(
     api: KubernetesApi, server: ApiServer
 ) -> None:
     api.create(KIND, manifest("turn"))
@@ -53,7 +53,7 @@ def test_only_the_one_that_was_meant_is_deleted_and_one_that_is_gone_is_no_error
 @pytest.mark.parametrize(
     ("status", "temporary"), [(500, True), (503, True), (429, True), (403, False), (422, False)]
 )
-def test_a_refusal_says_what_the_server_said_and_whether_it_may_pass(
+def test_error_has_the_server_message_and_whether_it_is_temporary(
     api: KubernetesApi, server: ApiServer, status: int, temporary: bool
 ) -> None:
     server.refusals.append((status, "because of this"))
@@ -64,7 +64,7 @@ def test_a_refusal_says_what_the_server_said_and_whether_it_may_pass(
         assert named in str(caught.value)
 
 
-def test_a_server_that_is_away_may_be_back(tmp_path: Path) -> None:
+def test_unreachable_server_is_a_temporary_error(tmp_path: Path) -> None:
     with serving(ApiServer(), tmp_path) as place:
         gone = KubernetesTarget(place.url, tmp_path)
     with refused(ApiError, reason="UNREACHABLE") as caught:

@@ -1,4 +1,4 @@
-"""What the launcher writes down, and what it never overwrites."""
+"""Status written by the launcher, and status that it never overwrites."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def board(directory: Path, run: str = "nano-1") -> ProgressReporter:
 
 
 def result_metrics(directory: Path) -> dict[str, float]:
-    """What Prometheus is told."""
+    """Return the metrics of the result."""
     found = {}
     for metric in LoopMetrics(directory).collect():
         for sample in metric.samples:
@@ -36,9 +36,7 @@ def result_metrics(directory: Path) -> dict[str, float]:
     return found
 
 
-def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(
-    tmp_path: Path, mine: LaunchStatus
-) -> None:
+def test_waiting_run_is_shown_with_its_reason(tmp_path: Path, mine: LaunchStatus) -> None:
     mine.waiting("waiting for: no node takes the head")
     shown = status(tmp_path)
     assert (shown["run"], shown["recipe"], shown["result"]) == ("tw-turn", "nano", None)
@@ -50,7 +48,7 @@ def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(
     assert status(tmp_path)["steps"][0]["detail"] == "the pods of the turn are starting"
 
 
-def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: LaunchStatus) -> None:
+def test_failure_is_a_status_line_and_a_metric(tmp_path: Path, mine: LaunchStatus) -> None:
     mine.waiting("the pods of the turn are starting")
     assert mine.failed("DeadlineExceeded (seen before: no node takes the head)")
     shown = status(tmp_path)
@@ -60,9 +58,7 @@ def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: Lau
     assert result_metrics(tmp_path)["thumbwheel_loop_running"] == 0
 
 
-def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(
-    tmp_path: Path, mine: LaunchStatus
-) -> None:
+def test_thumbs_and_erasures_of_the_last_run_remain(tmp_path: Path, mine: LaunchStatus) -> None:
     last = board(tmp_path)
     last.note_thumbs(200, "2026-11-25T10:00:00Z")
     last.note_erased([{"version": "nano-0"}])
@@ -73,7 +69,7 @@ def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(
     assert shown["erased_versions"] == [{"version": "nano-0"}]
 
 
-def test_a_turn_that_runs_holds_the_lock_and_is_left_alone(
+def test_status_of_an_active_run_is_not_overwritten(
     tmp_path: Path, mine: LaunchStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch_status, "LOCK_TIMEOUT_SECONDS", 0.0)
@@ -85,7 +81,7 @@ def test_a_turn_that_runs_holds_the_lock_and_is_left_alone(
         assert status(tmp_path) == before
 
 
-def test_a_turn_that_was_cut_off_keeps_its_steps_while_it_waits_and_when_it_is_given_up(
+def test_interrupted_run_keeps_its_steps_while_waiting_and_after_failure(
     tmp_path: Path, mine: LaunchStatus
 ) -> None:
     board(tmp_path).begin("sft")
@@ -106,7 +102,7 @@ def test_a_turn_that_was_cut_off_keeps_its_steps_while_it_waits_and_when_it_is_g
 @pytest.mark.parametrize(
     ("ended", "shown"), [("promoted", "promoted"), ("failed", "failed"), ("stopped", "failed")]
 )
-def test_a_result_of_the_turn_itself_stands_but_for_a_stop_whose_cause_is_known_now(
+def test_result_of_the_run_remains_except_for_stopped(
     tmp_path: Path, mine: LaunchStatus, ended: str, shown: str
 ) -> None:
     board(tmp_path).finish(ended, "its own reason", None)

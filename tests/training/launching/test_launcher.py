@@ -1,6 +1,4 @@
-"""The launcher's story against an API server whose KubeRay the test plays, step by step, whenever
-the launcher sleeps.
-"""
+"""Launches against a fake API server; tests play KubeRay step by step during the launcher's sleeps."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ Step = Callable[[], None]
 
 
 class StatusWriter:
-    """What people would have seen."""
+    """Fake that records the status."""
 
     def __init__(self) -> None:
         self.waited: list[str] = []
@@ -53,7 +51,7 @@ class StatusWriter:
 
 
 class Clock:
-    """Each sleep does the next step; when there is none, an hour passes."""
+    """Clock whose sleeps run the next step, or advance by an hour without steps."""
 
     def __init__(self) -> None:
         self.time = datetime.now(UTC)
@@ -69,7 +67,7 @@ class Clock:
 
 
 class Stage:
-    """Everything around one launcher."""
+    """Environment of a launcher under test."""
 
     def __init__(self, api: KubernetesApi, server: ApiServer) -> None:
         self.api, self.server = api, server
@@ -83,7 +81,7 @@ class Stage:
         return self.server.objects[RAY_JOBS, NAME]
 
     def status(self, deployment: str, job: str = "", **more: str) -> Step:
-        """A step: KubeRay says this of the RayJob."""
+        """Add a step that sets the status of the RayJob."""
 
         def step() -> None:
             fields = {
@@ -97,7 +95,7 @@ class Stage:
         return step
 
     def pod(self, **status: Any) -> Step:
-        """A step: a head pod is seen."""
+        """Add a step that creates a head pod."""
         labels = {"ray.io/cluster": "tw-turn-abcde", "ray.io/node-type": "head"}
         return lambda: (
             self.server.put("api/v1/pods", "head", metadata={"labels": labels}, status=status)
@@ -105,7 +103,7 @@ class Stage:
         )
 
     def earlier(self, deployment: str, job: str = "", turn: str = "tw-training-0") -> None:
-        """A RayJob that was there before."""
+        """Create a RayJob of an earlier run."""
         self.server.put(RAY_JOBS, NAME, metadata={"labels": {RUN_LABEL: turn}}, spec={})
         self.status(deployment, job)()
 
@@ -124,7 +122,7 @@ def no_room() -> dict[str, Any]:
     return {"conditions": [{"type": "PodScheduled", "status": "False", "message": NO_ROOM}]}
 
 
-def test_a_turn_is_made_belongs_to_its_job_and_is_waited_for(stage: Stage) -> None:
+def test_run_is_created_with_its_owner_and_awaited(stage: Stage) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
         stage.status("Running", "RUNNING"),
@@ -140,7 +138,7 @@ def test_a_turn_is_made_belongs_to_its_job_and_is_waited_for(stage: Stage) -> No
     assert stage.notices.ended == []
 
 
-def test_a_launcher_that_follows_a_killed_one_adopts_its_turn(stage: Stage) -> None:
+def test_run_of_a_killed_launcher_is_adopted(stage: Stage) -> None:
     stage.earlier("Running", "RUNNING", turn=JOB)
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     assert stage.launcher().run()
@@ -148,13 +146,13 @@ def test_a_launcher_that_follows_a_killed_one_adopts_its_turn(stage: Stage) -> N
     assert stage.notices.waited == [], "the turn tells of itself"
 
 
-def test_one_that_comes_when_its_turn_has_ended_tells_how_and_makes_no_other(stage: Stage) -> None:
+def test_result_of_an_ended_run_is_reported_without_a_new_one(stage: Stage) -> None:
     stage.earlier("Failed", "FAILED", turn=JOB)
     assert not stage.launcher().run()
     assert stage.made() == 0
 
 
-def test_a_turn_of_another_job_that_still_runs_is_adopted_so_that_never_two_run(
+def test_active_run_of_another_job_is_adopted(
     stage: Stage,
 ) -> None:
     stage.earlier("Running", "RUNNING")
@@ -163,7 +161,7 @@ def test_a_turn_of_another_job_that_still_runs_is_adopted_so_that_never_two_run(
     assert stage.made() == 0
 
 
-def test_one_that_was_made_between_look_and_making_is_adopted(stage: Stage) -> None:
+def test_run_created_concurrently_is_adopted(stage: Stage) -> None:
     looks = iter([None])
 
     class Late(KubernetesApi):
@@ -179,14 +177,14 @@ def test_one_that_was_made_between_look_and_making_is_adopted(stage: Stage) -> N
 
 
 @pytest.mark.parametrize("deployment", ["Complete", "Failed", "ValidationFailed"])
-def test_one_that_has_ended_makes_room(stage: Stage, deployment: str) -> None:
+def test_ended_run_is_replaced(stage: Stage, deployment: str) -> None:
     stage.earlier(deployment)
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     assert stage.launcher().run()
     assert stage.job()["metadata"]["labels"][RUN_LABEL] == JOB
 
 
-def test_one_that_is_being_deleted_is_waited_for(stage: Stage) -> None:
+def test_deletion_of_a_run_is_awaited(stage: Stage) -> None:
     stage.earlier("Running", "RUNNING")
     stage.job()["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
     stage.clock.steps = [
@@ -198,7 +196,7 @@ def test_one_that_is_being_deleted_is_waited_for(stage: Stage) -> None:
     assert stage.made() == 1
 
 
-def test_one_that_is_never_gone_ends_it(stage: Stage) -> None:
+def test_run_that_is_never_deleted_is_a_failure(stage: Stage) -> None:
     stage.earlier("Running", "RUNNING")
     stage.job()["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
     assert not stage.launcher().run()
@@ -206,7 +204,7 @@ def test_one_that_is_never_gone_ends_it(stage: Stage) -> None:
     assert f"{GONE_SECONDS:.0f}" in reason
 
 
-def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Stage) -> None:
+def test_run_past_its_deadline_is_deleted_with_its_start_failure(stage: Stage) -> None:
     stage.clock.steps = [stage.status("Initializing"), stage.pod(**no_room()), lambda: None]
     assert not stage.launcher().run()
     assert (RAY_JOBS, NAME) not in stage.server.objects
@@ -216,7 +214,7 @@ def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Sta
     assert NO_ROOM in reason
 
 
-def test_a_pod_whose_volume_is_not_there_is_told_by_what_its_node_has_noted(stage: Stage) -> None:
+def test_missing_volume_is_reported_from_node_events(stage: Stage) -> None:
     conditions = {"PodScheduled": "True", "PodReadyToStartContainers": "False"}
     stuck = [{"type": name, "status": status} for name, status in conditions.items()]
     noted = {
@@ -239,7 +237,7 @@ def test_a_pod_whose_volume_is_not_there_is_told_by_what_its_node_has_noted(stag
     assert noted["message"] in reason
 
 
-def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_deleted_too(
+def test_run_ended_by_kuberay_at_its_deadline_is_deleted_too(
     stage: Stage,
 ) -> None:
     stage.clock.steps = [
@@ -260,7 +258,7 @@ def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_delete
     assert NO_ROOM in reason
 
 
-def test_the_deadline_of_an_adopted_turn_is_counted_from_its_making(stage: Stage) -> None:
+def test_deadline_of_an_adopted_run_counts_from_its_creation(stage: Stage) -> None:
     stage.earlier("Running", "RUNNING", turn=JOB)
     stage.job()["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     assert not stage.launcher().run()
@@ -269,7 +267,7 @@ def test_the_deadline_of_an_adopted_turn_is_counted_from_its_making(stage: Stage
     assert not [text for text in (QUEUED, NOT_TAKEN_UP) if text in reason]
 
 
-def test_what_a_turn_has_got_over_is_not_blamed_for_its_end(stage: Stage) -> None:
+def test_overcome_start_failures_do_not_explain_the_end(stage: Stage) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
         stage.pod(**no_room()),
@@ -303,17 +301,17 @@ def test_what_a_turn_has_got_over_is_not_blamed_for_its_end(stage: Stage) -> Non
         ("Failed", {}, ["Failed"]),
     ],
 )
-def test_every_bad_end_has_words(
+def test_every_failure_has_a_description(
     stage: Stage, deployment: str, fields: dict[str, str], named: list[str]
 ) -> None:
     stage.clock.steps = [stage.status(deployment, **fields)]
     assert not stage.launcher().run()
     (reason,) = stage.notices.ended
     assert [word for word in named if word not in reason] == []
-    assert "last" not in reason  # of the program's log nothing is told
+    assert "last" not in reason  # the log of the program is not reported
 
 
-def test_without_an_operator_or_in_a_queue_it_says_so_and_once_over_no_more(stage: Stage) -> None:
+def test_missing_operator_and_queue_are_reported_until_resolved(stage: Stage) -> None:
     def queued() -> None:
         stage.status("Suspended")()
         stage.job()["spec"]["suspend"] = True
@@ -329,7 +327,7 @@ def test_without_an_operator_or_in_a_queue_it_says_so_and_once_over_no_more(stag
     assert stage.notices.ended == ["x"]
 
 
-def test_a_notice_is_renewed_so_that_it_is_known_to_be_true_still(stage: Stage) -> None:
+def test_status_is_renewed_periodically(stage: Stage) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
         *[lambda: None] * 30,
@@ -340,7 +338,7 @@ def test_a_notice_is_renewed_so_that_it_is_known_to_be_true_still(stage: Stage) 
     assert stage.said.count(NOT_YET) == 1
 
 
-def test_an_api_server_that_is_away_ends_nothing(stage: Stage) -> None:
+def test_unavailable_api_server_does_not_end_the_run(stage: Stage) -> None:
     away = [(503, "not now")] * 3
     stage.server.refusals = list(away)
     stage.clock.steps = [
@@ -354,7 +352,7 @@ def test_an_api_server_that_is_away_ends_nothing(stage: Stage) -> None:
     assert stage.made() == 1
 
 
-def test_a_refusal_of_the_api_server_is_the_reason(stage: Stage) -> None:
+def test_error_of_the_api_server_is_the_reason(stage: Stage) -> None:
     stage.server.refusals = [(403, "rayjobs is forbidden")]
     assert not stage.launcher().run()
     (reason,) = stage.notices.ended
@@ -362,7 +360,7 @@ def test_a_refusal_of_the_api_server_is_the_reason(stage: Stage) -> None:
         assert named in reason
 
 
-def test_pods_that_may_not_be_seen_are_no_reason_to_end(stage: Stage) -> None:
+def test_unreadable_pods_do_not_end_the_run(stage: Stage) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
         lambda: None,
@@ -379,20 +377,20 @@ def test_pods_that_may_not_be_seen_are_no_reason_to_end(stage: Stage) -> None:
     assert [text for text in stage.said if "pods is forbidden" in text]
 
 
-def test_one_that_somebody_deletes_has_failed(stage: Stage) -> None:
+def test_deleted_run_has_failed(stage: Stage) -> None:
     stage.clock.steps = [stage.status("Running", "RUNNING"), lambda: stage.server.objects.clear()]
     assert not stage.launcher().run()
     assert stage.notices.ended == [DELETED]
 
 
-def test_what_could_not_be_written_down_is_in_the_log(stage: Stage) -> None:
+def test_unwritten_status_is_logged(stage: Stage) -> None:
     stage.notices.locked = True
     stage.clock.steps = [stage.status("Failed")]
     assert not stage.launcher().run()
     assert NOT_WRITTEN in stage.said
 
 
-def test_the_template_of_the_chart_is_not_changed_by_a_turn(stage: Stage) -> None:
+def test_template_of_the_chart_is_not_modified(stage: Stage) -> None:
     before = json.dumps(TEMPLATE)
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     stage.launcher().run()

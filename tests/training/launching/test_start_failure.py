@@ -1,4 +1,4 @@
-"""One line for every way not to start, from objects as the real KubeRay and kubelet left them."""
+"""Descriptions of start failures, from objects recorded from the real KubeRay and kubelet."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ KILLED = {
     "state": {"running": {}},
     "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
 }
-# What a line names of the pod.
+# Words of the pod that a description contains.
 CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "no room": (
         [pod(conditions=[{"type": "PodScheduled", "status": "False", "message": NO_ROOM}])],
@@ -64,19 +64,19 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_hinders_a_pod_is_said_in_one_line(case: str) -> None:
+def test_start_failure_is_described_in_one_line(case: str) -> None:
     pods, named = CASES[case]
     line = find_start_failure(None, pods)
     assert [word for word in named if word not in line] == []
     assert "\n" not in line
 
 
-def test_only_an_end_for_want_of_memory_hinders() -> None:
+def test_only_out_of_memory_ends_are_start_failures() -> None:
     ended = {**KILLED, "lastState": {"terminated": {"reason": "Completed", "exitCode": 0}}}
     assert find_start_failure(None, [pod("worker", containerStatuses=[ended])]) == ""
 
 
-def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -> None:
+def test_rejected_pod_is_found_in_cluster_conditions() -> None:
     text = 'pods "x" is forbidden: violates PodSecurity\n"restricted:latest"'
     conditions = [
         {"type": "HeadPodReady", "status": "False", "message": "containers with unready status"},
@@ -90,7 +90,7 @@ def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -
     )
 
 
-def test_pods_that_only_start_are_hindered_by_nothing() -> None:
+def test_starting_pods_have_no_start_failure() -> None:
     starting = waiting("ContainerCreating")
     assert (
         find_start_failure(
@@ -116,7 +116,7 @@ def event(reason: str, message: str, minute: int) -> dict[str, Any]:
     }
 
 
-def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None:
+def test_unmountable_volume_is_found_in_node_events() -> None:
     noted = [
         event("FailedMount", "hostPath type check failed:\n/x is not a directory", 7),
         event("Scheduled", "assigned", 9),
@@ -130,7 +130,7 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None
     assert len(missing_volume(STUCK, [event("FailedMount", "x" * 1_000, 1)])) == MAX_CHARACTERS
 
 
-def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> None:
+def test_events_are_read_only_for_scheduled_pods_that_wait() -> None:
     assert waits_for_node(STUCK)
     begun = [
         {"type": "PodReadyToStartContainers", "status": "True"},
@@ -145,7 +145,7 @@ def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> N
     )
 
 
-def test_a_long_message_is_cut() -> None:
+def test_long_message_is_truncated() -> None:
     assert (
         len(
             find_start_failure(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])])

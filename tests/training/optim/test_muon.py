@@ -1,6 +1,4 @@
-"""Muon beside AdamW: whose parameters are whose, what one step is, and that both go on from a
-written state.
-"""
+"""Muon with AdamW: assignment of parameters, a single step, and saved states."""
 
 from pathlib import Path
 
@@ -22,7 +20,7 @@ CONFIG = OptimizerConfig(algorithm="muon", learning_rate=0.1, weight_decay=0.1, 
 def stepped(
     rows: int, columns: int, config: OptimizerConfig = CONFIG
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix's gradient, and what one step subtracted from it, decay taken out."""
+    """Return a matrix's gradient, and the change by one step without decay."""
     generator = torch.Generator().manual_seed(1)
     before = torch.randn(rows, columns, generator=generator)
     weight, bias = nn.Parameter(before.clone()), nn.Parameter(torch.zeros(3))
@@ -33,7 +31,7 @@ def stepped(
     return gradient, before * (1 - config.learning_rate * config.weight_decay) - weight.detach()
 
 
-def test_hidden_matrices_are_muons_and_embeddings_norms_and_scalar_heads_are_adamws() -> None:
+def test_muon_gets_hidden_matrices_and_adamw_the_rest() -> None:
     decoder, head = toy_decoder(), nn.Linear(32, 1)
     named = [*decoder.named_parameters(), *head.named_parameters(prefix="head.score")]
     muon, matrices_of_adamw, rest = build_optimizer(named, CONFIG).param_groups
@@ -44,7 +42,7 @@ def test_hidden_matrices_are_muons_and_embeddings_norms_and_scalar_heads_are_ada
     assert [group["weight_decay"] for group in (muon, matrices_of_adamw, rest)] == [0.1, 0.1, 0.0]
 
 
-def test_with_lora_every_parameter_is_muons() -> None:
+def test_muon_gets_all_parameters_with_lora() -> None:
     backbone = trainable_backbone(
         toy_decoder().requires_grad_(False), "sft", LoraConfig(rank=4), seed=1
     )
@@ -53,12 +51,12 @@ def test_with_lora_every_parameter_is_muons() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)])
-def test_the_step_is_orthogonal_along_the_gradient_and_as_large_as_adamws(
+def test_step_is_orthogonal_and_as_large_as_that_of_adamw(
     shape: tuple[int, int],
 ) -> None:
     gradient, step = stepped(*shape)
     scale = CONFIG.learning_rate * 0.2 * max(shape) ** 0.5  # arXiv 2502.16982, equation 4
-    # Five Newton-Schulz steps bring the singular values near 1, not to it (Jordan 2024).
+    # Five Newton-Schulz steps bring singular values near 1, but not exactly (Jordan 2024).
     values = torch.linalg.svdvals(step / scale)
     assert values.min() > 0.6
     assert values.max() < 1.25
@@ -69,7 +67,7 @@ def test_the_step_is_orthogonal_along_the_gradient_and_as_large_as_adamws(
     assert rms == pytest.approx(0.2, abs=0.03)
 
 
-def test_a_second_step_follows_nesterovs_momentum() -> None:
+def test_second_step_uses_nesterov_momentum() -> None:
     weight = nn.Parameter(torch.zeros(4, 4))
     optimizer = build_optimizer([("up.weight", weight)], CONFIG)
     first, second = torch.eye(4), torch.eye(4).flip(0)
@@ -85,7 +83,7 @@ def test_a_second_step_follows_nesterovs_momentum() -> None:
     assert torch.nn.functional.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.97
 
 
-def test_a_written_state_goes_on_bit_by_bit(tmp_path: Path) -> None:
+def test_saved_state_continues_bit_identically(tmp_path: Path) -> None:
     def trained(
         decoder_seed: int, steps: range, resumed_from: Path | None
     ) -> tuple[TrainingState, list[torch.Tensor]]:

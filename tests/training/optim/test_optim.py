@@ -1,4 +1,4 @@
-"""Optimizer groups, schedule and gradients, one rank and two."""
+"""Groups, schedule and gradients of optimizers, on one rank and two."""
 
 import math
 from dataclasses import replace
@@ -30,14 +30,14 @@ def test_matrices_decay_and_embeddings_norms_and_biases_do_not() -> None:
     assert optimizer.defaults["eps"] == 1e-5
 
 
-def test_frozen_parameters_are_left_out() -> None:
+def test_frozen_parameters_are_excluded() -> None:
     decoder = toy_decoder().requires_grad_(False)
     decoder.model.norm.weight.requires_grad_(True)
     optimizer = build_optimizer(decoder.named_parameters(), OptimizerConfig())
     assert [len(group["params"]) for group in optimizer.param_groups] == [1]
 
 
-def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
+def test_rate_warms_up_and_decays_to_its_floor() -> None:
     config = OptimizerConfig(
         learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, schedule="linear"
     )
@@ -59,7 +59,7 @@ def test_cosine_is_halfway_in_the_middle_and_constant_stays() -> None:
     assert learning_rate_at(99, 100, constant) == 1.0
 
 
-def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> None:
+def test_wsd_decays_only_at_the_end_linearly_or_by_a_root() -> None:
     config = OptimizerConfig(
         learning_rate=1.0,
         schedule="wsd",
@@ -82,7 +82,7 @@ def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> 
 @pytest.mark.parametrize(
     "warm_up", [{"warmup_fraction": 0.5}, {"warmup_steps": 4}, {"warmup_steps": 500}]
 )
-def test_the_rate_never_jumps_between_warm_up_and_cooldown(
+def test_rate_is_continuous_between_warm_up_and_cooldown(
     steps: int, warm_up: dict[str, Any]
 ) -> None:
     config = OptimizerConfig(
@@ -101,20 +101,20 @@ def test_the_rate_never_jumps_between_warm_up_and_cooldown(
         assert rates[peak + 1] == 1, "the cooldown begins at the peak"
 
 
-def test_a_cooldown_that_begins_in_the_warm_up_is_refused() -> None:
+def test_cooldown_within_the_warm_up_is_rejected() -> None:
     with refused(ConfigError, field="cooldown_fraction", reason="TOO_LARGE", limit="at most 0.5"):
         OptimizerConfig(schedule="wsd", warmup_fraction=0.5, cooldown_fraction=0.8)
     OptimizerConfig(schedule="cosine", warmup_fraction=0.5, cooldown_fraction=0.8)
 
 
-def test_the_middle_of_warm_up_stable_decay_does_not_know_the_runs_length() -> None:
+def test_stable_phase_is_independent_of_the_run_length() -> None:
     config = OptimizerConfig(schedule="wsd", warmup_steps=10)
     assert [learning_rate_at(s, 100, config) for s in range(80)] == [
         learning_rate_at(s, 300, config) for s in range(80)
     ]
 
 
-def test_two_steps_of_adamw_by_hand() -> None:
+def test_two_steps_of_adamw_equal_values_computed_by_hand() -> None:
     config = OptimizerConfig(weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-5)
     weight = nn.Parameter(torch.tensor([[2.0]]))
     optimizer = build_optimizer([("up.weight", weight)], config)
@@ -129,7 +129,7 @@ def test_two_steps_of_adamw_by_hand() -> None:
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_the_step_and_changes_nothing(poison: float) -> None:
+def test_non_finite_gradient_raises_and_changes_nothing(poison: float) -> None:
     one, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     one.grad, other.grad = torch.ones(2), torch.tensor([1.0, poison])
     optimizer = torch.optim.AdamW([one, other], lr=0.1)
@@ -152,14 +152,14 @@ def test_a_gradient_that_is_not_finite_stops_the_step_and_changes_nothing(poison
         ("muon_momentum", 1.0, "OUT_OF_RANGE", "in [0, 1)"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
+def test_invalid_settings_of_the_optimizer_are_rejected(
     field: str, value: object, reason: str, limit: str
 ) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
         OptimizerConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
+def test_large_gradient_is_clipped_and_its_norm_reported() -> None:
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([30.0, 40.0])
     norm = apply_gradients(
@@ -170,7 +170,7 @@ def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
     assert weight.grad is None
 
 
-def test_a_parameter_without_a_gradient_stays() -> None:
+def test_parameter_without_a_gradient_is_unchanged() -> None:
     one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     one.grad = torch.ones(1)
     apply_gradients(
@@ -186,9 +186,10 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
-def test_two_ranks_train_as_one(tmp_path: Path) -> None:
-    """SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks: the same losses,
-    within float order.
+def test_two_ranks_train_like_one(tmp_path: Path) -> None:
+    """Train SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks.
+
+    The losses are equal except for the order of float sums.
     """
     for world in (1, 2):
         run_workers(

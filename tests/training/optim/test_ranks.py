@@ -1,4 +1,4 @@
-"""What is counted over all workers: two of them find of their halves what one finds of all rows."""
+"""Values over all workers: two workers with half of the rows each agree with one worker."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from training.rl.advantages import explained_variance, whiten
 from training.rl.experience import batch_means
 from training.rl.losses import Normalisation, token_weights
 
-LENGTHS = torch.tensor([6, 1, 4, 2, 5])  # one worker has three rows, the other two
+LENGTHS = torch.tensor([6, 1, 4, 2, 5])  # one worker has three rows, the other one two
 MASK_BR = (torch.arange(6) < LENGTHS[:, None]).long()
 VALUES_BR, RETURNS_BR = (
     torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)) + LENGTHS[:, None]
@@ -28,14 +28,14 @@ def mine(ranks: Ranks, of_all: torch.Tensor) -> torch.Tensor:
     return of_all[ranks.data_rank :: ranks.data_size].clone()
 
 
-def test_whitening_is_over_the_tokens_of_all_workers() -> None:
+def test_whitening_covers_the_tokens_of_all_workers() -> None:
     whole_BR = whiten(VALUES_BR, MASK_BR, ALONE)
     parts = on_two_ranks(lambda ranks: whiten(mine(ranks, VALUES_BR), mine(ranks, MASK_BR), ranks))
     for rank, part_BR in enumerate(parts):
         assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-6)
 
 
-def test_the_variance_that_a_critic_explains_is_of_all_workers() -> None:
+def test_explained_variance_covers_all_workers() -> None:
     whole = explained_variance(VALUES_BR, RETURNS_BR, MASK_BR, ALONE)
     of_halves = on_two_ranks(
         lambda ranks: explained_variance(
@@ -46,7 +46,7 @@ def test_the_variance_that_a_critic_explains_is_of_all_workers() -> None:
 
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
-def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(
+def test_token_weights_count_tokens_and_responses_of_all_workers(
     normalisation: Normalisation,
 ) -> None:
     whole_BR = token_weights(MASK_BR, ALONE, normalisation, 7)
@@ -55,13 +55,13 @@ def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(
         assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-7)
 
 
-def test_figures_are_means_over_the_entries_of_all_workers() -> None:
+def test_figures_are_means_over_all_workers() -> None:
     found = on_two_ranks(lambda ranks: batch_means({"length": mine(ranks, LENGTHS).float()}, ranks))
     assert found == [{"length": pytest.approx(3.6)}] * 2
 
 
-def test_gradients_are_added_up_and_clipped_as_one() -> None:
-    """Each worker's loss is its own part of a sum over a count of all."""
+def test_gradients_are_summed_and_clipped_together() -> None:
+    """Each worker has its part of a loss that is a sum over a global count."""
 
     def stepped(ranks: Ranks) -> tuple[list[float], float]:
         weight = nn.Parameter(torch.tensor([3.0, 1.0]))
@@ -77,10 +77,8 @@ def test_gradients_are_added_up_and_clipped_as_one() -> None:
         assert others_norm == pytest.approx(norm)
 
 
-def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
-    """A norm of heads has as many parts of its gradient as there are peers; of any other weight all
-    peers have the whole.
-    """
+def test_peers_sum_only_gradients_of_head_norms() -> None:
+    """Sum head norms over peers, because each peer has a part; other gradients are complete."""
 
     def stepped(ranks: Ranks) -> tuple[list[float], float]:
         of_heads, other = (nn.Parameter(torch.tensor([3.0, 1.0])) for _ in range(2))
@@ -99,9 +97,7 @@ def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
         assert others_norm == pytest.approx(norm)
 
 
-def test_a_copy_that_another_worker_counts_is_no_part_of_the_norm_and_is_clipped_all_the_same() -> (
-    None
-):
+def test_excluded_copy_is_clipped_but_not_part_of_the_norm() -> None:
     own, copy = (nn.Parameter(torch.zeros(1)) for _ in range(2))
     own.grad, copy.grad = torch.tensor([3.0]), torch.tensor([4.0])
     setattr(copy, EXCLUDED_FROM_NORM, True)

@@ -1,6 +1,4 @@
-"""Run by test_optim as workers (tests/training/workers.py): a small SFT, pre-training, a small PPO
-and a small GRPO.
-"""
+"""Worker program of test_optim (tests/training/workers.py): SFT, pre-training, PPO and GRPO."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +29,7 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
         data_path=write_lines(mine / "sft.jsonl", sft_rows(32)),
         output_directory=directory / f"second-{world}",
         lineage=Lineage("second"),
-        batch_rows=7,  # one worker reads one more
+        batch_rows=7,  # one worker reads an additional row
         optimizer=OptimizerConfig(learning_rate=1e-2),
         machine=Machine(threads=1),
     )

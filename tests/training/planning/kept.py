@@ -1,4 +1,4 @@
-"""What autograd keeps of real forwards on this processor."""
+"""Activation memory that autograd really stores on this CPU."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from training.rl.rollout import Rollout, response_log_probs
 def kept(
     model: ModelConfig, rows: int, tokens: int, narrow: bool, adapted: bool, recomputed: bool
 ) -> int:
-    """Bytes of all storages that are kept of a forward and are no parameters."""
+    """Return the bytes of all storages that a forward pass stores, except for parameters."""
     decoder = Decoder(model)
     initialise(decoder, 1)
     backbone = Backbone(decoder)
@@ -33,9 +33,7 @@ def kept(
 def kept_of_responses(
     model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int
 ) -> int:
-    """The same, in bf16, of log-probabilities of responses to prompts that are read once for all
-    their copies.
-    """
+    """Return the stored bytes in bf16 of response log-probs with shared prompts."""
     decoder, rows = Decoder(model), prompts * copies
     initialise(decoder, 1)
     prompt_ids_BP = (
@@ -50,7 +48,7 @@ def kept_of_responses(
         log_probs_BR=torch.zeros(rows, response_tokens),
         ended_B=torch.ones(rows, dtype=torch.bool),
         version="",
-        copies=max(2, copies),  # as of a group of which others are in other minibatches
+        copies=max(2, copies),  # as in a group with other members in other minibatches
     )
     return _kept(lambda: response_log_probs(Backbone(decoder), rollout, 1.0), decoder, narrow=True)
 

@@ -1,6 +1,4 @@
-"""The most memory that steps of training and sampling take in a worker: what test_memory holds the
-plan against.
-"""
+"""Peak memory of real training and sampling steps in a worker, for test_memory."""
 
 import json
 import weakref
@@ -42,9 +40,7 @@ ROWS, COLUMNS, LORA = 2, 96, LoraConfig(rank=2)
 
 
 class Living(TorchDispatchMode):
-    """Adds up the storages that are alive, at their sizes of the moment: FSDP lets storages go by
-    making them empty.
-    """
+    """Sum of the current sizes of all live storages; FSDP releases storages by resizing to 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +51,7 @@ class Living(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # comes again with the tensors that this worker holds
+            return NotImplemented  # dispatched again with the local tensors of this worker
         found = function(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, found)):
             if isinstance(leaf, torch.Tensor):
@@ -75,17 +71,16 @@ class Living(TorchDispatchMode):
 
 
 def measure(directory: Path, rank: int, world: int, cases: str) -> None:
-    """Writes the first worker's peak in each case, in bytes. A case: parallelism, narrow, adapted,
-    recomputed.
-    """
+    """Write the first worker's peak in bytes per case: parallelism, narrow, adapted, recomputed."""
     peaks = [measured(rank, world, case) for case in json.loads(cases)]
     if rank == 0:
         (directory / "peaks.json").write_text(json.dumps(peaks))
 
 
 def measured(rank: int, world: int, case: dict[str, Any]) -> int:
-    """Of the second of two steps, with two microbatches each: the optimizer has its slots, and
-    gradients wait for more.
+    """Return the peak of the second of two steps with two microbatches each.
+
+    In the second step the optimizer has its state, and gradients accumulate.
     """
     ranks = replace(
         arrange(Parallelism(**case["parallelism"]), all_different(rank, world)),
@@ -118,7 +113,7 @@ def measured(rank: int, world: int, case: dict[str, Any]) -> int:
 def sampled(
     model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int
 ) -> int:
-    """The peak of sampling alone, in this process, weights included."""
+    """Return the peak of sampling in this process, including weights."""
     decoder = Decoder(model)
     initialise(decoder, 1)
     living = Living()
@@ -133,9 +128,7 @@ def sampled(
 
 
 def read(networks: int, learn: bool) -> int:
-    """The peak of a forward without gradients of each network in turn, in one autocast; weights are
-    not counted.
-    """
+    """Return the peak of forward passes without gradients in one autocast, without weights."""
     decoders, living = (
         [Decoder(parse_config(SHAPE)).requires_grad_(learn) for _ in range(networks)],
         Living(),
@@ -152,9 +145,7 @@ def read(networks: int, learn: bool) -> int:
 
 
 def updated(config: GrpoConfig) -> int:
-    """The peak of an update of GRPO by adapters: judged, with a reference, and learned from;
-    without sampling.
-    """
+    """Return the peak of a GRPO update with adapters and a reference, without sampling."""
     decoder, prompts = (
         Decoder(parse_config({**SHAPE, "vocab_size": 4096})),
         Prompts([[3] * 4] * 2, ["", ""], (), 0),

@@ -1,4 +1,4 @@
-"""Small stage configs whose plans are easy to follow."""
+"""Small stage configs with simple plans."""
 
 from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""What workers that share layers or shards send each other in a step: what test_timing holds the
-plan against.
-"""
+"""Communication of workers with tensor parallelism or shards in a real step, for test_timing."""
 
 import json
 from collections import Counter
@@ -23,7 +21,7 @@ COUNTED = llama_json(64, 64, LAYERS, 8, 2, 128)
 
 
 class Sent(TorchDispatchMode):
-    """Counts collective operations by their kind and number type."""
+    """Counts collective operations by kind and number type."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +42,7 @@ class Sent(TorchDispatchMode):
 
 
 def count(directory: Path, rank: int, world: int, parallelism: str, narrow: str = "") -> None:
-    """Writes the counts of a forward and of its backward."""
+    """Write the counts of a forward and a backward pass."""
     ranks = replace(
         arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world)),
         narrow=bool(narrow),

@@ -1,4 +1,4 @@
-"""What autograd is said to keep against what it keeps."""
+"""Estimated activation memory compared with autograd."""
 
 from typing import Any
 
@@ -30,9 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_counts_are_within_3_percent_of_what_autograd_keeps(
-    name: str, narrow: bool, adapted: bool
-) -> None:
+def test_counts_are_within_3_percent_of_autograd(name: str, narrow: bool, adapted: bool) -> None:
     model, forward = parse_config(SHAPES[name]), Forward(narrow=narrow, adapted=adapted)
     planned = kept_bytes(model, forward, ROWS, TOKENS) + copied_weights_bytes(
         sizes_of(model), forward
@@ -43,8 +41,8 @@ def test_counts_are_within_3_percent_of_what_autograd_keeps(
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
-def test_with_recomputation_the_inputs_of_layers_are_kept(narrow: bool) -> None:
-    """The one layer that the plan adds is there in the backward only: test_memory sees it."""
+def test_recomputation_stores_the_inputs_of_layers(narrow: bool) -> None:
+    """Count inputs only; test_memory covers the recomputed layer of the backward pass."""
     model, forward = parse_config(SHAPES["llama"]), Forward(narrow=narrow, recomputed=True)
     inputs = ROWS * TOKENS * model.num_layers * model.hidden_size * 4
     last_norm, mask = ROWS * TOKENS * model.hidden_size * 8, ROWS * TOKENS * TOKENS
@@ -54,7 +52,7 @@ def test_with_recomputation_the_inputs_of_layers_are_kept(narrow: bool) -> None:
     assert held == pytest.approx(kept_bytes(model, forward, ROWS, TOKENS) - one_layer, rel=0.01)
 
 
-def test_what_is_split_across_shrinks_with_tensor_and_the_rest_does_not() -> None:
+def test_only_split_parts_shrink_with_tensor_parallelism() -> None:
     model = parse_config(SHAPES["llama"])
     one, two, four = (kept_bytes(model, Forward(tensor), 1, 64) for tensor in (1, 2, 4))
     assert one - two == 2 * (two - four) > 0

@@ -1,4 +1,4 @@
-"""`python -m training plan` as a person calls it."""
+"""Command line of `python -m training plan`."""
 
 import json
 import re
@@ -14,7 +14,7 @@ def plan(*words: str) -> int:
     return main(["plan", *words])
 
 
-def test_a_plan_is_printed_with_what_it_assumes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_is_printed_with_its_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--recipe", "llama-3.1-8b-full") == 0
     printed = capsys.readouterr().out
     lines = printed.splitlines()
@@ -35,7 +35,7 @@ def test_a_plan_is_printed_with_what_it_assumes(capsys: pytest.CaptureFixture[st
     assert "NVIDIA H100 data sheet" in printed
 
 
-def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_figures_and_the_price(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         plan("--recipe", "qwen3-8b-grpo", "--gpus", "16", "--json", "--dollars-per-gpu-hour", "2.5")
         == 0
@@ -69,7 +69,7 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
         (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], ["nowhere"]),
     ],
 )
-def test_what_cannot_be_planned_is_an_error_that_says_why(
+def test_invalid_plan_is_an_error_with_its_reason(
     words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(*words) == 1
@@ -77,7 +77,9 @@ def test_what_cannot_be_planned_is_an_error_that_says_why(
     assert [word for word in named if word not in line] == []
 
 
-def test_what_fits_nowhere_is_told_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_that_fits_nowhere_shows_the_missing_memory(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "1") == 1
     error = capsys.readouterr().err
     usable, least = sorted(map(float, re.findall(r"\d+\.\d+", error)))
@@ -85,7 +87,7 @@ def test_what_fits_nowhere_is_told_with_what_it_lacks(capsys: pytest.CaptureFixt
     assert least > usable
 
 
-def test_a_small_model_is_told_in_units_that_say_something(
+def test_small_model_is_shown_in_small_units(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert plan("--recipe", "qwen3-0.6b-sft-grpo", "--model", "models/nano", "--json") == 0
@@ -97,9 +99,7 @@ def test_a_small_model_is_told_in_units_that_say_something(
     assert re.search(r"^In all \d\S* seconds, \d\S* GPU seconds$", printed, re.MULTILINE)
 
 
-def test_another_model_and_layout_may_be_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_and_layout_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text((SHAPES / "qwen3-0.6b.json").read_text())
     words = [
         "--recipe",
@@ -120,6 +120,6 @@ def test_another_model_and_layout_may_be_asked_for(
 
 
 @pytest.mark.parametrize("price", ["-1", "inf", "much"])
-def test_a_price_is_a_number_from_0(price: str) -> None:
+def test_price_must_not_be_negative(price: str) -> None:
     with pytest.raises(SystemExit):
         plan("--recipe", "qwen3-8b-grpo", "--dollars-per-gpu-hour", price)

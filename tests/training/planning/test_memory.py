@@ -1,4 +1,4 @@
-"""Planned memory against what real steps take, on this processor."""
+"""Planned memory compared with real steps on this CPU."""
 
 import json
 from dataclasses import replace
@@ -68,7 +68,7 @@ def work_of(narrow: bool = True, adapted: bool = False, recomputed: bool = False
 
 @pytest.mark.long
 @pytest.mark.parametrize(("world", "cases"), [(1, ALONE), (2, TOGETHER)])
-def test_a_plan_is_never_below_what_steps_take_and_little_above(
+def test_plan_is_an_upper_bound_close_to_real_steps(
     world: int, cases: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     run_workers("tests.training.planning.peaks:measure", world, tmp_path, json.dumps(cases))
@@ -96,7 +96,7 @@ def bytes_of(phase: Phase, *names: MemoryKind) -> float:
         (8192, 64, 1, 2, 4, MemoryKind.CHOOSING),
     ],
 )
-def test_sampling_takes_what_is_planned(
+def test_sampling_takes_the_planned_memory(
     vocabulary: int,
     prompts: int,
     copies: int,
@@ -118,10 +118,10 @@ def test_sampling_takes_what_is_planned(
 
 
 @pytest.mark.parametrize(("prompts", "copies", "most"), [(4, 1, 1.05), (2, 2, 1.4)])
-def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
+def test_shared_prompts_are_planned_for_the_worst_case(
     prompts: int, copies: int, most: float
 ) -> None:
-    """So it may be, and then caches come on top of what whole rows keep."""
+    """Assume that no rows of a minibatch share a prompt, so caches come on top of whole rows."""
     made = Pass("policy", True, 1, 4, 128, 128, shared=Shared(prompts, 64))
     phase = phase_named(
         replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism())
@@ -130,10 +130,10 @@ def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
     assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
 
 
-def test_a_graph_that_is_kept_from_judging_takes_no_more_than_learning_does(
+def test_graph_kept_from_scoring_takes_no_more_than_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else the plan would have to count a phase in which others read beside it."""
+    """Otherwise the plan would need another phase, with forward passes of other networks."""
     one = replace(
         GRPO, prompts_per_update=2, samples_per_prompt=4, minibatch_rows=8, epochs_per_update=1
     )
@@ -143,7 +143,7 @@ def test_a_graph_that_is_kept_from_judging_takes_no_more_than_learning_does(
     assert at_once <= 1.005 * updated(one)
 
 
-def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:
+def test_sampling_from_shards_also_needs_the_whole_model() -> None:
     work = replace(work_of(), sampled=Sampled(8, 8, 16, 16))
     alone = phase_named(work, "sampling", Layout(1, Parallelism()))
     shared = phase_named(work, "sampling", Layout(4, Parallelism(shard=4)))
@@ -152,7 +152,7 @@ def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:
     assert bytes_of(shared, MemoryKind.WEIGHTS) == WHOLE * 4 / 4
 
 
-def test_learning_state_is_16_bytes_a_weight_over_shards_and_frozen_weights_4() -> None:
+def test_training_state_is_16_bytes_per_weight_and_frozen_weights_4() -> None:
     frozen = Network("reference", Role.FROZEN, WHOLE)
     work = replace(work_of(), networks=(*work_of().networks, frozen))
     phase = peak(work, Layout(8, Parallelism(shard=4)))
@@ -163,7 +163,7 @@ def test_learning_state_is_16_bytes_a_weight_over_shards_and_frozen_weights_4() 
     assert bytes_of(phase, MemoryKind.FROZEN) == 4 * WHOLE / 4
 
 
-def test_muon_keeps_one_number_of_a_matrix() -> None:
+def test_muon_has_one_number_per_weight_of_a_matrix() -> None:
     layout, matrices = Layout(1, Parallelism()), sizes_of(MODEL).matrices
     adamw, muon = (
         bytes_of(peak(replace(work_of(), muon=m), layout), MemoryKind.OPTIMIZER)
@@ -172,7 +172,7 @@ def test_muon_keeps_one_number_of_a_matrix() -> None:
     assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
 
 
-def test_a_judging_autocast_keeps_the_copies_of_all_that_learn_and_of_nothing_frozen() -> None:
+def test_scoring_autocast_keeps_copies_of_trained_networks_only() -> None:
     whole = tuple(Network(name, Role.LEARNS, WHOLE) for name in ("policy", "critic"))
     made = tuple(
         Pass(name, False, 1, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS)

@@ -1,4 +1,4 @@
-"""Plans of stages: what fits, what is refused and with what advice."""
+"""Plans of stages: valid layouts, rejected ones, and advice."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,11 +21,11 @@ LONG = replace(SFT, batch_rows=64, microbatch_rows=2)
 
 
 def named_in(text: str, plans: Iterable[StagePlan]) -> list[StagePlan]:
-    """The plans whose layout the text names."""
+    """Return the plans whose layout is in the text."""
     return [one for one in plans if str(one.layout) in text]
 
 
-def test_a_plan_of_several_stages_adds_their_hours() -> None:
+def test_plan_of_several_stages_sums_their_hours() -> None:
     plan = plan_recipe("both", [stage(SFT), stage(GRPO)], SMALL, 4, H100)
     assert plan.hours == sum(one.hours for one in plan.stages)
     assert plan.gpu_hours == 4 * plan.hours
@@ -34,9 +34,7 @@ def test_a_plan_of_several_stages_adds_their_hours() -> None:
     assert sft.hours == pytest.approx(sft.work.steps * sft.seconds / 3600)
 
 
-def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layout_that_fits() -> (
-    None
-):
+def test_too_large_stage_is_rejected_with_its_largest_part_and_advice() -> None:
     with refused(ConfigError, field="it", reason="TOO_LARGE", limit="71.1 GiB") as caught:
         plan_stage(stage(LONG, shard=2, tensor=1), LLAMA, 8, H100)
     text = str(caught.value)
@@ -47,17 +45,17 @@ def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layo
     assert named_in(text, fitting_layouts(stage(LONG), LLAMA, 8, H100))
 
 
-def test_where_nothing_fits_the_refusal_says_so() -> None:
+def test_error_says_if_no_layout_fits() -> None:
     assert list(fitting_layouts(stage(LONG), LLAMA, 1, H100)) == []
     with refused(ConfigError, field="it", reason="TOO_LARGE", limit="71.1 GiB") as caught:
         plan_stage(stage(LONG), LLAMA, 1, H100)
     needed = plan_stage(stage(LONG), LLAMA, 1, ROOMY).memory.bytes / GIB
     assert (
         str(caught.value).count(f"{needed:.1f}") == 2
-    )  # of this layout, and of the one that needs the least: the same
+    )  # of this layout and of the smallest one, which are equal here
 
 
-def test_gpus_that_the_layout_does_not_divide_are_refused_with_a_layout_that_does() -> None:
+def test_indivisible_layout_is_rejected_with_a_valid_one() -> None:
     with refused(
         ConfigError, field="it.parallelism", reason="OUT_OF_RANGE", limit="a divisor of 4"
     ) as caught:
@@ -65,7 +63,7 @@ def test_gpus_that_the_layout_does_not_divide_are_refused_with_a_layout_that_doe
     assert named_in(str(caught.value), fitting_layouts(stage(LONG), LLAMA, 4, H100))
 
 
-def test_what_the_stage_itself_would_refuse_is_refused() -> None:
+def test_constraints_of_the_stage_are_checked() -> None:
     with refused(
         ConfigError, field="it.batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 32"
     ) as caught:
@@ -75,7 +73,7 @@ def test_what_the_stage_itself_would_refuse_is_refused() -> None:
         plan_stage(stage(replace(SFT, lora=LoraConfig()), tensor=2), SMALL, 2, H100)
 
 
-def test_advice_is_the_fastest_of_the_layouts_that_fit() -> None:
+def test_advice_is_the_fastest_layout_that_fits() -> None:
     found = list(fitting_layouts(stage(LONG), LLAMA, 8, H100))
     assert {str(one.layout) for one in found} >= {"shard 8 x tensor 1", "shard 4 x tensor 2"}
     assert all(one.memory.bytes <= H100.usable_bytes for one in found)
@@ -92,7 +90,7 @@ def test_advice_is_the_fastest_of_the_layouts_that_fit() -> None:
         replace(LONG, max_tokens=1024),
     ],
 )
-def test_more_rows_or_longer_ones_take_more(larger: type[SFT]) -> None:  # type: ignore[valid-type]
+def test_more_or_longer_rows_take_more_memory(larger: type[SFT]) -> None:  # type: ignore[valid-type]
     less, more = (
         plan_stage(stage(config, shard=8), LLAMA, 8, ACCELERATORS["h200"])
         for config in (LONG, larger)
@@ -100,7 +98,7 @@ def test_more_rows_or_longer_ones_take_more(larger: type[SFT]) -> None:  # type:
     assert more.memory.bytes > less.memory.bytes
 
 
-def test_more_shards_take_less_memory_each_and_more_layers_take_more_of_both() -> None:
+def test_shards_reduce_memory_and_layers_increase_it() -> None:
     few, many = (
         plan_stage(stage(LONG, shard=shard), LLAMA, 16, ACCELERATORS["h200"]) for shard in (8, 16)
     )
@@ -111,7 +109,7 @@ def test_more_shards_take_less_memory_each_and_more_layers_take_more_of_both() -
     assert deep.seconds > few.seconds
 
 
-def test_lora_takes_a_fraction_of_full_training() -> None:
+def test_lora_takes_a_fraction_of_the_memory_of_full_training() -> None:
     full, adapted = (
         plan_stage(stage(config, shard=8), LLAMA, 8, H100)
         for config in (LONG, replace(LONG, lora=LoraConfig()))

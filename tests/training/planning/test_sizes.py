@@ -1,4 +1,4 @@
-"""Counts of weights against real decoders on the meta device and what their authors publish."""
+"""Numbers of weights, compared with real decoders on the meta device and with published counts."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from training.planning.sizes import adapter_size, sizes_of
 from training.recipes.open_models.shapes import shape, shape_names
 from training.stages.context import ConfigError
 
-# Of the models' safetensors: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
+# From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
 # (27,432,406,640) without tower and projector.
 PUBLISHED = {
     "gemma-3-1b": 999_885_952,
@@ -29,7 +29,7 @@ def test_every_shape_has_a_published_count() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_shape_has_as_many_weights_as_its_authors_publish(name: str) -> None:
+def test_shape_has_the_published_number_of_weights(name: str) -> None:
     model = shape(name)
     with torch.device("meta"):
         decoder = Decoder(model)
@@ -40,7 +40,7 @@ def test_a_shape_has_as_many_weights_as_its_authors_publish(name: str) -> None:
     assert sizes.held(1) == sizes.total
 
 
-def test_an_adapter_has_as_many_weights_as_a_real_one() -> None:
+def test_adapter_has_the_size_of_a_real_one() -> None:
     model, lora = shape("qwen3-0.6b"), LoraConfig(rank=4, targets=("q_proj", "down_proj"))
     small = model.__class__(
         **{**vars(model), "num_layers": 2, "windows": (None,) * 2, "ropes": model.ropes[:2]}
@@ -51,6 +51,6 @@ def test_an_adapter_has_as_many_weights_as_a_real_one() -> None:
     )
 
 
-def test_an_unknown_shape_is_refused_with_the_names_of_the_known() -> None:
+def test_unknown_shape_is_rejected_with_known_names() -> None:
     with refused(ConfigError, field="shape", reason="UNKNOWN", limit=", ".join(sorted(PUBLISHED))):
         shape("gpt-5")

@@ -1,6 +1,4 @@
-"""Planned time: by hand, against a published figure, and against what workers really send each
-other.
-"""
+"""Planned time compared with hand calculations, a published figure, and real communication."""
 
 import json
 from dataclasses import replace
@@ -20,8 +18,8 @@ from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 from training.recipes.open_models.shapes import shape
 
 H100 = ACCELERATORS["h100"]
-# Shares of these are round: 1e12 operations a second in bf16, 1e9 in fp32, 1e9 bytes of memory, 1e9
-# to neighbours, 1e8 to other machines.
+# Round figures: 1e12 operations per second in bf16, 1e9 in fp32, 1e9 bytes of memory, 1e9 to
+# neighbours, 1e8 to other machines.
 ROUND = Accelerator(
     "round",
     80,
@@ -33,7 +31,7 @@ ROUND = Accelerator(
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
 MATRICES = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
 WHOLE = sizes_of(MODEL).total
-EXCHANGED = 2 * (4 * WHOLE - 2 * MATRICES) + 4 * WHOLE  # bytes, for a forward and its backward
+EXCHANGED = 2 * (4 * WHOLE - 2 * MATRICES) + 4 * WHOLE  # bytes of a forward and a backward pass
 
 
 def work_of(made: Pass, **settings: object) -> Work:
@@ -62,16 +60,17 @@ def spent(
     }
 
 
-def test_computing_by_hand() -> None:
-    """20 tokens a forward: 6 operations a weight, 12 L Q T of attention; 8 rows of the head, in
-    fp32.
+def test_computing_time_equals_the_hand_calculation() -> None:
+    """Use 20 tokens per forward pass: 6 operations per weight, 12 L Q T of attention.
+
+    The head has 8 rows, in fp32.
     """
     body = 20 * (6 * MATRICES + 12 * 2 * 64 * 10)
     head = 8 * 6 * 64 * 1000
     assert spent(work_of(LEARNING)) == {"computing": pytest.approx(3 * (body / 1e12 + head / 1e9))}
 
 
-def test_lora_has_no_products_for_gradients_of_weights_and_recomputation_one_forward_more() -> None:
+def test_lora_saves_weight_gradients_and_recomputation_adds_a_forward() -> None:
     attention = 2 * 64 * 10
     adapted = 20 * (4 * MATRICES + 12 * attention)
     assert spent(work_of(WITHOUT_HEAD, adapted=True))["computing"] == pytest.approx(
@@ -87,9 +86,10 @@ def test_lora_has_no_products_for_gradients_of_weights_and_recomputation_one_for
     )
 
 
-def test_shards_are_exchanged_while_layers_compute_and_the_longer_counts() -> None:
-    """Each of 4 workers receives 3/4 of all weights twice, matrices in bf16, and sends 3/4 of the
-    gradients, for each forward.
+def test_shard_exchange_overlaps_with_computing() -> None:
+    """Each of 4 workers receives 3/4 of all weights twice per forward pass, matrices in bf16.
+
+    Each worker also sends 3/4 of the gradients.
     """
     found = spent(work_of(WITHOUT_HEAD), gpus=4, shard=4)
     assert found == {"exchange of shards": pytest.approx(3 * EXCHANGED * 3 / 4 / 1e9)}
@@ -104,7 +104,7 @@ def test_shards_are_exchanged_while_layers_compute_and_the_longer_counts() -> No
     assert list(spent(work_of(WITHOUT_HEAD), gpus=4, shard=4, accelerator=slow)) == ["computing"]
 
 
-def test_shared_prompts_are_read_once_in_a_forward_more() -> None:
+def test_shared_prompts_are_processed_once_in_another_forward() -> None:
     shared = replace(WITHOUT_HEAD, shared=Shared(prompts=1, prompt_tokens=6))
     body = (6 + 2 * 4) * (6 * MATRICES + 12 * 2 * 64 * 10)
     assert spent(work_of(shared)) == {"computing": pytest.approx(3 * body / 1e12)}
@@ -112,15 +112,16 @@ def test_shared_prompts_are_read_once_in_a_forward_more() -> None:
     assert spent(work_of(shared), gpus=4, shard=4)["exchange of shards"] == pytest.approx(2 * whole)
 
 
-def test_copies_sum_their_gradients_once_a_step_and_wait_for_it() -> None:
+def test_replicas_sum_gradients_once_per_step_without_overlap() -> None:
     found = spent(work_of(LEARNING), gpus=2)
     assert found["sums of copies"] == pytest.approx(2 * 4 * WHOLE * 1 / 2 / 1e9)
     assert found["computing"] == spent(work_of(LEARNING))["computing"]
 
 
-def test_other_machines_are_reached_over_the_network() -> None:
-    """16 shards: 8 in a machine use their 8 adapters together, 0.8 GB/s. 2 copies of 8: one
-    neighbour each in the other machine.
+def test_rates_across_machines_use_the_network() -> None:
+    """With 16 shards, 8 in a machine share their 8 adapters, 0.8 GB/s.
+
+    With 2 replicas of 8 each GPU has a neighbour in the other machine.
     """
     whole = 3 * EXCHANGED
     assert spent(work_of(WITHOUT_HEAD), gpus=16, shard=16)["exchange of shards"] == pytest.approx(
@@ -131,16 +132,16 @@ def test_other_machines_are_reached_over_the_network() -> None:
     assert found == pytest.approx(whole * 7 / 8 / 1e9 + summed)
 
 
-def test_sums_over_a_tensor_group_are_waited_for() -> None:
+def test_tensor_sums_are_not_overlapped() -> None:
     found = spent(work_of(LEARNING), gpus=2, tensor=2)
     sent = 3 * 20 * 2 * 64 * (2 * 2 + 5 * 4)  # tokens, layers, d; bf16 forward, fp32 backward
     assert found["tensor sums"] == pytest.approx(2 * sent * 1 / 2 / 1e9)
     head = 3 * 8 * 6 * 64 * 1000 / 1e9
     body = 3 * 20 * (6 * MATRICES + 12 * 2 * 64 * 10) / 2 / 1e12
-    assert found["computing"] == pytest.approx(body + head)  # the head is whole on both
+    assert found["computing"] == pytest.approx(body + head)  # the head is whole on both workers
 
 
-def test_workers_send_as_often_as_planned(tmp_path: Path) -> None:
+def test_real_workers_communicate_as_planned(tmp_path: Path) -> None:
     run_workers("tests.training.planning.sums:count", 2, tmp_path, json.dumps({"tensor": 2}))
     forward, backward = json.loads((tmp_path / "sums.json").read_text())
     assert forward == {"all_reduce bfloat16": FORWARD_SUMS * LAYERS}
@@ -157,7 +158,7 @@ def test_shards_are_gathered_and_summed_in_fp32_each_time(tmp_path: Path) -> Non
     assert backward[scatter] == LAYERS + 1
 
 
-def test_shards_of_what_computes_in_bfloat16_are_gathered_in_it_and_summed_in_fp32(
+def test_shards_in_bfloat16_are_gathered_in_bf16_and_summed_in_fp32(
     tmp_path: Path,
 ) -> None:
     run_workers(
@@ -167,7 +168,7 @@ def test_shards_of_what_computes_in_bfloat16_are_gathered_in_it_and_summed_in_fp
     assert backward["_reduce_scatter_base_ float32"] == LAYERS + 1
     received = json.loads((tmp_path / "bytes.json").read_text())
     sizes = sizes_of(parse_config(COUNTED))
-    outside = 4 * sizes.outside  # comes twice: for the embedding, and for the head
+    outside = 4 * sizes.outside  # gathered twice, for the embedding and for the head
     assert received == sizes.gathered_bytes(1, narrow=True) + outside
 
 
@@ -177,18 +178,19 @@ def test_decoding_reads_all_weights_and_the_cache_for_each_token() -> None:
     weights = MATRICES + 64 * 1000
     a_token = 4 * weights + 4 * 10 * (
         2 * 2 * 32 * 4
-    )  # 6 + 8/2 tokens seen; keys and values of 2 layers
+    )  # 6 + 8/2 tokens in the cache; keys and values of 2 layers
     products = 4 * 2 * (weights + 2 * 2 * 64 * 10)
-    assert products > a_token  # here fp32 products are slower
+    assert products > a_token  # fp32 products are slower here
     assert found == pytest.approx(4 * 6 * 2 * MATRICES / 1e9 + 8 * products / 1e9)
     fast = replace(ROUND, fp32_teraflops=1.0 / SUSTAINED_SHARE)
     found = spent(work_of(LEARNING, sampled=sampled), accelerator=fast)["sampling"]
     assert found == pytest.approx(4 * 6 * 2 * MATRICES / 1e12 + 8 * a_token / 1e9)
 
 
-def test_the_published_speed_of_an_8b_model_comes_out() -> None:
-    """torchtitan: 5,762 tokens/s a GPU, FSDP over 8 H100, 2 rows of 8,192 tokens each. Its head is
-    in bf16, so it is added here.
+def test_planned_speed_matches_the_published_8b_model() -> None:
+    """torchtitan: 5,762 tokens/s per GPU with FSDP on 8 H100, 2 rows of 8,192 tokens each.
+
+    The head of torchtitan is in bf16, so its time is added here.
     """
     model = shape("llama-3.1-8b")
     made = Pass("model", True, 1, 2, 8192, 8192)
@@ -201,12 +203,12 @@ def test_the_published_speed_of_an_8b_model_comes_out() -> None:
     assert 2 * 8192 / (one.seconds + head_seconds) == pytest.approx(5762, rel=0.1)
 
 
-def test_a_wider_accelerator_is_never_slower() -> None:
+def test_faster_accelerator_is_never_slower() -> None:
     work = work_of(LEARNING, sampled=Sampled(4, 4, 6, 8))
     for gpus, shard, tensor in ((1, 1, 1), (4, 4, 1), (4, 2, 2), (16, 8, 2)):
         slow = sum(spent(work, gpus, shard, tensor, ACCELERATORS["a100-80"]).values())
         assert sum(spent(work, gpus, shard, tensor, H100).values()) < slow
 
 
-def test_what_takes_longest_bounds() -> None:
+def test_longest_kind_is_the_bound() -> None:
     assert longest_kind((TimeItem("computing", 1.0), TimeItem("sampling", 2.0))) == "sampling"

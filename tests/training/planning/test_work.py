@@ -1,4 +1,4 @@
-"""What each stage is said to do, from its own config."""
+"""Work of each stage, derived from its config."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,27 +61,25 @@ def test_with_lora_networks_share_one_frozen_decoder() -> None:
     assert roles(judged)["judge"] is Role.FROZEN
 
 
-def test_sft_reads_its_share_in_microbatches_and_has_logits_of_responses() -> None:
+def test_sft_has_microbatches_and_logits_of_responses() -> None:
     found = work(replace(SFT, batch_rows=32, microbatch_rows=3, epochs=2), EIGHT)
     assert found.passes == (Pass("policy", True, 2, 3, 80, 512, 50, 512),)
-    assert found.steps == -(-2 * 950 // 32)  # 5 % are held out
+    assert found.steps == -(-2 * 950 // 32)  # 5 % of rows are held out
     assert found.narrow
 
 
-def test_a_reward_model_reads_both_responses_and_has_no_logits() -> None:
+def test_reward_model_processes_both_responses_without_logits() -> None:
     assert work(REWARD_MODEL).passes == (Pass("reward", True, 4, 8, 80, 512),)
 
 
-def test_the_reference_reads_what_the_policy_does_and_kto_reads_mismatched_ones_too() -> None:
+def test_reference_has_the_passes_of_the_policy_and_kto_mismatched_ones() -> None:
     policy = Pass("policy", True, 4, 8, 80, 512, 50, 512)
     assert work(DPO).passes == (policy, replace(policy, network="reference", learns=False))
     read = [(made.network, made.learns) for made in work(KTO).passes]
     assert read == [("policy", True), ("reference", False), ("policy", False), ("reference", False)]
 
 
-def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_reference_have_logits() -> (
-    None
-):
+def test_ppo_samples_scores_and_trains_two_networks() -> None:
     config = replace(
         PPO, prompts_per_update=64, minibatch_rows=16, epochs_per_update=3, max_response_tokens=60
     )
@@ -102,14 +100,15 @@ def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_ref
     assert (found.steps, found.optimizer_steps, found.tokens) == (100, 12, 8 * 80)
 
 
-def test_grpo_samples_groups_of_which_the_prompt_is_read_once() -> None:
+def test_grpo_processes_the_prompt_of_a_group_once() -> None:
     found = work(replace(GRPO, max_response_tokens=60))
     assert found.sampled == Sampled(rows=32 * 16, prompts=32, prompt_tokens=256, response_tokens=60)
 
 
-def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() -> None:
-    """Minibatches of 64 of 32 groups of 16: in order they begin with 4 prompts; drawn at random,
-    with nearly all 32.
+def test_log_prob_passes_share_prompts_of_a_group() -> None:
+    """Use minibatches of 64 rows from 32 groups of 16.
+
+    In order they contain 4 prompts, in random order nearly all 32.
     """
     found = work(replace(GRPO, reward_model_directory=Path("reward"), max_response_tokens=60))
     policy, reference, reward, learning = found.passes
@@ -124,7 +123,7 @@ def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() ->
 @pytest.mark.parametrize(
     ("config", "others"), [(GRPO, ["reference"]), (PPO, ["critic", "reference", "reward"])]
 )
-def test_the_policy_of_an_update_of_one_step_is_read_as_it_learns(
+def test_one_step_update_uses_the_training_pass_for_scoring(
     config: GrpoConfig | PpoConfig, others: list[str]
 ) -> None:
     one = replace(config, epochs_per_update=1, minibatch_rows=config.rows_per_update)
@@ -137,7 +136,7 @@ def test_the_policy_of_an_update_of_one_step_is_read_as_it_learns(
     assert work(replace(one, epochs_per_update=2)).passes[0].network == "policy"
 
 
-def test_mixed_in_examples_are_learned_from_as_well() -> None:
+def test_mixed_in_examples_add_a_training_pass() -> None:
     mixed = replace(GRPO, max_response_tokens=60, sft_mix=SftMix(Path("mix.jsonl"), rows=8))
     last = work(mixed).passes[-1]
     assert (last.network, last.learns, last.rows, last.tokens, last.most_logits) == (
@@ -149,7 +148,7 @@ def test_mixed_in_examples_are_learned_from_as_well() -> None:
     )
 
 
-def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
+def test_pre_training_has_full_rows_and_its_own_shape() -> None:
     config = replace(pretrain(llama_json(1000, 64, 2, 4, 2, 128)), checkpoint_activations=True)
     found = work_of(config, DataSize(), MODEL, EIGHT)
     assert found.passes == (Pass("model", True, 1, 4, 128, 128, 128, 128),)
@@ -158,7 +157,7 @@ def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
 
 
 @pytest.mark.parametrize("config", [SFT, REWARD_MODEL, DPO, KTO, PPO, GRPO])
-def test_every_stage_may_compute_activations_again_and_then_shares_no_prompts(
+def test_recomputation_disables_shared_prompts(
     config: StageConfig,
 ) -> None:
     kept, recomputed = work(config), work(replace(config, checkpoint_activations=True))
@@ -167,17 +166,17 @@ def test_every_stage_may_compute_activations_again_and_then_shares_no_prompts(
     assert all(made.shared is None for made in recomputed.passes)
 
 
-def test_a_trimmed_vocabulary_is_planned_with_its_rows() -> None:
+def test_trimmed_vocabulary_is_planned_with_its_rows() -> None:
     assert work(replace(SFT, lora=LORA, vocabulary_rows=500)).model.vocab_size == 500
     assert work(replace(SFT, lora=LORA, vocabulary_rows=5000)).model.vocab_size == 1000
 
 
-def test_fp32_is_planned_as_fp32_and_auto_as_bf16_which_every_accelerator_has() -> None:
+def test_auto_dtype_is_planned_as_bf16() -> None:
     assert not work(replace(SFT, machine=Machine(dtype="float32"))).narrow
     assert work(replace(SFT, machine=Machine(dtype="auto"))).narrow
 
 
-def test_rows_that_workers_cannot_share_are_refused_as_the_stage_would() -> None:
+def test_indivisible_rows_are_rejected_like_in_the_stage() -> None:
     for config, name in (
         (replace(SFT, batch_rows=12), "batch_rows"),
         (replace(REWARD_MODEL, batch_pairs=12), "batch_pairs"),
@@ -189,7 +188,7 @@ def test_rows_that_workers_cannot_share_are_refused_as_the_stage_would() -> None
             work(config, EIGHT)
 
 
-def test_data_that_cannot_be_is_refused() -> None:
+def test_impossible_data_is_rejected() -> None:
     with refused(ConfigError, field="data", reason="EMPTY", limit="above 0"):
         work(SFT, data=DataSize())
     with refused(ConfigError, field="data", reason="TOO_LARGE", limit="512"):

@@ -1,4 +1,4 @@
-"""Two runs side by side, from their directories and from the command line."""
+"""Comparison of two runs, from their directories and from the command line."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Run:
     return learn
 
 
-def test_what_was_asked_otherwise_is_all_that_is_named(run: Run, tmp_path: Path) -> None:
+def test_only_different_settings_are_listed(run: Run, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=0.5)
     (pair,) = compare(run("a"), run("b", optimizer=optimizer, data_path=tmp_path / "more.jsonl"))
     rows = {row.name: (row.first, row.second) for row in pair.differences}
@@ -54,7 +54,7 @@ def test_what_was_asked_otherwise_is_all_that_is_named(run: Run, tmp_path: Path)
     assert [line.name for line in pair.curves.first[0].lines] == ["a", "b"]
 
 
-def test_stages_of_two_kinds_are_said_to_be_so_and_null_is_none(run: Run) -> None:
+def test_stages_of_different_kinds_are_marked_and_null_is_none(run: Run) -> None:
     (pair,) = compare(run("a"), run("b", vocabulary_rows=200, lora=LoraConfig(rank=2)))
     assert next(row for row in pair.differences if row.name == "vocabulary_rows").first == "none"
     unlike = replace(
@@ -67,18 +67,18 @@ def test_stages_of_two_kinds_are_said_to_be_so_and_null_is_none(run: Run) -> Non
     assert text_of([pair]).startswith("sft: a (")
 
 
-def test_the_same_run_twice_differs_in_nothing(run: Run) -> None:
+def test_equal_runs_have_no_differences(run: Run) -> None:
     (pair,) = compare(run("a"), run("b"))
     assert pair.differences == []
     assert all(row.first == row.second for row in pair.figures)
     assert "settings that differ: none" in text_of([pair])
 
 
-def test_two_single_stages_are_a_pair_whatever_they_are_called(run: Run) -> None:
+def test_single_stages_are_paired_with_any_names(run: Run) -> None:
     assert len(compare(run("a", "sft"), run("b", "tuning"))) == 1
 
 
-def test_stages_of_larger_runs_are_paired_by_name(run: Run, tmp_path: Path) -> None:
+def test_stages_are_paired_by_name(run: Run, tmp_path: Path) -> None:
     for stage in ("sft", "again"):
         run(f"whole/{stage}", stage)
     pairs = compare(tmp_path / "runs" / "whole", run("b", "again"))
@@ -91,12 +91,12 @@ def test_stages_of_larger_runs_are_paired_by_name(run: Run, tmp_path: Path) -> N
     assert "other" in str(caught.value)
 
 
-def test_a_directory_without_stages_is_named(run: Run, tmp_path: Path) -> None:
+def test_directory_without_stages_is_rejected_by_name(run: Run, tmp_path: Path) -> None:
     with refused(ComparisonError, field=str(tmp_path / "first"), reason="EMPTY"):
         compare(tmp_path / "first", run("a"))
 
 
-def test_from_the_command_line_with_a_page(
+def test_command_prints_a_comparison_and_writes_a_page(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = run("a"), run("b", epochs=2)
@@ -111,7 +111,7 @@ def test_from_the_command_line_with_a_page(
     assert "<script" not in text
 
 
-def test_a_run_that_is_not_there_is_named(
+def test_unknown_run_is_rejected_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for asked in (["compare", "nano-7", "nano-8"], ["report", "nano-7"]):
@@ -123,10 +123,10 @@ def test_a_run_that_is_not_there_is_named(
     assert main(["report", str(tmp_path / "empty"), "--state", "nowhere"]) == 1
     error = capsys.readouterr().err
     assert str(tmp_path / "empty") in error
-    assert "nowhere" not in error  # it was found
+    assert "nowhere" not in error  # the run that exists is not named
 
 
-def test_a_stages_page_is_built_again_with_its_price(
+def test_page_of_a_stage_is_rebuilt_with_a_price(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = run("a")
@@ -139,6 +139,6 @@ def test_a_stages_page_is_built_again_with_its_price(
     assert "$4 per worker" in (directory / "sft" / "report.html").read_text()
 
 
-def test_a_configs_fields_have_their_whole_names_and_the_runs_own_are_left_out() -> None:
+def test_config_fields_have_full_names_without_run_fields() -> None:
     config = {"a": 1, "b": {"c": {"d": 2}}, "output_directory": "x", "lineage": {"version": "v"}}
     assert flat(config) == {"a": 1, "b.c.d": 2}

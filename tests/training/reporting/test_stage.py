@@ -1,4 +1,4 @@
-"""A stage's page: what a run leaves on disk, read as a person would."""
+"""Page of a stage, built from the files of a run."""
 
 import html
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ def line(step: int, elapsed: float, workers: int = 1, tokens: float | None = Non
     )
 
 
-def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
+def test_page_of_a_finished_stage_has_curves_data_and_cost(
     config: SftConfig, tmp_path: Path
 ) -> None:
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
@@ -77,9 +77,7 @@ def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
     assert "<script" not in page
 
 
-def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_page_of_a_failed_stage_shows_its_last_step(config: SftConfig, tmp_path: Path) -> None:
     def fails(config: SftConfig, context: RunContext) -> Manifest:
         def progress(step: Progress) -> None:
             context.progress(step)
@@ -106,7 +104,7 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(
     assert "resumed 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
-def test_a_stage_that_refused_its_data_has_a_page_that_says_why(
+def test_page_of_a_stage_with_invalid_data_shows_the_reason(
     config: SftConfig, tmp_path: Path
 ) -> None:
     config.data_path.write_text("{}\n")
@@ -117,7 +115,7 @@ def test_a_stage_that_refused_its_data_has_a_page_that_says_why(
     assert "no step yet" not in page.read_text()
 
 
-def test_a_stage_that_was_stopped_has_not_failed(config: SftConfig, tmp_path: Path) -> None:
+def test_stopped_stage_has_not_failed(config: SftConfig, tmp_path: Path) -> None:
     def stopped(config: SftConfig, context: RunContext) -> Manifest:
         raise StoppedError("sft: stopped after step 1, which is kept")
 
@@ -126,9 +124,7 @@ def test_a_stage_that_was_stopped_has_not_failed(config: SftConfig, tmp_path: Pa
     assert "no step yet" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
-def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_nothing_is_left_empty() -> (
-    None
-):
+def test_missing_figures_show_how_to_get_them() -> None:
     words = report_rows(
         {
             "stopped_because": "",
@@ -148,7 +144,7 @@ def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_n
     assert report_rows({"label_noise_ceiling": 0.9}) == {"label noise ceiling": "0.9"}
 
 
-def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
+def test_unwritable_page_is_logged_and_does_not_fail_the_run(
     config: SftConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,9 +157,7 @@ def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
     assert not (tmp_path / "runs" / "run" / "report.html").exists()
 
 
-def test_updates_that_taught_nothing_are_told_on_the_page(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_updates_without_signal_are_counted_on_the_page(config: SftConfig, tmp_path: Path) -> None:
     record_start("grpo", config, tmp_path, 1)
     log = ProgressLog(tmp_path / PROGRESS)
     for update, share in enumerate((0.5, 1.0, 1.0), start=1):
@@ -171,12 +165,12 @@ def test_updates_that_taught_nothing_are_told_on_the_page(
     page = write_stage_page(tmp_path)
     assert page is not None
     assert (
-        "In 2 of 3 updates all answers of each group had the same score: these updates had no effect."
-        in page.read_text()
+        "In 2 of 3 updates all answers of each group had the same score: "
+        "these updates had no effect." in page.read_text()
     )
 
 
-def test_every_start_counts_whatever_it_came_to() -> None:
+def test_cost_includes_every_start() -> None:
     cost = cost_of([line(1, 10, 2, 5), line(2, 20, 2, 5), line(2, 4, 3, 5), line(3, 9, 3, 5)])
     assert (cost.seconds, cost.worker_seconds, cost.processor_seconds) == (29, 2 * 20 + 3 * 9, 14.5)
     assert (cost.memory_bytes, cost.tokens, cost.repeated_steps) == (2000, 20, 1)
@@ -184,7 +178,7 @@ def test_every_start_counts_whatever_it_came_to() -> None:
     assert cost.dollars(3.6) == pytest.approx(67 * 0.001)
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
+def test_unknown_cost_is_omitted() -> None:
     nothing = cost_of([])
     assert (nothing.seconds, nothing.tokens, nothing.tokens_per_second, nothing.dollars(None)) == (
         0,
@@ -194,7 +188,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     )
 
 
-def test_lines_from_before_efforts_were_noted_are_read(tmp_path: Path) -> None:
+def test_lines_of_earlier_versions_without_effort_are_read(tmp_path: Path) -> None:
     (tmp_path / PROGRESS).write_text(
         '{"stage": "sft", "step": 1, "total_steps": 2, "metrics": {"loss": 1.5}}\n'
     )
@@ -202,7 +196,7 @@ def test_lines_from_before_efforts_were_noted_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "-1", "much", "inf"])
-def test_a_price_that_is_none_is_refused_by_the_variables_name(
+def test_invalid_price_is_rejected_by_variable_name(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, text)
@@ -212,7 +206,7 @@ def test_a_price_that_is_none_is_refused_by_the_variables_name(
         price_here()
 
 
-def test_a_price_makes_a_cost(
+def test_price_adds_a_cost(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, "2.5")
@@ -225,14 +219,14 @@ def test_a_price_makes_a_cost(
 
 @dataclass(frozen=True)
 class Inner:
-    """A config's part."""
+    """Nested part of a config."""
 
     extra_path: Path
 
 
 @dataclass(frozen=True)
 class Outer:
-    """A config."""
+    """Config with a nested part."""
 
     data_path: Path
     bare_directory: Path
@@ -275,14 +269,12 @@ def test_inputs_are_hashed_by_field_and_outputs_are_not(tmp_path: Path) -> None:
     assert "another config" in page.read_text()
 
 
-def test_a_directory_in_which_nothing_began_has_no_page(tmp_path: Path) -> None:
+def test_directory_without_a_stage_has_no_page(tmp_path: Path) -> None:
     assert write_stage_page(tmp_path) is None
     assert read_stages(tmp_path) == []
 
 
-def test_samples_stand_by_prompt_over_time_and_are_only_words(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_samples_are_grouped_by_prompt_and_escaped(config: SftConfig, tmp_path: Path) -> None:
     log = SampleLog(tmp_path / SAMPLES)
     for step in range(1, 41):
         for prompt in ("Zebra", "An"):
@@ -291,7 +283,7 @@ def test_samples_stand_by_prompt_over_time_and_are_only_words(
     page = write_stage_page(tmp_path)
     assert page is not None
     text = page.read_text()
-    assert text.index("Zebra") < text.index("<h3>An</h3>")  # as the config has them
+    assert text.index("Zebra") < text.index("<h3>An</h3>")  # in the order of the config
     assert "&lt;b&gt;An 1&lt;/b&gt;" in text
     assert "&lt;b&gt;An 40&lt;/b&gt;" in text
     assert text.count("&lt;b&gt;An ") == MOST_SAMPLED_STEPS
@@ -301,12 +293,12 @@ def test_samples_stand_by_prompt_over_time_and_are_only_words(
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")]
 )
-def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
+def test_durations_have_readable_units(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_a_stage_that_writes_where_a_part_of_its_config_says_is_read_too(tmp_path: Path) -> None:
-    """The health: without this every turn of the loop ended in an error, when its page was written."""
+def test_output_directory_of_a_nested_config_is_recorded(tmp_path: Path) -> None:
+    """Cover the health stage; without its record the page of every run failed."""
     recipe = nano(Plan("nano-1", tmp_path, tmp_path / "nano-0"))
     config = HealthConfig(recipe.evaluation, recipe.gate, label_noise=0.1, ceiling=0.9)
     (tmp_path / "health").mkdir()

@@ -1,6 +1,6 @@
-"""Addition of digits below six for GRPO: "a+b=" and its digits, from a policy half-trained by SFT.
+"""Addition of digits below six for GRPO: "a+b=" and its digits, with a policy half-trained by SFT.
 
-200 responses an update, as groups of 16 for 8 prompts collapsed in the reference run.
+An update has 200 responses, because groups of 16 for 8 prompts collapsed in the reference run.
 """
 
 import copy
@@ -32,7 +32,7 @@ PLUS, EQUALS, STOP = 10, 11, 12
 SUMS = [(a, b) for a in range(6) for b in range(6)]
 SFT_STEPS, SFT_ROWS = 40, 64
 UPDATES = 26
-HEADS = 2  # attention on a processor costs by the head
+HEADS = 2  # on a CPU the cost of attention grows with the number of heads
 
 
 def prompt_of(a: int, b: int) -> list[int]:
@@ -44,7 +44,7 @@ def answer_of(a: int, b: int) -> list[int]:
 
 
 def right(rollout: Rollout) -> torch.Tensor:
-    """1 where the response is the sum and ends there, [B]."""
+    """Return 1 for responses that are the sum and end there, [B]."""
     rows = zip(
         rollout.tasks,
         rollout.response_ids_BR.tolist(),
@@ -58,7 +58,7 @@ def right(rollout: Rollout) -> torch.Tensor:
 
 @lru_cache
 def _trained(seed: int, steps: int) -> Decoder:
-    torch.set_num_threads(1)  # threads of products this small wait for each other
+    torch.set_num_threads(1)  # threads slow down such small products
     decoder = Decoder(parse_config(llama_json(13, 64, 2, HEADS, 1, 128)))
     initialise(decoder, seed)
     policy = Backbone(decoder.eval())
@@ -82,12 +82,12 @@ def _trained(seed: int, steps: int) -> Decoder:
 
 
 def half_trained(seed: int) -> Decoder:
-    """Right on about three sums of ten, sampled."""
+    """Return a policy that samples correct sums about three times in ten."""
     return copy.deepcopy(_trained(seed, SFT_STEPS))
 
 
 def beginner(seed: int) -> Decoder:
-    """Knows that digits come first and that a response ends: enough for one update."""
+    """Return a policy that starts with digits and ends responses, sufficient for one update."""
     return copy.deepcopy(_trained(seed, 12))
 
 
@@ -123,7 +123,7 @@ def learn(config: GrpoConfig, score: Score, runs: Path) -> list[Progress]:
 
 
 def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
-    """The policy after learning."""
+    """Train; return the policy."""
     decoder = half_trained(config.seed)
     reference = (
         Backbone(copy.deepcopy(decoder).requires_grad_(False)) if config.kl_coefficient else None

@@ -1,6 +1,4 @@
-"""A reward model of the toy world, learned from pairs whose labels are noisy: what PPO climbs while
-the truth watches.
-"""
+"""Reward model of the toy world, trained on noisy pairs; PPO optimises it against the truth."""
 
 from dataclasses import dataclass
 
@@ -17,14 +15,19 @@ from training.optim.ranks import ALONE
 from training.rl.losses import bradley_terry, centring
 from training.rl.rollout import CachedEngine, Rollout
 
-PAIRS, HELD_OUT = 2560, 1024  # 1,024: the gap to the ceiling is known within 0.02
-BATCH, EPOCHS = 64, 2  # a third epoch begins to learn the noise
-SHARPNESS = 6.0  # of the labels: a perfect judge is right on three of four
+PAIRS, HELD_OUT = 2560, 1024  # with 1,024 the gap to the ceiling is known within 0.02
+BATCH, EPOCHS = 64, 2  # a third epoch starts to fit the noise
+SHARPNESS = 6.0  # sharpness of labels: a perfect judge is right in three of four cases
 
 
 @dataclass(frozen=True)
 class Judged:
-    """accuracy: on held-out labels; ceiling: of the truth itself on the same labels."""
+    """Trained reward model.
+
+    Attributes:
+        accuracy: on held-out labels.
+        ceiling: accuracy of the truth on the same labels.
+    """
 
     reward: RewardModel
     accuracy: float
@@ -32,7 +35,7 @@ class Judged:
 
 
 def train_reward(seed: int) -> Judged:
-    """Bradley-Terry on two responses each of the untrained policy."""
+    """Train with Bradley-Terry on pairs of responses of the untrained policy."""
     responses = sample_pairs(seed)
     gold_B2 = sentiment(responses).view(-1, 2)
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +69,7 @@ def train_reward(seed: int) -> Judged:
 
 
 def sample_pairs(seed: int) -> Rollout:
-    """Two responses to each of PAIRS + HELD_OUT prompts."""
+    """Sample two responses to each of PAIRS + HELD_OUT prompts."""
     prompts = toy_prompts(PAIRS + HELD_OUT, seed=seed).ids
     return CachedEngine(Backbone(toy_decoder(heads=HEADS)), (STOP,)).sample(
         prompts, 2, 12, 1.0, list(range(len(prompts)))
@@ -74,12 +77,12 @@ def sample_pairs(seed: int) -> Rollout:
 
 
 def scores(scalar: ScalarModel, responses: Rollout, pairs: Tensor) -> Tensor:
-    """[B, 2]"""
+    """Return the scores of both responses of each pair, [B, 2]."""
     part = responses.rows(torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten())
     return scalar.at_last(part.ids_BT, part.mask_BT).view(-1, 2)
 
 
 def ordered(scores_B2: Tensor, first_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of what the label prefers, and of the other."""
+    """Return the scores of the preferred and of the other response."""
     swapped_B2 = torch.where(first_B[:, None], scores_B2, scores_B2.flip(1))
     return swapped_B2[:, 0], swapped_B2[:, 1]

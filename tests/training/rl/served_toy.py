@@ -1,6 +1,4 @@
-"""A toy model that serves: answers sampled token by token from its logits, with the log-probs of
-the raw model, and their rows.
-"""
+"""Toy model that serves answers, sampled token by token, with the log-probs of the raw model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +13,12 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.rl.served import ServedAnswer, read_answer
 
-TEMPERATURE = 0.7  # of sampling; log-probs are told of the raw model all the same
+TEMPERATURE = 0.7  # temperature of sampling; log-probs are those of the raw model
 
 
 @torch.no_grad()
 def sharp_model(directory: Path, seed: int = 1) -> Path:
-    """A toy model that is sure of something: fresh weights find all tokens alike, and so all
-    models.
-    """
+    """Return a toy model with peaked distributions; with fresh weights all models are alike."""
     toy_model(directory, seed)
     decoder = load_decoder(directory)
     for parameter in decoder.parameters():
@@ -35,9 +31,7 @@ def sharp_model(directory: Path, seed: int = 1) -> Path:
 def serve(
     chat: Chat, backbone: Backbone, version: str, messages: list[dict[str, str]], seed: int
 ) -> tuple[str, Served]:
-    """One answer and its sample; the end token is forced where none came in time, as if it had been
-    sampled.
-    """
+    """Sample an answer; the end token is forced at the limit, as if it had been sampled."""
     torch.set_num_threads(1)
     prompt = chat.prompt_ids([Message(**message) for message in messages])
     longest = 4 + seed % 9
@@ -53,13 +47,13 @@ def serve(
 
 
 def served_rows(directory: Path, count: int) -> list[dict[str, Any]]:
-    """Lines of thumbs.jsonl: what the model answered to `count` prompts, half of it liked."""
+    """Return lines of thumbs.jsonl with answers to `count` prompts, half of them liked."""
     chat, backbone, rows = load_chat(directory), Backbone(load_decoder(directory)), []
     for number in range(count):
         messages = user(f"{WORDS[number % 8]} {WORDS[number // 8 % 8]} {number}")
         for seed in range(number, number + 100):
             text, served = serve(chat, backbone, directory.name, messages, seed)
-            if text:  # an answer that ends at once, or is no text, nobody rates
+            if text:  # empty answers are not rated
                 break
         line = {"messages": messages, "response": text, "thumb": "up" if number % 2 else "down"}
         rows.append({**line, "prompt_id": str(number), "served": served.fields()})
@@ -67,7 +61,7 @@ def served_rows(directory: Path, count: int) -> list[dict[str, Any]]:
 
 
 def answers_of(rows: list[dict[str, Any]], chat: Chat, **changes: Any) -> list[ServedAnswer]:
-    """As the trainer reads them; `changes` to every sample."""
+    """Read answers like the trainer, with `changes` to every sample."""
     return [
         read_answer(
             replace(served_from(row["served"]), **changes),

@@ -1,4 +1,4 @@
-"""Advantages of groups: against each other, never against other prompts."""
+"""Advantages relative to the group, never to other prompts."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ SCORES = torch.tensor(
 )  # three prompts, four responses each
 
 
-def test_an_advantage_is_the_distance_from_the_mean_of_its_own_group() -> None:
+def test_advantage_is_the_distance_from_the_group_mean() -> None:
     expected = [0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0, -1.5, -0.5, 0.5, 1.5]
     assert group_advantages(SCORES, 4, standardise=False).tolist() == pytest.approx(expected)
 
 
-def test_standardised_groups_have_one_spread_whatever_their_scores() -> None:
+def test_standardised_groups_have_equal_spread() -> None:
     advantages = group_advantages(SCORES, 4, standardise=True).view(3, 4)
     assert advantages[0].tolist() == pytest.approx(
         [1.5, -0.5, -0.5, -0.5], abs=1e-3
@@ -24,6 +24,6 @@ def test_standardised_groups_have_one_spread_whatever_their_scores() -> None:
     assert advantages.sum(dim=1).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
 
 
-def test_a_group_that_all_did_alike_gets_nothing_to_learn_from() -> None:
+def test_group_with_equal_scores_has_no_signal() -> None:
     assert group_advantages(SCORES, 4, standardise=True)[4:8].tolist() == [0, 0, 0, 0]
     assert undecided_groups(SCORES, 4).tolist() == [True] * 4 + [False] * 4 + [True] * 4

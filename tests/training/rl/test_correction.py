@@ -1,4 +1,4 @@
-"""A sampler that is not the trainer: what its tokens weigh, and when its rollouts are refused."""
+"""Corrections for a sampler that differs from the trainer, and rejected rollouts."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from training.rl.correction import (
 from training.rl.losses import Clip, policy_loss
 
 
-def test_a_token_weighs_trainer_over_sampler_up_to_the_cap() -> None:
+def test_token_weight_is_trainer_over_sampler_up_to_the_cap() -> None:
     old, sampler = (
         torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True),
         torch.tensor([[-1.0, -2.0, -0.5]]),
@@ -26,8 +26,11 @@ def test_a_token_weighs_trainer_over_sampler_up_to_the_cap() -> None:
     ).all()
 
 
-def test_corrected_samples_of_another_policy_give_the_exact_gradient() -> None:
-    """A bandit of six arms, sampled from other probabilities than the trainer's."""
+def test_corrected_samples_give_the_exact_gradient() -> None:
+    """Compare with the exact gradient of a bandit with six arms.
+
+    The samples are from other probabilities than those of the trainer.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, generator=generator, requires_grad=True)
     sampler, rewards = torch.randn(6, generator=generator).log_softmax(0), torch.linspace(-1, 1, 6)
@@ -47,7 +50,7 @@ def test_corrected_samples_of_another_policy_give_the_exact_gradient() -> None:
     assert (gradient(torch.ones_like(now)) - exact).abs().max() > 0.05
 
 
-def test_the_mismatch_is_of_real_tokens_and_its_kl_is_not_negative() -> None:
+def test_mismatch_covers_real_tokens_and_its_kl_is_not_negative() -> None:
     old, sampler = torch.tensor([[-1.0, -3.0, 50.0]]), torch.tensor([[-1.5, -2.0, 0.0]])
     figures = mismatch(old, sampler, torch.tensor([[1, 1, 0]]))
     assert figures["sampler_mismatch"].tolist() == pytest.approx([0.5, 1.0])
@@ -55,7 +58,7 @@ def test_the_mismatch_is_of_real_tokens_and_its_kl_is_not_negative() -> None:
     assert mismatch(old, old, torch.ones(1, 3))["sampler_kl"].tolist() == [0, 0, 0]
 
 
-def test_rollouts_of_older_weights_are_refused_beyond_the_limit() -> None:
+def test_rollouts_beyond_the_staleness_limit_are_rejected() -> None:
     check_staleness("update-7", 7, 0)
     check_staleness("update-5", 7, 2)
     too_old = {"field": "max_staleness_updates", "reason": "STALE_ROLLOUT", "limit": "at most 2"}

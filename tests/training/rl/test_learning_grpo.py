@@ -1,6 +1,6 @@
-"""GRPO and its variants learn to add, and a reward that says nothing teaches nothing.
+"""GRPO and its variants learn to add; rewards without information have no effect.
 
-Three seeds each: the first in `make test`, the others in `make test-long`.
+There are three seeds each: the first runs in `make test`, the others in `make test-long`.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def first_and_last(steps: list[Progress], name: str = "score") -> tuple[float, f
         ),
     ],
 )
-def test_the_policy_learns_to_add(variant: str, seed: int, tmp_path: Path) -> None:
+def test_policy_learns_to_add(variant: str, seed: int, tmp_path: Path) -> None:
     steps = learn(addition_config(seed, **VARIANTS[variant]), right, tmp_path)
     before, after = first_and_last(steps)
     assert len(steps) == UPDATES
@@ -58,7 +58,7 @@ def test_the_policy_learns_to_add(variant: str, seed: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_control_a_reward_shuffled_in_the_batch_teaches_nothing(seed: int, tmp_path: Path) -> None:
+def test_control_reward_shuffled_in_the_batch_has_no_effect(seed: int, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(seed)
     truth: list[float] = []
 
@@ -72,8 +72,8 @@ def test_control_a_reward_shuffled_in_the_batch_teaches_nothing(seed: int, tmp_p
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_control_a_random_reward_must_not_raise_the_score(seed: int, tmp_path: Path) -> None:
-    """It may fall: noise is pushed hard where groups are standardised."""
+def test_control_random_reward_does_not_raise_the_score(seed: int, tmp_path: Path) -> None:
+    """Allow a falling score, because standardised groups amplify noise."""
     generator = torch.Generator().manual_seed(seed)
     truth: list[float] = []
 

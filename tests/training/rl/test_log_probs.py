@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens against the whole distribution, and where they are put."""
+"""Log-probabilities of chosen tokens, compared with the whole distribution."""
 
 import pytest
 import torch
@@ -11,14 +11,12 @@ CHOSEN_BT = torch.tensor([[True, False, True, True], [False, True, False, False]
 
 
 def whole(temperature: float) -> torch.Tensor:
-    """Log-probabilities of all tokens at all places."""
+    """Return the log-probabilities of all tokens at all positions."""
     decoder = toy_decoder()
     return (decoder.logits(decoder(IDS_BT)) / temperature).log_softmax(-1)
 
 
-def test_each_chosen_token_is_predicted_by_the_place_before_it_and_the_first_column_by_nothing() -> (
-    None
-):
+def test_chosen_token_is_predicted_by_the_position_before_it() -> None:
     with torch.no_grad():
         decoder, all_BTV = toy_decoder(), whole(1.0)
         found = next_token_log_probs(decoder, decoder(IDS_BT), IDS_BT, CHOSEN_BT)
@@ -26,7 +24,7 @@ def test_each_chosen_token_is_predicted_by_the_place_before_it_and_the_first_col
     assert found.tolist() == pytest.approx([float(value) for value in wanted], abs=1e-5)
 
 
-def test_the_head_runs_on_chosen_places_alone_at_their_temperature() -> None:
+def test_head_runs_only_on_chosen_positions_at_the_temperature() -> None:
     with torch.no_grad():
         decoder, all_BTV = toy_decoder(), whole(0.5)
         found, logits_NV = chosen_log_probs(decoder, decoder(IDS_BT), IDS_BT, CHOSEN_BT, 0.5)
@@ -35,7 +33,7 @@ def test_the_head_runs_on_chosen_places_alone_at_their_temperature() -> None:
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
-def test_values_stand_where_they_were_chosen_and_carry_their_gradient() -> None:
+def test_values_are_scattered_to_their_positions_with_gradient() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
     placed = scatter_back(values, CHOSEN_BT, CHOSEN_BT.shape)
     assert placed.tolist() == [[1.0, 0.0, 2.0, 3.0], [0.0, 4.0, 0.0, 0.0]]

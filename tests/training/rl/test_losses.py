@@ -1,4 +1,4 @@
-"""Losses against arithmetic that was done by hand."""
+"""Losses compared with values computed by hand."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from training.rl.losses import (
 from training.rl.rewards import sequence_kl, token_rewards
 
 
-def test_log_probs_are_those_of_the_sampling_temperature() -> None:
+def test_log_probs_use_the_sampling_temperature() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0]])
     by_hand = 2 / 0.5 - math.log(sum(math.exp(x / 0.5) for x in (0, 1, 2)))
     assert token_log_probs(logits, torch.tensor([2]), 0.5).item() == pytest.approx(
@@ -70,7 +70,7 @@ def test_bradley_terry_of_equal_scores_is_log_two() -> None:
     )
 
 
-def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
+def test_bradley_terry_requires_the_margin() -> None:
     chosen, rejected = (
         torch.tensor([1.0], requires_grad=True),
         torch.tensor([0.0], requires_grad=True),
@@ -82,7 +82,7 @@ def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
     assert rejected.grad is not None and rejected.grad.item() > 0
 
 
-def test_margin_ranking_is_zero_beyond_the_margin_and_asks_one_where_none_is_given() -> None:
+def test_margin_ranking_is_zero_beyond_the_margin_which_defaults_to_one() -> None:
     chosen, rejected = torch.tensor([5.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.0])
     losses = [
         margin_ranking(
@@ -93,19 +93,17 @@ def test_margin_ranking_is_zero_beyond_the_margin_and_asks_one_where_none_is_giv
     assert losses == [0.0, 1.0, 0.5]
 
 
-def test_bradley_terry_of_a_tie_is_cross_entropy_with_a_label_of_one_half() -> None:
+def test_bradley_terry_tie_is_cross_entropy_with_label_one_half() -> None:
     gap = torch.tensor([-7.0, -0.5, 0.0, 2.0], requires_grad=True)
     none, tied = torch.zeros(4), torch.tensor([True] * 4)
     loss = bradley_terry(gap + 3, torch.full((4,), 3.0), none, tied, 4)
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(gap, torch.full((4,), 0.5))
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, gap)
-    assert torch.allclose(
-        gradient, (torch.sigmoid(gap) - 0.5) / 4, atol=1e-6
-    )  # 0 where the scores are equal
+    assert torch.allclose(gradient, (torch.sigmoid(gap) - 0.5) / 4, atol=1e-6)  # 0 for equal scores
 
 
-def test_margin_ranking_of_a_tie_pulls_scores_that_are_further_apart_than_the_margin() -> None:
+def test_margin_ranking_tie_pulls_scores_beyond_the_margin() -> None:
     gap = torch.tensor([-3.0, -0.9, 0.0, 0.9, 3.0], requires_grad=True)
     none, tied = torch.zeros(5), torch.tensor([True] * 5)
     loss = margin_ranking(gap, torch.zeros(5), none, tied, 1)
@@ -114,9 +112,10 @@ def test_margin_ranking_of_a_tie_pulls_scores_that_are_further_apart_than_the_ma
 
 
 @pytest.mark.parametrize("pair_loss", [bradley_terry, margin_ranking])
-def test_a_tie_is_both_orders_by_halves(pair_loss: Callable[..., Tensor]) -> None:
-    """Christiano et al. 2017, section 2.2: a label that is uniform. So it does not matter which
-    response stands first.
+def test_tie_is_the_mean_of_both_orders(pair_loss: Callable[..., Tensor]) -> None:
+    """Check the uniform label of Christiano et al.
+
+    2017, section 2.2. The order of the responses has no influence.
     """
     one, other = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
     none, tied = torch.zeros(6), torch.ones(6, dtype=torch.bool)
@@ -134,7 +133,7 @@ def test_centring_pulls_the_sum_of_a_pair_to_zero() -> None:
     assert centring(torch.tensor([2.0]), torch.tensor([1.0]), 1).item() == 9.0
 
 
-def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far() -> None:
+def test_clipped_surrogate_has_no_gradient_beyond_the_clip() -> None:
     ratios, advantages = (
         torch.tensor([[1.5, 0.5, 1.5, 0.5]]),
         torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
@@ -148,7 +147,7 @@ def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_
     assert result.loss.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4, abs=1e-6)
 
 
-def test_a_positive_advantage_raises_the_log_prob() -> None:
+def test_positive_advantage_raises_the_log_prob() -> None:
     log_probs = torch.zeros(1, 2, requires_grad=True)
     policy_loss(
         log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), Clip()
@@ -159,7 +158,7 @@ def test_a_positive_advantage_raises_the_log_prob() -> None:
     )  # descent raises the first, lowers the second
 
 
-def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
+def test_masked_tokens_have_no_influence_on_the_policy_loss() -> None:
     advantages, mask = torch.tensor([[1.0, 99.0]]), torch.tensor([[1, 0]])
     log_probs = torch.zeros(1, 2, requires_grad=True)
     result = policy_loss(log_probs, torch.tensor([[0.0, -5.0]]), advantages, mask, Clip())
@@ -170,7 +169,7 @@ def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
     assert result.approximate_kl_sum.item() == 0
 
 
-def test_an_absurd_ratio_stays_finite() -> None:
+def test_extreme_ratio_stays_finite() -> None:
     log_probs = torch.tensor([[500.0]], requires_grad=True)
     result = policy_loss(
         log_probs, torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), Clip()
@@ -180,7 +179,7 @@ def test_an_absurd_ratio_stays_finite() -> None:
     assert log_probs.grad is not None and torch.isfinite(log_probs.grad).all()
 
 
-def test_clip_higher_gives_rare_tokens_more_room_upwards_than_downwards() -> None:
+def test_clip_higher_allows_larger_increases() -> None:
     ratios, advantages = (
         torch.tensor([[1.25, 1.3, 0.75, 0.85]]),
         torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
@@ -194,18 +193,19 @@ def test_clip_higher_gives_rare_tokens_more_room_upwards_than_downwards() -> Non
 
 WEIGHTED = torch.tensor(
     [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
-)  # four tokens, two, and a row that teaches nothing
+)  # four tokens, two tokens, and a masked row
 
 
 @pytest.mark.parametrize(
     ("normalisation", "expected"),
     [
-        (Normalisation.TOKEN, [4 / 6, 2 / 6, 0]),  # the long response counts twice the short one
-        (Normalisation.SEQUENCE, [1 / 2, 1 / 2, 0]),  # they count alike
-        (Normalisation.CONSTANT, [4 / 20, 2 / 20, 0]),  # by length, whatever the others' lengths
+        (Normalisation.TOKEN, [4 / 6, 2 / 6, 0]),  # weight proportional to length
+        (Normalisation.SEQUENCE, [1 / 2, 1 / 2, 0]),  # equal weight per response
+        # weight by length, independent of other responses
+        (Normalisation.CONSTANT, [4 / 20, 2 / 20, 0]),
     ],
 )
-def test_each_normalisation_weighs_responses_as_it_says(
+def test_normalisations_weight_responses_as_documented(
     normalisation: Normalisation, expected: list[float]
 ) -> None:
     weights = token_weights(WEIGHTED, ALONE, normalisation, constant_tokens=10)
@@ -213,16 +213,16 @@ def test_each_normalisation_weighs_responses_as_it_says(
     assert (weights > 0).tolist() == WEIGHTED.bool().tolist()
 
 
-def test_a_batch_without_tokens_weighs_nothing_and_divides_by_nothing() -> None:
+def test_empty_batch_has_zero_weights_without_division_by_zero() -> None:
     for normalisation in Normalisation:
         assert token_weights(torch.zeros(2, 3), ALONE, normalisation, 10).tolist() == [[0] * 3] * 2
 
 
-def test_the_value_loss_takes_the_worse_of_clipped_and_unclipped() -> None:
+def test_value_loss_is_the_worse_of_clipped_and_unclipped() -> None:
     old, returns, halves = torch.zeros(1, 2), torch.tensor([[1.0, 0.1]]), torch.full((1, 2), 0.5)
     values = torch.tensor(
         [[1.0, 0.1]], requires_grad=True
-    )  # both exact, but 1.0 jumped further than 0.2
+    )  # both are exact, but 1.0 moved further than 0.2
     loss = value_loss(values, old, returns, halves, 0.2)
     assert loss.item() == pytest.approx(0.5 * (1.0 - 0.2) ** 2 / 2, abs=1e-6)
     far = value_loss(torch.tensor([[3.0, 0.1]]), old, returns, halves, 0.2)
@@ -234,10 +234,8 @@ def kl(drawn_from: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.5])
-def test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled(scale: float) -> None:
-    """All tokens of a vocabulary as so many responses, each weighed by how probable it was to
-    whoever sampled: no noise.
-    """
+def test_kl_estimates_are_exact_in_expectation(scale: float) -> None:
+    """Use all tokens of a vocabulary, weighted by their sampling probability, without noise."""
     generator = torch.Generator().manual_seed(0)
     sampled, other = (
         scale * torch.randn(2, 6, generator=generator, dtype=torch.float64)
@@ -259,7 +257,7 @@ def test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled(scale: 
     assert means == pytest.approx(dict.fromkeys(means, kl(sampled, other)), rel=1e-6)
     assert means["k3"] != pytest.approx(
         kl(other, sampled), rel=1e-3
-    )  # the other way round it would be another
+    )  # the reverse KL has another value
     assert estimates["k3"].min() >= 0 > estimates["k1"].min()
     assert spread(estimates["k3"], sampled) < spread(estimates["k1"], sampled)
 
@@ -273,13 +271,13 @@ def gradient_of(loss: torch.Tensor, *leaves: torch.Tensor) -> list[float]:
     return [gradient.item() for gradient in torch.autograd.grad(loss, leaves)]
 
 
-def test_dpo_of_a_policy_that_is_its_reference_is_log_two() -> None:
+def test_dpo_loss_is_log_two_if_policy_equals_reference() -> None:
     none = torch.zeros(3)
     assert dpo(none, none, none, 0.1, 0.0, 3).item() == pytest.approx(math.log(2), abs=1e-6)
     assert dpo(none, none, none, 0.1, 0.3, 3).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_dpo_weighs_the_gap_by_beta_and_asks_for_the_margin() -> None:
+def test_dpo_scales_the_gap_by_beta_and_requires_the_margin() -> None:
     chosen, rejected = (
         torch.tensor([3.0], requires_grad=True),
         torch.tensor([1.0], requires_grad=True),
@@ -293,7 +291,7 @@ def test_dpo_weighs_the_gap_by_beta_and_asks_for_the_margin() -> None:
     assert for_rejected == -for_chosen
 
 
-def test_smoothed_dpo_stops_where_the_flipped_labels_would_be_even() -> None:
+def test_smoothed_dpo_has_its_minimum_at_the_flip_rate() -> None:
     even = math.log(0.8 / 0.2) / 0.1  # beta gap = logit of the share of right labels
     chosen = torch.tensor([even], requires_grad=True)
     flat = gradient_of(dpo(chosen, torch.zeros(1), torch.zeros(1), 0.1, 0.2, 1), chosen)
@@ -303,21 +301,21 @@ def test_smoothed_dpo_stops_where_the_flipped_labels_would_be_even() -> None:
     assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.0, 1), beyond)[0] < 0
 
 
-def test_a_flipped_label_asks_for_the_margin_on_the_other_side() -> None:
+def test_flipped_label_requires_the_margin_in_reverse() -> None:
     loss = dpo(torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([0.5]), 0.1, 0.2, 1)
     gap = 0.1 * 2 - 0.5
     wanted = 0.8 * math.log(1 + math.exp(-gap)) + 0.2 * math.log(1 + math.exp(gap))
     assert loss.item() == pytest.approx(wanted, abs=1e-6)
 
 
-def test_kto_by_hand() -> None:
+def test_kto_loss_equals_values_computed_by_hand() -> None:
     ratios, up = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False])
     sigmoid = [1 / (1 + math.exp(-x)) for x in (0.1 * (2 - 0.5), 0.1 * (0.5 - 2), 0.1 * (0.5 + 1))]
     wanted = (4 * (1 - sigmoid[0]) + 1 * (1 - sigmoid[1]) + 1 * (1 - sigmoid[2])) / 6
     assert kto(ratios, up, 0.5, 0.1, (4.0, 1.0), 6).item() == pytest.approx(wanted, abs=1e-6)
 
 
-def test_kto_raises_what_is_liked_and_lowers_what_is_not_by_their_weights() -> None:
+def test_kto_raises_liked_and_lowers_disliked_responses_by_weight() -> None:
     ratios = torch.zeros(2, requires_grad=True)
     (gradient,) = torch.autograd.grad(
         kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios

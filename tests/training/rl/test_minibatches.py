@@ -1,4 +1,4 @@
-"""Which rows a step sees, alone and with another rank."""
+"""Rows of minibatches, on one rank and on two."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from training.rl.minibatches import minibatches
 
 @dataclass(frozen=True)
 class WithAnother(Ranks):
-    """Rank 0 of 2, whose neighbour has so many live rows."""
+    """Rank 0 of 2 with a fixed number of live rows on the other rank."""
 
     others: int = 0
 
@@ -19,7 +19,7 @@ class WithAnother(Ranks):
         return value
 
 
-def test_every_row_is_seen_once_in_an_order_of_the_seed() -> None:
+def test_every_row_occurs_once_in_seeded_order() -> None:
     live = torch.ones(12, dtype=torch.bool)
     one, same, other = (list(minibatches(live, 4, seed, ALONE)) for seed in (1, 1, 2))
     assert [len(part) for part in one] == [4, 4, 4]
@@ -28,7 +28,7 @@ def test_every_row_is_seen_once_in_an_order_of_the_seed() -> None:
     assert not torch.equal(torch.cat(one), torch.cat(other))
 
 
-def test_rows_that_teach_nothing_are_left_out_and_the_rest_is_evenly_spread() -> None:
+def test_filtered_rows_are_omitted_and_others_spread_evenly() -> None:
     live = torch.arange(16) % 3 == 0  # six of sixteen
     parts = list(minibatches(live, 4, 1, ALONE))
     assert [len(part) for part in parts] == [3, 3]
@@ -36,7 +36,7 @@ def test_rows_that_teach_nothing_are_left_out_and_the_rest_is_evenly_spread() ->
     assert list(minibatches(torch.zeros(8, dtype=torch.bool), 4, 1, ALONE)) == []
 
 
-def test_a_rank_takes_as_many_steps_of_the_same_size_as_its_neighbour() -> None:
+def test_all_ranks_take_the_same_number_of_equal_steps() -> None:
     live = torch.arange(16) < 2
     parts = list(minibatches(live, 4, 1, WithAnother(0, 2, 0, 2, others=10)))
     assert [len(part) for part in parts] == [4, 3, 3]

@@ -1,8 +1,6 @@
-"""DPO and KTO learn a toy task, and thumbs of angry people collapse KTO unless its weights are
-computed.
+"""DPO and KTO learn a toy task; angry thumbs collapse KTO unless its weights are computed.
 
-As reference/training.md, section 6, but the policy here starts untrained, so what it collapses to
-is one word without end, not silence.
+The policy starts untrained, so collapsed responses are an endless word and not empty.
 """
 
 from pathlib import Path
@@ -54,10 +52,10 @@ def test_dpo_learns_from_noisy_pairs(tmp_path: Path) -> None:
     assert gold >= 0.35
     assert 5 < length < 12
     assert 1 < figures["kl"] < 12
-    assert figures["held_out_accuracy"] > 0.6  # of 0.8, the ceiling
+    assert figures["held_out_accuracy"] > 0.6  # the ceiling is 0.8
 
 
-def test_control_pairs_whose_labels_are_all_chance_teach_nothing(tmp_path: Path) -> None:
+def test_control_random_labels_have_no_effect(tmp_path: Path) -> None:
     models, _ = learn_from_pairs(toy_pairs(512, 0.5), tmp_path)
     assert gold_of(models)[0] < 0.1
 
@@ -71,10 +69,8 @@ def test_kto_learns_from_noisy_thumbs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["equal", "balanced"])
-def test_angry_thumbs_collapse_kto_and_computed_weights_do_not(
-    tmp_path: Path, weights: str
-) -> None:
-    """A fifth of the thumbs is up, as who is disappointed votes four times as often."""
+def test_angry_thumbs_collapse_kto_without_computed_weights(tmp_path: Path, weights: str) -> None:
+    """Use a fifth of thumbs up, because disappointed users vote four times as often."""
     thumbs = toy_thumbs(812, FLIPPED, anger=4.0)
     assert thumbs.ups / len(thumbs.train) < 0.25
     watch = WatchConfig(prompts=128, max_response_tokens=12, kl_ceiling_nats=15.0)

@@ -1,4 +1,4 @@
-"""Log-ratios of whole responses, and the watch that sees responses collapse."""
+"""Log-ratios of whole responses, and detection of collapsed responses."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ EXAMPLES = [TokenisedExample((2, 3, 4), (5, 6, STOP)), TokenisedExample((7, 8), 
 
 @pytest.fixture
 def models() -> PolicyAndReference:
-    """A policy that has left its reference."""
+    """Return a policy that differs from its reference."""
     models = toy_models()
     with torch.no_grad():
         for parameter in models.policy.decoder.parameters():
@@ -31,7 +31,7 @@ def by_hand(models: PolicyAndReference, example: TokenisedExample, which: str) -
     return sum(float(log_probs[start - 1 + i, token]) for i, token in enumerate(example.response))
 
 
-def test_the_log_prob_of_a_response_is_the_sum_over_its_tokens_and_its_end_and_nothing_of_its_prompt(
+def test_response_log_prob_is_the_sum_over_its_tokens_and_end(
     models: PolicyAndReference,
 ) -> None:
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_the_log_prob_of_a_response_is_the_sum_over_its_tokens_and_its_end_and_n
     )
 
 
-def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradient(
+def test_log_ratio_has_a_gradient_for_the_policy_only(
     models: PolicyAndReference,
 ) -> None:
     ratios = models.log_ratios(response_batch(EXAMPLES))
@@ -57,7 +57,7 @@ def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradi
     assert all(parameter.grad is not None for parameter in models.policy.decoder.parameters())
 
 
-def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(
+def test_watch_measures_lengths_and_kl_deterministically(
     models: PolicyAndReference,
 ) -> None:
     prompts = [example.prompt for example in EXAMPLES] * 64
@@ -72,11 +72,13 @@ def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(
 
 @pytest.mark.parametrize(
     ("tokens", "kl", "reason"),
-    [(9.0, 3.0, ""), (2.4, 3.0, "collapsed to 2.4 tokens, below the floor of 2.5"), (12.0, 20.5, "20.50 nats, above the ceiling of 20")],
-)  # fmt: skip
-def test_responses_that_shrink_and_responses_that_never_end_are_both_alarms(
-    tokens: float, kl: float, reason: str
-) -> None:
+    [
+        (9.0, 3.0, ""),
+        (2.4, 3.0, "collapsed to 2.4 tokens, below the floor of 2.5"),
+        (12.0, 20.5, "20.50 nats, above the ceiling of 20"),
+    ],
+)
+def test_short_and_endless_responses_raise_alarms(tokens: float, kl: float, reason: str) -> None:
     alarm = Watch(WatchConfig(), [(2, 3)], (STOP,), 0).alarm(
         10.0, {"response_tokens": tokens, "kl": kl}
     )

@@ -1,4 +1,4 @@
-"""Where rewards land, with which sign, and how advantages follow from them."""
+"""Positions and signs of rewards, and advantages computed from them."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from training.rl.rewards import overlong_penalty, response_scores, sequence_kl, 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
 
 
-def test_the_score_lands_on_the_last_real_token() -> None:
+def test_score_is_on_the_last_real_token() -> None:
     zero = torch.zeros(3, 4)
     rewards = token_rewards(torch.tensor([5.0, 6.0, 7.0]), zero, zero, MASK, 0.1)
     assert rewards.tolist() == [[0, 0, 5, 0], [0, 0, 0, 6], [7, 0, 0, 0]]
@@ -21,20 +21,20 @@ def test_drifting_from_the_reference_costs_beta_per_nat() -> None:
     log_probs, reference = (
         torch.full((3, 4), -1.0),
         torch.full((3, 4), -3.0),
-    )  # the policy likes its tokens more
+    )  # the policy has a higher log-prob
     rewards = token_rewards(torch.zeros(3), log_probs, reference, MASK, 0.1)
     assert torch.allclose(rewards, -0.2 * MASK)
     assert sequence_kl(log_probs, reference, MASK).tolist() == [6.0, 8.0, 2.0]
 
 
-def test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped() -> None:
+def test_unfinished_response_has_a_penalty_and_scores_are_clipped() -> None:
     scores = response_scores(
         torch.tensor([0.5, 0.5, 99.0]), torch.tensor([True, False, True]), 2.0, clip=5.0
     )
     assert scores.tolist() == [0.5, -1.5, 5.0]
 
 
-def test_length_begins_to_cost_only_near_the_limit() -> None:
+def test_length_penalty_starts_near_the_limit() -> None:
     mask = (torch.arange(10) < torch.tensor([[5], [6], [8], [10]])).long()
     assert overlong_penalty(mask, 10, 4).tolist() == [0, 0, 0.5, 1]
     assert overlong_penalty(mask, 10, 0).tolist() == [0, 0, 0, 0]
@@ -52,7 +52,7 @@ def brute_force_gae(
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0)])
-def test_gae_equals_brute_force_whatever_lies_behind_the_mask(discount: float, lam: float) -> None:
+def test_gae_equals_brute_force_and_ignores_masked_values(discount: float, lam: float) -> None:
     generator = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
     dirty = 100.0 * (1 - MASK)
@@ -76,7 +76,7 @@ def test_with_lambda_one_returns_are_monte_carlo() -> None:
     assert returns[0, :3].tolist() == pytest.approx([6.0, 5.0, 3.0], abs=1e-5)
 
 
-def test_whitening_sees_real_tokens_only() -> None:
+def test_whitening_uses_real_tokens_only() -> None:
     values = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     white = whiten(values + 50.0 * (1 - MASK), MASK, ALONE)
     real = white[MASK.bool()]
@@ -94,7 +94,7 @@ def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_
     )
 
 
-def test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon() -> None:
+def test_beta_changes_by_at_most_a_fifth_of_samples_over_horizon() -> None:
     config = KlConfig(initial=0.1, target_nats=4.0, horizon_samples=1000)
     assert next_beta(0.1, 4.0, 100, config) == pytest.approx(0.1)
     assert next_beta(0.1, 4.4, 100, config) == pytest.approx(0.1 * (1 + 0.1 * 0.1))

@@ -1,4 +1,4 @@
-"""Sampling: what ends a response, whose log-probs count, and that rows do not touch each other."""
+"""Sampling: ends of responses, log-probs, and independence of rows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def backbone() -> Backbone:
     return Backbone(decoder)
 
 
-def test_a_mask_ends_with_its_stop_token(backbone: Backbone) -> None:
+def test_mask_ends_with_the_stop_token(backbone: Backbone) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 20, 16, 1.0, [1, 2, 3])
     ids, mask = rollout.response_ids_BR, rollout.response_mask_BR
     assert 0 < rollout.ended_B.sum() < len(mask)
@@ -40,9 +40,7 @@ def test_a_mask_ends_with_its_stop_token(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_the_sampler_and_the_trainer_agree_on_log_probs(
-    backbone: Backbone, temperature: float
-) -> None:
+def test_sampler_and_trainer_have_equal_log_probs(backbone: Backbone, temperature: float) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 4, 12, temperature, [1, 2, 3])
     with torch.no_grad():
         recomputed, _ = response_log_probs(backbone, rollout, temperature)
@@ -50,7 +48,7 @@ def test_the_sampler_and_the_trainer_agree_on_log_probs(
     assert rollout.log_probs_BR.min() < -0.5
 
 
-def test_log_probs_are_of_each_token_given_all_before_it(backbone: Backbone) -> None:
+def test_log_probs_are_conditional_on_all_earlier_tokens(backbone: Backbone) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample([PROMPTS[0]], 1, 6, 1.0, [5])
     with torch.no_grad():
         recomputed, _ = response_log_probs(backbone, rollout, 1.0)
@@ -64,14 +62,14 @@ def test_log_probs_are_of_each_token_given_all_before_it(backbone: Backbone) -> 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
 @pytest.mark.parametrize("rows", [None, [7, 0, 4, 1]])
-def test_a_prompt_that_is_read_once_for_all_its_copies_gives_the_same_log_probs_and_gradients(
+def test_shared_prompts_give_the_same_log_probs_and_gradients(
     family: str, rows: list[int] | None, tmp_path: Path
 ) -> None:
     oracle(family, tmp_path)
     decoder = load_decoder(tmp_path).requires_grad_(True)
     rollout = CachedEngine(Backbone(decoder), (STOP,)).sample(PROMPTS, 3, 9, 1.0, [1, 2, 3])
     assert rollout.copies == 3
-    if rows is not None:  # of a shuffled minibatch: one copy of a prompt, two of another
+    if rows is not None:  # as in a shuffled minibatch: one copy of a prompt, two of another
         rollout = rollout.rows(torch.tensor(rows))
     assert rollout.prompt_mask_BP.min() == 0
     found = []
@@ -89,7 +87,7 @@ def test_a_prompt_that_is_read_once_for_all_its_copies_gives_the_same_log_probs_
         assert torch.allclose(gradients[name], gradient, atol=1e-4, rtol=1e-4), name
 
 
-def test_one_token_responses_need_no_more_than_their_prompts(backbone: Backbone) -> None:
+def test_one_token_responses_need_only_the_prompt_pass(backbone: Backbone) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 2, 1, 1.0, [1, 2, 3])
     with torch.no_grad():
         once, _ = response_log_probs(backbone, rollout, 1.0)
@@ -97,7 +95,7 @@ def test_one_token_responses_need_no_more_than_their_prompts(backbone: Backbone)
     assert (once - rollout.log_probs_BR).abs().max() < 1e-5
 
 
-def test_tokens_are_drawn_as_often_as_their_probability_says(backbone: Backbone) -> None:
+def test_sampled_frequencies_match_probabilities(backbone: Backbone) -> None:
     with torch.no_grad():
         logits = backbone.decoder.logits(backbone.hidden(torch.tensor([PROMPTS[0]])))[:, -1]
     expected = (logits[0] / 0.5).softmax(-1)
@@ -105,9 +103,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(backbone: Backbone)
     drawn = choose(logits.expand(40_000, -1), noise, 0.5)
     frequency = torch.bincount(drawn, minlength=TOKENS) / 40_000
     assert (frequency - expected).abs().max() < 0.01
-    assert (
-        expected - logits[0].softmax(-1)
-    ).abs().max() > 0.05  # another temperature would not pass
+    assert (expected - logits[0].softmax(-1)).abs().max() > 0.05  # another temperature would fail
 
 
 def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
@@ -124,7 +120,7 @@ def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
             context.append(token)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(backbone: Backbone) -> None:
+def test_rows_are_independent(backbone: Backbone) -> None:
     engine = CachedEngine(backbone, (STOP,))
     together = engine.sample(PROMPTS, 2, 10, 1.0, [11, 12, 13])
     alone = engine.sample([PROMPTS[1]], 2, 10, 1.0, [12])
@@ -133,7 +129,7 @@ def test_a_row_does_not_depend_on_its_neighbours(backbone: Backbone) -> None:
     assert not torch.equal(alone.response_ids_BR[0], alone.response_ids_BR[1])
 
 
-def test_impossible_tokens_are_never_drawn() -> None:
+def test_impossible_tokens_are_never_sampled() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(
         1000, -1
     )
@@ -141,7 +137,7 @@ def test_impossible_tokens_are_never_drawn() -> None:
     assert set(choose(logits, noise, 1.0).tolist()) == {1, 3}
 
 
-def test_a_value_is_of_the_state_before_its_token(backbone: Backbone) -> None:
+def test_value_belongs_to_the_state_before_its_token(backbone: Backbone) -> None:
     critic = ScalarModel(backbone, ScalarHead(backbone.decoder.config.hidden_size, seed=1))
     rollout = CachedEngine(backbone, ()).sample(PROMPTS, 1, 8, 1.0, [1, 2, 3])
     changed = rollout.rows(torch.arange(3))
@@ -151,11 +147,11 @@ def test_a_value_is_of_the_state_before_its_token(backbone: Backbone) -> None:
             before_response(critic.everywhere(r.ids_BT, r.mask_BT), r) for r in (rollout, changed)
         )
     assert values.shape == (3, 8)
-    assert torch.equal(values[:, :5], others[:, :5])  # up to and with the state before token 4
+    assert torch.equal(values[:, :5], others[:, :5])  # up to and including the state before token 4
     assert ((values - others)[:, 5:].abs() > 1e-6).all()
 
 
-def test_the_score_is_read_at_the_last_real_token(backbone: Backbone) -> None:
+def test_score_is_read_at_the_last_real_token(backbone: Backbone) -> None:
     scalar = ScalarModel(backbone, ScalarHead(backbone.decoder.config.hidden_size, seed=1))
     ids = torch.tensor([[2, 3, 4, 5, 0, 0], [0, 0, 2, 3, 4, 5]])
     mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]])

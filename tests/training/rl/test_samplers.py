@@ -1,6 +1,4 @@
-"""Samplers apart from the trainer: the same responses, the weights that each update is due, and a
-kill that changes nothing.
-"""
+"""Samplers in other processes: responses, weights per update, and resumed runs."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -34,9 +32,7 @@ from training.stages.state import DirectoryCheckpoints
 
 @dataclass
 class CopiesHere:
-    """PolicyCopies of the policy in this process, which answer when they are waited for, by the weights
-    that they were told to take.
-    """
+    """Copies of the policy in this process, which answer on demand with the received weights."""
 
     backbone: Backbone
     stop_ids: tuple[int, ...]
@@ -65,7 +61,7 @@ class CopiesHere:
 
 
 def copies_of(networks: PpoNetworks, parts: int = 3) -> CopiesHere:
-    """Other weights, until they are told."""
+    """Return copies with other weights until they receive some."""
     return CopiesHere(toy_networks(seed=7).policy, toy_prompts().stop_ids, parts)
 
 
@@ -113,7 +109,7 @@ def weights_of(networks: PpoNetworks) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("parts", [1, 3, 50])
-def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
+def test_copies_sample_like_the_policy(parts: int) -> None:
     networks, prompts, config = toy_networks(), toy_prompts(), short_config()
     copies = copies_of(networks, parts)
     context = RunContext(DirectoryCheckpoints(Path("none")), ProgressList(), samplers=copies)
@@ -135,11 +131,11 @@ def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
         ):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
         torch.testing.assert_close(one.log_probs_BR, other.log_probs_BR, atol=1e-5, rtol=0)
-    # 16 rows, of which a part of one prompt has other columns than the whole.
+    # 16 rows; a part with a single prompt has other columns than the whole.
     assert one.response_mask_BR.shape == (16, one.response_ids_BR.shape[1])
 
 
-def test_each_update_is_sampled_by_its_own_weights_and_nothing_is_begun_after_the_last(
+def test_each_update_uses_its_own_weights_and_none_follows_the_last(
     tmp_path: Path,
 ) -> None:
     copies = copies_of(toy_networks())
@@ -147,7 +143,7 @@ def test_each_update_is_sampled_by_its_own_weights_and_nothing_is_begun_after_th
     assert copies.told == [f"{what} update-{u}" for u in range(3) for what in ("take", "begin")]
 
 
-def test_one_update_ahead_the_next_is_begun_before_this_one_is_learned_from(tmp_path: Path) -> None:
+def test_next_update_is_sampled_ahead_of_the_current_one(tmp_path: Path) -> None:
     copies = copies_of(toy_networks())
     config = short_config(max_staleness_updates=1, importance_cap=2.0, checkpoint_every_updates=3)
     steps, _ = trained(config, tmp_path, copies)
@@ -156,7 +152,7 @@ def test_one_update_ahead_the_next_is_begun_before_this_one_is_learned_from(tmp_
         *(
             "take update-1",
             "begin update-1",
-        ),  # update 2; 3 can follow a checkpoint, so it waits for weights 3
+        ),  # update 2; update 3 can follow a checkpoint, so it waits for weights 3
         *("take update-3", "begin update-3", "begin update-3"),
         *("take update-4", "begin update-4"),
         *("take update-6", "begin update-6"),
@@ -174,7 +170,7 @@ def test_one_update_ahead_the_next_is_begun_before_this_one_is_learned_from(tmp_
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(
+def test_resumed_run_uses_the_same_weights_and_is_bit_identical(
     tmp_path: Path, staleness: int
 ) -> None:
     config = short_config(
@@ -194,7 +190,7 @@ def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(
     assert all(map(torch.equal, weights_of(one), weights_of(other)))
 
 
-def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path) -> None:
+def test_old_or_different_weights_are_rejected(tmp_path: Path) -> None:
     class Late(CopiesHere):
         def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
             return super().begin(request, min(self.kept))
@@ -209,7 +205,7 @@ def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path
     assert re.findall(r"update-\d", str(caught.value)) == ["update-3", "update-4"]
 
 
-def test_what_is_asked_must_be_what_was_begun() -> None:
+def test_request_must_equal_the_started_request() -> None:
     prompts, config = toy_prompts(), short_config()
     copies = copies_of(toy_networks())
     plan = SamplingPlan(
@@ -223,7 +219,7 @@ def test_what_is_asked_must_be_what_was_begun() -> None:
         engine.sample([[2, 3]], 1, 6, 1.0, [1])
 
 
-def test_parts_are_nearly_equal_and_whole() -> None:
+def test_parts_are_nearly_equal_and_complete() -> None:
     def lengths(prompts: int, most: int) -> Sequence[int]:
         request = SampleRequest.of([[row] for row in range(prompts)], 2, 4, 1.0, range(prompts))
         parts = split(request, most)

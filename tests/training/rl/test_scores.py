@@ -1,4 +1,4 @@
-"""A verifier reads what people would read, and knows which task was posed."""
+"""Verifiers get responses as decoded text, with their tasks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def rollout_of(responses: list[list[int]], ended: list[bool]) -> Rollout:
     )
 
 
-def test_it_is_given_task_text_and_whether_the_response_ended(tmp_path: Path) -> None:
+def test_verifier_gets_task_text_and_end_of_the_response(tmp_path: Path) -> None:
     chat = load_chat(toy_model(tmp_path / "model"))
     texts = ["tree", "good house"]
     full = [chat.response_ids(texts[0]), chat.response_ids(texts[1])[:-1]]
@@ -50,7 +50,7 @@ def test_tasks_follow_their_rows() -> None:
     )
 
 
-def test_a_verifier_that_miscounts_is_an_error(tmp_path: Path) -> None:
+def test_wrong_number_of_scores_is_an_error(tmp_path: Path) -> None:
     chat = load_chat(toy_model(tmp_path / "model"))
     with pytest.raises(ValueError, match=r"\bverifier\b.*\b1\b.*\b2\b"):
         score_by_verifier(Remembering(1.0), chat.decode)(rollout_of([[3], [4]], [True, True]))

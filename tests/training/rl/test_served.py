@@ -1,6 +1,4 @@
-"""Served answers against the starting model: the same weights agree, what differs is found and
-named, and what weighs is capped.
-"""
+"""Served answers compared with the starting model: equal weights agree, differences are found."""
 
 import math
 import re
@@ -58,9 +56,7 @@ def held(
     )
 
 
-def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served(
-    served: Path, answers: list[ServedAnswer]
-) -> None:
+def test_equal_weights_give_the_served_log_probs(served: Path, answers: list[ServedAnswer]) -> None:
     measured = measure(Backbone(load_decoder(served)), answers, 5, nullcontext)
     assert [len(one.trainer_N) for one in measured] == [
         len(answer.example.response) for answer in answers
@@ -71,7 +67,7 @@ def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served
     assert any(float(one.served_N.min()) < -1 for one in measured)
 
 
-def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
+def test_sampled_ids_are_used_even_if_the_text_has_other_tokens(
     answers: list[ServedAnswer], chat: Chat
 ) -> None:
     assert all(
@@ -84,7 +80,7 @@ def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
 
 
 def counts(error: Exception) -> list[str]:
-    """The numbers in an error's text, but for those of versions."""
+    """Return the numbers in an error's text, except for those in versions."""
     return re.findall(r"\b\d+\b", re.sub(r"toy-\d", "", str(error)))
 
 
@@ -95,7 +91,7 @@ OTHER_LOG_PROBS = {
 }
 
 
-def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what_was_measured(
+def test_other_weights_with_the_same_name_are_rejected_with_the_figure(
     answers: list[ServedAnswer], tmp_path: Path
 ) -> None:
     other = sharp_model(tmp_path / "toy-0", seed=2)
@@ -108,9 +104,7 @@ def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what
     assert f"{mismatch:.3g}" in str(caught.value)
 
 
-def test_a_trainer_that_shifts_log_probs_by_one_is_found(
-    served: Path, answers: list[ServedAnswer]
-) -> None:
+def test_shifted_log_probs_are_detected(served: Path, answers: list[ServedAnswer]) -> None:
     def shifted(answer: ServedAnswer) -> ServedAnswer:
         assert answer.served
         scores = answer.served.log_probs
@@ -120,10 +114,10 @@ def test_a_trainer_that_shifts_log_probs_by_one_is_found(
         held(served, [shifted(answer) for answer in answers])
 
 
-def test_log_probs_at_the_sampling_temperature_are_found(
+def test_log_probs_at_the_sampling_temperature_are_detected(
     served: Path, answers: list[ServedAnswer]
 ) -> None:
-    """A server that is told to give processed log-probs (vLLM's logprobs_mode)."""
+    """Simulate a server with processed log-probs (vLLM's logprobs_mode)."""
     processed = [
         replace(
             answer,
@@ -139,9 +133,7 @@ def test_log_probs_at_the_sampling_temperature_are_found(
         held(served, processed)
 
 
-def test_another_template_is_found_by_the_number_of_the_prompts_tokens(
-    served: Path, chat: Chat
-) -> None:
+def test_other_template_is_detected_by_the_prompt_length(served: Path, chat: Chat) -> None:
     longer = answers_of(served_rows(served, 4), chat, prompt_tokens=3)
     assert [answer.unfit for answer in longer] == [OTHER_PROMPT] * 4
     with refused(OffPolicyError, field="served", reason="MISMATCH", limit="at most 5%") as caught:
@@ -156,7 +148,7 @@ def test_another_template_is_found_by_the_number_of_the_prompts_tokens(
 @pytest.mark.parametrize(
     ("token_ids", "reason"), [((5, 6, 7), WITHOUT_END), ((5, 6, None), OTHER_TEXT)]
 )
-def test_tokens_of_another_tokenizer_are_not_taken_for_the_text(
+def test_tokens_of_another_tokenizer_are_detected(
     served: Path, chat: Chat, token_ids: tuple[int | None, ...], reason: str
 ) -> None:
     ids = tuple(chat.end_id if token is None else token for token in token_ids)
@@ -166,7 +158,7 @@ def test_tokens_of_another_tokenizer_are_not_taken_for_the_text(
     assert answer.example.response != ids
 
 
-def test_answers_of_another_version_that_do_not_fit_are_learned_from_as_text_and_counted(
+def test_unfit_answers_of_other_versions_are_used_as_text_and_counted(
     served: Path, chat: Chat
 ) -> None:
     others = answers_of(served_rows(served, 4), chat, version="toy-9", prompt_tokens=3)
@@ -175,7 +167,7 @@ def test_answers_of_another_version_that_do_not_fit_are_learned_from_as_text_and
     assert [answer.example.weight for answer in weighed] == [1.0] * 4
 
 
-def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_without_a_sample(
+def test_disallowed_versions_and_unsampled_answers_are_rejected(
     served: Path, answers: list[ServedAnswer]
 ) -> None:
     foreign = [
@@ -197,7 +189,7 @@ def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_wi
     assert set(figures["off_policy"]) == {"toy-0", "toy-7"}  # type: ignore[call-overload]
 
 
-def test_a_few_answers_that_do_not_fit_are_odd_characters_and_many_are_a_wrong_tokenizer(
+def test_few_unfit_answers_are_accepted_and_many_are_rejected(
     served: Path, answers: list[ServedAnswer]
 ) -> None:
     many = [*answers, *answers]
@@ -209,7 +201,7 @@ def test_a_few_answers_that_do_not_fit_are_odd_characters_and_many_are_a_wrong_t
     assert counts(caught.value) == ["2", "24"]
 
 
-def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
+def test_model_is_not_loaded_without_samples(served: Path) -> None:
     def load() -> Backbone:
         raise AssertionError("a model is loaded for nothing")
 
@@ -221,11 +213,11 @@ def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
     assert figures == {"answers_unsampled": 1, "answers_unfit": 0, "off_policy": {}}
 
 
-def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_the_cap(
+def test_answer_weight_is_the_likelihood_ratio_up_to_the_cap(
     served: Path, answers: list[ServedAnswer]
 ) -> None:
     def moved(answer: ServedAnswer, nats: float) -> ServedAnswer:
-        """Served by a version that found its last token so much less likely."""
+        """Return an answer whose last token was less likely when served, by this factor."""
         assert answer.served
         *others, last = answer.served.log_probs
         served = replace(answer.served, version="toy-7", log_probs=(*others, last - nats))
@@ -248,11 +240,10 @@ def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_th
     assert "importance" not in told["off_policy"]["toy-7"]  # type: ignore[index]
 
 
-def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_starting_models() -> (
-    None
-):
-    """All responses of two tokens out of three: the served policy's expectation of anything,
-    weighed, is the starting model's.
+def test_weighted_responses_have_the_expectation_of_the_starting_model() -> None:
+    """Use all responses of two tokens out of three.
+
+    The weighted expectation under the served policy equals that of the starting model.
     """
     dice = torch.Generator().manual_seed(0)
     start_33, serving_33 = (torch.randn(3, 3, generator=dice).log_softmax(-1) for _ in range(2))
@@ -272,7 +263,7 @@ def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_start
     assert abs(unweighed - wanted) > 0.05
 
 
-def test_figures_are_of_tokens_by_version() -> None:
+def test_figures_are_per_token_and_version() -> None:
     near = Measured("a", torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]))
     far = Measured("a", torch.tensor([-1.0]), torch.tensor([-4.0]))
     other = Measured("b", torch.tensor([-1.0]), torch.tensor([-1.0]))
@@ -287,11 +278,11 @@ def test_figures_are_of_tokens_by_version() -> None:
     ("field", "value", "limit"),
     [("mismatch_limit_nats", 0.0, "above 0"), ("importance_cap", 0.5, "at least 1")],
 )
-def test_rules_that_mean_nothing_are_refused(field: str, value: float, limit: str) -> None:
+def test_invalid_settings_are_rejected(field: str, value: float, limit: str) -> None:
     with refused(ConfigError, field=field, reason="OUT_OF_RANGE", limit=limit):
         OffPolicyConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_a_sample_is_whole() -> None:
+def test_sample_must_be_complete() -> None:
     with refused(SampleError, field="log_probs", reason="MISMATCH", limit="2"):
         Served("v", (1, 2), (-1.0,))

@@ -1,7 +1,6 @@
-"""A toy world for policy learning: 24 tokens, some good, some bad; the score is (good - bad) /
-length.
+"""Toy world of policy learning: 24 tokens, some good, some bad; the score is (good - bad) / length.
 
-Numbers as in the reference run: 2 layers, one thread, 40 updates in a few seconds.
+The model has 2 layers and one thread; 40 updates take a few seconds.
 """
 
 import copy
@@ -26,8 +25,8 @@ from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
-# of what learns for long, as attention on a processor costs by the head; other tests split four
-# across workers
+# Heads of models that train for long, because the cost of attention on a CPU grows with heads;
+# other tests split four heads over workers.
 HEADS = 2
 GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
@@ -35,7 +34,7 @@ GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 def toy_decoder(
     seed: int = 1, hidden_size: int = 32, heads: int = 4, family: str = "llama"
 ) -> Decoder:
-    torch.set_num_threads(1)  # threads of products this small wait for each other
+    torch.set_num_threads(1)  # threads slow down such small products
     shape = llama_json(TOKENS, hidden_size, 2, heads, heads // 2, 2 * hidden_size)
     decoder = Decoder(parse_config(shape | FAMILIES[family]))
     initialise(decoder, seed)
@@ -59,7 +58,7 @@ def toy_prompts(count: int = 64, seed: int = 3) -> Prompts:
 
 
 def sentiment(rollout: Rollout) -> torch.Tensor:
-    """(good - bad) / length without the stop token, [B]."""
+    """Return (good - bad) / length without the stop token, [B]."""
     ids, mask = rollout.response_ids_BR, rollout.response_mask_BR
     good = torch.isin(ids, torch.tensor(GOOD)).float() * mask
     bad = torch.isin(ids, torch.tensor(BAD)).float() * mask

@@ -1,8 +1,7 @@
-"""Preferences of the toy world: pairs and thumbs on answers of the untrained policy, some flipped
-or angry.
+"""Preferences of the toy world: pairs and thumbs on answers of the untrained policy, some flipped.
 
-Half of the reference run (training.md, section 6): 1,024 pairs or thumbs, or a fifth of 812 answers
-where the angry ones vote.
+There are 1,024 pairs or thumbs, or a fifth of 812 answers with votes of angry users, half of an
+earlier measurement.
 """
 
 import copy
@@ -35,9 +34,7 @@ def toy_models(seed: int = 1) -> PolicyAndReference:
 def toy_responses(
     count: int, each: int, seed: int = 5
 ) -> tuple[list[list[TokenisedExample]], list[list[float]]]:
-    """What the untrained policy answers to `count` prompts, `each` times, and how good each answer
-    is.
-    """
+    """Return `each` answers of the untrained policy to `count` prompts, with their true scores."""
     torch.set_num_threads(1)
     prompts = toy_prompts(count, seed).ids
     rollout = CachedEngine(Backbone(toy_decoder()), (STOP,)).sample(
@@ -56,8 +53,9 @@ def toy_responses(
 
 
 def toy_pairs(count: int, flipped: float, seed: int = 5) -> dpo.Pairs:
-    """The better of two answers is chosen, but for a share of flipped labels. Every sixteenth
-    prompt is held out.
+    """Return pairs whose better answer is chosen, except for a fraction of flipped labels.
+
+    Every sixteenth prompt is held out.
     """
     dice = random.Random(seed)
     pairs = []
@@ -71,8 +69,9 @@ def toy_pairs(count: int, flipped: float, seed: int = 5) -> dpo.Pairs:
 
 
 def toy_thumbs(count: int, flipped: float, anger: float = 1.0, seed: int = 5) -> kto.Thumbs:
-    """A thumb up for an answer above the middle, but for a share of flipped ones; who is angry
-    votes `anger` times as often.
+    """Return thumbs up for answers above the median, except for a fraction of flipped ones.
+
+    Angry users vote `anger` times as often.
     """
     dice = random.Random(seed)
     examples, golds = toy_responses(count, 1, seed)
@@ -126,7 +125,7 @@ def toy_kto(**changes: object) -> kto.KtoConfig:
 
 
 def gold_of(models: PolicyAndReference, prompts: int = 256) -> tuple[float, float]:
-    """Mean score and mean length of what the policy answers now to prompts of its own."""
+    """Return mean score and mean length of the policy's answers to separate prompts."""
     rollout = CachedEngine(models.policy, (STOP,)).sample(
         toy_prompts(prompts, 11).ids, 1, 12, 1.0, range(prompts)
     )
@@ -134,8 +133,9 @@ def gold_of(models: PolicyAndReference, prompts: int = 256) -> tuple[float, floa
 
 
 class Half(Ranks):
-    """One of two workers, asked alone: it remembers its part of each sum, in place of what the
-    other would add.
+    """One of two workers, run alone.
+
+    Records its part of each sum instead of adding the other part.
     """
 
     def __init__(self, rank: int) -> None:
@@ -148,7 +148,7 @@ class Half(Ranks):
 
 
 def gradients(models: PolicyAndReference) -> list[Tensor]:
-    """The policy's gradients, taken off it."""
+    """Return the gradients of the policy, and clear them."""
     found = [
         parameter.grad.clone()
         for parameter in models.policy.decoder.parameters()

@@ -48,7 +48,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name != "one"
     ],
 )
-def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) -> None:
+def test_every_layout_trains_like_one_process(name: str, run: str, layouts: Path) -> None:
     one, other = (LAYOUTS.figures(layouts, by, run) for by in ("one", name))
     assert {key.split()[0] for key in one} >= {"1", "2", "3"}
     assert any(key.endswith("gradient_norm") for key in one)
