@@ -1,4 +1,4 @@
-"""Commands next to the loop over gRPC: snapshots and erasures, with exclusive access to the state."""
+"""Commands next to the loop over gRPC: snapshots and erasures with exclusive state access."""
 
 import json
 import os

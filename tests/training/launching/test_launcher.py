@@ -1,4 +1,4 @@
-"""Launches against a fake API server; tests play KubeRay step by step during the launcher's sleeps."""
+"""Launches against a fake API server; tests play KubeRay during the sleeps of the launcher."""
 
 import json
 from collections.abc import Callable, Iterator
