@@ -38,7 +38,7 @@ def liking(asked: str, answer: str) -> float:
 
 
 def speaker(model: Path) -> ChatModel:
-    """The model, on one thread: two wait for each other where tests run side by side."""
+    """Open the model with one thread, as parallel tests share the cores."""
     torch.set_num_threads(1)
     return ChatModel(model)
 

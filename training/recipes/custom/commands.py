@@ -137,7 +137,9 @@ def _run(
 
 def _initial_text(stage: StageRun[Any], directory: Path) -> str:
     """Return the text to display before the first step."""
-    return resume_text(directory) or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
+    return resume_text(directory) or (
+        FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else ""
+    )
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:
