@@ -68,7 +68,7 @@ def test_manifests_and_figures_remain_and_record_the_erasure(kept: StateFolder) 
         open_snapshot(turn.snapshot.directory)
     assert read_manifest(turn.snapshot.directory).erased[0]["time"] in str(caught.value)
     report = (turn.directory / "report.html").read_text()
-    assert "Learned from what is gone now: 1 erasure since." in report
+    assert "Learned from erased feedback: 1 erasure since." in report
     assert "win rate" in report
 
 
