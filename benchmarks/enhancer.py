@@ -14,13 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from services.enhancer.edits import EditKind
-from services.enhancer.grammar import Grammar
-from services.enhancer.known_words import extra_counts
-from services.enhancer.language import LanguageDetector
+from services.enhancer.correction.edits import EditKind
+from services.enhancer.correction.grammar import Grammar
+from services.enhancer.correction.known_words import extra_counts
+from services.enhancer.correction.language import LanguageDetector
+from services.enhancer.correction.spelling import Speller
+from services.enhancer.correction.vocabulary import read_vocabulary
 from services.enhancer.prompt import Enhancer
-from services.enhancer.spelling import Speller
-from services.enhancer.vocabulary import read_vocabulary
 from training.recipes.guardrail.packages import EVALUATION_LOCK, LOCKS, TRAINING_LOCK, installed
 
 TYPO_LOCK = LOCKS / "enhancer_evaluation.txt"

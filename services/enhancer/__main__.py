@@ -9,14 +9,14 @@ from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.enhancer.access import CALLERS
-from services.enhancer.grammar import Grammar
-from services.enhancer.known_words import extra_counts
-from services.enhancer.language import LanguageDetector
+from services.enhancer.correction.grammar import Grammar
+from services.enhancer.correction.known_words import extra_counts
+from services.enhancer.correction.language import LanguageDetector
+from services.enhancer.correction.spelling import Speller
+from services.enhancer.correction.vocabulary import read_vocabulary
 from services.enhancer.prompt import Enhancer
 from services.enhancer.servicer import NAME, EnhancerServicer
 from services.enhancer.settings import EnhancerSettings
-from services.enhancer.spelling import Speller
-from services.enhancer.vocabulary import read_vocabulary
 
 
 @asynccontextmanager

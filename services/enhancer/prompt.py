@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.enhancer.confusions import confusion_edits
-from services.enhancer.edits import Draft, Edit, EditKind
-from services.enhancer.grammar import Grammar
-from services.enhancer.known_words import ABBREVIATIONS
-from services.enhancer.language import LanguageDetector
-from services.enhancer.protected import ProtectedSpan, is_code, masked, protected_spans
-from services.enhancer.sentences import capital_edits, question_or_statement, run_on_edit
-from services.enhancer.spacing import spacing_edits
-from services.enhancer.spelling import Speller, TypedWord
+from services.enhancer.correction.confusions import confusion_edits
+from services.enhancer.correction.edits import Draft, Edit, EditKind
+from services.enhancer.correction.grammar import Grammar
+from services.enhancer.correction.known_words import ABBREVIATIONS
+from services.enhancer.correction.language import LanguageDetector
+from services.enhancer.correction.protected import ProtectedSpan, is_code, masked, protected_spans
+from services.enhancer.correction.sentences import capital_edits, question_or_statement, run_on_edit
+from services.enhancer.correction.spacing import spacing_edits
+from services.enhancer.correction.spelling import Speller, TypedWord
 
 MASK = "_"
 MAX_ROUNDS = 8

@@ -20,11 +20,10 @@ from thumbwheel.feedback.v1.feedback_pb2_grpc import add_FeedbackLogServiceServi
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.access import CALLERS
 from services.feedback.commands import add_commands, compaction_of, run_command
 from services.feedback.compaction.schedule import run_compaction
-from services.feedback.database import open_database
 from services.feedback.events import Stream
 from services.feedback.lake.catalogue import Catalogue
 from services.feedback.lake.ledger import Ledger
@@ -53,6 +52,7 @@ from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.sealer import Sealer, overtaken_turns
+from services.feedback.store.database import open_database
 from services.feedback.streams import FEEDBACK, TURNS, AcceptOptions, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"

@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
-from services.feedback.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.events import Stream
 from services.feedback.lake import archive
 from services.feedback.lake.audit import audit
@@ -19,6 +18,7 @@ from services.feedback.principals.erasures import Erasures
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.log import LogView
+from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.streams import Stores
 
 

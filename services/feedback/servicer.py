@@ -10,7 +10,8 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
-from services.feedback import codec, metrics
+from services.feedback import metrics
+from services.feedback import wire as codec
 from services.feedback.events import (
     Stream,
     Thumb,

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.feedback import codec, metrics
+from services.feedback import metrics
+from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger

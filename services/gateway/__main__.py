@@ -27,15 +27,14 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
 from services.gateway.access import with_access_check
-from services.gateway.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
-from services.gateway.answer_store import AnswerStore
-from services.gateway.answer_writer import AnswerTiming
-from services.gateway.authentication import Authenticator, TokenVerifier
+from services.gateway.answering.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
+from services.gateway.answering.answer_store import AnswerStore
+from services.gateway.answering.answer_writer import AnswerTiming
+from services.gateway.answering.chat import Chat, Peers
+from services.gateway.answering.generation import Timeouts
 from services.gateway.background_tasks import background_tasks
-from services.gateway.chat import Chat, Peers
-from services.gateway.database import DatabaseBehindError, open_database
-from services.gateway.feedback import Feedback
-from services.gateway.generation import Timeouts
+from services.gateway.feedback.own_data import OwnData
+from services.gateway.feedback.submission import Feedback
 from services.gateway.http.account import Account
 from services.gateway.http.app import make_app
 from services.gateway.http.loop_files import LoopFiles
@@ -43,23 +42,23 @@ from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import PageApi
 from services.gateway.http.router import Router
 from services.gateway.http.server import serving_http
-from services.gateway.key_commands import (
+from services.gateway.identity.authentication import Authenticator, TokenVerifier
+from services.gateway.identity.key_commands import (
     add_key_commands,
     add_migrate_command,
     run_key_command,
     run_migrate_command,
 )
-from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import OWNER, ApiKeys, owner_secret, stored_key
+from services.gateway.identity.key_store import SqlKeyStore
+from services.gateway.identity.keys import OWNER, ApiKeys, owner_secret, stored_key
 from services.gateway.loop_metrics import LoopMetrics
-from services.gateway.own_data import OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
 from services.gateway.peers.session import SessionPeer
-from services.gateway.quotas import Quotas
+from services.gateway.quotas.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
@@ -67,9 +66,10 @@ from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.quota_store import ValkeyQuotaStore
 from services.gateway.shared.turns import SharingIntervals, shared_turns
 from services.gateway.shared.valkey_client import ValkeyClient, open_valkey
-from services.gateway.single_replica import SingleReplica
-from services.gateway.turn_trace import traced
-from services.gateway.turns import SharedState, TurnLimits, Turns
+from services.gateway.store.database import DatabaseBehindError, open_database
+from services.gateway.turns.single_replica import SingleReplica
+from services.gateway.turns.trace import traced
+from services.gateway.turns.turns import SharedState, TurnLimits, Turns
 
 log = logging.getLogger(__name__)
 
@@ -203,9 +203,9 @@ async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVeri
     # The import takes 0.5 s of processor time, saved at the start of a gateway without issuers.
     import aiohttp
 
-    from services.gateway.oidc import OidcVerifier
+    from services.gateway.identity.oidc import OidcVerifier
+    from services.gateway.identity.signing_keys import KeyAgeLimits, SigningKeys
     from services.gateway.peers.issuer import IssuerPeer
-    from services.gateway.signing_keys import KeyAgeLimits, SigningKeys
 
     http = await stack.enter_async_context(aiohttp.ClientSession())
     ages = KeyAgeLimits(

@@ -15,8 +15,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import bind_call, current_call
-from services.gateway.authentication import Authenticator
-from services.gateway.credential import ANONYMOUS, Credential, Scope
+from services.gateway.identity.authentication import Authenticator
+from services.gateway.identity.credential import ANONYMOUS, Credential, Scope
 
 
 @dataclass(frozen=True)

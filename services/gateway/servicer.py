@@ -9,7 +9,8 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
-from services.gateway.feedback import (
+from services.gateway.feedback.own_data import Consent, Erasure, OwnData
+from services.gateway.feedback.submission import (
     Correction,
     Durability,
     Feedback,
@@ -18,11 +19,10 @@ from services.gateway.feedback import (
     Retraction,
     Thumb,
 )
-from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
-from services.gateway.request import Role, check_request, check_uuid, field_error
-from services.gateway.translation import event_message, turn_request
-from services.gateway.turns import Turns
+from services.gateway.turns.request import Role, check_request, check_uuid, field_error
+from services.gateway.turns.turns import Turns
+from services.gateway.wire import event_message, turn_request
 
 DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
 

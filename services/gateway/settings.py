@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.gateway.credential import DEFAULT_SCOPES, Scope
-from services.gateway.issuers import ALGORITHMS, Algorithm, Issuer, is_safe_url
-from services.gateway.keys import NAME
-from services.gateway.quota import Allowance, Holder
-from services.gateway.quotas import OutagePolicy, QuotaRules
+from services.gateway.identity.credential import DEFAULT_SCOPES, Scope
+from services.gateway.identity.issuers import ALGORITHMS, Algorithm, Issuer, is_safe_url
+from services.gateway.identity.keys import NAME
+from services.gateway.quotas.quota import Allowance, Holder
+from services.gateway.quotas.quotas import OutagePolicy, QuotaRules
 
 MIN_SECRET_CHARACTERS = 16
 DATABASE_URL = Field(

@@ -18,28 +18,28 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.generator.access import CALLERS
-from services.generator.canary import CanaryController
-from services.generator.current_rollout import (
+from services.generator.answering.engine import Engine, Timeouts
+from services.generator.answering.model_server import HttpModelServer
+from services.generator.answering.presets import PresetError
+from services.generator.answering.routing import Router
+from services.generator.answering.running_generations import RunningGenerations
+from services.generator.kubernetes.api import (
+    NoServiceAccountError,
+    open_kubernetes_api,
+    read_namespace,
+)
+from services.generator.kubernetes.inference_services import InferenceServices, KubernetesTarget
+from services.generator.rollout.canary import CanaryController
+from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
     CurrentRollout,
     RolloutStore,
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.engine import Engine, Timeouts
-from services.generator.inference_services import InferenceServices, KubernetesTarget
-from services.generator.kubernetes_api import (
-    NoServiceAccountError,
-    open_kubernetes_api,
-    read_namespace,
-)
-from services.generator.manifest import ManifestError, manifest_version
-from services.generator.model_server import HttpModelServer
-from services.generator.presets import PresetError
-from services.generator.reconcile import ReconcileIntervals, Reconciler
-from services.generator.rollout import Deployment, Rollout
-from services.generator.routing import Router
-from services.generator.running_generations import RunningGenerations
+from services.generator.rollout.manifest import ManifestError, manifest_version
+from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler
+from services.generator.rollout.rollout import Deployment, Rollout
 from services.generator.servicer import (
     GENERATOR_NAME,
     ROLLOUT_NAME,
@@ -47,7 +47,7 @@ from services.generator.servicer import (
     RolloutServicer,
 )
 from services.generator.settings import GeneratorSettings, ServingMode
-from services.generator.store import RolloutFile
+from services.generator.store.store import RolloutFile
 
 
 @asynccontextmanager
@@ -137,7 +137,7 @@ async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutSto
         return
     # Imported here because SQLAlchemy costs 0.5 s and 14 MB, and an embedded start does not need
     # the database.
-    from services.generator.database import open_rollout_row
+    from services.generator.store.database import open_rollout_row
 
     async with open_rollout_row(settings.database_url, settings.database_seconds) as row:
         await row.require_migrations()
@@ -202,7 +202,7 @@ def main() -> None:
     settings = load_settings(GeneratorSettings)
     if command == "migrate":
         # Imported here so that a start of the service does not pay for alembic.
-        from services.generator.migrate import migrate
+        from services.generator.store.migrate import migrate
 
         if not settings.database_url:
             sys.exit(

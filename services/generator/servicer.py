@@ -6,10 +6,10 @@ from typing import Any
 
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from services.generator.canary import CanaryController
-from services.generator.current_rollout import CurrentRollout
-from services.generator.engine import Engine
-from services.generator.reconcile import Reconciler, shares
+from services.generator.answering.engine import Engine
+from services.generator.rollout.canary import CanaryController
+from services.generator.rollout.current_rollout import CurrentRollout
+from services.generator.rollout.reconcile import Reconciler, shares
 from services.generator.wire import (
     canary_request_from,
     generate_event,

@@ -5,11 +5,17 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2, sample_pb2
 
 from services.chassis.errors import InvalidArgumentError
-from services.generator.canary import CanaryRequest
-from services.generator.engine import Finished, FinishReason, GenerateRequest, Message, Selected
-from services.generator.presets import Overrides, Task
-from services.generator.reconcile import State, Status
-from services.generator.rollout import Rollout
+from services.generator.answering.engine import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    Selected,
+)
+from services.generator.answering.presets import Overrides, Task
+from services.generator.rollout.canary import CanaryRequest
+from services.generator.rollout.reconcile import State, Status
+from services.generator.rollout.rollout import Rollout
 
 MAX_USER_KEY_CHARACTERS = 256
 MAX_TEXT_CHARACTERS = 32_768

@@ -8,9 +8,9 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.guardrail.access import CALLERS
-from services.guardrail.classifier import read_classifier
+from services.guardrail.detection.classifier import read_classifier
+from services.guardrail.detection.personal_spans import personal_spans
 from services.guardrail.metrics import VERDICTS
-from services.guardrail.personal_spans import personal_spans
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings

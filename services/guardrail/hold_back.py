@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from services.guardrail.normalization import fold_characters
-from services.guardrail.secret_spans import PEM, PEM_END
-from services.guardrail.spans import Span
+from services.guardrail.detection.normalization import fold_characters
+from services.guardrail.detection.secret_spans import PEM, PEM_END
+from services.guardrail.detection.spans import Span
 
 # Scripts without spaces. Every character counts as a word; otherwise a whole Chinese answer would
 # be held back.

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.guardrail.classifier import Classifier
+from services.guardrail.detection.classifier import Classifier
+from services.guardrail.detection.normalization import variants
+from services.guardrail.detection.personal_spans import personal_spans
+from services.guardrail.detection.rules import match_answer, match_request
+from services.guardrail.detection.secret_spans import secret_spans
+from services.guardrail.detection.spans import Span
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
-from services.guardrail.normalization import variants
-from services.guardrail.personal_spans import personal_spans
-from services.guardrail.rules import match_answer, match_request
-from services.guardrail.secret_spans import secret_spans
-from services.guardrail.spans import Span
 from services.guardrail.verdict import Action, Category, Stage, Verdict, strictest
 
 Observer = Callable[[Stage, Verdict], None]
@@ -136,6 +136,6 @@ def _release(pending: str, decided: DecidedPrefix) -> Release:
 def policy_version(weights_digest: str, phone_region: str) -> str:
     """Return a hash of everything that affects verdicts: weights, settings, and this package."""
     digest = hashlib.sha256(f"{weights_digest} {phone_region}".encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

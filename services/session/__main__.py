@@ -20,23 +20,23 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.session.access import CALLERS
-from services.session.backends import migrate, open_database
 from services.session.conversation import Conversations
-from services.session.database import DatabaseLimits
 from services.session.erasure import Erasure
 from services.session.identifiers import IdGenerator
-from services.session.lease import Lease
-from services.session.outbox import Outbox
-from services.session.relay import Relay, RelayIntervals
-from services.session.schema import OutdatedSchemaError
+from services.session.relay.lease import Lease
+from services.session.relay.outbox import Outbox
+from services.session.relay.relay import Relay, RelayIntervals
+from services.session.relay.turn_log import FeedbackTurnLog
+from services.session.relay.turn_record import TurnRecorder
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
-from services.session.store import Store
-from services.session.tokens import TokenizerMissingError, load_counter
-from services.session.turn_begin import ContextRules, TurnBeginner
-from services.session.turn_finish import TurnFinisher
-from services.session.turn_log import FeedbackTurnLog
-from services.session.turn_record import TurnRecorder
+from services.session.store.backends import migrate, open_database
+from services.session.store.database import DatabaseLimits
+from services.session.store.schema import OutdatedSchemaError
+from services.session.store.store import Store
+from services.session.turns.begin import ContextRules, TurnBeginner
+from services.session.turns.finish import TurnFinisher
+from services.session.turns.tokens import TokenizerMissingError, load_counter
 from services.session.wire import encode_turn_record
 
 

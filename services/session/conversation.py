@@ -9,7 +9,7 @@ from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import Caller
 from services.session.limits import check_page_size, check_uuid
 from services.session.message import Conversation, FinishReason, Message, Page, Role
-from services.session.store import Store
+from services.session.store.store import Store
 
 MAX_TITLE_CHARACTERS = 80
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")

@@ -12,8 +12,8 @@ from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
 from services.session.limits import check_uuid
 from services.session.message import Conversation
-from services.session.store import OwnedRows, Store
-from services.session.turn_record import TurnRecorder
+from services.session.relay.turn_record import TurnRecorder
+from services.session.store.store import OwnedRows, Store
 
 # Limits of one transaction of EraseUser, so that other transactions run in between. A single
 # conversation may exceed MAX_MESSAGES.

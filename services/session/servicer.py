@@ -10,8 +10,8 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.identity import require_caller
 from services.session.conversation import Conversations
 from services.session.erasure import Erasure
-from services.session.turn_begin import TurnBeginner
-from services.session.turn_finish import TurnFinisher
+from services.session.turns.begin import TurnBeginner
+from services.session.turns.finish import TurnFinisher
 from services.session.wire import (
     answer_from,
     conversation_proto,

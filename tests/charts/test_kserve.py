@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.generator.inference_object import (
+from services.generator.kubernetes.inference_object import (
     FOLDER,
     VERSION,
     inference_service,

@@ -33,7 +33,6 @@ from services.chassis.errors import from_rpc
 from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
 from services.chassis.server import serving
 from services.feedback.__main__ import wiring
-from services.feedback.database import connect, migrate
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, Cluster
 from services.feedback.kafka.topic import partition_views
 from services.feedback.lake import parquet
@@ -42,6 +41,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStore
 from services.feedback.lake.s3_store import S3Location, S3Store
 from services.feedback.settings import FeedbackSettings
+from services.feedback.store.database import connect, migrate
 from tests.servers import Bucket, KafkaServer, PostgresServer
 from tests.services.feedback.history import History, PartitionKey, violations
 from tests.services.feedback.objects import decode

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from services.feedback import tables
 from services.feedback.compaction.compaction import (
     Compaction,
     CompactionOptions,
@@ -27,7 +26,6 @@ from services.feedback.compaction.compaction import (
 )
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.runs import RunLimits
-from services.feedback.database import connect, migrate, open_database
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
@@ -36,6 +34,8 @@ from services.feedback.lake.orphans import find_orphans
 from services.feedback.lake.s3_store import S3Store
 from services.feedback.lake.segment_object import DamagedObjectError, read_segment
 from services.feedback.principals.erasures import Erasures
+from services.feedback.store import tables
+from services.feedback.store.database import connect, migrate, open_database
 from tests.servers import PostgresServer, S3Server
 from tests.services.feedback.compacted import CompactedLog
 from tests.services.feedback.s3_stores import place

@@ -18,8 +18,6 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.database import connect
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
@@ -28,6 +26,8 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.folder import inspect
+from services.feedback.store import tables
+from services.feedback.store.database import connect
 from tests.services.feedback.objects import decode
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from infra.embedded.environment import read_environment
-from services.gateway.key_commands import add_key_commands, run_key_command
+from services.gateway.identity.key_commands import add_key_commands, run_key_command
 from training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,6 @@ from pathlib import Path
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
-from services.feedback.database import open_database
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.compacted_segments import ReadableSegment
@@ -15,6 +14,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.lake.segment_object import read_segment
 from services.feedback.principals.erasures import Erasures
+from services.feedback.store.database import open_database
 from services.session.identifiers import ERASED, turn_event_id
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack

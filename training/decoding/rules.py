@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.decoding.rows import DecodingError
 
-MAX_TEMPERATURE = 2.0  # the same limit as in services/generator/presets.py
+MAX_TEMPERATURE = 2.0  # the same limit as in services/generator/answering/presets.py
 GREEDY_BELOW = 0.01  # as above; smaller divisors are numerically useless
 
 

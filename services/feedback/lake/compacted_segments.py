@@ -23,7 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from services.feedback import tables
+from services.feedback.store import tables
 
 STREAM = bindparam("of", type_=String)
 AFTER = bindparam("after", type_=BigInteger)

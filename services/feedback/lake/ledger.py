@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, up
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import DetailedError, UnavailableError
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.lake.compacted_segments import (
     PAGE_SIZE,
@@ -26,6 +25,7 @@ from services.feedback.lake.compacted_segments import (
 )
 from services.feedback.lake.retracted import retracted_answers
 from services.feedback.principals.erased_rows import Owner, erased_among
+from services.feedback.store import tables
 
 MAX_OFFSET = 2**63 - 1
 _LOCK_STREAM = text("""

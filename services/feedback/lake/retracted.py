@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, select
 
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.events import Stream
+from services.feedback.store import tables
 
 # The session service derives event ids in the same way (proto: TurnEvent.event_id); a test compares
 # both.

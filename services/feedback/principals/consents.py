@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select, text
 
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.lake.ledger import transaction
+from services.feedback.store import tables
 
 _UPSERT = text("""
     INSERT INTO consents (principal, training, update_us)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, func, select
 
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.principals.sealing import KEY_ID_RANGE
+from services.feedback.store import tables
 
 
 @dataclass(frozen=True)

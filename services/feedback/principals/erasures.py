@@ -17,13 +17,13 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
 from services.chassis.errors import NotFoundError
-from services.feedback import tables
 from services.feedback.chunks import chunks
-from services.feedback.database import scrub
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import lock_stream, transaction
 from services.feedback.principals.data_keys import shred
 from services.feedback.principals.erased_rows import ErasedRowMask, erased_row_mask
+from services.feedback.store import tables
+from services.feedback.store.database import scrub
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
 
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
@@ -23,6 +22,7 @@ from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.projections.thumbs import ThumbCount
 from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
 
 Key = tuple[str, str, str]
 """Principal, model version and arm of an exposure."""

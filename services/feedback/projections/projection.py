@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 
 from services.chassis.telemetry import fields
-from services.feedback import tables
 from services.feedback.lake import parquet
 from services.feedback.lake.compacted_segments import PAGE_SIZE, pages, readable_segments
 from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
@@ -26,6 +25,7 @@ from services.feedback.lake.retracted import retracted_answers, retracted_rows
 from services.feedback.lake.segment_object import DamagedObjectError, read_segment
 from services.feedback.principals.erased_rows import erased_row_mask
 from services.feedback.sink.sink import Position
+from services.feedback.store import tables
 
 CHECK_SECONDS = 300.0
 

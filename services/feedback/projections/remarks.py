@@ -15,7 +15,6 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine, delete, select
 
 from services.chassis.errors import UnavailableError
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.events import Correction, FeedbackEvent, Retraction, Subject, Thumb, Words
 from services.feedback.lake import parquet
@@ -28,6 +27,7 @@ from services.feedback.projections.projection import Projection, advance_positio
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
 
 KEY_COLUMNS = ("principal", "message_id", "subject")
 Key = tuple[str, str, str]

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, func, select
 
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
 from services.feedback.lake import parquet
@@ -25,6 +24,7 @@ from services.feedback.projections.projection import Projection, advance_positio
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
 
 KEY_COLUMNS = ("principal", "message_id")
 Key = tuple[str, str]

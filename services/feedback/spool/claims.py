@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.lake.ledger import committed_fingerprints, delete_claims, transaction
 from services.feedback.projections.thumbs import Change, Key, ThumbState
 from services.feedback.spool.accept import Claim, Claims
 from services.feedback.spool.frames import Entry
+from services.feedback.store import tables
 
 log = logging.getLogger(__name__)
 

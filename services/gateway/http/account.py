@@ -3,8 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.credential import Credential, Scope
 from services.gateway.http.router import ProtectedRoute, Router
+from services.gateway.identity.credential import Credential, Scope
 
 
 class Account:

@@ -19,7 +19,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.gateway.http.rate_limits import rate_limit_headers
-from services.gateway.quotas import QuotaError
+from services.gateway.quotas.quotas import QuotaError
 
 
 class BodyTooLargeError(InvalidArgumentError):

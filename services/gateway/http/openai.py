@@ -9,7 +9,6 @@ from starlette.responses import JSONResponse, Response
 
 from services.chassis.errors import NotFoundError, ServiceError
 from services.chassis.identity import require_caller
-from services.gateway.events import TurnEvent
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
@@ -18,8 +17,9 @@ from services.gateway.http.openai_response import Completion, model_entry
 from services.gateway.http.rate_limits import rate_limit_headers
 from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.request import ROLLOUT_MODEL
-from services.gateway.turns import Turns
+from services.gateway.turns.events import TurnEvent
+from services.gateway.turns.request import ROLLOUT_MODEL
+from services.gateway.turns.turns import Turns
 
 Events = AsyncGenerator[TurnEvent, None]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.gateway.request import (
+from services.gateway.turns.request import (
     MAX_HISTORY,
     MODEL_PATTERN,
     DisconnectPolicy,

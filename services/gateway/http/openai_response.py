@@ -7,7 +7,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.gateway.events import Completed, FinishReason, Started, TextDelta, TurnEvent, Usage
+from services.gateway.turns.events import (
+    Completed,
+    FinishReason,
+    Started,
+    TextDelta,
+    TurnEvent,
+    Usage,
+)
 
 ID_PREFIX = "chatcmpl-"
 # FAILED is absent, because a failed turn ends with an error.

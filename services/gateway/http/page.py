@@ -22,8 +22,8 @@ from services.gateway.http.errors import error_body
 from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.request import field_error
 from services.gateway.servicer import ChatServicer, FeedbackServicer
+from services.gateway.turns.request import field_error
 
 Events = AsyncGenerator[chat_pb2.ChatEvent, None]
 # The servicers do not use the gRPC context.

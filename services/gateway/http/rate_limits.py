@@ -5,8 +5,8 @@ Unlimited resources have no header.
 
 import math
 
-from services.gateway.quota import Limit
-from services.gateway.quotas import QuotaLevels
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import QuotaLevels
 
 
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:

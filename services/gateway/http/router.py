@@ -14,10 +14,10 @@ from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, trace_id, tracer
 from services.gateway.access import ROUTES, Rule, authorize
-from services.gateway.authentication import Authenticator
-from services.gateway.credential import Credential
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
+from services.gateway.identity.authentication import Authenticator
+from services.gateway.identity.credential import Credential
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)

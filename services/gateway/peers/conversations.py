@@ -9,7 +9,7 @@ from services.chassis.channel import call_unary
 from services.chassis.errors import ServiceError
 from services.chassis.telemetry import fields
 from services.gateway.peers.feedback import FeedbackPeer
-from services.gateway.request import check_uuid, field_error
+from services.gateway.turns.request import check_uuid, field_error
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.gateway.events import Prompt
-from services.gateway.translation import text_edit
+from services.gateway.turns.events import Prompt
+from services.gateway.wire import text_edit
 
 
 class EnhancerPeer:

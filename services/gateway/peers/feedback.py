@@ -9,8 +9,14 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
-from services.gateway.feedback import Correction, Durability, FeedbackEvent, Retraction, Thumb
-from services.gateway.own_data import Consent, Erasure
+from services.gateway.feedback.own_data import Consent, Erasure
+from services.gateway.feedback.submission import (
+    Correction,
+    Durability,
+    FeedbackEvent,
+    Retraction,
+    Thumb,
+)
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}

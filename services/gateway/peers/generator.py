@@ -8,10 +8,10 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from services.chassis.channel import call_stream, call_unary
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import require_caller
-from services.gateway.events import FinishReason, Usage
-from services.gateway.generation import Finished, GenerateEvent, Sample, Selected
-from services.gateway.request import ROLLOUT_MODEL, Message, TurnRequest
-from services.gateway.translation import (
+from services.gateway.answering.generation import Finished, GenerateEvent, Sample, Selected
+from services.gateway.turns.events import FinishReason, Usage
+from services.gateway.turns.request import ROLLOUT_MODEL, Message, TurnRequest
+from services.gateway.wire import (
     FINISH_REASONS,
     TASK_NUMBERS,
     TASKS,

@@ -6,7 +6,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
-from services.gateway.guard import Action, InputVerdict, OutputVerdict
+from services.gateway.answering.guard import Action, InputVerdict, OutputVerdict
 from services.gateway.peers.output_checks import Check, OutputChecks, Result
 
 PEER = "guardrail"

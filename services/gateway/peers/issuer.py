@@ -8,7 +8,7 @@ import aiohttp
 from jwt import PyJWK, PyJWTError
 
 from services.chassis.errors import UnavailableError
-from services.gateway.issuers import is_safe_url
+from services.gateway.identity.issuers import is_safe_url
 
 DISCOVERY = "/.well-known/openid-configuration"
 MAX_BYTES = 256 * 1024

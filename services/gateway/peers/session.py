@@ -5,11 +5,11 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.identity import request_id_from
-from services.gateway.events import Prompt
-from services.gateway.feedback import RatedMessage
-from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
-from services.gateway.sessions import Answer, StartedTurn, StoredAnswer
-from services.gateway.translation import (
+from services.gateway.answering.sessions import Answer, StartedTurn, StoredAnswer
+from services.gateway.feedback.submission import RatedMessage
+from services.gateway.turns.events import Prompt
+from services.gateway.turns.request import Message, Regenerate, TurnRequest, UserInput
+from services.gateway.wire import (
     FINISH_REASON_NUMBERS,
     FINISH_REASONS,
     ROLES,

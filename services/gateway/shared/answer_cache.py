@@ -4,13 +4,13 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from services.gateway.answer_cache import CachedAnswer, CacheKey
-from services.gateway.events import Usage
-from services.gateway.generation import Selected
+from services.gateway.answering.answer_cache import CachedAnswer, CacheKey
+from services.gateway.answering.generation import Selected
 from services.gateway.metrics import CACHE_RESULTS
-from services.gateway.request import Task
 from services.gateway.shared.encryption import DecryptionError, KeyDerivation
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
+from services.gateway.turns.events import Usage
+from services.gateway.turns.request import Task
 
 # KEYS: answer, index of the tenant's answers by age. ARGV: encrypted answer, ms to live, maximum
 # number of answers.

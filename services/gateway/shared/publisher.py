@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from services.chassis.errors import UnavailableError
 from services.gateway.metrics import SHARED_EVENTS
+from services.gateway.shared.errors import StoreUnavailableError
 from services.gateway.shared.turn_log import End, TurnLog
-from services.gateway.shared_store import StoreUnavailableError
-from services.gateway.turn import Turn
+from services.gateway.turns.turn import Turn
 
 # An answer has at most 4,096 tokens, so a normal turn stays below both limits.
 MAX_EVENTS = 10_000
@@ -66,7 +66,8 @@ class Publisher:
             for progress in self._turns.values()
             if progress.turn.message_id == message_id
         ]
-        return any([turn.cancel() for turn in found])
+        cancelled = [turn.cancel() for turn in found]
+        return any(cancelled)
 
     def forget(self, caller_key: str) -> None:
         """Stop publishing the ended turns of a user."""
@@ -99,7 +100,7 @@ class Publisher:
     async def drain(self, seconds: float) -> None:
         """Wait for the ends of turns to be written, up to a time limit."""
         until = time.monotonic() + seconds
-        while self.busy and time.monotonic() < until:
+        while self.busy and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(self._linger_seconds)
 
     def _mark(self, attempt: str) -> None:

@@ -8,7 +8,7 @@ then those of the tenant.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.gateway.quota import Limit, Window
+from services.gateway.quotas.quota import Limit, Window
 from services.gateway.shared.valkey_client import Script
 
 ACCOUNT = """

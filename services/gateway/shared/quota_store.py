@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.gateway.quota import (
+from services.gateway.quotas.quota import (
     CHECK_ORDER,
     TURN_RETRY_SECONDS,
     WINDOWS,

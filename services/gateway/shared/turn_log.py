@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ERROR_BY_CODE, ServiceError, UnavailableError
-from services.gateway.events import TurnEvent
 from services.gateway.shared.encryption import DecryptionError, Encryptor, KeyDerivation
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
-from services.gateway.translation import event_message, turn_event_from
-from services.gateway.turn import Turn
+from services.gateway.turns.events import TurnEvent
+from services.gateway.turns.turn import Turn
+from services.gateway.wire import event_message, turn_event_from
 
 MAX_REQUESTS = 1_000
 STOP_REQUEST_SECONDS = 60

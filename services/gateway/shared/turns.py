@@ -11,18 +11,18 @@ from functools import partial
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.background_tasks import background_tasks
-from services.gateway.events import TurnEvent
 from services.gateway.metrics import CLAIMS, HANDED_OVER, REMOTE_STOPS
-from services.gateway.request import field_error
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.erasure_requests import ErasureRequests
+from services.gateway.shared.errors import StoreUnavailableError
 from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.remote_readers import RemoteReaders
 from services.gateway.shared.turn_log import TurnLog, TurnState
 from services.gateway.shared.valkey_client import ValkeyClient
-from services.gateway.shared_store import StoreUnavailableError
-from services.gateway.turn import Claim, Turn
-from services.gateway.turns import answer_restarted, turn_not_found
+from services.gateway.turns.events import TurnEvent
+from services.gateway.turns.request import field_error
+from services.gateway.turns.turn import Claim, Turn
+from services.gateway.turns.turns import answer_restarted, turn_not_found
 
 # A claim fails against a concurrent claim. The new state is then examined.
 MAX_CLAIMS = 3
@@ -56,7 +56,7 @@ class ValkeyTurns:
             if in_doubt:
                 # A running turn may be missing in Valkey. Its gateway republishes within a lease.
                 give_up_at = time.monotonic() + DOUBT_LEASES * self._lease_seconds
-                while (
+                while (  # noqa: ASYNC110
                     await self._log.state(turn.message_id) is None and time.monotonic() < give_up_at
                 ):
                     await asyncio.sleep(PROPAGATION_SECONDS / 5)

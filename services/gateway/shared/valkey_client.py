@@ -28,7 +28,7 @@ from valkey.exceptions import (
 
 from services.chassis.telemetry import fields
 from services.gateway.metrics import VALKEY_ERRORS, VALKEY_SECONDS, VALKEY_UP
-from services.gateway.shared_store import StoreUnavailableError
+from services.gateway.shared.errors import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class ValkeyClient:
                 call.reply.set_exception(StoreUnavailableError())
 
     async def _reconnect(self) -> None:
-        while await self._probe():
+        while await self._probe():  # noqa: ASYNC110
             await asyncio.sleep(self._probe_seconds)
         VALKEY_UP.labels("valkey").set(1)
         log.info(

@@ -15,7 +15,7 @@ READ = """
 import json
 from dataclasses import asdict
 from services.chassis.settings import load_settings
-from services.feedback.database import open_database
+from services.feedback.store.database import open_database
 from services.feedback.events import Stream
 from services.feedback.kafka.topic import look_at
 from services.feedback.lake import parquet

@@ -42,7 +42,7 @@ UNWRAP = """
 from sqlalchemy import select
 from services.chassis.settings import load_settings
 from services.feedback import tables
-from services.feedback.database import open_database
+from services.feedback.store.database import open_database
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.master_key import MasterKey
 from services.feedback.settings import FeedbackSettings

@@ -8,7 +8,7 @@ from infra.images import packages
 from infra.images.build import JARS, locks_of
 from infra.images.catalogue import ROOT, read_catalogue
 from infra.images.containerfile import render
-from services.generator.presets import PRESETS_FILE
+from services.generator.answering.presets import PRESETS_FILE
 
 CATALOGUE = read_catalogue()
 
@@ -25,7 +25,10 @@ def test_every_service_is_in_an_image_and_paths_exist() -> None:
 
 
 def test_images_that_read_presets_contain_the_presets() -> None:
-    readers = [Path("services/generator/presets.py"), Path("training/decoding/presets.py")]
+    readers = [
+        Path("services/generator/answering/presets.py"),
+        Path("training/decoding/presets.py"),
+    ]
     reading = {
         name
         for name, image in CATALOGUE.images.items()

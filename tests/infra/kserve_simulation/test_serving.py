@@ -25,7 +25,7 @@ from infra.deploy.images import load_images
 from infra.deploy.port_forward import forward_port
 from infra.deploy.storage import prepare_storage
 from infra.kserve_simulation.running import controller, install_resources
-from services.generator.inference_object import inference_service, read_template
+from services.generator.kubernetes.inference_object import inference_service, read_template
 from tests.infra.deploy.clusters import empty_cluster
 from tests.journeys.client import Client
 from tests.support.errors import refused

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from infra.kserve_simulation.status import NO_RUNTIME, reconcile_failed, status_of
-from services.generator.inference_object import Observed, observe
+from services.generator.kubernetes.inference_object import Observed, observe
 from tests.infra.kserve_simulation.deployments import (
     AVAILABLE,
     BEGINNING,

@@ -2,12 +2,12 @@
 
 import pytest
 
-from services.enhancer.grammar import Grammar
-from services.enhancer.known_words import extra_counts
-from services.enhancer.language import LanguageDetector
+from services.enhancer.correction.grammar import Grammar
+from services.enhancer.correction.known_words import extra_counts
+from services.enhancer.correction.language import LanguageDetector
+from services.enhancer.correction.spelling import Speller
+from services.enhancer.correction.vocabulary import read_vocabulary
 from services.enhancer.prompt import Enhancer
-from services.enhancer.spelling import Speller
-from services.enhancer.vocabulary import read_vocabulary
 
 
 @pytest.fixture(scope="session")

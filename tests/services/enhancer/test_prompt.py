@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.enhancer.edits import apply
+from services.enhancer.correction.edits import apply
 from services.enhancer.prompt import Enhancer, SkipReason
 
 

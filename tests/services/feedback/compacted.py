@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Engine
 
-from services.feedback.codec import feedback_entry, turn_entry
 from services.feedback.compaction.compaction import Compaction, CompactionOptions, CompactionStep
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.runs import RunLimits
@@ -20,6 +19,7 @@ from services.feedback.lake.segment_object import read_segment
 from services.feedback.projections.thumbs import fold
 from services.feedback.sink.sink import FlushLimits, Sink, StreamFormat
 from services.feedback.spool.frames import Entry, Record
+from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn
 
 DAY = 86_400

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback import tables
-from services.feedback.database import connect, migrate, open_database
+from services.feedback.store import tables
+from services.feedback.store.database import connect, migrate, open_database
 from tests.servers import PostgresServer
 from tests.services.feedback.databases import open_sqlite, without_authorities
 

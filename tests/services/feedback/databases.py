@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.database import connect, migrate, open_database
+from services.feedback.store.database import connect, migrate, open_database
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.retracted import retraction_event_id

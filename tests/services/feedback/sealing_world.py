@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, Table, select
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
@@ -21,6 +21,7 @@ from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NewEventCount, NoClaims
 from services.feedback.spool.sealer import Sealer, overtaken_turns
 from services.feedback.spool.spool import Spool
+from services.feedback.store import tables
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 

@@ -14,8 +14,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from infra.supervision.ports import free_port
 from services.feedback.__main__ import main
-from services.feedback.database import open_database
 from services.feedback.lake.ledger import Ledger
+from services.feedback.store.database import open_database
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, MASTER, name, thumb, turn
 

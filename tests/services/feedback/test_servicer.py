@@ -26,7 +26,7 @@ from services.feedback.__main__ import wiring
 from services.feedback.lake import parquet
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import OffsetOutOfRangeError
-from services.feedback.tables import partitions
+from services.feedback.store.tables import partitions
 from tests.services.feedback.databases import open_sqlite, put_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import (

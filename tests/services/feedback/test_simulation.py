@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, update
 
-from services.feedback import tables
 from services.feedback.lake.ledger import Lease, Segment
 from services.feedback.sink.sink import Sink, SinkStep
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.objects import decode
 from tests.services.feedback.simulation import check_sound, is_caught

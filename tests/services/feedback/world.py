@@ -12,7 +12,7 @@ from pathlib import Path
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import UnavailableError
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.lake.ledger import (
     Batch,
     FencedError,

@@ -22,21 +22,21 @@ from services.chassis.admission import Admission
 from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
 from services.gateway.access import with_access_check
-from services.gateway.authentication import Authenticator
-from services.gateway.events import FinishReason, Started
-from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
-from services.gateway.keys import ApiKeys, mint
-from services.gateway.own_data import Consent, Erasure, OwnData
+from services.gateway.feedback.own_data import Consent, Erasure, OwnData
+from services.gateway.feedback.submission import Durability, Feedback, FeedbackEvent, RatedMessage
+from services.gateway.identity.authentication import Authenticator
+from services.gateway.identity.keys import ApiKeys, mint
 from services.gateway.peers.conversations import ConversationsPeer
-from services.gateway.request import Role
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.turn import Turn
-from services.gateway.turns import TurnLimits, Turns
+from services.gateway.turns.events import FinishReason, Started
+from services.gateway.turns.request import Role
+from services.gateway.turns.turn import Turn
+from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica
 from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
+from tests.services.gateway.identity.test_keys import CountingStore
 from tests.services.gateway.mutations import UUID, mutants
 from tests.services.gateway.test_denied import METHODS, VALID
-from tests.services.gateway.test_keys import CountingStore
 
 SEED = 7
 HERE, OVER_THE_WIRE, MANY = 500, 30, 1_000_000

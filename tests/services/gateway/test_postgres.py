@@ -13,22 +13,22 @@ import pytest
 from sqlalchemy import select, text
 
 from services.chassis.errors import UnavailableError
-from services.gateway.credential import ALL_SCOPES, DEFAULT_SCOPES
-from services.gateway.database import (
+from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
+from services.gateway.identity.key_commands import add_migrate_command, run_migrate_command
+from services.gateway.identity.key_store import SqlKeyStore
+from services.gateway.identity.keys import ApiKeys, digest_of, mint, new_secret
+from services.gateway.store.database import (
     MIGRATION_LOCK,
     REVISIONS,
     DatabaseBehindError,
     migrate,
     open_database,
 )
-from services.gateway.key_commands import add_migrate_command, run_migrate_command
-from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import ApiKeys, digest_of, mint, new_secret
-from services.gateway.tables import users
+from services.gateway.store.tables import users
 from tests.servers import PostgresServer
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
-from tests.services.gateway.test_database import differences
-from tests.services.gateway.test_keys import ADA, reason_of, run_at
+from tests.services.gateway.identity.test_keys import ADA, reason_of, run_at
+from tests.services.gateway.store.test_database import differences
 from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]

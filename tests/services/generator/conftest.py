@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.generator.database import ROLLOUT
-from services.generator.migrate import migrate
+from services.generator.store.database import ROLLOUT
+from services.generator.store.migrate import migrate
 from tests.servers import PostgresServer
 
 

@@ -9,8 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from services.generator.rollout import user_fraction
+from services.generator.rollout.rollout import user_fraction
 from tests.services.generator.predictor import FakePredictor, predictor_server
+from tests.services.generator.rollout.test_canary import (
+    CANDIDATES_USER,
+    STABLES_USER,
+    error_of,
+    until,
+)
 from tests.services.generator.service import (
     Stubs,
     ask,
@@ -19,7 +25,6 @@ from tests.services.generator.service import (
     text_of,
     until_ready,
 )
-from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
 
 USERS = [f"acme/user {number}" for number in range(30)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.services.generator.kubernetes import (
+from tests.services.generator.fake_kubernetes import (
     CONFIG_MAP,
     FakeKubernetes,
     blocked,
@@ -17,6 +17,12 @@ from tests.services.generator.kubernetes import (
     ready,
 )
 from tests.services.generator.predictor import FakePredictor, predictor_server
+from tests.services.generator.rollout.test_canary import (
+    CANDIDATES_USER,
+    STABLES_USER,
+    error_of,
+    until,
+)
 from tests.services.generator.service import (
     Stubs,
     generator_service,
@@ -25,7 +31,6 @@ from tests.services.generator.service import (
     text_of,
     until_ready,
 )
-from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
 
 
 async def run_fake_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.guardrail.classifier import Classifier, read_classifier
+from services.guardrail.detection.classifier import Classifier, read_classifier
 from services.guardrail.policy import Policy
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Stage, Verdict

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.guardrail.classifier import Classifier
+from services.guardrail.detection.classifier import Classifier
 from services.guardrail.policy import Policy, policy_version
 from services.guardrail.rejection import TEXTS
 from services.guardrail.verdict import Action, Category, Stage, Verdict, strictest

@@ -18,8 +18,8 @@ from services.chassis.errors import from_rpc
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from services.session.__main__ import wiring
-from services.session.database import DatabaseLimits
 from services.session.settings import SessionSettings
+from services.session.store.database import DatabaseLimits
 from tests.services.session.tokenizer import write_tokenizer
 
 ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))

@@ -11,14 +11,14 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
-from services.session.backends import open_database
-from services.session.database import Database
 from services.session.erasure import MAX_CONVERSATIONS, MAX_MESSAGES, Erasure
 from services.session.message import Conversation, FinishReason, Message, Role
-from services.session.rows import conversation_row, message_row
-from services.session.store import Store
-from services.session.tables import conversations, messages, outbox, turns
-from services.session.turn_record import TurnRecorder
+from services.session.relay.turn_record import TurnRecorder
+from services.session.store.backends import open_database
+from services.session.store.database import Database
+from services.session.store.rows import conversation_row, message_row
+from services.session.store.store import Store
+from services.session.store.tables import conversations, messages, outbox, turns
 from services.session.wire import encode_turn_record
 from tests.services.session.service import (
     ADA,

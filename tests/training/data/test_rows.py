@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.events import (
     ContextMessage,
     Correction,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.generator import presets as served
+from services.generator.answering import presets as served
 from tests.support.errors import refused
 from training.decoding import presets, rules, tasks, text
 from training.decoding.rows import DecodingError

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.guardrail import classifier as service_classifier
-from services.guardrail import features, normalization
+from services.guardrail.detection import classifier as service_classifier
+from services.guardrail.detection import features, normalization
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from training.recipes.guardrail import features as training_features
 from training.recipes.guardrail import fit

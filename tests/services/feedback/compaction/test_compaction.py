@@ -7,8 +7,6 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.codec import feedback_entry, turn_entry
 from services.feedback.compaction.compaction import CompactionStep, StoppedError
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.compaction.schedule import compact_all
@@ -18,6 +16,8 @@ from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import find_orphans
 from services.feedback.projections import thumbs
 from services.feedback.projections.experiments import catch_up as rebuild_exposures
+from services.feedback.store import tables
+from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.samples import erased, garbage, thumb
 

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, select, update
 
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.codec import feedback_entry, turn_entry
 from services.feedback.compaction.compaction import CompactionOptions, CompactionStep
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.lake import parquet
@@ -25,6 +23,8 @@ from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.retracted import retraction_event_id
 from services.feedback.spool.frames import Entry
+from services.feedback.store import tables
+from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import Engine, update
 
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.codec import feedback_entry, turn_entry
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
 from services.feedback.lake.object_store import Directory
+from services.feedback.store import tables
+from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.compacted import OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.samples import correction, erased, name, retraction, thumb, turn
 

@@ -5,7 +5,6 @@ import uuid
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.codec import turn_entry
 from services.feedback.compaction.retraction_range import (
     MAX_CLOCK_SKEW_US,
     RetractionRange,
@@ -14,6 +13,7 @@ from services.feedback.compaction.retraction_range import (
 )
 from services.feedback.events import Stream
 from services.feedback.lake.segment_object import DamagedObjectError
+from services.feedback.wire import turn_entry
 from services.session.identifiers import IdGenerator
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
 from tests.services.feedback.faults import Faults

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.kafka.record import headers_of, record_of
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Record

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, insert, update
 
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import Report, audit
 from services.feedback.lake.ledger import Ledger
@@ -18,7 +18,7 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
-from services.feedback.tables import dead_letters, event_ids, partitions, segments
+from services.feedback.store.tables import dead_letters, event_ids, partitions, segments
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, select, text
 
-from services.feedback import tables
-from services.feedback.database import POSTGRES_SECONDS, connect
 from services.feedback.events import Stream
 from services.feedback.lake.catalogue import Catalogue
 from services.feedback.lake.ledger import (
@@ -19,6 +17,8 @@ from services.feedback.lake.ledger import (
     LedgerUnavailableError,
     Segment,
 )
+from services.feedback.store import tables
+from services.feedback.store.database import POSTGRES_SECONDS, connect
 from tests.servers import PostgresServer
 
 TOPIC = "11111111-1111-1111-1111-111111111111"

@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 import sys
 
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.spool.frames import Record
 from tests.services.feedback.objects import decode

@@ -3,9 +3,9 @@
 import pyarrow as pa
 from sqlalchemy import Engine, delete
 
-from services.feedback import tables
-from services.feedback.codec import turn_entry
 from services.feedback.lake.retracted import retracted_answers, retracted_rows, retraction_event_id
+from services.feedback.store import tables
+from services.feedback.wire import turn_entry
 from services.session.identifiers import ERASED, turn_event_id
 from tests.services.feedback.compacted import turns_log
 from tests.services.feedback.faults import Faults

@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from sqlalchemy import Engine, event, select, update
 
 from services.chassis.errors import UnavailableError
-from services.feedback import tables
 from services.feedback.__main__ import wiring
-from services.feedback.database import connect, open_database
 from services.feedback.lake.ledger import LedgerUnavailableError
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.sealing import DataKey
 from services.feedback.settings import FeedbackSettings
+from services.feedback.store import tables
+from services.feedback.store.database import connect, open_database
 from tests.services.feedback.samples import KEY, MASTER
 from tests.support.errors import refused
 

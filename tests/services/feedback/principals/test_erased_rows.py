@@ -3,7 +3,6 @@
 import pyarrow as pa
 from sqlalchemy import Engine, insert
 
-from services.feedback import tables
 from services.feedback.principals.erased_rows import (
     ErasedRowMask,
     Owner,
@@ -11,6 +10,7 @@ from services.feedback.principals.erased_rows import (
     erased_row_mask,
 )
 from services.feedback.principals.sealing import VERSION
+from services.feedback.store import tables
 
 ADA, BOB = "a" * 64, "b" * 64
 OLD, NEW = b"o" * 16, b"n" * 16

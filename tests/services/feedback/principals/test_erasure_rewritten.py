@@ -7,8 +7,6 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.codec import feedback_entry
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
@@ -16,6 +14,8 @@ from services.feedback.lake.audit import audit
 from services.feedback.principals.principal import principal_of
 from services.feedback.projections import thumbs
 from services.feedback.spool.folder import inspect
+from services.feedback.store import tables
+from services.feedback.wire import feedback_entry
 from tests.services.feedback.compacted import OPTIONS
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn

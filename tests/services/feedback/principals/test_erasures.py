@@ -10,9 +10,6 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
-from services.feedback import tables
-from services.feedback.codec import decode_feedback, feedback_entry
-from services.feedback.database import scrub
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedConcurrentlyError
@@ -24,6 +21,9 @@ from services.feedback.sink.sink import SinkStep
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
+from services.feedback.store.database import scrub
+from services.feedback.wire import decode_feedback, feedback_entry
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import (
     ADA,

@@ -17,8 +17,8 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.identity import Caller
-from services.feedback.database import open_database
 from services.feedback.principals.principal import principal_of
+from services.feedback.store.database import open_database
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, name, thumb, turn
 from tests.services.feedback.test_servicer import BOB, Client, running

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
@@ -18,6 +18,7 @@ from services.feedback.projections.experiments import NEWEST_VERSIONS, Experimen
 from services.feedback.projections.thumbs import ThumbCount
 from services.feedback.sink.sink import FlushLimits, Fold, Sink, no_projection
 from services.feedback.spool.spool import Spool
+from services.feedback.store import tables
 from tests.services.feedback.samples import ADA, KEY, TURNS, turn
 
 BOB = Caller("acme", "bob")

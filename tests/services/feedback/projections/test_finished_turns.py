@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream, Words
@@ -20,6 +20,7 @@ from services.feedback.projections import experiments, remarks
 from services.feedback.projections.remarks import NoPendingRemarks, Remarks
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
+from services.feedback.store import tables
 from tests.services.feedback.compacted import OPTIONS
 from tests.services.feedback.samples import ADA, KEY, TURNS, correction, erased, name, turn
 from tests.services.feedback.sealing_world import SealingWorld

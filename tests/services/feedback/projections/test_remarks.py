@@ -12,8 +12,7 @@ from sqlalchemy import Engine, func, select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import codec, tables
-from services.feedback.database import open_database
+from services.feedback import wire as codec
 from services.feedback.events import Words
 from services.feedback.principals.principal import principal_of
 from services.feedback.projections import thumbs
@@ -27,6 +26,8 @@ from services.feedback.projections.remarks import (
 )
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.frames import Record
+from services.feedback.store import tables
+from services.feedback.store.database import open_database
 from tests.services.feedback.samples import ADA, KEY, correction, name, retraction, thumb
 from tests.services.feedback.sealing_world import SealingWorld
 from tests.services.feedback.test_servicer import BOB, Client, running

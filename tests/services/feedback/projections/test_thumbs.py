@@ -8,7 +8,7 @@ from sqlalchemy import delete
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
@@ -16,6 +16,7 @@ from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool
+from services.feedback.store import tables
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import (
     ADA,

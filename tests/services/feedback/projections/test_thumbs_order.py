@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, delete
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
@@ -18,6 +18,7 @@ from services.feedback.projections.thumbs import ThumbCount, Thumbs, catch_up, c
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.frames import Entry, Record
+from services.feedback.store import tables
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, name, retraction, thumb, ups
 
 PRINCIPAL = principal_of(KEY, ADA)

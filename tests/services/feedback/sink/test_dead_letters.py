@@ -5,9 +5,9 @@ import base64
 
 from sqlalchemy import Connection, Engine, select
 
-from services.feedback import tables
 from services.feedback.lake.ledger import Batch, DeadLetter, Ledger
 from services.feedback.sink.dead_letters import clear_payloads, clear_payloads_hourly
+from services.feedback.store import tables
 
 TOPIC = "11111111-1111-1111-1111-111111111111"
 SECOND_US = 1_000_000

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.codec import feedback_entry
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import FencedError, Ledger
@@ -22,6 +21,7 @@ from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import frame_bytes
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.spool.spool import Spool
+from services.feedback.wire import feedback_entry
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, select, text, update
 
-from services.feedback import codec, tables
+from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
 from services.feedback.principals.principal import principal_of
 from services.feedback.projections.thumbs import Change, ThumbState, change_of
 from services.feedback.spool.accept import Claim
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.frames import Entry, Record
+from services.feedback.store import tables
 from tests.services.feedback.samples import ADA, KEY, correction, entry, name, retraction, thumb
 from tests.support.errors import refused
 

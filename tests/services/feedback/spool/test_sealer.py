@@ -10,7 +10,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec
+from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.principals.master_key import MasterKey
 from services.feedback.principals.sealing import DataKey, key_id_of

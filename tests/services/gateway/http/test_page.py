@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from thumbwheel.chat.v1 import chat_pb2
 from yarl import URL
 
-from services.gateway.credential import DEFAULT_SCOPES
+from services.gateway.identity.credential import DEFAULT_SCOPES
 from tests.services.gateway.fakes import CANDIDATE, STABLE
 from tests.services.gateway.gateway_under_test import (
     BOB,

@@ -10,9 +10,9 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
-from services.gateway.generation import Finished, GenerateEvent
+from services.gateway.answering.generation import Finished, GenerateEvent
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.request import TurnRequest, UserInput
+from services.gateway.turns.request import TurnRequest, UserInput
 from tests.support.errors import refused
 
 ADA = CallContext(Caller("acme", "ada"), "r1")

@@ -1,0 +1,1 @@
+"""Corrections of spelling, grammar, punctuation and spacing."""

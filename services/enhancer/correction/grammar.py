@@ -1,0 +1,72 @@
+"""Grammar corrections with Harper.
+
+Only rules about grammar are used, and only suggestions without an alternative. The other rules
+(idioms, names, style) also change correct questions. A lint with all 905 rules takes 2.6 ms, with
+the selected rules 0.7 ms.
+"""
+
+import re
+from collections.abc import Iterator
+
+import harper
+
+from services.enhancer.correction.edits import Edit, EditKind
+
+RULES = frozenset(
+    """
+    AnA AnotherAn AnAnother RepeatedWords
+    PronounVerbAgreement PronounInflectionBe IAmAgreement WentAheadAndAgreement PronounAre
+    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal
+    ModalOf HadOf
+    SimplePastToPastParticiple RegularIrregulars IfWouldve WouldNeverHave WantBe SupposedTo
+    UseToUsedTo GetUsedTo HavePassed
+    SubjectPronoun CompoundSubjectI MultipleSequentialPronouns ThesesThese OneOfTheSingular
+    CriteriaPhenomena SomeWithoutArticle NotBeAfterNot
+    ItsContraction PronounContraction YourPredicateAdjective PossessiveYour TheirToThere
+    TheirToTheyre ThereToTheir
+    TheyreToTheir TheyreConfusions ThereOwn LetsConfusion ThenThan ThatThan TooTo ToTooIdioms
+    ToLoseTooLoose
+    QuiteQuiet ThoughThought DoesOrDose
+    AdjectiveDoubleDegree MoreBetter MostNumber VeryLess HaveNegNoAny
+    LookForwardTo LookingForwardTo InterestedIn GoodAt ResponsibleFor AllowTo AskNoPreposition
+    Discuss ExceptOf DespiteOf
+    ThanksALot HowMach HopHope PleasRequestVerb LetMeKnow
+    """.split()
+)
+SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
+# "Did he pay", "help him pay", "the days he can fight": a verb without -s is correct.
+BASE_VERB_CONTEXT = re.compile(
+    r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|"
+    r"help|see)\b[^.?!]*$",
+    re.IGNORECASE,
+)
+LIST_MARK = re.compile(r"\s?[).:]")
+
+
+class Grammar:
+    """Wrapper of a Harper linter; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._linter = harper.Linter(harper.Dialect.AMERICAN)
+        self._linter.set_lint_config(
+            {rule: rule in RULES for rule in self._linter.get_default_lint_config()}
+        )
+
+    def edits(self, text: str) -> Iterator[Edit]:
+        """Yield the edits that Harper suggests, except for names and list markers."""
+        for lint in self._linter.lint(text, language="plaintext"):
+            if lint.suggestion_count != 1:
+                continue
+            if lint.lint_kind == "Agreement" and BASE_VERB_CONTEXT.search(text, 0, lint.span.start):
+                continue
+            suggestion = lint.suggestions[0]
+            start, end = lint.span.start, lint.span.end
+            opens = bool(SENTENCE_OPENS.search(text, 0, start))
+            # A capital within a sentence is a name or an acronym.
+            if text[start].isupper() and (not opens or end - start == 1):
+                continue
+            if end - start == 1 and LIST_MARK.match(text, end):
+                continue
+            if suggestion.kind == harper.SuggestionKind.INSERT_AFTER:
+                start = end
+            yield Edit(start, end, suggestion.replacement_text, EditKind.GRAMMAR)

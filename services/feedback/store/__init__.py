@@ -1,0 +1,1 @@
+"""Database of feedback: tables, sessions and migrations."""

@@ -1,0 +1,1 @@
+"""Path of a turn from the typed text to the stored answer."""

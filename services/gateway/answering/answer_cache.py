@@ -1,0 +1,209 @@
+"""Cache of answers, for requests that must get the same answer again within one tenant.
+
+Conditions: temperature 0, a new message, no running experiment that has to choose a version, and
+equality of everything that the answer depends on. Only complete answers without a finding of the
+guard are stored. The key contains the version of the guard's policy.
+"""
+
+import json
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.chassis.errors import ServiceError
+from services.gateway.answering.generation import Selected
+from services.gateway.answering.sessions import Answer
+from services.gateway.metrics import CACHE_RESULTS
+from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.turns.events import FinishReason, Usage
+from services.gateway.turns.request import Message, Sampling, Task, TurnRequest, UserInput
+
+MAX_ANSWER_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """All inputs that determine an answer.
+
+    `context` holds the messages for the model. The user's enhanced text is the last.
+    """
+
+    tenant: str
+    model_version: str
+    pinned: bool
+    policy_version: str
+    task: Task
+    sampling: Sampling
+    context: tuple[Message, ...]
+
+    def canonical(self) -> str:
+        """Return a unique text for this key."""
+        sampling, context = (
+            self.sampling,
+            [[message.role, message.text] for message in self.context],
+        )
+        parameters = [
+            sampling.temperature,
+            sampling.top_p,
+            sampling.max_tokens,
+            sampling.stop,
+            sampling.seed,
+        ]
+        return json.dumps(
+            [
+                self.tenant,
+                self.model_version,
+                self.pinned,
+                self.policy_version,
+                self.task,
+                parameters,
+                context,
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """An answer from the cache."""
+
+    text: str
+    selected: Selected
+    usage: Usage
+
+
+class CacheBackend(Protocol):
+    """Cache backend. All methods raise StoreUnavailableError."""
+
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Return the answer, or None if it is absent or unreadable."""
+
+    async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
+        """Store an answer for a limited time."""
+
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove all answers of a tenant."""
+
+
+class Versions(Protocol):
+    """Versions that currently answer."""
+
+    async def sole_version(self) -> str:
+        """Return the only serving version, or an empty string while an experiment runs.
+
+        Raises:
+            ServiceError: The generator service failed.
+        """
+
+
+class AnswerCache:
+    """Finds and stores answers. In case of doubt or outage the model answers."""
+
+    def __init__(self, answers: CacheBackend | None, versions: Versions) -> None:
+        self._cache_backend, self._versions = answers, versions
+
+    async def cache_key(
+        self, tenant: str, request: TurnRequest, context: tuple[Message, ...], policy_version: str
+    ) -> CacheKey | None:
+        """Return the cache key of a request, or None if the request is not cacheable."""
+        if (
+            not self._cache_backend
+            or request.sampling.temperature != 0
+            or not isinstance(request.action, UserInput)
+        ):
+            return None
+        pinned = request.pinned_version
+        try:
+            # A pinned version is certain even during an experiment.
+            version = pinned or await self._versions.sole_version()
+        except ServiceError:
+            version = ""
+        if not version:
+            CACHE_RESULTS.labels("in_doubt").inc()
+            return None
+        return CacheKey(
+            tenant, version, bool(pinned), policy_version, request.task, request.sampling, context
+        )
+
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Return the cached answer, or None if absent or if the store is unavailable."""
+        if not self._cache_backend:
+            return None
+        try:
+            found = await self._cache_backend.find(cache_key)
+        except StoreUnavailableError:
+            CACHE_RESULTS.labels("away").inc()
+            return None
+        CACHE_RESULTS.labels("hit" if found else "miss").inc()
+        return found
+
+    async def store(self, cache_key: CacheKey, answer: Answer) -> None:
+        """Store an answer if it is complete, without findings, and from the requested version."""
+        chosen, usage = answer.selected, answer.usage
+        if not self._cache_backend or not chosen or not usage or usage.cached:
+            return
+        # Incomplete answers and answers with a finding of the guard are never repeated.
+        if (
+            answer.finish_reason is not FinishReason.STOP
+            or answer.guard_category
+            or not answer.text
+        ):
+            return
+        if (
+            chosen.model_version != cache_key.model_version
+            or len(answer.text.encode()) > MAX_ANSWER_BYTES
+        ):
+            return
+        try:
+            await self._cache_backend.store(cache_key, CachedAnswer(answer.text, chosen, usage))
+        except StoreUnavailableError:
+            CACHE_RESULTS.labels("away").inc()
+        else:
+            CACHE_RESULTS.labels("kept").inc()
+
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove all answers of a tenant.
+
+        The cache does not record users, so the erasure of one user removes the answers of the whole
+        tenant.
+
+        Raises:
+            StoreUnavailableError: The answers may still exist.
+        """
+        if self._cache_backend:
+            await self._cache_backend.drop_tenant(tenant)
+
+
+class LocalCacheBackend:
+    """Backend in process memory. Evicts the least recently used answer of each tenant."""
+
+    def __init__(
+        self, seconds: float, entries: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds, self._entries, self._monotonic = seconds, entries, monotonic
+        self._kept: defaultdict[str, OrderedDict[CacheKey, tuple[float, CachedAnswer]]] = (
+            defaultdict(OrderedDict)
+        )
+
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Implement the method `CacheBackend.find`."""
+        kept = self._kept[cache_key.tenant]
+        until, answer = kept.get(cache_key, (0.0, None))
+        if self._monotonic() >= until:
+            kept.pop(cache_key, None)
+            return None
+        kept.move_to_end(cache_key)
+        return answer
+
+    async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
+        """Implement the method `CacheBackend.store`."""
+        kept = self._kept[cache_key.tenant]
+        kept[cache_key] = (self._monotonic() + self._seconds, answer)
+        kept.move_to_end(cache_key)
+        while len(kept) > self._entries:
+            kept.popitem(last=False)
+
+    async def drop_tenant(self, tenant: str) -> None:
+        """Implement the method `CacheBackend.drop_tenant`."""
+        self._kept.pop(tenant, None)

@@ -1,0 +1,1 @@
+"""Feedback, consent and erasure of the caller."""

@@ -1,0 +1,170 @@
+"""Control of users over their own data: consent to training, and erasure.
+
+The order of an erasure makes repetition after a failure safe: stop new writes, remove the
+conversations, destroy the key of the feedback, then clear the memory of all gateways.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.chassis.errors import ServiceError, UnavailableError
+from services.chassis.identity import Caller
+from services.chassis.telemetry import fields
+from services.gateway.metrics import ERASURES
+from services.gateway.turns.request import check_uuid
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Consent:
+    """Consent of a user to training.
+
+    `update_us` is Unix time in microseconds. None means the operator's default applies.
+    """
+
+    training: bool
+    update_us: int | None
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Progress of an erasure. Times are Unix microseconds.
+
+    `rewrite_us` is None while objects with unreadable rows of the user remain.
+    """
+
+    erasure_id: str
+    request_us: int
+    shred_us: int
+    rewrite_us: int | None
+
+
+class OwnTurns(Protocol):
+    """Turns of a user, named by `Caller.key`."""
+
+    async def stop(self, caller_key: str) -> None:
+        """End the turns of a user in this gateway and remove their events.
+
+        Raises:
+            UnavailableError: A turn is still running.
+        """
+
+    async def forget(self, caller_key: str) -> None:
+        """Remove the turns of a user from all gateways and from the shared store.
+
+        Raises:
+            UnavailableError: A gateway may still have turns of the user.
+        """
+
+
+class OwnConversations(Protocol):
+    """Stored conversations of the current caller. All methods raise ServiceError."""
+
+    async def erase_user(self) -> int:
+        """Remove all conversations. Returns their number."""
+
+
+class OwnLog(Protocol):
+    """Feedback data of the current caller. All methods raise ServiceError."""
+
+    async def consent(self) -> Consent:
+        """Return the current consent."""
+
+    async def set_consent(self, *, training: bool) -> Consent:
+        """Set the consent. Returns the new state."""
+
+    async def erase_principal(self) -> Erasure:
+        """Make all earlier feedback unreadable. A repeated call returns the same erasure."""
+
+    async def erasure(self, erasure_id: str) -> Erasure:
+        """Return an erasure of the caller.
+
+        Raises:
+            NotFoundError: The erasure is unknown.
+        """
+
+
+class TenantAnswers(Protocol):
+    """Cached answers of a tenant."""
+
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove the cached answers of a tenant.
+
+        Raises:
+            StoreUnavailableError: The answers may still exist.
+        """
+
+
+class OwnData:
+    """Consent and erasure of a user's data."""
+
+    def __init__(
+        self,
+        turns: OwnTurns,
+        conversations: OwnConversations,
+        own_log: OwnLog,
+        answers: TenantAnswers,
+    ) -> None:
+        self._turns, self._conversations, self._log, self._answer_cache = (
+            turns,
+            conversations,
+            own_log,
+            answers,
+        )
+
+    async def consent(self) -> Consent:
+        """Return the caller's consent.
+
+        Raises:
+            UnavailableError: The feedback service is unavailable.
+        """
+        return await self._log.consent()
+
+    async def set_consent(self, *, training: bool) -> Consent:
+        """Set the caller's consent, valid from the next training run.
+
+        Raises:
+            UnavailableError: The consent may not be stored. The call can be repeated.
+        """
+        return await self._log.set_consent(training=training)
+
+    async def erase(self, caller: Caller) -> tuple[Erasure, int]:
+        """Erase all data of the caller.
+
+        Returns:
+            The erasure, and the number of removed conversations.
+
+        Raises:
+            UnavailableError: The erasure is incomplete. Repeating the call completes the erasure.
+        """
+        try:
+            # Stopped first, because a running turn would write after the removal.
+            await self._turns.stop(caller.key)
+            removed = await self._conversations.erase_user()
+            erasure = await self._log.erase_principal()
+            # After the key is destroyed, only memory and caches remain.
+            await self._turns.forget(caller.key)
+            await self._answer_cache.drop_tenant(caller.tenant)
+        except ServiceError as error:
+            ERASURES.labels("unfinished").inc()
+            log.warning("erasure unfinished", extra=fields(reason=error.reason))
+            raise UnavailableError(
+                "the erasure is incomplete: repeat the request",
+                reason="ERASURE_UNFINISHED",
+                retry_seconds=1,
+            ) from error
+        ERASURES.labels("done").inc()
+        return erasure, removed
+
+    async def erasure(self, erasure_id: str) -> Erasure:
+        """Return the progress of an erasure of the caller.
+
+        Raises:
+            InvalidArgumentError: The id is not a UUID.
+            NotFoundError: The erasure is unknown or belongs to another user.
+            UnavailableError: The feedback service is unavailable.
+        """
+        check_uuid(erasure_id, "erasure_id")
+        return await self._log.erasure(erasure_id)

@@ -1,0 +1,191 @@
+"""Feedback on answers: checks permission, resolves the model version, builds the event.
+
+The reply waits for the acknowledgement of the feedback service, so confirmed feedback is on disk.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from services.chassis.errors import FailedPreconditionError
+from services.chassis.identity import Caller
+from services.gateway.identity.principal import principal_of
+from services.gateway.metrics import THUMBS
+from services.gateway.turns.request import MAX_REQUEST_ID_CHARACTERS, Role, check_uuid, field_error
+
+MAX_REASONS = 8
+MAX_REASON_CHARACTERS = 64
+MAX_COMMENT_CHARACTERS = 2_000
+MAX_CORRECTION_CHARACTERS = 8_192
+# A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
+EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.FeedbackEvent")
+
+
+class Subject(StrEnum):
+    """Kind of feedback to retract."""
+
+    THUMB = "thumb"
+    CORRECTION = "correction"
+
+
+class Durability(StrEnum):
+    """Durability of an acknowledged event."""
+
+    SPOOL = "spool"
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """Thumb up or down, with reasons and a comment."""
+
+    up: bool
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A better answer, written by the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Retraction:
+    """Withdrawal of earlier feedback."""
+
+    subject: str
+
+
+@dataclass(frozen=True)
+class FeedbackSubmission:
+    """Feedback sent by a user. Never contains the transcript."""
+
+    message_id: str
+    value: Thumb | Correction | Retraction
+    request_id: str
+
+
+@dataclass(frozen=True)
+class RatedMessage:
+    """The message under feedback."""
+
+    conversation_id: str
+    role: Role
+    model_version: str
+    arm: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class FeedbackEvent:
+    """Feedback event to be stored. `accept_ns` is Unix time in nanoseconds."""
+
+    event_id: str
+    tenant: str
+    principal: str
+    conversation_id: str
+    message_id: str
+    model_version: str
+    arm: str
+    accept_ns: int
+    value: Thumb | Correction | Retraction
+
+
+class RatedMessages(Protocol):
+    """Finds messages of the current caller."""
+
+    async def rated_message(self, message_id: str) -> RatedMessage:
+        """Return the message.
+
+        Raises:
+            NotFoundError: The message is unknown or belongs to another user.
+        """
+
+
+class FeedbackLog(Protocol):
+    """Client of the feedback log."""
+
+    async def record(self, event: FeedbackEvent) -> Durability:
+        """Store an event. Idempotent by event_id.
+
+        Raises:
+            AlreadyExistsError: The event_id was used with other content. Nothing was stored.
+            UnavailableError: The feedback service is unavailable. Nothing was stored.
+        """
+
+
+class Feedback:
+    """Accepts feedback of users."""
+
+    def __init__(self, messages: RatedMessages, log: FeedbackLog, principal_key: str) -> None:
+        self._messages, self._log, self._principal_key = messages, log, principal_key
+
+    async def submit(
+        self, caller: Caller, submission: FeedbackSubmission
+    ) -> tuple[str, Durability]:
+        """Store feedback. Returns the event id and its durability.
+
+        Raises:
+            InvalidArgumentError: A limit is exceeded, or the message is not an answer.
+            NotFoundError: The message is unknown or belongs to another user.
+            FailedPreconditionError: The answer is not finished, so its version is not final.
+            AlreadyExistsError: The request_id was used with other content.
+            UnavailableError: Nothing was stored.
+        """
+        check_submission(submission)
+        message = await self._messages.rated_message(submission.message_id)
+        if message.role is not Role.ASSISTANT:
+            raise field_error("message_id", "an answer of the assistant, not a message of the user")
+        if not message.finished:
+            raise FailedPreconditionError("the answer is still being written", field="message_id")
+        # The id is derived from the request_id, which makes retries idempotent.
+        event = FeedbackEvent(
+            event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{submission.request_id}")),
+            tenant=caller.tenant,
+            principal=principal_of(self._principal_key, caller),
+            conversation_id=message.conversation_id,
+            message_id=submission.message_id,
+            model_version=message.model_version,
+            arm=message.arm,
+            accept_ns=time.time_ns(),
+            value=submission.value,
+        )
+        durability = await self._log.record(event)
+        if isinstance(submission.value, Thumb):
+            THUMBS.labels(
+                message.model_version, message.arm, "up" if submission.value.up else "down"
+            ).inc()
+        return event.event_id, durability
+
+
+def check_submission(submission: FeedbackSubmission) -> None:
+    """Check all limits of a submission.
+
+    Raises:
+        InvalidArgumentError: A field is outside its limit. The error names both.
+    """
+    check_uuid(submission.message_id, "message_id")
+    if not 1 <= len(submission.request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        raise field_error("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
+    match submission.value:
+        case Thumb(_, reasons, comment):
+            if len(reasons) > MAX_REASONS or any(
+                not 1 <= len(reason) <= MAX_REASON_CHARACTERS for reason in reasons
+            ):
+                raise field_error(
+                    "thumb.reasons",
+                    f"at most {MAX_REASONS} of 1 to {MAX_REASON_CHARACTERS} characters",
+                )
+            if len(comment) > MAX_COMMENT_CHARACTERS:
+                raise field_error("thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
+        case Correction(text):
+            if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
+                raise field_error(
+                    "correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
+                )
+        case Retraction(subject):
+            if subject not in list(Subject):
+                raise field_error("retraction.kind", " or ".join(Subject))

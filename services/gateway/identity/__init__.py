@@ -1,0 +1,1 @@
+"""API keys, OpenID Connect tokens and the credential of a caller."""

@@ -1,0 +1,195 @@
+"""Commands `keys create|list|rotate|revoke` and `migrate` of `python -m services.gateway`.
+
+No other module prints keys.
+"""
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+
+from services.chassis.identity import Caller
+from services.gateway.identity.credential import (
+    ALL_SCOPES,
+    DEFAULT_SCOPES,
+    Scope,
+    scopes_from,
+    scopes_text,
+)
+from services.gateway.identity.key_store import SqlKeyStore
+from services.gateway.identity.keys import StoredKey, digest_of, mint, new_secret
+from services.gateway.store.database import migrate, open_database, redacted_url
+
+MAX_COUNT = 10_000
+DAY_SECONDS, HOUR_SECONDS = 86_400, 3_600
+MAX_OVERLAP_HOURS = 30 * 24
+MAX_DAYS = 36_500
+
+
+def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None:
+    """Add the subcommands of `keys` to the parser."""
+    _add_database(parser, database_url)
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create", help="create keys and print them, once")
+    create.add_argument(
+        "--user", required=True, help="user of the key; with --count the users are USER-1, USER-2 …"
+    )
+    create.add_argument("--tenant", default="default")
+    create.add_argument("--count", type=int, default=1, help=f"number of users, 1 to {MAX_COUNT:,}")
+    create.add_argument(
+        "--scopes",
+        default=scopes_text(DEFAULT_SCOPES).replace(" ", ","),
+        help=f"some of {','.join(Scope)}, or all (default: %(default)s, as needed by the page)",
+    )
+    create.add_argument("--days", type=float, help="days until the keys expire (default: never)")
+    commands.add_parser("list", help="ids, users, scopes and times; never the keys")
+    rotate = commands.add_parser(
+        "rotate", help="print a new secret; the previous one works for a limited time"
+    )
+    rotate.add_argument("--id", required=True, help="id as shown by `list`")
+    rotate.add_argument(
+        "--overlap-hours",
+        type=float,
+        default=24.0,
+        help="hours for which the previous secret works (default: %(default)g)",
+    )
+    revoke = commands.add_parser(
+        "revoke", help="revoke a key within seconds, including a previous secret"
+    )
+    revoke.add_argument("--id", required=True, help="id as shown by `list`")
+
+
+def add_migrate_command(parser: argparse.ArgumentParser, database_url: str) -> None:
+    """Add the arguments of `migrate` to the parser."""
+    _add_database(parser, database_url)
+
+
+async def run_key_command(options: argparse.Namespace) -> int:
+    """Run a subcommand of `keys`. Returns the exit status.
+
+    Raises:
+        DatabaseBehindError: The database needs a migration.
+        UnavailableError: The database is unavailable.
+    """
+    async with open_database(options.database) as engine:
+        store = SqlKeyStore(engine)
+        match options.command:
+            case "create":
+                return await _create(store, options)
+            case "list":
+                return await _list(store)
+            case "rotate":
+                return await _rotate(store, options.id, options.overlap_hours)
+            case _:
+                return await _revoke(store, options.id)
+
+
+async def run_migrate_command(options: argparse.Namespace) -> int:
+    """Migrate the database. Returns the exit status.
+
+    Raises:
+        UnavailableError: The database is unavailable.
+    """
+    before, after = await migrate(options.database)
+    print(
+        f"{redacted_url(options.database)}: at {after}"
+        + ("" if before == after else f", was {before or 'without a revision'}")
+    )
+    return 0
+
+
+def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
+    parser.add_argument(
+        "--database",
+        default=database_url,
+        help=f"SQLAlchemy URL (default: {redacted_url(database_url)})".replace("%", "%%"),
+    )
+
+
+async def _create(store: SqlKeyStore, options: argparse.Namespace) -> int:
+    count, user = options.count, options.user
+    users = [user] if count == 1 else [f"{user}-{number}" for number in range(1, count + 1)]
+    try:
+        if not 1 <= count <= MAX_COUNT:
+            raise ValueError(f"--count must be 1 to {MAX_COUNT:,}")
+        scopes, expire_time = _scopes(options.scopes), _expire_time(options.days)
+        minted = [mint(Caller(options.tenant, name), scopes, expire_time) for name in users]
+    except ValueError as error:
+        print(error)
+        return 2
+    for secret, key in minted:
+        await store.add(key)
+        print(secret)
+    return 0
+
+
+def _scopes(text: str) -> frozenset[Scope]:
+    if text == "all":
+        return ALL_SCOPES
+    names = set(text.split(","))
+    scopes = scopes_from(names)
+    if len(scopes) != len(names):
+        raise ValueError(f"--scopes must be some of {','.join(Scope)}, or all")
+    return scopes
+
+
+def _expire_time(days: float | None) -> float | None:
+    if days is None:
+        return None
+    if not 0 < days <= MAX_DAYS:
+        raise ValueError(f"--days must be above 0, at most {MAX_DAYS:,}")
+    return time.time() + days * DAY_SECONDS
+
+
+async def _list(store: SqlKeyStore) -> int:
+    for key in await store.list_keys():
+        times = _times(key, time.time())
+        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
+    return 0
+
+
+async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:
+    if not 0 <= overlap_hours <= MAX_OVERLAP_HOURS:
+        print(f"--overlap-hours must be 0 to {MAX_OVERLAP_HOURS}")
+        return 2
+    secret, now = new_secret(), time.time()
+    until = now + overlap_hours * HOUR_SECONDS
+    if not await store.rotate(key_id, digest_of(secret), now, until):
+        return _no_such_key()
+    print(secret)
+    # Printed to stderr, because scripts read the key from stdout.
+    print(f"the previous secret works until {_time(until)}", file=sys.stderr)
+    return 0
+
+
+async def _revoke(store: SqlKeyStore, key_id: str) -> int:
+    if not await store.revoke(key_id, time.time()):
+        return _no_such_key()
+    print("revoked")
+    return 0
+
+
+def _no_such_key() -> int:
+    print("no working key has this id")
+    return 1
+
+
+def _times(key: StoredKey, now: float) -> str:
+    parts = [f"made {_time(key.create_time)}", "never used"]
+    if key.last_use_time is not None:
+        parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
+    if key.revoke_time is not None:
+        parts.append(f"revoked {_time(key.revoke_time)}")
+    elif key.expire_time is not None:
+        parts.append(
+            f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
+        )
+    else:
+        parts.append("works")
+    if key.previous_expire_time is not None and key.previous_expire_time > now:
+        parts.append(f"rotated, the previous secret works until {_time(key.previous_expire_time)}")
+    return "  ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,124 @@
+"""API keys in the gateway's database, found by hash in one parameterised query."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Row, Select, Table, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.chassis.identity import Caller
+from services.gateway.identity.credential import scopes_from, scopes_text
+from services.gateway.identity.keys import StoredKey
+from services.gateway.store.database import transaction
+from services.gateway.store.tables import api_keys, tenants, users
+
+# SQLAlchemy has no common class for the upserts of the two dialects.
+INSERTS: Mapping[str, Callable[[Table], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+
+
+class SqlKeyStore:
+    """Implements `keys.KeyLookup`, with further methods for the commands.
+
+    Every method raises UnavailableError while the database is unavailable.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def find(self, digest: bytes) -> StoredKey | None:
+        """Implement the method `KeyLookup.find`."""
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(_with_digest(digest))).one_or_none()
+        return _key(row) if row else None
+
+    async def record_use(self, key_id: str, use_time: float) -> None:
+        """Implement the method `KeyLookup.record_use`."""
+        statement = (
+            update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
+        )
+        async with transaction(self._engine) as connection:
+            await connection.execute(statement)
+
+    async def add(self, key: StoredKey) -> None:
+        """Add a key, with its tenant and user if new. Idempotent."""
+        tenant, user, made = key.caller.tenant, key.caller.user, {"create_time": key.create_time}
+        async with transaction(self._engine) as connection:
+            if (await connection.execute(_with_digest(key.digest))).first():
+                return
+            await self._insert(connection, tenants, {"tenant": tenant, **made})
+            await self._insert(connection, users, {"tenant": tenant, "user": user, **made})
+            values = {
+                "key_id": key.key_id,
+                "digest": key.digest,
+                "tenant": key.caller.tenant,
+                "user": key.caller.user,
+                "scopes": scopes_text(key.scopes),
+                "create_time": key.create_time,
+                "expire_time": key.expire_time,
+            }
+            await self._insert(connection, api_keys, values)
+
+    async def list_keys(self) -> list[StoredKey]:
+        """Return all keys, oldest first."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(
+                select(api_keys).order_by(api_keys.c.create_time, api_keys.c.key_id)
+            )
+            return [_key(row) for row in rows]
+
+    async def revoke(self, key_id: str, revoke_time: float) -> bool:
+        """Revoke a key and its previous secret. Returns False if no working key has this id."""
+        return await self._change(key_id, revoke_time, {"revoke_time": revoke_time})
+
+    async def rotate(
+        self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float
+    ) -> bool:
+        """Replace the secret. The present secret works until `previous_expire_time`.
+
+        Returns False if no working key has this id.
+        """
+        values = {
+            "digest": digest,
+            "previous_digest": api_keys.c.digest,
+            "previous_expire_time": previous_expire_time,
+        }
+        return await self._change(key_id, rotate_time, values)
+
+    async def _change(self, key_id: str, now: float, values: dict[str, Any]) -> bool:
+        lives = or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now)
+        works = (api_keys.c.key_id == key_id, api_keys.c.revoke_time.is_(None), lives)
+        async with transaction(self._engine) as connection:
+            return (
+                await connection.execute(update(api_keys).where(*works).values(**values))
+            ).rowcount == 1
+
+    async def _insert(
+        self, connection: AsyncConnection, table: Table, values: dict[str, Any]
+    ) -> None:
+        insert = INSERTS[self._engine.dialect.name]
+        await connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+
+
+def _with_digest(digest: bytes) -> Select[Any]:
+    return select(api_keys).where(
+        or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)
+    )
+
+
+def _key(row: Row[Any]) -> StoredKey:
+    return StoredKey(
+        key_id=row.key_id,
+        digest=row.digest,
+        caller=Caller(row.tenant, row.user),
+        scopes=scopes_from(row.scopes.split()),
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        revoke_time=row.revoke_time,
+        previous_digest=row.previous_digest,
+        previous_expire_time=row.previous_expire_time,
+        last_use_time=row.last_use_time,
+    )

@@ -1,0 +1,1 @@
+"""Limits on turns, requests and tokens by user and tenant."""

@@ -1,0 +1,1 @@
+"""Database of API keys and its migrations."""

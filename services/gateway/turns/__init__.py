@@ -1,0 +1,1 @@
+"""Turns of this gateway: request, events, state, and access by request id."""

@@ -1,0 +1,243 @@
+"""One generation: choice of version and sampling, the text as it arrives, and the end.
+
+Cancelling a generation aborts the model server's work. The model server decides the end: end of
+sequence, a stop string, or the token limit.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol
+
+from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
+from services.generator.answering.coalesce import coalesced
+from services.generator.answering.presets import (
+    NO_OVERRIDES,
+    Overrides,
+    Preset,
+    Sampling,
+    Task,
+    sampling_for,
+)
+from services.generator.answering.routing import Router
+from services.generator.answering.running_generations import RunningGenerations
+from services.generator.answering.sample import Sample, SampleParts
+from services.generator.answering.sse import Chunk
+from services.generator.answering.task_choice import choose_task
+from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES, TOKENS
+from services.generator.rollout.rollout import Assignment
+
+
+class FinishReason(StrEnum):
+    """Reason for the end of an answer, spelled as in the model server's responses."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of the context; role is "system", "user" or "assistant"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Request for one answer.
+
+    Args:
+        user_key: stable key of the user, for the assignment to an arm.
+        messages: the context, with the user's message last.
+        task: kind of answer; None chooses the task from the last message.
+        overrides: sampling parameters of the caller.
+        pinned_version: version that must answer; empty follows the rollout.
+    """
+
+    user_key: str
+    messages: Sequence[Message]
+    task: Task | None = None
+    overrides: Overrides = NO_OVERRIDES
+    pinned_version: str = ""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """First event of a generation, with the assigned version, the task and the sampling."""
+
+    assignment: Assignment
+    task: Task
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Last event of a generation; `sample` is None if the model server omitted tokens."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Timeouts of a model server.
+
+    Args:
+        first_token_seconds: from the request to the first text.
+        idle_seconds: between two chunks of text.
+        hang_seconds: without any response while a probe waits.
+    """
+
+    first_token_seconds: float
+    idle_seconds: float
+    hang_seconds: float
+
+
+class ChatServer(Protocol):
+    """Model server that answers messages chunk by chunk.
+
+    Raises ServiceError, and NotFoundError if the version is not loaded.
+    """
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None: ...
+
+
+class _Answer:
+    """Chunks of one answer so far. The queue `texts` ends with None."""
+
+    def __init__(self, version: str) -> None:
+        self.texts: asyncio.Queue[str | None] = asyncio.Queue()
+        self.finish_reason: str | None = None
+        self.usage = (0, 0)
+        self._sample = SampleParts()
+        self._version = version
+        self._began = time.perf_counter()
+        self._has_text = False
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.text:
+            if not self._has_text:
+                FIRST_TEXT_SECONDS.labels(self._version).observe(time.perf_counter() - self._began)
+            self._has_text = True
+            self.texts.put_nowait(chunk.text)
+        self._sample.add(chunk.token_ids, chunk.log_probs)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.usage = chunk.usage or self.usage
+
+    def finished(self) -> Finished:
+        """Return the final event.
+
+        Raises:
+            UnavailableError: the stream ended without a finish reason.
+        """
+        if self.finish_reason not in list(FinishReason):
+            raise UnavailableError(
+                "the model server ended the stream early", reason="MODEL_SERVER_LOST"
+            )
+        return Finished(
+            FinishReason(self.finish_reason), *self.usage, self._sample.joined(self.usage[1])
+        )
+
+
+class Engine:
+    """Runs generations on the version that the router chooses."""
+
+    def __init__(
+        self,
+        router: Router,
+        server: ChatServer,
+        running: RunningGenerations,
+        presets: Mapping[Task, Preset],
+        reply_tokens: int,
+        coalesce_seconds: float,
+        return_tokens: bool,
+    ) -> None:
+        self._router = router
+        self._server = server
+        self._running = running
+        self._presets = presets
+        self._reply_tokens = reply_tokens
+        self._coalesce_seconds = coalesce_seconds
+        self._return_tokens = return_tokens
+
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[Selected | str | Finished, None]:
+        """Yield Selected, then texts, then Finished.
+
+        Raises:
+            InvalidArgumentError: sampling is out of range, or the context is too long for the
+                model.
+            NotFoundError: the pinned version is not served.
+            UnavailableError: no version is ready (MODEL_NOT_READY), or the model server hangs or
+                ends the stream early.
+            ResourceExhaustedError: the model server's queue is full.
+        """
+        task = request.task or choose_task(request.messages[-1].text)
+        sampling = sampling_for(self._presets[task], request.overrides, self._reply_tokens)
+        # Tokens of a stop string are sampled but not shown, so the sample would not match the shown
+        # text.
+        sampling = replace(sampling, return_tokens=self._return_tokens and not sampling.stop)
+        assignment = self._router.choose(request.user_key, request.pinned_version)
+        reason = "cancelled"
+        with self._running.track(assignment.version):
+            try:
+                yield Selected(assignment, task, sampling)
+                answer = _Answer(assignment.version)
+                async with self._read_in_background(
+                    answer, assignment, request, sampling
+                ) as reader:
+                    async for text in coalesced(answer.texts, self._coalesce_seconds):
+                        yield text
+                    await reader
+                finished = answer.finished()
+                reason = finished.reason
+                TOKENS.labels(assignment.version, "prompt").inc(finished.prompt_tokens)
+                TOKENS.labels(assignment.version, "completion").inc(finished.completion_tokens)
+                SAMPLES.labels(
+                    assignment.version, "none" if finished.sample is None else "whole"
+                ).inc()
+                yield finished
+            except ServiceError as error:
+                reason = error.reason.lower()
+                raise
+            finally:
+                GENERATIONS.labels(assignment.version, assignment.arm, reason).inc()
+
+    @asynccontextmanager
+    async def _read_in_background(
+        self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """Read the stream in a task of its own, independent of the reader of our events.
+
+        A slow reader must not look like a hanging model server.
+        """
+        reader = asyncio.create_task(self._read(answer, assignment, request, sampling))
+        try:
+            yield reader
+        finally:
+            reader.cancel()
+            with suppress(asyncio.CancelledError, ServiceError):
+                await reader
+
+    async def _read(
+        self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
+    ) -> None:
+        try:
+            await self._server.answer(assignment.version, request.messages, sampling, answer.add)
+        except NotFoundError as error:
+            raise self._router.lost_version_error(assignment) from error
+        finally:
+            answer.texts.put_nowait(None)

@@ -1,0 +1,316 @@
+"""Versions as KServe InferenceServices, one object for each version.
+
+An alternative to `HttpModelServer`, with the same Protocols `ModelRepository` and `ChatServer`.
+Replicas need no leader, since all apply the same object and KServe does the rest. Only objects with
+this release's labels are changed. Objects of retired versions are deleted at once, and their pods
+finish running answers first.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import aiohttp
+
+from services.chassis.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
+from services.chassis.telemetry import fields
+from services.generator.answering.completions import Completions
+from services.generator.answering.engine import Message, Timeouts
+from services.generator.answering.presets import Sampling
+from services.generator.answering.sse import Chunk
+from services.generator.kubernetes.api import KubernetesApi
+from services.generator.kubernetes.inference_object import (
+    InvalidTemplateError,
+    Observed,
+    Template,
+    inference_service,
+    is_owned,
+    object_name,
+    observe,
+    read_template,
+)
+from services.generator.metrics import KUBERNETES_UP
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+# A restarted container may still load its model. A failure that lasts longer is reported.
+FAILING_SECONDS = 3.0
+OBJECTS = "inferenceservices"
+NO_KSERVE = "the cluster has no InferenceServices; check that KServe is installed"
+
+
+@dataclass(frozen=True)
+class KubernetesTarget:
+    """Location of the release in the cluster.
+
+    Args:
+        namespace: namespace of the release.
+        config_map: ConfigMap with the template of the InferenceServices.
+        models_root: mount point of the models' claim in this container.
+        port: port of the model servers; 0 takes the port of KServe's status.
+    """
+
+    namespace: str
+    config_map: str
+    models_root: Path
+    port: int = 0
+
+
+class InferenceServices:
+    """All versions of one release.
+
+    The HTTP session is for the model servers and has a timeout for connecting.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        http: aiohttp.ClientSession,
+        target: KubernetesTarget,
+        timeouts: Timeouts,
+        load_seconds: float,
+    ) -> None:
+        self._api = api
+        self._http = http
+        self._target = target
+        self._timeouts = timeouts
+        self._load_seconds = load_seconds
+        self._template: Template | None = None
+        self._known: Mapping[str, Observed] = {}
+        self._api_unavailable = False
+        self._servers: dict[str, Completions] = {}
+
+    async def index(self) -> Mapping[str, bool]:
+        """Return for each version True if its server answers.
+
+        Raises:
+            UnavailableError, FailedPreconditionError: the API fails, and no version is known yet.
+        """
+        try:
+            found = await self._list()
+        except ServiceError as error:
+            KUBERNETES_UP.labels(OBJECTS).set(0)
+            if not self._known:
+                raise
+            # The model servers do not need the Kubernetes API. Chats must continue during an
+            # upgrade of Kubernetes.
+            if not self._api_unavailable:
+                log.warning("kubernetes api unavailable", extra=fields(reason=error.reason))
+            self._api_unavailable = True
+        else:
+            self._api_unavailable = False
+            KUBERNETES_UP.labels(OBJECTS).set(1)
+            self._known = {item.version: item for item in found}
+            self._servers = {
+                version: server
+                for version, server in self._servers.items()
+                if version in self._known
+            }
+        known = list(self._known.values())
+        serving_flags = await asyncio.gather(*(self._is_serving(item) for item in known))
+        return {item.version: serving for item, serving in zip(known, serving_flags, strict=True)}
+
+    async def load(self, version: str, directory: str) -> None:
+        """Apply the object and return when its server answers.
+
+        Raises:
+            FailedPreconditionError: KServe reports a failed load, or the version is not ready in
+                time.
+            UnavailableError: the API does not answer, or an earlier object of the version still
+                terminates.
+        """
+        template, folder = await self._read_template(), self._model_folder(directory)
+        path = f"{self._path(template)}/{object_name(template, version)}"
+        await self._check_ownership(template, path)
+        await self._api.apply(path, inference_service(template, version, folder))
+        await self._wait_until_serving(path)
+
+    async def unload(self, version: str) -> None:
+        """Request the deletion of the object; return before the object is gone.
+
+        Raises:
+            UnavailableError: the API does not answer.
+            NotFoundError: there is no object of this version.
+        """
+        observed = self._known.get(version)
+        if observed is None:
+            raise NotFoundError("there is no InferenceService of this version")
+        await self._api.delete(
+            f"{self._path(self._template or await self._read_template())}/{observed.name}",
+            observed.uid,
+        )
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        """Implement `ChatServer.answer`, see `Completions.answer`.
+
+        Raises:
+            NotFoundError: no InferenceService of the version is known.
+        """
+        server = self._servers.get(version)
+        if server is None:
+            raise NotFoundError("no InferenceService serves this version")
+        await server.answer(version, messages, sampling, on_chunk)
+
+    async def _list(self) -> Sequence[Observed]:
+        template = self._template or await self._read_template()
+        selector = ",".join(f"{key}={value}" for key, value in sorted(template.identity.items()))
+        try:
+            listed = await self._api.get(self._path(template), {"labelSelector": selector})
+        except NotFoundError as error:
+            raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
+        found = [
+            observe(item, self._target.port) for item in listed["items"] if is_owned(template, item)
+        ]
+        await self._update_outdated(template, found)
+        return found
+
+    async def _read_template(self) -> Template:
+        path = f"/api/v1/namespaces/{self._target.namespace}/configmaps/{self._target.config_map}"
+        try:
+            self._template = read_template(await self._api.get(path))
+        except (NotFoundError, InvalidTemplateError) as error:
+            text = (
+                f"the chart's ConfigMap {self._target.config_map} is missing, "
+                "or holds no InferenceService"
+            )
+            raise FailedPreconditionError(
+                text, reason="NO_TEMPLATE", field=self._target.config_map
+            ) from error
+        return self._template
+
+    async def _update_outdated(self, template: Template, found: Sequence[Observed]) -> None:
+        """Apply the present template to objects that were made from another one.
+
+        The template is read again first. During a rolling upgrade an object with another digest may
+        be newer than the cached template.
+        """
+        if all(item.template == template.digest for item in found):
+            return
+        current_template = await self._read_template()
+        for item in found:
+            if item.template != current_template.digest and not item.deleting:
+                body = inference_service(current_template, item.version, item.folder)
+                await self._api.apply(f"{self._path(current_template)}/{item.name}", body)
+                log.info("inference service updated", extra=fields(version=item.version))
+
+    async def _check_ownership(self, template: Template, path: str) -> None:
+        try:
+            existing = await self._api.get(path)
+        except NotFoundError:
+            return
+        name = existing["metadata"]["name"]
+        if not is_owned(template, existing):
+            raise FailedPreconditionError(
+                f"the InferenceService {name} exists and belongs to another release",
+                reason="EXISTS",
+                field=name,
+            )
+        if "deletionTimestamp" in existing["metadata"]:
+            raise UnavailableError(
+                f"the InferenceService {name} is still terminating",
+                reason="MODEL_SERVER_BUSY",
+                field=name,
+            )
+
+    async def _wait_until_serving(self, path: str) -> None:
+        unmet_condition, waiting_reason, failing_since = "", "", None
+        try:
+            async with asyncio.timeout(self._load_seconds):
+                while True:
+                    observed = await self._get(path)
+                    if await self._is_serving(observed):
+                        return
+                    now = time.monotonic()
+                    failing_since = (failing_since or now) if observed.failure else None
+                    if failing_since is not None and now >= failing_since + FAILING_SECONDS:
+                        raise FailedPreconditionError(
+                            observed.failure, reason="LOAD_FAILED", field=observed.name
+                        )
+                    unmet_condition, waiting_reason = (
+                        observed.unmet_condition,
+                        observed.failure or observed.waiting_reason,
+                    )
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError as error:
+            limit = f"{self._load_seconds:g} s"
+            raise FailedPreconditionError(
+                f"not ready after {limit}: {waiting_reason}",
+                reason="NOT_READY",
+                field=unmet_condition,
+                limit=limit,
+            ) from error
+
+    async def _get(self, path: str) -> Observed:
+        try:
+            return observe(await self._api.get(path), self._target.port)
+        except NotFoundError as error:
+            raise UnavailableError(
+                "the InferenceService was deleted while it loaded", reason="MODEL_SERVER_BUSY"
+            ) from error
+
+    async def _is_serving(self, observed: Observed) -> bool:
+        """Return True if the server lists the version, as only a ready pod does.
+
+        If the server hangs, its pending answers fail.
+        """
+        if observed.deleting or not observed.url:
+            return False
+        server = self._servers.get(observed.version)
+        if server is None or server.url != observed.url:
+            server = self._servers[observed.version] = Completions(
+                self._http, observed.url, self._timeouts
+            )
+        try:
+            async with (
+                asyncio.timeout(self._timeouts.hang_seconds),
+                self._http.get(f"{server.url}/v1/models") as response,
+            ):
+                models = await response.json()
+            served = response.status == 200 and observed.version in {
+                item["id"] for item in models["data"]
+            }
+        except TimeoutError:
+            index = server.probe_failed() or {}
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError):
+            server.probe_failed()
+            return False
+        else:
+            index = server.probe_succeeded({observed.version: served})
+        return index.get(observed.version, False)
+
+    def _model_folder(self, directory: str) -> str:
+        try:
+            folder = PurePosixPath(directory).relative_to(self._target.models_root)
+        except ValueError as error:
+            raise FailedPreconditionError(
+                f"the directory is outside of {self._target.models_root}, the models' claim",
+                field="directory",
+                reason="OUT_OF_RANGE",
+                limit=str(self._target.models_root),
+            ) from error
+        if ".." in folder.parts or not folder.parts:
+            raise FailedPreconditionError(
+                "the directory must be a folder inside the models' claim, without '..'",
+                field="directory",
+                reason="MALFORMED",
+                limit=str(self._target.models_root),
+            )
+        return str(folder)
+
+    def _path(self, template: Template) -> str:
+        return f"/apis/{template.api_version}/namespaces/{self._target.namespace}/inferenceservices"

@@ -1,0 +1,1 @@
+"""Rollout of versions: stable version, candidate, promotion and rollback."""

@@ -1,0 +1,161 @@
+"""Changes of the rollout by the training loop and by operators."""
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.telemetry import fields
+from services.generator.rollout.current_rollout import CurrentRollout
+from services.generator.rollout.manifest import MANIFEST, ManifestError, manifest_version
+from services.generator.rollout.reconcile import Reconciler
+from services.generator.rollout.rollout import Candidate
+
+log = logging.getLogger(__name__)
+
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+MAX_SHARE = 0.5
+MIN_LEASE_SECONDS, MAX_LEASE_SECONDS = 10.0, 24 * 3600.0
+MAX_REASON_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class CanaryRequest:
+    """Request to start a canary.
+
+    Args:
+        version: name of the version, equal to the name in the manifest.
+        directory: absolute path of the model directory.
+        share: share of the users, above 0 to MAX_SHARE.
+        lease_seconds: time until the canary ends if its lease is not renewed.
+    """
+
+    version: str
+    directory: str
+    share: float
+    lease_seconds: float
+
+
+class CanaryController:
+    """Starts, renews, promotes and rolls back canaries; changes are stored before the return."""
+
+    def __init__(
+        self, current: CurrentRollout, reconciler: Reconciler, load_seconds: float
+    ) -> None:
+        self._current = current
+        self._reconciler = reconciler
+        self._load_seconds = load_seconds
+
+    async def start(self, request: CanaryRequest) -> None:
+        """Load the version, wait until the version is ready, then give the candidate its share.
+
+        For the present candidate, change share and lease. If the caller disconnects while the
+        version loads, a candidate without users remains. A repeated call continues from there, and
+        otherwise the lease removes the candidate.
+
+        Raises:
+            InvalidArgumentError: version, directory, share or lease is invalid.
+            FailedPreconditionError: there is another candidate, or the version cannot be loaded.
+        """
+        await _check_start(request)
+        # The lease starts when the version is ready. Until then the limit is the loading time plus
+        # one lease.
+        longest = self._load_seconds + request.lease_seconds
+        candidate = Candidate(
+            request.version, request.directory, request.share, self._lease_end(longest)
+        )
+        await self._current.change(lambda rollout: rollout.propose(candidate))
+        try:
+            await self._reconciler.wait_ready(request.version)
+        except FailedPreconditionError as error:
+            await self._roll_back(request.version, error.text)
+            raise
+        lease_end, now = self._lease_end(request.lease_seconds), self._current.now_us()
+        await self._current.change(lambda rollout: rollout.start(request.version, lease_end, now))
+        log.info("canary started", extra=fields(version=request.version, share=request.share))
+
+    async def renew(self, version: str, lease_seconds: float) -> None:
+        """Start a new lease at the present time.
+
+        Raises:
+            InvalidArgumentError: version or lease is invalid.
+            FailedPreconditionError: the version is not the candidate.
+        """
+        _check_version(version)
+        _check_lease(lease_seconds)
+        lease_end = self._lease_end(lease_seconds)
+        await self._current.change(lambda rollout: rollout.renew(version, lease_end))
+
+    async def promote(self, version: str, reason: str) -> None:
+        """Make the candidate the stable version.
+
+        Raises:
+            InvalidArgumentError: version or reason is invalid.
+            FailedPreconditionError: the version is not the candidate, or is not ready.
+        """
+        _check_version(version)
+        _check_reason(reason)
+        now = self._current.now_us()
+        await self._current.change(lambda rollout: rollout.promote(version, reason, now))
+        log.info("canary promoted", extra=fields(version=version))
+
+    async def roll_back(self, version: str, reason: str) -> None:
+        """Return all users to the stable version.
+
+        Raises:
+            InvalidArgumentError: version or reason is invalid.
+            FailedPreconditionError: the version is stable.
+        """
+        _check_version(version)
+        _check_reason(reason)
+        await self._roll_back(version, reason)
+        log.info("canary rolled back", extra=fields(version=version))
+
+    async def _roll_back(self, version: str, reason: str) -> None:
+        now = self._current.now_us()
+        await self._current.change(
+            lambda rollout: rollout.roll_back(version, reason[:MAX_REASON_CHARACTERS], now)
+        )
+
+    def _lease_end(self, seconds: float) -> int:
+        return self._current.now_us() + int(seconds * 1e6)
+
+
+async def _check_start(request: CanaryRequest) -> None:
+    _check_version(request.version)
+    if not 0 < request.share <= MAX_SHARE:
+        raise _invalid("share", f"above 0 to {MAX_SHARE:g}")
+    _check_lease(request.lease_seconds)
+    directory = Path(request.directory)
+    if not directory.is_absolute():
+        raise _invalid("directory", "an absolute path")
+    try:
+        found = await asyncio.to_thread(manifest_version, directory)
+    except ManifestError as error:
+        raise InvalidArgumentError(
+            str(error), field="directory", limit=f"a model directory with {MANIFEST}"
+        ) from error
+    if found != request.version:
+        raise _invalid("version", f"the version in {MANIFEST}")
+
+
+def _check_version(version: str) -> None:
+    if not VERSION.fullmatch(version):
+        raise _invalid("version", VERSION_LIMIT)
+
+
+def _check_lease(seconds: float) -> None:
+    if not MIN_LEASE_SECONDS <= seconds <= MAX_LEASE_SECONDS:
+        raise _invalid("lease", "10 s to 24 h")
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON_CHARACTERS:
+        raise _invalid("reason", f"at most {MAX_REASON_CHARACTERS} characters")
+
+
+def _invalid(field: str, limit: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

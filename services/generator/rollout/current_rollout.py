@@ -1,0 +1,172 @@
+"""The current rollout of this replica, and changes with optimistic locking.
+
+Other replicas may change the rollout too, so a change starts from the stored state. While the store
+is unavailable the last known rollout is used, its leases still end, and changes fail with
+UNAVAILABLE.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.chassis.errors import DetailedError, UnavailableError
+from services.chassis.telemetry import fields
+from services.generator.metrics import ROLLOUT_READ_TIME, ROLLOUT_SERIAL
+from services.generator.rollout.rollout import Rollout
+
+log = logging.getLogger(__name__)
+
+STORE_UNAVAILABLE = "ROLLOUT_STORE_UNAVAILABLE"
+# Each collision is a success of another replica, so this many in a row indicate a defect.
+MAX_ATTEMPTS = 20
+MAX_BACKOFF_SECONDS = 0.2
+READ_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class StoredRollout:
+    """A rollout with its serial number, which counts the stored changes."""
+
+    rollout: Rollout
+    serial: int
+
+
+NOTHING_STORED = StoredRollout(Rollout(), 0)
+
+
+class UnusableStoreError(DetailedError):
+    """The store must not be used in its present state; the text names place and remedy."""
+
+    reason = "UNUSABLE_STORE"
+
+
+class RolloutStore(Protocol):
+    """Store of the rollout, shared by replicas.
+
+    `replace` stores the rollout that follows `serial`, and returns False if another replica stored
+    a change first. Methods raise UnavailableError with reason ROLLOUT_STORE_UNAVAILABLE.
+    """
+
+    async def load(self) -> StoredRollout: ...
+    async def replace(self, rollout: Rollout, serial: int) -> bool: ...
+
+
+class CurrentRollout:
+    """Holds the last known rollout and changes the stored rollout."""
+
+    def __init__(
+        self, store: RolloutStore, stored: StoredRollout, now_us: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self._changing = asyncio.Lock()
+        self._store_unavailable = False
+        self._on_change: Callable[[], None] = lambda: None
+        self.now_us = now_us
+        self._set(stored)
+
+    @property
+    def rollout(self) -> Rollout:
+        """Return the rollout without a candidate whose lease has ended.
+
+        The end of the lease may not be stored yet.
+        """
+        return self._stored.rollout.expire(self.now_us())
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each change of the rollout by any replica."""
+        self._on_change = callback
+
+    @property
+    def stale_since_us(self) -> int | None:
+        """Return the time of the last read while the store is unavailable, otherwise None."""
+        return self._read_us if self._store_unavailable else None
+
+    async def change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
+        """Apply a transition to the stored rollout, and retry if another replica was faster.
+
+        The result is stored when the method returns. After an error the change was not stored,
+        except if the store committed and its response was lost. Transitions must therefore be
+        idempotent.
+
+        Raises:
+            UnavailableError: the store does not answer, or too many other changes collide.
+            ServiceError: an error of the transition.
+        """
+        # Shielded, so that a disconnecting caller cannot leave store and replica with different
+        # rollouts.
+        return await asyncio.shield(self._change(transition))
+
+    async def read_latest(self) -> Rollout:
+        """Return the stored rollout, or the last known one if the store does not answer in time."""
+        if not self._store_unavailable:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_SECONDS):
+                    await self.refresh()
+        return self.rollout
+
+    async def refresh(self) -> None:
+        """Read changes of other replicas, and store the end of a lease.
+
+        If the store is unavailable, do nothing.
+        """
+        try:
+            await self.change(lambda rollout: rollout)
+        except UnavailableError:
+            return
+
+    async def poll(self, poll_seconds: float) -> None:
+        """Refresh periodically until cancelled."""
+        try:
+            while True:
+                await self.refresh()
+                await asyncio.sleep(poll_seconds)
+        finally:
+            async with self._changing:  # wait for a running change before the store closes
+                pass
+
+    async def _change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
+        async with self._changing:
+            for attempt in range(MAX_ATTEMPTS):
+                stored = await self._load()
+                rollout = transition(stored.rollout.expire(self.now_us()))
+                # Nothing to store, for example for a repeated promotion.
+                if rollout == stored.rollout:
+                    return rollout
+                if await self._store.replace(rollout, stored.serial):
+                    self._set(StoredRollout(rollout, stored.serial + 1))
+                    self._on_change()
+                    return rollout
+                # Random backoff, since two replicas in lockstep could starve each other.
+                await asyncio.sleep(random.uniform(0, MAX_BACKOFF_SECONDS * attempt / MAX_ATTEMPTS))
+        raise UnavailableError(
+            "the rollout is changed by other replicas all the time", reason="ROLLOUT_BUSY"
+        )
+
+    async def _load(self) -> StoredRollout:
+        try:
+            stored = await self._store.load()
+            if stored == NOTHING_STORED and self._stored != NOTHING_STORED:
+                # An empty database instead of the known rollout, for example before a restore, must
+                # not stop answers.
+                raise UnavailableError("the stored rollout is missing", reason=STORE_UNAVAILABLE)
+        except UnavailableError as error:
+            if not self._store_unavailable:
+                log.warning("rollout store unavailable", extra=fields(reason=error.reason))
+            self._store_unavailable = True
+            raise
+        is_new = stored.serial != self._stored.serial
+        self._set(stored)
+        if is_new:
+            self._on_change()
+        return stored
+
+    def _set(self, stored: StoredRollout) -> None:
+        self._stored = stored
+        self._store_unavailable = False
+        self._read_us = self.now_us()
+        ROLLOUT_SERIAL.set(stored.serial)
+        ROLLOUT_READ_TIME.set(self._read_us / 1e6)

@@ -1,0 +1,1 @@
+"""Storage of the rollout: a file or Postgres, and its migrations."""

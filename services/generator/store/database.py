@@ -1,0 +1,147 @@
+"""The rollout in Postgres, shared by several generators.
+
+The table has one row, replaced only if its serial number is unchanged (optimistic locking). The
+content is the JSON of the rollout file, stored as text; `content::json` opens the text in SQL.
+After an error the outcome of a statement is unknown.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.chassis.errors import UnavailableError
+from services.generator.rollout.current_rollout import (
+    NOTHING_STORED,
+    STORE_UNAVAILABLE,
+    StoredRollout,
+    UnusableStoreError,
+)
+from services.generator.rollout.rollout import Rollout
+from services.generator.rollout.rollout_json import InvalidRolloutError, decode, encode
+
+# Oldest migration that this code works with. During a rolling upgrade the database may be newer.
+REVISION = "0001"
+REVISION_TABLE = "generator_revision"
+MIGRATE_COMMAND = "python -m services.generator migrate"
+RETRY_SECONDS = 1.0
+ROW_ID = 1
+
+METADATA = MetaData()
+ROLLOUT = Table(
+    "generator_rollout",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("content", Text, nullable=False),
+)
+
+
+class RolloutRow:
+    """The rollout in one table row; implements `current_rollout.RolloutStore`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def load(self) -> StoredRollout:
+        """Implement `RolloutStore.load`.
+
+        Raises:
+            UnavailableError: the database does not answer, or the stored rollout has the format of
+                a newer generator.
+        """
+        row = (await self._run(select(ROLLOUT.c.serial, ROLLOUT.c.content))).one_or_none()
+        if row is None:
+            return NOTHING_STORED
+        try:
+            return StoredRollout(decode(row.content), row.serial)
+        except InvalidRolloutError as error:
+            raise UnavailableError(
+                "the stored rollout has another format", reason=STORE_UNAVAILABLE
+            ) from error
+
+    async def replace(self, rollout: Rollout, serial: int) -> bool:
+        """Implement `RolloutStore.replace` for the row."""
+        new_values = {"serial": serial + 1, "content": encode(rollout)}
+        if serial == NOTHING_STORED.serial:
+            result = await self._run(
+                insert(ROLLOUT).values(id=ROW_ID, **new_values).on_conflict_do_nothing()
+            )
+        else:
+            result = await self._run(
+                update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(new_values)
+            )
+        return bool(result.rowcount)
+
+    async def require_migrations(self) -> None:
+        """Check that the database has all migrations that this code needs.
+
+        Raises:
+            UnusableStoreError: migrations are missing; the text names the command.
+            UnavailableError: the database does not answer.
+        """
+        exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
+        query = text(f"SELECT version_num FROM {REVISION_TABLE}")  # noqa: S608
+        found = (await self._run(query)).scalar() if exists else None
+        if found is None or found < REVISION:
+            raise UnusableStoreError(
+                f"the generator's database is at revision {found}, required is {REVISION}; "
+                f"run {MIGRATE_COMMAND}",
+                field="database_url",
+                reason="MISMATCH",
+                limit=REVISION,
+            )
+
+    async def _run(self, statement: Executable, **values: Any) -> Any:
+        """Run one statement in its own transaction."""
+        try:
+            async with self._engine.connect() as connection:
+                return await connection.execute(statement, values)
+        except (SQLAlchemyError, OSError) as error:
+            raise UnavailableError(
+                "the rollout's database is unavailable",
+                reason=STORE_UNAVAILABLE,
+                retry_seconds=RETRY_SECONDS,
+            ) from error
+
+
+@asynccontextmanager
+async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow]:
+    """Open the row on a pool of one connection, as its only user runs statements one by one.
+
+    The connection opens with the first statement.
+    """
+    engine = create_async_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": seconds,
+            "command_timeout": seconds,
+            "server_settings": {
+                "application_name": "thumbwheel-generator",
+                "statement_timeout": str(int(seconds * 1000)),
+            },
+        },
+    )
+    try:
+        yield RolloutRow(engine)
+    finally:
+        await engine.dispose()

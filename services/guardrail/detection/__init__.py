@@ -1,0 +1,1 @@
+"""Detection of harmful requests, injections, secrets and personal data in a text."""

@@ -1,0 +1,1 @@
+"""Outbox of finished turns and its delivery to feedback."""

@@ -1,0 +1,88 @@
+"""Outbox of turn records for the feedback service.
+
+The row ids of one conversation are in order, because writers hold the lock of its row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from services.session.message import OutboxRow
+from services.session.relay.lease import Lease
+from services.session.store.database import Database
+from services.session.store.statements import (
+    COUNT_RECORDS,
+    REFUSE_RECORD,
+    REMOVE_RELAYED,
+    WAITING_RECORDS,
+)
+
+# Limits of AppendTurns: 500 turns and 2 MiB, protobuf framing of each turn included.
+MAX_BATCH_TURNS = 500
+MAX_BATCH_BYTES = 2 * 1024 * 1024
+FRAMING_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The oldest rows that fit into one call, and the number of all waiting rows.
+
+    `rows` is empty if another replica relays.
+    """
+
+    rows: Sequence[OutboxRow]
+    waiting: int
+
+    @property
+    def is_last(self) -> bool:
+        """True if these are the last pending records."""
+        return len(self.rows) == self.waiting
+
+
+class Outbox:
+    """The waiting records and the lease of the relay."""
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self._database = database
+        self._lease = lease
+
+    async def claim(self) -> Batch:
+        """Return the next batch; a batch with rows includes the lease."""
+        return await self._database.write(self._claim)
+
+    def _claim(self, connection: Connection) -> Batch:
+        waiting = connection.execute(COUNT_RECORDS).scalar_one()
+        if not waiting or not self._lease.acquire(connection):
+            return Batch((), waiting)
+        found = connection.execute(WAITING_RECORDS, {"size": MAX_BATCH_TURNS})
+        chosen: list[OutboxRow] = []
+        total = 0
+        for row in found:
+            total += len(row.payload) + FRAMING_BYTES
+            # At least one row: an oversized record must be refused by the feedback service, not
+            # retried without end.
+            if chosen and total > MAX_BATCH_BYTES:
+                break
+            chosen.append(OutboxRow(row.id, row.payload))
+        return Batch(chosen, waiting)
+
+    async def renew_lease(self) -> None:
+        """Renew the lease during a long call."""
+        await self._database.write(self._lease.acquire)
+
+    async def remove(self, rows: Sequence[OutboxRow], *, release: bool) -> None:
+        """Remove acknowledged rows; `release` also releases the lease."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(REMOVE_RELAYED, {"ids": [row.id for row in rows]})
+            if release:
+                self._lease.release(connection)
+
+        await self._database.write(work)
+
+    async def refuse(self, row: OutboxRow) -> None:
+        """Mark a row as refused: later rows are relayed, and the row stays for inspection."""
+        await self._database.write(
+            lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id})
+        )

@@ -1,0 +1,159 @@
+"""Relay of turn records to the feedback service, in order and at least once.
+
+A row is removed after its acknowledgement. The feedback service recognises events by id, so that a
+batch sent twice counts once. One of several replicas relays.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.chassis.errors import InvalidArgumentError, ServiceError
+from services.chassis.telemetry import fields
+from services.session.message import OutboxRow
+from services.session.relay.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.25
+
+RELAYED = Counter(
+    "thumbwheel_session_turns_relayed_total",
+    "Turn records acknowledged by the feedback service.",
+)
+REFUSED = Counter(
+    "thumbwheel_session_turns_refused_total",
+    "Turn records refused by the feedback service as invalid.",
+)
+WAITING = Gauge(
+    "thumbwheel_session_outbox_turns", "Turn records that wait for the feedback service."
+)
+
+
+class TurnLog(Protocol):
+    """Destination of turn records."""
+
+    async def append(self, payloads: Sequence[bytes]) -> None:
+        """Append encoded records; return when the records are durable.
+
+        Raises:
+            InvalidArgumentError: a record is invalid; a retry is useless.
+            ServiceError: the records were not appended; a retry may succeed.
+        """
+
+
+@dataclass(frozen=True)
+class RelayIntervals:
+    """Intervals of the relay, in seconds.
+
+    Args:
+        poll_seconds: longest time between two reads of the outbox.
+        linger_seconds: time during which records collect for one batch.
+        max_backoff_seconds: longest pause after a failure.
+        lease_renewal_seconds: time between two renewals of the lease during a call.
+    """
+
+    poll_seconds: float
+    linger_seconds: float
+    max_backoff_seconds: float
+    lease_renewal_seconds: float
+
+
+class Relay:
+    """Background task that moves rows from the outbox to the turn log."""
+
+    def __init__(self, outbox: Outbox, turn_log: TurnLog, intervals: RelayIntervals) -> None:
+        self._outbox = outbox
+        self._log = turn_log
+        self._intervals = intervals
+        self._new_records = asyncio.Event()
+
+    def wake(self) -> None:
+        """Report new records in the outbox."""
+        self._new_records.set()
+
+    async def run(self) -> None:
+        """Relay until cancelled; back off while the feedback service or database is unavailable."""
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            # Cleared before the read: a record that is added during the read wakes the relay again.
+            self._new_records.clear()
+            try:
+                while await self.relay_batch():
+                    pass
+            except (ServiceError, SQLAlchemyError) as error:
+                log.warning(
+                    "turns wait in the outbox",
+                    extra=fields(error=type(error).__name__, seconds=backoff),
+                )
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, self._intervals.max_backoff_seconds)
+                continue
+            backoff = FIRST_BACKOFF_SECONDS
+            await self._wait()
+
+    async def relay_batch(self) -> bool:
+        """Relay one batch; return True if more records may wait.
+
+        Raises:
+            ServiceError: the turn log or the database failed; rows without acknowledgement remain.
+        """
+        batch = await self._outbox.claim()
+        WAITING.set(batch.waiting)
+        if not batch.rows:
+            return False
+        try:
+            await self._append(batch.rows)
+        except InvalidArgumentError:
+            await self._relay_singly(batch.rows)
+            return True
+        await self._outbox.remove(batch.rows, release=batch.is_last)
+        RELAYED.inc(len(batch.rows))
+        WAITING.dec(len(batch.rows))
+        return not batch.is_last
+
+    async def _relay_singly(self, rows: Sequence[OutboxRow]) -> None:
+        """Relay rows one by one and mark invalid rows as refused.
+
+        An invalid row would otherwise block all later rows.
+        """
+        for row in rows:
+            try:
+                await self._append([row])
+            except InvalidArgumentError as error:
+                await self._outbox.refuse(row)
+                REFUSED.inc()
+                log.error(
+                    "turn record refused by the feedback service",
+                    extra=fields(row=row.id, field=error.field),
+                )
+            else:
+                await self._outbox.remove([row], release=False)
+                RELAYED.inc()
+
+    async def _append(self, rows: Sequence[OutboxRow]) -> None:
+        """Append rows to the turn log; renew the lease during a long call."""
+        sending = asyncio.create_task(self._log.append([row.payload for row in rows]))
+        renewal_seconds = self._intervals.lease_renewal_seconds
+        try:
+            while not (await asyncio.wait({sending}, timeout=renewal_seconds))[0]:
+                await self._outbox.renew_lease()
+        finally:
+            # No effect on a finished call; stops the call if the lease cannot be renewed.
+            sending.cancel()
+        await sending
+
+    async def _wait(self) -> None:
+        """Wait for new records or the poll interval."""
+        try:
+            async with asyncio.timeout(self._intervals.poll_seconds):
+                await self._new_records.wait()
+        except TimeoutError:
+            return
+        # Work at the end of a turn would delay the first token of the next turn.
+        await asyncio.sleep(self._intervals.linger_seconds)

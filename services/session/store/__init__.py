@@ -1,0 +1,1 @@
+"""Storage of conversations: SQLite or Postgres, and migrations."""

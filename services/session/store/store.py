@@ -1,0 +1,223 @@
+"""Store of conversations. `OwnedRows` passes its owner to every statement.
+
+Missing rows and rows of other users give the same error with the same text, so that the existence
+of other users' rows is not revealed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, CursorResult, Executable
+
+from services.chassis.errors import NotFoundError
+from services.chassis.identity import Caller
+from services.session.message import Conversation, Message, StoredTurn
+from services.session.store.database import Database
+from services.session.store.rows import (
+    context_message_from,
+    conversation_from,
+    conversation_row,
+    message_from,
+    message_row,
+    stored_turn_from,
+)
+from services.session.store.statements import (
+    ADD_CONVERSATION,
+    ADD_MESSAGES,
+    ADD_RECORDS,
+    ADD_TURN,
+    ANSWERS_WITHOUT_TEXTS,
+    CHANGE_CONVERSATION,
+    CHANGE_MESSAGE,
+    CONVERSATION,
+    FIRST_PAGE,
+    LOCKED_CONVERSATION,
+    LOCKED_CONVERSATION_OF_MESSAGE,
+    LOCKED_CONVERSATIONS,
+    MESSAGE,
+    MESSAGES_BY_ID,
+    MESSAGES_OF,
+    NEWEST,
+    NEXT_PAGE,
+    PATH,
+    REMOVE_CONVERSATIONS,
+    REMOVE_MESSAGES,
+    REMOVE_TURN_RECORDS,
+    REMOVE_TURNS,
+    TURN,
+)
+
+ResultT = TypeVar("ResultT")
+UNLIMITED = 2**31 - 1
+
+
+class Store:
+    """Runs functions on the rows of one user, each in its own transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
+        """Run read-only work on one snapshot of the database."""
+        return await self._database.read(lambda connection: work(OwnedRows(connection, owner)))
+
+    async def write(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
+        """Commit all changes of the work or none; for repeated runs see `Database.write`."""
+        return await self._database.write(lambda connection: work(OwnedRows(connection, owner)))
+
+    async def erase(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
+        """Run work as `write`; the changes are synced to disk when the call returns."""
+        return await self._database.erase(lambda connection: work(OwnedRows(connection, owner)))
+
+
+class OwnedRows:
+    """The rows of one user within one transaction; blocking."""
+
+    def __init__(self, connection: Connection, owner: Caller) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._owner_parameters = {"owner_tenant": owner.tenant, "owner_user": owner.user}
+
+    def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
+        """Return one conversation; `lock` blocks other writers until the transaction ends.
+
+        Raises:
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
+        row = self._run(
+            LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id
+        ).first()
+        if row is None:
+            raise _not_found("conversation")
+        return conversation_from(row)
+
+    def conversation_of_message(self, message_id: str) -> Conversation:
+        """Lock and return the conversation of a message.
+
+        Raises:
+            NotFoundError: the message is missing or belongs to another user.
+        """
+        row = self._run(LOCKED_CONVERSATION_OF_MESSAGE, row_id=message_id).first()
+        if row is None:
+            raise _not_found("message")
+        return conversation_from(row)
+
+    def first_conversations(self, size: int) -> list[Conversation]:
+        """Lock and return the first `size` conversations in the order of their ids."""
+        return [conversation_from(row) for row in self._run(LOCKED_CONVERSATIONS, size=size)]
+
+    def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
+        """Return conversations, most recently used first, that follow `after` (update_us, id)."""
+        if after is None:
+            return [conversation_from(row) for row in self._run(FIRST_PAGE, size=size)]
+        rows = self._run(NEXT_PAGE, size=size, after_us=after[0], after_id=after[1])
+        return [conversation_from(row) for row in rows]
+
+    def message(self, message_id: str) -> Message:
+        """Return one message.
+
+        Raises:
+            NotFoundError: the message is missing or belongs to another user.
+        """
+        row = self._run(MESSAGE, row_id=message_id).first()
+        if row is None:
+            raise _not_found("message")
+        return message_from(row)
+
+    def newest(self, conversation_id: str) -> str:
+        """Return the id of the newest message, which is always a leaf, or ""."""
+        return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
+
+    def path(self, message_id: str, most: int = UNLIMITED) -> list[Message]:
+        """Return a message and its nearest ancestors, at most `most` messages, oldest first.
+
+        The messages have the columns CONTEXT_COLUMNS only. Empty if the message is missing.
+        """
+        return [context_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
+
+    def messages_of(self, conversation_id: str) -> list[Message]:
+        """Return all messages of a conversation, oldest first."""
+        return [
+            message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)
+        ]
+
+    def answers_without_texts(self, conversation_ids: Sequence[str]) -> list[Message]:
+        """Return the answers of conversations without texts, oldest first per conversation."""
+        return [message_from(row) for row in self._run(ANSWERS_WITHOUT_TEXTS, ids=conversation_ids)]
+
+    def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
+        """Return messages in the order of `ids`; missing messages are omitted."""
+        found = {row[0]: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
+        return [found[message_id] for message_id in ids if message_id in found]
+
+    def add_conversation(self, conversation: Conversation) -> None:
+        """Store a new conversation."""
+        self._connection.execute(ADD_CONVERSATION, conversation_row(conversation, self._owner))
+
+    def replace_conversation(self, conversation: Conversation) -> None:
+        """Update title, time of last use and next position of a conversation."""
+        self._run(
+            CHANGE_CONVERSATION,
+            row_id=conversation.id,
+            title=conversation.title,
+            update_us=conversation.update_us,
+            next_position=conversation.next_position,
+        )
+
+    def remove_conversations(self, conversation_ids: Sequence[str]) -> None:
+        """Remove the rows of conversations, without their messages."""
+        self._run(REMOVE_CONVERSATIONS, ids=conversation_ids)
+
+    def add_messages(self, new: Sequence[Message]) -> None:
+        """Store new messages in one statement."""
+        self._connection.execute(
+            ADD_MESSAGES, [message_row(message, self._owner) for message in new]
+        )
+
+    def replace_answer(self, message: Message, now_us: int) -> None:
+        """Store a finished answer and update the last use of its conversation."""
+        self._run(
+            CHANGE_MESSAGE,
+            row_id=message.id,
+            text=message.text,
+            tokens=message.tokens,
+            model_version=message.model_version,
+            arm=message.arm,
+            finish_reason=message.finish_reason,
+        )
+        self._run(CHANGE_CONVERSATION, row_id=message.conversation_id, update_us=now_us)
+
+    def turn(self, request_id: str) -> StoredTurn | None:
+        """Return the turn that was begun with this idempotency key, or None."""
+        row = self._run(TURN, key=request_id).first()
+        return None if row is None else stored_turn_from(row)
+
+    def add_turn(self, request_id: str, turn: StoredTurn) -> None:
+        """Store a begun turn; a unique violation if another transaction stored the key first."""
+        owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
+        self._connection.execute(ADD_TURN, {**vars(turn), **owned})
+
+    def erase_messages(self, conversation_ids: Sequence[str]) -> None:
+        """Remove messages, idempotency keys and turn records that are not relayed yet.
+
+        The caller must have checked that the conversations belong to the owner.
+        """
+        self._connection.execute(REMOVE_TURN_RECORDS, {"ids": conversation_ids})
+        self._run(REMOVE_TURNS, ids=conversation_ids)
+        self._run(REMOVE_MESSAGES, ids=conversation_ids)
+
+    def enqueue(self, records: Sequence[tuple[str, bytes]], *, erased: bool = False) -> None:
+        """Add records (conversation id, payload) to the outbox, to be relayed in this order."""
+        rows = [
+            {"conversation_id": id_, "refused": False, "erased": erased, "payload": payload}
+            for id_, payload in records
+        ]
+        if rows:
+            self._connection.execute(ADD_RECORDS, rows)
+
+    def _run(self, statement: Executable, **parameters: object) -> CursorResult[Any]:
+        return self._connection.execute(statement, {**parameters, **self._owner_parameters})
+
+
+def _not_found(kind: str) -> NotFoundError:
+    return NotFoundError(f"no such {kind}", field=f"{kind}_id")

@@ -1,0 +1,1 @@
+"""Begin and end of a turn: the tree of messages, its branches, and the context."""

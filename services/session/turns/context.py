@@ -1,0 +1,115 @@
+"""The context of a turn: all system messages and the newest messages that fit the token budget.
+
+Turns without an answer and turns with a blocked input are left out: "do it anyway" must not carry a
+refused request to the model. Consecutive messages of one role are merged, and the first message
+after the system message is a user's, because the chat template of Gemma refuses anything else.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from services.chassis.errors import InvalidArgumentError
+from services.session.limits import MAX_TEXT_CHARACTERS
+from services.session.message import ContextMessage, FinishReason, Message, Role
+from services.session.turns.branch import Branch
+
+SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Token budget of a context.
+
+    `tokens` is the maximum of the whole context, `overhead_tokens` the part of the chat template in
+    each message.
+    """
+
+    tokens: int
+    overhead_tokens: int
+
+    def cost(self, messages: Sequence[Message]) -> int:
+        """Return the number of tokens of messages, chat template included."""
+        return sum(message.tokens + self.overhead_tokens for message in messages)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Messages of a context: system messages first, then oldest first, with their tokens.
+
+    `dropped` is 0 if all messages fit, and otherwise the number of messages before the oldest.
+    """
+
+    messages: tuple[Message, ...]
+    tokens: int
+    dropped: int
+
+
+def select_context(branch: Branch, budget: Budget) -> Selection:
+    """Select the context from a branch that ends with a user message.
+
+    The branch is read only as far as the context reaches.
+
+    Raises:
+        InvalidArgumentError: the last message does not fit in addition to the system messages; the
+            limit is in tokens.
+    """
+    system = [message for message in branch.pinned if message.role is Role.SYSTEM]
+    room = budget.tokens - budget.cost(system)
+    if budget.cost(branch.newest[-1:]) > room:
+        limit = f"{max(0, room - budget.overhead_tokens)} tokens"
+        raise InvalidArgumentError(
+            f"text must fit the context of the model: {limit}", field="text", limit=limit
+        )
+    chosen, all_fit = _fitting(_answered(branch.newest_first()), room, budget)
+    above = chosen[0].depth - sum(message.position < chosen[0].position for message in system)
+    messages = (*system, *chosen)
+    return Selection(messages, budget.cost(messages), 0 if all_fit else above)
+
+
+def merge_roles(messages: Sequence[Message]) -> tuple[ContextMessage, ...]:
+    """Convert messages for the model; consecutive messages of one role become one message."""
+    merged: list[ContextMessage] = []
+    for message in messages:
+        if merged and merged[-1].role is message.role:
+            text = merged[-1].text + SEPARATOR + message.text
+            merged[-1] = ContextMessage(message.role, text)
+        else:
+            merged.append(ContextMessage(message.role, message.text))
+    return tuple(merged)
+
+
+def _answered(newest_first: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages without system messages, unanswered turns and turns with a blocked input."""
+    skipped_question = ""
+    for message in newest_first:
+        if message.role is Role.ASSISTANT and (
+            not message.text or message.finish_reason is FinishReason.INPUT_BLOCKED
+        ):
+            skipped_question = message.parent_id
+        elif message.text and message.role is not Role.SYSTEM and message.id != skipped_question:
+            yield message
+
+
+def _fitting(messages: Iterable[Message], room: int, budget: Budget) -> tuple[list[Message], bool]:
+    """Select from messages, newest first, while they fit.
+
+    Returns the selection, oldest first, and True if all messages fit.
+    """
+    chosen: list[Message] = []
+    all_fit = True
+    # A run of messages with one role is merged, and the merged text has the limit of one message.
+    run_role, run_characters = Role.SYSTEM, 0
+    for message in messages:
+        room -= budget.cost([message])
+        if message.role is run_role:
+            run_characters += len(SEPARATOR) + len(message.text)
+        else:
+            run_role, run_characters = message.role, len(message.text)
+        if room < 0 or run_characters > MAX_TEXT_CHARACTERS:
+            all_fit = False
+            break
+        chosen.append(message)
+    # The oldest message must be a user's: the chat template of Gemma refuses an answer there.
+    while chosen[-1].role is Role.ASSISTANT:
+        chosen.pop()
+    return chosen[::-1], all_fit

@@ -1,0 +1,163 @@
+"""Schema migrations on SQLite and Postgres, and the state of the first release."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from services.chassis.errors import AlreadyExistsError
+from services.feedback import wire as codec
+from services.feedback.lake.audit import audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.principals.principal import principal_of
+from services.feedback.projections.overlay import Overlay
+from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
+from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import Spool
+from services.feedback.store import database, tables
+from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups
+from tests.services.feedback.sealing_world import SealingWorld
+
+STATE = Path(__file__).parents[1] / "golden" / "state_v1"
+ROOM = 1 << 20
+
+
+def test_head_is_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_the_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": database.REVISION_TABLE}
+        )
+        assert compare_metadata(context, tables.metadata) == []
+    engine.dispose()
+
+
+def test_a_database_that_is_up_to_date_starts_without_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    open_database(url).dispose()
+    program = (
+        "import sys; from services.feedback.store.database import open_database as o; "
+        f"o({url!r}); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{yesterday(tmp_path)}/ledger.db"
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE claims (x INTEGER)"))
+    with pytest.raises(OperationalError) as caught:
+        migrate(engine)
+    assert "claims" in str(caught.value.orig)
+    assert revision(engine) is None
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM segments")).scalar() == 3
+    engine.dispose()
+
+
+def yesterday(tmp_path: Path) -> Path:
+    """Return the state folder of the first release, with two events still in its spool."""
+    root = tmp_path / "state"
+    shutil.copytree(STATE, root)
+    connection = sqlite3.connect(root / "ledger.db")
+    connection.executescript((root / "ledger.sql").read_text())
+    connection.close()
+    return root
+
+
+async def test_the_state_of_the_first_release_is_continued(tmp_path: Path) -> None:
+    root = yesterday(tmp_path)
+    engine = open_database(f"sqlite:///{root}/ledger.db")
+    ledger, store = Ledger(engine), Directory(root / "objects")
+    assert not catch_up(ledger, store, "feedback"), "the thumbs were carried over"
+    spool = Spool(root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
+    sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(100, ROOM), fold)
+    sink.assign()
+    overlay = Overlay(change_of)
+    overlay.add(codec.decoded_feedback(spool.read(sink.position, 100, ROOM)))
+    thumbs, principal = Thumbs(engine, overlay), principal_of(KEY, ADA)
+    messages = {text: name(text) for text in "mnop"}
+    standing = await ups(thumbs, principal, list(messages.values()))
+    assert standing == {messages["m"]: False, messages["n"]: False, messages["p"]: True}
+
+    overlay.add(codec.decoded_feedback(spool.append([entry("new", message="n")])))
+    assert [record.entry.event_id for record in spool.read(5, 100, ROOM)] == [
+        entry(request).event_id for request in ("e", "f", "new")
+    ]
+    sink.flush()
+    overlay.trim(sink.position)
+    assert [segment.sequence for segment in ledger.segments("feedback")] == [1, 2, 3]
+    assert (await ups(thumbs, principal, list(messages.values())))[messages["n"]] is True
+    assert catch_up(ledger, store, "feedback") is False
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM thumb_positions"))
+    assert catch_up(ledger, store, "feedback") is True, "from objects of both versions"
+    assert (await ups(thumbs, principal, list(messages.values()))) == {
+        messages["m"]: False,
+        messages["n"]: True,
+        messages["p"]: True,
+    }
+    spool.close()
+    assert audit(ledger, store, lambda stream: inspect(root / "spool" / stream)).problems == []
+    engine.dispose()
+
+
+def test_the_state_of_the_first_release_counts_as_plain_and_is_erased(tmp_path: Path) -> None:
+    root = yesterday(tmp_path)
+    engine = open_database(f"sqlite:///{root}/ledger.db")
+    with engine.begin() as connection:
+        streams = connection.execute(
+            text("SELECT stream, sequence, plain_sequence FROM streams ORDER BY stream")
+        ).all()
+        dead = connection.execute(text("SELECT commit_us FROM dead_letters")).scalars().all()
+        segments = (
+            connection.execute(text("SELECT commit_us FROM segments WHERE dead_letters > 0"))
+            .scalars()
+            .all()
+        )
+    assert [tuple(row) for row in streams] == [("feedback", 2, 2), ("turns", 1, 1)]
+    assert dead == segments, "they age from the day of their segment"
+    world = SealingWorld(root, engine)
+    assert world.say(thumb("a")) == [0], "a retry across the upgrade"
+    assert isinstance(world.say(thumb("a", up=False))[0], AlreadyExistsError)
+
+    erasure, _ = world.erasures.erase(principal_of(KEY, ADA), "acme")
+    assert erasure.rewrite_us is None, "plain rows lie in objects"
+    world.sink()
+    assert len(world.rows()) == sum(
+        segment.rows for segment in world.ledger.segments("feedback")[:2]
+    )
+    assert [segment.tombstones for segment in world.ledger.segments("feedback")][2:] == [2], (
+        "what waited in the spool"
+    )
+    assert world.current() == (0, 0)
+    assert catch_up(world.ledger, world.store, "feedback") is False
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM thumb_positions"))
+    assert catch_up(world.ledger, world.store, "feedback") is True
+    assert world.current() == (0, 0)
+    world.close()
+    engine.dispose()

@@ -1,0 +1,141 @@
+"""Feedback over gRPC: ownership, version, durability before the reply, and the current thumb."""
+
+import hashlib
+import hmac
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+
+from services.chassis.errors import from_rpc
+from services.gateway.feedback.submission import EVENT_NAMESPACE
+from tests.services.gateway.fakes import STABLE
+from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest
+
+
+async def submit(
+    gateway: GatewayUnderTest, message_id: str, request_id: str = "r1", **value: Any
+) -> feedback_pb2.SubmitFeedbackResponse:
+    request = feedback_pb2.SubmitFeedbackRequest(
+        message_id=message_id,
+        request_id=request_id,
+        **(value or {"thumb": events_pb2.Thumb(up=True)}),
+    )
+    response = await gateway.feedback.SubmitFeedback(
+        request, timeout=10, metadata=gateway.metadata()
+    )
+    assert isinstance(response, feedback_pb2.SubmitFeedbackResponse)
+    return response
+
+
+async def test_event_has_version_and_pseudonym_and_never_the_text(
+    gateway: GatewayUnderTest,
+) -> None:
+    turn = await gateway.ask()
+    response = await submit(
+        gateway,
+        turn[0].message_id,
+        thumb=events_pb2.Thumb(up=False, reasons=["wrong"], comment="no"),
+    )
+    event = gateway.fakes.feedback.events[response.event_id]
+    assert response.durability == feedback_pb2.DURABILITY_SPOOL
+    assert (event.message_id, event.conversation_id) == (
+        turn[0].message_id,
+        turn[0].started.conversation_id,
+    )
+    assert (event.model_version, event.arm, event.tenant) == (STABLE, "stable", "acme")
+    assert (
+        event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
+    )
+    assert event.event_id == str(uuid.uuid5(EVENT_NAMESPACE, "acme/ada/r1"))
+    assert (event.thumb.up, list(event.thumb.reasons), event.thumb.comment) == (
+        False,
+        ["wrong"],
+        "no",
+    )
+    assert event.accept_time.seconds > 1_700_000_000
+
+
+async def test_same_request_id_is_the_same_event_and_rejects_other_content(
+    gateway: GatewayUnderTest,
+) -> None:
+    message_id = (await gateway.ask())[0].message_id
+    first = await submit(gateway, message_id)
+    assert (await submit(gateway, message_id)).event_id == first.event_id
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(gateway, message_id, thumb=events_pb2.Thumb(up=False))
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert from_rpc(caught.value, "gateway").field == "request_id"
+
+
+async def test_corrections_and_retractions_are_recorded(gateway: GatewayUnderTest) -> None:
+    message_id = (await gateway.ask())[0].message_id
+    correction = await submit(
+        gateway, message_id, "r1", correction=events_pb2.Correction(text="Better.")
+    )
+    retraction = await submit(
+        gateway, message_id, "r2", retraction=events_pb2.Retraction(kind="correction")
+    )
+    assert gateway.fakes.feedback.events[correction.event_id].correction.text == "Better."
+    assert gateway.fakes.feedback.events[retraction.event_id].retraction.kind == "correction"
+
+
+async def test_missing_ack_is_an_error(gateway: GatewayUnderTest) -> None:
+    message_id = (await gateway.ask())[0].message_id
+    gateway.fakes.feedback.away = True
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(gateway, message_id)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert gateway.fakes.feedback.events == {}
+
+
+async def test_open_answer_cannot_be_rated(gateway: GatewayUnderTest) -> None:
+    turn = await gateway.ask()
+    gateway.fakes.session.messages[
+        turn[0].message_id
+    ].finish_reason = chat_pb2.FINISH_REASON_UNSPECIFIED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(gateway, turn[0].message_id)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_conversation_shows_thumbs_and_is_readable_without_them(
+    gateway: GatewayUnderTest,
+) -> None:
+    turn = await gateway.ask()
+    await submit(gateway, turn[0].message_id)
+    request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
+    for away, broken, expected in ((False, False, [True]), (True, False, []), (False, True, [])):
+        gateway.fakes.feedback.away, gateway.fakes.feedback.broken_seal = away, broken
+        found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
+        assert [
+            message.thumb_up for message in found.messages if message.HasField("thumb_up")
+        ] == expected
+        assert len(found.messages) == 2
+
+
+async def test_conversation_shows_comments_and_corrections(
+    gateway: GatewayUnderTest,
+) -> None:
+    turn = await gateway.ask()
+    thumb = events_pb2.Thumb(up=False, reasons=["wrong"], comment="no")
+    await submit(gateway, turn[0].message_id, "r1", thumb=thumb)
+    await submit(
+        gateway, turn[0].message_id, "r2", correction=events_pb2.Correction(text="Better.")
+    )
+    request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
+    found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
+    question, answer = found.messages
+    assert (list(answer.thumb_reasons), answer.thumb_comment, answer.correction) == (
+        ["wrong"],
+        "no",
+        "Better.",
+    )
+    assert (list(question.thumb_reasons), question.thumb_comment, question.correction) == (
+        [],
+        "",
+        "",
+    )

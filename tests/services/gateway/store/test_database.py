@@ -1,0 +1,166 @@
+"""The gateway's database: creation, migration, refusal of old schemas, and a fast start."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, select
+
+from services.chassis.identity import Caller
+from services.gateway.identity.credential import ALL_SCOPES
+from services.gateway.identity.key_store import SqlKeyStore
+from services.gateway.identity.keys import ApiKeys, digest_of, new_secret
+from services.gateway.store import database
+from services.gateway.store.database import MIGRATIONS, REVISIONS, migrate, open_database
+from services.gateway.store.tables import METADATA, tenants, users
+from tests.services.gateway.identity.test_keys import reason_of, url
+
+# Schema from the time before revisions.
+YESTERDAY = """
+CREATE TABLE api_keys (
+    key_id VARCHAR(36) NOT NULL, digest BLOB NOT NULL, tenant VARCHAR(64) NOT NULL,
+    user VARCHAR(64) NOT NULL,
+    create_time FLOAT NOT NULL, revoke_time FLOAT, PRIMARY KEY (key_id), UNIQUE (digest)
+)
+"""
+
+
+def yesterdays_file(directory: Path) -> list[str]:
+    """Create an old database with three users and return the secrets.
+
+    One user has two keys, of which one is revoked.
+    """
+    secrets = [new_secret() for _ in range(4)]
+    names = [("default", "owner"), ("default", "ada"), ("default", "ada"), ("acme", "ada")]
+    with sqlite3.connect(directory / "keys.db") as connection:
+        connection.execute(YESTERDAY)
+        for number, (secret, (tenant, user)) in enumerate(zip(secrets, names, strict=True)):
+            revoked = time.time() if number == 2 else None
+            row = (f"key-{number}", digest_of(secret), tenant, user, 1_000.0 + number, revoked)
+            connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)", row)
+    connection.close()
+    return secrets
+
+
+def differences(connection: Connection) -> Any:
+    """Return the differences between the database and the table definitions."""
+    return compare_metadata(MigrationContext.configure(connection), METADATA)
+
+
+async def test_new_database_has_the_defined_tables(tmp_path: Path) -> None:
+    async with open_database(url(tmp_path)) as engine, engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_old_keys_keep_all_scopes_and_their_users_are_inserted(
+    tmp_path: Path,
+) -> None:
+    secrets = yesterdays_file(tmp_path)
+    async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 0) as keys:
+        owner = await keys.authenticate(secrets[0])
+        assert (owner.caller, owner.scopes) == (Caller("default", "owner"), ALL_SCOPES)
+        assert [await reason_of(keys, secret) for secret in secrets[1:]] == [
+            "",
+            "API_KEY_REVOKED",
+            "",
+        ]
+        async with engine.connect() as connection:
+            assert await connection.run_sync(differences) == []
+            found_users = await connection.execute(select(users).order_by(users.c.create_time))
+            assert [tuple(row) for row in found_users] == [
+                ("default", "owner", 1_000.0),
+                ("default", "ada", 1_001.0),
+                ("acme", "ada", 1_003.0),
+            ]
+            found_tenants = await connection.execute(
+                select(tenants).order_by(tenants.c.create_time)
+            )
+            assert [row.tenant for row in found_tenants] == ["default", "acme"]
+
+
+async def test_concurrent_starts_migrate_once(tmp_path: Path) -> None:
+    secrets = yesterdays_file(tmp_path)
+
+    async def start() -> str:
+        async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 60) as keys:
+            return await reason_of(keys, secrets[0])
+
+    assert await asyncio.gather(*(start() for _ in range(4))) == [""] * 4
+
+
+async def test_failed_migration_leaves_the_database_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = yesterdays_file(tmp_path)
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        # The second step fails at an existing table, after the creation of another.
+        connection.execute("CREATE TABLE users (anything TEXT)")
+    connection.close()
+    with pytest.raises(database.UnavailableError):
+        async with open_database(url(tmp_path)):
+            raise AssertionError("opened")
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        found = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        assert found == {"api_keys", "users"}
+        connection.execute("DROP TABLE users")
+    connection.close()
+    async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 60) as keys:
+        assert await reason_of(keys, secrets[0]) == ""
+
+
+async def test_start_with_a_current_schema_does_not_load_alembic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(url(tmp_path)):
+        pass
+
+    def upgrade(connection: Connection) -> Any:
+        raise AssertionError("asked to upgrade")
+
+    monkeypatch.setattr(database, "_upgrade", upgrade)
+    async with open_database(url(tmp_path)):
+        pass
+
+
+async def test_newer_database_is_served_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_database(url(tmp_path)) as engine, engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    caplog.set_level(logging.WARNING)
+    async with open_database(url(tmp_path)) as engine:
+        assert await SqlKeyStore(engine).list_keys() == []
+    (record,) = [record for record in caplog.records if record.name == database.__name__]
+    assert (record.levelno, getattr(record, "fields", None)) == (
+        logging.WARNING,
+        {"revision": "9999"},
+    )
+    assert await migrate(url(tmp_path)) == ("9999", "9999")
+
+
+async def test_migrate_command_prints_both_revisions(tmp_path: Path) -> None:
+    yesterdays_file(tmp_path)
+    assert await migrate(url(tmp_path)) == ("", REVISIONS[-1])
+    assert await migrate(url(tmp_path)) == (REVISIONS[-1], REVISIONS[-1])
+
+
+def test_listed_revisions_match_the_files() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    found = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(found)) == REVISIONS
+
+
+def test_password_is_not_shown() -> None:
+    assert "secret" not in database.redacted_url("postgresql+asyncpg://tw:secret@127.0.0.1/tw")
