@@ -3,7 +3,7 @@
 `python -m benchmarks.session [--seconds 8]`. Rounds on both databases and the disk's fdatasync are
 interleaved in one run on one folder; only the ratios are meaningful. A single client process drives
 the service and shares its cores with Postgres, so turns/s is a lower bound. SQLite does not sync
-the commits of a turn, Postgres does (docs/decisions/2026-11-24-session-durability.md).
+the commits of a turn, Postgres does (docs/decisions/session-storage.md).
 """
 
 import argparse

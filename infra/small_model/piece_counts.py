@@ -1,7 +1,7 @@
 """Frequency of pieces in texts that resemble users' texts, weighted by source.
 
 models/small/kept_pieces.bits was chosen by these counts
-(docs/decisions/2026-11-24-small-model-vocabulary.md). The texts are permitted for training;
+(docs/decisions/small-model.md). The texts are permitted for training;
 evaluation sets are excluded. At the start of a text, where every answer begins, a word has a
 different piece. Both pieces are counted.
 """

@@ -3,7 +3,7 @@
 The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io,
 "Adaptive Concurrency") and Netflix's concurrency-limits: limit × gradient, where the gradient is
 the tolerated latency divided by the present latency. The order of the queue is adaptive LIFO
-(B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/2026-11-28-admission.md.
+(B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/admission.md.
 """
 
 import asyncio

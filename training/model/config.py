@@ -258,6 +258,6 @@ def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:
     """Return sqrt(d) rounded to the weight type: 25.25 (not 25.298) for the bf16 Gemma-3-270M.
 
     The model server also rounds by config.json's dtype, independent of its compute type; both must
-    agree (docs/decisions/2026-11-24-predictor-embedding-scale.md).
+    agree (docs/decisions/predictor.md).
     """
     return float(torch.tensor(math.sqrt(hidden_size), dtype=stored_dtype(raw)))

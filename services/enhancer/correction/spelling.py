@@ -14,7 +14,7 @@ from services.enhancer.correction.known_words import ABBREVIATION_CONTEXTS, ABBR
 from services.enhancer.correction.vocabulary import CORPUS_TOKENS, Vocabulary, american
 
 # Natural logarithms of probabilities, tuned by hand on the sentences named in
-# docs/decisions/2026-11-24-enhancer-words.md.
+# docs/decisions/enhancer.md.
 TYPO = -5.0
 SECOND_TYPO = -5.5
 LIKELY_TYPO_BONUS = 2.0

@@ -102,7 +102,7 @@ def embedding_scale(hidden_size: int, dtype: str) -> float:
     """Return Gemma's factor, sqrt(hidden_size) rounded to the type of the checkpoint.
 
     For hidden size 640 the factor is 25.25 in bfloat16 and 25.298 in float32. The trainer must
-    round in the same way (docs/decisions/2026-11-24-predictor-embedding-scale.md).
+    round in the same way (docs/decisions/predictor.md).
     """
     exact = np.float32(hidden_size**0.5)
     if dtype == "bfloat16":

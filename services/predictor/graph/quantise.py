@@ -2,7 +2,7 @@
 
 Asymmetric quantisation, because its per-token error is smaller than that of symmetric i8 on the
 same text (mean |d log-prob| .080 against .102 on Gemma-3-270M;
-docs/decisions/2026-11-24-predictor-graph.md) and equal to that of optimum.
+docs/decisions/predictor.md) and equal to that of optimum.
 """
 
 from dataclasses import dataclass

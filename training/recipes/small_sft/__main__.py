@@ -1,6 +1,6 @@
 """Train models/small/adapter: texts, SFT and publication; resumes after an interruption.
 
-docs/decisions/2026-11-24-small-model-adapter.md lists the preceding commands.
+docs/decisions/small-model.md lists the preceding commands.
 """
 
 import argparse
