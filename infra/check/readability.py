@@ -44,6 +44,8 @@ BANNED_OPENERS = frozenset({"who", "what", "where", "which", "how", "whether", "
 PRONOUNS = re.compile(r"\b(it|that|who|what|which|one|whoever|nobody|nothing)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 DIRECTIVES = ("#!", "# noqa", "# type", "# fmt", "# ruff", "# pragma")
+DIRECTIVE_AT_END = re.compile(r"\s*# (noqa|type:).*$")
+QUOTED_CODE = re.compile(r"`[^`]*`")
 # Texts besides Python in which banned phrases are looked for.
 PROSE = (
     "README.md",
@@ -176,8 +178,8 @@ class Figures:
 
 
 # Enforced for the product as a whole. A limit above its goal is lowered as the work proceeds.
-MAX_SHORT_MODULES = 0.12  # goal 0.08
-MAX_CALLED_ONCE = 0.23  # goal 0.10
+MAX_SHORT_MODULES = 0.10  # goal 0.08
+MAX_CALLED_ONCE = 0.18  # goal 0.10
 
 
 def main(words: Sequence[str]) -> int:
@@ -220,9 +222,11 @@ def read(*folders: str) -> list[Module]:
 
 
 def wide_lines(module: Module) -> Iterator[str]:
+    """Lines over the limit; directives at their end are not counted."""
     for number, line in enumerate(module.lines, start=1):
-        if len(line) > WIDTH and not line.rstrip().endswith("# noqa: E501"):
-            yield f"{module.name}:{number}: {len(line)} characters; the limit is {WIDTH}"
+        width = len(DIRECTIVE_AT_END.sub("", line))
+        if width > WIDTH and not line.endswith("# noqa: E501"):
+            yield f"{module.name}:{number}: {width} characters; the limit is {WIDTH}"
 
 
 def language(module: Module) -> Iterator[str]:
@@ -234,13 +238,13 @@ def language(module: Module) -> Iterator[str]:
         if words[0].strip(".,:").lower() in BANNED_OPENERS:
             yield f"{module.name}:{number}: docstring starts with {words[0]!r}"
     for number, text in (*module.docstrings, *module.comments):
-        for phrase in BANNED.findall(text):
+        for phrase in BANNED.findall(QUOTED_CODE.sub("", text)):
             yield f"{module.name}:{number}: banned phrase {phrase!r}"
 
 
 def banned_phrases(name: str, text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), start=1):
-        for phrase in BANNED.findall(line):
+        for phrase in BANNED.findall(QUOTED_CODE.sub("", line)):
             yield f"{name}:{number}: banned phrase {phrase!r}"
 
 
@@ -253,7 +257,12 @@ def crowded_folders(modules: Sequence[Module]) -> Iterator[str]:
 
 
 # Folders that still have to be divided by subject, with the number of modules that they have now.
-CROWDED: dict[str, int] = {}
+CROWDED = {
+    "infra/servers": 17,
+    "training/data": 19,
+    "training/rl": 16,
+    "training/stages": 16,
+}
 
 
 def uncommented(modules: Sequence[Module]) -> Iterator[str]:

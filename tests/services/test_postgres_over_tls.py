@@ -1,6 +1,4 @@
-"""Postgres that lets nobody in without TLS: each service compares its certificate where the URL
-says so, with whom the machine believes.
-"""
+"""TLS to Postgres: each service verifies the certificate if its database URL requests it."""
 
 import asyncio
 import ipaddress
@@ -60,8 +58,9 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
 
 @asynccontextmanager
 async def only_over_tls(authorities: Authorities, port: int) -> AsyncIterator[int]:
-    """A port in front of that of a Postgres, which was built without TLS: asks for it as Postgres
-    does, and lets in nobody without.
+    """Yield a port with TLS in front of a Postgres that was built without TLS.
+
+    The proxy requests TLS as Postgres does and closes plaintext connections.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authorities.certificate, authorities.key)

@@ -60,14 +60,16 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     "dropout off": (
         "stages/test_ppo.py::test_no_model_has_dropout",
         "rl/test_learning.py::test_first_minibatch_is_on_policy",
-        "stages/test_grpo_algorithm.py::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
+        "stages/test_grpo_algorithm.py"
+        "::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
     ),
     "reward model: head, Bradley-Terry, normalised, centred": (
         "model/test_head.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
         "rl/test_losses.py::test_bradley_terry_of_equal_scores_is_log_two",
         "rl/test_losses.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
         "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
-        "stages/test_reward_model.py::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
+        "stages/test_reward_model.py"
+        "::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
     ),
     "critic from the reward model, values of the state before the token": (
         "rl/test_rollout.py::test_value_belongs_to_the_state_before_its_token",

@@ -23,7 +23,8 @@ _MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)\s*/\s*(\d+)")
 _SCIENTIFIC = re.compile(r"([-+]?(?:\d+(?:\.\d+)?|\.\d+))[eE]([-+]?\d{1,4})")
 # "12 apples", "3 km/h", "5 cm^2". A single letter is more likely a variable, except common units.
 _WITH_UNIT = re.compile(
-    rf"({_NUMBER}\s*\\?%?)\s+(?!pi\b|sqrt\b)(?:[A-Za-z]{{2,}}|[mgshlL])(?:[\s/][A-Za-z]+|\^?[23²³])*"
+    rf"({_NUMBER}\s*\\?%?)\s+(?!pi\b|sqrt\b)(?:[A-Za-z]{{2,}}|[mgshlL])"
+    r"(?:[\s/][A-Za-z]+|\^?[23²³])*"
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 _EVALUATED = re.compile(

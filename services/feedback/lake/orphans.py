@@ -18,7 +18,8 @@ OBJECTS_PER_BATCH = 50_000
 COMPACTED = re.compile(r"[a-z]+/v1/compacted/\d{20}-\d{20}-(?P<epoch>\d+)-[0-9a-f]{12}\.parquet")
 # Keys made by sink.object_key.
 KEY = re.compile(
-    r"[a-z]+/v1/topic_id=(?P<topic_id>[^/]+)/partition=(?P<partition>\d+)/(?P<start>\d{20})-\d{20}-[0-9a-f]{12}\.parquet"
+    r"[a-z]+/v1/topic_id=(?P<topic_id>[^/]+)/partition=(?P<partition>\d+)/"
+    r"(?P<start>\d{20})-\d{20}-[0-9a-f]{12}\.parquet"
 )
 
 

@@ -218,12 +218,14 @@ class Spool:
             if offset == self.end_offset:
                 return None
             file = self._files[bisect_right(self._files, offset, key=lambda file: file.base) - 1]
+            # Ends of the records to return. The last one ends where its successor starts.
             first = offset - file.base
             bounds = [*file.positions[first + 1 : first + max_records], file.size]
             if first + max_records < len(file.positions):
                 bounds[-1] = file.positions[first + max_records]
             start = file.positions[first]
             fitting = bisect_right(bounds, start + max_bytes)
+            # At least one record, even if it alone is larger than max_bytes.
             return file.path, start, bounds[max(0, fitting - 1)]
 
 

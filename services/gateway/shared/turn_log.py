@@ -1,6 +1,6 @@
 """Turns in Valkey: events, owner, and heartbeats of gateways.
 
-A turn is a hash (attempt, gateway, caller, anew; `events` after the end) and one stream per
+A turn is a hash (attempt, gateway, caller, `anew`; `events` after the end) and one stream per
 attempt. The sequence of an event is the id of its entry. Repeated appends are therefore harmless
 and gaps are visible. An entry `end` follows the last event. The field `anew` marks a restarted
 answer.
@@ -28,7 +28,7 @@ MAX_READ = 1_000
 SCAN_COUNT = 1_000
 KINDS = {code.name: kind for code, kind in ERROR_BY_CODE.items()}
 
-# KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ms to live, 1 if the turn ends here,
+# KEYS: hash, stream. ARGV: attempt, gateway, caller, `anew`, ms to live, 1 if the turn ends here,
 # first sequence, encrypted events …, encrypted end. Reply: last stored sequence; -1 if another
 # attempt owns the turn.
 APPEND = Script("""
@@ -59,7 +59,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[5])
 return last
 """)
 
-# KEYS: hash. ARGV: attempt to replace (empty: none), ms to live, attempt, gateway, caller, anew.
+# KEYS: hash. ARGV: attempt to replace (empty: none), ms to live, attempt, gateway, caller, `anew`.
 # Reply: nil if claimed, else attempt, gateway and events of the owner.
 CLAIM = Script("""
 local attempt = redis.call('HGET', KEYS[1], 'attempt') or ''

@@ -1,8 +1,8 @@
 """Coalescing of small text deltas, because every message costs time at every hop.
 
 The first delta is sent at once; later deltas are collected during pauses. The pauses grow like
-those of the gateway's output guard (services/gateway/answering/holdback.py), which releases text no more
-often.
+those of the gateway's output guard (services/gateway/answering/holdback.py), which releases text
+no more often.
 """
 
 import asyncio

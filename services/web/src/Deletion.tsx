@@ -67,7 +67,7 @@ function Confirmation({ api, done, keep }: { api: Api; done: (erasure: Erasure, 
 
   return (
     <div className="confirmation" role="group" aria-label="Delete my data?">
-      <p>This goes, at once and for ever:</p>
+      <p>This is deleted immediately and permanently:</p>
       <ul>
         <li>all your conversations, and answers that are being written now;</li>
         <li>your thumbs, comments and corrections.</li>

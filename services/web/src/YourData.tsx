@@ -56,7 +56,7 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
           <span>Use my chats and thumbs to make the model better</span>
         </label>
         <p id="training-note" className="quiet">
-          {consent && !consent.updateTime && "Whoever runs this system chose this until you do. "}
+          {consent && !consent.updateTime && "The operator of this system chose this setting; you can change it. "}
           A change holds from the next training on, for what you said before too.
         </p>
         {problem && <p className="problem" role="alert">{problem}</p>}

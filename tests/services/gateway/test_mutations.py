@@ -59,7 +59,7 @@ class Refused(Exception):
 
 
 class Context:
-    """Minimal gRPC context."""
+    """Minimal context of a gRPC call."""
 
     def __init__(self, key: str) -> None:
         self._metadata = (("authorization", f"Bearer {key}"),)

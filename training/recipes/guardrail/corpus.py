@@ -42,7 +42,7 @@ LONGEST_ROW_CHARACTERS = 4_000
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts by class."""
+    """Training texts, grouped by class."""
 
     benign: tuple[str, ...]
     injection: tuple[str, ...]

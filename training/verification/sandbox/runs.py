@@ -32,7 +32,7 @@ INSIDE = Path(__file__).with_name("inside.py")
 READ_BYTES = 65_536
 ERROR_CHARACTERS = 400
 # As root each run has its own user id, so that the kernel counts its processes separately. The
-# range lies below nobody and above ids assigned by systems.
+# range lies below the user `nobody` and above ids assigned by systems.
 FIRST_USER, USERS = 64_000, 1_000
 
 

@@ -186,7 +186,8 @@ def test_erased_rows_leave_readable_and_orphan_objects_at_once(log: CompactedLog
     # A crashed compactor and a crashed sink have left orphans.
     log.store.put(f"feedback/v1/compacted/{1:020d}-{2:020d}-1-0123456789ab.parquet", b"her words")
     log.store.put(
-        f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/{0:020d}-{1:020d}-0123456789ab.parquet",
+        f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/"
+        f"{0:020d}-{1:020d}-0123456789ab.parquet",
         b"her words",
     )
     tally = log.compaction(full).run(log.stream)
