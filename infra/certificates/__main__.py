@@ -6,7 +6,7 @@ Usage: `python -m infra.certificates --into DIR`.
 import argparse
 from pathlib import Path
 
-from infra.certificates.folder import SERVICES, issue_certificates
+from infra.certificates.folder import certificate_names, issue_certificates
 
 
 def main() -> None:
@@ -15,7 +15,10 @@ def main() -> None:
         "--into", type=Path, required=True, help="output folder; keep authority.key on this machine"
     )
     parser.add_argument(
-        "--services", nargs="+", default=SERVICES, help="names of services (default: %(default)s)"
+        "--services",
+        nargs="+",
+        default=certificate_names(),
+        help="names of services (default: %(default)s)",
     )
     parser.add_argument(
         "--days",

@@ -12,18 +12,16 @@ from pathlib import Path
 from cryptography import x509
 
 from infra.certificates.authority import Authority, CertificatePair
+from infra.service_table import service_table
 
-SERVICES = (
-    "gateway",
-    "guardrail",
-    "enhancer",
-    "session",
-    "generator",
-    "feedback",
-    "training",
-    "operator",
-)
+# Callers of internal methods that are not services.
+COMMANDS = ("training", "operator")
 AUTHORITY_DAYS = 3650.0
+
+
+def certificate_names() -> tuple[str, ...]:
+    """Return the names with a certificate: services with a gRPC server, and commands."""
+    return (*(service.name for service in service_table().grpc), *COMMANDS)
 
 
 def issue_certificates(folder: Path, services: Iterable[str], days: float) -> list[str]:

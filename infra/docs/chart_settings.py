@@ -9,7 +9,8 @@ from typing import Any
 
 from infra.docs.chart import CHART
 from infra.docs.output import write_or_compare
-from infra.docs.settings import SERVICES, common_fields, settings_class
+from infra.docs.settings import common_fields, settings_class
+from infra.service_table import service_table
 
 SCHEMA = CHART / "values.schema.json"
 # Pods receive these settings from secrets. A value in values.yaml would be readable and without
@@ -37,7 +38,7 @@ def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
     """
     fields = {
         "every": common_fields(),
-        **{name: settings_class(name).model_fields for name in SERVICES},
+        **{name: settings_class(name).model_fields for name in service_table().names},
     }
     names = {
         name: {"propertyNames": {"enum": sorted({*those} - OUT_OF_SECRETS)}}

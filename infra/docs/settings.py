@@ -11,10 +11,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from infra.docs.output import write_or_compare
+from infra.service_table import service_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
-SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "predictor")
 HEAD = """# Settings
 
 Generated from the code by `python -m infra.docs.settings`; `make check` compares. Every setting is
@@ -37,7 +37,7 @@ def page() -> str:
     """Return the whole page with a table per service."""
     common = common_fields()
     parts = [HEAD, _table("every service but the predictor", common)]
-    for service in SERVICES:
+    for service in service_table().names:
         own = settings_class(service).model_fields
         parts.append(
             _table(

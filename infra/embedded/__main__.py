@@ -11,7 +11,14 @@ from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.environment import loop_environment
-from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
+from infra.embedded.layout import (
+    ROOT,
+    Layout,
+    PortTakenError,
+    choose_ports,
+    programs,
+    usual_public_ports,
+)
 from infra.embedded.preflight import FeedbackUnreachableError, has_too_little_feedback
 from infra.embedded.readiness import wait_for_model
 from infra.embedded.running import UnknownRecipeError, check_not_running, check_recipe, find_ports
@@ -74,12 +81,15 @@ def parse(words: list[str]) -> argparse.Namespace:
         "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
     )
     start.add_argument(
-        "--port", type=int, default=PUBLIC_PORTS["http"], help="HTTP port; 0 picks a free one"
+        "--port",
+        type=int,
+        default=usual_public_ports()["http"],
+        help="HTTP port; 0 picks a free one",
     )
     start.add_argument(
         "--grpc-port",
         type=int,
-        default=PUBLIC_PORTS["gateway"],
+        default=usual_public_ports()["gateway"],
         help="gRPC port; 0 picks a free one",
     )
     start.add_argument(

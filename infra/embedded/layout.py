@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.service_table import HTTP_PORT, Service, service_table
 from infra.supervision.child import Program
 from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
 from infra.supervision.secret_file import read_or_create
@@ -14,21 +15,8 @@ from infra.supervision.supervisor import LOGS
 from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
-INNER_PORTS = {
-    "guardrail": 50052,
-    "enhancer": 50053,
-    "session": 50054,
-    "generator": 50055,
-    "feedback": 50056,
-    "predictor": 8000,
-}
-# Offset of the /metrics port of a gRPC service from its gRPC port.
-METRICS_OFFSET = 1000
 # A longer context slows a 270 M model on two cores without a gain in quality.
 MAX_CONTEXT_TOKENS = 2048
-# `make up` starts the programs in this order.
-START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
 
 class PortTakenError(DetailedError):
@@ -97,30 +85,34 @@ class Layout:
 
     def prepare(self) -> None:
         """Create the folders of the run."""
+        databases = [
+            (self.state / service.database.file_path).parent
+            for service in service_table().grpc
+            if service.database and service.database.file
+        ]
         for folder in (
             self.models,
             self.objects,
             self.loop,
             self.logs,
-            self.state / "feedback",
             self.state / "generator",
+            *databases,
         ):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def principal_key(self) -> str:
-        """Return the key of the hash of user ids in events.
+    def key(self, name: str) -> str:
+        """Return a key of the services; the key is created once, readable by its owner only.
 
-        The key is created once and is readable by its owner only.
+        Args:
+            name: principal-key, the key of the hash of user ids in events, or master-key, which
+                wraps the data keys of sealed texts. Without the master key the texts are lost.
         """
-        return read_or_create(self.state / "principal.key")
+        return read_or_create(self.state / f"{name.removesuffix('-key')}.key")
 
-    def master_key(self) -> str:
-        """Return the key that wraps the data keys of sealed texts.
 
-        The key is created once and is readable by its owner only. Without the key the texts are
-        lost.
-        """
-        return read_or_create(self.state / "master.key")
+def usual_public_ports() -> dict[str, int]:
+    """Return the ports of the public HTTP and gRPC endpoints."""
+    return {"http": HTTP_PORT, "gateway": service_table()["gateway"].port}
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -133,14 +125,20 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
         # Next to another run: its usual ports must stay free while its services restart.
         return free_ports()
     chosen = public_ports(http_port, grpc_port)
-    wanted = {
-        **INNER_PORTS,
-        **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()},
-    }
-    wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
-    for name, port in wanted.items():
-        chosen[name] = port if is_free(port) else free_port()
+    for name, port in usual_ports().items():
+        if name not in chosen:
+            chosen[name] = port if is_free(port) else free_port()
     return chosen
+
+
+def usual_ports() -> dict[str, int]:
+    """Return the usual ports of all listeners."""
+    table = service_table()
+    return {
+        **usual_public_ports(),
+        **{name: service.port for name, service in table.services.items()},
+        **{f"{service.name}_metrics": service.metrics_port for service in table.grpc},
+    }
 
 
 def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -168,11 +166,7 @@ def check_free(http_port: int, grpc_port: int) -> None:
 
 def free_ports() -> dict[str, int]:
     """Return free ports for all listeners, for tests next to other runs."""
-    names = [
-        *PUBLIC_PORTS,
-        *INNER_PORTS,
-        *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway")),
-    ]
+    names = list(usual_ports())
     return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
@@ -183,12 +177,13 @@ def context_tokens(model: Path) -> int:
 
 
 def programs(layout: Layout, model: Path) -> list[Program]:
-    """Return the seven programs with their settings, in the order of their start.
+    """Return the programs of all services with their settings, callees before their callers.
 
     `model` serves users until a rollout selects another version.
     """
     settings = service_settings(layout, model)
-    return [program(name, settings[name], name) for name in START_ORDER]
+    order = [service.name for service in service_table().start_order]
+    return [program(name, settings[name], name) for name in order]
 
 
 def program(service: str, settings: Mapping[str, object], name: str) -> Program:
@@ -203,59 +198,55 @@ def program(service: str, settings: Mapping[str, object], name: str) -> Program:
 
 def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
     """Return the settings by service, without the prefix of their names."""
-    key, context = layout.principal_key(), context_tokens(model)
-    reply = min(512, context // 4)
-    state = layout.state
+    own = _own_settings(layout, model)
     return {
-        "predictor": {
-            "port": layout.ports["predictor"],
-            "cache_directory": layout.predictor,
-            "kv_blocks": 256,
-        },
-        "guardrail": _grpc(layout, "guardrail"),
-        "enhancer": _grpc(layout, "enhancer"),
-        "feedback": {
-            **_grpc(layout, "feedback"),
-            "principal_key": key,
-            "master_key": layout.master_key(),
-            "spool_directory": state / "feedback" / "spool",
-            "object_directory": layout.objects,
-            "database_url": f"sqlite:///{state / 'feedback' / 'ledger.db'}",
-        },
+        name: {**_table_settings(layout, service), **own.get(name, {})}
+        for name, service in service_table().services.items()
+    }
+
+
+def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
+    """Return the settings that only one service has."""
+    context = context_tokens(model)
+    reply = min(512, context // 4)
+    return {
+        "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
         "session": {
-            **_grpc(layout, "session"),
-            "principal_key": key,
-            "database_url": f"sqlite:///{state / 'sessions.db'}",
             "tokenizer_file": model / "tokenizer.json",
             "context_tokens": context,
             "reply_tokens": reply,
-            "feedback_target": layout.target("feedback"),
         },
         "generator": {
-            **_grpc(layout, "generator"),
-            "predictor_url": f"http://{layout.target('predictor')}",
-            "rollout_file": state / "generator" / "rollout.json",
+            "rollout_file": layout.state / "generator" / "rollout.json",
             "stable_directory": model,
             "reply_tokens": reply,
         },
         "gateway": {
-            **_grpc(layout, "gateway"),
-            "http_port": layout.ports["http"],
-            "principal_key": key,
-            **{
-                f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"
-            },
-            "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
-            "owner_key_file": state / "owner.key",
+            "owner_key_file": layout.state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",
         },
     }
 
 
-def _grpc(layout: Layout, service: str) -> dict[str, object]:
-    return {
-        "host": HOST,
-        "port": layout.ports[service],
-        "metrics_port": layout.ports[f"{service}_metrics"],
-    }
+def _table_settings(layout: Layout, service: Service) -> dict[str, object]:
+    """Return the settings that follow from the row of a service."""
+    settings: dict[str, object] = {"port": layout.ports[service.name]}
+    if service.grpc:
+        settings |= {"host": HOST, "metrics_port": layout.ports[f"{service.name}_metrics"]}
+    if service.http:
+        settings["http_port"] = layout.ports["http"]
+    for callee in service.calls:
+        if service_table()[callee].grpc:
+            settings[f"{callee}_target"] = layout.target(callee)
+        else:
+            settings[f"{callee}_url"] = f"http://{layout.target(callee)}"
+    for key in service.keys:
+        settings[key.replace("-", "_")] = layout.key(key)
+    if service.database and service.database.file:
+        settings["database_url"] = service.database.file_url(layout.state)
+    if service.spool:
+        settings["spool_directory"] = layout.state / service.name / "spool"
+    if service.objects:
+        settings["object_directory"] = layout.objects
+    return settings

@@ -12,10 +12,9 @@ from infra.servers.kafka import Kafka
 from infra.servers.postgres import Postgres
 from infra.servers.seaweedfs import SeaweedFS
 from infra.servers.valkey import Valkey
+from infra.service_table import service_table
 from infra.supervision.child import Program
 
-# One database for each service with a database.
-DATABASES = ("gateway", "session", "generator", "feedback")
 # Use the class data archive that is shipped with Java: the archive from infra/servers matches only
 # the jars from which the archive was dumped.
 CLASS_DATA = "-Xshare:auto"
@@ -27,7 +26,7 @@ def prepare_postgres(layout: StoreLayout) -> Program:
     postgres = Postgres(layout.folder, layout.ports["postgres"][0], layout.listens_on)
     binaries = layout.software.programs.postgres
     (program,) = postgres.prepare(binaries)
-    ensure_databases(binaries, postgres, DATABASES)
+    ensure_databases(binaries, postgres, service_table().databases)
     return program
 
 

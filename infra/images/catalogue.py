@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.service_table import service_table
+
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("images.toml")
+EVERY_SERVICE = "services/*"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class Catalogue:
 
 
 def read_catalogue(text: str | None = None) -> Catalogue:
-    """Parse the catalogue. Tests pass other TOML text."""
+    """Parse the catalogue. Tests pass other TOML text.
+
+    The path `services/*` represents the folders of all services with a gRPC server.
+    """
     table = tomllib.loads(LIST.read_text() if text is None else text)
     python, maven, without = table.pop("python"), table.pop("maven"), table.pop("without")
     images = {
@@ -60,7 +66,7 @@ def read_catalogue(text: str | None = None) -> Catalogue:
             name,
             entry["about"],
             Path(entry["lock"]),
-            [Path(path) for path in entry["paths"]],
+            [path for entry_path in entry["paths"] for path in _expand(entry_path)],
             entry["module"],
             entry.get("programs", ()),
             entry.get("scripts", {}),
@@ -70,3 +76,9 @@ def read_catalogue(text: str | None = None) -> Catalogue:
         for name, entry in table.items()
     }
     return Catalogue(images, python, maven, without)
+
+
+def _expand(path: str) -> list[Path]:
+    if path != EVERY_SERVICE:
+        return [Path(path)]
+    return sorted(Path("services", service.name) for service in service_table().grpc)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.environment import write_environment
-from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, check_free
+from infra.embedded.layout import ROOT, Layout, PortTakenError, check_free, usual_public_ports
 from infra.embedded.readiness import wait_for_model
 from infra.embedded.running import STACK_STATE, check_not_running
 from infra.servers.errors import ServerError
@@ -68,13 +68,13 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument(
         "--port",
         type=int,
-        default=PUBLIC_PORTS["http"],
+        default=usual_public_ports()["http"],
         help="HTTP ports of the gateways: this and the next; 0: any",
     )
     start.add_argument(
         "--grpc-port",
         type=int,
-        default=PUBLIC_PORTS["gateway"],
+        default=usual_public_ports()["gateway"],
         help="gRPC ports of the gateways, likewise",
     )
     start.add_argument(

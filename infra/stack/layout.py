@@ -12,14 +12,11 @@ from infra.embedded.environment import Environment
 from infra.embedded.layout import Layout, program, service_settings
 from infra.servers.fleet import Fleet
 from infra.servers.seaweedfs import ACCESS_KEY
+from infra.service_table import Service, service_table
 from infra.supervision.child import Program
 from infra.supervision.ports import HOST, distinct_free_ports
 from infra.supervision.secret_file import read_or_create
 
-# A single model server, because the model fills the memory of this machine. Other services have two
-# replicas.
-REPLICATED = ("guardrail", "enhancer", "feedback", "session", "generator", "gateway")
-DATABASES = ("session", "feedback", "generator", "gateway")
 BUCKET = "thumbwheel"
 PARTITIONS = 3
 Settings = Mapping[str, object]
@@ -32,68 +29,60 @@ class StackLayout:
     run: Layout
     fleet: Fleet
 
-    def database(self, service: str, driver: str) -> str:
-        """Return the URL of a service's database."""
-        return self.fleet.postgres.url(service, driver)
-
     def programs(self, model: Path) -> list[Program]:
-        """Return the services, model server first.
+        """Return the services, callees before their callers.
 
         The replicas of a service are adjacent, so that the first can be ready while the second
-        starts.
+        starts. There is a single model server, because the model fills the memory of this machine.
         """
         settings = service_settings(self.run, model)
-        replicas = [
-            program(
-                service, self.replica(service, number, settings[service]), f"{service}-{number}"
-            )
-            for service in REPLICATED
-            for number in (1, 2)
-        ]
-        return [program("predictor", settings["predictor"], "predictor"), *replicas]
+        found = []
+        for service in service_table().start_order:
+            name = service.name
+            if not service.grpc:
+                found.append(program(name, settings[name], name))
+                continue
+            found += [
+                program(name, self.replica(service, number, settings[name]), f"{name}-{number}")
+                for number in (1, 2)
+            ]
+        return found
 
-    def replica(self, service: str, number: int, embedded: Settings) -> dict[str, object]:
+    def replica(self, service: Service, number: int, embedded: Settings) -> dict[str, object]:
         """Return the settings of a single replica."""
-        name = service if number == 1 else f"{service}_2"
+        name = service.name if number == 1 else f"{service.name}_2"
         own: dict[str, object] = {
             "port": self.run.ports[name],
             "metrics_port": self.run.ports[f"{name}_metrics"],
             "drain_seconds": 5,
         }
-        if service == "gateway":
+        if service.http:
             own["http_port"] = self.run.ports["http" if number == 1 else "http_2"]
-        if service == "feedback":
-            own["spool_directory"] = self.run.state / "feedback" / f"spool-{number}"
+        if service.spool:
+            own["spool_directory"] = self.run.state / service.name / f"spool-{number}"
         return {**embedded, **self.shared(service), **own}
 
-    def shared(self, service: str) -> Settings:
+    def shared(self, service: Service) -> Settings:
         """Return the settings for the servers that all replicas of a service share."""
-        match service:
-            case "feedback":
-                return {
-                    "database_url": self.database(service, "postgresql+pg8000"),
-                    **self._kafka(),
-                    **self._bucket(),
-                }
-            case "session" | "generator" | "gateway":
-                database = {"database_url": self.database(service, "postgresql+asyncpg")}
-                if service != "gateway":
-                    return database
-                secret = read_or_create(self.run.state / "valkey.secret")
-                return {
-                    **database,
-                    "valkey_url": self.fleet.valkey.url(),
-                    "valkey_secret": secret,
-                }
-            case _:
-                return {}
+        settings: dict[str, object] = {}
+        if service.database:
+            url = self.fleet.postgres.url(service.name, service.database.driver)
+            settings["database_url"] = url
+        if service.kafka:
+            settings |= self._kafka()
+        if service.objects:
+            settings |= self._bucket()
+        if service.valkey:
+            secret = read_or_create(self.run.state / "valkey.secret")
+            settings |= {"valkey_url": self.fleet.valkey.url(), "valkey_secret": secret}
+        return settings
 
     def environment(self) -> Environment:
         """Return the environment of commands next to the stack."""
         bucket = {
             f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
         }
-        return Environment(self.database("gateway", "postgresql+asyncpg"), bucket)
+        return Environment(self.fleet.postgres.url("gateway", "postgresql+asyncpg"), bucket)
 
     def _kafka(self) -> Settings:
         copies = len(self.fleet.kafka.nodes)
@@ -119,7 +108,8 @@ def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     """Return public ports in pairs from the given ports (0: any), and free ports for the rest."""
     doors = {"http": http_port, "http_2": http_port and http_port + 1}
     doors |= {"gateway": grpc_port, "gateway_2": grpc_port and grpc_port + 1}
-    services = [*REPLICATED, *(f"{service}_2" for service in REPLICATED)]
+    replicated = [service.name for service in service_table().grpc]
+    services = [*replicated, *(f"{service}_2" for service in replicated)]
     names = [*doors, *services, *(f"{service}_metrics" for service in services), "predictor"]
     free = dict(zip(names, distinct_free_ports(len(names)), strict=True))
     return free | {name: port for name, port in doors.items() if port}
@@ -128,10 +118,10 @@ def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 def metrics_targets(ports: Mapping[str, int]) -> dict[str, list[str]]:
     """Return the scrape targets of Prometheus by service."""
     found = {
-        service: [
-            f"{HOST}:{ports[f'{service}_metrics']}",
-            f"{HOST}:{ports[f'{service}_2_metrics']}",
+        service.name: [
+            f"{HOST}:{ports[f'{service.name}_metrics']}",
+            f"{HOST}:{ports[f'{service.name}_2_metrics']}",
         ]
-        for service in REPLICATED
+        for service in service_table().grpc
     }
     return {**found, "predictor": [f"{HOST}:{ports['predictor']}"]}

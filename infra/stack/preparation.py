@@ -14,14 +14,8 @@ import asyncpg
 
 from infra.embedded.layout import ROOT, program, service_settings
 from infra.servers.errors import ServerError
-from infra.stack.layout import DATABASES, StackLayout
-
-COMMANDS = {
-    "session": ("migrate",),
-    "generator": ("migrate",),
-    "gateway": ("migrate",),
-    "feedback": ("migrate", "topics", "bucket"),
-}
+from infra.service_table import service_table
+from infra.stack.layout import StackLayout
 
 
 async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], None]) -> None:
@@ -31,16 +25,17 @@ async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], N
         ServerError: a command failed; the message contains the end of its output.
     """
     say("preparing databases, tables, topics and bucket")
-    await make_databases(stack.fleet.postgres.url(), DATABASES)
+    await make_databases(stack.fleet.postgres.url(), service_table().databases)
     settings = service_settings(stack.run, model)
     await asyncio.gather(
         *(
             _run_all(
-                service,
-                commands,
-                program(service, stack.replica(service, 1, settings[service]), service).environment,
+                name,
+                service.prepare,
+                program(name, stack.replica(service, 1, settings[name]), name).environment,
             )
-            for service, commands in COMMANDS.items()
+            for name, service in service_table().services.items()
+            if service.prepare
         )
     )
 

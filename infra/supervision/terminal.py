@@ -2,19 +2,23 @@
 
 import os
 import sys
+from functools import cache
+
+from infra.service_table import service_table
 
 # Source name of the supervisor's own lines.
 SUPERVISOR = "thumbwheel"
-COLOURS = {
-    "gateway": 36,
-    "guardrail": 33,
-    "enhancer": 35,
-    "session": 34,
-    "generator": 32,
-    "feedback": 31,
-    "predictor": 92,
-    "loop": 95,
-}
+LOOP_COLOUR = 95
+# SGR codes of the services by their position in the service table.
+PALETTE = (36, 33, 35, 34, 32, 31, 92, 93, 94, 96, 91)
+
+
+@cache
+def colours() -> dict[str, int]:
+    """Return the SGR code of each source."""
+    names = service_table().names
+    found = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
+    return {**found, "loop": LOOP_COLOUR}
 
 
 class Terminal:
@@ -34,6 +38,6 @@ class Terminal:
             return
         if source == SUPERVISOR:
             text = f"\033[1m==> {text}\033[0m" if self._coloured else f"==> {text}"
-        elif self._coloured and (colour := COLOURS.get(source.split("-")[0])):
+        elif self._coloured and (colour := colours().get(source.split("-")[0])):
             text = f"\033[{colour}m{text}\033[0m"
         print(text, flush=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.service_table import service_table
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("services", "training", "infra", "thumbwheel_cli", "benchmarks")
 MAX_FUNCTION_LINES, USUAL_FUNCTION_LINES = 60, 40
@@ -32,16 +34,7 @@ BANNED_NAMES = {
     "handler",
     "processor",
 }
-SERVICES = (
-    "gateway",
-    "guardrail",
-    "enhancer",
-    "session",
-    "generator",
-    "feedback",
-    "predictor",
-    "web",
-)
+SERVICES = (*service_table().names, "web")
 CHASSIS_FILES = {
     "__init__",
     "admission",

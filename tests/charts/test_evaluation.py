@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from infra.evaluation_stores import layout, ping
-from infra.evaluation_stores.preparation import DATABASES, PREPARE
+from infra.evaluation_stores.preparation import PREPARE
 from infra.servers.installation import find_installed
 from infra.servers.postgres import USER
 from infra.servers.seaweedfs import ACCESS_KEY
+from infra.service_table import service_table
 from tests.charts.rendering import Object, component, of_kind, render
 
 VALUES = "evaluation-values.yaml"
@@ -59,7 +60,7 @@ def test_the_secret_contains_passwords_and_no_urls() -> None:
     assert min(map(len, keys.values())) >= 32
 
 
-@pytest.mark.parametrize("service", DATABASES)
+@pytest.mark.parametrize("service", service_table().databases)
 def test_the_urls_of_a_service_contain_the_passwords_of_the_stores(service: str) -> None:
     """Kubernetes expands a variable only below the variable that it refers to."""
     environment = expanded(service)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from infra.service_table import service_table
 from tests.charts.rendering import Object, component, of_kind, pods, render
 
 FILES = (
@@ -118,7 +119,7 @@ def test_only_the_gateway_is_open_and_only_services_with_stores_have_egress() ->
         ("gateway", PUBLIC_PORTS)
     ]
     anywhere = {name for name, spec in policies.items() if {} in (spec.get("egress") or ())}
-    assert anywhere == {"gateway", "session", "generator", "feedback"}
+    assert anywhere == set(service_table().databases)
 
 
 def test_named_peers_restrict_ingress_and_egress() -> None:
@@ -143,10 +144,10 @@ def test_a_store_of_the_evaluation_accepts_its_users_and_has_no_egress() -> None
         for store in STORES
     }
     assert callers == {
-        "postgres": {"gateway", "session", "generator", "feedback"},
-        "kafka": {"feedback"},
-        "s3": {"feedback"},
-        "valkey": {"gateway"},
+        "postgres": set(service_table().databases),
+        "kafka": {service.name for service in service_table().grpc if service.kafka},
+        "s3": {service.name for service in service_table().grpc if service.objects},
+        "valkey": {service.name for service in service_table().grpc if service.valkey},
     }
     for store in STORES:
         (rule,) = policies[store]["ingress"]

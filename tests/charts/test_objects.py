@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from infra.docs.settings import settings_class
+from infra.service_table import service_table
 from services.chassis.settings import load_settings
 from tests.charts.rendering import (
     CHART,
@@ -28,17 +29,19 @@ from tests.charts.rendering import (
     runtime_containers,
 )
 
-SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
+SERVICES = service_table().names
+GRPC_SERVICES = {service.name for service in service_table().grpc}
 # Values of the keys of secrets.
 SECRETS = {
     "principal-key": "p" * 16,
     "master-key": "ab" * 32,
     "valkey-secret": "v" * 16,
     "url": "valkey://valkey:6379",
-    "gateway": "postgresql+asyncpg://u:p@postgres/gateway",
-    "session": "postgresql+asyncpg://u:p@postgres/session",
-    "generator": "postgresql+asyncpg://u:p@postgres/generator",
-    "feedback": "postgresql+pg8000://u:p@postgres/feedback",
+    **{
+        service.name: f"{service.database.driver}://u:p@postgres/{service.name}"
+        for service in service_table().grpc
+        if service.database
+    },
 }
 
 by_file = pytest.mark.parametrize("values", FILES)
@@ -148,7 +151,7 @@ def test_every_called_address_is_a_service_with_that_port(values: str) -> None:
 def test_services_behind_the_gateway_are_headless_to_spread_calls(values: str) -> None:
     grpc = [item for item in of_kind(render(values), "Service") if component(item) != "predictor"]
     headless = {component(item) for item in grpc if item["spec"].get("clusterIP") == "None"}
-    assert headless == set(SERVICES) - {"predictor"}
+    assert headless == GRPC_SERVICES
 
 
 @by_file
@@ -278,7 +281,7 @@ def test_gitops_renderings_are_equal_without_a_cluster() -> None:
 def test_replicas_spread_over_nodes_and_zones() -> None:
     objects = render("high-availability-values.yaml")
     budgets = {component(item) for item in of_kind(objects, "PodDisruptionBudget")}
-    assert budgets >= {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"}
+    assert budgets >= GRPC_SERVICES
     for name, pod in pods(objects).items():
         if name.split("/")[0] in budgets:
             spread = {item["topologyKey"] for item in pod["spec"]["topologySpreadConstraints"]}
@@ -290,7 +293,7 @@ def test_components_with_outgoing_calls_mount_only_the_trust_bundle(values: str)
     objects = render(
         values, "trustBundle.configMap=company", "trustBundle.key=all.pem", "training.enabled=true"
     )
-    expected = {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"} | (
+    expected = GRPC_SERVICES | (
         {"training"} if values == "existing-values.yaml" else {"training", "ray-worker"}
     )
     for name, pod in pods(objects).items():

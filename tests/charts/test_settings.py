@@ -5,7 +5,8 @@ import json
 import pytest
 
 from infra.docs.chart_settings import SCHEMA, with_settings
-from infra.docs.settings import SERVICES, settings_class
+from infra.docs.settings import settings_class
+from infra.service_table import service_table
 from tests.charts.rendering import VALUES, containers, render, runtime_containers
 
 
@@ -15,7 +16,7 @@ def names(service: str) -> set[str]:
     return set(schema["$defs"]["settingsOf"][service]["propertyNames"]["enum"])
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", service_table().names)
 def test_settings_of_pods_are_in_the_schema_unless_they_come_from_a_secret(
     service: str,
 ) -> None:
@@ -38,8 +39,9 @@ def test_settings_of_pods_are_in_the_schema_unless_they_come_from_a_secret(
 
 def test_common_settings_may_be_set_for_all_services() -> None:
     assert {"log_format", "max_concurrent_rpcs"} <= names("every")
-    for service in set(SERVICES) - {"predictor"}:
-        assert names("every") < names(service) <= set(settings_class(service).model_fields)
+    for service in service_table().grpc:
+        own = names(service.name)
+        assert names("every") < own <= set(settings_class(service.name).model_fields)
 
 
 def test_the_rest_of_the_schema_is_unchanged() -> None:

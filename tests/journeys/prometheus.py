@@ -13,12 +13,13 @@ from typing import Any
 
 from infra.servers.installation import locate
 from infra.servers.prometheus import Prometheus
+from infra.service_table import service_table
 from infra.supervision.ports import free_port
 from infra.watching.files import ALERTS
 from infra.watching.panels import Dashboard
 from tests.servers import Server
 
-SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback")
+SERVICES = tuple(service.name for service in service_table().grpc)
 SECONDS = 30
 # Range for Grafana's variable, longer than the traffic of a test.
 RATE_INTERVAL = "5m"

@@ -8,6 +8,7 @@ import time
 
 from openai import OpenAI
 
+from infra.service_table import service_table
 from tests.journeys.client import Client, finish_of, text_of
 from tests.journeys.stack import ROOT, Stack
 
@@ -156,20 +157,12 @@ def test_every_service_has_metrics_of_rate_errors_and_duration(stack: Stack) -> 
 
     user(stack, "ada6").ask("hello")
     pages = {}
-    for name in (
-        "gateway",
-        "guardrail",
-        "enhancer",
-        "session",
-        "generator",
-        "feedback",
-        "predictor",
-    ):
+    for name in service_table().names:
         port = stack.ports["predictor" if name == "predictor" else f"{name}_metrics"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             pages[name] = response.read().decode()
-    for name in ("guardrail", "enhancer", "session", "generator", "feedback"):
-        assert "thumbwheel_rpc_seconds_count" in pages[name], name
+    for service in service_table().internal:
+        assert "thumbwheel_rpc_seconds_count" in pages[service.name], service.name
     assert "tokens" in pages["predictor"]
     assert "tokens" in pages["generator"]
     assert "thumbs" in pages["gateway"]

@@ -1,13 +1,6 @@
-{{/* Static facts of each service: port, dependencies, stores, and the commands that prepare its
-     stores. */}}
-{{- define "thumbwheel.known" -}}
-gateway: {port: 50051, http: true, database: gateway, valkey: true, calls: [guardrail, enhancer, session, generator, feedback], keys: [principal-key], prepare: [migrate]}
-guardrail: {port: 50052, calls: []}
-enhancer: {port: 50053, calls: []}
-session: {port: 50054, database: session, calls: [feedback], keys: [principal-key], models: true, prepare: [migrate]}
-generator: {port: 50055, database: generator, calls: [predictor], models: true, prepare: [migrate]}
-feedback: {port: 50056, database: feedback, calls: [], keys: [principal-key, master-key], spool: true, kafka: true, objects: true, prepare: [migrate, topics, bucket]}
-{{- end -}}
+{{/* Facts of each service, generated from services/services.toml: port, calls, stores, and the
+     commands that prepare the stores. */}}
+{{- define "thumbwheel.known" -}}{{ .Files.Get "files/services.yaml" }}{{- end -}}
 
 {{/* Values of one service, merged over serviceDefaults. Arguments: list of root and name. */}}
 {{- define "thumbwheel.values" -}}

@@ -24,12 +24,13 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
      everywhere. Arguments: list of root, prefix and facts of the service. */}}
 {{- define "thumbwheel.evaluationUrls" -}}
 {{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $secret := include "thumbwheel.evaluationSecret" $root -}}
-{{- with (index . 2).database }}
+{{- $facts := index . 2 -}}
+{{- with $facts.database }}
 {{ include "thumbwheel.fromSecret" (list "POSTGRES_PASSWORD" $secret "postgres-password") }}
 - name: {{ $prefix }}DATABASE_URL
-  value: postgresql+{{ eq . "feedback" | ternary "pg8000" "asyncpg" }}://thumbwheel:$(POSTGRES_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "postgres") }}/{{ . }}
+  value: {{ $facts.driver }}://thumbwheel:$(POSTGRES_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "postgres") }}/{{ . }}
 {{- end }}
-{{- if (index . 2).valkey }}
+{{- if $facts.valkey }}
 {{ include "thumbwheel.fromSecret" (list "VALKEY_PASSWORD" $secret "valkey-password") }}
 - name: {{ $prefix }}VALKEY_URL
   value: valkey://:$(VALKEY_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "valkey") }}

@@ -17,10 +17,11 @@ from infra.deploy.__main__ import HTTP_PORT
 from infra.deploy.cluster_shell import ClusterShell
 from infra.deploy.images import LOADED, REPOSITORY
 from infra.deploy.port_forward import forward_port
+from infra.service_table import service_table
 from tests.journeys.client import Client
 
 Values = Mapping[str, Any]
-SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback")
+SERVICES = tuple(service.name for service in service_table().grpc)
 STORES = ("postgres", "kafka", "s3", "valkey")
 AGAIN_SECONDS = 0.5
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from infra.docs.settings import SERVICES, page, settings_class
+from infra.docs.settings import page, settings_class
+from infra.service_table import service_table
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", service_table().names)
 def test_page_contains_every_setting(service: str) -> None:
     text = page()
     common = _names(text, "every service but the predictor")

@@ -5,7 +5,6 @@ import socket
 from pathlib import Path
 
 from infra.embedded.layout import (
-    START_ORDER,
     Layout,
     PortTakenError,
     choose_ports,
@@ -13,6 +12,7 @@ from infra.embedded.layout import (
     free_ports,
     service_settings,
 )
+from infra.service_table import service_table
 from infra.supervision.ports import free_port
 from tests.support.errors import refused
 
@@ -45,8 +45,8 @@ def made(tmp_path: Path) -> tuple[Layout, Path]:
 def test_services_have_settings_and_share_the_principal_key(tmp_path: Path) -> None:
     layout, model = made(tmp_path)
     settings = service_settings(layout, model)
-    assert set(settings) == set(START_ORDER)
-    keys = {settings[name]["principal_key"] for name in ("gateway", "session", "feedback")}
+    assert set(settings) == set(service_table().names)
+    keys = {own["principal_key"] for own in settings.values() if "principal_key" in own}
     assert len(keys) == 1
     assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
 

@@ -12,7 +12,6 @@ import pytest
 from infra.evaluation_stores.layout import PORTS, Software, StoreLayout
 from infra.evaluation_stores.ping import answers
 from infra.evaluation_stores.preparation import (
-    DATABASES,
     prepare_kafka,
     prepare_postgres,
     prepare_s3,
@@ -20,6 +19,7 @@ from infra.evaluation_stores.preparation import (
 )
 from infra.servers.installation import find_installed
 from infra.servers.postgres import USER
+from infra.service_table import service_table
 from infra.supervision.child import Program
 from infra.supervision.ports import HOST, distinct_free_ports
 from tests.servers import Process
@@ -76,12 +76,12 @@ def test_postgres_has_databases_keeps_rows_and_accepts_new_password(
 ) -> None:
     layout = dataclasses.replace(layout, listens_on=f"{HOST},{ELSEWHERE}")
     with running(prepare_postgres(layout), layout):
-        for database in DATABASES:
+        for database in service_table().databases:
             ask(layout, database, "first", "CREATE TABLE thumbs AS SELECT 1 AS thumb")
     (layout.folder / "data").chmod(0o770)  # as after a remount of a volume
     (layout.secrets / "postgres-password").write_text("it's another")
     with running(prepare_postgres(layout), layout):
-        for database in DATABASES:
+        for database in service_table().databases:
             assert list(ask(layout, database, "it's another", "SELECT thumb FROM thumbs")[0]) == [1]
         with pytest.raises(pg8000.dbapi.DatabaseError, match="28P01"):
             ask(layout, "gateway", "first", "SELECT 1")
