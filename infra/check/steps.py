@@ -39,6 +39,7 @@ STEPS = (
     Step("faults of the docs", (sys.executable, "-m", "infra.docs.faults", "--check")),
     Step("dashboards", (sys.executable, "-m", "infra.watching", "--check")),
     Step("chart", (sys.executable, "-m", "infra.docs.chart", "--check")),
+    Step("services of the chart", (sys.executable, "-m", "infra.docs.chart_services", "--check")),
     Step("settings of the chart", (sys.executable, "-m", "infra.docs.chart_settings", "--check")),
     Step("images", (sys.executable, "-m", "infra.images", "containerfile", "--check")),
     Step("long tests", (sys.executable, "-m", "tests.long_tests", "--check"), warns=True),
