@@ -1,7 +1,7 @@
 // Number of thumbs for the next run of the loop, as a hint when to start the run.
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
-import { enough } from "./enough";
+import { thumbCount } from "./thumbCount";
 
 const LOOK_MS = 10_000;
 
@@ -38,8 +38,8 @@ export function ThumbsSoFar({ api, needed, since }: Props) {
   if (!counts) return null;
   return (
     <div className="thumbs-so-far">
-      {needed > 0 && <progress max={needed} value={Math.min(counts.all, needed)} aria-label="Thumbs for the next turn" />}
-      <p className="quiet">{enough(counts.all, counts.fresh, needed, since !== "")}</p>
+      {needed > 0 && <progress max={needed} value={Math.min(counts.all, needed)} aria-label="Thumbs for the next training run" />}
+      <p className="quiet">{thumbCount(counts.all, counts.fresh, needed, since !== "")}</p>
     </div>
   );
 }
