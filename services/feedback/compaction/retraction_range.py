@@ -1,8 +1,8 @@
 """Range of segments affected by retracted answers.
 
-No row is older than its answer, and the id of an answer contains its creation time. Segments
-without a compacted form are read in any case, so the range concerns only compacted segments,
-written before the retraction was known.
+No row is older than its answer, and the id of an answer contains its creation time. A segment
+without a compacted form is read anyway once it has settled, so the range concerns segments that
+were committed or compacted before the retraction was known.
 """
 
 import uuid

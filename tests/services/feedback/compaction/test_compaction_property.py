@@ -78,7 +78,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Committed:
-    """Row of the ledger; `time_us` starts its retention."""
+    """Row of the ledger.
+
+    `time_us` starts its retention; `order` counts commits, and `committed_us` is the time of its
+    commit.
+    """
 
     sequence: int
     event_id: str
@@ -86,6 +90,8 @@ class Committed:
     answer: int
     time_us: int
     retracts: bool = False
+    order: int = 0
+    committed_us: int = 0
 
 
 class UnawareLedger(Ledger):
@@ -110,7 +116,8 @@ class Model:
     )
     answers: list[str] = field(default_factory=list)
     erased_ids: set[str] = field(default_factory=set)
-    retracted_answers: set[int] = field(default_factory=set)
+    retracted_answers: dict[int, int] = field(default_factory=dict)  # answer → order of commit
+    commits: int = 0
     crashes: int = 0
 
     def __post_init__(self) -> None:
@@ -129,10 +136,12 @@ class Model:
     ) -> None:
         """Commit one segment; known events yield no row."""
         known = {row.event_id for row in self.committed[log.stream]}
+        self.commits += 1
         for row in rows:
             if row.event_id not in known:
                 known.add(row.event_id)
-                self.committed[log.stream].append(row)
+                new = replace(row, order=self.commits, committed_us=log.now_us)
+                self.committed[log.stream].append(new)
         log.commit(*entries, partition=partition)
 
     def check(self) -> None:
@@ -160,6 +169,20 @@ class Model:
     def is_removable(self, row: Committed) -> bool:
         return row.event_id in self.erased_ids or (
             row.answer in self.retracted_answers and not row.retracts
+        )
+
+    def may_wait(self, row: Committed) -> bool:
+        """Return True for feedback on an answer that was retracted before.
+
+        Its segment is read once settled, and a pass may come before that.
+        """
+        retracted = self.retracted_answers.get(row.answer)
+        settled_us = self.log.now_us - int(self.options.settle_seconds * 1_000_000)
+        return (
+            row.event_id not in self.erased_ids
+            and retracted is not None
+            and row.order > retracted
+            and row.committed_us > settled_us
         )
 
 
@@ -208,7 +231,7 @@ def finish_turn(answer: int, retracts: bool) -> Action:
         row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, retracts)
         model.acquire(log, [turn_entry(sent)], [row])
         if retracts:
-            model.retracted_answers.add(answer)
+            model.retracted_answers.setdefault(answer, model.commits)
 
     return act
 
@@ -251,7 +274,11 @@ def compact(stream: str, step: CompactionStep | None, time: int) -> Action:
         assert result.complete
         assert not log.erased.waiting
         committed, present = model.committed[log.stream], set(log.ids())
-        assert not [row for row in committed if model.is_removable(row) and row.event_id in present]
+        assert not [
+            row
+            for row in committed
+            if row.event_id in present and model.is_removable(row) and not model.may_wait(row)
+        ]
         settled = {
             n
             for item in log.readable_segments()
