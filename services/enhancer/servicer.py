@@ -9,12 +9,11 @@ from typing import Any
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
 from services.enhancer.prompt import Enhancer
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
 
-MAX_TEXT_CHARACTERS = 32_768
 # Shorter texts take a few milliseconds, less than a thread costs.
 INLINE_CHARACTERS = 400
 
@@ -31,11 +30,7 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
         self, request: enhancer_pb2.EnhanceRequest, context: Any
     ) -> enhancer_pb2.EnhanceResponse:
         if not 1 <= len(request.text) <= MAX_TEXT_CHARACTERS:
-            raise InvalidArgumentError(
-                f"text has {len(request.text)} characters",
-                field="text",
-                limit=f"1 to {MAX_TEXT_CHARACTERS:,} characters",
-            )
+            raise field_error("text", f"1 to {MAX_TEXT_CHARACTERS:,} characters")
         async with self._lock:
             if len(request.text) <= INLINE_CHARACTERS:
                 enhancement = self._enhancer.enhance(request.text)

@@ -4,6 +4,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.contracts.limits import MAX_TEXT_CHARACTERS
 
 
 class EnhancerSettings(ServiceSettings):
@@ -15,6 +16,6 @@ class EnhancerSettings(ServiceSettings):
     longest_text_characters: int = Field(
         8_000,
         ge=1,
-        le=32_768,
+        le=MAX_TEXT_CHARACTERS,
         description="texts above this length are not corrected (pasted documents)",
     )

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import (
+    MAX_COMMENT_CHARACTERS,
+    MAX_CORRECTION_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    MAX_REASONS,
+    MAX_REPLY_TOKENS,
+    check_uuid,
+    field_error,
+)
 from services.feedback.principals.sealing import is_sealed
 
-MAX_REASONS = 8
-MAX_REASON_CHARACTERS = 64
-MAX_COMMENT_CHARACTERS = 2_000
-MAX_CORRECTION_CHARACTERS = 8_192
-MAX_NAME_CHARACTERS = 128
-MAX_SAMPLE_TOKENS = 4_096
 MAX_POSITION = 2**63 - 1
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
 
 
@@ -147,7 +149,7 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     """
     _check_common(event, path)
     if event.accept_us <= 0:
-        raise _invalid(f"{path}.accept_time", "a time after 1970")
+        raise field_error(f"{path}.accept_time", "a time after 1970")
     match event.value:
         case Thumb() as thumb:
             _check_thumb(thumb, f"{path}.thumb")
@@ -155,17 +157,17 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
         case Correction(text):
             _check_seal(event.sealed, f"{path}.sealed", bool(text))
             if not event.sealed and not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
-                raise _invalid(
+                raise field_error(
                     f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
                 )
         case Retraction(subject):
             _check_seal(event.sealed, f"{path}.sealed", False)
             if subject not in list(Subject):
-                raise _invalid(
+                raise field_error(
                     f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject)
                 )
         case None:
-            raise _invalid(f"{path}.value", "one of thumb, correction, retraction")
+            raise field_error(f"{path}.value", "one of thumb, correction, retraction")
 
 
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
@@ -179,7 +181,7 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
-        raise _invalid(
+        raise field_error(
             f"{path}.erased", "false, or context, original_text, answer and sample must be empty"
         )
     if event.sample:
@@ -193,44 +195,44 @@ def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> Non
         InvalidArgumentError: The caller has sent sealed bytes; the error names field and limit.
     """
     if event.sealed:
-        raise _invalid(f"{path}.sealed", "empty")
+        raise field_error(f"{path}.sealed", "empty")
 
 
 def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
     if sealed and (has_texts or not is_sealed(sealed)):
-        raise _invalid(field, "of a known form, without plain texts")
+        raise field_error(field, "of a known form, without plain texts")
 
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("event_id", "conversation_id", "message_id"):
         check_uuid(getattr(event, name), f"{path}.{name}")
     if not event.tenant:
-        raise _invalid(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
+        raise field_error(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
     _check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
         # Postgres rejects NUL in text. An accepted event with NUL would stop the sink permanently.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
-            raise _invalid(
+            raise field_error(
                 f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
             )
 
 
 def _check_sample(sample: Sample, path: str) -> None:
-    if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
-        raise _invalid(f"{path}.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
+    if not 1 <= len(sample.token_ids) <= MAX_REPLY_TOKENS:
+        raise field_error(f"{path}.token_ids", f"1 to {MAX_REPLY_TOKENS:,} tokens")
     if len(sample.log_probs) != len(sample.token_ids):
-        raise _invalid(f"{path}.log_probs", "as many as token_ids")
+        raise field_error(f"{path}.log_probs", "as many as token_ids")
     if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
-        raise _invalid(f"{path}.log_probs", "finite and at most 0")
+        raise field_error(f"{path}.log_probs", "finite and at most 0")
 
 
 def _check_thumb(thumb: Thumb, path: str) -> None:
     if len(thumb.reasons) > MAX_REASONS:
-        raise _invalid(f"{path}.reasons", f"at most {MAX_REASONS}")
+        raise field_error(f"{path}.reasons", f"at most {MAX_REASONS}")
     if any(len(reason) > MAX_REASON_CHARACTERS for reason in thumb.reasons):
-        raise _invalid(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
+        raise field_error(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
     if len(thumb.comment) > MAX_COMMENT_CHARACTERS:
-        raise _invalid(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
+        raise field_error(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
 
 
 def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
@@ -240,7 +242,7 @@ def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
         InvalidArgumentError: Too many ids or a malformed id; the error names field and limit.
     """
     if not 1 <= len(message_ids) <= limit:
-        raise _invalid("message_ids", f"1 to {limit:,}")
+        raise field_error("message_ids", f"1 to {limit:,}")
     for number, message_id in enumerate(message_ids):
         check_uuid(message_id, f"message_ids[{number}]")
 
@@ -253,7 +255,7 @@ def check_principals(principals: Sequence[str], limit: int) -> None:
             limit.
     """
     if not 1 <= len(principals) <= limit:
-        raise _invalid("principals", f"1 to {limit:,}")
+        raise field_error("principals", f"1 to {limit:,}")
     for number, principal in enumerate(principals):
         _check_principal(principal, f"principals[{number}]")
 
@@ -265,23 +267,9 @@ def check_position(position: int, field: str) -> None:
         InvalidArgumentError: The position exceeds the database's range.
     """
     if position > MAX_POSITION:
-        raise _invalid(field, f"at most {MAX_POSITION:,}")
+        raise field_error(field, f"at most {MAX_POSITION:,}")
 
 
 def _check_principal(text: str, field: str) -> None:
     if not _PRINCIPAL.fullmatch(text):
-        raise _invalid(field, "64 hexadecimal digits, lower case")
-
-
-def check_uuid(text: str, field: str) -> None:
-    """Check for a lower-case UUID.
-
-    Raises:
-        InvalidArgumentError: The text is no UUID; the error names field and limit.
-    """
-    if not _UUID.fullmatch(text):
-        raise _invalid(field, "a UUID, lower case")
-
-
-def _invalid(field: str, limit: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)
+        raise field_error(field, "64 hexadecimal digits, lower case")

@@ -7,9 +7,10 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import feedback_pb2
 
-from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
+from services.chassis.errors import PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
+from services.contracts.limits import field_error
 from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import (
@@ -76,15 +77,9 @@ class FeedbackLogServicer(PrincipalServicer):
         self, request: feedback_pb2.AppendTurnsRequest, context: Any
     ) -> feedback_pb2.AppendTurnsResponse:
         if not 1 <= len(request.turns) <= MAX_TURNS:
-            raise InvalidArgumentError(
-                f"turns must be 1 to {MAX_TURNS}", field="turns", limit=f"1 to {MAX_TURNS}"
-            )
+            raise field_error("turns", f"1 to {MAX_TURNS}")
         if request.ByteSize() > MAX_TURN_BYTES:
-            raise InvalidArgumentError(
-                f"turns must be at most {MAX_TURN_BYTES:,} bytes",
-                field="turns",
-                limit=f"{MAX_TURN_BYTES:,} bytes",
-            )
+            raise field_error("turns", f"{MAX_TURN_BYTES:,} bytes")
         for number, turn in enumerate(request.turns):
             event = codec.turn_from(turn)
             check_turn(event, f"turns[{number}]")
@@ -99,11 +94,7 @@ class FeedbackLogServicer(PrincipalServicer):
         self, request: feedback_pb2.ListSegmentsRequest, context: Any
     ) -> feedback_pb2.ListSegmentsResponse:
         if request.stream not in STREAMS:
-            raise InvalidArgumentError(
-                "stream must be STREAM_FEEDBACK or STREAM_TURNS",
-                field="stream",
-                limit="STREAM_FEEDBACK or STREAM_TURNS",
-            )
+            raise field_error("stream", "STREAM_FEEDBACK or STREAM_TURNS")
         check_position(request.after_sequence, "after_sequence")
         segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
         return feedback_pb2.ListSegmentsResponse(segments=[_segment(item) for item in segments])

@@ -9,6 +9,7 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
+from services.contracts.limits import field_error
 from services.gateway.feedback.own_data import Consent, Erasure, OwnData
 from services.gateway.feedback.submission import (
     Correction,
@@ -20,7 +21,7 @@ from services.gateway.feedback.submission import (
     Thumb,
 )
 from services.gateway.peers.conversations import ConversationsPeer
-from services.gateway.turns.request import Role, check_request, check_uuid, field_error
+from services.gateway.turns.request import Role, check_request, check_uuid
 from services.gateway.turns.turns import Turns
 from services.gateway.wire import event_message, turn_request
 

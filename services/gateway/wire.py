@@ -11,6 +11,7 @@ from typing import TypeVar
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import UnavailableError
+from services.contracts.limits import field_error
 from services.gateway.answering.guard import Action
 from services.gateway.turns.events import (
     Completed,
@@ -34,7 +35,6 @@ from services.gateway.turns.request import (
     Task,
     TurnRequest,
     UserInput,
-    field_error,
 )
 
 NumberT = TypeVar("NumberT", bound=int)

@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.generator.answering.presets import MAX_TEMPERATURE, Preset, Task, read_presets
+from services.contracts.limits import MAX_TEMPERATURE
+from services.generator.answering.presets import Preset, Task, read_presets
 
 
 class ServingMode(StrEnum):

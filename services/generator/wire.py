@@ -4,7 +4,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2, sample_pb2
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
 from services.generator.answering.engine import (
     Finished,
     FinishReason,
@@ -18,7 +18,6 @@ from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
 
 MAX_USER_KEY_CHARACTERS = 256
-MAX_TEXT_CHARACTERS = 32_768
 ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",
     chat_pb2.ROLE_USER: "user",
@@ -50,11 +49,11 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
         InvalidArgumentError: a field is out of its range; names field and limit.
     """
     if not 1 <= len(request.user_key) <= MAX_USER_KEY_CHARACTERS:
-        raise _invalid("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
+        raise field_error("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
     if not request.messages or request.messages[-1].role != chat_pb2.ROLE_USER:
-        raise _invalid("messages", "at least 1, and the last by the user")
+        raise field_error("messages", "at least 1, and the last by the user")
     if request.task not in TASKS:
-        raise _invalid("task", "a task of chat.v1")
+        raise field_error("task", "a task of chat.v1")
     return GenerateRequest(
         user_key=request.user_key,
         messages=[_message(number, entry) for number, entry in enumerate(request.messages)],
@@ -133,9 +132,9 @@ def rollout_response(
 
 def _message(number: int, entry: chat_pb2.HistoryMessage) -> Message:
     if entry.role not in ROLES:
-        raise _invalid(f"messages[{number}].role", "system, user or assistant")
+        raise field_error(f"messages[{number}].role", "system, user or assistant")
     if len(entry.text) > MAX_TEXT_CHARACTERS:
-        raise _invalid(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
+        raise field_error(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
     return Message(ROLES[entry.role], entry.text)
 
 
@@ -151,7 +150,3 @@ def _overrides(sampling: chat_pb2.SamplingOverrides) -> Overrides:
 
 def _timestamp(microseconds: int) -> Timestamp:
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
-
-
-def _invalid(field: str, limit: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

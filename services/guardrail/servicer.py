@@ -10,18 +10,22 @@ from typing import Any, TypeVar
 
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import (
+    MAX_HISTORY,
+    MAX_OUTPUT_CHECKS,
+    MAX_PENDING_CHARACTERS,
+    MAX_TAIL_CHARACTERS,
+    field_error,
+)
 from services.guardrail.policy import Policy
 from services.guardrail.rejection import rejection_text
 from services.guardrail.verdict import Action, Verdict
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
-MAX_TEXTS = 202
-MAX_TEXT_CHARACTERS = 131_072
-MAX_TAIL_CHARACTERS = 2_000
-MAX_PENDING_CHARACTERS = 32_768
-MAX_CHECKS = 64
+# The texts of a history, the typed text and the enhanced text.
+MAX_TEXTS = MAX_HISTORY + 2
+MAX_INPUT_CHARACTERS = 131_072
 # About 5 ms of work. For less work a thread costs more than the wait of the event loop.
 INLINE_CHARACTERS = 8_192
 
@@ -46,18 +50,12 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         self, request: guardrail_pb2.CheckInputRequest, context: Any
     ) -> guardrail_pb2.CheckInputResponse:
         if not 1 <= len(request.texts) <= MAX_TEXTS:
-            raise InvalidArgumentError(
-                f"texts holds {len(request.texts)} texts",
-                field="texts",
-                limit=f"1 to {MAX_TEXTS} texts",
-            )
+            raise field_error("texts", f"1 to {MAX_TEXTS} texts")
         texts = list(request.texts)
         for text in texts:
             if not text:
-                raise InvalidArgumentError(
-                    "a text is empty", field="texts", limit="at least 1 character"
-                )
-            _check_length("texts", text, MAX_TEXT_CHARACTERS)
+                raise field_error("texts", "at least 1 character")
+            _check_length("texts", text, MAX_INPUT_CHARACTERS)
         verdict = await _judge(sum(map(len, texts)), lambda: self._policy.judge_input(texts))
         return guardrail_pb2.CheckInputResponse(
             verdict=self._message(verdict), rejection_text=_rejection(verdict)
@@ -73,12 +71,8 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         self, request: guardrail_pb2.CheckOutputsRequest, context: Any
     ) -> guardrail_pb2.CheckOutputsResponse:
         checks = list(request.checks)
-        if not 1 <= len(checks) <= MAX_CHECKS:
-            raise InvalidArgumentError(
-                f"checks holds {len(checks)} parts",
-                field="checks",
-                limit=f"1 to {MAX_CHECKS} parts",
-            )
+        if not 1 <= len(checks) <= MAX_OUTPUT_CHECKS:
+            raise field_error("checks", f"1 to {MAX_OUTPUT_CHECKS} parts")
         for check in checks:
             _check_part(check)
         results = await _judge(
@@ -119,7 +113,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
 
 def _check_part(request: guardrail_pb2.CheckOutputRequest) -> None:
-    _check_length("prompt", request.prompt, MAX_TEXT_CHARACTERS)
+    _check_length("prompt", request.prompt, MAX_INPUT_CHARACTERS)
     _check_length("released_tail", request.released_tail, MAX_TAIL_CHARACTERS)
     _check_length("pending", request.pending, MAX_PENDING_CHARACTERS)
 
@@ -134,11 +128,7 @@ async def _judge(characters: int, work: Callable[[], ResultT]) -> ResultT:
 
 def _check_length(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
-        raise InvalidArgumentError(
-            f"{field} has {len(text)} characters",
-            field=field,
-            limit=f"at most {limit:,} characters",
-        )
+        raise field_error(field, f"at most {limit:,} characters")
 
 
 def _rejection(verdict: Verdict) -> str:

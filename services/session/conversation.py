@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import Caller
-from services.session.limits import check_page_size, check_uuid
+from services.contracts.limits import check_uuid
+from services.session.limits import check_page_size
 from services.session.message import Conversation, FinishReason, Message, Page, Role
 from services.session.store.store import Store
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
-from services.session.limits import check_uuid
+from services.contracts.limits import check_uuid
 from services.session.message import Conversation
 from services.session.relay.turn_record import TurnRecorder
 from services.session.store.store import OwnedRows, Store

@@ -7,7 +7,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import field_error
 from services.session.message import (
     Answer,
     ContextMessage,
@@ -201,10 +201,7 @@ def encode_turn_record(record: TurnRecord) -> bytes:
 
 def _lookup(table: dict[NumberT, NameT], number: NumberT, field: str) -> NameT:
     if number not in table:
-        names = ", ".join(str(name) for name in table.values())
-        raise InvalidArgumentError(
-            f"{field} must be one of {names}", field=field, limit=f"one of {names}"
-        )
+        raise field_error(field, f"one of {', '.join(map(str, table.values()))}")
     return table[number]
 
 

@@ -150,6 +150,20 @@ def test_service_imports_no_other_service_and_no_training(service: str) -> None:
         assert not names, f"{relative(file)} imports {names}"
 
 
+def test_contracts_import_no_service() -> None:
+    """Permit errors and identity of the chassis, and generated protos in the conversion only."""
+    allowed = ("services.contracts", "services.chassis.errors", "services.chassis.identity")
+    for file in (ROOT / "services" / "contracts").glob("*.py"):
+        names = [
+            name
+            for name in imported(file)
+            if name.startswith(("services", "training", "infra")) and not name.startswith(allowed)
+        ]
+        assert not names, f"{relative(file)} imports {names}"
+        protos = [name for name in imported(file) if name.startswith(("thumbwheel", "google"))]
+        assert file.stem == "wire" or not protos, f"{relative(file)} imports {protos}"
+
+
 def test_training_imports_no_service() -> None:
     for file in (ROOT / "training").rglob("*.py"):
         names = [name for name in imported(file) if name.startswith(("services", "infra"))]

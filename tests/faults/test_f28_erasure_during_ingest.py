@@ -18,12 +18,12 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.folder import inspect
 from services.feedback.store import tables

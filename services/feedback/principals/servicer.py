@@ -9,14 +9,14 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import require_caller
+from services.contracts.limits import check_uuid, field_error
+from services.contracts.principal import principal_of
 from services.feedback import metrics
-from services.feedback.events import check_position, check_principals, check_uuid
+from services.feedback.events import check_position, check_principals
 from services.feedback.principals.consents import Consent, Consents
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasure, Erasures
-from services.feedback.principals.principal import principal_of
 
 MAX_PRINCIPALS = 1_000
 
@@ -60,9 +60,7 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     ) -> feedback_pb2.SetPrincipalConsentResponse:
         principal = self._principal()
         if not request.HasField("training"):
-            raise InvalidArgumentError(
-                "training must be set", field="training", limit="true or false"
-            )
+            raise field_error("training", "true or false")
         stored = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
         return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(stored))
 

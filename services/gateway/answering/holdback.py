@@ -14,11 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.chassis.errors import UnavailableError
+from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTERS
 from services.gateway.answering.guard import Action, OutputGuard, OutputVerdict
 
-# Limits of guardrail.v1.CheckOutputRequest.
-MAX_TAIL_CHARACTERS = 2_000
-MAX_PENDING_CHARACTERS = 32_768
 # Factor between two pauses, and the longest pause in units of `coalesce_seconds`.
 PAUSE_GROWTH, MAX_PAUSE_FACTOR = 1.5, 4
 # A pause lasts at least four times as long as the previous check, so that an overloaded guard

@@ -11,14 +11,18 @@ from typing import Protocol
 
 from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
-from services.gateway.identity.principal import principal_of
+from services.contracts.limits import (
+    MAX_COMMENT_CHARACTERS,
+    MAX_CORRECTION_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    MAX_REASONS,
+    MAX_REQUEST_ID_CHARACTERS,
+    field_error,
+)
+from services.contracts.principal import principal_of
 from services.gateway.metrics import THUMBS
-from services.gateway.turns.request import MAX_REQUEST_ID_CHARACTERS, Role, check_uuid, field_error
+from services.gateway.turns.request import Role, check_uuid
 
-MAX_REASONS = 8
-MAX_REASON_CHARACTERS = 64
-MAX_COMMENT_CHARACTERS = 2_000
-MAX_CORRECTION_CHARACTERS = 8_192
 # A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
 EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.FeedbackEvent")
 

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.chassis.errors import NotFoundError, UnavailableError
+from services.contracts.limits import field_error
 from services.gateway.http.router import ProtectedRoute, Router
-from services.gateway.turns.request import field_error
 
 # Without separators and leading dots, a name cannot leave runs/.
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.contracts.limits import MAX_HISTORY, field_error
 from services.gateway.turns.request import (
-    MAX_HISTORY,
     MODEL_PATTERN,
     DisconnectPolicy,
     Message,
@@ -20,7 +20,6 @@ from services.gateway.turns.request import (
     TurnRequest,
     UserInput,
     check_request,
-    field_error,
 )
 
 ValueT = TypeVar("ValueT", bool, int, float)

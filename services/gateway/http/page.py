@@ -16,6 +16,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
+from services.contracts.limits import field_error
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
@@ -23,7 +24,6 @@ from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.turns.request import field_error
 
 Events = AsyncGenerator[chat_pb2.ChatEvent, None]
 # The servicers do not use the gRPC context.

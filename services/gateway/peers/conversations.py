@@ -8,13 +8,13 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.channel import call_unary
 from services.chassis.errors import ServiceError
 from services.chassis.telemetry import fields
+from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
 from services.gateway.peers.feedback import FeedbackPeer
-from services.gateway.turns.request import check_uuid, field_error
+from services.gateway.turns.request import check_uuid
 
 log = logging.getLogger(__name__)
 
 PEER = "session"
-MAX_PAGE_SIZE = 100
 
 
 class ConversationsPeer:
@@ -52,7 +52,7 @@ class ConversationsPeer:
     ) -> chat_pb2.ListConversationsResponse:
         """Return one page of conversations, last used first."""
         if request.page_size > MAX_PAGE_SIZE:
-            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for 50")
+            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
         asked = session_pb2.ListConversationsRequest(
             page_size=request.page_size, page_token=request.page_token
         )

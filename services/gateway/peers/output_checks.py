@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
+from services.contracts.limits import MAX_OUTPUT_CHECKS
 
 # Interval between two calls without urgent checks. A single answer has longer pauses anyway.
 GATHER_SECONDS = 0.025
-# Limits of a call, from the guardrail service. Below them, checks run without a thread.
-MAX_CHECKS, MAX_CHARACTERS = 64, 8_192
+# Limit of a call. Up to this size the guardrail service checks without a thread.
+MAX_CHARACTERS = 8_192
 
 Check = guardrail_pb2.CheckOutputRequest
 Result = guardrail_pb2.CheckOutputResponse
@@ -90,7 +91,7 @@ class OutputChecks:
         """Return the next batch in order, at least one check, without the checks of ended turns."""
         batch: list[_PendingCheck] = []
         characters = 0
-        while self._waiting and len(batch) < MAX_CHECKS:
+        while self._waiting and len(batch) < MAX_OUTPUT_CHECKS:
             pending = self._waiting[0]
             if not pending.result.done():
                 characters += pending.characters

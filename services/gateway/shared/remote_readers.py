@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from services.chassis.errors import ServiceError, UnavailableError
+from services.contracts.limits import field_error
 from services.gateway.metrics import READERS_LOST
 from services.gateway.shared.errors import StoreUnavailableError
 from services.gateway.shared.turn_log import End, TurnLog, TurnState, decrypt_entry
 from services.gateway.turns.events import TurnEvent
-from services.gateway.turns.request import field_error
 from services.gateway.turns.turn import resume_elsewhere_error
 from services.gateway.turns.turns import answer_restarted
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
+from services.contracts.limits import field_error
 from services.gateway.background_tasks import background_tasks
 from services.gateway.metrics import CLAIMS, HANDED_OVER, REMOTE_STOPS
 from services.gateway.shared.encryption import KeyDerivation
@@ -20,7 +21,6 @@ from services.gateway.shared.remote_readers import RemoteReaders
 from services.gateway.shared.turn_log import TurnLog, TurnState
 from services.gateway.shared.valkey_client import ValkeyClient
 from services.gateway.turns.events import TurnEvent
-from services.gateway.turns.request import field_error
 from services.gateway.turns.turn import Claim, Turn
 from services.gateway.turns.turns import answer_restarted, turn_not_found
 

@@ -4,24 +4,29 @@ All public APIs (gRPC, the page's HTTP API, OpenAI's HTTP API) use this module, 
 is checked once and reported in the same words.
 """
 
+import functools
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.chassis.errors import InvalidArgumentError
+from services.contracts import limits
+from services.contracts.limits import (
+    MAX_HISTORY,
+    MAX_REPLY_TOKENS,
+    MAX_REQUEST_ID_CHARACTERS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    MAX_TEXT_CHARACTERS,
+    field_error,
+)
 
-MAX_TEXT_CHARACTERS = 32_768
 MAX_TEXT_BYTES = 131_072
-MAX_HISTORY = 200
-MAX_REQUEST_ID_CHARACTERS = 64
-MAX_REPLY_TOKENS = 4_096
-MAX_TEMPERATURE = 2.0
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 64
 MAX_SEED = 2**64 - 1
 # Model name that leaves the choice of a version to the rollout.
 ROLLOUT_MODEL = "thumbwheel"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The wording of the limit is part of the public API.
+check_uuid = functools.partial(limits.check_uuid, limit="a UUID in lower case")
 MODEL_PATTERN = re.compile(r"[a-z0-9._-]{1,128}")
 
 
@@ -115,11 +120,6 @@ class TurnRequest:
         return "" if self.model == ROLLOUT_MODEL else self.model
 
 
-def field_error(name: str, limit: str) -> InvalidArgumentError:
-    """Return the error for a field outside its limit."""
-    return InvalidArgumentError(f"{name} must be {limit}", field=name, limit=limit)
-
-
 def check_request(request: TurnRequest) -> None:
     """Check all limits of a request.
 
@@ -139,16 +139,6 @@ def check_request(request: TurnRequest) -> None:
             _check_input(request.action, request.conversation_id)
         case Regenerate(message_id):
             check_uuid(message_id, "regenerate.message_id")
-
-
-def check_uuid(text: str, name: str) -> None:
-    """Check that a field is a UUID in lower case.
-
-    Raises:
-        InvalidArgumentError: The text is not a UUID in lower case.
-    """
-    if not _UUID.fullmatch(text):
-        raise field_error(name, "a UUID in lower case")
 
 
 def _check_input(given: UserInput, conversation_id: str) -> None:

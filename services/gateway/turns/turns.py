@@ -22,10 +22,11 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import Caller, bind_call, current_call
 from services.chassis.telemetry import fields
+from services.contracts.limits import field_error
 from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.turns.events import TurnEvent
-from services.gateway.turns.request import TurnRequest, field_error
+from services.gateway.turns.request import TurnRequest
 from services.gateway.turns.turn import Announcer, Turn
 
 log = logging.getLogger(__name__)

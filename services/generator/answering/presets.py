@@ -14,13 +14,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from services.chassis.errors import DetailedError, InvalidArgumentError
+from services.chassis.errors import DetailedError
+from services.contracts.limits import (
+    MAX_REPLY_TOKENS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    field_error,
+)
 
 PRESETS_FILE = Path(__file__).resolve().parents[3] / "models" / "presets.json"
-MAX_TEMPERATURE = 2.0
-MAX_TOKENS = 4096
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 64
 # Below this value decoding is greedy, because model servers reject smaller temperatures or divide
 # by them.
 GREEDY_BELOW = 0.01
@@ -177,14 +180,14 @@ def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sam
             preset, **{name: value for name, value in given.items() if value is not None}
         )
     except PresetError as error:
-        raise _invalid(error.field, error.limit) from error
+        raise field_error(f"sampling.{error.field}", error.limit) from error
     max_tokens = reply_tokens if overrides.max_tokens is None else overrides.max_tokens
-    if not 1 <= max_tokens <= MAX_TOKENS:
-        raise _invalid("max_tokens", f"1 to {MAX_TOKENS:,}")
+    if not 1 <= max_tokens <= MAX_REPLY_TOKENS:
+        raise field_error("sampling.max_tokens", f"1 to {MAX_REPLY_TOKENS:,}")
     if len(overrides.stop) > MAX_STOPS:
-        raise _invalid("stop", f"at most {MAX_STOPS}")
+        raise field_error("sampling.stop", f"at most {MAX_STOPS}")
     if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in overrides.stop):
-        raise _invalid("stop", f"1 to {MAX_STOP_CHARACTERS} characters each")
+        raise field_error("sampling.stop", f"1 to {MAX_STOP_CHARACTERS} characters each")
     temperature = 0.0 if chosen.temperature < GREEDY_BELOW else _plain(chosen.temperature)
     return Sampling(
         temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed
@@ -194,7 +197,3 @@ def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sam
 def _plain(value: float) -> float:
     """Round to seven digits, since 0.1 arrives as the 32-bit value 0.10000000149."""
     return value if value == 0 else round(value, 6 - math.floor(math.log10(value)))
-
-
-def _invalid(name: str, limit: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{name} must be {limit}", field=f"sampling.{name}", limit=limit)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.generator.answering.presets import MAX_TOKENS
+from services.contracts.limits import MAX_REPLY_TOKENS
 
 MAX_ID = 2**32 - 1
 # Rounding may leave the log-prob of a certain token slightly above 0. vLLM sends -9999 for a
@@ -43,7 +43,7 @@ class SampleParts:
         """
         if (
             not len(self._ids) == len(self._log_probs) == completion_tokens
-            or not 1 <= completion_tokens <= MAX_TOKENS
+            or not 1 <= completion_tokens <= MAX_REPLY_TOKENS
         ):
             return None
         if not all(0 <= token <= MAX_ID for token in self._ids) or not all(

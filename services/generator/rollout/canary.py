@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.telemetry import fields
+from services.contracts.limits import field_error
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.manifest import MANIFEST, ManifestError, manifest_version
 from services.generator.rollout.reconcile import Reconciler
@@ -127,11 +128,11 @@ class CanaryController:
 async def _check_start(request: CanaryRequest) -> None:
     _check_version(request.version)
     if not 0 < request.share <= MAX_SHARE:
-        raise _invalid("share", f"above 0 to {MAX_SHARE:g}")
+        raise field_error("share", f"above 0 to {MAX_SHARE:g}")
     _check_lease(request.lease_seconds)
     directory = Path(request.directory)
     if not directory.is_absolute():
-        raise _invalid("directory", "an absolute path")
+        raise field_error("directory", "an absolute path")
     try:
         found = await asyncio.to_thread(manifest_version, directory)
     except ManifestError as error:
@@ -139,23 +140,19 @@ async def _check_start(request: CanaryRequest) -> None:
             str(error), field="directory", limit=f"a model directory with {MANIFEST}"
         ) from error
     if found != request.version:
-        raise _invalid("version", f"the version in {MANIFEST}")
+        raise field_error("version", f"the version in {MANIFEST}")
 
 
 def _check_version(version: str) -> None:
     if not VERSION.fullmatch(version):
-        raise _invalid("version", VERSION_LIMIT)
+        raise field_error("version", VERSION_LIMIT)
 
 
 def _check_lease(seconds: float) -> None:
     if not MIN_LEASE_SECONDS <= seconds <= MAX_LEASE_SECONDS:
-        raise _invalid("lease", "10 s to 24 h")
+        raise field_error("lease", "10 s to 24 h")
 
 
 def _check_reason(reason: str) -> None:
     if len(reason) > MAX_REASON_CHARACTERS:
-        raise _invalid("reason", f"at most {MAX_REASON_CHARACTERS} characters")
-
-
-def _invalid(field: str, limit: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)
+        raise field_error("reason", f"at most {MAX_REASON_CHARACTERS} characters")

@@ -4,10 +4,10 @@ Every answer of a model is published. A turn without a model version is not publ
 text is not from a model: the input was blocked, or the turn failed before the choice of a version.
 """
 
-import hmac
 from collections.abc import Callable, Sequence
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.session.identifiers import ERASED, FINISHED, turn_event_id
 from services.session.message import Answer, ContextMessage, FinishReason, Message, TurnRecord
 
@@ -18,7 +18,7 @@ class TurnRecorder:
     """Creates turn records; `encode` serialises a record for the feedback service."""
 
     def __init__(self, principal_key: str, encode: Encode) -> None:
-        self._key = principal_key.encode()
+        self._key = principal_key
         self._encode = encode
 
     def finished(
@@ -34,7 +34,7 @@ class TurnRecorder:
         record = TurnRecord(
             event_id=turn_event_id(answer.message_id, FINISHED),
             tenant=owner.tenant,
-            principal=self._principal(owner),
+            principal=principal_of(self._key, owner),
             conversation_id=question.conversation_id,
             user_message_id=question.id,
             answer=answer,
@@ -50,7 +50,7 @@ class TurnRecorder:
         record = TurnRecord(
             event_id=turn_event_id(answer.id, ERASED),
             tenant=owner.tenant,
-            principal=self._principal(owner),
+            principal=principal_of(self._key, owner),
             conversation_id=answer.conversation_id,
             user_message_id=answer.parent_id,
             answer=Answer(answer.id, "", answer.finish_reason, answer.model_version, answer.arm),
@@ -59,13 +59,6 @@ class TurnRecorder:
             erased=True,
         )
         return self._encode(record)
-
-    def _principal(self, owner: Caller) -> str:
-        """Return HMAC-SHA-256 of `tenant/user`.
-
-        The gateway uses the same formula and key, so that thumbs and turns can be joined.
-        """
-        return hmac.digest(self._key, owner.key.encode(), "sha256").hex()
 
 
 def is_published(message: Message) -> bool:

@@ -5,8 +5,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from services.chassis.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from services.chassis.errors import AlreadyExistsError, NotFoundError
 from services.chassis.identity import Caller
+from services.contracts.limits import field_error
 from services.session.conversation import title_of
 from services.session.identifiers import IdGenerator
 from services.session.limits import check_turn_request
@@ -42,10 +43,7 @@ class ContextRules:
         reply = reply_tokens or self.reply_tokens
         most = self.window_tokens - self.template_tokens
         if reply >= most:
-            limit = f"fewer than {most} tokens"
-            raise InvalidArgumentError(
-                f"reply_tokens must be {limit}", field="reply_tokens", limit=limit
-            )
+            raise field_error("reply_tokens", f"fewer than {most} tokens")
         return Budget(most - reply, self.message_overhead_tokens)
 
 

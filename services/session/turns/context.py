@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgumentError
-from services.session.limits import MAX_TEXT_CHARACTERS
+from services.contracts.limits import MAX_TEXT_CHARACTERS
 from services.session.message import ContextMessage, FinishReason, Message, Role
 from services.session.turns.branch import Branch
 

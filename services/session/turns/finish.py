@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
+from services.contracts.limits import field_error
 from services.session.limits import check_answer
 from services.session.message import Answer, FinishReason, Role
 from services.session.relay.turn_record import TurnRecorder, is_published
@@ -48,11 +49,7 @@ class TurnFinisher:
         rows.conversation_of_message(answer.message_id)
         message = rows.message(answer.message_id)
         if message.role is not Role.ASSISTANT:
-            raise InvalidArgumentError(
-                "assistant_message_id must be an answer",
-                field="assistant_message_id",
-                limit="an answer",
-            )
+            raise field_error("assistant_message_id", "an answer")
         if message.finish_reason is not FinishReason.OPEN:
             if message.text != answer.text:
                 raise FailedPreconditionError(

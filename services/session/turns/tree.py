@@ -8,7 +8,8 @@ the root, so that the first message can be edited too.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.chassis.errors import NotFoundError
+from services.contracts.limits import field_error
 from services.session.message import (
     Conversation,
     FinishReason,
@@ -100,7 +101,7 @@ def _plan_regeneration(rows: OwnedRows, request: TurnRequest) -> AppendPlan:
     message = rows.message(request.regenerate_id)
     branch = branch_to(rows, message.parent_id if message.role is Role.ASSISTANT else message.id)
     if not branch.newest or branch.newest[-1].role is not Role.USER:
-        raise _invalid("regenerate_message_id", "a message of the user, or an answer to one")
+        raise field_error("regenerate_message_id", "a message of the user, or an answer to one")
     return AppendPlan(conversation, branch)
 
 
@@ -113,7 +114,7 @@ def _parent_branch(rows: OwnedRows, request: TurnRequest) -> Branch:
     if not branch.newest or branch.newest[-1].conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="parent_message_id")
     if branch.newest[-1].role is Role.USER:
-        raise _invalid(
+        raise field_error(
             "parent_message_id",
             "an answer, a system message, or the conversation's id for its root",
         )
@@ -150,7 +151,3 @@ def _new_messages(
         new[-1], original_text=user.original_text, edits=user.edits, task=request.task
     )
     return new
-
-
-def _invalid(field: str, limit: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

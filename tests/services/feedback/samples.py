@@ -7,11 +7,11 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.retracted import retraction_event_id
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.sink.sink import StreamFormat
 from services.feedback.spool.frames import Entry

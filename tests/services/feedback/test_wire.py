@@ -9,6 +9,7 @@ from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.generator.v1 import sample_pb2
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import (
     ContextMessage,
@@ -19,7 +20,6 @@ from services.feedback.events import (
     check_turn,
 )
 from services.feedback.lake import parquet
-from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
 from tests.services.feedback.samples import (

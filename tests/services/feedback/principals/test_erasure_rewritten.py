@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections import thumbs
 from services.feedback.spool.folder import inspect
 from services.feedback.store import tables

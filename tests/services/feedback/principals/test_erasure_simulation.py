@@ -13,11 +13,11 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, InTransaction, Lease, Segment
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
-from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.sink.sink import SinkStep
 from services.feedback.store import tables

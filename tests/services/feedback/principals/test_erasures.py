@@ -10,11 +10,11 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedConcurrentlyError
 from services.feedback.principals.erasures import Erasures, PendingErasures
-from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.projections import experiments, thumbs
 from services.feedback.sink.sink import SinkStep

@@ -9,10 +9,10 @@ from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
 from services.feedback.lake.object_store import Directory
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections.confidence import interval
 from services.feedback.projections.experiments import NEWEST_VERSIONS, Experiments, catch_up, fold
 from services.feedback.projections.thumbs import ThumbCount

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream, Words
 from services.feedback.lake.audit import audit
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections import experiments, remarks
 from services.feedback.projections.remarks import NoPendingRemarks, Remarks
 from services.feedback.sink.sink import FlushLimits, Sink

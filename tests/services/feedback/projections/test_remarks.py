@@ -12,9 +12,9 @@ from sqlalchemy import Engine, func, select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import Words
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections import thumbs
 from services.feedback.projections.current_feedback import CurrentFeedback
 from services.feedback.projections.remarks import (

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine, delete
 from thumbwheel.feedback.v1 import events_pb2
 
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink

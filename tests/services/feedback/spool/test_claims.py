@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, select, text, update
 
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections.thumbs import Change, ThumbState, change_of
 from services.feedback.spool.accept import Claim
 from services.feedback.spool.claims import PostgresClaims

@@ -15,11 +15,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import AlreadyExistsError
+from services.contracts.principal import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.principals.principal import principal_of
 from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink

@@ -8,7 +8,8 @@ import pytest
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call, current_call
-from services.gateway.peers.output_checks import MAX_CHECKS, Check, OutputChecks, Result
+from services.contracts.limits import MAX_OUTPUT_CHECKS
+from services.gateway.peers.output_checks import Check, OutputChecks, Result
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
 
@@ -70,11 +71,11 @@ async def test_first_and_last_checks_are_sent_at_once_with_all_waiting_ones() ->
 
 async def test_middle_checks_are_batched_and_each_gets_its_own_verdict() -> None:
     guard = Guard()
-    texts = [f"t{number}" for number in range(1 + MAX_CHECKS + 5)]
+    texts = [f"t{number}" for number in range(1 + MAX_OUTPUT_CHECKS + 5)]
     tasks = await asked(guard, *texts)
     assert guard.calls == [texts[:1]]
     assert await answered(guard, tasks) == texts
-    assert [len(call) for call in guard.calls] == [1, MAX_CHECKS, 5]
+    assert [len(call) for call in guard.calls] == [1, MAX_OUTPUT_CHECKS, 5]
 
 
 async def test_single_check_carries_its_caller_and_a_batch_carries_none() -> None:

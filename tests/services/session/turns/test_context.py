@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from services.chassis.errors import InvalidArgumentError
-from services.session.limits import MAX_TEXT_CHARACTERS
+from services.contracts.limits import MAX_TEXT_CHARACTERS
 from services.session.message import ContextMessage, FinishReason, Message, Role
 from services.session.turns import branch
 from services.session.turns.branch import Branch, branch_to

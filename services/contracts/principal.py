@@ -1,4 +1,7 @@
-"""Pseudonym of a user for stored feedback, computed identically in gateway and session."""
+"""Pseudonym of a user in stored feedback and turn records.
+
+Thumbs and turns are joined by the principal, so all services use this formula and the same key.
+"""
 
 import hmac
 

@@ -1,7 +1,7 @@
 """Contract of the principal: the same value in gateway, session and feedback."""
 
 from services.chassis.identity import Caller
-from services.feedback.principals.principal import principal_of
+from services.contracts.principal import principal_of
 
 
 def test_the_principal_is_the_hmac_of_tenant_and_user() -> None:

@@ -1,0 +1,56 @@
+"""Limits and checks of the protos that several services apply.
+
+The limits are those of proto/thumbwheel. Each error names the field and the allowed values.
+"""
+
+import re
+
+from services.chassis.errors import InvalidArgumentError
+
+# chat.v1: texts of messages, histories, and sampling parameters.
+MAX_TEXT_CHARACTERS = 32_768
+MAX_HISTORY = 200
+MAX_REQUEST_ID_CHARACTERS = 64
+MAX_REPLY_TOKENS = 4_096
+MAX_TEMPERATURE = 2.0
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 64
+MAX_PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 50
+
+# guardrail.v1: parts of an answer, and parts per call.
+MAX_TAIL_CHARACTERS = 2_000
+MAX_PENDING_CHARACTERS = 32_768
+MAX_OUTPUT_CHECKS = 64
+
+# feedback.v1: feedback values, and names in events such as versions and arms.
+MAX_REASONS = 8
+MAX_REASON_CHARACTERS = 64
+MAX_COMMENT_CHARACTERS = 2_000
+MAX_CORRECTION_CHARACTERS = 8_192
+MAX_NAME_CHARACTERS = 128
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def field_error(field: str, limit: str) -> InvalidArgumentError:
+    """Return the error for a field outside its limit."""
+    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)
+
+
+def check_uuid(
+    text: str, field: str, *, optional: bool = False, limit: str = "a UUID, lower case"
+) -> None:
+    """Check that a text is a UUID in lower case, or, if `optional`, empty.
+
+    Args:
+        text: value of the field.
+        field: name of the field.
+        optional: accept an empty text.
+        limit: wording of the allowed values in the error.
+
+    Raises:
+        InvalidArgumentError: The text is malformed.
+    """
+    if not (optional and not text) and not _UUID.fullmatch(text):
+        raise field_error(field, limit)
