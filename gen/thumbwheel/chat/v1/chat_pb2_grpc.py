@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """Chat for one caller. Every method needs metadata `authorization: Bearer <api key>`; every object belongs to one user, and
-    another user's object answers NOT_FOUND, exactly as a missing one does.
+    """Chat of one caller. Every method needs metadata `authorization: Bearer <api key>`. Every object
+    belongs to one user. An object of another user answers NOT_FOUND, like a missing object.
     """
 
     def __init__(self, channel):
@@ -74,60 +74,67 @@ class ChatServiceStub:
 
 
 class ChatServiceServicer:
-    """Chat for one caller. Every method needs metadata `authorization: Bearer <api key>`; every object belongs to one user, and
-    another user's object answers NOT_FOUND, exactly as a missing one does.
+    """Chat of one caller. Every method needs metadata `authorization: Bearer <api key>`. Every object
+    belongs to one user. An object of another user answers NOT_FOUND, like a missing object.
     """
 
     def SendMessage(self, request, context):
-        """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
-        Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
-        payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
-        back), DEADLINE_EXCEEDED. What failed before `started` came, send again with the same request_id: without one each try leaves a
-        message, and the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1). An answer that failed after `started`
-        stays so under its request_id, with the text that was shown: ask for another one by `regenerate`.
+        """Stores the user's message, generates the answer, and streams its events. Events are kept for
+        ten minutes after the last one.
+
+        Errors: INVALID_ARGUMENT (with the field), NOT_FOUND (conversation, parent, model),
+        ALREADY_EXISTS (request_id was used with another payload), UNAVAILABLE (a service behind the
+        gateway), RESOURCE_EXHAUSTED (too many concurrent turns; RetryInfo has the delay),
+        DEADLINE_EXCEEDED.
+
+        Retry a call that failed before `started` with the same request_id. Without a request_id each
+        attempt stores a message; trailing metadata therefore disables gRPC's own retries
+        (grpc-retry-pushback-ms: -1). An answer that failed after `started` keeps its state and its
+        shown text under its request_id; request another answer with `regenerate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeMessage(self, request, context):
-        """Replays the events of a turn after a sequence, then goes on live. NOT_FOUND once the events are no longer kept: the stored
-        text is in GetConversation.
+        """Replays the events of a turn after a sequence number, then streams live events. NOT_FOUND if
+        the events are no longer kept; the stored text is then in GetConversation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelMessage(self, request, context):
-        """Stops a running turn in the model server. The text so far is kept. Cancelling a finished turn changes nothing.
+        """Stops a running turn in the model server. The text generated so far is stored. Cancelling a
+        finished turn has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """One conversation with all its messages, oldest first.
+        """Returns one conversation with all its messages, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """The caller's conversations, last used first.
+        """Lists the caller's conversations, most recently used first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearConversation(self, request, context):
-        """Removes all messages, keeps the empty conversation.
+        """Deletes all messages and keeps the empty conversation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Removes the conversation and its messages.
+        """Deletes the conversation and its messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,8 +187,8 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """Chat for one caller. Every method needs metadata `authorization: Bearer <api key>`; every object belongs to one user, and
-    another user's object answers NOT_FOUND, exactly as a missing one does.
+    """Chat of one caller. Every method needs metadata `authorization: Bearer <api key>`. Every object
+    belongs to one user. An object of another user answers NOT_FOUND, like a missing object.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EnhancerServiceStub:
-    """Rewrites prompts. Stateless, unary, idempotent.
+    """Corrects prompts. The service is stateless; its calls are unary and idempotent.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class EnhancerServiceStub:
 
 
 class EnhancerServiceServicer:
-    """Rewrites prompts. Stateless, unary, idempotent.
+    """Corrects prompts. The service is stateless; its calls are unary and idempotent.
     """
 
     def Enhance(self, request, context):
-        """Corrects a text without changing what it says. Code, quotes, names, URLs and languages other than English stay as they are.
-        INVALID_ARGUMENT: empty, or more than 32,768 characters.
+        """Corrects a text without changing its meaning. Code, quotes, names, URLs and languages other
+        than English are not changed. INVALID_ARGUMENT: empty, or more than 32,768 characters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ def add_EnhancerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnhancerService:
-    """Rewrites prompts. Stateless, unary, idempotent.
+    """Corrects prompts. The service is stateless; its calls are unary and idempotent.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FeedbackServiceStub:
-    """The public way in, served by the gateway; needs metadata `authorization: Bearer <api key>`.
+    """Public API, served by the gateway. Needs metadata `authorization: Bearer <api key>`.
     """
 
     def __init__(self, channel):
@@ -63,42 +63,46 @@ class FeedbackServiceStub:
 
 
 class FeedbackServiceServicer:
-    """The public way in, served by the gateway; needs metadata `authorization: Bearer <api key>`.
+    """Public API, served by the gateway. Needs metadata `authorization: Bearer <api key>`.
     """
 
     def SubmitFeedback(self, request, context):
-        """Says something about an answer. The last thumb of a user on a message stands. The reply means: on disk, for ever.
-        INVALID_ARGUMENT (field named; a thumb on a user's own message), NOT_FOUND (message unknown or another user's),
-        ALREADY_EXISTS (request_id used with another payload), UNAVAILABLE (nothing was stored: send it again with the same request_id).
+        """Stores feedback on an answer. The last thumb of a user on a message counts. The response means
+        that the event is durable on disk.
+
+        Errors: INVALID_ARGUMENT (with the field; a thumb on a user's own message), NOT_FOUND (the
+        message is unknown or belongs to another user), ALREADY_EXISTS (request_id was used with
+        another payload), UNAVAILABLE (nothing was stored; retry with the same request_id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsent(self, request, context):
-        """Whether models may be trained on what the user says.
+        """Returns whether models may be trained on the user's data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetConsent(self, request, context):
-        """Allows or forbids it, from the next training on, for what was said before too.
+        """Allows or forbids training on the user's data, from the next training run, also for earlier
+        data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseMyData(self, request, context):
-        """Deletes the user's conversations and makes everything that the user said unreadable, at once and for ever.
-        UNAVAILABLE: not all of it is done; send it again.
+        """Deletes the user's conversations and makes all feedback of the user permanently unreadable.
+        UNAVAILABLE: the erasure is incomplete; send the request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetErasure(self, request, context):
-        """How far an erasure is. NOT_FOUND: no such erasure of this user.
+        """Returns the progress of an erasure. NOT_FOUND: the user has no such erasure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +145,7 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeedbackService:
-    """The public way in, served by the gateway; needs metadata `authorization: Bearer <api key>`.
+    """Public API, served by the gateway. Needs metadata `authorization: Bearer <api key>`.
     """
 
     @staticmethod
@@ -281,7 +285,7 @@ class FeedbackService:
 
 
 class FeedbackLogServiceStub:
-    """The event log behind it. Internal: called by gateway, session and training, never by users.
+    """Internal API of the event log, for gateway, session and training. Users cannot call it.
     """
 
     def __init__(self, channel):
@@ -353,11 +357,11 @@ class FeedbackLogServiceStub:
 
 
 class FeedbackLogServiceServicer:
-    """The event log behind it. Internal: called by gateway, session and training, never by users.
+    """Internal API of the event log, for gateway, session and training. Users cannot call it.
     """
 
     def RecordFeedback(self, request, context):
-        """Appends one event about an answer; idempotent by event_id.
+        """Appends one feedback event; idempotent by event_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,71 +375,73 @@ class FeedbackLogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSegments(self, request, context):
-        """The committed Parquet objects of a stream, in order: the only way for readers to learn what counts.
+        """Lists the committed Parquet objects of a stream in order. Objects that are not listed must be
+        ignored by readers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountThumbs(self, request, context):
-        """Standing thumbs by model version.
+        """Counts the current thumbs by model version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetExperiment(self, request, context):
-        """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks.
+        """Returns users, thumbs and an always-valid confidence interval of the rate of thumbs up for each
+        version and arm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetThumbs(self, request, context):
-        """The caller's standing thumbs on some messages, and what else they said about them.
+        """Returns the caller's current feedback on some messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPrincipalConsent(self, request, context):
-        """The caller's consent.
+        """Returns the caller's consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPrincipalConsent(self, request, context):
-        """Writes the caller's consent.
+        """Stores the caller's consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ErasePrincipal(self, request, context):
-        """Shreds the caller's data key and removes their standing thumbs, in one transaction with the entry in the erasure ledger.
-        Where nothing was said since the last erasure, that one is the answer.
+        """Deletes the caller's data key and current thumbs and adds the erasure to the erasure ledger, in
+        one transaction. Without new data since the last erasure, that erasure is returned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPrincipalErasure(self, request, context):
-        """One erasure of the caller. NOT_FOUND: none of theirs.
+        """Returns one erasure of the caller. NOT_FOUND: the caller has no such erasure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDataKeys(self, request, context):
-        """Keys that open what principals said, of those who allow training on it.
+        """Returns the data keys of principals that allow training.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListErasures(self, request, context):
-        """The erasure ledger, for those who keep copies.
+        """Lists the erasure ledger, for holders of copies of the data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -513,7 +519,7 @@ def add_FeedbackLogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeedbackLogService:
-    """The event log behind it. Internal: called by gateway, session and training, never by users.
+    """Internal API of the event log, for gateway, session and training. Users cannot call it.
     """
 
     @staticmethod

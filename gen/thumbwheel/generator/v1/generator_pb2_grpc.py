@@ -47,9 +47,12 @@ class GeneratorServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Answers one list of messages. Cancelling the call aborts the generation in the model server at once.
-        NOT_FOUND: pinned_version is not served. UNAVAILABLE (reason MODEL_NOT_READY): no version is ready. RESOURCE_EXHAUSTED: the
-        model server's queue is full. INVALID_ARGUMENT: sampling out of range, or the context is too long.
+        """Generates the answer to a list of messages. Cancelling the call aborts the generation in the
+        model server at once.
+
+        Errors: NOT_FOUND (pinned_version is not served), UNAVAILABLE (reason MODEL_NOT_READY: no
+        version is ready), RESOURCE_EXHAUSTED (the queue of the model server is full), INVALID_ARGUMENT
+        (sampling is out of range, or the context is too long).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,10 +107,11 @@ class GeneratorService:
 
 
 class RolloutServiceStub:
-    """Moves traffic between versions. Called by training's loop and by operators.
+    """Moves traffic between versions. Called by the training loop and by operators.
 
-    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
-    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
+    Every change can be repeated at any replica. After UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE)
+    the change may or may not have been applied. Other replicas apply a change within
+    TW_GENERATOR_POLL_SECONDS.
     """
 
     def __init__(self, channel):
@@ -144,43 +148,47 @@ class RolloutServiceStub:
 
 
 class RolloutServiceServicer:
-    """Moves traffic between versions. Called by training's loop and by operators.
+    """Moves traffic between versions. Called by the training loop and by operators.
 
-    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
-    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
+    Every change can be repeated at any replica. After UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE)
+    the change may or may not have been applied. Other replicas apply a change within
+    TW_GENERATOR_POLL_SECONDS.
     """
 
     def GetRollout(self, request, context):
-        """The versions that answer now: the same at every replica, but for states, which are what the asked one sees of its model server.
+        """Returns the served versions. All replicas return the same, except for states: each replica
+        reports what it sees of its model server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartCanary(self, request, context):
-        """Loads a version as candidate and gives it a share of the users, once it is ready. FAILED_PRECONDITION: another candidate is
-        there; INVALID_ARGUMENT: share or lease out of range, directory without a valid manifest.
+        """Loads a version as the candidate and assigns a share of the users to it when it is ready.
+        FAILED_PRECONDITION: another candidate exists. INVALID_ARGUMENT: share or lease is out of
+        range, or the directory has no valid manifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewCanary(self, request, context):
-        """Prolongs the canary's lease; without it the candidate loses its traffic when the lease ends (a dead loop must not leave one on).
+        """Renews the lease of the canary. Without renewal the candidate loses its traffic when the lease
+        ends, so that a crashed loop leaves no candidate behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteCanary(self, request, context):
-        """Makes the candidate stable; the old version is unloaded after its streams end.
+        """Makes the candidate stable. The old version is unloaded after its streams end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBackCanary(self, request, context):
-        """Gives all traffic back to stable and unloads the candidate.
+        """Returns all traffic to stable and unloads the candidate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,10 +231,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RolloutService:
-    """Moves traffic between versions. Called by training's loop and by operators.
+    """Moves traffic between versions. Called by the training loop and by operators.
 
-    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
-    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
+    Every change can be repeated at any replica. After UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE)
+    the change may or may not have been applied. Other replicas apply a change within
+    TW_GENERATOR_POLL_SECONDS.
     """
 
     @staticmethod

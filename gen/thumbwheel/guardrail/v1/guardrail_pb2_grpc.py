@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GuardrailServiceStub:
-    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Returns verdicts on texts. The service is stateless; all calls are unary and idempotent. Fail
+    closed: without a verdict the caller shows no text.
     """
 
     def __init__(self, channel):
@@ -53,25 +54,27 @@ class GuardrailServiceStub:
 
 
 class GuardrailServiceServicer:
-    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Returns verdicts on texts. The service is stateless; all calls are unary and idempotent. Fail
+    closed: without a verdict the caller shows no text.
     """
 
     def CheckInput(self, request, context):
-        """Judges a user's message before anything is generated. INVALID_ARGUMENT: no text, or more than 131,072 characters.
+        """Checks a user's message before generation. INVALID_ARGUMENT: no text, or more than 131,072
+        characters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckOutput(self, request, context):
-        """Judges the part of an answer that was not shown yet, and says how much of it may be.
+        """Checks the part of an answer that was not shown yet and returns the text that may be shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckOutputs(self, request, context):
-        """The same for parts of many answers, which need not be of one user: a call costs far more than a judgement.
+        """Checks parts of several answers, also of different users. A call costs much more than a check.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +107,8 @@ def add_GuardrailServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GuardrailService:
-    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Returns verdicts on texts. The service is stateless; all calls are unary and idempotent. Fail
+    closed: without a verdict the caller shows no text.
     """
 
     @staticmethod

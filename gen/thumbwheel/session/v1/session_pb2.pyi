@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class BeginTurnRequest(_message.Message):
-    """The start of a turn."""
+    """Request of BeginTurn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,17 +35,21 @@ class BeginTurnRequest(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     REPLY_TOKENS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Conversation, a UUID; empty makes a new one."""
+    """Conversation, a UUID. Empty: create a conversation."""
     parent_message_id: _builtins.str
-    """Message above; empty means the newest leaf, the conversation's own id the top of the tree."""
+    """Parent message. Empty: the newest leaf. The id of the conversation: the root of the tree."""
     regenerate_message_id: _builtins.str
-    """Another answer to this message of the user (or to the one that this answer belongs to), a UUID."""
+    """Another answer to this message of the user, a UUID. The id of an answer selects the message
+    that it answers.
+    """
     request_id: _builtins.str
-    """Idempotency key, at most 64 characters; empty: none, and then a call whose answer was lost must not be repeated."""
+    """Idempotency key, at most 64 characters. Empty: no idempotency; a call whose response was lost
+    must then not be repeated.
+    """
     task: _chat_pb2.Task.ValueType
     """Task of the turn."""
     reply_tokens: _builtins.int
-    """Longest answer in tokens that the context must leave room for; 0 means the service's default."""
+    """Tokens that the context must leave for the answer; 0 means the default of the service."""
     @_builtins.property
     def user(self) -> Global___UserMessage:
         """A new message of the user."""
@@ -78,7 +82,7 @@ Global___BeginTurnRequest: _TypeAlias = BeginTurnRequest  # noqa: Y015
 
 @_typing.final
 class UserMessage(_message.Message):
-    """A user's message with both texts."""
+    """User's message with both texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -86,12 +90,12 @@ class UserMessage(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     EDITS_FIELD_NUMBER: _builtins.int
     original_text: _builtins.str
-    """As typed, 1 to 32,768 characters, as every text here without U+0000."""
+    """Typed text, 1 to 32,768 characters; like all texts here, without U+0000."""
     text: _builtins.str
-    """As enhanced; equal to original_text if nothing changed."""
+    """Enhanced text; equal to original_text if nothing changed."""
     @_builtins.property
     def edits(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.TextEdit]:
-        """The changes."""
+        """Edits between the two texts."""
 
     def __init__(
         self,
@@ -110,16 +114,16 @@ Global___UserMessage: _TypeAlias = UserMessage  # noqa: Y015
 
 @_typing.final
 class ContextMessage(_message.Message):
-    """One message of the context."""
+    """Message of the context."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     role: _chat_pb2.Role.ValueType
-    """Who wrote it."""
+    """Author of the message."""
     text: _builtins.str
-    """The text that the model sees."""
+    """Text that the model receives."""
     def __init__(
         self,
         *,
@@ -136,7 +140,7 @@ Global___ContextMessage: _TypeAlias = ContextMessage  # noqa: Y015
 
 @_typing.final
 class BeginTurnResponse(_message.Message):
-    """The turn was begun."""
+    """Response of BeginTurn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,20 +152,22 @@ class BeginTurnResponse(_message.Message):
     DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """The conversation, a UUID."""
+    """Conversation, a UUID."""
     user_message_id: _builtins.str
-    """The user's message, a UUID."""
+    """Message of the user, a UUID."""
     assistant_message_id: _builtins.str
-    """The answer to be, a UUID."""
+    """Open answer, a UUID."""
     context_tokens: _builtins.int
     """Tokens of the context, counted with the model's tokenizer."""
     dropped_messages: _builtins.int
-    """If some did not fit the budget: how many messages of the branch, without system messages, are before the context. Else 0."""
+    """Number of messages of the branch, without system messages, that precede the context because
+    they did not fit the budget; 0 if all fit.
+    """
     replayed: _builtins.bool
-    """This request_id began the turn before; nothing new was stored."""
+    """The turn was begun by an earlier call with this request_id; nothing new was stored."""
     @_builtins.property
     def context(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextMessage]:
-        """What the model is given, oldest first; the last one is the user's message."""
+        """Input of the model, oldest message first. The last message is the user's."""
 
     def __init__(
         self,
@@ -184,7 +190,7 @@ Global___BeginTurnResponse: _TypeAlias = BeginTurnResponse  # noqa: Y015
 
 @_typing.final
 class FinishTurnRequest(_message.Message):
-    """The end of a turn."""
+    """Request of FinishTurn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,32 +207,34 @@ class FinishTurnRequest(_message.Message):
     GUARD_CATEGORY_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     assistant_message_id: _builtins.str
-    """The answer, a UUID."""
+    """Answer, a UUID."""
     text: _builtins.str
-    """Its whole text, as it was shown; U+0000 is stored as U+FFFD."""
+    """Complete text as shown. U+0000 is stored as U+FFFD."""
     finish_reason: _chat_pb2.FinishReason.ValueType
-    """Why it ended."""
+    """Reason for the end of the answer."""
     model_version: _builtins.str
-    """Version that wrote it; empty if none did."""
+    """Version that generated the answer; empty if none did."""
     arm: _builtins.str
     """"stable", "candidate" or "pinned"."""
     assignment_probability: _builtins.float
     """Probability with which the user was assigned to the arm, 0 to 1."""
     temperature: _builtins.float
-    """Softmax temperature that was used."""
+    """Softmax temperature of the generation."""
     top_p: _builtins.float
-    """Nucleus mass that was used."""
+    """Nucleus mass of the generation."""
     policy_version: _builtins.str
-    """Version of the guard's policy."""
+    """Version of the guardrail's policy."""
     guard_category: _builtins.str
-    """Category of the guard if it blocked or redacted; else empty."""
+    """Category of the guardrail if it blocked or redacted; otherwise empty."""
     @_builtins.property
     def usage(self) -> _chat_pb2.Usage:
         """Token counts."""
 
     @_builtins.property
     def sample(self) -> _sample_pb2.Sample:
-        """What the model sampled, if all of it was shown, and nothing else; goes into the turn's record, and is not kept here."""
+        """Tokens that the model sampled, if exactly these were shown. Written to the turn's record, not
+        stored with the message.
+        """
 
     def __init__(
         self,
@@ -256,7 +264,7 @@ Global___FinishTurnRequest: _TypeAlias = FinishTurnRequest  # noqa: Y015
 
 @_typing.final
 class FinishTurnResponse(_message.Message):
-    """The answer is stored."""
+    """Response of FinishTurn: the answer is stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -273,13 +281,13 @@ Global___FinishTurnResponse: _TypeAlias = FinishTurnResponse  # noqa: Y015
 
 @_typing.final
 class GetMessageRequest(_message.Message):
-    """Asks for one message."""
+    """Request of GetMessage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """A UUID."""
+    """Message, a UUID."""
     def __init__(
         self,
         *,
@@ -295,14 +303,14 @@ Global___GetMessageRequest: _TypeAlias = GetMessageRequest  # noqa: Y015
 
 @_typing.final
 class GetMessageResponse(_message.Message):
-    """One message."""
+    """Response of GetMessage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def message(self) -> _chat_pb2.Message:
-        """The message."""
+        """Message."""
 
     def __init__(
         self,
@@ -319,13 +327,13 @@ Global___GetMessageResponse: _TypeAlias = GetMessageResponse  # noqa: Y015
 
 @_typing.final
 class GetConversationRequest(_message.Message):
-    """Asks for one conversation."""
+    """Request of GetConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """A UUID."""
+    """Conversation, a UUID."""
     def __init__(
         self,
         *,
@@ -341,7 +349,7 @@ Global___GetConversationRequest: _TypeAlias = GetConversationRequest  # noqa: Y0
 
 @_typing.final
 class GetConversationResponse(_message.Message):
-    """One conversation."""
+    """Response of GetConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -349,7 +357,7 @@ class GetConversationResponse(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def conversation(self) -> _chat_pb2.Conversation:
-        """The conversation."""
+        """Conversation."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Message]:
@@ -371,16 +379,16 @@ Global___GetConversationResponse: _TypeAlias = GetConversationResponse  # noqa: 
 
 @_typing.final
 class ListConversationsRequest(_message.Message):
-    """Asks for conversations."""
+    """Request of ListConversations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many, 1 to 100; 0 means 50."""
+    """Number of conversations, 1 to 100; 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -397,17 +405,17 @@ Global___ListConversationsRequest: _TypeAlias = ListConversationsRequest  # noqa
 
 @_typing.final
 class ListConversationsResponse(_message.Message):
-    """A page of conversations."""
+    """Response of ListConversations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONVERSATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page; empty on the last page."""
     @_builtins.property
     def conversations(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Conversation]:
-        """Last used first."""
+        """Conversations, most recently used first."""
 
     def __init__(
         self,
@@ -425,13 +433,13 @@ Global___ListConversationsResponse: _TypeAlias = ListConversationsResponse  # no
 
 @_typing.final
 class ClearConversationRequest(_message.Message):
-    """Asks to empty a conversation."""
+    """Request of ClearConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """A UUID."""
+    """Conversation, a UUID."""
     def __init__(
         self,
         *,
@@ -447,7 +455,7 @@ Global___ClearConversationRequest: _TypeAlias = ClearConversationRequest  # noqa
 
 @_typing.final
 class ClearConversationResponse(_message.Message):
-    """Done."""
+    """Response of ClearConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -464,13 +472,13 @@ Global___ClearConversationResponse: _TypeAlias = ClearConversationResponse  # no
 
 @_typing.final
 class DeleteConversationRequest(_message.Message):
-    """Asks to remove a conversation."""
+    """Request of DeleteConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """A UUID."""
+    """Conversation, a UUID."""
     def __init__(
         self,
         *,
@@ -486,7 +494,7 @@ Global___DeleteConversationRequest: _TypeAlias = DeleteConversationRequest  # no
 
 @_typing.final
 class DeleteConversationResponse(_message.Message):
-    """Done."""
+    """Response of DeleteConversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -503,7 +511,7 @@ Global___DeleteConversationResponse: _TypeAlias = DeleteConversationResponse  # 
 
 @_typing.final
 class EraseUserRequest(_message.Message):
-    """Asks to remove everything of the caller."""
+    """Request of EraseUser."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -520,13 +528,15 @@ Global___EraseUserRequest: _TypeAlias = EraseUserRequest  # noqa: Y015
 
 @_typing.final
 class EraseUserResponse(_message.Message):
-    """Nothing of the caller is left."""
+    """Response of EraseUser: no conversation of the caller remains."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_CONVERSATIONS_FIELD_NUMBER: _builtins.int
     removed_conversations: _builtins.int
-    """How many conversations this call removed; those of an earlier call that was cut off are not counted again."""
+    """Number of conversations that this call deleted. Those of an earlier, interrupted call are not
+    counted again.
+    """
     def __init__(
         self,
         *,

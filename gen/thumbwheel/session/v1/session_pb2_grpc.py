@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
-    every row is read under them: another user's object answers NOT_FOUND.
+    """Stores conversations. Called by the gateway only. Tenant and user of the caller are metadata
+    (x-tw-tenant, x-tw-user), and every row is read under them. An object of another user answers
+    NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -79,65 +80,68 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
-    every row is read under them: another user's object answers NOT_FOUND.
+    """Stores conversations. Called by the gateway only. Tenant and user of the caller are metadata
+    (x-tw-tenant, x-tw-user), and every row is read under them. An object of another user answers
+    NOT_FOUND.
     """
 
     def BeginTurn(self, request, context):
-        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
-        always sends.
+        """Stores the user's message and an open answer, and returns the context for the model. Idempotent
+        by request_id, which the gateway always sends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishTurn(self, request, context):
-        """Stores the answer and, in the same transaction, the turn's record for training. Repeating it with the same answer is harmless;
-        FAILED_PRECONDITION if the answer was finished with another text.
+        """Stores the answer and, in the same transaction, the turn's record for training. Repeating the
+        call with the same answer has no effect. FAILED_PRECONDITION: the answer was finished with
+        another text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMessage(self, request, context):
-        """One message.
+        """Returns one message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """One conversation with all its messages.
+        """Returns one conversation with all its messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """The user's conversations, last used first.
+        """Lists the user's conversations, most recently used first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearConversation(self, request, context):
-        """Removes all messages of a conversation.
+        """Deletes all messages of a conversation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Removes a conversation.
+        """Deletes a conversation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
-        turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
-        deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+        """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
+        the call returns. Records of turns that may have been published are retracted, as by
+        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
+        where the first one stopped. A conversation that begins during the call may be deleted or remain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,8 +199,9 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
-    every row is read under them: another user's object answers NOT_FOUND.
+    """Stores conversations. Called by the gateway only. Tenant and user of the caller are metadata
+    (x-tw-tenant, x-tw-user), and every row is read under them. An object of another user answers
+    NOT_FOUND.
     """
 
     @staticmethod

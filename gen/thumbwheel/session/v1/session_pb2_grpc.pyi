@@ -13,38 +13,42 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
-    every row is read under them: another user's object answers NOT_FOUND.
+    """Stores conversations. Called by the gateway only. Tenant and user of the caller are metadata
+    (x-tw-tenant, x-tw-user), and every row is read under them. An object of another user answers
+    NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     BeginTurn: _aio.UnaryUnaryMultiCallable[_session_pb2.BeginTurnRequest, _session_pb2.BeginTurnResponse]
-    """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
-    always sends.
+    """Stores the user's message and an open answer, and returns the context for the model. Idempotent
+    by request_id, which the gateway always sends.
     """
     FinishTurn: _aio.UnaryUnaryMultiCallable[_session_pb2.FinishTurnRequest, _session_pb2.FinishTurnResponse]
-    """Stores the answer and, in the same transaction, the turn's record for training. Repeating it with the same answer is harmless;
-    FAILED_PRECONDITION if the answer was finished with another text.
+    """Stores the answer and, in the same transaction, the turn's record for training. Repeating the
+    call with the same answer has no effect. FAILED_PRECONDITION: the answer was finished with
+    another text.
     """
     GetMessage: _aio.UnaryUnaryMultiCallable[_session_pb2.GetMessageRequest, _session_pb2.GetMessageResponse]
-    """One message."""
+    """Returns one message."""
     GetConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.GetConversationRequest, _session_pb2.GetConversationResponse]
-    """One conversation with all its messages."""
+    """Returns one conversation with all its messages."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_session_pb2.ListConversationsRequest, _session_pb2.ListConversationsResponse]
-    """The user's conversations, last used first."""
+    """Lists the user's conversations, most recently used first."""
     ClearConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.ClearConversationRequest, _session_pb2.ClearConversationResponse]
-    """Removes all messages of a conversation."""
+    """Deletes all messages of a conversation."""
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteConversationRequest, _session_pb2.DeleteConversationResponse]
-    """Removes a conversation."""
+    """Deletes a conversation."""
     EraseUser: _aio.UnaryUnaryMultiCallable[_session_pb2.EraseUserRequest, _session_pb2.EraseUserResponse]
-    """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
-    turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
-    deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+    """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
+    the call returns. Records of turns that may have been published are retracted, as by
+    ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
+    where the first one stopped. A conversation that begins during the call may be deleted or remain.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
-    every row is read under them: another user's object answers NOT_FOUND.
+    """Stores conversations. Called by the gateway only. Tenant and user of the caller are metadata
+    (x-tw-tenant, x-tw-user), and every row is read under them. An object of another user answers
+    NOT_FOUND.
     """
 
     @_abc_1.abstractmethod
@@ -53,8 +57,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.BeginTurnRequest,
         context: _aio.ServicerContext[_session_pb2.BeginTurnRequest, _abc.Awaitable[_session_pb2.BeginTurnResponse]],
     ) -> _abc.Awaitable[_session_pb2.BeginTurnResponse]:
-        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
-        always sends.
+        """Stores the user's message and an open answer, and returns the context for the model. Idempotent
+        by request_id, which the gateway always sends.
         """
 
     @_abc_1.abstractmethod
@@ -63,8 +67,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.FinishTurnRequest,
         context: _aio.ServicerContext[_session_pb2.FinishTurnRequest, _abc.Awaitable[_session_pb2.FinishTurnResponse]],
     ) -> _abc.Awaitable[_session_pb2.FinishTurnResponse]:
-        """Stores the answer and, in the same transaction, the turn's record for training. Repeating it with the same answer is harmless;
-        FAILED_PRECONDITION if the answer was finished with another text.
+        """Stores the answer and, in the same transaction, the turn's record for training. Repeating the
+        call with the same answer has no effect. FAILED_PRECONDITION: the answer was finished with
+        another text.
         """
 
     @_abc_1.abstractmethod
@@ -73,7 +78,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.GetMessageRequest,
         context: _aio.ServicerContext[_session_pb2.GetMessageRequest, _abc.Awaitable[_session_pb2.GetMessageResponse]],
     ) -> _abc.Awaitable[_session_pb2.GetMessageResponse]:
-        """One message."""
+        """Returns one message."""
 
     @_abc_1.abstractmethod
     def GetConversation(
@@ -81,7 +86,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.GetConversationRequest,
         context: _aio.ServicerContext[_session_pb2.GetConversationRequest, _abc.Awaitable[_session_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_session_pb2.GetConversationResponse]:
-        """One conversation with all its messages."""
+        """Returns one conversation with all its messages."""
 
     @_abc_1.abstractmethod
     def ListConversations(
@@ -89,7 +94,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListConversationsRequest,
         context: _aio.ServicerContext[_session_pb2.ListConversationsRequest, _abc.Awaitable[_session_pb2.ListConversationsResponse]],
     ) -> _abc.Awaitable[_session_pb2.ListConversationsResponse]:
-        """The user's conversations, last used first."""
+        """Lists the user's conversations, most recently used first."""
 
     @_abc_1.abstractmethod
     def ClearConversation(
@@ -97,7 +102,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ClearConversationRequest,
         context: _aio.ServicerContext[_session_pb2.ClearConversationRequest, _abc.Awaitable[_session_pb2.ClearConversationResponse]],
     ) -> _abc.Awaitable[_session_pb2.ClearConversationResponse]:
-        """Removes all messages of a conversation."""
+        """Deletes all messages of a conversation."""
 
     @_abc_1.abstractmethod
     def DeleteConversation(
@@ -105,7 +110,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DeleteConversationRequest,
         context: _aio.ServicerContext[_session_pb2.DeleteConversationRequest, _abc.Awaitable[_session_pb2.DeleteConversationResponse]],
     ) -> _abc.Awaitable[_session_pb2.DeleteConversationResponse]:
-        """Removes a conversation."""
+        """Deletes a conversation."""
 
     @_abc_1.abstractmethod
     def EraseUser(
@@ -113,9 +118,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.EraseUserRequest,
         context: _aio.ServicerContext[_session_pb2.EraseUserRequest, _abc.Awaitable[_session_pb2.EraseUserResponse]],
     ) -> _abc.Awaitable[_session_pb2.EraseUserResponse]:
-        """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
-        turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
-        deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+        """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
+        the call returns. Records of turns that may have been published are retracted, as by
+        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
+        where the first one stopped. A conversation that begins during the call may be deleted or remain.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...
