@@ -140,8 +140,9 @@ class SessionServiceServicer:
     def EraseUser(self, request, context):
         """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
         the call returns. Records of turns that may have been published are retracted, as by
-        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
-        where the first one stopped. A conversation that begins during the call may be deleted or remain.
+        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call
+        continues where the first one stopped. A conversation that begins during the call may be
+        deleted or remain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,9 @@ class SessionServiceStub:
     EraseUser: _aio.UnaryUnaryMultiCallable[_session_pb2.EraseUserRequest, _session_pb2.EraseUserResponse]
     """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
     the call returns. Records of turns that may have been published are retracted, as by
-    ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
-    where the first one stopped. A conversation that begins during the call may be deleted or remain.
+    ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call
+    continues where the first one stopped. A conversation that begins during the call may be
+    deleted or remain.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -120,8 +121,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_session_pb2.EraseUserResponse]:
         """Deletes all conversations of the caller, some in each transaction. The deletion is on disk when
         the call returns. Records of turns that may have been published are retracted, as by
-        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call continues
-        where the first one stopped. A conversation that begins during the call may be deleted or remain.
+        ClearConversation. Idempotent: after an error or an exceeded deadline, a repeated call
+        continues where the first one stopped. A conversation that begins during the call may be
+        deleted or remain.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...
