@@ -50,8 +50,8 @@ from infra.stack.preparation import prepare_stores
 from infra.supervision.child import Program
 from infra.supervision.ports import HOST, free_port
 from infra.supervision.supervisor import supervised
-from training.data.bucket import Bucket, bucket_location
-from training.data.catalogue import Objects
+from training.data.feedback.bucket import Bucket, bucket_location
+from training.data.feedback.catalogue import Objects
 
 TOKENS_A_SECOND = 1_000
 SPANS = "spans.txt"

@@ -157,14 +157,14 @@ class StepBarrier:
 
 def write_inputs(folder: Path, shape: str, steps: int) -> None:
     """Write a model with tokenizer and template, a reward model on it, and rows for every step."""
-    from training.data.nano_tokenizer import train_tokenizer
-    from training.manifest import write_manifest
+    from training.artifacts.manifest import write_manifest
     from training.model.backbone import Backbone
     from training.model.checkpoint import save_decoder
     from training.model.config import llama_json, parse_config
     from training.model.head import ScalarHead
     from training.model.reward import RewardModel, ScalarModel, save_reward_model
     from training.model.transformer import Decoder, initialise
+    from training.tokenization.nano_tokenizer import train_tokenizer
 
     rng = random.Random(1)
 
@@ -203,7 +203,7 @@ def read_lines(path: Path) -> list[Settings]:
 
 
 def ours(case: str, folder: Path, steps: int, threads: int) -> None:
-    from training.stages.context import Lineage, Machine, RunContext
+    from training.runtime.context import Lineage, Machine, RunContext
 
     barrier = StepBarrier(threads)
     places = {"model_directory": folder / "model", "output_directory": folder / f"ours-{case}"}

@@ -24,27 +24,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.artifacts.lineage import Ancestry, erased_versions, trace
+from training.artifacts.registry import Registry
 from training.cluster.group import GPUS_HELP, parse_workers
 from training.decoding.arguments import describe as describe_generate
 from training.errors import ConfigError, UnavailableError
-from training.lineage import Ancestry, erased_versions, trace
-from training.outputs import check_writable, describe_os_error
-from training.planning.arguments import describe as describe_plan
-from training.progress import Lines, note_erased, open_display
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
+from training.recipes.plan.arguments import describe as describe_plan
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
-from training.registry import Registry
+from training.recipes.tokenizer.commands import describe as describe_tokenizer
 from training.reporting.commands import describe as describe_reports
+from training.reporting.progress import Lines, note_erased, open_display
 from training.runs import LoopRunningError, Runs, exclusive
-from training.stages.context import DEVICE_HELP, StoppedError
+from training.runtime.context import DEVICE_HELP, StoppedError
+from training.runtime.outputs import check_writable, describe_os_error
 from training.status import FAILED, Step
-from training.tokenization.commands import describe as describe_tokenizer
 from training.verification.commands import describe as describe_tasks
 
 if TYPE_CHECKING:
-    from training.data.catalogue import Objects
+    from training.data.feedback.catalogue import Objects
     from training.erasure import ErasureResult
     from training.evaluation.canary import Reading
     from training.recipes.recipe import LoopConfig, Plan, Recipe
@@ -145,7 +145,7 @@ def canary(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Take a snapshot of the committed feedback."""
-    from training.data.snapshot import SnapshotConfig, take_snapshot
+    from training.data.feedback.snapshot import SnapshotConfig, take_snapshot
 
     with _exclusive_log(options, "a snapshot") as log:
         _apply_erasures(options, log)
@@ -262,8 +262,8 @@ def _run_once(options: argparse.Namespace) -> int:
 
 def _objects(options: argparse.Namespace) -> Objects:
     """Return the bucket of TW_TRAINING_S3_*, or the directory of an embedded run."""
-    from training.data.bucket import Bucket, bucket_location
-    from training.data.catalogue import Directory
+    from training.data.feedback.bucket import Bucket, bucket_location
+    from training.data.feedback.catalogue import Directory
 
     place = bucket_location(os.environ)
     return Directory(options.state / "objects") if place is None else Bucket(place)

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from training.cluster.event_files import EVENTS
-from training.cluster.failure import FAILURE
-from training.cluster.sample_log import SAMPLES as STAGE_SAMPLES
-from training.data.events import Erasure
-from training.data.snapshot import JUDGEMENTS
-from training.evaluation.figures import SAMPLES
-from training.lineage import trace
-from training.manifest import MANIFEST, mark_erased
-from training.registry import Registry
+from training.artifacts.lineage import trace
+from training.artifacts.manifest import MANIFEST, mark_erased
+from training.artifacts.registry import Registry
+from training.data.feedback.events import Erasure
+from training.data.feedback.snapshot import JUDGEMENTS
+from training.measurement.figures import SAMPLES
+from training.records.event_files import EVENTS
+from training.records.failure import FAILURE
+from training.records.sample_log import SAMPLES as STAGE_SAMPLES
 from training.reporting.run import REPORT, STAGES, write_report
 from training.reporting.stage import REPORT as STAGE_REPORT
 from training.reporting.stage import write_stage_page

@@ -14,13 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.cluster.progress_log import PROGRESS, read_progress
+from training.artifacts.lineage import Ancestry, erased_versions, trace
+from training.artifacts.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
+from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.cluster.runner import StageRun, run_stages
-from training.data.catalogue import Objects
-from training.data.sets import TrainingSets, make_sets, write_sets
-from training.data.snapshot import Log, Snapshot, open_snapshot, read_judgements, take_snapshot
+from training.data.feedback.catalogue import Objects
+from training.data.feedback.sets import TrainingSets, make_sets, write_sets
+from training.data.feedback.snapshot import (
+    Log,
+    Snapshot,
+    open_snapshot,
+    read_judgements,
+    take_snapshot,
+)
 from training.erasure import apply_erasures
-from training.errors import DetailedError
+from training.errors import ConfigError, DetailedError
 from training.evaluation import health
 from training.evaluation.canary import Reading, Verdict
 from training.evaluation.canary_run import (
@@ -34,28 +42,16 @@ from training.evaluation.canary_run import (
 from training.evaluation.comparison import compare
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
-from training.lineage import Ancestry, erased_versions, trace
-from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FIGURE_GAP, Display, ProgressReporter, format_figures
 from training.recipes.recipe import LoopConfig, Plan, Recipe
-from training.registry import Registry, RegistryError, VersionStage
+from training.records.progress_log import PROGRESS, read_progress
+from training.reporting.progress import FIGURE_GAP, Display, ProgressReporter, format_figures
 from training.reporting.run import REPORT, STAGES, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
+from training.runtime.context import Progress
 from training.stages import ppo, reward_model, sft
-from training.stages.context import ConfigError, Progress
 from training.status import FAILED, STOPPED, StepState
 
-STEPS = (
-    "snapshot",
-    "sft",
-    "reward_model",
-    "judge",
-    "health",
-    "ppo",
-    "evaluation",
-    "gate",
-    "canary",
-)
+STEPS = tuple("snapshot sft reward_model judge health ppo evaluation gate canary".split())
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
 GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
 

@@ -22,9 +22,9 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from training.data.catalogue import Segment
-from training.data.events import Erasure
-from training.data.sealed import DataKey
+from training.data.feedback.catalogue import Segment
+from training.data.feedback.events import Erasure
+from training.data.feedback.sealed import DataKey
 from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
+from training.artifacts.registry import Registry
 from training.errors import DetailedError
-from training.progress import Lines, ProgressReporter
-from training.registry import Registry
+from training.reporting.progress import Lines, ProgressReporter
 from training.runs import Runs, exclusive
 from training.status import read_status
 

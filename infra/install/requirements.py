@@ -101,7 +101,7 @@ REQUIREMENTS = (
         lambda: tools.browser().exists(),
         lambda _say: tools.install_browser(),
         "of the pages, in a browser",
-        paths=("tests/journeys/test_page.py", "tests/training/tokenization/test_page.py"),
+        paths=("tests/journeys/test_page.py", "tests/training/recipes/tokenizer/test_page.py"),
     ),
     Requirement(
         "PostgreSQL, Valkey, SeaweedFS and Java",

@@ -10,7 +10,7 @@ import shutil
 import struct
 from pathlib import Path
 
-from training.manifest import MANIFEST, write_manifest
+from training.artifacts.manifest import MANIFEST, write_manifest
 
 WEIGHTS = "model.safetensors"
 _LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..+)")

@@ -25,7 +25,7 @@ from infra.small_model.tensors import open_tensors, write_bfloat16
 from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
 from infra.small_model.tokenizer import build_tokenizer
 from infra.small_model.vocabulary import read_kept_pieces
-from training.manifest import (
+from training.artifacts.manifest import (
     MANIFEST,
     ManifestError,
     hash_file,

@@ -11,7 +11,7 @@ from infra.small_model.errors import ModelError
 from infra.small_model.hub import MODEL_FILE_PATTERNS, from_hub, missing_files
 from infra.small_model.installation import install_small, link_or_copy
 from infra.small_model.packages import Say
-from training.manifest import MANIFEST, write_manifest
+from training.artifacts.manifest import MANIFEST, write_manifest
 
 SMALL = "small"
 # Decoder families supported by the trainer and by the model server.

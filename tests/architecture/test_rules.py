@@ -49,6 +49,27 @@ CHASSIS_FILES = {
     "settings",
     "telemetry",
 }
+# Packages and root modules of training/ from the bottom to the top. A row imports rows above it.
+TRAINING_LAYERS = (
+    ("errors",),
+    ("status", "runs"),
+    ("artifacts",),
+    ("runtime",),
+    ("model", "optim"),
+    ("tokenization",),
+    ("data",),
+    ("losses", "parallelism"),
+    ("decoding", "measurement"),
+    ("rl",),
+    ("stages", "evaluation", "verification"),
+    ("planning", "records"),
+    ("reporting",),
+    ("cluster",),
+    ("recipes", "launching", "erasure"),
+    ("loop", "remote"),
+    ("__main__",),
+)
+MAX_FOLDER_MODULES = 15
 # Two adjacent words of a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
 # Modules that may know the wire format; domain modules must not.
@@ -82,9 +103,15 @@ def parse(file: Path) -> ast.Module:
 
 
 @functools.cache
-def imported(file: Path) -> list[str]:
+def imported(file: Path, run_time: bool = False) -> list[str]:
+    """Return the imported modules and names; with `run_time` without `if TYPE_CHECKING:`."""
     found = []
-    for node in ast.walk(parse(file)):
+    pending: list[ast.AST] = [parse(file)]
+    while pending:
+        node = pending.pop()
+        if run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        pending += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -168,6 +195,53 @@ def test_training_imports_no_service() -> None:
     for file in (ROOT / "training").rglob("*.py"):
         names = [name for name in imported(file) if name.startswith(("services", "infra"))]
         assert not names, f"{relative(file)} imports {names}"
+
+
+def training_imports() -> dict[str, set[str]]:
+    """Return the modules of training/ that each module of training/ imports at run time."""
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in (ROOT / "training").rglob("*.py")
+    }
+    return {
+        name: (set(imported(file, run_time=True)) & files.keys()) - {name}
+        for name, file in files.items()
+    }
+
+
+def test_training_packages_import_lower_layers_only() -> None:
+    layers = {name: row for row, names in enumerate(TRAINING_LAYERS) for name in names}
+    wrong = []
+    for module, targets in training_imports().items():
+        for target in targets - {"training"} if module != "training" else ():
+            above, below = module.split(".")[1], target.split(".")[1]
+            if above != below and layers[below] >= layers[above]:
+                wrong.append(f"{module} imports {target}")
+    assert wrong == []
+
+
+def test_training_modules_import_each_other_in_one_direction() -> None:
+    """Remove modules without remaining imports until none is left; a circle would remain."""
+    remaining = {
+        module: {target for target in targets if not module.startswith(f"{target}.")}
+        for module, targets in training_imports().items()
+    }
+    while leaves := {module for module, targets in remaining.items() if not targets}:
+        remaining = {
+            module: targets - leaves
+            for module, targets in remaining.items()
+            if module not in leaves
+        }
+    assert remaining == {}
+
+
+def test_training_folders_are_small() -> None:
+    folders = {file.parent for file in (ROOT / "training").rglob("*.py")}
+    modules_in = {
+        str(folder.relative_to(ROOT)): len(set(folder.glob("*.py")) - {folder / "__init__.py"})
+        for folder in folders
+    }
+    assert {name: n for name, n in modules_in.items() if n > MAX_FOLDER_MODULES} == {}
 
 
 def test_only_training_cluster_imports_ray() -> None:

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from tests.faults.training_run import CHECKPOINT_EVERY, STEPS, sft_config
 from tests.servers import descendants
 from tests.training.toys import sft_rows, toy_model, write_lines
-from training.cluster.progress_log import read_progress
+from training.artifacts.manifest import verify_manifest
 from training.cluster.runner import StageRun, run_stage
-from training.manifest import verify_manifest
+from training.records.progress_log import read_progress
 from training.stages import sft
 
 KILLED_AFTER = 5

@@ -21,10 +21,10 @@ from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.conversion import convert
 from tests.support.errors import refused
 from tests.training.toys import toy_model
-from training.manifest import ManifestError, verify_manifest, write_manifest
+from training.artifacts.manifest import ManifestError, verify_manifest, write_manifest
 from training.model.checkpoint import load_decoder
 from training.model.tensor_files import CheckpointError
-from training.stages.state import DirectoryCheckpoints
+from training.runtime.training_state import DirectoryCheckpoints
 
 TORN_AT = 40
 TENSORS = "tensors.safetensors"

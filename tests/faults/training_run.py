@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
+from training.runtime.context import Lineage, Machine, Progress, RunContext
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import sft
-from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints
 
 STEPS, CHECKPOINT_EVERY, STEP_SECONDS = 10, 2, 0.4
 TENSORS, TENSOR_ELEMENTS = "tensors.safetensors", 1 << 20

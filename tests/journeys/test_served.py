@@ -9,8 +9,8 @@ from tests.journeys.client import Client, text_of
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
 from training.data.chat import load_chat
-from training.data.judgements import Judgement
-from training.data.snapshot import open_snapshot, read_judgements
+from training.data.feedback.judgements import Judgement
+from training.data.feedback.snapshot import open_snapshot, read_judgements
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.rl.served import (

@@ -20,7 +20,7 @@ from tests.journeys.client import Client, finish_of
 from tests.journeys.prometheus import SERVICES, PrometheusServer, check_panels, excuse, watched
 from tests.journeys.stack import Stack, running_stack
 from training.evaluation.gate import Check
-from training.progress import Lines, ProgressReporter
+from training.reporting.progress import Lines, ProgressReporter
 
 SELECTOR = re.compile(r"\b(?:thumbwheel_[a-z_]+|up)\b(?:\{[^}]*\})?")
 KAFKA = "an embedded run has no Kafka"

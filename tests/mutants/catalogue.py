@@ -11,8 +11,8 @@ from tests.mutants.places import (
     ADVANTAGES_PY,
     DECODER,
     GROUPS,
-    LOSSES,
-    LOSSES_PY,
+    POLICY_LOSSES,
+    POLICY_LOSSES_PY,
     PPO,
     PPO_PY,
     REWARDS,
@@ -63,10 +63,10 @@ TWENTY = (
     ),
     Mutant(
         "06 policy loss min to max",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "-(torch.min(plain_BR, clipped_BR) * weights_BR)",
         "-(torch.max(plain_BR, clipped_BR) * weights_BR)",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "07 trainer's log-probs ignore temperature",
@@ -119,10 +119,10 @@ TWENTY = (
     ),
     Mutant(
         "14 value clip max to min",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "worse_BR = torch.max(",
         "worse_BR = torch.min(",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "15 advantage negated",

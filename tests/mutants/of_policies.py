@@ -8,9 +8,9 @@ from tests.mutants.places import (
     GRPO,
     GRPO_PY,
     LOOP,
-    LOSSES,
-    LOSSES_PY,
     MINIBATCHES,
+    POLICY_LOSSES,
+    POLICY_LOSSES_PY,
     PPO,
     PPO_PY,
     REWARDS,
@@ -83,10 +83,10 @@ POLICIES = (
     ),
     Mutant(
         "30 GRPO: clip-higher swapped",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "ratio_BR.clamp(1 - clip.low, 1 + clip.high)",
         "ratio_BR.clamp(1 - clip.high, 1 + clip.low)",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "31 GRPO: clips passed in the wrong order",
@@ -97,10 +97,10 @@ POLICIES = (
     ),
     Mutant(
         "32 GRPO: sign of the difference in k3",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "difference = (reference - log_probs)",
         "difference = (log_probs - reference)",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "33 GRPO: sign of the reference loss",
@@ -111,17 +111,17 @@ POLICIES = (
     ),
     Mutant(
         "34 GRPO: token mean instead of sequence mean",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,",
         "Normalisation.SEQUENCE: tokens,",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "35 GRPO: constant normalisation by tokens",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "Normalisation.CONSTANT: constant_tokens * rows",
         "Normalisation.CONSTANT: tokens",
-        LOSSES,
+        POLICY_LOSSES,
     ),
     Mutant(
         "36 GRPO: normalisation not passed",
@@ -189,9 +189,9 @@ POLICIES = (
     ),
     Mutant(
         "82 KL of new to old under samples of old",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "k3(old_log_probs_BR, log_probs_BR)",
         "k3(log_probs_BR, old_log_probs_BR)",
-        LOSSES,
+        POLICY_LOSSES,
     ),
 )

@@ -6,7 +6,7 @@ from tests.mutants.planting import Mutant
 SETTINGS = (
     Mutant(
         "89 settings: an open bound is accepted",
-        "training/ranges.py",
+        "training/runtime/ranges.py",
         "over = value > self.low if self.above else value >= self.low",
         "over = value >= self.low",
         RANGES,

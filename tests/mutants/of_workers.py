@@ -3,7 +3,7 @@
 from tests.mutants.places import (
     ADVANTAGES_PY,
     GRADIENTS_PY,
-    LOSSES_PY,
+    POLICY_LOSSES_PY,
     RANKS,
 )
 from tests.mutants.planting import Mutant
@@ -46,7 +46,7 @@ WORKERS = (
     ),
     Mutant(
         "80 workers: loss over local tokens",
-        LOSSES_PY,
+        POLICY_LOSSES_PY,
         "ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float())",
         "torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float()",
         RANKS,

@@ -1,7 +1,8 @@
 """Files of the mutants, and the test suites that detect them."""
 
 REWARDS = ("tests/training/rl/test_rewards.py",)
-LOSSES = ("tests/training/rl/test_losses.py",)
+POLICY_LOSSES = ("tests/training/losses/test_policy.py",)
+PREFERENCE_LOSSES = ("tests/training/losses/test_preferences.py",)
 ROLLOUT = ("tests/training/rl/test_rollout.py",)
 GROUPS = ("tests/training/rl/test_advantages.py",)
 CORRECTION = ("tests/training/rl/test_correction.py",)
@@ -17,9 +18,9 @@ KTO = ("tests/training/stages/test_kto.py",)
 REWARD_MODEL = ("tests/training/stages/test_reward_model.py",)
 LABEL_NOISE = ("tests/training/rl/test_label_noise.py",)
 SERVED = ("tests/training/rl/test_served.py",)
-RANGES = ("tests/training/test_ranges.py",)
+RANGES = ("tests/training/runtime/test_ranges.py",)
 OPTIM = ("tests/training/optim/test_optim.py",)
-RANKS = ("tests/training/optim/test_ranks.py",)
+RANKS = ("tests/training/runtime/test_ranks.py",)
 
 ADVANTAGES_PY = "training/rl/advantages.py"
 CORRECTION_PY = "training/rl/correction.py"
@@ -28,8 +29,9 @@ GRADIENTS_PY = "training/optim/gradients.py"
 GRPO_PY = "training/stages/grpo.py"
 KTO_PY = "training/stages/kto.py"
 LABEL_NOISE_PY = "training/rl/label_noise.py"
-LOG_PROBS_PY = "training/rl/log_probs.py"
-LOSSES_PY = "training/rl/losses.py"
+LOG_PROBS_PY = "training/losses/log_probs.py"
+POLICY_LOSSES_PY = "training/losses/policy.py"
+PREFERENCE_LOSSES_PY = "training/losses/preferences.py"
 PPO_PY = "training/stages/ppo.py"
 REFERENCE_PY = "training/rl/reference.py"
 REWARD_MODEL_PY = "training/stages/reward_model.py"

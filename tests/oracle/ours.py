@@ -17,10 +17,10 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
 from training.model.reward import ScalarModel
-from training.optim.ranks import ALONE
 from training.rl.reference import PolicyAndReference
+from training.runtime.context import Lineage
+from training.runtime.ranks import ALONE
 from training.stages import dpo, kto, reward_model, sft
-from training.stages.context import Lineage
 
 Figures = dict[str, float]
 

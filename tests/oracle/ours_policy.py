@@ -24,12 +24,12 @@ from tests.oracle.batch import (
 )
 from tests.oracle.ours import Figures, backbone, no_autocast, norm_of, scalar_model
 from training.data.tensors import pad
+from training.losses.policy import Normalisation
 from training.model.checkpoint import load_decoder
-from training.optim.ranks import ALONE
-from training.rl.losses import Normalisation
 from training.rl.networks import Networks
 from training.rl.rollout import Rollout
-from training.stages.context import Lineage
+from training.runtime.context import Lineage
+from training.runtime.ranks import ALONE
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.training.sealing import Key, sealed_row
-from training.data.catalogue import Segment
-from training.data.events import Erasure
-from training.data.sealed import DataKey
+from training.data.feedback.catalogue import Segment
+from training.data.feedback.events import Erasure
+from training.data.feedback.sealed import DataKey
 from training.evaluation.canary import Thumbs
 
 TOPIC = "11111111-2222-3333-4444-555555555555"

@@ -17,6 +17,8 @@ from tests.support.errors import refused
 from tests.training.rl.toy import TOKENS, no_autocast, toy_decoder
 from tests.training.toys import ProgressList
 from training.data.tensors import TokenisedExample, microbatches
+from training.errors import ConfigError
+from training.losses.log_probs import token_log_probs
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.head import ScalarHead
@@ -24,15 +26,14 @@ from training.model.lora import LoraConfig, add_adapter
 from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import Ranks, all_different
-from training.parallelism import Parallelism, arrange, distribute, gathered, whole_weights
-from training.rl.losses import token_log_probs
+from training.parallelism.layout import Parallelism, arrange, distribute, gathered, whole_weights
 from training.rl.rollout import CachedEngine
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import Ranks, all_different
+from training.runtime.training_state import DirectoryCheckpoints, TrainingState
 from training.stages import reward_model, sft
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints, TrainingState
 
 ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
 NORMS_HEADS = ("qwen3", "gemma3")

@@ -13,17 +13,18 @@ from tests.training.rl.toy import toy_decoder
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import FAMILIES, ProgressList, sft_rows, toy_model, write_lines
 from tests.training.workers import tell
+from training.errors import ConfigError
 from training.model.config import gpt2_json
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, assemble, distribute, whole_weights
-from training.pipeline import keep_own_layers
+from training.parallelism.layout import Parallelism, arrange, assemble, distribute, whole_weights
+from training.parallelism.pipeline import keep_own_layers
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import all_different
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import pretrain, sft
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.pretrain import PretrainConfig
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints
 
 FAST = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0, gradient_clip=0.5)
 MACHINE = Machine(threads=1)

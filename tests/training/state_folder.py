@@ -11,19 +11,19 @@ from pathlib import Path
 
 from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
-from training.cluster.event_files import EVENTS, EventFiles
-from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import record_start
-from training.data.catalogue import Directory
+from training.artifacts.manifest import write_manifest
+from training.artifacts.registry import Registry
+from training.data.feedback.catalogue import Directory
 from training.evaluation.canary_run import RolloutControl
 from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
-from training.manifest import write_manifest
-from training.progress import Lines, ProgressReporter
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
-from training.registry import Registry
+from training.records.event_files import EVENTS, EventFiles
+from training.records.sample_log import SAMPLES, SampleLog
+from training.records.stage_record import record_start
+from training.reporting.progress import Lines, ProgressReporter
 from training.reporting.stage import write_stage_page
-from training.stages.context import Sample
+from training.runtime.context import Sample
 
 BASE = Path(__file__).parents[2] / "models" / "nano"
 

@@ -16,7 +16,7 @@ from tests.training.feedback_log import FeedbackLog
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
 from training import remote
 from training.__main__ import main
-from training.data.snapshot import open_snapshot, read_judgements
+from training.data.feedback.snapshot import open_snapshot, read_judgements
 from training.runs import exclusive
 
 

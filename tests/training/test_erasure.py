@@ -11,10 +11,10 @@ import pytest
 from tests.support.errors import refused
 from tests.training.feedback_log import principal_of
 from tests.training.state_folder import StateFolder, holding, question
-from training.data.snapshot import open_snapshot
+from training.artifacts.manifest import ManifestError, read_manifest
+from training.data.feedback.snapshot import open_snapshot
 from training.erasure import APPLIED, ErasureResult, apply_erasures
 from training.evaluation.comparison import SAMPLES
-from training.manifest import ManifestError, read_manifest
 
 
 @pytest.fixture

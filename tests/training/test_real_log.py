@@ -19,8 +19,8 @@ from services.contracts.principal import principal_of
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, turn
 from tests.training.state_folder import holding, printed_erasures
 from training.__main__ import main
-from training.data.judgements import Judgement
-from training.data.snapshot import Snapshot, open_snapshot, read_judgements
+from training.data.feedback.judgements import Judgement
+from training.data.feedback.snapshot import Snapshot, open_snapshot, read_judgements
 
 BOB = Caller("acme", "bob")
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from infra.certificates.folder import issue_certificates, tls_settings
 from tests.support.errors import refused
 from training import remote
-from training.data.events import Erasure
-from training.data.sealed import DataKey
+from training.data.feedback.events import Erasure
+from training.data.feedback.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState
 from training.remote import DeadlineError, FeedbackLog, RemoteError, RolloutClient, TlsFiles

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from training.optim.ranks import Ranks
+from training.runtime.ranks import Ranks
 
 Found = TypeVar("Found")
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.data.nano_tokenizer import train_tokenizer
-from training.manifest import write_manifest
+from training.artifacts.manifest import write_manifest
 from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
-from training.stages.context import Progress
-from training.stages.state import DirectoryCheckpoints
+from training.runtime.context import Progress
+from training.runtime.training_state import DirectoryCheckpoints
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
 VOCABULARY = 300

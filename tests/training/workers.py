@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from training.stages.context import Progress
+from training.runtime.context import Progress
 
 PRELOADED = [
     "torch",

@@ -19,9 +19,7 @@ from typing import TypeVar
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketLocation, connect
-from training.errors import DetailedError
-from training.manifest import (
+from training.artifacts.manifest import (
     CHUNK_BYTES,
     MANIFEST,
     Manifest,
@@ -30,8 +28,10 @@ from training.manifest import (
     read_manifest,
     verify_manifest,
 )
-from training.optim.ranks import ALONE, Ranks
-from training.stages.state import checkpoint_name, newest_first, outdated
+from training.data.feedback.bucket import BACKOFF_SECONDS, TRIES, BucketLocation, connect
+from training.errors import DetailedError
+from training.runtime.ranks import ALONE, Ranks
+from training.runtime.training_state import checkpoint_name, newest_first, outdated
 from training.status import now
 
 PARTS = "parts"  # next to the files: uploads of each worker, by name and hash

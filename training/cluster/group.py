@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.stages.context import ConfigError
+from training.errors import ConfigError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer

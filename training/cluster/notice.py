@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from training.stages.context import StoppedError
+from training.runtime.context import StoppedError
 
 STOP_FILE = "stop"  # in the storage of the run; creating it by hand also stops the run
 POLL_SECONDS = 0.5

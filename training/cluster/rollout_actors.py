@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.errors import DetailedError
-from training.optim.ranks import Ranks
+from training.errors import ConfigError, DetailedError
 from training.rl.networks import Sources, open_networks
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.samplers import SamplingPlan, Weights, join, split
-from training.stages.context import ConfigError
+from training.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,43 +21,35 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
-from training.cluster.event_files import EVENTS, EventFiles
-from training.cluster.failure import recorded_failure
 from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
 from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
-from training.cluster.progress_log import PROGRESS, FollowedStage, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
-from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import SCRATCH, record_start
-from training.data.bucket import BucketLocation, bucket_location
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
+from training.data.feedback.bucket import BucketLocation, bucket_location
 from training.data.token_shards import ShardError
-from training.errors import DetailedError, details_of
-from training.manifest import Manifest, ManifestError
+from training.errors import ConfigError, DetailedError, details_of
 from training.model.fields import ModelConfigError
 from training.model.lora import AdapterError
 from training.model.reward import RewardModelError
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
-from training.optim.ranks import ALONE, Ranks, all_different
+from training.records.event_files import EVENTS, EventFiles
+from training.records.failure import recorded_failure
+from training.records.progress_log import PROGRESS, FollowedStage, ProgressLog, Watcher, follow
+from training.records.sample_log import SAMPLES, SampleLog
+from training.records.stage_record import SCRATCH, record_start
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
-from training.stages.artifact import finished_manifest
-from training.stages.context import (
-    Checkpoints,
-    ConfigError,
-    Progress,
-    RunContext,
-    Sample,
-    StoppedError,
-)
-from training.stages.state import DirectoryCheckpoints
+from training.runtime.context import Checkpoints, Progress, RunContext, Sample, StoppedError
+from training.runtime.ranks import ALONE, Ranks, all_different
+from training.runtime.training_state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer

@@ -21,11 +21,18 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from training.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    hash_file,
+    plain,
+    read_manifest,
+    write_manifest,
+)
 from training.data.chat import load_chat
 from training.data.corpus import read_texts_of, text_files
 from training.data.seeds import is_held_out
 from training.errors import DetailedError
-from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
 from training.tokenization.text_tokenizer import open_tokenizer
 
 KIND = "token_shards"

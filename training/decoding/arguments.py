@@ -6,13 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.decoding.tasks import MAX_TOKENS, Task
-from training.stages.context import DEVICE_HELP, Machine
+from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
+from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-DEFAULT_MAX_TOKENS = 256
 
 
 def describe(commands: Commands) -> None:

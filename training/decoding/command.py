@@ -12,18 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from training.data.chat import Message, load_chat, open_tokenizer, read_stop_ids
-from training.decoding.arguments import DEFAULT_MAX_TOKENS
 from training.decoding.beam import BeamConfig, beam_search
 from training.decoding.presets import read_presets
 from training.decoding.rows import DecodingError, Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
-from training.decoding.tasks import MAX_TOKENS
+from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import SETTINGS
-from training.stages.machine import to_device, use_device
+from training.runtime.machine import to_device, use_device
 
 SAMPLING_OPTIONS = (
     "temperature",

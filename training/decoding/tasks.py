@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAX_TOKENS = 4096  # the same limit as in services/generator/answering/presets.py
+DEFAULT_MAX_TOKENS = 256
 
 
 class Task(StrEnum):

@@ -22,8 +22,8 @@ from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
-from training.ranges import Count, FractionAboveZero, NonNegative, check_ranges
-from training.stages.machine import to_device
+from training.runtime.machine import to_device
+from training.runtime.ranges import Count, FractionAboveZero, NonNegative, check_ranges
 
 Prompt = Sequence[Message]
 

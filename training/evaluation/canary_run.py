@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from training.artifacts.manifest import plain
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, read_thumbs
-from training.manifest import plain
 from training.runs import write_json
 
 COURSE = "course.jsonl"

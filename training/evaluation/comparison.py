@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.manifest import MANIFEST, write_manifest
 from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
 from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling, score
-from training.evaluation.figures import (
+from training.measurement.figures import (
     SAMPLES,
     Comparison,
     Estimate,
@@ -24,10 +25,9 @@ from training.evaluation.figures import (
     Samples,
     clustered_mean,
 )
-from training.manifest import MANIFEST, write_manifest
 from training.model.reward import load_reward_model
-from training.stages.context import Machine
-from training.stages.machine import configure_device
+from training.runtime.context import Machine
+from training.runtime.machine import configure_device
 
 FIGURES = "figures.json"
 TIE = 1e-6  # equal answers have equal scores except for rounding

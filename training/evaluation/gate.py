@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.evaluation.figures import Comparison, Estimate, Probes, Samples
 from training.evaluation.served import ServingMismatch
+from training.measurement.figures import Comparison, Estimate, Probes, Samples
 from training.rl.served import UNFIT_SHARE
 
 ONE_SIDED_99 = 2.326

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from training.artifacts.manifest import Manifest, read_manifest
 from training.data.chat import load_chat
 from training.data.examples import PairExample, read_pairs
 from training.evaluation.answers import score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
-from training.evaluation.figures import Estimate, clustered_mean
 from training.evaluation.gate import (
     Check,
     GateConfig,
@@ -25,10 +25,10 @@ from training.evaluation.gate import (
     decide,
 )
 from training.evaluation.served import ServingMismatch, measure_served
-from training.manifest import Manifest, read_manifest
+from training.measurement.figures import Estimate, clustered_mean
 from training.model.reward import load_reward_model
-from training.stages.context import RunContext
-from training.stages.machine import configure_device
+from training.runtime.context import RunContext
+from training.runtime.machine import configure_device
 
 
 @dataclass(frozen=True)

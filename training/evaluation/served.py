@@ -13,7 +13,7 @@ from training.data.examples import read_thumbs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.rl.served import OffPolicyConfig, figures_of, measure, read_answer
-from training.stages.machine import to_device
+from training.runtime.machine import to_device
 
 # With about 14 tokens per answer the standard error is a twentieth of the mean (small model in 8
 # bits).

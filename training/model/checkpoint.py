@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.errors import ConfigError
 from training.model.config import ModelConfig, parse_config, stored_dtype
 from training.model.fields import read_object
 from training.model.layout import EMBEDDINGS, from_disk, hugging_face_name, is_constant, to_disk
@@ -137,3 +138,27 @@ def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[
 
 def _shape(shape: torch.Size | None) -> str:
     return "nothing" if shape is None else str(list(shape))
+
+
+def require_positions(model_directory: Path, **lengths: int) -> None:
+    """Check that rows of these lengths fit the positions of the model.
+
+    Longer rows fail in the middle of a run if positions are learned, and degrade the output if they
+    are rotated.
+
+    Args:
+        lengths: parts of a row in tokens, by the config fields that limit them.
+
+    Raises:
+        ConfigError: the sum exceeds the model's positions; names the fields.
+        ModelConfigError, CheckpointError: as raised by read_config.
+    """
+    tokens, known = sum(lengths.values()), read_config(model_directory).max_positions
+    if tokens > known:
+        fields = " + ".join(lengths)
+        raise ConfigError(
+            f"{fields}: {tokens} is above {known}, the positions of {model_directory.name}",
+            field=fields,
+            reason="TOO_LARGE",
+            limit=f"at most {known}",
+        )

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from training.errors import DetailedError
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
-from training.ranges import Count, Positive, check_ranges
+from training.runtime.ranges import Count, Positive, check_ranges
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

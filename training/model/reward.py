@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.artifacts.manifest import hash_file
 from training.errors import DetailedError
-from training.manifest import hash_file
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.fields import absent, missing

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from training.errors import ConfigError
 from training.optim.muon import MuonWithAdamW, muon_for
-from training.ranges import (
+from training.runtime.ranges import (
     CountOrZero,
     Fraction,
     FractionAboveZero,

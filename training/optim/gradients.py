@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
 
 from training.errors import DetailedError
-from training.optim.ranks import Ranks
+from training.runtime.ranks import Ranks
 
 # Attribute of a copy of a weight that another worker counts in the norm.
 EXCLUDED_FROM_NORM = "excluded_from_norm"

@@ -8,8 +8,8 @@ from torch import nn
 
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.runtime.ranks import Ranks
 
 
 class Learner:

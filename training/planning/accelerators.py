@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.stages.context import ConfigError
+from training.errors import ConfigError
 
 GIB, GB, TERA = 1 << 30, 1e9, 1e12
 NODE_GPUS = 8

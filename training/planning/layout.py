@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from training.errors import ConfigError
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
-from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, check_divisible
+from training.parallelism.layout import Parallelism, check_divisible
 from training.planning.accelerators import GB, NODE_GPUS, SUSTAINED_SHARE, Accelerator
-from training.stages.context import ConfigError
+from training.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from enum import StrEnum
 from functools import cached_property
 
 from training.data.order import steps_for
+from training.errors import ConfigError
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.planning.layout import Layout
 from training.planning.sizes import Sizes, adapter_size, sizes_of
-from training.stages.context import ConfigError, require_divisible
+from training.runtime.context import require_divisible
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig

@@ -5,15 +5,15 @@ Learning rates are for toy models: 1e-3 where a real model uses 3e-6.
 
 from __future__ import annotations
 
-from training.data.sets import SetsConfig
-from training.data.snapshot import SnapshotConfig
+from training.data.feedback.sets import SetsConfig
+from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.optim.adam import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.kl_control import KlConfig
-from training.stages.context import Machine
+from training.runtime.context import Machine
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig

@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.cluster.group import Group
-from training.data.sets import SetsConfig
-from training.data.snapshot import SnapshotConfig
+from training.data.feedback.sets import SetsConfig
+from training.data.feedback.snapshot import SnapshotConfig
 from training.decoding.presets import read_presets
 from training.decoding.tasks import Task
+from training.errors import ConfigError
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
-from training.optim.ranks import all_different
-from training.stages.context import ConfigError, Lineage, Machine, require_divisible
+from training.runtime.context import Lineage, Machine, require_divisible
+from training.runtime.ranks import all_different
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.artifacts.lineage import trace
+from training.artifacts.registry import Registry
 from training.errors import ConfigError
-from training.lineage import trace
-from training.registry import Registry
 from training.reporting.comparison import compare, text_of, write_comparison
 from training.reporting.run import write_report
 from training.reporting.stage import read_stages, write_stage_page

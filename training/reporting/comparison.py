@@ -14,7 +14,7 @@ from training.errors import DetailedError
 from training.reporting.curves import FIRST, Curves, curves
 from training.reporting.pages import figure, write_page
 from training.reporting.stage import StageRead, duration, read_stages
-from training.stages.context import Sample
+from training.runtime.context import Sample
 
 TEMPLATE = "comparison.html.jinja"
 OWN = ("output_directory", "lineage.")  # fields that differ in every run

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.stages.context import Progress
+from training.runtime.context import Progress
 
 WIDTH, HEIGHT, PAD = 300, 110, 4
 MAX_POINTS = 300  # more than a point per pixel only enlarges the file

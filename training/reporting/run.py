@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.lineage import Ancestry
+from training.artifacts.manifest import MANIFEST, read_manifest
 from training.evaluation.canary_run import COURSE
-from training.evaluation.figures import SAMPLES
-from training.lineage import Ancestry
-from training.manifest import MANIFEST, read_manifest
+from training.measurement.figures import SAMPLES
 from training.reporting.curves import Chart, chart, curves
 from training.reporting.pages import write_page
 from training.reporting.stage import read_stages

@@ -15,18 +15,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from training.cluster.failure import read_failure
-from training.cluster.progress_log import PROGRESS, Effort, Line, each_once, read_lines
-from training.cluster.sample_log import SAMPLES, read_samples
-from training.cluster.stage_record import RECORD, StageRecord, read_record
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.errors import ConfigError
-from training.manifest import Manifest
+from training.records.failure import read_failure
+from training.records.progress_log import PROGRESS, Effort, Line, each_once, read_lines
+from training.records.sample_log import SAMPLES, read_samples
+from training.records.stage_record import RECORD, StageRecord, read_record
 from training.reporting.curves import curves
 from training.reporting.glossary import EXPLANATIONS, UNKNOWN
 from training.reporting.pages import figure, write_page
 from training.rl.alarms import has_no_signal
-from training.stages.artifact import finished_manifest
-from training.stages.context import Progress, Sample
+from training.runtime.context import Progress, Sample
 
 REPORT = "report.html"
 TEMPLATE = "stage.html.jinja"

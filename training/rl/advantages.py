@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.optim.ranks import Ranks
+from training.runtime.ranks import Ranks
 
 GROUP_EPSILON = 1e-4  # as in TRL; scores of verifiers are 0 or 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from training.errors import DetailedError
-from training.rl.losses import LOG_RATIO_LIMIT, k3
+from training.losses.policy import LOG_RATIO_LIMIT, k3
 
 VERSION = "update-"
 

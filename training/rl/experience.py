@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from training.losses.log_probs import token_entropy
 from training.model.backbone import Backbone
-from training.optim.ranks import Ranks
 from training.rl.correction import mismatch, truncated_importance
-from training.rl.losses import token_entropy
 from training.rl.rewards import sequence_kl
 from training.rl.rollout import Rollout, response_log_probs
 from training.rl.scores import FigureSource, Score
+from training.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)

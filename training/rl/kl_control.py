@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.errors import ConfigError
-from training.ranges import Count, NonNegative, Positive, check_ranges
+from training.runtime.ranges import Count, NonNegative, Positive, check_ranges
 
 MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.data.seeds import seed_of
-from training.optim.ranks import Ranks
+from training.runtime.ranks import Ranks
 
 
 def minibatches(live_B: Tensor, rows: int, seed: int, ranks: Ranks) -> Iterator[Tensor]:

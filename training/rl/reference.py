@@ -19,15 +19,15 @@ from torch import Tensor
 
 from training.data.seeds import seed_of
 from training.data.tensors import ResponseBatch
+from training.losses.log_probs import next_token_log_probs, scatter_back
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
-from training.optim.ranks import Ranks
-from training.ranges import Count, FractionBelowOne, Limit, check_ranges
 from training.rl.alarms import Limits, alarm
-from training.rl.log_probs import next_token_log_probs, scatter_back
 from training.rl.rollout import CachedEngine, Rollout, response_log_probs
+from training.runtime.ranges import Count, FractionBelowOne, Limit, check_ranges
+from training.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)

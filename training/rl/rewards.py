@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.losses.policy import k1
 from training.model.head import last_real_column
-from training.ranges import Fraction, Limit, NonNegative, check_ranges
-from training.rl.losses import k1
+from training.runtime.ranges import Fraction, Limit, NonNegative, check_ranges
 
 
 @dataclass(frozen=True)

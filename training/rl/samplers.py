@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.tensors import FILL_ID
-from training.optim.ranks import Ranks
 from training.rl.correction import StaleRolloutError, version_of
 from training.rl.networks import Sources
 from training.rl.rollout import Rollout, RolloutEngine, SampleRequest
+from training.runtime.ranks import Ranks
 
 Weights = Mapping[str, Tensor]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from training.model.reward import RewardModel
-from training.optim.ranks import ALONE, Ranks
 from training.rl.rollout import Rollout
+from training.runtime.ranks import ALONE, Ranks
 
 Score = Callable[[Rollout], Tensor]
 """Scores of a rollout's responses, [B]. Rollout.tasks says which task each row's prompt poses."""

@@ -20,9 +20,9 @@ from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.errors import DetailedError
 from training.model.backbone import Backbone
-from training.ranges import Limit, WeightCap, check_ranges
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
+from training.runtime.ranges import Limit, WeightCap, check_ranges
 
 # Reasons why a sample does not match its answer.
 OTHER_PROMPT = "its prompt had another number of tokens"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from training.stages.context import Lineage, RunContext
+from training.artifacts.manifest import Manifest, read_manifest, write_manifest
+from training.runtime.context import Lineage, RunContext
 
 if TYPE_CHECKING:
     from training.model.backbone import Backbone
@@ -34,11 +34,6 @@ class FineTuningConfig(PublishedConfig, Protocol):
     def model_directory(self) -> Path: ...
     @property
     def lora(self) -> LoraConfig | None: ...
-
-
-def finished_manifest(output_directory: Path) -> Manifest | None:
-    """Return the manifest of a finished stage, or None if there is no complete output."""
-    return read_manifest(output_directory) if (output_directory / MANIFEST).exists() else None
 
 
 def write_model(
@@ -80,7 +75,7 @@ def publish_model(
     Args:
         judges: versions of the reward models, recorded as parents in addition to the initial model.
     """
-    from training.parallelism import assemble
+    from training.parallelism.layout import assemble
 
     assemble(backbone.decoder, context.ranks)
     return publish(

@@ -13,23 +13,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
 from training.data.order import split_by_key
 from training.data.tensors import TokenisedExample, length_groups, response_batch
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.preferences import dpo
 from training.model.activation_checkpointing import checkpoint_activations
+from training.model.checkpoint import require_positions
 from training.model.vocabulary import VocabularyMap
-from training.optim.ranks import Ranks
-from training.parallelism import arrange_context, distribute_views
-from training.ranges import Count, FlipFraction, NonNegative
+from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
-from training.rl.losses import dpo
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
-from training.stages.artifact import finished_manifest, publish_model
-from training.stages.context import ConfigError, RunContext
-from training.stages.machine import Autocast, configure_device
-from training.stages.positions import require_positions
+from training.runtime.context import RunContext
+from training.runtime.machine import Autocast, configure_device
+from training.runtime.ranges import Count, FlipFraction, NonNegative
+from training.runtime.ranks import Ranks
+from training.stages.artifact import publish_model
 from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
 
 STAGE = "dpo"

@@ -15,22 +15,23 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import load_chat
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.policy import Clip, Normalisation, k3, policy_loss, token_weights
 from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
-from training.parallelism import arrange_context, distribute_views
-from training.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
+from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.advantages import group_advantages, undecided_groups
 from training.rl.experience import Experience, batch_means, fresh_log_probs, score_rollout
-from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
 from training.rl.networks import Networks, open_networks
 from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout
 from training.rl.scores import Verifier, figure_source
-from training.stages.artifact import finished_manifest
-from training.stages.context import ConfigError, RunContext
-from training.stages.machine import configure_device
+from training.runtime.context import RunContext
+from training.runtime.machine import configure_device
+from training.runtime.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
+from training.runtime.training_state import TrainingState
 from training.stages.policy_artifact import (
     check_scorers,
     network_sources,
@@ -47,7 +48,6 @@ from training.stages.policy_loop import (
     train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
-from training.stages.state import TrainingState
 
 STAGE = "grpo"
 

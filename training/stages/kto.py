@@ -14,26 +14,26 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import ThumbExample, read_thumbs
 from training.data.order import split_by_key
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, length_groups, response_batch
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.preferences import kto
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
-from training.model.checkpoint import load_decoder
+from training.model.checkpoint import load_decoder, require_positions
 from training.model.vocabulary import VocabularyMap
-from training.optim.ranks import Ranks
-from training.parallelism import arrange_context, distribute, distribute_views
-from training.ranges import Count, Range
-from training.rl.losses import kto
+from training.parallelism.layout import arrange_context, distribute, distribute_views
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
 from training.rl.served import OffPolicyConfig, ServedAnswer, compare_log_probs, read_answer
-from training.stages.artifact import finished_manifest, publish_model
-from training.stages.context import ConfigError, RunContext
-from training.stages.machine import Autocast, configure_device
-from training.stages.positions import require_positions
+from training.runtime.context import RunContext
+from training.runtime.machine import Autocast, configure_device
+from training.runtime.ranges import Count, Range
+from training.runtime.ranks import Ranks
+from training.stages.artifact import publish_model
 from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
 
 STAGE = "kto"

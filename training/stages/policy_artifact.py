@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from training.manifest import Manifest
+from training.artifacts.manifest import Manifest
+from training.errors import ConfigError
 from training.model.backbone import Backbone
+from training.model.checkpoint import require_positions
 from training.model.reward import is_adapter, load_reward_model, require_one_tokenizer
 from training.model.vocabulary import VocabularyMap
-from training.optim.ranks import Ranks
-from training.parallelism import distribute
+from training.parallelism.layout import distribute
 from training.rl.networks import Networks, Sources
 from training.rl.rollout import Rollout
 from training.rl.scores import Score, Verifier, score_by_model, score_by_verifier
+from training.runtime.context import RunContext
+from training.runtime.ranks import Ranks
 from training.stages.artifact import publish_model
-from training.stages.context import ConfigError, RunContext
 from training.stages.policy_loop import Outcome, PolicyConfig
-from training.stages.positions import require_positions
 from training.stages.prompts import Prompts
 
 

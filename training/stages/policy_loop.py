@@ -18,12 +18,30 @@ from torch import Tensor
 
 from training.data.order import rows_of_step
 from training.data.seeds import seed_of
+from training.errors import ConfigError
+from training.losses.policy import PolicyLoss
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, gathered, whole_weights
-from training.ranges import (
+from training.parallelism.layout import Parallelism, gathered, whole_weights
+from training.rl.alarms import Limits, alarm, record_figures
+from training.rl.correction import check_staleness, version_of
+from training.rl.experience import E, Experience, ScoringConfig
+from training.rl.minibatches import minibatches
+from training.rl.networks import Sources
+from training.rl.rollout import CachedEngine, Rollout, RolloutEngine, SampleRequest
+from training.rl.samplers import RemoteSampling, SamplingPlan
+from training.rl.scores import FigureSource, Score
+from training.runtime.context import (
+    Lineage,
+    Machine,
+    Progress,
+    RunContext,
+    Sample,
+    require_divisible,
+)
+from training.runtime.machine import Autocast, sampling_threads
+from training.runtime.ranges import (
     Count,
     CountOrZero,
     FractionBelowOne,
@@ -33,27 +51,9 @@ from training.ranges import (
     WeightCap,
     check_ranges,
 )
-from training.rl.alarms import Limits, alarm, record_figures
-from training.rl.correction import check_staleness, version_of
-from training.rl.experience import E, Experience, ScoringConfig
-from training.rl.losses import PolicyLoss
-from training.rl.minibatches import minibatches
-from training.rl.networks import Sources
-from training.rl.rollout import CachedEngine, Rollout, RolloutEngine, SampleRequest
-from training.rl.samplers import RemoteSampling, SamplingPlan
-from training.rl.scores import FigureSource, Score
-from training.stages.context import (
-    ConfigError,
-    Lineage,
-    Machine,
-    Progress,
-    RunContext,
-    Sample,
-    require_divisible,
-)
-from training.stages.machine import Autocast, sampling_threads
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import TrainingState
 from training.stages.prompts import Prompts, SftMix
-from training.stages.state import TrainingState
 
 FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes
 SHOWN_PROMPTS = 4  # per checkpoint, in the report

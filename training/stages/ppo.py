@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import load_chat
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.policy import Clip, policy_loss, token_weights, value_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism import arrange_context, distribute_views
-from training.ranges import Limit, OpenFraction
+from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.experience import (
     Experience,
@@ -34,15 +35,15 @@ from training.rl.experience import (
 )
 from training.rl.kl_control import MAX_RELATIVE_ERROR, next_beta
 from training.rl.kl_control import KlConfig as KlConfig
-from training.rl.losses import Clip, policy_loss, token_weights, value_loss
 from training.rl.networks import open_critic, open_networks
 from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, figure_source
-from training.stages.artifact import finished_manifest
-from training.stages.context import ConfigError, RunContext
-from training.stages.machine import configure_device
+from training.runtime.context import RunContext
+from training.runtime.machine import configure_device
+from training.runtime.ranges import Limit, OpenFraction
+from training.runtime.training_state import TrainingState
 from training.stages.policy_artifact import (
     check_scorers,
     network_sources,
@@ -59,7 +60,6 @@ from training.stages.policy_loop import (
     train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
-from training.stages.state import TrainingState
 
 STAGE = "ppo"
 

@@ -15,17 +15,18 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from training.data.order import rows_of_step, steps_for
 from training.data.tensors import TokenisedExample
+from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism import Parallelism, gathered
-from training.ranges import Count, OpenFraction, Positive, check_ranges
+from training.parallelism.layout import Parallelism, gathered
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
-from training.stages.machine import Autocast, sampling_threads
-from training.stages.state import TrainingState
+from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.machine import Autocast, sampling_threads
+from training.runtime.ranges import Count, OpenFraction, Positive, check_ranges
+from training.runtime.training_state import TrainingState
 
 SHOWN_PROMPTS = 4  # held-out prompts whose answers the report shows
 

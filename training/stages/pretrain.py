@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.order import rows_of_step
 from training.data.packing import PACKINGS, PackedRows
 from training.data.seeds import seed_of
 from training.data.token_shards import Shards, TokenStream, open_shards
-from training.evaluation.perplexity import measure, surprise_of
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.measurement.perplexity import measure, surprise_of
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
@@ -32,15 +33,15 @@ from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, arrange_context, assemble, distribute
-from training.pipeline import Microbatch, add_gradients, keep_own_layers
-from training.ranges import Count, CountOrZero, NonNegative, check_ranges
+from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
+from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers
 from training.rl.rollout import CachedEngine
-from training.stages.artifact import finished_manifest, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
-from training.stages.machine import Autocast, configure_device, sampling_threads, step_usage
-from training.stages.state import TrainingState
+from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.machine import Autocast, configure_device, sampling_threads, step_usage
+from training.runtime.ranges import Count, CountOrZero, NonNegative, check_ranges
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import TrainingState
+from training.stages.artifact import publish
 
 STAGE = "pretrain"
 OPENING = re.compile(r"\S+(?:\s+\S+){0,3}")  # four words

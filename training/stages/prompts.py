@@ -14,14 +14,14 @@ from training.data.chat import Chat
 from training.data.examples import read_prompts, read_sft
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, response_batch
+from training.errors import ConfigError
+from training.losses.cross_entropy import batch_loss
 from training.model.backbone import Backbone
-from training.model.checkpoint import read_config
+from training.model.checkpoint import read_config, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows
-from training.optim.ranks import Ranks
-from training.ranges import Count, Positive, check_ranges
-from training.stages.context import ConfigError
-from training.stages.positions import require_positions
-from training.stages.sft import batch_loss, narrow
+from training.runtime.ranges import Count, Positive, check_ranges
+from training.runtime.ranks import Ranks
+from training.stages.sft import narrow
 
 
 @dataclass(frozen=True)

@@ -14,32 +14,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
 from training.data.order import held_out_keys, rows_of_step, steps_for
 from training.data.seeds import seed_of
 from training.data.tensors import pad
-from training.evaluation.figures import Z_95, clustered_mean, share_bounds
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.preferences import bradley_terry, centring, margin_ranking
+from training.measurement.figures import Z_95, clustered_mean, share_bounds
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
-from training.model.checkpoint import load_decoder
+from training.model.checkpoint import load_decoder, require_positions
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModel, ScalarModel, save_reward_model
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, arrange_context, assemble, distribute
-from training.ranges import Count, FlipFraction, NonNegative, OpenFraction, check_ranges
+from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
-from training.rl.losses import bradley_terry, centring, margin_ranking
-from training.stages.artifact import finished_manifest, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import Autocast, configure_device
-from training.stages.positions import require_positions
-from training.stages.state import TrainingState
+from training.runtime.context import Lineage, Machine, Progress, RunContext
+from training.runtime.machine import Autocast, configure_device
+from training.runtime.ranges import Count, FlipFraction, NonNegative, OpenFraction, check_ranges
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import TrainingState
+from training.stages.artifact import publish
 
 STAGE = "reward_model"
 LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}

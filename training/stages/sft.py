@@ -10,34 +10,30 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_sft
 from training.data.order import rows_of_step, split_by_key, steps_for
 from training.data.seeds import seed_of
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
-from training.manifest import Manifest
+from training.errors import ConfigError
+from training.losses.cross_entropy import response_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
-from training.model.checkpoint import load_decoder
+from training.model.checkpoint import load_decoder, require_positions
 from training.model.lora import LoraConfig
-from training.model.transformer import Decoder
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, arrange_context, distribute, gathered
-from training.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
-from training.ranges import Count, FractionBelowOne, check_ranges
-from training.rl.log_probs import next_token_log_probs
-from training.rl.losses import weighted_cross_entropy
+from training.parallelism.layout import Parallelism, arrange_context, distribute, gathered
+from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
 from training.rl.rollout import CachedEngine
-from training.stages.artifact import finished_manifest, publish_model
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
-from training.stages.machine import Autocast, configure_device, sampling_threads
-from training.stages.positions import require_positions
-from training.stages.state import TrainingState
+from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.machine import Autocast, configure_device, sampling_threads
+from training.runtime.ranges import Count, FractionBelowOne, check_ranges
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import TrainingState
+from training.stages.artifact import publish_model
 
 STAGE = "sft"
 SHOWN_PROMPTS = 4  # held-out prompts that are answered before and after training
@@ -291,23 +287,6 @@ def to_microbatches(
         )
         for batch in batches
     ]
-
-
-def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:
-    """Return the cross-entropy of the response tokens over `weight_total`."""
-    return response_loss(
-        backbone.decoder, backbone.hidden(batch.ids_BT, batch.mask_BT), batch, weight_total
-    )
-
-
-def response_loss(
-    decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float
-) -> Tensor:
-    """Return the loss of a batch from its last hidden states."""
-    chosen_BT = batch.response_mask_BT
-    log_probs_N = next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT)
-    weights_N = batch.weights_B[:, None].expand(chosen_BT.shape)[:, 1:][chosen_BT[:, 1:]]
-    return weighted_cross_entropy(log_probs_N, weights_N, weight_total)
 
 
 def held_out_loss(

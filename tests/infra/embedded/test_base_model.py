@@ -7,7 +7,7 @@ from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.layout import Layout
 from infra.small_model.errors import ModelError
 from tests.support.errors import refused
-from training.manifest import verify_manifest
+from training.artifacts.manifest import verify_manifest
 
 
 def test_invalid_model_leaves_no_folder(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import load, save, save_file
 
 from infra.simulated_users.degraded_policy import degrade, swap_layers
-from training.manifest import read_manifest, verify_manifest
+from training.artifacts.manifest import read_manifest, verify_manifest
 
 
 def tensors() -> dict[str, np.ndarray]:

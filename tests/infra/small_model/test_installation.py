@@ -19,8 +19,8 @@ from infra.small_model.installation import (
 from infra.small_model.packages import concatenate
 from infra.small_model.tensors import TensorFile, open_tensors
 from tests.support.errors import refused
+from training.artifacts.manifest import MANIFEST, read_manifest, verify_manifest, write_manifest
 from training.data.chat import Message, load_chat
-from training.manifest import MANIFEST, read_manifest, verify_manifest, write_manifest
 from training.model.checkpoint import read_config
 
 

@@ -9,7 +9,7 @@ import pytest
 from infra.small_model.errors import ModelError
 from infra.small_model.resolve import resolve_model, version_of
 from tests.support.errors import refused
-from training.manifest import verify_manifest
+from training.artifacts.manifest import verify_manifest
 from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from services.gateway.loop_metrics import LoopMetrics
 from training.evaluation.gate import Check
-from training.progress import Lines, ProgressReporter
+from training.reporting.progress import Lines, ProgressReporter
 
 
 def board(loop: Path) -> ProgressReporter:

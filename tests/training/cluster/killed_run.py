@@ -16,15 +16,15 @@ from typing import Any
 import ray
 
 from tests.training.toys import WORDS, toy_model, user, write_lines
+from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.rollout_actors import RolloutActors
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import Manifest
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.rl.scores import Answer
+from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.stages import grpo
-from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import GrpoConfig
 
 UPDATES, CHECKPOINT_EVERY = 8, 2

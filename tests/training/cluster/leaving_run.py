@@ -15,12 +15,12 @@ from pathlib import Path
 import ray
 
 from tests.training.cluster.moved_run import moved
+from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, _start
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import Manifest
+from training.runtime.context import Progress, RunContext
 from training.stages import sft
-from training.stages.context import Progress, RunContext
 from training.stages.sft import SftConfig
 
 MACHINE_LEAVES = 5  # preemption after this step; every second step has a checkpoint

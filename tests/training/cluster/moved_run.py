@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.training.cluster.killed_run import first_time, grpo_config, learn
+from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
+from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.stages import sft
-from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import GrpoConfig
 from training.stages.sft import SftConfig
 

@@ -17,7 +17,8 @@ from tests.support.errors import refused
 from tests.training.cluster.test_runner import Told, sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
-from training import manifest
+from training.artifacts import manifest
+from training.artifacts.manifest import MANIFEST, hash_file
 from training.cluster import bucket_checkpoints
 from training.cluster.bucket_checkpoints import (
     BucketCheckpoints,
@@ -26,13 +27,12 @@ from training.cluster.bucket_checkpoints import (
 )
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.data.bucket import TRIES, BucketLocation
-from training.manifest import MANIFEST, hash_file
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, distribute
+from training.data.feedback.bucket import TRIES, BucketLocation
+from training.errors import ConfigError
+from training.parallelism.layout import Parallelism, arrange, distribute
+from training.runtime.ranks import all_different
+from training.runtime.training_state import TrainingState
 from training.stages import sft
-from training.stages.context import ConfigError
-from training.stages.state import TrainingState
 
 BUCKET, PREFIX = "kept", "checkpoints/nano-1/ppo"
 

@@ -23,12 +23,12 @@ from tests.training.cluster.moved_run import (
 )
 from tests.training.cluster.test_runner import Told
 from tests.training.toys import sft_rows, write_lines
+from training.artifacts.manifest import MANIFEST, verify_manifest
 from training.cluster.bucket_checkpoints import CheckpointBucket
 from training.cluster.group import Group
-from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage, run_stages
-from training.data.bucket import BucketLocation
-from training.manifest import MANIFEST, verify_manifest
+from training.data.feedback.bucket import BucketLocation
+from training.records.progress_log import PROGRESS, read_lines, read_progress
 from training.stages import sft
 
 # Ray raises its own niceness by 15; next to other tests it would not even start.

@@ -20,8 +20,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from tests.support.errors import refused
 from tests.training.cluster.killed_run import ACTOR_DIES, UPDATES, grpo_config, write_inputs
+from training.artifacts.manifest import verify_manifest
 from training.cluster.group import Group
-from training.cluster.progress_log import read_lines, read_progress
 from training.cluster.rollout_actors import (
     TRIES,
     ActorCopies,
@@ -32,12 +32,12 @@ from training.cluster.rollout_actors import (
     rollout_actors,
 )
 from training.data.chat import load_chat
-from training.manifest import verify_manifest
-from training.optim.ranks import ALONE, Ranks
+from training.errors import ConfigError
+from training.records.progress_log import read_lines, read_progress
 from training.rl.networks import open_networks
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.samplers import SamplingPlan
-from training.stages.context import ConfigError
+from training.runtime.ranks import ALONE, Ranks
 from training.stages.policy_artifact import network_sources
 from training.stages.prompts import read_data
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from tests.support.errors import refused
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster import runner
 from training.cluster.group import Group
 from training.cluster.notice import STOP_FILE
-from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
 from training.cluster.runner import (
     StageRefusedError,
@@ -31,20 +31,14 @@ from training.cluster.runner import (
     run_stage,
     run_stages,
 )
-from training.manifest import Manifest, verify_manifest
+from training.errors import ConfigError
 from training.optim.adam import OptimizerConfig
+from training.records.progress_log import ProgressLog, read_progress
 from training.rl.correction import StaleRolloutError
+from training.runtime.context import Lineage, Machine, Progress, RunContext, StoppedError
+from training.runtime.training_state import latest_complete
 from training.stages import sft
-from training.stages.context import (
-    ConfigError,
-    Lineage,
-    Machine,
-    Progress,
-    RunContext,
-    StoppedError,
-)
 from training.stages.sft import SftConfig
-from training.stages.state import latest_complete
 
 
 def sft_config(tmp_path: Path, output: str) -> SftConfig:

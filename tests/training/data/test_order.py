@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from tests.support.errors import refused
-from training.data.nano_tokenizer import CONTROL, train_tokenizer
 from training.data.order import held_out_keys, rows_of_step, steps_for
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
 from training.errors import ConfigError
-from training.optim.ranks import all_different
+from training.runtime.ranks import all_different
+from training.tokenization.nano_tokenizer import CONTROL, train_tokenizer
 
 
 def test_every_epoch_is_a_different_permutation_of_all_rows() -> None:

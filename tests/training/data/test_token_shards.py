@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from tests.support.errors import refused
 from tests.training.tokenization.sample_tokenizers import DIFFICULT
 from tests.training.toys import write_lines
+from training.artifacts.manifest import MANIFEST, ManifestError, verify_manifest
 from training.data.corpus import TextError
-from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import (
     TRAIN,
     ShardConfig,
@@ -22,8 +22,8 @@ from training.data.token_shards import (
     open_shards,
     write_shards,
 )
-from training.manifest import MANIFEST, ManifestError, verify_manifest
 from training.tokenization.control import BEGIN, END
+from training.tokenization.nano_tokenizer import train_tokenizer
 from training.tokenization.text_tokenizer import BytePairs, open_tokenizer
 
 TEXTS = [f"the bird number {i} sings in the tree — über {'river ' * (i % 7)}" for i in range(60)]

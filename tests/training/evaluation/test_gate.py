@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
 from training.evaluation.gate import (
     GateConfig,
     check_candidate,
@@ -14,6 +13,7 @@ from training.evaluation.gate import (
     check_reward_model,
     decide,
 )
+from training.measurement.figures import Comparison, Estimate, Probes, Samples, clustered_mean
 
 GOOD = Comparison(
     win_rate=Estimate(0.7, 0.05, 400, 100),

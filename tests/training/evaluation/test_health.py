@@ -9,20 +9,20 @@ import pytest
 from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import ProgressList, toy_model, write_lines
+from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health
 from training.evaluation.comparison import write_figures
-from training.evaluation.figures import Estimate
 from training.evaluation.health import Health, HealthConfig
 from training.evaluation.served import ServingMismatch, measure_served
-from training.manifest import ManifestError, verify_manifest
+from training.measurement.figures import Estimate
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import Ranks
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import reward_model
-from training.stages.context import Lineage, Machine, RunContext
 from training.stages.reward_model import RewardModelConfig
-from training.stages.state import DirectoryCheckpoints
 
 SURE, COIN = Estimate(0.85, 0.03, 200, 60), Estimate(0.52, 0.03, 200, 60)
 

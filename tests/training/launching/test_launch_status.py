@@ -10,7 +10,7 @@ import pytest
 from services.gateway.loop_metrics import LoopMetrics
 from training.launching import launch_status
 from training.launching.launch_status import LaunchStatus
-from training.progress import Lines, ProgressReporter
+from training.reporting.progress import Lines, ProgressReporter
 from training.runs import exclusive
 
 

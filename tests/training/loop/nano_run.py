@@ -12,17 +12,17 @@ from pathlib import Path
 from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
 from tests.training.simulated_users import Crowd, chat_and_rate
-from training.data.catalogue import Directory
+from training.artifacts.manifest import Manifest
+from training.artifacts.registry import Registry
+from training.data.feedback.catalogue import Directory
 from training.evaluation.canary_run import Clock, RolloutControl
 from training.loop import Feedback, LoopEnvironment, run_loop
-from training.manifest import Manifest
-from training.progress import Lines
 from training.recipes.nano import nano
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
-from training.registry import Registry
+from training.reporting.progress import Lines
 from training.runs import RunResult, exclusive
+from training.runtime.context import Progress, RunContext
 from training.stages import ppo
-from training.stages.context import Progress, RunContext
 
 BASE = Path(__file__).parents[3] / "models" / "nano"
 PROMPTS: dict[str, list[str]] = json.loads((TEXTS / "nano_prompts.json").read_text())

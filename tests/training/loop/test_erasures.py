@@ -9,10 +9,10 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.state_folder import StateFolder, holding, question
-from training.data.snapshot import read_judgements
+from training.artifacts.registry import RegistryError, VersionStage
+from training.data.feedback.snapshot import read_judgements
 from training.loop import NotEnoughFeedbackError, run_loop
 from training.recipes.nano import nano
-from training.registry import RegistryError, VersionStage
 from training.runs import Runs
 
 

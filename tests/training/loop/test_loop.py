@@ -13,16 +13,16 @@ from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_run import BASE, run_nano
 from training.__main__ import main
+from training.artifacts.lineage import Ancestry
+from training.artifacts.manifest import write_manifest
+from training.artifacts.registry import Registry, RegistryError
 from training.data.chat import Message
-from training.data.judgements import Judgement
-from training.data.snapshot import SnapshotConfig, write_snapshot
-from training.lineage import Ancestry
+from training.data.feedback.judgements import Judgement
+from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
+from training.errors import ConfigError
 from training.loop import NotEnoughFeedbackError
-from training.manifest import write_manifest
-from training.registry import Registry, RegistryError
 from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, exclusive
-from training.stages.context import ConfigError
 
 
 @pytest.fixture

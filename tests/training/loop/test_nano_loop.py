@@ -19,19 +19,19 @@ from tests.training.feedback_log import FeedbackLog
 from tests.training.loop import nano_run
 from tests.training.loop.nano_run import BASE, PROMPTS, SIZES, prepare, run_nano
 from tests.training.simulated_users import Crowd, likings, preferred_share, says
-from training.cluster.progress_log import read_progress
+from training.artifacts.registry import Registry, VersionStage
 from training.cluster.runner import StageRun, run_stage
-from training.data.catalogue import Segment
-from training.data.events import Erasure
-from training.data.sealed import DataKey
+from training.data.feedback.catalogue import Segment
+from training.data.feedback.events import Erasure
+from training.data.feedback.sealed import DataKey
 from training.erasure import apply_erasures
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.canary_run import serve_canary
 from training.loop import NotEnoughFeedbackError
 from training.optim.adam import OptimizerConfig
-from training.registry import Registry, VersionStage
+from training.records.progress_log import read_progress
+from training.runtime.context import Lineage, Machine
 from training.stages import sft
-from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # Required win rate of the promoted version over the first on held-out prompts; measured: 0.88,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from training.progress import Lines, ProgressReporter, StepState
+from training.reporting.progress import Lines, ProgressReporter, StepState
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
 
 

@@ -11,8 +11,8 @@ from training.model.backbone import trainable_backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import ALONE
-from training.stages.state import TrainingState
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import TrainingState
 
 CONFIG = OptimizerConfig(algorithm="muon", learning_rate=0.1, weight_decay=0.1, gradient_clip=1e9)
 

@@ -15,8 +15,8 @@ from tests.training.workers import run_workers
 from training.errors import ConfigError
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import NonFiniteError, apply_gradients
-from training.optim.ranks import ALONE
 from training.optim.schedule import learning_rate_at
+from training.runtime.ranks import ALONE
 
 
 def test_matrices_decay_and_embeddings_norms_and_biases_do_not() -> None:

@@ -10,11 +10,11 @@ from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import all_different
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import all_different
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import pretrain, sft
-from training.stages.context import Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints
 
 
 def train_stages(directory: Path, rank: int, world: int) -> None:

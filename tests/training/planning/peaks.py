@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.training.rl.toy import no_autocast
+from training.losses.log_probs import token_log_probs
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.config import ModelConfig, llama_json, parse_config
@@ -19,11 +20,10 @@ from training.model.lora import LoraConfig
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import ALONE, all_different
-from training.parallelism import Parallelism, arrange, distribute
-from training.rl.losses import token_log_probs
+from training.parallelism.layout import Parallelism, arrange, distribute
 from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine
+from training.runtime.ranks import ALONE, all_different
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs
 from training.stages.prompts import Prompts

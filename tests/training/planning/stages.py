@@ -4,7 +4,7 @@ from pathlib import Path
 
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize, StageConfig
-from training.stages.context import Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig

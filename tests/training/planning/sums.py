@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, distribute
+from training.parallelism.layout import Parallelism, arrange, distribute
+from training.runtime.ranks import all_different
 
 LAYERS = 3
 COUNTED = llama_json(64, 64, LAYERS, 8, 2, 128)

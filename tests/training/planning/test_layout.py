@@ -1,12 +1,12 @@
 """Valid layouts, and the communication rates of their groups."""
 
 from tests.support.errors import refused
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.planning.accelerators import ACCELERATORS, SUSTAINED_SHARE, accelerator_named
 from training.planning.layout import Layout
 from training.recipes.open_models.shapes import shape
-from training.stages.context import ConfigError
 
 H100 = ACCELERATORS["h100"]
 

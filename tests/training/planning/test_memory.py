@@ -12,7 +12,7 @@ from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, samp
 from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
 from training.model.config import parse_config
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.memory import MemoryKind, Phase, peak, phases
 from training.planning.sizes import adapter_size, sizes_of

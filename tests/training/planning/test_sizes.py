@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.support.errors import refused
+from training.errors import ConfigError
 from training.model.lora import LoraConfig, add_adapter
 from training.model.transformer import Decoder
 from training.planning.sizes import adapter_size, sizes_of
 from training.recipes.open_models.shapes import shape, shape_names
-from training.stages.context import ConfigError
 
 # From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
 # (27,432,406,640) without tower and projector.

@@ -9,7 +9,7 @@ import pytest
 from tests.training.planning.sums import COUNTED, LAYERS
 from tests.training.workers import run_workers
 from training.model.config import llama_json, parse_config
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_SHARE, Accelerator
 from training.planning.layout import Layout
 from training.planning.sizes import sizes_of

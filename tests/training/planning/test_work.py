@@ -7,14 +7,15 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.planning.stages import DATA, DPO, GRPO, KTO, PPO, REWARD_MODEL, SFT, pretrain
+from training.errors import ConfigError
 from training.model.config import llama_json, parse_config
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.sizes import adapter_size, sizes_of
 from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
-from training.stages.context import ConfigError, Machine
+from training.runtime.context import Machine
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from tests.support.errors import refused
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.adam import SCHEDULES, OptimizerConfig
-from training.ranges import ranges_of
 from training.recipes.custom import commands as custom_commands
 from training.recipes.custom.assignments import NEEDED, assigned, explained, listed, settable, word
 from training.recipes.custom.stages import STAGES
 from training.recipes.pretraining import commands as pretraining_commands
-from training.stages.context import ConfigError, Lineage
+from training.runtime.context import Lineage
+from training.runtime.ranges import ranges_of
 from training.stages.grpo import GrpoConfig
 from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig

@@ -9,11 +9,11 @@ import pytest
 from tests.training.refused_commands import refused_command
 from tests.training.toys import sft_rows, toy_model, user, write_lines
 from training.__main__ import main
-from training.cluster.stage_record import read_record
+from training.artifacts.manifest import read_manifest
 from training.data.examples import ExampleError
-from training.manifest import read_manifest
 from training.recipes.custom.commands import lengths
 from training.recipes.open_models.names import NAMES
+from training.records.stage_record import read_record
 from training.reporting.glossary import EXPLANATIONS
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig
@@ -25,7 +25,7 @@ from training.optim.adam import OptimizerConfig
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize
 from training.recipes.open_models.recipes import OpenRecipe, Places
-from training.stages.context import Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
 from training.stages.sft import SftConfig
 

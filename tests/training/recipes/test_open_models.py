@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
+from training.errors import ConfigError
 from training.planning.accelerators import ACCELERATORS
 from training.planning.layout import Layout
 from training.planning.plan import fitting_layouts, plan_recipe
 from training.planning.text import text
 from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
 from training.recipes.open_models.shapes import shape
-from training.stages.context import ConfigError
 from training.stages.sft import SftConfig
 
 H100, FEWER = ACCELERATORS["h100"], {64: 8, 8: 1}

@@ -17,11 +17,10 @@ from tests.training.refused_commands import refused_command
 from tests.training.stages.pretrain_and_die import TEXTS, pretrain_config
 from tests.training.toys import write_lines
 from training.__main__ import main
+from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.group import Group
 from training.cluster.runner import run_stages
-from training.cluster.stage_record import read_record
-from training.data.nano_tokenizer import train_tokenizer
-from training.manifest import Manifest, verify_manifest
+from training.errors import ConfigError
 from training.model.config import parse_config
 from training.model.transformer import Decoder
 from training.recipes.custom.assignments import settable, word
@@ -39,9 +38,11 @@ from training.recipes.pretraining.scaling import (
     write_scaling,
 )
 from training.recipes.pretraining.texts import Prepared
-from training.stages.context import ConfigError, Progress
+from training.records.stage_record import read_record
+from training.runtime.context import Progress
 from training.stages.pretrain import PretrainConfig, accumulate
 from training.tokenization.control import write_tokenizer
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
 

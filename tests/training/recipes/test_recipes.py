@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
+from training.artifacts.manifest import plain, verify_manifest
 from training.data.examples import read_texts
-from training.data.pairs import prompt_key
-from training.data.sets import read_anchors
+from training.data.feedback.pairs import prompt_key
+from training.data.feedback.sets import read_anchors
 from training.decoding.presets import read_presets
 from training.decoding.tasks import Task
+from training.errors import ConfigError
 from training.evaluation.comparison import read_probes
-from training.manifest import plain, verify_manifest
 from training.model.checkpoint import read_config
 from training.recipes.nano import nano
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
-from training.stages.context import ConfigError
 
 PLAN = Plan("nano-1", Path("runs/nano-1"), Path("models/nano-0"))
 NANO = Path(__file__).parents[3] / "models" / "nano"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.manifest import plain, verify_manifest
+from training.artifacts.manifest import plain, verify_manifest
 from training.model.lora import ADAPTER_WEIGHTS
 from training.recipes.small_sft.__main__ import COMMITTED
 from training.recipes.small_sft.dataset import (

@@ -13,8 +13,8 @@ from training.cluster.runner import StageRun, run_stage
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.reporting.comparison import ComparisonError, compare, flat, text_of
+from training.runtime.context import Lineage, Machine
 from training.stages import sft
-from training.stages.context import Lineage, Machine
 from training.stages.sft import SftConfig
 
 Run = Callable[..., Path]

@@ -8,16 +8,16 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.toys import sft_rows, toy_model, write_lines
-from training.cluster.progress_log import PROGRESS, Effort, Line, ProgressLog, read_lines
+from training.artifacts.manifest import Manifest, hash_file
 from training.cluster.runner import StageRun, run_stage
-from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import UNHASHED, read_record, record_start
 from training.data.examples import ExampleError
 from training.errors import ConfigError
 from training.evaluation.health import HealthConfig
-from training.manifest import Manifest, hash_file
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
+from training.records.progress_log import PROGRESS, Effort, Line, ProgressLog, read_lines
+from training.records.sample_log import SAMPLES, SampleLog
+from training.records.stage_record import UNHASHED, read_record, record_start
 from training.reporting.stage import (
     MOST_SAMPLED_STEPS,
     PRICE_VARIABLE,
@@ -30,8 +30,8 @@ from training.reporting.stage import (
     report_rows,
     write_stage_page,
 )
+from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample, StoppedError
 from training.stages import sft
-from training.stages.context import Lineage, Machine, Progress, RunContext, Sample, StoppedError
 from training.stages.sft import SftConfig
 
 

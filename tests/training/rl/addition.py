@@ -12,21 +12,21 @@ import torch
 from tests.training.rl.toy import no_autocast
 from tests.training.toys import ProgressList
 from training.data.tensors import TokenisedExample, response_batch
+from training.losses.cross_entropy import batch_loss
 from training.model.backbone import Backbone
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.optim.ranks import ALONE
 from training.rl.networks import Networks
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
-from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.runtime.context import Lineage, Machine, Progress, RunContext
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs, local_engine, train
 from training.stages.prompts import Prompts
-from training.stages.sft import batch_loss
-from training.stages.state import DirectoryCheckpoints
 
 PLUS, EQUALS, STOP = 10, 11, 12
 SUMS = [(a, b) for a in range(6) for b in range(6)]

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from tests.training.rl.toy import HEADS, STOP, sentiment, toy_decoder, toy_prompts
+from training.losses.preferences import bradley_terry, centring
 from training.model.backbone import Backbone
 from training.model.head import ScalarHead
 from training.model.reward import RewardModel, ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.optim.ranks import ALONE
-from training.rl.losses import bradley_terry, centring
 from training.rl.rollout import CachedEngine, Rollout
+from training.runtime.ranks import ALONE
 
 PAIRS, HELD_OUT = 2560, 1024  # with 1,024 the gap to the ceiling is known within 0.02
 BATCH, EPOCHS = 64, 2  # a third epoch starts to fit the noise

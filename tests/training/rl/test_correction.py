@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.support.errors import refused
+from training.losses.policy import Clip, policy_loss
 from training.rl.correction import (
     StaleRolloutError,
     check_staleness,
     mismatch,
     truncated_importance,
 )
-from training.rl.losses import Clip, policy_loss
 
 
 def test_token_weight_is_trainer_over_sampler_up_to_the_cap() -> None:

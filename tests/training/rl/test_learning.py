@@ -14,17 +14,18 @@ import torch
 from tests.training.rl.judged import train_reward
 from tests.training.rl.toy import HEADS, STOP, sentiment, toy_config, toy_networks, train_ppo
 from tests.training.toys import ProgressList, kept_tensors
+from training.losses.log_probs import token_log_probs
+from training.losses.policy import Clip, policy_loss
 from training.model.reward import critic_from
 from training.optim.adam import OptimizerConfig
 from training.rl.kl_control import KlConfig
-from training.rl.losses import Clip, policy_loss, token_log_probs
 from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
 from training.rl.scores import Score, score_by_model
-from training.stages.context import Progress, RunContext
+from training.runtime.context import Progress, RunContext
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.policy_loop import Outcome
 from training.stages.ppo import PpoConfig, PpoNetworks
-from training.stages.state import DirectoryCheckpoints
 
 SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.training.rl.addition import UPDATES, addition_config, learn, right
-from training.rl.losses import Normalisation
+from training.losses.policy import Normalisation
 from training.rl.rollout import Rollout
-from training.stages.context import Progress
+from training.runtime.context import Progress
 
 SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
 VARIANTS = {

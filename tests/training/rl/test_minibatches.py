@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from training.optim.ranks import ALONE, Ranks
 from training.rl.minibatches import minibatches
+from training.runtime.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

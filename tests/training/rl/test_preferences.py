@@ -19,9 +19,9 @@ from tests.training.rl.toy_preferences import (
 from tests.training.toys import ProgressList
 from training.optim.adam import OptimizerConfig
 from training.rl.reference import PolicyAndReference, WatchConfig
+from training.runtime.context import RunContext
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import dpo, kto
-from training.stages.context import RunContext
-from training.stages.state import DirectoryCheckpoints
 
 FLIPPED = 0.2
 STEEP = OptimizerConfig(learning_rate=8e-3, warmup_fraction=0.1)

@@ -6,8 +6,8 @@ import torch
 from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import toy_models
 from training.data.tensors import TokenisedExample, response_batch
-from training.optim.ranks import ALONE
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig, sequence_log_probs
+from training.runtime.ranks import ALONE
 
 EXAMPLES = [TokenisedExample((2, 3, 4), (5, 6, STOP)), TokenisedExample((7, 8), (9, STOP))]
 

@@ -12,11 +12,12 @@ from tests.support.errors import refused
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from tests.training.toys import KillAfter, Killed, ProgressList
 from training.model.backbone import Backbone
-from training.optim.ranks import ALONE, Ranks
 from training.rl.correction import StaleRolloutError
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.samplers import RemoteSampling, SamplingPlan, Weights, join, split
-from training.stages.context import Progress, RunContext
+from training.runtime.context import Progress, RunContext
+from training.runtime.ranks import ALONE, Ranks
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.policy_artifact import network_sources
 from training.stages.policy_loop import (
     PolicyInputs,
@@ -27,7 +28,6 @@ from training.stages.policy_loop import (
     train,
 )
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
-from training.stages.state import DirectoryCheckpoints
 
 
 @dataclass

@@ -19,7 +19,7 @@ from training.rl.kl_control import KlConfig
 from training.rl.rewards import RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
-from training.stages.context import Lineage, Machine, RunContext
+from training.runtime.context import Lineage, Machine, RunContext
 from training.stages.policy_loop import Outcome, PolicyInputs, local_engine, train
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.prompts import Prompts

@@ -17,11 +17,11 @@ from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample
 from training.model.backbone import Backbone
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import Ranks
 from training.rl.reference import PolicyAndReference, WatchConfig
 from training.rl.rollout import CachedEngine
+from training.runtime.context import Lineage, Machine
+from training.runtime.ranks import Ranks
 from training.stages import dpo, kto
-from training.stages.context import Lineage, Machine
 
 
 def toy_models(seed: int = 1) -> PolicyAndReference:

@@ -15,9 +15,9 @@ import torch
 
 from tests.training.stages.split_policies import FAST, LORA, MACHINE, RUNS, configs
 from training.cluster.runner import StageRun, run_stage
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
+from training.runtime.context import Lineage, Progress, RunContext
 from training.stages import reward_model, sft
-from training.stages.context import Lineage, Progress, RunContext
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 

@@ -19,14 +19,15 @@ from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun
 from training.data.chat import Message
 from training.decoding.beam import BeamConfig, beam_search
+from training.errors import ConfigError
 from training.evaluation.answers import ChatModel, Sampling, score
 from training.model.reward import load_reward_model
-from training.optim.ranks import ALONE
+from training.runtime.context import Machine, Progress, RunContext
+from training.runtime.machine import configure_device, peak_memory_bytes, use_device
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import pretrain
-from training.stages.context import ConfigError, Machine, Progress, RunContext
-from training.stages.machine import configure_device, peak_memory_bytes, use_device
 from training.stages.pretrain import SampleConfig
-from training.stages.state import DirectoryCheckpoints
 
 NAMES = ("sft", "sft-lora", "reward_model", "ppo", "ppo-lora", "grpo", "dpo", "kto", "pretrain")
 OF_THE_MACHINE = ("tokens_per_second", "memory_bytes")

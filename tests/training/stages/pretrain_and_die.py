@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.training.toys import write_lines
+from training.artifacts.manifest import Manifest
 from training.cluster.runner import StageRun, run_stage
-from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import ShardConfig, write_shards
-from training.manifest import Manifest
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
+from training.runtime.context import Lineage, Machine, RunContext
 from training.stages import pretrain
-from training.stages.context import Lineage, Machine, RunContext
 from training.stages.pretrain import PretrainConfig
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 WORDS = ("tree", "river", "bird", "stone", "cloud", "house")
 TEXTS = [

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from tests.training.stages.split_policies import policies
 from training.cluster.rollout_actors import Sampler
-from training.optim.ranks import Ranks
 from training.rl.rollout import Rollout, SampleRequest
 from training.rl.samplers import SamplingPlan, Weights
+from training.runtime.ranks import Ranks
 
 RUNS = ("ppo", "grpo-lora")
 

@@ -22,18 +22,20 @@ from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
 from tests.training.workers import tell
 from training.data.chat import load_chat
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, arrange_context, distribute_views
+from training.parallelism.layout import Parallelism, arrange, arrange_context, distribute_views
 from training.rl.kl_control import KlConfig
 from training.rl.reference import WatchConfig
 from training.rl.rollout import response_log_probs
 from training.rl.samplers import Samplers
 from training.rl.scores import Answer, score_by_verifier
+from training.runtime.context import Lineage, Machine, Progress, RunContext
+from training.runtime.ranks import all_different
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import dpo, grpo, kto, ppo, reward_model
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
@@ -41,7 +43,6 @@ from training.stages.policy_loop import local_engine
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix
 from training.stages.reward_model import RewardModelConfig
-from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=2)
 FAST = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0)

@@ -11,7 +11,7 @@ import pytest
 from tests.training import fake_accelerator
 from tests.training.stages import on_device
 from tests.training.stages.split_policies import write_data
-from training.manifest import verify_manifest
+from training.artifacts.manifest import verify_manifest
 
 # A minute of CPU time, mostly in Python between the operations.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

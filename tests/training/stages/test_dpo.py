@@ -23,18 +23,19 @@ from tests.training.toys import (
     toy_model,
     write_lines,
 )
+from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
 from training.data.tensors import response_batch
-from training.manifest import verify_manifest
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import ALONE
 from training.rl.reference import WatchConfig
+from training.runtime.context import Lineage, Machine, RunContext, Sample
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import dpo
-from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.dpo import DpoConfig
 from training.stages.preference_loop import SHOWN_PROMPTS
-from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
 SIDES = ("chosen", "rejected")

@@ -25,26 +25,27 @@ from tests.training.toys import (
     user,
     write_lines,
 )
+from training.artifacts.manifest import Manifest, verify_manifest
 from training.data.chat import load_chat
-from training.manifest import Manifest, verify_manifest
+from training.errors import ConfigError
+from training.losses.policy import Normalisation
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import Ranks
 from training.rl import experience
-from training.rl.losses import Normalisation
 from training.rl.networks import open_networks
 from training.rl.rollout import Rollout, response_log_probs
 from training.rl.scores import Answer
+from training.runtime.context import Lineage, Machine, RunContext, Sample
+from training.runtime.ranks import Ranks
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
-from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_artifact import network_sources
 from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix, read_data
 from training.stages.reward_model import RewardModelConfig
-from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
 NARROW = {"machine": Machine(threads=1, dtype="bfloat16")}

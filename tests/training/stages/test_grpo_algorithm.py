@@ -11,17 +11,17 @@ from tests.support.errors import refused
 from tests.training.rl.addition import STOP, addition_config, beginner, learn, prompt_of, right
 from tests.training.rl.toy import no_autocast
 from tests.training.toys import ProgressList
+from training.losses.policy import Normalisation
 from training.model.backbone import Backbone
-from training.optim.ranks import ALONE
 from training.rl.correction import StaleRolloutError
-from training.rl.losses import Normalisation
 from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine, Rollout
-from training.stages.context import Progress, RunContext
+from training.runtime.context import Progress, RunContext
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs, train
 from training.stages.prompts import Prompts
-from training.stages.state import DirectoryCheckpoints
 
 
 def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, Rollout]:

@@ -14,13 +14,13 @@ import pytest
 from tests.training.stages import die_in_every_stage
 from tests.training.stages.die_in_every_stage import CHECKPOINT, DIES_AFTER, stages
 from tests.training.stages.split_policies import configs, write_data
+from training.artifacts.manifest import verify_manifest
 from training.cluster.notice import STOP_FILE
-from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage
-from training.manifest import verify_manifest
-from training.parallelism import Parallelism
-from training.stages.context import Progress, RunContext, StoppedError
-from training.stages.state import latest_complete
+from training.parallelism.layout import Parallelism
+from training.records.progress_log import PROGRESS, read_lines, read_progress
+from training.runtime.context import Progress, RunContext, StoppedError
+from training.runtime.training_state import latest_complete
 
 POLICIES = tuple(configs(Path(), Path(), Parallelism()))
 NAMES = ("sft", "sft-lora", "reward_model", "reward_model-lora", *POLICIES)

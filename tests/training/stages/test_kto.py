@@ -16,19 +16,20 @@ from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
 from training.data.examples import ExampleError
 from training.data.tensors import TokenisedExample, response_batch
-from training.manifest import verify_manifest
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import ALONE
 from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig, OffPolicyError
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import kto
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.kto import KtoConfig, Thumb, Thumbs
-from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
 

@@ -6,9 +6,9 @@ import torch
 
 from tests.training.rl.toy import toy_config, toy_networks, toy_prompts
 from training.data.order import rows_of_step
-from training.optim.ranks import ALONE, Ranks
 from training.rl.experience import Experience
 from training.rl.rollout import Rollout
+from training.runtime.ranks import ALONE, Ranks
 from training.stages.policy_loop import PolicyConfig, local_engine, sample_rollout, train_epochs
 
 ROWS = 12

@@ -23,23 +23,24 @@ from tests.training.toys import (
     user,
     write_lines,
 )
+from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
-from training.data.nano_tokenizer import train_tokenizer
-from training.manifest import verify_manifest
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
-from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
 from training.rl.networks import open_critic, open_networks
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import ppo, reward_model
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.policy_artifact import network_sources, open_gold
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
-from training.stages.state import DirectoryCheckpoints, latest_complete
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 LORA = LoraConfig(rank=4)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
-from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
 from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
+from training.runtime.ranks import ALONE
 from training.stages.policy_loop import PolicyInputs
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 

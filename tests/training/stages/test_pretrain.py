@@ -16,23 +16,24 @@ from tests.support.errors import refused
 from tests.training.stages import pretrain_and_die
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import KillAfter, Killed, ProgressList
+from training.artifacts.manifest import ManifestError, verify_manifest
 from training.cluster.runner import StageRun, run_stage
-from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
-from training.data.nano_tokenizer import train_tokenizer
 from training.data.packing import PACKINGS
 from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
-from training.manifest import ManifestError, verify_manifest
+from training.errors import ConfigError
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
-from training.optim.ranks import ALONE
+from training.records.sample_log import SAMPLES, read_samples
+from training.runtime.context import Machine, RunContext
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import pretrain
-from training.stages.context import ConfigError, Machine, RunContext
 from training.stages.pretrain import PretrainConfig, SampleConfig
-from training.stages.state import DirectoryCheckpoints, latest_complete
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 
 def plainly() -> torch.autocast:

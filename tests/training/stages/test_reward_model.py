@@ -10,9 +10,10 @@ import torch
 
 from tests.support.errors import refused
 from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from training.artifacts.manifest import verify_manifest
 from training.data.chat import Message, load_chat
 from training.data.examples import ExampleError, read_pairs
-from training.manifest import verify_manifest
+from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
@@ -25,10 +26,10 @@ from training.model.reward import (
     load_reward_model,
 )
 from training.optim.adam import OptimizerConfig
+from training.runtime.context import Lineage, Machine, RunContext
+from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import reward_model
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.reward_model import LOSSES, Pair, RewardModelConfig
-from training.stages.state import DirectoryCheckpoints
 
 PROMPT = [Message("user", "tree house")]
 

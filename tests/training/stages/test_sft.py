@@ -17,10 +17,12 @@ from tests.training.toys import (
     user,
     write_lines,
 )
+from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
 from training.data.examples import ExampleError
 from training.data.tensors import microbatches, response_batch
-from training.manifest import verify_manifest
+from training.errors import ConfigError
+from training.losses.cross_entropy import batch_loss
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config
@@ -28,11 +30,11 @@ from training.model.lora import LoraConfig, load_adapter, merge_adapter
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
-from training.optim.ranks import ALONE
+from training.runtime.context import Lineage, Machine, RunContext, Sample
+from training.runtime.ranks import ALONE
+from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import sft
-from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints, latest_complete
 
 LORA = LoraConfig(rank=4)
 
@@ -179,7 +181,7 @@ def test_only_response_and_end_token_are_learned(config: SftConfig) -> None:
     assert learned[-1] == chat.end_id
     decoder = load_decoder(config.model_directory)
     with torch.no_grad():
-        loss = sft.batch_loss(Backbone(decoder), batch, weight_total=len(learned))
+        loss = batch_loss(Backbone(decoder), batch, weight_total=len(learned))
         log_probs = decoder.logits(decoder(batch.ids_BT)).log_softmax(-1)
     start = len(example.prompt)
     by_hand = -sum(log_probs[0, start - 1 + i, token] for i, token in enumerate(learned)) / len(

@@ -11,7 +11,7 @@ import pytest
 from tests.training.stages import sampled_apart
 from tests.training.stages.split_policies import write_data
 from tests.training.workers import Layouts, apart, run_workers, weights
-from training.manifest import verify_manifest
+from training.artifacts.manifest import verify_manifest
 
 # Each layout is trained once, by the first test that needs it: a minute, more on busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

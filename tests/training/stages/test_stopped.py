@@ -24,19 +24,19 @@ from tests.training.stages.split_policies import RUNS, configs
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
 from tests.training.workers import run_workers
 from training.__main__ import main
+from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.notice import STOP_FILE, stopped_by_signal
-from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage
-from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.recipes.custom.stages import STAGES, Stage
+from training.records.progress_log import PROGRESS, read_lines, read_progress
 from training.rl.reference import WatchConfig
+from training.runtime.context import Progress, RunContext, StoppedError
+from training.runtime.ranks import all_different
+from training.runtime.training_state import DirectoryCheckpoints, TrainingState, latest_complete
 from training.stages import dpo, pretrain, sft
-from training.stages.context import Progress, RunContext, StoppedError
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints, TrainingState, latest_complete
 
 SECONDS = 120.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
+from training.recipes.tokenizer.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.splitting import Split
 from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
 

@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 from tests.support.errors import refused
 from tests.training.tokenization.sample_tokenizers import DIFFICULT, TEXT, train_byte_pairs
-from training.data.nano_tokenizer import train_tokenizer
 from training.errors import ConfigError
 from training.recipes.nano_world.corpus import conversations, stories
 from training.recipes.nano_world.train_base import CONVERSATIONS, SEED, STORIES, VOCABULARY
 from training.tokenization.byte_pairs import MIN_VOCABULARY, bytes_by_letter, learn_byte_pairs
 from training.tokenization.control import CONTROL, write_chat_files
+from training.tokenization.nano_tokenizer import train_tokenizer
 from training.tokenization.splitting import Split
 
 ROOT = Path(__file__).parents[3]

@@ -15,8 +15,8 @@ from tests.training.tokenization.sample_tokenizers import (
     train_byte_pairs,
     unicode_texts,
 )
+from training.recipes.tokenizer.learning import TokenKind
 from training.tokenization.control import write_tokenizer
-from training.tokenization.learning import TokenKind
 from training.tokenization.splitting import Split
 from training.tokenization.text_tokenizer import (
     BytePairs,

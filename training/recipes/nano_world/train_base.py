@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.manifest import Manifest
 from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message, load_chat
-from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import ShardConfig, write_shards
-from training.manifest import Manifest
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
 from training.recipes.nano_world.corpus import (
@@ -27,8 +26,9 @@ from training.recipes.nano_world.corpus import (
     retention_texts,
     stories,
 )
+from training.runtime.context import Lineage, Machine, Progress
 from training.stages import pretrain, sft
-from training.stages.context import Lineage, Machine, Progress
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 VERSION = "nano-0"
 LICENCE = "Apache-2.0"

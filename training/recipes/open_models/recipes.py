@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.parallelism import Parallelism
+from training.parallelism.layout import Parallelism
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize
 from training.rl.kl_control import KlConfig
-from training.stages.context import ConfigError, Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig

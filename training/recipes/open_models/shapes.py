@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.errors import ConfigError
 from training.model.config import ModelConfig, parse_config
 from training.model.fields import read_object
-from training.stages.context import ConfigError
 
 SHAPES = Path(__file__).parent / "shapes"
 

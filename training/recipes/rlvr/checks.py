@@ -12,9 +12,9 @@ from pathlib import Path
 
 from training.cluster.group import Group
 from training.data.chat import Chat
+from training.errors import ConfigError
 from training.evaluation.answers import ChatModel
-from training.optim.ranks import all_different
-from training.stages.context import ConfigError
+from training.runtime.ranks import all_different
 from training.stages.policy_loop import PolicyConfig, check_shares
 from training.stages.prompts import read_data
 

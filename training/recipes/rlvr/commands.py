@@ -14,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.manifest import plain
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import plain
-from training.progress import Lines, StageDisplay
+from training.errors import ConfigError
 from training.recipes.rlvr.checks import check_config, check_prompts, checked_group, opened_model
 from training.recipes.rlvr.held_out import Measured, change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
+from training.reporting.progress import Lines, StageDisplay
 from training.runs import write_json
-from training.stages.context import ConfigError
-from training.stages.machine import use_device
+from training.runtime.machine import use_device
 from training.stages.policy_loop import FIRST_UPDATE
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import ItemRequest, make_items

@@ -12,10 +12,10 @@ from pathlib import Path
 from training.evaluation.answers import Sampling
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.recipes.rlvr.arguments import PROMPT_TOKENS, RESPONSE_TOKENS
+from training.recipes.rlvr.names import PROMPT_TOKENS, RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.rl.kl_control import KlConfig
-from training.stages.context import Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
 

@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.examples import read_prompts
-from training.manifest import Manifest
 from training.rl.scores import Verifier
+from training.runtime.context import RunContext
 from training.stages import grpo, ppo
-from training.stages.artifact import finished_manifest
-from training.stages.context import RunContext
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
 from training.verification.checks import Calls, Programs

@@ -13,8 +13,8 @@ from training.cluster.runner import StageRun, run_stage
 from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
 from training.recipes.small_sft.publication import publish_adapter
 from training.recipes.small_sft.recipe import BASE_VERSION, VERSION, small_sft
+from training.runtime.context import Progress
 from training.stages import sft
-from training.stages.context import Progress
 
 COMMITTED = Path(__file__).parents[3] / "models" / "small" / "adapter"
 

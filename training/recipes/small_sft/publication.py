@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel, Sampling
-from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from training.recipes.small_sft.dataset import newcomer_conversations
 from training.recipes.small_sft.recipe import LICENCE, VERSION

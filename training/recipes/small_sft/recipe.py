@@ -4,7 +4,7 @@ from pathlib import Path
 
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.stages.context import Lineage, Machine
+from training.runtime.context import Lineage, Machine
 from training.stages.sft import SftConfig
 
 LICENCE = (

@@ -1,0 +1,1 @@
+"""Artifacts of training runs: manifests, the registry of versions, and their ancestry."""

@@ -1,0 +1,150 @@
+"""Model registry: one directory per version, and a history of all versions in registry.jsonl.
+
+A version appears by an atomic rename of a complete directory. Events are appended and synced, and
+never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
+from training.errors import DetailedError
+
+HISTORY = "registry.jsonl"
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # the limit of RolloutService
+
+
+class VersionStage(StrEnum):
+    """Stage of a version between training and promotion."""
+
+    CANDIDATE = "candidate"
+    GATED = "gated"
+    REFUSED = "refused"
+    CANARY = "canary"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    ERASED = "erased"  # its training data was erased, so it was not finished
+
+
+class RegistryError(DetailedError, ValueError):
+    """A version is unknown, malformed, or taken by another model; the text names it."""
+
+    reason = "INVALID_VERSION"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the history."""
+
+    time: str
+    version: str
+    stage: VersionStage
+    reason: str
+    run: str
+
+
+class Registry:
+    """Versions under the folder `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def directory(self, version: str) -> Path:
+        """Return the directory of a version.
+
+        Raises:
+            RegistryError: the version is unknown or unfinished.
+        """
+        directory = self._root / _checked(version)
+        if not (directory / MANIFEST).is_file():
+            raise RegistryError(
+                f"version: {version} is not in the registry", field="version", reason="UNKNOWN"
+            )
+        return directory
+
+    def manifests(self) -> list[Manifest]:
+        """Return the manifests of all versions, sorted by name."""
+        paths = sorted(self._root.glob(f"*/{MANIFEST}"))
+        return [read_manifest(path.parent) for path in paths if VERSION.fullmatch(path.parent.name)]
+
+    def admit(self, source: Path, version: str) -> Path:
+        """Copy a finished model into the registry after checking its hashes.
+
+        A second call with the same model has no effect.
+
+        Raises:
+            RegistryError: another model has this version.
+            ManifestError: the source is incomplete.
+        """
+        manifest = verify_manifest(source)
+        target = self._root / _checked(version)
+        if (target / MANIFEST).is_file():
+            if verify_manifest(target).files != manifest.files:
+                raise RegistryError(
+                    f"version: {version} is another model already", field="version", reason="EXISTS"
+                )
+            return target
+        self._root.mkdir(parents=True, exist_ok=True)
+        draft = self._root / f".{version}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(source, draft)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        return target
+
+    def note(self, version: str, stage: VersionStage, reason: str, run: str) -> None:
+        """Append an event, unless the history contains it: resumed runs repeat their events."""
+        if any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history()):
+            return
+        event = Event(datetime.now(UTC).isoformat(timespec="seconds"), version, stage, reason, run)
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / HISTORY).open("a") as opened:
+            opened.write(json.dumps(asdict(event)) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    def history(self) -> Sequence[Event]:
+        """Return all events, oldest first."""
+        path = self._root / HISTORY
+        if not path.exists():
+            return []
+        with path.open() as opened:
+            rows = [json.loads(line) for line in opened if line.endswith("\n")]
+        return [Event(**{**row, "stage": VersionStage(row["stage"])}) for row in rows]
+
+    def promoted(self) -> str | None:
+        """Return the version that was promoted last."""
+        return next(
+            (e.version for e in reversed(self.history()) if e.stage is VersionStage.PROMOTED), None
+        )
+
+    def next_version(self, name: str, taken: Sequence[str]) -> str:
+        """Return `name`-n with the lowest n above all versions and runs.
+
+        Number 0 is the base model of recipe `name`.
+        """
+        present = (
+            [path.name for path in self._root.glob(f"{name}-*")] if self._root.exists() else []
+        )
+        known = [*present, *taken, *(event.version for event in self.history())]
+        pattern = re.compile(rf"{re.escape(name)}-(\d+)")
+        numbers = [int(match[1]) for text in known if (match := pattern.fullmatch(text))]
+        return f"{name}-{max([0, *numbers]) + 1}"
+
+
+def _checked(version: str) -> str:
+    if not VERSION.fullmatch(version):
+        limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
+        raise RegistryError(
+            f"version: {version!r} is not {limit}", field="version", reason="MALFORMED", limit=limit
+        )
+    return version

@@ -1,0 +1,1 @@
+"""Feedback as training data: events, sealed texts, snapshots and judgements."""

@@ -1,0 +1,240 @@
+"""Conversion of the raw feedback log to judgements, the current rating per user and answer.
+
+Events are de-duplicated by event id (the first counts), the last thumb wins, retractions are
+applied, and feedback is joined with turns by message id (feedback may arrive before its turn).
+Erased turns and withheld events are removed. Every dropped event is counted with a reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from training.data.chat import Message
+from training.data.feedback.events import (
+    Feedback,
+    FeedbackKind,
+    FinishReason,
+    LogPosition,
+    Turn,
+    Withheld,
+)
+from training.data.served import Served
+
+
+class Drop(StrEnum):
+    """Reason for leaving an event out of the snapshot."""
+
+    DUPLICATE_EVENT = "duplicate_event"
+    SUPERSEDED = "superseded_by_later_feedback"
+    RETRACTED = "retracted"
+    RETRACTION = "retraction_applied"
+    UNJOINED = "turn_not_yet_in_log"
+    ERASED = "turn_erased"
+    NO_CONSENT = Withheld.NO_CONSENT.value
+    PRINCIPAL_ERASED = Withheld.ERASED.value
+    FOREIGN = "rated_by_another_user"
+    CACHED = "cached_answer"
+    BLOCKED = "blocked_by_guard"
+    INCOMPLETE = "answer_incomplete"
+    EMPTY = "empty_text"
+    OVER_CAP = "over_cap_of_user"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Rating of one answer by one user: a thumb, a correction, or both."""
+
+    message_id: str
+    principal: str
+    model_version: str
+    arm: str
+    context: tuple[Message, ...]
+    answer: str
+    up: bool | None
+    correction: str | None
+    served: Served | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One dropped event with the reason; holds no text."""
+
+    event_id: str
+    reason: Drop
+
+
+@dataclass
+class _CurrentFeedback:
+    """Current feedback of one user on one message."""
+
+    thumb: Feedback | None = None
+    correction: Feedback | None = None
+
+    def events(self) -> list[Feedback]:
+        return [event for event in (self.thumb, self.correction) if event is not None]
+
+
+@dataclass
+class _DropLog:
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def drop(self, event_id: str, reason: Drop) -> None:
+        self.dropped.append(Dropped(event_id, reason))
+
+
+class _LogEvent(Protocol):
+    @property
+    def place(self) -> LogPosition: ...
+    @property
+    def event_id(self) -> str: ...
+
+
+Event = TypeVar("Event", bound=_LogEvent)
+
+
+def judge(
+    feedback: Iterable[Feedback], turns: Iterable[Turn], max_per_principal: int
+) -> tuple[list[Judgement], list[Dropped]]:
+    """Return judgements ordered by message id, and all dropped events.
+
+    Args:
+        max_per_principal: limit of rated answers per user. A hash selects them, so neither the
+            first nor
+        the last are favoured.
+    """
+    drops = _DropLog()
+    known = _known_turns(turns, drops)
+    by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
+    for (principal, message_id), current in _current_feedback(feedback, drops).items():
+        turn = known.get(message_id)
+        reason = _drop_reason(turn, principal, current)
+        if turn is None or reason is not None:
+            for event in current.events():
+                drops.drop(event.event_id, reason or Drop.UNJOINED)
+            continue
+        by_principal[principal].append((turn, current))
+    judgements = [
+        _judgement(turn, current)
+        for principal in sorted(by_principal)
+        for turn, current in _capped(by_principal[principal], max_per_principal, drops)
+    ]
+    return sorted(judgements, key=lambda j: (j.message_id, j.principal)), sorted(
+        drops.dropped, key=lambda d: (d.event_id, d.reason)
+    )
+
+
+def _known_turns(turns: Iterable[Turn], drops: _DropLog) -> dict[str, Turn]:
+    """Return the last revision of every answer; an erasure overrides later revisions.
+
+    Withheld turns remain in the result, because feedback on them is withheld too.
+    """
+    known: dict[str, Turn] = {}
+    for turn in _unique(turns, drops):
+        if turn.withheld:
+            drops.drop(turn.event_id, Drop(turn.withheld))
+        earlier = known.get(turn.message_id)
+        if earlier is None or not earlier.erased:
+            known[turn.message_id] = turn
+    return known
+
+
+def _current_feedback(
+    feedback: Iterable[Feedback], drops: _DropLog
+) -> dict[tuple[str, str], _CurrentFeedback]:
+    found: dict[tuple[str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
+    for event in _unique(feedback, drops):
+        if event.withheld:
+            drops.drop(event.event_id, Drop(event.withheld))
+            continue
+        current = found[event.principal, event.message_id]
+        if event.kind is FeedbackKind.RETRACTION:
+            _retract(current, event, drops)
+            continue
+        earlier: Feedback | None = getattr(current, event.kind.value)
+        if earlier is not None:
+            drops.drop(earlier.event_id, Drop.SUPERSEDED)
+        setattr(current, event.kind.value, event)
+    return {key: current for key, current in found.items() if current.events()}
+
+
+def _retract(current: _CurrentFeedback, event: Feedback, drops: _DropLog) -> None:
+    drops.drop(event.event_id, Drop.RETRACTION)
+    if event.retracts not in (FeedbackKind.THUMB, FeedbackKind.CORRECTION):
+        return
+    earlier: Feedback | None = getattr(current, event.retracts)
+    if earlier is not None:
+        drops.drop(earlier.event_id, Drop.RETRACTED)
+        setattr(current, event.retracts, None)
+
+
+def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -> Drop | None:
+    if turn is None:
+        return Drop.UNJOINED
+    if turn.erased:
+        return Drop.ERASED
+    if turn.withheld:
+        return Drop(turn.withheld)
+    if turn.principal != principal:
+        return Drop.FOREIGN
+    if turn.cached:
+        # Cached answers are written once and rated repeatedly; one sample would count as many.
+        return Drop.CACHED
+    if (
+        turn.finish in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
+        or turn.guard_category
+    ):
+        return Drop.BLOCKED
+    if turn.finish is not FinishReason.STOP:
+        return Drop.INCOMPLETE
+    if (
+        not turn.answer.strip()
+        or not turn.context
+        or (current.correction and not current.correction.text.strip())
+    ):
+        return Drop.EMPTY
+    return None
+
+
+def _capped(
+    rated: Sequence[tuple[Turn, _CurrentFeedback]], limit: int, drops: _DropLog
+) -> Sequence[tuple[Turn, _CurrentFeedback]]:
+    if len(rated) <= limit:
+        return rated
+    # A hash order is stable and favours neither early nor late answers.
+    shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())
+    for _, current in shuffled[limit:]:
+        for event in current.events():
+            drops.drop(event.event_id, Drop.OVER_CAP)
+    return shuffled[:limit]
+
+
+def _judgement(turn: Turn, current: _CurrentFeedback) -> Judgement:
+    return Judgement(
+        message_id=turn.message_id,
+        principal=turn.principal,
+        model_version=turn.model_version,
+        arm=turn.arm,
+        context=turn.context,
+        answer=turn.answer,
+        up=None if current.thumb is None else current.thumb.up,
+        correction=None if current.correction is None else current.correction.text,
+        served=turn.served,
+    )
+
+
+def _unique(events: Iterable[Event], drops: _DropLog) -> list[Event]:
+    """Return the events in order of acceptance, each event id once."""
+    seen: set[str] = set()
+    unique: list[Event] = []
+    for event in sorted(events, key=lambda e: e.place):
+        if event.event_id in seen:
+            drops.drop(event.event_id, Drop.DUPLICATE_EVENT)
+            continue
+        seen.add(event.event_id)
+        unique.append(event)
+    return unique

@@ -1,0 +1,231 @@
+"""Preference pairs from thumbs and corrections, with an estimate of label noise.
+
+Answers to the same context are compared: a mostly liked answer against a mostly disliked one
+("regenerate" siblings included), and a correction against the corrected answer. With several
+ratings per answer, their number sets the margin of the pair, and their disagreement gives the label
+noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from training.data.chat import Message
+from training.data.feedback.judgements import Judgement
+from training.data.served import Served
+
+CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
+PRIOR_THUMBS = 2.0  # weight of the global share of thumbs up, in thumbs of the question's own
+MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is above 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one context with all its thumbs, over users and repetitions.
+
+    `served` is a sample of an answer rated like the majority, if there is one.
+    """
+
+    text: str
+    up: int = 0
+    down: int = 0
+    served: Served | None = None
+
+    @property
+    def approval(self) -> float:
+        """Posterior mean of the share of thumbs up, with a uniform prior."""
+        return (self.up + 1) / (self.up + self.down + 2)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A context with its rated answers and its corrections as (chosen, rejected)."""
+
+    prompt_id: str
+    context: tuple[Message, ...]
+    answers: tuple[Answer, ...]
+    corrections: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference of `chosen` over `rejected`.
+
+    `right` is the probability of a correct label, None for unknown noise.
+    """
+
+    prompt_id: str
+    context: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float
+    right: float | None
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Share of thumbs that contradict the true opinion; None with too few repeated ratings."""
+
+    flipped: float | None
+    comparisons: int
+    disagreements: int
+
+
+def prompt_key(context: Iterable[Message]) -> str:
+    """Return the id of a context, independent of case and spacing."""
+    normal = [(message.role, " ".join(message.content.split()).casefold()) for message in context]
+    return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:16]
+
+
+def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
+    """Group judgements by context and, within a context, by answer; ordered by prompt id."""
+    by_prompt: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        by_prompt[prompt_key(judgement.context)].append(judgement)
+    return [_question(prompt_id, by_prompt[prompt_id]) for prompt_id in sorted(by_prompt)]
+
+
+def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
+    """Estimate the label noise from pairs of thumbs on the same answer.
+
+    With a share e of flipped thumbs, two thumbs disagree with probability 2e(1-e).
+    """
+    comparisons = disagreements = 0
+    for answer in (answer for question in questions for answer in question.answers):
+        votes = answer.up + answer.down
+        # Number of pairs of thumbs on this answer, and of pairs that disagree.
+        comparisons += votes * (votes - 1) // 2
+        disagreements += answer.up * answer.down
+    if comparisons < MIN_COMPARISONS:
+        return LabelNoise(None, comparisons, disagreements)
+    # Solve rate = 2e(1-e) for the smaller root; random thumbs give 1/2.
+    rate = min(disagreements / comparisons, 0.5)
+    return LabelNoise((1 - math.sqrt(1 - 2 * rate)) / 2, comparisons, disagreements)
+
+
+def make_pairs(
+    questions: Sequence[Question], noise: LabelNoise, max_per_prompt: int, seed: int
+) -> tuple[list[Pair], dict[str, int]]:
+    """Return all pairs, shuffled by the seed, and the number of drops by reason."""
+    up, thumbs = _count(answer for question in questions for answer in question.answers)
+    share_up = up / thumbs if thumbs else 0.5
+    rng = random.Random(seed)
+    pairs: list[Pair] = []
+    dropped = {"prompt_without_opposite": 0, "over_cap_of_prompt": 0}
+    for question in questions:
+        liked_share = _liked_share(question, share_up, noise)
+        own = [
+            Pair(question.prompt_id, question.context, better, worse, CORRECTION_MARGIN, None)
+            for better, worse in question.corrections
+        ]
+        own += _compared(question, noise, liked_share)
+        dropped["prompt_without_opposite"] += not own
+        dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
+        pairs += own if len(own) <= max_per_prompt else rng.sample(own, max_per_prompt)
+    rng.shuffle(pairs)
+    return pairs, dropped
+
+
+def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
+    """Return the highest accuracy expected of any model on these pairs; None for unknown noise."""
+    known = [pair.right for pair in pairs if pair.right is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _question(prompt_id: str, judgements: Sequence[Judgement]) -> Question:
+    votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    corrections: dict[tuple[str, str], None] = {}
+    served: dict[tuple[str, bool], Served] = {}
+    for judgement in judgements:
+        answer = " ".join(judgement.answer.split())
+        if judgement.up is not None:
+            votes[answer][0 if judgement.up else 1] += 1
+            if judgement.served:
+                served.setdefault((answer, judgement.up), judgement.served)
+        if (
+            judgement.correction is not None
+            and (better := " ".join(judgement.correction.split())) != answer
+        ):
+            corrections[better, answer] = None
+    answers = tuple(
+        Answer(text, up, down, served.get((text, up > down)))
+        for text, (up, down) in sorted(votes.items())
+    )
+    return Question(prompt_id, judgements[0].context, answers, tuple(sorted(corrections)))
+
+
+def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list[Pair]:
+    liked = [answer for answer in question.answers if answer.up > answer.down]
+    disliked = [answer for answer in question.answers if answer.up < answer.down]
+    return [
+        Pair(
+            prompt_id=question.prompt_id,
+            context=question.context,
+            chosen=good.text,
+            rejected=bad.text,
+            margin=good.approval - bad.approval,
+            right=None if noise.flipped is None else _right(good, bad, noise.flipped, liked_share),
+        )
+        for good in liked
+        for bad in disliked
+    ]
+
+
+def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:
+    """Return the probability of a correct preference.
+
+    P(good truly liked and bad truly disliked), plus half of P(both alike), which is a random
+    choice.
+    """
+    chosen, rejected = (
+        _truly_liked(good, flipped, liked_share),
+        _truly_liked(bad, flipped, liked_share),
+    )
+    alike = chosen * rejected + (1 - chosen) * (1 - rejected)
+    return chosen * (1 - rejected) + alike / 2
+
+
+def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
+    # Bayes: prior liked_share, likelihood of the observed thumbs under flips.
+    like = liked_share * (1 - flipped) ** answer.up * flipped**answer.down
+    dislike = (1 - liked_share) * flipped**answer.up * (1 - flipped) ** answer.down
+    return like / (like + dislike) if like + dislike > 0 else 0.5
+
+
+def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:
+    """Return the estimated share of truly liked answers to this question.
+
+    The question's share of thumbs up is shrunk towards the global share, then corrected for flips.
+    If all answers are liked, a thumb down is usually a slip; the global share alone would hide
+    this.
+    """
+    up, thumbs = _count(question.answers)
+    share = (up + PRIOR_THUMBS * share_up) / (thumbs + PRIOR_THUMBS)
+    flipped = noise.flipped or 0.0
+    if flipped >= 0.5:
+        return 0.5
+    # Observed share = s(1-e) + (1-s)e, solved for the true share s.
+    return min(max((share - flipped) / (1 - 2 * flipped), 0.01), 0.99)
+
+
+def _count(answers: Iterable[Answer]) -> tuple[int, int]:
+    """Return the numbers of thumbs up and of all thumbs."""
+    thumbs = [(answer.up, answer.up + answer.down) for answer in answers]
+    return sum(up for up, _ in thumbs), sum(both for _, both in thumbs)
+
+
+def pair_line(pair: Pair) -> Mapping[str, object]:
+    """Return the pair as a line of the reward model's data file."""
+    return {
+        "messages": [{"role": m.role, "content": m.content} for m in pair.context],
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "margin": pair.margin,
+        "prompt_id": pair.prompt_id,
+    }

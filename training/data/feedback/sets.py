@@ -1,0 +1,289 @@
+"""Division of a snapshot into training sets per stage and evaluation sets.
+
+Evaluation data are never trained on. Two divisions cross each other. Prompts: a hash holds out a
+fixed share, in every later snapshot too. Users: a share of the users are judges. Their thumbs train
+only the second reward model, which compares candidate and stable version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.chat import Message
+from training.data.feedback.judgements import Judgement
+from training.data.feedback.pairs import (
+    CORRECTION_MARGIN,
+    LabelNoise,
+    Pair,
+    Question,
+    estimate_noise,
+    group_by_prompt,
+    make_pairs,
+    noise_ceiling,
+    pair_line,
+    prompt_key,
+)
+from training.data.served import Served
+from training.errors import ConfigError
+
+# With fewer users, one user could make up a whole half; then answers are divided, not users.
+MIN_PRINCIPALS = 5
+
+
+@dataclass(frozen=True)
+class SetsConfig:
+    """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*)."""
+
+    held_out_fraction: float = 0.2
+    judge_fraction: float = 0.4
+    max_pairs_per_prompt: int = 16
+    correction_weight: float = 2.0
+    # JSON lines of fixed pairs for every run, for example requests to refuse.
+    anchors: Path | None = None
+    min_thumbs: int = 200
+    min_pairs: int = 60
+    min_held_out_pairs: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("held_out_fraction", "judge_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is not between 0 and 1",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit="between 0 and 1",
+                )
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """All sets of one snapshot. `judges_are` is "users" or, with few users, "answers"."""
+
+    sft: list[dict[str, Any]]
+    thumbs: list[dict[str, Any]]
+    pairs: list[Pair]
+    judge_pairs: list[Pair]
+    held_out_pairs: list[Pair]
+    prompts: list[tuple[Message, ...]]
+    held_out_prompts: list[tuple[Message, ...]]
+    noise: LabelNoise
+    judges_are: str
+    dropped: Mapping[str, int]
+    anchors: int = 0  # number of anchors among the pairs
+
+    @property
+    def held_out_ceiling(self) -> float | None:
+        """Highest expected accuracy on the held-out pairs; None for unknown noise."""
+        return noise_ceiling(self.held_out_pairs)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the figures for the report and the manifest."""
+        return {
+            "sft_examples": len(self.sft),
+            "thumb_examples": len(self.thumbs),
+            "thumb_examples_sampled": sum("served" in thumb for thumb in self.thumbs),
+            "pairs": len(self.pairs),
+            "judge_pairs": len(self.judge_pairs),
+            "held_out_pairs": len(self.held_out_pairs),
+            "prompts": len(self.prompts),
+            "held_out_prompts": len(self.held_out_prompts),
+            "label_noise": asdict(self.noise),
+            "ceiling": noise_ceiling(self.pairs),
+            "judge_ceiling": noise_ceiling(self.judge_pairs),
+            "held_out_ceiling": self.held_out_ceiling,
+            "judges_are": self.judges_are,
+            "dropped": dict(self.dropped),
+        }
+
+    def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
+        """Describe the amounts below their minimum; empty if there is enough data for a run."""
+        own = f" ({self.anchors} of them anchors of the recipe)" if self.anchors else ""
+        wanted = [
+            ("thumbs", thumbs, config.min_thumbs),
+            (f"preference pairs{own}", len(self.pairs), config.min_pairs),
+            ("preference pairs of judges", len(self.judge_pairs), config.min_pairs // 2),
+            (
+                "preference pairs on held-out prompts",
+                len(self.held_out_pairs),
+                config.min_held_out_pairs,
+            ),
+        ]
+        return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
+
+
+def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSets:
+    """Divide the judgements of one snapshot into all sets of a run; deterministic."""
+    judges, judges_are = _select_judges(judgements, config.judge_fraction)
+    training_judgements = [
+        j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)
+    ]
+    held_out = [
+        j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)
+    ]
+    noise = estimate_noise(group_by_prompt(judgements))
+    training_questions = group_by_prompt(
+        j for j in training_judgements if _judge_key(j, judges_are) not in judges
+    )
+    judge_questions = group_by_prompt(
+        j for j in training_judgements if _judge_key(j, judges_are) in judges
+    )
+    dropped: Counter[str] = Counter()
+    pairs_by_set = []
+    for questions in (training_questions, judge_questions, group_by_prompt(held_out)):
+        pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
+        pairs_by_set.append(pairs)
+        dropped.update(left_out)
+    anchors = [] if config.anchors is None else read_anchors(config.anchors)
+    pairs = [*pairs_by_set[0], *anchors]
+    random.Random(config.seed).shuffle(pairs)
+    return TrainingSets(
+        sft=[
+            *_sft_lines(training_questions, config.correction_weight),
+            *(
+                {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
+                for anchor in anchors
+            ),
+        ],
+        thumbs=[
+            *_thumb_lines(training_questions),
+            *(
+                _thumb_line(anchor.prompt_id, anchor.context, text, up)
+                for anchor in anchors
+                for text, up in ((anchor.chosen, True), (anchor.rejected, False))
+            ),
+        ],
+        pairs=pairs,
+        judge_pairs=pairs_by_set[1],
+        held_out_pairs=pairs_by_set[2],
+        prompts=[
+            *(question.context for question in group_by_prompt(training_judgements)),
+            *(anchor.context for anchor in anchors),
+        ],
+        held_out_prompts=[question.context for question in group_by_prompt(held_out)],
+        noise=noise,
+        judges_are=judges_are,
+        dropped=dict(dropped),
+        anchors=len(anchors),
+    )
+
+
+def write_sets(sets: TrainingSets, directory: Path) -> None:
+    """Write one JSON-lines file per set, under the names used by recipes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / "sft.jsonl", sets.sft)
+    _write(directory / "thumbs.jsonl", sets.thumbs)
+    _write(directory / "pairs.jsonl", map(pair_line, sets.pairs))
+    _write(directory / "judge_pairs.jsonl", map(pair_line, sets.judge_pairs))
+    _write(directory / "held_out_pairs.jsonl", map(pair_line, sets.held_out_pairs))
+    _write(directory / "prompts.jsonl", map(_prompt_line, sets.prompts))
+    _write(directory / "held_out_prompts.jsonl", map(_prompt_line, sets.held_out_prompts))
+
+
+def read_anchors(path: Path) -> list[Pair]:
+    """Read {"messages", "chosen", "rejected"} lines as pairs. Judge sets never contain anchors."""
+    with path.open() as opened:
+        rows = [json.loads(line) for line in opened]
+    contexts = [tuple(Message(**message) for message in row["messages"]) for row in rows]
+    return [
+        Pair(prompt_key(context), context, row["chosen"], row["rejected"], CORRECTION_MARGIN, None)
+        for context, row in zip(contexts, rows, strict=True)
+    ]
+
+
+def is_held_out(prompt_id: str, fraction: float) -> bool:
+    """Decide by the prompt alone, so a prompt used for evaluation never trains a later version."""
+    return _unit_interval("held-out", prompt_id) < fraction
+
+
+def _select_judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
+    """Select judges in hash order until they cover the given fraction of the judgements."""
+    by_user = Counter(j.principal for j in judgements)
+    if len(by_user) < MIN_PRINCIPALS:
+        answers = {
+            j.message_id for j in judgements if _unit_interval("judge", j.message_id) < fraction
+        }
+        return answers, "answers"
+    judges: set[str] = set()
+    held = 0
+    for principal in sorted(by_user, key=lambda p: _unit_interval("judge", p)):
+        if held >= fraction * len(judgements):
+            break
+        judges.add(principal)
+        held += by_user[principal]
+    return judges, "users"
+
+
+def _judge_key(judgement: Judgement, judges_are: str) -> str:
+    return judgement.principal if judges_are == "users" else judgement.message_id
+
+
+def _unit_interval(purpose: str, key: str) -> float:
+    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[dict[str, Any]]:
+    """Return liked answers, weighted by their majority, and corrections."""
+    lines = []
+    for question in questions:
+        messages = _prompt_line(question.context)["messages"]
+        for answer in question.answers:
+            if answer.up > answer.down:
+                weight = (answer.up - answer.down) / (answer.up + answer.down)
+                lines.append({"messages": messages, "response": answer.text, "weight": weight})
+        lines += [
+            {"messages": messages, "response": better, "weight": correction_weight}
+            for better in sorted({better for better, _ in question.corrections})
+        ]
+    return lines
+
+
+def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
+    """Return one thumb per answer, given by the majority; ties are skipped."""
+    return [
+        _thumb_line(
+            question.prompt_id,
+            question.context,
+            answer.text,
+            answer.up > answer.down,
+            answer.served,
+        )
+        for question in questions
+        for answer in question.answers
+        if answer.up != answer.down
+    ]
+
+
+def _thumb_line(
+    prompt_id: str,
+    context: Sequence[Message],
+    response: str,
+    up: bool,
+    served: Served | None = None,
+) -> dict[str, Any]:
+    """Return a line of the thumbs file, with the sample if known."""
+    line = {
+        **_prompt_line(context),
+        "response": response,
+        "thumb": "up" if up else "down",
+        "prompt_id": prompt_id,
+    }
+    return line if served is None else {**line, "served": served.fields()}
+
+
+def _prompt_line(context: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [{"role": message.role, "content": message.content} for message in context]}
+
+
+def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w") as opened:
+        for line in lines:
+            opened.write(json.dumps(line, ensure_ascii=False) + "\n")

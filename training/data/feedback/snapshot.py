@@ -1,0 +1,232 @@
+"""Immutable snapshots of the feedback log, pinned by id in training.
+
+The id is a hash of the content. The same log and settings give the same snapshot at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from training.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    hash_file,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
+from training.data.chat import Message
+from training.data.feedback.catalogue import (
+    Catalogue,
+    ObjectMissingError,
+    Objects,
+    Segment,
+    read_segment,
+)
+from training.data.feedback.judgements import Dropped, Judgement, judge
+from training.data.feedback.rows import feedback_rows, turn_rows
+from training.data.feedback.sealed import Decryptor, KeyLog, load_decryptor
+from training.data.served import served_from
+from training.errors import ConfigError
+
+JUDGEMENTS = "judgements.jsonl"
+DROPPED = "dropped.jsonl"
+ID_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class SnapshotConfig:
+    """Settings of a snapshot. max_per_principal limits the number of judgements per user."""
+
+    max_per_principal: int = 200
+
+    def __post_init__(self) -> None:
+        if self.max_per_principal < 1:
+            raise ConfigError(
+                f"max_per_principal: {self.max_per_principal} is below 1",
+                field="max_per_principal",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished snapshot on disk. `sha256` is the hash of the judgements file."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.version
+
+    @property
+    def sha256(self) -> str:
+        return self.manifest.files[JUDGEMENTS]
+
+    @property
+    def thumbs(self) -> int:
+        return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
+
+
+class Log(Catalogue, KeyLog, Protocol):
+    """Source of a snapshot: segments, keys and erasures."""
+
+
+Read = tuple[pa.Table, Segment]
+
+
+def take_snapshot(
+    log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
+) -> Snapshot:
+    """Read all committed, readable data and write the snapshot to `into`/<id> unless present.
+
+    Raises:
+        CatalogueError: an object is unavailable or differs from the ledger.
+        RowError: a row lacks a required column.
+        SealError: the sealed texts of a row were changed.
+    """
+    try:
+        segments, feedback, turns = _read(log, objects)
+    except ObjectMissingError:
+        # Compaction deletes replaced objects, possibly after the listing; list again once.
+        segments, feedback, turns = _read(log, objects)
+    decryptor = load_decryptor(log, (table for table, _ in (*feedback, *turns)))
+    judgements, dropped = judge(
+        _rows(feedback, feedback_rows, decryptor),
+        _rows(turns, turn_rows, decryptor),
+        config.max_per_principal,
+    )
+    return write_snapshot(judgements, dropped, config, into, code_commit, segments)
+
+
+def write_snapshot(
+    judgements: Sequence[Judgement],
+    dropped: Sequence[Dropped],
+    config: SnapshotConfig,
+    into: Path,
+    code_commit: str,
+    segments: dict[str, Sequence[Segment]],
+) -> Snapshot:
+    """Write the files, then rename the directory to its id, so no partial snapshot has an id."""
+    partial = into / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_lines(partial / JUDGEMENTS, map(_line, judgements))
+    _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
+    parts = [
+        hash_file(partial / JUDGEMENTS),
+        hash_file(partial / DROPPED),
+        json.dumps(asdict(config), sort_keys=True),
+    ]
+    version = "snapshot-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:ID_DIGITS]
+    directory = into / version
+    # An erased snapshot has the same content only after identical feedback arrived again.
+    if (directory / MANIFEST).exists() and not (before := read_manifest(directory)).erased:
+        shutil.rmtree(partial)
+        return Snapshot(directory, before)
+    manifest = write_manifest(
+        partial,
+        kind="snapshot",
+        version=version,
+        config=config,
+        code_commit=code_commit,
+        report=_report(judgements, dropped, segments),
+    )
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return Snapshot(directory, manifest)
+
+
+def open_snapshot(directory: Path) -> Snapshot:
+    """Open a snapshot and verify all file hashes.
+
+    Raises:
+        ManifestError: a file is missing or changed.
+    """
+    return Snapshot(directory, verify_manifest(directory))
+
+
+def read_judgements(snapshot: Snapshot) -> list[Judgement]:
+    """Return the judgements of a snapshot in file order."""
+    with (snapshot.directory / JUDGEMENTS).open() as opened:
+        return [_judgement(json.loads(line)) for line in opened]
+
+
+def _line(judgement: Judgement) -> dict[str, Any]:
+    """Return the judgement as a JSON object, without an empty `served`.
+
+    Logs without samples thus give the same snapshot id in older and newer versions.
+    """
+    fields = asdict(judgement)
+    return (
+        fields
+        if judgement.served
+        else {name: value for name, value in fields.items() if name != "served"}
+    )
+
+
+def _judgement(fields: dict[str, Any]) -> Judgement:
+    context = tuple(Message(**message) for message in fields.pop("context"))
+    served = served_from(sample) if (sample := fields.pop("served", None)) else None
+    return Judgement(context=context, served=served, **fields)
+
+
+def _read(
+    catalogue: Catalogue, objects: Objects
+) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
+    """Return the committed segments of both streams, and their objects."""
+    segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
+    feedback, turns = (
+        [(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values()
+    )
+    return segments, feedback, turns
+
+
+def _rows(
+    read: Sequence[Read],
+    parse: Callable[[pa.Table, Segment, Decryptor], Iterable[Any]],
+    decryptor: Decryptor,
+) -> list[Any]:
+    return [row for table, segment in read for row in parse(table, segment, decryptor)]
+
+
+def _report(
+    judgements: Sequence[Judgement],
+    dropped: Sequence[Dropped],
+    segments: dict[str, Sequence[Segment]],
+) -> dict[str, Any]:
+    return {
+        "judgements": len(judgements),
+        "thumbs_up": sum(j.up is True for j in judgements),
+        "thumbs_down": sum(j.up is False for j in judgements),
+        "corrections": sum(j.correction is not None for j in judgements),
+        "principals": len({j.principal for j in judgements}),
+        "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
+        "sampled_by_version": dict(
+            sorted(Counter(j.model_version for j in judgements if j.served).items())
+        ),
+        "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
+        "segments": {
+            name: [
+                {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some
+            ]
+            for name, some in segments.items()
+        },
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w") as opened:
+        for row in rows:
+            opened.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")

@@ -1,0 +1,1 @@
+"""Losses and log-probabilities that several stages use, as pure functions."""

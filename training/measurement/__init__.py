@@ -1,0 +1,1 @@
+"""Measurements that stages and evaluations share."""

@@ -1,0 +1,1 @@
+"""Distribution of one model over several workers."""

@@ -1,0 +1,394 @@
+"""Parallelism of a model over workers: replication, FSDP2 shards, tensor and pipeline parallelism.
+
+The model itself is built whole; `distribute` changes it in place. For the pipeline see
+training/parallelism/pipeline.py.
+
+Losses are sums over a global count, so gradients are summed over workers and never averaged. Mesh
+dimensions, outermost first: pipeline, replicas, shards, tensor. Neighbours in the innermost
+dimension exchange most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from training.errors import ConfigError
+from training.model.backbone import Backbone
+from training.model.config import ModelConfig
+from training.model.lora import LoraLinear
+from training.model.transformer import Decoder
+from training.optim.gradients import PARTIAL_OVER_HEADS
+from training.parallelism.pipeline import (
+    is_pipelined,
+    mark_copy,
+    own_layers,
+    rebuild,
+    received,
+    sends,
+)
+from training.runtime.context import RunContext, require_divisible
+from training.runtime.machine import Autocast, to_device
+from training.runtime.ranges import Count, check_ranges
+from training.runtime.ranks import Ranks
+
+PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
+# Megatron's split (arXiv 1909.08053): attention heads and MLP columns are distributed, with one sum
+# after attention and one after the MLP.
+COLUMN_WISE = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+)
+ROW_WISE = ("self_attn.o_proj", "mlp.down_proj")
+HEAD_NORMS = ("q_norm", "k_norm")  # replicated on every worker, applied to the worker's own heads
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """Distribution of a model over workers.
+
+    Remaining workers train replicas.
+
+    Attributes:
+        shard: workers that share weights, gradients and optimizer state of each layer, at least 1
+        tensor: workers that compute each layer together, at least 1
+        pipeline: workers that have some of the layers each, at least 1; only pre-training and SFT
+    """
+
+    shard: Count = 1
+    tensor: Count = 1
+    pipeline: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def splits_model(self) -> bool:
+        """Return True if a worker holds less than the whole model."""
+        return self.parts > 1
+
+    @property
+    def parts(self) -> int:
+        """Return the number of workers that hold one model together."""
+        return self.pipeline * self.shard * self.tensor
+
+
+def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
+    """Arrange the workers in a mesh.
+
+    Raises:
+        ConfigError: a possible number of workers is not a multiple of pipeline x shard x tensor.
+    """
+    parts, pipeline, tensor = parallelism.parts, parallelism.pipeline, parallelism.tensor
+    for size in (ranks.world_size, *ranks.world_sizes):
+        if size % parts:
+            raise ConfigError(
+                f"parallelism: pipeline x shard x tensor is {parts}, "
+                f"which does not divide {size} workers",
+                field="parallelism",
+                reason="OUT_OF_RANGE",
+                limit=f"a divisor of {size}",
+            )
+    if not parallelism.splits_model:
+        return ranks
+    device, copies = torch.get_default_device().type, ranks.world_size // parts
+    shape = (pipeline, copies, parallelism.shard, tensor)
+    mesh = init_device_mesh(device, shape, mesh_dim_names=(PIPELINE, REPLICATE, SHARD, TENSOR))
+    by_data = (pipeline, copies * parallelism.shard, tensor)
+    by_rows = init_device_mesh(device, by_data, mesh_dim_names=(PIPELINE, "data", TENSOR))
+    data = by_rows["data"]
+    return replace(
+        ranks,
+        data_rank=data.get_local_rank(),
+        data_size=data.size(),
+        mesh=mesh,
+        data_group=data.get_group(),
+        peers=by_rows[TENSOR].get_group() if tensor > 1 else None,
+        pipeline=mesh[PIPELINE].get_group() if pipeline > 1 else None,
+    )
+
+
+def arrange_context(
+    parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int
+) -> RunContext:
+    """Return the context of a stage with its workers arranged in a mesh.
+
+    Args:
+        autocast: context of every forward pass of the stage.
+        rows: rows of a step, by the config fields that set them.
+
+    Raises:
+        ConfigError: as `arrange`; or rows that cannot be divided evenly between workers that hold
+            parts of a model.
+    """
+    ranks = arrange(parallelism, context.ranks)
+    if ranks.mesh is not None:
+        require_divisible(rows, ranks)
+        ranks = replace(ranks, narrow=_all_narrow(autocast))
+    return replace(context, ranks=ranks)
+
+
+def _all_narrow(autocast: Autocast) -> bool:
+    """Return True if all workers compute in bfloat16.
+
+    Each worker detects its own type, and all exchanged tensors must have the same type.
+    """
+    with autocast():
+        narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
+    dist.all_reduce(narrow, dist.ReduceOp.MIN)
+    return bool(narrow)
+
+
+def distribute(decoder: Decoder, ranks: Ranks) -> None:
+    """Leave this worker its part of the decoder, on its device.
+
+    The decoder must be the same on every worker. Build optimizers afterwards. Parts are cut from
+    the whole on the CPU, layer by layer, so an accelerator never holds the whole model.
+
+    Raises:
+        ConfigError: heads that the workers cannot divide evenly, adapters with tensor parallelism,
+            or a pipeline for a decoder without `pipeline.keep_own_layers`, because its stage needs
+            all layers in one forward pass.
+    """
+    mesh = ranks.mesh
+    if mesh is None:
+        to_device(decoder)
+        return
+    if ranks.pipeline is not None and not is_pipelined(decoder):
+        raise ConfigError(
+            "parallelism.pipeline: supported by pre-training and SFT only",
+            field="parallelism.pipeline",
+            reason="UNSUPPORTED",
+        )
+    if mesh[TENSOR].size() > 1:
+        _split_layers(decoder, mesh[TENSOR])
+    if ranks.data_size > 1:
+        _shard(decoder, mesh[REPLICATE, SHARD], ranks.narrow)
+    to_device(decoder)  # weights outside of all parts
+    mark_copy(decoder, ranks)
+    if mesh[TENSOR].size() > 1:
+        _mark_norms_of_heads(decoder)
+
+
+def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
+    """Distribute the decoder of each view once.
+
+    All adapters must be attached before.
+
+    Raises:
+        ConfigError: as `distribute`.
+    """
+    for decoder in {id(view.decoder): view.decoder for view in views if view is not None}.values():
+        distribute(decoder, ranks)
+
+
+def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
+    """Apply tensor parallelism to the layers.
+
+    Embedding and head stay whole, because shards make them small.
+    """
+    check_divisible(decoder.config, mesh.size())
+    if any(isinstance(module, LoraLinear) for module in decoder.modules()):
+        raise ConfigError(
+            "parallelism.tensor: adapters are not split across workers, use shard",
+            field="parallelism.tensor",
+            reason="CONFLICT",
+        )
+    plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in COLUMN_WISE}
+    plan |= {name: RowwiseParallel() for name in ROW_WISE}
+    for layer in own_layers(decoder):
+        parallelize_module(layer, mesh, plan)
+
+
+def _mark_norms_of_heads(decoder: Decoder) -> None:
+    """Mark the norms of heads, whose gradients are parts of a sum.
+
+    Call this last, because sharding replaces parameters.
+    """
+    for layer in own_layers(decoder):
+        for name in HEAD_NORMS:
+            for weight in layer.get_submodule(f"self_attn.{name}").parameters():
+                setattr(weight, PARTIAL_OVER_HEADS, True)
+
+
+def check_divisible(config: ModelConfig, tensor: int) -> None:
+    """Check that `tensor` workers can divide heads and MLP evenly.
+
+    Raises:
+        ConfigError: a size is not divisible.
+    """
+    for name, size in (
+        ("num_attention_heads", config.num_heads),
+        ("num_key_value_heads", config.num_kv_heads),
+        ("intermediate_size", config.intermediate_size),
+    ):
+        if size % tensor:
+            raise ConfigError(
+                f"parallelism.tensor: {tensor} does not divide {name}, {size}",
+                field="parallelism.tensor",
+                reason="OUT_OF_RANGE",
+                limit=f"a divisor of {name}, {size}",
+            )
+
+
+def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
+    """Shard layer by layer, so that at most two layers are whole at a time.
+
+    Embedding, last norm and head are sharded with the decoder itself.
+
+    Args:
+        narrow: gather matrices of layers in bfloat16, to which autocast would cast them anyway;
+            gradients are summed in fp32. Embedding and head stay in fp32, because they are computed
+            in fp32.
+    """
+    policy = NARROW if narrow else MixedPrecisionPolicy()
+    for layer in own_layers(decoder):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
+    register_fsdp_forward_method(decoder, "logits")
+    for module in _sharded(decoder):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+
+
+def _own_type(parameter: nn.Parameter) -> torch.dtype | None:
+    """Keep norms and biases in their type: norms are computed in fp32, and biases are small."""
+    return parameter.dtype if parameter.ndim < 2 else None
+
+
+# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast casts the inputs
+# of matrix products.
+NARROW = MixedPrecisionPolicy(
+    param_dtype=torch.bfloat16,
+    reduce_dtype=torch.float32,
+    cast_forward_inputs=False,
+    param_dtype_override_fn=_own_type,
+)
+
+
+class NamedParameters(Protocol):
+    """Model with named parameters.
+
+    A decoder names all its weights, a Backbone only its trainable weights, such as an adapter.
+    """
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+
+
+def whole_weights(model: NamedParameters, ranks: Ranks) -> dict[str, Tensor]:
+    """Return copies of all weights by name, on the CPU of the first worker.
+
+    Other workers get an empty dict. Every worker must call this. The model is unchanged and may be
+    trained while the copies are sent.
+    """
+    kept: dict[str, Tensor] = {}
+    keeps = ranks.rank == 0 or sends(ranks)
+    for name, parameter in model.named_parameters():
+        weight = _whole(parameter)
+        if keeps:
+            kept[name] = weight.to("cpu", copy=True)
+    return received(kept, ranks) if keeps else {}
+
+
+def assemble(decoder: Decoder, ranks: Ranks) -> None:
+    """Assemble the whole model on the first worker, so that it can be written.
+
+    Other workers keep their parts or nothing. The decoder cannot compute afterwards.
+    """
+    if ranks.mesh is None:
+        return
+    if ranks.pipeline is not None:
+        weights = whole_weights(decoder, ranks)
+        if ranks.rank == 0:
+            rebuild(decoder, weights)
+        return
+    for module in decoder.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor):
+                whole = _whole(parameter)
+                kept = whole.cpu() if ranks.rank == 0 else whole[:0]
+                setattr(module, name, nn.Parameter(kept, requires_grad=False))
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """Return the whole weight, without a copy if this worker holds all of it."""
+    weight = parameter.detach()
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+@contextmanager
+def gathered(decoder: Decoder) -> Iterator[None]:
+    """Gather shards on every worker inside the block, in fp32 and without gradients.
+
+    Workers may then run different numbers of forward passes, as sampling does.
+    """
+    modules, shards = list(_sharded(decoder)), list(_shards(decoder))
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+        for owner, name, shard in shards:
+            whole = getattr(owner, name)
+            if whole is not shard and whole.dtype != shard.dtype:
+                setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
+                # Free the storage as FSDP does; the next gathering allocates it again.
+                _local(whole).untyped_storage().resize_(0)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def _shards(decoder: Decoder) -> Iterator[tuple[nn.Module, str, DTensor]]:
+    for owner in decoder.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                yield owner, name, parameter
+
+
+def _exact(shard: DTensor, whole: Tensor) -> Tensor:
+    """Gather `whole` in fp32 over the shards only: this worker's part of a tensor group."""
+    mesh, part = shard.device_mesh[REPLICATE, SHARD], _local(whole)
+    held = DTensor.from_local(
+        shard.to_local(),
+        mesh,
+        (Replicate(), Shard(0)),
+        run_check=False,
+        shape=part.shape,
+        stride=part.stride(),
+    ).full_tensor()
+    if isinstance(whole, DTensor):
+        return DTensor.from_local(held, whole.device_mesh, whole.placements, run_check=False)
+    return held
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded(decoder: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in decoder.modules() if isinstance(module, FSDPModule))

@@ -1,0 +1,1 @@
+"""Command `python -m training plan`: memory and time of a recipe."""

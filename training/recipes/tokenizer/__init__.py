@@ -1,0 +1,1 @@
+"""Command `python -m training tokenizer`: training and comparison of tokenizers."""

@@ -1,0 +1,1 @@
+"""Files that a run writes about its stages: events, progress, samples and failures."""

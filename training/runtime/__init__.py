@@ -1,0 +1,1 @@
+"""Foundations of every stage: context, device, ranks, value ranges and training state."""
