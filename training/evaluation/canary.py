@@ -4,7 +4,7 @@ The test is a mixture likelihood ratio for two Bernoulli rates. For every pair o
 of the mixture ratios of both arms is a non-negative martingale, for any mixture of the arms and any
 stopping time. Divided by its maximum under the null hypothesis it is an e-process, which ever
 exceeds 1/alpha with probability at most alpha (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
-Power and limits: docs/decisions/2026-11-24-canary-test.md.
+Power and limits: docs/decisions/gate-and-canary.md.
 """
 
 from __future__ import annotations

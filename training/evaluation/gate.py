@@ -27,7 +27,7 @@ class GateConfig:
     # accuracy of reward models below the label-noise ceiling, beyond noise
     ceiling_gap: float = 0.1
     max_label_noise: float = 0.4  # above this, thumbs carry almost no information
-    # Per token; 8 bits alone cause 0.086 (docs/decisions/2026-11-26-served-samples.md).
+    # Per token; 8 bits alone cause 0.086 (docs/decisions/served-samples.md).
     served_mismatch_nats: float = 0.2
     min_win_rate: float = 0.5  # the lower bound of the interval must be higher
     retention_rise_bits: float = 0.1  # per byte

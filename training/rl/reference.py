@@ -1,7 +1,7 @@
 """Policy and frozen reference model, for the comparison in DPO and KTO and for collapse detection.
 
 The reference is computed in every step and never stored, so a step depends only on its number, and
-a resumed run needs no file of log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With
+a resumed run needs no file of log-probs (docs/decisions/preference-optimization.md). With
 LoRA the reference is the same decoder with its adapter switched off.
 
 Shapes: B responses, T tokens, N selected tokens, V vocabulary, D hidden.

@@ -1,7 +1,7 @@
 """Tokenizers opened from a directory, for encoding and for display of each token's bytes.
 
 Our byte pairs encode through tiktoken, all others through the library `tokenizers`
-(docs/decisions/2026-11-26-tokenizers.md). Both treat control tokens inside a text as text; only
+(docs/decisions/pre-training.md). Both treat control tokens inside a text as text; only
 chat templates insert real ones.
 """
 

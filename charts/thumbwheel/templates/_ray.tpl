@@ -1,5 +1,5 @@
 {{/* RayJob of a run, completed by the launcher. Each non-default field prevents a failure that was
-     observed: docs/decisions/2026-11-26-training-on-the-cluster.md. */}}
+     observed: docs/decisions/training-on-kubernetes.md. */}}
 {{- define "thumbwheel.rayJob" -}}
 {{- $ray := .Values.ray -}}
 apiVersion: ray.io/v1

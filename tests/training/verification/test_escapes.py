@@ -51,7 +51,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         }
 
 
-# Limits for all processes of a run: docs/decisions/2026-11-26-sandbox.md.
+# Limits for all processes of a run: docs/decisions/verifiable-rewards.md.
 NEED_CONTROL_GROUPS = {"takes 1 GiB in many processes"}
 
 

@@ -84,7 +84,7 @@ def pretraining(
 ) -> PretrainConfig:
     """Return the config of a run with Muon and a final cooldown.
 
-    Muon learns faster here (docs/decisions/2026-11-26-pre-training.md). Models of user texts are
+    Muon learns faster here (docs/decisions/pre-training.md). Models of user texts are
     sampled with their openings, as PROMPTS suit an encyclopedia.
     """
     return PretrainConfig(

@@ -2,7 +2,7 @@
 
 The limits include forks and files in memory. Creating groups requires root, or delegation by
 systemd or a container runtime. Otherwise only limits per process apply
-(docs/decisions/2026-11-26-sandbox.md).
+(docs/decisions/verifiable-rewards.md).
 """
 
 from __future__ import annotations
