@@ -135,7 +135,10 @@ REQUIREMENTS = (
         "Helm and kubectl",
         *of_parts(lambda: cluster.client_parts(cluster.locate())),
         "of the chart",
-        paths=("tests/charts/", "tests/infra/kserve_simulation/"),
+        paths=(
+            *("tests/charts/", "tests/infra/kserve_simulation/"),
+            "tests/architecture/test_adding_a_service.py",
+        ),
     ),
     Requirement(
         "resource definitions of other operators",
