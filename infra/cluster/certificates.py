@@ -81,7 +81,11 @@ def write_certificates(layout: Layout) -> None:
     for name, identity in IDENTITIES.items():
         write_pair(folder, name, authority.sign(identity.subject, identity.alternatives, DAYS))
     write_pair(folder, FRONT_PROXY, front.sign(Identity("front-proxy-client").subject, [], DAYS))
-    write_pair(folder, SERVICE_ACCOUNTS, _signing_pair())
+    # The key that signs service account tokens; its public key takes the place of a certificate.
+    key = generate_private_key(SECP256R1())
+    public_key = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_pair(folder, SERVICE_ACCOUNTS, CertificatePair(public_key, private_key))
     for name in CALLERS:
         file = layout.kubeconfig(name)
         file.touch(mode=0o600)
@@ -103,15 +107,3 @@ def kubeconfig(folder: Path, name: str) -> dict[str, object]:
         "contexts": [{"name": "thumbwheel", "context": {"cluster": "thumbwheel", "user": name}}],
         "current-context": "thumbwheel",
     }
-
-
-def _signing_pair() -> CertificatePair:
-    """Create the key that signs service account tokens.
-
-    The public key takes the place of the certificate.
-    """
-    key = generate_private_key(SECP256R1())
-    return CertificatePair(
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )

@@ -39,25 +39,8 @@ class Components:
 
     def first(self, api_is_ready: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
         """Return etcd, the API server and containerd."""
-        return (
-            Program("etcd", self._etcd(), {}, ETCD_PORT),
-            Program("containerd", self._containerd(), {}, CONTAINERD_PORT),
-            Program("apiserver", self._api(), {}, API_PORT, ready=api_is_ready),
-        )
-
-    def callers(self, policies_are_enforced: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
-        """Return the components that call the API."""
-        return (
-            Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
-            Program("scheduler", self._scheduler(), {}, SCHEDULER_PORT),
-            Program("kubelet", self._kubelet(), {}, KUBELET_HEALTH_PORT),
-            Program("proxy", self._proxy(), {}, PROXY_HEALTH_PORT),
-            Program("policies", self._policies(), {}, None, ready=policies_are_enforced),
-        )
-
-    def _etcd(self) -> tuple[str, ...]:
         address = f"http://127.0.0.1:{ETCD_PORT}"
-        return (
+        etcd = (
             str(self.tools.etcd),
             f"--data-dir={self.layout.data}/etcd",
             f"--listen-client-urls={address}",
@@ -66,12 +49,48 @@ class Components:
             "--unsafe-no-fsync",  # no data outlive the cluster
             "--log-level=warn",
         )
-
-    def _containerd(self) -> tuple[str, ...]:
+        containerd = str(self.tools.debian / "usr" / "bin" / "containerd")
         return (
-            str(self.tools.debian / "usr" / "bin" / "containerd"),
-            "-c",
-            self._configuration(CONTAINERD),
+            Program("etcd", etcd, {}, ETCD_PORT),
+            Program(
+                "containerd",
+                (containerd, "-c", self._configuration(CONTAINERD)),
+                {},
+                CONTAINERD_PORT,
+            ),
+            Program("apiserver", self._api(), {}, API_PORT, ready=api_is_ready),
+        )
+
+    def callers(self, policies_are_enforced: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
+        """Return the components that call the API."""
+        scheduler = (
+            *self._component("kube-scheduler"),
+            f"--kubeconfig={self.layout.kubeconfig('scheduler')}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+        )
+        kubelet = (
+            *self._component("kubelet"),
+            f"--config={self._configuration(KUBELET)}",
+            f"--kubeconfig={self.layout.kubeconfig(certificates.KUBELET)}",
+            f"--hostname-override={NODE}",
+            f"--node-ip={NODE_ADDRESS}",
+            f"--root-dir={self.layout.data}/kubelet",
+        )
+        proxy = (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
+        policies = (sys.executable, "-m", "infra.cluster", "policies", "--state")
+        return (
+            Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
+            Program("scheduler", scheduler, {}, SCHEDULER_PORT),
+            Program("kubelet", kubelet, {}, KUBELET_HEALTH_PORT),
+            Program("proxy", proxy, {}, PROXY_HEALTH_PORT),
+            Program(
+                "policies",
+                (*policies, str(self.layout.state)),
+                {},
+                None,
+                ready=policies_are_enforced,
+            ),
         )
 
     def _api(self) -> tuple[str, ...]:
@@ -119,37 +138,6 @@ class Components:
             f"--flex-volume-plugin-dir={self.layout.volume_plugins}",
             f"--kube-api-qps={CALLS_PER_SECOND}",
             f"--kube-api-burst={2 * CALLS_PER_SECOND}",
-        )
-
-    def _scheduler(self) -> tuple[str, ...]:
-        return (
-            *self._component("kube-scheduler"),
-            f"--kubeconfig={self.layout.kubeconfig('scheduler')}",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-        )
-
-    def _kubelet(self) -> tuple[str, ...]:
-        return (
-            *self._component("kubelet"),
-            f"--config={self._configuration(KUBELET)}",
-            f"--kubeconfig={self.layout.kubeconfig(certificates.KUBELET)}",
-            f"--hostname-override={NODE}",
-            f"--node-ip={NODE_ADDRESS}",
-            f"--root-dir={self.layout.data}/kubelet",
-        )
-
-    def _proxy(self) -> tuple[str, ...]:
-        return (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
-
-    def _policies(self) -> tuple[str, ...]:
-        return (
-            sys.executable,
-            "-m",
-            "infra.cluster",
-            "policies",
-            "--state",
-            str(self.layout.state),
         )
 
     def _component(self, name: str) -> tuple[str, str]:

@@ -59,27 +59,17 @@ def remove(name: str) -> None:
         ClusterError: a process is still in the group.
     """
     for hierarchy in hierarchies(MOUNTS.read_text()):
-        end = time.monotonic() + EMPTY_WITHIN_SECONDS
-        while not _removed(hierarchy / name):
-            if time.monotonic() > end:
-                raise ClusterError(
-                    f"the control group {hierarchy / name} is in use",
-                    field=str(hierarchy / name),
-                    reason="IN_USE",
-                )
-            time.sleep(POLL_SECONDS)
-
-
-def _removed(group: Path) -> bool:
-    """Try to remove the group; return True if the group no longer exists."""
-    if not group.exists():
-        return True
-    try:
-        for folder in _innermost_first(group):
-            folder.rmdir()
-    except OSError:
-        return False
-    return True
+        group, end = hierarchy / name, time.monotonic() + EMPTY_WITHIN_SECONDS
+        while group.exists():
+            try:
+                for folder in _innermost_first(group):
+                    folder.rmdir()
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise ClusterError(
+                        f"the control group {group} is in use", field=str(group), reason="IN_USE"
+                    ) from error
+                time.sleep(POLL_SECONDS)
 
 
 def _innermost_first(group: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
     The cluster outlives this process.
 
     Raises:
-        ClusterError: a cluster is already running, or the start failed. After a failed start no
-            process remains and the logs are preserved.
+        ClusterError: a cluster is already running, the folder contains other files, or the start
+            failed. After a failed start no process remains and the logs are preserved.
     """
     check_requirements()
     if running := find(layout):
@@ -62,7 +62,17 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             reason="IN_USE",
         )
     down(layout)
-    _claim(layout)
+    layout.state.mkdir(parents=True, exist_ok=True)
+    if any(layout.state.iterdir()):  # `down` would later remove these files
+        raise ClusterError(
+            f"{layout.state} contains other files; choose an empty folder for the cluster",
+            field=str(layout.state),
+            reason="EXISTS",
+            limit="an empty folder",
+        )
+    layout.marker.write_text(
+        "`python -m infra.cluster down` and the next `up` remove all files in this folder.\n"
+    )
     write_certificates(layout)
     write_configuration(layout, tools.network_plugins)
     for folder in (layout.logs, layout.data, layout.private):
@@ -98,11 +108,23 @@ def down(layout: Layout) -> None:
     """Stop the cluster and remove its files.
 
     Folders without a cluster's marker are not touched.
+
+    Raises:
+        ClusterError: a folder of the machine is mounted below the state folder.
     """
-    if layout.marker.exists():
-        end(layout)
-        _check_no_mounts(layout)
-        shutil.rmtree(layout.state)
+    if not layout.marker.exists():
+        return
+    end(layout)
+    # Mounts below the state folder exist only inside the namespaces. Seen from the host, a removal
+    # must never reach through a mount.
+    mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
+    if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
+        raise ClusterError(
+            f"nothing removed: {below[0]} is mounted in the cluster's folder",
+            field=below[0],
+            reason="IN_USE",
+        )
+    shutil.rmtree(layout.state)
 
 
 def end(layout: Layout) -> None:
@@ -179,50 +201,21 @@ def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
     return {**os.environ, **tools.environment, **own, "KUBECONFIG": str(layout.kubeconfig())}
 
 
-def _check_no_mounts(layout: Layout) -> None:
-    """Check that no folder of the machine is mounted below the state folder.
-
-    Such mounts exist only inside the namespaces. Seen from the host, a removal must never reach
-    through a mount.
-
-    Raises:
-        ClusterError: a mount exists.
-    """
-    mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
-    if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
-        raise ClusterError(
-            f"nothing removed: {below[0]} is mounted in the cluster's folder",
-            field=below[0],
-            reason="IN_USE",
-        )
-
-
-def _claim(layout: Layout) -> None:
-    """Mark the folder as the cluster's.
-
-    Raises:
-        ClusterError: the folder contains other files, which `down` would remove.
-    """
-    layout.state.mkdir(parents=True, exist_ok=True)
-    if any(layout.state.iterdir()):
-        raise ClusterError(
-            f"{layout.state} contains other files; choose an empty folder for the cluster",
-            field=str(layout.state),
-            reason="EXISTS",
-            limit="an empty folder",
-        )
-    layout.marker.write_text(
-        "`python -m infra.cluster down` and the next `up` remove all files in this folder.\n"
-    )
-
-
 def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
     command = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
     command += [sys.executable, "-m", "infra.cluster", "node", "--state", str(layout.state)]
+    # Variables of the user are left out: a proxy, for example, is not reachable from the cluster.
+    environment = {
+        **tools.environment,
+        "HOME": str(layout.private),
+        "KUBECONFIG": str(layout.kubeconfig()),
+        "LANG": "C.UTF-8",
+        "THUMBWHEEL_CACHE": str(cache()),
+    }
     with (layout.logs / LOG).open("wb") as log:
         outside = subprocess.Popen(
             command,
-            env=_own_environment(layout, tools),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -243,15 +236,6 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
         field=str(layout.logs / LOG),
         reason="FAILED",
     )
-
-
-def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
-    """Return the environment of the cluster's processes, without variables of the user.
-
-    A proxy, for example, is not reachable from the cluster. The path of the cache is included.
-    """
-    own = {"HOME": str(layout.private), "KUBECONFIG": str(layout.kubeconfig()), "LANG": "C.UTF-8"}
-    return {**tools.environment, **own, "THUMBWHEEL_CACHE": str(cache())}
 
 
 def _record_process(layout: Layout, outside: subprocess.Popen[str]) -> None:

@@ -65,28 +65,25 @@ class Node:
         set_up_namespaces(self._layout)
         self._print_step("namespaces")
         async with connected(self._layout) as api:
-            await self._start_all(api)
+            for program in self._components.first(api.is_ready):
+                self._start(program)
+            await self._ready("etcd", "containerd")
+            for image in self._images:
+                await run(*import_command(image))
+                self._print_step(f"image {image.stem}")
+            await self._ready("apiserver")
+            for program in self._components.callers(is_enforced):
+                self._start(program)
+            await run("kubectl", "apply", "--server-side", "-f", str(DNS))
+            self._print_step("DNS applied")
+            await self._ready("controllers", "scheduler", "kubelet", "proxy", "policies")
+            await self._wait_for("node", lambda: _is_node_ready(api))
+            await self._wait_for("DNS", lambda: _is_dns_ready(api))
         asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
         print(READY, flush=True)
         # The reader of standard output exits after the start.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         await asyncio.Event().wait()
-
-    async def _start_all(self, api: Api) -> None:
-        for program in self._components.first(api.is_ready):
-            self._start(program)
-        await self._ready("etcd", "containerd")
-        for image in self._images:
-            await run(*import_command(image))
-            self._print_step(f"image {image.stem}")
-        await self._ready("apiserver")
-        for program in self._components.callers(is_enforced):
-            self._start(program)
-        await run("kubectl", "apply", "--server-side", "-f", str(DNS))
-        self._print_step("DNS applied")
-        await self._ready("controllers", "scheduler", "kubelet", "proxy", "policies")
-        await self._wait_for("node", lambda: _is_node_ready(api))
-        await self._wait_for("DNS", lambda: _is_dns_ready(api))
 
     def _start(self, program: Program) -> None:
         child = Child(program, self._print_supervisor, self._layout.logs / f"{program.name}.log")

@@ -50,23 +50,16 @@ def part() -> Part:
 
 
 def _fill(folder: Path) -> None:
-    fetched = folder / "fetched"
+    fetched, strimzi = folder / "fetched", folder / "strimzi"
     for module in read_modules(MODULES):
         fetch_definitions(module, fetched / "modules", folder / module.name)
-    _generate(fetched / "jars", folder / "strimzi")
-    shutil.rmtree(fetched)
-
-
-def _generate(jars: Path, folder: Path) -> None:
-    """Generate the definitions of Strimzi.
-
-    Strimzi publishes Java classes and a generator that writes the definitions; both need Java 21.
-    """
+    # Strimzi publishes Java classes and a generator of definitions; both need Java 21.
+    jars = fetched / "jars"
     jars.mkdir()
-    folder.mkdir()
+    strimzi.mkdir()
     fetch_jars(*STRIMZI, jars, "Strimzi's jars")
     targets = [
-        f"io.strimzi.api.kafka.model.{name}={folder / name.partition('.')[2]}.yaml"
+        f"io.strimzi.api.kafka.model.{name}={strimzi / name.partition('.')[2]}.yaml"
         for name in RESOURCES
     ]
     java = servers.locate().jvm
@@ -74,3 +67,4 @@ def _generate(jars: Path, folder: Path) -> None:
         "generating Strimzi's definitions",
         [[str(java), "-cp", f"{jars}/*", GENERATOR, "--yaml", *targets]],
     )
+    shutil.rmtree(fetched)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from infra.cluster.node import import_command
 from infra.deploy.cluster_shell import ClusterShell
-from infra.images.archive import ImageDescription, write_archive
+from infra.images.archive import write_archive
 from infra.images.build import built_image
 from infra.images.catalogue import read_catalogue
 
@@ -37,17 +37,11 @@ def load_images(
         with built_image(catalogue.images[name], catalogue, say, bare=name in bare) as image:
             tag = image.digest.removeprefix("sha256:")[:TAG_DIGITS]
             if loaded.get(name) != tag:
-                _load(shell, image, f"{REPOSITORY}-{name}:{tag}", say)
+                archive = shell.layout.state / "image.tar"
+                write_archive(archive, f"{REPOSITORY}-{name}:{tag}", image)
+                say(f"loading the image ({archive.stat().st_size / 1e6:.0f} MB)")
+                shell.run(*import_command(archive))
+                archive.unlink()
                 loaded[name] = tag
                 note.write_text(json.dumps(loaded))
     return {name: loaded[name] for name in names}
-
-
-def _load(
-    shell: ClusterShell, image: ImageDescription, reference: str, say: Callable[[str], None]
-) -> None:
-    archive = shell.layout.state / "image.tar"
-    write_archive(archive, reference, image)
-    say(f"loading the image ({archive.stat().st_size / 1e6:.0f} MB)")
-    shell.run(*import_command(archive))
-    archive.unlink()

@@ -30,7 +30,14 @@ def install_base(layout: Layout, spec: str) -> Path:
         WrongBaseError: the state folder was created with another model.
         ModelError: the model is unavailable; the message explains how to get it.
     """
-    directory = _install_nano(layout) if spec == NANO else resolve_model(spec, layout.models)
+    if spec == NANO:
+        directory = layout.models / NANO_VERSION
+        if not (directory / "manifest.json").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            with atomic_folder(directory) as folder:
+                shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
+    else:
+        directory = resolve_model(spec, layout.models)
     file = layout.state / "base.json"
     if file.exists():
         base = json.loads(file.read_text())["base"]
@@ -47,12 +54,3 @@ def install_base(layout: Layout, spec: str) -> Path:
     partial.write_text(json.dumps({"base": directory.name}))
     partial.replace(file)
     return directory
-
-
-def _install_nano(layout: Layout) -> Path:
-    target = layout.models / NANO_VERSION
-    if not (target / "manifest.json").exists():
-        shutil.rmtree(target, ignore_errors=True)
-        with atomic_folder(target) as folder:
-            shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
-    return target

@@ -75,7 +75,18 @@ async def _stop(
     """
     try:
         with suppress(asyncio.CancelledError):
-            await _wait_for_checkpoint(process, loop, say, checkpoint_seconds)
+            # Wait for the next checkpoint, the end of the step, or the time-out.
+            step, before = running_step(loop), _checkpoints(loop)
+            if step not in STEPS_WITHOUT_LOSS:
+                say(f"{step} stops at its next checkpoint or after {checkpoint_seconds:.0f} s")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(checkpoint_seconds):
+                        while (  # noqa: ASYNC110
+                            process.returncode is None
+                            and running_step(loop) == step
+                            and _checkpoints(loop) == before
+                        ):
+                            await asyncio.sleep(POLL_SECONDS)
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         with suppress(TimeoutError):
@@ -86,27 +97,6 @@ async def _stop(
             # The process group includes Ray's processes.
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-
-
-async def _wait_for_checkpoint(
-    process: asyncio.subprocess.Process,
-    loop: Path,
-    say: Callable[[str], None],
-    checkpoint_seconds: float,
-) -> None:
-    """Wait for the next checkpoint, the end of the step, or the time-out."""
-    step, before = running_step(loop), _checkpoints(loop)
-    if step in STEPS_WITHOUT_LOSS:
-        return
-    say(f"{step} stops at its next checkpoint or after {checkpoint_seconds:.0f} s")
-    with suppress(TimeoutError):
-        async with asyncio.timeout(checkpoint_seconds):
-            while (  # noqa: ASYNC110
-                process.returncode is None
-                and running_step(loop) == step
-                and _checkpoints(loop) == before
-            ):
-                await asyncio.sleep(POLL_SECONDS)
 
 
 def running_step(loop: Path) -> str:

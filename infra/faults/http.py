@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -95,7 +95,14 @@ class HttpProxy:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.counts["requests"] += 1
-        fault = self._select_fault(request.method)
+        fault = next(
+            (
+                fault
+                for fault in self.faults
+                if request.method in fault.methods and fault.chance.strikes()
+            ),
+            None,
+        )
         if fault is None:
             return await self._forward(request, None)
         self.counts[fault.kind] += 1
@@ -110,12 +117,6 @@ class HttpProxy:
             case Kind.SLOW:
                 await asyncio.sleep(fault.seconds)
         return await self._forward(request, fault)
-
-    def _select_fault(self, method: str) -> HttpFault | None:
-        return next(
-            (fault for fault in self.faults if method in fault.methods and fault.chance.strikes()),
-            None,
-        )
 
     async def _forward(
         self, request: web.BaseRequest, fault: HttpFault | None
@@ -134,7 +135,21 @@ class HttpProxy:
                 if fault and fault.kind is Kind.ANSWER_LOST:
                     await answer.read()
                     return _cut(request)
-                return await _pass_back(request, answer, fault)
+                response = web.StreamResponse(
+                    status=answer.status,
+                    reason=answer.reason,
+                    headers=_end_to_end_headers(answer.headers),
+                )
+                await response.prepare(request)
+                passed, cuts = 0, fault is not None and fault.kind is Kind.ANSWER_RESET
+                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                    if fault and cuts and passed + len(chunk) > fault.body_bytes:
+                        await response.write(chunk[: fault.body_bytes - passed])
+                        return _cut(request)
+                    passed += len(chunk)
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
         # The store is unavailable or its connection was reset: reset the client as well.
         except (ClientError, OSError):
             return _cut(request)
@@ -148,24 +163,6 @@ async def _body(request: web.BaseRequest, fault: HttpFault | None) -> AsyncItera
             raise ConnectionResetError
         passed += len(chunk)
         yield chunk
-
-
-async def _pass_back(
-    request: web.BaseRequest, answer: ClientResponse, fault: HttpFault | None
-) -> web.StreamResponse:
-    response = web.StreamResponse(
-        status=answer.status, reason=answer.reason, headers=_end_to_end_headers(answer.headers)
-    )
-    await response.prepare(request)
-    passed = 0
-    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-        if fault and fault.kind is Kind.ANSWER_RESET and passed + len(chunk) > fault.body_bytes:
-            await response.write(chunk[: fault.body_bytes - passed])
-            return _cut(request)
-        passed += len(chunk)
-        await response.write(chunk)
-    await response.write_eof()
-    return response
 
 
 def _refusal(fault: HttpFault) -> web.Response:

@@ -40,17 +40,15 @@ class CommitProxy(StreamProxy):
         while chunk := await client.reader.read(CHUNK_BYTES):
             if COMMIT in chunk and self.planned:
                 lost.set()
-                await self._break(self.planned.popleft(), client)
+                kind = self.planned.popleft()
+                self.counts[kind] += 1
+                if kind is CommitFault.NOT_SENT:
+                    raise CutError
+                if kind is CommitFault.LATE:
+                    reset(client.writer.transport)
+                    await asyncio.sleep(LATE_COMMIT_SECONDS)
             await server.send(chunk)
         server.writer.write_eof()
-
-    async def _break(self, kind: CommitFault, client: End) -> None:
-        self.counts[kind] += 1
-        if kind is CommitFault.NOT_SENT:
-            raise CutError
-        if kind is CommitFault.LATE:
-            reset(client.writer.transport)
-            await asyncio.sleep(LATE_COMMIT_SECONDS)
 
     async def _pass_down(self, client: End, server: End, lost: asyncio.Event) -> None:
         while chunk := await server.reader.read(CHUNK_BYTES):

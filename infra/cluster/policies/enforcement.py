@@ -61,18 +61,15 @@ class PolicyEnforcer:
                 async for event in self._api.watch(kind, listed["metadata"]["resourceVersion"]):
                     if event["type"] == "ERROR":
                         break
-                    self._apply_event(kind, event)
+                    key = _key(event["object"])
+                    if event["type"] == "DELETED":
+                        self._known[kind].pop(key, None)
+                    else:
+                        self._known[kind][key] = event["object"]
+                    self._changed.set()
             except (aiohttp.ClientError, TimeoutError) as error:
                 print(f"restarting watch: {kind}: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(RETRY_SECONDS)
-
-    def _apply_event(self, kind: str, event: Json) -> None:
-        key = _key(event["object"])
-        if event["type"] == "DELETED":
-            self._known[kind].pop(key, None)
-        else:
-            self._known[kind][key] = event["object"]
-        self._changed.set()
 
     async def _enforce(self) -> None:
         """Apply changes once all kinds are known: partial data would yield other rules."""
@@ -80,20 +77,19 @@ class PolicyEnforcer:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if len(self._known) == len(KINDS) and (table := render(self._cluster_state())) != last:
+            if len(self._known) < len(KINDS):
+                continue
+            state = ClusterState(
+                pods=read_pods(self._known[PODS].values()),
+                namespaces={
+                    entry["metadata"]["name"]: entry["metadata"].get("labels") or {}
+                    for entry in self._known[NAMESPACES].values()
+                },
+                policies=[read_policy(entry) for entry in self._known[POLICIES].values()],
+            )
+            if (table := render(state)) != last:
                 await self._apply(table)
                 last = table
-
-    def _cluster_state(self) -> ClusterState:
-        namespaces = self._known[NAMESPACES].values()
-        return ClusterState(
-            pods=read_pods(self._known[PODS].values()),
-            namespaces={
-                entry["metadata"]["name"]: entry["metadata"].get("labels") or {}
-                for entry in namespaces
-            },
-            policies=[read_policy(entry) for entry in self._known[POLICIES].values()],
-        )
 
 
 async def apply_table(table: str) -> None:

@@ -137,10 +137,22 @@ def read_selector(found: Json | None) -> Selector | None:
 
 def read_pods(found: Iterable[Json]) -> tuple[Pod, ...]:
     """Return the pods that policies can select."""
-    pods = (_read_pod(entry) for entry in found)
-    return tuple(
-        sorted((pod for pod in pods if pod), key=lambda pod: ipaddress.ip_address(pod.address))
-    )
+    pods = []
+    for entry in found:
+        spec, status, metadata = entry["spec"], entry.get("status", {}), entry["metadata"]
+        address, ended = status.get("podIP"), status.get("phase") in ("Succeeded", "Failed")
+        # Pods on the network of the host have no address of their own.
+        if not address or ended or spec.get("hostNetwork"):
+            continue
+        ports = [
+            NamedPort(port["name"], port.get("protocol", "TCP"), port["containerPort"])
+            for container in (*(spec.get("initContainers") or ()), *spec["containers"])
+            for port in container.get("ports") or ()
+            if "name" in port
+        ]
+        labels = metadata.get("labels") or {}
+        pods.append(Pod(metadata["namespace"], address, labels, tuple(ports)))
+    return tuple(sorted(pods, key=lambda pod: ipaddress.ip_address(pod.address)))
 
 
 def read_policy(found: Json) -> Policy:
@@ -154,48 +166,25 @@ def read_policy(found: Json) -> Policy:
     )
 
 
-def _read_pod(found: Json) -> Pod | None:
-    spec, status, metadata = found["spec"], found.get("status", {}), found["metadata"]
-    address, ended = status.get("podIP"), status.get("phase") in ("Succeeded", "Failed")
-    if not address or ended or spec.get("hostNetwork"):
-        return None
-    ports = [
-        NamedPort(port["name"], port.get("protocol", "TCP"), port["containerPort"])
-        for container in (*(spec.get("initContainers") or ()), *spec["containers"])
-        for port in container.get("ports") or ()
-        if "name" in port
-    ]
-    return Pod(metadata["namespace"], address, metadata.get("labels") or {}, tuple(ports))
-
-
 def _read_rules(found: Sequence[Json] | None, side: str) -> tuple[Rule, ...]:
-    return tuple(
-        Rule(_read_peers(entry.get(side)), _read_ports(entry.get("ports"))) for entry in found or ()
-    )
-
-
-def _read_peers(found: Sequence[Json] | None) -> tuple[IpBlock | PodPeer, ...] | None:
-    if not found:
-        return None
-    return tuple(peer for entry in found if (peer := _read_peer(entry)))
-
-
-def _read_peer(found: Json) -> IpBlock | PodPeer | None:
-    if block := found.get("ipBlock"):
-        exceptions = tuple(filter(_is_ipv4, block.get("except") or ()))
-        return IpBlock(block["cidr"], exceptions) if _is_ipv4(block["cidr"]) else None
-    return PodPeer(
-        read_selector(found.get("namespaceSelector")), read_selector(found.get("podSelector"))
-    )
-
-
-def _read_ports(found: Sequence[Json] | None) -> tuple[Port, ...] | None:
-    if not found:
-        return None
-    return tuple(
-        Port(entry.get("protocol", "TCP"), entry.get("port"), entry.get("endPort"))
-        for entry in found
-    )
+    rules = []
+    for entry in found or ():
+        peers: list[IpBlock | PodPeer] = []
+        for peer in entry.get(side) or ():
+            if block := peer.get("ipBlock"):
+                if _is_ipv4(block["cidr"]):
+                    exceptions = filter(_is_ipv4, block.get("except") or ())
+                    peers.append(IpBlock(block["cidr"], tuple(exceptions)))
+            else:
+                namespaces = read_selector(peer.get("namespaceSelector"))
+                peers.append(PodPeer(namespaces, read_selector(peer.get("podSelector"))))
+        ports = tuple(
+            Port(port.get("protocol", "TCP"), port.get("port"), port.get("endPort"))
+            for port in entry.get("ports") or ()
+        )
+        # A missing or empty list selects all peers. A list of IPv6 blocks only selects no peer.
+        rules.append(Rule(tuple(peers) if entry.get(side) else None, ports or None))
+    return tuple(rules)
 
 
 def _is_ipv4(network: str) -> bool:

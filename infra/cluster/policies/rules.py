@@ -55,7 +55,14 @@ def render(state: ClusterState) -> str:
     jumps: dict[Direction, list[str]] = {direction: [] for direction in Direction}
     for direction in (Direction.EGRESS, Direction.INGRESS):
         for pod in state.pods:
-            if policies := _policies_of(state, pod, direction):
+            policies = [
+                policy
+                for policy in state.policies
+                if policy.namespace == pod.namespace
+                and _rules_of(policy, direction) is not None
+                and policy.selector.matches(pod.labels)
+            ]
+            if policies:
                 name = f"{direction.name.lower()}_{pod.address.replace('.', '_')}"
                 rules = sorted(
                     {rule for policy in policies for rule in _rules(state, policy, pod, direction)}
@@ -81,16 +88,6 @@ def _hook(name: str) -> str:
     return f"type filter hook {name} priority 10; policy accept;"
 
 
-def _policies_of(state: ClusterState, pod: Pod, direction: Direction) -> list[Policy]:
-    return [
-        policy
-        for policy in state.policies
-        if policy.namespace == pod.namespace
-        and _rules_of(policy, direction) is not None
-        and policy.selector.matches(pod.labels)
-    ]
-
-
 def _rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
     return policy.ingress if direction is Direction.INGRESS else policy.egress
 
@@ -105,28 +102,24 @@ def _rules(state: ClusterState, policy: Policy, pod: Pod, direction: Direction) 
         for peer in rule.peers:
             if isinstance(peer, IpBlock):
                 servers = [pod] if direction is Direction.INGRESS else state.pods
-                yield from _returns(_block(peer, direction), rule, servers)
+                block = f"ip {direction} {peer.addresses}"
+                if peer.exceptions:
+                    block += f" ip {direction} != {{ {', '.join(peer.exceptions)} }}"
+                yield from _returns(block, rule, servers)
             elif peers := state.selected_pods(peer, policy.namespace):
                 addresses = ", ".join(other.address for other in peers)
                 servers = [pod] if direction is Direction.INGRESS else peers
                 yield from _returns(f"ip {direction} {{ {addresses} }}", rule, servers)
 
 
-def _block(block: IpBlock, direction: Direction) -> str:
-    without = f" ip {direction} != {{ {', '.join(block.exceptions)} }}" if block.exceptions else ""
-    return f"ip {direction} {block.addresses}{without}"
-
-
 def _returns(peer: str, rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
-    for ports in _ports(rule, servers):
+    matches = (
+        [ANY]
+        if rule.ports is None
+        else [match for port in rule.ports for match in _port(port, servers)]
+    )
+    for ports in matches:
         yield " ".join(filter(None, (peer, ports, "return")))
-
-
-def _ports(rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
-    if rule.ports is None:
-        yield ANY
-    for port in rule.ports or ():
-        yield from _port(port, servers)
 
 
 def _port(port: Port, servers: Sequence[Pod]) -> Iterator[str]:
