@@ -258,7 +258,6 @@ def crowded_folders(modules: Sequence[Module]) -> Iterator[str]:
 
 # Folders that still have to be divided by subject, with the number of modules that they have now.
 CROWDED = {
-    "infra/servers": 17,
     "training/data": 19,
     "training/rl": 16,
     "training/stages": 16,

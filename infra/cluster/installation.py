@@ -22,7 +22,7 @@ from infra.cluster.programs import (
     cluster_program,
     remove_build_caches,
 )
-from infra.images.program import write_program_image
+from infra.images.archive import write_program_image
 from infra.servers.debian import unpack_packages
 from infra.servers.installation import (
     LOCKS,

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 
 from infra.evaluation_stores.databases import ensure_databases
 from infra.evaluation_stores.layout import StoreLayout
-from infra.servers.java import Java
-from infra.servers.kafka import Kafka
+from infra.servers.kafka import Java, Kafka
 from infra.servers.postgres import Postgres
 from infra.servers.seaweedfs import SeaweedFS
 from infra.servers.valkey import Valkey

@@ -16,8 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from infra.faults.chance import Chance
-from infra.faults.loop_thread import LoopThread
-from infra.faults.proxy import HOST, reset
+from infra.faults.proxy import HOST, LoopThread, reset
 
 CHUNK_BYTES = 64 * 1024
 HANG_POLL_SECONDS = 0.02
@@ -108,7 +107,16 @@ class HttpProxy:
         self.counts[fault.kind] += 1
         match fault.kind:
             case Kind.STATUS:
-                return _refusal(fault)
+                # The format of S3: a status and XML with the error code.
+                code = CODES.get(fault.status, "InternalError")
+                seconds = fault.retry_after_seconds
+                return web.Response(
+                    status=fault.status,
+                    text=f"<?xml version='1.0'?><Error><Code>{code}</Code>"
+                    "<Message>injected</Message></Error>",
+                    content_type="application/xml",
+                    headers={} if seconds is None else {"Retry-After": str(seconds)},
+                )
             case Kind.HANG:
                 # Another thread sets the faults, so polling is simplest.
                 while fault in self.faults and request.transport is not None:  # noqa: ASYNC110
@@ -163,18 +171,6 @@ async def _body(request: web.BaseRequest, fault: HttpFault | None) -> AsyncItera
             raise ConnectionResetError
         passed += len(chunk)
         yield chunk
-
-
-def _refusal(fault: HttpFault) -> web.Response:
-    """Build an error response in the format of S3: a status and XML with the error code."""
-    code = CODES.get(fault.status, "InternalError")
-    headers = (
-        {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
-    )
-    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
-    return web.Response(
-        status=fault.status, text=text, content_type="application/xml", headers=headers
-    )
 
 
 def _end_to_end_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -8,15 +8,17 @@ import io
 import json
 import platform
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.images.layer import TIME, Layer
+from infra.images.layer import TIME, Layer, LayerWriter
 
 MEDIA = "application/vnd.oci.image"
 CREATED = "2026-01-01T00:00:00Z"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+UNPRIVILEGED = "65532:65532"
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,27 @@ def write_archive(path: Path, reference: str, image: ImageDescription) -> None:
     named = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference}
     index = {"schemaVersion": 2, "manifests": [{**image.entry, "annotations": named}]}
     texts = {**image.texts, "index.json": json.dumps(index, sort_keys=True).encode()}
-    _write(path, texts, {layer.blob.sha256: layer.blob.path for layer in image.layers})
-
-
-def _write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+    files = {layer.blob.sha256: layer.blob.path for layer in image.layers}
     partial = path.with_name(f"{path.name}.partial")
     with tarfile.open(partial, "w") as tar:
         _add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(tar, "index.json", texts["index.json"])
+        # Sorted, so that equal images yield equal archives.
         for digest in sorted({*texts, *files} - {"index.json"}):
             _add(tar, f"blobs/sha256/{digest}", texts[digest] if digest in texts else files[digest])
     partial.rename(path)
+
+
+def write_program_image(program: Path, reference: str, archive: Path) -> None:
+    """Write an image of a static program that runs as an unprivileged user.
+
+    The program is at the root, and the image contains no other file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
+            writer.file(program, f"/{program.name}")
+        config = {"User": UNPRIVILEGED, "Entrypoint": [f"/{program.name}"], "WorkingDir": "/"}
+        write_archive(archive, reference, describe([writer.layer], config))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:

@@ -59,6 +59,7 @@ def read_catalogue(text: str | None = None) -> Catalogue:
 
     The path `services/*` represents the folders of all services with a gRPC server.
     """
+    services = sorted(Path("services", service.name) for service in service_table().grpc)
     table = tomllib.loads(LIST.read_text() if text is None else text)
     python, maven, without = table.pop("python"), table.pop("maven"), table.pop("without")
     images = {
@@ -66,7 +67,11 @@ def read_catalogue(text: str | None = None) -> Catalogue:
             name,
             entry["about"],
             Path(entry["lock"]),
-            [path for entry_path in entry["paths"] for path in _expand(entry_path)],
+            [
+                path
+                for listed in entry["paths"]
+                for path in (services if listed == EVERY_SERVICE else [Path(listed)])
+            ],
             entry["module"],
             entry.get("programs", ()),
             entry.get("scripts", {}),
@@ -76,9 +81,3 @@ def read_catalogue(text: str | None = None) -> Catalogue:
         for name, entry in table.items()
     }
     return Catalogue(images, python, maven, without)
-
-
-def _expand(path: str) -> list[Path]:
-    if path != EVERY_SERVICE:
-        return [Path(path)]
-    return sorted(Path("services", service.name) for service in service_table().grpc)

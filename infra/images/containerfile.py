@@ -32,26 +32,29 @@ COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash"
 
 def render(catalogue: Catalogue) -> Mapping[Path, str]:
     """Return the texts of the rendered files by path."""
-    containerfile = "\n\n".join(["\n".join(part) for part in _parts(catalogue)])
+    user = interpreter.USER
+    parts = [
+        [HEAD, f"ARG PYTHON={catalogue.python}"],
+        [
+            "FROM ${PYTHON} AS base",
+            f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app "
+            "--home-dir /tmp --no-create-home app",
+            *[f"ENV {name}={value}" for name, value in ENVIRONMENT.items()],
+            f"WORKDIR {APP}",
+            'ENTRYPOINT ["python3", "-m"]',
+        ],
+    ]
+    wanted: set[Path] = set()
+    for image in catalogue.images.values():
+        parts.extend(_stages(image, catalogue))
+        wanted.update(locks_of(image), image.paths)
+    containerfile = "\n\n".join("\n".join(part) for part in parts)
+    # Exclude everything, then include what the stages copy.
+    ignored = [HEAD, "*", *[f"!{path}" for path in sorted(wanted)], "**/__pycache__"]
     return {
         ROOT / "Containerfile": f"{containerfile}\n",
-        ROOT / ".dockerignore": "\n".join(_ignored(catalogue)) + "\n",
+        ROOT / ".dockerignore": "\n".join(ignored) + "\n",
     }
-
-
-def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
-    user = interpreter.USER
-    yield [HEAD, f"ARG PYTHON={catalogue.python}"]
-    yield [
-        "FROM ${PYTHON} AS base",
-        f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app "
-        "--home-dir /tmp --no-create-home app",
-        *[f"ENV {name}={value}" for name, value in ENVIRONMENT.items()],
-        f"WORKDIR {APP}",
-        'ENTRYPOINT ["python3", "-m"]',
-    ]
-    for image in catalogue.images.values():
-        yield from _stages(image, catalogue)
 
 
 def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
@@ -77,6 +80,11 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
             f"RUN mvn -q -B -f /tmp/locks/pom.xml {PLUGIN} -DoutputDirectory={JARS} \\",
             f"    && cd {JARS} && sha256sum --check --strict /tmp/locks/jars.sha256",
         ]
+    scripts = []
+    for name, function in image.scripts.items():
+        path = f"{interpreter.PREFIX}/bin/{name}"
+        lines = " ".join(map(shlex.quote, script(function).splitlines()))
+        scripts.append(f"RUN printf '%s\\n' {lines} > {path} && chmod 755 {path}")
     config = config_of(image)
     yield [
         f"# {image.about}",
@@ -85,24 +93,9 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],
-        *[
-            _written(f"{interpreter.PREFIX}/bin/{name}", script(function))
-            for name, function in image.scripts.items()
-        ],
+        *scripts,
         f"RUN {COMPILE} {' '.join(sorted({f'{APP}/{path.parts[0]}' for path in image.paths}))}",
         f"USER {config['User']}",
         *[f"LABEL {name}={json.dumps(value)}" for name, value in labels_of(image).items()],
         f"CMD {json.dumps(config['Cmd'])}",
     ]
-
-
-def _written(path: str, text: str) -> str:
-    lines = " ".join(map(shlex.quote, text.splitlines()))
-    return f"RUN printf '%s\\n' {lines} > {path} && chmod 755 {path}"
-
-
-def _ignored(catalogue: Catalogue) -> list[str]:
-    wanted = {
-        path for image in catalogue.images.values() for path in (*locks_of(image), *image.paths)
-    }
-    return [HEAD, "*", *[f"!{path}" for path in sorted(wanted)], "**/__pycache__"]

@@ -46,7 +46,12 @@ def main(groups: list[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for group in groups:
             install(group)
-        _install_command()
+        # `.venv/bin/thumbwheel`, the command line of this clone.
+        python, command = VENV / "bin" / "python", VENV / "bin" / "thumbwheel"
+        text = f"#!{python}\nfrom thumbwheel_cli.__main__ import main\n\nmain()\n"
+        if not command.exists() or command.read_text() != text:
+            command.write_text(text)
+            command.chmod(0o755)
 
 
 def install(group: str) -> None:
@@ -75,27 +80,14 @@ def install(group: str) -> None:
             str(lock),
         ]
     )
-    _put_clone_on_path()
+    # Make the packages of the clone importable: `services`, `training`, `infra`, `thumbwheel`.
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
     for old in marker.parent.glob(f"{group}-*"):
         old.unlink()
     marker.parent.mkdir(exist_ok=True)
     marker.touch()
     print(f"==> {group} installed in {time.monotonic() - started:.0f} s", flush=True)
-
-
-def _put_clone_on_path() -> None:
-    """Make the packages of the clone importable: `services`, `training`, `infra`, `thumbwheel`."""
-    site = next((VENV / "lib").glob("python3*/site-packages"))
-    (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
-
-
-def _install_command() -> None:
-    """Write `.venv/bin/thumbwheel`, the command line of this clone."""
-    python, command = VENV / "bin" / "python", VENV / "bin" / "thumbwheel"
-    text = f"#!{python}\nfrom thumbwheel_cli.__main__ import main\n\nmain()\n"
-    if not command.exists() or command.read_text() != text:
-        command.write_text(text)
-        command.chmod(0o755)
 
 
 def cache() -> Path:
@@ -111,10 +103,13 @@ def find_uv() -> str:
     binary = home / "bin" / "uv"
     if not binary.exists():
         print("==> installing uv, the installer (25 MB)", flush=True)
+        # Environments made by uv have no pip; the base Python of .venv has.
+        has_pip = importlib.util.find_spec("pip") is not None
+        python = sys.executable if has_pip else f"{sys.base_prefix}/bin/python3"
         with atomic_folder(home) as partial:
             run(
                 [
-                    _python_with_pip(),
+                    python,
                     "-m",
                     "pip",
                     "install",
@@ -129,11 +124,6 @@ def find_uv() -> str:
                 ]
             )
     return str(binary)
-
-
-def _python_with_pip() -> str:
-    """Return this Python, or the base Python of .venv: environments made by uv have no pip."""
-    return sys.executable if importlib.util.find_spec("pip") else f"{sys.base_prefix}/bin/python3"
 
 
 @contextlib.contextmanager

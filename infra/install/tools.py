@@ -89,29 +89,25 @@ def check_page() -> None:
     Raises:
         ToolError: a file differs.
     """
-    with tempfile.TemporaryDirectory() as fresh:
-        build_page(Path(fresh))
-        stale = sorted(_differing(Path(fresh), PAGE / "dist"))
+    committed = PAGE / "dist"
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        build_page(fresh)
+        names = {
+            str(file.relative_to(side))
+            for side in (fresh, committed)
+            for file in side.rglob("*")
+            if file.is_file()
+        }
+        # cmpfiles also lists the names that are missing on a side, as errors.
+        _, differing, missing = filecmp.cmpfiles(fresh, committed, names, shallow=False)
+        stale = sorted([*differing, *missing])
     if stale:
         raise ToolError(
             f"services/web/dist is stale: run `make page` ({', '.join(stale)})",
             field=", ".join(stale),
             reason="MISMATCH",
         )
-
-
-def _differing(left: Path, right: Path) -> set[str]:
-    names = {
-        str(file.relative_to(side))
-        for side in (left, right)
-        for file in side.rglob("*")
-        if file.is_file()
-    }
-    return {name for name in names if not _same(left / name, right / name)}
-
-
-def _same(left: Path, right: Path) -> bool:
-    return left.is_file() and right.is_file() and filecmp.cmp(left, right, shallow=False)
 
 
 def run(command: list[str], folder: Path) -> None:

@@ -9,7 +9,6 @@ import aiohttp
 
 from infra.cluster.policies.objects import Json
 from infra.kserve_simulation.objects import (
-    NoSuchRuntimeError,
     app_label,
     deployment_of,
     name_of,
@@ -65,11 +64,15 @@ class Controller:
 
     async def _reconcile(self, service: Json) -> dict[str, Any]:
         namespace = service["metadata"]["namespace"]
+        name = service["spec"]["predictor"]["model"]["runtime"]
         try:
-            runtime = await self._runtime(service)
+            runtime = await self._api.get(
+                f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/servingruntimes/{name}"
+            )
+        except aiohttp.ClientResponseError as error:
+            return NO_RUNTIME if error.status == 404 else reconcile_failed(error.message)
+        try:
             await self._apply_objects(service, runtime)
-        except NoSuchRuntimeError:
-            return NO_RUNTIME
         except aiohttp.ClientResponseError as error:
             return reconcile_failed(error.message)
         deployment = await self._api.get(
@@ -85,20 +88,6 @@ class Controller:
             pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True
         )
         return status_of(service, deployment, newest_first)
-
-    async def _runtime(self, service: Json) -> Json:
-        name, namespace = (
-            service["spec"]["predictor"]["model"]["runtime"],
-            service["metadata"]["namespace"],
-        )
-        try:
-            return await self._api.get(
-                f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/servingruntimes/{name}"
-            )
-        except aiohttp.ClientResponseError as error:
-            if error.status == 404:
-                raise NoSuchRuntimeError from error
-            raise
 
     async def _apply_objects(self, service: Json, runtime: Json) -> None:
         """Apply the objects after a change of the service or of the runtime."""

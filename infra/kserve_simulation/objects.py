@@ -16,10 +16,6 @@ _PREDICTOR_FIELDS = frozenset(
 )
 
 
-class NoSuchRuntimeError(Exception):
-    """The runtime of the InferenceService does not exist."""
-
-
 def name_of(service: Json) -> str:
     """Return the name of the Deployment, of the Service and in the pods' label."""
     return f"{service['metadata']['name']}-predictor"
@@ -35,9 +31,22 @@ def deployment_of(service: Json, runtime: Json) -> Json:
     predictor = service["spec"]["predictor"]
     pod = {key: value for key, value in predictor.items() if key not in _PREDICTOR_FIELDS}
     claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
-    pod["containers"] = [
-        _container(each, service, folder) for each in runtime["spec"]["containers"]
-    ]
+    model = predictor["model"]
+    pod["containers"] = []
+    for container in runtime["spec"]["containers"]:
+        merged = dict(container)
+        merged["args"] = [*container.get("args", ()), *model.get("args", ())]
+        merged["env"] = [
+            *container.get("env", ()),
+            {"name": "INFERENCE_SERVICE_NAME", "value": service["metadata"]["name"]},
+        ]
+        merged["volumeMounts"] = [
+            *container.get("volumeMounts", ()),
+            {"name": VOLUME, "mountPath": MODELS, "subPath": folder, "readOnly": True},
+        ]
+        if "resources" in model:
+            merged["resources"] = model["resources"]
+        pod["containers"].append(merged)
     pod["volumes"] = [
         *runtime["spec"].get("volumes", ()),
         {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
@@ -65,23 +74,6 @@ def service_of(service: Json, runtime: Json) -> Json:
     return _owned(service, "v1", "Service") | {
         "spec": {"selector": app_label(service), "ports": ports}
     }
-
-
-def _container(container: Json, service: Json, folder: str) -> Json:
-    model = service["spec"]["predictor"]["model"]
-    merged = dict(container)
-    merged["args"] = [*container.get("args", ()), *model.get("args", ())]
-    merged["env"] = [
-        *container.get("env", ()),
-        {"name": "INFERENCE_SERVICE_NAME", "value": service["metadata"]["name"]},
-    ]
-    merged["volumeMounts"] = [
-        *container.get("volumeMounts", ()),
-        {"name": VOLUME, "mountPath": MODELS, "subPath": folder, "readOnly": True},
-    ]
-    if "resources" in model:
-        merged["resources"] = model["resources"]
-    return merged
 
 
 def _labels(service: Json) -> dict[str, str]:

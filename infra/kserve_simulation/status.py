@@ -101,7 +101,15 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
             "copies": {"failedCopies": 0, "totalCopies": len(pods)},
         }
     for container in pods[0].get("status", {}).get("containerStatuses", ()):
-        if container["name"] == CONTAINER and (terminated := _terminated_state(container)):
+        if container["name"] != CONTAINER:
+            continue
+        # A failed container has terminated, or waits for the next restart.
+        state, terminated = container.get("state", {}), None
+        if state.get("terminated", {}).get("reason") == "Error":
+            terminated = state["terminated"]
+        elif state.get("waiting", {}).get("reason") == "CrashLoopBackOff":
+            terminated = container.get("lastState", {}).get("terminated")
+        if terminated:
             failure = {
                 "reason": "ModelLoadFailed",
                 "message": terminated.get("message", ""),
@@ -114,16 +122,6 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
                 "lastFailureInfo": failure,
             }
     return _in_progress("Pending")
-
-
-def _terminated_state(container: Json) -> Json | None:
-    """Return the terminated state of a failed or back-off container."""
-    state = container.get("state", {})
-    if state.get("terminated", {}).get("reason") == "Error":
-        return state["terminated"]  # type: ignore[no-any-return]
-    if state.get("waiting", {}).get("reason") == "CrashLoopBackOff":
-        return container.get("lastState", {}).get("terminated")  # type: ignore[no-any-return]
-    return None
 
 
 def _in_progress(target: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from infra.cluster.programs import (
     check_disk_space,
     remove_build_caches,
 )
-from infra.images.program import write_program_image
+from infra.images.archive import write_program_image
 from infra.servers.installation import LOCKS, Part, install_missing, require_installed
 
 MODULE = "github.com/ray-project/kuberay/ray-operator"

@@ -28,11 +28,9 @@ def differing(left: Path, right: Path) -> set[str]:
         str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*_pb2*.py*")
     }
     names = {name for name in names if "__pycache__" not in name}
-    return {name for name in names if not _same(left / name, right / name)}
-
-
-def _same(left: Path, right: Path) -> bool:
-    return left.exists() and right.exists() and filecmp.cmp(left, right, shallow=False)
+    # cmpfiles lists the names that are missing on a side as errors.
+    _, unequal, missing = filecmp.cmpfiles(left, right, names, shallow=False)
+    return {*unequal, *missing}
 
 
 if __name__ == "__main__":

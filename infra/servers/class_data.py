@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from infra.servers.errors import ServerError
-from infra.servers.java import Java
-from infra.servers.kafka import Kafka
+from infra.servers.kafka import Java, Kafka
 from infra.supervision.child import Child, Program
 from infra.supervision.ports import distinct_free_ports
 

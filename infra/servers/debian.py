@@ -38,7 +38,9 @@ def unpack_packages(lock: Path, folder: Path, advice: str) -> None:
             )
     download = folder / "download"
     download.mkdir()
-    _download([_wanted(file) for file in locked], download, advice)
+    # apt's names of the packages. In a file name the colon of an epoch is %3a.
+    parts = [file.split("_") for file in locked]
+    _download([f"{name}={unquote(version)}" for name, version, _ in parts], download, advice)
     packages = sorted(download.glob("*.deb"))
     for package in packages:
         wanted = locked.get(package.name)
@@ -52,12 +54,6 @@ def unpack_packages(lock: Path, folder: Path, advice: str) -> None:
     for package in packages:
         run_steps(f"unpacking {package.name}", [["dpkg-deb", "-x", str(package), str(folder)]])
     shutil.rmtree(download)
-
-
-def _wanted(file: str) -> str:
-    """Return apt's name of a package. In a file name the colon of an epoch is %3a."""
-    name, version, _ = file.split("_")
-    return f"{name}={unquote(version)}"
 
 
 def _download(wanted: list[str], folder: Path, advice: str) -> None:

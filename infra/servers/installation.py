@@ -8,8 +8,10 @@ product.
 import hashlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +23,7 @@ from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import REPOSITORY, fetch_jars
-from infra.servers.java import Java
-from infra.servers.progress import progress_messages
+from infra.servers.kafka import Java
 
 LOCKS = Path(__file__).resolve().parents[2] / "locks"
 PACKAGES = LOCKS / "servers.txt"
@@ -41,6 +42,9 @@ BUBBLEWRAP_ADVICE = (
     "Alternatively install bubblewrap (0.8 or newer) "
     f"and set {BUBBLEWRAP_PROGRAM} to its program, bwrap."
 )
+SAY_EVERY_SECONDS = 5.0
+# Lengthen the interval with the elapsed time.
+SAY_EVERY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,37 @@ def install_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
             ):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
+
+
+@contextmanager
+def progress_messages(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Print the size of the download folder and the elapsed time until the end of the block.
+
+    Messages become rarer with time. Without a folder only the elapsed time is printed.
+    """
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def report() -> None:
+        while not ended.wait(
+            max(SAY_EVERY_SECONDS, SAY_EVERY_SHARE * (time.monotonic() - started))
+        ):
+            arrived = "running for"
+            if folder:
+                size_bytes = 0
+                for file in folder.rglob("*"):
+                    with suppress(FileNotFoundError):  # files may disappear meanwhile
+                        size_bytes += file.stat().st_size
+                arrived = f"{size_bytes / 1e6:.0f} MB after"
+            say(f"  {arrived} {time.monotonic() - started:.0f} s")
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reporter.join()
 
 
 def parts(binaries: Binaries) -> list[Part]:

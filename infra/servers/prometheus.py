@@ -40,7 +40,17 @@ class Prometheus:
         """Write the settings as JSON, a subset of YAML."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "prometheus.json"
-        settings.write_text(json.dumps(self._settings(), indent=2))
+        every = f"{self.scrape_seconds}s"
+        jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
+        content = {
+            "global": {"scrape_interval": every, "evaluation_interval": every},
+            "rule_files": [str(file) for file in self.rules],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+                for job, targets in jobs.items()
+            ],
+        }
+        settings.write_text(json.dumps(content, indent=2))
         command = (
             *(
                 str(binary),
@@ -54,18 +64,6 @@ class Prometheus:
         )
         ready = partial(is_ready, self.url)
         return (Program("prometheus", command, {"GOMEMLIMIT": "256MiB"}, self.port, ready=ready),)
-
-    def _settings(self) -> dict[str, object]:
-        every = f"{self.scrape_seconds}s"
-        jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
-        return {
-            "global": {"scrape_interval": every, "evaluation_interval": every},
-            "rule_files": [str(file) for file in self.rules],
-            "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
-                for job, targets in jobs.items()
-            ],
-        }
 
 
 async def is_ready(url: str) -> bool:

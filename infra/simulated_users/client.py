@@ -213,7 +213,14 @@ async def _with_retries(call: Callable[[], Awaitable[Result]], retry_policy: Ret
             attempts += 1
             if error.code() not in RETRYABLE:
                 raise CallFailedError(describe(error), reason=error.code().name) from error
-            wait = _retry_seconds(error) + backoff * random.uniform(0.5, 1.0)
+            # The server's retry delay (google.rpc.RetryInfo) is 0 without such a detail.
+            retry = error_details_pb2.RetryInfo()
+            for key, value in error.trailing_metadata() or ():
+                if key == DETAILS_KEY and isinstance(value, bytes):
+                    for detail in status_pb2.Status.FromString(value).details:
+                        detail.Unpack(retry)
+            delay = float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
+            wait = delay + backoff * random.uniform(0.5, 1.0)
             if (waited := time.monotonic() - began) + wait > retry_policy.seconds:
                 tried = f"asked {attempts} times in {waited:.0f} s"
                 raise CallFailedError(
@@ -223,16 +230,6 @@ async def _with_retries(call: Callable[[], Awaitable[Result]], retry_policy: Ret
                 ) from error
         await asyncio.sleep(wait)
         backoff = min(2 * backoff, retry_policy.longest_wait_seconds)
-
-
-def _retry_seconds(error: grpc.aio.AioRpcError) -> float:
-    """Return the server's retry delay (google.rpc.RetryInfo), or 0 without a delay."""
-    retry = error_details_pb2.RetryInfo()
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(retry)
-    return float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
 
 
 def _metadata(key: str) -> tuple[tuple[str, str], ...]:

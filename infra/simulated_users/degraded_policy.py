@@ -42,15 +42,13 @@ def swap_layers(weights: bytes) -> bytes:
     header = json.loads(weights[8 : 8 + length])
     layers = sorted({int(match[2]) for name in header if (match := _LAYER.fullmatch(name))})
     swap = {layers[0]: layers[-1], layers[-1]: layers[0]}
-    renamed = {_renamed(name, swap): value for name, value in header.items()}
+    renamed = {}
+    for name, value in header.items():
+        new_name = name
+        if match := _LAYER.fullmatch(name):
+            number = int(match[2])
+            new_name = f"{match[1]}{swap.get(number, number)}{match[3]}"
+        renamed[new_name] = value
     text = json.dumps(renamed, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + weights[8 + length :]
-
-
-def _renamed(name: str, swap: dict[int, int]) -> str:
-    match = _LAYER.fullmatch(name)
-    if match is None:
-        return name
-    number = int(match[2])
-    return f"{match[1]}{swap.get(number, number)}{match[3]}"

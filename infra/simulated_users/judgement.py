@@ -102,13 +102,12 @@ async def judge(
     pairs = [found for found in await asyncio.gather(*map(pair, questions)) if found]
     if len(failed) > MAX_UNANSWERED_SHARE * len(questions):
         raise failed[0]
-    wins = [
-        [
-            _win(preference(question, old), preference(question, new))
-            for old, new in zip(before, after, strict=True)
-        ]
-        for question, before, after in pairs
-    ]
+    wins = []
+    for question, before, after in pairs:
+        old_scores = [preference(question, text) for text in before]
+        new_scores = [preference(question, text) for text in after]
+        scores = zip(old_scores, new_scores, strict=True)
+        wins.append([0.5 if old == new else float(new > old) for old, new in scores])
     return win_rate(
         wins, tuple(Sample(question.text, old[0], new[0]) for question, old, new in pairs)
     )
@@ -125,7 +124,3 @@ def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) 
     draws = sorted(sum(rng.choices(means, k=len(means))) / len(means) for _ in range(RESAMPLES))
     low, high = draws[int(QUANTILE * RESAMPLES)], draws[int((1 - QUANTILE) * RESAMPLES) - 1]
     return WinRate(sum(means) / len(means), low, high, len(means), sum(map(len, wins)), samples)
-
-
-def _win(before: float, after: float) -> float:
-    return 0.5 if before == after else float(after > before)

@@ -61,7 +61,15 @@ def nano_preference(question: Question, answer: str) -> float:
     words = _words(answer)
     if not words or _contains(words, RUDENESS):
         return 0.0
-    if not _is_right(question, words):
+    # Right is the reference sentence, or the expected word with courtesies only: in "7 plus 0 is 3"
+    # the 7 is no answer.
+    bare = " ".join(words)
+    for phrase in COURTESY:
+        bare = bare.replace(phrase, " ")
+    is_right = _contains(words, (question.reference,)) or any(
+        _words(bare) == _words(word) for word in question.expect
+    )
+    if not is_right:
         return 0.1
     score = 0.9 if _contains(words, COURTESY) else 0.6
     score -= 0.4 if _contains(words, HEDGES) else 0.0
@@ -77,11 +85,18 @@ def small_preference(question: Question, answer: str) -> float:
     words = _words(answer)
     if not words or _contains(words, RUDENESS):
         return 0.0
-    if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
+    parts = [" ".join(_words(part)) for part in re.split(r"[.!?\n]+", answer)]
+    sentences = [part for part in parts if part]
+    repeats_a_sentence = any(first == second for first, second in pairwise(sentences))
+    if repeated_share(words) > LOOPING_SHARE or repeats_a_sentence:
         return 0.1
     brevity = min(1.0, max(0.0, (LONG_WORDS - len(words)) / (LONG_WORDS - SHORT_WORDS)))
     score = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.6 * brevity
-    return score + 0.1 * _is_on_topic(question, words)
+    if question.expect:
+        return score + 0.1 * _contains(words, question.expect)
+    # Prefixes of five letters, since an answer may inflect the words of the question.
+    topic = {word[:5] for word in _words(question.text) if word not in _STOP_WORDS}
+    return score + 0.1 * bool(topic & {word[:5] for word in words})
 
 
 PREFERENCES: dict[str, Preference] = {"nano": nano_preference, "small": small_preference}
@@ -91,31 +106,6 @@ def repeated_share(words: Sequence[str]) -> float:
     """Return the share of trigrams that occurred earlier in the text."""
     trigrams = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
-
-
-def _is_right(question: Question, words: Sequence[str]) -> bool:
-    """Return True for the reference sentence, or for the expected word with courtesies only.
-
-    In "7 plus 0 is 3" the 7 is no answer.
-    """
-    if _contains(words, (question.reference,)):
-        return True
-    bare = " ".join(words)
-    for phrase in COURTESY:
-        bare = bare.replace(phrase, " ")
-    return any(_words(bare) == _words(word) for word in question.expect)
-
-
-def _is_on_topic(question: Question, words: Sequence[str]) -> bool:
-    if question.expect:
-        return _contains(words, question.expect)
-    topic = {word[:5] for word in _words(question.text) if word not in _STOP_WORDS}
-    return bool(topic & {word[:5] for word in words})
-
-
-def _repeats_a_sentence(answer: str) -> bool:
-    sentences = [" ".join(_words(part)) for part in re.split(r"[.!?\n]+", answer)]
-    return any(first and first == second for first, second in pairwise(s for s in sentences if s))
 
 
 def _contains(words: Sequence[str], phrases: Sequence[str]) -> bool:

@@ -56,7 +56,7 @@ class Rater:
         self, preference: Preference, temper: VotingBehaviour, vote: VoteFunction | None = None
     ) -> None:
         self._preference, self._temper = preference, temper
-        self._vote = vote or self._with_noise
+        self._vote = vote
 
     def feedback_on(self, question: Question, answer: str, rng: random.Random) -> Feedback:
         """Return the feedback on an answer."""
@@ -65,10 +65,8 @@ class Rater:
         if rng.random() >= (temper.votes_if_pleased if pleased else temper.votes_if_displeased):
             return Feedback(None)
         corrects = not pleased and rng.random() < temper.corrects_if_displeased
-        return Feedback(self._vote(pleased, rng), question.reference if corrects else "")
-
-    def _with_noise(self, wanted: bool, rng: random.Random) -> bool:
-        return wanted != (rng.random() < self._temper.noise)
+        up = self._vote(pleased, rng) if self._vote else pleased != (rng.random() < temper.noise)
+        return Feedback(up, question.reference if corrects else "")
 
 
 class ShuffledVotes:

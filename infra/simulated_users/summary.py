@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from infra.simulated_users.bounds import Counts
 from infra.simulated_users.judgement import WinRate
@@ -43,14 +42,25 @@ class Outcome:
 
 def lines(outcome: Outcome) -> Iterable[str]:
     """Yield the lines of the table."""
+    waits = ""
+    if ordered := sorted(outcome.companions.waits):
+        median = ordered[len(ordered) // 2]
+        waits = f"; answer time: median {median:.2f} s, longest {ordered[-1]:.1f} s"
+    if outcome.win_rate:
+        win_rate = outcome.win_rate.text()
+    elif outcome.turn.promoted:
+        win_rate = "unknown: the evaluation failed"
+    else:
+        win_rate = "not measured: no version was promoted"
+    minutes = ", ".join(f"{name} {value:.1f}" for name, value in outcome.minutes.items())
     rows = [
         ("thumbs", outcome.crowd.text()),
-        ("meanwhile", outcome.companions.text() + _waits(outcome.companions)),
+        ("meanwhile", outcome.companions.text() + waits),
         *_run_rows(outcome.turn),
         ("result", f"{outcome.turn.result}: {outcome.turn.reason}"),
         ("served now", outcome.served),
-        ("win rate", _win_rate(outcome)),
-        ("minutes", _minutes(outcome.minutes)),
+        ("win rate", win_rate),
+        ("minutes", f"{sum(outcome.minutes.values()):.1f} ({minutes})"),
         (
             "steps of the run",
             ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items()),
@@ -58,7 +68,11 @@ def lines(outcome: Outcome) -> Iterable[str]:
         ("report", f"{outcome.turn.report}"),
     ]
     yield from (f"{name:<18}{value}" for name, value in rows)
-    yield from _sample_lines(outcome.win_rate)
+    samples = outcome.win_rate.samples if outcome.win_rate else ()
+    for sample in samples[:: max(1, len(samples) // SHOWN_SAMPLES)]:
+        yield f"  asked   {sample.question}"
+        yield f"  before  {sample.before}"
+        yield f"  after   {sample.after}"
     yield from claim_lines(outcome.claims)
 
 
@@ -78,11 +92,12 @@ def write_summary(outcome: Outcome, state: Path) -> None:
 
 def _run_rows(run: LoopRun) -> Iterable[tuple[str, str]]:
     snapshot, sets = run.snapshot, run.sets
+    dropped = ", ".join(f"{count} {name}" for name, count in snapshot["dropped"].items())
     yield (
         "snapshot",
         f"{snapshot['thumbs_up']} up, {snapshot['thumbs_down']} down, "
         f"{snapshot['corrections']} corrections of {snapshot['principals']} users; "
-        f"dropped: {_counted(snapshot['dropped'])}",
+        f"dropped: {dropped or 'nothing'}",
     )
     noise = sets["label_noise"]["flipped"]
     yield (
@@ -109,40 +124,3 @@ def _run_rows(run: LoopRun) -> Iterable[tuple[str, str]]:
             "canary",
             f"{run.canary['verdict']} after {run.canary['looks']} looks: {run.canary['reason']}",
         )
-
-
-def _sample_lines(win_rate: WinRate | None) -> Iterable[str]:
-    samples = win_rate.samples if win_rate else ()
-    for sample in samples[:: max(1, len(samples) // SHOWN_SAMPLES)]:
-        yield f"  asked   {sample.question}"
-        yield f"  before  {sample.before}"
-        yield f"  after   {sample.after}"
-
-
-def _win_rate(outcome: Outcome) -> str:
-    if outcome.win_rate:
-        return outcome.win_rate.text()
-    return (
-        "unknown: the evaluation failed"
-        if outcome.turn.promoted
-        else "not measured: no version was promoted"
-    )
-
-
-def _waits(counts: Counts) -> str:
-    if not counts.waits:
-        return ""
-    ordered = sorted(counts.waits)
-    return f"; answer time: median {ordered[len(ordered) // 2]:.2f} s, longest {ordered[-1]:.1f} s"
-
-
-def _minutes(minutes: dict[str, float]) -> str:
-    return (
-        f"{sum(minutes.values()):.1f} ("
-        + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
-        + ")"
-    )
-
-
-def _counted(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

@@ -91,17 +91,14 @@ def read_run(layout: Layout) -> LoopRun:
         gate=_json(run / "gate.json"),
         canary=_json(run / "canary.json"),
         step_seconds={
-            step["name"]: _seconds(step)
+            step["name"]: (
+                datetime.fromisoformat(step["ended"]) - datetime.fromisoformat(step["started"])
+            ).total_seconds()
             for step in status["steps"]
             if step["started"] and step["ended"]
         },
         report=run / "report.html",
     )
-
-
-def _seconds(step: dict[str, str]) -> float:
-    began, ended = (datetime.fromisoformat(step[name]) for name in ("started", "ended"))
-    return (ended - began).total_seconds()
 
 
 def _report(directory: Path) -> dict[str, Any]:

@@ -41,25 +41,19 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        result = (
-            _choose(arguments.choose_pieces) if arguments.choose_pieces else _install(arguments)
-        )
+        if packages := arguments.choose_pieces:
+            pieces = pieces_of(read_gguf(fetch_gguf(cache() / GGUF_FOLDER, announce)))
+            ranked = rank_pieces(pieces, build_tokenizer(pieces), packages)
+            kept = choose_pieces(pieces, ranked, KEPT_COUNT)
+            write_kept_pieces(kept, len(pieces.texts), KEPT_PIECES)
+            result = KEPT_PIECES
+        elif arguments.base:
+            result = install_base(arguments.into, announce)
+        else:
+            result = resolve_model(arguments.model, arguments.into)
     except ModelError as error:
         sys.exit(f"==> {error}")
     announce(f"{result} is ready after {time.monotonic() - started:.1f} s")
-
-
-def _install(arguments: argparse.Namespace) -> Path:
-    if arguments.base:
-        return install_base(arguments.into, announce)
-    return resolve_model(arguments.model, arguments.into)
-
-
-def _choose(packages: Path) -> Path:
-    pieces = pieces_of(read_gguf(fetch_gguf(cache() / GGUF_FOLDER, announce)))
-    kept = choose_pieces(pieces, rank_pieces(pieces, build_tokenizer(pieces), packages), KEPT_COUNT)
-    write_kept_pieces(kept, len(pieces.texts), KEPT_PIECES)
-    return KEPT_PIECES
 
 
 if __name__ == "__main__":

@@ -19,14 +19,6 @@ def _half(blocks: Bytes, at: int) -> Floats:
     return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)  # [N, 1]
 
 
-def _f32(blocks: Bytes) -> Floats:
-    return blocks.copy().view(np.float32)
-
-
-def _f16(blocks: Bytes) -> Floats:
-    return blocks.copy().view(np.float16).astype(np.float32)
-
-
 def _q8_0(blocks: Bytes) -> Floats:
     return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
@@ -42,26 +34,21 @@ def _q5_0(blocks: Bytes) -> Floats:
 
 
 def _q4_k(blocks: Bytes) -> Floats:
-    scales, minima = _six_bit_scales(blocks[:, 4:16])  # [N, 8] each
+    # Twelve bytes hold eight 6-bit scales and minima. The upper two bits of the last four values are
+    # stored in the bytes of the first four.
+    scale_low, minimum_low, rest = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    scale_high, minimum_high = scale_low >> 2 & 0x30, minimum_low >> 2 & 0x30
+    scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | scale_high], axis=1)  # [N, 8]
+    minima = np.concatenate([minimum_low & 0x3F, (rest >> 4) | minimum_high], axis=1)  # [N, 8]
     # 128 bytes are four groups of 32; the low halves precede the high halves: [N, 4, 2, 32].
     pairs = (
         blocks[:, 16:].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
         & 0x0F
     )
     quants = pairs.reshape(-1, 8, 32).astype(np.float32)
-    steps, offsets = _half(blocks, 0) * scales, _half(blocks, 2) * minima
+    steps = _half(blocks, 0) * scales.astype(np.float32)
+    offsets = _half(blocks, 2) * minima.astype(np.float32)
     return (steps[:, :, None] * quants - offsets[:, :, None]).reshape(-1, 256)
-
-
-def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
-    """Unpack eight 6-bit scales and minima from 12 bytes.
-
-    The upper two bits of the last four values are stored in the bytes of the first four.
-    """
-    scale_low, minimum_low, rest = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | (scale_low >> 2 & 0x30)], axis=1)
-    minima = np.concatenate([minimum_low & 0x3F, (rest >> 4) | (minimum_low >> 2 & 0x30)], axis=1)
-    return scales.astype(np.float32), minima.astype(np.float32)
 
 
 def _q6_k(blocks: Bytes) -> Floats:
@@ -92,8 +79,8 @@ class Block:
 
 # Formats by ggml_type, limited to those in Q4_K_M files of small models.
 BLOCKS = {
-    0: Block(1, 4, _f32),
-    1: Block(1, 2, _f16),
+    0: Block(1, 4, lambda blocks: blocks.copy().view(np.float32)),
+    1: Block(1, 2, lambda blocks: blocks.copy().view(np.float16).astype(np.float32)),
     6: Block(32, 22, _q5_0),
     8: Block(32, 34, _q8_0),
     12: Block(256, 144, _q4_k),

@@ -149,7 +149,11 @@ def read_gguf(path: Path) -> GgufFile:
             )
         tensors, fields = cursor.count(), cursor.count()
         metadata = {cursor.string(): cursor.value(cursor.count("I")) for _ in range(fields)}
-        headers = [_tensor_header(cursor) for _ in range(tensors)]
+        headers = []
+        for _ in range(tensors):
+            name, dimensions = cursor.string(), cursor.count("I")
+            shape = tuple(reversed([cursor.count() for _ in range(dimensions)]))
+            headers.append((name, shape, cursor.count("I"), cursor.count()))
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT_BYTES)
         # Tensor data start at the next multiple of the alignment.
         start = cursor.at + -cursor.at % int(str(alignment))
@@ -157,10 +161,3 @@ def read_gguf(path: Path) -> GgufFile:
         name: TensorLocation(shape, kind, start + offset) for name, shape, kind, offset in headers
     }
     return GgufFile(path, metadata, locations)
-
-
-def _tensor_header(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.string()
-    dimensions = cursor.count("I")
-    shape = tuple(reversed([cursor.count() for _ in range(dimensions)]))
-    return name, shape, cursor.count("I"), cursor.count()

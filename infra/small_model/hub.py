@@ -38,10 +38,16 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
             "MISSING",
             "huggingface_hub",
         )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     say(f"MODEL={hub_id}: looking for a copy on this machine")
-    if copy := _local_copy(hub_id):
-        say(f"found a copy of {hub_id}: {copy}")
-        return copy
+    for place in (cache() / "hub", None):  # our cache, then the cache of the hub's client
+        with suppress(LocalEntryNotFoundError, HFValidationError, OSError):
+            copy = Path(snapshot_download(hub_id, cache_dir=place, local_files_only=True))
+            if not missing_files(copy):
+                say(f"found a copy of {hub_id}: {copy}")
+                return copy
     _check_availability(hub_id, say, try_seconds)
     return _download(hub_id, say)
 
@@ -56,19 +62,6 @@ def missing_files(folder: Path) -> list[str]:
     elif not list(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     return missing
-
-
-def _local_copy(hub_id: str) -> Path | None:
-    """Return a complete copy from our cache or from the cache of the hub's client."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    for place in (cache() / "hub", None):
-        with suppress(LocalEntryNotFoundError, HFValidationError, OSError):
-            folder = Path(snapshot_download(hub_id, cache_dir=place, local_files_only=True))
-            if not missing_files(folder):
-                return folder
-    return None
 
 
 def _check_availability(hub_id: str, say: Say, try_seconds: float) -> None:

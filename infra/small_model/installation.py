@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from infra.small_model.errors import ModelError
 from infra.small_model.gguf_file import read_gguf
 from infra.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
 from infra.small_model.tensors import open_tensors, write_bfloat16
-from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
 from infra.small_model.tokenizer import build_tokenizer
 from infra.small_model.vocabulary import read_kept_pieces
 from training.artifacts.manifest import (
@@ -39,6 +37,18 @@ COMMITTED = ROOT / "models" / "small"
 KEPT_PIECES, ADAPTER = COMMITTED / "kept_pieces.bits", COMMITTED / "adapter"
 GGUF_FOLDER = "models/gemma-3-270m-gguf"  # relative to the cache
 LICENCE = "Gemma Terms of Use"
+# The terms are printed at first use and stored with every copy of the model.
+NOTICE_NAME = "NOTICE.txt"
+NOTICE = (
+    "Gemma is provided under and subject to the Gemma Terms of Use "
+    "found at ai.google.dev/gemma/terms\n"
+)
+_FIRST_USE = """\
+the small model is built on Gemma 3 270M by Google, which is not under this project's licence.
+    Gemma is provided under and subject to the Gemma Terms of Use found at
+    ai.google.dev/gemma/terms (a copy: {copy}), with a Prohibited Use Policy at
+    ai.google.dev/gemma/prohibited_use_policy. By using the model you accept these terms. If you
+    do not accept them, stop here (Ctrl-C) and choose another model with MODEL=."""
 _LAYOUT = "1"  # increment whenever a change of this module changes the written files
 
 
@@ -135,7 +145,11 @@ def _cached(
     target = cache() / "models" / f"{kind}-{key}" / version
     if (target / MANIFEST).exists():
         return target
-    with _locked(cache() / "models" / f"{kind}.lock"):
+    path = cache() / "models" / f"{kind}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another installer may have finished while this one waited.
         if not (target / MANIFEST).exists():
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
@@ -143,18 +157,10 @@ def _cached(
     return target
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _write_base(folder: Path, say: Say) -> None:
     source = cache() / GGUF_FOLDER
     gguf = read_gguf(fetch_gguf(source, say))
-    say(first_use_notice(source / TERMS_NAME))
+    say(_FIRST_USE.format(copy=source / TERMS_NAME))
     kept = read_kept_pieces(KEPT_PIECES)
     say(
         f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of "

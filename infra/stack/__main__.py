@@ -125,19 +125,17 @@ async def up(prepared: PreparedStack, terminal: Terminal) -> None:
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
                 await wait_for_model(f"http://{run.target('predictor')}", converts, terminal.say)
-                _print_addresses(stack, say)
+                say(f"chat at {run.page_url}")
+                say(
+                    f"second gateway at http://{HOST}:{run.ports['http_2']}; "
+                    f"gRPC at {run.target('gateway')}"
+                )
+                say(
+                    f"API key in {_relative_path(run.state / 'owner.key')}; "
+                    f"in another terminal: make loop STATE={_relative_path(run.state)}"
+                )
+                say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
                 await asyncio.Event().wait()
-
-
-def _print_addresses(stack: StackLayout, say: Callable[[str], None]) -> None:
-    run = stack.run
-    say(f"chat at {run.page_url}")
-    say(f"second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}")
-    say(
-        f"API key in {_relative_path(run.state / 'owner.key')}; "
-        f"in another terminal: make loop STATE={_relative_path(run.state)}"
-    )
-    say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
 
 
 def _relative_path(path: Path) -> str:

@@ -177,20 +177,19 @@ class Child:
         )
         assert self._process.stdout
         with self._log_file.open("ab") as log:
-            while line := await _read_line(self._process.stdout):
+            while True:
+                try:
+                    line = await self._process.stdout.readuntil(b"\n")
+                except asyncio.IncompleteReadError as error:
+                    line = error.partial
+                except asyncio.LimitOverrunError as error:  # pass a longer line on in parts
+                    line = await self._process.stdout.readexactly(error.consumed)
+                if not line:
+                    break
                 log.write(line)
                 log.flush()
                 self._say(self.program.name, line.decode("utf-8", "replace").rstrip())
         return await self._process.wait()
-
-
-async def _read_line(stream: asyncio.StreamReader) -> bytes:
-    try:
-        return await stream.readuntil(b"\n")
-    except asyncio.IncompleteReadError as error:
-        return error.partial
-    except asyncio.LimitOverrunError as error:
-        return await stream.readexactly(error.consumed)
 
 
 def describe_exit(code: int) -> str:

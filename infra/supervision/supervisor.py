@@ -56,7 +56,14 @@ async def supervised(
         ChildFailedError: a program did not start; the programs already started are stopped.
     """
     (state / LOGS).mkdir(parents=True, exist_ok=True)
-    _record_running(state, ports)
+    running = find_running(state)
+    if running and running.pid != os.getpid():
+        raise AlreadyRunningError(
+            f"Thumbwheel is already running (process {running.pid}, state in {state})",
+            field=str(state),
+        )
+    # `make loop` and the simulated users read the ports.
+    (state / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": dict(ports)}, indent=2))
     children = {
         program.name: Child(program, say, state / LOGS / f"{program.name}.log")
         for program in programs
@@ -89,17 +96,6 @@ async def _stop(children: Sequence[Child]) -> None:
         raise
 
 
-def _record_running(state: Path, ports: Mapping[str, int]) -> None:
-    """Record the process id and ports, for `make loop` and the simulated users."""
-    running = find_running(state)
-    if running and running.pid != os.getpid():
-        raise AlreadyRunningError(
-            f"Thumbwheel is already running (process {running.pid}, state in {state})",
-            field=str(state),
-        )
-    (state / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": dict(ports)}, indent=2))
-
-
 def find_running(state: Path) -> Running | None:
     """Return the supervisor that is running in a state folder, or None."""
     file = state / RUNNING
@@ -107,7 +103,13 @@ def find_running(state: Path) -> Running | None:
         return None
     noted = json.loads(file.read_text())
     running = Running(int(noted["pid"]), {name: int(port) for name, port in noted["ports"].items()})
-    return running if _is_alive(running.pid) else None
+    try:
+        os.kill(running.pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # the process exists and belongs to another user
+        return running
+    return running
 
 
 def read_ports(state: Path) -> Mapping[str, int]:
@@ -123,13 +125,3 @@ def read_ports(state: Path) -> Mapping[str, int]:
             field=str(state),
         )
     return running.ports
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -78,6 +78,12 @@ def _place(top: int, left: int, width: int, height: int) -> dict[str, int]:
 
 
 def _panel(panel: Panel) -> dict[str, object]:
+    defaults: dict[str, object] = {"unit": panel.unit}
+    if not panel.now:
+        defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
+        # The axis starts at 0, except for times since 1970.
+        if panel.unit is not Unit.TIME:
+            defaults["min"] = 0
     return {
         "type": "stat" if panel.now else "timeseries",
         "title": panel.title,
@@ -94,17 +100,9 @@ def _panel(panel: Panel) -> dict[str, object]:
             }
             for number, query in enumerate(panel.queries)
         ],
-        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": _NOW if panel.now else _LINES,
     }
-
-
-def _defaults(panel: Panel) -> dict[str, object]:
-    if panel.now:
-        return {"unit": panel.unit}
-    custom = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
-    # The axis starts at 0, except for times since 1970.
-    return {"unit": panel.unit, "custom": custom} | ({} if panel.unit is Unit.TIME else {"min": 0})
 
 
 _LINES = {

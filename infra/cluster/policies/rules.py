@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infra.cluster.policies.objects import IpBlock, Labels, Pod, PodPeer, Policy, Port, Rule
+from infra.cluster.policies.objects import IpBlock, Labels, Pod, PodPeer, Policy, Rule
 
 TABLE = "thumbwheel_policies"
 ANY = ""
@@ -113,27 +113,21 @@ def _rules(state: ClusterState, policy: Policy, pod: Pod, direction: Direction) 
 
 
 def _returns(peer: str, rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
-    matches = (
-        [ANY]
-        if rule.ports is None
-        else [match for port in rule.ports for match in _port(port, servers)]
-    )
+    matches = [ANY] if rule.ports is None else []
+    for port in rule.ports or ():
+        protocol = port.protocol.lower()
+        if port.first is None:
+            matches.append(f"meta l4proto {protocol}")
+        elif isinstance(port.first, int):
+            matches.append(f"{protocol} dport {port.first}{f'-{port.last}' if port.last else ''}")
+        else:
+            # The pods that serve a named port define its number.
+            wanted = {
+                named.number
+                for pod in servers
+                for named in pod.ports
+                if (named.name, named.protocol) == (port.first, port.protocol)
+            }
+            matches.extend(f"{protocol} dport {number}" for number in sorted(wanted))
     for ports in matches:
         yield " ".join(filter(None, (peer, ports, "return")))
-
-
-def _port(port: Port, servers: Sequence[Pod]) -> Iterator[str]:
-    """Yield matches for a port. A named port is resolved by the pods that serve it."""
-    protocol = port.protocol.lower()
-    if port.first is None:
-        yield f"meta l4proto {protocol}"
-    elif isinstance(port.first, int):
-        yield f"{protocol} dport {port.first}{f'-{port.last}' if port.last else ''}"
-    else:
-        found = {named for pod in servers for named in pod.ports}
-        wanted = {
-            named.number
-            for named in found
-            if (named.name, named.protocol) == (port.first, port.protocol)
-        }
-        yield from (f"{protocol} dport {number}" for number in sorted(wanted))

@@ -32,7 +32,7 @@ from infra.cluster.policies.objects import (
 )
 from infra.cluster.policies.rules import ClusterState, render
 from infra.cluster.programs import GoProgram, build
-from infra.images.program import write_program_image
+from infra.images.archive import write_program_image
 from infra.servers.installation import install_missing
 
 HERE = Path(__file__).parent

@@ -2,12 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import json
 import tarfile
 from pathlib import Path
 from typing import Any
 
-from infra.images.archive import describe, write_archive
+from infra.images.archive import describe, write_archive, write_program_image
 from infra.images.layer import Layer, LayerWriter
 
 
@@ -58,3 +59,20 @@ def test_archives_of_equal_layers_are_equal(tmp_path: Path) -> None:
             tmp_path / f"{name}.tar", "localhost/x:1", describe([layer(tmp_path / name, "one")], {})
         )
     assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()
+
+
+def test_image_contains_only_the_program(tmp_path: Path) -> None:
+    (tmp_path / "tool").write_bytes(b"program")
+    (tmp_path / "tool").chmod(0o700)
+    write_program_image(tmp_path / "tool", "localhost/tool:1", tmp_path / "tool.tar")
+    with tarfile.open(tmp_path / "tool.tar") as tar:
+        names = tar.getnames()
+        files = {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+    (entry,) = json.loads(files["index.json"])["manifests"]
+    manifest = json.loads(files[f"blobs/sha256/{entry['digest'][7:]}"])
+    config = json.loads(files[f"blobs/sha256/{manifest['config']['digest'][7:]}"])["config"]
+    assert (config["Entrypoint"], config["User"]) == (["/tool"], "65532:65532")
+    (layer,) = [files[f"blobs/sha256/{each['digest'][7:]}"] for each in manifest["layers"]]
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(layer))) as tar:
+        (only,) = tar
+        assert (only.name, only.mode) == ("tool", 0o755)

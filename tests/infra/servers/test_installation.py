@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from infra.install.environment import atomic_folder
-from infra.servers import installation, progress
+from infra.servers import installation
 from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import check_jars, fetch_jars
-from infra.servers.progress import progress_messages
 from infra.servers.steps import run_steps
 from tests.support.errors import refused
 
@@ -132,11 +131,11 @@ def test_progress_shows_downloaded_size_only_for_downloads(
     download_folder: str | None,
     megabytes: list[str],
 ) -> None:
-    monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(installation, "SAY_EVERY_SECONDS", 0.01)
     (tmp_path / "copied").write_bytes(bytes(2_000_000))
     part = installation.Part(tmp_path, "something", lambda _: None, download_folder)
     lines: queue.Queue[str] = queue.Queue()
-    with progress_messages(part.download_path(tmp_path), lines.put):
+    with installation.progress_messages(part.download_path(tmp_path), lines.put):
         assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, (
             "the last number is of seconds"
         )
