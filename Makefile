@@ -12,6 +12,7 @@ BROKERS ?= 1
 SLICE ?=
 NAME ?=
 VENV := .venv/bin/python
+THUMBWHEEL := .venv/bin/thumbwheel
 # The default state folder of `make up` is not the cluster's, as for the stack.
 CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 # With this variable set, dozens of processes compile their imports: 2 s for torch, 4 s for Ray's
@@ -27,12 +28,12 @@ help: ## show this help
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(if $(LOOP_EVERY),$(VENV) -m infra.embedded check --recipe $(RECIPE) && $(PYTHON) infra/install/environment.py training)
-	@$(VENV) -m infra.embedded up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
 stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.stack up --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) stack --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
 test: ## install the requirements of tests and run them without root and cluster (8 to 12 minutes)
@@ -89,13 +90,13 @@ loop: ## execute a training run on the feedback of the running system (RECIPE=sm
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.embedded check --recipe $(RECIPE) --state $(STATE) && \
 	  $(PYTHON) infra/install/environment.py training && \
-	  $(VENV) -m infra.embedded loop --recipe $(RECIPE) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
+	  $(THUMBWHEEL) loop --recipe $(RECIPE) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
 demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.embedded check --recipe $(RECIPE)
 	@$(PYTHON) infra/install/environment.py training
-	@$(VENV) -m infra.simulated_users demo --recipe $(RECIPE)
+	@$(THUMBWHEEL) demo --recipe $(RECIPE)
 
 bench: ## run the benchmarks, a file per claim
 	@$(PYTHON) infra/install/environment.py dev
