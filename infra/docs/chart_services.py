@@ -1,7 +1,7 @@
 """Generate the service table of the chart: files/services.yaml, and the services of the schema.
 
-`--check` compares and writes nothing. Helm reads only files inside of a chart. Of values.schema.json
-only `properties.services.properties` is written.
+`--check` compares and writes nothing. Helm reads only files inside of a chart. Of
+values.schema.json only `properties.services.properties` is written.
 """
 
 import json
@@ -13,8 +13,8 @@ from infra.service_table import Service, ServiceTable, service_table
 
 FILE = CHART / "files" / "services.yaml"
 SCHEMA = CHART / "values.schema.json"
-HEAD = """# Generated from services/services.toml by `python -m infra.docs.chart_services`. Do not edit.
-# The services with a gRPC server; templates read this file as `thumbwheel.known`.
+HEAD = """# Generated from services/services.toml. Do not edit.
+# Written by `python -m infra.docs.chart_services`. The services with a gRPC server; templates read this file as `thumbwheel.known`.
 """
 FACTS = ("http", "valkey", "models", "spool", "kafka", "objects")
 
