@@ -14,7 +14,8 @@ from infra.service_table import Service, ServiceTable, service_table
 FILE = CHART / "files" / "services.yaml"
 SCHEMA = CHART / "values.schema.json"
 HEAD = """# Generated from services/services.toml. Do not edit.
-# Written by `python -m infra.docs.chart_services`. The services with a gRPC server; templates read this file as `thumbwheel.known`.
+# Written by `python -m infra.docs.chart_services`. Services with a gRPC server; templates read this
+# file as `thumbwheel.known`.
 """
 FACTS = ("http", "valkey", "models", "spool", "kafka", "objects")
 
