@@ -194,24 +194,18 @@ async def _background_tasks(*work: Coroutine[None, None, None]) -> AsyncIterator
             task.cancel()
 
 
-def _serve(settings: FeedbackSettings) -> int:
-    exported = ExperimentMetrics()
-    REGISTRY.register(exported)
-    run_service("feedback", settings, partial(wiring, exported=exported), CALLERS)
-    return 0
-
-
 def main() -> int:
     """Run the command of the command line and return its exit status."""
     parser = ArgumentParser(prog="python -m services.feedback", description=__doc__)
     add_commands(parser)
     options, settings = parser.parse_args(), load_settings(FeedbackSettings)
     try:
-        return (
-            _serve(settings)
-            if options.command in {None, "serve"}
-            else run_command(settings, options)
-        )
+        if options.command not in {None, "serve"}:
+            return run_command(settings, options)
+        exported = ExperimentMetrics()
+        REGISTRY.register(exported)
+        run_service("feedback", settings, partial(wiring, exported=exported), CALLERS)
+        return 0
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
         return 1

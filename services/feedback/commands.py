@@ -24,7 +24,15 @@ from services.feedback.streams import Stores
 
 def _audit(settings: FeedbackSettings, _options: Namespace) -> int:
     ledger = Ledger(open_database(settings.database_url))
-    report = audit(ledger, object_store(settings), lambda stream: _log_views(settings, stream))
+
+    def log_views(stream: Stream) -> list[LogView]:
+        if settings.kafka_bootstrap:
+            from services.feedback.kafka.topic import partition_views
+
+            return partition_views(settings.cluster(), settings.topic(stream))
+        return inspect(settings.spool_directory / stream)
+
+    report = audit(ledger, object_store(settings), log_views)
     print("\n".join(report.lines()))
     return 1 if report.problems else 0
 
@@ -34,14 +42,6 @@ def _compact(settings: FeedbackSettings, _options: Namespace) -> int:
     return compact_all(
         compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings)))
     )
-
-
-def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
-    if settings.kafka_bootstrap:
-        from services.feedback.kafka.topic import partition_views
-
-        return partition_views(settings.cluster(), settings.topic(stream))
-    return inspect(settings.spool_directory / stream)
 
 
 def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:

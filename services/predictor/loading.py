@@ -53,7 +53,15 @@ class Loader:
         end_ids = read_end_ids(directory, codec)
         ir = self.graphs.get(manifest)
         pipeline = PagedPipeline(ir, self.options)
-        _warm_up(pipeline, end_ids)
+        # Run a short generation, because the first passes compile kernels for their shapes.
+        # Otherwise the first answer of a user would be slow.
+        sampling = Sampling(
+            max_new_tokens=2, end_ids=end_ids, seed=0, temperature=0.0, ignore_eos=True
+        )
+        pipeline.add(WARM_UP_REQUEST_ID, end_ids[:1] * WARM_UP_TOKENS, sampling)
+        while pipeline.has_work():
+            pipeline.step()
+            pipeline.read(WARM_UP_REQUEST_ID)
         engine = Engine(pipeline, self.limits, self.loop, self.metrics.of_version(name))
         version = Version(
             name=name,
@@ -97,15 +105,3 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
             reason="MISSING",
         )
     return (eos,)
-
-
-def _warm_up(pipeline: PagedPipeline, end_ids: tuple[int, ...]) -> None:
-    """Run a short generation, because the first passes compile kernels for their shapes.
-
-    Otherwise the first answer of a user would be slow.
-    """
-    sampling = Sampling(max_new_tokens=2, end_ids=end_ids, seed=0, temperature=0.0, ignore_eos=True)
-    pipeline.add(WARM_UP_REQUEST_ID, end_ids[:1] * WARM_UP_TOKENS, sampling)
-    while pipeline.has_work():
-        pipeline.step()
-        pipeline.read(WARM_UP_REQUEST_ID)

@@ -157,7 +157,12 @@ class Repository:
         self._check_request(name, directory)
         slot = self._slots.get(name)
         if slot is not None and slot.state is State.READY and not self._entry(name, slot).reason:
-            await self._check_same(slot, directory)
+            assert slot.version is not None
+            if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
+                raise VersionConflictError(
+                    "other files are loaded under this name; versions are immutable, use a new id",
+                    field="version",
+                )
             return
         if slot is None or slot.loading is None:
             slot = await self._start_load(name, directory, slot)
@@ -216,14 +221,6 @@ class Repository:
                 "parameters.directory must be inside the models' root",
                 "parameters.directory",
                 reason="OUT_OF_RANGE",
-            )
-
-    async def _check_same(self, slot: _Slot, directory: Path) -> None:
-        assert slot.version is not None
-        if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
-            raise VersionConflictError(
-                "other files are loaded under this name; versions are immutable, use a new id",
-                field="version",
             )
 
     async def _start_load(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:

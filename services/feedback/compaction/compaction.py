@@ -20,7 +20,7 @@ from typing import Protocol
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction.compacted_draft import CompactedDraft
-from services.feedback.compaction.compactors import CompactionLease, Compactors, Replacement
+from services.feedback.compaction.compactors import CompactionLease, Compactors
 from services.feedback.compaction.retraction_range import RetractionRange, find_retraction_range
 from services.feedback.compaction.row_filter import ErasedRows, RowFilter
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
@@ -246,7 +246,15 @@ class Compaction:
             except DamagedObjectError as error:
                 # Never publish over a damaged object, since the rest of the object may still be
                 # repaired.
-                self._skip_damaged(lease, item, error, result)
+                # Renewal comes first: another process that has taken over may have deleted the
+                # object, so a fenced compactor records no damage.
+                self._compactors.renew(lease, self._options.lease_seconds)
+                result.complete = False
+                metrics.COMPACTION_FAILURES.labels(lease.stream, type(error).__name__).inc()
+                log.error(
+                    "object is damaged",
+                    extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)),
+                )
                 self._publish(lease, draft, run.merge, result)
                 draft = CompactedDraft()
             self._on_step(CompactionStep.READ)
@@ -254,27 +262,6 @@ class Compaction:
                 self._publish(lease, draft, run.merge, result)
                 draft = CompactedDraft()
         self._publish(lease, draft, run.merge, result)
-
-    def _skip_damaged(
-        self,
-        lease: CompactionLease,
-        item: ReadableSegment,
-        error: DamagedObjectError,
-        result: PassResult,
-    ) -> None:
-        """Record a damaged object.
-
-        Raises:
-            FencedError: Another process has taken over and may have deleted the object, so no
-                damage is recorded.
-        """
-        self._compactors.renew(lease, self._options.lease_seconds)
-        result.complete = False
-        metrics.COMPACTION_FAILURES.labels(lease.stream, type(error).__name__).inc()
-        log.error(
-            "object is damaged",
-            extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)),
-        )
 
     def _publish(
         self, lease: CompactionLease, draft: CompactedDraft, merge: bool, result: PassResult
@@ -295,19 +282,16 @@ class Compaction:
         # here, and its object remains an orphan.
         self._compactors.publish(lease, replacement)
         self._on_step(CompactionStep.PUBLISHED)
-        self._count(lease.stream, replacement, result)
-
-    def _count(self, stream: str, replacement: Replacement, result: PassResult) -> None:
         result.covers += 1
         result.replaced += len(replacement.replaced)
-        metrics.COVERS.labels(stream).inc()
+        metrics.COVERS.labels(lease.stream).inc()
         for reason, rows in zip(
             metrics.DROPPED_REASONS,
             (replacement.duplicates, replacement.erased, replacement.expired),
             strict=True,
         ):
             result.dropped[reason] += rows
-            metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
+            metrics.DROPPED_ROWS.labels(lease.stream, reason).inc(rows)
 
     def _delete_retired(self, lease: CompactionLease, at_once: bool, result: PassResult) -> None:
         """Delete replaced objects. Readers with an older listing repeat the listing."""

@@ -82,7 +82,12 @@ class RowFilter:
         unique = rows.filter(pa.array(is_first, pa.bool_()))
         retracted = retracted_rows(unique, self._find_retracted)
         alive = unique.filter(pc.invert(pc.or_(self._erased_rows.mask(unique), retracted)))
-        times = _expiring_us(alive)
+        # Retention counts from the time column; rows of retractions stay longer.
+        (column,) = (name for name in TIME_COLUMNS if name in alive.column_names)
+        times = alive[column].cast(pa.int64())
+        if "erased" in alive.column_names:
+            is_retraction = pc.fill_null(alive["erased"], False)
+            times = pc.add(times, pc.multiply(is_retraction.cast(pa.int64()), RETRACTION_KEEP_US))
         kept = pc.greater_equal(times, self._cutoff_us)
         remaining = alive.filter(kept)
         oldest_us = pc.min(times.filter(kept)).as_py()
@@ -101,13 +106,3 @@ class RowFilter:
                 )
             ),
         )
-
-
-def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:
-    """Return the time of each row from which its retention counts."""
-    (column,) = (name for name in TIME_COLUMNS if name in rows.column_names)
-    times = rows[column].cast(pa.int64())
-    if "erased" not in rows.column_names:
-        return times
-    is_retraction = pc.fill_null(rows["erased"], False)
-    return pc.add(times, pc.multiply(is_retraction.cast(pa.int64()), RETRACTION_KEEP_US))

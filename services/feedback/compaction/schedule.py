@@ -48,28 +48,26 @@ class CompactionSchedule:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._poll_seconds)
             for stream in Stream:
-                if not self._stopped.is_set():
-                    await self._compact_if_due(stream)
+                if self._stopped.is_set():
+                    return
+                try:
+                    await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
+                except FAILURES as error:
+                    metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
+                    log.warning(
+                        "compaction pass failed, retrying",
+                        extra=fields(stream=stream, error=type(error).__name__),
+                    )
+                except StoppedError:
+                    continue
+                with contextlib.suppress(LedgerUnavailableError):
+                    if last_us := await asyncio.to_thread(self._compaction.last_pass_us, stream):
+                        metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
 
     def stop(self) -> None:
         """Let `run` end after the current step."""
         self._stopped.set()
         self._compaction.stop()
-
-    async def _compact_if_due(self, stream: Stream) -> None:
-        try:
-            await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
-        except FAILURES as error:
-            metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
-            log.warning(
-                "compaction pass failed, retrying",
-                extra=fields(stream=stream, error=type(error).__name__),
-            )
-        except StoppedError:
-            return
-        with contextlib.suppress(LedgerUnavailableError):
-            if last_us := await asyncio.to_thread(self._compaction.last_pass_us, stream):
-                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
 
 
 @asynccontextmanager

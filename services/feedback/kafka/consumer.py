@@ -111,7 +111,23 @@ class TopicConsumer:
         """Consume and rebuild failed clients until `stop`."""
         while not self._stopped.is_set():
             try:
-                consumer = self._build_consumer()
+                session_ms = int(self._membership.session_seconds * 1_000)
+                consumer = build(
+                    KafkaConsumer,
+                    **self._cluster.options(),
+                    group_id=self._membership.group,
+                    enable_auto_commit=False,
+                    # Neither earliest nor latest: a missing offset is an error and never a silent
+                    # jump.
+                    auto_offset_reset="none",
+                    isolation_level="read_committed",
+                    allow_auto_create_topics=False,
+                    session_timeout_ms=session_ms,
+                    heartbeat_interval_ms=session_ms // 4,
+                    max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
+                    fetch_max_bytes=FETCH_BYTES,
+                    metadata_max_age_ms=30_000,
+                )
             except (KafkaError, OSError) as error:
                 self._wait_after("kafka is unavailable", error)
                 continue
@@ -137,24 +153,6 @@ class TopicConsumer:
                 self._offsets.pop(partition, None)
         self._owner.on_lost(partitions)
 
-    def _build_consumer(self) -> KafkaConsumer:
-        session_ms = int(self._membership.session_seconds * 1_000)
-        return build(
-            KafkaConsumer,
-            **self._cluster.options(),
-            group_id=self._membership.group,
-            enable_auto_commit=False,
-            # Neither earliest nor latest: a missing offset is an error and never a silent jump.
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=session_ms // 4,
-            max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
-            fetch_max_bytes=FETCH_BYTES,
-            metadata_max_age_ms=30_000,
-        )
-
     def _poll_once(self, consumer: KafkaConsumer) -> None:
         self._update_positions(consumer)
         try:
@@ -163,7 +161,16 @@ class TopicConsumer:
             self._out_of_range(consumer, error.args[0])
             return
         except LogTruncationError as error:
-            self._truncated(consumer, error.divergent_offsets)
+            for topic_partition in error.divergent_offsets:
+                text = (
+                    f"{self._topic} partition {topic_partition.partition} was truncated "
+                    "below the last offset read"
+                )
+                self._fail_partition(
+                    consumer,
+                    topic_partition,
+                    OffsetOutOfRangeError(text, field="offset", reason="DAMAGED"),
+                )
             return
         except (KafkaError, OSError) as error:
             # No records were returned, so none are skipped: the next poll fetches the same
@@ -205,26 +212,23 @@ class TopicConsumer:
         if time.monotonic() - self._offsets_at >= COMMIT_SECONDS:
             # Asynchronous, because the group's offsets serve monitoring only.
             self._offsets_at = time.monotonic()
-            self._commit(consumer, logs)
-
-    def _commit(self, consumer: KafkaConsumer, logs: dict[int, KafkaLog]) -> None:
-        moved = {
-            topic_partition: logs[topic_partition.partition].sunk
-            for topic_partition in consumer.assignment()
-            if topic_partition.partition in logs
-            and logs[topic_partition.partition].sunk
-            > self._offsets.get(topic_partition.partition, 0)
-        }
-        if moved:
-            consumer.commit_async(
-                {
-                    topic_partition: OffsetAndMetadata(sunk, "", -1)
-                    for topic_partition, sunk in moved.items()
-                }
-            )
-            self._offsets.update(
-                {topic_partition.partition: sunk for topic_partition, sunk in moved.items()}
-            )
+            moved = {
+                topic_partition: logs[topic_partition.partition].sunk
+                for topic_partition in consumer.assignment()
+                if topic_partition.partition in logs
+                and logs[topic_partition.partition].sunk
+                > self._offsets.get(topic_partition.partition, 0)
+            }
+            if moved:
+                consumer.commit_async(
+                    {
+                        topic_partition: OffsetAndMetadata(sunk, "", -1)
+                        for topic_partition, sunk in moved.items()
+                    }
+                )
+                self._offsets.update(
+                    {topic_partition.partition: sunk for topic_partition, sunk in moved.items()}
+                )
 
     def _out_of_range(self, consumer: KafkaConsumer, positions: dict[TopicPartition, int]) -> None:
         for topic_partition, position in positions.items():
@@ -247,18 +251,6 @@ class TopicConsumer:
             )
             failure = OffsetOutOfRangeError(text, field="offset", limit=f"{start} to {end}")
             self._fail_partition(consumer, topic_partition, failure)
-
-    def _truncated(self, consumer: KafkaConsumer, diverged: Collection[TopicPartition]) -> None:
-        for topic_partition in diverged:
-            text = (
-                f"{self._topic} partition {topic_partition.partition} was truncated "
-                "below the last offset read"
-            )
-            self._fail_partition(
-                consumer,
-                topic_partition,
-                OffsetOutOfRangeError(text, field="offset", reason="DAMAGED"),
-            )
 
     def _fail_partition(
         self, consumer: KafkaConsumer, topic_partition: TopicPartition, failure: LogError

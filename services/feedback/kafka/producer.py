@@ -9,7 +9,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
@@ -47,9 +46,33 @@ class KafkaPublisher:
             PublishError: The broker has not acknowledged all records.
         """
         try:
-            producer = self._producer = self._producer or self._build_producer()
+            if (producer := self._producer) is None:
+                milliseconds = int(self._watchdog_seconds * 1_000)
+                producer = self._producer = build(
+                    KafkaProducer,
+                    **self._cluster.options(),
+                    acks="all",
+                    enable_idempotence=False,
+                    max_in_flight_requests_per_connection=1,
+                    allow_auto_create_topics=False,
+                    max_request_size=MAX_MESSAGE_BYTES,
+                    request_timeout_ms=min(REQUEST_MS, milliseconds),
+                    delivery_timeout_ms=milliseconds,
+                    max_block_ms=milliseconds,
+                )
+                metrics.PRODUCER_BUILDS.labels(self._topic).inc()
+                log.info("producer built", extra=fields(topic=self._topic))
             # Send all records before waiting; each acknowledgement gets the watchdog's full time.
-            for future in [self._send(producer, record) for record in records]:
+            for future in [
+                producer.send(
+                    self._topic,
+                    key=record.entry.key.encode(),
+                    value=record.entry.payload,
+                    headers=headers_of(record.entry),
+                    timestamp_ms=record.append_us // 1_000,
+                )
+                for record in records
+            ]:
                 future.get(timeout=self._watchdog_seconds)
         except (KafkaError, OSError) as error:
             self._discard()
@@ -59,33 +82,6 @@ class KafkaPublisher:
     def close(self) -> None:
         """Discard the producer; no records are in flight between two calls of `publish`."""
         self._discard()
-
-    def _build_producer(self) -> KafkaProducer:
-        milliseconds = int(self._watchdog_seconds * 1_000)
-        producer = build(
-            KafkaProducer,
-            **self._cluster.options(),
-            acks="all",
-            enable_idempotence=False,
-            max_in_flight_requests_per_connection=1,
-            allow_auto_create_topics=False,
-            max_request_size=MAX_MESSAGE_BYTES,
-            request_timeout_ms=min(REQUEST_MS, milliseconds),
-            delivery_timeout_ms=milliseconds,
-            max_block_ms=milliseconds,
-        )
-        metrics.PRODUCER_BUILDS.labels(self._topic).inc()
-        log.info("producer built", extra=fields(topic=self._topic))
-        return producer
-
-    def _send(self, producer: KafkaProducer, record: Record) -> Any:
-        return producer.send(
-            self._topic,
-            key=record.entry.key.encode(),
-            value=record.entry.payload,
-            headers=headers_of(record.entry),
-            timestamp_ms=record.append_us // 1_000,
-        )
 
     def _discard(self) -> None:
         """Discard the producer, including a producer that hangs."""

@@ -49,34 +49,29 @@ def make_topics(
     """
     lines = []
     for name in names:
-        wanted = {
+        request = {
             "num_partitions": settings.partitions,
             "replication_factor": settings.replication_factor,
             "configs": settings.configs(),
         }
         try:
-            admin.create_topics({name: wanted})
+            admin.create_topics({name: request})
             admin.wait_for_topics([name])
             state = "created"
         except TopicAlreadyExistsError:
             state = "exists"
-        lines += _describe(admin, name, settings, state)
-    return lines
-
-
-def _describe(admin: KafkaAdminClient, name: str, settings: TopicSettings, state: str) -> list[str]:
-    (topic,) = admin.describe_topics([name])
-    replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
-    resource = ConfigResource(ConfigResourceType.TOPIC, name)
-    configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
-    wanted = settings.configs() | {
-        "partitions": str(settings.partitions),
-        "replicas": str([settings.replication_factor]),
-    }
-    found = {key: str(configs[key]["value"]) for key in settings.configs()}
-    found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
-    lines = [f"{name}: {state}, id {topic['topic_id']}"]
-    for key, value in found.items():
-        differs = "" if value == wanted[key] else f"  (settings: {wanted[key]})"
-        lines.append(f"  {key} = {value}{differs}")
+        (topic,) = admin.describe_topics([name])
+        replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
+        resource = ConfigResource(ConfigResourceType.TOPIC, name)
+        configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
+        wanted = settings.configs() | {
+            "partitions": str(settings.partitions),
+            "replicas": str([settings.replication_factor]),
+        }
+        found = {key: str(configs[key]["value"]) for key in settings.configs()}
+        found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
+        lines.append(f"{name}: {state}, id {topic['topic_id']}")
+        for key, value in found.items():
+            differs = "" if value == wanted[key] else f"  (settings: {wanted[key]})"
+            lines.append(f"  {key} = {value}{differs}")
     return lines

@@ -121,7 +121,16 @@ def audit(
             checked.run()
         report.problems += checked.problems
         for log in look(stream):
-            _check_log(stream, log, checked.figures, ledger, report)
+            place = (log.topic_id, log.partition)
+            found = checked.figures.setdefault(place, PartitionFigures(stream, *place))
+            committed = ledger.end_offset(*place)
+            if log.start_offset > committed:
+                text = f"offsets {committed} to {log.start_offset} are in neither ledger nor log"
+                report.problems.append(Problem(stream, "OFFSETS_LOST", text))
+            if log.end_offset < found.end_offset:
+                text = f"the log ends at {log.end_offset}, the ledger at {found.end_offset}"
+                report.problems.append(Problem(stream, "LOG_TOO_SHORT", text))
+            found.waiting = max(0, log.end_offset - found.end_offset)
         report.figures += checked.figures.values()
         report.covers.append(checked.compaction_figures)
         report.orphans += sum(1 for _ in find_orphans(ledger, store, stream))
@@ -160,27 +169,26 @@ class _StreamAudit:
                     text = f"sequence {segment.sequence} found instead of {self._accounted + 1}"
                     self.problems.append(Problem(self._stream, "SEQUENCE_MISSING", text))
                 self._accounted = segment.sequence
-                self._check_segment(segment)
-
-    def _check_segment(self, segment: Segment) -> None:
-        place = partition_of(segment)
-        name = _name(segment)
-        found = self.figures.setdefault(place, PartitionFigures(self._stream, *place))
-        if segment.start_offset != found.end_offset:
-            text = f"starts at offset {segment.start_offset}, expected {found.end_offset}"
-            self.problems.append(Problem(name, "OFFSETS_MISSING", text))
-        offsets = range(segment.start_offset, segment.end_offset)
-        dead = self._window.dead_letters(segment) & set(offsets)
-        if len(dead) != segment.dead_letters:
-            text = f"{len(dead)} dead letters, the segment lists {segment.dead_letters}"
-            self.problems.append(Problem(name, "DEAD_LETTERS_MISMATCH", text))
-        if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
-            text = f"rows, dead letters and tombstones do not add up to {len(offsets)} offsets"
-            self.problems.append(Problem(name, "OFFSETS_MISMATCH", text))
-        found.segments, found.end_offset = found.segments + 1, segment.end_offset
-        found.rows += segment.rows
-        found.dead_letters += len(dead)
-        found.tombstones += segment.tombstones
+                place = partition_of(segment)
+                name = _name(segment)
+                found = self.figures.setdefault(place, PartitionFigures(self._stream, *place))
+                if segment.start_offset != found.end_offset:
+                    text = f"starts at offset {segment.start_offset}, expected {found.end_offset}"
+                    self.problems.append(Problem(name, "OFFSETS_MISSING", text))
+                offsets = range(segment.start_offset, segment.end_offset)
+                dead = self._window.dead_letters(segment) & set(offsets)
+                if len(dead) != segment.dead_letters:
+                    text = f"{len(dead)} dead letters, the segment lists {segment.dead_letters}"
+                    self.problems.append(Problem(name, "DEAD_LETTERS_MISMATCH", text))
+                if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
+                    text = (
+                        f"rows, dead letters and tombstones do not add up to {len(offsets)} offsets"
+                    )
+                    self.problems.append(Problem(name, "OFFSETS_MISMATCH", text))
+                found.segments, found.end_offset = found.segments + 1, segment.end_offset
+                found.rows += segment.rows
+                found.dead_letters += len(dead)
+                found.tombstones += segment.tombstones
 
     def _check_readable(self, item: ReadableSegment) -> bool:
         """Check one readable segment; return False if the listing must be repeated."""
@@ -195,25 +203,20 @@ class _StreamAudit:
             problem = Problem(_name(item), error.reason, str(error))
         below = self._window.segments(item.first_sequence, item.sequence)
         self._check_segments(below)
-        self._check_range(item)
-        if problem:
-            self.problems.append(problem)
-        else:
-            self._check_rows(item, rows, below)
-        self._reached, self._tries = item.sequence, 0
-        return True
-
-    def _check_range(self, item: ReadableSegment) -> None:
-        """Check for gaps and overlaps in the sequences of the readable segments.
-
-        A compacted segment may start earlier if it was published during the audit.
-        """
+        # Check for gaps and overlaps in the sequences of the readable segments. A compacted
+        # segment may start earlier if it was published during the audit.
         follows = item.first_sequence == self._reached + 1
         if not follows and not (
             item.first_sequence <= self._reached < item.sequence and self._is_current(item)
         ):
             text = f"starts at sequence {item.first_sequence}, expected {self._reached + 1}"
             self.problems.append(Problem(_name(item), "SEQUENCE_MISMATCH", text))
+        if problem:
+            self.problems.append(problem)
+        else:
+            self._check_rows(item, rows, below)
+        self._reached, self._tries = item.sequence, 0
+        return True
 
     def _is_current(self, item: ReadableSegment) -> bool:
         """Return True if readers still get this object for all of its sequences."""
@@ -265,25 +268,6 @@ class _StreamAudit:
             and offset not in self._window.dead_letters(segment)
         )
         return is_there and (row["topic_id"], row["partition"]) == partition_of(segment)
-
-
-def _check_log(
-    stream: str,
-    log: LogView,
-    figures: dict[PartitionKey, PartitionFigures],
-    ledger: Ledger,
-    report: Report,
-) -> None:
-    place = (log.topic_id, log.partition)
-    found = figures.setdefault(place, PartitionFigures(stream, *place))
-    committed = ledger.end_offset(*place)
-    if log.start_offset > committed:
-        text = f"offsets {committed} to {log.start_offset} are in neither ledger nor log"
-        report.problems.append(Problem(stream, "OFFSETS_LOST", text))
-    if log.end_offset < found.end_offset:
-        text = f"the log ends at {log.end_offset}, the ledger at {found.end_offset}"
-        report.problems.append(Problem(stream, "LOG_TOO_SHORT", text))
-    found.waiting = max(0, log.end_offset - found.end_offset)
 
 
 def _name(item: Segment | ReadableSegment) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.lake.orphans import Orphan, delete_orphans, find_orphans
+from services.feedback.lake.orphans import delete_orphans, find_orphans
 
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -77,17 +77,13 @@ def collect_orphans(
     before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000) if delete else 0
     orphans = dead = deleted = 0
     for orphan in chain.from_iterable(find_orphans(ledger, store, stream) for stream in Stream):
-        write_line(_line(orphan))
+        modified = datetime.fromtimestamp(orphan.modified_us / 1_000_000, UTC)
+        # Kept at any age: the log may still commit the object, or another program has written it.
+        state = "dead" if orphan.dead else "kept"
+        write_line(f"{modified:%Y-%m-%dT%H:%M:%SZ} {state} {orphan.key}")
         orphans, dead = orphans + 1, dead + orphan.dead
         deleted += sum(1 for _ in delete_orphans(store, [orphan], before_us))
     write_line(f"orphans={orphans} dead={dead} deleted={deleted}")
-
-
-def _line(orphan: Orphan) -> str:
-    modified = datetime.fromtimestamp(orphan.modified_us / 1_000_000, UTC)
-    # Kept at any age: the log may still commit the object, or another program has written it.
-    state = "dead" if orphan.dead else "kept"
-    return f"{modified:%Y-%m-%dT%H:%M:%SZ} {state} {orphan.key}"
 
 
 def _duration_seconds(text: str) -> float:

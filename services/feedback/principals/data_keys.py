@@ -54,10 +54,21 @@ class DataKeys:
         # Insert in sorted order, so that concurrent writers lock rows in the same order.
         missing = sorted(tenants.keys() - found.keys())
         if missing:
+            rows: list[Row[tuple[str, str, bytes, bytes]]] = []
             with transaction(self._engine) as connection:
-                found |= self._unwrap(
-                    [self._insert_or_get(connection, name, tenants[name]) for name in missing]
-                )
+                for principal in missing:
+                    tenant = tenants[principal]
+                    values = {
+                        "principal": principal,
+                        "tenant": tenant,
+                        "wrapped_key": self._master.wrap(
+                            self._random_bytes(KEY_BYTES), tenant, principal
+                        ),
+                        "create_us": self._now_us(),
+                        "key_id": self._random_bytes(KEY_ID_BYTES),
+                    }
+                    rows.append(connection.execute(_INSERT_OR_GET, values).one())
+                found |= self._unwrap(rows)
         return found
 
     def existing(self, principals: Collection[str]) -> dict[str, DataKey]:
@@ -85,20 +96,6 @@ class DataKeys:
         with transaction(self._engine) as connection:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
-
-    def _insert_or_get(
-        self, connection: Connection, principal: str, tenant: str
-    ) -> Row[tuple[str, str, bytes, bytes]]:
-        wrapped = self._master.wrap(self._random_bytes(KEY_BYTES), tenant, principal)
-        values = {
-            "principal": principal,
-            "tenant": tenant,
-            "wrapped_key": wrapped,
-            "create_us": self._now_us(),
-        }
-        return connection.execute(
-            _INSERT_OR_GET, {**values, "key_id": self._random_bytes(KEY_ID_BYTES)}
-        ).one()
 
     def _unwrap(self, rows: Collection[Row[tuple[str, str, bytes, bytes]]]) -> dict[str, DataKey]:
         try:

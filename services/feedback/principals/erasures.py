@@ -104,12 +104,28 @@ class Erasures:
             # Sorted, so that concurrent erasures lock the streams in the same order.
             streams = {str(stream): lock_stream(connection, stream) for stream in sorted(Stream)}
             key_id = shred(connection, principal)
-            if key_id is None and (last := _last_erasure(connection, principal)):
-                return last, False
+            if key_id is None:
+                erasures = tables.erasures.c
+                query = select(tables.erasures).where(erasures.principal == principal)
+                newest = connection.execute(query.order_by(erasures.number.desc()).limit(1)).first()
+                if newest:
+                    return _erasure(newest), False
             erasure = self._insert_erasure(
                 connection, principal, tenant, key_id, request_us, streams
             )
-            _delete_projections(connection, principal)
+            # Delete thumbs, remarks and exposures, and clear thumbs in claims. Claims are locked
+            # in the common order, to avoid deadlocks.
+            for table in (tables.thumbs, tables.remarks, tables.exposures):
+                connection.execute(delete(table).where(table.c.principal == principal))
+            claims = tables.claims
+            mine = claims.c.principal == principal
+            connection.execute(
+                select(claims.c.event_id).where(mine).order_by(claims.c.event_id).with_for_update()
+            ).all()
+            nothing = dict.fromkeys(
+                ("principal", "message_id", "up", "model_version", "arm", "accept_us")
+            )
+            connection.execute(update(claims).where(mine).values(nothing))
         # The row of the key is deleted; on SQLite the scrub also removes its bytes.
         if not scrub(self._engine):
             log.warning("shredded key remains in the write-ahead log until its readers end")
@@ -230,34 +246,6 @@ class Erasures:
 
 def _last_number(connection: Connection) -> int:
     return connection.execute(select(func.max(tables.erasures.c.number))).scalar() or 0
-
-
-def _last_erasure(connection: Connection, principal: str) -> Erasure | None:
-    table = tables.erasures.c
-    query = (
-        select(tables.erasures)
-        .where(table.principal == principal)
-        .order_by(table.number.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return _erasure(row) if row else None
-
-
-def _delete_projections(connection: Connection, principal: str) -> None:
-    """Delete thumbs, remarks and exposures, and clear thumbs in claims.
-
-    Claims are locked in the common order, to avoid deadlocks.
-    """
-    for table in (tables.thumbs, tables.remarks, tables.exposures):
-        connection.execute(delete(table).where(table.c.principal == principal))
-    claims = tables.claims
-    mine = claims.c.principal == principal
-    connection.execute(
-        select(claims.c.event_id).where(mine).order_by(claims.c.event_id).with_for_update()
-    ).all()
-    nothing = dict.fromkeys(("principal", "message_id", "up", "model_version", "arm", "accept_us"))
-    connection.execute(update(claims).where(mine).values(nothing))
 
 
 def _erasure(row: Row[Any]) -> Erasure:

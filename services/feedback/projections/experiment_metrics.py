@@ -44,7 +44,33 @@ class ExperimentMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the latest figures, each arm complete."""
-        users, thumbs, ratio, low, high = families = _families()
+        users, thumbs, ratio, low, high = families = (
+            GaugeMetricFamily(
+                "thumbwheel_experiment_exposed_users",
+                "Users exposed to a version.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs",
+                "Current thumbs on the answers of a version.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_ratio",
+                "Share of thumbs up among the current thumbs.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_low_ratio",
+                "Lower end of the confidence interval of the ratio, valid at every look.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_high_ratio",
+                "Upper end of the confidence interval of the ratio, valid at every look.",
+                labels=["version", "arm"],
+            ),
+        )
         for arm in self._figures:
             labels = [arm.model_version, arm.arm]
             users.add_metric(labels, arm.exposed_users)
@@ -54,36 +80,6 @@ class ExperimentMetrics(Collector):
             if arm.up + arm.down:
                 ratio.add_metric(labels, arm.up_rate)
         return families
-
-
-def _families() -> tuple[GaugeMetricFamily, ...]:
-    return (
-        GaugeMetricFamily(
-            "thumbwheel_experiment_exposed_users",
-            "Users exposed to a version.",
-            labels=["version", "arm"],
-        ),
-        GaugeMetricFamily(
-            "thumbwheel_experiment_thumbs",
-            "Current thumbs on the answers of a version.",
-            labels=["version", "arm"],
-        ),
-        GaugeMetricFamily(
-            "thumbwheel_experiment_thumbs_up_ratio",
-            "Share of thumbs up among the current thumbs.",
-            labels=["version", "arm"],
-        ),
-        GaugeMetricFamily(
-            "thumbwheel_experiment_thumbs_up_low_ratio",
-            "Lower end of the confidence interval of the ratio, valid at every look.",
-            labels=["version", "arm"],
-        ),
-        GaugeMetricFamily(
-            "thumbwheel_experiment_thumbs_up_high_ratio",
-            "Upper end of the confidence interval of the ratio, valid at every look.",
-            labels=["version", "arm"],
-        ),
-    )
 
 
 async def refresh_periodically(

@@ -81,12 +81,13 @@ class Experiments:
         Raises:
             LedgerUnavailableError: The database does not answer.
         """
-        counts = {
-            (count.model_version, count.arm): count for count in await self._thumbs.count(since_us)
+        votes = {
+            (count.model_version, count.arm): (count.up, count.down)
+            for count in await self._thumbs.count(since_us)
         }
         exposures = await asyncio.to_thread(self._exposures, since_us)
         figures = [
-            ArmFigures(version, arm, users, first_us, *_votes(counts.get((version, arm))))
+            ArmFigures(version, arm, users, first_us, *votes.get((version, arm), (0, 0)))
             for (version, arm), (users, first_us) in exposures.items()
         ]
         first_exposures: dict[str, int] = {}
@@ -167,7 +168,3 @@ def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
             names = ("principal", "model_version", "arm")
             rows = [{**dict(zip(names, key, strict=True)), "first_us": first[key]} for key in moved]
             connection.execute(insert(table), rows)
-
-
-def _votes(count: ThumbCount | None) -> tuple[int, int]:
-    return (count.up, count.down) if count else (0, 0)

@@ -235,7 +235,20 @@ class Sink(Generic[EventT]):
         found, end = self._classify(records), records[-1].offset + 1
         key, digest = "", ""
         if found.kept:
-            data = self._format.encode([self._row(lease, *pair) for pair in found.kept])
+            rows = [
+                self._format.row(event)
+                | {
+                    "topic_id": lease.topic_id,
+                    "partition": lease.partition,
+                    "offset": record.offset,
+                    "event_id": record.entry.event_id,
+                    "ingest_time": record.append_us,
+                    "schema_version": record.entry.schema_major,
+                    "accept_order": record.entry.accept_order or None,
+                }
+                for record, event in found.kept
+            ]
+            data = self._format.encode(rows)
             digest = hashlib.sha256(data).hexdigest()
             key = object_key(lease, end, digest)
             self._on_step(SinkStep.ENCODED)
@@ -285,17 +298,6 @@ class Sink(Generic[EventT]):
         found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
         found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]
         return found
-
-    def _row(self, lease: Lease, record: Record, event: EventT) -> Row:
-        return self._format.row(event) | {
-            "topic_id": lease.topic_id,
-            "partition": lease.partition,
-            "offset": record.offset,
-            "event_id": record.entry.event_id,
-            "ingest_time": record.append_us,
-            "schema_version": record.entry.schema_major,
-            "accept_order": record.entry.accept_order or None,
-        }
 
 
 def _owner(event: SealableEvent) -> Owner:

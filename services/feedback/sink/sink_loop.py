@@ -77,7 +77,18 @@ class SinkLoop:
         retry_seconds = FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
             wait_seconds = POLL_SECONDS
-            if self._is_due():
+            waiting, now = self._waiting(), time.monotonic()
+            if not waiting:
+                self._behind_since = None
+            elif self._behind_since is None:
+                self._behind_since = now
+            behind_seconds = now - self._behind_since if self._behind_since is not None else 0.0
+            partition = str(self._log.partition)
+            metrics.LAG_EVENTS.labels(self._stream, partition).set(waiting)
+            metrics.LAG_SECONDS.labels(self._stream, partition).set(behind_seconds)
+            if waiting >= self._flush_rows or (
+                waiting > 0 and behind_seconds >= self._flush_seconds
+            ):
                 if await self._flush_once():
                     retry_seconds = FIRST_RETRY_SECONDS
                     continue
@@ -98,20 +109,6 @@ class SinkLoop:
     def _waiting(self) -> int:
         return self._log.end_offset - self._sink.position
 
-    def _is_due(self) -> bool:
-        waiting, now = self._waiting(), time.monotonic()
-        if not waiting:
-            self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = now
-        behind_seconds = now - self._behind_since if self._behind_since is not None else 0.0
-        partition = str(self._log.partition)
-        metrics.LAG_EVENTS.labels(self._stream, partition).set(waiting)
-        metrics.LAG_SECONDS.labels(self._stream, partition).set(behind_seconds)
-        return waiting >= self._flush_rows or (
-            waiting > 0 and behind_seconds >= self._flush_seconds
-        )
-
     async def _flush_once(self) -> bool:
         """Run one flush and return False if a retry is needed."""
         # Events that arrive during the flush start a new wait.
@@ -122,7 +119,19 @@ class SinkLoop:
             )
         except FAILURES as error:
             # A failed flush may still have committed, for example with a lost response.
-            await self._reassign(error)
+            # Acquire the partition again, since only the ledger knows the committed end.
+            metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
+            log.warning(
+                "flush failed, retrying",
+                extra=fields(stream=self._stream, error=type(error).__name__),
+            )
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
+            except FAILURES as again:
+                log.warning(
+                    "lease not acquired, retrying",
+                    extra=fields(stream=self._stream, error=type(again).__name__),
+                )
             return False
         finally:
             # Report also after a failure: the position may have moved in `assign`.
@@ -130,37 +139,19 @@ class SinkLoop:
         if self._sink.position >= end_before:
             self._behind_since = None
         if segment:
-            self._count_segment(segment)
-        return True
-
-    async def _reassign(self, error: Exception) -> None:
-        """Acquire the partition again, since only the ledger knows the committed end."""
-        metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
-        log.warning(
-            "flush failed, retrying",
-            extra=fields(stream=self._stream, error=type(error).__name__),
-        )
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
-        except FAILURES as again:
-            log.warning(
-                "lease not acquired, retrying",
-                extra=fields(stream=self._stream, error=type(again).__name__),
+            metrics.SEGMENTS.labels(self._stream).inc()
+            metrics.ROWS.labels(self._stream).inc(segment.rows)
+            metrics.DEAD_LETTERS.labels(self._stream).inc(segment.dead_letters)
+            metrics.TOMBSTONES.labels(self._stream).inc(segment.tombstones)
+            log.info(
+                "segment committed",
+                extra=fields(
+                    stream=self._stream,
+                    sequence=segment.sequence,
+                    start=segment.start_offset,
+                    end=segment.end_offset,
+                    dead_letters=segment.dead_letters,
+                    tombstones=segment.tombstones,
+                ),
             )
-
-    def _count_segment(self, segment: Segment) -> None:
-        metrics.SEGMENTS.labels(self._stream).inc()
-        metrics.ROWS.labels(self._stream).inc(segment.rows)
-        metrics.DEAD_LETTERS.labels(self._stream).inc(segment.dead_letters)
-        metrics.TOMBSTONES.labels(self._stream).inc(segment.tombstones)
-        log.info(
-            "segment committed",
-            extra=fields(
-                stream=self._stream,
-                sequence=segment.sequence,
-                start=segment.start_offset,
-                end=segment.end_offset,
-                dead_letters=segment.dead_letters,
-                tombstones=segment.tombstones,
-            ),
-        )
+        return True

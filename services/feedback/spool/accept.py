@@ -160,7 +160,17 @@ class Acceptance:
             for call in calls
         ]
         try:
-            known = self._known_fingerprints([entry.event_id for call in calls for entry in call])
+            event_ids = [entry.event_id for call in calls for entry in call]
+            # Read memory before the ledger: ids move from memory to the ledger, so this order never
+            # misses an id.
+            with self._mutex:
+                pending = {i: self._pending[i][1] for i in event_ids if i in self._pending}
+            rest = [event_id for event_id in event_ids if event_id not in pending]
+            known = (
+                pending | dict(self._committed.fingerprints(self._stream, rest))
+                if rest
+                else pending
+            )
             # Local checks come first, so that known events never touch the shared claims.
             results, group = self._decide(calls, known)
             # The claims precede the write: a crash in between leaves a claim without an event,
@@ -184,14 +194,6 @@ class Acceptance:
         with self._mutex:
             while self._pending and next(iter(self._pending.values()))[0] < before:
                 self._pending.popitem(last=False)
-
-    def _known_fingerprints(self, event_ids: list[str]) -> dict[str, bytes]:
-        # Read memory before the ledger: ids move from memory to the ledger, so this order never
-        # misses an id.
-        with self._mutex:
-            pending = {i: self._pending[i][1] for i in event_ids if i in self._pending}
-        rest = [event_id for event_id in event_ids if event_id not in pending]
-        return pending | dict(self._committed.fingerprints(self._stream, rest)) if rest else pending
 
     def _decide(
         self, calls: Sequence[Sequence[Entry]], known: Mapping[str, bytes]
@@ -346,36 +348,28 @@ class GroupCommit:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while group := self._next_group():
-            self._store(group)
-
-    def _next_group(self) -> "list[Call]":
-        """Wait for a call and return it with all queued calls; an empty list ends the thread."""
-        first = self._queue.get()
-        if first is None:
-            return []
-        group, size = [first], _payload_bytes(first)
-        while (
-            len(group) < MAX_CALLS_PER_GROUP
-            and size < MAX_BYTES_PER_GROUP
-            and not self._queue.empty()
-        ):
-            call = self._queue.get_nowait()
-            if call is None:
-                self._queue.put(None)
-                break
-            group.append(call)
-            size += _payload_bytes(call)
-        return group
-
-    def _store(self, group: "list[Call]") -> None:
-        try:
-            stored = self._acceptance.store([entries for entries, _ in group])
-        except Exception as error:  # noqa: BLE001 - callers get an error
-            log.error("group commit failed", extra=fields(error=type(error).__name__))
-            stored = Stored([ServiceError("internal error")] * len(group), [])
-        # Futures belong to the event loop and may only be resolved there.
-        self._loop.call_soon_threadsafe(self._resolve, [future for _, future in group], stored)
+        # Wait for a call and take it with all queued calls; None ends the thread.
+        while (call := self._queue.get()) is not None:
+            group, size = [call], _payload_bytes(call)
+            while (
+                len(group) < MAX_CALLS_PER_GROUP
+                and size < MAX_BYTES_PER_GROUP
+                and not self._queue.empty()
+            ):
+                call = self._queue.get_nowait()
+                if call is None:
+                    # Put back for the next round: the calls before it are stored first.
+                    self._queue.put(None)
+                    break
+                group.append(call)
+                size += _payload_bytes(call)
+            try:
+                stored = self._acceptance.store([entries for entries, _ in group])
+            except Exception as error:  # noqa: BLE001 - callers get an error
+                log.error("group commit failed", extra=fields(error=type(error).__name__))
+                stored = Stored([ServiceError("internal error")] * len(group), [])
+            # Futures belong to the event loop and may only be resolved there.
+            self._loop.call_soon_threadsafe(self._resolve, [future for _, future in group], stored)
 
     def _resolve(self, futures: "Sequence[asyncio.Future[NewEventCount]]", stored: Stored) -> None:
         if stored.records:

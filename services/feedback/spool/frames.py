@@ -109,12 +109,6 @@ def decode(data: bytes, position: int) -> Frame | None:
     # The length may be intact while a block of the body never reached the disk.
     if zlib.crc32(body) != checksum:
         return None
-    record, group_start = _record(body, body_format)
-    return Frame(record, group_start, end)
-
-
-def _record(body: bytes, body_format: struct.Struct) -> tuple[Record, int]:
-    """Return the record of an intact body and the start of its group."""
     offset, append_us, group_start, schema_major, id_bytes, key_bytes, fingerprint, *later = (
         body_format.unpack_from(body)
     )
@@ -131,7 +125,7 @@ def _record(body: bytes, body_format: struct.Struct) -> tuple[Record, int]:
         accept_order=accept_order,
         traceparent=body[trace_at:payload_at].decode(),
     )
-    return Record(offset, append_us, entry), group_start
+    return Frame(Record(offset, append_us, entry), group_start, end)
 
 
 def scan(data: bytes, first_offset: int) -> Scan:

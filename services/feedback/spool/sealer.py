@@ -74,29 +74,18 @@ class Sealer(Generic[MessageT]):
         keys = self.keys.get_or_create({event.principal: event.tenant for event in events})
         # Read the erasures after the keys: an erasure in between has shredded the returned keys.
         overtaken = self.overtaken(events)
-        return [
-            replace(
-                entry,
-                payload=self._seal_event(
-                    event, None if event.event_id in overtaken else keys[event.principal]
-                ),
-            )
-            for entry, event in zip(entries, events, strict=True)
-        ]
-
-    def _seal_event(self, event: MessageT, key: DataKey | None) -> bytes:
-        """Seal the texts of an event, or drop the texts without a key.
-
-        An event without texts and key id becomes a tombstone, like other events of an erased
-        principal.
-        """
-        texts = self.extract_texts(event).SerializeToString(deterministic=True)
-        if key:
-            # A fresh random nonce per event: reuse under one key would break AES-GCM.
-            event.sealed = seal(
-                texts, key, event.event_id, event.principal, self.random_bytes(NONCE_BYTES)
-            )
-        return event.SerializeToString(deterministic=True)
+        sealed: list[Entry] = []
+        for entry, event in zip(entries, events, strict=True):
+            # The texts leave the event in any case. Without texts and key id it becomes a
+            # tombstone, like other events of an erased principal.
+            texts = self.extract_texts(event).SerializeToString(deterministic=True)
+            if event.event_id not in overtaken:
+                # A fresh random nonce per event: reuse under one key would break AES-GCM.
+                nonce = self.random_bytes(NONCE_BYTES)
+                key = keys[event.principal]
+                event.sealed = seal(texts, key, event.event_id, event.principal, nonce)
+            sealed.append(replace(entry, payload=event.SerializeToString(deterministic=True)))
+        return sealed
 
 
 def overtaken_turns(

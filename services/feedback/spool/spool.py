@@ -108,9 +108,40 @@ class Spool:
             self.check_space(sum(map(frames.frame_bytes, entries)))
             try:
                 self._rotate_if(self._files[-1].size >= self._segment_bytes)
-                return self._write(entries)
+                file, stamp = self._files[-1], self._now_us()
+                records = [Record(file.end + i, stamp, entry) for i, entry in enumerate(entries)]
+                encoded = [frames.encode(record, file.size) for record in records]
+                data = memoryview(b"".join(encoded))
+                written = 0
+                while written < len(data):
+                    # A write may be partial, for example on a nearly full disk.
+                    written += self._device.write(
+                        self._descriptor, data[written:], file.size + written
+                    )
+                self._device.sync(self._descriptor)
+                for frame in encoded:
+                    # Publish the records only after the sync: readers and the sink must not see a
+                    # record that a power loss could still remove.
+                    file.positions.append(file.size)
+                    file.size += len(frame)
+                return records
             except OSError as error:
-                raise self._roll_back() from error
+                try:
+                    # A rejected record left in the file would become durable with the next append.
+                    os.ftruncate(self._descriptor, self._files[-1].size)
+                    self._device.sync(self._descriptor)
+                except OSError:
+                    # The end of the file is unknown, so the spool rejects all further entries.
+                    self._broken = True
+                    raise UnavailableError(
+                        "the spool's disk failed and the outcome is unknown; "
+                        "retry with the same request_id to learn the outcome",
+                        reason=BROKEN,
+                        retry_seconds=RETRY_SECONDS,
+                    ) from error
+                raise _not_stored(
+                    "the spool's disk is full or failing", "FEEDBACK_SPOOL_DISK"
+                ) from error
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
         """Return records from an offset on, at least one record unless the offset is the end.
@@ -128,7 +159,18 @@ class Spool:
             if located is None:
                 break
             path, first, last = located
-            found = _read_frames(path, first, last)
+            with path.open("rb") as file:
+                file.seek(first)
+                data = file.read(last - first)
+            found, position = [], 0
+            while position < last - first:
+                frame = frames.decode(data, position)
+                if frame is None:
+                    raise SpoolDamagedError(
+                        f"{path.name} is damaged at byte {first + position}", field=path.name
+                    )
+                found.append(frame.record)
+                position = frame.end
             records += found
             remaining_bytes -= last - first
         return records
@@ -150,43 +192,6 @@ class Spool:
         self._files = self._files[len(done) :]
         for file in done:
             file.path.unlink()
-
-    def _write(self, entries: Sequence[Entry]) -> list[Record]:
-        file, stamp = self._files[-1], self._now_us()
-        records = [Record(file.end + i, stamp, entry) for i, entry in enumerate(entries)]
-        encoded = [frames.encode(record, file.size) for record in records]
-        data = memoryview(b"".join(encoded))
-        written = 0
-        while written < len(data):
-            # A write may be partial, for example on a nearly full disk.
-            written += self._device.write(self._descriptor, data[written:], file.size + written)
-        self._device.sync(self._descriptor)
-        for frame in encoded:
-            # Publish the records only after the sync: readers and the sink must not see a record
-            # that a power loss could still remove.
-            file.positions.append(file.size)
-            file.size += len(frame)
-        return records
-
-    def _roll_back(self) -> UnavailableError:
-        """Cut off unacknowledged bytes.
-
-        If truncation fails as well, the spool rejects all further entries, since the end of the
-        file is unknown.
-        """
-        try:
-            # A rejected record left in the file would become durable with the next append.
-            os.ftruncate(self._descriptor, self._files[-1].size)
-            self._device.sync(self._descriptor)
-        except OSError:
-            self._broken = True
-            return UnavailableError(
-                "the spool's disk failed and the outcome is unknown; "
-                "retry with the same request_id to learn the outcome",
-                reason=BROKEN,
-                retry_seconds=RETRY_SECONDS,
-            )
-        return _not_stored("the spool's disk is full or failing", "FEEDBACK_SPOOL_DISK")
 
     def _rotate_if(self, due: bool) -> None:
         if not due:
@@ -235,19 +240,3 @@ def _not_stored(why: str, reason: str) -> UnavailableError:
         reason=reason,
         retry_seconds=RETRY_SECONDS,
     )
-
-
-def _read_frames(path: Path, first: int, last: int) -> list[Record]:
-    with path.open("rb") as file:
-        file.seek(first)
-        data = file.read(last - first)
-    records, position = [], 0
-    while position < last - first:
-        frame = frames.decode(data, position)
-        if frame is None:
-            raise SpoolDamagedError(
-                f"{path.name} is damaged at byte {first + position}", field=path.name
-            )
-        records.append(frame.record)
-        position = frame.end
-    return records

@@ -47,7 +47,12 @@ def connect(url: str) -> Engine:
     `?ssl=verify-full` verifies the Postgres certificate, as in URLs of asyncpg.
     """
     if url.startswith("sqlite"):
-        return _sqlite(url)
+        engine = create_engine(url)
+        if engine.url.database:
+            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        return engine
     milliseconds = {name: str(seconds * 1_000) for name, seconds in POSTGRES_SECONDS.items()}
     arguments = {
         "timeout": SOCKET_SECONDS,
@@ -148,15 +153,6 @@ def _disable_nagle(connection: Any, _record: Any) -> None:
     With Nagle a statement larger than one buffer waits 40 ms for the server's delayed ACK.
     """
     connection._usock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _sqlite(url: str) -> Engine:
-    engine = create_engine(url)
-    if engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    return engine
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -133,27 +133,23 @@ async def read_bytes(request: Request) -> bytes:
     """
     try:
         async with asyncio.timeout(MAX_BODY_SECONDS):
-            return await _parts(request)
+            parts: list[bytes] = []
+            size = 0
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise BodyTooLargeError(
+                        f"body must be at most {MAX_BODY_BYTES} bytes",
+                        field="body",
+                        limit=f"{MAX_BODY_BYTES} bytes",
+                    )
+            return b"".join(parts)
     except TimeoutError as error:
         limit = f"{MAX_BODY_SECONDS:g} s"
         raise BodyTooSlowError(
             "the body did not arrive in time", field="body", limit=limit
         ) from error
-
-
-async def _parts(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLargeError(
-                f"body must be at most {MAX_BODY_BYTES} bytes",
-                field="body",
-                limit=f"{MAX_BODY_BYTES} bytes",
-            )
-    return b"".join(parts)
 
 
 def _body_error(text: str, limit: str) -> InvalidArgumentError:

@@ -95,34 +95,6 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
         InvalidArgumentError: A parameter is invalid. The error names parameter and limit.
         NotFoundError: The model name has an impossible form.
     """
-    _refuse_unsupported(body)
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise field_error("model", "the name of a model")
-    if not MODEL_PATTERN.fullmatch(model):
-        raise NotFoundError(
-            "the model is not served",
-            reason="MODEL_NOT_FOUND",
-            field="model",
-            limit="see /v1/models",
-        )
-    stream = _optional(body, "stream", bool, "true or false") or False
-    turn = TurnRequest(
-        action=_input(body.get("messages")),
-        sampling=_sampling(body),
-        model=model,
-        # This API has no field for the enhancer's changes, and prompts may come from programs.
-        skip_enhancer=True,
-        on_disconnect=DisconnectPolicy.CANCEL,
-    )
-    try:
-        check_request(turn)
-    except InvalidArgumentError as error:
-        raise _with_openai_names(error, body) from error
-    return CompletionRequest(turn, model, stream, _include_usage(body, stream))
-
-
-def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
             allowed = ", ".join(json.dumps(neutral) for neutral in (*NEUTRAL[name], None))
@@ -139,6 +111,42 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
                 field=name[:64],
                 limit=", ".join(sorted(SUPPORTED)),
             )
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise field_error("model", "the name of a model")
+    if not MODEL_PATTERN.fullmatch(model):
+        raise NotFoundError(
+            "the model is not served",
+            reason="MODEL_NOT_FOUND",
+            field="model",
+            limit="see /v1/models",
+        )
+    stream = _optional(body, "stream", bool, "true or false") or False
+    action = _input(body.get("messages"))
+    longest = _optional(body, _max_tokens_name(body), int, "a whole number")
+    stop = body.get("stop")
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(map(is_unicode, stops)):
+        raise field_error("stop", "a text, or a list of texts")
+    turn = TurnRequest(
+        action=action,
+        sampling=Sampling(
+            temperature=_optional(body, "temperature", float, "a number"),
+            top_p=_optional(body, "top_p", float, "a number"),
+            max_tokens=longest,
+            stop=tuple(stops),
+            seed=_optional(body, "seed", int, "a whole number"),
+        ),
+        model=model,
+        # This API has no field for the enhancer's changes, and prompts may come from programs.
+        skip_enhancer=True,
+        on_disconnect=DisconnectPolicy.CANCEL,
+    )
+    try:
+        check_request(turn)
+    except InvalidArgumentError as error:
+        raise _with_openai_names(error, body) from error
+    return CompletionRequest(turn, model, stream, _include_usage(body, stream))
 
 
 def _input(messages: Any) -> UserInput:
@@ -163,39 +171,22 @@ def _message(message: Any, path: str) -> Message:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise field_error(f"{path}.role", " or ".join(ROLES))
-    return Message(ROLES[role], _content(message.get("content"), f"{path}.content"))
-
-
-def _content(content: Any, path: str) -> str:
+    content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(map(_is_text_part, parts)):
-        raise field_error(path, "a text in valid Unicode, or a list of parts of type text")
-    return "".join(part["text"] for part in parts)
-
-
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and is_unicode(part.get("text"))
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and part.get("type") == "text" and is_unicode(part.get("text"))
+        for part in parts
+    ):
+        raise field_error(
+            f"{path}.content", "a text in valid Unicode, or a list of parts of type text"
+        )
+    return Message(ROLES[role], "".join(part["text"] for part in parts))
 
 
 def is_unicode(text: Any) -> bool:
     """Return True for text with a UTF-8 form. JSON escapes can contain half a surrogate pair."""
     return isinstance(text, str) and not any(
         "\ud800" <= character <= "\udfff" for character in text
-    )
-
-
-def _sampling(body: Mapping[str, Any]) -> Sampling:
-    longest = _optional(body, _max_tokens_name(body), int, "a whole number")
-    stop = body.get("stop")
-    stops = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(stops, list) or not all(map(is_unicode, stops)):
-        raise field_error("stop", "a text, or a list of texts")
-    return Sampling(
-        temperature=_optional(body, "temperature", float, "a number"),
-        top_p=_optional(body, "top_p", float, "a number"),
-        max_tokens=longest,
-        stop=tuple(stops),
-        seed=_optional(body, "seed", int, "a whole number"),
     )
 
 

@@ -13,11 +13,10 @@ from starlette.routing import Route
 from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, trace_id, tracer
-from services.gateway.access import ROUTES, Rule, authorize
+from services.gateway.access import ROUTES, authorize
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
 from services.gateway.identity.authentication import Authenticator
-from services.gateway.identity.credential import Credential
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,13 @@ class Router:
                 f"{request.method} {path}", context=extract(dict(request.headers))
             )
             try:
-                credential = await self._credential(request, rule)
+                values = request.headers.getlist("authorization")
+                cookie = request.cookies.get(KEY_COOKIE, "")
+                if rule and rule.cookie and not values and cookie:
+                    values = [f"Bearer {cookie}"]
+                credential = await authorize(
+                    rule, values[0] if len(values) == 1 else "", self._authenticator
+                )
                 request.state.credential = credential
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(
@@ -81,10 +86,3 @@ class Router:
             return response
 
         return ProtectedRoute(path, answer, methods=[method])
-
-    async def _credential(self, request: Request, rule: Rule | None) -> Credential:
-        values = request.headers.getlist("authorization")
-        cookie = request.cookies.get(KEY_COOKIE, "")
-        if rule and rule.cookie and not values and cookie:
-            values = [f"Bearer {cookie}"]
-        return await authorize(rule, values[0] if len(values) == 1 else "", self._authenticator)

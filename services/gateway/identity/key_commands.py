@@ -17,7 +17,7 @@ from services.gateway.identity.credential import (
     scopes_text,
 )
 from services.gateway.identity.key_store import SqlKeyStore
-from services.gateway.identity.keys import StoredKey, digest_of, mint, new_secret
+from services.gateway.identity.keys import digest_of, mint, new_secret
 from services.gateway.store.database import migrate, open_database, redacted_url
 
 MAX_COUNT = 10_000
@@ -75,13 +75,33 @@ async def run_key_command(options: argparse.Namespace) -> int:
         store = SqlKeyStore(engine)
         match options.command:
             case "create":
-                return await _create(store, options)
+                count, user = options.count, options.user
+                users = (
+                    [user] if count == 1 else [f"{user}-{number}" for number in range(1, count + 1)]
+                )
+                try:
+                    if not 1 <= count <= MAX_COUNT:
+                        raise ValueError(f"--count must be 1 to {MAX_COUNT:,}")
+                    scopes, expire_time = _scopes(options.scopes), _expire_time(options.days)
+                    minted = [
+                        mint(Caller(options.tenant, name), scopes, expire_time) for name in users
+                    ]
+                except ValueError as error:
+                    print(error)
+                    return 2
+                for secret, key in minted:
+                    await store.add(key)
+                    print(secret)
+                return 0
             case "list":
                 return await _list(store)
             case "rotate":
                 return await _rotate(store, options.id, options.overlap_hours)
             case _:
-                return await _revoke(store, options.id)
+                if not await store.revoke(options.id, time.time()):
+                    return _no_such_key()
+                print("revoked")
+                return 0
 
 
 async def run_migrate_command(options: argparse.Namespace) -> int:
@@ -106,23 +126,6 @@ def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
     )
 
 
-async def _create(store: SqlKeyStore, options: argparse.Namespace) -> int:
-    count, user = options.count, options.user
-    users = [user] if count == 1 else [f"{user}-{number}" for number in range(1, count + 1)]
-    try:
-        if not 1 <= count <= MAX_COUNT:
-            raise ValueError(f"--count must be 1 to {MAX_COUNT:,}")
-        scopes, expire_time = _scopes(options.scopes), _expire_time(options.days)
-        minted = [mint(Caller(options.tenant, name), scopes, expire_time) for name in users]
-    except ValueError as error:
-        print(error)
-        return 2
-    for secret, key in minted:
-        await store.add(key)
-        print(secret)
-    return 0
-
-
 def _scopes(text: str) -> frozenset[Scope]:
     if text == "all":
         return ALL_SCOPES
@@ -143,7 +146,23 @@ def _expire_time(days: float | None) -> float | None:
 
 async def _list(store: SqlKeyStore) -> int:
     for key in await store.list_keys():
-        times = _times(key, time.time())
+        now = time.time()
+        parts = [f"made {_time(key.create_time)}", "never used"]
+        if key.last_use_time is not None:
+            parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
+        if key.revoke_time is not None:
+            parts.append(f"revoked {_time(key.revoke_time)}")
+        elif key.expire_time is not None:
+            parts.append(
+                f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
+            )
+        else:
+            parts.append("works")
+        if key.previous_expire_time is not None and key.previous_expire_time > now:
+            parts.append(
+                f"rotated, the previous secret works until {_time(key.previous_expire_time)}"
+            )
+        times = "  ".join(parts)
         print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
     return 0
 
@@ -162,33 +181,9 @@ async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:
     return 0
 
 
-async def _revoke(store: SqlKeyStore, key_id: str) -> int:
-    if not await store.revoke(key_id, time.time()):
-        return _no_such_key()
-    print("revoked")
-    return 0
-
-
 def _no_such_key() -> int:
     print("no working key has this id")
     return 1
-
-
-def _times(key: StoredKey, now: float) -> str:
-    parts = [f"made {_time(key.create_time)}", "never used"]
-    if key.last_use_time is not None:
-        parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
-    if key.revoke_time is not None:
-        parts.append(f"revoked {_time(key.revoke_time)}")
-    elif key.expire_time is not None:
-        parts.append(
-            f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
-        )
-    else:
-        parts.append("works")
-    if key.previous_expire_time is not None and key.previous_expire_time > now:
-        parts.append(f"rotated, the previous secret works until {_time(key.previous_expire_time)}")
-    return "  ".join(parts)
 
 
 def _time(seconds: float) -> str:

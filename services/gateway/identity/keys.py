@@ -180,16 +180,13 @@ class ApiKeys:
             self._cache.move_to_end(digest)
             while len(self._cache) > MAX_CACHED_KEYS:
                 self._cache.popitem(last=False)
-            self._record_use(key)
+            now = self._now()
+            if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
+                # Written in the background. A failed write does not fail the call.
+                task = asyncio.create_task(self._write_use(key.key_id, now))
+                self._use_writes.add(task)
+                task.add_done_callback(self._use_writes.discard)
         return key
-
-    def _record_use(self, key: StoredKey) -> None:
-        now = self._now()
-        if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
-            # Written in the background. A failed write does not fail the call.
-            task = asyncio.create_task(self._write_use(key.key_id, now))
-            self._use_writes.add(task)
-            task.add_done_callback(self._use_writes.discard)
 
     async def _write_use(self, key_id: str, now: float) -> None:
         try:

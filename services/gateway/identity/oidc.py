@@ -62,31 +62,30 @@ class OidcVerifier:
             if not isinstance(name, str) or name not in self._issuers:
                 raise rejected("the issuer of the token is unknown", "TOKEN_ISSUER")
             issuer, keys = self._issuers[name]
-            claims = await self._verified(token, unverified["header"], issuer, keys)
+            header = unverified["header"]
+            key = await keys.find(header["kid"]) if "kid" in header else None
+            if key is None:
+                raise rejected("the key of the token is not a key of its issuer", "TOKEN_INVALID")
+            claims: Mapping[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=list(issuer.algorithms),
+                audience=issuer.audience,
+                issuer=issuer.url,
+                leeway=self._leeway_seconds,
+                options={"require": REQUIRED_CLAIMS, "enforce_minimum_key_length": True},
+            )
         except jwt.PyJWTError as error:
             raise rejected(
                 *next(REJECTIONS[kind] for kind in type(error).__mro__ if kind in REJECTIONS)
             ) from error
-        return Credential(
-            Caller(_tenant(issuer, claims), _user(issuer, claims)), _scopes(issuer, claims)
-        )
-
-    async def _verified(
-        self, token: str, header: Mapping[str, Any], issuer: Issuer, keys: KeySource
-    ) -> Mapping[str, Any]:
-        key = await keys.find(header["kid"]) if "kid" in header else None
-        if key is None:
-            raise rejected("the key of the token is not a key of its issuer", "TOKEN_INVALID")
-        claims: Mapping[str, Any] = jwt.decode(
-            token,
-            key,
-            algorithms=list(issuer.algorithms),
-            audience=issuer.audience,
-            issuer=issuer.url,
-            leeway=self._leeway_seconds,
-            options={"require": REQUIRED_CLAIMS, "enforce_minimum_key_length": True},
-        )
-        return claims
+        tenant = issuer.tenant or claims.get(issuer.tenant_claim)
+        if not isinstance(tenant, str) or not (issuer.tenant or tenant in issuer.tenants):
+            raise rejected("the token names no tenant of its issuer", "TOKEN_CLAIMS")
+        user = claims.get(issuer.user_claim)
+        if not isinstance(user, str) or not NAME.fullmatch(user):
+            raise rejected("the token has no valid user name", "TOKEN_CLAIMS")
+        return Credential(Caller(tenant, user), _scopes(issuer, claims))
 
 
 def rejected(text: str, reason: str) -> UnauthenticatedError:
@@ -94,22 +93,6 @@ def rejected(text: str, reason: str) -> UnauthenticatedError:
     return UnauthenticatedError(
         text, reason=reason, field="authorization", limit="a valid token of a known issuer"
     )
-
-
-def _tenant(issuer: Issuer, claims: Mapping[str, Any]) -> str:
-    if issuer.tenant:
-        return issuer.tenant
-    named = claims.get(issuer.tenant_claim)
-    if not isinstance(named, str) or named not in issuer.tenants:
-        raise rejected("the token names no tenant of its issuer", "TOKEN_CLAIMS")
-    return named
-
-
-def _user(issuer: Issuer, claims: Mapping[str, Any]) -> str:
-    named = claims.get(issuer.user_claim)
-    if not isinstance(named, str) or not NAME.fullmatch(named):
-        raise rejected("the token has no valid user name", "TOKEN_CLAIMS")
-    return named
 
 
 def _scopes(issuer: Issuer, claims: Mapping[str, Any]) -> frozenset[Scope]:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 from services.gateway.answering.answer_cache import CachedAnswer, CacheKey
 from services.gateway.answering.generation import Selected
@@ -52,7 +51,9 @@ class ValkeyCacheBackend:
         if sealed is None:
             return None
         try:
-            return _answer(json.loads(self._keys.encryptor(key).decrypt(sealed)))
+            value = json.loads(self._keys.encryptor(key).decrypt(sealed))
+            selected = {**value["selected"], "task": Task(value["selected"]["task"])}
+            return CachedAnswer(value["text"], Selected(**selected), Usage(**value["usage"]))
         except DecryptionError:
             CACHE_RESULTS.labels("unreadable").inc()
             return None
@@ -72,8 +73,3 @@ class ValkeyCacheBackend:
 
 def _index(tenant: str) -> str:
     return f"tw:{{answers/{tenant}}}:index"
-
-
-def _answer(value: Any) -> CachedAnswer:
-    selected = {**value["selected"], "task": Task(value["selected"]["task"])}
-    return CachedAnswer(value["text"], Selected(**selected), Usage(**value["usage"]))

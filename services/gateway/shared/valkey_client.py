@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -147,36 +147,52 @@ class ValkeyClient:
             # A failed batch clears the connection state, which ends this loop.
             while self._calls and self.connected:
                 batch, self._calls = self._calls[:MAX_BATCH], self._calls[MAX_BATCH:]
-                await self._send(batch)
+                try:
+                    replies = await self._execute([call.command for call in batch])
+                except (ValkeyError, OSError, TimeoutError) as error:
+                    self._disconnect(_reason(error))
+                    self._refuse(batch)
+                    continue
+                for call, reply in zip(batch, replies, strict=True):
+                    if refusal := _refusal(reply):
+                        self._disconnect(refusal)
+                        self._refuse([call])
+                    # A cancelled caller has completed its future already.
+                    elif not call.reply.done():
+                        call.reply.set_result(reply)
             if not self.connected:
-                await self._reconnect()
+                while await self._probe():  # noqa: ASYNC110
+                    await asyncio.sleep(self._probe_seconds)
+                VALKEY_UP.labels("valkey").set(1)
+                log.info(
+                    "valkey available",
+                    extra=fields(away_seconds=round(time.monotonic() - self._disconnected_at, 1)),
+                )
+                self._up.set()
 
     async def start(self) -> None:
         """Determine the initial state."""
         if reason := await self._probe():
             self._disconnect(reason)
 
-    async def _send(self, batch: Sequence[_Call]) -> None:
-        try:
-            replies = await self._execute([call.command for call in batch])
-        except (ValkeyError, OSError, TimeoutError) as error:
-            self._disconnect(_reason(error))
-            self._refuse(batch)
-            return
-        for call, reply in zip(batch, replies, strict=True):
-            if refusal := _refusal(reply):
-                self._disconnect(refusal)
-                self._refuse([call])
-            # A cancelled caller has completed its future already.
-            elif not call.reply.done():
-                call.reply.set_result(reply)
-
     async def _execute(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
         # A pipeline without MULTI: one write for the batch, and one reply per command.
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return await _within(self._deadline_seconds, pipeline.execute(raise_on_error=False))
+        # A reply already in the socket buffer counts even after the deadline. Otherwise a long
+        # pause of the event loop would look like an outage.
+        task: asyncio.Task[list[Any]] = asyncio.create_task(pipeline.execute(raise_on_error=False))
+        try:
+            await asyncio.wait({task}, timeout=self._deadline_seconds)
+            for _ in range(ROUNDS_TO_READ):
+                if task.done():
+                    return task.result()
+                await asyncio.sleep(0)
+            raise TimeoutError
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _disconnect(self, reason: str) -> None:
         if self.connected:
@@ -194,16 +210,6 @@ class ValkeyClient:
         for call in calls:
             if not call.reply.done():
                 call.reply.set_exception(StoreUnavailableError())
-
-    async def _reconnect(self) -> None:
-        while await self._probe():  # noqa: ASYNC110
-            await asyncio.sleep(self._probe_seconds)
-        VALKEY_UP.labels("valkey").set(1)
-        log.info(
-            "valkey available",
-            extra=fields(away_seconds=round(time.monotonic() - self._disconnected_at, 1)),
-        )
-        self._up.set()
 
     async def _probe(self) -> str:
         """Return the reason for a failed probe, or an empty string.
@@ -223,28 +229,6 @@ class ValkeyClient:
     def close(self) -> None:
         """Fail all waiting calls."""
         self._refuse(self._calls)
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Return the result of the work.
-
-    A reply already in the socket buffer counts even after the deadline. Otherwise a long pause of
-    the event loop would look like an outage.
-
-    Raises:
-        TimeoutError: No reply arrived in time.
-    """
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-        for _ in range(ROUNDS_TO_READ):
-            if task.done():
-                return task.result()
-            await asyncio.sleep(0)
-        raise TimeoutError
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _refusal(reply: object) -> str:

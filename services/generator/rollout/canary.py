@@ -61,7 +61,21 @@ class CanaryController:
             InvalidArgumentError: version, directory, share or lease is invalid.
             FailedPreconditionError: there is another candidate, or the version cannot be loaded.
         """
-        await _check_start(request)
+        _check_version(request.version)
+        if not 0 < request.share <= MAX_SHARE:
+            raise field_error("share", f"above 0 to {MAX_SHARE:g}")
+        _check_lease(request.lease_seconds)
+        directory = Path(request.directory)
+        if not directory.is_absolute():
+            raise field_error("directory", "an absolute path")
+        try:
+            found = await asyncio.to_thread(manifest_version, directory)
+        except ManifestError as error:
+            raise InvalidArgumentError(
+                str(error), field="directory", limit=f"a model directory with {MANIFEST}"
+            ) from error
+        if found != request.version:
+            raise field_error("version", f"the version in {MANIFEST}")
         # The lease starts when the version is ready. Until then the limit is the loading time plus
         # one lease.
         longest = self._load_seconds + request.lease_seconds
@@ -123,24 +137,6 @@ class CanaryController:
 
     def _lease_end(self, seconds: float) -> int:
         return self._current.now_us() + int(seconds * 1e6)
-
-
-async def _check_start(request: CanaryRequest) -> None:
-    _check_version(request.version)
-    if not 0 < request.share <= MAX_SHARE:
-        raise field_error("share", f"above 0 to {MAX_SHARE:g}")
-    _check_lease(request.lease_seconds)
-    directory = Path(request.directory)
-    if not directory.is_absolute():
-        raise field_error("directory", "an absolute path")
-    try:
-        found = await asyncio.to_thread(manifest_version, directory)
-    except ManifestError as error:
-        raise InvalidArgumentError(
-            str(error), field="directory", limit=f"a model directory with {MANIFEST}"
-        ) from error
-    if found != request.version:
-        raise field_error("version", f"the version in {MANIFEST}")
 
 
 def _check_version(version: str) -> None:

@@ -221,17 +221,12 @@ class Reconciler:
         with suppress(UnavailableError):
             if unloaded := known - index.keys():
                 await self._current.change(lambda rollout: rollout.forget_retired(unloaded))
-            if forgotten := self._forgotten_versions(rollout, index):
+            # Versions that this replica loaded by an outdated rollout: the other replicas have
+            # already removed them from `retired`.
+            idle = self._requested - self._actions.keys() - _wanted(rollout).keys()
+            self._requested -= idle - index.keys()
+            if forgotten := frozenset((idle & index.keys()) - set(rollout.retired)):
                 await self._current.change(lambda rollout: rollout.retire(forgotten))
-
-    def _forgotten_versions(self, rollout: Rollout, index: Mapping[str, bool]) -> frozenset[str]:
-        """Return versions that this replica loaded by an outdated rollout.
-
-        The other replicas have already removed these versions from `retired`.
-        """
-        idle = self._requested - self._actions.keys() - _wanted(rollout).keys()
-        self._requested -= idle - index.keys()
-        return frozenset((idle & index.keys()) - set(rollout.retired))
 
     def _start(self, version: str, action: Coroutine[Any, Any, None]) -> None:
         # One action for each version at a time; the coroutine is closed to avoid a warning.

@@ -172,11 +172,25 @@ class Engine:
             # The lock is not held during a step, so that `submit` never waits for one.
             try:
                 self._admit()
-                self._cancel_requested()
+                # End generations whose `cancelled` flag is set. The end is delivered at once; the
+                # pipeline releases the request with its next step.
+                flagged = [
+                    (key, running.generation)
+                    for key, running in self._running.items()
+                    if running.generation.cancelled
+                ]
+                for request_id, _ in flagged:
+                    self._pipeline.cancel(request_id)
+                    del self._running[request_id]
+                self._deliver([(generation, Finish.CANCELLED) for _, generation in flagged])
                 self._pipeline.step()
                 self._read_tokens()
-            except Exception as error:  # noqa: BLE001 - else the requests would never end
-                self._fail(error)
+            except Exception as error:  # else the requests would never end
+                log.error("engine step failed", exc_info=error)
+                with self._wake:  # a concurrent submit is either refused or ended below
+                    self.failed = True
+                    self.closed_reason = "the engine of this version failed; load the version again"
+                self._end_all(EngineFailedError(self.closed_reason))
                 return
         for request_id in self._running:
             self._pipeline.cancel(request_id)
@@ -201,21 +215,6 @@ class Engine:
             self._observer.started(
                 time.perf_counter() - generation.submitted_at, len(generation.prompt)
             )
-
-    def _cancel_requested(self) -> None:
-        """End generations whose `cancelled` flag is set.
-
-        The end is delivered at once; the pipeline releases the request with its next step.
-        """
-        flagged = [
-            (key, running.generation)
-            for key, running in self._running.items()
-            if running.generation.cancelled
-        ]
-        for request_id, _ in flagged:
-            self._pipeline.cancel(request_id)
-            del self._running[request_id]
-        self._deliver([(generation, Finish.CANCELLED) for _, generation in flagged])
 
     def _read_tokens(self) -> None:
         now = time.perf_counter()
@@ -245,13 +244,6 @@ class Engine:
             new_tokens, len(self._running), len(self._waiting), self._pipeline.cache_usage()
         )
         self._deliver(deliveries)
-
-    def _fail(self, error: Exception) -> None:
-        log.error("engine step failed", exc_info=error)
-        with self._wake:  # a concurrent submit is either refused or ended below
-            self.failed = True
-            self.closed_reason = "the engine of this version failed; load the version again"
-        self._end_all(EngineFailedError(self.closed_reason))
 
     def _end_all(self, error: PredictorError) -> None:
         with self._wake:

@@ -94,9 +94,27 @@ class PagedPipeline:
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Add a request to the batch of the next step."""
         ids = ov.Tensor(np.array([prompt], np.int64))
-        self._handles[request_id] = self._pipeline.add_request(
-            request_id, ids, _generation_config(sampling)
-        )
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = sampling.max_new_tokens
+        config.min_new_tokens = sampling.min_new_tokens
+        config.ignore_eos = sampling.ignore_eos
+        config.set_eos_token_id(sampling.end_ids[0])
+        # The pipeline requires an explicit end-of-sequence id that is also a stop id.
+        config.stop_token_ids = set(sampling.end_ids)
+        config.logprobs = int(sampling.log_probs)
+        config.do_sample = sampling.temperature > 0
+        config.rng_seed = sampling.seed
+        config.presence_penalty = sampling.presence_penalty
+        config.frequency_penalty = sampling.frequency_penalty
+        config.repetition_penalty = sampling.repetition_penalty
+        # Temperature and truncation apply to sampling only.
+        if config.do_sample:
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.min_p = sampling.min_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+        self._handles[request_id] = self._pipeline.add_request(request_id, ids, config)
 
     def step(self) -> None:
         """Run one forward pass over the batch; releases the interpreter lock."""
@@ -139,27 +157,3 @@ class PagedPipeline:
     def cache_usage(self) -> float:
         """Return the share of KV blocks in use, 0 to 1, including cached prefixes."""
         return float(self._pipeline.get_metrics().cache_usage) / 100
-
-
-def _generation_config(sampling: Sampling) -> "openvino_genai.GenerationConfig":
-    config = openvino_genai.GenerationConfig()
-    config.max_new_tokens = sampling.max_new_tokens
-    config.min_new_tokens = sampling.min_new_tokens
-    config.ignore_eos = sampling.ignore_eos
-    config.set_eos_token_id(sampling.end_ids[0])
-    # The pipeline requires an explicit end-of-sequence id that is also a stop id.
-    config.stop_token_ids = set(sampling.end_ids)
-    config.logprobs = int(sampling.log_probs)
-    config.do_sample = sampling.temperature > 0
-    config.rng_seed = sampling.seed
-    config.presence_penalty = sampling.presence_penalty
-    config.frequency_penalty = sampling.frequency_penalty
-    config.repetition_penalty = sampling.repetition_penalty
-    # Temperature and truncation apply to sampling only.
-    if config.do_sample:
-        config.temperature = sampling.temperature
-        config.top_p = sampling.top_p
-        config.min_p = sampling.min_p
-        if sampling.top_k:
-            config.top_k = sampling.top_k
-    return config

@@ -50,26 +50,22 @@ class PromptScorer:
                 chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
                 # The logits at position i score the token at position i + 1.
                 targets = ids[start + 1 : start + 1 + len(chunk)]
-                scores += _scores(self._infer(self._request, chunk, start), targets)
+                total = start + len(chunk)
+                inputs = {
+                    "input_ids": np.array([chunk], np.int64),
+                    "attention_mask": np.ones((1, total), np.int64),
+                    "position_ids": np.arange(start, total, dtype=np.int64)[None],
+                    "beam_idx": np.zeros(1, np.int32),
+                }
+                logits_LV = np.asarray(self._request.infer(inputs)["logits"][0])
+                # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
+                top = logits_LV.max(-1)
+                norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
+                chosen = logits_LV[np.arange(len(targets)), list(targets)]
+                scores += [
+                    TokenScore(float(own - z), int(best), float(high - z))
+                    for own, best, high, z in zip(
+                        chosen, logits_LV.argmax(-1), top, norm, strict=True
+                    )
+                ]
             return scores
-
-    def _infer(self, request: ov.InferRequest, chunk: Sequence[int], start: int) -> "np.ndarray":
-        total = start + len(chunk)
-        inputs = {
-            "input_ids": np.array([chunk], np.int64),
-            "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": np.arange(start, total, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, np.int32),
-        }
-        return np.asarray(request.infer(inputs)["logits"][0])
-
-
-def _scores(logits_LV: "np.ndarray", targets: Sequence[int]) -> list[TokenScore]:
-    # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
-    top = logits_LV.max(-1)
-    norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
-    chosen = logits_LV[np.arange(len(targets)), list(targets)]
-    return [
-        TokenScore(float(own - z), int(best), float(high - z))
-        for own, best, high, z in zip(chosen, logits_LV.argmax(-1), top, norm, strict=True)
-    ]

@@ -99,7 +99,23 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             field.
     """
     family = _choice(config, "model_type", Family)
-    _reject_unsupported(config)
+    for field in (
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "use_bidirectional_attention",
+        "quantization_config",
+    ):
+        if config.get(field):
+            raise ModelRefusedError(
+                f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED"
+            )
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelRefusedError(
+            "config.json: partial_rotary_factor other than 1 is not supported",
+            field="partial_rotary_factor",
+            reason="UNSUPPORTED",
+            limit="1",
+        )
     num_heads, hidden_size = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     head_dim = _count(config, "head_dim", hidden_size // num_heads)
     num_kv_heads = _count(config, "num_key_value_heads", num_heads)
@@ -132,26 +148,6 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         tied=config.get("tie_word_embeddings", True if family is Family.GEMMA3 else None),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or ""),
     )
-
-
-def _reject_unsupported(config: Mapping[str, Any]) -> None:
-    for field in (
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "use_bidirectional_attention",
-        "quantization_config",
-    ):
-        if config.get(field):
-            raise ModelRefusedError(
-                f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED"
-            )
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelRefusedError(
-            "config.json: partial_rotary_factor other than 1 is not supported",
-            field="partial_rotary_factor",
-            reason="UNSUPPORTED",
-            limit="1",
-        )
 
 
 def _count(config: Mapping[str, Any], field: str, default: int | None = None) -> int:

@@ -47,17 +47,11 @@ def convert(source: Path, target: Path, weight_format: WeightFormat = WeightForm
         ModelRefusedError: the model is unsupported; the text names the file, tensor or field.
     """
     graph = DecoderGraph(load_architecture(source), Checkpoint(source), weight_format)
-    _name_nodes_by_position(graph.model)
+    # Name nodes without a name by their position. Default names contain a counter of the process,
+    # so files would differ from run to run.
+    for place, node in enumerate(graph.model.get_ordered_ops()):
+        if node.get_friendly_name() == node.get_name():
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")
     ov.save_model(graph.model, str(target / IR_NAME), compress_to_fp16=False)
     # GenAI reads config.json if present.
     (target / "config.json").write_bytes((source / "config.json").read_bytes())
-
-
-def _name_nodes_by_position(model: ov.Model) -> None:
-    """Name nodes without a name by their position.
-
-    Default names contain a counter of the process, so files would differ from run to run.
-    """
-    for place, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() == node.get_name():
-            node.set_friendly_name(f"{node.get_type_name()}_{place}")

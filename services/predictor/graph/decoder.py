@@ -30,9 +30,6 @@ class DecoderGraph:
         self._constants = Constants()
         self._shape = architecture
         self._weights = Weights(checkpoint, weight_format, self._constants)
-        self.model = self._build()
-
-    def _build(self) -> ov.Model:
         shape, weights = self._shape, self._weights
         inputs = Inputs(
             input_ids=_parameter("input_ids", 2, ov.Type.i64),
@@ -53,7 +50,7 @@ class DecoderGraph:
         logits.friendly_name = "__module.lm_head/ov_ext::linear/MatMul"
         logits.output(0).get_tensor().set_names({"logits"})
         parameters = [inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.beam_idx]
-        return ov.Model([ops.result(logits)], attention.assigns, parameters, "decoder")
+        self.model = ov.Model([ops.result(logits)], attention.assigns, parameters, "decoder")
 
     def _embed(self, embedding_VD: ov.Node, input_ids_BL: ov.Node) -> ov.Node:
         x_BLD = ops.gather(embedding_VD, ops.convert(input_ids_BL, "i32"), ops.constant(0))
@@ -78,19 +75,18 @@ class DecoderGraph:
             branch = self._norm(branch, f"{name}.post_attention_layernorm")
         x_BLD = ops.add(x_BLD, branch)
         before_mlp = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
-        branch = self._mlp(self._norm(x_BLD, f"{name}.{before_mlp}"), f"{name}.mlp")
-        if gemma:
-            branch = self._norm(branch, f"{name}.post_feedforward_layernorm")
-        return ops.add(x_BLD, branch)
-
-    def _mlp(self, x_BLD: ov.Node, name: str) -> ov.Node:
+        input_BLD = self._norm(x_BLD, f"{name}.{before_mlp}")
+        mlp = f"{name}.mlp"
         hidden, wide = self._shape.hidden_size, self._shape.intermediate_size
-        gate = self._weights.linear(x_BLD, f"{name}.gate_proj", hidden, wide)
+        gate = self._weights.linear(input_BLD, f"{mlp}.gate_proj", hidden, wide)
         gate = (
             ops.swish(gate) if self._shape.activation is Activation.SILU else ops.gelu(gate, "tanh")
         )
-        up = self._weights.linear(x_BLD, f"{name}.up_proj", hidden, wide)
-        return self._weights.linear(ops.multiply(gate, up), f"{name}.down_proj", wide, hidden)
+        up = self._weights.linear(input_BLD, f"{mlp}.up_proj", hidden, wide)
+        branch = self._weights.linear(ops.multiply(gate, up), f"{mlp}.down_proj", wide, hidden)
+        if gemma:
+            branch = self._norm(branch, f"{name}.post_feedforward_layernorm")
+        return ops.add(x_BLD, branch)
 
     def _norm(self, x_BLD: ov.Node, name: str) -> ov.Node:
         return self._weights.rms_norm(

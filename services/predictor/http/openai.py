@@ -105,7 +105,19 @@ class OpenAIRoutes:
         """Return the versions that can answer, oldest first."""
         versions = sorted(self._repository.ready(), key=lambda version: version.created)
         return web.json_response(
-            {"object": "list", "data": [_model_card(version) for version in versions]}
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "id": version.name,
+                        "object": "model",
+                        "created": version.created,
+                        "owned_by": "thumbwheel",
+                        "max_model_len": version.context_tokens,
+                    }
+                    for version in versions
+                ],
+            }
         )
 
     async def tokenize(self, request: web.Request) -> web.Response:
@@ -215,13 +227,3 @@ async def _echoed(
 
 def _include_usage(body: GenerationRequest) -> bool:
     return body.stream_options is not None and body.stream_options.include_usage
-
-
-def _model_card(version: Version) -> dict[str, Any]:
-    return {
-        "id": version.name,
-        "object": "model",
-        "created": version.created,
-        "owned_by": "thumbwheel",
-        "max_model_len": version.context_tokens,
-    }

@@ -28,13 +28,10 @@ class DigestCache:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         with self._lock:
             self._known[str(file)] = [*state, digest]
-            self._write()
+            unfinished = self._path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(self._known))
+            unfinished.replace(self._path)
         return digest
-
-    def _write(self) -> None:
-        unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(self._known))
-        unfinished.replace(self._path)
 
 
 def _read(path: Path) -> dict[str, list[str | int]]:

@@ -43,29 +43,20 @@ class IrCache:
                 shutil.rmtree(target, ignore_errors=True)
                 converted.replace(target)
         os.utime(target)
-        self._prune()
-        return target
-
-    def _prune(self) -> None:
-        """Delete the least recently used graphs.
-
-        A served graph keeps working, since Linux keeps a mapped file until the mapping is closed.
-        """
+        # Delete the least recently used graphs. A served graph keeps working, since Linux keeps a
+        # mapped file until the mapping is closed.
         finished = [path for path in self._directory.iterdir() if (path / IR_NAME).is_file()]
         finished.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in finished[self._entries :]:
             shutil.rmtree(path)
+        return target
 
 
 def _key(manifest: Manifest) -> str:
     names = ("config.json", *weight_files(manifest.directory))
-    content = {"converter": _converter_digest(), **{name: manifest.files[name] for name in names}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _converter_digest() -> str:
-    """Return the digest of the converter, so that a changed converter uses no older graphs."""
+    # Return the digest of the converter, so that a changed converter uses no older graphs.
     digest = hashlib.sha256()
     for source in sorted(Path(graph.__path__[0]).glob("*.py")):
         digest.update(source.read_bytes())
-    return digest.hexdigest()
+    content = {"converter": digest.hexdigest(), **{name: manifest.files[name] for name in names}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -22,8 +22,40 @@ def upgrade() -> None:
         "SELECT stream, max(sequence) FROM segments GROUP BY stream"
     )
     _segments()
-    _thumbs()
-    _claims()
+    op.drop_index("thumbs_by_time", "thumbs")
+    op.rename_table("thumbs", "thumbs_before")
+    op.create_table(
+        "thumbs",
+        sa.Column("principal", sa.String(64), nullable=False),
+        sa.Column("message_id", sa.String(36), nullable=False),
+        sa.Column("up", sa.Boolean),
+        sa.Column("model_version", sa.String(128), nullable=False),
+        sa.Column("arm", sa.String(128), nullable=False),
+        sa.Column("accept_us", sa.BigInteger, nullable=False),
+        sa.Column("accept_order", sa.BigInteger, nullable=False, server_default="0"),
+        sa.PrimaryKeyConstraint("principal", "message_id", name="thumbs_by_principal"),
+    )
+    _carry_over("thumbs", "principal, message_id, up, model_version, arm, accept_us")
+    op.create_index("thumbs_by_time", "thumbs", ["accept_us"])
+    op.create_table(
+        "claims",
+        sa.Column("stream", sa.String(32), primary_key=True),
+        sa.Column("event_id", sa.String(64), primary_key=True),
+        sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+        sa.Column("accept_order", sa.BigInteger, nullable=False),
+        sa.Column("holders", sa.Integer, nullable=False),
+        sa.Column("claim_us", sa.BigInteger, nullable=False),
+        sa.Column("principal", sa.String(64)),
+        sa.Column("message_id", sa.String(36)),
+        sa.Column("up", sa.Boolean),
+        sa.Column("model_version", sa.String(128)),
+        sa.Column("arm", sa.String(128)),
+        sa.Column("accept_us", sa.BigInteger),
+    )
+    op.create_index("claims_by_principal", "claims", ["principal", "message_id"])
+    op.create_index("claims_by_age", "claims", ["claim_us"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(sa.schema.CreateSequence(sa.Sequence("feedback_accept_order")))
 
 
 def _segments() -> None:
@@ -50,46 +82,6 @@ def _segments() -> None:
         "stream, sequence, topic_id, partition, start_offset, end_offset, object_key, sha256, rows,"
         " dead_letters, tombstones, commit_us",
     )
-
-
-def _thumbs() -> None:
-    op.drop_index("thumbs_by_time", "thumbs")
-    op.rename_table("thumbs", "thumbs_before")
-    op.create_table(
-        "thumbs",
-        sa.Column("principal", sa.String(64), nullable=False),
-        sa.Column("message_id", sa.String(36), nullable=False),
-        sa.Column("up", sa.Boolean),
-        sa.Column("model_version", sa.String(128), nullable=False),
-        sa.Column("arm", sa.String(128), nullable=False),
-        sa.Column("accept_us", sa.BigInteger, nullable=False),
-        sa.Column("accept_order", sa.BigInteger, nullable=False, server_default="0"),
-        sa.PrimaryKeyConstraint("principal", "message_id", name="thumbs_by_principal"),
-    )
-    _carry_over("thumbs", "principal, message_id, up, model_version, arm, accept_us")
-    op.create_index("thumbs_by_time", "thumbs", ["accept_us"])
-
-
-def _claims() -> None:
-    op.create_table(
-        "claims",
-        sa.Column("stream", sa.String(32), primary_key=True),
-        sa.Column("event_id", sa.String(64), primary_key=True),
-        sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
-        sa.Column("accept_order", sa.BigInteger, nullable=False),
-        sa.Column("holders", sa.Integer, nullable=False),
-        sa.Column("claim_us", sa.BigInteger, nullable=False),
-        sa.Column("principal", sa.String(64)),
-        sa.Column("message_id", sa.String(36)),
-        sa.Column("up", sa.Boolean),
-        sa.Column("model_version", sa.String(128)),
-        sa.Column("arm", sa.String(128)),
-        sa.Column("accept_us", sa.BigInteger),
-    )
-    op.create_index("claims_by_principal", "claims", ["principal", "message_id"])
-    op.create_index("claims_by_age", "claims", ["claim_us"])
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(sa.schema.CreateSequence(sa.Sequence("feedback_accept_order")))
 
 
 def _carry_over(table: str, columns: str) -> None:

@@ -41,10 +41,6 @@ def upgrade() -> None:
         sa.Column("training", sa.Boolean, nullable=False),
         sa.Column("update_us", sa.BigInteger, nullable=False),
     )
-    _erasures()
-
-
-def _erasures() -> None:
     op.create_table(
         "erasures",
         sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
