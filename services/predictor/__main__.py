@@ -91,7 +91,14 @@ async def load_at_start(
     Returns:
         The reason for a failed version of the settings, or an empty string.
     """
-    named = {_version_of(directory): directory.absolute() for directory in settings.startup_models}
+    named: dict[str, Path] = {}
+    for directory in settings.startup_models:
+        # In a cluster the name of the directory is only that of a mount point.
+        version = directory.name
+        with contextlib.suppress(OSError, ValueError):
+            manifest = json.loads((directory / "manifest.json").read_bytes())
+            version = str(manifest.get("version", directory.name))
+        named[version] = directory.absolute()
     needed = {**(await versions_served_by(settings.peer_url) if settings.peer_url else {}), **named}
     missing, reason = False, ""
     for version, directory in {**journal.read(), **needed}.items():
@@ -102,18 +109,6 @@ async def load_at_start(
             reason = f"{version}: {error.text}" if version in named else reason
     readiness.ready = not missing
     return reason
-
-
-def _version_of(directory: Path) -> str:
-    """Return the version in the manifest.
-
-    In a cluster the name of the directory is only that of a mount point.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        return str(
-            json.loads((directory / "manifest.json").read_bytes()).get("version", directory.name)
-        )
-    return directory.name
 
 
 async def start_failure(starting: asyncio.Task[str], stop: asyncio.Event) -> str:

@@ -241,8 +241,9 @@ class Repository:
             )
         new_slot = _Slot(State.LOADING, directory, "being loaded")
         new_slot.loading = asyncio.create_task(self._load_into(name, directory, new_slot))
-        # The load continues without a waiting caller.
-        new_slot.loading.add_done_callback(_consume_exception)
+        # The load continues without a waiting caller. Retrieve its exception, which the slot
+        # already holds: asyncio logs an exception that was never retrieved.
+        new_slot.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._slots[name] = new_slot
         return new_slot
 
@@ -277,12 +278,3 @@ class Repository:
             self._metrics.forget(name)
             log.info("version unloaded", extra={"fields": {"version": name}})
         del self._slots[name]
-
-
-def _consume_exception(task: asyncio.Task[None]) -> None:
-    """Retrieve the exception of a load, which the slot already holds.
-
-    asyncio otherwise logs an exception that was never retrieved.
-    """
-    if not task.cancelled():
-        task.exception()

@@ -61,8 +61,20 @@ class KafkaLog:
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
         """Implement `Log.read`; return no records while a seek is pending."""
         with self._mutex:
-            failure = self._failure
-            found = [] if failure else self._read_buffered(start, max_records, max_bytes)
+            failure, found, room = self._failure, list[Record](), max_bytes
+            end = self._records[-1].offset + 1 if self._records else self._start
+            if not failure and self._start <= start <= end:
+                self._drop(start)
+                for record in self._records:
+                    if len(found) >= max_records or room <= 0:
+                        break
+                    found.append(record)
+                    room -= frame_bytes(record.entry)
+            elif not failure:
+                self._clear()
+                # Records in flight belong to the old position; `offer` drops them until the
+                # consumer has sought.
+                self._start = self._seek_offset = start
         # Verify the topic id after fetching: if the topic still has the id, the fetched records
         # belong to that topic.
         if found or failure:
@@ -98,24 +110,6 @@ class KafkaLog:
         with self._mutex:
             self._failure = failure
             self._clear()
-
-    def _read_buffered(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        end = self._records[-1].offset + 1 if self._records else self._start
-        if not self._start <= start <= end:
-            self._clear()
-            # Records in flight belong to the old position; `offer` drops them until the consumer
-            # has sought.
-            self._start = self._seek_offset = start
-            return []
-        self._drop(start)
-        found: list[Record] = []
-        room = max_bytes
-        for record in self._records:
-            if len(found) >= max_records or room <= 0:
-                break
-            found.append(record)
-            room -= frame_bytes(record.entry)
-        return found
 
     def _drop(self, before: int) -> None:
         while self._records and self._records[0].offset < before:

@@ -92,14 +92,9 @@ def readable_segments(
 @cache
 def _query(is_limited: bool) -> Select[tuple[object, ...]]:
     """Build the query once, since building takes longer than running."""
-    parts = [_uncovered(is_limited).subquery(), _compacted(is_limited).subquery()]
-    both = union_all(*(select(part) for part in parts)).subquery()
-    return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
-
-
-def _compacted(is_limited: bool) -> Select[tuple[object, ...]]:
     cover = tables.covers.c
-    return (
+    parts = [
+        _uncovered(is_limited).subquery(),
         select(
             cover.stream,
             cover.first_sequence,
@@ -122,7 +117,10 @@ def _compacted(is_limited: bool) -> Select[tuple[object, ...]]:
         .where(cover.stream == STREAM, cover.last_sequence > AFTER)
         .order_by(cover.last_sequence)
         .limit(LIMIT if is_limited else None)
-    )
+        .subquery(),
+    ]
+    both = union_all(*(select(part) for part in parts)).subquery()
+    return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
 
 
 def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:

@@ -177,30 +177,7 @@ class Ledger:
             # The unique key on the start offset is the last protection against two segments for one
             # range.
             connection.execute(insert(tables.segments).values(vars(segment)))
-            # Insert dead letters and event ids of a segment, and record plain texts.
-            letters = [
-                {
-                    "topic_id": segment.topic_id,
-                    "partition": segment.partition,
-                    "commit_us": segment.commit_us,
-                    "offset": letter.offset,
-                    "error": letter.error,
-                    "payload_base64": base64.b64encode(letter.payload).decode(),
-                }
-                for letter in batch.dead_letters
-            ]
-            ids = [
-                {"stream": segment.stream, "event_id": event_id, "fingerprint": fingerprint}
-                for event_id, fingerprint in batch.fingerprints.items()
-            ]
-            for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
-                if rows:
-                    connection.execute(insert(table), rows)
-            # Texts without a key were accepted before sealing existed; erasures must rewrite
-            # segments up to this sequence.
-            if any(not owner.key_id for owner in batch.owners):
-                mine = update(tables.streams).where(tables.streams.c.stream == segment.stream)
-                connection.execute(mine.values(plain_sequence=segment.sequence))
+            _insert_details(connection, segment, batch)
             # The event ids protect against duplicates from here on.
             delete_claims(connection, lease.stream, batch.event_ids)
             in_transaction(connection)
@@ -416,3 +393,30 @@ def lock_stream(connection: Connection, stream: str, step: int = 0) -> tuple[int
 
 def _segment(row: Row[Any]) -> Segment:
     return Segment(**row._mapping)
+
+
+def _insert_details(connection: Connection, segment: Segment, batch: Batch) -> None:
+    """Insert dead letters and event ids of a segment, and record plain texts."""
+    letters = [
+        {
+            "topic_id": segment.topic_id,
+            "partition": segment.partition,
+            "commit_us": segment.commit_us,
+            "offset": letter.offset,
+            "error": letter.error,
+            "payload_base64": base64.b64encode(letter.payload).decode(),
+        }
+        for letter in batch.dead_letters
+    ]
+    ids = [
+        {"stream": segment.stream, "event_id": event_id, "fingerprint": fingerprint}
+        for event_id, fingerprint in batch.fingerprints.items()
+    ]
+    for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
+        if rows:
+            connection.execute(insert(table), rows)
+    # Texts without a key were accepted before sealing existed; erasures must rewrite segments up to
+    # this sequence.
+    if any(not owner.key_id for owner in batch.owners):
+        mine = update(tables.streams).where(tables.streams.c.stream == segment.stream)
+        connection.execute(mine.values(plain_sequence=segment.sequence))

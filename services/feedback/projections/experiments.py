@@ -130,15 +130,13 @@ def fold(
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild outdated exposures and return True after a rebuild."""
-    return rebuild(
-        Projection(tables.exposures, tables.exposure_positions, _apply_rows), ledger, store, stream
-    )
 
+    def apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+        lasting = (row for row in rows if not row["erased"])
+        _apply(connection, ((_key(row), int(str(row["finish_time"]))) for row in lasting))
 
-def _apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-    _apply(
-        connection, ((_key(row), int(str(row["finish_time"]))) for row in rows if not row["erased"])
-    )
+    projection = Projection(tables.exposures, tables.exposure_positions, apply_rows)
+    return rebuild(projection, ledger, store, stream)
 
 
 def _key(turn: Mapping[str, object]) -> Key:

@@ -213,9 +213,12 @@ class Remarks:
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild outdated remarks and return True after a rebuild."""
-    return rebuild(
-        Projection(tables.remarks, tables.remark_positions, _apply_rows), ledger, store, stream
-    )
+
+    def apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+        _apply(connection, map(change_of_row, rows))
+
+    projection = Projection(tables.remarks, tables.remark_positions, apply_rows)
+    return rebuild(projection, ledger, store, stream)
 
 
 async def expire_hourly(
@@ -242,10 +245,6 @@ def expire(engine: Engine, before_us: int) -> None:
     """
     with transaction(engine) as connection:
         connection.execute(delete(tables.remarks).where(tables.remarks.c.accept_us < before_us))
-
-
-def _apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-    _apply(connection, map(change_of_row, rows))
 
 
 def _apply(connection: Connection, changes: Iterable[Change]) -> None:

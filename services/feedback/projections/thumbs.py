@@ -169,13 +169,12 @@ class Thumbs:
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild outdated thumbs and return True after a rebuild."""
-    return rebuild(
-        Projection(tables.thumbs, tables.thumb_positions, _apply_rows), ledger, store, stream
-    )
 
+    def apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+        _apply(connection, [change for row in rows if (change := change_of_row(row))])
 
-def _apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-    _apply(connection, [change for row in rows if (change := change_of_row(row))])
+    projection = Projection(tables.thumbs, tables.thumb_positions, apply_rows)
+    return rebuild(projection, ledger, store, stream)
 
 
 def _apply(connection: Connection, changes: Iterable[Change]) -> None:

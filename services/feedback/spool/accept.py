@@ -204,7 +204,15 @@ class Acceptance:
         group_bytes = 0
         for call in calls:
             try:
-                new = self._new_events(call, known, group)
+                new: dict[str, Entry] = {}
+                for entry in call:
+                    earlier = new.get(entry.event_id) or group.get(entry.event_id)
+                    first = earlier.fingerprint if earlier else known.get(entry.event_id)
+                    if first is None:
+                        new[entry.event_id] = entry
+                    elif not self._is_same(first, entry):
+                        # An id is known with another content; the first content wins.
+                        raise _mismatch()
                 new_bytes = sum(
                     frame_bytes(entry) + self._sealing.max_overhead_bytes for entry in new.values()
                 )
@@ -276,24 +284,6 @@ class Acceptance:
                     new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
             found.append(result if isinstance(result, ServiceError) else len(new) - before)
         return found, new
-
-    def _new_events(
-        self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]
-    ) -> dict[str, Entry]:
-        """Return the new events of a call.
-
-        Raises:
-            AlreadyExistsError: An id is known with another content; the first content wins.
-        """
-        new: dict[str, Entry] = {}
-        for entry in call:
-            earlier = new.get(entry.event_id) or group.get(entry.event_id)
-            first = earlier.fingerprint if earlier else known.get(entry.event_id)
-            if first is None:
-                new[entry.event_id] = entry
-            elif not self._is_same(first, entry):
-                raise _mismatch()
-        return new
 
     def _is_same(self, known: bytes, entry: Entry) -> bool:
         # The first version stored the bare digest, and a retry may cross the upgrade.

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, Engine, delete, select, text
+from sqlalchemy import Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
@@ -75,7 +75,23 @@ class PostgresClaims:
             UnavailableError: No event is claimed, or the state is unknown.
         """
         with transaction(self._engine) as connection:
-            found = self._insert_claims(connection, entries)
+            changes = [self._change_of(entry) for entry in entries]
+            keys = [change[0] if change else None for change in changes]
+            states = [change[1] if change else None for change in changes]
+            columns = {
+                "event_id": [entry.event_id for entry in entries],
+                "fingerprint": [entry.fingerprint for entry in entries],
+                "principal": [key[0] if key else None for key in keys],
+                "message_id": [key[1] if key else None for key in keys],
+                "up": [state.up if state else None for state in states],
+                "model_version": [state.model_version if state else None for state in states],
+                "arm": [state.arm if state else None for state in states],
+                "accept_us": [state.accept_us if state else None for state in states],
+            }
+            taken = connection.execute(
+                _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
+            )
+            found = {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
             # Read the ledger after claiming: a commit that deleted these claims just before is then
             # visible.
             committed = committed_fingerprints(
@@ -108,25 +124,6 @@ class PostgresClaims:
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
         """Return the newest claimed thumb or retraction of each user on each message."""
         return await asyncio.to_thread(self._read_latest, keys)
-
-    def _insert_claims(self, connection: Connection, entries: Sequence[Entry]) -> dict[str, Claim]:
-        changes = [self._change_of(entry) for entry in entries]
-        keys = [change[0] if change else None for change in changes]
-        states = [change[1] if change else None for change in changes]
-        columns = {
-            "event_id": [entry.event_id for entry in entries],
-            "fingerprint": [entry.fingerprint for entry in entries],
-            "principal": [key[0] if key else None for key in keys],
-            "message_id": [key[1] if key else None for key in keys],
-            "up": [state.up if state else None for state in states],
-            "model_version": [state.model_version if state else None for state in states],
-            "arm": [state.arm if state else None for state in states],
-            "accept_us": [state.accept_us if state else None for state in states],
-        }
-        taken = connection.execute(
-            _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
-        )
-        return {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
 
     def _read_latest(self, keys: Collection[Key] | None) -> dict[Key, ThumbState]:
         table = tables.claims.c

@@ -95,22 +95,7 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
         InvalidArgumentError: A parameter is invalid. The error names parameter and limit.
         NotFoundError: The model name has an impossible form.
     """
-    for name, value in body.items():
-        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
-            allowed = ", ".join(json.dumps(neutral) for neutral in (*NEUTRAL[name], None))
-            raise InvalidArgumentError(
-                f"{name} is not supported",
-                reason="UNSUPPORTED_PARAMETER",
-                field=name,
-                limit=f"only {allowed}",
-            )
-        if name not in NEUTRAL and name not in SUPPORTED and name not in IGNORED:
-            raise InvalidArgumentError(
-                f"{name[:64]} is not a known parameter",
-                reason="UNKNOWN_PARAMETER",
-                field=name[:64],
-                limit=", ".join(sorted(SUPPORTED)),
-            )
+    _refuse_unsupported(body)
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise field_error("model", "the name of a model")
@@ -149,38 +134,55 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
     return CompletionRequest(turn, model, stream, _include_usage(body, stream))
 
 
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+            allowed = ", ".join(json.dumps(neutral) for neutral in (*NEUTRAL[name], None))
+            raise InvalidArgumentError(
+                f"{name} is not supported",
+                reason="UNSUPPORTED_PARAMETER",
+                field=name,
+                limit=f"only {allowed}",
+            )
+        if name not in NEUTRAL and name not in SUPPORTED and name not in IGNORED:
+            raise InvalidArgumentError(
+                f"{name[:64]} is not a known parameter",
+                reason="UNKNOWN_PARAMETER",
+                field=name[:64],
+                limit=", ".join(sorted(SUPPORTED)),
+            )
+
+
 def _input(messages: Any) -> UserInput:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_HISTORY + 1:
         raise field_error("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
-    read = [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    read: list[Message] = []
+    for number, message in enumerate(messages):
+        path = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise field_error(path, "an object with role and content")
+        for name, value in message.items():
+            if name not in ("role", "content", "name") and value not in (None, []):
+                raise field_error(
+                    f"{path}.{name[:64]}", "absent: only role, content and name are supported"
+                )
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or role not in ROLES:
+            raise field_error(f"{path}.role", " or ".join(ROLES))
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not all(
+            isinstance(part, dict) and part.get("type") == "text" and is_unicode(part.get("text"))
+            for part in parts
+        ):
+            raise field_error(
+                f"{path}.content", "a text in valid Unicode, or a list of parts of type text"
+            )
+        read.append(Message(ROLES[role], "".join(part["text"] for part in parts)))
     if read[-1].role is not Role.USER:
         raise field_error(
             f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
         )
     return UserInput(read[-1].text, tuple(read[:-1]))
-
-
-def _message(message: Any, path: str) -> Message:
-    if not isinstance(message, dict):
-        raise field_error(path, "an object with role and content")
-    for name, value in message.items():
-        if name not in ("role", "content", "name") and value not in (None, []):
-            raise field_error(
-                f"{path}.{name[:64]}", "absent: only role, content and name are supported"
-            )
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise field_error(f"{path}.role", " or ".join(ROLES))
-    content = message.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" and is_unicode(part.get("text"))
-        for part in parts
-    ):
-        raise field_error(
-            f"{path}.content", "a text in valid Unicode, or a list of parts of type text"
-        )
-    return Message(ROLES[role], "".join(part["text"] for part in parts))
 
 
 def is_unicode(text: Any) -> bool:

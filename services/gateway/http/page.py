@@ -133,9 +133,13 @@ class PageApi:
         return _json(await self._feedback_log.experiment())
 
     async def thumbs(self, request: Request) -> Response:
-        return _json(
-            await self._feedback_log.count_thumbs(_time(request.query_params.get("since", "")))
-        )
+        text, since = request.query_params.get("since", ""), Timestamp()
+        if text:
+            try:
+                since.FromJsonString(text)
+            except ValueError as error:
+                raise field_error("since", "a time as of RFC 3339") from error
+        return _json(await self._feedback_log.count_thumbs(since if text else None))
 
     async def rollout(self, request: Request) -> Response:
         return _json(await self._generator.rollout())
@@ -163,15 +167,3 @@ def _event(event: chat_pb2.ChatEvent) -> bytes:
 
 def _json(message: Message) -> Response:
     return JSONResponse(to_json(message))
-
-
-def _time(text: str) -> Timestamp | None:
-    """Parse a time. Returns None for an empty text."""
-    stamp = Timestamp()
-    try:
-        stamp.FromJsonString(text)
-    except ValueError as error:
-        if text:
-            raise field_error("since", "a time as of RFC 3339") from error
-        return None
-    return stamp

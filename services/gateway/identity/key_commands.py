@@ -94,7 +94,28 @@ async def run_key_command(options: argparse.Namespace) -> int:
                     print(secret)
                 return 0
             case "list":
-                return await _list(store)
+                for key in await store.list_keys():
+                    now = time.time()
+                    parts = [f"made {_time(key.create_time)}", "never used"]
+                    if key.last_use_time is not None:
+                        parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
+                    if key.revoke_time is not None:
+                        parts.append(f"revoked {_time(key.revoke_time)}")
+                    elif key.expire_time is not None:
+                        parts.append(
+                            f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
+                        )
+                    else:
+                        parts.append("works")
+                    if key.previous_expire_time is not None and key.previous_expire_time > now:
+                        parts.append(
+                            f"rotated, the previous secret works until {_time(key.previous_expire_time)}"
+                        )
+                    times = "  ".join(parts)
+                    print(
+                        f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}"
+                    )
+                return 0
             case "rotate":
                 return await _rotate(store, options.id, options.overlap_hours)
             case _:
@@ -142,29 +163,6 @@ def _expire_time(days: float | None) -> float | None:
     if not 0 < days <= MAX_DAYS:
         raise ValueError(f"--days must be above 0, at most {MAX_DAYS:,}")
     return time.time() + days * DAY_SECONDS
-
-
-async def _list(store: SqlKeyStore) -> int:
-    for key in await store.list_keys():
-        now = time.time()
-        parts = [f"made {_time(key.create_time)}", "never used"]
-        if key.last_use_time is not None:
-            parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
-        if key.revoke_time is not None:
-            parts.append(f"revoked {_time(key.revoke_time)}")
-        elif key.expire_time is not None:
-            parts.append(
-                f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
-            )
-        else:
-            parts.append("works")
-        if key.previous_expire_time is not None and key.previous_expire_time > now:
-            parts.append(
-                f"rotated, the previous secret works until {_time(key.previous_expire_time)}"
-            )
-        times = "  ".join(parts)
-        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
-    return 0
 
 
 async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:

@@ -164,7 +164,16 @@ class ApiKeys:
             key = await asyncio.shield(lookup)
         now = self._now()
         # Expiry is checked on every call, since a cached key may expire in the meantime.
-        if key is None or not _matches(key, digest, now):
+        if key is None:
+            raise _refused("the API key is not known", "API_KEY_INVALID")
+        # A rotated key has a previous secret for a while.
+        is_previous_valid = (
+            key.previous_digest is not None
+            and key.previous_expire_time is not None
+            and now < key.previous_expire_time
+            and hmac.compare_digest(key.previous_digest, digest)
+        )
+        if not hmac.compare_digest(key.digest, digest) and not is_previous_valid:
             raise _refused("the API key is not known", "API_KEY_INVALID")
         if key.revoke_time is not None:
             raise _refused("the API key was revoked", "API_KEY_REVOKED")
@@ -193,18 +202,6 @@ class ApiKeys:
             await self._store.record_use(key_id, now)
         except ServiceError as error:
             log.warning("key use not recorded", extra=fields(key_id=key_id, reason=error.reason))
-
-
-def _matches(key: StoredKey, digest: bytes, now: float) -> bool:
-    if hmac.compare_digest(key.digest, digest):
-        return True
-    if (
-        key.previous_digest is None
-        or key.previous_expire_time is None
-        or now >= key.previous_expire_time
-    ):
-        return False
-    return hmac.compare_digest(key.previous_digest, digest)
 
 
 def _refused(text: str, reason: str) -> UnauthenticatedError:

@@ -166,7 +166,13 @@ class Quotas:
         if not quota_request.is_limited:
             return Reservation({}, lambda _: None)
         decision = await self._decide(quota_request)
-        levels = _levels(quota_request, decision)
+        levels: dict[Limit, Level] = {}
+        for (holder, limit), window in decision.usage.items():
+            maximum = quota_request.maximum(holder, limit)
+            level = Level(maximum, max(0, maximum - window.used), window.reset_seconds)
+            # Clients see the tighter limit of user and tenant.
+            if limit not in levels or level.remaining < levels[limit].remaining:
+                levels[limit] = level
         if decision.refused:
             holder, limit = decision.refused
             QUOTA_DECISIONS.labels(limit, holder, "refused").inc()
@@ -247,14 +253,3 @@ def prompt_tokens(request: TurnRequest) -> int:
 def estimated_tokens(text: str) -> int:
     """Estimate the tokens of a text without the model's tokenizer."""
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
-
-
-def _levels(quota_request: QuotaRequest, decision: QuotaDecision) -> QuotaLevels:
-    levels: dict[Limit, Level] = {}
-    for (holder, limit), window in decision.usage.items():
-        maximum = quota_request.maximum(holder, limit)
-        level = Level(maximum, max(0, maximum - window.used), window.reset_seconds)
-        # Clients see the tighter limit of user and tenant.
-        if limit not in levels or level.remaining < levels[limit].remaining:
-            levels[limit] = level
-    return levels

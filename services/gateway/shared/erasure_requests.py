@@ -96,20 +96,17 @@ class ErasureRequests:
             await self._valkey.wait_until_connected()
             # A failed request (turns still running) is retried in the next round.
             with suppress(UnavailableError):
-                await self._process_pending()
+                if self._processed is not None:
+                    after = f"({self._processed}"
+                    found = await self._valkey.call(
+                        Use.TURNS, "XRANGE", REQUESTS_KEY, after, "+", "COUNT", MAX_REQUESTS
+                    )
+                    for request_id, entry in found:
+                        await self._forget_here(entry[b"caller"].decode())
+                        # Reported only after the removal. The requester waits for this heartbeat.
+                        self._processed = request_id.decode()
+                        await self.heartbeat()
             await asyncio.sleep(self._poll_seconds)
-
-    async def _process_pending(self) -> None:
-        if self._processed is None:
-            return
-        found = await self._valkey.call(
-            Use.TURNS, "XRANGE", REQUESTS_KEY, f"({self._processed}", "+", "COUNT", MAX_REQUESTS
-        )
-        for request_id, entry in found:
-            await self._forget_here(entry[b"caller"].decode())
-            # Reported only after the removal. The requester waits for this heartbeat.
-            self._processed = request_id.decode()
-            await self.heartbeat()
 
     async def _forget_here(self, caller_key: str) -> None:
         if self._forget:

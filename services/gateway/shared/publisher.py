@@ -111,18 +111,14 @@ class Publisher:
         progress = self._turns.get(attempt)
         if progress is None:
             return
+        turn, first = progress.turn, progress.sent
+        events = [] if progress.closed else turn.events[first : first + BATCH_EVENTS]
+        end = None if progress.closed else _end(turn, first + len(events))
         try:
-            await self._append(progress)
+            last = await self._log.append(turn, events, first + 1, end)
         except StoreUnavailableError:
             self._mark(attempt)
-
-    async def _append(self, progress: _Progress) -> None:
-        turn = progress.turn
-        events = (
-            [] if progress.closed else turn.events[progress.sent : progress.sent + BATCH_EVENTS]
-        )
-        end = None if progress.closed else _end(turn, progress.sent + len(events))
-        last = await self._log.append(turn, events, progress.sent + 1, end)
+            return
         # Another gateway has claimed the turn, for example while this process was suspended.
         if last is None:
             self._turns.pop(turn.attempt, None)

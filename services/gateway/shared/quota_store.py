@@ -1,6 +1,6 @@
 """Quota store in Valkey. One atomic script per operation excludes admission above the limit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from services.gateway.quotas.quota import (
     CHECK_ORDER,
@@ -35,7 +35,18 @@ class ValkeyQuotaStore:
         reply = await self._valkey.run(
             Use.QUOTAS, self._scripts.admit, keys, request.id, lease_ms, request.tokens, *limits
         )
-        return _decision(request, reply)
+        usage = {}
+        for place, (holder, limit) in enumerate(
+            (holder, limit) for holder in Holder for limit in WINDOWS
+        ):
+            if request.maximum(holder, limit):
+                used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]
+                usage[holder, limit] = WindowUsage(used, reset_ms / 1000)
+        if not reply[0]:
+            return QuotaDecision(usage=usage)
+        holder, limit = CHECK_ORDER[reply[0] - 1]
+        retry_seconds = TURN_RETRY_SECONDS if limit is Limit.TURNS else reply[1] / 1000
+        return QuotaDecision((holder, limit), retry_seconds, usage)
 
     async def hold(self, request: QuotaRequest) -> None:
         reserved = [
@@ -61,18 +72,3 @@ def keys_of(request: QuotaRequest) -> list[str]:
         for account in accounts
         for name in ("requests", "tokens", "turns", "held")
     ]
-
-
-def _decision(request: QuotaRequest, reply: Sequence[int]) -> QuotaDecision:
-    usage = {}
-    for place, (holder, limit) in enumerate(
-        (holder, limit) for holder in Holder for limit in WINDOWS
-    ):
-        if request.maximum(holder, limit):
-            used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]
-            usage[holder, limit] = WindowUsage(used, reset_ms / 1000)
-    if not reply[0]:
-        return QuotaDecision(usage=usage)
-    holder, limit = CHECK_ORDER[reply[0] - 1]
-    retry_seconds = TURN_RETRY_SECONDS if limit is Limit.TURNS else reply[1] / 1000
-    return QuotaDecision((holder, limit), retry_seconds, usage)

@@ -115,7 +115,24 @@ class RemoteReaders:
         while True:
             await self._has_readers.wait()
             try:
-                await self._read()
+                # Readers of one stream share a query, from the position of the slowest.
+                after = {
+                    stream: min(reader.last for reader in readers)
+                    for stream, readers in self._readers.items()
+                }
+                for stream, found in (await self._log.read(after)).items():
+                    readers = self._readers.get(stream, set())
+                    try:
+                        encryptor = self._log.encryptor(stream)
+                        entries = [
+                            decrypt_entry(encryptor, kind, sealed) for _, kind, sealed in found
+                        ]
+                    except UnavailableError as error:
+                        for reader in readers:
+                            reader.fail(error)
+                        continue
+                    for reader in readers:
+                        reader.take(entries, found[0][0])
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._lease_seconds / 2
                     await self._check_gateways()
@@ -129,24 +146,6 @@ class RemoteReaders:
 
     def _all(self) -> list[_Reader]:
         return [reader for readers in self._readers.values() for reader in readers]
-
-    async def _read(self) -> None:
-        # Readers of one stream share a query, from the position of the slowest.
-        after = {
-            stream: min(reader.last for reader in readers)
-            for stream, readers in self._readers.items()
-        }
-        for stream, found in (await self._log.read(after)).items():
-            readers = self._readers.get(stream, set())
-            try:
-                encryptor = self._log.encryptor(stream)
-                entries = [decrypt_entry(encryptor, kind, sealed) for _, kind, sealed in found]
-            except UnavailableError as error:
-                for reader in readers:
-                    reader.fail(error)
-                continue
-            for reader in readers:
-                reader.take(entries, found[0][0])
 
     async def _check_gateways(self) -> None:
         """Check that the gateways are alive and still own the turns."""

@@ -122,7 +122,18 @@ class TurnLog:
         # Encrypted before the script runs, since Valkey must never see user text.
         sealed = [encryptor.encrypt(event_message(event).SerializeToString()) for event in events]
         if end:
-            sealed.append(encryptor.encrypt(_end_bytes(end)))
+            data = b""
+            if error := end.error:
+                words = {
+                    "code": error.code.name,
+                    "retry_seconds": error.retry_seconds,
+                    "text": error.text,
+                    "reason": error.reason,
+                    "field": error.field,
+                    "limit": error.limit,
+                }
+                data = json.dumps(words).encode()
+            sealed.append(encryptor.encrypt(data))
         head = (
             turn.attempt,
             self.gateway,
@@ -258,9 +269,14 @@ def decrypt_entry(encryptor: Encryptor, kind: bytes, sealed: bytes) -> Entry:
     """
     try:
         data = encryptor.decrypt(sealed)
-        return (
-            _end(data) if kind == b"end" else turn_event_from(chat_pb2.ChatEvent.FromString(data))
-        )
+        if kind != b"end":
+            return turn_event_from(chat_pb2.ChatEvent.FromString(data))
+        if not data:
+            return End()
+        words = json.loads(data)
+        error_kind = KINDS.get(words.pop("code"), ServiceError)
+        text = words.pop("text")
+        return End(error_kind(text, **words))
     except (DecryptionError, DecodeError) as error:
         raise UnavailableError(
             "the event of another gateway cannot be decrypted", reason="SHARED_EVENTS_UNREADABLE"
@@ -286,22 +302,3 @@ def _stop_requests_key(gateway: str) -> str:
 
 def _number(value: bytes | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _end_bytes(end: End) -> bytes:
-    if end.error is None:
-        return b""
-    error = end.error
-    words = {"text": error.text, "reason": error.reason, "field": error.field, "limit": error.limit}
-    return json.dumps(
-        {"code": error.code.name, "retry_seconds": error.retry_seconds, **words}
-    ).encode()
-
-
-def _end(data: bytes) -> End:
-    if not data:
-        return End()
-    words = json.loads(data)
-    kind = KINDS.get(words.pop("code"), ServiceError)
-    text = words.pop("text")
-    return End(kind(text, **words))

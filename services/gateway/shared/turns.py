@@ -138,21 +138,20 @@ class ValkeyTurns:
             current = await self._log.claim(turn, instead_of)
             if current is None:
                 return Claim.OURS
-            if await self._is_answered(current):
+            # An ended turn without events counts as unanswered. A turn of this gateway has failed
+            # before.
+            if current.events is not None:
+                is_answered = current.events > 0
+            else:
+                is_answered = current.gateway != self._log.gateway and await self._is_alive(
+                    current.gateway
+                )
+            if is_answered:
                 return Claim.ELSEWHERE
             instead_of = current.attempt
         raise UnavailableError(
             "too many concurrent claims of this turn", reason="TURN_CONTENDED", retry_seconds=1
         )
-
-    async def _is_answered(self, current: TurnState) -> bool:
-        """Return True if another gateway has answered or is answering.
-
-        An ended turn without events counts as unanswered. A turn of this gateway has failed before.
-        """
-        if current.events is not None:
-            return current.events > 0
-        return current.gateway != self._log.gateway and await self._is_alive(current.gateway)
 
     async def _is_alive(self, gateway: str) -> bool:
         """Wait up to a lease for a heartbeat, because a flushed Valkey has lost all heartbeats."""

@@ -157,6 +157,11 @@ def observe(found: Json, port: int) -> Observed:
     annotations = metadata["annotations"]
     conditions = {item["type"]: item for item in status.get("conditions", ())}
     unmet_condition, waiting_reason = _unmet_condition(conditions)
+    # The scheme is always http. KServe's scheme is that of the external ingress, which is not used
+    # here.
+    parts = urlsplit(status.get("address", {}).get("url", ""))
+    chosen = port or parts.port
+    address = f"{parts.hostname}:{chosen}" if chosen else parts.hostname
     return Observed(
         version=annotations[VERSION],
         folder=annotations.get(FOLDER, ""),
@@ -164,24 +169,11 @@ def observe(found: Json, port: int) -> Observed:
         uid=metadata["uid"],
         template=annotations.get(TEMPLATE, ""),
         deleting="deletionTimestamp" in metadata,
-        url=_url(status, port),
+        url=f"http://{address}" if parts.hostname else "",
         failure=_failure(status, conditions),
         unmet_condition=unmet_condition,
         waiting_reason=waiting_reason,
     )
-
-
-def _url(status: Json, port: int) -> str:
-    """Return the address of the predictor.
-
-    The scheme is always http. KServe's scheme is that of the external ingress, which is not used
-    here.
-    """
-    parts = urlsplit(status.get("address", {}).get("url", ""))
-    if not parts.hostname:
-        return ""
-    chosen = port or parts.port
-    return f"http://{parts.hostname}:{chosen}" if chosen else f"http://{parts.hostname}"
 
 
 def _failure(status: Json, conditions: dict[str, Json]) -> str:

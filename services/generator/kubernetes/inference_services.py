@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -130,7 +131,21 @@ class InferenceServices:
         """
         template, folder = await self._read_template(), self._model_folder(directory)
         path = f"{self._path(template)}/{object_name(template, version)}"
-        await self._check_ownership(template, path)
+        with suppress(NotFoundError):
+            existing = await self._api.get(path)
+            name = existing["metadata"]["name"]
+            if not is_owned(template, existing):
+                raise FailedPreconditionError(
+                    f"the InferenceService {name} exists and belongs to another release",
+                    reason="EXISTS",
+                    field=name,
+                )
+            if "deletionTimestamp" in existing["metadata"]:
+                raise UnavailableError(
+                    f"the InferenceService {name} is still terminating",
+                    reason="MODEL_SERVER_BUSY",
+                    field=name,
+                )
         await self._api.apply(path, inference_service(template, version, folder))
         await self._wait_until_serving(path)
 
@@ -176,7 +191,16 @@ class InferenceServices:
         found = [
             observe(item, self._target.port) for item in listed["items"] if is_owned(template, item)
         ]
-        await self._update_outdated(template, found)
+        if any(item.template != template.digest for item in found):
+            # Apply the present template to objects that were made from another one. The template is
+            # read again first: during a rolling upgrade an object with another digest may be newer
+            # than the cached template.
+            current_template = await self._read_template()
+            for item in found:
+                if item.template != current_template.digest and not item.deleting:
+                    body = inference_service(current_template, item.version, item.folder)
+                    await self._api.apply(f"{self._path(current_template)}/{item.name}", body)
+                    log.info("inference service updated", extra=fields(version=item.version))
         return found
 
     async def _read_template(self) -> Template:
@@ -193,46 +217,18 @@ class InferenceServices:
             ) from error
         return self._template
 
-    async def _update_outdated(self, template: Template, found: Sequence[Observed]) -> None:
-        """Apply the present template to objects that were made from another one.
-
-        The template is read again first. During a rolling upgrade an object with another digest may
-        be newer than the cached template.
-        """
-        if all(item.template == template.digest for item in found):
-            return
-        current_template = await self._read_template()
-        for item in found:
-            if item.template != current_template.digest and not item.deleting:
-                body = inference_service(current_template, item.version, item.folder)
-                await self._api.apply(f"{self._path(current_template)}/{item.name}", body)
-                log.info("inference service updated", extra=fields(version=item.version))
-
-    async def _check_ownership(self, template: Template, path: str) -> None:
-        try:
-            existing = await self._api.get(path)
-        except NotFoundError:
-            return
-        name = existing["metadata"]["name"]
-        if not is_owned(template, existing):
-            raise FailedPreconditionError(
-                f"the InferenceService {name} exists and belongs to another release",
-                reason="EXISTS",
-                field=name,
-            )
-        if "deletionTimestamp" in existing["metadata"]:
-            raise UnavailableError(
-                f"the InferenceService {name} is still terminating",
-                reason="MODEL_SERVER_BUSY",
-                field=name,
-            )
-
     async def _wait_until_serving(self, path: str) -> None:
         unmet_condition, waiting_reason, failing_since = "", "", None
         try:
             async with asyncio.timeout(self._load_seconds):
                 while True:
-                    observed = await self._get(path)
+                    try:
+                        observed = observe(await self._api.get(path), self._target.port)
+                    except NotFoundError as error:
+                        raise UnavailableError(
+                            "the InferenceService was deleted while it loaded",
+                            reason="MODEL_SERVER_BUSY",
+                        ) from error
                     if await self._is_serving(observed):
                         return
                     now = time.monotonic()
@@ -253,14 +249,6 @@ class InferenceServices:
                 reason="NOT_READY",
                 field=unmet_condition,
                 limit=limit,
-            ) from error
-
-    async def _get(self, path: str) -> Observed:
-        try:
-            return observe(await self._api.get(path), self._target.port)
-        except NotFoundError as error:
-            raise UnavailableError(
-                "the InferenceService was deleted while it loaded", reason="MODEL_SERVER_BUSY"
             ) from error
 
     async def _is_serving(self, observed: Observed) -> bool:

@@ -167,10 +167,24 @@ class Reconciler:
 
     async def round(self) -> None:
         """Read the index, load missing versions, and unload retired versions."""
-        self._index = await self._read_index()
+        try:
+            self._index = await self._repository.index()
+        except ServiceError as error:
+            reason = (
+                error.text if isinstance(error, FailedPreconditionError) else SERVER_UNAVAILABLE
+            )
+            if self._index is not None or reason != self._unavailable_reason:
+                log.warning("model server unavailable", extra=fields(reason=error.reason))
+            self._unavailable_reason, self._index = reason, None
         rollout = self._current.rollout
         if self._index is not None:
-            self._load_missing(rollout, self._index)
+            for version, directory in _wanted(rollout).items():
+                if self._index.get(version):
+                    self._failures.pop(version, None)
+                    continue
+                failure = self._failures.get(version)
+                if failure is None or time.monotonic() >= failure.retry_at:
+                    self._start(version, self._load(version, directory))
             # While the store is unavailable the known rollout may be outdated. An extra version in
             # memory is better than a missing one.
             if self._current.stale_since_us is None:
@@ -182,27 +196,6 @@ class Reconciler:
         # Wakes all waiters of this round; later waiters wait for the next one.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    async def _read_index(self) -> Mapping[str, bool] | None:
-        try:
-            return await self._repository.index()
-        except ServiceError as error:
-            reason = (
-                error.text if isinstance(error, FailedPreconditionError) else SERVER_UNAVAILABLE
-            )
-            if self._index is not None or reason != self._unavailable_reason:
-                log.warning("model server unavailable", extra=fields(reason=error.reason))
-            self._unavailable_reason = reason
-            return None
-
-    def _load_missing(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
-        for version, directory in _wanted(rollout).items():
-            if index.get(version):
-                self._failures.pop(version, None)
-                continue
-            failure = self._failures.get(version)
-            if failure is None or time.monotonic() >= failure.retry_at:
-                self._start(version, self._load(version, directory))
 
     async def _unload_retired(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
         now = time.monotonic()

@@ -188,19 +188,12 @@ class Rollout:
         """
         if self.stable is None:
             return None
-        share = self._live_share(now_us) if candidate_ready else 0.0
-        if self.candidate is not None and user_fraction(self.candidate.version, user_key) < share:
-            return Assignment(self.candidate.version, Arm.CANDIDATE, share)
+        share, candidate = 0.0, self.candidate
+        if candidate is not None and candidate_ready:
+            share = candidate.share if candidate.live and now_us < candidate.lease_end_us else 0.0
+            if user_fraction(candidate.version, user_key) < share:
+                return Assignment(candidate.version, Arm.CANDIDATE, share)
         return Assignment(self.stable.version, Arm.STABLE, 1.0 - share)
-
-    def _live_share(self, now_us: int) -> float:
-        if (
-            self.candidate is None
-            or not self.candidate.live
-            or now_us >= self.candidate.lease_end_us
-        ):
-            return 0.0
-        return self.candidate.share
 
     def _candidate(self, version: str) -> Candidate:
         if self.candidate is None or self.candidate.version != version:

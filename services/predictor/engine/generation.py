@@ -85,25 +85,18 @@ class Generation:
         if isinstance(item, Finish):
             self.finish = item
             raise StopAsyncIteration
-        return _concatenate([item, *self._queued_batches()])
-
-    def _queued_batches(self) -> list[TokenBatch]:
-        found: list[TokenBatch] = []
+        batches = [item]
         while not self._queue.empty():
-            item = self._queue.get_nowait()
-            if not isinstance(item, TokenBatch):
+            queued = self._queue.get_nowait()
+            if not isinstance(queued, TokenBatch):
                 # An end is the last item, so putting it back cannot change the order.
-                self._queue.put_nowait(item)
+                self._queue.put_nowait(queued)
                 break
-            found.append(item)
-        return found
-
-
-def _concatenate(batches: list[TokenBatch]) -> TokenBatch:
-    if len(batches) == 1:
-        return batches[0]
-    chain = itertools.chain.from_iterable
-    return TokenBatch(
-        tuple(chain(batch.ids for batch in batches)),
-        tuple(chain(batch.log_probs for batch in batches)),
-    )
+            batches.append(queued)
+        if len(batches) == 1:
+            return item
+        chain = itertools.chain.from_iterable
+        return TokenBatch(
+            tuple(chain(batch.ids for batch in batches)),
+            tuple(chain(batch.log_probs for batch in batches)),
+        )

@@ -99,23 +99,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             field.
     """
     family = _choice(config, "model_type", Family)
-    for field in (
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "use_bidirectional_attention",
-        "quantization_config",
-    ):
-        if config.get(field):
-            raise ModelRefusedError(
-                f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED"
-            )
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelRefusedError(
-            "config.json: partial_rotary_factor other than 1 is not supported",
-            field="partial_rotary_factor",
-            reason="UNSUPPORTED",
-            limit="1",
-        )
+    _reject_unsupported(config)
     num_heads, hidden_size = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     head_dim = _count(config, "head_dim", hidden_size // num_heads)
     num_kv_heads = _count(config, "num_key_value_heads", num_heads)
@@ -148,6 +132,26 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         tied=config.get("tie_word_embeddings", True if family is Family.GEMMA3 else None),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or ""),
     )
+
+
+def _reject_unsupported(config: Mapping[str, Any]) -> None:
+    for field in (
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "use_bidirectional_attention",
+        "quantization_config",
+    ):
+        if config.get(field):
+            raise ModelRefusedError(
+                f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED"
+            )
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelRefusedError(
+            "config.json: partial_rotary_factor other than 1 is not supported",
+            field="partial_rotary_factor",
+            reason="UNSUPPORTED",
+            limit="1",
+        )
 
 
 def _count(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
@@ -198,7 +202,20 @@ def _layer_kinds(
         return (AttentionKind.FULL,) * num_layers
     named = config.get("layer_types")
     if named is None:
-        return tuple(_default_layer_kind(config, family, index) for index in range(num_layers))
+        if family is Family.GEMMA3:
+            # The last layer of each pattern has full attention.
+            pattern = int(
+                config.get("sliding_window_pattern")
+                or config.get("_sliding_window_pattern")
+                or GEMMA3_WINDOW_PATTERN
+            )
+            full = {index for index in range(num_layers) if (index + 1) % pattern == 0}
+        else:
+            full = set(range(_count(config, "max_window_layers")))
+        return tuple(
+            AttentionKind.FULL if index in full else AttentionKind.SLIDING
+            for index in range(num_layers)
+        )
     if len(named) != num_layers or not set(named) <= set(AttentionKind):
         raise ModelRefusedError(
             f"config.json: layer_types must name {num_layers} layers, "
@@ -208,21 +225,6 @@ def _layer_kinds(
             limit=f"{num_layers} of {', '.join(AttentionKind)}",
         )
     return tuple(AttentionKind(name) for name in named)
-
-
-def _default_layer_kind(config: Mapping[str, Any], family: Family, index: int) -> AttentionKind:
-    if family is Family.GEMMA3:
-        pattern = (
-            config.get("sliding_window_pattern")
-            or config.get("_sliding_window_pattern")
-            or GEMMA3_WINDOW_PATTERN
-        )
-        return AttentionKind.FULL if (index + 1) % int(pattern) == 0 else AttentionKind.SLIDING
-    return (
-        AttentionKind.SLIDING
-        if index >= _count(config, "max_window_layers")
-        else AttentionKind.FULL
-    )
 
 
 def _rope(config: Mapping[str, Any], family: Family, kind: AttentionKind) -> Rope:

@@ -112,32 +112,28 @@ def _read_header(path: Path) -> dict[str, TensorLocation]:
         raise ModelRefusedError(
             f"{path.name} is not a safetensors file", field=path.name, reason="MALFORMED"
         ) from error
-    return {
-        name: _checked_location(mapped, start, entry, f"{path.name}: {name}")
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-
-
-def _checked_location(
-    mapped: mmap.mmap, start: int, entry: dict[str, Any], where: str
-) -> TensorLocation:
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if dtype not in DTYPES:
-        raise ModelRefusedError(
-            f"{where} has type {dtype}; supported are {', '.join(DTYPES)}",
-            field=where,
-            reason="UNSUPPORTED",
-            limit=", ".join(DTYPES),
-        )
-    if (
-        end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-        or not 0 <= begin <= end <= len(mapped) - start
-    ):
-        raise ModelRefusedError(
-            f"{where} is outside of the file; the file is truncated or damaged",
-            field=where,
-            reason="DAMAGED",
-        )
-    return TensorLocation(mapped, start + begin, dtype, shape)
+    locations: dict[str, TensorLocation] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        where = f"{path.name}: {name}"
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if dtype not in DTYPES:
+            raise ModelRefusedError(
+                f"{where} has type {dtype}; supported are {', '.join(DTYPES)}",
+                field=where,
+                reason="UNSUPPORTED",
+                limit=", ".join(DTYPES),
+            )
+        if (
+            end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            or not 0 <= begin <= end <= len(mapped) - start
+        ):
+            raise ModelRefusedError(
+                f"{where} is outside of the file; the file is truncated or damaged",
+                field=where,
+                reason="DAMAGED",
+            )
+        locations[name] = TensorLocation(mapped, start + begin, dtype, shape)
+    return locations

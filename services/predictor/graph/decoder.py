@@ -42,30 +42,24 @@ class DecoderGraph:
         attention = AttentionBlocks(
             shape, weights, inputs, tables, additive_masks(shape, inputs, self._constants)
         )
-        x_BLD = self._embed(embedding_VD, inputs.input_ids)
+        x_BLD = ops.gather(embedding_VD, ops.convert(inputs.input_ids, "i32"), ops.constant(0))
+        if shape.is_gemma:
+            dtype = shape.dtype or checkpoint.torch_dtype(EMBEDDING)
+            scale = self._constants.scalar(embedding_scale(shape.hidden_size, dtype), rank=3)
+            x_BLD = ops.multiply(x_BLD, scale)
         for layer in range(shape.num_layers):
             x_BLD = self._layer(x_BLD, layer, attention)
         x_BLD = self._norm(x_BLD, "model.norm")
-        logits = ops.matmul(x_BLD, self._head(embedding_VD), False, True)
+        # Without a setting the head is tied to the embedding if the checkpoint has no head.
+        tied = HEAD not in checkpoint if shape.tied is None else shape.tied
+        head_VD = (
+            embedding_VD if tied else weights.matrix(HEAD, shape.vocab_size, shape.hidden_size)
+        )
+        logits = ops.matmul(x_BLD, head_VD, False, True)
         logits.friendly_name = "__module.lm_head/ov_ext::linear/MatMul"
         logits.output(0).get_tensor().set_names({"logits"})
         parameters = [inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.beam_idx]
         self.model = ov.Model([ops.result(logits)], attention.assigns, parameters, "decoder")
-
-    def _embed(self, embedding_VD: ov.Node, input_ids_BL: ov.Node) -> ov.Node:
-        x_BLD = ops.gather(embedding_VD, ops.convert(input_ids_BL, "i32"), ops.constant(0))
-        if not self._shape.is_gemma:
-            return x_BLD
-        dtype = self._shape.dtype or self._weights.checkpoint.torch_dtype(EMBEDDING)
-        return ops.multiply(
-            x_BLD, self._constants.scalar(embedding_scale(self._shape.hidden_size, dtype), rank=3)
-        )
-
-    def _head(self, embedding_VD: ov.Node) -> ov.Node:
-        tied = self._shape.tied
-        if tied or (tied is None and HEAD not in self._weights.checkpoint):
-            return embedding_VD
-        return self._weights.matrix(HEAD, self._shape.vocab_size, self._shape.hidden_size)
 
     def _layer(self, x_BLD: ov.Node, layer: int, attention: AttentionBlocks) -> ov.Node:
         """Add attention and MLP with pre-norms and residuals; Gemma also norms each output."""

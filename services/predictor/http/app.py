@@ -48,48 +48,34 @@ def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            response = await _handle(request, handler, max_body_bytes)
+            response = await handler(request)
         except (asyncio.CancelledError, ConnectionResetError):
             _count(metrics, request, CLIENT_CLOSED_REQUEST)
             raise
+        # Only fixed texts of the predictor's own errors are returned.
+        except PredictorError as error:
+            response = _error_response(request, error, error.status)
+        except web.HTTPRequestEntityTooLarge:
+            too_large = InvalidRequestError(
+                f"the body must have at most {max_body_bytes} bytes",
+                field="body",
+                reason="TOO_LARGE",
+                limit=f"{max_body_bytes} bytes",
+            )
+            response = _error_response(request, too_large, 413)
+        except web.HTTPException as error:
+            unknown = InvalidRequestError(f"{error.reason}: see /v1/models")
+            response = _error_response(request, unknown, error.status)
+        except Exception as error:  # unknown errors become a fixed text
+            log.error(
+                "request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error
+            )
+            internal = PredictorError("internal error of the predictor, see its log")
+            response = _error_response(request, internal, 500)
         _count(metrics, request, request.get(STATUS, response.status))
         return response
 
     return answer
-
-
-async def _handle(
-    request: web.Request, handler: Handler, max_body_bytes: int
-) -> web.StreamResponse:
-    """Run the handler and translate errors to responses.
-
-    Only fixed texts of the predictor's own errors are returned.
-    """
-    try:
-        return await handler(request)
-    except PredictorError as error:
-        return _error_response(request, error, error.status)
-    except web.HTTPRequestEntityTooLarge:
-        too_large = InvalidRequestError(
-            f"the body must have at most {max_body_bytes} bytes",
-            field="body",
-            reason="TOO_LARGE",
-            limit=f"{max_body_bytes} bytes",
-        )
-        return _error_response(request, too_large, 413)
-    except web.HTTPException as error:
-        return _error_response(
-            request, InvalidRequestError(f"{error.reason}: see /v1/models"), error.status
-        )
-    except ConnectionResetError:
-        raise
-    except Exception as error:  # unknown errors become a fixed text
-        log.error(
-            "request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error
-        )
-        return _error_response(
-            request, PredictorError("internal error of the predictor, see its log"), 500
-        )
 
 
 def _error_response(request: web.Request, error: PredictorError, status: int) -> web.Response:

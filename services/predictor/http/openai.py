@@ -86,7 +86,13 @@ class OpenAIRoutes:
             deltas = version.stream(prompts[0], sampling, body.stops)
             return await send_stream(request, deltas, bodies, len(prompts[0]), _include_usage(body))
         # One prompt after another, so that a list of prompts does not displace other callers.
-        replies = [await _complete(version, body, prompt) for prompt in prompts]
+        replies: list[Reply] = []
+        for prompt in prompts:
+            if body.max_tokens == 0:
+                replies.append(Reply("", (), 0, Finish.LENGTH))
+                continue
+            sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
+            replies.append(await version.complete(prompt, sampling, body.stops))
         choices = [
             bodies.choice(
                 index,
@@ -196,13 +202,6 @@ async def _render(
         [message.as_dict() for message in messages], add_generation_prompt
     )
     return await version.codec.encode(text, add_special_tokens=False)
-
-
-async def _complete(version: Version, body: CompletionRequest, prompt: list[int]) -> Reply:
-    if body.max_tokens == 0:
-        return Reply("", (), 0, Finish.LENGTH)
-    sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
-    return await version.complete(prompt, sampling, body.stops)
 
 
 async def _echoed(

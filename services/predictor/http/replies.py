@@ -197,14 +197,19 @@ def echoed_scores(
 ) -> Json:
     """Return log-probs of a prompt with the greedy choices, then of generated tokens."""
     texts = [codec.decode([token], False) for token in ids]
-    pairs = list(zip(ids[1:], texts[1:], scores, strict=True))
+    tops: list[dict[str, float]] = []
+    for token, text, score in zip(ids[1:], texts[1:], scores, strict=True):
+        tops.append({text: score.log_prob})
+        if score.top_id != token:
+            top = codec.decode([score.top_id], False)
+            # Parts of characters may decode to the same text. The likelier token must not replace
+            # the chosen one.
+            name = top if top != text else f"token_id:{score.top_id}"
+            tops[-1][name] = score.top_log_prob
     body: Json = {
         "tokens": texts,
         "token_logprobs": [None, *(score.log_prob for score in scores)],
-        "top_logprobs": [
-            None,
-            *(_alternatives(codec, token, text, score) for token, text, score in pairs),
-        ],
+        "top_logprobs": [None, *tops],
         "text_offset": _offsets(texts, 0),
     }
     if generated is None:
@@ -212,18 +217,6 @@ def echoed_scores(
     shift = sum(len(text) for text in texts)
     shifted = {**generated, "text_offset": [offset + shift for offset in generated["text_offset"]]}
     return {key: value + shifted[key] for key, value in body.items()}
-
-
-def _alternatives(codec: TextCodec, token: int, text: str, score: TokenScore) -> dict[str, float]:
-    if score.top_id == token:
-        return {text: score.log_prob}
-    top = codec.decode([score.top_id], False)
-    # Parts of characters may decode to the same text. The likelier token must not replace the
-    # chosen one.
-    return {
-        text: score.log_prob,
-        top if top != text else f"token_id:{score.top_id}": score.top_log_prob,
-    }
 
 
 def _offsets(texts: Sequence[str], start: int) -> list[int]:

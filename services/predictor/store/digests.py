@@ -3,6 +3,7 @@
 A model is therefore hashed once and not at every start.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -15,7 +16,11 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, list[str | int]] = _read(path)
+        self._known: dict[str, list[str | int]] = {}
+        # An unreadable file counts as empty.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            known = json.loads(path.read_text())
+            self._known = known if isinstance(known, dict) else {}
 
     def sha256(self, file: Path) -> str:
         """Return the hex digest of a file; hash again if its size, time or inode changed."""
@@ -32,12 +37,3 @@ class DigestCache:
             unfinished.write_text(json.dumps(self._known))
             unfinished.replace(self._path)
         return digest
-
-
-def _read(path: Path) -> dict[str, list[str | int]]:
-    """Read the cache; an unreadable file counts as empty."""
-    try:
-        known = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

@@ -32,7 +32,21 @@ class IrCache:
 
         A conversion becomes visible by one rename, so a killed conversion leaves no usable entry.
         """
-        target = self._directory / _key(manifest)
+        # The digest of the converter belongs to the key, so that a changed converter uses no
+        # older graphs.
+        names = ("config.json", *weight_files(manifest.directory))
+        # Return the digest of the converter, so that a changed converter uses no older graphs.
+        digest = hashlib.sha256()
+        for source in sorted(Path(graph.__path__[0]).glob("*.py")):
+            digest.update(source.read_bytes())
+        content = {
+            "converter": digest.hexdigest(),
+            **{name: manifest.files[name] for name in names},
+        }
+        target = (
+            self._directory
+            / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+        )
         if not (target / IR_NAME).is_file():
             with tempfile.TemporaryDirectory(
                 dir=self._directory, prefix="unfinished-"
@@ -50,13 +64,3 @@ class IrCache:
         for path in finished[self._entries :]:
             shutil.rmtree(path)
         return target
-
-
-def _key(manifest: Manifest) -> str:
-    names = ("config.json", *weight_files(manifest.directory))
-    # Return the digest of the converter, so that a changed converter uses no older graphs.
-    digest = hashlib.sha256()
-    for source in sorted(Path(graph.__path__[0]).glob("*.py")):
-        digest.update(source.read_bytes())
-    content = {"converter": digest.hexdigest(), **{name: manifest.files[name] for name in names}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

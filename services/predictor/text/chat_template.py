@@ -52,12 +52,16 @@ class ChatTemplate:
                 reason="MALFORMED",
             ) from error
         template_file = directory / "chat_template.jinja"
-        source = (
-            template_file.read_text()
-            if template_file.is_file()
-            else _source(config.get("chat_template"))
+        source: Any = config.get("chat_template")
+        if template_file.is_file():
+            source = template_file.read_text()
+        elif isinstance(source, list):
+            # A list of named templates; the name "default" marks that of chats.
+            default = (entry.get("template") for entry in source if entry.get("name") == "default")
+            source = next(default, None)
+        return cls(
+            source if isinstance(source, str) else None, special_tokens(config), control_tokens
         )
-        return cls(source, special_tokens(config), control_tokens)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """Return the text of the prompt with special tokens written out.
@@ -72,11 +76,16 @@ class ChatTemplate:
                 reason="UNSUPPORTED",
             )
         try:
+            escaped = []
+            for message in messages:
+                text = message["content"]
+                for token in self._control_tokens:
+                    # A space after the first character turns a turn marker inside a message into
+                    # plain text, which cannot start a turn.
+                    text = text.replace(token, f"{token[0]} {token[1:]}")
+                escaped.append({**message, "content": text})
             return self._template.render(
-                messages=[
-                    {**message, "content": self._escape_control_tokens(message["content"])}
-                    for message in messages
-                ],
+                messages=escaped,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
@@ -90,15 +99,6 @@ class ChatTemplate:
                 "messages",
                 reason="MALFORMED",
             ) from error
-
-    def _escape_control_tokens(self, text: str) -> str:
-        """Insert a space after the first character of control tokens in a message.
-
-        A turn marker inside a message is then plain text and cannot start a turn.
-        """
-        for token in self._control_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -121,15 +121,6 @@ class _TemplateRejectionError(Exception):
 
 def _raise_exception(text: str) -> NoReturn:
     raise _TemplateRejectionError(text)
-
-
-def _source(value: Any) -> str | None:
-    """Return the template, which is a string, or the entry "default" of a list."""
-    if isinstance(value, list):
-        value = next(
-            (entry.get("template") for entry in value if entry.get("name") == "default"), None
-        )
-    return value if isinstance(value, str) else None
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -24,7 +24,12 @@ class StopStrings:
         if places:
             self.hit = True
             return self._release(min(places), drop=True)
-        return self._release(len(self._held) - self._partial_stop_length())
+        # Hold back the longest end of the text that may be the start of a stop string.
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return self._release(len(self._held) - length)
+        return self._release(len(self._held))
 
     def flush(self) -> str:
         """Return the text held back at the end of the generation."""
@@ -34,10 +39,3 @@ class StopStrings:
         out, rest = self._held[:length], self._held[length:]
         self._held = "" if drop else rest
         return out
-
-    def _partial_stop_length(self) -> int:
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
-                return length
-        return 0
