@@ -32,8 +32,8 @@ from services.predictor.engine.pipeline import PipelineOptions
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
 from services.predictor.store.converter_process import convert_in_process
-from services.predictor.store.digests import DigestCache
 from services.predictor.store.ir_cache import IrCache
+from services.predictor.store.manifest import DigestCache
 from services.predictor.version import Version
 
 CONCURRENT = 8

@@ -35,11 +35,10 @@ from services.gateway.answering.generation import Timeouts
 from services.gateway.background_tasks import background_tasks
 from services.gateway.feedback.own_data import OwnData
 from services.gateway.feedback.submission import Feedback
-from services.gateway.http.account import Account
 from services.gateway.http.app import make_app
 from services.gateway.http.loop_files import LoopFiles
 from services.gateway.http.openai import OpenAiApi
-from services.gateway.http.page import PageApi
+from services.gateway.http.page import Account, PageApi
 from services.gateway.http.router import Router
 from services.gateway.http.server import serving_http
 from services.gateway.identity.authentication import Authenticator, TokenVerifier

@@ -29,7 +29,7 @@ from services.generator.kubernetes.api import (
     read_namespace,
 )
 from services.generator.kubernetes.inference_services import InferenceServices, KubernetesTarget
-from services.generator.rollout.canary import CanaryController
+from services.generator.rollout.canary import CanaryController, ManifestError, manifest_version
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
     CurrentRollout,
@@ -37,7 +37,6 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.manifest import ManifestError, manifest_version
 from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler
 from services.generator.rollout.rollout import Deployment, Rollout
 from services.generator.servicer import (

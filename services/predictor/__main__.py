@@ -23,12 +23,11 @@ from services.predictor.http.kserve import Readiness
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
 from services.predictor.peers import versions_served_by
-from services.predictor.repository import Repository, RepositoryLimits
+from services.predictor.repository import Journal, Repository, RepositoryLimits
 from services.predictor.settings import PredictorSettings
 from services.predictor.store.converter_process import convert_in_process
-from services.predictor.store.digests import DigestCache
 from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.journal import Journal
+from services.predictor.store.manifest import DigestCache
 
 log = logging.getLogger("services.predictor")
 

@@ -17,9 +17,8 @@ from services.predictor.engine.scorer import PromptScorer
 from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.conversion import load_architecture
 from services.predictor.metrics import Metrics
-from services.predictor.store.digests import DigestCache
 from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import check_manifest
+from services.predictor.store.manifest import DigestCache, check_manifest
 from services.predictor.text.chat_template import ChatTemplate, special_tokens
 from services.predictor.text.codec import TextCodec
 from services.predictor.version import Version

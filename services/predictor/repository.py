@@ -5,6 +5,7 @@ version.
 """
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -23,12 +24,44 @@ from services.predictor.errors import (
     VersionNotFoundError,
 )
 from services.predictor.metrics import Metrics
-from services.predictor.store.journal import Journal
 from services.predictor.store.manifest import manifest_digest
 from services.predictor.version import Version
 
 log = logging.getLogger(__name__)
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Journal:
+    """Names and directories of the loaded versions in one JSON file, replaced by rename.
+
+    A killed predictor loads the same versions again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Path]:
+        """Return the versions at the last end of the process; empty for an unreadable file."""
+        try:
+            content = json.loads(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return {name: Path(directory) for name, directory in content.items()}
+
+    def add(self, name: str, directory: Path) -> None:
+        """Record a version that became ready."""
+        self._write({**self.read(), name: directory})
+
+    def remove(self, name: str) -> None:
+        """Remove a version at its unload."""
+        self._write({known: directory for known, directory in self.read().items() if known != name})
+
+    def _write(self, content: dict[str, Path]) -> None:
+        unfinished = self._path.with_suffix(".tmp")
+        unfinished.write_text(
+            json.dumps({name: str(directory) for name, directory in content.items()})
+        )
+        unfinished.replace(self._path)
 
 
 class State(StrEnum):

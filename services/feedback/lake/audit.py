@@ -4,7 +4,8 @@ The audit trusts none of the three: objects are fetched, hashed and read. The se
 meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -15,7 +16,6 @@ from services.feedback.lake.ledger import Ledger, Segment
 from services.feedback.lake.ledger_window import LedgerWindow, PartitionKey, partition_of
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.orphans import find_orphans
-from services.feedback.lake.processed_ids import ProcessedIds
 from services.feedback.lake.segment_object import SEQUENCE, DamagedObjectError, read_segment
 from services.feedback.spool.log import LogView
 
@@ -97,6 +97,31 @@ class Report:
             f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
         )
         return [*lines, *map(str, self.problems), f"orphans={self.orphans} {verdict}"]
+
+
+# Up to about a million ids stay in memory. TMPDIR selects the folder for the rest.
+CACHE_KIB = 65_536
+
+
+class ProcessedIds:
+    """Growing set of event ids in a temporary file, with constant memory for any number of ids."""
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect("")
+        for setting in (f"cache_size = -{CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+            self._connection.execute(f"PRAGMA {setting}")
+        self._connection.execute("CREATE TABLE seen (event_id TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, event_ids: Collection[str]) -> bool:
+        """Add ids and return True if all of them are new."""
+        before = self._connection.total_changes
+        rows = ((event_id,) for event_id in sorted(event_ids))
+        self._connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", rows)
+        return self._connection.total_changes - before == len(event_ids)
+
+    def close(self) -> None:
+        """Close and delete the temporary file."""
+        self._connection.close()
 
 
 def audit(

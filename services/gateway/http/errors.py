@@ -18,8 +18,8 @@ from services.chassis.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from services.gateway.http.rate_limits import rate_limit_headers
-from services.gateway.quotas.quotas import QuotaError
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import QuotaError, QuotaLevels
 
 
 class BodyTooLargeError(InvalidArgumentError):
@@ -95,3 +95,26 @@ def error_response(error: ServiceError) -> Response:
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_and_type(error)[0], headers)
+
+
+def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:
+    """Return quotas in OpenAI's headers x-ratelimit-{limit,remaining,reset}-{requests,tokens}.
+
+    They cover requests per minute and tokens per day; OpenAI has none for turns. Unlimited
+    resources have no header.
+    """
+    headers = {}
+    for limit in (Limit.REQUESTS, Limit.TOKENS):
+        if level := levels.get(limit):
+            headers[f"x-ratelimit-limit-{limit}"] = str(level.limit)
+            headers[f"x-ratelimit-remaining-{limit}"] = str(level.remaining)
+            headers[f"x-ratelimit-reset-{limit}"] = duration(level.reset_seconds)
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in OpenAI's format (6m0s), rounded up to whole seconds."""
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if whole >= 60 else "", f"{whole % 60}s"]
+    return "".join(parts)

@@ -21,6 +21,7 @@ from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
 from services.gateway.http.router import ProtectedRoute, Router
+from services.gateway.identity.credential import Credential, Scope
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
@@ -167,3 +168,19 @@ def _event(event: chat_pb2.ChatEvent) -> bytes:
 
 def _json(message: Message) -> Response:
     return JSONResponse(to_json(message))
+
+
+class Account:
+    """Endpoints about the caller."""
+
+    def routes(self, router: Router) -> list[ProtectedRoute]:
+        """Return the routes. Their rules are in access.py."""
+        return [router.route("GET /api/account", self.show)]
+
+    async def show(self, request: Request) -> Response:
+        """Return tenant, user and scopes, which decide about the content of the page."""
+        credential: Credential = request.state.credential
+        scopes = [scope for scope in Scope if scope in credential.scopes]
+        return JSONResponse(
+            {"tenant": credential.caller.tenant, "user": credential.caller.user, "scopes": scopes}
+        )

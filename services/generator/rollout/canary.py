@@ -1,16 +1,16 @@
 """Changes of the rollout by the training loop and by operators."""
 
 import asyncio
+import json
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.errors import DetailedError, FailedPreconditionError, InvalidArgumentError
 from services.chassis.telemetry import fields
 from services.contracts.limits import field_error
 from services.generator.rollout.current_rollout import CurrentRollout
-from services.generator.rollout.manifest import MANIFEST, ManifestError, manifest_version
 from services.generator.rollout.reconcile import Reconciler
 from services.generator.rollout.rollout import Candidate
 
@@ -21,6 +21,37 @@ VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or 
 MAX_SHARE = 0.5
 MIN_LEASE_SECONDS, MAX_LEASE_SECONDS = 10.0, 24 * 3600.0
 MAX_REASON_CHARACTERS = 500
+
+
+MANIFEST = "manifest.json"
+
+
+class ManifestError(DetailedError):
+    """The directory is not a finished model directory; `field` is the manifest or its key."""
+
+    reason = "MISSING"
+
+
+def manifest_version(directory: Path) -> str:
+    """Return the version named in the manifest of a model directory. Blocking.
+
+    The training pipeline writes manifest.json last, so the file marks a finished model.
+
+    Raises:
+        ManifestError: the manifest is missing, unreadable, or has no version.
+    """
+    try:
+        content = json.loads((directory / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ManifestError(
+            f"the directory has no readable {MANIFEST}",
+            field=str(directory / MANIFEST),
+            reason="MISSING" if isinstance(error, OSError) else "MALFORMED",
+        ) from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, str) or not version:
+        raise ManifestError(f"{MANIFEST} names no version", field="version")
+    return version
 
 
 @dataclass(frozen=True)

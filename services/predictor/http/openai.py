@@ -10,7 +10,6 @@ from aiohttp import web
 
 from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.errors import InvalidRequestError
-from services.predictor.http.labels import VERSION
 from services.predictor.http.parsing import parse_body
 from services.predictor.http.replies import (
     ChatBodies,
@@ -27,7 +26,7 @@ from services.predictor.http.schemas import (
     GenerationRequest,
     TokenizeRequest,
 )
-from services.predictor.http.streaming import send_stream
+from services.predictor.http.streaming import VERSION, send_stream
 from services.predictor.repository import Repository
 from services.predictor.version import Reply, Version, with_seed
 

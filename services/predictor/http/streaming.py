@@ -11,9 +11,15 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from services.predictor.errors import PredictorError
-from services.predictor.http.labels import STATUS
 from services.predictor.http.replies import error_body
 from services.predictor.version import Delta
+
+# Request keys through which handlers pass metric labels to the middleware. The version is
+# set only for a loaded version, so that a caller's text never becomes a label.
+VERSION = web.RequestKey("version", str)
+# Status of a stream that failed after its 200 was sent.
+STATUS = web.RequestKey("status", int)
+
 
 HEADERS = {
     "Content-Type": "text/event-stream",

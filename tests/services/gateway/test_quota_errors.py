@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.chassis.errors import ResourceExhaustedError
-from services.gateway.http.rate_limits import duration
+from services.gateway.http.errors import duration
 from services.gateway.settings import GatewaySettings
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import GeneratorGate, collect, read_to_error, until_text

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.generator.__main__ import first_rollout
+from services.generator.rollout.canary import ManifestError
 from services.generator.rollout.current_rollout import NOTHING_STORED, UnusableStoreError
-from services.generator.rollout.manifest import ManifestError
 from services.generator.rollout.rollout import Deployment
 from services.generator.store.store import RolloutFile
 from tests.services.generator.service import model_directory

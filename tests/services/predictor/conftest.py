@@ -23,10 +23,9 @@ from services.predictor.http.kserve import Readiness
 from services.predictor.http.replies import error_body
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
-from services.predictor.repository import Repository, RepositoryLimits
-from services.predictor.store.digests import DigestCache
+from services.predictor.repository import Journal, Repository, RepositoryLimits
 from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.journal import Journal
+from services.predictor.store.manifest import DigestCache
 from tests.services.predictor.model_directories import write_model
 
 OPTIONS = PipelineOptions(kv_blocks=64, prefill_chunk_tokens=64, threads=1, precision=Precision.F32)
