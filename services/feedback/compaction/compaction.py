@@ -191,18 +191,7 @@ class Compaction:
             self._compact_run(
                 lease, run, RowFilter(erased, self._ledger.retracted_answers, cutoff_us), result
             )
-        # Delete replaced objects. Readers with an older listing repeat the listing.
-        due_us = self._compactors.now_us() - int(self._options.retired_seconds * SECOND_US)
-        keys = self._compactors.retired(lease.stream, None if is_rewrite_pending else due_us)
-        for on_step in range(0, len(keys), DELETIONS_PER_BATCH):
-            batch = keys[on_step : on_step + DELETIONS_PER_BATCH]
-            for key in batch:
-                self._renew_lease(lease)
-                self._store.delete(key)
-                self._on_step(CompactionStep.DELETED)
-            self._compactors.forget_retired(batch)
-            self._on_step(CompactionStep.FORGOTTEN)
-            result.deleted += len(batch)
+        self._delete_retired(lease, is_rewrite_pending, result)
         if result.complete and (is_rewrite_pending or retractions.since is not None):
             # Orphans of crashed sinks and compactors may contain rows erased since.
             orphans = find_orphans(self._ledger, self._store, lease.stream)
@@ -303,6 +292,20 @@ class Compaction:
         ):
             result.dropped[reason] += rows
             metrics.DROPPED_ROWS.labels(lease.stream, reason).inc(rows)
+
+    def _delete_retired(self, lease: CompactionLease, at_once: bool, result: PassResult) -> None:
+        """Delete replaced objects. Readers with an older listing repeat the listing."""
+        due_us = self._compactors.now_us() - int(self._options.retired_seconds * SECOND_US)
+        keys = self._compactors.retired(lease.stream, None if at_once else due_us)
+        for on_step in range(0, len(keys), DELETIONS_PER_BATCH):
+            batch = keys[on_step : on_step + DELETIONS_PER_BATCH]
+            for key in batch:
+                self._renew_lease(lease)
+                self._store.delete(key)
+                self._on_step(CompactionStep.DELETED)
+            self._compactors.forget_retired(batch)
+            self._on_step(CompactionStep.FORGOTTEN)
+            result.deleted += len(batch)
 
     def _renew_lease(self, lease: CompactionLease) -> None:
         """Renew the lease periodically.

@@ -173,7 +173,13 @@ class Remarks:
             for subject in Subject
         }
         pending = await self._pending.latest(keys)
-        remarks = await asyncio.to_thread(self._committed, keys)
+
+        def read() -> dict[Key, Remark]:
+            with transaction(self._engine) as connection:
+                return _read_remarks(connection, keys)
+
+        # Read the pending texts first: a text that is committed in between is then in both.
+        remarks = await asyncio.to_thread(read)
         remarks |= newer(pending, remarks)
         visible = {
             (message_id, subject): remark
@@ -182,10 +188,6 @@ class Remarks:
             and (subject != Subject.THUMB or thumbs_us.get(message_id) == remark.accept_us)
         }
         return await asyncio.to_thread(self._unsealed, principal, visible) if visible else {}
-
-    def _committed(self, keys: set[Key]) -> dict[Key, Remark]:
-        with transaction(self._engine) as connection:
-            return _read_remarks(connection, keys)
 
     def _unsealed(
         self, principal: str, visible: Mapping[tuple[str, str], Remark]

@@ -122,7 +122,13 @@ class Thumbs:
         """
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.latest(keys)
-        found = await asyncio.to_thread(self._committed_states, keys)
+
+        def read() -> dict[Key, ThumbState]:
+            with transaction(self._engine) as connection:
+                return _read_states(connection, keys)
+
+        # Read the pending states first: a state that is committed in between is then in both.
+        found = await asyncio.to_thread(read)
         found |= newer(pending, found)
         return {
             message_id: state for (_, message_id), state in found.items() if state.up is not None
@@ -139,10 +145,6 @@ class Thumbs:
         pairs = sorted({(version, arm) for version, arm, _ in totals})
         counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
         return [count for count in counts if count.up or count.down]
-
-    def _committed_states(self, keys: set[Key]) -> dict[Key, ThumbState]:
-        with transaction(self._engine) as connection:
-            return _read_states(connection, keys)
 
     def _totals(
         self, pending: Mapping[Key, ThumbState], since_us: int

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
@@ -18,6 +19,14 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_BODY_SECONDS = 30.0
 
 MessageT = TypeVar("MessageT", bound=Message)
+# Values of a field in words, by the type of the field.
+KINDS: Mapping[int, str] = {
+    FieldDescriptor.CPPTYPE_STRING: "a text in valid Unicode",
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_MESSAGE: "an object",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+}
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def _culprit_in(field: FieldDescriptor, part: Any, path: str) -> InvalidArgument
     wanted = (
         ", ".join(value.name for value in field.enum_type.values)
         if field.enum_type
-        else f"JSON of {_kind(field)}"
+        else f"JSON of {KINDS.get(field.cpp_type, 'a whole number within its range')}"
     )
     return InvalidArgumentError(f"{path} has a wrong value", field=path, limit=wanted)
 
@@ -111,17 +120,6 @@ def _parses(value: dict[str, Any], descriptor: Descriptor) -> bool:
     except json_format.ParseError:
         return False
     return True
-
-
-def _kind(field: FieldDescriptor) -> str:
-    kinds = {
-        FieldDescriptor.CPPTYPE_STRING: "a text in valid Unicode",
-        FieldDescriptor.CPPTYPE_BOOL: "true or false",
-        FieldDescriptor.CPPTYPE_MESSAGE: "an object",
-        FieldDescriptor.CPPTYPE_FLOAT: "a number",
-        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
-    }
-    return kinds.get(field.cpp_type, "a whole number within its range")
 
 
 async def read_bytes(request: Request) -> bytes:

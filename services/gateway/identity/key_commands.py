@@ -75,47 +75,9 @@ async def run_key_command(options: argparse.Namespace) -> int:
         store = SqlKeyStore(engine)
         match options.command:
             case "create":
-                count, user = options.count, options.user
-                users = (
-                    [user] if count == 1 else [f"{user}-{number}" for number in range(1, count + 1)]
-                )
-                try:
-                    if not 1 <= count <= MAX_COUNT:
-                        raise ValueError(f"--count must be 1 to {MAX_COUNT:,}")
-                    scopes, expire_time = _scopes(options.scopes), _expire_time(options.days)
-                    minted = [
-                        mint(Caller(options.tenant, name), scopes, expire_time) for name in users
-                    ]
-                except ValueError as error:
-                    print(error)
-                    return 2
-                for secret, key in minted:
-                    await store.add(key)
-                    print(secret)
-                return 0
+                return await _create(store, options)
             case "list":
-                for key in await store.list_keys():
-                    now = time.time()
-                    parts = [f"made {_time(key.create_time)}", "never used"]
-                    if key.last_use_time is not None:
-                        parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
-                    if key.revoke_time is not None:
-                        parts.append(f"revoked {_time(key.revoke_time)}")
-                    elif key.expire_time is not None:
-                        parts.append(
-                            f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
-                        )
-                    else:
-                        parts.append("works")
-                    if key.previous_expire_time is not None and key.previous_expire_time > now:
-                        parts.append(
-                            f"rotated, the previous secret works until {_time(key.previous_expire_time)}"
-                        )
-                    times = "  ".join(parts)
-                    print(
-                        f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}"
-                    )
-                return 0
+                return await _list(store)
             case "rotate":
                 return await _rotate(store, options.id, options.overlap_hours)
             case _:
@@ -147,22 +109,50 @@ def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
     )
 
 
-def _scopes(text: str) -> frozenset[Scope]:
-    if text == "all":
-        return ALL_SCOPES
-    names = set(text.split(","))
-    scopes = scopes_from(names)
-    if len(scopes) != len(names):
-        raise ValueError(f"--scopes must be some of {','.join(Scope)}, or all")
-    return scopes
+async def _create(store: SqlKeyStore, options: argparse.Namespace) -> int:
+    count, user = options.count, options.user
+    users = [user] if count == 1 else [f"{user}-{number}" for number in range(1, count + 1)]
+    try:
+        if not 1 <= count <= MAX_COUNT:
+            raise ValueError(f"--count must be 1 to {MAX_COUNT:,}")
+        names = set(options.scopes.split(","))
+        scopes = ALL_SCOPES if options.scopes == "all" else scopes_from(names)
+        if options.scopes != "all" and len(scopes) != len(names):
+            raise ValueError(f"--scopes must be some of {','.join(Scope)}, or all")
+        expire_time = None
+        if options.days is not None:
+            if not 0 < options.days <= MAX_DAYS:
+                raise ValueError(f"--days must be above 0, at most {MAX_DAYS:,}")
+            expire_time = time.time() + options.days * DAY_SECONDS
+        minted = [mint(Caller(options.tenant, name), scopes, expire_time) for name in users]
+    except ValueError as error:
+        print(error)
+        return 2
+    for secret, key in minted:
+        await store.add(key)
+        print(secret)
+    return 0
 
 
-def _expire_time(days: float | None) -> float | None:
-    if days is None:
-        return None
-    if not 0 < days <= MAX_DAYS:
-        raise ValueError(f"--days must be above 0, at most {MAX_DAYS:,}")
-    return time.time() + days * DAY_SECONDS
+async def _list(store: SqlKeyStore) -> int:
+    for key in await store.list_keys():
+        now = time.time()
+        parts = [f"made {_time(key.create_time)}", "never used"]
+        if key.last_use_time is not None:
+            parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
+        if key.revoke_time is not None:
+            parts.append(f"revoked {_time(key.revoke_time)}")
+        elif key.expire_time is not None:
+            state = "expired" if key.expire_time <= now else "works until"
+            parts.append(f"{state} {_time(key.expire_time)}")
+        else:
+            parts.append("works")
+        if key.previous_expire_time is not None and key.previous_expire_time > now:
+            until = _time(key.previous_expire_time)
+            parts.append(f"rotated, the previous secret works until {until}")
+        times = "  ".join(parts)
+        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
+    return 0
 
 
 async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:

@@ -119,18 +119,18 @@ class _TemplateRejectionError(Exception):
     """The template called raise_exception; the text is the template author's."""
 
 
-def _raise_exception(text: str) -> NoReturn:
-    raise _TemplateRejectionError(text)
-
-
 def _environment() -> ImmutableSandboxedEnvironment:
     """Return the environment that Hugging Face templates expect (chat_template_utils)."""
+
+    def raise_exception(text: str) -> NoReturn:
+        raise _TemplateRejectionError(text)
+
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(
         value, ensure_ascii=False, indent=indent
     )
-    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
     return environment
