@@ -63,7 +63,7 @@ class KafkaPublisher:
                 metrics.PRODUCER_BUILDS.labels(self._topic).inc()
                 log.info("producer built", extra=fields(topic=self._topic))
             # Send all records before waiting; each acknowledgement gets the watchdog's full time.
-            for future in [
+            futures = [
                 producer.send(
                     self._topic,
                     key=record.entry.key.encode(),
@@ -72,7 +72,8 @@ class KafkaPublisher:
                     timestamp_ms=record.append_us // 1_000,
                 )
                 for record in records
-            ]:
+            ]
+            for future in futures:
                 future.get(timeout=self._watchdog_seconds)
         except (KafkaError, OSError) as error:
             self._discard()
