@@ -34,8 +34,8 @@ def _q5_0(blocks: Bytes) -> Floats:
 
 
 def _q4_k(blocks: Bytes) -> Floats:
-    # Twelve bytes hold eight 6-bit scales and minima. The upper two bits of the last four values are
-    # stored in the bytes of the first four.
+    # Twelve bytes hold eight 6-bit scales and minima. The upper two bits of the last four values
+    # are stored in the bytes of the first four.
     scale_low, minimum_low, rest = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scale_high, minimum_high = scale_low >> 2 & 0x30, minimum_low >> 2 & 0x30
     scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | scale_high], axis=1)  # [N, 8]
