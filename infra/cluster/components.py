@@ -63,6 +63,20 @@ class Components:
 
     def callers(self, policies_are_enforced: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
         """Return the components that call the API."""
+        controllers = (
+            *self._component("kube-controller-manager"),
+            f"--kubeconfig={self.layout.kubeconfig('controller-manager')}",
+            f"--root-ca-file={self._certificate(certificates.AUTHORITY)}",
+            f"--service-account-private-key-file={self._key(certificates.SERVICE_ACCOUNTS)}",
+            "--use-service-account-credentials",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            f"--cluster-cidr={PODS}",
+            "--allocate-node-cidrs=false",
+            f"--flex-volume-plugin-dir={self.layout.volume_plugins}",
+            f"--kube-api-qps={CALLS_PER_SECOND}",
+            f"--kube-api-burst={2 * CALLS_PER_SECOND}",
+        )
         scheduler = (
             *self._component("kube-scheduler"),
             f"--kubeconfig={self.layout.kubeconfig('scheduler')}",
@@ -80,7 +94,7 @@ class Components:
         proxy = (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
         policies = (sys.executable, "-m", "infra.cluster", "policies", "--state")
         return (
-            Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
+            Program("controllers", controllers, {}, CONTROLLERS_PORT),
             Program("scheduler", scheduler, {}, SCHEDULER_PORT),
             Program("kubelet", kubelet, {}, KUBELET_HEALTH_PORT),
             Program("proxy", proxy, {}, PROXY_HEALTH_PORT),
@@ -122,22 +136,6 @@ class Components:
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--proxy-client-cert-file={self._certificate(certificates.FRONT_PROXY)}",
             f"--proxy-client-key-file={self._key(certificates.FRONT_PROXY)}",
-        )
-
-    def _controllers(self) -> tuple[str, ...]:
-        return (
-            *self._component("kube-controller-manager"),
-            f"--kubeconfig={self.layout.kubeconfig('controller-manager')}",
-            f"--root-ca-file={self._certificate(certificates.AUTHORITY)}",
-            f"--service-account-private-key-file={self._key(certificates.SERVICE_ACCOUNTS)}",
-            "--use-service-account-credentials",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            f"--cluster-cidr={PODS}",
-            "--allocate-node-cidrs=false",
-            f"--flex-volume-plugin-dir={self.layout.volume_plugins}",
-            f"--kube-api-qps={CALLS_PER_SECOND}",
-            f"--kube-api-burst={2 * CALLS_PER_SECOND}",
         )
 
     def _component(self, name: str) -> tuple[str, str]:

@@ -222,7 +222,17 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             text=True,
             start_new_session=True,
         )
-    _record_process(layout, outside)
+    # Record the child of `unshare`, which is killed to stop the cluster. `ports` is empty but
+    # expected by readers of the file.
+    children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+    while outside.poll() is None:
+        found = children.read_text().split()
+        if found and (started := _start_ticks(int(found[0]))):
+            partial = layout.state / f"{RUNNING}.partial"
+            partial.write_text(json.dumps({"pid": int(found[0]), "started": started, "ports": {}}))
+            partial.replace(layout.state / RUNNING)
+            break
+        time.sleep(POLL_SECONDS)
     assert outside.stdout
     with outside.stdout as lines:
         for line in lines:
@@ -236,22 +246,6 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
         field=str(layout.logs / LOG),
         reason="FAILED",
     )
-
-
-def _record_process(layout: Layout, outside: subprocess.Popen[str]) -> None:
-    """Record the child of `unshare`, which is killed to stop the cluster.
-
-    `ports` is empty but expected by readers of the file.
-    """
-    children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
-    while outside.poll() is None:
-        found = children.read_text().split()
-        if found and (started := _start_ticks(int(found[0]))):
-            partial = layout.state / f"{RUNNING}.partial"
-            partial.write_text(json.dumps({"pid": int(found[0]), "started": started, "ports": {}}))
-            partial.replace(layout.state / RUNNING)
-            return
-        time.sleep(POLL_SECONDS)
 
 
 def _start_ticks(pid: int) -> int | None:

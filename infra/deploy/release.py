@@ -40,7 +40,21 @@ def install(
     try:
         shell.run(*words, stdin=json.dumps({**LOCAL_VALUES, **more}), seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
-        raise ClusterError(f"{error}\n{_state_of_pods(shell)}", **details_of(error)) from error
+        # Add the containers that wait or have failed to the message.
+        listed = shell.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json")
+        problems = []
+        for pod in json.loads(listed)["items"]:
+            status = pod["status"]
+            starting = status.get("initContainerStatuses", ())
+            for container in [*starting, *status.get("containerStatuses", ())]:
+                state = container["state"]
+                state = state.get("waiting") or state.get("terminated") or {}
+                if state and state.get("reason") != "Completed":
+                    name = f"{pod['metadata']['name']} {container['name']}"
+                    line = f"  {name}: {state.get('reason')} {state.get('message', '')}"
+                    problems.append(line[:300])
+        state_of_pods = "\n".join(problems) or "  every container runs; some are not ready"
+        raise ClusterError(f"{error}\n{state_of_pods}", **details_of(error)) from error
 
 
 def test(shell: ClusterShell) -> None:
@@ -90,22 +104,3 @@ def gateway_address(shell: ClusterShell) -> str:
     return shell.run(
         "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
     ).strip()
-
-
-def _state_of_pods(shell: ClusterShell) -> str:
-    pods = json.loads(shell.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))[
-        "items"
-    ]
-    lines = []
-    for pod in pods:
-        status = pod["status"]
-        for container in [
-            *status.get("initContainerStatuses", ()),
-            *status.get("containerStatuses", ()),
-        ]:
-            state = container["state"]
-            state = state.get("waiting") or state.get("terminated") or {}
-            if state and state.get("reason") != "Completed":
-                name = f"{pod['metadata']['name']} {container['name']}"
-                lines.append(f"  {name}: {state.get('reason')} {state.get('message', '')}"[:300])
-    return "\n".join(lines) or "  every container runs; some are not ready"

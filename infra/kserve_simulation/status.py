@@ -35,7 +35,25 @@ def reconcile_failed(message: str) -> dict[str, Any]:
 
 def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str, Any]:
     """Return the status. `pods` are sorted newest first."""
-    predictor = _predictor_ready(deployment.get("status", {}))
+    conditions = {each["type"]: each for each in deployment.get("status", {}).get("conditions", ())}
+    available, progressing = conditions.get("Available"), conditions.get("Progressing")
+    failed = conditions.get("ReplicaFailure")
+    # Each of these checks overrides the earlier ones, as in KServe.
+    predictor = {"status": FALSE, "reason": ""}
+    if available and available["status"] == TRUE:
+        predictor = _condition(TRUE, available)
+    if progressing and progressing["status"] == FALSE:
+        predictor = _condition(FALSE, progressing)
+    elif progressing:
+        predictor = _condition(
+            TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing
+        )
+    if available and available["status"] == FALSE:
+        predictor = _condition(FALSE, available)
+    if failed and failed["status"] == TRUE:
+        predictor = _condition(FALSE, failed)
+    # A ready predictor has neither reason nor message.
+    predictor = predictor if predictor["status"] != TRUE else {"status": TRUE}
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
     host = f"{name_of(service)}.{namespace}.svc.cluster.local"
     return {
@@ -60,26 +78,6 @@ def _conditions(predictor: dict[str, str]) -> list[dict[str, str]]:
         {"type": "PredictorReady", **fields},
         {"type": "Ready", **fields},
     ]
-
-
-def _predictor_ready(status: Json) -> dict[str, str]:
-    conditions = {each["type"]: each for each in status.get("conditions", ())}
-    found = {"status": FALSE, "reason": ""}
-    available, progressing = conditions.get("Available"), conditions.get("Progressing")
-    if available and available["status"] == TRUE:
-        found = _condition(TRUE, available)
-    if progressing and progressing["status"] == FALSE:
-        found = _condition(FALSE, progressing)
-    elif progressing:
-        found = _condition(
-            TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing
-        )
-    if available and available["status"] == FALSE:
-        found = _condition(FALSE, available)
-    failed = conditions.get("ReplicaFailure")
-    if failed and failed["status"] == TRUE:
-        found = _condition(FALSE, failed)
-    return found if found["status"] != TRUE else {"status": TRUE}
 
 
 def _condition(status: str, condition: Json) -> dict[str, str]:

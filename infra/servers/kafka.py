@@ -118,7 +118,27 @@ class Kafka:
                 "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
             )
         new = [node for node in self.nodes if not (self._data(node) / "meta.properties").exists()]
-        run_steps("formatting Kafka's folder", [self._format_command(java, node) for node in new])
+        cluster = read_or_create(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
+        # All brokers of a cluster are formatted with the same voters and directory ids.
+        quorum = ["--standalone"]
+        if len(self.nodes) > 1:
+            voters = []
+            for other in self.nodes:
+                name = _encode(uuid.uuid5(uuid.NAMESPACE_OID, f"{cluster}/{other}"))
+                voters.append(f"{other}@{self._controller(other)}:{name}")
+            quorum = ["--initial-controllers", ",".join(voters)]
+        formatting = ["format", "-t", cluster]
+        run_steps(
+            "formatting Kafka's folder",
+            [
+                java.command(
+                    "kafka.tools.StorageTool",
+                    [*formatting, "-c", str(self._settings_file(node)), *quorum],
+                    [self._logging()],
+                )
+                for node in new
+            ],
+        )
         return tuple(
             Program(
                 name="kafka" if len(self.nodes) == 1 else f"kafka-{node}",
@@ -170,26 +190,6 @@ class Kafka:
             # The default is a third of the heap.
             "log.cleaner.dedupe.buffer.size": 16 << 20,
         }
-
-    def _format_command(self, java: Java, node: int) -> tuple[str, ...]:
-        cluster = read_or_create(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
-        arguments = ["format", "-t", cluster, "-c", str(self._settings_file(node))]
-        if len(self.nodes) == 1:
-            return java.command(
-                "kafka.tools.StorageTool", [*arguments, "--standalone"], [self._logging()]
-            )
-        names = {
-            other: _encode(uuid.uuid5(uuid.NAMESPACE_OID, f"{cluster}/{other}"))
-            for other in self.nodes
-        }
-        voters = ",".join(
-            f"{other}@{self._controller(other)}:{names[other]}" for other in self.nodes
-        )
-        return java.command(
-            "kafka.tools.StorageTool",
-            [*arguments, "--initial-controllers", voters],
-            [self._logging()],
-        )
 
     def _logging(self) -> str:
         return f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"

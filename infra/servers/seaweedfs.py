@@ -72,50 +72,39 @@ class SeaweedFS:
             for component, http, grpc in components
             for word in (f"-{component}.port={http}", f"-{component}.port.grpc={grpc}")
         ]
+        # Sockets in /tmp, named after ports; options move only two of them.
+        sockets = [f"{name}-{http}" for name, http in zip(COMPONENTS, self.ports, strict=False)]
+        sockets += [f"{name}-grpc-{port}" for name in COMPONENTS for port in self.ports]
         program = Program(
             name="seaweedfs",
             command=(
-                *(
-                    str(binary),
-                    f"-logdir={logs}",
-                    "-logtostderr=true",
-                    "server",
-                    f"-ip={HOST}",
-                    f"-ip.bind={HOST}",
-                    f"-s3.ip.bind={self.listens_on}",
-                    *ports,
-                ),
-                *(
-                    f"-dir={data}",
-                    "-s3",
-                    f"-s3.config={identities}",
-                    "-s3.port.iceberg=0",
-                    "-s3.port.lance=0",
-                ),
-                *(
-                    "-volume.max=1000",
-                    "-master.volumeSizeLimitMB=256",
-                    "-master.telemetry=false",
-                    "-master.electionTimeout=1s",
-                    "-s3.iam=false",
-                ),
+                str(binary),
+                f"-logdir={logs}",
+                "-logtostderr=true",
+                "server",
+                f"-ip={HOST}",
+                f"-ip.bind={HOST}",
+                f"-s3.ip.bind={self.listens_on}",
+                *ports,
+                f"-dir={data}",
+                "-s3",
+                f"-s3.config={identities}",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-volume.max=1000",
+                "-master.volumeSizeLimitMB=256",
+                "-master.telemetry=false",
+                "-master.electionTimeout=1s",
+                "-s3.iam=false",
             ),
             # The default creates seven volumes per bucket, and a few buckets exhaust the limit.
             environment={"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "256MiB"},
             port=self.ports[0],
             stop_signal=SIGKILL,
             ready=partial(is_ready, self.endpoint, self.secret_key),
-            leftovers=tuple(self._sockets()),
+            leftovers=tuple(Path("/tmp") / f"seaweedfs-{name}.sock" for name in sockets),  # noqa: S108
         )
         return (program,)
-
-    def _sockets(self) -> list[Path]:
-        """Return the sockets in /tmp, named after ports; options move only two of them."""
-        names = [
-            f"{component}-{http}" for component, http in zip(COMPONENTS, self.ports, strict=False)
-        ]
-        names += [f"{component}-grpc-{port}" for component in COMPONENTS for port in self.ports]
-        return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108
 
 
 def connect(endpoint: str, secret_key: str) -> "Minio":

@@ -39,7 +39,11 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
             "huggingface_hub",
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     say(f"MODEL={hub_id}: looking for a copy on this machine")
     for place in (cache() / "hub", None):  # our cache, then the cache of the hub's client
@@ -49,7 +53,15 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
                 say(f"found a copy of {hub_id}: {copy}")
                 return copy
     _check_availability(hub_id, say, try_seconds)
-    return _download(hub_id, say)
+    from httpx2 import HTTPError as ClientError  # needed for a download only
+
+    say(f"downloading {hub_id}")
+    patterns = list(MODEL_FILE_PATTERNS)
+    try:
+        return Path(snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=patterns))
+    except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
+        why = f"the download was interrupted ({type(error).__name__}); run again to continue"
+        raise _unavailable(hub_id, why, "STOPPED") from error
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -111,23 +123,6 @@ def _call_with_timeout(seconds: float, ask: Callable[[], tuple[int, str]]) -> tu
         return answers.get(timeout=seconds)
     except Empty:
         return 0, f"no answer in {seconds:g} s"
-
-
-def _download(hub_id: str, say: Say) -> Path:
-    from httpx2 import HTTPError as ClientError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    say(f"downloading {hub_id}")
-    try:
-        return Path(
-            snapshot_download(
-                hub_id, cache_dir=cache() / "hub", allow_patterns=list(MODEL_FILE_PATTERNS)
-            )
-        )
-    except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
-        why = f"the download was interrupted ({type(error).__name__}); run again to continue"
-        raise _unavailable(hub_id, why, "STOPPED") from error
 
 
 def _unavailable(hub_id: str, why: str, reason: str, field: str = "MODEL") -> ModelError:

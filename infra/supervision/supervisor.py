@@ -107,8 +107,8 @@ def find_running(state: Path) -> Running | None:
         os.kill(running.pid, 0)
     except ProcessLookupError:
         return None
-    except PermissionError:  # the process exists and belongs to another user
-        return running
+    except PermissionError:
+        return running  # The process exists and belongs to another user.
     return running
 
 
