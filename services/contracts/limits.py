@@ -3,9 +3,11 @@
 The limits are those of proto/thumbwheel. Each error names the field and the allowed values.
 """
 
+import math
 import re
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.chat import Sample
 
 # chat.v1: texts of messages, histories, and sampling parameters.
 MAX_TEXT_CHARACTERS = 32_768
@@ -36,6 +38,20 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def field_error(field: str, limit: str) -> InvalidArgumentError:
     """Return the error for a field outside its limit."""
     return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)
+
+
+def check_sample(sample: Sample, field: str) -> None:
+    """Check number and form of the sampled tokens.
+
+    Raises:
+        InvalidArgumentError: The sample is empty or too long, or a log-prob is missing or invalid.
+    """
+    if not 1 <= len(sample.token_ids) <= MAX_REPLY_TOKENS:
+        raise field_error(f"{field}.token_ids", f"1 to {MAX_REPLY_TOKENS:,} tokens")
+    if len(sample.log_probs) != len(sample.token_ids):
+        raise field_error(f"{field}.log_probs", "as many as token_ids")
+    if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
+        raise field_error(f"{field}.log_probs", "finite and at most 0")
 
 
 def check_uuid(

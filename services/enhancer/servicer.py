@@ -6,10 +6,10 @@ Texts of more than INLINE_CHARACTERS are corrected in a thread. One text is corr
 import asyncio
 from typing import Any
 
-from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
+from services.contracts.wire import edit_message
 from services.enhancer.prompt import Enhancer
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
@@ -36,12 +36,8 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
                 enhancement = self._enhancer.enhance(request.text)
             else:
                 enhancement = await asyncio.to_thread(self._enhancer.enhance, request.text)
-        edits = [
-            chat_pb2.TextEdit(
-                start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
-            )
-            for edit in enhancement.edits
-        ]
         return enhancer_pb2.EnhanceResponse(
-            text=enhancement.text, edits=edits, skipped=enhancement.skipped
+            text=enhancement.text,
+            edits=map(edit_message, enhancement.edits),
+            skipped=enhancement.skipped,
         )

@@ -5,19 +5,20 @@ the plain fields are empty. Times are microseconds since 1970 in UTC and never d
 events are ordered by acceptance.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.contracts.chat import Sample
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
     MAX_NAME_CHARACTERS,
     MAX_REASON_CHARACTERS,
     MAX_REASONS,
-    MAX_REPLY_TOKENS,
+    check_sample,
     check_uuid,
     field_error,
 )
@@ -34,29 +35,6 @@ class Stream(StrEnum):
     TURNS = "turns"
 
 
-class Subject(StrEnum):
-    """Kind of feedback that a retraction withdraws."""
-
-    THUMB = "thumb"
-    CORRECTION = "correction"
-
-
-@dataclass(frozen=True)
-class Thumb:
-    """Vote on an answer with optional reasons and comment."""
-
-    up: bool
-    reasons: tuple[str, ...] = ()
-    comment: str = ""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Better answer written by the user."""
-
-    text: str
-
-
 @dataclass(frozen=True)
 class Words:
     """All texts of one user about one answer: reasons, comment and correction."""
@@ -64,13 +42,6 @@ class Words:
     reasons: tuple[str, ...] = ()
     comment: str = ""
     correction: str = ""
-
-
-@dataclass(frozen=True)
-class Retraction:
-    """Withdrawal of the user's thumb or correction."""
-
-    subject: str
 
 
 @dataclass(frozen=True)
@@ -85,33 +56,18 @@ class FeedbackEvent:
     model_version: str
     arm: str
     accept_us: int
-    value: Thumb | Correction | Retraction | None
+    value: FeedbackValue | None
     sealed: bytes = b""
     unknown_bytes: bytes = b""
 
 
 @dataclass(frozen=True)
-class ContextMessage:
-    """Message in the context of the model; the role is "system", "user" or "assistant"."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Sampled token ids with their log-probs.
-
-    A sample reveals the answer and is therefore sealed together with the texts.
-    """
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class TurnEvent:
-    """One finished turn with all fields needed for training."""
+    """One finished turn with all fields needed for training.
+
+    `context` holds role and text of each message. Roles, `finish_reason` and `task` are names of
+    chat.v1 in lower case, or the number of a value that this version does not know.
+    """
 
     event_id: str
     tenant: str
@@ -119,7 +75,7 @@ class TurnEvent:
     conversation_id: str
     user_message_id: str
     message_id: str
-    context: tuple[ContextMessage, ...]
+    context: tuple[tuple[str, str], ...]
     original_text: str
     answer: str
     finish_reason: str
@@ -185,7 +141,7 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
             f"{path}.erased", "false, or context, original_text, answer and sample must be empty"
         )
     if event.sample:
-        _check_sample(event.sample, f"{path}.sample")
+        check_sample(event.sample, f"{path}.sample")
 
 
 def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
@@ -215,15 +171,6 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
             raise field_error(
                 f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
             )
-
-
-def _check_sample(sample: Sample, path: str) -> None:
-    if not 1 <= len(sample.token_ids) <= MAX_REPLY_TOKENS:
-        raise field_error(f"{path}.token_ids", f"1 to {MAX_REPLY_TOKENS:,} tokens")
-    if len(sample.log_probs) != len(sample.token_ids):
-        raise field_error(f"{path}.log_probs", "as many as token_ids")
-    if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
-        raise field_error(f"{path}.log_probs", "finite and at most 0")
 
 
 def _check_thumb(thumb: Thumb, path: str) -> None:

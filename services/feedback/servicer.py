@@ -10,12 +10,12 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from services.chassis.errors import PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
+from services.contracts.feedback import Thumb
 from services.contracts.limits import field_error
 from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import (
     Stream,
-    Thumb,
     check_feedback,
     check_message_ids,
     check_position,

@@ -15,18 +15,8 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import InvalidArgumentError
-from services.feedback.events import (
-    ContextMessage,
-    Correction,
-    FeedbackEvent,
-    Retraction,
-    Sample,
-    Thumb,
-    TurnEvent,
-    Words,
-    check_feedback,
-    check_turn,
-)
+from services.contracts.wire import feedback_value_from, sample_from
+from services.feedback.events import FeedbackEvent, TurnEvent, Words, check_feedback, check_turn
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
 
@@ -125,7 +115,7 @@ def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
         model_version=message.model_version,
         arm=message.arm,
         accept_us=_microseconds(message.accept_time),
-        value=_value(message),
+        value=feedback_value_from(message),
         sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )
@@ -140,9 +130,7 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         conversation_id=message.conversation_id,
         user_message_id=message.user_message_id,
         message_id=message.message_id,
-        context=tuple(
-            ContextMessage(_name(chat_pb2.Role, "ROLE_", m.role), m.text) for m in message.context
-        ),
+        context=tuple((_name(chat_pb2.Role, "ROLE_", m.role), m.text) for m in message.context),
         original_text=message.original_text,
         answer=message.answer,
         finish_reason=_name(chat_pb2.FinishReason, "FINISH_REASON_", message.finish_reason),
@@ -159,7 +147,7 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         finish_us=_microseconds(message.finish_time),
         erased=message.erased,
         cached=message.cached,
-        sample=_sample(message),
+        sample=sample_from(message),
         sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )
@@ -205,27 +193,6 @@ def _decode(
             "event_id of header and payload differ", field="event_id", reason="MISMATCH"
         )
     return event
-
-
-def _value(message: events_pb2.FeedbackEvent) -> Thumb | Correction | Retraction | None:
-    match message.WhichOneof("value"):
-        case "thumb":
-            return Thumb(message.thumb.up, tuple(message.thumb.reasons), message.thumb.comment)
-        case "correction":
-            return Correction(message.correction.text)
-        case "retraction":
-            return Retraction(message.retraction.kind)
-        case _:
-            return None
-
-
-def _sample(message: events_pb2.TurnEvent) -> Sample | None:
-    sample = message.sample
-    return (
-        Sample(tuple(sample.token_ids), tuple(sample.log_probs))
-        if message.HasField("sample")
-        else None
-    )
 
 
 def _name(enum: Any, prefix: str, number: int) -> str:

@@ -4,24 +4,22 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
+from services.contracts.chat import Role
 from services.contracts.limits import field_error
+from services.contracts.wire import feedback_value_from, timestamp
 from services.gateway.feedback.own_data import Consent, Erasure, OwnData
 from services.gateway.feedback.submission import (
-    Correction,
     Durability,
     Feedback,
     FeedbackSubmission,
     RatedMessages,
-    Retraction,
-    Thumb,
 )
 from services.gateway.peers.conversations import ConversationsPeer
-from services.gateway.turns.request import Role, check_request, check_uuid
+from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
 from services.gateway.wire import event_message, turn_request
 
@@ -102,9 +100,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
     ) -> feedback_pb2.SubmitFeedbackResponse:
-        submission = FeedbackSubmission(
-            request.message_id, _feedback_value(request), request.request_id
-        )
+        value = feedback_value_from(request)
+        if value is None:
+            raise field_error("value", "one of thumb, correction, retraction")
+        submission = FeedbackSubmission(request.message_id, value, request.request_id)
         event_id, durability = await self._feedback.submit(require_caller(), submission)
         return feedback_pb2.SubmitFeedbackResponse(
             event_id=event_id, durability=DURABILITY_NUMBERS[durability]
@@ -139,34 +138,14 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         )
 
 
-def _feedback_value(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:
-    match request.WhichOneof("value"):
-        case "thumb":
-            return Thumb(request.thumb.up, tuple(request.thumb.reasons), request.thumb.comment)
-        case "correction":
-            return Correction(request.correction.text)
-        case "retraction":
-            return Retraction(request.retraction.kind)
-        case _:
-            raise field_error("value", "one of thumb, correction, retraction")
-
-
 def _consent(consent: Consent) -> feedback_pb2.Consent:
-    return feedback_pb2.Consent(training=consent.training, update_time=_time(consent.update_us))
+    return feedback_pb2.Consent(training=consent.training, update_time=timestamp(consent.update_us))
 
 
 def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
     return feedback_pb2.Erasure(
         erasure_id=erasure.erasure_id,
-        request_time=_time(erasure.request_us),
-        shred_time=_time(erasure.shred_us),
-        rewrite_time=_time(erasure.rewrite_us),
+        request_time=timestamp(erasure.request_us),
+        shred_time=timestamp(erasure.shred_us),
+        rewrite_time=timestamp(erasure.rewrite_us),
     )
-
-
-def _time(microseconds: int | None) -> Timestamp | None:
-    if microseconds is None:
-        return None
-    time = Timestamp()
-    time.FromMicroseconds(microseconds)
-    return time

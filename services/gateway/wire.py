@@ -11,52 +11,39 @@ from typing import TypeVar
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import UnavailableError
+from services.contracts.chat import Action, ContextMessage, FinishReason, Prompt, Task, Usage
 from services.contracts.limits import field_error
-from services.gateway.answering.guard import Action
+from services.contracts.wire import (
+    FINISH_REASON_NUMBERS,
+    FINISH_REASONS,
+    ROLES,
+    TASK_NUMBERS,
+    TASKS,
+    edit_message,
+    overrides_from,
+    prompt_from,
+    usage_from,
+    usage_message,
+)
 from services.gateway.turns.events import (
     Completed,
     Enhanced,
     Event,
-    FinishReason,
-    Prompt,
     Started,
     TextDelta,
-    TextEdit,
     TurnEvent,
-    Usage,
     Verdict,
 )
-from services.gateway.turns.request import (
-    DisconnectPolicy,
-    Message,
-    Regenerate,
-    Role,
-    Sampling,
-    Task,
-    TurnRequest,
-    UserInput,
-)
+from services.gateway.turns.request import DisconnectPolicy, Regenerate, TurnRequest
 
 NumberT = TypeVar("NumberT", bound=int)
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
-ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
-    chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role
-}
-TASKS: Mapping[chat_pb2.Task.ValueType, Task] = {
-    chat_pb2.Task.Value(f"TASK_{task.name}"): task for task in Task
-}
-FINISH_REASONS: Mapping[chat_pb2.FinishReason.ValueType, FinishReason] = {
-    chat_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}"): reason for reason in FinishReason
-}
 DISCONNECT_POLICIES: Mapping[chat_pb2.DisconnectPolicy.ValueType, DisconnectPolicy] = {
     chat_pb2.DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.DETACH,
     chat_pb2.DISCONNECT_POLICY_DETACH: DisconnectPolicy.DETACH,
     chat_pb2.DISCONNECT_POLICY_CANCEL: DisconnectPolicy.CANCEL,
 }
-ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
-TASK_NUMBERS = {task: number for number, task in TASKS.items()}
-FINISH_REASON_NUMBERS = {reason: number for number, reason in FINISH_REASONS.items()}
 
 
 def _known(table: Mapping[NumberT, EnumT], number: NumberT, name: str) -> EnumT:
@@ -71,87 +58,33 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
     Raises:
         InvalidArgumentError: An enum value or the action is unknown.
     """
-    sampling = request.sampling
     return TurnRequest(
         action=_action(request),
+        history=tuple(
+            ContextMessage(
+                _known(ROLES, message.role, f"input.history[{number}].role"), message.text
+            )
+            for number, message in enumerate(request.input.history)
+        ),
         conversation_id=request.conversation_id,
         parent_message_id=request.parent_message_id,
         request_id=request.request_id,
         on_disconnect=_known(DISCONNECT_POLICIES, request.on_disconnect, "on_disconnect"),
         task=_known(TASKS, request.task, "task"),
-        # Presence matters, since 0 is a valid value of these fields.
-        sampling=Sampling(
-            temperature=sampling.temperature if sampling.HasField("temperature") else None,
-            top_p=sampling.top_p if sampling.HasField("top_p") else None,
-            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-            stop=tuple(sampling.stop),
-            seed=sampling.seed if sampling.HasField("seed") else None,
-        ),
+        sampling=overrides_from(request.sampling),
         model=request.model,
         skip_enhancer=request.skip_enhancer,
     )
 
 
-def _action(request: chat_pb2.SendMessageRequest) -> UserInput | Regenerate:
+def _action(request: chat_pb2.SendMessageRequest) -> Prompt | Regenerate:
     match request.WhichOneof("action"):
         case "input":
-            return UserInput(
-                request.input.text,
-                tuple(
-                    Message(
-                        _known(ROLES, message.role, f"input.history[{number}].role"), message.text
-                    )
-                    for number, message in enumerate(request.input.history)
-                ),
-            )
+            return Prompt.typed(request.input.text)
         case "regenerate":
             return Regenerate(request.regenerate.message_id)
         case _:
             raise field_error("action", "one of input, regenerate")
-
-
-def sampling_message(sampling: Sampling) -> chat_pb2.SamplingOverrides:
-    """Convert sampling parameters for the generator."""
-    return chat_pb2.SamplingOverrides(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        stop=sampling.stop,
-        seed=sampling.seed,
-    )
-
-
-def history_message(message: Message) -> chat_pb2.HistoryMessage:
-    """Convert one message of a context."""
-    return chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
-
-
-def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:
-    """Convert one correction of the enhancer to protobuf."""
-    return chat_pb2.TextEdit(
-        start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
-    )
-
-
-def text_edit(edit: chat_pb2.TextEdit) -> TextEdit:
-    """Convert one correction of the enhancer from protobuf."""
-    return TextEdit(edit.start, edit.end, edit.replacement, edit.kind)
-
-
-def stored_prompt(message: chat_pb2.Message) -> Prompt:
-    """Convert a stored user message, with the original and the enhanced text."""
-    return Prompt(
-        message.original_text or message.text, message.text, tuple(map(text_edit, message.edits))
-    )
-
-
-def usage_message(usage: Usage) -> chat_pb2.Usage:
-    """Convert token counts to protobuf."""
-    return chat_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached=usage.cached,
-    )
 
 
 def event_message(turn_event: TurnEvent) -> chat_pb2.ChatEvent:
@@ -219,10 +152,7 @@ def _event(message: chat_pb2.ChatEvent) -> Event:
                 started.cached,
             )
         case "enhanced":
-            enhanced = message.enhanced
-            return Enhanced(
-                Prompt(enhanced.original_text, enhanced.text, tuple(map(text_edit, enhanced.edits)))
-            )
+            return Enhanced(prompt_from(message.enhanced))
         case "text_delta":
             return TextDelta(message.text_delta.text)
         case "verdict":
@@ -230,11 +160,11 @@ def _event(message: chat_pb2.ChatEvent) -> Event:
                 message.verdict.stage, Action(message.verdict.action), message.verdict.category
             )
         case "usage":
-            return Usage(
-                message.usage.prompt_tokens, message.usage.completion_tokens, message.usage.cached
-            )
+            return usage_from(message.usage)
         case "completed":
-            reason = FINISH_REASONS.get(message.completed.finish_reason, FinishReason.FAILED)
+            reason = FINISH_REASONS.get(message.completed.finish_reason, FinishReason.OPEN)
+            if reason is FinishReason.OPEN:
+                reason = FinishReason.FAILED
             return Completed(reason, message.completed.text_sha256)
         case _:
             raise UnavailableError(

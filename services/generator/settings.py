@@ -3,15 +3,16 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.contracts.chat import Task
 from services.contracts.limits import MAX_TEMPERATURE
-from services.generator.answering.presets import Preset, Task, read_presets
+from services.generator.answering.presets import TASKS, Preset, read_presets
 
 
 class ServingMode(StrEnum):
@@ -19,6 +20,15 @@ class ServingMode(StrEnum):
 
     PREDICTOR = "predictor"
     KSERVE = "kserve"
+
+
+def _has_preset(task: Task) -> Task:
+    if task not in TASKS:
+        raise PydanticCustomError("enum", f"Input should be one of {', '.join(TASKS)}")
+    return task
+
+
+PresetTask = Annotated[Task, AfterValidator(_has_preset)]
 
 
 class PresetOverride(BaseModel):
@@ -97,7 +107,7 @@ class GeneratorSettings(ServiceSettings):
         le=4096,
         description="token limit of an answer without max_tokens; at most TW_SESSION_REPLY_TOKENS",
     )
-    presets: dict[Task, PresetOverride] = Field(
+    presets: dict[PresetTask, PresetOverride] = Field(
         default_factory=dict,
         description='JSON: sampling by task, {"code": {"top_p": 0.2}}; '
         "other values are those of models/presets.json",

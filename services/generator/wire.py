@@ -1,40 +1,26 @@
 """Conversion between protobuf messages and the domain."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
-from thumbwheel.generator.v1 import generator_pb2, sample_pb2
+from thumbwheel.generator.v1 import generator_pb2
 
+from services.contracts.chat import ContextMessage, Finished
 from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
-from services.generator.answering.engine import (
-    Finished,
-    FinishReason,
-    GenerateRequest,
-    Message,
-    Selected,
+from services.contracts.wire import (
+    FINISH_REASON_NUMBERS,
+    ROLES,
+    TASK_NUMBERS,
+    TASKS,
+    overrides_from,
+    sample_message,
+    timestamp,
+    usage_message,
 )
-from services.generator.answering.presets import Overrides, Task
+from services.generator.answering.engine import GenerateRequest, Selected
 from services.generator.rollout.canary import CanaryRequest
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
 
 MAX_USER_KEY_CHARACTERS = 256
-ROLES = {
-    chat_pb2.ROLE_SYSTEM: "system",
-    chat_pb2.ROLE_USER: "user",
-    chat_pb2.ROLE_ASSISTANT: "assistant",
-}
-TASKS = {
-    chat_pb2.TASK_UNSPECIFIED: None,
-    chat_pb2.TASK_CODE: Task.CODE,
-    chat_pb2.TASK_QUESTION_ANSWERING: Task.QUESTION_ANSWERING,
-    chat_pb2.TASK_CHAT: Task.CHAT,
-    chat_pb2.TASK_CREATIVE: Task.CREATIVE,
-}
-TASK_NUMBERS = {task: number for number, task in TASKS.items()}
-FINISHES = {
-    FinishReason.STOP: chat_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: chat_pb2.FINISH_REASON_LENGTH,
-}
 STATES = {
     State.LOADING: generator_pb2.VERSION_STATE_LOADING,
     State.READY: generator_pb2.VERSION_STATE_READY,
@@ -58,7 +44,7 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
         user_key=request.user_key,
         messages=[_message(number, entry) for number, entry in enumerate(request.messages)],
         task=TASKS[request.task],
-        overrides=_overrides(request.sampling),
+        overrides=overrides_from(request.sampling),
         pinned_version=request.pinned_version,
     )
 
@@ -68,15 +54,11 @@ def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEv
     if isinstance(event, str):
         return generator_pb2.GenerateEvent(text_delta=event)
     if isinstance(event, Finished):
-        usage = chat_pb2.Usage(
-            prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens
+        finished = generator_pb2.Finished(
+            finish_reason=FINISH_REASON_NUMBERS[event.finish_reason],
+            usage=usage_message(event.usage),
+            sample=sample_message(event.sample),
         )
-        finished = generator_pb2.Finished(finish_reason=FINISHES[event.reason], usage=usage)
-        if event.sample:
-            sample = sample_pb2.Sample(
-                token_ids=event.sample.token_ids, log_probs=event.sample.log_probs
-            )
-            finished.sample.CopyFrom(sample)
         return generator_pb2.GenerateEvent(finished=finished)
     selected = generator_pb2.Selected(
         model_version=event.assignment.version,
@@ -116,37 +98,23 @@ def rollout_response(
     return generator_pb2.GetRolloutResponse(
         stable=served(rollout.stable.version) if rollout.stable else None,
         candidate=served(rollout.candidate.version) if rollout.candidate else None,
-        lease_end_time=_timestamp(rollout.candidate.lease_end_us) if rollout.candidate else None,
+        lease_end_time=timestamp(rollout.candidate.lease_end_us) if rollout.candidate else None,
         history=[
             generator_pb2.RolloutChange(
-                time=_timestamp(change.time_us),
+                time=timestamp(change.time_us),
                 kind=change.kind,
                 version=change.version,
                 reason=change.reason,
             )
             for change in rollout.history
         ],
-        stale_since_time=None if stale_since_us is None else _timestamp(stale_since_us),
+        stale_since_time=timestamp(stale_since_us),
     )
 
 
-def _message(number: int, entry: chat_pb2.HistoryMessage) -> Message:
+def _message(number: int, entry: chat_pb2.HistoryMessage) -> ContextMessage:
     if entry.role not in ROLES:
         raise field_error(f"messages[{number}].role", "system, user or assistant")
     if len(entry.text) > MAX_TEXT_CHARACTERS:
         raise field_error(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
-    return Message(ROLES[entry.role], entry.text)
-
-
-def _overrides(sampling: chat_pb2.SamplingOverrides) -> Overrides:
-    return Overrides(
-        temperature=sampling.temperature if sampling.HasField("temperature") else None,
-        top_p=sampling.top_p if sampling.HasField("top_p") else None,
-        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-        stop=tuple(sampling.stop),
-        seed=sampling.seed if sampling.HasField("seed") else None,
-    )
-
-
-def _timestamp(microseconds: int) -> Timestamp:
-    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
+    return ContextMessage(ROLES[entry.role], entry.text)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.personal_spans import personal_spans
@@ -13,7 +14,7 @@ from services.guardrail.detection.rules import match_answer, match_request
 from services.guardrail.detection.secret_spans import secret_spans
 from services.guardrail.detection.spans import Span
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
-from services.guardrail.verdict import Action, Category, Stage, Verdict, strictest
+from services.guardrail.verdict import Category, Stage, Verdict, strictest
 
 Observer = Callable[[Stage, Verdict], None]
 

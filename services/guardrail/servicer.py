@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
+from services.contracts.chat import Action
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_OUTPUT_CHECKS,
@@ -17,9 +18,10 @@ from services.contracts.limits import (
     MAX_TAIL_CHARACTERS,
     field_error,
 )
+from services.contracts.wire import ACTION_NUMBERS
 from services.guardrail.policy import Policy
 from services.guardrail.rejection import rejection_text
-from services.guardrail.verdict import Action, Verdict
+from services.guardrail.verdict import Verdict
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
@@ -28,12 +30,6 @@ MAX_TEXTS = MAX_HISTORY + 2
 MAX_INPUT_CHARACTERS = 131_072
 # About 5 ms of work. For less work a thread costs more than the wait of the event loop.
 INLINE_CHARACTERS = 8_192
-
-ACTIONS = {
-    Action.ALLOW: guardrail_pb2.ACTION_ALLOW,
-    Action.REDACT: guardrail_pb2.ACTION_REDACT,
-    Action.BLOCK: guardrail_pb2.ACTION_BLOCK,
-}
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +101,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:
         return guardrail_pb2.Verdict(
-            action=ACTIONS[verdict.action],
+            action=ACTION_NUMBERS[verdict.action],
             category=verdict.category,
             score=verdict.score,
             policy_version=self._policy.version,

@@ -4,13 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-class Action(StrEnum):
-    """Action on a text, in order of strictness."""
-
-    ALLOW = "allow"
-    REDACT = "redact"
-    BLOCK = "block"
+from services.contracts.chat import Action
 
 
 class Category(StrEnum):

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import Caller
+from services.contracts.chat import FinishReason, Role
 from services.contracts.limits import check_uuid
 from services.session.limits import check_page_size
-from services.session.message import Conversation, FinishReason, Message, Page, Role
+from services.session.message import Conversation, Message, Page
 from services.session.store.store import Store
 
 MAX_TITLE_CHARACTERS = 80

@@ -3,25 +3,19 @@
 Texts with U+0000 are refused, because Postgres cannot store the character.
 """
 
-import math
-
+from services.contracts.chat import FinishReason, Role
 from services.contracts.limits import (
     DEFAULT_PAGE_SIZE,
     MAX_HISTORY,
     MAX_NAME_CHARACTERS,
     MAX_PAGE_SIZE,
-    MAX_REPLY_TOKENS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_TEXT_CHARACTERS,
+    check_sample,
     check_uuid,
     field_error,
 )
-from services.session.message import (
-    Answer,
-    FinishReason,
-    Role,
-    TurnRequest,
-)
+from services.session.message import Answer, TurnRequest
 
 ARMS = ("stable", "candidate", "pinned")
 
@@ -71,12 +65,7 @@ def check_answer(answer: Answer) -> None:
         if not 0 <= getattr(answer, name) <= most:
             raise field_error(name, f"0 to {most}")
     if sample := answer.sample:
-        if not 1 <= len(sample.token_ids) <= MAX_REPLY_TOKENS:
-            raise field_error("sample.token_ids", f"1 to {MAX_REPLY_TOKENS:,} tokens")
-        if len(sample.log_probs) != len(sample.token_ids):
-            raise field_error("sample.log_probs", "as many as token_ids")
-        if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
-            raise field_error("sample.log_probs", "finite and at most 0")
+        check_sample(sample, "sample")
 
 
 def check_page_size(page_size: int) -> int:

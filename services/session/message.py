@@ -5,48 +5,18 @@ Times are microseconds since 1970 in UTC. Times are never used for ordering; mes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 
-
-class Role(StrEnum):
-    """Author of a message, as in chat templates."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-
-class Task(StrEnum):
-    """Kind of the requested answer."""
-
-    UNSPECIFIED = "unspecified"
-    CODE = "code"
-    QUESTION_ANSWERING = "question_answering"
-    CHAT = "chat"
-    CREATIVE = "creative"
-
-
-class FinishReason(StrEnum):
-    """Reason for the end of an answer; OPEN while the answer is being written."""
-
-    OPEN = "unspecified"
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    INPUT_BLOCKED = "input_blocked"
-    OUTPUT_BLOCKED = "output_blocked"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class TextEdit:
-    """One change by the enhancer; start and end are character offsets in the original text."""
-
-    start: int
-    end: int
-    replacement: str
-    kind: str
+from services.contracts.chat import (
+    ContextMessage,
+    FinishReason,
+    Prompt,
+    Role,
+    Sample,
+    Task,
+    TextEdit,
+    Usage,
+)
 
 
 @dataclass(frozen=True)
@@ -90,27 +60,10 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class ContextMessage:
-    """One message of a context or of an imported history."""
-
-    role: Role
-    text: str
-
-
-@dataclass(frozen=True)
-class UserText:
-    """Text of a user as typed (`original_text`) and as enhanced for the model (`text`)."""
-
-    original_text: str
-    text: str
-    edits: tuple[TextEdit, ...] = ()
-
-
-@dataclass(frozen=True)
 class TurnRequest:
     """A request to begin a turn; either `user` or `regenerate_id` is set."""
 
-    user: UserText | None
+    user: Prompt | None
     regenerate_id: str = ""
     conversation_id: str = ""
     parent_id: str = ""
@@ -134,14 +87,6 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Token ids of an answer with their log-probs; stored in the turn record only."""
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Answer:
     """The answer of a finished turn, with the data that the gateway reports."""
 
@@ -153,11 +98,9 @@ class Answer:
     assignment_probability: float = 0.0
     temperature: float = 0.0
     top_p: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    usage: Usage = field(default_factory=Usage)
     policy_version: str = ""
     guard_category: str = ""
-    cached: bool = False
     sample: Sample | None = None
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.contracts.chat import TextEdit
+
 
 class EditKind(StrEnum):
     """Reason of an edit, as in the proto."""
@@ -20,12 +22,9 @@ class EditKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Edit:
-    """Replacement of the characters `start` to `end` (exclusive)."""
+class Edit(TextEdit):
+    """Replacement of the characters `start` to `end` (exclusive) for a known reason."""
 
-    start: int
-    end: int
-    replacement: str
     kind: EditKind
 
 

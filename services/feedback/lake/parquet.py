@@ -10,7 +10,8 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.feedback.events import Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
+from services.contracts.feedback import Correction, Retraction, Thumb
+from services.feedback.events import FeedbackEvent, TurnEvent
 
 Row = dict[str, object]
 
@@ -103,7 +104,7 @@ def turn_row(event: TurnEvent) -> Row:
     """Return the columns of a turn without its position in the log."""
     return _common(event) | {
         "user_message_id": event.user_message_id,
-        "context": [{"role": message.role, "text": message.text} for message in event.context],
+        "context": [{"role": role, "text": text} for role, text in event.context],
         "original_text": event.original_text,
         "answer": event.answer,
         "finish_reason": event.finish_reason,

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
 from services.contracts.limits import check_uuid, field_error
 from services.contracts.principal import principal_of
+from services.contracts.wire import timestamp
 from services.feedback import metrics
 from services.feedback.events import check_position, check_principals
 from services.feedback.principals.consents import Consent, Consents
@@ -118,21 +118,13 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
 
 def _consent(consent: Consent) -> feedback_pb2.Consent:
-    return feedback_pb2.Consent(training=consent.training, update_time=_stamp(consent.update_us))
+    return feedback_pb2.Consent(training=consent.training, update_time=timestamp(consent.update_us))
 
 
 def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
     return feedback_pb2.Erasure(
         erasure_id=erasure.erasure_id,
-        request_time=_stamp(erasure.request_us),
-        shred_time=_stamp(erasure.shred_us),
-        rewrite_time=_stamp(erasure.rewrite_us),
+        request_time=timestamp(erasure.request_us),
+        shred_time=timestamp(erasure.shred_us),
+        rewrite_time=timestamp(erasure.rewrite_us),
     )
-
-
-def _stamp(microseconds: int | None) -> Timestamp | None:
-    if microseconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromMicroseconds(microseconds)
-    return stamp

@@ -15,8 +15,9 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine, delete, select
 
 from services.chassis.errors import UnavailableError
+from services.contracts.feedback import Correction, Retraction, Subject, Thumb
 from services.feedback.chunks import chunks
-from services.feedback.events import Correction, FeedbackEvent, Retraction, Subject, Thumb, Words
+from services.feedback.events import FeedbackEvent, Words
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger, transaction
 from services.feedback.lake.object_store import ObjectStore

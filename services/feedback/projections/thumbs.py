@@ -14,8 +14,9 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, func, select
 
+from services.contracts.feedback import Retraction, Subject, Thumb
 from services.feedback.chunks import chunks
-from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
+from services.feedback.events import FeedbackEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger, transaction
 from services.feedback.lake.object_store import ObjectStore

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.chassis.errors import ServiceError
+from services.contracts.chat import FinishReason, Prompt, Role, SamplingOverrides, Task, Usage
+from services.contracts.wire import ROLES, Context
 from services.gateway.answering.generation import Selected
 from services.gateway.answering.sessions import Answer
 from services.gateway.metrics import CACHE_RESULTS
 from services.gateway.shared.errors import StoreUnavailableError
-from services.gateway.turns.events import FinishReason, Usage
-from services.gateway.turns.request import Message, Sampling, Task, TurnRequest, UserInput
+from services.gateway.turns.request import TurnRequest
 
 MAX_ANSWER_BYTES = 65_536
 
@@ -27,7 +28,8 @@ MAX_ANSWER_BYTES = 65_536
 class CacheKey:
     """All inputs that determine an answer.
 
-    `context` holds the messages for the model. The user's enhanced text is the last.
+    `context` holds role and text of the messages for the model. The user's enhanced text is the
+    last.
     """
 
     tenant: str
@@ -35,15 +37,12 @@ class CacheKey:
     pinned: bool
     policy_version: str
     task: Task
-    sampling: Sampling
-    context: tuple[Message, ...]
+    sampling: SamplingOverrides
+    context: tuple[tuple[Role, str], ...]
 
     def canonical(self) -> str:
         """Return a unique text for this key."""
-        sampling, context = (
-            self.sampling,
-            [[message.role, message.text] for message in self.context],
-        )
+        sampling = self.sampling
         parameters = [
             sampling.temperature,
             sampling.top_p,
@@ -59,7 +58,7 @@ class CacheKey:
                 self.policy_version,
                 self.task,
                 parameters,
-                context,
+                self.context,
             ]
         )
 
@@ -104,13 +103,13 @@ class AnswerCache:
         self._cache_backend, self._versions = answers, versions
 
     async def cache_key(
-        self, tenant: str, request: TurnRequest, context: tuple[Message, ...], policy_version: str
+        self, tenant: str, request: TurnRequest, context: Context, policy_version: str
     ) -> CacheKey | None:
         """Return the cache key of a request, or None if the request is not cacheable."""
         if (
             not self._cache_backend
             or request.sampling.temperature != 0
-            or not isinstance(request.action, UserInput)
+            or not isinstance(request.action, Prompt)
         ):
             return None
         pinned = request.pinned_version
@@ -123,7 +122,13 @@ class AnswerCache:
             CACHE_RESULTS.labels("in_doubt").inc()
             return None
         return CacheKey(
-            tenant, version, bool(pinned), policy_version, request.task, request.sampling, context
+            tenant,
+            version,
+            bool(pinned),
+            policy_version,
+            request.task,
+            request.sampling,
+            tuple((ROLES[message.role], message.text) for message in context),
         )
 
     async def find(self, cache_key: CacheKey) -> CachedAnswer | None:

@@ -3,27 +3,15 @@
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import UnavailableError
+from services.contracts.chat import Action, Finished, FinishReason, Prompt
 from services.gateway.answering.answer_cache import CachedAnswer
-from services.gateway.answering.generation import (
-    Finished,
-    Generation,
-    Generator,
-    Selected,
-    Timeouts,
-)
-from services.gateway.answering.guard import Action, InputVerdict, OutputGuard, OutputVerdict
+from services.gateway.answering.generation import Generation, Generator, Selected, Timeouts
+from services.gateway.answering.guard import InputVerdict, OutputGuard, OutputVerdict
 from services.gateway.answering.holdback import HeldAnswer
 from services.gateway.answering.sessions import Answer, StartedTurn, StoredAnswer
 from services.gateway.metrics import GUARD_VERDICTS
 from services.gateway.turns.clock import TurnClock
-from services.gateway.turns.events import (
-    Enhanced,
-    FinishReason,
-    Prompt,
-    Started,
-    TextDelta,
-    Verdict,
-)
+from services.gateway.turns.events import Enhanced, Started, TextDelta, Verdict
 from services.gateway.turns.turn import Turn
 
 

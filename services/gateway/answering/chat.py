@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import ServiceError, UnavailableError
+from services.contracts.chat import FinishReason
 from services.gateway.answering.answer_cache import AnswerCache
 from services.gateway.answering.answer_store import AnswerStore
 from services.gateway.answering.answer_writer import AnswerTiming, AnswerWriter, replay
@@ -20,7 +21,6 @@ from services.gateway.answering.guard import Guard, InputVerdict
 from services.gateway.answering.prompts import Enhancer, Prompts
 from services.gateway.answering.sessions import Answer, Sessions, StartedTurn, StoredAnswer
 from services.gateway.turns.clock import TurnClock
-from services.gateway.turns.events import FinishReason
 from services.gateway.turns.turn import Claim, Turn
 
 

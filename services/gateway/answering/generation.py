@@ -5,15 +5,16 @@ Reading runs in a separate task, so that the model is never blocked by a pending
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.chassis.errors import DeadlineExceededError, UnavailableError
+from services.contracts.chat import Finished, Task
+from services.contracts.wire import Context
 from services.gateway.answering.holdback import HeldAnswer
-from services.gateway.turns.events import FinishReason, Usage
-from services.gateway.turns.request import Message, Task, TurnRequest
+from services.gateway.turns.request import TurnRequest
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,6 @@ class Selected:
     task: Task
     temperature: float
     top_p: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Sampled token ids with the log-prob of each.
-
-    A sample reveals the answer, so only the session service receives it.
-    """
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """End of a generation. `sample` is None if the model server reports no tokens."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    sample: Sample | None = None
 
 
 GenerateEvent = Selected | str | Finished
@@ -62,7 +43,7 @@ class Generator(Protocol):
         """
 
     def generate(
-        self, request: TurnRequest, context: Sequence[Message]
+        self, request: TurnRequest, context: Context
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Yield `Selected`, then text, then `Finished`.
 

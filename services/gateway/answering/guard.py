@@ -1,16 +1,9 @@
 """The guard as the chat path uses it. Without a verdict no text is shown (fail closed)."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
-
-class Action(StrEnum):
-    """Action that the guard requires for a text."""
-
-    ALLOW = "allow"
-    REDACT = "redact"
-    BLOCK = "block"
+from services.contracts.chat import Action
 
 
 @dataclass(frozen=True)

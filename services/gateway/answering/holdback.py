@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.chassis.errors import UnavailableError
+from services.contracts.chat import Action
 from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTERS
-from services.gateway.answering.guard import Action, OutputGuard, OutputVerdict
+from services.gateway.answering.guard import OutputGuard, OutputVerdict
 
 # Factor between two pauses, and the longest pause in units of `coalesce_seconds`.
 PAUSE_GROWTH, MAX_PAUSE_FACTOR = 1.5, 4

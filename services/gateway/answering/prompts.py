@@ -3,10 +3,10 @@
 from typing import Protocol
 
 from services.chassis.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+from services.contracts.chat import Prompt
 from services.gateway.answering.sessions import Sessions
 from services.gateway.metrics import ENHANCER_SKIPPED
-from services.gateway.turns.events import Prompt
-from services.gateway.turns.request import Regenerate, TurnRequest, UserInput
+from services.gateway.turns.request import Regenerate, TurnRequest
 
 # Errors of a service that is temporarily unavailable. The same call may succeed later.
 UNAVAILABLE = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
@@ -38,13 +38,13 @@ class Prompts:
         match request.action:
             case Regenerate(message_id):
                 return await self._sessions.stored_prompt(message_id)
-            case UserInput(text):
+            case Prompt(text) as typed:
                 if request.skip_enhancer:
-                    return Prompt(text, text)
+                    return typed
                 try:
                     return await self._enhancer.enhance(text)
                 except UNAVAILABLE:
                     # The enhancer is optional, unlike the guard, so the typed text is used. A
                     # counter makes the outage visible.
                     ENHANCER_SKIPPED.inc()
-                    return Prompt(text, text)
+                    return typed

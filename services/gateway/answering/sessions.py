@@ -3,22 +3,24 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.gateway.answering.generation import Sample, Selected
-from services.gateway.turns.events import FinishReason, Prompt, Usage
-from services.gateway.turns.request import Message, Task, TurnRequest
+from services.contracts.chat import FinishReason, Prompt, Sample, Task, Usage
+from services.contracts.wire import Context
+from services.gateway.answering.generation import Selected
+from services.gateway.turns.request import TurnRequest
 
 
 @dataclass(frozen=True)
 class StartedTurn:
     """A turn that the session service has begun.
 
-    `context` holds the messages for the model. The user's message is the last.
+    `context` holds the messages for the model, as the session service returned them. The user's
+    message is the last.
     """
 
     conversation_id: str
     user_message_id: str
     message_id: str
-    context: tuple[Message, ...]
+    context: Context
     replayed: bool
 
 

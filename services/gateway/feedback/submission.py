@@ -11,6 +11,8 @@ from typing import Protocol
 
 from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
+from services.contracts.chat import Role
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
@@ -21,17 +23,10 @@ from services.contracts.limits import (
 )
 from services.contracts.principal import principal_of
 from services.gateway.metrics import THUMBS
-from services.gateway.turns.request import Role, check_uuid
+from services.gateway.turns.request import check_uuid
 
 # A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
 EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.FeedbackEvent")
-
-
-class Subject(StrEnum):
-    """Kind of feedback to retract."""
-
-    THUMB = "thumb"
-    CORRECTION = "correction"
 
 
 class Durability(StrEnum):
@@ -41,34 +36,11 @@ class Durability(StrEnum):
 
 
 @dataclass(frozen=True)
-class Thumb:
-    """Thumb up or down, with reasons and a comment."""
-
-    up: bool
-    reasons: tuple[str, ...] = ()
-    comment: str = ""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A better answer, written by the user."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Retraction:
-    """Withdrawal of earlier feedback."""
-
-    subject: str
-
-
-@dataclass(frozen=True)
 class FeedbackSubmission:
     """Feedback sent by a user. Never contains the transcript."""
 
     message_id: str
-    value: Thumb | Correction | Retraction
+    value: FeedbackValue
     request_id: str
 
 
@@ -95,7 +67,7 @@ class FeedbackEvent:
     model_version: str
     arm: str
     accept_ns: int
-    value: Thumb | Correction | Retraction
+    value: FeedbackValue
 
 
 class RatedMessages(Protocol):

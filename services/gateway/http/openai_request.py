@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.contracts.chat import ContextMessage, Prompt, Role, SamplingOverrides
 from services.contracts.limits import MAX_HISTORY, field_error
 from services.gateway.turns.request import (
     MODEL_PATTERN,
     DisconnectPolicy,
-    Message,
-    Role,
-    Sampling,
     TurnRequest,
-    UserInput,
     check_request,
 )
 
@@ -107,15 +104,16 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
             limit="see /v1/models",
         )
     stream = _optional(body, "stream", bool, "true or false") or False
-    action = _input(body.get("messages"))
+    prompt, history = _input(body.get("messages"))
     longest = _optional(body, _max_tokens_name(body), int, "a whole number")
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(map(is_unicode, stops)):
         raise field_error("stop", "a text, or a list of texts")
     turn = TurnRequest(
-        action=action,
-        sampling=Sampling(
+        prompt,
+        history,
+        sampling=SamplingOverrides(
             temperature=_optional(body, "temperature", float, "a number"),
             top_p=_optional(body, "top_p", float, "a number"),
             max_tokens=longest,
@@ -153,10 +151,10 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
             )
 
 
-def _input(messages: Any) -> UserInput:
+def _input(messages: Any) -> tuple[Prompt, tuple[ContextMessage, ...]]:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_HISTORY + 1:
         raise field_error("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
-    read: list[Message] = []
+    read: list[ContextMessage] = []
     for number, message in enumerate(messages):
         path = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -177,12 +175,12 @@ def _input(messages: Any) -> UserInput:
             raise field_error(
                 f"{path}.content", "a text in valid Unicode, or a list of parts of type text"
             )
-        read.append(Message(ROLES[role], "".join(part["text"] for part in parts)))
+        read.append(ContextMessage(ROLES[role], "".join(part["text"] for part in parts)))
     if read[-1].role is not Role.USER:
         raise field_error(
             f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
         )
-    return UserInput(read[-1].text, tuple(read[:-1]))
+    return Prompt.typed(read[-1].text), tuple(read[:-1])
 
 
 def is_unicode(text: Any) -> bool:

@@ -7,14 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.gateway.turns.events import (
-    Completed,
-    FinishReason,
-    Started,
-    TextDelta,
-    TurnEvent,
-    Usage,
-)
+from services.contracts.chat import FinishReason, Usage
+from services.gateway.turns.events import Completed, Started, TextDelta, TurnEvent
 
 ID_PREFIX = "chatcmpl-"
 # FAILED is absent, because a failed turn ends with an error.

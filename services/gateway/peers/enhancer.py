@@ -3,8 +3,8 @@
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.gateway.turns.events import Prompt
-from services.gateway.wire import text_edit
+from services.contracts.chat import Prompt
+from services.contracts.wire import text_edits
 
 
 class EnhancerPeer:
@@ -19,4 +19,4 @@ class EnhancerPeer:
         response = await call_unary(
             "enhancer", self._stub.Enhance, request, within_seconds=self._within_seconds
         )
-        return Prompt(text, response.text, tuple(map(text_edit, response.edits)))
+        return Prompt(text, response.text, text_edits(response.edits))

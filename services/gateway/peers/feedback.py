@@ -9,14 +9,9 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from services.contracts.wire import set_feedback_value
 from services.gateway.feedback.own_data import Consent, Erasure
-from services.gateway.feedback.submission import (
-    Correction,
-    Durability,
-    FeedbackEvent,
-    Retraction,
-    Thumb,
-)
+from services.gateway.feedback.submission import Durability, FeedbackEvent
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
@@ -145,11 +140,5 @@ def _message(event: FeedbackEvent) -> events_pb2.FeedbackEvent:
         arm=event.arm,
     )
     message.accept_time.FromNanoseconds(event.accept_ns)
-    match event.value:
-        case Thumb(up, reasons, comment):
-            message.thumb.CopyFrom(events_pb2.Thumb(up=up, reasons=reasons, comment=comment))
-        case Correction(text):
-            message.correction.text = text
-        case Retraction(subject):
-            message.retraction.kind = subject
+    set_feedback_value(message, event.value)
     return message

@@ -1,23 +1,26 @@
 """Client of the generator service: answers, and the served versions."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis.channel import call_stream, call_unary
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import require_caller
-from services.gateway.answering.generation import Finished, GenerateEvent, Sample, Selected
-from services.gateway.turns.events import FinishReason, Usage
-from services.gateway.turns.request import ROLLOUT_MODEL, Message, TurnRequest
-from services.gateway.wire import (
+from services.contracts.chat import Finished, FinishReason
+from services.contracts.wire import (
     FINISH_REASONS,
     TASK_NUMBERS,
     TASKS,
-    history_message,
-    sampling_message,
+    Context,
+    overrides_message,
+    sample_from,
+    usage_from,
 )
+from services.gateway.answering.generation import GenerateEvent, Selected
+from services.gateway.turns.request import ROLLOUT_MODEL, TurnRequest
 
 PEER = "generator"
 # The rollout is small and held in the generator's memory, so the timeout is short.
@@ -69,14 +72,14 @@ class GeneratorPeer:
         return response
 
     async def generate(
-        self, request: TurnRequest, context: Sequence[Message]
+        self, request: TurnRequest, context: Context
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Implement the method `Generator.generate`."""
         message = generator_pb2.GenerateRequest(
             user_key=require_caller().key,
-            messages=map(history_message, context),
+            messages=[chat_pb2.HistoryMessage(role=m.role, text=m.text) for m in context],
             task=TASK_NUMBERS[request.task],
-            sampling=sampling_message(request.sampling),
+            sampling=overrides_message(request.sampling),
             pinned_version=request.pinned_version,
         )
         began = False
@@ -118,17 +121,10 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
                 chosen.top_p,
             )
         case "finished":
-            usage = Usage(
-                event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens
-            )
-            reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP)
-            sample = event.finished.sample
-            return Finished(
-                reason,
-                usage,
-                Sample(tuple(sample.token_ids), tuple(sample.log_probs))
-                if event.finished.HasField("sample")
-                else None,
-            )
+            finished = event.finished
+            reason = FINISH_REASONS.get(finished.finish_reason, FinishReason.OPEN)
+            if reason is FinishReason.OPEN:
+                reason = FinishReason.STOP
+            return Finished(reason, usage_from(finished.usage), sample_from(finished))
         case _:
             raise UnavailableError("the generator sent an unknown event", reason=LOST)

@@ -6,15 +6,12 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
-from services.gateway.answering.guard import Action, InputVerdict, OutputVerdict
+from services.contracts.chat import Action
+from services.contracts.wire import ACTIONS
+from services.gateway.answering.guard import InputVerdict, OutputVerdict
 from services.gateway.peers.output_checks import Check, OutputChecks, Result
 
 PEER = "guardrail"
-ACTIONS = {
-    guardrail_pb2.ACTION_ALLOW: Action.ALLOW,
-    guardrail_pb2.ACTION_REDACT: Action.REDACT,
-    guardrail_pb2.ACTION_BLOCK: Action.BLOCK,
-}
 
 
 class GuardrailPeer:

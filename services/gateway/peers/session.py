@@ -1,15 +1,14 @@
 """Client of the session service: turns and stored messages of the current caller."""
 
+from dataclasses import replace
+
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.identity import request_id_from
-from services.gateway.answering.sessions import Answer, StartedTurn, StoredAnswer
-from services.gateway.feedback.submission import RatedMessage
-from services.gateway.turns.events import Prompt
-from services.gateway.turns.request import Message, Regenerate, TurnRequest, UserInput
-from services.gateway.wire import (
+from services.contracts.chat import FinishReason, Prompt
+from services.contracts.wire import (
     FINISH_REASON_NUMBERS,
     FINISH_REASONS,
     ROLES,
@@ -17,9 +16,13 @@ from services.gateway.wire import (
     TASKS,
     edit_message,
     history_message,
-    stored_prompt,
+    prompt_from,
+    sample_message,
     usage_message,
 )
+from services.gateway.answering.sessions import Answer, StartedTurn, StoredAnswer
+from services.gateway.feedback.submission import RatedMessage
+from services.gateway.turns.request import Regenerate, TurnRequest
 
 PEER = "session"
 
@@ -43,19 +46,18 @@ class SessionPeer:
         match request.action:
             case Regenerate(message_id):
                 message.regenerate_message_id = message_id
-            case UserInput(_, history):
+            case Prompt():
                 message.user.original_text, message.user.text = prompt.original_text, prompt.text
                 message.user.edits.extend(map(edit_message, prompt.edits))
-                message.history.extend(map(history_message, history))
+                message.history.extend(map(history_message, request.history))
         response = await call_unary(
             PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
         )
-        context = tuple(Message(ROLES[entry.role], entry.text) for entry in response.context)
         return StartedTurn(
             response.conversation_id,
             response.user_message_id,
             response.assistant_message_id,
-            context,
+            response.context,
             response.replayed,
         )
 
@@ -67,16 +69,13 @@ class SessionPeer:
             finish_reason=FINISH_REASON_NUMBERS[answer.finish_reason],
             policy_version=answer.policy_version,
             guard_category=answer.guard_category,
+            usage=usage_message(answer.usage) if answer.usage else None,
+            sample=sample_message(answer.sample),
         )
         if chosen := answer.selected:
             message.model_version, message.arm = chosen.model_version, chosen.arm
             message.assignment_probability = chosen.assignment_probability
             message.temperature, message.top_p = chosen.temperature, chosen.top_p
-        if answer.usage:
-            message.usage.CopyFrom(usage_message(answer.usage))
-        if answer.sample:
-            message.sample.token_ids.extend(answer.sample.token_ids)
-            message.sample.log_probs.extend(answer.sample.log_probs)
         await call_unary(PEER, self._stub.FinishTurn, message, within_seconds=self._within_seconds)
 
     async def stored_prompt(self, message_id: str) -> Prompt:
@@ -84,16 +83,18 @@ class SessionPeer:
         message = await self.message(message_id)
         if message.role == chat_pb2.ROLE_ASSISTANT:
             message = await self.message(message.parent_id)
-        return stored_prompt(message)
+        prompt = prompt_from(message)
+        return replace(prompt, original_text=prompt.original_text or prompt.text)
 
     async def finished_answer(self, message_id: str) -> StoredAnswer | None:
         """Implement the method `Sessions.finished_answer`."""
         message = await self.message(message_id)
-        if message.finish_reason not in FINISH_REASONS:
+        reason = _finish_reason(message)
+        if reason is FinishReason.OPEN:
             return None
         return StoredAnswer(
             message.text,
-            FINISH_REASONS[message.finish_reason],
+            reason,
             message.model_version,
             message.arm,
             TASKS[message.task],
@@ -107,7 +108,7 @@ class SessionPeer:
             ROLES[message.role],
             message.model_version,
             message.arm,
-            message.finish_reason in FINISH_REASONS,
+            _finish_reason(message) is not FinishReason.OPEN,
         )
 
     async def erase_user(self) -> int:
@@ -130,3 +131,8 @@ class SessionPeer:
         )
         found: chat_pb2.Message = response.message
         return found
+
+
+def _finish_reason(message: chat_pb2.Message) -> FinishReason:
+    # An answer with an unknown reason counts as open.
+    return FINISH_REASONS.get(message.finish_reason, FinishReason.OPEN)

@@ -3,13 +3,12 @@
 import json
 from dataclasses import asdict
 
+from services.contracts.chat import Task, Usage
 from services.gateway.answering.answer_cache import CachedAnswer, CacheKey
 from services.gateway.answering.generation import Selected
 from services.gateway.metrics import CACHE_RESULTS
 from services.gateway.shared.encryption import DecryptionError, KeyDerivation
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
-from services.gateway.turns.events import Usage
-from services.gateway.turns.request import Task
 
 # KEYS: answer, index of the tenant's answers by age. ARGV: encrypted answer, ms to live, maximum
 # number of answers.

@@ -2,50 +2,8 @@
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 
-from services.gateway.answering.guard import Action
-from services.gateway.turns.request import Task
-
-
-class FinishReason(StrEnum):
-    """Reason for the end of an answer."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    INPUT_BLOCKED = "input_blocked"
-    OUTPUT_BLOCKED = "output_blocked"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class TextEdit:
-    """One correction of the enhancer. `start` and `end` count code points of the original text."""
-
-    start: int
-    end: int
-    replacement: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A user's message, as typed and as given to the model."""
-
-    original_text: str
-    text: str
-    edits: tuple[TextEdit, ...] = ()
-
-    @property
-    def changed(self) -> bool:
-        """True if the two texts differ."""
-        return self.text != self.original_text
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Distinct texts that the guard must check."""
-        return (self.original_text, self.text) if self.changed else (self.text,)
+from services.contracts.chat import Action, FinishReason, Prompt, Task, Usage
 
 
 @dataclass(frozen=True)
@@ -82,15 +40,6 @@ class Verdict:
     stage: str
     action: Action
     category: str
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Token counts of the answer. A cached answer has the counts of the original answer."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.contracts import limits
+from services.contracts.chat import ContextMessage, Prompt, Role, SamplingOverrides, Task
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_REPLY_TOKENS,
@@ -30,45 +31,11 @@ check_uuid = functools.partial(limits.check_uuid, limit="a UUID in lower case")
 MODEL_PATTERN = re.compile(r"[a-z0-9._-]{1,128}")
 
 
-class Role(StrEnum):
-    """Author of a message."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-
-class Task(StrEnum):
-    """Kind of answer. The generator has a preset for each task."""
-
-    UNSPECIFIED = "unspecified"
-    CODE = "code"
-    QUESTION_ANSWERING = "question_answering"
-    CHAT = "chat"
-    CREATIVE = "creative"
-
-
 class DisconnectPolicy(StrEnum):
     """Treatment of a running turn without readers."""
 
     DETACH = "detach"
     CANCEL = "cancel"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a context."""
-
-    role: Role
-    text: str
-
-
-@dataclass(frozen=True)
-class UserInput:
-    """A new message of the user, and the history if the client keeps the conversation."""
-
-    text: str
-    history: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,27 +46,20 @@ class Regenerate:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Overrides of the preset. None and empty values override nothing."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
 class TurnRequest:
-    """Request for one turn."""
+    """Request for one turn.
 
-    action: UserInput | Regenerate
+    `history` is that of a client which keeps its conversation itself.
+    """
+
+    action: Prompt | Regenerate
+    history: tuple[ContextMessage, ...] = ()
     conversation_id: str = ""
     parent_message_id: str = ""
     request_id: str = ""
     on_disconnect: DisconnectPolicy = DisconnectPolicy.DETACH
     task: Task = Task.UNSPECIFIED
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     model: str = ""
     skip_enhancer: bool = False
 
@@ -109,9 +69,8 @@ class TurnRequest:
 
         The guard checks them, because earlier checks of such a history cannot be verified.
         """
-        history = self.action.history if isinstance(self.action, UserInput) else ()
         return tuple(
-            message.text for message in history if message.role is Role.USER and message.text
+            message.text for message in self.history if message.role is Role.USER and message.text
         )
 
     @property
@@ -135,23 +94,23 @@ def check_request(request: TurnRequest) -> None:
         raise field_error("model", "empty, thumbwheel, or 1 to 128 of a-z, 0-9, '.', '_', '-'")
     _check_sampling(request.sampling)
     match request.action:
-        case UserInput():
-            _check_input(request.action, request.conversation_id)
+        case Prompt(text):
+            _check_input(text, request.history, request.conversation_id)
         case Regenerate(message_id):
             check_uuid(message_id, "regenerate.message_id")
 
 
-def _check_input(given: UserInput, conversation_id: str) -> None:
-    if not given.text.strip():
+def _check_input(text: str, history: tuple[ContextMessage, ...], conversation_id: str) -> None:
+    if not text.strip():
         raise field_error(
             "input.text", f"1 to {MAX_TEXT_CHARACTERS:,} characters that are not all blank"
         )
-    check_text(given.text, "input.text")
-    if given.history and conversation_id:
+    check_text(text, "input.text")
+    if history and conversation_id:
         raise field_error("input.history", "empty unless the conversation is new")
-    if len(given.history) > MAX_HISTORY:
+    if len(history) > MAX_HISTORY:
         raise field_error("input.history", f"at most {MAX_HISTORY} messages")
-    for number, message in enumerate(given.history):
+    for number, message in enumerate(history):
         check_text(message.text, f"input.history[{number}].text")
 
 
@@ -167,7 +126,7 @@ def check_text(text: str, name: str) -> None:
         raise field_error(name, f"at most {MAX_TEXT_BYTES:,} bytes of UTF-8")
 
 
-def _check_sampling(sampling: Sampling) -> None:
+def _check_sampling(sampling: SamplingOverrides) -> None:
     # Written as `not low <= value <= high`, so that NaN fails as well.
     if sampling.temperature is not None and not 0 <= sampling.temperature <= MAX_TEMPERATURE:
         raise field_error("sampling.temperature", "0 to 2")

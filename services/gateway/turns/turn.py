@@ -14,17 +14,9 @@ from typing import Protocol
 
 from services.chassis.errors import ServiceError, UnavailableError
 from services.chassis.identity import Caller
+from services.contracts.chat import FinishReason, Usage
 from services.gateway.quotas.quotas import Reservation, estimated_tokens, prompt_tokens
-from services.gateway.turns.events import (
-    Completed,
-    Event,
-    FinishReason,
-    Started,
-    TextDelta,
-    TurnEvent,
-    Usage,
-    sha256_of,
-)
+from services.gateway.turns.events import Completed, Event, Started, TextDelta, TurnEvent, sha256_of
 from services.gateway.turns.request import DisconnectPolicy, TurnRequest
 
 

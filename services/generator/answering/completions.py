@@ -20,7 +20,8 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import trace_headers
-from services.generator.answering.engine import Message, Timeouts
+from services.contracts.chat import ContextMessage
+from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
 from services.generator.answering.sse import Chunk, EventParser, MalformedStreamError
 
@@ -72,7 +73,7 @@ class Completions:
     async def answer(
         self,
         version: str,
-        messages: Sequence[Message],
+        messages: Sequence[ContextMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
@@ -150,7 +151,9 @@ def stream_lost_error() -> UnavailableError:
     )
 
 
-def _chat_body(version: str, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
+def _chat_body(
+    version: str, messages: Sequence[ContextMessage], sampling: Sampling
+) -> dict[str, object]:
     body: dict[str, object] = {
         "model": version,
         "messages": [{"role": message.role, "content": message.text} for message in messages],

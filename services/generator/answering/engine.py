@@ -8,42 +8,27 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
-from services.generator.answering.coalesce import coalesced
-from services.generator.answering.presets import (
-    NO_OVERRIDES,
-    Overrides,
-    Preset,
-    Sampling,
+from services.contracts.chat import (
+    ContextMessage,
+    Finished,
+    FinishReason,
+    SamplingOverrides,
     Task,
-    sampling_for,
+    Usage,
 )
+from services.generator.answering.coalesce import coalesced
+from services.generator.answering.presets import Preset, Sampling, sampling_for
 from services.generator.answering.routing import Router
 from services.generator.answering.running_generations import RunningGenerations
-from services.generator.answering.sample import Sample, SampleParts
+from services.generator.answering.sample import SampleParts
 from services.generator.answering.sse import Chunk
 from services.generator.answering.task_choice import choose_task
 from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES, TOKENS
 from services.generator.rollout.rollout import Assignment
-
-
-class FinishReason(StrEnum):
-    """Reason for the end of an answer, spelled as in the model server's responses."""
-
-    STOP = "stop"
-    LENGTH = "length"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of the context; role is "system", "user" or "assistant"."""
-
-    role: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -53,15 +38,15 @@ class GenerateRequest:
     Args:
         user_key: stable key of the user, for the assignment to an arm.
         messages: the context, with the user's message last.
-        task: kind of answer; None chooses the task from the last message.
+        task: kind of answer; UNSPECIFIED chooses the task from the last message.
         overrides: sampling parameters of the caller.
         pinned_version: version that must answer; empty follows the rollout.
     """
 
     user_key: str
-    messages: Sequence[Message]
-    task: Task | None = None
-    overrides: Overrides = NO_OVERRIDES
+    messages: Sequence[ContextMessage]
+    task: Task = Task.UNSPECIFIED
+    overrides: SamplingOverrides = field(default_factory=SamplingOverrides)
     pinned_version: str = ""
 
 
@@ -72,16 +57,6 @@ class Selected:
     assignment: Assignment
     task: Task
     sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Last event of a generation; `sample` is None if the model server omitted tokens."""
-
-    reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +83,7 @@ class ChatServer(Protocol):
     async def answer(
         self,
         version: str,
-        messages: Sequence[Message],
+        messages: Sequence[ContextMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None: ...
@@ -120,7 +95,7 @@ class _Answer:
     def __init__(self, version: str) -> None:
         self.texts: asyncio.Queue[str | None] = asyncio.Queue()
         self.finish_reason: str | None = None
-        self.usage = (0, 0)
+        self.usage = Usage()
         self._sample = SampleParts()
         self._version = version
         self._began = time.perf_counter()
@@ -134,7 +109,8 @@ class _Answer:
             self.texts.put_nowait(chunk.text)
         self._sample.add(chunk.token_ids, chunk.log_probs)
         self.finish_reason = chunk.finish_reason or self.finish_reason
-        self.usage = chunk.usage or self.usage
+        if chunk.usage:
+            self.usage = Usage(*chunk.usage)
 
     def finished(self) -> Finished:
         """Return the final event.
@@ -142,13 +118,12 @@ class _Answer:
         Raises:
             UnavailableError: the stream ended without a finish reason.
         """
-        if self.finish_reason not in list(FinishReason):
+        if self.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise UnavailableError(
                 "the model server ended the stream early", reason="MODEL_SERVER_LOST"
             )
-        return Finished(
-            FinishReason(self.finish_reason), *self.usage, self._sample.joined(self.usage[1])
-        )
+        sample = self._sample.joined(self.usage.completion_tokens)
+        return Finished(FinishReason(self.finish_reason), self.usage, sample)
 
 
 class Engine:
@@ -185,7 +160,9 @@ class Engine:
                 ends the stream early.
             ResourceExhaustedError: the model server's queue is full.
         """
-        task = request.task or choose_task(request.messages[-1].text)
+        task = request.task
+        if task is Task.UNSPECIFIED:
+            task = choose_task(request.messages[-1].text)
         sampling = sampling_for(self._presets[task], request.overrides, self._reply_tokens)
         # Tokens of a stop string are sampled but not shown, so the sample would not match the shown
         # text.
@@ -203,9 +180,9 @@ class Engine:
                         yield text
                     await reader
                 finished = answer.finished()
-                reason = finished.reason
-                TOKENS.labels(assignment.version, "prompt").inc(finished.prompt_tokens)
-                TOKENS.labels(assignment.version, "completion").inc(finished.completion_tokens)
+                reason, usage = finished.finish_reason.value, finished.usage
+                TOKENS.labels(assignment.version, "prompt").inc(usage.prompt_tokens)
+                TOKENS.labels(assignment.version, "completion").inc(usage.completion_tokens)
                 SAMPLES.labels(
                     assignment.version, "none" if finished.sample is None else "whole"
                 ).inc()

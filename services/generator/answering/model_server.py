@@ -7,13 +7,14 @@ from typing import Any
 import aiohttp
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.contracts.chat import ContextMessage
 from services.generator.answering.completions import (
     SILENT_REASON,
     Completions,
     silent_error,
     unreachable_error,
 )
-from services.generator.answering.engine import Message, Timeouts
+from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
 from services.generator.answering.sse import Chunk
 
@@ -100,7 +101,7 @@ class HttpModelServer:
     async def answer(
         self,
         version: str,
-        messages: Sequence[Message],
+        messages: Sequence[ContextMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:

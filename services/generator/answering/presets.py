@@ -10,11 +10,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import DetailedError
+from services.contracts.chat import SamplingOverrides, Task
 from services.contracts.limits import (
     MAX_REPLY_TOKENS,
     MAX_STOP_CHARACTERS,
@@ -27,15 +27,8 @@ PRESETS_FILE = Path(__file__).resolve().parents[3] / "models" / "presets.json"
 # Below this value decoding is greedy, because model servers reject smaller temperatures or divide
 # by them.
 GREEDY_BELOW = 0.01
-
-
-class Task(StrEnum):
-    """Kind of an answer, which selects the preset."""
-
-    CODE = "code"
-    QUESTION_ANSWERING = "question_answering"
-    CHAT = "chat"
-    CREATIVE = "creative"
+# Tasks with a preset.
+TASKS = tuple(task for task in Task if task is not Task.UNSPECIFIED)
 
 
 class PresetError(DetailedError):
@@ -94,20 +87,6 @@ class Sampling:
     return_tokens: bool = False
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """Sampling parameters of the caller; None keeps the value of the preset."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    seed: int | None = None
-
-
-NO_OVERRIDES = Overrides()
-
-
 def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
     """Return the preset of each task. Blocking.
 
@@ -123,8 +102,8 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
             f"{file} is not a readable JSON file", field=file.name, reason=reason
         ) from error
     tasks = _object(content, file.name)
-    _require(tasks, "", [*Task])
-    return {task: _preset(task, tasks[task]) for task in Task}
+    _require(tasks, "", TASKS)
+    return {task: _preset(task, tasks[task]) for task in TASKS}
 
 
 def _preset(task: Task, content: object) -> Preset:
@@ -163,7 +142,7 @@ def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
         )
 
 
-def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sampling:
+def sampling_for(preset: Preset, overrides: SamplingOverrides, reply_tokens: int) -> Sampling:
     """Return a preset with the caller's overrides.
 
     Args:
@@ -189,9 +168,7 @@ def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sam
     if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in overrides.stop):
         raise field_error("sampling.stop", f"1 to {MAX_STOP_CHARACTERS} characters each")
     temperature = 0.0 if chosen.temperature < GREEDY_BELOW else _plain(chosen.temperature)
-    return Sampling(
-        temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed
-    )
+    return Sampling(temperature, _plain(chosen.top_p), max_tokens, overrides.stop, overrides.seed)
 
 
 def _plain(value: float) -> float:

@@ -5,22 +5,14 @@ With a gap, the sample would describe another answer.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from services.contracts.chat import Sample
 from services.contracts.limits import MAX_REPLY_TOKENS
 
 MAX_ID = 2**32 - 1
 # Rounding may leave the log-prob of a certain token slightly above 0. vLLM sends -9999 for a
 # missing value.
 ROUNDING, NO_LOG_PROB = 1e-4, -9999.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Token ids, including the end token, and the raw model's log-prob of each. Never logged."""
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
 
 
 class SampleParts:

@@ -6,7 +6,7 @@ contains the request; a long text must not block the event loop.
 
 import re
 
-from services.generator.answering.presets import Task
+from services.contracts.chat import Task
 
 BEGINNING_CHARACTERS = 500
 

@@ -23,8 +23,9 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import fields
+from services.contracts.chat import ContextMessage
 from services.generator.answering.completions import Completions
-from services.generator.answering.engine import Message, Timeouts
+from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
 from services.generator.answering.sse import Chunk
 from services.generator.kubernetes.api import KubernetesApi
@@ -167,7 +168,7 @@ class InferenceServices:
     async def answer(
         self,
         version: str,
-        messages: Sequence[Message],
+        messages: Sequence[ContextMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:

@@ -7,9 +7,10 @@ text is not from a model: the input was blocked, or the turn failed before the c
 from collections.abc import Callable, Sequence
 
 from services.chassis.identity import Caller
+from services.contracts.chat import ContextMessage, FinishReason
 from services.contracts.principal import principal_of
 from services.session.identifiers import ERASED, FINISHED, turn_event_id
-from services.session.message import Answer, ContextMessage, FinishReason, Message, TurnRecord
+from services.session.message import Answer, Message, TurnRecord
 
 Encode = Callable[[TurnRecord], bytes]
 

@@ -9,15 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from services.chassis.identity import Caller
-from services.session.message import (
-    Conversation,
-    FinishReason,
-    Message,
-    Role,
-    StoredTurn,
-    Task,
-    TextEdit,
-)
+from services.contracts.chat import FinishReason, Role, Task, TextEdit
+from services.session.message import Conversation, Message, StoredTurn
 
 # A dict look-up takes a tenth of the time of an enum call.
 _ROLES = {role.value: role for role in Role}

@@ -9,7 +9,8 @@ every context; each message stores their ids (`Message.pinned_ids`). Rows from b
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from services.session.message import Message, Role
+from services.contracts.chat import Role
+from services.session.message import Message
 from services.session.store.store import OwnedRows
 
 # Messages per read; more than most conversations have.

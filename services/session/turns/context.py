@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.chat import ContextMessage, FinishReason, Role
 from services.contracts.limits import MAX_TEXT_CHARACTERS
-from services.session.message import ContextMessage, FinishReason, Message, Role
+from services.session.message import Message
 from services.session.turns.branch import Branch
 
 SEPARATOR = "\n\n"

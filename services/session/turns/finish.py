@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
+from services.contracts.chat import FinishReason, Role
 from services.contracts.limits import field_error
 from services.session.limits import check_answer
-from services.session.message import Answer, FinishReason, Role
+from services.session.message import Answer
 from services.session.relay.turn_record import TurnRecorder, is_published
 from services.session.store.store import OwnedRows, Store
 from services.session.turns.context import merge_roles

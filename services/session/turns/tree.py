@@ -9,15 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import NotFoundError
+from services.contracts.chat import FinishReason, Prompt, Role
 from services.contracts.limits import field_error
-from services.session.message import (
-    Conversation,
-    FinishReason,
-    Message,
-    Role,
-    TurnRequest,
-    UserText,
-)
+from services.session.message import Conversation, Message, TurnRequest
 from services.session.store.store import OwnedRows
 from services.session.turns.branch import Branch, branch_to
 
@@ -124,7 +118,7 @@ def _parent_branch(rows: OwnedRows, request: TurnRequest) -> Branch:
 def _new_messages(
     conversation: Conversation,
     request: TurnRequest,
-    user: UserText,
+    user: Prompt,
     tokens: list[int],
     new_id: Callable[[], str],
     now_us: int,

@@ -8,7 +8,8 @@ are lost, partitions move while their old sink continues as a zombie, and the to
 from collections.abc import Callable, Sequence
 
 from services.chassis.errors import AlreadyExistsError
-from services.feedback.events import FeedbackEvent, Stream, Thumb
+from services.contracts.feedback import Thumb
+from services.feedback.events import FeedbackEvent, Stream
 from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.ledger import FencedError, LedgerUnavailableError

@@ -9,16 +9,11 @@ from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.generator.v1 import sample_pb2
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.chat import Sample
+from services.contracts.feedback import Correction, Retraction, Thumb
 from services.contracts.principal import principal_of
 from services.feedback import wire as codec
-from services.feedback.events import (
-    ContextMessage,
-    Correction,
-    Retraction,
-    Sample,
-    Thumb,
-    check_turn,
-)
+from services.feedback.events import check_turn
 from services.feedback.lake import parquet
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
@@ -73,7 +68,7 @@ def test_golden_bytes_of_a_correction_and_a_retraction_decode() -> None:
 
 def test_golden_bytes_of_a_turn_decode() -> None:
     event = codec.decode_turn(golden(name("m/0"), "turn"))
-    assert event.context == (ContextMessage("user", "what is it?"),)
+    assert event.context == (("user", "what is it?"),)
     assert (event.original_text, event.answer, event.erased) == ("wat is it", "fifty-four", False)
     assert (event.finish_reason, event.task) == ("stop", "chat")
     assert (event.assignment_probability, event.temperature, event.top_p) == (0.125, 0.5, 0.75)

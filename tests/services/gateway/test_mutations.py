@@ -21,6 +21,7 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.admission import Admission
 from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
+from services.contracts.chat import FinishReason, Role
 from services.gateway.access import with_access_check
 from services.gateway.feedback.own_data import Consent, Erasure, OwnData
 from services.gateway.feedback.submission import Durability, Feedback, FeedbackEvent, RatedMessage
@@ -28,8 +29,7 @@ from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.keys import ApiKeys, mint
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.turns.events import FinishReason, Started
-from services.gateway.turns.request import Role
+from services.gateway.turns.events import Started
 from services.gateway.turns.turn import Turn
 from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica

@@ -2,10 +2,11 @@
 
 import pytest
 
+from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.policy import Policy, policy_version
 from services.guardrail.rejection import TEXTS
-from services.guardrail.verdict import Action, Category, Stage, Verdict, strictest
+from services.guardrail.verdict import Category, Stage, Verdict, strictest
 
 ORDINARY = (
     "hello",

@@ -11,8 +11,9 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
+from services.contracts.chat import FinishReason, Role
 from services.session.erasure import MAX_CONVERSATIONS, MAX_MESSAGES, Erasure
-from services.session.message import Conversation, FinishReason, Message, Role
+from services.session.message import Conversation, Message
 from services.session.relay.turn_record import TurnRecorder
 from services.session.store.backends import open_database
 from services.session.store.database import Database

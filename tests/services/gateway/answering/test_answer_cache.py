@@ -13,13 +13,12 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import from_rpc
+from services.contracts.chat import Role, SamplingOverrides, Task, Usage
 from services.gateway.answering.answer_cache import CachedAnswer, CacheKey, LocalCacheBackend
 from services.gateway.answering.generation import Selected
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.valkey_client import open_valkey
-from services.gateway.turns.events import Usage
-from services.gateway.turns.request import Message, Role, Sampling, Task
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
     GeneratorGate,
@@ -247,7 +246,7 @@ async def test_gateways_share_encrypted_answers_and_work_without_valkey(
 
 
 QUESTION = CacheKey(
-    "acme", STABLE, False, "p", Task.CHAT, Sampling(temperature=0), (Message(Role.USER, "hi"),)
+    "acme", STABLE, False, "p", Task.CHAT, SamplingOverrides(temperature=0), ((Role.USER, "hi"),)
 )
 ANSWER = CachedAnswer("hello", Selected(STABLE, "stable", 1.0, Task.CHAT, 0.0, 0.9), Usage(7, 4))
 

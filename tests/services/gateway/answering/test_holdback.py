@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
-from services.gateway.answering.guard import Action, OutputVerdict
+from services.contracts.chat import Action
+from services.gateway.answering.guard import OutputVerdict
 from services.gateway.answering.holdback import (
     MAX_PENDING_CHARACTERS,
     MAX_TAIL_CHARACTERS,

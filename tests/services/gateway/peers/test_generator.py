@@ -10,9 +10,10 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
-from services.gateway.answering.generation import Finished, GenerateEvent
+from services.contracts.chat import Finished, Prompt
+from services.gateway.answering.generation import GenerateEvent
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.turns.request import TurnRequest, UserInput
+from services.gateway.turns.request import TurnRequest
 from tests.support.errors import refused
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
@@ -55,7 +56,7 @@ async def answer(stub: Any) -> list[GenerateEvent]:
     return [
         event
         async for event in GeneratorPeer(stub, stub, 10.0).generate(
-            TurnRequest(UserInput("hello")), []
+            TurnRequest(Prompt("hello")), []
         )
     ]
 

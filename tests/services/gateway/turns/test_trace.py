@@ -11,8 +11,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import NO_CALL, Caller, bind_call
 from services.chassis.telemetry import LineFormatter, trace_headers, trace_id
-from services.gateway.turns.events import FinishReason, Started, TextDelta
-from services.gateway.turns.request import TurnRequest, UserInput
+from services.contracts.chat import FinishReason, Prompt
+from services.gateway.turns.events import Started, TextDelta
+from services.gateway.turns.request import TurnRequest
 from services.gateway.turns.single_replica import SingleReplica
 from services.gateway.turns.trace import traced
 from services.gateway.turns.turn import Turn
@@ -48,7 +49,7 @@ def outside_of_any_call() -> None:
 
 
 def turn() -> Turn:
-    question = TurnRequest(UserInput("a very particular question"))
+    question = TurnRequest(Prompt("a very particular question"))
     return Turn(Caller("acme", "ada"), question, lambda _turn: None, SingleReplica())
 
 

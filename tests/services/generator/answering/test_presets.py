@@ -8,13 +8,11 @@ import pytest
 
 from services.chassis.errors import InvalidArgumentError
 from services.chassis.settings import SettingsError, load_settings
+from services.contracts.chat import SamplingOverrides, Task
 from services.generator.answering.presets import (
-    NO_OVERRIDES,
-    Overrides,
     Preset,
     PresetError,
     Sampling,
-    Task,
     read_presets,
     sampling_for,
 )
@@ -67,6 +65,7 @@ def test_a_setting_replaces_single_values_and_keeps_the_rest(
     ("presets", "field", "reason", "limit"),
     [
         ('{"poem": {"top_p": 0.2}}', "presets.poem.[key]", "ENUM", "question_answering"),
+        ('{"unspecified": {"top_p": 0.2}}', "presets.unspecified.[key]", "ENUM", "creative"),
         ('{"code": {"top_k": 4}}', "presets.code.top_k", "EXTRA_FORBIDDEN", ""),
         ('{"code": {"top_p": 0}}', "presets.code.top_p", "GREATER_THAN", "0"),
         ('{"code": {"top_p": 1.1}}', "presets.code.top_p", "LESS_THAN_EQUAL", "1"),
@@ -88,26 +87,26 @@ def test_an_invalid_setting_stops_the_service_and_names_the_field(
 
 
 def test_each_override_replaces_one_value_of_the_preset() -> None:
-    assert sampling_for(CHAT, NO_OVERRIDES, 512) == Sampling(0.7, 0.9, 512)
-    assert sampling_for(CHAT, Overrides(temperature=0.0), 512) == Sampling(0.0, 0.9, 512)
-    assert sampling_for(CHAT, Overrides(top_p=1.0), 512) == Sampling(0.7, 1.0, 512)
-    assert sampling_for(CHAT, Overrides(max_tokens=4096), 512) == Sampling(0.7, 0.9, 4096)
-    overrides = Overrides(stop=["\n", "x" * 64, "b", "c"], seed=0)
+    assert sampling_for(CHAT, SamplingOverrides(), 512) == Sampling(0.7, 0.9, 512)
+    assert sampling_for(CHAT, SamplingOverrides(temperature=0.0), 512) == Sampling(0.0, 0.9, 512)
+    assert sampling_for(CHAT, SamplingOverrides(top_p=1.0), 512) == Sampling(0.7, 1.0, 512)
+    assert sampling_for(CHAT, SamplingOverrides(max_tokens=4096), 512) == Sampling(0.7, 0.9, 4096)
+    overrides = SamplingOverrides(stop=("\n", "x" * 64, "b", "c"), seed=0)
     assert sampling_for(CHAT, overrides, 512) == Sampling(
         0.7, 0.9, 512, ("\n", "x" * 64, "b", "c"), 0
     )
 
 
 def test_a_temperature_below_the_minimum_is_greedy() -> None:
-    assert sampling_for(CHAT, Overrides(temperature=0.005), 512).temperature == 0.0
-    assert sampling_for(CHAT, Overrides(temperature=0.01), 512).temperature == 0.01
-    assert sampling_for(Preset(0.005, 0.9), NO_OVERRIDES, 512).temperature == 0.0
+    assert sampling_for(CHAT, SamplingOverrides(temperature=0.005), 512).temperature == 0.0
+    assert sampling_for(CHAT, SamplingOverrides(temperature=0.01), 512).temperature == 0.01
+    assert sampling_for(Preset(0.005, 0.9), SamplingOverrides(), 512).temperature == 0.0
 
 
 @pytest.mark.parametrize("decimal", [0.1, 0.7, 0.95, 1.3, 2.0])
 def test_a_32_bit_number_is_rounded_to_its_decimal_value(decimal: float) -> None:
     (received,) = struct.unpack("f", struct.pack("f", decimal))
-    assert sampling_for(CHAT, Overrides(temperature=received), 512).temperature == decimal
+    assert sampling_for(CHAT, SamplingOverrides(temperature=received), 512).temperature == decimal
 
 
 @pytest.mark.parametrize(
@@ -130,4 +129,4 @@ def test_an_override_out_of_range_names_field_and_limit(
     overrides: dict[str, Any], field: str, limit: str
 ) -> None:
     with refused(InvalidArgumentError, field=field, limit=limit):
-        sampling_for(CHAT, Overrides(**overrides), 512)
+        sampling_for(CHAT, SamplingOverrides(**overrides), 512)

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from services.generator.answering.sample import Sample, SampleParts
+from services.contracts.chat import Sample
+from services.generator.answering.sample import SampleParts
 
 
 def parts(*chunks: tuple[tuple[int, ...], tuple[float, ...]]) -> SampleParts:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.generator.answering.presets import Task
+from services.contracts.chat import Task
 from services.generator.answering.task_choice import BEGINNING_CHARACTERS, choose_task
 
 CODE = """

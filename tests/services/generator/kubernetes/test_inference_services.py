@@ -13,8 +13,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.contracts.chat import ContextMessage
 from services.generator.answering.completions import SILENT_REASON
-from services.generator.answering.engine import Message, Timeouts
+from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
 from services.generator.answering.sse import Chunk
 from services.generator.kubernetes import inference_services
@@ -72,7 +73,7 @@ class World:
     async def answer(self, version: str) -> str:
         chunks: list[Chunk] = []
         await self.services.answer(
-            version, [Message("user", "hello")], Sampling(0.5, 0.9, 8), chunks.append
+            version, [ContextMessage("user", "hello")], Sampling(0.5, 0.9, 8), chunks.append
         )
         return "".join(chunk.text for chunk in chunks)
 

@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.chat import ContextMessage, FinishReason, Role
 from services.contracts.limits import MAX_TEXT_CHARACTERS
-from services.session.message import ContextMessage, FinishReason, Message, Role
+from services.session.message import Message
 from services.session.turns import branch
 from services.session.turns.branch import Branch, branch_to
 from services.session.turns.context import Budget, merge_roles, select_context

@@ -10,15 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from thumbwheel.feedback.v1 import events_pb2
 
+from services.contracts.feedback import Correction, Retraction, Thumb
 from services.feedback import wire as codec
-from services.feedback.events import (
-    ContextMessage,
-    Correction,
-    FeedbackEvent,
-    Retraction,
-    Thumb,
-    TurnEvent,
-)
+from services.feedback.events import FeedbackEvent, TurnEvent
 from services.feedback.lake import parquet
 from tests.support.errors import refused
 from tests.training.feedback_log import uid
@@ -46,7 +40,7 @@ TURN = TurnEvent(
     conversation_id=uid("c"),
     user_message_id=uid("u"),
     message_id=uid("m"),
-    context=(ContextMessage("system", "be kind"), ContextMessage("user", "hi")),
+    context=(("system", "be kind"), ("user", "hi")),
     original_text="hi",
     answer="hello",
     finish_reason="stop",

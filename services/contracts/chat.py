@@ -1,0 +1,124 @@
+"""Types of a turn: roles, tasks, texts, sampling parameters, and the end of an answer."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Author of a message, as in chat templates."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Task(StrEnum):
+    """Kind of the requested answer. The generator has a preset for each specified task."""
+
+    UNSPECIFIED = "unspecified"
+    CODE = "code"
+    QUESTION_ANSWERING = "question_answering"
+    CHAT = "chat"
+    CREATIVE = "creative"
+
+
+class FinishReason(StrEnum):
+    """Reason for the end of an answer; OPEN while the answer is being written."""
+
+    OPEN = "unspecified"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    INPUT_BLOCKED = "input_blocked"
+    OUTPUT_BLOCKED = "output_blocked"
+    FAILED = "failed"
+
+
+class Action(StrEnum):
+    """Action that the guard requires for a text, in order of strictness."""
+
+    ALLOW = "allow"
+    REDACT = "redact"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class ContextMessage:
+    """One message of a context or of a history brought by the client."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class TextEdit:
+    """One correction of the enhancer. `start` and `end` count code points of the original text."""
+
+    start: int
+    end: int
+    replacement: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user's message, as typed (`original_text`) and as given to the model (`text`)."""
+
+    original_text: str
+    text: str
+    edits: tuple[TextEdit, ...] = ()
+
+    @classmethod
+    def typed(cls, text: str) -> "Prompt":
+        """Return the prompt of a text that the enhancer has not changed."""
+        return cls(text, text)
+
+    @property
+    def changed(self) -> bool:
+        """True if the two texts differ."""
+        return self.text != self.original_text
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Distinct texts that the guard must check."""
+        return (self.original_text, self.text) if self.changed else (self.text,)
+
+
+@dataclass(frozen=True)
+class SamplingOverrides:
+    """Sampling parameters of the caller. None and empty values keep those of the preset."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of an answer. A cached answer has the counts of the original answer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids, including the end token, with the raw model's log-prob of each.
+
+    A sample reveals the answer. It is never logged, and is sealed together with the texts.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """End of a generation. `sample` is None if the model server reports no tokens."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    sample: Sample | None = None

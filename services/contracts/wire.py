@@ -1,0 +1,148 @@
+"""Conversion between protobuf messages and the types of the contracts.
+
+Each enum has one table. A value of a newer sender is missing from its table; each service decides
+whether that is an error of the caller or has a default.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+from thumbwheel.generator.v1 import generator_pb2, sample_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2
+from thumbwheel.session.v1 import session_pb2
+
+from services.contracts.chat import (
+    Action,
+    ContextMessage,
+    FinishReason,
+    Prompt,
+    Role,
+    Sample,
+    SamplingOverrides,
+    Task,
+    TextEdit,
+    Usage,
+)
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+
+ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
+    chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role
+}
+TASKS: Mapping[chat_pb2.Task.ValueType, Task] = {
+    chat_pb2.Task.Value(f"TASK_{task.name}"): task for task in Task
+}
+FINISH_REASONS: Mapping[chat_pb2.FinishReason.ValueType, FinishReason] = {
+    chat_pb2.FinishReason.Value(f"FINISH_REASON_{reason.value.upper()}"): reason
+    for reason in FinishReason
+}
+ACTIONS: Mapping[guardrail_pb2.Action.ValueType, Action] = {
+    guardrail_pb2.Action.Value(f"ACTION_{action.name}"): action for action in Action
+}
+ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
+TASK_NUMBERS = {task: number for number, task in TASKS.items()}
+FINISH_REASON_NUMBERS = {reason: number for number, reason in FINISH_REASONS.items()}
+ACTION_NUMBERS = {action: number for number, action in ACTIONS.items()}
+
+# The context of a turn as the session service returns it. The gateway hands it to the generator
+# without decoding.
+Context = Sequence[session_pb2.ContextMessage]
+
+
+def history_message(message: ContextMessage) -> chat_pb2.HistoryMessage:
+    """Convert one message of a context or history to protobuf."""
+    return chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
+
+
+def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:
+    """Convert one correction of the enhancer to protobuf."""
+    return chat_pb2.TextEdit(
+        start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
+    )
+
+
+def text_edits(edits: Sequence[chat_pb2.TextEdit]) -> tuple[TextEdit, ...]:
+    """Convert corrections of the enhancer from protobuf."""
+    return tuple(TextEdit(edit.start, edit.end, edit.replacement, edit.kind) for edit in edits)
+
+
+def prompt_from(
+    message: session_pb2.UserMessage | chat_pb2.Enhanced | chat_pb2.Message,
+) -> Prompt:
+    """Convert a message with the typed and the enhanced text."""
+    return Prompt(message.original_text, message.text, text_edits(message.edits))
+
+
+def overrides_from(message: chat_pb2.SamplingOverrides) -> SamplingOverrides:
+    """Convert sampling parameters of the caller from protobuf."""
+    # Presence matters, since 0 is a valid value of these fields.
+    return SamplingOverrides(
+        temperature=message.temperature if message.HasField("temperature") else None,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        stop=tuple(message.stop),
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def overrides_message(overrides: SamplingOverrides) -> chat_pb2.SamplingOverrides:
+    """Convert sampling parameters of the caller to protobuf."""
+    return chat_pb2.SamplingOverrides(**vars(overrides))
+
+
+def usage_from(message: chat_pb2.Usage) -> Usage:
+    """Convert token counts from protobuf."""
+    return Usage(message.prompt_tokens, message.completion_tokens, message.cached)
+
+
+def usage_message(usage: Usage) -> chat_pb2.Usage:
+    """Convert token counts to protobuf."""
+    return chat_pb2.Usage(**vars(usage))
+
+
+def sample_from(
+    message: generator_pb2.Finished | session_pb2.FinishTurnRequest | events_pb2.TurnEvent,
+) -> Sample | None:
+    """Return the sample of a message, or None if the field is absent."""
+    if not message.HasField("sample"):
+        return None
+    return Sample(tuple(message.sample.token_ids), tuple(message.sample.log_probs))
+
+
+def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
+    """Convert a sample to protobuf; None leaves the field absent."""
+    return sample_pb2.Sample(**vars(sample)) if sample else None
+
+
+def feedback_value_from(
+    message: events_pb2.FeedbackEvent | feedback_pb2.SubmitFeedbackRequest,
+) -> FeedbackValue | None:
+    """Return the thumb, correction or retraction of a message, or None if none is set."""
+    match message.WhichOneof("value"):
+        case "thumb":
+            return Thumb(message.thumb.up, tuple(message.thumb.reasons), message.thumb.comment)
+        case "correction":
+            return Correction(message.correction.text)
+        case "retraction":
+            return Retraction(message.retraction.kind)
+        case _:
+            return None
+
+
+def set_feedback_value(message: events_pb2.FeedbackEvent, value: FeedbackValue) -> None:
+    """Set the `value` of a feedback event."""
+    match value:
+        case Thumb(up, reasons, comment):
+            message.thumb.CopyFrom(events_pb2.Thumb(up=up, reasons=reasons, comment=comment))
+        case Correction(text):
+            message.correction.text = text
+        case Retraction(subject):
+            message.retraction.kind = subject
+
+
+def timestamp(microseconds: int | None) -> Timestamp | None:
+    """Convert microseconds since 1970 in UTC; None leaves the field absent."""
+    if microseconds is None:
+        return None
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
