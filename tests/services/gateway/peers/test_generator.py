@@ -56,7 +56,7 @@ async def answer(stub: Any) -> list[GenerateEvent]:
     return [
         event
         async for event in GeneratorPeer(stub, stub, 10.0).generate(
-            TurnRequest(Prompt("hello")), []
+            TurnRequest(Prompt.typed("hello")), []
         )
     ]
 

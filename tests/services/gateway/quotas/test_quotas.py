@@ -34,7 +34,7 @@ from tests.services.gateway.two_gateways import everything
 
 ADA, BOB, NAMESAKE = Caller("acme", "ada"), Caller("acme", "bob"), Caller("umbrella", "ada")
 FREE = Allowance()
-QUESTION = TurnRequest(Prompt("What is it?"), sampling=SamplingOverrides(max_tokens=96))
+QUESTION = TurnRequest(Prompt.typed("What is it?"), sampling=SamplingOverrides(max_tokens=96))
 QUESTION_TOKENS = 4 + 96
 
 Admit = Callable[[QuotaRequest], Awaitable[QuotaDecision]]
@@ -364,7 +364,7 @@ async def test_tenant_can_have_its_own_limits(rules: QuotaRules) -> None:
 
 def test_prompt_estimate_includes_the_whole_request(rules: QuotaRules) -> None:
     history = (ContextMessage(Role.SYSTEM, "Be brief."), ContextMessage(Role.USER, "é" * 3))
-    asked = rules.request_for(ADA, TurnRequest(Prompt("What is it?", history)))
+    asked = rules.request_for(ADA, TurnRequest(Prompt.typed("What is it?"), history))
     assert asked.tokens == 4 + 3 + 2 + 50
 
 

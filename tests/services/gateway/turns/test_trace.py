@@ -49,7 +49,7 @@ def outside_of_any_call() -> None:
 
 
 def turn() -> Turn:
-    question = TurnRequest(Prompt("a very particular question"))
+    question = TurnRequest(Prompt.typed("a very particular question"))
     return Turn(Caller("acme", "ada"), question, lambda _turn: None, SingleReplica())
 
 

@@ -249,7 +249,7 @@ async def test_call_accepted_before_the_drain_begins_its_turn_and_is_redirected(
         Admission("turns", 8, 10, 1.0),
     )
     turns.hand_over()
-    events = turns.start(ADA, TurnRequest(Prompt("hello"))).events_after(0)
+    events = turns.start(ADA, TurnRequest(Prompt.typed("hello"))).events_after(0)
     assert (await anext(events)).event == Started("conversation", "user message")
     with pytest.raises(UnavailableError) as caught:
         await anext(events)
@@ -270,14 +270,14 @@ async def test_readers_get_an_error_at_shutdown() -> None:
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
     turns = Turns(never, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    turn = turns.start(ADA, TurnRequest(Prompt("hello")))
+    turn = turns.start(ADA, TurnRequest(Prompt.typed("hello")))
     await started.wait()
     await turns.close(0)
     with pytest.raises(UnavailableError) as caught:
         assert [event async for event in turn.events_after(1)]
     assert caught.value.reason == "SHUTTING_DOWN"
     with pytest.raises(UnavailableError):
-        turns.start(ADA, TurnRequest(Prompt("hello")))
+        turns.start(ADA, TurnRequest(Prompt.typed("hello")))
 
 
 LIMITS = TurnLimits(turn_seconds=5, keep_seconds=60, max_kept_characters=10)
@@ -292,7 +292,7 @@ async def _answer(turn: Turn) -> None:
 
 async def test_oldest_events_are_evicted_above_the_text_limit() -> None:
     turns = Turns(_answer, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    started = [turns.start(ADA, TurnRequest(Prompt(text))) for text in ("one", "two")]
+    started = [turns.start(ADA, TurnRequest(Prompt.typed(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
     await asyncio.sleep(0)
@@ -308,7 +308,7 @@ async def test_unexpected_error_reaches_readers_without_its_text() -> None:
         raise RuntimeError("the user said hello")
 
     turns = Turns(crash, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    turn = turns.start(ADA, TurnRequest(Prompt("hello")))
+    turn = turns.start(ADA, TurnRequest(Prompt.typed("hello")))
     with refused(ServiceError, field="", reason="INTERNAL", limit="") as caught:
         await anext(turn.events_after(0))
     assert not {"user", "hello"} & set(caught.value.text.split())
@@ -325,7 +325,8 @@ def test_turn_is_queued_until_another_has_text_and_rejected_after_two_seconds() 
 
         turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
         first, second = (
-            turns.start(ADA, TurnRequest(Prompt(text), request_id=text)) for text in ("one", "two")
+            turns.start(ADA, TurnRequest(Prompt.typed(text), request_id=text))
+            for text in ("one", "two")
         )
         with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
             await anext(second.events_after(0))
@@ -367,7 +368,7 @@ def test_overload_of_a_peer_lowers_the_limit_and_a_quota_does_not(
 
         async def ask() -> None:
             with suppress(ServiceError):
-                async for _ in turns.start(ADA, TurnRequest(Prompt("hello"))).events_after(0):
+                async for _ in turns.start(ADA, TurnRequest(Prompt.typed("hello"))).events_after(0):
                     pass
 
         for failing in (False, True):  # noqa: B007 - read by answer
@@ -392,8 +393,13 @@ def test_turn_waiting_for_another_gateway_is_not_counted() -> None:
 
         clock = asyncio.get_running_loop().time
         turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
-        waiting = [turns.start(ADA, TurnRequest(Prompt(name), request_id=name)) for name in "abc"]
-        assert [event async for event in turns.start(ADA, TurnRequest(Prompt("d"))).events_after(0)]
+        waiting = [
+            turns.start(ADA, TurnRequest(Prompt.typed(name), request_id=name)) for name in "abc"
+        ]
+        assert [
+            event
+            async for event in turns.start(ADA, TurnRequest(Prompt.typed("d"))).events_after(0)
+        ]
         assert clock() == 0
         for turn in waiting:
             assert [event async for event in turn.events_after(0)]

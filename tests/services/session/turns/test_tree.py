@@ -82,7 +82,7 @@ class Conversing(RuleBasedStateMachine):
     @rule(target=talks, user=USERS, text=TEXTS)
     def new(self, user: str, text: str) -> Talk:
         owner = Caller(self.tenant, user)
-        turn = self.begin(None, owner, TurnRequest(Prompt(text, text)))
+        turn = self.begin(None, owner, TurnRequest(Prompt.typed(text)))
         talk = Talk(owner, turn.conversation_id)
         self._grown(talk, turn, "", text)
         self.live.append(talk)
@@ -96,7 +96,7 @@ class Conversing(RuleBasedStateMachine):
             ContextMessage(Role.SYSTEM, system),
             *[ContextMessage(Role.USER, "q"), ContextMessage(Role.ASSISTANT, "a")] * turns,
         ]
-        turn = self.begin(None, owner, TurnRequest(Prompt(text, text), history=history))
+        turn = self.begin(None, owner, TurnRequest(Prompt.typed(text), history=history))
         talk = Talk(owner, turn.conversation_id)
         _, stored = self.runner.run(self.conversations.conversation(owner, talk.id))
         talk.nodes += [
@@ -120,7 +120,7 @@ class Conversing(RuleBasedStateMachine):
     def go_on(self, talk: Talk, text: str) -> None:
         if talk not in self.live:
             return
-        request = TurnRequest(Prompt(text, text), conversation_id=talk.id)
+        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id)
         parent = talk.nodes[-1].id if talk.nodes else ""
         self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
 
@@ -130,14 +130,14 @@ class Conversing(RuleBasedStateMachine):
         if talk not in self.live or not answers:
             return
         parent = answers[pick % len(answers)]
-        request = TurnRequest(Prompt(text, text), conversation_id=talk.id, parent_id=parent)
+        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id, parent_id=parent)
         self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
 
     @rule(talk=talks, text=TEXTS)
     def edit_the_first_message(self, talk: Talk, text: str) -> None:
         if talk not in self.live:
             return
-        request = TurnRequest(Prompt(text, text), conversation_id=talk.id, parent_id=talk.id)
+        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id, parent_id=talk.id)
         self._grown(talk, self.begin(talk, talk.owner, request), "", text)
 
     @rule(talk=talks, pick=st.integers(0, 1000))

@@ -1,0 +1,87 @@
+"""Conversion of the contracts: complete tables, and round trips through protobuf."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2
+from thumbwheel.generator.v1 import generator_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2
+
+from services.contracts import wire
+from services.contracts.chat import (
+    ContextMessage,
+    Prompt,
+    Role,
+    Sample,
+    SamplingOverrides,
+    TextEdit,
+    Usage,
+)
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+
+
+@pytest.mark.parametrize(
+    ("enum", "table", "without_name"),
+    [
+        (chat_pb2.Role, wire.ROLES, {chat_pb2.ROLE_UNSPECIFIED}),
+        (chat_pb2.Task, wire.TASKS, set()),
+        (chat_pb2.FinishReason, wire.FINISH_REASONS, set()),
+        (guardrail_pb2.Action, wire.ACTIONS, {guardrail_pb2.ACTION_UNSPECIFIED}),
+    ],
+)
+def test_table_of_an_enum_is_complete(
+    enum: Any, table: Mapping[int, str], without_name: set[int]
+) -> None:
+    assert set(enum.values()) == set(table) | without_name
+    assert all(enum.Name(number).lower().endswith(name) for number, name in table.items())
+
+
+def test_prompt_with_its_edits_survives_the_round_trip() -> None:
+    edit = TextEdit(0, 3, "What", "spelling")
+    message = chat_pb2.Enhanced(
+        original_text="wat is it", text="What is it", edits=[wire.edit_message(edit)]
+    )
+    assert wire.prompt_from(message) == Prompt("wat is it", "What is it", (edit,))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        SamplingOverrides(),
+        SamplingOverrides(temperature=0.0, top_p=1.0, max_tokens=1, stop=("a", "b"), seed=0),
+    ],
+)
+def test_absent_overrides_stay_absent_and_zero_stays_zero(overrides: SamplingOverrides) -> None:
+    assert wire.overrides_from(wire.overrides_message(overrides)) == overrides
+
+
+def test_usage_sample_and_history_survive_the_round_trip() -> None:
+    usage, sample = Usage(7, 4, cached=True), Sample((7, 1), (-0.5, 0.0))
+    finished = generator_pb2.Finished(
+        usage=wire.usage_message(usage), sample=wire.sample_message(sample)
+    )
+    assert (wire.usage_from(finished.usage), wire.sample_from(finished)) == (usage, sample)
+    assert wire.sample_from(generator_pb2.Finished(sample=wire.sample_message(None))) is None
+    message = wire.history_message(ContextMessage(Role.ASSISTANT, "hello"))
+    assert (message.role, message.text) == (chat_pb2.ROLE_ASSISTANT, "hello")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Thumb(up=False, reasons=("wrong",), comment="no"), Correction("56"), Retraction("thumb")],
+)
+def test_feedback_value_survives_the_round_trip(value: FeedbackValue) -> None:
+    event = events_pb2.FeedbackEvent()
+    assert wire.feedback_value_from(event) is None
+    wire.set_feedback_value(event, value)
+    assert wire.feedback_value_from(event) == value
+
+
+@pytest.mark.parametrize("microseconds", [0, 1_000_000_001, -1])
+def test_time_keeps_its_microseconds(microseconds: int) -> None:
+    stamp = wire.timestamp(microseconds)
+    assert stamp is not None
+    assert stamp.ToMicroseconds() == microseconds
+    assert wire.timestamp(None) is None
