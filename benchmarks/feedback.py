@@ -27,7 +27,7 @@ import grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback.principals.master_key import MasterKey
 from services.feedback.principals.sealing import DataKey
 from services.feedback.spool.accept import Acceptance, GroupCommit, NoClaims

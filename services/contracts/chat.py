@@ -34,6 +34,14 @@ class FinishReason(StrEnum):
     FAILED = "failed"
 
 
+class Arm(StrEnum):
+    """Group of the experiment, or PINNED for a version chosen by the caller."""
+
+    STABLE = "stable"
+    CANDIDATE = "candidate"
+    PINNED = "pinned"
+
+
 class Action(StrEnum):
     """Action that the guard requires for a text, in order of strictness."""
 

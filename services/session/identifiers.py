@@ -1,13 +1,8 @@
-"""Identifiers: UUIDv7 for rows (RFC 9562 §5.7), UUIDv5 for events of turns."""
+"""Identifiers of rows: UUIDv7 (RFC 9562 §5.7)."""
 
 import secrets
 import time
 import uuid
-
-# uuid5(NAMESPACE_URL, "urn:thumbwheel:turns"). Must never change: the event id of a turn depends on
-# the namespace.
-TURN_NAMESPACE = uuid.UUID("e2251413-5acf-5f43-8fa6-38ad7b4ab04e")
-FINISHED, ERASED = 0, 1
 
 
 class IdGenerator:
@@ -39,8 +34,3 @@ class IdGenerator:
             | secrets.randbits(62)
         )
         return str(uuid.UUID(int=value))
-
-
-def turn_event_id(answer_id: str, revision: int) -> str:
-    """Return the event id of a turn record; `revision` is FINISHED or ERASED."""
-    return str(uuid.uuid5(TURN_NAMESPACE, f"{answer_id}/{revision}"))

@@ -3,7 +3,7 @@
 Texts with U+0000 are refused, because Postgres cannot store the character.
 """
 
-from services.contracts.chat import FinishReason, Role
+from services.contracts.chat import Arm, FinishReason, Role
 from services.contracts.limits import (
     DEFAULT_PAGE_SIZE,
     MAX_HISTORY,
@@ -16,8 +16,6 @@ from services.contracts.limits import (
     field_error,
 )
 from services.session.message import Answer, TurnRequest
-
-ARMS = ("stable", "candidate", "pinned")
 
 
 def check_turn_request(request: TurnRequest) -> None:
@@ -55,8 +53,8 @@ def check_answer(answer: Answer) -> None:
     check_uuid(answer.message_id, "assistant_message_id")
     if answer.finish_reason is FinishReason.OPEN:
         raise field_error("finish_reason", "set")
-    if answer.arm and answer.arm not in ARMS:
-        raise field_error("arm", " or ".join(f'"{arm}"' for arm in ARMS))
+    if answer.arm and answer.arm not in list(Arm):
+        raise field_error("arm", " or ".join(f'"{arm}"' for arm in Arm))
     for name in ("model_version", "policy_version", "guard_category"):
         if len(getattr(answer, name)) > MAX_NAME_CHARACTERS:
             raise field_error(name, f"at most {MAX_NAME_CHARACTERS} characters")

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit

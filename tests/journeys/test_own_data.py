@@ -4,6 +4,7 @@ import time
 import uuid
 from pathlib import Path
 
+from services.contracts.identifiers import ERASED, turn_event_id
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
@@ -15,7 +16,6 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.lake.segment_object import read_segment
 from services.feedback.principals.erasures import Erasures
 from services.feedback.store.database import open_database
-from services.session.identifiers import ERASED, turn_event_id
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row

@@ -15,7 +15,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from infra.supervision.ports import free_port
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, turn
 from tests.training.state_folder import holding, printed_erasures
 from training.__main__ import main

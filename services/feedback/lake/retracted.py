@@ -5,21 +5,16 @@ event ids permanently, so no further table is needed, and retractions of every e
 found.
 """
 
-import uuid
 from collections.abc import Callable, Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, select
 
+from services.contracts.identifiers import ERASED, turn_event_id
 from services.feedback.chunks import chunks
 from services.feedback.events import Stream
 from services.feedback.store import tables
-
-# The session service derives event ids in the same way (proto: TurnEvent.event_id); a test compares
-# both.
-TURN_NAMESPACE = uuid.UUID("e2251413-5acf-5f43-8fa6-38ad7b4ab04e")
-RETRACTION_REVISION = 1
 
 FindRetracted = Callable[[Collection[str]], Collection[str]]
 """Returns the retracted answers among the given answers."""
@@ -28,18 +23,13 @@ FindRetracted = Callable[[Collection[str]], Collection[str]]
 def retracted_answers(connection: Connection, message_ids: Collection[str]) -> set[str]:
     """Return the answers retracted by a committed turn among the given answers."""
     table, found = tables.event_ids.c, set[str]()
-    by_event = {retraction_event_id(message_id): message_id for message_id in message_ids}
+    by_event = {turn_event_id(message_id, ERASED): message_id for message_id in message_ids}
     for chunk in chunks(by_event.keys()):
         query = select(table.event_id).where(
             table.stream == str(Stream.TURNS), table.event_id.in_(chunk)
         )
         found.update(by_event[event_id] for event_id in connection.execute(query).scalars())
     return found
-
-
-def retraction_event_id(message_id: str) -> str:
-    """Return the event id of the turn that retracts an answer."""
-    return str(uuid.uuid5(TURN_NAMESPACE, f"{message_id}/{RETRACTION_REVISION}"))
 
 
 def retracted_rows(

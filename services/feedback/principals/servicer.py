@@ -9,8 +9,8 @@ from typing import Any
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
+from services.contracts.identifiers import principal_of
 from services.contracts.limits import check_uuid, field_error
-from services.contracts.principal import principal_of
 from services.contracts.wire import timestamp
 from services.feedback import metrics
 from services.feedback.events import check_position, check_principals

@@ -13,6 +13,7 @@ from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
 from services.contracts.chat import Role
 from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
+from services.contracts.identifiers import principal_of
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
@@ -21,7 +22,6 @@ from services.contracts.limits import (
     MAX_REQUEST_ID_CHARACTERS,
     field_error,
 )
-from services.contracts.principal import principal_of
 from services.gateway.metrics import THUMBS
 from services.gateway.turns.request import check_uuid
 

@@ -1,9 +1,10 @@
 """Choice of the version for a request: the pinned version, or the assignment of the rollout."""
 
 from services.chassis.errors import NotFoundError, UnavailableError
+from services.contracts.chat import Arm
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler, State
-from services.generator.rollout.rollout import Arm, Assignment
+from services.generator.rollout.rollout import Assignment
 
 RETRY_SECONDS = 2.0
 NO_MODEL = (

@@ -10,16 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.chassis.errors import FailedPreconditionError
+from services.contracts.chat import Arm
 
 MAX_HISTORY = 50
-
-
-class Arm(StrEnum):
-    """Group of the experiment, or PINNED for a version chosen by the caller."""
-
-    STABLE = "stable"
-    CANDIDATE = "candidate"
-    PINNED = "pinned"
 
 
 class ChangeKind(StrEnum):

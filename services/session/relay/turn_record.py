@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 
 from services.chassis.identity import Caller
 from services.contracts.chat import ContextMessage, FinishReason
-from services.contracts.principal import principal_of
-from services.session.identifiers import ERASED, FINISHED, turn_event_id
+from services.contracts.identifiers import ERASED, FINISHED, principal_of, turn_event_id
 from services.session.message import Answer, Message, TurnRecord
 
 Encode = Callable[[TurnRecord], bytes]

@@ -7,11 +7,10 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import ERASED, principal_of, turn_event_id
 from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.retracted import retraction_event_id
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.sink.sink import StreamFormat
 from services.feedback.spool.frames import Entry
@@ -129,6 +128,6 @@ def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
     event = turn("", message)
     event.ClearField("context")
     event.ClearField("original_text")
-    event.event_id = event_id or retraction_event_id(event.message_id)
+    event.event_id = event_id or turn_event_id(event.message_id, ERASED)
     event.erased = True
     return event

@@ -11,7 +11,7 @@ from thumbwheel.generator.v1 import sample_pb2
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.chat import Sample
 from services.contracts.feedback import Correction, Retraction, Thumb
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import check_turn
 from services.feedback.lake import parquet

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, select, update
 
 from services.chassis.identity import Caller
+from services.contracts.identifiers import ERASED, turn_event_id
 from services.feedback.compaction.compaction import CompactionOptions, CompactionStep
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.retracted import retraction_event_id
 from services.feedback.spool.frames import Entry
 from services.feedback.store import tables
 from services.feedback.wire import feedback_entry, turn_entry
@@ -220,7 +220,7 @@ def finish_turn(answer: int, retracts: bool) -> Action:
     def act(model: Model) -> None:
         log, message_id = model.turns, model.answers[answer]
         sent = (
-            erased(event_id=retraction_event_id(message_id))
+            erased(event_id=turn_event_id(message_id, ERASED))
             if retracts
             else turn(message=f"a{answer}")
         )

@@ -1,20 +1,16 @@
-"""Retracted answers: event ids as in session, and only committed turns count."""
+"""Retracted answers: only committed turns count."""
 
 import pyarrow as pa
 from sqlalchemy import Engine, delete
 
-from services.feedback.lake.retracted import retracted_answers, retracted_rows, retraction_event_id
+from services.contracts.identifiers import ERASED, turn_event_id
+from services.feedback.lake.retracted import retracted_answers, retracted_rows
 from services.feedback.store import tables
 from services.feedback.wire import turn_entry
-from services.session.identifiers import ERASED, turn_event_id
 from tests.services.feedback.compacted import turns_log
 from tests.services.feedback.faults import Faults
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import erased, name, turn
-
-
-def test_retraction_ids_equal_those_of_session() -> None:
-    assert retraction_event_id(name("m")) == turn_event_id(name("m"), ERASED)
 
 
 def test_an_answer_is_retracted_by_a_committed_turn(engine: Engine) -> None:
@@ -61,4 +57,4 @@ def test_each_answer_of_an_object_is_looked_up_once() -> None:
 
 
 def test_an_ordinary_turn_has_another_id() -> None:
-    assert retraction_event_id(turn().message_id) != turn().event_id
+    assert turn_event_id(turn().message_id, ERASED) != turn().event_id

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream

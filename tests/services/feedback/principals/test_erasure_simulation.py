@@ -13,7 +13,7 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, InTransaction, Lease, Segment
 from services.feedback.principals.data_keys import DataKeys

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedConcurrentlyError

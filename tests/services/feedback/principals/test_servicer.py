@@ -17,7 +17,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback.store.database import open_database
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, name, thumb, turn

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, func, select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import Words
 from services.feedback.projections import thumbs

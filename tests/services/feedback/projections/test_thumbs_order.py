@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, delete
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, select, text, update
 
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
 from services.feedback.projections.thumbs import Change, ThumbState, change_of

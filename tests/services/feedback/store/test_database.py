@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import AlreadyExistsError
-from services.contracts.principal import principal_of
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger

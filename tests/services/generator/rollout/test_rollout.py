@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import FailedPreconditionError
+from services.contracts.chat import Arm
 from services.generator.rollout.rollout import (
-    Arm,
     Candidate,
     ChangeKind,
     Deployment,
