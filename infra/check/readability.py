@@ -251,17 +251,9 @@ def banned_phrases(name: str, text: str) -> Iterator[str]:
 def crowded_folders(modules: Sequence[Module]) -> Iterator[str]:
     counts = Counter(module.path.parent for module in modules if module.path.stem != "__init__")
     for folder, count in sorted(counts.items()):
-        if count > CROWDED.get(str(folder.relative_to(ROOT)), MAX_MODULES_IN_FOLDER):
+        if count > MAX_MODULES_IN_FOLDER:
             name = folder.relative_to(ROOT)
             yield f"{name}: {count} modules; the limit is {MAX_MODULES_IN_FOLDER}"
-
-
-# Folders that still have to be divided by subject, with the number of modules that they have now.
-CROWDED = {
-    "training/data": 19,
-    "training/rl": 16,
-    "training/stages": 16,
-}
 
 
 def uncommented(modules: Sequence[Module]) -> Iterator[str]:
