@@ -10,6 +10,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from thumbwheel.feedback.v1 import events_pb2
 
+from services.contracts.feedback import Correction, Thumb
 from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.principals.master_key import MasterKey
@@ -114,10 +115,10 @@ def test_no_text_stays_outside_sealed(text: str) -> None:
 
 def test_fields_for_the_sink_stay_outside_sealed() -> None:
     event = codec.decode_feedback(Record(0, 0, sealed_entry(loud())))
-    assert (event.value, key_id_of(event.sealed)) == (codec.Thumb(up=False), KEY.key_id)
+    assert (event.value, key_id_of(event.sealed)) == (Thumb(up=False), KEY.key_id)
     assert codec.decode_feedback(
         Record(0, 0, sealed_entry(SAID["correction"]))
-    ).value == codec.Correction("")
+    ).value == Correction("")
     shown = codec.decode_turn(Record(0, 0, sealed_entry(SAID["turn"])))
     assert (shown.context, shown.original_text, shown.answer) == ((), "", "")
     assert (shown.model_version, shown.completion_tokens, shown.finish_us) == (
