@@ -162,8 +162,8 @@ TWENTY = (
     Mutant(
         "20 no KL at all",
         PPO_PY,
-        'scores.reference_BR, mask_BR, numbers["beta"])',
-        "scores.reference_BR, mask_BR, 0.0)",
+        "scores.reference_BR, mask_BR, beta\n",
+        "scores.reference_BR, mask_BR, 0.0\n",
         PPO,
     ),
 )

@@ -35,13 +35,13 @@ POLICIES = (
     Mutant(
         "23 PPO learns at temperature 1",
         PPO_PY,
-        "fresh_log_probs(self._networks.policy, minibatch, config.temperature)",
-        "fresh_log_probs(self._networks.policy, minibatch, 1.0)",
+        "fresh_log_probs(policy, minibatch, config.temperature)",
+        "fresh_log_probs(policy, minibatch, 1.0)",
         PPO,
     ),
     Mutant(
         "24 beta moves against its target",
-        "training/rl/kl_control.py",
+        "training/rl/rewards.py",
         "error = measured_nats / config.target_nats - 1",
         "error = 1 - measured_nats / config.target_nats",
         REWARDS,
@@ -105,8 +105,8 @@ POLICIES = (
     Mutant(
         "33 GRPO: sign of the reference loss",
         GRPO_PY,
-        "losses.append(config.kl_coefficient * (k3",
-        "losses.append(-config.kl_coefficient * (k3",
+        "losses.append(config.kl_coefficient * (reference_BR",
+        "losses.append(-config.kl_coefficient * (reference_BR",
         GRPO,
     ),
     Mutant(
@@ -126,8 +126,8 @@ POLICIES = (
     Mutant(
         "36 GRPO: normalisation not passed",
         GRPO_PY,
-        "minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0",
-        "minibatch.mask_BR, self._ranks",
+        "minibatch.mask_BR, ranks, config.normalisation, config.constant_tokens or 0",
+        "minibatch.mask_BR, ranks",
         GRPO,
     ),
     Mutant(
@@ -182,9 +182,9 @@ POLICIES = (
     ),
     Mutant(
         "44 all epochs have the same order",
-        "training/stages/policy_loop.py",
-        'seed_of(config.seed, "minibatches", update, epoch)',
-        'seed_of(config.seed, "minibatches")',
+        "training/rl/minibatches.py",
+        'seed_of(seeds[0], "minibatches", seeds[1], epoch)',
+        'seed_of(seeds[0], "minibatches")',
         LOOP,
     ),
     Mutant(

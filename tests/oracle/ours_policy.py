@@ -67,14 +67,13 @@ def of_ppo(batch: Batch) -> Figures:
         networks, config, setting(lambda rollout: reward.at_last(rollout.ids_BT, rollout.mask_BT))
     )
     norms = note_gradients(algorithm, "policy", "critic")
-    numbers = {"beta": KL_COEFFICIENT}
-    experience, judged = algorithm.make_experience(fixed_rollout(rows), numbers)
+    experience, _ = algorithm.make_experience(fixed_rollout(rows), KL_COEFFICIENT)
     experience = replace(experience, fresh_BR=None)  # the trained policy is a later one
     networks.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     networks.critic.backbone.decoder.load_state_dict(
         load_decoder(batch.model("critic_later")).state_dict()
     )
-    figures = algorithm.learn(experience, 0, numbers | {"last_kl": judged["kl"]})
+    figures = algorithm.learn(experience, 0)
     return {
         "PPO policy loss": figures["policy_loss"],
         "PPO policy gradient norm": norms["policy"],
@@ -98,10 +97,10 @@ def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
     )
     algorithm = Grpo(networks, config, setting(lambda rollout: scores_of(rollout, rows)))
     norms = note_gradients(algorithm, "policy")
-    experience, _ = algorithm.make_experience(fixed_rollout(rows), {})
+    experience, _ = algorithm.make_experience(fixed_rollout(rows))
     experience = replace(experience, fresh_BR=None)
     networks.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
-    figures = algorithm.learn(experience, 0, {})
+    figures = algorithm.learn(experience, 0)
     loss = figures["policy_loss"] + figures["reference_loss"]
     return {f"{name} loss": loss, f"{name} gradient norm": norms["policy"]}
 

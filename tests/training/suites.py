@@ -19,13 +19,16 @@ HERE = "tests/training/"
 SECONDS = {"correctness": 10.0, "learning": 180.0}
 SUITES = {
     "correctness": (
+        "losses/test_cross_entropy.py",
+        "losses/test_log_probs.py",
+        "losses/test_policy.py",
+        "losses/test_preferences.py",
         "model/test_head.py",
         "model/test_transformer.py",
         "optim/test_optim.py",
-        "optim/test_ranks.py",
+        "runtime/test_ranks.py",
         "rl/test_advantages.py",
         "rl/test_correction.py",
-        "rl/test_losses.py",
         "rl/test_minibatches.py",
         "rl/test_reference.py",
         "rl/test_rewards.py",
@@ -50,7 +53,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     ),
     "log-probs at sampling temperature": (
         "rl/test_rollout.py::test_sampled_frequencies_match_probabilities",
-        "rl/test_losses.py::test_log_probs_use_the_sampling_temperature",
+        "losses/test_log_probs.py::test_log_probs_use_the_sampling_temperature",
     ),
     "old log-probs recomputed by the trainer": (
         "rl/test_rollout.py::test_sampler_and_trainer_have_equal_log_probs",
@@ -65,8 +68,8 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     ),
     "reward model: head, Bradley-Terry, normalised, centred": (
         "model/test_head.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
-        "rl/test_losses.py::test_bradley_terry_of_equal_scores_is_log_two",
-        "rl/test_losses.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
+        "losses/test_preferences.py::test_bradley_terry_of_equal_scores_is_log_two",
+        "losses/test_preferences.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
         "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
         "stages/test_reward_model.py"
         "::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
@@ -98,12 +101,12 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     ),
     "advantages whitened over the global batch": (
         "rl/test_rewards.py::test_whitening_uses_real_tokens_only",
-        "optim/test_ranks.py::test_whitening_covers_the_tokens_of_all_workers",
+        "runtime/test_ranks.py::test_whitening_covers_the_tokens_of_all_workers",
     ),
     "ratio clip, value clip, log-ratio clamp": (
-        "rl/test_losses.py::test_clipped_surrogate_has_no_gradient_beyond_the_clip",
-        "rl/test_losses.py::test_value_loss_is_the_worse_of_clipped_and_unclipped",
-        "rl/test_losses.py::test_extreme_ratio_stays_finite",
+        "losses/test_policy.py::test_clipped_surrogate_has_no_gradient_beyond_the_clip",
+        "losses/test_policy.py::test_value_loss_is_the_worse_of_clipped_and_unclipped",
+        "losses/test_policy.py::test_extreme_ratio_stays_finite",
     ),
     "Adam's epsilon, linear decay, gradient clip; the exact gradient": (
         "optim/test_optim.py::test_matrices_decay_and_embeddings_norms_and_biases_do_not",
@@ -120,8 +123,8 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_grpo.py::test_mixed_examples_are_learned_in_addition_to_the_reward",
     ),
     "GRPO: k3, normalisations, groups without variance": (
-        "rl/test_losses.py::test_kl_estimates_are_exact_in_expectation",
-        "rl/test_losses.py::test_normalisations_weight_responses_as_documented",
+        "losses/test_policy.py::test_kl_estimates_are_exact_in_expectation",
+        "losses/test_policy.py::test_normalisations_weight_responses_as_documented",
         "rl/test_advantages.py::test_advantage_is_the_distance_from_the_group_mean",
         "rl/test_advantages.py::test_group_with_equal_scores_has_no_signal",
         "stages/test_grpo_algorithm.py::test_groups_without_variance_change_nothing",

@@ -20,7 +20,7 @@ from training.runtime.context import require_divisible
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_loop import PolicyConfig
+from training.stages.policy_config import PolicyConfig
 from training.stages.ppo import PpoConfig
 from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig

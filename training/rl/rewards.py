@@ -1,4 +1,6 @@
-"""Conversion of a score per response to a reward per token.
+"""Conversion of a score per response to a reward per token, and the weight of its KL penalty.
+
+The weight (beta) is fixed, or adapted to a target (Ziegler et al., arXiv 1909.08593).
 
 Shapes: B batch, R response tokens.
 """
@@ -10,9 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.errors import ConfigError
 from training.losses.policy import k1
 from training.model.head import last_real_column
-from training.runtime.ranges import Fraction, Limit, NonNegative, check_ranges
+from training.runtime.ranges import Count, Fraction, Limit, NonNegative, Positive, check_ranges
+
+MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,30 @@ class RewardShape:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True)
+class KlConfig:
+    """Weight of the KL penalty (beta), and the KL that it is adapted to, if any.
+
+    Attributes:
+        initial: what a nat of KL to the reference costs in reward (beta), at least 0
+        target_nats: KL per response that beta is adapted to, above 0; none: beta is fixed
+        horizon_samples: responses over which beta is adapted, at least 1; more: slower
+    """
+
+    initial: NonNegative = 0.05
+    target_nats: Positive | None = None
+    horizon_samples: Count = 2000
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.target_nats is not None and self.initial == 0:
+            raise ConfigError(
+                "initial: beta stays 0 if it starts at 0, so target_nats has no effect",
+                field="initial",
+                reason="CONFLICT",
+            )
 
 
 def response_scores(
@@ -73,3 +102,15 @@ def token_rewards(
 def sequence_kl(log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor) -> Tensor:
     """Return the KL of each response to the reference in nats, estimated by k1, [B]."""
     return (k1(log_probs_BR, reference_BR) * mask_BR).sum(1)
+
+
+def next_beta(beta: float, measured_nats: float, samples: int, config: KlConfig) -> float:
+    """Return beta after an update with `samples` responses.
+
+    beta (1 + clip(KL / target - 1, +-0.2) samples / horizon)
+    """
+    if config.target_nats is None:
+        return beta
+    error = measured_nats / config.target_nats - 1
+    error = min(MAX_RELATIVE_ERROR, max(-MAX_RELATIVE_ERROR, error))
+    return beta * (1 + error * samples / config.horizon_samples)

@@ -1,8 +1,8 @@
 """GRPO: the advantage of a response is its score relative to other responses to the same prompt.
 
-There is no critic. Dr. GRPO and DAPO are settings of this stage. `run` opens files. `Grpo` is the
-part of the loop that is specific to GRPO: read `make_experience`, then `learn`. Sampling, alarms
-and checkpoints are in policy_loop.py.
+There is no critic. Dr. GRPO and DAPO are settings of this stage. `run` opens files. `Grpo.train` is
+the algorithm: rollout, scores, advantages, minibatches, loss, step. Sampling, alarms and
+checkpoints are in policy_loop.py.
 
 Shapes: B rows (responses), R response columns.
 """
@@ -10,6 +10,7 @@ Shapes: B rows (responses), R response columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -24,6 +25,7 @@ from training.optim.learner import Learner
 from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.advantages import group_advantages, undecided_groups
 from training.rl.experience import Experience, batch_means, fresh_log_probs, score_rollout
+from training.rl.minibatches import MinibatchSums, minibatches
 from training.rl.networks import Networks, open_networks
 from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout
@@ -39,13 +41,13 @@ from training.stages.policy_artifact import (
     open_score,
     publish_policy,
 )
+from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import (
-    PolicyConfig,
+    EngineOfUpdate,
+    Outcome,
     PolicyInputs,
-    minibatch_sums,
+    PolicyLoop,
     rollout_engines,
-    train,
-    train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
 
@@ -177,28 +179,18 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         config,
         PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
     )
-    outcome = train(
-        STAGE,
-        algorithm,
-        prompts,
-        config,
-        context,
-        rollout_engines(networks.policy, sources, prompts, config, context),
+    outcome = algorithm.train(
+        context, rollout_engines(networks.policy, sources, prompts, config, context)
     )
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 
 class Grpo:
-    """The policy with its optimizer."""
+    """The policy with its optimizer. An update is `make_experience`, then `learn`."""
 
     def __init__(self, networks: Networks, config: GrpoConfig, inputs: PolicyInputs) -> None:
-        self._networks, self._config, self._inputs, self._ranks = (
-            networks,
-            config,
-            inputs,
-            inputs.ranks,
-        )
-        self._scoring = inputs.scoring(config)
+        self._networks, self._config, self._inputs = networks, config, inputs
+        self._ranks, self._scoring = inputs.ranks, inputs.scoring(config)
         self._policy = Learner(
             networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
@@ -206,20 +198,29 @@ class Grpo:
             {"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks
         )
 
-    def initial_numbers(self) -> dict[str, float]:
-        """Return no numbers: the loop itself counts the updates."""
-        return {}
+    def train(self, context: RunContext, engines: EngineOfUpdate) -> Outcome:
+        """Train until config.updates or the first alarm, from the newest checkpoint if any.
+
+        Args:
+            engines: returns the engine that samples an update.
+        """
+        prompts = self._inputs.prompts
+        loop = PolicyLoop(STAGE, self.state, {}, prompts, self._config, context, engines)
+        for update in loop.remaining_updates():
+            rollout = loop.sample(update)
+            experience, figures = self.make_experience(rollout)
+            if loop.must_stop(update, figures):
+                break
+            figures |= self.learn(experience, update)
+            loop.finish(update, experience, figures)
+        return loop.outcome
 
     @torch.no_grad()
-    def make_experience(
-        self, rollout: Rollout, numbers: dict[str, float]
-    ) -> tuple[GrpoExperience, dict[str, float]]:
-        """Score each response relative to its group, and mask the responses without gradient."""
-        config, mask_BR, group = (
-            self._config,
-            rollout.response_mask_BR,
-            self._config.samples_per_prompt,
-        )
+    def make_experience(self, rollout: Rollout) -> tuple[GrpoExperience, dict[str, float]]:
+        """Compute scores and advantages of a rollout; return them with figures over all ranks."""
+        config, mask_BR = self._config, rollout.response_mask_BR
+
+        # Scores: log-probs of policy and reference, and the score of each response.
         with self._inputs.autocast():
             scores = score_rollout(
                 self._networks.policy, self._networks.reference, rollout, self._scoring
@@ -228,13 +229,16 @@ class Grpo:
         rewards_B = rewards_B - overlong_penalty(
             mask_BR, config.max_response_tokens, config.soft_overlong_tokens
         )
+
+        # Advantages: the reward relative to the other responses to the same prompt, equal for all
+        # tokens of a response. Masked rows still count in the mean and deviation of their group.
+        group = config.samples_per_prompt
         advantages_B = group_advantages(rewards_B, group, config.standardise)
         undecided_B, live_B = undecided_groups(rewards_B, group), torch.ones_like(rollout.ended_B)
         if config.filter_zero_variance:
             live_B = live_B & undecided_B
         if config.mask_missing_eos:
             live_B = live_B & rollout.ended_B
-        # Masked rows still count in the mean and deviation of their group.
         experience = GrpoExperience(
             rollout=rollout,
             mask_BR=mask_BR * live_B[:, None],
@@ -255,59 +259,58 @@ class Grpo:
             {"reward": rewards_B, **shares}, self._ranks
         )
 
-    def learn(
-        self, experience: GrpoExperience, update: int, numbers: dict[str, float]
-    ) -> dict[str, float]:
-        """Run the epochs of an update over unmasked rows; without such rows make no step."""
-        config = self._config
-        losses = ["policy_loss"]
-        losses += ["reference_loss"] if config.kl_coefficient > 0 else []
-        losses += ["sft_loss"] if config.sft_mix else []
-        figures = train_epochs(
-            experience,
-            lambda minibatch, index: self._step(minibatch, update, index),
-            losses,
-            config,
-            update,
-            self._ranks,
-        )
-        return figures | {
+    def learn(self, experience: GrpoExperience, update: int) -> dict[str, float]:
+        """Make one optimizer step per minibatch of unmasked rows; without such rows make no step.
+
+        Return figures of the update.
+        """
+        config, policy, ranks = self._config, self._networks.policy, self._ranks
+        names = ["policy_loss"]
+        names += ["reference_loss"] if config.kl_coefficient > 0 else []
+        names += ["sft_loss"] if config.sft_mix else []
+        sums, seeds = MinibatchSums(names, ranks), (config.seed, update)
+        for minibatch in minibatches(
+            experience, config.epochs_per_update, config.minibatch_rows, seeds, ranks
+        ):
+            # Loss: the clipped surrogate of each token. The old log-probs are the trainer's own, so
+            # the correction for the sampler multiplies the token weight and not the ratio.
+            weights_BR = token_weights(
+                minibatch.mask_BR, ranks, config.normalisation, config.constant_tokens or 0
+            )
+            with self._inputs.autocast():
+                log_probs_BR = fresh_log_probs(policy, minibatch, config.temperature)
+            surrogate = policy_loss(
+                log_probs_BR,
+                minibatch.old_log_probs_BR,
+                minibatch.advantages_BR,
+                weights_BR * minibatch.correction_BR,
+                Clip(config.clip_low, config.clip_high),
+            )
+            losses = [surrogate.loss]
+            if config.kl_coefficient > 0:
+                reference_BR = k3(log_probs_BR, minibatch.reference_BR)
+                losses.append(config.kl_coefficient * (reference_BR * weights_BR).sum())
+            # Both losses depend on the same log-probs: one backward pass for both.
+            torch.autograd.backward(losses)
+            if config.sft_mix is not None:
+                with self._inputs.autocast():
+                    mixed = mixed_loss(
+                        policy,
+                        self._inputs.prompts.mixed,
+                        config.sft_mix,
+                        (*seeds, sums.count),
+                        ranks,
+                    )
+                torch.autograd.backward(mixed)
+                losses.append(mixed)
+
+            # Step.
+            at = partial("update {}, policy loss {:.4g}".format, update + 1, surrogate.loss)
+            self._policy.step(update, at)
+            sums.add(minibatch.mask_BR, surrogate, losses)
+            if sums.kl_exceeds(config.early_stop_nats):
+                break
+        return sums.figures() | {
             "gradient_norm": self._policy.gradient_norm,
             "learning_rate": self._policy.rate(update),
         }
-
-    def _step(self, minibatch: GrpoExperience, update: int, index: int) -> Tensor:
-        """Make one optimizer step of the policy on a minibatch."""
-        config = self._config
-        weights_BR = token_weights(
-            minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0
-        )
-        with self._inputs.autocast():
-            log_probs_BR = fresh_log_probs(self._networks.policy, minibatch, config.temperature)
-        policy = policy_loss(
-            log_probs_BR,
-            minibatch.old_log_probs_BR,
-            minibatch.advantages_BR,
-            weights_BR * minibatch.correction_BR,
-            Clip(config.clip_low, config.clip_high),
-        )
-        losses = [policy.loss]
-        if config.kl_coefficient > 0:
-            losses.append(
-                config.kl_coefficient
-                * (k3(log_probs_BR, minibatch.reference_BR) * weights_BR).sum()
-            )
-        # Both losses depend on the same log-probs: one backward pass for both.
-        torch.autograd.backward(losses)
-        if config.sft_mix is not None:
-            mixed = (
-                self._inputs.prompts.mixed,
-                config.sft_mix,
-                (config.seed, update, index),
-                self._ranks,
-            )
-            with self._inputs.autocast():
-                losses.append(mixed_loss(self._networks.policy, *mixed))
-            torch.autograd.backward(losses[-1])
-        self._policy.step(update, lambda: f"update {update + 1}, policy loss {policy.loss:.4g}")
-        return minibatch_sums(minibatch.mask_BR, policy, *losses)

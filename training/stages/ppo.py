@@ -2,8 +2,8 @@
 policy.
 
 Divergence from the initial policy lowers the reward (KL penalty, arXiv 1909.08593). `run` opens
-files. `Ppo` is the part of the loop that is specific to PPO: read `make_experience`, then `learn`.
-Sampling, alarms and checkpoints are in policy_loop.py.
+files. `Ppo.train` is the algorithm: rollout, scores, advantages, minibatches, loss, step. Sampling,
+alarms and checkpoints are in policy_loop.py.
 
 Shapes: B rows (responses), R response columns, T columns of prompt and response.
 """
@@ -11,6 +11,7 @@ Shapes: B rows (responses), R response columns, T columns of prompt and response
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ from training.rl.experience import (
     row_chunks,
     score_rollout,
 )
-from training.rl.kl_control import MAX_RELATIVE_ERROR, next_beta
-from training.rl.kl_control import KlConfig as KlConfig
+from training.rl.minibatches import MinibatchSums, minibatches
 from training.rl.networks import open_critic, open_networks
+from training.rl.rewards import MAX_RELATIVE_ERROR, next_beta, response_scores, token_rewards
+from training.rl.rewards import KlConfig as KlConfig
 from training.rl.rewards import RewardShape as RewardShape
-from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, figure_source
 from training.runtime.context import RunContext
@@ -51,13 +52,13 @@ from training.stages.policy_artifact import (
     open_score,
     publish_policy,
 )
+from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import (
-    PolicyConfig,
+    EngineOfUpdate,
+    Outcome,
     PolicyInputs,
-    minibatch_sums,
+    PolicyLoop,
     rollout_engines,
-    train,
-    train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
 
@@ -147,28 +148,18 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         config,
         PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
     )
-    outcome = train(
-        STAGE,
-        algorithm,
-        prompts,
-        config,
-        context,
-        rollout_engines(networks.policy, sources, prompts, config, context),
+    outcome = algorithm.train(
+        context, rollout_engines(networks.policy, sources, prompts, config, context)
     )
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 
 class Ppo:
-    """Policy and critic with their optimizers."""
+    """Policy and critic with their optimizers. An update is `make_experience`, then `learn`."""
 
     def __init__(self, networks: PpoNetworks, config: PpoConfig, inputs: PolicyInputs) -> None:
-        self._networks, self._config, self._inputs, self._ranks = (
-            networks,
-            config,
-            inputs,
-            inputs.ranks,
-        )
-        self._scoring = inputs.scoring(config)
+        self._networks, self._config, self._inputs = networks, config, inputs
+        self._ranks, self._scoring = inputs.ranks, inputs.scoring(config)
         self._policy = Learner(
             networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
@@ -181,19 +172,39 @@ class Ppo:
             self._ranks,
         )
 
-    def initial_numbers(self) -> dict[str, float]:
-        """Return the initial beta, which changes from update to update."""
-        return {"beta": self._config.kl.initial}
+    def train(self, context: RunContext, engines: EngineOfUpdate) -> Outcome:
+        """Train until config.updates or the first alarm, from the newest checkpoint if any.
+
+        Args:
+            engines: returns the engine that samples an update.
+        """
+        config, prompts = self._config, self._inputs.prompts
+        numbers = {"beta": config.kl.initial}
+        loop = PolicyLoop(STAGE, self.state, numbers, prompts, config, context, engines)
+        for update in loop.remaining_updates():
+            beta = loop.numbers["beta"]
+            rollout = loop.sample(update)
+            experience, figures = self.make_experience(rollout, beta)
+            if loop.must_stop(update, figures):
+                break
+            figures |= self.learn(experience, update) | {"beta": beta}
+            # After the steps: every minibatch of an update has the same reward.
+            loop.numbers["beta"] = next_beta(beta, figures["kl"], config.rows_per_update, config.kl)
+            loop.finish(update, experience, figures)
+        return loop.outcome
 
     @torch.no_grad()
     def make_experience(
-        self, rollout: Rollout, numbers: dict[str, float]
+        self, rollout: Rollout, beta: float
     ) -> tuple[PpoExperience, dict[str, float]]:
-        """Score the rollout, then compute advantages and returns.
+        """Compute scores and advantages of a rollout; return them with figures over all ranks.
 
-        The score is paid at the last token, the KL penalty at every token.
+        Args:
+            beta: cost of a nat of KL to the reference, in units of the score.
         """
         shape, mask_BR, networks = self._config.reward, rollout.response_mask_BR, self._networks
+
+        # Scores: values, log-probs of policy and reference, and the score of each response.
         with self._inputs.autocast():
             # Values come first: with one step per update the scoring retains the policy's graph,
             # and the critic's forward pass on top of that would raise the peak of memory.
@@ -206,10 +217,11 @@ class Ppo:
         # The KL penalty is k1, the plain log-ratio, which is unbiased as a reward. The score is
         # added at the last real token, where the reward model has read the whole response.
         rewards_BR = token_rewards(
-            shaped_scores_B, scores.log_probs_BR, scores.reference_BR, mask_BR, numbers["beta"]
+            shaped_scores_B, scores.log_probs_BR, scores.reference_BR, mask_BR, beta
         )
-        # GAE needs raw rewards and values. Only afterwards are advantages whitened, so that the
-        # returns, which are the critic's targets, keep their scale.
+
+        # Advantages: GAE needs raw rewards and values. Only afterwards are advantages whitened, so
+        # that the returns, which are the critic's targets, keep their scale.
         advantages_BR, returns_BR = gae(
             rewards_BR, values_BR, mask_BR, shape.discount, shape.gae_lambda
         )
@@ -230,79 +242,77 @@ class Ppo:
         )
         return experience, scores.figures | figures
 
-    def learn(
-        self, experience: PpoExperience, update: int, numbers: dict[str, float]
-    ) -> dict[str, float]:
-        """Run the epochs of an update, then adapt beta to the measured KL."""
-        config, beta = self._config, numbers["beta"]
-        losses = (
-            ("policy_loss", "value_loss", "sft_loss")
-            if config.sft_mix
-            else ("policy_loss", "value_loss")
-        )
-        figures = train_epochs(
-            experience,
-            lambda minibatch, index: self._step(minibatch, update, index),
-            losses,
-            config,
-            update,
-            self._ranks,
-        )
-        # Once per update and after its steps: every minibatch of an update has the same reward.
-        numbers["beta"] = next_beta(beta, numbers["last_kl"], config.rows_per_update, config.kl)
-        norms = {
+    def learn(self, experience: PpoExperience, update: int) -> dict[str, float]:
+        """Make one optimizer step of policy and critic per minibatch; return figures."""
+        config, policy, ranks = self._config, self._networks.policy, self._ranks
+        names = ["policy_loss", "value_loss"]
+        names += ["sft_loss"] if config.sft_mix else []
+        sums, seeds = MinibatchSums(names, ranks), (config.seed, update)
+        for minibatch in minibatches(
+            experience, config.epochs_per_update, config.minibatch_rows, seeds, ranks
+        ):
+            # Loss of the policy: the clipped surrogate of each token. The old log-probs are the
+            # trainer's own. The correction is the capped importance weight of trainer over sampler,
+            # so that it multiplies the token weight and not the ratio.
+            weights_BR = token_weights(minibatch.mask_BR, ranks)
+            with self._inputs.autocast():
+                log_probs_BR = fresh_log_probs(policy, minibatch, config.temperature)
+            surrogate = policy_loss(
+                log_probs_BR,
+                minibatch.old_log_probs_BR,
+                minibatch.advantages_BR,
+                weights_BR * minibatch.correction_BR,
+                Clip(config.clip, config.clip),
+            )
+            # Policy and critic have no trained parameter in common, so each loss has its own
+            # backward pass, which frees its activations before the next forward pass.
+            torch.autograd.backward(surrogate.loss)
+
+            # Loss of the critic. The value at column t belongs to the state before token t: without
+            # this shift the critic would see the token that it is to judge.
+            with self._inputs.autocast():
+                states_BT = self._networks.critic.everywhere(
+                    minibatch.rollout.ids_BT, minibatch.rollout.mask_BT
+                )
+            values_BR = before_response(states_BT, minibatch.rollout)
+            value = value_loss(
+                values_BR,
+                minibatch.old_values_BR,
+                minibatch.returns_BR,
+                weights_BR,
+                config.value_clip,
+            )
+            torch.autograd.backward(value)
+            losses = [surrogate.loss, value]
+            if config.sft_mix is not None:
+                with self._inputs.autocast():
+                    mixed = mixed_loss(
+                        policy,
+                        self._inputs.prompts.mixed,
+                        config.sft_mix,
+                        (*seeds, sums.count),
+                        ranks,
+                    )
+                torch.autograd.backward(mixed)
+                losses.append(mixed)
+
+            # Step of both networks.
+            at = partial(
+                "update {}, policy loss {:.4g}, value loss {:.4g}".format,
+                update + 1,
+                surrogate.loss,
+                value,
+            )
+            self._policy.step(update, at)
+            self._critic.step(update, at)
+            sums.add(minibatch.mask_BR, surrogate, losses)
+            if sums.kl_exceeds(config.early_stop_nats):
+                break
+        return sums.figures() | {
             "gradient_norm": self._policy.gradient_norm,
             "critic_gradient_norm": self._critic.gradient_norm,
+            "learning_rate": self._policy.rate(update),
         }
-        return figures | norms | {"beta": beta, "learning_rate": self._policy.rate(update)}
-
-    def _step(self, minibatch: PpoExperience, update: int, index: int) -> Tensor:
-        """Make one optimizer step of policy and critic on a minibatch."""
-        config = self._config
-        weights_BR = token_weights(minibatch.mask_BR, self._ranks)
-        with self._inputs.autocast():
-            log_probs_BR = fresh_log_probs(self._networks.policy, minibatch, config.temperature)
-        # The old log-probs are the trainer's own. The correction is the capped importance weight of
-        # trainer over sampler, so that it multiplies the token weight and not the ratio.
-        policy = policy_loss(
-            log_probs_BR,
-            minibatch.old_log_probs_BR,
-            minibatch.advantages_BR,
-            weights_BR * minibatch.correction_BR,
-            Clip(config.clip, config.clip),
-        )
-        # Policy and critic have no trained parameter in common, so each loss has its own backward
-        # pass, which frees its activations before the next forward pass.
-        torch.autograd.backward(policy.loss)
-        with self._inputs.autocast():
-            states_BT = self._networks.critic.everywhere(
-                minibatch.rollout.ids_BT, minibatch.rollout.mask_BT
-            )
-        # The value at column t belongs to the state before token t: without this shift the critic
-        # would see the token that it is to judge.
-        values_BR = before_response(states_BT, minibatch.rollout)
-        value = value_loss(
-            values_BR, minibatch.old_values_BR, minibatch.returns_BR, weights_BR, config.value_clip
-        )
-        torch.autograd.backward(value)
-        losses = [policy.loss, value]
-        if config.sft_mix is not None:
-            mixed = (
-                self._inputs.prompts.mixed,
-                config.sft_mix,
-                (config.seed, update, index),
-                self._ranks,
-            )
-            with self._inputs.autocast():
-                losses.append(mixed_loss(self._networks.policy, *mixed))
-            torch.autograd.backward(losses[-1])
-
-        def position() -> str:
-            return f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}"
-
-        self._policy.step(update, position)
-        self._critic.step(update, position)
-        return minibatch_sums(minibatch.mask_BR, policy, *losses)
 
     def _values(self, rollout: Rollout) -> Tensor:
         """Return the critic's value of the state before each response token, [B, R], 0 where

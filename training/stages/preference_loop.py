@@ -17,22 +17,22 @@ from training.data.order import rows_of_step, steps_for
 from training.data.tensors import TokenisedExample
 from training.errors import ConfigError
 from training.model.checkpoint import read_config
-from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism.layout import Parallelism, gathered
+from training.parallelism.layout import gathered
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
-from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, sampling_threads
-from training.runtime.ranges import Count, OpenFraction, Positive, check_ranges
+from training.runtime.ranges import Count, OpenFraction, Positive
 from training.runtime.training_state import TrainingState
+from training.stages.config import StageConfig
 
 SHOWN_PROMPTS = 4  # held-out prompts whose answers the report shows
 
 
 @dataclass(frozen=True)
-class PreferenceConfig:
+class PreferenceConfig(StageConfig):
     """Configuration that DPO and KTO share.
 
     output_directory becomes a model directory. With `lora` the adapter is merged into the model and
@@ -44,46 +44,20 @@ class PreferenceConfig:
         max_tokens: tokens of prompt and response together, at least 1; rows with longer responses
             are dropped and counted
         optimizer: optimizer of all trained weights
-        lora: low-rank adapters in place of all weights; none: all weights are trained
-        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
-            uses; only with lora; none: all rows
-        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
         held_out_fraction: share of the prompts, not of the rows, that is measured and never
             learned; in (0, 1)
         watch: samples at each checkpoint, and limits for stopping
         checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
             at least 1
-        seed: seed for the order of rows, the held-out rows and all random numbers
-        machine: threads, number type and device
-        parallelism: how workers share the policy and its reference
     """
 
-    model_directory: Path  # also the reference
-    data_path: Path
-    output_directory: Path
-    lineage: Lineage
     beta: Positive = 0.1
     epochs: Count = 1
     max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lora: LoraConfig | None = None
-    vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = False
     held_out_fraction: OpenFraction = 0.1
     watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint_every_steps: Count = 50
-    seed: int = 0
-    machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError(
-                "vocabulary_rows: needs lora, as full training would lose the other rows",
-                field="vocabulary_rows",
-                reason="CONFLICT",
-            )
 
 
 class Row(Protocol):

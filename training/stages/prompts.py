@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,30 +17,9 @@ from training.losses.cross_entropy import batch_loss
 from training.model.backbone import Backbone
 from training.model.checkpoint import read_config, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows
-from training.runtime.ranges import Count, Positive, check_ranges
 from training.runtime.ranks import Ranks
+from training.stages.policy_config import PolicyConfig, SftMix
 from training.stages.sft import narrow
-
-
-@dataclass(frozen=True)
-class SftMix:
-    """Examples of SFT whose loss each minibatch lowers too, against the alignment tax.
-
-    This is PPO-ptx (arXiv 2203.02155). data_path is as in SftConfig. Examples longer than a prompt
-    and a response together are dropped.
-
-    Attributes:
-        data_path: a file of rows as `sft` reads them
-        coefficient: factor of their loss in addition to the policy loss, above 0
-        rows: examples per minibatch, all workers together; at least 1
-    """
-
-    data_path: Path
-    coefficient: Positive = 0.1
-    rows: Count = 8
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -62,24 +39,7 @@ class Prompts:
     decode: Callable[[Sequence[int]], str] = str
 
 
-class PromptConfig(Protocol):
-    """Fields of a config that select the data."""
-
-    @property
-    def model_directory(self) -> Path: ...
-    @property
-    def data_path(self) -> Path: ...
-    @property
-    def max_prompt_tokens(self) -> int: ...
-    @property
-    def max_response_tokens(self) -> int: ...
-    @property
-    def vocabulary_rows(self) -> int | None: ...
-    @property
-    def sft_mix(self) -> SftMix | None: ...
-
-
-def read_data(config: PromptConfig, chat: Chat) -> Prompts:
+def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
     """Tokenise, drop prompts that are too long, and trim the vocabulary.
 
     The trimmed vocabulary has the ids of prompts, examples and responses.
@@ -120,7 +80,7 @@ def read_data(config: PromptConfig, chat: Chat) -> Prompts:
     )
 
 
-def read_mix(config: PromptConfig, chat: Chat) -> list[TokenisedExample]:
+def read_mix(config: PolicyConfig, chat: Chat) -> list[TokenisedExample]:
     """Return the examples to mix in, in ids of the full vocabulary; empty without sft_mix."""
     if config.sft_mix is None:
         return []

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,26 +26,26 @@ from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
 from training.model.head import ScalarHead
-from training.model.lora import LoraConfig
 from training.model.reward import RewardModel, ScalarModel, save_reward_model
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
+from training.parallelism.layout import arrange_context, assemble, distribute
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
-from training.runtime.context import Lineage, Machine, Progress, RunContext
+from training.runtime.context import Progress, RunContext
 from training.runtime.machine import Autocast, configure_device
-from training.runtime.ranges import Count, FlipFraction, NonNegative, OpenFraction, check_ranges
+from training.runtime.ranges import Count, FlipFraction, NonNegative, OpenFraction
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish
+from training.stages.config import StageConfig
 
 STAGE = "reward_model"
 LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}
 
 
 @dataclass(frozen=True)
-class RewardModelConfig:
+class RewardModelConfig(StageConfig):
     """Configuration of the reward model.
 
     data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
@@ -65,25 +64,14 @@ class RewardModelConfig:
         max_tokens: tokens of prompt and response together, at least 1; pairs with longer responses
             are dropped and counted
         optimizer: optimizer of all trained weights
-        lora: low-rank adapters in place of all weights; none: all weights are trained
-        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
-            uses; only with lora; none: all rows
-        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
         held_out_fraction: share of the prompts, not of the pairs, that is measured and never
             learned; in (0, 1)
         label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
             were judged twice
         checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
             at least 1
-        seed: seed for the order of rows, the held-out rows and all random numbers
-        machine: threads, number type and device
-        parallelism: how workers share the model
     """
 
-    model_directory: Path
-    data_path: Path
-    output_directory: Path
-    lineage: Lineage
     loss: str = "bradley_terry"
     centre_coefficient: NonNegative = 0.01
     epochs: Count = 1
@@ -91,18 +79,12 @@ class RewardModelConfig:
     microbatch_pairs: Count = 4
     max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lora: LoraConfig | None = None
-    vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = False
     held_out_fraction: OpenFraction = 0.2
     label_noise: FlipFraction | None = None
     checkpoint_every_steps: Count = 50
-    seed: int = 0
-    machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         if self.loss not in LOSSES:
             known = ", ".join(LOSSES)
             raise ConfigError(
@@ -110,12 +92,6 @@ class RewardModelConfig:
                 field="loss",
                 reason="UNKNOWN",
                 limit=known,
-            )
-        if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError(
-                "vocabulary_rows: needs lora, as full training would lose the other rows",
-                field="vocabulary_rows",
-                reason="CONFLICT",
             )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
@@ -21,19 +20,19 @@ from training.losses.cross_entropy import response_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
-from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism.layout import Parallelism, arrange_context, distribute, gathered
+from training.parallelism.layout import arrange_context, distribute, gathered
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
 from training.rl.rollout import CachedEngine
-from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, configure_device, sampling_threads
-from training.runtime.ranges import Count, FractionBelowOne, check_ranges
+from training.runtime.ranges import Count, FractionBelowOne
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish_model
+from training.stages.config import StageConfig
 
 STAGE = "sft"
 SHOWN_PROMPTS = 4  # held-out prompts that are answered before and after training
@@ -41,7 +40,7 @@ SHOWN_TOKENS = 64  # of an answer
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(StageConfig):
     """Configuration of supervised fine-tuning.
 
     data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
@@ -56,45 +55,19 @@ class SftConfig:
         max_tokens: tokens of prompt and response together, at least 1; longer rows are dropped and
             counted
         optimizer: optimizer of all trained weights
-        lora: low-rank adapters in place of all weights; none: all weights are trained
-        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
-            uses; only with lora; none: all rows
-        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
         held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
             1)
         checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
             at least 1
-        seed: seed for the order of rows, the held-out rows and all random numbers
-        machine: threads, number type and device
-        parallelism: how workers share the model
     """
 
-    model_directory: Path
-    data_path: Path
-    output_directory: Path
-    lineage: Lineage
     epochs: Count = 1
     batch_rows: Count = 16
     microbatch_rows: Count = 8
     max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lora: LoraConfig | None = None
-    vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = False
     held_out_fraction: FractionBelowOne = 0.05
     checkpoint_every_steps: Count = 50
-    seed: int = 0
-    machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError(
-                "vocabulary_rows: needs lora, as full training would lose the other rows",
-                field="vocabulary_rows",
-                reason="CONFLICT",
-            )
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def updated(config: GrpoConfig) -> int:
     for parameter in decoder.parameters():
         living.note(parameter)
     with living:
-        algorithm.learn(algorithm.make_experience(rollout, {})[0], 0, {})
+        algorithm.learn(algorithm.make_experience(rollout)[0], 0)
     return living.peak
 
 

@@ -17,8 +17,8 @@ from training.planning.sizes import adapter_size, sizes_of
 from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
 from training.runtime.context import Machine
 from training.stages.grpo import GrpoConfig
+from training.stages.policy_config import SftMix
 from training.stages.ppo import PpoConfig
-from training.stages.prompts import SftMix
 
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
 WHOLE, LORA = sizes_of(MODEL).total, LoraConfig(rank=2)

@@ -25,7 +25,7 @@ from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs, local_engine, train
+from training.stages.policy_loop import PolicyInputs, local_engine
 from training.stages.prompts import Prompts
 
 PLUS, EQUALS, STOP = 10, 11, 12
@@ -131,5 +131,5 @@ def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
     networks = Networks(Backbone(decoder), reference)
     prompts = Prompts([prompt_of(a, b) for a, b in SUMS], [f"{a}+{b}" for a, b in SUMS], (STOP,), 0)
     algorithm = Grpo(networks, config, PolicyInputs(prompts, score, no_autocast, context.ranks))
-    train("grpo", algorithm, prompts, config, context, local_engine(networks.policy, prompts))
+    algorithm.train(context, local_engine(networks.policy, prompts))
     return decoder

@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from training.rl.advantages import explained_variance, gae, whiten
-from training.rl.kl_control import KlConfig, next_beta
-from training.rl.rewards import overlong_penalty, response_scores, sequence_kl, token_rewards
+from training.rl.rewards import (
+    KlConfig,
+    next_beta,
+    overlong_penalty,
+    response_scores,
+    sequence_kl,
+    token_rewards,
+)
 from training.runtime.ranks import ALONE
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])

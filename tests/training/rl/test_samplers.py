@@ -25,7 +25,6 @@ from training.stages.policy_loop import (
     rollout_engines,
     rollout_request,
     sample_rollout,
-    train,
 )
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 
@@ -87,14 +86,7 @@ def trained(
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
     algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
     sources = network_sources(config, None)
-    train(
-        "ppo",
-        algorithm,
-        prompts,
-        config,
-        context,
-        rollout_engines(networks.policy, sources, prompts, config, context),
-    )
+    algorithm.train(context, rollout_engines(networks.policy, sources, prompts, config, context))
     return progress.steps, networks
 
 

@@ -15,12 +15,11 @@ from training.model.head import ScalarHead
 from training.model.reward import ScalarModel
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
-from training.rl.kl_control import KlConfig
-from training.rl.rewards import RewardShape
+from training.rl.rewards import KlConfig, RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.runtime.context import Lineage, Machine, RunContext
-from training.stages.policy_loop import Outcome, PolicyInputs, local_engine, train
+from training.stages.policy_loop import Outcome, PolicyInputs, local_engine
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.prompts import Prompts
 
@@ -102,4 +101,4 @@ def train_ppo(
     algorithm = Ppo(
         networks, config, PolicyInputs(prompts, score, no_autocast, context.ranks, gold)
     )
-    return train("ppo", algorithm, prompts, config, context, local_engine(networks.policy, prompts))
+    return algorithm.train(context, local_engine(networks.policy, prompts))

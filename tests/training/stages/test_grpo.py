@@ -42,9 +42,10 @@ from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_artifact import network_sources
+from training.stages.policy_config import SftMix
 from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig
-from training.stages.prompts import SftMix, read_data
+from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
 
 LORA = LoraConfig(rank=4)

@@ -20,7 +20,7 @@ from training.runtime.context import Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs, train
+from training.stages.policy_loop import PolicyInputs
 from training.stages.prompts import Prompts
 
 
@@ -71,10 +71,10 @@ def test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own(temperature:
         temperature=temperature,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     assert figures["sampler_mismatch"] < 1e-5
     assert (experience.old_log_probs_BR - experience.reference_BR).abs().max() > 0.01
-    learned = algorithm.learn(experience, 0, {})
+    learned = algorithm.learn(experience, 0)
     assert (learned["clip_fraction"], learned["minibatches"]) == (0, 1)
     assert learned["approximate_kl"] < 1e-10
 
@@ -88,18 +88,18 @@ def test_a_ratio_has_more_room_upwards_than_downwards(
     algorithm, rollout = made(
         addition_config(0, **SMALL, epochs_per_update=1, clip_low=0.2, clip_high=0.28)
     )
-    experience, _ = algorithm.make_experience(rollout, {})
+    experience, _ = algorithm.make_experience(rollout)
     mask = experience.mask_BR
     shifted = (experience.old_log_probs_BR - math.log(ratio)) * mask
     moved = replace(experience, old_log_probs_BR=shifted, advantages_BR=advantage * mask)
-    assert algorithm.learn(moved, 0, {})["clip_fraction"] == clipped
+    assert algorithm.learn(moved, 0)["clip_fraction"] == clipped
 
 
 def test_groups_are_compared_with_themselves_and_counted() -> None:
     algorithm, rollout = scored(
         addition_config(0, **SMALL), [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     )
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     assert figures["zero_variance_groups"] == 0.5
     assert (experience.advantages_BR[0] > 0).any() and (experience.advantages_BR[1:4] <= 0).all()
     assert (experience.advantages_BR[4:] == 0).all()
@@ -109,15 +109,15 @@ def test_groups_are_compared_with_themselves_and_counted() -> None:
 def test_the_filter_keeps_only_groups_with_variance_in_the_loss() -> None:
     config = addition_config(0, **SMALL, filter_zero_variance=True, epochs_per_update=1)
     algorithm, rollout = scored(config, [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     assert figures["masked_responses"] == 0.5
     assert torch.equal(experience.mask_BR[:4], rollout.response_mask_BR[:4])
     assert experience.mask_BR[4:].sum() == 0
 
 
 def weights_after(algorithm: Grpo, rollout: Rollout) -> tuple[list[torch.Tensor], dict[str, float]]:
-    experience, _ = algorithm.make_experience(rollout, {})
-    figures = algorithm.learn(experience, 30, {})
+    experience, _ = algorithm.make_experience(rollout)
+    figures = algorithm.learn(experience, 30)
     return [parameter.detach().clone() for parameter in algorithm._policy.parameters], figures
 
 
@@ -135,13 +135,13 @@ def test_groups_without_variance_change_nothing() -> None:
 def test_a_truncated_response_is_penalised_or_masked() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, missing_eos_penalty=2.0), [0.0] * 8)
     rollout = replace(rollout, ended_B=torch.tensor([True, True, True, False] * 2))
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     assert figures["reward"] == pytest.approx(-0.5)
     assert experience.advantages_BR[3, 0] < 0 < experience.advantages_BR[0, 0]
     algorithm, _ = scored(
         addition_config(0, **SMALL, mask_missing_eos=True), [0.0, 0.0, 0.0, 1.0] * 2
     )
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     assert experience.mask_BR.any(dim=1).tolist() == [True, True, True, False] * 2
     assert experience.advantages_BR[0, 0] < 0  # still counts in its group
 
@@ -150,7 +150,7 @@ def test_length_near_the_limit_lowers_the_score() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, soft_overlong_tokens=2), [0.0] * 8)
     lengths = rollout.response_mask_BR.sum(1)
     assert len(set(lengths.tolist())) > 1
-    _, figures = algorithm.make_experience(rollout, {})
+    _, figures = algorithm.make_experience(rollout)
     assert figures["reward"] == pytest.approx(-float(((lengths - 1).clamp(0, 2) / 2).mean()))
 
 
@@ -167,9 +167,9 @@ def test_reference_loss_and_constant_normalisation_by_hand() -> None:
         constant_tokens=3,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    experience, _ = algorithm.make_experience(rollout, {})
+    experience, _ = algorithm.make_experience(rollout)
     mask, old, reference = experience.mask_BR, experience.old_log_probs_BR, experience.reference_BR
-    learned = algorithm.learn(experience, 0, {})
+    learned = algorithm.learn(experience, 0)
     assert learned["policy_loss"] == pytest.approx(
         -float((experience.advantages_BR * mask).sum() / 24), abs=1e-6
     )
@@ -195,8 +195,8 @@ def test_the_reference_term_moves_the_policy_towards_the_reference() -> None:
     )
     losses = []
     for update in range(20):  # eight warm-up steps
-        experience, _ = algorithm.make_experience(rollout, {})
-        losses.append(algorithm.learn(experience, update, {})["reference_loss"])
+        experience, _ = algorithm.make_experience(rollout)
+        losses.append(algorithm.learn(experience, update)["reference_loss"])
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -224,14 +224,7 @@ def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]
             stale if older and update else policy, (STOP,), f"update-{max(0, update - older)}"
         )
 
-    train(
-        "grpo",
-        algorithm,
-        prompts,
-        config,
-        RunContext(DirectoryCheckpoints(tmp_path), progress),
-        engines,
-    )
+    algorithm.train(RunContext(DirectoryCheckpoints(tmp_path), progress), engines)
     return progress.steps
 
 
@@ -257,10 +250,10 @@ def test_tokens_favoured_by_the_sampler_have_less_weight() -> None:
     rollout = replace(
         rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 8)[:, None]
     )
-    experience, figures = algorithm.make_experience(rollout, {})
+    experience, figures = algorithm.make_experience(rollout)
     weights = experience.correction_BR * experience.mask_BR
     assert figures["importance_capped"] > 0
-    learned = algorithm.learn(experience, 0, {})
+    learned = algorithm.learn(experience, 0)
     expected = -(experience.advantages_BR * weights).sum() / experience.mask_BR.sum()
     assert learned["policy_loss"] == pytest.approx(float(expected), abs=1e-6)
 

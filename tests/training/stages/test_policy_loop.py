@@ -6,10 +6,13 @@ import torch
 
 from tests.training.rl.toy import toy_config, toy_networks, toy_prompts
 from training.data.order import rows_of_step
+from training.losses.policy import PolicyLoss
 from training.rl.experience import Experience
+from training.rl.minibatches import MinibatchSums, minibatches
 from training.rl.rollout import Rollout
 from training.runtime.ranks import ALONE, Ranks
-from training.stages.policy_loop import PolicyConfig, local_engine, sample_rollout, train_epochs
+from training.stages.policy_config import PolicyConfig
+from training.stages.policy_loop import local_engine, sample_rollout
 
 ROWS = 12
 
@@ -34,13 +37,20 @@ def seen(
 ) -> tuple[list[list[int]], dict[str, float]]:
     """Return the rows of each minibatch, and the figures."""
     rows: list[list[int]] = []
-
-    def step(part: Experience, place: int) -> torch.Tensor:
-        assert place == len(rows)
+    sums = MinibatchSums(["policy_loss"], ALONE)
+    epochs, size, seeds = (
+        settings.epochs_per_update,
+        settings.minibatch_rows,
+        (settings.seed, update),
+    )
+    for part in minibatches(experience_of(ROWS), epochs, size, seeds, ALONE):
+        assert sums.count == len(rows)
         rows.append(part.old_log_probs_BR[:, 0].int().tolist())
-        return torch.tensor([8.0, 2.0, kl_sums, float(place)])
-
-    return rows, train_epochs(experience_of(ROWS), step, ["policy_loss"], settings, update, ALONE)
+        loss = torch.tensor(float(sums.count))
+        sums.add(part.mask_BR, PolicyLoss(loss, torch.tensor(2.0), torch.tensor(kl_sums)), [loss])
+        if sums.kl_exceeds(settings.early_stop_nats):
+            break
+    return rows, sums.figures()
 
 
 def test_every_epoch_has_all_rows_in_its_own_order() -> None:

@@ -37,7 +37,8 @@ from training.reporting.glossary import EXPLANATIONS
 from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import REPORT
 from training.runtime.context import Lineage
-from training.stages.policy_loop import FIRST_UPDATE, PolicyConfig
+from training.stages.policy_config import PolicyConfig
+from training.stages.policy_loop import FIRST_UPDATE
 
 RUNS = "runs"
 RESERVED = (RUNS, BOOKKEEPING, STOP_FILE)  # names of other entries of the folders
