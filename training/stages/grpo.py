@@ -235,6 +235,8 @@ class Grpo:
         group = config.samples_per_prompt
         advantages_B = group_advantages(rewards_B, group, config.standardise)
         undecided_B, live_B = undecided_groups(rewards_B, group), torch.ones_like(rollout.ended_B)
+        # Groups with equal rewards have advantage 0, but their tokens would still count in the
+        # normalisation of the loss and shrink the step (DAPO, arXiv 2503.14476).
         if config.filter_zero_variance:
             live_B = live_B & undecided_B
         if config.mask_missing_eos:
@@ -284,10 +286,13 @@ class Grpo:
                 minibatch.old_log_probs_BR,
                 minibatch.advantages_BR,
                 weights_BR * minibatch.correction_BR,
+                # A wider upper clip leaves room for tokens of low probability (DAPO).
                 Clip(config.clip_low, config.clip_high),
             )
             losses = [surrogate.loss]
             if config.kl_coefficient > 0:
+                # The KL is in the loss and not in the reward, as in the GRPO paper. There k3 has the
+                # lower variance and is never negative.
                 reference_BR = k3(log_probs_BR, minibatch.reference_BR)
                 losses.append(config.kl_coefficient * (reference_BR * weights_BR).sum())
             # Both losses depend on the same log-probs: one backward pass for both.
@@ -304,7 +309,7 @@ class Grpo:
                 torch.autograd.backward(mixed)
                 losses.append(mixed)
 
-            # Step.
+            # Step. The text of `at` is built only for an error: it would wait for the accelerator.
             at = partial("update {}, policy loss {:.4g}".format, update + 1, surrogate.loss)
             self._policy.step(update, at)
             sums.add(minibatch.mask_BR, surrogate, losses)
