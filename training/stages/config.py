@@ -24,9 +24,6 @@ class StageConfig:
         seed: seed for the order of rows, the held-out rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share every network of the stage, including frozen ones
-
-    Raises:
-        ConfigError: a value is outside its range, or vocabulary_rows is set without lora.
     """
 
     model_directory: Path

@@ -309,7 +309,7 @@ class Grpo:
                 torch.autograd.backward(mixed)
                 losses.append(mixed)
 
-            # Step. The text of `at` is built only for an error: it would wait for the accelerator.
+            # Step. The text of `at` is built for errors only: it would wait for the accelerator.
             at = partial("update {}, policy loss {:.4g}".format, update + 1, surrogate.loss)
             self._policy.step(update, at)
             sums.add(minibatch.mask_BR, surrogate, losses)
