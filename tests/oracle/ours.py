@@ -4,6 +4,7 @@ Microbatches are smaller than the batch on purpose: TRL processes the whole batc
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -58,7 +59,7 @@ def of_reward_model(batch: Batch) -> Figures:
     chat, scalar = load_chat(batch.model("reward")), scalar_model(batch, "reward")
     pairs = [reward_model.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
     config = reward_model.RewardModelConfig(
-        *places(batch), centre_coefficient=CENTRE, batch_pairs=len(pairs), microbatch_pairs=2
+        **places(batch), centre_coefficient=CENTRE, batch_pairs=len(pairs), microbatch_pairs=2
     )
     loss = reward_model.accumulate(scalar, pairs, config, no_autocast, ALONE)["loss"]
     return figures("reward model", loss, (parameter for _, parameter in scalar.named_parameters()))
@@ -67,7 +68,7 @@ def of_reward_model(batch: Batch) -> Figures:
 def of_dpo(batch: Batch) -> Figures:
     chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
     pairs = [dpo.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
-    config = dpo.DpoConfig(*places(batch), beta=BETA, batch_pairs=len(pairs), microbatch_pairs=2)
+    config = dpo.DpoConfig(**places(batch), beta=BETA, batch_pairs=len(pairs), microbatch_pairs=2)
     loss = dpo.accumulate(models, pairs, config, no_autocast, ALONE)["loss"]
     return figures("DPO", loss, models.policy.decoder.parameters())
 
@@ -75,7 +76,7 @@ def of_dpo(batch: Batch) -> Figures:
 def of_kto(batch: Batch) -> Figures:
     chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
     thumbs = [kto.tokenise(row, chat) for row in read_thumbs(batch.folder / "thumbs.jsonl")]
-    config = kto.KtoConfig(*places(batch), beta=BETA, batch_rows=len(thumbs), microbatch_rows=2)
+    config = kto.KtoConfig(**places(batch), beta=BETA, batch_rows=len(thumbs), microbatch_rows=2)
     z0 = kto.baseline(models, thumbs, config, no_autocast, ALONE)
     loss = kto.accumulate(models, thumbs, z0, (UP_WEIGHT, DOWN_WEIGHT), config, no_autocast, ALONE)[
         "loss"
@@ -108,9 +109,14 @@ def scalar_model(batch: Batch, name: str) -> ScalarModel:
     return ScalarModel(Backbone(decoder), head)
 
 
-def places(batch: Batch) -> tuple[object, ...]:
+def places(batch: Batch) -> dict[str, Any]:
     """Return the paths of a config and its lineage; no file is read or written."""
-    return batch.model("policy"), batch.folder, batch.folder / "output", Lineage("oracle")
+    return {
+        "model_directory": batch.model("policy"),
+        "data_path": batch.folder,
+        "output_directory": batch.folder / "output",
+        "lineage": Lineage("oracle"),
+    }
 
 
 def no_autocast() -> torch.autocast:

@@ -15,7 +15,7 @@ from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
 from training.planning.timing import TimeItem, longest_kind, time_of
-from training.planning.work import DataSize, StageConfig, Work, work_of
+from training.planning.work import DataSize, PlannedConfig, Work, work_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow
@@ -26,7 +26,7 @@ class PlannedStage:
     """Stage of a recipe with its config and the size of its data."""
 
     name: str
-    config: StageConfig
+    config: PlannedConfig
     data: DataSize = field(default_factory=DataSize)
 
     def laid_out(self, **factors: int) -> PlannedStage:

@@ -26,7 +26,7 @@ from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
-StageConfig = (
+PlannedConfig = (
     PretrainConfig | SftConfig | RewardModelConfig | DpoConfig | KtoConfig | PpoConfig | GrpoConfig
 )
 
@@ -141,7 +141,7 @@ class Work:
         return sizes_of(self.model)
 
 
-def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
+def work_of(config: PlannedConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
     """Return the work of a stage.
 
     Args:
@@ -176,7 +176,7 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
     )
 
 
-def model_of(config: StageConfig, model: ModelConfig) -> ModelConfig:
+def model_of(config: PlannedConfig, model: ModelConfig) -> ModelConfig:
     """Return the trained shape: a trimmed vocabulary has fewer rows."""
     rows = None if isinstance(config, PretrainConfig) else config.vocabulary_rows
     return model if rows is None else replace(model, vocab_size=min(rows, model.vocab_size))

@@ -291,8 +291,8 @@ class Grpo:
             )
             losses = [surrogate.loss]
             if config.kl_coefficient > 0:
-            # Step. The text of `at` is built for errors only: it waits for the accelerator.
-                # lower variance and is never negative.
+                # The KL is in the loss and not in the reward, as in the GRPO paper. There k3 has
+                # the lower variance and is never negative.
                 reference_BR = k3(log_probs_BR, minibatch.reference_BR)
                 losses.append(config.kl_coefficient * (reference_BR * weights_BR).sum())
             # Both losses depend on the same log-probs: one backward pass for both.

@@ -59,10 +59,10 @@ def test_rows_may_not_be_longer_than_the_positions(
     kind: Any, short_model: Path, tmp_path: Path
 ) -> None:
     config = kind(
-        short_model,
-        tmp_path / "nowhere.jsonl",
-        tmp_path / "out",
-        Lineage("out"),
+        model_directory=short_model,
+        data_path=tmp_path / "nowhere.jsonl",
+        output_directory=tmp_path / "out",
+        lineage=Lineage("out"),
         max_tokens=POSITIONS + 1,
     )
     with refused(ConfigError, field="max_tokens", reason="TOO_LARGE", limit="at most 40") as caught:
@@ -77,11 +77,11 @@ def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
     kind: Any, short_model: Path, tmp_path: Path
 ) -> None:
     config = kind(
-        short_model,
-        None,
-        tmp_path / "nowhere.jsonl",
-        tmp_path / "out",
-        Lineage("out"),
+        model_directory=short_model,
+        reward_model_directory=None,
+        data_path=tmp_path / "nowhere.jsonl",
+        output_directory=tmp_path / "out",
+        lineage=Lineage("out"),
         max_prompt_tokens=30,
     )
     fits, too_long = (replace(config, max_response_tokens=tokens) for tokens in (10, 11))

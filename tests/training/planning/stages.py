@@ -1,9 +1,10 @@
 """Small stage configs with simple plans."""
 
 from pathlib import Path
+from typing import Any
 
 from training.planning.plan import PlannedStage
-from training.planning.work import DataSize, StageConfig
+from training.planning.work import DataSize, PlannedConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
@@ -22,17 +23,24 @@ MODEL, FILE, OUTPUT, LINEAGE, MACHINE = (
     Machine(dtype="bfloat16"),
 )
 
-SFT = SftConfig(MODEL, FILE, OUTPUT, LINEAGE, machine=MACHINE)
-REWARD_MODEL = RewardModelConfig(MODEL, FILE, OUTPUT, LINEAGE, machine=MACHINE)
-DPO = DpoConfig(MODEL, FILE, OUTPUT, LINEAGE, machine=MACHINE)
-KTO = KtoConfig(MODEL, FILE, OUTPUT, LINEAGE, machine=MACHINE)
-PPO = PpoConfig(MODEL, Path("reward"), FILE, OUTPUT, LINEAGE, machine=MACHINE)
-GRPO = GrpoConfig(MODEL, None, FILE, OUTPUT, LINEAGE, machine=MACHINE)
+COMMON: dict[str, Any] = {
+    "model_directory": MODEL,
+    "data_path": FILE,
+    "output_directory": OUTPUT,
+    "lineage": LINEAGE,
+    "machine": MACHINE,
+}
+SFT = SftConfig(**COMMON)
+REWARD_MODEL = RewardModelConfig(**COMMON)
+DPO = DpoConfig(**COMMON)
+KTO = KtoConfig(**COMMON)
+PPO = PpoConfig(reward_model_directory=Path("reward"), **COMMON)
+GRPO = GrpoConfig(reward_model_directory=None, **COMMON)
 
 
 def pretrain(model_json: dict[str, object]) -> PretrainConfig:
     return PretrainConfig(MODEL, FILE, OUTPUT, LINEAGE, model_json, machine=MACHINE)
 
 
-def stage(config: StageConfig, shard: int = 1, tensor: int = 1) -> PlannedStage:
+def stage(config: PlannedConfig, shard: int = 1, tensor: int = 1) -> PlannedStage:
     return PlannedStage("it", config, DATA).laid_out(shard=shard, tensor=tensor)

@@ -14,7 +14,16 @@ from training.optim.adam import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.sizes import adapter_size, sizes_of
-from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
+from training.planning.work import (
+    DataSize,
+    Pass,
+    PlannedConfig,
+    Role,
+    Sampled,
+    Shared,
+    Work,
+    work_of,
+)
 from training.runtime.context import Machine
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_config import SftMix
@@ -25,11 +34,11 @@ WHOLE, LORA = sizes_of(MODEL).total, LoraConfig(rank=2)
 ALONE, EIGHT = Layout(1, Parallelism()), Layout(8, Parallelism(shard=4))
 
 
-def work(config: StageConfig, layout: Layout = ALONE, data: DataSize = DATA) -> Work:
+def work(config: PlannedConfig, layout: Layout = ALONE, data: DataSize = DATA) -> Work:
     return work_of(config, data, MODEL, layout)
 
 
-def roles(config: StageConfig) -> dict[str, Role]:
+def roles(config: PlannedConfig) -> dict[str, Role]:
     return {network.name: network.role for network in work(config).networks}
 
 
@@ -159,7 +168,7 @@ def test_pre_training_has_full_rows_and_its_own_shape() -> None:
 
 @pytest.mark.parametrize("config", [SFT, REWARD_MODEL, DPO, KTO, PPO, GRPO])
 def test_recomputation_disables_shared_prompts(
-    config: StageConfig,
+    config: PlannedConfig,
 ) -> None:
     kept, recomputed = work(config), work(replace(config, checkpoint_activations=True))
     assert (kept.recomputed, recomputed.recomputed) == (False, True)

@@ -29,11 +29,22 @@ def fields_of(kind: Any) -> list[str]:
 
 
 def an_sft() -> SftConfig:
-    return SftConfig(Path("model"), Path("data"), Path("output"), Lineage("v"))
+    return SftConfig(
+        model_directory=Path("model"),
+        data_path=Path("data"),
+        output_directory=Path("output"),
+        lineage=Lineage("v"),
+    )
 
 
 def a_grpo() -> GrpoConfig:
-    return GrpoConfig(Path("model"), None, Path("data"), Path("output"), Lineage("v"))
+    return GrpoConfig(
+        model_directory=Path("model"),
+        reward_model_directory=None,
+        data_path=Path("data"),
+        output_directory=Path("output"),
+        lineage=Lineage("v"),
+    )
 
 
 def test_fields_and_nested_fields_are_parsed_by_type() -> None:

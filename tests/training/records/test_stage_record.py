@@ -33,7 +33,12 @@ def config(tmp_path: Path) -> SftConfig:
     (tmp_path / "model").mkdir()
     write_manifest(tmp_path / "model", kind="model", version="model")
     data = write_lines(tmp_path / "sft.jsonl", [{"text": "good"}])
-    return SftConfig(tmp_path / "model", data, tmp_path / "out", Lineage("out"))
+    return SftConfig(
+        model_directory=tmp_path / "model",
+        data_path=data,
+        output_directory=tmp_path / "out",
+        lineage=Lineage("out"),
+    )
 
 
 @pytest.fixture
@@ -88,7 +93,7 @@ def test_replaced_file_of_equal_age_and_size_is_detected(config: SftConfig, tmp_
     written = config.data_path.stat().st_mtime_ns
     os.utime(other, ns=(written, written))
     start(config, tmp_path)
-    moved = SftConfig(config.model_directory, other, config.output_directory, config.lineage)
+    moved = replace(config, data_path=other)
     assert start(moved, tmp_path)["data_path"] == hash_file(other)
 
 

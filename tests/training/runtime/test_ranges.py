@@ -39,13 +39,16 @@ from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 PATH, LINEAGE = Path("x"), Lineage("x")
+PLACES: dict[str, Any] = {
+    "model_directory": PATH,
+    "data_path": PATH,
+    "output_directory": PATH,
+    "lineage": LINEAGE,
+}
 STAGES: list[Any] = [
     PretrainConfig(PATH, PATH, PATH, LINEAGE, llama_json(300, 32, 2, 4, 2, 64)),
-    *(
-        kind(PATH, PATH, PATH, LINEAGE)
-        for kind in (SftConfig, RewardModelConfig, DpoConfig, KtoConfig)
-    ),
-    *(kind(PATH, PATH, PATH, PATH, LINEAGE) for kind in (PpoConfig, GrpoConfig)),
+    *(kind(**PLACES) for kind in (SftConfig, RewardModelConfig, DpoConfig, KtoConfig)),
+    *(kind(reward_model_directory=PATH, **PLACES) for kind in (PpoConfig, GrpoConfig)),
 ]
 PARTS: list[Any] = [
     OptimizerConfig(),

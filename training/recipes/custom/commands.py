@@ -20,7 +20,7 @@ from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
 from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
-from training.planning.work import StageConfig
+from training.planning.work import PlannedConfig
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
 from training.recipes.custom.inputs import (
     check_prompts,
@@ -199,7 +199,7 @@ def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedSt
     return [known[name] for name in asked]
 
 
-def _of_commit(config: StageConfig, code_commit: str) -> StageConfig:
+def _of_commit(config: PlannedConfig, code_commit: str) -> PlannedConfig:
     return replace(config, lineage=replace(config.lineage, code_commit=code_commit))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.data.examples import read_prompts
 from training.errors import ConfigError
 from training.model.reward import SETTINGS
-from training.planning.work import StageConfig
+from training.planning.work import PlannedConfig
 from training.stages.policy_config import PolicyConfig
 
 
@@ -68,7 +68,7 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
     return directory
 
 
-def check_prompts(config: StageConfig) -> None:
+def check_prompts(config: PlannedConfig) -> None:
     """Check the number of prompts.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from training.errors import ConfigError, details_of
 from training.planning.plan import PlannedStage
-from training.planning.work import StageConfig
+from training.planning.work import PlannedConfig
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 
@@ -120,7 +120,7 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
     ]
 
 
-def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> StageConfig:
+def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> PlannedConfig:
     try:
         return assigned(stage.config, assignments, FIXED)
     except ConfigError as error:

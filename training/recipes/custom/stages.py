@@ -8,7 +8,7 @@ from typing import Any
 
 from training.artifacts.manifest import Manifest
 from training.errors import ConfigError
-from training.planning.work import StageConfig
+from training.planning.work import PlannedConfig
 from training.recipes.rlvr.stage import run as run_policy
 from training.runtime.context import RunContext
 from training.stages import dpo, kto, pretrain, reward_model, sft
@@ -29,7 +29,7 @@ class Stage:
     shown: figures of a step to display. Help texts are in arguments.py.
     """
 
-    config: type[StageConfig]
+    config: type[PlannedConfig]
     run: Callable[[Any, RunContext], Manifest]
     shown: tuple[str, ...]
 
@@ -73,7 +73,7 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
-def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
+def runs(config: PlannedConfig) -> Callable[[Any, RunContext], Manifest]:
     """Return the function that runs a config of any stage.
 
     Raises:
