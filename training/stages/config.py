@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from training.errors import ConfigError
@@ -12,9 +12,9 @@ from training.runtime.context import Lineage, Machine
 from training.runtime.ranges import Count, check_ranges
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StageConfig:
-    """Configuration of a stage that continues from a model directory. Its fields are keywords.
+    """Configuration of a stage that continues from a model directory.
 
     Attributes:
         lora: low-rank adapters in place of all weights; none: all weights are trained
@@ -30,6 +30,7 @@ class StageConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
+    _: KW_ONLY
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False

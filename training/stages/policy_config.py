@@ -83,7 +83,8 @@ class PolicyConfig(StageConfig):
             report), at least 1
     """
 
-    reward_model_directory: Path | None
+    # A keyword, because a positional one would come after the fields of the base class.
+    reward_model_directory: Path | None = field(kw_only=True)
     updates: Count = 100
     prompts_per_update: Count = 32
     samples_per_prompt: Count = 1
