@@ -16,8 +16,8 @@ from torch import Tensor
 
 from training.decoding.rows import DecodingError
 
-MAX_TEMPERATURE = 2.0  # the same limit as in services/generator/answering/presets.py
-GREEDY_BELOW = 0.01  # as above; smaller divisors are numerically useless
+MAX_TEMPERATURE = 2.0  # the same limit as in services/contracts/limits.py
+GREEDY_BELOW = 0.01  # as the generator; smaller divisors are numerically useless
 
 
 @dataclass(frozen=True)

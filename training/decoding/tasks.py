@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-MAX_TOKENS = 4096  # the same limit as in services/generator/answering/presets.py
+MAX_TOKENS = 4096  # the same limit as in services/contracts/limits.py
 DEFAULT_MAX_TOKENS = 256
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.decoding.rows import DecodingError, StopRule
 
-MAX_STOPS = 4  # both limits as in services/generator/answering/presets.py
+MAX_STOPS = 4  # both limits as in services/contracts/limits.py
 MAX_STOP_CHARACTERS = 64
 REPLACEMENT_CHARACTER = "\ufffd"  # decoders' output for an incomplete character
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.contracts import limits
 from services.generator.answering import presets as served
 from tests.support.errors import refused
 from training.decoding import presets, rules, tasks, text
@@ -97,9 +98,9 @@ def test_limits_equal_those_of_the_generator() -> None:
         text.MAX_STOP_CHARACTERS,
     )
     assert ours == (
-        served.MAX_TOKENS,
-        served.MAX_TEMPERATURE,
+        limits.MAX_REPLY_TOKENS,
+        limits.MAX_TEMPERATURE,
         served.GREEDY_BELOW,
-        served.MAX_STOPS,
-        served.MAX_STOP_CHARACTERS,
+        limits.MAX_STOPS,
+        limits.MAX_STOP_CHARACTERS,
     )
