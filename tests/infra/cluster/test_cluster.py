@@ -459,7 +459,7 @@ def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
     ) as up:
         assert up.stdout
         for number, line in enumerate(up.stdout):
-            if "the cluster runs" in line:
+            if "the cluster is running" in line:
                 return False
             if number == step:
                 running = lifecycle.find(cluster.layout)
