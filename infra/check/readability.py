@@ -1,7 +1,8 @@
 """Readability rules for code and prose: `python -m infra.check.readability [--figures]`.
 
-Limits apply in both directions, so that neither long functions nor fragments pile up. The figures
-that `--figures` prints compare the tree with other codebases; most of them have no limit.
+Limits apply in both directions, so that neither long functions nor fragments pile up. `--figures`
+prints figures for a comparison with other codebases; most of them have no limit. ruff checks the
+width of lines.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("services", "training", "infra")
 CODE = (*PRODUCT, "thumbwheel_cli", "tests", "benchmarks")
-WIDTH = 100
 SHORT_MODULE_LINES = 40
 MAX_MODULES_IN_FOLDER = 15
 MIN_DOCSTRING_WORDS = 4
@@ -44,7 +44,6 @@ BANNED_OPENERS = frozenset({"who", "what", "where", "which", "how", "whether", "
 PRONOUNS = re.compile(r"\b(it|that|who|what|which|one|whoever|nobody|nothing)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 DIRECTIVES = ("#!", "# noqa", "# type", "# fmt", "# ruff", "# pragma")
-DIRECTIVE_AT_END = re.compile(r"\s*# (noqa|type:).*$")
 QUOTED_CODE = re.compile(r"`[^`]*`")
 # Texts besides Python in which banned phrases are looked for.
 PROSE = (
@@ -191,7 +190,8 @@ def main(words: Sequence[str]) -> int:
         print(f"all: {Figures(read(*PRODUCT)).report()}")
         return 0
     found = [*violations(), *long_subjects()]
-    print(*found, sep="\n")
+    for line in found:
+        print(line)
     return 1 if found else 0
 
 
@@ -199,7 +199,6 @@ def violations() -> Iterator[str]:
     """Each broken rule of the tree as `path:line: rule`."""
     modules = read(*CODE)
     for module in modules:
-        yield from wide_lines(module)
         yield from language(module)
     for pattern in PROSE:
         for path in sorted(ROOT.glob(pattern)):
@@ -221,29 +220,21 @@ def read(*folders: str) -> list[Module]:
     return [Module(path, path.read_text()) for path in paths if "node_modules" not in path.parts]
 
 
-def wide_lines(module: Module) -> Iterator[str]:
-    """Lines over the limit; directives at their end are not counted."""
-    for number, line in enumerate(module.lines, start=1):
-        width = len(DIRECTIVE_AT_END.sub("", line))
-        if width > WIDTH and not line.endswith("# noqa: E501"):
-            yield f"{module.name}:{number}: {width} characters; the limit is {WIDTH}"
-
-
 def language(module: Module) -> Iterator[str]:
     """Violations in the docstrings and comments of one module."""
     for number, text in module.docstrings:
         words = text.split()
-        if len(words) < MIN_DOCSTRING_WORDS and words[0] != "Implement":
+        if len(words) < MIN_DOCSTRING_WORDS:
             yield f"{module.name}:{number}: docstring of {len(words)} words; at least 4 are needed"
         if words[0].strip(".,:").lower() in BANNED_OPENERS:
             yield f"{module.name}:{number}: docstring starts with {words[0]!r}"
     for number, text in (*module.docstrings, *module.comments):
-        for phrase in BANNED.findall(QUOTED_CODE.sub("", text)):
-            yield f"{module.name}:{number}: banned phrase {phrase!r}"
+        yield from banned_phrases(module.name, text, number)
 
 
-def banned_phrases(name: str, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+def banned_phrases(name: str, text: str, first_line: int = 1) -> Iterator[str]:
+    """Banned phrases in a text that starts at `first_line` of the file `name`."""
+    for number, line in enumerate(text.splitlines(), start=first_line):
         for phrase in BANNED.findall(QUOTED_CODE.sub("", line)):
             yield f"{name}:{number}: banned phrase {phrase!r}"
 
@@ -274,7 +265,10 @@ def uncommented(modules: Sequence[Module]) -> Iterator[str]:
 def long_subjects() -> Iterator[str]:
     """Commit subjects over 72 characters since the rule exists."""
     command = ("git", "log", f"--since={SUBJECTS_SINCE}", "--no-merges", "--format=%h %s")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # An archive of the tree has no history, and its other rules are checked all the same.
+        print(f"warning: commit subjects are not checked: {done.stderr.strip()}")
     for line in done.stdout.splitlines():
         commit, subject = line.split(" ", 1)
         if len(subject) > MAX_SUBJECT:

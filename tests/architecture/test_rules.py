@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.check.readability import PRODUCT, crowded_folders, read
 from infra.service_table import service_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,6 @@ TRAINING_LAYERS = (
     ("loop", "remote"),
     ("__main__",),
 )
-MAX_FOLDER_MODULES = 15
 # Two adjacent words of a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
 # Modules that may know the wire format; domain modules must not.
@@ -235,13 +235,8 @@ def test_training_modules_import_each_other_in_one_direction() -> None:
     assert remaining == {}
 
 
-def test_training_folders_are_small() -> None:
-    folders = {file.parent for file in (ROOT / "training").rglob("*.py")}
-    modules_in = {
-        str(folder.relative_to(ROOT)): len(set(folder.glob("*.py")) - {folder / "__init__.py"})
-        for folder in folders
-    }
-    assert {name: n for name, n in modules_in.items() if n > MAX_FOLDER_MODULES} == {}
+def test_folders_are_small() -> None:
+    assert list(crowded_folders(read(*PRODUCT))) == []
 
 
 def test_only_training_cluster_imports_ray() -> None:
