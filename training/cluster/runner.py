@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
@@ -42,7 +42,7 @@ from training.records.event_files import EVENTS, EventFiles
 from training.records.failure import recorded_failure
 from training.records.progress_log import PROGRESS, FollowedStage, ProgressLog, Watcher, follow
 from training.records.sample_log import SAMPLES, SampleLog
-from training.records.stage_record import SCRATCH, record_start
+from training.records.stage_record import SCRATCH, ConfigWithOutput, record_start
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
@@ -82,14 +82,7 @@ class StageRefusedError(DetailedError, ValueError):
     """
 
 
-class StageConfig(Protocol):
-    """Config with an output directory."""
-
-    @property
-    def output_directory(self) -> Path: ...
-
-
-Config = TypeVar("Config", bound=StageConfig)
+Config = TypeVar("Config", bound=ConfigWithOutput)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class StageRecord:
         return str((self.config.get("lineage") or {}).get("code_commit", ""))
 
 
-class StageConfig(Protocol):
+class ConfigWithOutput(Protocol):
     """Config of a stage: a dataclass.
 
     The output directory may be a field of a nested config.
@@ -97,7 +97,7 @@ class StageConfig(Protocol):
     def output_directory(self) -> Path: ...
 
 
-def record_start(name: str, config: StageConfig, directory: Path, workers: int) -> None:
+def record_start(name: str, config: ConfigWithOutput, directory: Path, workers: int) -> None:
     """Add a start to the record in `directory`; create the record if needed."""
     import torch
 
@@ -125,7 +125,7 @@ def record_start(name: str, config: StageConfig, directory: Path, workers: int) 
 
 
 def check_same_run(
-    config: StageConfig, directory: Path, asked: Sequence[str] = (), other: str = "folder"
+    config: ConfigWithOutput, directory: Path, asked: Sequence[str] = (), other: str = "folder"
 ) -> None:
     """Check that the folder belongs to this run.
 
@@ -161,7 +161,7 @@ def check_same_run(
         )
 
 
-def remove_unsaved_run(config: StageConfig, directory: Path) -> None:
+def remove_unsaved_run(config: ConfigWithOutput, directory: Path) -> None:
     """Remove the remains of a run with another config and without a saved step.
 
     Other cases are rejected by `check_same_run`.
@@ -206,7 +206,7 @@ def _is_kept(record: StageRecord, directory: Path) -> bool:
     )
 
 
-def _different(record: StageRecord, config: StageConfig) -> dict[str, tuple[object, object]]:
+def _different(record: StageRecord, config: ConfigWithOutput) -> dict[str, tuple[object, object]]:
     """Return the fields that differ, by full name, with recorded and given value."""
     given: dict[str, Any] = json.loads(
         json.dumps({**plain(config), OUTPUT: str(config.output_directory)})

@@ -188,7 +188,7 @@ class DirectoryCheckpoints:
         self._ranks.wait()
 
     def latest(self, before: int | None = None) -> Path | None:
-        """Implement `Checkpoints.latest`."""
+        """Return the newest complete checkpoint, if given one before the step `before`."""
         return latest_complete(self._directory, before)
 
     def _finish(self, partial: Path, name: str) -> None:

@@ -215,7 +215,7 @@ class GatheredPolicy:
         temperature: float,
         seeds: Sequence[int],
     ) -> Rollout:
-        """Implement `RolloutEngine.sample`."""
+        """Sample with the complete decoder; arguments as in `RolloutEngine.sample`."""
         with gathered(self.engine.backbone.decoder):
             return self.engine.sample(token_ids, n, max_new, temperature, seeds)
 
