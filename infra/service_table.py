@@ -152,7 +152,9 @@ def parse_table(text: str) -> ServiceTable:
         for port in sorted(service.ports):
             if port in used:
                 raise _refusal(
-                    *(f"{service.name}.port", f"{port} is a port of {used[port]}", "DUPLICATE"),
+                    f"{service.name}.port",
+                    f"{port} is a port of {used[port]}",
+                    "DUPLICATE",
                     f"a port that no other service has, as gRPC port or + {METRICS_OFFSET}",
                 )
             used[port] = service.name

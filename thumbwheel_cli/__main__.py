@@ -36,7 +36,9 @@ class Command:
 
 EMBEDDED, USERS, TRAINING = "infra.embedded", "infra.simulated_users", "training"
 COMMANDS = {
-    "up": Command("run the whole system, print one URL", EMBEDDED, ("up",), tuple(PROBES)[:2]),
+    "up": Command(
+        "run the whole system, print one URL", EMBEDDED, ("up",), ("services", "predictor")
+    ),
     "stack": Command(
         "run the system on real Kafka, Postgres, Valkey and S3", "infra.stack", ("up",)
     ),
@@ -69,7 +71,7 @@ def main() -> None:
         print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     sys.argv = [f"thumbwheel {name}", *command.words, *rest]
-    runpy.run_module(command.module, run_name="__main__", alter_sys=False)
+    runpy.run_module(command.module, run_name="__main__")
 
 
 def usage() -> str:

@@ -15,6 +15,7 @@ from infra.docs.output import write_or_compare
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 PAGE = CHART / "README.md"
+SCHEMA = CHART / "values.schema.json"
 MAX_CHARACTERS = 60
 HEAD = """# The chart
 

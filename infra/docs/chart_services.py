@@ -7,12 +7,11 @@ values.schema.json only `properties.services.properties` is written.
 import json
 from typing import Any
 
-from infra.docs.chart import CHART
+from infra.docs.chart import CHART, SCHEMA
 from infra.docs.output import write_or_compare
 from infra.service_table import Service, ServiceTable, service_table
 
 FILE = CHART / "files" / "services.yaml"
-SCHEMA = CHART / "values.schema.json"
 HEAD = """# Generated from services/services.toml. Do not edit.
 # Written by `python -m infra.docs.chart_services`. Services with a gRPC server; templates read this
 # file as `thumbwheel.known`.

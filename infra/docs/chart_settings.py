@@ -7,12 +7,11 @@ names Helm rejects a misspelt setting; otherwise the pod would restart repeatedl
 import json
 from typing import Any
 
-from infra.docs.chart import CHART
+from infra.docs.chart import SCHEMA
 from infra.docs.output import write_or_compare
 from infra.docs.settings import common_fields, settings_class
 from infra.service_table import service_table
 
-SCHEMA = CHART / "values.schema.json"
 # Pods receive these settings from secrets. A value in values.yaml would be readable and without
 # effect.
 OUT_OF_SECRETS = frozenset(
