@@ -161,8 +161,7 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     from training.model.backbone import Backbone
     from training.model.checkpoint import save_decoder
     from training.model.config import llama_json, parse_config
-    from training.model.head import ScalarHead
-    from training.model.reward import RewardModel, ScalarModel, save_reward_model
+    from training.model.reward import RewardModel, ScalarHead, ScalarModel, save_reward_model
     from training.model.transformer import Decoder, initialise
     from training.tokenization.nano_tokenizer import train_tokenizer
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tests.training.toys import toy_model, user, write_lines
 from training.model.checkpoint import load_decoder, save_decoder
-from training.model.head import ScalarHead
+from training.model.reward import ScalarHead
 
 BETA, CENTRE, UP_WEIGHT, DOWN_WEIGHT = 0.1, 0.01, 4.0, 1.0
 TEMPERATURE, KL_COEFFICIENT, CLIP = 0.7, 0.05, 0.2

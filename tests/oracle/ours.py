@@ -16,8 +16,7 @@ from training.data.examples import read_pairs, read_sft, read_thumbs
 from training.data.tensors import TokenisedExample, microbatches
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.head import ScalarHead
-from training.model.reward import ScalarModel
+from training.model.reward import ScalarHead, ScalarModel
 from training.rl.reference import PolicyAndReference
 from training.runtime.context import Lineage
 from training.runtime.ranks import ALONE

@@ -21,9 +21,8 @@ from training.errors import ConfigError
 from training.losses.log_probs import token_log_probs
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
-from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, add_adapter
-from training.model.reward import ScalarModel
+from training.model.reward import ScalarHead, ScalarModel
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.parallelism.layout import Parallelism, arrange, distribute, gathered, whole_weights

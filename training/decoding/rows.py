@@ -17,9 +17,8 @@ from torch import Tensor
 from training.data.tensors import FILL_ID, pad
 from training.errors import DetailedError
 from training.model.backbone import Backbone
-from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
-from training.model.transformer import PositionError
+from training.model.transformer import KeyValueCache, PositionError
 
 # Maps (token_B, real_B) to True for rows that end with this token, [B].
 StopRule = Callable[[Tensor, Tensor], Tensor]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training.model.cache import KeyValueCache
 from training.model.lora import LoraConfig, active_adapter, adapter_parameters, add_adapter
-from training.model.transformer import Decoder
+from training.model.transformer import Decoder, KeyValueCache
 
 
 @dataclass(frozen=True)

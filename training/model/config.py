@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError
-from training.model.layer_kinds import SLIDING, Rope, read_layer_kinds, read_rope
+from training.model.rope import FULL, SLIDING, Rope, read_rope
 
+# Without layer_types, every sixth layer of Gemma 3 is global (Gemma 3 report).
+GEMMA_GLOBAL_EVERY = 6
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_BUILT = (
     "attn_logit_softcapping",
@@ -146,7 +148,7 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
             reason="MISMATCH",
             limit="even",
         )
-    kinds = read_layer_kinds(fields, family)
+    kinds = _layer_kinds(fields, family)
     attention_bias = fields.flag("attention_bias", False)
     return ModelConfig(
         family=family,
@@ -180,6 +182,64 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
         initializer_range=fields.number("initializer_range", 0.02),
         raw=dict(fields.values),
     )
+
+
+def _layer_kinds(fields: Fields, family: str) -> list[str]:
+    """Return FULL or SLIDING for each layer.
+
+    Old files have a window pattern; new files have layer_types.
+
+    Raises:
+        ModelConfigError: layer_types has sliding layers, but the family or use_sliding_window
+            excludes them.
+    """
+    count = fields.count("num_hidden_layers", maximum=MAX_LAYERS)
+    slides = family == "gemma3_text" or (
+        family != "llama" and fields.flag("use_sliding_window", False)
+    )
+    named = fields.values.get("layer_types")
+    if named is None:
+        return _kinds_by_pattern(fields, family, count) if slides else [FULL] * count
+    if (
+        not isinstance(named, list)
+        or len(named) != count
+        or not all(kind in (FULL, SLIDING) for kind in named)
+    ):
+        raise ModelConfigError(
+            f"layer_types: must name {count} layers, each {FULL} or {SLIDING}",
+            field="layer_types",
+            reason="MISMATCH",
+            limit=f"{FULL}, {SLIDING}",
+        )
+    if SLIDING in named and not slides:
+        raise ModelConfigError(
+            f"layer_types: {SLIDING} needs use_sliding_window and is unsupported for some"
+            f" families (model_type: {family})",
+            field="layer_types",
+            reason="CONFLICT",
+            limit=FULL,
+        )
+    return named
+
+
+def _kinds_by_pattern(fields: Fields, family: str, count: int) -> list[str]:
+    """Return the kinds of a file without layer_types: a period (Gemma 3) or a first layer."""
+    if family == "gemma3_text":
+        pattern = "sliding_window_pattern"
+        every = fields.count(
+            pattern if fields.values.get(pattern) else f"_{pattern}", GEMMA_GLOBAL_EVERY
+        )
+        return [FULL if (layer + 1) % every == 0 else SLIDING for layer in range(count)]
+    if not fields.values.get("sliding_window"):
+        return [FULL] * count
+    first = fields.values.get("max_window_layers")
+    if not isinstance(first, int):
+        raise ModelConfigError(
+            f"max_window_layers: {first!r} is not the number of a layer",
+            field="max_window_layers",
+            reason="WRONG_TYPE",
+        )
+    return [SLIDING if layer >= first else FULL for layer in range(count)]
 
 
 def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:

@@ -1,26 +1,27 @@
 """Reward model and critic: a backbone with a scalar head, and their files.
 
-Shapes: B batch, T tokens. A directory holds head.safetensors and reward_model.json, and either
-adapter/ (for the base model named there) or a complete decoder.
+A directory holds head.safetensors and reward_model.json, and either adapter/ (for the base model
+named there) or a complete decoder. Shapes: B batch, T tokens, D hidden.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.artifacts.manifest import hash_file
 from training.errors import DetailedError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.fields import absent, missing
-from training.model.head import ScalarHead, last_real_column
 from training.model.lora import (
     LoraConfig,
     add_adapter,
@@ -42,6 +43,44 @@ class RewardModelError(DetailedError, ValueError):
     """Error for a reward model that does not match the scored model; the message names both."""
 
     reason = "INVALID_REWARD_MODEL"
+
+
+class ScalarHead(nn.Module):
+    """Linear head on hidden states normalised to unit RMS: a score, or the value of a critic.
+
+    The normalisation is needed because final norms have any scale (with Gemma 3's, the first loss
+    was 237 instead of ln 2). Weights start at std 1/sqrt(D+1) (N+ details, arXiv 2403.17031), or at
+    zero for a critic without a reward model to start from.
+    """
+
+    def __init__(self, hidden_size: int, seed: int | None = None) -> None:
+        super().__init__()
+        self.score = nn.Linear(hidden_size, 1)
+        with torch.no_grad():
+            self.score.weight.zero_()
+            self.score.bias.zero_()
+            if seed is not None:
+                drawn = torch.empty(1, hidden_size, device="cpu")
+                generator = torch.Generator().manual_seed(seed)
+                self.score.weight.copy_(
+                    drawn.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
+                )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [..., D] to [...], in fp32 even under autocast, since bf16 would tie close scores."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            even = functional.rms_norm(hidden.float(), hidden.shape[-1:])
+            scalar: Tensor = self.score(even).squeeze(-1)
+        return scalar
+
+
+def last_real_column(mask_BT: Tensor) -> Tensor:
+    """Return the index of the right-most real token per row, [B].
+
+    Reward models read their scores there.
+    """
+    columns = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return (mask_BT.long() * columns).amax(dim=1)
 
 
 @dataclass(frozen=True)

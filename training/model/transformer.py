@@ -1,8 +1,8 @@
-"""Decoder for GPT-2, Llama, Qwen 2/3 and Gemma 3 under Llama's parameter names.
+"""Decoder for GPT-2, Llama, Qwen 2/3 and Gemma 3 under Llama's parameter names, and its cache.
 
-Names and layout of GPT-2's files are handled in layout.py. Masks hold document numbers, so packed
-rows need no further input. Columns may be padded on either side. Positions count real tokens only,
-and a padded query attends to itself, so that no softmax row is empty.
+Names and layout of GPT-2's files are handled in checkpoint.py. Masks hold document numbers, so
+packed rows need no further input. Columns may be padded on either side. Positions count real tokens
+only, and a padded query attends to itself, so that no softmax row is empty.
 
 Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value
 heads, E head dimension, V vocabulary.
@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.errors import DetailedError
-from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
-from training.model.layer_kinds import Rope
-from training.model.rope import inverse_frequencies, rotate, rotation
+from training.model.rope import Rope, inverse_frequencies, rotate, rotation
 
 # Cosine and sine of a layer's rotation, [B, 1, T, E] each; None with learned positions.
 Rotation = tuple[Tensor, Tensor] | None
@@ -49,6 +47,55 @@ class RMSNorm(nn.Module):
 def new_norm(size: int, config: ModelConfig) -> nn.Module:
     """Return a new norm of the family's kind."""
     return nn.LayerNorm(size, config.norm_eps) if config.layer_norm else RMSNorm(size, config)
+
+
+class KeyValueCache:
+    """Key and value buffers of fixed capacity per layer; decoding appends in place without copying.
+
+    Buffer shapes follow the first append, so a worker with a part of the heads caches only that
+    part. `length` grows once per forward, after all layers have appended.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity  # tokens per row
+        self.length = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def append(self, layer: int, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values and return all of this layer, [B, K, S, E] each.
+
+        Raises:
+            ValueError: the capacity is exceeded.
+        """
+        end = self.length + keys_BKTE.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"cache: {end} tokens do not fit its capacity of {self.capacity}")
+        if layer == len(self._keys):
+            self._keys.append(self._room(keys_BKTE))
+            self._values.append(self._room(values_BKTE))
+        keys, values = self._keys[layer], self._values[layer]
+        keys[:, :, self.length : end] = keys_BKTE
+        values[:, :, self.length : end] = values_BKTE
+        return keys[:, :, :end], values[:, :, :end]
+
+    def take(self, rows_B: Tensor) -> KeyValueCache:
+        """Return a new cache with copies of these rows, in this order; rows may be repeated."""
+        taken = KeyValueCache(self.capacity)
+        taken.length = self.length
+        taken._keys = [self._rows_of(buffer, rows_B) for buffer in self._keys]
+        taken._values = [self._rows_of(buffer, rows_B) for buffer in self._values]
+        return taken
+
+    def _room(self, first_BKTE: Tensor) -> Tensor:
+        batch, heads, _, size = first_BKTE.shape
+        return first_BKTE.new_zeros(batch, heads, self.capacity, size)
+
+    def _rows_of(self, buffer: Tensor, rows_B: Tensor) -> Tensor:
+        # Copy filled columns only; the rest of the capacity stays zero.
+        taken = torch.zeros_like(buffer[:1]).repeat(len(rows_B), 1, 1, 1)
+        taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows_B)
+        return taken
 
 
 class Attention(nn.Module):

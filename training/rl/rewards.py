@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.errors import ConfigError
 from training.losses.policy import k1
-from training.model.head import last_real_column
+from training.model.reward import last_real_column
 from training.runtime.ranges import Count, Fraction, Limit, NonNegative, Positive, check_ranges
 
 MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon

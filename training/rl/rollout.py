@@ -18,7 +18,7 @@ from training.decoding.rows import Rows, steps, stop_at
 from training.decoding.sampling import choose, row_noise
 from training.losses.log_probs import chosen_log_probs, scatter_back, token_log_probs
 from training.model.backbone import Backbone
-from training.model.cache import KeyValueCache
+from training.model.transformer import KeyValueCache
 
 
 @dataclass(frozen=True)

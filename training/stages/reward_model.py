@@ -25,8 +25,7 @@ from training.measurement.figures import Z_95, clustered_mean, share_bounds
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
-from training.model.head import ScalarHead
-from training.model.reward import RewardModel, ScalarModel, save_reward_model
+from training.model.reward import RewardModel, ScalarHead, ScalarModel, save_reward_model
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner

@@ -9,9 +9,8 @@ from tests.training.rl.toy import toy_decoder
 from training.model import activation_checkpointing
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
-from training.model.cache import KeyValueCache
 from training.model.lora import LoraConfig, adapter_parameters
-from training.model.transformer import Block, Decoder
+from training.model.transformer import Block, Decoder, KeyValueCache
 
 
 def gradients(decoder: Decoder, narrow: bool) -> tuple[float, list[torch.Tensor]]:

@@ -12,12 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.support.errors import refused
 from tests.training.model.hub_configs import HUB_CONFIGS
 from tests.training.model.oracle_models import CONFIGS, oracle
-from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, plain_weights, save_decoder
 from training.model.config import gpt2_json, llama_json, parse_config
 from training.model.fields import ModelConfigError
 from training.model.lora import LoraConfig, adapter_parameters, add_adapter, merge_adapter
-from training.model.transformer import Decoder, PositionError, initialise
+from training.model.transformer import Decoder, KeyValueCache, PositionError, initialise
 
 IDS_BT = torch.arange(3, 63).view(2, 30)
 

@@ -8,12 +8,17 @@ import torch
 
 from tests.support.errors import refused
 from tests.training.model.oracle_models import CONFIGS, oracle
-from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, read_config, save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.fields import ModelConfigError
 from training.model.tensor_files import CheckpointError
-from training.model.transformer import Decoder, attention_mask, initialise, positions_of
+from training.model.transformer import (
+    Decoder,
+    KeyValueCache,
+    attention_mask,
+    initialise,
+    positions_of,
+)
 
 FAMILIES = sorted(CONFIGS)
 

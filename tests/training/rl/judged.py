@@ -8,8 +8,7 @@ from torch import Tensor
 from tests.training.rl.toy import HEADS, STOP, sentiment, toy_decoder, toy_prompts
 from training.losses.preferences import bradley_terry, centring
 from training.model.backbone import Backbone
-from training.model.head import ScalarHead
-from training.model.reward import RewardModel, ScalarModel
+from training.model.reward import RewardModel, ScalarHead, ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.rl.rollout import CachedEngine, Rollout

@@ -11,8 +11,7 @@ from tests.training.rl.toy import STOP, TOKENS, toy_decoder
 from training.decoding.sampling import choose
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.head import ScalarHead
-from training.model.reward import ScalarModel
+from training.model.reward import ScalarHead, ScalarModel
 from training.rl.rollout import CachedEngine, before_response, response_log_probs
 
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9, 10]]

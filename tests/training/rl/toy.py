@@ -11,8 +11,7 @@ import torch
 from tests.training.toys import FAMILIES
 from training.model.backbone import Backbone
 from training.model.config import llama_json, parse_config
-from training.model.head import ScalarHead
-from training.model.reward import ScalarModel
+from training.model.reward import ScalarHead, ScalarModel
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.rl.rewards import KlConfig, RewardShape

@@ -16,11 +16,11 @@ from training.data.examples import ExampleError, read_pairs
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, active_adapter
 from training.model.reward import (
     RewardModel,
     RewardModelError,
+    ScalarHead,
     ScalarModel,
     critic_from,
     load_reward_model,

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from training.model.head import ScalarHead, last_real_column
+from training.model.reward import ScalarHead, last_real_column
 
 
 def test_new_head_has_the_papers_deviation_and_a_critics_is_zero() -> None:
