@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -20,24 +20,17 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.session.access import CALLERS
-from services.session.conversation import Conversations
-from services.session.erasure import Erasure
+from services.session.context import TokenizerMissingError, load_counter
+from services.session.conversations import Conversations, Erasure
 from services.session.identifiers import IdGenerator
-from services.session.relay.lease import Lease
-from services.session.relay.outbox import Outbox
-from services.session.relay.relay import Relay, RelayIntervals
-from services.session.relay.turn_log import FeedbackTurnLog
-from services.session.relay.turn_record import TurnRecorder
+from services.session.relay import FeedbackTurnLog, Relay, RelayIntervals, TurnRecorder
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
-from services.session.store.backends import migrate, open_database
 from services.session.store.database import DatabaseLimits
-from services.session.store.schema import OutdatedSchemaError
+from services.session.store.outbox import Lease, Outbox
+from services.session.store.schema import OutdatedSchemaError, migrate, open_database
 from services.session.store.store import Store
-from services.session.turns.begin import ContextRules, TurnBeginner
-from services.session.turns.finish import TurnFinisher
-from services.session.turns.tokens import TokenizerMissingError, load_counter
-from services.session.wire import encode_turn_record
+from services.session.turns import ContextRules, TurnBeginner, TurnFinisher
 
 
 @asynccontextmanager
@@ -53,14 +46,17 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
             tls=settings.tls_files(),
         ) as feedback,
     ):
-        turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
+        turn_log = FeedbackTurnLog(
+            feedback_pb2_grpc.FeedbackLogServiceStub(feedback).AppendTurns,
+            settings.relay_timeout_seconds,
+        )
         relay = Relay(
             Outbox(database, Lease(settings.relay_lease_seconds)),
             turn_log,
             relay_intervals(settings),
         )
         store = Store(database)
-        recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
+        recorder = TurnRecorder(settings.principal_key.get_secret_value())
         rules = ContextRules(
             settings.context_tokens,
             settings.reply_tokens,

@@ -8,16 +8,11 @@ from typing import Any
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.identity import require_caller
-from services.session.conversation import Conversations
-from services.session.erasure import Erasure
-from services.session.turns.begin import TurnBeginner
-from services.session.turns.finish import TurnFinisher
+from services.session.conversations import Conversations, Erasure
+from services.session.turns import TurnBeginner, TurnFinisher
 from services.session.wire import (
-    answer_from,
     conversation_proto,
     message_proto,
-    turn_request_from,
-    turn_response,
 )
 
 SERVICE_NAME = "thumbwheel.session.v1.SessionService"
@@ -41,14 +36,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def BeginTurn(
         self, request: session_pb2.BeginTurnRequest, context: Any
     ) -> session_pb2.BeginTurnResponse:
-        owner = require_caller()
-        return turn_response(await self._beginner.begin(owner, turn_request_from(request)))
+        return await self._beginner.begin(require_caller(), request)
 
     async def FinishTurn(
         self, request: session_pb2.FinishTurnRequest, context: Any
     ) -> session_pb2.FinishTurnResponse:
-        owner = require_caller()
-        await self._finisher.finish(owner, answer_from(request))
+        await self._finisher.finish(require_caller(), request)
         return session_pb2.FinishTurnResponse()
 
     async def GetMessage(

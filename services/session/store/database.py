@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 ResultT = TypeVar("ResultT")
 Work = Callable[[Connection], ResultT]
+# Error of a transaction that is a defect of this service, and therefore is not translated.
+DatabaseError = SQLAlchemyError
 
 
 class Database(Protocol):

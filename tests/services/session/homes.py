@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from services.session.store.backends import migrate
+from services.session.store.schema import migrate
 from tests.servers import Database, PostgresServer
 from tests.services.session.service import Home
 

@@ -12,15 +12,13 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.contracts.chat import FinishReason, Role
-from services.session.erasure import MAX_CONVERSATIONS, MAX_MESSAGES, Erasure
+from services.session.conversations import MAX_CONVERSATIONS, MAX_MESSAGES, Erasure
 from services.session.message import Conversation, Message
-from services.session.relay.turn_record import TurnRecorder
-from services.session.store.backends import open_database
+from services.session.relay import TurnRecorder
 from services.session.store.database import Database
-from services.session.store.rows import conversation_row, message_row
-from services.session.store.store import Store
+from services.session.store.schema import open_database
+from services.session.store.store import Store, conversation_row, message_row
 from services.session.store.tables import conversations, messages, outbox, turns
-from services.session.wire import encode_turn_record
 from tests.services.session.service import (
     ADA,
     BOB,
@@ -144,9 +142,7 @@ async def fill(database: Database, sizes: list[int]) -> None:
 
 
 def erasure_on(database: Any) -> Erasure:
-    return Erasure(
-        Store(database), TurnRecorder(PRINCIPAL_KEY, encode_turn_record), lambda: 0, lambda: None
-    )
+    return Erasure(Store(database), TurnRecorder(PRINCIPAL_KEY), lambda: 0, lambda: None)
 
 
 async def test_each_transaction_removes_a_limited_number_of_messages(home: Home) -> None:

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, text
 
 from services.chassis.errors import UnavailableError
-from services.session.store.backends import open_database
 from services.session.store.database import Database
+from services.session.store.schema import open_database
 from services.session.store.tables import outbox
 from tests.services.session.service import LIMITS, Home
 from tests.support.errors import refused

@@ -16,12 +16,13 @@ from sqlalchemy import Connection, inspect, text
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import UnavailableError
-from services.session.store.backends import migrate, open_database
 from services.session.store.schema import (
     MIGRATIONS,
     REVISIONS,
     VERSION_TABLE,
     OutdatedSchemaError,
+    migrate,
+    open_database,
     upgrade,
 )
 from services.session.store.sqlite import open_sqlite
@@ -111,7 +112,7 @@ async def test_start_without_migrations_does_not_import_alembic(sqlite_home: Hom
         pass
     program = (
         "import asyncio, sys\n"
-        "from services.session.store.backends import open_database\n"
+        "from services.session.store.schema import open_database\n"
         "from services.session.store.database import DatabaseLimits\n"
         "async def main():\n"
         "    limits = DatabaseLimits(1, 5, 5, 5, 9)\n"

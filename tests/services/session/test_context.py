@@ -1,17 +1,26 @@
-"""Selection of the context: budget, system messages, blocked and unanswered turns."""
+"""Context of a turn: budget, system messages, blocked and unanswered turns, and token counts."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from services.chassis.errors import InvalidArgumentError
-from services.contracts.chat import ContextMessage, FinishReason, Role
+from services.contracts.chat import FinishReason, Role
 from services.contracts.limits import MAX_TEXT_CHARACTERS
+from services.session import tree
+from services.session.context import (
+    INLINE_CHARACTERS,
+    Budget,
+    TokenizerMissingError,
+    load_counter,
+    merge_roles,
+    select_context,
+)
 from services.session.message import Message
-from services.session.turns import branch
-from services.session.turns.branch import Branch, branch_to
-from services.session.turns.context import Budget, merge_roles, select_context
+from services.session.tree import Branch, branch_to
+from tests.services.session.tokenizer import write_tokenizer
 from tests.support.errors import refused
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
@@ -140,10 +149,10 @@ def test_partial_answer_is_in_the_context() -> None:
 
 def test_consecutive_messages_of_one_role_are_merged() -> None:
     messages = path((SYSTEM, "be brief"), (SYSTEM, "be kind"), (USER, "hello"), (USER, "there"))
-    assert merge_roles(messages) == (
-        ContextMessage(SYSTEM, "be brief\n\nbe kind"),
-        ContextMessage(USER, "hello\n\nthere"),
-    )
+    assert [(message.role, message.text) for message in merge_roles(messages)] == [
+        (SYSTEM, "be brief\n\nbe kind"),
+        (USER, "hello\n\nthere"),
+    ]
 
 
 def test_consecutive_messages_over_the_text_limit_are_not_merged() -> None:
@@ -172,7 +181,7 @@ def test_long_branch_is_read_only_as_far_as_the_context_reaches(turns: int) -> N
     selection = select_context(branch_to(cast(Any, rows), rows.messages[-1].id), Budget(1_000, 0))
     assert selection.messages == (rows.messages[0], *rows.messages[-99:])
     assert selection.dropped == 2 * turns + 1 - 99
-    assert rows.read == 2 + 2 * branch.PAGE
+    assert rows.read == 2 + 2 * tree.PAGE
 
 
 def test_branch_with_a_leaf_without_depth_is_read_completely() -> None:
@@ -191,6 +200,27 @@ def test_page_size_does_not_change_the_context(page: int, monkeypatch: pytest.Mo
     messages[21] = replace(messages[21], finish_reason=FinishReason.INPUT_BLOCKED)
     messages[22] = replace(messages[22], parent_id=messages[21].id)
     whole = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
-    monkeypatch.setattr(branch, "PAGE", page)
+    monkeypatch.setattr(tree, "PAGE", page)
     paged = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
     assert [vars(selection) for selection in paged] == [vars(selection) for selection in whole]
+
+
+async def test_texts_are_counted_without_truncation_and_special_tokens(tmp_path: Path) -> None:
+    counter = await load_counter(write_tokenizer(tmp_path))
+    assert await counter.count(["", "one", "one two three four five six"]) == [0, 1, 6]
+    assert await counter.count(["word " * INLINE_CHARACTERS]) == [INLINE_CHARACTERS]
+
+
+async def test_missing_tokenizer_error_names_setting_and_command(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with refused(TokenizerMissingError, field=str(path), reason="MISSING") as caught:
+        await load_counter(path)
+    assert "TW_SESSION_TOKENIZER_FILE" in str(caught.value)
+    assert "make up" in str(caught.value), "the command that installs one"
+
+
+async def test_malformed_tokenizer_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with refused(TokenizerMissingError, field=str(path), reason="MALFORMED"):
+        await load_counter(path)

@@ -12,11 +12,10 @@ from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, UnavailableError
-from services.session.relay.lease import Lease
-from services.session.relay.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox
-from services.session.relay.relay import Relay, RelayIntervals
-from services.session.store.backends import open_database
-from services.session.store.statements import ADD_RECORDS
+from services.session.relay import Relay, RelayIntervals
+from services.session.store.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Lease, Outbox
+from services.session.store.schema import open_database
+from services.session.store.tables import ADD_RECORDS
 from tests.services.session.service import (
     ADA,
     LIMITS,

@@ -5,12 +5,10 @@ from sqlalchemy import make_url
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.expression import Delete, Executable, Insert, Select, Update
 
-from services.session.store import statements
+from services.session.store import tables
 from services.session.store.tables import metadata
 
-STATEMENTS = {
-    name: value for name, value in vars(statements).items() if isinstance(value, Executable)
-}
+STATEMENTS = {name: value for name, value in vars(tables).items() if isinstance(value, Executable)}
 POSTGRES = make_url("postgresql://").get_dialect()()
 WITHOUT_OWNER = {
     "REMOVE_TURN_RECORDS",

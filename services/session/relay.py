@@ -1,22 +1,35 @@
-"""Relay of turn records to the feedback service, in order and at least once.
+"""Turn records for training: their content, and their relay to the feedback service.
 
-A row is removed after its acknowledgement. The feedback service recognises events by id, so that a
-batch sent twice counts once. One of several replicas relays.
+Every answer of a model is published. A turn without a model version is not published, because its
+text is not from a model: the input was blocked, or the turn failed before the choice of a version.
+
+Records are relayed in order and at least once. A row is removed after its acknowledgement. The
+feedback service recognises events by id, so that a batch sent twice counts once. One of several
+replicas relays.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge
-from sqlalchemy.exc import SQLAlchemyError
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+from thumbwheel.session.v1 import session_pb2
 
+from services.chassis.channel import call_unary
 from services.chassis.errors import InvalidArgumentError, ServiceError
+from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
-from services.session.message import OutboxRow
-from services.session.relay.outbox import Outbox
+from services.contracts.chat import FinishReason
+from services.contracts.identifiers import ERASED, FINISHED, principal_of, turn_event_id
+from services.contracts.wire import FINISH_REASON_NUMBERS, ROLE_NUMBERS, TASK_NUMBERS, timestamp
+from services.session.context import merge_roles
+from services.session.message import Message
+from services.session.store.database import DatabaseError
+from services.session.store.outbox import Outbox, OutboxRow
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +48,80 @@ WAITING = Gauge(
 )
 
 
+class TurnRecorder:
+    """Creates turn records and serialises them deterministically as TurnEvent."""
+
+    def __init__(self, principal_key: str) -> None:
+        self._key = principal_key
+
+    def finished(
+        self,
+        owner: Caller,
+        question: Message,
+        open_answer: Message,
+        answer: session_pb2.FinishTurnRequest,
+        context: Sequence[Message],
+        now_us: int,
+    ) -> bytes:
+        """Return the record of a finished turn; `context` is exactly the input of the model."""
+        event = events_pb2.TurnEvent(
+            event_id=turn_event_id(answer.assistant_message_id, FINISHED),
+            tenant=owner.tenant,
+            principal=principal_of(self._key, owner),
+            conversation_id=question.conversation_id,
+            user_message_id=question.id,
+            message_id=answer.assistant_message_id,
+            context=[
+                chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
+                for message in merge_roles(context)
+            ],
+            original_text=question.original_text,
+            answer=answer.text,
+            finish_reason=answer.finish_reason,
+            model_version=answer.model_version,
+            arm=answer.arm,
+            assignment_probability=answer.assignment_probability,
+            task=TASK_NUMBERS[open_answer.task],
+            temperature=answer.temperature,
+            top_p=answer.top_p,
+            usage=chat_pb2.Usage(
+                prompt_tokens=answer.usage.prompt_tokens,
+                completion_tokens=answer.usage.completion_tokens,
+            ),
+            policy_version=answer.policy_version,
+            guard_category=answer.guard_category,
+            finish_time=timestamp(now_us),
+            cached=answer.usage.cached,
+            sample=answer.sample if answer.HasField("sample") else None,
+        )
+        return event.SerializeToString(deterministic=True)
+
+    def erased(self, owner: Caller, answer: Message, now_us: int) -> bytes:
+        """Return the record that erases a turn: ids and version, without text."""
+        event = events_pb2.TurnEvent(
+            event_id=turn_event_id(answer.id, ERASED),
+            tenant=owner.tenant,
+            principal=principal_of(self._key, owner),
+            conversation_id=answer.conversation_id,
+            user_message_id=answer.parent_id,
+            message_id=answer.id,
+            finish_reason=FINISH_REASON_NUMBERS[answer.finish_reason],
+            model_version=answer.model_version,
+            arm=answer.arm,
+            task=TASK_NUMBERS[answer.task],
+            # Present and empty, as in the records of earlier releases.
+            usage=chat_pb2.Usage(),
+            finish_time=timestamp(now_us),
+            erased=True,
+        )
+        return event.SerializeToString(deterministic=True)
+
+
+def is_published(message: Message) -> bool:
+    """Return True if a turn record of this answer is published."""
+    return bool(message.model_version) and message.finish_reason is not FinishReason.OPEN
+
+
 class TurnLog(Protocol):
     """Destination of turn records."""
 
@@ -45,6 +132,20 @@ class TurnLog(Protocol):
             InvalidArgumentError: a record is invalid; a retry is useless.
             ServiceError: the records were not appended; a retry may succeed.
         """
+
+
+class FeedbackTurnLog:
+    """Implementation of `TurnLog` with the method AppendTurns of the feedback service."""
+
+    def __init__(self, append_turns: Any, timeout_seconds: float) -> None:
+        self._append = append_turns
+        self._timeout_seconds = timeout_seconds
+
+    async def append(self, payloads: Sequence[bytes]) -> None:
+        """Append records to the log of the feedback service."""
+        turns = [events_pb2.TurnEvent.FromString(payload) for payload in payloads]
+        request = feedback_pb2.AppendTurnsRequest(turns=turns)
+        await call_unary("feedback", self._append, request, within_seconds=self._timeout_seconds)
 
 
 @dataclass(frozen=True)
@@ -86,7 +187,7 @@ class Relay:
             try:
                 while await self.relay_batch():
                     pass
-            except (ServiceError, SQLAlchemyError) as error:
+            except (ServiceError, DatabaseError) as error:
                 log.warning(
                     "turns wait in the outbox",
                     extra=fields(error=type(error).__name__, seconds=backoff),

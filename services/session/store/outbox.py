@@ -1,20 +1,28 @@
-"""Outbox of turn records for the feedback service.
+"""Outbox of turn records for the feedback service, and the lease of the replica that relays them.
 
 The row ids of one conversation are in order, because writers hold the lock of its row.
+
+The lease is one database row with the name of its holder. Clocks of different machines are never
+compared. A replica takes over when the term of the holder did not change for the whole lease,
+measured with the replica's own clock. For a moment two replicas may relay: both send from the
+oldest row, so that readers, which recognise events by id, still see one order.
 """
 
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from services.session.message import OutboxRow
-from services.session.relay.lease import Lease
 from services.session.store.database import Database
-from services.session.store.statements import (
+from services.session.store.tables import (
     COUNT_RECORDS,
+    LEASE,
     REFUSE_RECORD,
+    RELEASE_LEASE,
     REMOVE_RELAYED,
+    TAKE_LEASE,
     WAITING_RECORDS,
 )
 
@@ -22,6 +30,42 @@ from services.session.store.statements import (
 MAX_BATCH_TURNS = 500
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 FRAMING_BYTES = 8
+
+
+class Lease:
+    """The lease as seen by one replica; methods run within a transaction of the caller."""
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._holder_id = str(uuid.uuid4())
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._last_seen: tuple[str, int] | None = None
+        self._changed_at = 0.0
+
+    def acquire(self, connection: Connection) -> bool:
+        """Acquire or renew the lease; return False while another replica holds and renews it."""
+        holder, term = connection.execute(LEASE).one()
+        now = self._monotonic()
+        if (holder, term) != self._last_seen:
+            self._last_seen, self._changed_at = (holder, term), now
+        # The lease counts from the last change that this replica saw, so a fresh process waits a
+        # full lease before a takeover.
+        if holder not in ("", self._holder_id) and now - self._changed_at < self._seconds:
+            return False
+        connection.execute(TAKE_LEASE, {"by": self._holder_id})
+        return True
+
+    def release(self, connection: Connection) -> None:
+        """Release the lease, so that any replica can acquire the lease at once."""
+        connection.execute(RELEASE_LEASE, {"by": self._holder_id})
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """An encoded turn record in the outbox."""
+
+    id: int
+    payload: bytes
 
 
 @dataclass(frozen=True)

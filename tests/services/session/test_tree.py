@@ -19,14 +19,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import update
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.identity import Caller
-from services.contracts.chat import ContextMessage, FinishReason, Prompt, Role
+from services.contracts.chat import FinishReason, Role
+from services.contracts.wire import FINISH_REASON_NUMBERS, ROLE_NUMBERS
+from services.session import tree
 from services.session.__main__ import wiring
-from services.session.message import Answer, TurnRequest
 from services.session.store.tables import messages
-from services.session.turns import branch
-from tests.services.session.service import Home, session_settings
+from tests.services.session.service import Home, begin, finish, session_settings
 
 TEXTS = st.text("abc", min_size=1, max_size=3)
 USERS = st.sampled_from(["ada", "bob"])
@@ -74,15 +76,15 @@ class Conversing(RuleBasedStateMachine):
         self.runner.run(self.wired.__aexit__(None, None, None))
         self.runner.close()
 
-    def begin(self, talk: Talk | None, owner: Caller, request: TurnRequest) -> Any:
+    def begin(self, talk: Talk | None, owner: Caller, request: session_pb2.BeginTurnRequest) -> Any:
         turn = self.runner.run(self.beginner.begin(owner, request))
-        assert turn.context[-1].role is Role.USER
+        assert turn.context[-1].role == chat_pb2.ROLE_USER
         return turn
 
     @rule(target=talks, user=USERS, text=TEXTS)
     def new(self, user: str, text: str) -> Talk:
         owner = Caller(self.tenant, user)
-        turn = self.begin(None, owner, TurnRequest(Prompt.typed(text)))
+        turn = self.begin(None, owner, begin(text))
         talk = Talk(owner, turn.conversation_id)
         self._grown(talk, turn, "", text)
         self.live.append(talk)
@@ -93,16 +95,20 @@ class Conversing(RuleBasedStateMachine):
         """Import a history with a system message; every later context contains the message."""
         owner = Caller(self.tenant, user)
         history = [
-            ContextMessage(Role.SYSTEM, system),
-            *[ContextMessage(Role.USER, "q"), ContextMessage(Role.ASSISTANT, "a")] * turns,
+            (Role.SYSTEM, system),
+            *[(Role.USER, "q"), (Role.ASSISTANT, "a")] * turns,
         ]
-        turn = self.begin(None, owner, TurnRequest(Prompt.typed(text), history=history))
+        messages = [
+            chat_pb2.HistoryMessage(role=ROLE_NUMBERS[role], text=brought)
+            for role, brought in history
+        ]
+        turn = self.begin(None, owner, begin(text, history=messages))
         talk = Talk(owner, turn.conversation_id)
         _, stored = self.runner.run(self.conversations.conversation(owner, talk.id))
         talk.nodes += [
             Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]
         ]
-        assert [ContextMessage(node.role, node.text) for node in talk.nodes] == history
+        assert [(node.role, node.text) for node in talk.nodes] == history
         self._grown(talk, turn, talk.nodes[-1].id, text)
         self.live.append(talk)
         return talk
@@ -120,7 +126,7 @@ class Conversing(RuleBasedStateMachine):
     def go_on(self, talk: Talk, text: str) -> None:
         if talk not in self.live:
             return
-        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id)
+        request = begin(text, conversation_id=talk.id)
         parent = talk.nodes[-1].id if talk.nodes else ""
         self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
 
@@ -130,14 +136,14 @@ class Conversing(RuleBasedStateMachine):
         if talk not in self.live or not answers:
             return
         parent = answers[pick % len(answers)]
-        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id, parent_id=parent)
+        request = begin(text, conversation_id=talk.id, parent_message_id=parent)
         self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
 
     @rule(talk=talks, text=TEXTS)
     def edit_the_first_message(self, talk: Talk, text: str) -> None:
         if talk not in self.live:
             return
-        request = TurnRequest(Prompt.typed(text), conversation_id=talk.id, parent_id=talk.id)
+        request = begin(text, conversation_id=talk.id, parent_message_id=talk.id)
         self._grown(talk, self.begin(talk, talk.owner, request), "", text)
 
     @rule(talk=talks, pick=st.integers(0, 1000))
@@ -147,7 +153,7 @@ class Conversing(RuleBasedStateMachine):
             return
         node = candidates[pick % len(candidates)]
         question = node.parent if node.role is Role.ASSISTANT else node.id
-        turn = self.begin(talk, talk.owner, TurnRequest(None, regenerate_id=node.id))
+        turn = self.begin(talk, talk.owner, begin(regenerate_message_id=node.id))
         assert turn.user_message_id == question
         talk.nodes.append(
             Node(turn.assistant_message_id, question, Role.ASSISTANT, "", FinishReason.OPEN)
@@ -167,7 +173,9 @@ class Conversing(RuleBasedStateMachine):
             return
         node = open_answers[0]
         self.runner.run(
-            self.finisher.finish(talk.owner, Answer(node.id, text, reason, "v1", "stable"))
+            self.finisher.finish(
+                talk.owner, finish(node.id, text, finish_reason=FINISH_REASON_NUMBERS[reason])
+            )
         )
         node.text, node.finish = text, reason
 
@@ -226,7 +234,7 @@ class Conversing(RuleBasedStateMachine):
 def test_stored_conversations_equal_a_reference_model(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(branch, "PAGE", 3)
+    monkeypatch.setattr(tree, "PAGE", 3)
     tenants = (f"tenant-{number}" for number in itertools.count())
     bounds = settings(max_examples=12, stateful_step_count=20, derandomize=True)
     run_state_machine_as_test(lambda: Conversing(home, next(tenants)), settings=bounds)

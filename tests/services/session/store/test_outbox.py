@@ -3,12 +3,11 @@
 import asyncio
 from typing import Any
 
-from services.session.relay.lease import Lease
-from services.session.relay.outbox import Outbox
-from services.session.relay.relay import Relay, RelayIntervals
-from services.session.store.backends import open_database
+from services.session.relay import Relay, RelayIntervals
 from services.session.store.database import Database
-from services.session.store.statements import ADD_RECORDS
+from services.session.store.outbox import Lease, Outbox
+from services.session.store.schema import open_database
+from services.session.store.tables import ADD_RECORDS
 from tests.services.session.service import LIMITS, Home
 
 

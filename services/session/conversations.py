@@ -1,0 +1,217 @@
+"""Stored conversations: reads by page or id, and the removal of messages, conversations and users.
+
+Erasures are synced to disk when a call returns. Each removed answer gets an erasure record in the
+outbox, which no later call removes. An answer without a published turn record gets one too, because
+feedback on the answer may exist. Turn records that are not relayed yet are removed.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.chassis.identity import Caller
+from services.contracts.chat import FinishReason, Role
+from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, check_uuid, field_error
+from services.session.message import Conversation, Message, Page
+from services.session.relay import TurnRecorder
+from services.session.store.store import OwnedRows, Store
+
+MAX_TITLE_CHARACTERS = 80
+PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
+
+
+class Conversations:
+    """Conversations of all users; every method reads the rows of one owner."""
+
+    def __init__(self, store: Store, max_turn_seconds: float, now_us: Callable[[], int]) -> None:
+        self._store = store
+        self._max_turn_us = int(max_turn_seconds * 1e6)
+        self._now_us = now_us
+
+    async def message(self, owner: Caller, message_id: str) -> Message:
+        """Return one message.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the message is missing or belongs to another user.
+        """
+        check_uuid(message_id, "message_id")
+        message = await self._store.read(owner, lambda rows: rows.message(message_id))
+        return self._expire(message)
+
+    async def conversation(
+        self, owner: Caller, conversation_id: str
+    ) -> tuple[Conversation, list[Message]]:
+        """Return one conversation and its messages, oldest first.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
+        check_uuid(conversation_id, "conversation_id")
+        conversation, messages = await self._store.read(
+            owner,
+            lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id)),
+        )
+        return conversation, [self._expire(message) for message in messages]
+
+    async def page(self, owner: Caller, page_size: int, page_token: str) -> Page:
+        """Return one page of conversations, most recently used first.
+
+        Raises:
+            InvalidArgumentError: the size is too large, or the token is not of an earlier page.
+        """
+        if page_size > MAX_PAGE_SIZE:
+            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+        size, after = page_size or DEFAULT_PAGE_SIZE, _decode_page_token(page_token)
+        # One more row than the page shows whether a next page exists.
+        found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
+        shown = tuple(found[:size])
+        if len(found) <= size:
+            return Page(shown, "")
+        token = f"{shown[-1].update_us}/{shown[-1].id}"
+        return Page(shown, base64.urlsafe_b64encode(token.encode()).decode())
+
+    def _expire(self, message: Message) -> Message:
+        """Mark an answer as failed if it is open for longer than the longest turn."""
+        if message.role is not Role.ASSISTANT or message.finish_reason is not FinishReason.OPEN:
+            return message
+        if self._now_us() - message.create_us <= self._max_turn_us:
+            return message
+        return replace(message, finish_reason=FinishReason.FAILED)
+
+
+def title_of(messages: Sequence[Message]) -> str:
+    """Return the first words of the first user message, at most MAX_TITLE_CHARACTERS.
+
+    The text is cut between words; a single long word is cut inside.
+    """
+    texts = [
+        message.text for message in messages if message.role is Role.USER and message.text.strip()
+    ]
+    words = " ".join(texts[0].split()) if texts else ""
+    if len(words) <= MAX_TITLE_CHARACTERS:
+        return words
+    return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
+
+
+def _decode_page_token(page_token: str) -> tuple[int, str] | None:
+    if not page_token:
+        return None
+    try:
+        match = PAGE_TOKEN.fullmatch(base64.urlsafe_b64decode(page_token.encode()).decode())
+    except ValueError:
+        match = None
+    if match is None:
+        raise InvalidArgumentError(
+            "page_token must be the next_page_token of the previous page",
+            field="page_token",
+            limit="next_page_token of the previous page",
+        )
+    return int(match[1]), match[2]
+
+
+# Limits of one transaction of EraseUser, so that other transactions run in between. A single
+# conversation may exceed MAX_MESSAGES.
+MAX_CONVERSATIONS = 50
+MAX_MESSAGES = 2_000
+
+
+class Erasure:
+    """Removes conversations of users; `wake` notifies the relay of new records in the outbox."""
+
+    def __init__(
+        self,
+        store: Store,
+        recorder: TurnRecorder,
+        now_us: Callable[[], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._now_us = now_us
+        self._wake = wake
+
+    async def clear(self, owner: Caller, conversation_id: str) -> None:
+        """Remove the messages of a conversation and keep the conversation.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
+        check_uuid(conversation_id, "conversation_id")
+
+        def work(rows: OwnedRows) -> None:
+            conversation = rows.conversation(conversation_id, lock=True)
+            self._erase(rows, owner, [conversation])
+            rows.replace_conversation(replace(conversation, title="", update_us=self._now_us()))
+
+        await self._store.erase(owner, work)
+        self._wake()
+
+    async def delete(self, owner: Caller, conversation_id: str) -> None:
+        """Remove a conversation and its messages.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
+        check_uuid(conversation_id, "conversation_id")
+        found: list[Conversation] = []
+
+        def work(rows: OwnedRows) -> None:
+            try:
+                found.append(rows.conversation(conversation_id, lock=True))
+            except NotFoundError:
+                # An earlier attempt was committed, but the answer to its commit was lost.
+                if found:
+                    return
+                raise
+            self._erase(rows, owner, found[-1:])
+            rows.remove_conversations([conversation_id])
+
+        await self._store.erase(owner, work)
+        self._wake()
+
+    async def erase_user(self, owner: Caller) -> int:
+        """Remove all conversations of the user in several transactions; return their number."""
+        removed: set[str] = set()
+
+        def work(rows: OwnedRows) -> bool:
+            batch = _limit_batch(rows.first_conversations(MAX_CONVERSATIONS))
+            if batch:
+                self._erase(rows, owner, batch)
+                rows.remove_conversations([conversation.id for conversation in batch])
+            removed.update(conversation.id for conversation in batch)
+            return bool(batch)
+
+        while await self._store.erase(owner, work):
+            self._wake()
+        return len(removed)
+
+    def _erase(self, rows: OwnedRows, owner: Caller, conversations: Sequence[Conversation]) -> None:
+        ids = [conversation.id for conversation in conversations]
+        # Read before the removal: the erasure records need the ids of all answers.
+        answers = rows.answers_without_texts(ids)
+        rows.erase_messages(ids)
+        now = self._now_us()
+        records = [
+            (answer.conversation_id, self._recorder.erased(owner, answer, now))
+            for answer in answers
+        ]
+        rows.enqueue(records, erased=True)
+
+
+def _limit_batch(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """Return the first conversations with at most MAX_MESSAGES messages in total, at least one."""
+    chosen: list[Conversation] = []
+    messages = 0
+    for conversation in conversations:
+        # An upper bound of the number of messages.
+        messages += conversation.next_position
+        if chosen and messages > MAX_MESSAGES:
+            break
+        chosen.append(conversation)
+    return chosen

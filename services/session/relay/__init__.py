@@ -1,1 +1,0 @@
-"""Outbox of finished turns and its delivery to feedback."""
