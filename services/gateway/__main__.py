@@ -48,7 +48,6 @@ from services.gateway.identity.key_commands import (
     run_key_command,
     run_migrate_command,
 )
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.identity.keys import OWNER, ApiKeys, owner_secret, stored_key
 from services.gateway.loop_metrics import LoopMetrics
 from services.gateway.peers.conversations import ConversationsPeer
@@ -66,6 +65,7 @@ from services.gateway.shared.quota_store import ValkeyQuotaStore
 from services.gateway.shared.turns import SharingIntervals, shared_turns
 from services.gateway.shared.valkey_client import ValkeyClient, open_valkey
 from services.gateway.store.database import DatabaseBehindError, open_database
+from services.gateway.store.keys import SqlKeyStore
 from services.gateway.turns.single_replica import SingleReplica
 from services.gateway.turns.trace import traced
 from services.gateway.turns.turns import SharedState, TurnLimits, Turns

@@ -72,8 +72,42 @@ TRAINING_LAYERS = (
 )
 # Two adjacent words of a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
-# Modules that may know the wire format; domain modules must not.
-EDGE_MODULES = {"servicer", "__main__"}
+# Modules and folders at the edge of a service, with the reason. All others are domain modules.
+EDGES = {
+    "__main__": "constructs channels, engines and clients",
+    "access": "checks the metadata of gRPC calls",
+    "servicer": "implements the generated gRPC classes",
+    "store": "reads and writes the database of the service",
+    "peers": "calls other services",
+    "shared": "reads and writes Valkey",
+    "kafka": "reads and writes Kafka",
+}
+# Packages that only the edge imports. The modules *_pb2_grpc count as grpc.
+DRIVERS = {
+    "aiobotocore",
+    "aiokafka",
+    "aiosqlite",
+    "asyncpg",
+    "boto3",
+    "grpc",
+    "kafka",
+    "minio",
+    "redis",
+    "sqlalchemy",
+    "valkey",
+}
+# Prefixes of paths whose modules still contain statements or calls that belong to the edge.
+DRIVER_EXCEPTIONS = {
+    # Statements on the tables of one subject; they run in the transaction of the ledger.
+    "services/feedback/commands": {"sqlalchemy"},
+    "services/feedback/compaction": {"sqlalchemy"},
+    "services/feedback/principals": {"sqlalchemy"},
+    "services/feedback/projections": {"sqlalchemy"},
+    "services/feedback/sink": {"sqlalchemy"},
+    "services/feedback/spool": {"sqlalchemy"},
+    # The ledger and its statements, and the client of the object store.
+    "services/feedback/lake": {"minio", "sqlalchemy"},
+}
 
 
 def modules() -> list[Path]:
@@ -175,6 +209,23 @@ def test_service_imports_no_other_service_and_no_training(service: str) -> None:
     for file in (ROOT / "services" / service).rglob("*.py"):
         names = [name for name in imported(file) if name.startswith((*others, "training", "infra"))]
         assert not names, f"{relative(file)} imports {names}"
+
+
+def test_domain_modules_import_neither_grpc_nor_a_database_driver() -> None:
+    wrong = []
+    for file in modules():
+        path = file.relative_to(ROOT)
+        is_service = path.parts[0] == "services" and path.parts[1] != "chassis"
+        if not is_service or EDGES.keys() & {*path.parts[2:-1], path.stem}:
+            continue
+        packages = {
+            "grpc" if name.endswith("_pb2_grpc") else name.split(".")[0] for name in imported(file)
+        }
+        for prefix, excepted in DRIVER_EXCEPTIONS.items():
+            if relative(file).startswith(prefix):
+                packages -= excepted
+        wrong += [f"{path} imports {driver}" for driver in sorted(packages & DRIVERS)]
+    assert wrong == []
 
 
 def test_contracts_import_no_service() -> None:

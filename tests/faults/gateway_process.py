@@ -19,8 +19,8 @@ from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
 from infra.supervision.ports import HOST, distinct_free_ports
 from services.chassis.channel import open_channel
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.store.database import open_database
+from services.gateway.store.keys import SqlKeyStore
 from tests.services.gateway.fakes import Backends
 from tests.services.gateway.gateway_under_test import (
     ADA,

@@ -16,9 +16,9 @@ from services.gateway.identity.credential import (
     scopes_from,
     scopes_text,
 )
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.identity.keys import digest_of, mint, new_secret
 from services.gateway.store.database import migrate, open_database, redacted_url
+from services.gateway.store.keys import SqlKeyStore
 
 MAX_COUNT = 10_000
 DAY_SECONDS, HOUR_SECONDS = 86_400, 3_600

@@ -20,10 +20,10 @@ from services.chassis.identity import Caller
 from services.chassis.server import serving
 from services.gateway.__main__ import open_servers
 from services.gateway.identity.credential import ALL_SCOPES
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.identity.keys import mint
 from services.gateway.settings import GatewaySettings
 from services.gateway.store.database import open_database
+from services.gateway.store.keys import SqlKeyStore
 from tests.services.gateway.fakes import Backends, backends
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")

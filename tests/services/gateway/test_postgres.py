@@ -15,7 +15,6 @@ from sqlalchemy import select, text
 from services.chassis.errors import UnavailableError
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
 from services.gateway.identity.key_commands import add_migrate_command, run_migrate_command
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.identity.keys import ApiKeys, digest_of, mint, new_secret
 from services.gateway.store.database import (
     MIGRATION_LOCK,
@@ -24,7 +23,7 @@ from services.gateway.store.database import (
     migrate,
     open_database,
 )
-from services.gateway.store.tables import users
+from services.gateway.store.keys import SqlKeyStore, users
 from tests.servers import PostgresServer
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 from tests.services.gateway.identity.test_keys import ADA, reason_of, run_at

@@ -19,7 +19,6 @@ from services.chassis.identity import Caller
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
 from services.gateway.identity.key_commands import add_key_commands, run_key_command
-from services.gateway.identity.key_store import SqlKeyStore
 from services.gateway.identity.keys import (
     USE_RECORD_SECONDS,
     ApiKeys,
@@ -30,7 +29,7 @@ from services.gateway.identity.keys import (
     stored_key,
 )
 from services.gateway.store.database import open_database
-from services.gateway.store.tables import METADATA
+from services.gateway.store.keys import METADATA, SqlKeyStore
 
 ADA = Caller("acme", "ada")
 

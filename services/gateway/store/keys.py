@@ -1,9 +1,27 @@
-"""API keys in the gateway's database, found by hash in one parameterised query."""
+"""Tables of API keys in the gateway's database, and the store on them.
+
+A key is found by hash in one parameterised query. A change of the tables requires a new file in
+migrations/versions and a new entry in database.REVISIONS.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, or_, select, update
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    LargeBinary,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -11,7 +29,44 @@ from services.chassis.identity import Caller
 from services.gateway.identity.credential import scopes_from, scopes_text
 from services.gateway.identity.keys import StoredKey
 from services.gateway.store.database import transaction
-from services.gateway.store.tables import api_keys, tenants, users
+
+METADATA = MetaData()
+
+tenants = Table(
+    "tenants",
+    METADATA,
+    Column("tenant", String(64), primary_key=True),
+    Column("create_time", Float, nullable=False),
+)
+
+users = Table(
+    "users",
+    METADATA,
+    Column(
+        "tenant", String(64), ForeignKey("tenants.tenant", name="users_tenant"), primary_key=True
+    ),
+    Column("user", String(64), primary_key=True),
+    Column("create_time", Float, nullable=False),
+)
+
+# Two hashes per key: after a rotation the previous secret works for a limited time.
+api_keys = Table(
+    "api_keys",
+    METADATA,
+    Column("key_id", String(36), primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user", String(64), nullable=False),
+    Column("create_time", Float, nullable=False),
+    Column("revoke_time", Float),
+    Column("scopes", String(128), nullable=False),
+    Column("expire_time", Float),
+    Column("previous_digest", LargeBinary(32), unique=True),
+    Column("previous_expire_time", Float),
+    Column("last_use_time", Float),
+    ForeignKeyConstraint(("tenant", "user"), ("users.tenant", "users.user"), name="api_keys_user"),
+)
+
 
 # SQLAlchemy has no common class for the upserts of the two dialects.
 INSERTS: Mapping[str, Callable[[Table], Any]] = {
