@@ -245,7 +245,7 @@ def _our_grpo(folder: Path, steps: int, common: Settings) -> Stage:
 
 
 def _our_ppo(folder: Path, steps: int, common: Settings) -> Stage:
-    from training.rl.rewards import KlConfig
+    from training.rl.advantages import KlConfig
     from training.stages.ppo import PpoConfig, run
 
     sizes: Settings = {

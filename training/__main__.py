@@ -37,10 +37,9 @@ from training.recipes.rlvr.arguments import describe as describe_rlvr
 from training.recipes.tokenizer.commands import describe as describe_tokenizer
 from training.reporting.commands import describe as describe_reports
 from training.reporting.progress import Lines, note_erased, open_display
-from training.runs import LoopRunningError, Runs, exclusive
+from training.runs import FAILED, LoopRunningError, Runs, Step, exclusive
 from training.runtime.context import DEVICE_HELP, StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
-from training.status import FAILED, Step
 from training.verification.commands import describe as describe_tasks
 
 if TYPE_CHECKING:

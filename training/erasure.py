@@ -24,13 +24,13 @@ from training.artifacts.registry import Registry
 from training.data.feedback.events import Erasure
 from training.data.feedback.snapshot import JUDGEMENTS
 from training.measurement.figures import SAMPLES
-from training.records.event_files import EVENTS
-from training.records.failure import FAILURE
-from training.records.sample_log import SAMPLES as STAGE_SAMPLES
+from training.progress_log import EVENTS
+from training.progress_log import SAMPLES as STAGE_SAMPLES
 from training.reporting.run import REPORT, STAGES, write_report
 from training.reporting.stage import REPORT as STAGE_REPORT
 from training.reporting.stage import write_stage_page
 from training.runs import Runs, write_json
+from training.stage_record import FAILURE
 
 APPLIED = "erasures.json"
 # hashes of the principals in an erased snapshot, so that later erasures are counted too

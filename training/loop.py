@@ -42,14 +42,13 @@ from training.evaluation.canary_run import (
 from training.evaluation.comparison import compare
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
+from training.progress_log import PROGRESS, read_progress
 from training.recipes.recipe import LoopConfig, Plan, Recipe
-from training.records.progress_log import PROGRESS, read_progress
 from training.reporting.progress import FIGURE_GAP, Display, ProgressReporter, format_figures
 from training.reporting.run import REPORT, STAGES, write_report
-from training.runs import RunRecord, RunResult, Runs, write_json
+from training.runs import FAILED, STOPPED, RunRecord, RunResult, Runs, StepState, write_json
 from training.runtime.context import Progress
 from training.stages import ppo, reward_model, sft
-from training.status import FAILED, STOPPED, StepState
 
 STEPS = tuple("snapshot sft reward_model judge health ppo evaluation gate canary".split())
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")

@@ -1,8 +1,12 @@
-"""Folders of runs, and the lock of the loop: one run at a time, resumable after an interruption.
+"""Folders of runs, the lock of the loop, and status.json.
 
-The lock is an flock of the kernel, so a killed loop leaves no lock behind. The file names its
-holder. On a volume that several nodes mount, the file server holds the lock and releases it only
-after it has given up a dead node; callers wait with a timeout for this case.
+One run is active at a time and resumes after an interruption. The lock is an flock of the kernel,
+so a killed loop leaves no lock behind. The file names its holder. On a volume that several nodes
+mount, the file server holds the lock and releases it only after it has given up a dead node;
+callers wait with a timeout for this case.
+
+status.json is the state of a run for the page and for metrics; writers hold the lock. Only the
+standard library is imported, because the image of the launcher contains nothing else.
 """
 
 from __future__ import annotations
@@ -11,10 +15,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +29,8 @@ RECORD = "run.json"
 RESULT = "result.json"
 LOCK = "lock"
 POLL_SECONDS = 0.5
+STATUS = "status.json"
+FAILED, STOPPED = "failed", "stopped"
 
 
 class LoopRunningError(DetailedError, RuntimeError):
@@ -158,3 +165,79 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
         opened.flush()
         os.fsync(opened.fileno())
     partial.replace(path)
+
+
+class StepState(StrEnum):
+    """State of a step."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass
+class Step:
+    """One step of a run.
+
+    Times are RFC 3339; progress is in [0, 1].
+    """
+
+    name: str
+    state: StepState = StepState.WAITING
+    started: str | None = None
+    ended: str | None = None
+    progress: float = 0.0
+    detail: str = ""
+
+
+@dataclass
+class Status:
+    """Content of status.json.
+
+    Attributes:
+        result: None while the run is active.
+        report: path relative to the directory of the loop.
+        erased_versions: versions that learned from erased feedback, each with its snapshot and the
+            number of erasures.
+        needed_thumbs: thumbs that a run of the recipe needs.
+        learned_until: start of the last run with enough feedback, or "".
+    """
+
+    run: str
+    recipe: str
+    started: str
+    step: str = ""
+    steps: list[Step] = field(default_factory=list)
+    result: str | None = None
+    reason: str = ""
+    report: str | None = None
+    updated: str = ""
+    erased_versions: list[Mapping[str, object]] = field(default_factory=list)
+    needed_thumbs: int = 0
+    learned_until: str = ""
+
+
+def read_status(directory: Path) -> Status | None:
+    """Return the status of the last run; None if it is missing or unreadable."""
+    try:
+        fields = json.loads((directory / STATUS).read_text())
+        steps = [Step(**{**step, "state": StepState(step["state"])}) for step in fields["steps"]]
+        return Status(**{**fields, "steps": steps})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_status(directory: Path, status: Status) -> None:
+    """Write the status atomically."""
+    path = directory / STATUS
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(status), indent=1) + "\n")
+    partial.replace(path)
+
+
+def now() -> str:
+    """Return the current time in the format of status.json (RFC 3339, UTC)."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -16,8 +16,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from training.artifacts.registry import Registry
 from training.errors import DetailedError
 from training.reporting.progress import Lines, ProgressReporter
-from training.runs import Runs, exclusive
-from training.status import read_status
+from training.runs import Runs, exclusive, read_status
 
 # Copied from the recipes, because their modules import torch.
 NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100})

@@ -53,7 +53,7 @@ CHASSIS_FILES = {
 # Packages and root modules of training/ from the bottom to the top. A row imports rows above it.
 TRAINING_LAYERS = (
     ("errors",),
-    ("status", "runs"),
+    ("runs",),
     ("artifacts",),
     ("runtime",),
     ("model", "optim"),
@@ -63,7 +63,8 @@ TRAINING_LAYERS = (
     ("decoding", "measurement"),
     ("rl",),
     ("stages", "evaluation", "verification"),
-    ("planning", "records"),
+    ("planning", "stage_record"),
+    ("progress_log",),
     ("reporting",),
     ("cluster",),
     ("recipes", "launching", "erasure"),

@@ -22,7 +22,7 @@ from tests.servers import descendants
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.cluster.runner import StageRun, run_stage
-from training.records.progress_log import read_progress
+from training.progress_log import read_progress
 from training.stages import sft
 
 KILLED_AFTER = 5

@@ -8,15 +8,13 @@ from tests.mutants.of_preferences import PREFERENCES
 from tests.mutants.of_settings import SETTINGS
 from tests.mutants.of_workers import WORKERS
 from tests.mutants.places import (
+    ADVANTAGES,
     ADVANTAGES_PY,
     DECODER,
-    GROUPS,
     POLICY_LOSSES,
     POLICY_LOSSES_PY,
     PPO,
     PPO_PY,
-    REWARDS,
-    REWARDS_PY,
     ROLLOUT,
     ROLLOUT_PY,
     TRANSFORMER_PY,
@@ -29,37 +27,37 @@ TWENTY = (
         ADVANTAGES_PY,
         "next_value_B = torch.zeros_like(rewards_BR[:, 0])",
         "next_value_B = values_BR[:, -1]",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "02 GAE recursion unmasked",
         ADVANTAGES_PY,
         "(delta_B + discount * gae_lambda * next_advantage_B) * mask_BR[:, t]",
         "delta_B + discount * gae_lambda * next_advantage_B",
-        REWARDS,
+        ADVANTAGES,
         equivalent="rewards and values are masked before, so every delta and advantage behind the "
         "last real token is 0",
     ),
     Mutant(
         "03 KL sign flipped in the reward",
-        REWARDS_PY,
+        ADVANTAGES_PY,
         "rewards_BR = -beta * k1",
         "rewards_BR = beta * k1",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "04 score on the last column",
-        REWARDS_PY,
+        ADVANTAGES_PY,
         "rewards_BR[rows_B, last_real_column(mask_BR)] += scores_B",
         "rewards_BR[rows_B, -1] += scores_B",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "05 score on the first token",
-        REWARDS_PY,
+        ADVANTAGES_PY,
         "rewards_BR[rows_B, last_real_column(mask_BR)] += scores_B",
         "rewards_BR[rows_B, 0] += scores_B",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "06 policy loss min to max",
@@ -101,7 +99,7 @@ TWENTY = (
         ADVANTAGES_PY,
         "torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum()))",
         "torch.stack((torch.tensor(float(mask_BR.numel())), values_BR.sum()))",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "12 positions do not count real tokens only",
@@ -112,10 +110,10 @@ TWENTY = (
     ),
     Mutant(
         "13 missing-EOS penalty's sign",
-        REWARDS_PY,
+        ADVANTAGES_PY,
         "return scores_B.clamp(-clip, clip) - missing_eos_penalty",
         "return scores_B.clamp(-clip, clip) + missing_eos_penalty",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "14 value clip max to min",
@@ -136,7 +134,7 @@ TWENTY = (
         ADVANTAGES_PY,
         "advantages_PG = scores_PG - scores_PG.mean(dim=1, keepdim=True)",
         "advantages_PG = scores_PG - scores_PG.mean(dim=0, keepdim=True)",
-        GROUPS,
+        ADVANTAGES,
     ),
     Mutant(
         "17 old log-probs from the reference",

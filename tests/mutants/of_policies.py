@@ -1,10 +1,10 @@
 """Further mutants of PPO and GRPO."""
 
 from tests.mutants.places import (
+    ADVANTAGES,
     ADVANTAGES_PY,
     CORRECTION,
     CORRECTION_PY,
-    GROUPS,
     GRPO,
     GRPO_PY,
     LOOP,
@@ -13,7 +13,6 @@ from tests.mutants.places import (
     POLICY_LOSSES_PY,
     PPO,
     PPO_PY,
-    REWARDS,
 )
 from tests.mutants.planting import Mutant
 
@@ -23,7 +22,7 @@ POLICIES = (
         ADVANTAGES_PY,
         "rewards_BR, values_BR = rewards_BR * mask_BR, values_BR * mask_BR",
         "pass",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "22 PPO trains on values of the next state",
@@ -41,31 +40,31 @@ POLICIES = (
     ),
     Mutant(
         "24 beta moves against its target",
-        "training/rl/rewards.py",
+        "training/rl/advantages.py",
         "error = measured_nats / config.target_nats - 1",
         "error = 1 - measured_nats / config.target_nats",
-        REWARDS,
+        ADVANTAGES,
     ),
     Mutant(
         "25 GRPO: standard deviation on the wrong axis",
         ADVANTAGES_PY,
         "scores_PG.std(dim=1, keepdim=True)",
         "scores_PG.std(dim=0, keepdim=True)",
-        GROUPS,
+        ADVANTAGES,
     ),
     Mutant(
         "26 GRPO: standard deviation of the whole batch",
         ADVANTAGES_PY,
         "scores_PG.std(dim=1, keepdim=True)",
         "scores_PG.std()",
-        GROUPS,
+        ADVANTAGES,
     ),
     Mutant(
         "27 GRPO: rows of a group are not adjacent",
         ADVANTAGES_PY,
         "    scores_PG = scores_B.view(-1, group)\n    advantages_PG",
         "    scores_PG = scores_B.view(group, -1).T\n    advantages_PG",
-        GROUPS,
+        ADVANTAGES,
     ),
     Mutant(
         "28 GRPO: filter off",
@@ -79,7 +78,7 @@ POLICIES = (
         ADVANTAGES_PY,
         "return (scores_PG != scores_PG[:, :1]).any(dim=1)",
         "return (scores_PG == scores_PG[:, :1]).all(dim=1)",
-        GROUPS,
+        ADVANTAGES,
     ),
     Mutant(
         "30 GRPO: clip-higher swapped",
@@ -175,14 +174,14 @@ POLICIES = (
     ),
     Mutant(
         "43 filtered rows are trained on",
-        "training/rl/minibatches.py",
+        "training/rl/experience.py",
         "order_B = order_B[(~live_B[order_B]).long().argsort(stable=True)]",
         "pass",
         MINIBATCHES,
     ),
     Mutant(
         "44 all epochs have the same order",
-        "training/rl/minibatches.py",
+        "training/rl/experience.py",
         'seed_of(seeds[0], "minibatches", seeds[1], epoch)',
         'seed_of(seeds[0], "minibatches")',
         LOOP,

@@ -1,12 +1,11 @@
 """Files of the mutants, and the test suites that detect them."""
 
-REWARDS = ("tests/training/rl/test_rewards.py",)
 POLICY_LOSSES = ("tests/training/losses/test_policy.py",)
 PREFERENCE_LOSSES = ("tests/training/losses/test_preferences.py",)
 ROLLOUT = ("tests/training/rl/test_rollout.py",)
-GROUPS = ("tests/training/rl/test_advantages.py",)
+ADVANTAGES = ("tests/training/rl/test_advantages.py",)
 CORRECTION = ("tests/training/rl/test_correction.py",)
-MINIBATCHES = ("tests/training/rl/test_minibatches.py",)
+MINIBATCHES = ("tests/training/rl/test_experience.py",)
 DECODER = ("tests/training/model/test_transformer.py",)
 PPO = ("tests/training/stages/test_ppo_algorithm.py",)
 GRPO = ("tests/training/stages/test_grpo_algorithm.py",)
@@ -35,7 +34,6 @@ PREFERENCE_LOSSES_PY = "training/losses/preferences.py"
 PPO_PY = "training/stages/ppo.py"
 REFERENCE_PY = "training/rl/reference.py"
 REWARD_MODEL_PY = "training/stages/reward_model.py"
-REWARDS_PY = "training/rl/rewards.py"
 ROLLOUT_PY = "training/rl/rollout.py"
 SERVED_PY = "training/rl/served.py"
 TRANSFORMER_PY = "training/model/transformer.py"

@@ -10,7 +10,7 @@ import pytest
 from tests.support.errors import refused
 from training.__main__ import main
 from training.errors import ConfigError, DetailedError
-from training.status import FAILED
+from training.runs import FAILED
 
 
 def refused_command(

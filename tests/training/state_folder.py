@@ -16,14 +16,13 @@ from training.artifacts.registry import Registry
 from training.data.feedback.catalogue import Directory
 from training.evaluation.canary_run import RolloutControl
 from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
+from training.progress_log import EVENTS, SAMPLES, EventFiles, SampleLog
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
-from training.records.event_files import EVENTS, EventFiles
-from training.records.sample_log import SAMPLES, SampleLog
-from training.records.stage_record import record_start
 from training.reporting.progress import Lines, ProgressReporter
 from training.reporting.stage import write_stage_page
 from training.runtime.context import Sample
+from training.stage_record import record_start
 
 BASE = Path(__file__).parents[2] / "models" / "nano"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DetailedError
-from training.status import now
+from training.runs import now
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -30,9 +30,9 @@ from training.artifacts.manifest import (
 )
 from training.data.feedback.bucket import BACKOFF_SECONDS, TRIES, BucketLocation, connect
 from training.errors import DetailedError
+from training.runs import now
 from training.runtime.ranks import ALONE, Ranks
 from training.runtime.training_state import checkpoint_name, newest_first, outdated
-from training.status import now
 
 PARTS = "parts"  # next to the files: uploads of each worker, by name and hash
 PASSING_CODES = frozenset(

@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
-from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
+from training.cluster.group import WORKER_ENVIRONMENT, Group, ray_cluster, trainer
 from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
-from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
@@ -38,11 +37,17 @@ from training.model.reward import RewardModelError
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
-from training.records.event_files import EVENTS, EventFiles
-from training.records.failure import recorded_failure
-from training.records.progress_log import PROGRESS, FollowedStage, ProgressLog, Watcher, follow
-from training.records.sample_log import SAMPLES, SampleLog
-from training.records.stage_record import SCRATCH, ConfigWithOutput, record_start
+from training.progress_log import (
+    EVENTS,
+    PROGRESS,
+    SAMPLES,
+    EventFiles,
+    FollowedStage,
+    ProgressLog,
+    SampleLog,
+    Watcher,
+    follow,
+)
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
@@ -50,6 +55,7 @@ from training.rl.served import OffPolicyError
 from training.runtime.context import Checkpoints, Progress, RunContext, Sample, StoppedError
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
+from training.stage_record import SCRATCH, ConfigWithOutput, record_start, recorded_failure
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer

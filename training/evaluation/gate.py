@@ -1,7 +1,6 @@
 """Gate: a table of checks with measured value, requirement and result.
 
-A reward model that is no better than chance stops the run before PPO. The margins are settings of
-recipes.
+The checks before PPO are in health.py. The margins are settings of recipes.
 """
 
 from __future__ import annotations
@@ -9,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.evaluation.served import ServingMismatch
-from training.measurement.figures import Comparison, Estimate, Probes, Samples
-from training.rl.served import UNFIT_SHARE
+from training.measurement.figures import Comparison, Probes, Samples
 
-ONE_SIDED_99 = 2.326
 ONE_SIDED_95 = 1.645
 
 
@@ -68,75 +64,6 @@ class Decision:
             if not c.passed
         ]
         return "; ".join(failed) if failed else "all checks passed"
-
-
-def check_reward_model(
-    name: str, accuracy: Estimate, ceiling: float | None, config: GateConfig
-) -> list[Check]:
-    """Check that accuracy on held-out prompts is above chance and near the noise ceiling."""
-    low = accuracy.low(ONE_SIDED_99)
-    checks = [
-        Check(
-            f"{name} beats a coin",
-            f"{accuracy.text()} on {accuracy.count} pairs of {accuracy.clusters} prompts",
-            f"99 % bound above 0.5 (is {low:.3f})",
-            low > 0.5,
-            "the preferences learned from thumbs must generalise to unseen prompts",
-        )
-    ]
-    if ceiling is not None:
-        least = ceiling - config.ceiling_gap
-        checks.append(
-            Check(
-                f"{name} near its ceiling",
-                accuracy.text(),
-                f"at least {least:.3f} within noise; ceiling {ceiling:.3f}",
-                accuracy.value + 2 * accuracy.error >= least,
-                "the ceiling is the accuracy of a perfect judge on labels with this noise",
-            )
-        )
-    return checks
-
-
-def check_labels(noise: float | None, config: GateConfig) -> list[Check]:
-    """Check that several thumbs on an answer agree more than by chance."""
-    if noise is None:
-        return []
-    passed = noise <= config.max_label_noise
-    limit = f"at most {config.max_label_noise:.2f}"
-    return [
-        Check(
-            "label noise",
-            f"{noise:.3f}",
-            limit,
-            passed,
-            "fraction of thumbs that contradict others",
-        )
-    ]
-
-
-def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Check]:
-    """Check that the incumbent served the same answers as it gives here.
-
-    There is no check without samples.
-    """
-    if served is None:
-        return []
-    near = served.mismatch is not None and served.mismatch <= config.served_mismatch_nats
-    limit = f"at most {config.served_mismatch_nats:g} nats, and {UNFIT_SHARE:.0%} unfit"
-    why = (
-        "the tokenizer, chat template, quantisation or weights that served under the "
-        "incumbent's name are different"
-    )
-    return [
-        Check(
-            "served as trained",
-            served.text(),
-            limit,
-            near and served.unfit <= UNFIT_SHARE * served.answers,
-            why,
-        )
-    ]
 
 
 def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) -> list[Check]:

@@ -1,34 +1,67 @@
 """Health of the reward models, measured as a stage before PPO.
 
 The checks cover the agreement of thumbs, the accuracy of reward model and judge, and the match
-between the served incumbent and the incumbent in training. PPO starts only if every check passed.
+between the served incumbent and the incumbent in training, by log-probs of its rated answers. PPO
+starts only if every check passed: a reward model that is no better than chance stops the run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from training.artifacts.manifest import Manifest, read_manifest
 from training.data.chat import load_chat
-from training.data.examples import PairExample, read_pairs
+from training.data.examples import PairExample, read_pairs, read_thumbs
 from training.evaluation.answers import score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
 from training.evaluation.gate import (
     Check,
     GateConfig,
-    check_labels,
-    check_reward_model,
-    check_served,
     decide,
 )
-from training.evaluation.served import ServingMismatch, measure_served
 from training.measurement.figures import Estimate, clustered_mean
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
 from training.model.reward import load_reward_model
+from training.rl.served import UNFIT_SHARE, OffPolicyConfig, figures_of, measure, read_answer
 from training.runtime.context import RunContext
-from training.runtime.machine import configure_device
+from training.runtime.machine import configure_device, to_device
+
+# With about 14 tokens per answer the standard error is a twentieth of the mean (small model in 8
+# bits).
+MOST_ANSWERS = 64
+BATCH_ROWS = 8
+ONE_SIDED_99 = 2.326
+
+
+@dataclass(frozen=True)
+class ServingMismatch:
+    """Difference between the served incumbent and the incumbent here, by log-probs of its answers.
+
+    Attributes:
+        answers: answers of the incumbent with a sample.
+        unfit: answers whose prompt or text differs under the tokenizer and template here.
+        mismatch: mean |difference| of a token's log-prob in nats over matching answers; None
+            without any.
+    """
+
+    answers: int
+    unfit: int
+    mismatch: float | None
+
+    def text(self) -> str:
+        """Describe the difference in a single line."""
+        apart = (
+            "no matching answers"
+            if self.mismatch is None
+            else f"{self.mismatch:.2g} nats per token"
+        )
+        return f"{apart}, {self.unfit} of {self.answers} answers unfit"
 
 
 @dataclass(frozen=True)
@@ -108,6 +141,25 @@ def measure_health(config: EvaluationConfig) -> None:
     write_figures(config.health_directory, "health", asdict(health), parents, config)
 
 
+def measure_served(
+    incumbent: Path, thumbs: Path, autocast: Callable[[], AbstractContextManager[Any]]
+) -> ServingMismatch | None:
+    """Measure the difference; None if no rated answer of the incumbent has a sample."""
+    own = [
+        row for row in read_thumbs(thumbs) if row.served and row.served.version == incumbent.name
+    ][:MOST_ANSWERS]
+    if not own:
+        return None
+    chat = load_chat(incumbent)
+    answers = [read_answer(row.served, row.messages, row.response, chat) for row in own]
+    fitting = [answer for answer in answers if not answer.unfit]
+    if not fitting:
+        return ServingMismatch(len(own), len(own), None)
+    measured = measure(Backbone(to_device(load_decoder(incumbent))), fitting, BATCH_ROWS, autocast)
+    figures = figures_of(measured, OffPolicyConfig())[incumbent.name]
+    return ServingMismatch(len(own), len(own) - len(fitting), figures["mismatch"])
+
+
 def read_health(directory: Path) -> Health:
     """Read the measurements from a folder."""
     figures = json.loads((directory / FIGURES).read_text())
@@ -128,3 +180,72 @@ def accuracy(
     rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
     right = [beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
     return clustered_mean(right, [pair.prompt_id for pair in pairs])
+
+
+def check_labels(noise: float | None, config: GateConfig) -> list[Check]:
+    """Check that several thumbs on an answer agree more than by chance."""
+    if noise is None:
+        return []
+    passed = noise <= config.max_label_noise
+    limit = f"at most {config.max_label_noise:.2f}"
+    return [
+        Check(
+            "label noise",
+            f"{noise:.3f}",
+            limit,
+            passed,
+            "fraction of thumbs that contradict others",
+        )
+    ]
+
+
+def check_reward_model(
+    name: str, accuracy: Estimate, ceiling: float | None, config: GateConfig
+) -> list[Check]:
+    """Check that accuracy on held-out prompts is above chance and near the noise ceiling."""
+    low = accuracy.low(ONE_SIDED_99)
+    checks = [
+        Check(
+            f"{name} beats a coin",
+            f"{accuracy.text()} on {accuracy.count} pairs of {accuracy.clusters} prompts",
+            f"99 % bound above 0.5 (is {low:.3f})",
+            low > 0.5,
+            "the preferences learned from thumbs must generalise to unseen prompts",
+        )
+    ]
+    if ceiling is not None:
+        least = ceiling - config.ceiling_gap
+        checks.append(
+            Check(
+                f"{name} near its ceiling",
+                accuracy.text(),
+                f"at least {least:.3f} within noise; ceiling {ceiling:.3f}",
+                accuracy.value + 2 * accuracy.error >= least,
+                "the ceiling is the accuracy of a perfect judge on labels with this noise",
+            )
+        )
+    return checks
+
+
+def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Check]:
+    """Check that the incumbent served the same answers as it gives here.
+
+    There is no check without samples.
+    """
+    if served is None:
+        return []
+    near = served.mismatch is not None and served.mismatch <= config.served_mismatch_nats
+    limit = f"at most {config.served_mismatch_nats:g} nats, and {UNFIT_SHARE:.0%} unfit"
+    why = (
+        "the tokenizer, chat template, quantisation or weights that served under the "
+        "incumbent's name are different"
+    )
+    return [
+        Check(
+            "served as trained",
+            served.text(),
+            limit,
+            near and served.unfit <= UNFIT_SHARE * served.answers,
+            why,
+        )
+    ]

@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from training.launching.kubernetes import KubernetesApi, KubernetesTarget
-from training.launching.launch_status import LaunchStatus
-from training.launching.launcher import Launch, Launcher
+from training.launching.launcher import Launch, Launcher, LaunchStatus
 
 TERMINATED = 128 + signal.SIGTERM
 

@@ -1,12 +1,17 @@
-"""RayJob as seen by the launcher: its owner, whether it has ended, and the cause as text.
+"""RayJob and its pods as seen by the launcher: owner, state, and causes of failures as text.
 
 KubeRay's terminal states do not include ValidationFailed. Its message may contain the last 20,000
 characters of the program's log, so only the exit status is reported.
+
+KubeRay does not report in the RayJob why pods do not start. A rejected pod is in the conditions of
+the RayCluster; missing resources, images or memory are in the pods and their init containers. A
+volume that cannot be mounted is only in the events of the node.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +29,25 @@ EXITS = {
     130: "the run was stopped",
     137: "the run was killed, possibly out of memory",
 }
+MAX_CHARACTERS = 300
+NO_IMAGE = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "ImageInspectError",
+)
+NO_START = (
+    *(
+        "CrashLoopBackOff",
+        "RunContainerError",
+        "CreateContainerError",
+        "CreateContainerConfigError",
+    ),
+    *("ContainerCannotRun", "StartError"),
+)
+NO_VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+ROLE_LABEL = "ray.io/node-type"
 
 
 @dataclass(frozen=True)
@@ -97,3 +121,71 @@ def ray_job_manifest(template: Manifest, turn: str, owner_uid: str) -> dict[str,
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": turn, "uid": owner_uid}
     labels = {**about.get("labels", {}), RUN_LABEL: turn}
     return {**template, "metadata": {**about, "labels": labels, "ownerReferences": [owner]}}
+
+
+def find_start_failure(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
+    """Return the first reason, or ""."""
+    for condition in (cluster or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return _one_line(f"a pod was rejected: {condition.get('message', '')}")
+    return _one_line(next((line for pod in pods for line in _of_pod(pod)), ""))
+
+
+def waits_for_node(pod: Manifest) -> bool:
+    """Return True if a scheduled pod waits for the volumes and network of its node."""
+    conditions = {
+        each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())
+    }
+    return (
+        conditions.get("PodScheduled") == "True"
+        and conditions.get("PodReadyToStartContainers") == "False"
+    )
+
+
+def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
+    """Return the last event about a missing volume, or ""."""
+    found = [each for each in events if each.get("reason") in NO_VOLUME]
+    last = max(found, key=lambda each: str(each.get("lastTimestamp")), default=None)
+    return (
+        _one_line(
+            f"a volume of the {_role(pod)} is missing: {last['reason']}: {last.get('message', '')}"
+        )
+        if last
+        else ""
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_CHARACTERS]
+
+
+def _of_pod(pod: Manifest) -> Iterator[str]:
+    status, role = pod.get("status", {}), _role(pod)
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield f"no node for the {role}: {condition.get('message', '')}"
+    if status.get("reason") == "Evicted":
+        yield f"the {role} was evicted: {status.get('message', '')}"
+    for container in (
+        *status.get("initContainerStatuses", ()),
+        *status.get("containerStatuses", ()),
+    ):
+        yield from _of_container(role, container)
+
+
+def _of_container(role: str, container: dict[str, Any]) -> Iterator[str]:
+    state, last = container.get("state", {}), container.get("lastState", {})
+    for ended in (state.get("terminated", {}), last.get("terminated", {})):
+        if ended.get("reason") == "OOMKilled":
+            yield f"the {role} was killed: out of memory"
+    waiting = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in NO_IMAGE:
+        image = container.get("image", "")
+        yield f"the {role}'s image {image} cannot be pulled: {reason}: {message}"
+    elif reason in NO_START:
+        yield f"the {role} does not start: {reason}: {message}"
+
+
+def _role(pod: Manifest) -> str:
+    return str(pod["metadata"].get("labels", {}).get(ROLE_LABEL, "submitter"))

@@ -14,8 +14,9 @@ from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
+from training.planning.step import Work
 from training.planning.timing import TimeItem, longest_kind, time_of
-from training.planning.work import DataSize, PlannedConfig, Work, work_of
+from training.planning.work import DataSize, PlannedConfig, work_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from training.planning.accelerators import Accelerator
-from training.planning.activations import BF16, FP32
 from training.planning.layout import Layout
-from training.planning.memory import cache_bytes
-from training.planning.work import Pass, Role, Sampled, Work
+from training.planning.memory import BF16, FP32, cache_bytes
+from training.planning.step import Pass, Role, Sampled, Work
 
 # Sums of [rows, tokens, d] over a tensor group per layer: two in the forward pass in the type of
 # the products; in the backward pass, one for the input of each split projection, in fp32. Counted

@@ -1,26 +1,33 @@
 """Work of a worker in a step of a stage, derived from the config that the stage runs with.
 
-The work consists of networks, forward passes and sampling. There is one function per kind of stage.
+The parts of the work are in step.py. There is one function per kind of stage.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import cached_property
 
 from training.data.order import steps_for
 from training.errors import ConfigError
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.planning.layout import Layout
-from training.planning.sizes import Sizes, adapter_size, sizes_of
+from training.planning.step import (
+    Network,
+    Pass,
+    Role,
+    Sampled,
+    Shared,
+    Work,
+    adapter_size,
+    sizes_of,
+)
 from training.runtime.context import require_divisible
+from training.stages.config import PolicyConfig
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_config import PolicyConfig
 from training.stages.ppo import PpoConfig
 from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig
@@ -44,101 +51,6 @@ class DataSize:
     rows: int = 0
     prompt_tokens: float = 0.0
     response_tokens: float = 0.0
-
-
-class Role(StrEnum):
-    """Role of a network for its memory."""
-
-    LEARNS = "learns"
-    FROZEN = "frozen"
-    ADAPTER = "adapter"  # trained, on a frozen network
-
-
-@dataclass(frozen=True)
-class Network:
-    """Network with its number of weights, of a decoder or of an adapter."""
-
-    name: str
-    role: Role
-    weights: int
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Prompts that several rows of a forward pass share.
-
-    They are processed once, and their cache is copied (rl/rollout.py).
-    """
-
-    prompts: float  # mean number of different prompts
-    prompt_tokens: float
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Forward pass, with a backward pass if `learns`, that a worker runs `times` per step.
-
-    Attributes:
-        tokens, most_tokens: mean and maximum tokens of a row.
-        logits, most_logits: mean and maximum positions of a row with logits.
-    """
-
-    network: str
-    learns: bool
-    times: int
-    rows: int
-    tokens: float
-    most_tokens: int
-    logits: float = 0.0
-    most_logits: int = 0
-    shared: Shared | None = None
-
-    @property
-    def read_tokens(self) -> float:
-        """Return the processed tokens of a forward pass."""
-        if self.shared is None:
-            return self.rows * self.tokens
-        prompts = self.shared.prompts * self.shared.prompt_tokens
-        return prompts + self.rows * (self.tokens - self.shared.prompt_tokens)
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Rows that a worker samples in a batch, in fp32 (rl/rollout.py).
-
-    The batch ends with its longest response, so the maximum length also counts for the time.
-    """
-
-    rows: int
-    prompts: int
-    prompt_tokens: int
-    response_tokens: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """Step of a stage, or update of PPO and GRPO, of a single worker.
-
-    Attributes:
-        optimizer_steps: of each trained network in a step.
-    """
-
-    model: ModelConfig  # with the trained vocabulary
-    networks: tuple[Network, ...]
-    passes: tuple[Pass, ...]
-    steps: int
-    tokens: float  # tokens that this worker trains on in a step, each counted once
-    optimizer_steps: int = 1
-    sampled: Sampled | None = None
-    narrow: bool = True
-    adapted: bool = False
-    recomputed: bool = False
-    muon: bool = False
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        """Return the sizes of every decoder of the stage; all have the same shape."""
-        return sizes_of(self.model)
 
 
 def work_of(config: PlannedConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:

@@ -14,7 +14,7 @@ from training.evaluation.gate import GateConfig
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
-from training.rl.rewards import KlConfig
+from training.rl.advantages import KlConfig
 from training.runtime.context import Machine
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig

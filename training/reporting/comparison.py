@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DetailedError
-from training.reporting.curves import FIRST, Curves, curves
-from training.reporting.pages import figure, write_page
+from training.reporting.pages import FIRST, Curves, curves, figure, write_page
 from training.reporting.stage import StageRead, duration, read_stages
 from training.runtime.context import Sample
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from training.rl.alarms import has_no_signal
-from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
+from training.runs import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
 
 if TYPE_CHECKING:
     from training.runtime import context
@@ -248,7 +248,7 @@ def open_display() -> Iterator[Display]:
 class StageDisplay:
     """Stages as steps of a display.
 
-    Implements `Watcher` (cluster/progress_log.py).
+    Implements `Watcher` (progress_log.py).
 
     Args:
         names: metrics to show, if the stage reports them.

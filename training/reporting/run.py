@@ -12,8 +12,7 @@ from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.evaluation.canary_run import COURSE
 from training.measurement.figures import SAMPLES
-from training.reporting.curves import Chart, chart, curves
-from training.reporting.pages import write_page
+from training.reporting.pages import Chart, chart, curves, write_page
 from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult
 

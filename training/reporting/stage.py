@@ -17,15 +17,32 @@ from typing import Any
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.errors import ConfigError
-from training.records.failure import read_failure
-from training.records.progress_log import PROGRESS, Effort, Line, each_once, read_lines
-from training.records.sample_log import SAMPLES, read_samples
-from training.records.stage_record import RECORD, StageRecord, read_record
-from training.reporting.curves import curves
-from training.reporting.glossary import EXPLANATIONS, UNKNOWN
-from training.reporting.pages import figure, write_page
+from training.progress_log import (
+    PROGRESS,
+    SAMPLES,
+    Effort,
+    Line,
+    each_once,
+    read_lines,
+    read_samples,
+)
+from training.reporting.pages import curves, figure, write_page
 from training.rl.alarms import has_no_signal
 from training.runtime.context import Progress, Sample
+from training.stage_record import RECORD, StageRecord, read_failure, read_record
+
+_BOUND = "bound of the 95 % interval, with prompts (not pairs) as independent observations"
+EXPLANATIONS = {
+    "held_out_accuracy_low": _BOUND,
+    "held_out_accuracy_high": _BOUND,
+    "kl": "nats per response, estimated from one sampled answer per prompt; may be below 0",
+    "answers_unsampled": "rows without `served`; the sampled ids are unknown, so the text is used",
+    "answers_unfit": "rows whose `served` differs from the text under this tokenizer; "
+    "the text is used",
+}
+_NOISE = "no pair was judged twice; set it with --set label_noise=0.1"
+UNKNOWN = {"label_noise": _NOISE, "label_noise_ceiling": _NOISE}
+
 
 REPORT = "report.html"
 TEMPLATE = "stage.html.jinja"

@@ -1,15 +1,27 @@
-"""Configuration that the stages after pre-training share."""
+"""Configuration that stages share: all stages after pre-training, and PPO and GRPO."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
 from training.parallelism.layout import Parallelism
+from training.rl.alarms import Limits
 from training.runtime.context import Lineage, Machine
-from training.runtime.ranges import Count, check_ranges
+from training.runtime.ranges import (
+    Count,
+    CountOrZero,
+    FractionBelowOne,
+    Limit,
+    Positive,
+    Range,
+    WeightCap,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True)
@@ -46,3 +58,135 @@ class StageConfig:
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
+
+
+@dataclass(frozen=True)
+class SftMix:
+    """Examples of SFT whose loss each minibatch lowers too, against the alignment tax.
+
+    This is PPO-ptx (arXiv 2203.02155). data_path is as in SftConfig. Examples longer than a prompt
+    and a response together are dropped.
+
+    Attributes:
+        data_path: a file of rows as `sft` reads them
+        coefficient: factor of their loss in addition to the policy loss, above 0
+        rows: examples per minibatch, all workers together; at least 1
+    """
+
+    data_path: Path
+    coefficient: Positive = 0.1
+    rows: Count = 8
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class PolicyConfig(StageConfig):
+    """Configuration that PPO and GRPO share.
+
+    data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model,
+    or from a verifier passed to the stage if there is no reward model. The reference is
+    model_directory, unchanged. output_directory becomes a model directory. With `lora` all networks
+    share the base weights.
+
+    Attributes:
+        updates: number of updates (sample, score, learn), at least 1
+        prompts_per_update: prompts sampled in an update, all workers together; at least 1
+        samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
+        minibatch_rows: responses per optimizer step, all workers together; at least 1; divides
+            prompts_per_update * samples_per_prompt
+        epochs_per_update: passes over the responses of an update, at least 1
+        early_stop_nats: KL of the new to the old policy, in nats per token, above which an update
+            ends early; above 0; none: never
+        max_prompt_tokens: tokens of a prompt, at least 1; longer prompts are dropped and counted
+        max_response_tokens: tokens of a response, at least 1; longer responses are cut off
+        temperature: sampling temperature, above 0; 1: the distribution of the policy
+        importance_cap: maximum importance weight of a token for differences between trainer and
+            sampler, at least 1; none: no difference
+        max_staleness_updates: updates that the weights of remote samplers may lag behind, at least
+            0; with 1 or more they work one update ahead
+        judge_directory: a reward model for monitoring only: its score must not fall while the
+            trained score rises; none: no monitoring
+        judge_base_directory: base model of the judge; needed with judge_directory
+        kl_ceiling_nats: KL to the reference, in nats per response, above which training stops;
+            above 0; none: never
+        length_floor_fraction: share of the mean response tokens of the first update below which
+            training stops; in [0, 1)
+        gold_drop: fall of the judge's normalised score from its maximum above which training stops
+            while the score rises; at least 0
+        policy_optimizer: optimizer of the policy
+        sft_mix: examples added to each minibatch against forgetting; none: no examples
+        checkpoint_every_updates: updates between checkpoints (with sample responses for the
+            report), at least 1
+    """
+
+    # A keyword, because a positional one would come after the fields of the base class.
+    reward_model_directory: Path | None = field(kw_only=True)
+    updates: Count = 100
+    prompts_per_update: Count = 32
+    samples_per_prompt: Count = 1
+    minibatch_rows: Count = 16
+    epochs_per_update: Count = 2
+    early_stop_nats: Limit | None = None
+    max_prompt_tokens: Count = 256
+    max_response_tokens: Count = 64
+    temperature: Positive = 1.0
+    importance_cap: WeightCap | None = None
+    max_staleness_updates: CountOrZero = 0
+    judge_directory: Path | None = None
+    judge_base_directory: Path | None = None
+    kl_ceiling_nats: Limit | None = 20.0
+    length_floor_fraction: FractionBelowOne = 0.25
+    gold_drop: Annotated[float, Range()] = 0.5
+    policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sft_mix: SftMix | None = None
+    checkpoint_every_updates: Count = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows_per_update % self.minibatch_rows:
+            raise ConfigError(
+                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} "
+                f"rows of an update ({self.prompts_per_update} prompts x {self.samples_per_prompt} "
+                f"samples); {self._divisors()} would",
+                field="minibatch_rows",
+                reason="OUT_OF_RANGE",
+                limit=self._divisors(),
+            )
+        if (self.judge_directory is None) != (self.judge_base_directory is None):
+            raise ConfigError(
+                "judge_directory, judge_base_directory: both or neither must be set",
+                field="judge_directory" if self.judge_directory is None else "judge_base_directory",
+                reason="MISSING",
+            )
+        if self.max_staleness_updates > 0 and self.importance_cap is None:
+            raise ConfigError(
+                "max_staleness_updates: samples of older weights need importance_cap",
+                field="max_staleness_updates",
+                reason="CONFLICT",
+            )
+
+    def _divisors(self) -> str:
+        """Return the largest divisors of an update's rows up to the requested size."""
+        rows = self.rows_per_update
+        parts = [part for part in range(min(rows, self.minibatch_rows), 0, -1) if rows % part == 0]
+        return " or ".join(map(str, parts[:2]))
+
+    @property
+    def rows_per_update(self) -> int:
+        """Responses in one update, all workers together."""
+        return self.prompts_per_update * self.samples_per_prompt
+
+    @property
+    def is_one_step(self) -> bool:
+        """True if an update consists of one optimizer step over all its rows.
+
+        Then the scored policy and the trained policy are the same.
+        """
+        return self.epochs_per_update == 1 and self.minibatch_rows == self.rows_per_update
+
+    @property
+    def limits(self) -> Limits:
+        """Thresholds of the alarms that stop training."""
+        return Limits(self.kl_ceiling_nats, self.length_floor_fraction, self.gold_drop)

@@ -23,17 +23,23 @@ from training.losses.policy import Clip, Normalisation, k3, policy_loss, token_w
 from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
 from training.parallelism.layout import arrange_context, distribute_views
-from training.rl.advantages import group_advantages, undecided_groups
-from training.rl.experience import Experience, batch_means, fresh_log_probs, score_rollout
-from training.rl.minibatches import MinibatchSums, minibatches
+from training.rl.advantages import group_advantages, overlong_penalty, undecided_groups
+from training.rl.experience import (
+    Experience,
+    MinibatchSums,
+    batch_means,
+    fresh_log_probs,
+    minibatches,
+    score_rollout,
+)
 from training.rl.networks import Networks, open_networks
-from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout
 from training.rl.scores import Verifier, figure_source
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
 from training.runtime.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
 from training.runtime.training_state import TrainingState
+from training.stages.config import PolicyConfig
 from training.stages.policy_artifact import (
     check_scorers,
     network_sources,
@@ -41,7 +47,6 @@ from training.stages.policy_artifact import (
     open_score,
     publish_policy,
 )
-from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import (
     EngineOfUpdate,
     Outcome,

@@ -17,7 +17,7 @@ from training.rl.scores import Score, Verifier, score_by_model, score_by_verifie
 from training.runtime.context import RunContext
 from training.runtime.ranks import Ranks
 from training.stages.artifact import publish_model
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 from training.stages.policy_loop import Outcome
 from training.stages.prompts import Prompts
 

@@ -30,7 +30,7 @@ from training.runtime.context import (
 from training.runtime.machine import Autocast, sampling_threads
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 from training.stages.prompts import Prompts
 
 FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes

@@ -26,25 +26,34 @@ from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.parallelism.layout import arrange_context, distribute_views
-from training.rl.advantages import explained_variance, gae, whiten
+from training.rl.advantages import (
+    MAX_RELATIVE_ERROR,
+    explained_variance,
+    gae,
+    next_beta,
+    response_scores,
+    token_rewards,
+    whiten,
+)
+from training.rl.advantages import KlConfig as KlConfig
+from training.rl.advantages import RewardShape as RewardShape
 from training.rl.experience import (
     Experience,
+    MinibatchSums,
     batch_means,
     fresh_log_probs,
+    minibatches,
     row_chunks,
     score_rollout,
 )
-from training.rl.minibatches import MinibatchSums, minibatches
 from training.rl.networks import open_critic, open_networks
-from training.rl.rewards import MAX_RELATIVE_ERROR, next_beta, response_scores, token_rewards
-from training.rl.rewards import KlConfig as KlConfig
-from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, figure_source
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
 from training.runtime.ranges import Limit, OpenFraction
 from training.runtime.training_state import TrainingState
+from training.stages.config import PolicyConfig
 from training.stages.policy_artifact import (
     check_scorers,
     network_sources,
@@ -52,7 +61,6 @@ from training.stages.policy_artifact import (
     open_score,
     publish_policy,
 )
-from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import (
     EngineOfUpdate,
     Outcome,

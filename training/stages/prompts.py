@@ -18,7 +18,7 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import read_config, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.runtime.ranks import Ranks
-from training.stages.policy_config import PolicyConfig, SftMix
+from training.stages.config import PolicyConfig, SftMix
 from training.stages.sft import narrow
 
 

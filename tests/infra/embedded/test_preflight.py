@@ -27,8 +27,7 @@ from tests.support.errors import refused
 from training.__main__ import RECIPES
 from training.__main__ import TOO_LITTLE as TURNS_TOO_LITTLE
 from training.recipes.recipe import Plan
-from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
-from training.status import read_status
+from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):

@@ -16,8 +16,7 @@ import ray
 
 from tests.training.cluster.moved_run import moved
 from training.artifacts.manifest import Manifest
-from training.cluster.group import Group
-from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, _start
+from training.cluster.group import ENVIRONMENT, OWN_ENVIRONMENT, Group, _start
 from training.cluster.runner import StageRun, run_stages
 from training.runtime.context import Progress, RunContext
 from training.stages import sft

@@ -15,14 +15,13 @@ from tests.training.cluster.test_runner import sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.__main__ import _parser, _recipe
 from training.artifacts.manifest import Manifest, verify_manifest
-from training.cluster.group import Group, parse_workers, trainer
-from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT
+from training.cluster.group import ENVIRONMENT, OWN_ENVIRONMENT, Group, parse_workers, trainer
 from training.cluster.runner import StageRun, run_stage, run_stages
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism, arrange
+from training.progress_log import read_lines, read_progress
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
-from training.records.progress_log import read_lines, read_progress
 from training.runtime.context import Progress, RunContext, require_divisible
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.stages import sft

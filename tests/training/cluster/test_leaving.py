@@ -13,7 +13,7 @@ from tests.training.cluster.moved_run import STEPS, moved
 from tests.training.cluster.test_moved import POLITE_TO_NOBODY, assert_alike
 from tests.training.toys import sft_rows, write_lines
 from training.cluster.runner import StageRun, run_stage
-from training.records.progress_log import PROGRESS, read_lines
+from training.progress_log import PROGRESS, read_lines
 from training.stages import sft
 
 

@@ -28,7 +28,7 @@ from training.cluster.bucket_checkpoints import CheckpointBucket
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stage, run_stages
 from training.data.feedback.bucket import BucketLocation
-from training.records.progress_log import PROGRESS, read_lines, read_progress
+from training.progress_log import PROGRESS, read_lines, read_progress
 from training.stages import sft
 
 # Ray raises its own niceness by 15; next to other tests it would not even start.

@@ -33,7 +33,7 @@ from training.cluster.rollout_actors import (
 )
 from training.data.chat import load_chat
 from training.errors import ConfigError
-from training.records.progress_log import read_lines, read_progress
+from training.progress_log import read_lines, read_progress
 from training.rl.networks import open_networks
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.samplers import SamplingPlan

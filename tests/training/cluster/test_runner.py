@@ -19,9 +19,8 @@ from tests.support.errors import refused
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster import runner
-from training.cluster.group import Group
+from training.cluster.group import ENVIRONMENT, Group, ray_cluster
 from training.cluster.notice import STOP_FILE
-from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
 from training.cluster.runner import (
     StageRefusedError,
     StageRun,
@@ -33,7 +32,7 @@ from training.cluster.runner import (
 )
 from training.errors import ConfigError
 from training.optim.adam import OptimizerConfig
-from training.records.progress_log import ProgressLog, read_progress
+from training.progress_log import ProgressLog, read_progress
 from training.rl.correction import StaleRolloutError
 from training.runtime.context import Lineage, Machine, Progress, RunContext, StoppedError
 from training.runtime.training_state import latest_complete

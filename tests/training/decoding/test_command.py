@@ -21,7 +21,7 @@ from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config
 from training.model.fields import FAMILIES
 from training.model.transformer import Decoder, initialise
-from training.status import FAILED
+from training.runs import FAILED
 
 
 def assert_failed(capsys: pytest.CaptureFixture[str], *parts: str) -> None:

@@ -12,8 +12,15 @@ from tests.training.toys import ProgressList, toy_model, write_lines
 from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health
 from training.evaluation.comparison import write_figures
-from training.evaluation.health import Health, HealthConfig
-from training.evaluation.served import ServingMismatch, measure_served
+from training.evaluation.gate import GateConfig, decide
+from training.evaluation.health import (
+    Health,
+    HealthConfig,
+    ServingMismatch,
+    check_labels,
+    check_reward_model,
+    measure_served,
+)
 from training.measurement.figures import Estimate
 from training.optim.adam import OptimizerConfig
 from training.recipes.nano import nano
@@ -147,3 +154,21 @@ def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None
     assert found.served is not None
     assert (found.served.answers, found.served.unfit) == (2, 0)
     assert "nats per token" in found.text()
+
+
+def test_reward_model_must_be_better_than_chance() -> None:
+    sure, doubtful = Estimate(0.7, 0.05, 200, 40), Estimate(0.6, 0.05, 200, 40)
+    assert decide(check_reward_model("judge", sure, None, GateConfig())).passed
+    assert not decide(check_reward_model("judge", doubtful, None, GateConfig())).passed
+
+
+def test_reward_model_far_below_its_ceiling_is_rejected() -> None:
+    accuracy = Estimate(0.65, 0.02, 2000, 400)
+    assert decide(check_reward_model("judge", accuracy, 0.75, GateConfig())).passed
+    assert not decide(check_reward_model("judge", accuracy, 0.9, GateConfig())).passed
+
+
+def test_contradictory_labels_are_rejected() -> None:
+    assert decide(check_labels(0.2, GateConfig())).passed
+    assert not decide(check_labels(0.45, GateConfig())).passed
+    assert check_labels(None, GateConfig()) == []

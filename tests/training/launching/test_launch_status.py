@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.gateway.loop_metrics import LoopMetrics
-from training.launching import launch_status
-from training.launching.launch_status import LaunchStatus
+from training.launching import launcher
+from training.launching.launcher import LaunchStatus
 from training.reporting.progress import Lines, ProgressReporter
 from training.runs import exclusive
 
@@ -72,7 +72,7 @@ def test_thumbs_and_erasures_of_the_last_run_remain(tmp_path: Path, mine: Launch
 def test_status_of_an_active_run_is_not_overwritten(
     tmp_path: Path, mine: LaunchStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch_status, "LOCK_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(launcher, "LOCK_TIMEOUT_SECONDS", 0.0)
     with exclusive(tmp_path, "recipe nano"):
         board(tmp_path).begin("sft")
         before = status(tmp_path)

@@ -29,7 +29,7 @@ from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.canary_run import serve_canary
 from training.loop import NotEnoughFeedbackError
 from training.optim.adam import OptimizerConfig
-from training.records.progress_log import read_progress
+from training.progress_log import read_progress
 from training.runtime.context import Lineage, Machine
 from training.stages import sft
 

@@ -15,8 +15,8 @@ from training.losses.policy import (
     token_weights,
     value_loss,
 )
+from training.rl.advantages import sequence_kl, token_rewards
 from training.rl.correction import mismatch
-from training.rl.rewards import sequence_kl, token_rewards
 from training.runtime.ranks import ALONE
 
 

@@ -7,16 +7,88 @@ from typing import Any
 
 import pytest
 
-from tests.training.planning.kept import kept_of_responses
+from tests.training.model.hub_configs import GEMMA_3_1B, QWEN3_0_6B
+from tests.training.planning.kept import kept, kept_of_responses
 from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled, updated
 from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
-from training.model.config import parse_config
+from training.model.config import gpt2_json, llama_json, parse_config
 from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
-from training.planning.memory import MemoryKind, Phase, peak, phases
-from training.planning.sizes import adapter_size, sizes_of
-from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
+from training.planning.memory import (
+    Forward,
+    MemoryKind,
+    Phase,
+    copied_weights_bytes,
+    kept_bytes,
+    layer_bytes,
+    peak,
+    phases,
+)
+from training.planning.step import (
+    Network,
+    Pass,
+    Role,
+    Sampled,
+    Shared,
+    Work,
+    adapter_size,
+    sizes_of,
+)
+
+SEQUENCES, LENGTH = 2, 256
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": llama_json(64, 256, 4, 8, 2, 640),
+    "gpt2": gpt2_json(64, 256, 4, 8),
+    "qwen3": QWEN3_0_6B | SIZES | {"num_hidden_layers": 4},
+    "gemma3": GEMMA_3_1B | SIZES | {"num_hidden_layers": 6},
+}
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_counts_are_within_3_percent_of_autograd(name: str, narrow: bool, adapted: bool) -> None:
+    model, forward = parse_config(SHAPES[name]), Forward(narrow=narrow, adapted=adapted)
+    planned = kept_bytes(model, forward, SEQUENCES, LENGTH) + copied_weights_bytes(
+        sizes_of(model), forward
+    )
+    assert planned == pytest.approx(
+        kept(model, SEQUENCES, LENGTH, narrow, adapted, recomputed=False), rel=0.03
+    )
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
+def test_recomputation_stores_the_inputs_of_layers(narrow: bool) -> None:
+    """Count inputs only; test_memory covers the recomputed layer of the backward pass."""
+    model, forward = parse_config(SHAPES["llama"]), Forward(narrow=narrow, recomputed=True)
+    inputs = SEQUENCES * LENGTH * model.num_layers * model.hidden_size * 4
+    last_norm, mask = (
+        SEQUENCES * LENGTH * model.hidden_size * 8,
+        SEQUENCES * LENGTH * LENGTH,
+    )
+    held = kept(model, SEQUENCES, LENGTH, narrow, adapted=False, recomputed=True)
+    assert held == pytest.approx(inputs + last_norm + mask, rel=0.01)
+    one_layer = SEQUENCES * LENGTH * layer_bytes(model, forward, LENGTH)
+    assert held == pytest.approx(
+        kept_bytes(model, forward, SEQUENCES, LENGTH) - one_layer, rel=0.01
+    )
+
+
+def test_only_split_parts_shrink_with_tensor_parallelism() -> None:
+    model = parse_config(SHAPES["llama"])
+    one, two, four = (kept_bytes(model, Forward(tensor), 1, 64) for tensor in (1, 2, 4))
+    assert one - two == 2 * (two - four) > 0
+    assert four > one / 2
+
 
 MODEL = parse_config(SHAPE)
 WHOLE = sizes_of(MODEL).total

@@ -12,9 +12,8 @@ from training.model.config import llama_json, parse_config
 from training.parallelism.layout import Parallelism
 from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_SHARE, Accelerator
 from training.planning.layout import Layout
-from training.planning.sizes import sizes_of
+from training.planning.step import Network, Pass, Role, Sampled, Shared, Work, sizes_of
 from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, TimeItem, longest_kind, time_of
-from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 from training.recipes.open_models.shapes import shape
 
 H100 = ACCELERATORS["h100"]

@@ -13,8 +13,8 @@ from training.artifacts.manifest import read_manifest
 from training.data.examples import ExampleError
 from training.recipes.custom.commands import lengths
 from training.recipes.open_models.names import NAMES
-from training.records.stage_record import read_record
-from training.reporting.glossary import EXPLANATIONS
+from training.reporting.stage import EXPLANATIONS
+from training.stage_record import read_record
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig
 

@@ -38,8 +38,8 @@ from training.recipes.pretraining.scaling import (
     write_scaling,
 )
 from training.recipes.pretraining.texts import Prepared
-from training.records.stage_record import read_record
 from training.runtime.context import Progress
+from training.stage_record import read_record
 from training.stages.pretrain import PretrainConfig, accumulate
 from training.tokenization.control import write_tokenizer
 from training.tokenization.nano_tokenizer import train_tokenizer

@@ -17,10 +17,10 @@ from training.data.chat import ChatError
 from training.data.examples import ExampleError, read_prompts
 from training.errors import ConfigError, DetailedError
 from training.model.tensor_files import CheckpointError
+from training.progress_log import PROGRESS, read_progress
 from training.recipes.rlvr import commands, recipe, stage
 from training.recipes.rlvr.held_out import Measured, change_text, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
-from training.records.progress_log import PROGRESS, read_progress
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_loop import FIRST_UPDATE
 from training.stages.ppo import PpoConfig

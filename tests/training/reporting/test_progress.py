@@ -16,8 +16,8 @@ from training.reporting.progress import (
     Step,
     fit_figures,
 )
+from training.runs import StepState
 from training.runtime.context import Progress
-from training.status import StepState
 
 FIGURES = "20/60  loss 0.693  kl 1.25  score 0.11  response_tokens 40"
 

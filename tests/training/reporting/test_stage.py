@@ -13,11 +13,17 @@ from training.cluster.runner import StageRun, run_stage
 from training.data.examples import ExampleError
 from training.errors import ConfigError
 from training.evaluation.health import HealthConfig
+from training.progress_log import (
+    PROGRESS,
+    SAMPLES,
+    Effort,
+    Line,
+    ProgressLog,
+    SampleLog,
+    read_lines,
+)
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
-from training.records.progress_log import PROGRESS, Effort, Line, ProgressLog, read_lines
-from training.records.sample_log import SAMPLES, SampleLog
-from training.records.stage_record import UNHASHED, read_record, record_start
 from training.reporting.stage import (
     MOST_SAMPLED_STEPS,
     PRICE_VARIABLE,
@@ -31,6 +37,7 @@ from training.reporting.stage import (
     write_stage_page,
 )
 from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample, StoppedError
+from training.stage_record import UNHASHED, read_record, record_start
 from training.stages import sft
 from training.stages.sft import SftConfig
 

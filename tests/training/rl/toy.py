@@ -14,7 +14,7 @@ from training.model.config import llama_json, parse_config
 from training.model.reward import ScalarHead, ScalarModel
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
-from training.rl.rewards import KlConfig, RewardShape
+from training.rl.advantages import KlConfig, RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.runtime.context import Lineage, Machine, RunContext

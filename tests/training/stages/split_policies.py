@@ -27,8 +27,8 @@ from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
 from training.optim.adam import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange, arrange_context, distribute_views
+from training.rl.advantages import KlConfig
 from training.rl.reference import WatchConfig
-from training.rl.rewards import KlConfig
 from training.rl.rollout import response_log_probs
 from training.rl.samplers import Samplers
 from training.rl.scores import Answer, score_by_verifier
@@ -36,10 +36,10 @@ from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.ranks import all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import dpo, grpo, kto, ppo, reward_model
+from training.stages.config import SftMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_config import SftMix
 from training.stages.policy_loop import local_engine
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig

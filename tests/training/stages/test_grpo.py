@@ -40,9 +40,9 @@ from training.runtime.context import Lineage, Machine, RunContext, Sample
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
+from training.stages.config import SftMix
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_artifact import network_sources
-from training.stages.policy_config import SftMix
 from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import read_data

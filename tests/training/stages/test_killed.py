@@ -18,7 +18,7 @@ from training.artifacts.manifest import verify_manifest
 from training.cluster.notice import STOP_FILE
 from training.cluster.runner import StageRun, run_stage
 from training.parallelism.layout import Parallelism
-from training.records.progress_log import PROGRESS, read_lines, read_progress
+from training.progress_log import PROGRESS, read_lines, read_progress
 from training.runtime.context import Progress, RunContext, StoppedError
 from training.runtime.training_state import latest_complete
 

@@ -7,11 +7,10 @@ import torch
 from tests.training.rl.toy import toy_config, toy_networks, toy_prompts
 from training.data.order import rows_of_step
 from training.losses.policy import PolicyLoss
-from training.rl.experience import Experience
-from training.rl.minibatches import MinibatchSums, minibatches
+from training.rl.experience import Experience, MinibatchSums, minibatches
 from training.rl.rollout import Rollout
 from training.runtime.ranks import ALONE, Ranks
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 from training.stages.policy_loop import local_engine, sample_rollout
 
 ROWS = 12

@@ -30,8 +30,8 @@ from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
+from training.rl.advantages import KlConfig
 from training.rl.networks import open_critic, open_networks
-from training.rl.rewards import KlConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete

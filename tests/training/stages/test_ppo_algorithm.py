@@ -8,7 +8,7 @@ import torch
 
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from tests.training.toys import ProgressList
-from training.rl.rewards import KlConfig, RewardShape
+from training.rl.advantages import KlConfig, RewardShape
 from training.rl.rollout import CachedEngine, Rollout
 from training.runtime.context import RunContext
 from training.runtime.ranks import ALONE

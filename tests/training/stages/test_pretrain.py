@@ -27,7 +27,7 @@ from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
-from training.records.sample_log import SAMPLES, read_samples
+from training.progress_log import SAMPLES, read_samples
 from training.runtime.context import Machine, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete

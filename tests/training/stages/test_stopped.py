@@ -29,8 +29,8 @@ from training.cluster.notice import STOP_FILE, stopped_by_signal
 from training.cluster.runner import StageRun, run_stage
 from training.optim.adam import OptimizerConfig
 from training.parallelism.layout import Parallelism
+from training.progress_log import PROGRESS, read_lines, read_progress
 from training.recipes.custom.stages import STAGES, Stage
-from training.records.progress_log import PROGRESS, read_lines, read_progress
 from training.rl.reference import WatchConfig
 from training.runtime.context import Progress, RunContext, StoppedError
 from training.runtime.ranks import all_different

@@ -21,6 +21,7 @@ from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
 from training.planning.work import PlannedConfig
+from training.progress_log import resume_text
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
 from training.recipes.custom.inputs import (
     check_prompts,
@@ -31,13 +32,11 @@ from training.recipes.custom.inputs import (
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
-from training.records.progress_log import resume_text
-from training.records.stage_record import check_same_run, remove_unsaved_run
-from training.reporting.glossary import EXPLANATIONS
 from training.reporting.progress import StageDisplay, open_display
-from training.reporting.stage import REPORT
+from training.reporting.stage import EXPLANATIONS, REPORT
 from training.runtime.context import Lineage
-from training.stages.policy_config import PolicyConfig
+from training.stage_record import check_same_run, remove_unsaved_run
+from training.stages.config import PolicyConfig
 from training.stages.policy_loop import FIRST_UPDATE
 
 RUNS = "runs"

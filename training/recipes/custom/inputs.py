@@ -8,7 +8,7 @@ from training.data.examples import read_prompts
 from training.errors import ConfigError
 from training.model.reward import SETTINGS
 from training.planning.work import PlannedConfig
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 
 
 def existing_path(option: str, path: Path) -> Path:

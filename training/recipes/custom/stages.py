@@ -12,10 +12,10 @@ from training.planning.work import PlannedConfig
 from training.recipes.rlvr.stage import run as run_policy
 from training.runtime.context import RunContext
 from training.stages import dpo, kto, pretrain, reward_model, sft
+from training.stages.config import PolicyConfig
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_config import PolicyConfig
 from training.stages.ppo import PpoConfig
 from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig

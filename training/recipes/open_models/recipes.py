@@ -17,7 +17,7 @@ from training.optim.adam import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize
-from training.rl.rewards import KlConfig
+from training.rl.advantages import KlConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig

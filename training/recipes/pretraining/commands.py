@@ -17,6 +17,7 @@ from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.data.token_shards import TokenisationProgress
 from training.errors import ConfigError, details_of
+from training.progress_log import SAMPLES, read_samples, resume_text
 from training.recipes.custom.assignments import (
     Settable,
     assigned,
@@ -45,10 +46,8 @@ from training.recipes.pretraining.texts import (
     prepare,
     write_texts,
 )
-from training.records.progress_log import resume_text
-from training.records.sample_log import SAMPLES, read_samples
-from training.records.stage_record import check_same_run, remove_unsaved_run, saved_step
 from training.reporting.progress import StageDisplay, open_display
+from training.stage_record import check_same_run, remove_unsaved_run, saved_step
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig
 

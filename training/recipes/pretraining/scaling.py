@@ -17,6 +17,7 @@ import numpy as np
 
 from training.cluster.runner import StageRun, run_stage
 from training.errors import ConfigError
+from training.progress_log import PROGRESS, Watcher, read_progress
 from training.recipes.pretraining.recipe import (
     CONTEXT_TOKENS,
     SIZES,
@@ -25,9 +26,7 @@ from training.recipes.pretraining.recipe import (
     pretraining,
 )
 from training.recipes.pretraining.texts import Prepared
-from training.records.progress_log import PROGRESS, Watcher, read_progress
-from training.reporting.curves import chart
-from training.reporting.pages import write_page
+from training.reporting.pages import chart, write_page
 from training.runtime.context import Progress
 from training.stages import pretrain
 

@@ -15,7 +15,7 @@ from training.data.chat import Chat
 from training.errors import ConfigError
 from training.evaluation.answers import ChatModel
 from training.runtime.ranks import all_different
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 from training.stages.policy_loop import check_shares
 from training.stages.prompts import read_data
 

@@ -14,7 +14,7 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.recipes.rlvr.names import PROMPT_TOKENS, RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
-from training.rl.rewards import KlConfig
+from training.rl.advantages import KlConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig

@@ -10,12 +10,13 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.toys import write_lines
+from training import stage_record
 from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.records import stage_record
-from training.records.stage_record import (
+from training.runtime.context import Lineage
+from training.stage_record import (
     RECORD,
     SCRATCH,
     check_same_run,
@@ -24,7 +25,6 @@ from training.records.stage_record import (
     remove_unsaved_run,
     saved_step,
 )
-from training.runtime.context import Lineage
 from training.stages.sft import SftConfig
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.records.event_files import EventFiles
+from training.progress_log import EventFiles
 from training.runtime.context import Progress, Sample
 
 

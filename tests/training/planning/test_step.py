@@ -7,7 +7,7 @@ from tests.support.errors import refused
 from training.errors import ConfigError
 from training.model.lora import LoraConfig, add_adapter
 from training.model.transformer import Decoder
-from training.planning.sizes import adapter_size, sizes_of
+from training.planning.step import adapter_size, sizes_of
 from training.recipes.open_models.shapes import shape, shape_names
 
 # From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B

@@ -1,6 +1,9 @@
-"""progress.jsonl: one line per step with its resources, for the driver and the reports.
+"""Steps and samples of a stage: progress.jsonl, samples.jsonl and TensorBoard files.
 
-After a resume, steps after the checkpoint appear again; the later line is valid.
+progress.jsonl has one line per step with its resources, for the driver and the reports.
+samples.jsonl has the samples of the model at each checkpoint. In both, steps after the checkpoint
+appear again after a resume; the later line is valid. `tensorboard --logdir STORAGE` shows metrics
+and samples of all stages in a folder.
 """
 
 from __future__ import annotations
@@ -11,14 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from training.artifacts.manifest import finished_manifest
-from training.records.stage_record import saved_step
-from training.runtime.context import Progress
+from training.runtime.context import Progress, Sample
+from training.stage_record import saved_step
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 PROGRESS = "progress.jsonl"
 POLL_SECONDS = 0.2
+SAMPLES = "samples.jsonl"
+EVENTS = "tensorboard"
+FLUSH_SECONDS = 10
 
 
 class Watcher(Protocol):
@@ -168,3 +178,60 @@ def _parse(line: str) -> Line:
     row = json.loads(line)
     progress = Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
     return Line(progress, Effort(**row.get("effort", {})))
+
+
+class SampleLog:
+    """Appends samples to a file, each line with a single write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, sample: Sample) -> None:
+        """Append a sample as one line."""
+        with self._path.open("a") as opened:
+            opened.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Return the valid samples by step, then in the order of the config's prompts."""
+    if not path.exists():
+        return []
+    samples = [Sample(**json.loads(line)) for line in path.read_text().splitlines() if line]
+    return sorted({(s.step, s.prompt): s for s in samples}.values(), key=lambda sample: sample.step)
+
+
+class EventFiles:
+    """Writer that opens its file with the first step.
+
+    After a resume, steps that are repeated replace all later steps of the interrupted run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: SummaryWriter | None = None
+
+    def append(self, progress: Progress) -> None:
+        """Write all metrics of a step."""
+        writer = self._open(progress.step)
+        for name, value in progress.metrics.items():
+            writer.add_scalar(name, value, progress.step)
+
+    def append_sample(self, sample: Sample) -> None:
+        """Write prompt and response, indented as code, because TensorBoard renders Markdown."""
+        text = f"{sample.prompt}{sample.text}".replace("\n", "\n    ")
+        self._open(sample.step).add_text(f"sample/{sample.prompt}", f"    {text}", sample.step)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self, step: int) -> SummaryWriter:
+        if self._writer is None:
+            # Imported here, because the import takes most of a second.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(
+                str(self._directory), purge_step=step, flush_secs=FLUSH_SECONDS
+            )
+        return self._writer

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training.rl.minibatches import shuffled_rows
+from training.rl.experience import shuffled_rows
 from training.runtime.ranks import ALONE, Ranks
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from training.launching.start_failure import (
+from training.launching.ray_job import (
     MAX_CHARACTERS,
     find_start_failure,
     missing_volume,

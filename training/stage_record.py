@@ -2,6 +2,9 @@
 
 The file is written before training, so that failed runs can be inspected and compared. Unchanged
 data files are not hashed again, because they may have terabytes.
+
+failure.txt has the error that ended a stage without an output, for the page of the stage. The file
+is removed when the stage starts again. A requested stop is not a failure.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +33,7 @@ MACHINE_FIELDS = {"lineage", "machine", "parallelism"}
 # Frequency of checkpoints, which has no influence on weights.
 CHECKPOINT_FIELDS = ("checkpoint_every_steps", "checkpoint_every_updates")
 UNHASHED = "no manifest"  # for directories that would have to be hashed file by file
+FAILURE = "failure.txt"
 
 
 @dataclass(frozen=True)
@@ -267,3 +272,23 @@ def _inputs(config: object, within: str) -> Iterator[tuple[str, Path]]:
         if isinstance(value, Path) and field.name != OUTPUT:
             yield within + field.name, value
         yield from _inputs(value, f"{within}{field.name}.")
+
+
+@contextmanager
+def recorded_failure(directory: Path) -> Iterator[None]:
+    """Write the exception of the block to failure.txt; unexpected errors with their class."""
+    path = directory / FAILURE
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        path.write_text(
+            str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        )
+        raise
+
+
+def read_failure(directory: Path) -> str:
+    """Return the error of the last start, or ""."""
+    path = directory / FAILURE
+    return path.read_text() if path.exists() else ""

@@ -1,8 +1,13 @@
-"""Numbers of weights of a decoder, counted on a decoder on the meta device."""
+"""Work of a worker in a step: networks with their sizes, forward passes, and sampling.
+
+Numbers of weights are counted on a decoder on the meta device.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -97,3 +102,98 @@ def adapter_size(model: ModelConfig, lora: LoraConfig) -> int:
     return model.num_layers * sum(
         lora.rank * (linear.in_features + linear.out_features) for linear in linears
     )
+
+
+class Role(StrEnum):
+    """Role of a network for its memory."""
+
+    LEARNS = "learns"
+    FROZEN = "frozen"
+    ADAPTER = "adapter"  # trained, on a frozen network
+
+
+@dataclass(frozen=True)
+class Network:
+    """Network with its number of weights, of a decoder or of an adapter."""
+
+    name: str
+    role: Role
+    weights: int
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Prompts that several rows of a forward pass share.
+
+    They are processed once, and their cache is copied (rl/rollout.py).
+    """
+
+    prompts: float  # mean number of different prompts
+    prompt_tokens: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Forward pass, with a backward pass if `learns`, that a worker runs `times` per step.
+
+    Attributes:
+        tokens, most_tokens: mean and maximum tokens of a row.
+        logits, most_logits: mean and maximum positions of a row with logits.
+    """
+
+    network: str
+    learns: bool
+    times: int
+    rows: int
+    tokens: float
+    most_tokens: int
+    logits: float = 0.0
+    most_logits: int = 0
+    shared: Shared | None = None
+
+    @property
+    def read_tokens(self) -> float:
+        """Return the processed tokens of a forward pass."""
+        if self.shared is None:
+            return self.rows * self.tokens
+        prompts = self.shared.prompts * self.shared.prompt_tokens
+        return prompts + self.rows * (self.tokens - self.shared.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Rows that a worker samples in a batch, in fp32 (rl/rollout.py).
+
+    The batch ends with its longest response, so the maximum length also counts for the time.
+    """
+
+    rows: int
+    prompts: int
+    prompt_tokens: int
+    response_tokens: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Step of a stage, or update of PPO and GRPO, of a single worker.
+
+    Attributes:
+        optimizer_steps: of each trained network in a step.
+    """
+
+    model: ModelConfig  # with the trained vocabulary
+    networks: tuple[Network, ...]
+    passes: tuple[Pass, ...]
+    steps: int
+    tokens: float  # tokens that this worker trains on in a step, each counted once
+    optimizer_steps: int = 1
+    sampled: Sampled | None = None
+    narrow: bool = True
+    adapted: bool = False
+    recomputed: bool = False
+    muon: bool = False
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Return the sizes of every decoder of the stage; all have the same shape."""
+        return sizes_of(self.model)
