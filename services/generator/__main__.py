@@ -18,11 +18,9 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.generator.access import CALLERS
-from services.generator.answering.engine import Engine, Timeouts
+from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.model_server import HttpModelServer
 from services.generator.answering.presets import PresetError
-from services.generator.answering.routing import Router
-from services.generator.answering.running_generations import RunningGenerations
 from services.generator.kubernetes.api import (
     NoServiceAccountError,
     open_kubernetes_api,
@@ -37,7 +35,7 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler
+from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler, RunningGenerations
 from services.generator.rollout.rollout import Deployment, Rollout
 from services.generator.servicer import (
     GENERATOR_NAME,

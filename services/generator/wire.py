@@ -40,9 +40,18 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
         raise field_error("messages", "at least 1, and the last by the user")
     if request.task not in TASKS:
         raise field_error("task", "a task of chat.v1")
+    messages = []
+    for number, entry in enumerate(request.messages):
+        if entry.role not in ROLES:
+            raise field_error(f"messages[{number}].role", "system, user or assistant")
+        if len(entry.text) > MAX_TEXT_CHARACTERS:
+            raise field_error(
+                f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters"
+            )
+        messages.append(ContextMessage(ROLES[entry.role], entry.text))
     return GenerateRequest(
         user_key=request.user_key,
-        messages=[_message(number, entry) for number, entry in enumerate(request.messages)],
+        messages=messages,
         task=TASKS[request.task],
         overrides=overrides_from(request.sampling),
         pinned_version=request.pinned_version,
@@ -110,11 +119,3 @@ def rollout_response(
         ],
         stale_since_time=timestamp(stale_since_us),
     )
-
-
-def _message(number: int, entry: chat_pb2.HistoryMessage) -> ContextMessage:
-    if entry.role not in ROLES:
-        raise field_error(f"messages[{number}].role", "system, user or assistant")
-    if len(entry.text) > MAX_TEXT_CHARACTERS:
-        raise field_error(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
-    return ContextMessage(ROLES[entry.role], entry.text)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.contracts.chat import (
+    Arm,
     ContextMessage,
     Finished,
     FinishReason,
@@ -20,15 +21,19 @@ from services.contracts.chat import (
     Task,
     Usage,
 )
-from services.generator.answering.coalesce import coalesced
 from services.generator.answering.presets import Preset, Sampling, sampling_for
-from services.generator.answering.routing import Router
-from services.generator.answering.running_generations import RunningGenerations
-from services.generator.answering.sample import SampleParts
-from services.generator.answering.sse import Chunk
+from services.generator.answering.stream import Chunk, SampleParts, coalesced
 from services.generator.answering.task_choice import choose_task
 from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES, TOKENS
+from services.generator.rollout.current_rollout import CurrentRollout
+from services.generator.rollout.reconcile import Reconciler, RunningGenerations, State
 from services.generator.rollout.rollout import Assignment
+
+RETRY_SECONDS = 2.0
+NO_MODEL = (
+    "no model is installed; `make up` installs the small model, `make up MODEL=...` another one, "
+    "and TW_GENERATOR_STABLE_DIRECTORY names a model directory"
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,70 @@ class ChatServer(Protocol):
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None: ...
+
+
+class Router:
+    """Chooses a version: the pinned one, or that of the rollout, by the versions that are ready."""
+
+    def __init__(self, current: CurrentRollout, reconciler: Reconciler) -> None:
+        self._current = current
+        self._reconciler = reconciler
+
+    def choose(self, user_key: str, pinned_version: str) -> Assignment:
+        """Return the assignment of a request.
+
+        Raises:
+            NotFoundError: the pinned version is not served.
+            UnavailableError: no version is ready, reason MODEL_NOT_READY; the text names the next
+                step.
+        """
+        rollout = self._current.rollout
+        if pinned_version:
+            # A version that is ready may be pinned even if it is not part of the rollout.
+            if self._reconciler.is_served(pinned_version):
+                return Assignment(pinned_version, Arm.PINNED, 1.0)
+            if any(
+                deployment is not None and deployment.version == pinned_version
+                for deployment in (rollout.stable, rollout.candidate)
+            ):
+                self._check_ready(pinned_version)
+            raise _not_served_error()
+        candidate = rollout.candidate
+        candidate_ready = candidate is not None and self._reconciler.is_served(candidate.version)
+        assignment = rollout.assign(
+            user_key, self._current.now_us(), candidate_ready=candidate_ready
+        )
+        if assignment is None:
+            raise UnavailableError(NO_MODEL, reason="MODEL_NOT_READY")
+        self._check_ready(assignment.version)
+        return assignment
+
+    def lost_version_error(self, assignment: Assignment) -> NotFoundError | UnavailableError:
+        """Return the error for a version missing in the model server, and load the version."""
+        self._reconciler.reconcile_soon()
+        if assignment.arm is Arm.PINNED:
+            return _not_served_error()
+        return UnavailableError(
+            "the model server no longer holds this version and loads it again; try again shortly",
+            reason="MODEL_NOT_READY",
+            retry_seconds=RETRY_SECONDS,
+        )
+
+    def _check_ready(self, version: str) -> None:
+        status = self._reconciler.status(version)
+        if status.state is State.READY:
+            return
+        if status.state is State.FAILED:
+            text = f"the model could not be loaded: {status.reason}"
+        else:
+            text = f"the model is not ready yet ({status.reason}); try again shortly"
+        raise UnavailableError(text, reason="MODEL_NOT_READY", retry_seconds=RETRY_SECONDS)
+
+
+def _not_served_error() -> NotFoundError:
+    return NotFoundError(
+        "this version is not served", field="pinned_version", limit="a version that is served"
+    )
 
 
 class _Answer:

@@ -1,24 +1,140 @@
-"""Client of one model server: KServe V2's repository extension, and chat completions."""
+"""Client of a model server: chat completions, hang detection, and KServe V2's repository extension.
+
+Completions are streamed in OpenAI's format. Errors of the HTTP client are translated here. Error
+texts of the server are never passed on, since they may quote a user's message; those of the
+repository extension describe directories.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from services.contracts.chat import ContextMessage
-from services.generator.answering.completions import (
-    SILENT_REASON,
-    Completions,
-    silent_error,
-    unreachable_error,
+from services.chassis.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnavailableError,
 )
+from services.chassis.telemetry import trace_headers
+from services.contracts.chat import ContextMessage
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
-from services.generator.answering.sse import Chunk
+from services.generator.answering.stream import Chunk, EventParser, MalformedStreamError
 
+DEFAULT_RETRY_SECONDS = 1.0
+SEEDS = 2**63
+# The timer of the idle limit is moved at most this often, so the limit may fire this much later.
+RESCHEDULE_SECONDS = 0.5
 UNLOAD_SECONDS = 120.0
+SILENT_REASON = "MODEL_SERVER_SILENT"
+_PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
+_TOKEN_LIMIT = re.compile(r"limit is (\d+)")
+
+
+class Completions:
+    """Answers of one model server.
+
+    The session belongs to the caller and has a timeout for connecting. A server that hangs keeps
+    its connections open, and to a waiting request a long queue looks the same. A periodic probe
+    distinguishes a hang from a queue. If the probe times out and no other response arrives either,
+    all pending answers fail.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, timeouts: Timeouts) -> None:
+        self._http = http
+        self.url = url
+        self._timeouts = timeouts
+        self._answer_timeouts: set[asyncio.Timeout] = set()
+        self._last_response_at = time.monotonic()
+        self._last_index: Mapping[str, bool] | None = None
+
+    def probe_succeeded(self, index: Mapping[str, bool]) -> Mapping[str, bool]:
+        """Record the index that a probe returned: for each version, True if ready."""
+        self._last_response_at, self._last_index = time.monotonic(), index
+        return index
+
+    def probe_failed(self) -> Mapping[str, bool] | None:
+        """Record a probe without an answer and return the last index, or None if the server hangs.
+
+        While responses of other requests arrive, the server is busy and its last index still holds.
+        After `hang_seconds` without any response, all pending answers time out.
+        """
+        if time.monotonic() < self._last_response_at + self._timeouts.hang_seconds:
+            return self._last_index
+        for timeout in self._answer_timeouts:
+            # An expired timeout cannot be rescheduled.
+            if not timeout.expired():
+                timeout.reschedule(asyncio.get_running_loop().time())
+        return None
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[ContextMessage],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        """Pass the chunks of an answer to `on_chunk` as they arrive.
+
+        Cancellation closes the connection, which aborts the generation.
+
+        Raises:
+            ServiceError: the server refuses the request, see `_error_from`.
+            UnavailableError: the server is unreachable, hangs, or ends the stream early.
+        """
+        body = _chat_body(version, messages, sampling)
+        try:
+            async with (
+                self._answer_timeout() as timeout,
+                self._http.post(
+                    f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
+                ) as response,
+            ):
+                # Errors have a status only before the first byte; later ones are events.
+                if response.status != 200:
+                    raise await _error_from(response)
+                await self._read(response, timeout, on_chunk)
+        except TimeoutError as error:
+            raise _silent_error() from error
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable_error(self.url) from error
+        except (aiohttp.ClientError, MalformedStreamError) as error:
+            raise _stream_lost_error() from error
+
+    async def _read(
+        self,
+        response: aiohttp.ClientResponse,
+        answer_timeout: asyncio.Timeout,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        loop, parser, next_reschedule = asyncio.get_running_loop(), EventParser(), 0.0
+        async for data in response.content.iter_any():
+            # Any byte, including a comment, proves that the server is alive.
+            self._last_response_at = time.monotonic()
+            for chunk in parser.feed(data):
+                if chunk.failed:
+                    raise _stream_lost_error()
+                if chunk.text and loop.time() >= next_reschedule:
+                    # Not at every token, because moving a timer costs as much as parsing an event.
+                    next_reschedule = loop.time() + RESCHEDULE_SECONDS
+                    answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
+                on_chunk(chunk)
+
+    @asynccontextmanager
+    async def _answer_timeout(self) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout(self._timeouts.first_token_seconds) as timeout:
+            self._answer_timeouts.add(timeout)
+            try:
+                yield timeout
+            finally:
+                self._answer_timeouts.remove(timeout)
 
 
 class HttpModelServer:
@@ -51,7 +167,7 @@ class HttpModelServer:
                 {entry["name"]: entry["state"] == "READY" for entry in entries}
             )
         except (KeyError, TypeError) as error:
-            raise unreachable_error(self._url) from error
+            raise _unreachable_error(self._url) from error
 
     async def load(self, version: str, directory: str) -> None:
         """Load a version and return when the version is ready.
@@ -85,9 +201,9 @@ class HttpModelServer:
                 if response.status == 200:
                     return content
         except TimeoutError as error:
-            raise silent_error() from error
+            raise _silent_error() from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise unreachable_error(self._url) from error
+            raise _unreachable_error(self._url) from error
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")
         if response.status in (429, 503):
@@ -107,3 +223,98 @@ class HttpModelServer:
     ) -> None:
         """Implement `ChatServer.answer`, see `Completions.answer`."""
         await self._completions.answer(version, messages, sampling, on_chunk)
+
+
+def _silent_error() -> UnavailableError:
+    """Return the error for a server that accepts connections but does not answer in time."""
+    return UnavailableError(
+        "the model server does not respond",
+        reason=SILENT_REASON,
+        retry_seconds=DEFAULT_RETRY_SECONDS,
+    )
+
+
+def _stream_lost_error() -> UnavailableError:
+    """Return the error for a stream that ended without a finish reason."""
+    return UnavailableError(
+        "the model server ended the stream early",
+        reason="MODEL_SERVER_LOST",
+        retry_seconds=DEFAULT_RETRY_SECONDS,
+    )
+
+
+def _chat_body(
+    version: str, messages: Sequence[ContextMessage], sampling: Sampling
+) -> dict[str, object]:
+    body: dict[str, object] = {
+        "model": version,
+        "messages": [{"role": message.role, "content": message.text} for message in messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed % SEEDS
+    if sampling.return_tokens:
+        body |= {"logprobs": True, "return_token_ids": True}
+    return body
+
+
+async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:
+    """Translate an HTTP status.
+
+    404: the version is not loaded. 429: the queue is full. 503: the version loads or drains.
+    """
+    header = response.headers.get("Retry-After", "")
+    retry = float(header) if header.isdecimal() else DEFAULT_RETRY_SECONDS
+    match response.status:
+        case 400 | 413 | 422:
+            return await _invalid_request_error(response)
+        case 404:
+            return NotFoundError("the model server does not hold this version")
+        case 429:
+            return ResourceExhaustedError(
+                "the model server's queue is full", reason="MODEL_QUEUE_FULL", retry_seconds=retry
+            )
+        case 503:
+            return UnavailableError(
+                "the model is not ready", reason="MODEL_NOT_READY", retry_seconds=retry
+            )
+        case _:
+            return UnavailableError(
+                "the model server failed", reason="MODEL_SERVER_FAILED", retry_seconds=retry
+            )
+
+
+async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArgumentError:
+    try:
+        error = (await response.json())["error"]
+        param, message = str(error.get("param")), str(error.get("message"))
+    except (aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
+        param, message = "", ""
+    name = param.split(".")[0]
+    if name not in _PARAMETERS:
+        return InvalidArgumentError("the model server rejects the request", field="messages")
+    limit = _TOKEN_LIMIT.search(message)
+    if limit is None:
+        return InvalidArgumentError(f"the model server rejects {name}", field=name)
+    tokens = f"{limit[1]} tokens"
+    return InvalidArgumentError(
+        f"{name} exceeds the model's context; the limit is {tokens}",
+        reason="CONTEXT_TOO_LONG",
+        field=name,
+        limit=tokens,
+    )
+
+
+def _unreachable_error(url: str) -> UnavailableError:
+    """Return the error for a refused or failed connection."""
+    return UnavailableError(
+        f"the model server at {url} is unreachable; check that the predictor runs, and its log",
+        reason="MODEL_NOT_READY",
+        retry_seconds=DEFAULT_RETRY_SECONDS,
+    )

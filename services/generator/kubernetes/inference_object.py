@@ -53,11 +53,6 @@ class Template:
         labels = self.manifest["metadata"]["labels"]
         return {key: value for key, value in labels.items() if key in IDENTITY}
 
-    @property
-    def api_version(self) -> str:
-        """Return the API version of the InferenceService."""
-        return str(self.manifest["apiVersion"])
-
 
 @dataclass(frozen=True)
 class Observed:

@@ -24,10 +24,10 @@ from services.chassis.errors import (
 )
 from services.chassis.telemetry import fields
 from services.contracts.chat import ContextMessage
-from services.generator.answering.completions import Completions
 from services.generator.answering.engine import Timeouts
+from services.generator.answering.model_server import Completions
 from services.generator.answering.presets import Sampling
-from services.generator.answering.sse import Chunk
+from services.generator.answering.stream import Chunk
 from services.generator.kubernetes.api import KubernetesApi
 from services.generator.kubernetes.inference_object import (
     InvalidTemplateError,
@@ -302,4 +302,5 @@ class InferenceServices:
         return str(folder)
 
     def _path(self, template: Template) -> str:
-        return f"/apis/{template.api_version}/namespaces/{self._target.namespace}/inferenceservices"
+        group = template.manifest["apiVersion"]
+        return f"/apis/{group}/namespaces/{self._target.namespace}/{OBJECTS}"

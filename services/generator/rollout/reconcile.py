@@ -8,8 +8,9 @@ The model server joins concurrent loads of one version and refuses to unload a v
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -21,8 +22,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import fields
-from services.generator.answering.running_generations import RunningGenerations
-from services.generator.metrics import SHARE, VERSIONS_READY
+from services.generator.metrics import RUNNING, SHARE, VERSIONS_READY
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.rollout import Rollout
 
@@ -82,6 +82,30 @@ class ReconcileIntervals:
 class _Failure:
     reason: str
     retry_at: float
+
+
+class RunningGenerations:
+    """Number of running generations for each version; a version is unloaded only without any."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def track(self, version: str) -> Iterator[None]:
+        """Count one generation of the version while the block runs."""
+        self._add(version, 1)
+        try:
+            yield
+        finally:
+            self._add(version, -1)
+
+    def count(self, version: str) -> int:
+        """Return the number of running generations of a version."""
+        return self._counts[version]
+
+    def _add(self, version: str, step: int) -> None:
+        self._counts[version] += step
+        RUNNING.labels(version).set(self._counts[version])
 
 
 class Reconciler:

@@ -1,4 +1,4 @@
-"""State machine of the rollout: stable version, candidate with lease, promotion, rollback.
+"""State machine of the rollout: stable version, candidate with lease, promotion, rollback; as JSON.
 
 Pure functions without clock and files. A user is assigned to the candidate if the hash of user and
 candidate is below the share. A growing share therefore keeps its users, and another candidate
@@ -6,13 +6,20 @@ selects other users. Times are microseconds since 1970 in UTC.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from services.chassis.errors import FailedPreconditionError
 from services.contracts.chat import Arm
 
 MAX_HISTORY = 50
+FORMAT = 1  # of the JSON text in the file and in the database
+
+
+class InvalidRolloutError(Exception):
+    """The text is not a rollout of the supported format."""
 
 
 class ChangeKind(StrEnum):
@@ -212,6 +219,36 @@ def user_fraction(version: str, user_key: str) -> float:
     """Return the stable hash of the user into [0, 1), uniform for each version."""
     digest = hashlib.sha256(f"{version}\n{user_key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def encode(rollout: Rollout) -> str:
+    """Return the rollout as JSON text."""
+    return json.dumps({"format": FORMAT, **asdict(rollout)}, indent=2)
+
+
+def decode(text: str | bytes) -> Rollout:
+    """Parse the JSON text of a rollout.
+
+    Raises:
+        InvalidRolloutError: the text is not JSON, or has another format.
+    """
+    try:
+        content: Any = json.loads(text)
+        if content["format"] != FORMAT:
+            raise ValueError("another format")
+        stable, candidate = content["stable"], content["candidate"]
+        history = tuple(
+            Change(entry["time_us"], ChangeKind(entry["kind"]), entry["version"], entry["reason"])
+            for entry in content["history"]
+        )
+        return Rollout(
+            stable=Deployment(**stable) if stable else None,
+            candidate=Candidate(**candidate) if candidate else None,
+            retired=tuple(content["retired"]),
+            history=history,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRolloutError(f"not a rollout of format {FORMAT}: {error!r}") from error
 
 
 def _precondition_error(text: str, reason: str) -> FailedPreconditionError:

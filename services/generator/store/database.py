@@ -32,8 +32,7 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.rollout import Rollout
-from services.generator.rollout.rollout_json import InvalidRolloutError, decode, encode
+from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
 
 # Oldest migration that this code works with. During a rolling upgrade the database may be newer.
 REVISION = "0001"

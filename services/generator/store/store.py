@@ -14,8 +14,7 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.rollout import Rollout
-from services.generator.rollout.rollout_json import InvalidRolloutError, decode, encode
+from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
 
 
 class RolloutFile:

@@ -13,7 +13,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
-from services.generator.answering.routing import NO_MODEL
+from services.generator.answering.engine import NO_MODEL
 from services.generator.rollout.reconcile import SERVER_UNAVAILABLE
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready

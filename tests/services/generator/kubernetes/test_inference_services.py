@@ -14,10 +14,10 @@ from prometheus_client import REGISTRY
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.contracts.chat import ContextMessage
-from services.generator.answering.completions import SILENT_REASON
 from services.generator.answering.engine import Timeouts
+from services.generator.answering.model_server import SILENT_REASON
 from services.generator.answering.presets import Sampling
-from services.generator.answering.sse import Chunk
+from services.generator.answering.stream import Chunk
 from services.generator.kubernetes import inference_services
 from services.generator.kubernetes.api import (
     NoServiceAccountError,

@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.chassis.errors import FailedPreconditionError, UnavailableError
-from services.generator.answering.running_generations import RunningGenerations
 from services.generator.rollout.canary import CanaryController
 from services.generator.rollout.current_rollout import (
     STORE_UNAVAILABLE,
     CurrentRollout,
     StoredRollout,
 )
-from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler, State
+from services.generator.rollout.reconcile import (
+    ReconcileIntervals,
+    Reconciler,
+    RunningGenerations,
+    State,
+)
 from services.generator.rollout.rollout import Candidate, ChangeKind, Deployment, Rollout
 
 SECOND = 1_000_000
