@@ -29,12 +29,10 @@ from tokenizers import Tokenizer, models
 from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.generation import Sampling
 from services.predictor.engine.pipeline import PipelineOptions
-from services.predictor.loading import Loader
+from services.predictor.ir_cache import IrCache, convert_in_process
+from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
-from services.predictor.store.converter_process import convert_in_process
-from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import DigestCache
-from services.predictor.version import Version
+from services.predictor.version import Loader, Version
 
 CONCURRENT = 8
 PROMPT_TOKENS, NEW_TOKENS = 32, 128

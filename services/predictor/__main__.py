@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 
 from services.chassis.settings import load_settings
@@ -20,16 +21,15 @@ from services.predictor.engine.pipeline import PipelineOptions
 from services.predictor.errors import PredictorError
 from services.predictor.http.app import build_app
 from services.predictor.http.kserve import Readiness
-from services.predictor.loading import Loader
+from services.predictor.ir_cache import IrCache, convert_in_process
+from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
-from services.predictor.peers import versions_served_by
 from services.predictor.repository import Journal, Repository, RepositoryLimits
 from services.predictor.settings import PredictorSettings
-from services.predictor.store.converter_process import convert_in_process
-from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import DigestCache
+from services.predictor.version import Loader
 
 log = logging.getLogger("services.predictor")
+PEER_SECONDS = 5.0
 
 
 class LogFormatter(logging.Formatter):
@@ -108,6 +108,28 @@ async def load_at_start(
             reason = f"{version}: {error.text}" if version in named else reason
     readiness.ready = not missing
     return reason
+
+
+async def versions_served_by(url: str) -> dict[str, Path]:
+    """Return version and directory of all versions of another predictor; empty if unreachable.
+
+    In a cluster the address resolves to ready pods, for example to the pod that an upgrade is about
+    to end. At the first start no pod answers.
+    """
+    timeout = aiohttp.ClientTimeout(PEER_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            http.post(
+                f"{url}/v2/repository/index", json={"ready": True}, raise_for_status=True
+            ) as answer,
+        ):
+            served = {str(entry["name"]): Path(entry["directory"]) for entry in await answer.json()}
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        log.info("no peer", extra={"fields": {"reason": type(error).__name__}})
+        return {}
+    log.info("peer serves versions", extra={"fields": {"versions": ",".join(sorted(served))}})
+    return served
 
 
 async def start_failure(starting: asyncio.Task[str], stop: asyncio.Event) -> str:

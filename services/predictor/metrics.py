@@ -65,10 +65,6 @@ class Metrics:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def of_version(self, version: str) -> "VersionMetrics":
-        """Return the observer of one version's engine."""
-        return VersionMetrics(self, version)
-
     def forget(self, version: str) -> None:
         """Remove the gauges of an unloaded version; counters remain for rates."""
         for gauge in (self.running, self.waiting, self.cache_usage):

@@ -23,8 +23,8 @@ from services.predictor.errors import (
     VersionInUseError,
     VersionNotFoundError,
 )
+from services.predictor.manifest import manifest_digest
 from services.predictor.metrics import Metrics
-from services.predictor.store.manifest import manifest_digest
 from services.predictor.version import Version
 
 log = logging.getLogger(__name__)

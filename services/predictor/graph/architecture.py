@@ -5,9 +5,11 @@ files (rope_scaling, rope_local_base_freq, rope_parameters; layer_types or a win
 are converted to one representation for the graph.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from services.predictor.errors import ModelRefusedError
@@ -89,6 +91,32 @@ class Architecture:
     def is_gemma(self) -> bool:
         """Return True for Gemma: scaled embeddings, norm weights plus one, four norms per layer."""
         return self.family is Family.GEMMA3
+
+
+def load_architecture(directory: Path) -> Architecture:
+    """Read and check config.json.
+
+    Raises:
+        ModelRefusedError: the file is missing or invalid; names the file or the field.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise ModelRefusedError(
+            "config.json is missing", field="config.json", reason="MISSING"
+        ) from error
+    except ValueError as error:
+        raise ModelRefusedError(
+            "config.json is not JSON", field="config.json", reason="MALFORMED"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelRefusedError(
+            "config.json must be an object",
+            field="config.json",
+            reason="MALFORMED",
+            limit="an object",
+        )
+    return read_architecture(config)
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:

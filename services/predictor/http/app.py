@@ -11,8 +11,7 @@ from aiohttp.typedefs import Middleware
 from services.predictor.errors import InvalidRequestError, PredictorError
 from services.predictor.http.kserve import KServeRoutes, Readiness
 from services.predictor.http.openai import OpenAIRoutes
-from services.predictor.http.replies import error_body
-from services.predictor.http.streaming import STATUS, VERSION
+from services.predictor.http.replies import STATUS, VERSION, error_body
 from services.predictor.metrics import Metrics
 from services.predictor.repository import Repository
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from services.predictor.http.parsing import parse_body
-from services.predictor.http.schemas import IndexRequest, LoadRequest, UnloadRequest
+from services.predictor.http.schemas import IndexRequest, LoadRequest, UnloadRequest, parse_body
 from services.predictor.repository import Repository, State
 
 

@@ -4,19 +4,21 @@ Also vLLM's /tokenize and /detokenize.
 """
 
 import asyncio
+import secrets
 from typing import Any
 
 from aiohttp import web
 
 from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.errors import InvalidRequestError
-from services.predictor.http.parsing import parse_body
 from services.predictor.http.replies import (
+    VERSION,
     ChatBodies,
     CompletionBodies,
     TokenDetails,
     echoed_scores,
     generated_scores,
+    send_stream,
 )
 from services.predictor.http.schemas import (
     ChatMessage,
@@ -25,10 +27,12 @@ from services.predictor.http.schemas import (
     DetokenizeRequest,
     GenerationRequest,
     TokenizeRequest,
+    parse_body,
 )
-from services.predictor.http.streaming import VERSION, send_stream
 from services.predictor.repository import Repository
-from services.predictor.version import Reply, Version, with_seed
+from services.predictor.version import Reply, Version
+
+SEED_BITS = 63
 
 
 class OpenAIRoutes:
@@ -171,10 +175,11 @@ def _sampling(
             reason="TOO_LARGE",
             limit=f"at most {max_new_tokens}",
         )
-    sampling = Sampling(
+    return Sampling(
         max_new_tokens=max_new_tokens,
         end_ids=tuple(dict.fromkeys((*version.end_ids, *body.stop_token_ids))),
-        seed=0,
+        # With the pipeline's default seed, every request would use the same random stream.
+        seed=secrets.randbits(SEED_BITS) if body.seed is None else body.seed,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -187,7 +192,6 @@ def _sampling(
         # Single tokens are tracked only together with their log-probs.
         log_probs=log_probs or body.return_token_ids,
     )
-    return with_seed(sampling, body.seed)
 
 
 async def _render(

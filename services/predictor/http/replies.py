@@ -1,10 +1,14 @@
-"""Response bodies of OpenAI's API."""
+"""Responses of OpenAI's API: bodies, and streams of server-sent events."""
 
+import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from aiohttp import web
 
 from services.predictor.engine.scorer import TokenScore
 from services.predictor.errors import PredictorError
@@ -13,6 +17,17 @@ from services.predictor.text.transcript import ScoredToken
 from services.predictor.version import Delta, Reply
 
 Json = dict[str, Any]
+# Request keys through which handlers pass metric labels to the middleware. The version is
+# set only for a loaded version, so that a caller's text never becomes a label.
+VERSION = web.RequestKey("version", str)
+# Status of a stream that failed after its 200 was sent.
+STATUS = web.RequestKey("status", int)
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+DONE = b"data: [DONE]\n\n"
 
 
 def error_body(error: PredictorError, status: int) -> Json:
@@ -188,7 +203,7 @@ def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.log_prob for token in tokens],
         "top_logprobs": [{token.text: token.log_prob} for token in tokens],
-        "text_offset": _offsets([token.text for token in tokens], 0),
+        "text_offset": _offsets([token.text for token in tokens]),
     }
 
 
@@ -210,7 +225,7 @@ def echoed_scores(
         "tokens": texts,
         "token_logprobs": [None, *(score.log_prob for score in scores)],
         "top_logprobs": [None, *tops],
-        "text_offset": _offsets(texts, 0),
+        "text_offset": _offsets(texts),
     }
     if generated is None:
         return body
@@ -219,9 +234,69 @@ def echoed_scores(
     return {key: value + shifted[key] for key, value in body.items()}
 
 
-def _offsets(texts: Sequence[str], start: int) -> list[int]:
-    offsets = []
+def _offsets(texts: Sequence[str]) -> list[int]:
+    offsets, start = [], 0
     for text in texts:
         offsets.append(start)
         start += len(text)
     return offsets
+
+
+class StreamBodies(Protocol):
+    """Response bodies of one stream."""
+
+    def first_chunk(self) -> Json | None: ...
+    def chunk(self, delta: Delta) -> Json: ...
+    def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> Json: ...
+
+
+async def send_stream(
+    request: web.Request,
+    deltas: AsyncGenerator[Delta, None],
+    bodies: StreamBodies,
+    prompt_tokens: int,
+    include_usage: bool,
+) -> web.StreamResponse:
+    """Write deltas as server-sent events as they arrive, each in one event and one write.
+
+    An error after the first byte is the last event.
+
+    A disconnect of the reader cancels this task, and thereby the generation.
+
+    Raises:
+        PredictorError: the engine refused the request before the first byte; later errors become an
+            event.
+    """
+    response = web.StreamResponse(headers=STREAM_HEADERS)
+    completion_tokens = 0
+    async with aclosing(deltas):
+        try:
+            # The first delta comes before the headers, so that a refusal still has a status.
+            first = await anext(deltas)
+            await response.prepare(request)
+            if (first_chunk := bodies.first_chunk()) is not None:
+                await response.write(_event(first_chunk))
+            await response.write(_event(bodies.chunk(first)))
+            completion_tokens = first.completion_tokens
+            async for delta in deltas:
+                completion_tokens = delta.completion_tokens
+                await response.write(_event(bodies.chunk(delta)))
+        except PredictorError as error:
+            if not response.prepared:
+                raise
+            # The response has status 200 already; the metrics count the real one.
+            request[STATUS] = error.status
+            await response.write(_event(error_body(error, error.status)))
+            await response.write_eof()
+            return response
+    if include_usage:
+        await response.write(_event(bodies.usage_chunk(prompt_tokens, completion_tokens)))
+    await response.write(DONE)
+    await response.write_eof()
+    return response
+
+
+def _event(body: Json) -> bytes:
+    return (
+        b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )

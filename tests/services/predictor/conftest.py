@@ -17,15 +17,15 @@ from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions, Precision
 from services.predictor.errors import PredictorError
 from services.predictor.graph.conversion import convert
-from services.predictor.http import app, streaming
+from services.predictor.http import app, replies
 from services.predictor.http.app import build_app
 from services.predictor.http.kserve import Readiness
 from services.predictor.http.replies import error_body
-from services.predictor.loading import Loader
+from services.predictor.ir_cache import IrCache
+from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
 from services.predictor.repository import Journal, Repository, RepositoryLimits
-from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import DigestCache
+from services.predictor.version import Loader
 from tests.services.predictor.model_directories import write_model
 
 OPTIONS = PipelineOptions(kv_blocks=64, prefill_chunk_tokens=64, threads=1, precision=Precision.F32)
@@ -116,7 +116,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
         sent.append(error)
         return error_body(error, status)
 
-    for module in (app, streaming):
+    for module in (app, replies):
         monkeypatch.setattr(module, "error_body", recorded)
     return sent
 

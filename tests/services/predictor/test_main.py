@@ -25,9 +25,9 @@ import pytest
 from services.chassis.settings import SettingsError
 from services.predictor.__main__ import main, serve
 from services.predictor.graph.conversion import convert
+from services.predictor.ir_cache import IrCache
+from services.predictor.manifest import DigestCache, check_manifest
 from services.predictor.settings import PredictorSettings
-from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import DigestCache, check_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -9,9 +9,12 @@ import pytest
 
 from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.__main__ import REFUSED, main
-from services.predictor.graph.architecture import AttentionKind, read_architecture
-from services.predictor.graph.conversion import convert, load_architecture
-from services.predictor.graph.decoder import embedding_scale
+from services.predictor.graph.architecture import (
+    AttentionKind,
+    load_architecture,
+    read_architecture,
+)
+from services.predictor.graph.conversion import convert, embedding_scale
 from tests.services.predictor import checkpoints
 from tests.support.errors import refused
 

@@ -9,8 +9,7 @@ from services.predictor.engine.generation import TokenBatch
 from services.predictor.errors import InvalidRequestError, ModelRefusedError
 from services.predictor.text.chat_template import ChatTemplate, special_tokens
 from services.predictor.text.codec import TextCodec
-from services.predictor.text.stops import StopStrings
-from services.predictor.text.transcript import IncrementalDetokeniser, Transcript
+from services.predictor.text.transcript import IncrementalDetokeniser, StopStrings, Transcript
 from tests.services.predictor.model_directories import END_ID, byte_tokenizer
 from tests.support.errors import refused
 

@@ -1,4 +1,4 @@
-"""Cache of converted graphs on disk.
+"""Cache of converted graphs on disk, and the process that converts them.
 
 The key is the content: the digests of the model, and the source code of the converter.
 """
@@ -7,14 +7,18 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from services.predictor import graph
+from services.predictor.errors import ModelRefusedError
+from services.predictor.graph.__main__ import REFUSED
 from services.predictor.graph.checkpoint import weight_files
 from services.predictor.graph.conversion import IR_NAME
-from services.predictor.store.manifest import Manifest
+from services.predictor.manifest import Manifest
 
 Convert = Callable[[Path, Path], None]  # model directory, existing target directory
 
@@ -32,10 +36,9 @@ class IrCache:
 
         A conversion becomes visible by one rename, so a killed conversion leaves no usable entry.
         """
+        names = ("config.json", *weight_files(manifest.directory))
         # The digest of the converter belongs to the key, so that a changed converter uses no
         # older graphs.
-        names = ("config.json", *weight_files(manifest.directory))
-        # Return the digest of the converter, so that a changed converter uses no older graphs.
         digest = hashlib.sha256()
         for source in sorted(Path(graph.__path__[0]).glob("*.py")):
             digest.update(source.read_bytes())
@@ -64,3 +67,33 @@ class IrCache:
         for path in finished[self._entries :]:
             shutil.rmtree(path)
         return target
+
+
+def convert_in_process(source: Path, target: Path) -> None:
+    """Run `python -m services.predictor.graph` with low priority and wait.
+
+    In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and the
+    memory of the conversion would remain allocated.
+
+    Raises:
+        ModelRefusedError: the converter refused the model, or failed.
+    """
+    command = [sys.executable, "-m", "services.predictor.graph", str(source), str(target)]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+    }
+    result = subprocess.run(  # noqa: S603 - own module and two paths, no shell
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if result.returncode == REFUSED:
+        raise ModelRefusedError(
+            result.stderr, **json.loads(result.stdout.rpartition("\n")[2] or "{}")
+        )
+    if result.returncode:
+        raise ModelRefusedError(f"the conversion ended with status {result.returncode}")

@@ -8,12 +8,11 @@ import pytest
 
 from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.conversion import IR_NAME
-from services.predictor.loading import read_end_ids
+from services.predictor.ir_cache import IrCache, convert_in_process
+from services.predictor.manifest import DigestCache, check_manifest
 from services.predictor.repository import Journal
-from services.predictor.store.converter_process import convert_in_process
-from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import DigestCache, check_manifest
 from services.predictor.text.codec import TextCodec
+from services.predictor.version import read_end_ids
 from tests.services.predictor.model_directories import write_manifest
 from tests.support.errors import refused
 

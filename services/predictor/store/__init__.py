@@ -1,1 +1,0 @@
-"""Model directories and derived files on disk: manifests, digests, converted graphs."""
