@@ -18,9 +18,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from training.tokenization.byte_pairs import learn_byte_pairs
-from training.tokenization.splitting import Split
-from training.tokenization.tiktoken_encoding import to_tiktoken
+from training.tokenization.byte_pairs import Split, learn_byte_pairs
+from training.tokenization.text_tokenizer import to_tiktoken
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "training", "services", "infra", "tests", "benchmarks")

@@ -163,7 +163,7 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     from training.model.config import llama_json, parse_config
     from training.model.reward import RewardModel, ScalarHead, ScalarModel, save_reward_model
     from training.model.transformer import Decoder, initialise
-    from training.tokenization.nano_tokenizer import train_tokenizer
+    from training.tokenization.byte_pairs import train_tokenizer
 
     rng = random.Random(1)
 
@@ -274,7 +274,7 @@ def _our_policy(folder: Path, steps: int) -> Settings:
 
 
 def _our_rate() -> object:
-    from training.optim.adam import OptimizerConfig
+    from training.optim.optimizers import OptimizerConfig
 
     return OptimizerConfig(learning_rate=RATE, schedule="constant", warmup_steps=0)
 

@@ -24,7 +24,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
-from training.data.feedback.sealed import DataKey
+from training.data.feedback.rows import DataKey
 from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView

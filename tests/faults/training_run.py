@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import sft

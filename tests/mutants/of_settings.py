@@ -13,7 +13,7 @@ SETTINGS = (
     ),
     Mutant(
         "90 settings: gradient clip of 0 is accepted",
-        "training/optim/adam.py",
+        "training/optim/optimizers.py",
         "gradient_clip: Limit = 1.0",
         "gradient_clip: float = 1.0",
         RANGES,
@@ -27,7 +27,7 @@ SETTINGS = (
     ),
     Mutant(
         "92 settings: cooldown starts in the warm-up",
-        "training/optim/schedule.py",
+        "training/optim/learner.py",
         "begin = max(warmup_steps, total_steps - round(total_steps * config.cooldown_fraction))",
         "begin = total_steps - round(total_steps * config.cooldown_fraction)",
         OPTIM,

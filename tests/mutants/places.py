@@ -18,7 +18,7 @@ REWARD_MODEL = ("tests/training/stages/test_reward_model.py",)
 LABEL_NOISE = ("tests/training/rl/test_label_noise.py",)
 SERVED = ("tests/training/rl/test_served.py",)
 RANGES = ("tests/training/runtime/test_ranges.py",)
-OPTIM = ("tests/training/optim/test_optim.py",)
+OPTIM = ("tests/training/optim/test_optimizers.py",)
 RANKS = ("tests/training/runtime/test_ranks.py",)
 
 ADVANTAGES_PY = "training/rl/advantages.py"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tests.training.sealing import Key, sealed_row
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
-from training.data.feedback.sealed import DataKey
+from training.data.feedback.rows import DataKey
 from training.evaluation.canary import Thumbs
 
 TOPIC = "11111111-2222-3333-4444-555555555555"

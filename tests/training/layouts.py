@@ -23,8 +23,8 @@ from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.lora import LoraConfig, add_adapter
 from training.model.reward import ScalarHead, ScalarModel
-from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.parallelism.layout import Parallelism, arrange, distribute, gathered, whole_weights
 from training.rl.rollout import CachedEngine
 from training.runtime.context import Lineage, Machine, RunContext

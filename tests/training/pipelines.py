@@ -16,7 +16,7 @@ from tests.training.workers import tell
 from training.errors import ConfigError
 from training.model.config import gpt2_json
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange, assemble, distribute, whole_weights
 from training.parallelism.pipeline import keep_own_layers
 from training.runtime.context import Lineage, Machine, RunContext

@@ -19,13 +19,12 @@ HERE = "tests/training/"
 SECONDS = {"correctness": 10.0, "learning": 180.0}
 SUITES = {
     "correctness": (
-        "losses/test_cross_entropy.py",
         "losses/test_log_probs.py",
         "losses/test_policy.py",
         "losses/test_preferences.py",
-        "model/test_head.py",
+        "model/test_reward.py",
         "model/test_transformer.py",
-        "optim/test_optim.py",
+        "optim/test_optimizers.py",
         "runtime/test_ranks.py",
         "rl/test_advantages.py",
         "rl/test_correction.py",
@@ -67,7 +66,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
     ),
     "reward model: head, Bradley-Terry, normalised, centred": (
-        "model/test_head.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
+        "model/test_reward.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
         "losses/test_preferences.py::test_bradley_terry_of_equal_scores_is_log_two",
         "losses/test_preferences.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
         "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
@@ -109,9 +108,9 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "losses/test_policy.py::test_extreme_ratio_stays_finite",
     ),
     "Adam's epsilon, linear decay, gradient clip; the exact gradient": (
-        "optim/test_optim.py::test_matrices_decay_and_embeddings_norms_and_biases_do_not",
-        "optim/test_optim.py::test_rate_warms_up_and_decays_to_its_floor",
-        "optim/test_optim.py::test_large_gradient_is_clipped_and_its_norm_reported",
+        "optim/test_optimizers.py::test_matrices_decay_and_embeddings_norms_and_biases_do_not",
+        "optim/test_optimizers.py::test_rate_warms_up_and_decays_to_its_floor",
+        "optim/test_optimizers.py::test_large_gradient_is_clipped_and_its_norm_reported",
         "rl/test_learning.py::test_sampled_gradient_equals_the_exact_bandit_gradient",
     ),
     "several shuffled minibatch epochs, early stop": (
@@ -130,7 +129,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_grpo_algorithm.py::test_groups_without_variance_change_nothing",
     ),
     "distributed; what a checkpoint holds": (
-        "optim/test_optim.py::test_two_ranks_train_like_one",
+        "optim/test_optimizers.py::test_two_ranks_train_like_one",
         "stages/test_split_policies.py::test_every_layout_trains_like_one_process",
         "stages/test_killed.py::test_the_same_call_ends_with_the_same_bits",
     ),

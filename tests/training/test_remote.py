@@ -16,7 +16,7 @@ from infra.certificates.folder import issue_certificates, tls_settings
 from tests.support.errors import refused
 from training import remote
 from training.data.feedback.events import Erasure
-from training.data.feedback.sealed import DataKey
+from training.data.feedback.rows import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState
 from training.remote import DeadlineError, FeedbackLog, RemoteError, RolloutClient, TlsFiles

@@ -14,7 +14,7 @@ from training import stage_record
 from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage
 from training.stage_record import (
     RECORD,

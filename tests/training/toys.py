@@ -14,7 +14,7 @@ from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.runtime.context import Progress
 from training.runtime.training_state import DirectoryCheckpoints
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
 VOCABULARY = 300

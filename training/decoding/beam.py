@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.decoding.rows import DecodingError, Rows
-from training.decoding.rules import penalise, seen
+from training.decoding.sampling import penalise, seen
 from training.model.backbone import Backbone
 
 # Initial score of all beams but the first: they are identical copies of the prompt.

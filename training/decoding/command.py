@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 
 from training.data.chat import Message, load_chat, open_tokenizer, read_stop_ids
 from training.decoding.beam import BeamConfig, beam_search
-from training.decoding.presets import read_presets
 from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.rules import Rules
-from training.decoding.sampling import sample
+from training.decoding.sampling import Rules, read_presets, sample
 from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
 from training.model.backbone import Backbone

@@ -17,8 +17,7 @@ from training.data.chat import Chat, Message, load_chat
 from training.data.seeds import seed_of
 from training.data.tensors import pad
 from training.decoding.rows import Rows, stop_at
-from training.decoding.rules import Rules
-from training.decoding.sampling import sample
+from training.decoding.sampling import Rules, sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from training.data.order import steps_for
+from training.data.seeds import steps_for
 from training.errors import ConfigError
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig

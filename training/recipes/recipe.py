@@ -13,7 +13,7 @@ from pathlib import Path
 from training.cluster.group import Group
 from training.data.feedback.sets import SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
-from training.decoding.presets import read_presets
+from training.decoding.sampling import read_presets
 from training.decoding.tasks import Task
 from training.errors import ConfigError
 from training.evaluation.answers import Sampling

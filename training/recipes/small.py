@@ -12,7 +12,7 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.advantages import KlConfig
 from training.runtime.context import Machine

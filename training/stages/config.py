@@ -8,7 +8,7 @@ from typing import Annotated
 
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.rl.alarms import Limits
 from training.runtime.context import Lineage, Machine

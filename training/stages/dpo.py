@@ -16,7 +16,7 @@ from torch import Tensor
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
-from training.data.order import split_by_key
+from training.data.seeds import split_by_key
 from training.data.tensors import TokenisedExample, length_groups, response_batch
 from training.errors import ConfigError
 from training.losses.preferences import dpo

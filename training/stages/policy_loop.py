@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.data.order import rows_of_step
-from training.data.seeds import seed_of
+from training.data.seeds import rows_of_step, seed_of
 from training.model.backbone import Backbone
 from training.parallelism.layout import gathered, whole_weights
 from training.rl.alarms import alarm, record_figures

@@ -23,8 +23,8 @@ from training.losses.policy import Clip, policy_loss, token_weights, value_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.advantages import (
     MAX_RELATIVE_ERROR,

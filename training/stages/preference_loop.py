@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
-from training.data.order import rows_of_step, steps_for
+from training.data.seeds import rows_of_step, steps_for
 from training.data.tensors import TokenisedExample
 from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.model.vocabulary import VocabularyMap, choose_rows
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import gathered
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
 from training.runtime.context import Progress, RunContext, Sample

@@ -20,9 +20,8 @@ import torch
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
-from training.data.order import rows_of_step
 from training.data.packing import PACKINGS, PackedRows
-from training.data.seeds import seed_of
+from training.data.seeds import rows_of_step, seed_of
 from training.data.token_shards import Shards, TokenStream, open_shards
 from training.errors import ConfigError
 from training.measurement.perplexity import measure, surprise_of
@@ -31,8 +30,8 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers
 from training.rl.rollout import CachedEngine

@@ -13,7 +13,7 @@ from training.data.examples import read_prompts, read_sft
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, response_batch
 from training.errors import ConfigError
-from training.losses.cross_entropy import batch_loss
+from training.losses.log_probs import batch_loss
 from training.model.backbone import Backbone
 from training.model.checkpoint import read_config, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows

@@ -16,8 +16,7 @@ from torch import Tensor
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
-from training.data.order import held_out_keys, rows_of_step, steps_for
-from training.data.seeds import seed_of
+from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
 from training.errors import ConfigError
 from training.losses.preferences import bradley_terry, centring, margin_ranking
@@ -27,8 +26,8 @@ from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
 from training.model.reward import RewardModel, ScalarHead, ScalarModel, save_reward_model
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, assemble, distribute
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.runtime.context import Progress, RunContext

@@ -12,17 +12,16 @@ from functools import partial
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_sft
-from training.data.order import rows_of_step, split_by_key, steps_for
-from training.data.seeds import seed_of
+from training.data.seeds import rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.errors import ConfigError
-from training.losses.cross_entropy import response_loss
+from training.losses.log_probs import response_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, distribute, gathered
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
 from training.rl.rollout import CachedEngine

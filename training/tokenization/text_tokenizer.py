@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,15 +20,24 @@ from tokenizers import Tokenizer
 
 from training.errors import DetailedError
 from training.model.fields import absent, missing
-from training.tokenization.byte_pairs import bytes_by_letter
-from training.tokenization.control import TOKENIZER
-from training.tokenization.tiktoken_encoding import incompatibility, to_tiktoken
+from training.tokenization.byte_pairs import PATTERNS, TOKENIZER, bytes_by_letter, identify_split
 
 # fancy-regex keeps a backtracking state per character of a run of white space and panics at a
 # million (measured with tiktoken 0.14). Oniguruma does not. Python's \s is a superset of theirs.
 LONG_RUN = re.compile(r"\s{500000}")
 LONG_RUN_CHARACTERS = 500_000
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
+PRE_TOKENIZER = "pre_tokenizer: differs from the known patterns"
+# Model fields required by tiktoken; None and "" are equivalent.
+REQUIRED_MODEL = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
 
 
 class TokenizerError(DetailedError, ValueError):
@@ -205,3 +214,56 @@ def _check_rows(directory: Path, vocabulary_size: int) -> None:
             reason="TOO_LARGE",
             limit=str(rows),
         )
+
+
+def to_tiktoken(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tiktoken.Encoding:
+    """Return the encoding of a compatible tokenizer. `spec` is its tokenizer.json.
+
+    The encoding has the bytes of each token with the id as rank, and the splitting pattern.
+
+    Raises:
+        ValueError: the tokenizer is incompatible; the message names the field.
+    """
+    split = identify_split(spec["pre_tokenizer"])
+    if split is None or (reason := incompatibility(tokenizer, spec)):
+        raise ValueError(f"tokenizer.json: {reason if split else PRE_TOKENIZER}")
+    letters, control = bytes_by_letter(), _control_tokens(spec)
+    ranks = {
+        bytes(letters[letter] for letter in token): token_id
+        for token, token_id in spec["model"]["vocab"].items()
+        if token not in control
+    }
+    return tiktoken.Encoding(
+        name, pat_str=PATTERNS[split], mergeable_ranks=ranks, special_tokens=control
+    )
+
+
+def incompatibility(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> str:
+    """Return the reason for possibly different ids in tiktoken, or "" for identical ids."""
+    model = spec["model"]
+    for field, plain in REQUIRED_MODEL.items():
+        if (model.get(field) or None) != (plain or None):
+            return f"model.{field}: {model.get(field)!r}, only {plain!r} is supported by both"
+    if spec["normalizer"] is not None:
+        return "normalizer: texts are changed before splitting"
+    if identify_split(spec["pre_tokenizer"]) is None:
+        return PRE_TOKENIZER
+    if not all(token["special"] for token in spec["added_tokens"]):
+        return "added_tokens: a token that is not special is matched inside texts"
+    # tiktoken merges the pair whose *bytes* have the lowest id; tokenizers merges the pair listed
+    # first in the merges. Both agree only if ids rise with the merges and the bytes of each token
+    # encode to that token. Our training guarantees this.
+    vocab: Mapping[str, int] = model["vocab"]
+    made = [vocab[left + right] for left, right in model["merges"]]
+    if made != sorted(set(made)):
+        return "model.merges: ids are not in the order of the merges"
+    if not bytes_by_letter().keys() <= vocab.keys():
+        return "model.vocab: a byte is missing"
+    for token in vocab.keys() - _control_tokens(spec).keys():
+        if [found.value for found in tokenizer.model.tokenize(token)] != [token]:
+            return f"model.vocab: {token!r} is not reachable by the merges"
+    return ""
+
+
+def _control_tokens(spec: Mapping[str, Any]) -> dict[str, int]:
+    return {token["content"]: token["id"] for token in spec["added_tokens"]}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, trainers
 
 from training.errors import ConfigError
-from training.tokenization.splitting import PATTERNS, Split, pattern_splitter
+from training.tokenization.byte_pairs import PATTERNS, Split, pattern_splitter
 
 UNKNOWN = "<|unknown|>"
 WORD, CHARACTER = PATTERNS[Split.GPT4], r"[\s\S]"

@@ -27,7 +27,7 @@ def test_every_service_is_in_an_image_and_paths_exist() -> None:
 def test_images_that_read_presets_contain_the_presets() -> None:
     readers = [
         Path("services/generator/answering/presets.py"),
-        Path("training/decoding/presets.py"),
+        Path("training/decoding/sampling.py"),
     ]
     reading = {
         name

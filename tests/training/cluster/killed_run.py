@@ -21,7 +21,7 @@ from training.cluster.group import Group
 from training.cluster.rollout_actors import RolloutActors
 from training.cluster.runner import StageRun, run_stages
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.scores import Answer
 from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.stages import grpo

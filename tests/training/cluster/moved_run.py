@@ -16,7 +16,7 @@ from tests.training.cluster.killed_run import first_time, grpo_config, learn
 from training.artifacts.manifest import Manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.stages import sft

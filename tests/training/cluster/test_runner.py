@@ -31,7 +31,7 @@ from training.cluster.runner import (
     run_stages,
 )
 from training.errors import ConfigError
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.progress_log import ProgressLog, read_progress
 from training.rl.correction import StaleRolloutError
 from training.runtime.context import Lineage, Machine, Progress, RunContext, StoppedError

@@ -22,8 +22,7 @@ from training.data.token_shards import (
     open_shards,
     write_shards,
 )
-from training.tokenization.control import BEGIN, END
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import BEGIN, END, train_tokenizer
 from training.tokenization.text_tokenizer import BytePairs, open_tokenizer
 
 TEXTS = [f"the bird number {i} sings in the tree — über {'river ' * (i % 7)}" for i in range(60)]

@@ -17,8 +17,7 @@ from tests.training.decoding.families import FAMILIES, PROMPTS, pair, without_pa
 from training.data.tensors import pad
 from training.decoding.beam import BeamConfig, EarlyStopping, beam_search
 from training.decoding.rows import Rows, stop_at
-from training.decoding.rules import Rules
-from training.decoding.sampling import sample
+from training.decoding.sampling import Rules, sample
 
 NEW = 14
 STOP_IDS = list(range(10, 50))  # many, so that beams end early and often

@@ -1,24 +1,45 @@
-"""Sampling: frequencies, independence of rows, and refused settings."""
+"""Sampling: frequencies, independence of rows, refused settings, the generator's presets."""
 
+import json
 import math
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from services.contracts import limits
+from services.generator.answering import presets as served
 from tests.support.errors import refused
 from tests.training.decoding.families import PROMPTS, pair
 from training.data.tensors import pad
+from training.decoding import sampling, tasks, text
 from training.decoding.beam import BeamConfig
 from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.rules import Rules, keep_min_p, keep_top_k, keep_top_p, penalise, seen
-from training.decoding.sampling import choose, row_noise, sample
+from training.decoding.sampling import (
+    Rules,
+    choose,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise,
+    row_noise,
+    sample,
+    seen,
+)
 from training.model.transformer import PositionError
 
 NEW = 8
 # 0.999 quantiles, by degrees of freedom.
 CHI_SQUARE_999 = {5: 20.52, 6: 22.46, 7: 24.32, 8: 26.12, 9: 27.88, 10: 29.59, 11: 31.26}
 CHAT = Rules(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
+READERS = [
+    pytest.param(served.read_presets, served.PresetError, id="generator"),
+    pytest.param(sampling.read_presets, DecodingError, id="training"),
+]
+NAMES = "code, question_answering, chat, creative"
 
 
 def test_token_frequencies_match_the_transformed_distribution() -> None:
@@ -160,3 +181,88 @@ def test_invalid_prompts_and_beam_settings_are_refused() -> None:
         BeamConfig(length_penalty=math.inf)
     with refused(DecodingError, field="repetition_penalty", reason="OUT_OF_RANGE", limit="above 0"):
         BeamConfig(repetition_penalty=0)
+
+
+def test_generator_and_training_read_the_same_presets() -> None:
+    assert sampling.PRESETS_FILE == served.PRESETS_FILE
+    ours, theirs = sampling.read_presets(), served.read_presets()
+    assert [*map(str, ours)] == [*map(str, theirs)]
+    for task, rules_of_task in ours.items():
+        preset = theirs[served.Task(task)]
+        assert rules_of_task == Rules(temperature=preset.temperature, top_p=preset.top_p)
+
+
+def with_code(**values: Any) -> str:
+    """Return the file with changed values of `code`; None removes a value."""
+    content = json.loads(sampling.PRESETS_FILE.read_text())
+    code = {name: value for name, value in (content["code"] | values).items() if value is not None}
+    return json.dumps(content | {"code": code})
+
+
+def with_tasks(**tasks_by_name: Any) -> str:
+    content = json.loads(sampling.PRESETS_FILE.read_text()) | tasks_by_name
+    return json.dumps({name: task for name, task in content.items() if task is not None})
+
+
+BROKEN = [
+    ("no JSON", "{", "presets.json", "MALFORMED", None),
+    ("no object", "[]", "presets.json", "WRONG_TYPE", None),
+    ("no object of a task", with_tasks(chat=0.7), "chat", "WRONG_TYPE", "an object"),
+    ("a task is missing", with_tasks(chat=None), "chat", "MISSING", NAMES),
+    ("an unknown task", with_tasks(poem={"temperature": 1, "top_p": 1}), "poem", "UNKNOWN", NAMES),
+    ("a value is missing", with_code(top_p=None), "code.top_p", "MISSING", "temperature, top_p"),
+    ("an unknown value", with_code(top_k=4), "code.top_k", "UNKNOWN", "temperature, top_p"),
+    ("a text as number", with_code(top_p="0.1"), "code.top_p", "WRONG_TYPE", "a number"),
+    ("true as number", with_code(temperature=True), "code.temperature", "WRONG_TYPE", "a number"),
+    ("top_p 0", with_code(top_p=0), "code.top_p", "OUT_OF_RANGE", "above 0 to 1"),
+    ("top_p 1.5", with_code(top_p=1.5), "code.top_p", "OUT_OF_RANGE", "above 0 to 1"),
+    ("top_p NaN", with_code(top_p=float("nan")), "code.top_p", "OUT_OF_RANGE", "above 0 to 1"),
+    ("temperature -1", with_code(temperature=-1), "code.temperature", "OUT_OF_RANGE", "0 to 2"),
+    ("temperature 2.5", with_code(temperature=2.5), "code.temperature", "OUT_OF_RANGE", "0 to 2"),
+]
+
+
+@pytest.mark.parametrize(("read", "error"), READERS)
+@pytest.mark.parametrize(
+    ("content", "field", "reason", "limit"),
+    [case[1:] for case in BROKEN],
+    ids=[case[0] for case in BROKEN],
+)
+def test_invalid_presets_are_refused_by_both_with_field_and_limit(
+    tmp_path: Path,
+    read: Callable[[Path], object],
+    error: type[Exception],
+    content: str,
+    field: str,
+    reason: str,
+    limit: str | None,
+) -> None:
+    file = tmp_path / "presets.json"
+    file.write_text(content)
+    with refused(error, field=field, reason=reason, limit=limit):
+        read(file)
+
+
+@pytest.mark.parametrize(("read", "error"), READERS)
+def test_missing_presets_are_refused_by_both(
+    tmp_path: Path, read: Callable[[Path], object], error: type[Exception]
+) -> None:
+    with refused(error, field="presets.json", reason="MISSING"):
+        read(tmp_path / "presets.json")
+
+
+def test_limits_equal_those_of_the_generator() -> None:
+    ours = (
+        tasks.MAX_TOKENS,
+        sampling.MAX_TEMPERATURE,
+        sampling.GREEDY_BELOW,
+        text.MAX_STOPS,
+        text.MAX_STOP_CHARACTERS,
+    )
+    assert ours == (
+        limits.MAX_REPLY_TOKENS,
+        limits.MAX_TEMPERATURE,
+        served.GREEDY_BELOW,
+        limits.MAX_STOPS,
+        limits.MAX_STOP_CHARACTERS,
+    )

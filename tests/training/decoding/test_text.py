@@ -12,8 +12,7 @@ from tests.training.toys import toy_model
 from training.data.chat import Chat, Message, load_chat
 from training.data.tensors import pad
 from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.rules import Rules
-from training.decoding.sampling import sample
+from training.decoding.sampling import Rules, sample
 from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder

@@ -22,7 +22,7 @@ from training.evaluation.health import (
     measure_served,
 )
 from training.measurement.figures import Estimate
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
 from training.runtime.context import Lineage, Machine, RunContext

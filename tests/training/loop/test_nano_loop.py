@@ -23,12 +23,12 @@ from training.artifacts.registry import Registry, VersionStage
 from training.cluster.runner import StageRun, run_stage
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
-from training.data.feedback.sealed import DataKey
+from training.data.feedback.rows import DataKey
 from training.erasure import apply_erasures
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.canary_run import serve_canary
 from training.loop import NotEnoughFeedbackError
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.progress_log import read_progress
 from training.runtime.context import Lineage, Machine
 from training.stages import sft

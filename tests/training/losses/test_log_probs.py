@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, compared with the whole distribution."""
+"""Log-probabilities of chosen tokens, compared with the whole distribution, and cross-entropy."""
 
 import math
 
@@ -12,6 +12,7 @@ from training.losses.log_probs import (
     scatter_back,
     token_entropy,
     token_log_probs,
+    weighted_cross_entropy,
 )
 
 IDS_BT = torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
@@ -65,3 +66,19 @@ def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
         token_entropy(torch.tensor([[0.0, 1.0]]), 0.1).item()
         < token_entropy(torch.tensor([[0.0, 1.0]])).item()
     )
+
+
+def test_cross_entropy_is_normalised_by_the_global_weight() -> None:
+    logits, targets = (
+        torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 3, 4, 0]),
+    )
+    weights = torch.tensor([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])
+    log_probs = token_log_probs(logits, targets)
+    whole = weighted_cross_entropy(log_probs, weights, 8.0)
+    parts = [weighted_cross_entropy(log_probs[i:j], weights[i:j], 8.0) for i, j in ((0, 1), (1, 6))]
+    expected = (
+        torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights
+    ).sum() / 8
+    assert whole.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert sum(p.item() for p in parts) == pytest.approx(whole.item(), abs=1e-6)

@@ -9,8 +9,8 @@ from torch import nn
 from tests.training.rl.toy import toy_decoder
 from training.model.backbone import trainable_backbone
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import TrainingState
 

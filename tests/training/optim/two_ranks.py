@@ -1,4 +1,4 @@
-"""Worker program of test_optim (tests/training/workers.py): SFT, pre-training, PPO and GRPO."""
+"""Worker of test_optimizers (tests/training/workers.py): SFT, pre-training, PPO and GRPO."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.training.rl.addition import addition_config, learn_in, right
 from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import all_different
 from training.runtime.training_state import DirectoryCheckpoints

@@ -18,8 +18,8 @@ from training.model.backbone import Backbone, trainable_backbone
 from training.model.config import ModelConfig, llama_json, parse_config
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.parallelism.layout import Parallelism, arrange, distribute
 from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine

@@ -10,7 +10,7 @@ from tests.training.planning.stages import DATA, DPO, GRPO, KTO, PPO, REWARD_MOD
 from training.errors import ConfigError
 from training.model.config import llama_json, parse_config
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.step import Pass, Role, Sampled, Shared, Work, adapter_size, sizes_of

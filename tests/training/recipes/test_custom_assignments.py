@@ -10,7 +10,7 @@ import pytest
 from tests.support.errors import refused
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import SCHEDULES, OptimizerConfig
+from training.optim.optimizers import SCHEDULES, OptimizerConfig
 from training.recipes.custom import commands as custom_commands
 from training.recipes.custom.assignments import NEEDED, assigned, explained, listed, settable, word
 from training.recipes.custom.stages import STAGES

@@ -21,7 +21,7 @@ from training.stages.sft import SftConfig
 THREAD = ("--set", "machine.threads=1")
 SMALL = ("--set", "max_prompt_tokens=48", "--set", "max_response_tokens=8", "--set", "updates=2")
 RECIPE = """
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize
 from training.recipes.open_models.recipes import OpenRecipe, Places

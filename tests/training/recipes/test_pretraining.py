@@ -41,8 +41,7 @@ from training.recipes.pretraining.texts import Prepared
 from training.runtime.context import Progress
 from training.stage_record import read_record
 from training.stages.pretrain import PretrainConfig, accumulate
-from training.tokenization.control import write_tokenizer
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer, write_tokenizer
 
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
 

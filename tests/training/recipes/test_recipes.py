@@ -12,7 +12,7 @@ from training.artifacts.manifest import plain, verify_manifest
 from training.data.examples import read_texts
 from training.data.feedback.pairs import prompt_key
 from training.data.feedback.sets import read_anchors
-from training.decoding.presets import read_presets
+from training.decoding.sampling import read_presets
 from training.decoding.tasks import Task
 from training.errors import ConfigError
 from training.evaluation.comparison import read_probes

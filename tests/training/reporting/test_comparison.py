@@ -11,7 +11,7 @@ from tests.training.toys import sft_rows, toy_model, write_lines
 from training.__main__ import main
 from training.cluster.runner import StageRun, run_stage
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.reporting.comparison import ComparisonError, compare, flat, text_of
 from training.runtime.context import Lineage, Machine
 from training.stages import sft

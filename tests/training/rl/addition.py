@@ -12,12 +12,12 @@ import torch
 from tests.training.rl.toy import no_autocast
 from tests.training.toys import ProgressList
 from training.data.tensors import TokenisedExample, response_batch
-from training.losses.cross_entropy import batch_loss
+from training.losses.log_probs import batch_loss
 from training.model.backbone import Backbone
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.rl.networks import Networks
 from training.rl.rollout import Rollout
 from training.rl.scores import Score

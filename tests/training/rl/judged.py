@@ -9,8 +9,8 @@ from tests.training.rl.toy import HEADS, STOP, sentiment, toy_decoder, toy_promp
 from training.losses.preferences import bradley_terry, centring
 from training.model.backbone import Backbone
 from training.model.reward import RewardModel, ScalarHead, ScalarModel
-from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.optim.optimizers import OptimizerConfig
 from training.rl.rollout import CachedEngine, Rollout
 from training.runtime.ranks import ALONE
 

@@ -17,7 +17,7 @@ from tests.training.toys import ProgressList, kept_tensors
 from training.losses.log_probs import token_log_probs
 from training.losses.policy import Clip, policy_loss
 from training.model.reward import critic_from
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.advantages import KlConfig, RewardShape
 from training.rl.rollout import CachedEngine, Rollout
 from training.rl.scores import Score, score_by_model

@@ -17,7 +17,7 @@ from tests.training.rl.toy_preferences import (
     toy_thumbs,
 )
 from tests.training.toys import ProgressList
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.reference import PolicyAndReference, WatchConfig
 from training.runtime.context import RunContext
 from training.runtime.training_state import DirectoryCheckpoints

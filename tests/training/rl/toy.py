@@ -13,7 +13,7 @@ from training.model.backbone import Backbone
 from training.model.config import llama_json, parse_config
 from training.model.reward import ScalarHead, ScalarModel
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.advantages import KlConfig, RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score

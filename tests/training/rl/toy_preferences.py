@@ -16,7 +16,7 @@ from tests.training.rl.toy import STOP, sentiment, toy_decoder, toy_prompts
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample
 from training.model.backbone import Backbone
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.reference import PolicyAndReference, WatchConfig
 from training.rl.rollout import CachedEngine
 from training.runtime.context import Lineage, Machine

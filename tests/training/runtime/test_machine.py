@@ -11,7 +11,7 @@ from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.errors import ConfigError
 from training.model.reward import ScalarHead
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.machine import configure_device, sampling_threads
 from training.runtime.training_state import DirectoryCheckpoints

@@ -15,7 +15,7 @@ from training.errors import ConfigError
 from training.evaluation.answers import Sampling
 from training.model.config import llama_json
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.recipes.custom.assignments import assigned, settable
 from training.recipes.open_models.recipes import RECIPES as OPEN

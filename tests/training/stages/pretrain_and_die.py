@@ -12,11 +12,11 @@ from training.artifacts.manifest import Manifest
 from training.cluster.runner import StageRun, run_stage
 from training.data.token_shards import ShardConfig, write_shards
 from training.model.config import llama_json
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 WORDS = ("tree", "river", "bird", "stone", "cloud", "house")
 TEXTS = [

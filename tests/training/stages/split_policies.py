@@ -25,7 +25,7 @@ from training.data.chat import load_chat
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange, arrange_context, distribute_views
 from training.rl.advantages import KlConfig
 from training.rl.reference import WatchConfig

@@ -28,7 +28,7 @@ from training.data.chat import load_chat
 from training.data.tensors import response_batch
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.reference import WatchConfig
 from training.runtime.context import Lineage, Machine, RunContext, Sample
 from training.runtime.ranks import ALONE

@@ -31,7 +31,7 @@ from training.errors import ConfigError
 from training.losses.policy import Normalisation
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl import experience
 from training.rl.networks import open_networks
 from training.rl.rollout import Rollout, response_log_probs

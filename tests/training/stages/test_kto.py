@@ -22,7 +22,7 @@ from training.data.examples import ExampleError
 from training.data.tensors import TokenisedExample, response_batch
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig, OffPolicyError
 from training.runtime.context import Lineage, Machine, RunContext

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from tests.training.rl.toy import toy_config, toy_networks, toy_prompts
-from training.data.order import rows_of_step
+from training.data.seeds import rows_of_step
 from training.losses.policy import PolicyLoss
 from training.rl.experience import Experience, MinibatchSums, minibatches
 from training.rl.rollout import Rollout

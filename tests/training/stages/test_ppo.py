@@ -28,8 +28,8 @@ from training.data.chat import load_chat
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
-from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
+from training.optim.optimizers import OptimizerConfig
 from training.rl.advantages import KlConfig
 from training.rl.networks import open_critic, open_networks
 from training.runtime.context import Lineage, Machine, RunContext
@@ -40,7 +40,7 @@ from training.stages.policy_artifact import network_sources, open_gold
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 LORA = LoraConfig(rank=4)
 

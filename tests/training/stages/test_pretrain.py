@@ -25,15 +25,15 @@ from training.errors import ConfigError
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
+from training.optim.optimizers import OptimizerConfig
 from training.progress_log import SAMPLES, read_samples
 from training.runtime.context import Machine, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig, SampleConfig
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 
 def plainly() -> torch.autocast:

@@ -25,7 +25,7 @@ from training.model.reward import (
     critic_from,
     load_reward_model,
 )
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import reward_model

@@ -22,14 +22,14 @@ from training.data.chat import load_chat
 from training.data.examples import ExampleError
 from training.data.tensors import microbatches, response_batch
 from training.errors import ConfigError
-from training.losses.cross_entropy import batch_loss
+from training.losses.log_probs import batch_loss
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config
 from training.model.lora import LoraConfig, load_adapter, merge_adapter
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext, Sample
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete

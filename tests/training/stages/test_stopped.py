@@ -27,7 +27,7 @@ from training.__main__ import main
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.notice import STOP_FILE, stopped_by_signal
 from training.cluster.runner import StageRun, run_stage
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.progress_log import PROGRESS, read_lines, read_progress
 from training.recipes.custom.stages import STAGES, Stage

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from training.recipes.tokenizer.learning import TokenizerConfig, TokenKind, learn, save
-from training.tokenization.splitting import Split
+from training.tokenization.byte_pairs import Split
 from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
 
 TEXT = (Path(__file__).parents[3] / "LICENSE").read_text()

@@ -16,17 +16,22 @@ from tests.training.tokenization.sample_tokenizers import DIFFICULT, TEXT, train
 from training.errors import ConfigError
 from training.recipes.nano_world.corpus import conversations, stories
 from training.recipes.nano_world.train_base import CONVERSATIONS, SEED, STORIES, VOCABULARY
-from training.tokenization.byte_pairs import MIN_VOCABULARY, bytes_by_letter, learn_byte_pairs
-from training.tokenization.control import CONTROL, write_chat_files
-from training.tokenization.nano_tokenizer import train_tokenizer
-from training.tokenization.splitting import Split
+from training.tokenization.byte_pairs import (
+    CONTROL,
+    MIN_VOCABULARY,
+    Split,
+    bytes_by_letter,
+    learn_byte_pairs,
+    train_tokenizer,
+    write_chat_files,
+)
 
 ROOT = Path(__file__).parents[3]
 TRAIN_ONCE = """
 import sys
 from pathlib import Path
 from training.tokenization.byte_pairs import learn_byte_pairs
-from training.tokenization.splitting import Split
+from training.tokenization.byte_pairs import Split
 learn_byte_pairs([Path("README.md").read_text()] * 3, 1000, Split.GPT4, 2).save(sys.argv[1])
 """
 

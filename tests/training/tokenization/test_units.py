@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.errors import refused
 from training.errors import ConfigError
-from training.tokenization.control import write_tokenizer
+from training.tokenization.byte_pairs import write_tokenizer
 from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
 from training.tokenization.units import CHARACTER, UNKNOWN, WORD, learn_units
 

@@ -1,29 +1,61 @@
-"""Conversion of Parquet rows of the log to events.
+"""Conversion of Parquet rows of the log to events, with decryption of sealed texts.
 
 Columns are read by name: missing columns are null and unknown columns are ignored, so files of
 older and newer writers can be combined.
+
+`sealed` consists of a byte 1, the key id (16 bytes), a nonce (12 bytes), and the AES-256-GCM
+ciphertext of a message with only the texts. The associated data is event_id/principal
+(events.proto).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as Protobuf
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2
 
+from training.data.chat import Message
 from training.data.feedback.catalogue import Segment
-from training.data.feedback.events import Feedback, FeedbackKind, FinishReason, LogPosition, Turn
-from training.data.feedback.sealed import Decryptor
+from training.data.feedback.events import (
+    Erasure,
+    Feedback,
+    FeedbackKind,
+    FinishReason,
+    LogPosition,
+    Turn,
+    Withheld,
+)
+from training.data.served import Served
 from training.errors import DetailedError
 
 KNOWN_KINDS = frozenset(kind.value for kind in FeedbackKind)
 KNOWN_FINISH_REASONS = frozenset(finish.value for finish in FinishReason)
+FORM = 1
+KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)
+LEAST_BYTES = 29 + 16  # the ciphertext of an empty message is the 16-byte tag
 
 
 class RowError(DetailedError, ValueError):
     """Error for a row without a required value; the message has object, offset and column only."""
 
     reason = "INVALID_ROW"
+
+
+class SealError(DetailedError, ValueError):
+    """Error for sealed bytes that are malformed, changed, or bound to another event.
+
+    The message names object and offset only.
+    """
+
+    reason = "DAMAGED"
 
 
 def feedback_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterator[Feedback]:
@@ -99,3 +131,144 @@ def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:
             reason="MISSING",
         )
     return value
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """Data key of one principal.
+
+    key_id is empty if no texts remain to be opened; without consent there is no key.
+    """
+
+    consent: bool
+    key_id: bytes = b""
+    key: bytes = field(default=b"", repr=False)
+
+
+class KeyLog(Protocol):
+    """Source of consents, data keys and erasure requests."""
+
+    def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]: ...
+
+    def erasures(self, after: int) -> Sequence[Erasure]: ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a row, or the reason for withholding them."""
+
+    withheld: Withheld | None = None
+    context: tuple[Message, ...] = ()
+    answer: str = ""
+    correction: str = ""
+    served: Served | None = None
+
+
+Row = Mapping[str, Any]
+Inner = TypeVar("Inner", bound=Protobuf)
+
+
+class Decryptor:
+    """Decryption of texts sealed with the data key of their principal, for one snapshot.
+
+    Texts are readable if the principal consents to training; otherwise they are withheld with a
+    reason. A principal unknown to the log has not consented. Rows written before sealing existed
+    hold plain text, and the same consent applies to them.
+    """
+
+    def __init__(self, keys: Mapping[str, DataKey], erased: Collection[str]) -> None:
+        self._keys, self._erased = keys, erased
+
+    def feedback(self, row: Row, segment: Segment) -> Texts:
+        """Return the texts of a feedback row.
+
+        Raises:
+            SealError: the sealed bytes are invalid.
+        """
+        if withheld := self._withheld_reason(row):
+            return Texts(withheld)
+        if not row.get("sealed"):
+            return Texts(correction=row.get("correction") or "")
+        return Texts(
+            correction=self._decrypt(row, segment, events_pb2.FeedbackEvent()).correction.text
+        )
+
+    def turn(self, row: Row, segment: Segment) -> Texts:
+        """Return context, answer and sample of a turn row; plain rows have no sample.
+
+        Raises:
+            SealError: the sealed bytes are invalid.
+        """
+        if withheld := self._withheld_reason(row):
+            return Texts(withheld)
+        if not row.get("sealed"):
+            context = tuple(
+                Message(part["role"], part["text"]) for part in row.get("context") or ()
+            )
+            return Texts(context=context, answer=row.get("answer") or "")
+        turn = self._decrypt(row, segment, events_pb2.TurnEvent())
+        # Roles are spelled as in the plain columns: user, assistant or system.
+        context = tuple(
+            Message(chat_pb2.Role.Name(m.role).removeprefix("ROLE_").lower(), m.text)
+            for m in turn.context
+        )
+        return Texts(context=context, answer=turn.answer, served=_served(turn, row))
+
+    def _withheld_reason(self, row: Row) -> Withheld | None:
+        principal, sealed = row.get("principal") or "", row.get("sealed")
+        key = self._keys.get(principal)
+        if key is None or not key.consent:
+            return Withheld.NO_CONSENT
+        if not sealed:
+            # Every event after an erasure is sealed, so plain rows are older than the erasure.
+            return Withheld.ERASED if principal in self._erased else None
+        # Bytes of another format name no key; decryption refuses them.
+        return Withheld.ERASED if _has_form(sealed) and sealed[KEY_ID] != key.key_id else None
+
+    def _decrypt(self, row: Row, segment: Segment, inner: Inner) -> Inner:
+        sealed: bytes = row["sealed"]
+        # Associated data bind the ciphertext to event and principal.
+        bound_to = f"{row.get('event_id')}/{row.get('principal')}".encode()
+        try:
+            if not _has_form(sealed):
+                raise DecodeError
+            key = AESGCM(self._keys[row["principal"]].key)
+            inner.ParseFromString(key.decrypt(sealed[NONCE], sealed[CIPHERTEXT], bound_to))
+        except (InvalidTag, DecodeError):
+            # Suppress the cause: the message of a decoder may repeat the bytes.
+            raise SealError(
+                f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}",
+                field="sealed",
+            ) from None
+        return inner
+
+
+def load_decryptor(log: KeyLog, tables: Iterable[pa.Table]) -> Decryptor:
+    """Fetch the keys of all principals in these tables with one request."""
+    principals = {
+        name for table in tables for name in table.column("principal").unique().to_pylist() if name
+    }
+    keys = log.data_keys(sorted(principals))
+    return Decryptor(keys, {erasure.principal for erasure in log.erasures(0)})
+
+
+def _served(turn: events_pb2.TurnEvent, row: Row) -> Served | None:
+    if not turn.HasField("sample"):
+        return None
+    return Served(
+        version=row.get("model_version") or "",
+        token_ids=tuple(turn.sample.token_ids),
+        log_probs=tuple(turn.sample.log_probs),
+        prompt_tokens=row.get("prompt_tokens") or 0,
+        temperature=_plain(row.get("temperature") or 0.0),
+        top_p=_plain(row.get("top_p") or 0.0),
+    )
+
+
+def _plain(value: float) -> float:
+    """Round to six digits: 0.9 as a 32-bit float reads 0.89999998."""
+    return round(value, 6)
+
+
+def _has_form(sealed: bytes) -> bool:
+    return sealed[0] == FORM and len(sealed) >= LEAST_BYTES

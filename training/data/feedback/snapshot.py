@@ -33,8 +33,7 @@ from training.data.feedback.catalogue import (
     read_segment,
 )
 from training.data.feedback.judgements import Dropped, Judgement, judge
-from training.data.feedback.rows import feedback_rows, turn_rows
-from training.data.feedback.sealed import Decryptor, KeyLog, load_decryptor
+from training.data.feedback.rows import Decryptor, KeyLog, feedback_rows, load_decryptor, turn_rows
 from training.data.served import served_from
 from training.errors import ConfigError
 

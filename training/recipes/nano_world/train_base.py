@@ -17,7 +17,7 @@ from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message, load_chat
 from training.data.token_shards import ShardConfig, write_shards
 from training.model.config import llama_json
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.nano_world.corpus import (
     anchors,
     conversations,
@@ -28,7 +28,7 @@ from training.recipes.nano_world.corpus import (
 )
 from training.runtime.context import Lineage, Machine, Progress
 from training.stages import pretrain, sft
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 VERSION = "nano-0"
 LICENCE = "Apache-2.0"

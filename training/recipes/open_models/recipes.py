@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize

@@ -17,8 +17,8 @@ import torch
 from training.errors import ConfigError
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.optimizers import build_optimizer
 from training.runtime.machine import bfloat16_is_faster, configure_device, to_device
 from training.runtime.ranks import ALONE
 from training.stages.pretrain import PretrainConfig, accumulate, open_data

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.model.config import llama_json
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.pretraining.texts import Prepared
 from training.runtime.context import Lineage, Machine
 from training.stages.pretrain import PretrainConfig, SampleConfig

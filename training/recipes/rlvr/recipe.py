@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.evaluation.answers import Sampling
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.rlvr.names import PROMPT_TOKENS, RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.rl.advantages import KlConfig

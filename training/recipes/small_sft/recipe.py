@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.sft import SftConfig
 

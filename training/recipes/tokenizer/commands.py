@@ -24,7 +24,7 @@ from training.recipes.tokenizer.learning import (
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
 from training.recipes.tokenizer.progress import ProgressReader
 from training.recipes.tokenizer.text_files import TextFiles
-from training.tokenization.splitting import Split
+from training.tokenization.byte_pairs import Split
 from training.tokenization.text_tokenizer import open_tokenizer
 
 VOCABULARIES = (4096, 16_384)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.corpus import TextError
-from training.tokenization.control import TOKENIZER
+from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.text_tokenizer import TextTokenizer
 
 

@@ -16,9 +16,12 @@ from tokenizers import Tokenizer
 from training.artifacts.manifest import Manifest, hash_file, write_manifest
 from training.errors import ConfigError
 from training.recipes.tokenizer.text_files import TextFiles
-from training.tokenization.byte_pairs import learn_byte_pairs
-from training.tokenization.control import write_chat_files, write_tokenizer
-from training.tokenization.splitting import Split
+from training.tokenization.byte_pairs import (
+    Split,
+    learn_byte_pairs,
+    write_chat_files,
+    write_tokenizer,
+)
 from training.tokenization.units import CHARACTER, WORD, learn_units
 
 

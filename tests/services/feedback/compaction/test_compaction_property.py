@@ -31,8 +31,7 @@ from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import erased, garbage, thumb, turn
 from training.data.feedback.catalogue import Segment
-from training.data.feedback.rows import feedback_rows
-from training.data.feedback.sealed import Decryptor
+from training.data.feedback.rows import Decryptor, feedback_rows
 
 # Without a long search for a minimal example; a failing case is reproducible by its seed.
 HYPOTHESIS_SETTINGS: Any = {

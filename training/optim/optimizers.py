@@ -1,20 +1,25 @@
-"""Optimizer settings, and AdamW with two parameter groups: matrices, and parameters without decay.
+"""Optimizers: AdamW, or Muon for hidden matrices and AdamW for the rest, and their settings.
 
-Embeddings, norms and biases have no weight decay. With `algorithm="muon"`, Muon updates the hidden
-matrices and AdamW the rest.
+AdamW has two parameter groups: matrices, and parameters without decay. Embeddings, norms and biases
+have no weight decay.
+
+The update of Muon is its momentum with all singular values brought near 1 by five Newton-Schulz
+steps (Jordan 2024), in bf16. torch's implementation is scaled by 0.2 sqrt(max(rows, columns)), so
+that the RMS of updates equals that of AdamW and both use the same learning rate (arXiv 2502.16982,
+2.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from training.errors import ConfigError
-from training.optim.muon import MuonWithAdamW, muon_for
 from training.runtime.ranges import (
     CountOrZero,
     Fraction,
@@ -38,8 +43,8 @@ class OptimizerConfig:
     """Settings of optimizer and schedule.
 
     Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with `wsd`
-    only over the last cooldown_fraction of all steps (schedule.py). Muon uses the same
-    learning_rate and weight_decay as AdamW (muon.py).
+    only over the last cooldown_fraction of all steps (`learning_rate_at`). Muon uses the
+    same learning_rate and weight_decay as AdamW.
 
     Attributes:
         learning_rate: peak rate, above 0
@@ -107,8 +112,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters, which must be on their final device.
 
-    On an accelerator AdamW runs as a fused kernel, because the default implementation waits for a
-    step counter on the device.
+    Rates are set at every step. On an accelerator AdamW runs as a fused kernel, because the default
+    implementation waits for a step counter on the device.
     """
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -137,4 +142,46 @@ def build_optimizer(
         )
     if adamw is not None and not hidden:
         return adamw
-    return MuonWithAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)
+    muon = torch.optim.Muon(
+        hidden,
+        weight_decay=config.weight_decay,
+        momentum=config.muon_momentum,
+        adjust_lr_fn="match_rms_adamw",
+        nesterov=True,
+    )
+    return MuonWithAdamW(muon, adamw)
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Optimizer whose groups and state are shared by Muon and AdamW.
+
+    They are therefore saved and loaded as those of a single optimizer. `adamw` is None if only
+    matrices are trained, as with LoRA.
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW | None) -> None:
+        self._parts: list[torch.optim.Optimizer] = [muon] if adamw is None else [muon, adamw]
+        self._counts = [len(part.param_groups) for part in self._parts]
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state, then share it with both optimizers again."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step with both optimizers.
+
+        `closure` is not supported.
+        """
+        for part in self._parts:
+            part.step()
+
+    def _share(self) -> None:
+        start = 0
+        for part, count in zip(self._parts, self._counts, strict=True):
+            part.param_groups = self.param_groups[start : start + count]
+            part.state = self.state
+            start += count
