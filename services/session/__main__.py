@@ -22,7 +22,6 @@ from services.chassis.settings import load_settings
 from services.session.access import CALLERS
 from services.session.context import TokenizerMissingError, load_counter
 from services.session.conversations import Conversations, Erasure
-from services.session.identifiers import IdGenerator
 from services.session.relay import FeedbackTurnLog, Relay, RelayIntervals, TurnRecorder
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
@@ -64,7 +63,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
             settings.message_overhead_tokens,
         )
         servicer = SessionServicer(
-            TurnBeginner(store, counter, IdGenerator(), rules, now_us),
+            TurnBeginner(store, counter, rules, now_us),
             TurnFinisher(store, counter, recorder, now_us, relay.wake),
             Conversations(store, settings.max_turn_seconds, now_us),
             Erasure(store, recorder, now_us, relay.wake),

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
+from uuid_utils import uuid7
 
 from services.chassis.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from services.chassis.identity import Caller
@@ -29,7 +30,6 @@ from services.contracts.limits import (
 from services.contracts.wire import FINISH_REASONS, ROLE_NUMBERS, ROLES, TASKS, sample_from
 from services.session.context import Budget, TokenCounter, merge_roles, select_context
 from services.session.conversations import title_of
-from services.session.identifiers import IdGenerator
 from services.session.message import (
     Message,
     StoredTurn,
@@ -78,13 +78,11 @@ class TurnBeginner:
         self,
         store: Store,
         counter: TokenCounter,
-        ids: IdGenerator,
         rules: ContextRules,
         now_us: Callable[[], int],
     ) -> None:
         self._store = store
         self._counter = counter
-        self._ids = ids
         self._rules = rules
         self._now_us = now_us
 
@@ -105,8 +103,9 @@ class TurnBeginner:
             texts.append(request.user.text)
         tokens = await self._counter.count(texts)
         # For conversation, history, question and answer. Drawn before the transaction, so that all
-        # attempts use the same ids.
-        ids = [self._ids.new_id() for _ in range(len(request.history) + 3)]
+        # attempts use the same ids. UUIDv7 (RFC 9562 §5.7) increase within the process, also within
+        # a millisecond and after a step back of the clock.
+        ids = [str(uuid7()) for _ in range(len(request.history) + 3)]
         attempts: list[session_pb2.BeginTurnResponse] = []
 
         def work(rows: OwnedRows) -> session_pb2.BeginTurnResponse:

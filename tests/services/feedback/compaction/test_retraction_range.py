@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 from sqlalchemy import Engine
+from uuid_utils import uuid7
 
 from services.feedback.compaction.retraction_range import (
     MAX_CLOCK_SKEW_US,
@@ -14,7 +15,6 @@ from services.feedback.compaction.retraction_range import (
 from services.feedback.events import Stream
 from services.feedback.lake.segment_object import DamagedObjectError
 from services.feedback.wire import turn_entry
-from services.session.identifiers import IdGenerator
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
 from tests.services.feedback.faults import Faults
 from tests.services.feedback.memory import MemoryStore
@@ -107,6 +107,6 @@ def test_unreadable_turns_are_reported(log: CompactedLog, turns: CompactedLog) -
 
 
 def test_an_id_contains_its_creation_time() -> None:
-    before, after = created_us(IdGenerator().new_id()), created_us(IdGenerator().new_id())
+    before, after = created_us(str(uuid7())), created_us(str(uuid7()))
     assert 0 <= after - before < 60_000_000
     assert created_us(name("m")) == 0
