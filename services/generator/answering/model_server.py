@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 
 from services.chassis.errors import (
     FailedPreconditionError,
@@ -26,7 +27,7 @@ from services.chassis.telemetry import trace_headers
 from services.contracts.chat import ContextMessage
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
-from services.generator.answering.stream import Chunk, EventParser, MalformedStreamError
+from services.generator.answering.stream import Chunk, MalformedStreamError, parse_line
 
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
@@ -34,6 +35,8 @@ SEEDS = 2**63
 RESCHEDULE_SECONDS = 0.5
 UNLOAD_SECONDS = 120.0
 SILENT_REASON = "MODEL_SERVER_SILENT"
+# Size limit of gRPC messages. vLLM's first event has the token ids of the whole prompt.
+MAX_LINE_BYTES = 4 * 1024 * 1024
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
 _TOKEN_LIMIT = re.compile(r"limit is (\d+)")
 
@@ -105,7 +108,7 @@ class Completions:
             raise _silent_error() from error
         except aiohttp.ClientConnectorError as error:
             raise _unreachable_error(self.url) from error
-        except (aiohttp.ClientError, MalformedStreamError) as error:
+        except (aiohttp.ClientError, LineTooLong, MalformedStreamError) as error:
             raise _stream_lost_error() from error
 
     async def _read(
@@ -114,18 +117,20 @@ class Completions:
         answer_timeout: asyncio.Timeout,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
-        loop, parser, next_reschedule = asyncio.get_running_loop(), EventParser(), 0.0
-        async for data in response.content.iter_any():
-            # Any byte, including a comment, proves that the server is alive.
+        loop, next_reschedule = asyncio.get_running_loop(), 0.0
+        while line := await response.content.readline(max_line_length=MAX_LINE_BYTES):
+            # Any line, including a comment, proves that the server is alive.
             self._last_response_at = time.monotonic()
-            for chunk in parser.feed(data):
-                if chunk.failed:
-                    raise _stream_lost_error()
-                if chunk.text and loop.time() >= next_reschedule:
-                    # Not at every token, because moving a timer costs as much as parsing an event.
-                    next_reschedule = loop.time() + RESCHEDULE_SECONDS
-                    answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
-                on_chunk(chunk)
+            chunk = parse_line(line)
+            if chunk is None:
+                continue
+            if chunk.failed:
+                raise _stream_lost_error()
+            if chunk.text and loop.time() >= next_reschedule:
+                # Not at every token, because moving a timer costs as much as parsing an event.
+                next_reschedule = loop.time() + RESCHEDULE_SECONDS
+                answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
+            on_chunk(chunk)
 
     @asynccontextmanager
     async def _answer_timeout(self) -> AsyncIterator[asyncio.Timeout]:

@@ -1,12 +1,13 @@
 """Stream of a chat completion: its events, the sample that they contain, and larger deltas.
 
 Of the server-sent events only `data:` lines are read; comment lines keep the connection open.
+aiohttp splits the stream into lines.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,26 +43,15 @@ class Chunk:
     log_probs: tuple[float, ...] = ()
 
 
-class EventParser:
-    """Incremental parser of a byte stream."""
+def parse_line(line: bytes) -> Chunk | None:
+    """Return the chunk of a `data:` line; None for another line and for the start of a lost line.
 
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> Iterator[Chunk]:
-        """Add bytes and yield the events that are complete.
-
-        Raises:
-            MalformedStreamError: an event is not a chunk of a chat completion.
-        """
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield _chunk_from(line[5:].strip())
-
-
-def _chunk_from(data: bytes) -> Chunk:
+    Raises:
+        MalformedStreamError: the event is not a chunk of a chat completion.
+    """
+    if not (line.startswith(b"data:") and line.endswith(b"\n")):
+        return None
+    data = line.removeprefix(b"data:").strip()
     if data == DONE:
         return Chunk(done=True)
     try:

@@ -19,6 +19,9 @@ from typing import Any
 
 from aiohttp import web
 
+# Parts of a line without an end, 32 MiB in total.
+ENDLESS_PART, ENDLESS_PARTS = b"x" * 65_536, 512
+
 
 @dataclass
 class Counters:
@@ -48,6 +51,7 @@ class FakePredictor:
     silent_after: int | None = None
     cut_after: int | None = None
     error_after: int | None = None
+    endless_after: int | None = None
     models_answer: bool = True
     models_hang: bool = False
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -165,6 +169,10 @@ class FakePredictor:
                 return response
             if number == self.error_after:
                 await response.write(b'data: {"error": {"message": "the engine broke"}}\n\n')
+                return response
+            if number == self.endless_after:
+                for _ in range(ENDLESS_PARTS):
+                    await response.write(ENDLESS_PART)
                 return response
             await response.write(
                 _event(

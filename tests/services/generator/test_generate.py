@@ -275,6 +275,14 @@ async def test_a_truncated_answer_ends_in_an_error_after_its_text(
     assert not any(event.WhichOneof("event") == "finished" for event in events)
 
 
+async def test_a_line_without_an_end_closes_the_connection(tmp_path: Path) -> None:
+    predictor = FakePredictor(script=["one ", "two "], endless_after=1)
+    async with ready(tmp_path, predictor) as stubs:
+        assert (await error_of(stubs)).reason == "MODEL_SERVER_LOST"
+        async with asyncio.timeout(5):
+            await predictor.abort.wait()
+
+
 TOO_LONG = {
     "message": "messages has 9000 tokens; with at least 1 new token the limit is 4096",
     "param": "messages",

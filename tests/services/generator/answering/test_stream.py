@@ -10,16 +10,18 @@ import itertools
 import math
 
 import pytest
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.contracts.chat import Sample
 from services.generator.answering.stream import (
     Chunk,
-    EventParser,
     MalformedStreamError,
     SampleParts,
     coalesced,
+    parse_line,
 )
 from tests.support.simulated_time import simulate
 
@@ -48,21 +50,36 @@ CHUNKS = [
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=20).map(sorted))
-def test_any_split_of_the_bytes_gives_the_same_chunks(cuts: list[int]) -> None:
-    parser = EventParser()
+async def test_any_split_of_the_bytes_gives_the_same_chunks(cuts: list[int]) -> None:
     edges = [0, *cuts, len(STREAM)]
-    parts = [STREAM[start:end] for start, end in itertools.pairwise(edges)]
-    assert [chunk for part in parts for chunk in parser.feed(part)] == CHUNKS
+    pieces = [STREAM[start:end] for start, end in itertools.pairwise(edges)]
+    assert await chunks_of(pieces) == CHUNKS
+
+
+async def chunks_of(pieces: list[bytes]) -> list[Chunk]:
+    loop = asyncio.get_running_loop()
+    reader = StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
+    for piece in pieces:
+        reader.feed_data(piece)
+    reader.feed_eof()
+    lines = [line async for line in reader]
+    return [chunk for line in lines if (chunk := parse_line(line)) is not None]
 
 
 def test_an_error_in_the_stream_is_a_failure() -> None:
-    assert list(EventParser().feed(b'data: {"error":{"message":"x"}}\n\n')) == [Chunk(failed=True)]
+    assert parse_line(b'data: {"error":{"message":"x"}}\n') == Chunk(failed=True)
+
+
+async def test_the_start_of_a_lost_line_is_ignored() -> None:
+    assert await chunks_of([b'data: [DONE]\n\ndata: {"choices":', b'[{"index"']) == [
+        Chunk(done=True)
+    ]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", '{"choices":[{}]}', '{"choices":7}', '{"id":1}'])
 def test_events_of_another_format_are_malformed(line: str) -> None:
     with pytest.raises(MalformedStreamError):
-        list(EventParser().feed(f"data: {line}\n".encode()))
+        parse_line(f"data: {line}\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +95,7 @@ def test_events_of_another_format_are_malformed(line: str) -> None:
 )
 def test_unknown_forms_of_tokens_and_log_probs_are_ignored(token_fields: str) -> None:
     line = 'data: {"choices":[{"index":0,"delta":{"content":"a"},' + token_fields + "}]}\n"
-    assert list(EventParser().feed(line.encode())) == [Chunk("a")]
+    assert parse_line(line.encode()) == Chunk("a")
 
 
 def parts(*chunks: tuple[tuple[int, ...], tuple[float, ...]]) -> SampleParts:
