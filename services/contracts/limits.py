@@ -35,9 +35,16 @@ MAX_NAME_CHARACTERS = 128
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def field_error(field: str, limit: str) -> InvalidArgumentError:
-    """Return the error for a field outside its limit."""
-    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)
+def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentError:
+    """Return the error for a field outside its limit.
+
+    Args:
+        field: name of the field.
+        limit: wording of the allowed values.
+        actual: size of the value, or "" if the size explains nothing or would reveal user text.
+    """
+    text = f"{field} must be {limit}" + (f", not {actual}" if actual else "")
+    return InvalidArgumentError(text, field=field, limit=limit)
 
 
 def check_sample(sample: Sample, field: str) -> None:

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.enhancer.correction.confusions import confusion_edits
 from services.enhancer.correction.edits import Draft, Edit, EditKind
-from services.enhancer.correction.grammar import Grammar
+from services.enhancer.correction.grammar import Grammar, confusion_edits
 from services.enhancer.correction.known_words import ABBREVIATIONS
 from services.enhancer.correction.language import LanguageDetector
 from services.enhancer.correction.protected import ProtectedSpan, is_code, masked, protected_spans
-from services.enhancer.correction.sentences import capital_edits, question_or_statement, run_on_edit
-from services.enhancer.correction.spacing import spacing_edits
+from services.enhancer.correction.sentences import (
+    capital_edits,
+    question_or_statement,
+    run_on_edit,
+    spacing_edits,
+)
 from services.enhancer.correction.spelling import Speller, TypedWord
 
 MASK = "_"

@@ -30,7 +30,9 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
         self, request: enhancer_pb2.EnhanceRequest, context: Any
     ) -> enhancer_pb2.EnhanceResponse:
         if not 1 <= len(request.text) <= MAX_TEXT_CHARACTERS:
-            raise field_error("text", f"1 to {MAX_TEXT_CHARACTERS:,} characters")
+            raise field_error(
+                "text", f"1 to {MAX_TEXT_CHARACTERS:,} characters", f"{len(request.text):,}"
+            )
         async with self._lock:
             if len(request.text) <= INLINE_CHARACTERS:
                 enhancement = self._enhancer.enhance(request.text)

@@ -9,12 +9,11 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.guardrail.access import CALLERS
 from services.guardrail.detection.classifier import read_classifier
-from services.guardrail.detection.personal_spans import personal_spans
-from services.guardrail.metrics import VERDICTS
+from services.guardrail.detection.spans import personal_spans
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
-from services.guardrail.verdict import Stage, Verdict
+from services.guardrail.verdict import VERDICTS, Stage, Verdict
 
 WARM_UP = "call +1 415 555 2671 or write to nobody"
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from services.guardrail.detection.normalization import fold_characters
-from services.guardrail.detection.secret_spans import PEM, PEM_END
-from services.guardrail.detection.spans import Span
+from services.guardrail.detection.spans import PEM, PEM_END, Span
 
 # Scripts without spaces. Every character counts as a word; otherwise a whole Chinese answer would
 # be held back.
@@ -117,22 +116,20 @@ def _decide_word(
         window_end = _window_end(text, cursor, end, final)
         if window_end is None:
             return None
-        span = _first_span(text[cursor:window_end], end - cursor, detect)
-        if span is None:
+        window = text[cursor:window_end]
+        if not SUSPECT.search(window):
             break
+        # A span that starts in a later word is decided with that word, where its own window is
+        # seen.
+        candidates = [span for span in detect(window) if span.start < end - cursor]
+        if not candidates:
+            break
+        span = min(candidates, key=lambda span: (span.start, -span.end))
         found.append(Span(cursor + span.start, cursor + span.end, span.category, span.replacement))
         # A span may end inside a later word, whose rest is then decided as well.
         cursor += span.end
         end = max(end, _word_end(text, cursor - 1))
     return end, found
-
-
-def _first_span(window: str, word_length: int, detect: Detector) -> Span | None:
-    if not SUSPECT.search(window):
-        return None
-    # A span that starts in a later word is decided with that word, where its own window is seen.
-    found = [span for span in detect(window) if span.start < word_length]
-    return min(found, key=lambda span: (span.start, -span.end), default=None)
 
 
 def _window_end(text: str, start: int, end: int, final: bool) -> int | None:

@@ -9,10 +9,8 @@ from pathlib import Path
 from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.detection.normalization import variants
-from services.guardrail.detection.personal_spans import personal_spans
 from services.guardrail.detection.rules import match_answer, match_request
-from services.guardrail.detection.secret_spans import secret_spans
-from services.guardrail.detection.spans import Span
+from services.guardrail.detection.spans import Span, personal_spans, secret_spans
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
 from services.guardrail.verdict import Category, Stage, Verdict, strictest
 
@@ -71,7 +69,11 @@ class Policy:
         Returns:
             The decided text with replaced secrets and personal data, or a block without text.
         """
-        decided = decide_prefix(pending, self._find_spans, final=final)
+
+        def find_spans(text: str) -> list[Span]:
+            return [*secret_spans(text), *personal_spans(text, self._phone_region)]
+
+        decided = decide_prefix(pending, find_spans, final=final)
         blocked = self._blocked(prompt, released_tail, pending, decided)
         release = Release(blocked, "", 0) if blocked else _release(pending, decided)
         self._observe(Stage.OUTPUT, release.verdict)
@@ -112,9 +114,6 @@ class Policy:
         if worst.over_threshold:
             return Verdict(Action.BLOCK, worst.category, worst.probability)
         return Verdict(score=worst.probability)
-
-    def _find_spans(self, text: str) -> list[Span]:
-        return [*secret_spans(text), *personal_spans(text, self._phone_region)]
 
 
 def _release(pending: str, decided: DecidedPrefix) -> Release:

@@ -20,8 +20,7 @@ from services.contracts.limits import (
 )
 from services.contracts.wire import ACTION_NUMBERS
 from services.guardrail.policy import Policy
-from services.guardrail.rejection import rejection_text
-from services.guardrail.verdict import Verdict
+from services.guardrail.verdict import REJECTION_TEXTS, Verdict
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
@@ -124,8 +123,8 @@ async def _judge(characters: int, work: Callable[[], ResultT]) -> ResultT:
 
 def _check_length(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
-        raise field_error(field, f"at most {limit:,} characters")
+        raise field_error(field, f"at most {limit:,} characters", f"{len(text):,}")
 
 
 def _rejection(verdict: Verdict) -> str:
-    return rejection_text(verdict.category) if verdict.action is Action.BLOCK else ""
+    return REJECTION_TEXTS[verdict.category] if verdict.action is Action.BLOCK else ""

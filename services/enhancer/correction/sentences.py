@@ -1,4 +1,4 @@
-"""Sentence boundaries, final punctuation marks and capitals.
+"""Sentence boundaries, final punctuation marks, capitals and spaces.
 
 Questions are detected by word order: "how do i …" is a question, "how i …" is not. A line with
 punctuation is never split.
@@ -184,3 +184,20 @@ def capital_edits(line: str, *, from_start: bool) -> Iterator[Edit]:
 
 def _capital(line: str, index: int) -> Edit:
     return Edit(index, index + 1, line[index].upper(), EditKind.CAPITAL)
+
+
+DOUBLED = re.compile(r"(?<=[^\s.!?:|]) {2,}(?=[^\s|])")
+BEFORE_MARK = re.compile(r"(?<=\w) +(?=[,;?!](?:\s|$)|[?!]{2,}|\.(?:\s|$))")
+AFTER_MARK = re.compile(r"(?<=[a-z][,;?!])(?=[a-z])")
+
+
+def spacing_edits(line: str) -> Iterator[Edit]:
+    """Yield the edits of one line in no particular order."""
+    if "|" in line or "\t" in line:
+        return
+    for found in DOUBLED.finditer(line):
+        yield Edit(*found.span(), " ", EditKind.SPACING)
+    for found in BEFORE_MARK.finditer(line):
+        yield Edit(*found.span(), "", EditKind.SPACING)
+    for found in AFTER_MARK.finditer(line):
+        yield Edit(*found.span(), " ", EditKind.SPACING)

@@ -91,9 +91,7 @@ class Vocabulary:
         self._words = list(counts)
         self._letters = np.array([_letter_set(word) for word in self._words], dtype=np.uint32)
         self._lengths = np.array([len(word) for word in self._words], dtype=np.int16)
-        self._hashes, self._owners = self._index()
-
-    def _index(self) -> tuple[Any, Any]:
+        # Index: hash of a word after deletions → number of the word, sorted by hash.
         by_length: dict[int, list[int]] = {}
         for number, word in enumerate(self._words):
             by_length.setdefault(min(len(word), PREFIX_LETTERS), []).append(number)
@@ -106,9 +104,9 @@ class Vocabulary:
             found = _hashes(letters)
             hashes.append(found.ravel())
             owners.append(np.repeat(np.array(numbers, dtype=np.int32), found.shape[1]))
-        joined, joined_owners = np.concatenate(hashes), np.concatenate(owners)
+        joined = np.concatenate(hashes)
         order = np.argsort(joined, kind="stable")
-        return joined[order], joined_owners[order]
+        self._hashes, self._owners = joined[order], np.concatenate(owners)[order]
 
     def similar(self, word: str, max_distance: int) -> tuple[tuple[str, int], ...]:
         """Return other words within `max_distance` (1 or 2) edits, with their distances.

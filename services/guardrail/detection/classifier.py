@@ -1,19 +1,21 @@
-"""Classifier with two linear heads over hashed words and character n-grams.
+"""Classifier with two linear heads over hashed words, word pairs and character n-grams.
 
 The weights are the artifact of `python -m training.recipes.guardrail`, whose manifest contains the
-measured figures.
+measured figures. The recipe has the same function for features; a test compares both.
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from services.chassis.errors import DetailedError
-from services.guardrail.detection.features import feature_buckets
 from services.guardrail.verdict import Category
 
 WEIGHTS_NAME = "classifier.npz"
@@ -69,18 +71,15 @@ class Classifier:
 
     def judge(self, text: str) -> Prediction:
         """Judge a text in plain form by the worst of its windows."""
-        logits = np.max([self._logits(part) for part in windows(text)], axis=0)
+        window_logits = []
+        for part in windows(text):
+            buckets = feature_buckets(part)
+            sums = self._weights[buckets].sum(axis=0, dtype=np.int64)
+            window_logits.append(sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias)
+        logits = np.max(window_logits, axis=0)
         head = int(np.argmax(logits - self._limits))
         probability = float(1 / (1 + np.exp(-logits[head])))
         return Prediction(self._heads[head], probability, bool(logits[head] >= self._limits[head]))
-
-    def _logits(self, text: str) -> npt.NDArray[np.float64]:
-        buckets = feature_buckets(text)
-        sums = self._weights[buckets].sum(axis=0, dtype=np.int64)
-        logits: npt.NDArray[np.float64] = (
-            sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias
-        )
-        return logits
 
 
 def windows(text: str) -> list[str]:
@@ -121,3 +120,26 @@ def read_classifier(directory: Path) -> Classifier:
         return Classifier(
             heads, arrays["weights"], arrays["scale"], arrays["bias"], arrays["threshold"], digest
         )
+
+
+BUCKET_BITS = 17
+SHORTEST_NGRAM, LONGEST_NGRAM = 3, 5
+WORD = re.compile(r"\w+|[?!]")
+MULTIPLIER = np.uint32(0x9E3779B1)
+PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
+
+
+def feature_buckets(text: str) -> Any:
+    """Return the sorted unique buckets [N] of a text in the form of `normalization.plain`."""
+    codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
+    words = np.array([crc32(word.encode()) for word in WORD.findall(text)], dtype=np.uint32)
+    hashes = [words, words[:-1] * PAIR_MULTIPLIER + words[1:]]
+    # Hashes of all n-grams of one length follow from those of the next shorter length.
+    ngrams = codes * MULTIPLIER
+    for length in range(2, LONGEST_NGRAM + 1):
+        ngrams = (ngrams[:-1] ^ (ngrams[:-1] >> np.uint32(15))) * MULTIPLIER + codes[length - 1 :]
+        if length >= SHORTEST_NGRAM:
+            hashes.append(ngrams + np.uint32(length))
+    mixed = np.concatenate(hashes) * MULTIPLIER
+    mixed ^= mixed >> np.uint32(16)
+    return np.unique((mixed * PAIR_MULTIPLIER) >> np.uint32(32 - BUCKET_BITS))

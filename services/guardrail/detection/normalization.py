@@ -107,7 +107,13 @@ def variants(text: str) -> tuple[str, ...]:
     first = plain(text)
     if PLAIN.fullmatch(first) and not STRETCHED.search(first) and not SPELLED_OUT.search(first):
         return (first,)
-    spelled = plain(_join_spelled_out(text))
+    folded = fold_characters(text).text
+    # Join words with separated letters.
+    if LETTER_BY_LETTER.fullmatch(folded):
+        whole_words = " ".join(re.sub(r"\s", "", word) for word in WORD_GAP.split(folded))
+    else:
+        whole_words = SPELLED_OUT.sub(lambda found: found[0].replace(found[1], ""), folded)
+    spelled = plain(whole_words)
     joined = SEPARATORS.sub("", spelled)
     letters = joined.translate(LEET) if LEET_WORD.search(joined) else joined
     # "cooook meeeth": the vowels that were doubled originally are unknown, so try several sets.
@@ -116,11 +122,3 @@ def variants(text: str) -> tuple[str, ...]:
         for twice in ("", "oe", "o", "e")
     ]
     return tuple(dict.fromkeys((first, spelled, joined, *shrunk)))
-
-
-def _join_spelled_out(text: str) -> str:
-    """Join words with separated letters."""
-    folded = fold_characters(text).text
-    if LETTER_BY_LETTER.fullmatch(folded):
-        return " ".join(re.sub(r"\s", "", word) for word in WORD_GAP.split(folded))
-    return SPELLED_OUT.sub(lambda found: found[0].replace(found[1], ""), folded)

@@ -1,6 +1,21 @@
-"""Span of a text that must not be shown, with its replacement."""
+"""Detection of secrets and personal data in a text.
 
+Secrets are private keys, keys and tokens with known prefixes, labelled values, Bearer values, and
+passwords in URLs. The prefixes are documented by their issuers for secret scanning. A labelled
+value must also look random.
+
+Personal data are e-mail addresses, phone numbers, payment cards, IBANs, and US social security
+numbers. Numbers must pass their checksum (Luhn, mod 97) or the numbering plan, so that version
+numbers, sums and dates are not detected.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import phonenumbers
 
 from services.guardrail.verdict import Category
 
@@ -13,3 +28,206 @@ class Span:
     end: int
     category: Category
     replacement: str
+
+
+KEY = "[secret removed]"
+PASSWORD = "[password removed]"  # noqa: S105 - a replacement text
+PRIVATE_KEY = "[private key removed]"
+
+KNOWN = re.compile(
+    r"""(?<![A-Za-z0-9])(?:
+      (?:AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}                # AWS
+    | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_\w{22,}    # GitHub
+    | glpat-[\w-]{20,}                                   # GitLab
+    | sk-(?:proj-|ant-|or-|svcacct-|live-)?[\w-]{20,}    # OpenAI, Anthropic, OpenRouter
+    | [rsp]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,}   # Stripe
+    | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}          # Slack
+    | AIza[\w-]{35} | ya29\.[\w-]{20,}                   # Google
+    | hf_[A-Za-z0-9]{30,} | tw_[A-Za-z0-9_-]{24,}        # Hugging Face, Thumbwheel's own keys
+    | npm_[A-Za-z0-9]{36} | pypi-[\w-]{50,}              # package registries
+    | SG\.[\w-]{16,}\.[\w-]{16,} | key-[0-9a-f]{32}      # SendGrid, Mailgun
+    | dop_v1_[0-9a-f]{64} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}         # DigitalOcean, Shopify
+    | hvs\.[\w-]{24,} | AGE-SECRET-KEY-1[0-9A-Z]{58}     # Vault, age
+    | \d{8,10}:AA[\w-]{33}                               # Telegram
+    | eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}              # JSON web token
+    )""",
+    re.VERBOSE,
+)
+PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
+IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
+LABELLED_PASSWORD = re.compile(
+    r"(?:passw(?:or)?d|passphrase|pwd)[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
+    r"3}[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
+    re.IGNORECASE,
+)
+LABELLED_KEY = re.compile(
+    r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
+    r"3}[\"'`*]*([\w+/.~-]{16,512}=*)",
+    re.IGNORECASE,
+)
+# Lowest Shannon entropy per character of a key. At this length English words with punctuation are
+# below the value, random base64 is above.
+RANDOM_BITS = 3.5
+
+
+def secret_spans(text: str) -> Iterator[Span]:
+    """Yield all secrets of a text in no particular order; spans may overlap."""
+    for found in PEM.finditer(text):
+        end = PEM_END.search(text, found.end())
+        yield Span(found.start(), end.end() if end else len(text), Category.SECRET, PRIVATE_KEY)
+    for found in KNOWN.finditer(text):
+        yield Span(found.start(), found.end(), Category.SECRET, KEY)
+    for found in BEARER.finditer(text):
+        if _has_letter_and_digit(found[1]):
+            yield _labelled(found, KEY)
+    for found in IN_URL.finditer(text):
+        if not _is_placeholder(found[1]):
+            yield Span(found.start(1), found.end(1), Category.SECRET, PASSWORD)
+    for found in LABELLED_PASSWORD.finditer(text):
+        if _has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
+            yield _labelled(found, PASSWORD)
+    for found in LABELLED_KEY.finditer(text):
+        if _has_letter_and_digit(found[1]) and entropy_bits(found[1]) >= RANDOM_BITS:
+            yield _labelled(found, KEY)
+
+
+def _labelled(found: re.Match[str], replacement: str) -> Span:
+    # Starts at the label, because the hold-back assigns a span to the word in which the span
+    # starts. The replacement repeats the label.
+    label = found[0][: found.start(1) - found.start()]
+    return Span(found.start(), found.end(1), Category.SECRET, label + replacement)
+
+
+def entropy_bits(text: str) -> float:
+    """Return the Shannon entropy of the characters, in bits per character."""
+    return -sum(
+        count / len(text) * math.log2(count / len(text)) for count in Counter(text).values()
+    )
+
+
+def _has_letter_and_digit(value: str) -> bool:
+    return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
+
+
+def _is_placeholder(value: str) -> bool:
+    return value.startswith(("$", "<", "{", "%")) or value.casefold().strip(".*") in (
+        "",
+        "password",
+        "pass",
+        "xxx",
+    )
+
+
+EMAIL_REPLACEMENT = "[e-mail address removed]"
+PHONE_REPLACEMENT = "[phone number removed]"
+CARD_REPLACEMENT = "[card number removed]"
+IBAN_REPLACEMENT = "[IBAN removed]"
+SSN_REPLACEMENT = "[social security number removed]"
+
+# Not after "/" or ":" (the user part of a URL), and not git@host, which names a service.
+EMAIL = re.compile(
+    r"(?<![\w.+/:-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,"
+    r"62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+)
+# Matched by lookahead at every position, because an adjacent number must not hide a card number:
+# "in 2024 4111 1111 …".
+CARD = re.compile(r"(?<![\w.-])(?=([2-6]\d{3}(?:[ -]?\d){8,15}))")
+IBAN = re.compile(r"(?<!\w)(?=([A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}))", re.IGNORECASE)
+SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|[.]\d)")
+DIGIT = re.compile(r"\d")
+# ITU-T E.164 allows 15 digits. A text with more than 24 digits is a table of numbers, where the
+# search takes a millisecond per number.
+MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 7, 24
+# A national number needs separators: "4155552671" may as well be an order number.
+PHONE_SEPARATOR = re.compile(r"[+(]|\d[ .-]\d")
+CARD_LENGTHS = (19, 16, 15, 14, 13)
+# Length of an IBAN by country (IBAN registry of SWIFT).
+IBAN_LENGTHS = {
+    country: int(length)
+    for length, countries in (
+        entry.split(":")
+        for entry in [
+            "15:NO",
+            "16:BE",
+            "18:DK,FI,FO,GL,NL",
+            "19:MK,SI",
+            "20:AT,BA,EE,KZ,LT,LU,XK",
+            "21:CH,HR,LI,LV",
+            "22:BG,BH,CR,DE,GB,GE,IE,ME,RS",
+            "23:AE,IL,IQ,TL",
+            "24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VA",
+            "25:PT",
+            "26:IS,TR",
+            "27:FR,GR,IT,MC,SM",
+            "28:AL,AZ,CY,DO,GT,HU,LB,PL",
+            "29:BR,EG,PS,QA,UA",
+            "30:JO,KW,MU",
+            "31:MT",
+        ]
+    )
+    for country in countries.split(",")
+}
+
+
+def personal_spans(text: str, phone_region: str) -> Iterator[Span]:
+    """Yield all personal data of a text in no particular order; spans may overlap."""
+    if "@" in text:
+        for found in EMAIL.finditer(text):
+            yield Span(found.start(), found.end(), Category.PII, EMAIL_REPLACEMENT)
+    digits = len(DIGIT.findall(text))
+    if digits < MIN_PHONE_DIGITS:
+        return
+    for found in CARD.finditer(text):
+        if length := _card_length(found[1]):
+            yield Span(found.start(), found.start() + length, Category.PII, CARD_REPLACEMENT)
+    for found in IBAN.finditer(text):
+        if length := _iban_length(found[1]):
+            yield Span(found.start(), found.start() + length, Category.PII, IBAN_REPLACEMENT)
+    for found in SSN.finditer(text):
+        yield Span(found.start(), found.end(), Category.PII, SSN_REPLACEMENT)
+    if digits > MAX_PHONE_DIGITS:
+        return
+    for match in phonenumbers.PhoneNumberMatcher(
+        text, phone_region, leniency=phonenumbers.Leniency.VALID
+    ):
+        if PHONE_SEPARATOR.search(match.raw_string):
+            yield Span(match.start, match.end, Category.PII, PHONE_REPLACEMENT)
+
+
+def _card_length(run: str) -> int:
+    """Return the length of the card number at the start of digits and separators, or 0."""
+    positions = [position for position, letter in enumerate(run) if letter.isdigit()]
+    for digits in CARD_LENGTHS:
+        # A card number is not followed directly by another digit.
+        if len(positions) < digits or (
+            len(positions) > digits and positions[digits] == positions[digits - 1] + 1
+        ):
+            continue
+        end = positions[digits - 1] + 1
+        if luhn_holds(re.sub(r"\D", "", run[:end])):
+            return end
+    return 0
+
+
+def _iban_length(run: str) -> int:
+    """Return the length of the IBAN at the start of letters, digits and spaces, or 0."""
+    positions = [position for position, letter in enumerate(run) if letter != " "]
+    characters = IBAN_LENGTHS.get(run[:2].upper(), len(positions) + 1)
+    if len(positions) < characters:
+        return 0
+    end = positions[characters - 1] + 1
+    return end if iban_holds(run[:end]) else 0
+
+
+def luhn_holds(digits: str) -> bool:
+    """Check the Luhn digit of a payment card number (ISO/IEC 7812-1)."""
+    doubled = [int(digit) * (1 + index % 2) for index, digit in enumerate(reversed(digits))]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def iban_holds(text: str) -> bool:
+    """Check the check digits of an IBAN (ISO 13616, mod 97)."""
+    compact = text.replace(" ", "")
+    return int("".join(str(int(letter, 36)) for letter in compact[4:] + compact[:4])) % 97 == 1

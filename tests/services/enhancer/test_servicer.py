@@ -68,3 +68,14 @@ async def test_empty_or_too_long_text_is_refused_with_field_and_limit(
         0
     ].Unpack(info)
     assert dict(info.metadata) == {"field": "text", "limit": "1 to 32,768 characters"}
+
+
+async def test_error_of_a_too_long_text_contains_its_size_and_the_limit(
+    enhancer: Enhancer,
+) -> None:
+    async with client(enhancer) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(enhancer_pb2.EnhanceRequest(text="a" * 32_771), timeout=10)
+    details = caught.value.details() or ""
+    assert "32,771" in details
+    assert "32,768" in details

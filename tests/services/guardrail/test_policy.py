@@ -5,8 +5,7 @@ import pytest
 from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.policy import Policy, policy_version
-from services.guardrail.rejection import TEXTS
-from services.guardrail.verdict import Category, Stage, Verdict, strictest
+from services.guardrail.verdict import REJECTION_TEXTS, Category, Stage, Verdict, strictest
 
 ORDINARY = (
     "hello",
@@ -69,8 +68,8 @@ def test_harmful_answer_in_parts_is_blocked_at_the_decisive_word(
 
 
 def test_every_blocking_category_has_a_rejection_text() -> None:
-    assert set(TEXTS) == set(Category) - {Category.NONE, Category.PII}
-    assert all(len(text) > 40 for text in TEXTS.values())
+    assert set(REJECTION_TEXTS) == set(Category) - {Category.NONE, Category.PII}
+    assert all(len(text) > 40 for text in REJECTION_TEXTS.values())
 
 
 def test_policy_version_changes_with_weights_and_settings(classifier: Classifier) -> None:

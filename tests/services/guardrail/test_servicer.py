@@ -152,6 +152,15 @@ async def test_invalid_input_is_refused_with_field_and_limit(
     assert dict(info.metadata) == {"field": field, "limit": limit}
 
 
+async def test_error_of_a_too_long_text_contains_its_size_and_the_limit(policy: Policy) -> None:
+    async with client(policy) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CheckInput(In(texts=["a" * 131_075]), timeout=10)
+    details = caught.value.details() or ""
+    assert "131,075" in details
+    assert "131,072" in details
+
+
 async def test_texts_at_the_limits_are_accepted(policy: Policy) -> None:
     async with client(policy) as stub:
         asked = await stub.CheckInput(In(texts=["word " * 26_214]), timeout=60)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.guardrail.detection import classifier as service_classifier
-from services.guardrail.detection import features, normalization
+from services.guardrail.detection import normalization
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from training.recipes.guardrail import features as training_features
 from training.recipes.guardrail import fit
@@ -21,7 +21,9 @@ def test_normalisation_equals_the_service(text: str) -> None:
 @given(TEXTS)
 def test_buckets_equal_the_service(text: str) -> None:
     plain = normalization.plain(text)
-    assert np.array_equal(training_features.feature_buckets(plain), features.feature_buckets(plain))
+    assert np.array_equal(
+        training_features.feature_buckets(plain), service_classifier.feature_buckets(plain)
+    )
 
 
 @given(st.text("ab c", max_size=1_500))
@@ -47,6 +49,6 @@ def test_scores_equal_the_service_on_shipped_weights() -> None:
 
 
 def test_every_bucket_has_a_weight() -> None:
-    buckets = features.feature_buckets("how do i learn python?")
-    assert buckets.max() < 1 << features.BUCKET_BITS
+    buckets = service_classifier.feature_buckets("how do i learn python?")
+    assert buckets.max() < 1 << service_classifier.BUCKET_BITS
     assert len(set(buckets.tolist())) == len(buckets) > 30

@@ -2,9 +2,8 @@
 
 import pytest
 
-from services.enhancer.correction.code_lines import commands
 from services.enhancer.correction.known_words import ABBREVIATIONS
-from services.enhancer.correction.protected import technical_terms
+from services.enhancer.correction.protected import commands, technical_terms
 from services.enhancer.prompt import Enhancer
 
 # Blocks are separated by an empty line; the first line of a block is its name.

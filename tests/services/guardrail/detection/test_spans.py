@@ -2,8 +2,7 @@
 
 import pytest
 
-from services.guardrail.detection.personal_spans import iban_holds, luhn_holds
-from services.guardrail.detection.secret_spans import entropy_bits
+from services.guardrail.detection.spans import entropy_bits, iban_holds, luhn_holds
 from services.guardrail.policy import Policy
 
 
