@@ -28,10 +28,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
-from services.feedback.principals.master_key import MasterKey
-from services.feedback.principals.sealing import DataKey
+from services.feedback.principals.sealing import DataKey, MasterKey, Sealer
 from services.feedback.spool.accept import Acceptance, GroupCommit, NoClaims
-from services.feedback.spool.sealer import Sealer
 from services.feedback.spool.spool import Spool
 from services.feedback.wire import extract_feedback_texts, feedback_entry
 

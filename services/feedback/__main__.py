@@ -25,16 +25,13 @@ from services.feedback.access import CALLERS
 from services.feedback.commands import add_commands, compaction_of, run_command
 from services.feedback.compaction.schedule import run_compaction
 from services.feedback.events import Stream
-from services.feedback.lake.catalogue import Catalogue
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.location import verified_store
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys
-from services.feedback.principals.erasure_metrics import update_metrics_periodically
-from services.feedback.principals.erasures import Erasures
-from services.feedback.principals.master_key import MasterKey, MasterKeyError
-from services.feedback.principals.servicer import Principals
+from services.feedback.principals.erasures import Erasures, update_metrics_periodically
+from services.feedback.principals.sealing import MasterKey, MasterKeyError, Sealer, overtaken_turns
 from services.feedback.projections import (
     current_feedback,
     experiments,
@@ -45,13 +42,12 @@ from services.feedback.projections import (
 from services.feedback.projections.experiment_metrics import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.projection import catch_up_periodically
-from services.feedback.servicer import FeedbackLogServicer
+from services.feedback.servicer import FeedbackLogServicer, Principals
 from services.feedback.settings import FeedbackSettings
 from services.feedback.sink.dead_letters import clear_payloads_hourly
 from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
-from services.feedback.spool.frames import Entry, Record
-from services.feedback.spool.sealer import Sealer, overtaken_turns
+from services.feedback.spool.log import Entry, Record
 from services.feedback.store.database import open_database
 from services.feedback.streams import FEEDBACK, TURNS, AcceptOptions, Stores, open_stream
 
@@ -103,7 +99,7 @@ async def wiring(
             settings.principal_key.get_secret_value(),
             feedback,
             turns,
-            Catalogue(stores.ledger),
+            stores.ledger,
             current_feedback.CurrentFeedback(
                 current_thumbs,
                 remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),

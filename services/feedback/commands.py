@@ -16,8 +16,8 @@ from services.feedback.lake.location import bucket, object_store
 from services.feedback.lake.store_commands import add_orphan_options, collect_orphans, make_bucket
 from services.feedback.principals.erasures import Erasures
 from services.feedback.settings import FeedbackSettings
-from services.feedback.spool.folder import inspect
 from services.feedback.spool.log import LogView
+from services.feedback.spool.spool import inspect
 from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.streams import Stores
 

@@ -1,17 +1,20 @@
 """FeedbackLogService: conversion between protobuf and domain, and authorisation."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.errors import PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
 from services.contracts.feedback import Thumb
-from services.contracts.limits import field_error
+from services.contracts.identifiers import principal_of
+from services.contracts.limits import check_uuid, field_error
+from services.contracts.wire import timestamp
 from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import (
@@ -19,24 +22,42 @@ from services.feedback.events import (
     check_feedback,
     check_message_ids,
     check_position,
+    check_principals,
     check_turn,
     check_unsealed,
 )
-from services.feedback.lake.catalogue import Catalogue
-from services.feedback.lake.compacted_segments import ReadableSegment
-from services.feedback.principals.servicer import Principals, PrincipalServicer
+from services.feedback.lake.ledger import Ledger
+from services.feedback.principals.consents import Consent, Consents
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.erasures import Erasure, Erasures
 from services.feedback.projections.current_feedback import CurrentFeedback
-from services.feedback.projections.experiments import ArmFigures, Experiments
+from services.feedback.projections.experiments import Experiments
 from services.feedback.spool.accept import GroupCommit
-from services.feedback.spool.frames import Entry
+from services.feedback.spool.log import Entry
 
 MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024
 MAX_MESSAGES = 1_000
+MAX_PRINCIPALS = 1_000
+# About 300 bytes each, so that a response stays below gRPC's limit of 4 MiB.
+SEGMENTS_PER_PAGE = 10_000
 STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TURNS: Stream.TURNS}
 
 
-class FeedbackLogServicer(PrincipalServicer):
+@dataclass(frozen=True)
+class Principals:
+    """Stores of principals' data.
+
+    `forget` removes an erased principal from overlays in memory.
+    """
+
+    keys: DataKeys
+    consents: Consents
+    erasures: Erasures
+    forget: Callable[[str], None]
+
+
+class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     """gRPC servicer for the internal callers gateway, session and training."""
 
     def __init__(
@@ -44,14 +65,14 @@ class FeedbackLogServicer(PrincipalServicer):
         principal_key: str,
         feedback: GroupCommit,
         turns: GroupCommit,
-        catalogue: Catalogue,
+        ledger: Ledger,
         current: CurrentFeedback,
         experiments: Experiments,
         principals: Principals,
     ) -> None:
-        super().__init__(principal_key, principals)
+        self._principal_key, self._principals = principal_key, principals
         self._feedback, self._turns = feedback, turns
-        self._catalogue, self._current, self._experiments = catalogue, current, experiments
+        self._ledger, self._current, self._experiments = ledger, current, experiments
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -96,8 +117,33 @@ class FeedbackLogServicer(PrincipalServicer):
         if request.stream not in STREAMS:
             raise field_error("stream", "STREAM_FEEDBACK or STREAM_TURNS")
         check_position(request.after_sequence, "after_sequence")
-        segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
-        return feedback_pb2.ListSegmentsResponse(segments=[_segment(item) for item in segments])
+        # Readers continue after their last sequence until a page is empty. A compacted segment that
+        # starts before that sequence is returned whole and replaces the reader's earlier segments.
+        # Orphan objects are never listed.
+        segments = await asyncio.to_thread(
+            self._ledger.readable_segments,
+            STREAMS[request.stream],
+            request.after_sequence,
+            SEGMENTS_PER_PAGE,
+        )
+        return feedback_pb2.ListSegmentsResponse(
+            segments=[
+                feedback_pb2.Segment(
+                    first_sequence=item.first_sequence,
+                    sequence=item.sequence,
+                    topic_id=item.topic_id,
+                    partition=item.partition,
+                    start_offset=item.start_offset,
+                    end_offset=item.end_offset,
+                    object_key=item.object_key,
+                    sha256=item.sha256,
+                    rows=item.rows,
+                    dead_letters=item.dead_letters,
+                    commit_time=timestamp(item.commit_us),
+                )
+                for item in segments
+            ]
+        )
 
     async def CountThumbs(
         self, request: feedback_pb2.CountThumbsRequest, context: Any
@@ -116,7 +162,21 @@ class FeedbackLogServicer(PrincipalServicer):
         self, request: feedback_pb2.GetExperimentRequest, context: Any
     ) -> feedback_pb2.GetExperimentResponse:
         figures = await self._experiments.figures(request.since.ToMicroseconds())
-        return feedback_pb2.GetExperimentResponse(arms=[_arm(arm) for arm in figures])
+        return feedback_pb2.GetExperimentResponse(
+            arms=[
+                feedback_pb2.ExperimentArm(
+                    model_version=arm.model_version,
+                    arm=arm.arm,
+                    exposed_users=arm.exposed_users,
+                    first_exposure_time=timestamp(arm.first_us),
+                    up=arm.up,
+                    down=arm.down,
+                    up_rate_low=arm.up_rate_interval.low,
+                    up_rate_high=arm.up_rate_interval.high,
+                )
+                for arm in figures
+            ]
+        )
 
     async def GetThumbs(
         self, request: feedback_pb2.GetThumbsRequest, context: Any
@@ -131,6 +191,82 @@ class FeedbackLogServicer(PrincipalServicer):
             },
         )
 
+    def _principal(self) -> str:
+        """Return the caller's principal.
+
+        Raises:
+            UnauthenticatedError: The call has no authenticated caller.
+        """
+        return principal_of(self._principal_key, require_caller())
+
+    async def GetPrincipalConsent(
+        self, request: feedback_pb2.GetPrincipalConsentRequest, context: Any
+    ) -> feedback_pb2.GetPrincipalConsentResponse:
+        principal = self._principal()
+        found = await asyncio.to_thread(self._principals.consents.get, [principal])
+        return feedback_pb2.GetPrincipalConsentResponse(consent=_consent(found[principal]))
+
+    async def SetPrincipalConsent(
+        self, request: feedback_pb2.SetPrincipalConsentRequest, context: Any
+    ) -> feedback_pb2.SetPrincipalConsentResponse:
+        principal = self._principal()
+        if not request.HasField("training"):
+            raise field_error("training", "true or false")
+        stored = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
+        return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(stored))
+
+    async def ErasePrincipal(
+        self, request: feedback_pb2.ErasePrincipalRequest, context: Any
+    ) -> feedback_pb2.ErasePrincipalResponse:
+        started, principal = time.perf_counter(), self._principal()
+        erasure, is_new = await asyncio.to_thread(
+            self._principals.erasures.erase, principal, require_caller().tenant
+        )
+        if is_new:
+            self._principals.forget(principal)
+            metrics.ERASURES.inc()
+            metrics.SHRED_SECONDS.observe(time.perf_counter() - started)
+        return feedback_pb2.ErasePrincipalResponse(erasure=_erasure(erasure))
+
+    async def GetPrincipalErasure(
+        self, request: feedback_pb2.GetPrincipalErasureRequest, context: Any
+    ) -> feedback_pb2.GetPrincipalErasureResponse:
+        principal = self._principal()
+        check_uuid(request.erasure_id, "erasure_id")
+        found = await asyncio.to_thread(
+            self._principals.erasures.get, principal, request.erasure_id
+        )
+        return feedback_pb2.GetPrincipalErasureResponse(erasure=_erasure(found))
+
+    async def GetDataKeys(
+        self, request: feedback_pb2.GetDataKeysRequest, context: Any
+    ) -> feedback_pb2.GetDataKeysResponse:
+        check_principals(request.principals, MAX_PRINCIPALS)
+        principals = self._principals
+        consents = await asyncio.to_thread(principals.consents.get, request.principals)
+        allowed = [principal for principal, consent in consents.items() if consent.training]
+        keys = await asyncio.to_thread(principals.keys.existing, allowed)
+        answer = feedback_pb2.GetDataKeysResponse()
+        for principal, consent in consents.items():
+            answer.keys[principal].consent = consent.training
+            if key := keys.get(principal):
+                answer.keys[principal].key_id, answer.keys[principal].key = key.key_id, key.key
+        return answer
+
+    async def ListErasures(
+        self, request: feedback_pb2.ListErasuresRequest, context: Any
+    ) -> feedback_pb2.ListErasuresResponse:
+        check_position(request.after_number, "after_number")
+        found = await asyncio.to_thread(self._principals.erasures.after, request.after_number)
+        return feedback_pb2.ListErasuresResponse(
+            erasures=[
+                feedback_pb2.ErasedPrincipal(
+                    number=one.number, principal=one.principal, erasure=_erasure(one)
+                )
+                for one in found
+            ]
+        )
+
 
 async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry]) -> int:
     """Wait until all entries are durable and return the number of new entries."""
@@ -142,34 +278,14 @@ async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry
     return new
 
 
-def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:
-    first = Timestamp()
-    first.FromMicroseconds(figures.first_us)
-    return feedback_pb2.ExperimentArm(
-        model_version=figures.model_version,
-        arm=figures.arm,
-        exposed_users=figures.exposed_users,
-        first_exposure_time=first,
-        up=figures.up,
-        down=figures.down,
-        up_rate_low=figures.up_rate_interval.low,
-        up_rate_high=figures.up_rate_interval.high,
-    )
+def _consent(consent: Consent) -> feedback_pb2.Consent:
+    return feedback_pb2.Consent(training=consent.training, update_time=timestamp(consent.update_us))
 
 
-def _segment(item: ReadableSegment) -> feedback_pb2.Segment:
-    commit_time = Timestamp()
-    commit_time.FromMicroseconds(item.commit_us)
-    return feedback_pb2.Segment(
-        first_sequence=item.first_sequence,
-        sequence=item.sequence,
-        topic_id=item.topic_id,
-        partition=item.partition,
-        start_offset=item.start_offset,
-        end_offset=item.end_offset,
-        object_key=item.object_key,
-        sha256=item.sha256,
-        rows=item.rows,
-        dead_letters=item.dead_letters,
-        commit_time=commit_time,
+def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
+    return feedback_pb2.Erasure(
+        erasure_id=erasure.erasure_id,
+        request_time=timestamp(erasure.request_us),
+        shred_time=timestamp(erasure.shred_us),
+        rewrite_time=timestamp(erasure.rewrite_us),
     )

@@ -19,8 +19,7 @@ from services.feedback.settings import FeedbackSettings
 from services.feedback.sink.sink import EventT, FlushLimits, Fold, Sink, StreamFormat
 from services.feedback.sink.sink_loop import Flusher, SinkLoop
 from services.feedback.spool.accept import Acceptance, Claims, EntrySealer, GroupCommit
-from services.feedback.spool.frames import Record
-from services.feedback.spool.log import Log
+from services.feedback.spool.log import Log, Record
 from services.feedback.spool.spool import Spool
 
 FEEDBACK = StreamFormat(

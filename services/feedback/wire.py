@@ -18,7 +18,7 @@ from services.chassis.errors import InvalidArgumentError
 from services.contracts.wire import feedback_value_from, sample_from
 from services.feedback.events import FeedbackEvent, TurnEvent, Words, check_feedback, check_turn
 from services.feedback.sink.sink import UndecodableError
-from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import Entry, Record
 
 SCHEMA_MAJOR = 1
 EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)

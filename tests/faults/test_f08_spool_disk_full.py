@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from services.chassis.errors import from_rpc
-from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import inspect
 from tests.faults.feedback import Clients, Stack, local_replica, record, wait_until, wait_until_sunk
 from tests.faults.small_disk import MIB, SmallDisk, can_mount_disks, small_disk
 from tests.services.feedback.samples import correction

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import inspect
 from tests.faults.broken_replica import APPENDED, PUBLISHED
 from tests.faults.feedback import Clients, ReplicaProcess, Stack, record, wait_until_sunk
 from tests.services.feedback.samples import thumb

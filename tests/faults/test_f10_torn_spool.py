@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.feedback.spool.folder import recover
-from services.feedback.spool.spool import Spool
+from services.feedback.spool.spool import Spool, recover
 from tests.faults.feedback import Clients, Stack, local_replica, record, wait_until_sunk
 from tests.services.feedback.samples import thumb
 

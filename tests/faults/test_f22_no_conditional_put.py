@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from services.feedback.lake.audit import audit
-from services.feedback.lake.ledger import FencedError, Ledger
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.s3_store import S3Store
 from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
-from services.feedback.spool.folder import inspect
-from services.feedback.spool.spool import Spool
-from services.feedback.store.database import open_database
+from services.feedback.spool.spool import Spool, inspect
+from services.feedback.store.database import FencedError, open_database
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.history import History, violations
 from tests.services.feedback.s3_stores import store_at

@@ -25,7 +25,7 @@ from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.sealing import key_id_of
-from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from services.feedback.store.database import connect
 from tests.services.feedback.objects import decode

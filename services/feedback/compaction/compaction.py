@@ -27,10 +27,11 @@ from services.feedback.compaction.runs import Run, RunLimits, choose_runs
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.compacted_segments import ReadableSegment
-from services.feedback.lake.ledger import FencedError, Ledger, LedgerUnavailableError
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.orphans import delete_orphans, find_orphans
 from services.feedback.lake.segment_object import DamagedObjectError, read_segment
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 
 log = logging.getLogger(__name__)
 

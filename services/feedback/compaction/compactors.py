@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from services.feedback.lake.compacted_segments import ReadableSegment
-from services.feedback.lake.ledger import FencedError, transaction
 from services.feedback.projections import remarks
 from services.feedback.store import tables
+from services.feedback.store.database import FencedError, transaction
 
 _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 

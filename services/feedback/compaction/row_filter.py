@@ -10,7 +10,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.feedback.lake.retracted import FindRetracted, retracted_rows
+from services.feedback.lake.removed_rows import FindRetracted, retracted_rows
 
 TIME_COLUMNS = ("accept_time", "finish_time")
 RETRACTION_KEEP_US = 86_400 * 1_000_000

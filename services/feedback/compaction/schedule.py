@@ -14,8 +14,8 @@ from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction.compaction import Compaction, StoppedError
 from services.feedback.events import Stream
-from services.feedback.lake.ledger import FencedError, LedgerUnavailableError
 from services.feedback.lake.object_store import ObjectStoreError
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 
 log = logging.getLogger(__name__)
 

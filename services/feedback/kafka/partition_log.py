@@ -9,8 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from services.feedback.spool.frames import Record, frame_bytes
-from services.feedback.spool.log import LogError
+from services.feedback.spool.log import LogError, Record, frame_bytes
 
 
 class KafkaLog:

@@ -19,7 +19,7 @@ from services.feedback.kafka.client import build
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka.record import headers_of
 from services.feedback.kafka.relay import PublishError
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 
 log = logging.getLogger(__name__)
 

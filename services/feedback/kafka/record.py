@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import Entry, Record
 
 Headers = Sequence[tuple[str, bytes]]
 FINGERPRINT_BYTES = 32

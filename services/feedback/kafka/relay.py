@@ -13,7 +13,7 @@ from typing import Protocol
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 
 log = logging.getLogger(__name__)
 

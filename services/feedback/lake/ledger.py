@@ -13,19 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.chassis.errors import DetailedError, UnavailableError
-from services.feedback.chunks import chunks
 from services.feedback.lake.compacted_segments import (
     PAGE_SIZE,
     ReadableSegment,
     pages,
     readable_segments,
 )
-from services.feedback.lake.retracted import retracted_answers
-from services.feedback.principals.erased_rows import Owner, erased_among
+from services.feedback.lake.removed_rows import Owner, erased_among, retracted_answers
 from services.feedback.store import tables
+from services.feedback.store.database import FencedError, chunks, transaction
 
 MAX_OFFSET = 2**63 - 1
 _LOCK_STREAM = text("""
@@ -35,23 +32,8 @@ _LOCK_STREAM = text("""
 """)
 
 
-class FencedError(DetailedError):
-    """Another writer owns the partition or has moved its end.
-
-    The caller discards buffered records and acquires a new lease.
-    """
-
-    reason = "FENCED"
-
-
 class ErasedConcurrentlyError(FencedError):
     """Owner of a row was erased after the batch was composed; the batch must be composed again."""
-
-
-class LedgerUnavailableError(UnavailableError):
-    """Database has rejected the operation, or the outcome is unknown."""
-
-    reason = "FEEDBACK_LEDGER_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -330,28 +312,6 @@ class Ledger:
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self._engine)
-
-
-@contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction and translate database errors.
-
-    Raises:
-        FencedError: A row exists already.
-        LedgerUnavailableError: Any other failure in the database.
-    """
-    try:
-        with engine.begin() as connection:
-            yield connection
-    # A unique key decides between writers if both passed the other checks.
-    except IntegrityError as error:
-        raise FencedError(
-            "another writer has committed the same segment or event", reason="EXISTS"
-        ) from error
-    except SQLAlchemyError as error:
-        raise LedgerUnavailableError(
-            "the feedback ledger is unavailable; no event was stored"
-        ) from error
 
 
 def committed_fingerprints(

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select, text
 
-from services.feedback.chunks import chunks
-from services.feedback.lake.ledger import transaction
 from services.feedback.store import tables
+from services.feedback.store.database import chunks, transaction
 
 _UPSERT = text("""
     INSERT INTO consents (principal, training, update_us)

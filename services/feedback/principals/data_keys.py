@@ -12,11 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from sqlalchemy import Connection, Engine, Row, select, text
 
 from services.chassis.errors import UnavailableError
-from services.feedback.chunks import chunks
-from services.feedback.lake.ledger import transaction
-from services.feedback.principals.master_key import MasterKey, MasterKeyError
-from services.feedback.principals.sealing import KEY_BYTES, KEY_ID_BYTES, DataKey
+from services.feedback.principals.sealing import (
+    KEY_BYTES,
+    KEY_ID_BYTES,
+    DataKey,
+    MasterKey,
+    MasterKeyError,
+)
 from services.feedback.store import tables
+from services.feedback.store.database import chunks, transaction
 
 # The first writer inserts the key. A concurrent writer waits for the row lock and gets the same
 # key. The update changes no value but is required for RETURNING.

@@ -5,25 +5,27 @@ entirely before or after an erasure, and events accepted before but committed af
 by their key id. Numbers have no gaps, and paging readers see them in order.
 """
 
+import asyncio
 import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
-from services.chassis.errors import NotFoundError
-from services.feedback.chunks import chunks
+from services.chassis.errors import NotFoundError, UnavailableError
+from services.chassis.telemetry import fields
+from services.feedback import metrics
 from services.feedback.events import Stream
-from services.feedback.lake.ledger import lock_stream, transaction
+from services.feedback.lake.ledger import lock_stream
+from services.feedback.lake.removed_rows import ErasedRowMask, erased_row_mask
 from services.feedback.principals.data_keys import shred
-from services.feedback.principals.erased_rows import ErasedRowMask, erased_row_mask
 from services.feedback.store import tables
-from services.feedback.store.database import scrub
+from services.feedback.store.database import chunks, scrub, transaction
 
 log = logging.getLogger(__name__)
 
@@ -251,3 +253,39 @@ def _last_number(connection: Connection) -> int:
 def _erasure(row: Row[Any]) -> Erasure:
     names = ("number", "erasure_id", "principal", "request_us", "shred_us", "rewrite_us")
     return Erasure(**{name: getattr(row, name) for name in names})
+
+
+REFRESH_SECONDS = 15.0
+
+
+class ErasureLedger(Protocol):
+    """Source of the pending erasures."""
+
+    def pending(self) -> PendingErasures:
+        """Return the erasures not rewritten yet.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+
+
+async def update_metrics_periodically(
+    erasures: ErasureLedger, seconds: float = REFRESH_SECONDS
+) -> None:
+    """Update the metrics until cancelled.
+
+    While the database is unavailable the last count stays, and the age of the oldest erasure still
+    grows.
+    """
+    pending = PendingErasures(0, None)
+    while True:
+        try:
+            pending = await asyncio.to_thread(erasures.pending)
+        except UnavailableError as error:
+            log.warning("erasures not counted", extra=fields(reason=error.reason))
+        metrics.ERASURES_WAITING.set(pending.erasures)
+        since = pending.oldest_us
+        metrics.ERASURE_OLDEST_SECONDS.set(
+            0.0 if since is None else max(0.0, time.time() - since / 1_000_000)
+        )
+        await asyncio.sleep(seconds)

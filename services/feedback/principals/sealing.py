@@ -1,4 +1,4 @@
-"""Sealing of an event's texts, so that deleting one key erases all copies, backups included.
+"""Sealing of the texts of events, so that deleting one key erases all copies, backups included.
 
 Layout of sealed bytes:
 
@@ -7,11 +7,29 @@ Layout of sealed bytes:
 The texts are a protobuf message of the event's own type without other fields; merging the message
 into the event restores the original. The associated data is `event_id/principal`, so bytes moved to
 another event do not decrypt.
+
+The master key is the only secret of this service. Derived keys wrap data keys and compute
+fingerprints. The database alone contains only wrapped keys; spool, topic and objects alone contain
+only sealed texts.
 """
 
-from dataclasses import dataclass, field
+import hmac
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.chassis.errors import DetailedError
+from services.feedback.spool.log import Entry
+
+MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
+
 
 VERSION = b"\x01"
 KEY_ID_BYTES, KEY_BYTES, NONCE_BYTES, TAG_BYTES = 16, 32, 12, 16
@@ -52,3 +70,147 @@ def is_sealed(sealed: bytes) -> bool:
 def key_id_of(sealed: bytes) -> bytes:
     """Return the id of the sealing key; empty for plain events of the first version."""
     return sealed[slice(*KEY_ID_RANGE)]
+
+
+# Salt of fingerprint keys, separate from wrapping keys, which have only the tenant as info.
+_FINGERPRINTS = b"thumbwheel.feedback.fingerprints"
+
+
+class MasterKeyError(DetailedError):
+    """Wrapped key is damaged or was wrapped under another master key."""
+
+    reason = "MISMATCH"
+
+
+class MasterKey:
+    """Master key of 64 hexadecimal digits.
+
+    Data keys are wrapped with AES-256-GCM under a key derived per tenant, bound to the principal.
+    """
+
+    def __init__(self, digits: str, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._secret, self._random_bytes = bytes.fromhex(digits), random_bytes
+        self._fingerprints = _derived(self._secret, _FINGERPRINTS, b"")
+
+    def wrap(self, key: bytes, tenant: str, principal: str) -> bytes:
+        """Wrap a data key; the result is nonce, ciphertext and tag."""
+        nonce = self._random_bytes(NONCE_BYTES)
+        return nonce + self._wrapping(tenant).encrypt(nonce, key, principal.encode())
+
+    def unwrap(self, wrapped: bytes, tenant: str, principal: str) -> bytes:
+        """Unwrap a data key.
+
+        Raises:
+            MasterKeyError: The key is damaged or was wrapped under another master key.
+        """
+        try:
+            return self._wrapping(tenant).decrypt(
+                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode()
+            )
+        except InvalidTag as error:
+            raise MasterKeyError(
+                "a data key does not open under this master key", field="master_key"
+            ) from error
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        """Return HMAC-SHA-256 of an event's SHA-256.
+
+        The bare digest of a short text could be guessed.
+        """
+        return hmac.digest(self._fingerprints, digest, "sha256")
+
+    def _wrapping(self, tenant: str) -> AESGCM:
+        return AESGCM(_derived(self._secret, None, tenant.encode()))
+
+
+def _derived(secret: bytes, salt: bytes | None, info: bytes) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt, info).derive(secret)
+
+
+class Keys(Protocol):
+    """Data keys of principals."""
+
+    def get_or_create(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
+        """Return the key of each principal, and create missing keys.
+
+        Args:
+            tenants: Tenant of each principal.
+
+        Raises:
+            UnavailableError: The keys are unavailable.
+        """
+
+
+def none_overtaken(_events: Sequence[MessageT]) -> Collection[str]:
+    """Return no ids, for events sent without delay."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Sealer(Generic[MessageT]):
+    """Sealer of one stream.
+
+    Args:
+        extract_texts: Moves the texts out of an event.
+        overtaken: Returns the ids of events from before their principal's last erasure.
+    """
+
+    event_type: type[MessageT]
+    extract_texts: Callable[[MessageT], MessageT]
+    keys: Keys
+    master: MasterKey
+    random_bytes: Callable[[int], bytes] = os.urandom
+    overtaken: Callable[[Sequence[MessageT]], Collection[str]] = none_overtaken
+
+    @property
+    def max_overhead_bytes(self) -> int:
+        """Maximum growth of an entry in bytes."""
+        return MAX_SEAL_OVERHEAD_BYTES
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        """Return the keyed fingerprint. A bare digest of a short text could be guessed."""
+        # Equal contents give equal fingerprints in all replicas, since all share the master key.
+        return self.master.fingerprint(digest)
+
+    def seal(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Seal all entries of a group with one lookup of the keys.
+
+        Keys are never cached, because an erasure may shred a key at any moment.
+
+        Raises:
+            UnavailableError: The keys are unavailable, and no entry is sealed.
+        """
+        events = [self.event_type.FromString(entry.payload) for entry in entries]
+        keys = self.keys.get_or_create({event.principal: event.tenant for event in events})
+        # Read the erasures after the keys: an erasure in between has shredded the returned keys.
+        overtaken = self.overtaken(events)
+        sealed: list[Entry] = []
+        for entry, event in zip(entries, events, strict=True):
+            # The texts leave the event in any case. Without texts and key id it becomes a
+            # tombstone, like other events of an erased principal.
+            texts = self.extract_texts(event).SerializeToString(deterministic=True)
+            if event.event_id not in overtaken:
+                # A fresh random nonce per event: reuse under one key would break AES-GCM.
+                nonce = self.random_bytes(NONCE_BYTES)
+                key = keys[event.principal]
+                event.sealed = seal(texts, key, event.event_id, event.principal, nonce)
+            sealed.append(replace(entry, payload=event.SerializeToString(deterministic=True)))
+        return sealed
+
+
+def overtaken_turns(
+    last_erasures: Callable[[Collection[str]], Mapping[str, int]],
+    turns: Sequence[events_pb2.TurnEvent],
+) -> set[str]:
+    """Return ids of turns finished before their principal's last erasure.
+
+    The session service delivers turns with a delay. The comparison uses the clocks of the session
+    service and of the ledger. Turns that retract an answer have no texts and are excluded.
+    """
+    erased_us = last_erasures({turn.principal for turn in turns})
+    return {
+        turn.event_id
+        for turn in turns
+        if not turn.erased
+        and turn.finish_time.ToMicroseconds() <= erased_us.get(turn.principal, -1)
+    }

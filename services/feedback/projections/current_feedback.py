@@ -12,7 +12,7 @@ from services.feedback.projections import remarks, thumbs
 from services.feedback.projections.remarks import Remarks
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.sink.sink import Position
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.chassis.telemetry import fields
-from services.feedback.lake.ledger import LedgerUnavailableError
 from services.feedback.projections.experiments import ArmFigures
+from services.feedback.store.database import LedgerUnavailableError
 
 log = logging.getLogger(__name__)
 

@@ -11,18 +11,18 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
 
-from services.feedback.chunks import chunks
 from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
-from services.feedback.lake.ledger import Ledger, transaction
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.projections.confidence import Interval, interval
 from services.feedback.projections.projection import Projection, advance_position
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.projections.thumbs import ThumbCount
 from services.feedback.sink.sink import Position
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 from services.feedback.store import tables
+from services.feedback.store.database import chunks, transaction
 
 Key = tuple[str, str, str]
 """Principal, model version and arm of an exposure."""

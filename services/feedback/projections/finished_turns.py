@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from services.feedback.events import TurnEvent
 from services.feedback.projections import experiments, remarks
 from services.feedback.sink.sink import Position
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 
 
 def fold(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, insert, tuple_
 
-from services.feedback.chunks import chunks
+from services.feedback.store.database import chunks
 
 
 class LatestValue(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from services.feedback.events import FeedbackEvent
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 
 KeyT = TypeVar("KeyT", bound=tuple[str, ...])
 ValueT = TypeVar("ValueT")

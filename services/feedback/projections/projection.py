@@ -19,13 +19,13 @@ from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 from services.chassis.telemetry import fields
 from services.feedback.lake import parquet
 from services.feedback.lake.compacted_segments import PAGE_SIZE, pages, readable_segments
-from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
-from services.feedback.lake.retracted import retracted_answers, retracted_rows
+from services.feedback.lake.removed_rows import erased_row_mask, retracted_answers, retracted_rows
 from services.feedback.lake.segment_object import DamagedObjectError, read_segment
-from services.feedback.principals.erased_rows import erased_row_mask
 from services.feedback.sink.sink import Position
 from services.feedback.store import tables
+from services.feedback.store.database import LedgerUnavailableError
 
 CHECK_SECONDS = 300.0
 

@@ -16,19 +16,19 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from services.chassis.errors import UnavailableError
 from services.contracts.feedback import Correction, Retraction, Subject, Thumb
-from services.feedback.chunks import chunks
 from services.feedback.events import FeedbackEvent, Words
 from services.feedback.lake import parquet
-from services.feedback.lake.ledger import Ledger, transaction
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.lake.retracted import retracted_answers
+from services.feedback.lake.removed_rows import retracted_answers
 from services.feedback.principals.sealing import MIN_SEALED_BYTES, DataKey, unseal
 from services.feedback.projections.latest_values import key_in, newer, upsert_latest
 from services.feedback.projections.projection import Projection, advance_position
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.sink.sink import Position
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 from services.feedback.store import tables
+from services.feedback.store.database import chunks, transaction
 
 KEY_COLUMNS = ("principal", "message_id", "subject")
 Key = tuple[str, str, str]

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, update
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback.lake.ledger import transaction
 from services.feedback.store import tables
+from services.feedback.store.database import transaction
 
 log = logging.getLogger(__name__)
 

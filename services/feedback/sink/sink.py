@@ -24,10 +24,9 @@ from services.feedback.lake.ledger import (
 )
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
-from services.feedback.principals.erased_rows import Owner
+from services.feedback.lake.removed_rows import Owner
 from services.feedback.principals.sealing import key_id_of
-from services.feedback.spool.frames import Record
-from services.feedback.spool.log import Log
+from services.feedback.spool.log import Log, Record
 
 
 class SealableEvent(Protocol):

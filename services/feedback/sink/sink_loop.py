@@ -13,9 +13,10 @@ from typing import Protocol
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
-from services.feedback.lake.ledger import FencedError, LedgerUnavailableError, Segment
+from services.feedback.lake.ledger import Segment
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.spool.log import LogUnavailableError
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 
 log = logging.getLogger(__name__)
 

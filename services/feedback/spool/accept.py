@@ -16,7 +16,7 @@ from typing import Protocol
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback.spool.frames import Entry, Record, frame_bytes
+from services.feedback.spool.log import Entry, Record, frame_bytes
 from services.feedback.spool.spool import BROKEN
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from sqlalchemy import Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback.chunks import chunks
-from services.feedback.lake.ledger import committed_fingerprints, delete_claims, transaction
+from services.feedback.lake.ledger import committed_fingerprints, delete_claims
 from services.feedback.projections.thumbs import Change, Key, ThumbState
 from services.feedback.spool.accept import Claim, Claims
-from services.feedback.spool.frames import Entry
+from services.feedback.spool.log import Entry
 from services.feedback.store import tables
+from services.feedback.store.database import chunks, transaction
 
 log = logging.getLogger(__name__)
 

@@ -7,17 +7,23 @@ first, so a normal start avoids the cost of the import.
 import os
 import socket
 import ssl
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.chassis.errors import DetailedError
+from services.chassis.errors import DetailedError, UnavailableError
 
 # Newest revision in migrations/versions, compared by a test.
 HEAD = "0007"
+
+
 # Other services may share the database, each with its own revision table.
 REVISION_TABLE = "feedback_revision"
+
 
 # A longer statement counts as an outage, because a caller is waiting. The limit of the socket is
 # higher, so that a responsive server can still report the reason.
@@ -28,8 +34,18 @@ POSTGRES_SECONDS = {
     # transaction before the waiting writers time out.
     "idle_in_transaction_session_timeout": 5,
 }
+
+
 SOCKET_SECONDS = 12
+
+
 CONNECTIONS = 8
+
+
+KEYS_PER_QUERY = 500
+
+
+KeyT = TypeVar("KeyT", str, bytes, tuple[str, str], tuple[str, str, str])
 
 
 class SchemaBehindError(DetailedError):
@@ -39,6 +55,21 @@ class SchemaBehindError(DetailedError):
     """
 
     reason = "MISMATCH"
+
+
+class FencedError(DetailedError):
+    """Another writer owns the partition or has moved its end.
+
+    The caller discards buffered records and acquires a new lease.
+    """
+
+    reason = "FENCED"
+
+
+class LedgerUnavailableError(UnavailableError):
+    """Database has rejected the operation, or the outcome is unknown."""
+
+    reason = "FEEDBACK_LEDGER_UNAVAILABLE"
 
 
 def connect(url: str) -> Engine:
@@ -166,3 +197,35 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # Overwrite deleted keys with zeros.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction and translate database errors.
+
+    Raises:
+        FencedError: A row exists already.
+        LedgerUnavailableError: Any other failure in the database.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    # A unique key decides between writers if both passed the other checks.
+    except IntegrityError as error:
+        raise FencedError(
+            "another writer has committed the same segment or event", reason="EXISTS"
+        ) from error
+    except SQLAlchemyError as error:
+        raise LedgerUnavailableError(
+            "the feedback ledger is unavailable; no event was stored"
+        ) from error
+
+
+def chunks(keys: Collection[KeyT]) -> Iterator[list[KeyT]]:
+    """Yield the keys in sorted chunks.
+
+    The common sort order prevents deadlocks: all callers lock rows in the same order.
+    """
+    ordered = sorted(keys)
+    for at in range(0, len(ordered), KEYS_PER_QUERY):
+        yield ordered[at : at + KEYS_PER_QUERY]

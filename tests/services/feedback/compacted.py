@@ -18,7 +18,7 @@ from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.segment_object import read_segment
 from services.feedback.projections.thumbs import fold
 from services.feedback.sink.sink import FlushLimits, Sink, StreamFormat
-from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import Entry, Record
 from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn
 

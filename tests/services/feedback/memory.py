@@ -11,19 +11,12 @@ from typing import Any
 
 from services.chassis.errors import UnavailableError
 from services.feedback.kafka.relay import PublishError
-from services.feedback.lake.ledger import (
-    Batch,
-    FencedError,
-    InTransaction,
-    Lease,
-    LedgerUnavailableError,
-    Segment,
-)
+from services.feedback.lake.ledger import Batch, InTransaction, Lease, Segment
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError, StoredObject
-from services.feedback.principals.erased_rows import Owner
+from services.feedback.lake.removed_rows import Owner
 from services.feedback.spool.accept import Claim
-from services.feedback.spool.frames import Entry, Record
-from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
+from services.feedback.spool.log import Entry, OffsetOutOfRangeError, Record, TopicReplacedError
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 from tests.services.feedback.faults import CrashError, Faults
 
 RECORDS_PER_FILE = 4

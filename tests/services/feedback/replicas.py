@@ -12,7 +12,6 @@ from services.contracts.feedback import Thumb
 from services.feedback.events import FeedbackEvent, Stream
 from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.kafka.relay import PublishError, Relay
-from services.feedback.lake.ledger import FencedError, LedgerUnavailableError
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.lake.parquet import Row
 from services.feedback.projections.thumbs import ThumbState, change_of
@@ -25,8 +24,8 @@ from services.feedback.sink.sink import (
     UndecodableError,
 )
 from services.feedback.spool.accept import Acceptance, Claims
-from services.feedback.spool.frames import Entry, Record
-from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
+from services.feedback.spool.log import Entry, OffsetOutOfRangeError, Record, TopicReplacedError
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, PartitionKey, violations
 from tests.services.feedback.memory import (

@@ -15,11 +15,10 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
-from services.feedback.principals.master_key import MasterKey
+from services.feedback.principals.sealing import MasterKey, Sealer, overtaken_turns
 from services.feedback.projections import current_feedback, finished_turns
 from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NewEventCount, NoClaims
-from services.feedback.spool.sealer import Sealer, overtaken_turns
 from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
 from tests.services.feedback.objects import decode

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, update
 
 from services.feedback.lake.ledger import Lease, Segment
 from services.feedback.sink.sink import Sink, SinkStep
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 from services.feedback.store import tables
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.objects import decode

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.feedback.spool.frames import Entry
+from services.feedback.spool.log import Entry
 
 
 class Unsealed:

@@ -13,24 +13,16 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import UnavailableError
 from services.feedback import wire as codec
-from services.feedback.lake.ledger import (
-    Batch,
-    FencedError,
-    InTransaction,
-    Lease,
-    Ledger,
-    LedgerUnavailableError,
-    Segment,
-)
+from services.feedback.lake.ledger import Batch, InTransaction, Lease, Ledger, Segment
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.data_keys import DataKeys
-from services.feedback.principals.master_key import MasterKey
+from services.feedback.principals.sealing import MasterKey, Sealer
 from services.feedback.projections.thumbs import fold
 from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NoClaims
-from services.feedback.spool.frames import Entry, Record
-from services.feedback.spool.sealer import Sealer
+from services.feedback.spool.log import Entry, Record
 from services.feedback.spool.spool import Device, Spool
+from services.feedback.store.database import FencedError, LedgerUnavailableError
 from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, PartitionKey, violations

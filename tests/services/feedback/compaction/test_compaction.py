@@ -11,12 +11,12 @@ from services.feedback.compaction.compaction import CompactionStep, StoppedError
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.lake.audit import Report, audit
-from services.feedback.lake.ledger import FencedError
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import find_orphans
 from services.feedback.projections import thumbs
 from services.feedback.projections.experiments import catch_up as rebuild_exposures
 from services.feedback.store import tables
+from services.feedback.store.database import FencedError
 from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.samples import erased, garbage, thumb

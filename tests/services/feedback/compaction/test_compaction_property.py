@@ -22,7 +22,7 @@ from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
-from services.feedback.spool.frames import Entry
+from services.feedback.spool.log import Entry
 from services.feedback.store import tables
 from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from services.feedback.compaction.compactors import Compactors, Replacement, database_clock_us
-from services.feedback.lake.ledger import FencedError
 from services.feedback.lake.object_store import Directory
+from services.feedback.store.database import FencedError
 from tests.services.feedback.compacted import CompactedLog
 from tests.support.errors import refused
 

@@ -3,8 +3,12 @@
 import pytest
 
 from services.feedback.kafka.partition_log import KafkaLog
-from services.feedback.spool.frames import Record, frame_bytes
-from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
+from services.feedback.spool.log import (
+    OffsetOutOfRangeError,
+    Record,
+    TopicReplacedError,
+    frame_bytes,
+)
 from tests.services.feedback.samples import entry
 
 ROOM = 1 << 20

@@ -10,13 +10,14 @@ from prometheus_client import REGISTRY
 
 from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.kafka.partition_sinks import PartitionSinks
-from services.feedback.lake.ledger import LedgerUnavailableError, Segment
-from services.feedback.spool.frames import Record
+from services.feedback.lake.ledger import Segment
 from services.feedback.spool.log import (
     LogUnavailableError,
     OffsetOutOfRangeError,
+    Record,
     TopicReplacedError,
 )
+from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import entry
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.feedback.kafka.relay import PublishError, Relay
-from services.feedback.spool.folder import SpoolDamagedError
-from services.feedback.spool.frames import Record, frame_bytes
-from services.feedback.spool.spool import Spool
+from services.feedback.spool.log import Record, frame_bytes
+from services.feedback.spool.spool import Spool, SpoolDamagedError
 from tests.services.feedback.samples import entry
 
 ROOM = 1 << 20

@@ -8,17 +8,14 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 
 from services.feedback.events import Stream
-from services.feedback.lake.catalogue import Catalogue
-from services.feedback.lake.ledger import (
-    Batch,
-    DeadLetter,
-    FencedError,
-    Ledger,
-    LedgerUnavailableError,
-    Segment,
-)
+from services.feedback.lake.ledger import Batch, DeadLetter, Ledger, Segment
 from services.feedback.store import tables
-from services.feedback.store.database import POSTGRES_SECONDS, connect
+from services.feedback.store.database import (
+    POSTGRES_SECONDS,
+    FencedError,
+    LedgerUnavailableError,
+    connect,
+)
 from tests.servers import PostgresServer
 
 TOPIC = "11111111-1111-1111-1111-111111111111"
@@ -223,12 +220,12 @@ def test_a_stopped_database_is_unavailable_until_it_returns(
     assert ledger.lease("feedback", TOPIC, 0).epoch == 2
 
 
-async def test_readers_page_through_the_catalogue_until_it_is_empty(ledger: Ledger) -> None:
+def test_readers_page_through_the_segments_until_a_page_is_empty(ledger: Ledger) -> None:
     lease = ledger.lease("feedback", TOPIC, 0)
     for end in (1, 2, 3):
         lease, _ = ledger.commit(lease, batch(end=end, rows=1), nothing)
-    catalogue, pages, last = Catalogue(ledger, page=2), [], 0
-    while page := await catalogue.after(Stream.FEEDBACK, last):
+    pages, last = [], 0
+    while page := ledger.readable_segments(Stream.FEEDBACK, last, limit=2):
         pages.append([segment.sequence for segment in page])
         last = page[-1].sequence
     assert pages == [[1, 2], [3]]

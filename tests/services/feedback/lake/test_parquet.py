@@ -6,7 +6,7 @@ import sys
 
 from services.feedback import wire as codec
 from services.feedback.lake import parquet
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import (
     FEEDBACK,

@@ -10,14 +10,12 @@ from sqlalchemy import Engine, event, select, update
 
 from services.chassis.errors import UnavailableError
 from services.feedback.__main__ import wiring
-from services.feedback.lake.ledger import LedgerUnavailableError
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
-from services.feedback.principals.master_key import MasterKey, MasterKeyError
-from services.feedback.principals.sealing import DataKey
+from services.feedback.principals.sealing import DataKey, MasterKey, MasterKeyError
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import tables
-from services.feedback.store.database import connect, open_database
+from services.feedback.store.database import LedgerUnavailableError, connect, open_database
 from tests.services.feedback.samples import KEY, MASTER
 from tests.support.errors import refused
 

@@ -13,7 +13,7 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
 from services.feedback.projections import thumbs
-from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from services.feedback.wire import feedback_entry
 from tests.services.feedback.compacted import OPTIONS

@@ -1,26 +1,33 @@
 """Erasure on both databases: earlier events disappear, later events stay, repetition is safe."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, delete, insert, select, text, update
 
-from services.chassis.errors import NotFoundError
+from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedConcurrentlyError
-from services.feedback.principals.erasures import Erasures, PendingErasures
+from services.feedback.principals.erasures import (
+    Erasures,
+    PendingErasures,
+    update_metrics_periodically,
+)
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.projections import experiments, thumbs
 from services.feedback.sink.sink import SinkStep
 from services.feedback.spool.claims import PostgresClaims
-from services.feedback.spool.folder import inspect
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
+from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from services.feedback.store.database import scrub
 from services.feedback.wire import decode_feedback, feedback_entry
@@ -385,3 +392,44 @@ def test_a_blocking_reader_keeps_the_sqlite_log_and_is_reported(tmp_path: Path) 
         assert not scrub(engine)
     assert scrub(engine)
     engine.dispose()
+
+
+class Ledger:
+    """Ledger with prepared results; an exception is raised."""
+
+    def __init__(self, *answers: PendingErasures | UnavailableError) -> None:
+        self._answers, self.asked = list(answers), 0
+
+    def pending(self) -> PendingErasures:
+        self.asked += 1
+        answer = self._answers[min(self.asked, len(self._answers)) - 1]
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+
+def shown() -> tuple[float | None, float]:
+    names = ("erasures_waiting", "erasure_oldest_waiting_seconds")
+    waiting, oldest = (REGISTRY.get_sample_value(f"thumbwheel_feedback_{name}") for name in names)
+    return waiting, oldest or 0.0
+
+
+async def counted(ledger: Ledger, times: int) -> None:
+    counting = asyncio.create_task(update_metrics_periodically(ledger, seconds=0.001))
+    async with asyncio.timeout(10):
+        while ledger.asked < times:
+            await asyncio.sleep(0.001)
+    counting.cancel()
+
+
+async def test_the_age_of_the_oldest_erasure_grows_during_an_outage() -> None:
+    since_us = time.time_ns() // 1_000 - 90_000_000
+    await counted(Ledger(PendingErasures(2, since_us), UnavailableError("away")), 5)
+    waiting, oldest = shown()
+    assert waiting == 2
+    assert 90 <= oldest < 150
+
+
+async def test_without_pending_erasures_the_age_is_zero() -> None:
+    await counted(Ledger(PendingErasures(1, 1), PendingErasures(0, None)), 3)
+    assert shown() == (0, 0)

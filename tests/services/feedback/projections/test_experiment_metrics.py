@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.feedback.lake.ledger import LedgerUnavailableError
 from services.feedback.projections.experiment_metrics import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.experiments import ArmFigures
+from services.feedback.store.database import LedgerUnavailableError
 
 STABLE = ArmFigures("v1", "stable", 5, 1, 30, 10)
 SILENT = ArmFigures("v2", "candidate", 2, 2, 0, 0)

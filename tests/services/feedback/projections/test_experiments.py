@@ -11,7 +11,7 @@ from thumbwheel.feedback.v1 import events_pb2
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
-from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.projections.confidence import interval
 from services.feedback.projections.experiments import NEWEST_VERSIONS, Experiments, catch_up, fold
@@ -19,6 +19,7 @@ from services.feedback.projections.thumbs import ThumbCount
 from services.feedback.sink.sink import FlushLimits, Fold, Sink, no_projection
 from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
+from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import ADA, KEY, TURNS, turn
 
 BOB = Caller("acme", "bob")

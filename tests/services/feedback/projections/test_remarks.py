@@ -25,7 +25,7 @@ from services.feedback.projections.remarks import (
     expire,
 )
 from services.feedback.spool.claims import PostgresClaims
-from services.feedback.spool.frames import Record
+from services.feedback.spool.log import Record
 from services.feedback.store import tables
 from services.feedback.store.database import open_database
 from tests.services.feedback.samples import ADA, KEY, correction, name, retraction, thumb

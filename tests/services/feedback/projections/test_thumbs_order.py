@@ -17,7 +17,7 @@ from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.claims import PostgresClaims
-from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import Entry, Record
 from services.feedback.store import tables
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, name, retraction, thumb, ups
 

@@ -13,14 +13,13 @@ from sqlalchemy import Engine
 
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
-from services.feedback.lake.ledger import FencedError, Ledger
+from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.projections.thumbs import fold
 from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
-from services.feedback.spool.folder import inspect
-from services.feedback.spool.frames import frame_bytes
-from services.feedback.spool.log import OffsetOutOfRangeError
-from services.feedback.spool.spool import Spool
+from services.feedback.spool.log import OffsetOutOfRangeError, frame_bytes
+from services.feedback.spool.spool import Spool, inspect
+from services.feedback.store.database import FencedError
 from services.feedback.wire import feedback_entry
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode

@@ -11,7 +11,7 @@ import pytest
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.feedback.spool.accept import Acceptance, Claim, GroupCommit, NoClaims
-from services.feedback.spool.frames import Entry, Record, frame_bytes
+from services.feedback.spool.log import Entry, Record, frame_bytes
 from services.feedback.spool.spool import Device, Spool
 from tests.services.feedback.samples import entry
 from tests.services.feedback.unsealed import Unsealed

@@ -8,12 +8,13 @@ from sqlalchemy import Engine, select, text, update
 
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
-from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
+from services.feedback.lake.ledger import Batch, Ledger
 from services.feedback.projections.thumbs import Change, ThumbState, change_of
 from services.feedback.spool.accept import Claim
 from services.feedback.spool.claims import PostgresClaims
-from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import Entry, Record
 from services.feedback.store import tables
+from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import ADA, KEY, correction, entry, name, retraction, thumb
 from tests.support.errors import refused
 

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import UnavailableError
-from services.feedback.spool.folder import SpoolDamagedError, SpoolLockedError, inspect
-from services.feedback.spool.log import OffsetOutOfRangeError
-from services.feedback.spool.spool import BROKEN, Device, Spool, frames
+from services.feedback.spool.log import OffsetOutOfRangeError, frame_bytes
+from services.feedback.spool.spool import (
+    BROKEN,
+    Device,
+    Spool,
+    SpoolDamagedError,
+    SpoolLockedError,
+    inspect,
+)
 from tests.services.feedback.samples import entry
 from tests.support.errors import refused
 
@@ -82,9 +88,7 @@ def test_a_read_stops_at_its_limits_but_never_before_the_first_record(spool: Spo
     spool.append([entry(name) for name in "abcd"])
     assert [record.offset for record in spool.read(1, 2, ROOM)] == [1, 2]
     assert [record.offset for record in spool.read(1, MANY, 1)] == [1]
-    assert [
-        record.offset for record in spool.read(0, MANY, 2 * frames.frame_bytes(entry("a")))
-    ] == [0, 1]
+    assert [record.offset for record in spool.read(0, MANY, 2 * frame_bytes(entry("a")))] == [0, 1]
 
 
 def test_truncation_at_every_byte_of_the_last_record_loses_only_that_record(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_truncation_at_every_byte_of_the_last_record_loses_only_that_record(tmp_
     spool.close()
     path = only_file(directory)
     data = path.read_bytes()
-    assert end - whole == frames.frame_bytes(entry("last"))
+    assert end - whole == frame_bytes(entry("last"))
     for size in range(whole, end):
         path.write_bytes(data[:size])
         spool = open_spool(directory)
@@ -164,7 +168,7 @@ def test_a_torn_group_whose_later_part_reached_the_disk_first_is_a_torn_tail(
 def test_a_full_spool_rejects_entries_until_a_trim(
     tmp_path: Path,
 ) -> None:
-    size = frames.frame_bytes(entry("a"))
+    size = frame_bytes(entry("a"))
     spool = open_spool(tmp_path / "spool", max_bytes=3 * size)
     spool.append([entry("a"), entry("b")])
     with refused(UnavailableError, reason="FEEDBACK_SPOOL_FULL"):

@@ -23,8 +23,7 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.projections.overlay import Overlay
 from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink
-from services.feedback.spool.folder import inspect
-from services.feedback.spool.spool import Spool
+from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store import database, tables
 from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups

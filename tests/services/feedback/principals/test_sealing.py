@@ -13,10 +13,14 @@ from thumbwheel.feedback.v1 import events_pb2
 from services.contracts.feedback import Correction, Thumb
 from services.feedback import wire as codec
 from services.feedback.lake import parquet
-from services.feedback.principals.master_key import MasterKey
-from services.feedback.principals.sealing import DataKey, key_id_of
-from services.feedback.spool.frames import Entry, Record, frame_bytes
-from services.feedback.spool.sealer import Sealer
+from services.feedback.principals.sealing import (
+    DataKey,
+    MasterKey,
+    MasterKeyError,
+    Sealer,
+    key_id_of,
+)
+from services.feedback.spool.log import Entry, Record, frame_bytes
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import (
     MASTER,
@@ -196,3 +200,52 @@ def test_a_fingerprint_is_no_plain_hash_and_depends_on_the_master_key() -> None:
 def test_keys_are_hidden_when_printed() -> None:
     assert KEY.key.hex() not in repr(KEY)
     assert repr(KEY.key) not in repr(KEY)
+
+
+PRINCIPAL, KEY = "a" * 64, bytes(range(32))
+# Wrapped under a nonce of zeros; the value never changes.
+WRAPPED = bytes.fromhex(
+    "000000000000000000000000c377d15633a084329db2824dc455c1876ec95da4092e932e229b8784ec678c24"
+    "35dc070f3b268490d1c0802df254c349"
+)
+FINGERPRINT = bytes.fromhex("c905030bd8bf491f5159c254cfed688c1999e5016f3b41b13b0a43d39c401025")
+
+
+def test_keys_wrapped_by_earlier_versions_unwrap() -> None:
+    master = MasterKey(MASTER, bytes)
+    assert master.unwrap(WRAPPED, "acme", PRINCIPAL) == KEY
+    assert master.wrap(KEY, "acme", PRINCIPAL) == WRAPPED
+    assert master.fingerprint(bytes(32)) == FINGERPRINT
+
+
+def test_wrapping_is_randomised() -> None:
+    master = MasterKey(MASTER)
+    assert master.wrap(KEY, "acme", PRINCIPAL) != master.wrap(KEY, "acme", PRINCIPAL)
+    assert master.unwrap(master.wrap(KEY, "acme", PRINCIPAL), "acme", PRINCIPAL) == KEY
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "tenant", "principal"),
+    [
+        (WRAPPED, "other", PRINCIPAL),
+        (WRAPPED, "acme", "b" * 64),
+        (WRAPPED[:-1] + b"\0", "acme", PRINCIPAL),
+        (WRAPPED[:30], "acme", PRINCIPAL),
+    ],
+)
+def test_foreign_or_damaged_keys_do_not_unwrap(wrapped: bytes, tenant: str, principal: str) -> None:
+    with pytest.raises(MasterKeyError):
+        MasterKey(MASTER).unwrap(wrapped, tenant, principal)
+
+
+def test_no_tenant_name_yields_the_fingerprint_key() -> None:
+    master = MasterKey(MASTER, bytes)
+    assert (
+        len(
+            {
+                master.wrap(KEY, tenant, PRINCIPAL)
+                for tenant in ("", "acme", "thumbwheel.feedback.fingerprints")
+            }
+        )
+        == 3
+    )

@@ -1,20 +1,26 @@
-"""Rows and events covered by erasures.
+"""Rows that readers leave out and compaction removes: rows of erasures and of retracted answers.
 
 An erasure covers all events of its principal up to that moment, stored or in transit. Sealed events
 name the shredded key. Plain events were accepted before sealing existed: in transit they precede
 every erasure; in an object they are erased if the erasure came at or after their segment.
+
+A retracted answer belongs to a conversation that was deleted in the session service, which sends a
+turn with a derived event id to retract the answer. The ledger stores event ids permanently, so no
+further table is needed, and retractions of every earlier version are found.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, func, select
 
-from services.feedback.chunks import chunks
+from services.contracts.identifiers import ERASED, turn_event_id
+from services.feedback.events import Stream
 from services.feedback.principals.sealing import KEY_ID_RANGE
 from services.feedback.store import tables
+from services.feedback.store.database import chunks
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,42 @@ def erased_row_mask(connection: Connection, stream: str) -> ErasedRowMask:
         frozenset(map(bytes, connection.execute(shredded).scalars())),
         {row[0]: row[1] for row in connection.execute(furthest)},
     )
+
+
+FindRetracted = Callable[[Collection[str]], Collection[str]]
+"""Returns the retracted answers among the given answers."""
+
+
+def retracted_answers(connection: Connection, message_ids: Collection[str]) -> set[str]:
+    """Return the answers retracted by a committed turn among the given answers."""
+    table, found = tables.event_ids.c, set[str]()
+    by_event = {turn_event_id(message_id, ERASED): message_id for message_id in message_ids}
+    for chunk in chunks(by_event.keys()):
+        query = select(table.event_id).where(
+            table.stream == str(Stream.TURNS), table.event_id.in_(chunk)
+        )
+        found.update(by_event[event_id] for event_id in connection.execute(query).scalars())
+    return found
+
+
+def retracted_rows(
+    rows: pa.Table, find_retracted: FindRetracted
+) -> pa.BooleanArray | pa.ChunkedArray:
+    """Return a mask of the rows about a retracted answer, without the retracting turns.
+
+    Args:
+        rows: Table with the columns of its files.
+        find_retracted: Returns the retracted answers among given answers.
+    """
+    if not rows.num_rows:
+        return pa.array([], pa.bool_())
+    found = find_retracted(pc.unique(rows["message_id"]).to_pylist())
+    about = pc.is_in(rows["message_id"], pa.array(sorted(found), pa.string()))
+    return pc.and_(about, pc.invert(retraction_turns(rows)))
+
+
+def retraction_turns(rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
+    """Return a mask of the turns that retract an answer."""
+    if "erased" not in rows.column_names:
+        return pa.array([False] * rows.num_rows, pa.bool_())
+    return pc.fill_null(rows["erased"], False)
