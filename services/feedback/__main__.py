@@ -32,19 +32,13 @@ from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
 from services.feedback.principals.sealing import MasterKey, MasterKeyError, Sealer, overtaken_turns
-from services.feedback.projections import (
-    current_feedback,
-    experiments,
-    finished_turns,
-    remarks,
-    thumbs,
-)
-from services.feedback.projections.experiment_metrics import ExperimentMetrics, refresh_periodically
-from services.feedback.projections.overlay import Overlay
+from services.feedback.projections import current_feedback, experiments, remarks, thumbs
+from services.feedback.projections.current_feedback import Overlay
+from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
 from services.feedback.servicer import FeedbackLogServicer, Principals
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.dead_letters import clear_payloads_hourly
+from services.feedback.sink import clear_payloads_hourly
 from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.log import Entry, Record
@@ -90,7 +84,7 @@ async def wiring(
             settings, FEEDBACK, stores, fold, feedback_options, mode.on_stored, mode.on_committed
         ) as feedback,
         open_stream(
-            settings, TURNS, stores, finished_turns.fold, turn_options, _no_op, _no_op
+            settings, TURNS, stores, current_feedback.fold_turns, turn_options, _no_op, _no_op
         ) as turns,
     ):
         current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)

@@ -9,11 +9,11 @@ from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.events import Stream
-from services.feedback.lake import archive
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.location import bucket, object_store
-from services.feedback.lake.store_commands import add_orphan_options, collect_orphans, make_bucket
+from services.feedback.lake.location import bucket, make_bucket, object_store
+from services.feedback.lake.object_store import load_objects, save_objects
+from services.feedback.lake.orphans import add_orphan_options, collect_orphans
 from services.feedback.principals.erasures import Erasures
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import LogView
@@ -64,8 +64,7 @@ def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
 
 
 def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
-    from services.feedback.kafka.topic import open_admin
-    from services.feedback.kafka.topics import TopicSettings, make_topics
+    from services.feedback.kafka.topic import TopicSettings, make_topics, open_admin
 
     topic_settings = TopicSettings(
         settings.partitions,
@@ -91,9 +90,9 @@ def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
 def _objects(settings: FeedbackSettings, options: Namespace) -> int:
     store = object_store(settings)
     count = (
-        archive.save(store, sys.stdout.buffer)
+        save_objects(store, sys.stdout.buffer)
         if options.what == "save"
-        else archive.load(store, sys.stdin.buffer)
+        else load_objects(store, sys.stdin.buffer)
     )
     print(f"{count} objects", file=sys.stderr)
     return 0

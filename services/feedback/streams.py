@@ -16,8 +16,8 @@ from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.sink import EventT, FlushLimits, Fold, Sink, StreamFormat
-from services.feedback.sink.sink_loop import Flusher, SinkLoop
+from services.feedback.sink import EventT, FlushLimits, Fold, Sink, StreamFormat
+from services.feedback.sink_loop import Flusher, SinkLoop
 from services.feedback.spool.accept import Acceptance, Claims, EntrySealer, GroupCommit
 from services.feedback.spool.log import Log, Record
 from services.feedback.spool.spool import Spool

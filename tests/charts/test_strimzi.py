@@ -5,7 +5,7 @@ The feedback service is configured for both.
 
 from typing import Any
 
-from services.feedback.kafka.topics import TopicSettings
+from services.feedback.kafka.topic import TopicSettings
 from services.feedback.settings import FeedbackSettings
 from tests.charts.rendering import component, containers, of_kind, pods, render
 

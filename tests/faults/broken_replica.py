@@ -16,7 +16,7 @@ from services.feedback import __main__ as service
 from services.feedback import streams
 from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.lake.object_store import Directory
-from services.feedback.sink.sink import EventT, Sink, SinkStep
+from services.feedback.sink import EventT, Sink, SinkStep
 from services.feedback.spool.spool import Spool
 
 APPENDED, PUBLISHED, PUTTING, SKEWED = "appended", "published", "putting", "skewed"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.feedback.sink.sink import SinkStep
+from services.feedback.sink import SinkStep
 from tests.faults.feedback import Clients, ReplicaProcess, Stack, wait_until_sunk
 
 RECOVERY_SECONDS = 15.0

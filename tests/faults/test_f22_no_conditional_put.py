@@ -13,7 +13,7 @@ import pytest
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.s3_store import S3Store
-from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store.database import FencedError, open_database
 from tests.s3_server import S3Server, serving

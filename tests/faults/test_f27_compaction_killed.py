@@ -31,8 +31,8 @@ from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.object_store import Directory, ObjectStore
 from services.feedback.lake.orphans import find_orphans
+from services.feedback.lake.readable_segments import DamagedObjectError, read_segment
 from services.feedback.lake.s3_store import S3Store
-from services.feedback.lake.segment_object import DamagedObjectError, read_segment
 from services.feedback.principals.erasures import Erasures
 from services.feedback.store import tables
 from services.feedback.store.database import connect, migrate, open_database

@@ -10,10 +10,9 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.lake.segment_object import read_segment
+from services.feedback.lake.readable_segments import ReadableSegment, read_segment
 from services.feedback.principals.erasures import Erasures
 from services.feedback.store.database import open_database
 from tests.journeys.client import Client

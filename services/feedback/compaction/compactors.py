@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
-from services.feedback.lake.compacted_segments import ReadableSegment
+from services.feedback.lake.readable_segments import ReadableSegment
 from services.feedback.projections import remarks
 from services.feedback.store import tables
 from services.feedback.store.database import FencedError, transaction

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.readable_segments import SEQUENCE, read_segment
 from services.feedback.lake.removed_rows import retraction_turns
-from services.feedback.lake.segment_object import SEQUENCE, read_segment
 
 # Maximum difference between the clocks of the session service and the sink.
 MAX_CLOCK_SKEW_US = 7 * 86_400 * 1_000_000

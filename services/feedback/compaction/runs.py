@@ -8,7 +8,7 @@ is then rewritten as often as its object can double in size, instead of once per
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from services.feedback.lake.compacted_segments import ReadableSegment
+from services.feedback.lake.readable_segments import ReadableSegment
 
 
 @dataclass(frozen=True)

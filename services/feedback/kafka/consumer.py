@@ -20,7 +20,6 @@ from kafka.structs import OffsetAndMetadata
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
-from services.feedback.kafka.client import build
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.kafka.record import record_of
@@ -112,9 +111,8 @@ class TopicConsumer:
         while not self._stopped.is_set():
             try:
                 session_ms = int(self._membership.session_seconds * 1_000)
-                consumer = build(
+                consumer = self._cluster.build(
                     KafkaConsumer,
-                    **self._cluster.options(),
                     group_id=self._membership.group,
                     enable_auto_commit=False,
                     # Neither earliest nor latest: a missing offset is an error and never a silent

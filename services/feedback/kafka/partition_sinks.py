@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.partition_log import KafkaLog
-from services.feedback.sink.sink_loop import (
+from services.feedback.sink_loop import (
     FAILURES,
     FIRST_RETRY_SECONDS,
     LAST_RETRY_SECONDS,

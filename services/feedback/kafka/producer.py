@@ -15,7 +15,6 @@ from kafka.errors import KafkaError
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
-from services.feedback.kafka.client import build
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka.record import headers_of
 from services.feedback.kafka.relay import PublishError
@@ -48,9 +47,8 @@ class KafkaPublisher:
         try:
             if (producer := self._producer) is None:
                 milliseconds = int(self._watchdog_seconds * 1_000)
-                producer = self._producer = build(
+                producer = self._producer = self._cluster.build(
                     KafkaProducer,
-                    **self._cluster.options(),
                     acks="all",
                     enable_idempotence=False,
                     max_in_flight_requests_per_connection=1,

@@ -16,7 +16,7 @@ from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.kafka.relay import Relay
 from services.feedback.kafka.topic import NamedTopic
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.sink_loop import Flusher
+from services.feedback.sink_loop import Flusher
 from services.feedback.spool.spool import Spool
 
 # Flushes of a stream are serialised at the ledger, so more threads would only wait.

@@ -1,18 +1,21 @@
-"""Current topic id behind a topic name.
+"""Topics of a Kafka cluster: current id behind a name, creation and description.
 
 A topic that was deleted and recreated has the same name but another id, and its offsets start at 0.
 The client fetches by name. Readers therefore verify the id after each read and before each commit
-(`NamedTopic.require`).
+(`NamedTopic.require`). Kafka's durability depends on the settings of a topic, rather than on disk
+syncs.
 """
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from services.feedback.kafka.client import build
-from services.feedback.kafka.cluster import REQUEST_MS, Cluster
+from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.spool.log import LogUnavailableError, LogView, TopicReplacedError
 
 
@@ -75,7 +78,7 @@ def open_admin(cluster: Cluster) -> KafkaAdminClient:
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)
+    return cluster.build(KafkaAdminClient, request_timeout_ms=REQUEST_MS)
 
 
 def partition_views(cluster: Cluster, name: str) -> list[LogView]:
@@ -96,7 +99,7 @@ def partition_views(cluster: Cluster, name: str) -> list[LogView]:
         topic_partitions = [
             TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]
         ]
-        with closing(build(KafkaConsumer, **cluster.options())) as consumer:
+        with closing(cluster.build(KafkaConsumer)) as consumer:
             starts = consumer.beginning_offsets(topic_partitions)
             ends = consumer.end_offsets(topic_partitions)
     except (KafkaError, OSError) as error:
@@ -110,3 +113,67 @@ def partition_views(cluster: Cluster, name: str) -> list[LogView]:
         )
         for topic_partition in topic_partitions
     ]
+
+
+@dataclass(frozen=True)
+class TopicSettings:
+    """Settings of a topic."""
+
+    partitions: int
+    replication_factor: int
+    min_insync_replicas: int
+    retention_days: float
+
+    def configs(self) -> dict[str, str]:
+        """Return the settings under Kafka's names."""
+        return {
+            "min.insync.replicas": str(self.min_insync_replicas),
+            # A replica without all acknowledged events must not become the leader.
+            "unclean.leader.election.enable": "false",
+            "retention.ms": str(int(self.retention_days * 86_400_000)),
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+            # With the relays' clocks, events that waited long in a spool would be deleted before
+            # they are sunk.
+            "message.timestamp.type": "LogAppendTime",
+        }
+
+
+def make_topics(
+    admin: KafkaAdminClient, names: Sequence[str], settings: TopicSettings
+) -> list[str]:
+    """Create missing topics and leave existing topics unchanged.
+
+    Returns lines that describe the topics.
+
+    Raises:
+        KafkaError: Kafka is unavailable or rejects a request.
+    """
+    lines = []
+    for name in names:
+        request = {
+            "num_partitions": settings.partitions,
+            "replication_factor": settings.replication_factor,
+            "configs": settings.configs(),
+        }
+        try:
+            admin.create_topics({name: request})
+            admin.wait_for_topics([name])
+            state = "created"
+        except TopicAlreadyExistsError:
+            state = "exists"
+        (topic,) = admin.describe_topics([name])
+        replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
+        resource = ConfigResource(ConfigResourceType.TOPIC, name)
+        configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
+        wanted = settings.configs() | {
+            "partitions": str(settings.partitions),
+            "replicas": str([settings.replication_factor]),
+        }
+        found = {key: str(configs[key]["value"]) for key in settings.configs()}
+        found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
+        lines.append(f"{name}: {state}, id {topic['topic_id']}")
+        for key, value in found.items():
+            differs = "" if value == wanted[key] else f"  (settings: {wanted[key]})"
+            lines.append(f"  {key} = {value}{differs}")
+    return lines

@@ -5,18 +5,23 @@ meanwhile.
 """
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.compacted_segments import PAGE_SIZE, ReadableSegment
 from services.feedback.lake.ledger import Ledger, Segment
-from services.feedback.lake.ledger_window import LedgerWindow, PartitionKey, partition_of
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.orphans import find_orphans
-from services.feedback.lake.segment_object import SEQUENCE, DamagedObjectError, read_segment
+from services.feedback.lake.readable_segments import (
+    PAGE_SIZE,
+    SEQUENCE,
+    DamagedObjectError,
+    ReadableSegment,
+    read_segment,
+)
 from services.feedback.spool.log import LogView
 
 # Compared columns. All columns of a compacted object of 50,000 rows exceeded the memory of a
@@ -25,6 +30,11 @@ AUDITED_COLUMNS = ("topic_id", "partition", "offset", "event_id", SEQUENCE)
 # Compaction may delete an object between listing and reading; the listing is then repeated from
 # that position.
 MAX_TRIES = 3
+# Up to about a million ids stay in memory. TMPDIR selects the folder for the rest.
+CACHE_KIB = 65_536
+
+PartitionKey = tuple[str, int]
+"""Topic id and partition of a log."""
 
 
 @dataclass
@@ -97,10 +107,6 @@ class Report:
             f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
         )
         return [*lines, *map(str, self.problems), f"orphans={self.orphans} {verdict}"]
-
-
-# Up to about a million ids stay in memory. TMPDIR selects the folder for the rest.
-CACHE_KIB = 65_536
 
 
 class ProcessedIds:
@@ -299,3 +305,53 @@ def _name(item: Segment | ReadableSegment) -> str:
     if isinstance(item, ReadableSegment) and item.is_compacted:
         return f"{item.stream} compacted segment {item.first_sequence} to {item.sequence}"
     return f"{item.stream} segment {item.sequence}"
+
+
+class LedgerWindow:
+    """Window of segments, moved forward on demand.
+
+    Every call may raise LedgerUnavailableError.
+    """
+
+    def __init__(self, ledger: Ledger, stream: str, size: int) -> None:
+        self._ledger, self._stream, self._size = ledger, stream, size
+        self._segments: list[Segment] = []
+        self._first, self._last = 1, 0
+        self._dead_letters: dict[PartitionKey, set[int]] = {}
+
+    def segments(self, first: int, last: int) -> list[Segment]:
+        """Return the segments of a range of sequences, both ends inclusive."""
+        if not self._first <= first <= last <= self._last:
+            self._segments = self._ledger.segments(
+                self._stream, first - 1, max(last, first + self._size - 1) - first + 1
+            )
+            # Segments committed meanwhile are read with the next window.
+            self._first = first
+            self._last = max((segment.sequence for segment in self._segments), default=first - 1)
+            ends: dict[PartitionKey, tuple[int, int]] = {}
+            for segment in self._segments:
+                low, high = ends.get(
+                    partition_of(segment), (segment.start_offset, segment.end_offset)
+                )
+                ends[partition_of(segment)] = (
+                    min(low, segment.start_offset),
+                    max(high, segment.end_offset),
+                )
+            self._dead_letters = {
+                place: self._ledger.dead_letter_offsets(*place, *low_high)
+                for place, low_high in ends.items()
+            }
+        at = [
+            bisect_left(self._segments, edge, key=lambda segment: segment.sequence)
+            for edge in (first, last + 1)
+        ]
+        return self._segments[slice(*at)]
+
+    def dead_letters(self, segment: Segment) -> set[int]:
+        """Return offsets of the dead letters around a segment returned last."""
+        return self._dead_letters[partition_of(segment)]
+
+
+def partition_of(segment: Segment) -> PartitionKey:
+    """Return the log of a segment."""
+    return segment.topic_id, segment.partition

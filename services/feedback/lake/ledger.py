@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 
-from services.feedback.lake.compacted_segments import (
+from services.feedback.lake.readable_segments import (
     PAGE_SIZE,
     ReadableSegment,
     pages,

@@ -29,8 +29,6 @@ from services.chassis.errors import DetailedError
 from services.feedback.spool.log import Entry
 
 MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
-
-
 VERSION = b"\x01"
 KEY_ID_BYTES, KEY_BYTES, NONCE_BYTES, TAG_BYTES = 16, 32, 12, 16
 # First byte, and the position after the last byte.

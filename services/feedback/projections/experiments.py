@@ -2,32 +2,59 @@
 
 Exposures change in the transaction that commits a segment of turns. Only the first turn of a user
 with a version under an arm counts. The figures are valid at every look.
+
+The confidence interval of a thumbs-up rate is anytime-valid. The mixture of all rates divided by
+the likelihood of the true rate is a non-negative martingale starting at 1. Its probability of ever
+exceeding 1/alpha is at most alpha (Ville; Robbins 1970). The interval holds all rates below that
+bound. The canary of training decides by the same mixture on a grid; a test compares both.
+
+The Prometheus metrics of experiments are refreshed periodically and never during a scrape.
 """
 
 import asyncio
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
 
+from services.chassis.telemetry import fields
 from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.projections.confidence import Interval, interval
 from services.feedback.projections.projection import Projection, advance_position
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.projections.thumbs import ThumbCount
-from services.feedback.sink.sink import Position
+from services.feedback.sink import Position
 from services.feedback.spool.log import Record
 from services.feedback.store import tables
-from services.feedback.store.database import chunks, transaction
+from services.feedback.store.database import LedgerUnavailableError, chunks, transaction
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
 """Principal, model version and arm of an exposure."""
 # Limit for metrics and responses, since versions accumulate over the years.
 NEWEST_VERSIONS = 10
+REFRESH_SECONDS = 15.0
+# Probability of ever excluding the true rate, at any number of looks.
+ALPHA = 0.05
+# Bisection steps; 2**-40 is a negligible error of a rate.
+STEPS = 40
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of rates from 0 to 1."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -166,3 +193,114 @@ def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
             names = ("principal", "model_version", "arm")
             rows = [{**dict(zip(names, key, strict=True)), "first_us": first[key]} for key in moved]
             connection.execute(insert(table), rows)
+
+
+def interval(up: int, down: int, alpha: float = ALPHA) -> Interval:
+    """Return the interval of a rate from its counts; without votes the interval is [0, 1]."""
+    if not up + down:
+        return Interval(0.0, 1.0)
+    estimate = up / (up + down)
+    threshold = log_mixture(up, down) + math.log(alpha)
+    low = 0.0 if not up else _boundary(up, down, 0.0, estimate, threshold)
+    high = 1.0 if not down else _boundary(up, down, 1.0, estimate, threshold)
+    return Interval(low, high)
+
+
+def log_mixture(up: int, down: int) -> float:
+    """Return log of the mean likelihood over all rates, the Beta function of the counts."""
+    return math.lgamma(up + 1) + math.lgamma(down + 1) - math.lgamma(up + down + 2)
+
+
+def log_likelihood(up: int, down: int, rate: float) -> float:
+    """Return the log likelihood of counts for a rate between 0 and 1."""
+    return (up * math.log(rate) if up else 0.0) + (down * math.log1p(-rate) if down else 0.0)
+
+
+def _boundary(up: int, down: int, outside: float, inside: float, threshold: float) -> float:
+    """Find the rate with log likelihood `threshold` between the estimate and an end, by bisection.
+
+    On each side of the estimate the likelihood only falls.
+    """
+    for _ in range(STEPS):
+        middle = (outside + inside) / 2
+        if log_likelihood(up, down, middle) > threshold:
+            inside = middle
+        else:
+            outside = middle
+    return outside
+
+
+class FigureSource(Protocol):
+    """Source of the figures."""
+
+    async def figures(self, since_us: int = 0) -> list[ArmFigures]:
+        """Return the figures of all arms of the newest versions.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
+
+
+class ExperimentMetrics(Collector):
+    """Collector of experiment figures.
+
+    Every replica exports the same values; queries take the maximum.
+    """
+
+    def __init__(self) -> None:
+        self._figures: Sequence[ArmFigures] = ()
+
+    def update(self, figures: Sequence[ArmFigures]) -> None:
+        """Replace the exported figures."""
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the latest figures, each arm complete."""
+        users, thumbs, ratio, low, high = families = (
+            GaugeMetricFamily(
+                "thumbwheel_experiment_exposed_users",
+                "Users exposed to a version.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs",
+                "Current thumbs on the answers of a version.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_ratio",
+                "Share of thumbs up among the current thumbs.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_low_ratio",
+                "Lower end of the confidence interval of the ratio, valid at every look.",
+                labels=["version", "arm"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_experiment_thumbs_up_high_ratio",
+                "Upper end of the confidence interval of the ratio, valid at every look.",
+                labels=["version", "arm"],
+            ),
+        )
+        for arm in self._figures:
+            labels = [arm.model_version, arm.arm]
+            users.add_metric(labels, arm.exposed_users)
+            thumbs.add_metric(labels, arm.up + arm.down)
+            low.add_metric(labels, arm.up_rate_interval.low)
+            high.add_metric(labels, arm.up_rate_interval.high)
+            if arm.up + arm.down:
+                ratio.add_metric(labels, arm.up_rate)
+        return families
+
+
+async def refresh_periodically(
+    source: FigureSource, exported: ExperimentMetrics, seconds: float = REFRESH_SECONDS
+) -> None:
+    """Refresh the figures until cancelled; while the database is unavailable the last ones stay."""
+    while True:
+        try:
+            exported.update(await source.figures())
+        except LedgerUnavailableError as error:
+            log.warning("experiment figures not refreshed", extra=fields(reason=error.reason))
+        await asyncio.sleep(seconds)

@@ -3,29 +3,37 @@
 A table created by a new release starts behind and is filled from the committed objects. While
 replicas of the old release commit without updating the table, the table falls behind again and is
 rebuilt.
+
+Some tables contain the latest value per key, in the order of acceptance: a value accepted earlier
+never replaces a value accepted later.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pyarrow.compute as pc
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, tuple_
 
 from services.chassis.telemetry import fields
 from services.feedback.lake import parquet
-from services.feedback.lake.compacted_segments import PAGE_SIZE, pages, readable_segments
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
+from services.feedback.lake.readable_segments import (
+    PAGE_SIZE,
+    DamagedObjectError,
+    pages,
+    read_segment,
+    readable_segments,
+)
 from services.feedback.lake.removed_rows import erased_row_mask, retracted_answers, retracted_rows
-from services.feedback.lake.segment_object import DamagedObjectError, read_segment
-from services.feedback.sink.sink import Position
+from services.feedback.sink import Position
 from services.feedback.store import tables
-from services.feedback.store.database import LedgerUnavailableError
+from services.feedback.store.database import LedgerUnavailableError, chunks
 
 CHECK_SECONDS = 300.0
 
@@ -135,3 +143,53 @@ def _write(
     connection.execute(
         insert(positions).values(topic_id=topic_id, partition=partition, end_offset=end_offset)
     )
+
+
+class LatestValue(Protocol):
+    """Value of a table; its fields are columns."""
+
+    def replaces(self, other: Any) -> bool:
+        """Return True if this value replaces another value or None."""
+
+
+KeyT = TypeVar("KeyT", tuple[str, str], tuple[str, str, str])
+ValueT = TypeVar("ValueT", bound=LatestValue)
+
+
+def newer(value: Mapping[KeyT, ValueT], before: Mapping[KeyT, ValueT]) -> dict[KeyT, ValueT]:
+    """Return the values that replace an earlier value."""
+    return {key: value for key, value in value.items() if value.replaces(before.get(key))}
+
+
+def upsert_latest(
+    connection: Connection,
+    table: Table,
+    names: Sequence[str],
+    changes: Iterable[tuple[KeyT, ValueT]],
+    read: Callable[[Connection, Collection[KeyT]], Mapping[KeyT, ValueT]],
+) -> None:
+    """Write the last change of each key.
+
+    Args:
+        connection: Open transaction.
+        table: Table with the columns of key and value.
+        names: Columns of the key.
+        changes: Keys and values in order.
+        read: Returns the stored values of some keys.
+    """
+    latest: dict[KeyT, ValueT] = {}
+    for key, value in changes:
+        if value.replaces(latest.get(key)):
+            latest[key] = value
+    before = read(connection, latest.keys())
+    moved = newer(latest, before)
+    for chunk in chunks(moved.keys() & before.keys()):
+        connection.execute(delete(table).where(key_in(table, names, chunk)))
+    if moved:
+        rows = [dict(zip(names, key, strict=True)) | vars(value) for key, value in moved.items()]
+        connection.execute(insert(table), rows)
+
+
+def key_in(table: Table, names: Sequence[str], keys: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition that selects the rows of some keys."""
+    return tuple_(*(table.c[name] for name in names)).in_(keys)

@@ -22,10 +22,15 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.removed_rows import retracted_answers
 from services.feedback.principals.sealing import MIN_SEALED_BYTES, DataKey, unseal
-from services.feedback.projections.latest_values import key_in, newer, upsert_latest
-from services.feedback.projections.projection import Projection, advance_position
+from services.feedback.projections.projection import (
+    Projection,
+    advance_position,
+    key_in,
+    newer,
+    upsert_latest,
+)
 from services.feedback.projections.projection import catch_up as rebuild
-from services.feedback.sink.sink import Position
+from services.feedback.sink import Position
 from services.feedback.spool.log import Record
 from services.feedback.store import tables
 from services.feedback.store.database import chunks, transaction

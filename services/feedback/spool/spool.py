@@ -33,11 +33,7 @@ from services.feedback.spool.log import (
 )
 
 RETRY_SECONDS = 5.0
-
-
 BROKEN = "FEEDBACK_SPOOL_BROKEN"
-
-
 SUFFIX = ".log"
 
 

@@ -19,11 +19,8 @@ from services.chassis.errors import DetailedError, UnavailableError
 
 # Newest revision in migrations/versions, compared by a test.
 HEAD = "0007"
-
-
 # Other services may share the database, each with its own revision table.
 REVISION_TABLE = "feedback_revision"
-
 
 # A longer statement counts as an outage, because a caller is waiting. The limit of the socket is
 # higher, so that a responsive server can still report the reason.
@@ -34,17 +31,9 @@ POSTGRES_SECONDS = {
     # transaction before the waiting writers time out.
     "idle_in_transaction_session_timeout": 5,
 }
-
-
 SOCKET_SECONDS = 12
-
-
 CONNECTIONS = 8
-
-
 KEYS_PER_QUERY = 500
-
-
 KeyT = TypeVar("KeyT", str, bytes, tuple[str, str], tuple[str, str, str])
 
 

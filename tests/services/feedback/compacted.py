@@ -12,12 +12,11 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.lake.segment_object import read_segment
+from services.feedback.lake.readable_segments import ReadableSegment, read_segment
 from services.feedback.projections.thumbs import fold
-from services.feedback.sink.sink import FlushLimits, Sink, StreamFormat
+from services.feedback.sink import FlushLimits, Sink, StreamFormat
 from services.feedback.spool.log import Entry, Record
 from services.feedback.wire import feedback_entry, turn_entry
 from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn

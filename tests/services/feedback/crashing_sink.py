@@ -7,7 +7,7 @@ from pathlib import Path
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.projections.thumbs import fold
-from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.spool import Spool
 from services.feedback.store.database import open_database
 from tests.services.feedback.samples import FEEDBACK

@@ -15,7 +15,7 @@ from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.lake.parquet import Row
 from services.feedback.projections.thumbs import ThumbState, change_of
-from services.feedback.sink.sink import (
+from services.feedback.sink import (
     FlushLimits,
     Position,
     Sink,

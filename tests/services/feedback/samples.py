@@ -12,7 +12,7 @@ from services.feedback import wire as codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.projections.thumbs import Thumbs
-from services.feedback.sink.sink import StreamFormat
+from services.feedback.sink import StreamFormat
 from services.feedback.spool.log import Entry
 
 KEY = "a key of the tests' own"

@@ -16,8 +16,8 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.sealing import MasterKey, Sealer, overtaken_turns
-from services.feedback.projections import current_feedback, finished_turns
-from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.projections import current_feedback
+from services.feedback.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NewEventCount, NoClaims
 from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
@@ -57,7 +57,15 @@ class SealingWorld:
                 current_feedback.fold,
                 self._at,
             ),
-            Sink(TURNS, self.turns, self.store, self.ledger, limits, finished_turns.fold, self._at),
+            Sink(
+                TURNS,
+                self.turns,
+                self.store,
+                self.ledger,
+                limits,
+                current_feedback.fold_turns,
+                self._at,
+            ),
         )
 
     def _spool(self, name: str) -> Spool:

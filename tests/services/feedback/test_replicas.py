@@ -11,7 +11,7 @@ import pytest
 
 from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.ledger import Batch, Lease, Segment
-from services.feedback.sink.sink import SinkStep
+from services.feedback.sink import SinkStep
 from services.feedback.spool.accept import Claim, Claims, NoClaims
 from services.feedback.spool.log import Entry, LogError
 from tests.services.feedback.memory import MemoryLedger, MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, update
 
 from services.feedback.lake.ledger import Lease, Segment
-from services.feedback.sink.sink import Sink, SinkStep
+from services.feedback.sink import Sink, SinkStep
 from services.feedback.spool.log import Record
 from services.feedback.store import tables
 from tests.services.feedback.memory import MemoryStore

@@ -15,7 +15,7 @@ from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import check_turn
 from services.feedback.lake import parquet
-from services.feedback.sink.sink import UndecodableError
+from services.feedback.sink import UndecodableError
 from services.feedback.spool.log import Entry, Record
 from tests.services.feedback.samples import (
     ADA,

@@ -18,7 +18,7 @@ from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.sealing import MasterKey, Sealer
 from services.feedback.projections.thumbs import fold
-from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NoClaims
 from services.feedback.spool.log import Entry, Record
 from services.feedback.spool.spool import Device, Spool

@@ -20,8 +20,8 @@ from services.feedback.compaction.compaction import CompactionOptions, Compactio
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
-from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.readable_segments import ReadableSegment
 from services.feedback.spool.log import Entry
 from services.feedback.store import tables
 from services.feedback.wire import feedback_entry, turn_entry

@@ -13,7 +13,7 @@ from services.feedback.compaction.retraction_range import (
     find_retraction_range,
 )
 from services.feedback.events import Stream
-from services.feedback.lake.segment_object import DamagedObjectError
+from services.feedback.lake.readable_segments import DamagedObjectError
 from services.feedback.wire import turn_entry
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
 from tests.services.feedback.faults import Faults

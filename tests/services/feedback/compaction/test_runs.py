@@ -1,7 +1,7 @@
 """Choice of segments to merge: small segments grow, full and new segments stay."""
 
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
-from services.feedback.lake.compacted_segments import ReadableSegment
+from services.feedback.lake.readable_segments import ReadableSegment
 
 LIMITS = RunLimits(1_000, 1_000_000)
 NOW = 100

@@ -7,7 +7,7 @@ import pytest
 
 from services.feedback import wire as codec
 from services.feedback.kafka.record import headers_of, record_of
-from services.feedback.sink.sink import UndecodableError
+from services.feedback.sink import UndecodableError
 from services.feedback.spool.log import Record
 from tests.services.feedback.samples import entry
 

@@ -15,7 +15,7 @@ from services.feedback.lake import parquet
 from services.feedback.lake.audit import Report, audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store.tables import dead_letters, event_ids, partitions, segments
 from tests.services.feedback.databases import open_sqlite

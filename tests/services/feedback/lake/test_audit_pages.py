@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Engine, update
 
 from services.feedback.lake.audit import Report, audit
-from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger, Segment
 from services.feedback.lake.object_store import Directory
 from services.feedback.lake.orphans import find_orphans
+from services.feedback.lake.readable_segments import ReadableSegment
 from services.feedback.projections import thumbs
 from services.feedback.store import tables
 from tests.services.feedback.compacted import CompactedLog

@@ -3,6 +3,8 @@
 The tests run on a directory and on S3.
 """
 
+import io
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,9 @@ from services.feedback.lake.object_store import (
     ObjectMissingError,
     ObjectStore,
     ObjectStoreError,
+    StoredObject,
+    load_objects,
+    save_objects,
 )
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import store_at
@@ -99,3 +104,48 @@ def test_the_draft_of_a_killed_put_is_not_an_object(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".draft-0123").write_bytes(b"half")
     assert list(Directory(tmp_path).list("a")) == []
+
+
+OBJECTS = {
+    "feedback/v1/one.parquet": b"1" * 3_000,
+    "turns/v1/a/two.parquet": b"2",
+    "turns/v1/empty": b"",
+}
+
+
+def filled(folder: Path) -> Directory:
+    store = Directory(folder)
+    for key, data in OBJECTS.items():
+        store.put(key, data)
+    return store
+
+
+def content(store: Directory) -> dict[str, bytes]:
+    return {found.key: store.get(found.key) for found in store.list("")}
+
+
+def test_all_objects_are_restored_also_twice(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    assert save_objects(filled(tmp_path / "old"), stream) == len(OBJECTS)
+    other = Directory(tmp_path / "new")
+    for _ in range(2):
+        stream.seek(0)
+        assert load_objects(other, stream) == len(OBJECTS)
+    assert content(other) == OBJECTS
+
+
+def test_objects_deleted_during_the_backup_are_skipped(tmp_path: Path) -> None:
+    class Compacted(Directory):
+        def list(self, prefix: str) -> Iterator[StoredObject]:
+            yield from super().list(prefix)
+            yield StoredObject("turns/v1/gone", 0)
+
+    filled(tmp_path)
+    assert save_objects(Compacted(tmp_path), io.BytesIO()) == len(OBJECTS)
+
+
+def test_a_truncated_backup_is_rejected(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    save_objects(filled(tmp_path / "old"), stream)
+    with pytest.raises(tarfile.ReadError):
+        load_objects(Directory(tmp_path / "new"), io.BytesIO(stream.getvalue()[:2_000]))

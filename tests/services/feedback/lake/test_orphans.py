@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import delete_orphans, find_orphans
-from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.lake.readable_segments import ReadableSegment
+from services.feedback.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.spool import Spool
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import FEEDBACK, entry

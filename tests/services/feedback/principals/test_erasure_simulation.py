@@ -19,7 +19,7 @@ from services.feedback.lake.ledger import Batch, InTransaction, Lease, Segment
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.sealing import DataKey, key_id_of
-from services.feedback.sink.sink import SinkStep
+from services.feedback.sink import SinkStep
 from services.feedback.store import tables
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, thumb

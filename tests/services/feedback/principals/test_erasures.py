@@ -24,7 +24,7 @@ from services.feedback.principals.erasures import (
 )
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.projections import experiments, thumbs
-from services.feedback.sink.sink import SinkStep
+from services.feedback.sink import SinkStep
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.log import Record
 from services.feedback.spool.spool import inspect

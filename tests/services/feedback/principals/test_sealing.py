@@ -202,7 +202,7 @@ def test_keys_are_hidden_when_printed() -> None:
     assert repr(KEY.key) not in repr(KEY)
 
 
-PRINCIPAL, KEY = "a" * 64, bytes(range(32))
+PRINCIPAL, PLAIN_KEY = "a" * 64, bytes(range(32))
 # Wrapped under a nonce of zeros; the value never changes.
 WRAPPED = bytes.fromhex(
     "000000000000000000000000c377d15633a084329db2824dc455c1876ec95da4092e932e229b8784ec678c24"
@@ -213,15 +213,15 @@ FINGERPRINT = bytes.fromhex("c905030bd8bf491f5159c254cfed688c1999e5016f3b41b13b0
 
 def test_keys_wrapped_by_earlier_versions_unwrap() -> None:
     master = MasterKey(MASTER, bytes)
-    assert master.unwrap(WRAPPED, "acme", PRINCIPAL) == KEY
-    assert master.wrap(KEY, "acme", PRINCIPAL) == WRAPPED
+    assert master.unwrap(WRAPPED, "acme", PRINCIPAL) == PLAIN_KEY
+    assert master.wrap(PLAIN_KEY, "acme", PRINCIPAL) == WRAPPED
     assert master.fingerprint(bytes(32)) == FINGERPRINT
 
 
 def test_wrapping_is_randomised() -> None:
     master = MasterKey(MASTER)
-    assert master.wrap(KEY, "acme", PRINCIPAL) != master.wrap(KEY, "acme", PRINCIPAL)
-    assert master.unwrap(master.wrap(KEY, "acme", PRINCIPAL), "acme", PRINCIPAL) == KEY
+    assert master.wrap(PLAIN_KEY, "acme", PRINCIPAL) != master.wrap(PLAIN_KEY, "acme", PRINCIPAL)
+    assert master.unwrap(master.wrap(PLAIN_KEY, "acme", PRINCIPAL), "acme", PRINCIPAL) == PLAIN_KEY
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_no_tenant_name_yields_the_fingerprint_key() -> None:
     assert (
         len(
             {
-                master.wrap(KEY, tenant, PRINCIPAL)
+                master.wrap(PLAIN_KEY, tenant, PRINCIPAL)
                 for tenant in ("", "acme", "thumbwheel.feedback.fingerprints")
             }
         )

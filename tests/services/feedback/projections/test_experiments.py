@@ -1,10 +1,14 @@
 """Exposures: written once for any order of logs, rebuilt from objects, combined with thumbs."""
 
+import asyncio
+import math
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
@@ -13,14 +17,27 @@ from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.projections.confidence import interval
-from services.feedback.projections.experiments import NEWEST_VERSIONS, Experiments, catch_up, fold
+from services.feedback.projections.experiments import (
+    ALPHA,
+    NEWEST_VERSIONS,
+    ArmFigures,
+    ExperimentMetrics,
+    Experiments,
+    Interval,
+    catch_up,
+    fold,
+    interval,
+    log_likelihood,
+    log_mixture,
+    refresh_periodically,
+)
 from services.feedback.projections.thumbs import ThumbCount
-from services.feedback.sink.sink import FlushLimits, Fold, Sink, no_projection
+from services.feedback.sink import FlushLimits, Fold, Sink, no_projection
 from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
 from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import ADA, KEY, TURNS, turn
+from training.evaluation import canary
 
 BOB = Caller("acme", "bob")
 ROOM = 1 << 20
@@ -175,3 +192,130 @@ async def test_a_stopped_database_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailableError):
         await Experiments(nowhere, FakeThumbCounts()).figures()
     nowhere.dispose()
+
+
+COUNTS = [(0, 0), (1, 0), (0, 1), (7, 3), (40, 60), (195, 5), (150, 150)]
+
+
+@pytest.mark.parametrize(("up", "down"), COUNTS)
+def test_the_mixture_equals_the_canarys_for_one_version(up: int, down: int) -> None:
+    of_grid = canary._log_mixture(canary.Thumbs(), canary.Thumbs(up, down))
+    assert log_mixture(up, down) == pytest.approx(of_grid, abs=0.02)
+
+
+@pytest.mark.parametrize(("up", "down"), COUNTS[1:])
+def test_the_likelihood_equals_the_canarys(up: int, down: int) -> None:
+    thumbs = canary.Thumbs(up, down)
+    assert log_likelihood(up, down, 0.3) == pytest.approx(canary._log_likelihood(thumbs, 0.3))
+
+
+@pytest.mark.parametrize(("up", "down"), COUNTS[1:])
+def test_an_interval_contains_the_rate_and_ends_at_the_threshold(up: int, down: int) -> None:
+    found = interval(up, down)
+    assert 0 <= found.low <= up / (up + down) <= found.high <= 1
+    for end in (found.low, found.high):
+        if 0 < end < 1:
+            assert math.exp(log_mixture(up, down) - log_likelihood(up, down, end)) == pytest.approx(
+                1 / ALPHA
+            )
+
+
+def test_the_interval_is_full_without_thumbs_and_shrinks_with_more() -> None:
+    assert interval(0, 0) == Interval(0, 1)
+    assert interval(9, 0).high == 1
+    assert interval(0, 9).low == 0
+    widths = [
+        interval(6 * n, 4 * n).high - interval(6 * n, 4 * n).low
+        for n in (1, 10, 100, 10_000, 1_000_000)
+    ]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.005
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9])
+def test_looking_after_every_thumb_keeps_the_error_rate(
+    rate: float,
+) -> None:
+    chance, experiments, missed = random.Random(7), 400, 0
+    for _ in range(experiments):
+        up = down = 0
+        for _ in range(300):
+            said = chance.random() < rate
+            up, down = up + said, down + (not said)
+            if log_mixture(up, down) - log_likelihood(up, down, rate) >= math.log(1 / ALPHA):
+                missed += 1
+                break
+    assert missed <= experiments * ALPHA
+    # Without any error the interval would be too wide; here the error is near the promise from
+    # below.
+    assert missed >= 1
+
+
+def test_a_fixed_sample_interval_would_exceed_the_error_rate() -> None:
+    chance, experiments, missed = random.Random(7), 400, 0
+    for _ in range(experiments):
+        up = 0
+        for number in range(1, 301):
+            up += chance.random() < 0.5
+            if number >= 10 and abs(up / number - 0.5) > 1.96 * math.sqrt(0.25 / number):
+                missed += 1
+                break
+    assert missed > 3 * experiments * ALPHA
+
+
+STABLE = ArmFigures("v1", "stable", 5, 1, 30, 10)
+SILENT = ArmFigures("v2", "candidate", 2, 2, 0, 0)
+
+
+class Source:
+    """Source with prepared results; an exception is raised."""
+
+    def __init__(self, *answers: list[ArmFigures] | Exception) -> None:
+        self._answers, self.asked = list(answers), asyncio.Event()
+
+    async def figures(self, since_us: int = 0) -> list[ArmFigures]:
+        if len(self._answers) == 1:
+            self.asked.set()
+        answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def value(shown: ExperimentMetrics, name: str, version: str, arm: str) -> float | None:
+    registry = CollectorRegistry()
+    registry.register(shown)
+    return registry.get_sample_value(
+        f"thumbwheel_experiment_{name}", {"version": version, "arm": arm}
+    )
+
+
+def test_an_arm_has_users_thumbs_ratio_and_interval() -> None:
+    shown = ExperimentMetrics()
+    shown.update([STABLE, SILENT])
+    assert value(shown, "exposed_users", "v1", "stable") == 5
+    assert value(shown, "thumbs", "v1", "stable") == 40
+    assert value(shown, "thumbs_up_ratio", "v1", "stable") == 0.75
+    assert value(shown, "thumbs_up_low_ratio", "v1", "stable") == pytest.approx(
+        STABLE.up_rate_interval.low
+    )
+    assert value(shown, "thumbs_up_high_ratio", "v1", "stable") == pytest.approx(
+        STABLE.up_rate_interval.high
+    )
+
+
+def test_without_thumbs_there_is_no_ratio_and_the_interval_is_full() -> None:
+    shown = ExperimentMetrics()
+    shown.update([SILENT])
+    assert value(shown, "thumbs_up_ratio", "v2", "candidate") is None
+    assert value(shown, "thumbs_up_low_ratio", "v2", "candidate") == 0
+    assert value(shown, "thumbs_up_high_ratio", "v2", "candidate") == 1
+
+
+async def test_an_unavailable_database_keeps_the_last_figures() -> None:
+    shown, source = ExperimentMetrics(), Source([STABLE], LedgerUnavailableError("away"))
+    looking = asyncio.create_task(refresh_periodically(source, shown, 0.001))
+    await asyncio.wait_for(source.asked.wait(), 5)
+    assert value(shown, "thumbs", "v1", "stable") == 40
+    assert not looking.done()
+    looking.cancel()

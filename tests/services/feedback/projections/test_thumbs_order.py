@@ -13,9 +13,9 @@ from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.projections.overlay import Overlay
+from services.feedback.projections.current_feedback import Overlay
 from services.feedback.projections.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
-from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.log import Entry, Record
 from services.feedback.store import tables

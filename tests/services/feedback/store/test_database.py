@@ -20,9 +20,9 @@ from services.feedback import wire as codec
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.projections.overlay import Overlay
+from services.feedback.projections.current_feedback import Overlay
 from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
-from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store import database, tables
 from services.feedback.store.database import HEAD, connect, migrate, open_database, revision

@@ -8,7 +8,7 @@ import pytest
 
 from services.feedback.lake.ledger import Segment
 from services.feedback.lake.object_store import ObjectStoreError
-from services.feedback.sink.sink_loop import SinkLoop
+from services.feedback.sink_loop import SinkLoop
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.spool.spool import Spool
 from services.feedback.store.database import FencedError, LedgerUnavailableError

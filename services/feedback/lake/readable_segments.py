@@ -1,12 +1,15 @@
-"""Readable segments of a stream: compacted segments, and segments without a compacted form.
+"""Readable segments of a stream, and the verified reading of their objects.
 
-One statement reads both tables, so that no reader gets a segment twice.
+Readable are the compacted segments, and the segments without a compacted form. One statement reads
+both tables, so that no reader gets a segment twice.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import pyarrow as pa
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -23,6 +26,8 @@ from sqlalchemy import (
     union_all,
 )
 
+from services.feedback.lake import parquet
+from services.feedback.lake.object_store import ObjectMissingError, ObjectStore, ObjectStoreError
 from services.feedback.store import tables
 
 STREAM = bindparam("of", type_=String)
@@ -183,3 +188,53 @@ def _gaps(is_limited: bool) -> Subquery:
     cut = counted.c.low + 1 + LIMIT - counted.c.before
     high = case((counted.c.high < cut, counted.c.high), else_=cut)
     return select(counted.c.low, high.label("high")).where(counted.c.before < LIMIT).subquery()
+
+
+SEQUENCE = "sequence"
+
+
+class DamagedObjectError(ObjectStoreError):
+    """Object is missing or differs from the committed object; `field` is its key."""
+
+    reason = "DAMAGED"
+
+
+def read_segment(
+    store: ObjectStore, item: ReadableSegment, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return the rows of a segment in ledger order, with their sequences.
+
+    A segment without an object has no rows and only the sequence column.
+
+    Args:
+        store: Store of the object.
+        item: Segment or compacted segment.
+        columns: Columns to read; None reads all.
+
+    Raises:
+        DamagedObjectError: The object is missing or differs from the committed object.
+        ObjectStoreError: The store is unavailable.
+    """
+    if not item.object_key:
+        return pa.table({SEQUENCE: pa.array([], pa.int64())})
+    try:
+        data = store.get(item.object_key)
+    except ObjectMissingError as error:
+        raise DamagedObjectError(
+            f"object is missing: {item.object_key}", field=item.object_key, reason="MISSING"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != item.sha256:
+        raise DamagedObjectError(
+            f"object differs from the committed hash: {item.object_key}",
+            field=item.object_key,
+            reason="MISMATCH",
+        )
+    try:
+        table = parquet.read(data, columns)
+    except pa.ArrowException as error:
+        raise DamagedObjectError(
+            f"object is unreadable: {item.object_key}", field=item.object_key
+        ) from error
+    if SEQUENCE in table.column_names:
+        return table
+    return table.append_column(SEQUENCE, pa.array([item.sequence] * table.num_rows, pa.int64()))

@@ -2,17 +2,24 @@
 
 The calls block; see sink_loop.py. Events become visible to readers with the commit to the ledger. A
 crash before the commit repeats the work; a crash after the commit repeats only the trim.
+
+Undecodable bytes of dead letters may contain unencrypted user text. After a while the payload is
+cleared and only the entry remains.
 """
 
+import asyncio
 import hashlib
+import logging
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, update
 
-from services.chassis.errors import DetailedError
+from services.chassis.errors import DetailedError, UnavailableError
+from services.chassis.telemetry import fields
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import (
     Batch,
@@ -27,6 +34,12 @@ from services.feedback.lake.parquet import Row
 from services.feedback.lake.removed_rows import Owner
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.log import Log, Record
+from services.feedback.store import tables
+from services.feedback.store.database import transaction
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 3_600.0
 
 
 class SealableEvent(Protocol):
@@ -311,3 +324,33 @@ def object_key(lease: Lease, end: int, sha256: str) -> str:
     offsets = f"{lease.end_offset:020d}-{end:020d}"
     folder = f"{lease.stream}/v1/topic_id={lease.topic_id}/partition={lease.partition}"
     return f"{folder}/{offsets}-{sha256[:12]}.parquet"
+
+
+def clear_payloads(engine: Engine, before_us: int) -> int:
+    """Clear the payloads committed before a time and return their number.
+
+    Raises:
+        LedgerUnavailableError: The database does not answer.
+    """
+    table = tables.dead_letters
+    old = (table.c.commit_us < before_us) & (table.c.payload_base64 != "")
+    with transaction(engine) as connection:
+        return connection.execute(update(table).where(old).values(payload_base64="")).rowcount
+
+
+async def clear_payloads_hourly(
+    engine: Engine,
+    older_than_seconds: float,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+) -> None:
+    """Clear old payloads now and every hour until cancelled."""
+    while True:
+        try:
+            cleared = await asyncio.to_thread(
+                clear_payloads, engine, now_us() - int(older_than_seconds * 1_000_000)
+            )
+        except UnavailableError:
+            cleared = 0
+        if cleared:
+            log.info("payloads of old dead letters cleared", extra=fields(dead_letters=cleared))
+        await asyncio.sleep(SWEEP_SECONDS)

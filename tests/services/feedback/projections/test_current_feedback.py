@@ -18,7 +18,7 @@ from services.feedback.events import Stream, Words
 from services.feedback.lake.audit import audit
 from services.feedback.projections import experiments, remarks
 from services.feedback.projections.remarks import NoPendingRemarks, Remarks
-from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from tests.services.feedback.compacted import OPTIONS
