@@ -31,7 +31,7 @@ from training.decoding.arguments import describe as describe_generate
 from training.errors import ConfigError, UnavailableError
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
-from training.recipes.plan.arguments import describe as describe_plan
+from training.recipes.plan import describe as describe_plan
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
 from training.recipes.tokenizer.commands import describe as describe_tokenizer

@@ -4,13 +4,11 @@ import json
 import subprocess
 import sys
 
+from training.recipes import names
 from training.recipes.custom.arguments import STAGE_HELP
 from training.recipes.custom.stages import STAGES
 from training.recipes.open_models import recipes as open_models
-from training.recipes.open_models.names import NAMES
-from training.recipes.pretraining import arguments as pretraining_arguments
 from training.recipes.pretraining import recipe as pretraining
-from training.recipes.rlvr import arguments as rlvr_arguments
 from training.recipes.rlvr import recipe as rlvr
 
 HEAVY = {"torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verify", "reasoning_gym"}
@@ -62,11 +60,11 @@ def test_generating_imports_torch_and_little_else() -> None:
 
 
 def test_help_lists_all_recipe_names() -> None:
-    assert tuple(open_models.RECIPES) == NAMES
+    assert tuple(open_models.RECIPES) == names.OPEN_MODELS
     assert set(STAGE_HELP) == set(STAGES)
     assert {name for name, learner in STAGE_HELP.items() if learner.is_judged} == {
         name for name, stage in STAGES.items() if stage.is_policy
     }
-    assert tuple(sorted(rlvr.SIZES)) == rlvr_arguments.SIZES
-    assert tuple(sorted(rlvr.ALGORITHMS)) == rlvr_arguments.ALGORITHMS
-    assert tuple(sorted(pretraining.RECIPES)) == pretraining_arguments.RECIPES
+    assert tuple(sorted(rlvr.SIZES)) == names.RLVR_SIZES
+    assert tuple(sorted(rlvr.ALGORITHMS)) == names.RLVR_ALGORITHMS
+    assert tuple(sorted(pretraining.RECIPES)) == names.PRETRAINING

@@ -6,7 +6,7 @@ from training.model.lora import LoraConfig
 from training.parallelism.layout import Parallelism
 from training.planning.accelerators import ACCELERATORS, SUSTAINED_SHARE, accelerator_named
 from training.planning.layout import Layout
-from training.recipes.open_models.shapes import shape
+from training.recipes.open_models.recipes import shape
 
 H100 = ACCELERATORS["h100"]
 

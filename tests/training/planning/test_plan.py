@@ -12,7 +12,7 @@ from training.model.config import llama_json, parse_config
 from training.model.lora import LoraConfig
 from training.planning.accelerators import ACCELERATORS, GIB
 from training.planning.plan import StagePlan, fitting_layouts, plan_recipe, plan_stage
-from training.recipes.open_models.shapes import shape
+from training.recipes.open_models.recipes import shape
 
 H100, L4 = ACCELERATORS["h100"], ACCELERATORS["l4"]
 ROOMY = replace(H100, memory_gib=1000)

@@ -8,7 +8,7 @@ from training.errors import ConfigError
 from training.model.lora import LoraConfig, add_adapter
 from training.model.transformer import Decoder
 from training.planning.step import adapter_size, sizes_of
-from training.recipes.open_models.shapes import shape, shape_names
+from training.recipes.open_models.recipes import shape, shape_names
 
 # From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
 # (27,432,406,640) without tower and projector.

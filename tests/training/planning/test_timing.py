@@ -14,7 +14,7 @@ from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_S
 from training.planning.layout import Layout
 from training.planning.step import Network, Pass, Role, Sampled, Shared, Work, sizes_of
 from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, TimeItem, longest_kind, time_of
-from training.recipes.open_models.shapes import shape
+from training.recipes.open_models.recipes import shape
 
 H100 = ACCELERATORS["h100"]
 # Round figures: 1e12 operations per second in bf16, 1e9 in fp32, 1e9 bytes of memory, 1e9 to

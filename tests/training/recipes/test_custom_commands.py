@@ -12,7 +12,7 @@ from training.__main__ import main
 from training.artifacts.manifest import read_manifest
 from training.data.examples import ExampleError
 from training.recipes.custom.commands import lengths
-from training.recipes.open_models.names import NAMES
+from training.recipes.names import OPEN_MODELS
 from training.reporting.stage import EXPLANATIONS
 from training.stage_record import read_record
 from training.stages.ppo import PpoConfig
@@ -336,7 +336,7 @@ def test_an_unknown_stage_is_refused_with_the_known_names(
         (mine, ("--stages", "ppo"), "stages", "UNKNOWN", "sft, dpo", "ppo"),
         (mine, ("--set", "ppo.beta=1"), "set", "UNKNOWN", "sft, dpo", "ppo.beta=1"),
         (mine, ("--set", "dpo.beta=0"), "dpo.beta", "OUT_OF_RANGE", "above 0 and finite", "0.0"),
-        ("nobody", (), "recipe", "UNKNOWN", ", ".join(NAMES), "nobody"),
+        ("nobody", (), "recipe", "UNKNOWN", ", ".join(OPEN_MODELS), "nobody"),
         (nothing, (), "recipe", "MISSING", "", nothing),
     ):
         _, line = refused_command(

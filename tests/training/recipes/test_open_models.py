@@ -10,8 +10,7 @@ from training.planning.accelerators import ACCELERATORS
 from training.planning.layout import Layout
 from training.planning.plan import fitting_layouts, plan_recipe
 from training.planning.text import text
-from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
-from training.recipes.open_models.shapes import shape
+from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named, shape
 from training.stages.sft import SftConfig
 
 H100, FEWER = ACCELERATORS["h100"], {64: 8, 8: 1}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP, parse_workers
-from training.recipes.open_models.names import NAMES
+from training.recipes.names import OPEN_MODELS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -102,7 +102,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         _add_running(one, "FIELD=VALUE", samples=stage.is_judged)
         one.set_defaults(command=lambda options, name=name: _run_one(name, options, code_commit))
     many = commands.add_parser("run", help="run all stages of a recipe in order")
-    many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(NAMES)}")
+    many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}")
     many.add_argument(
         "--models",
         type=Path,

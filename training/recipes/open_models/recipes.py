@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.errors import ConfigError
+from training.model.config import ModelConfig, parse_config
+from training.model.fields import read_object
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
@@ -26,6 +28,9 @@ from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
+# Shapes of open models as config.json, with sizes only, which are facts. Gemma 3 27B is its text
+# decoder without the vision encoder.
+SHAPES = Path(__file__).parent / "shapes"
 MACHINE = Machine(dtype="bfloat16")
 LORA = LoraConfig(rank=16, alpha=32.0)
 # Assumed mean sizes for the estimates of time; pass the `DataSize` of your own data instead.
@@ -60,6 +65,25 @@ class OpenRecipe:
     gpus: int
     shape: str
     stages: tuple[PlannedStage, ...]
+
+
+def shape_names() -> list[str]:
+    """Return the names of all available shapes."""
+    return sorted(path.stem for path in SHAPES.glob("*.json"))
+
+
+def shape(name: str) -> ModelConfig:
+    """Return the model config of a shape.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in shape_names():
+        known = ", ".join(shape_names())
+        raise ConfigError(
+            f"shape: {name!r} is not one of {known}", field="shape", reason="UNKNOWN", limit=known
+        )
+    return parse_config(read_object(SHAPES / f"{name}.json"))
 
 
 def qwen3_06b_sft(places: Places) -> OpenRecipe:

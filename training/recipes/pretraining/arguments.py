@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from training.data.corpus import TEXTS_HELP
 from training.recipes.custom.arguments import FieldsHelp, add_workers
+from training.recipes.names import PRETRAINING
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -20,7 +21,6 @@ SET = (
     "config field, such as optimizer.learning_rate=1e-3; repeatable; steps=N skips the timing of "
     "this machine"
 )
-RECIPES = ("one_million", "ten_million")  # the names in recipe.py; a test compares them
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
@@ -44,7 +44,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     pretrain.add_argument(
         "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
     )
-    pretrain.add_argument("--recipe", choices=RECIPES, required=True)
+    pretrain.add_argument("--recipe", choices=PRETRAINING, required=True)
     pretrain.add_argument(
         "--minutes",
         type=_positive,

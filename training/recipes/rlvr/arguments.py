@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP
-from training.recipes.rlvr.names import ALGORITHMS, PROMPT_TOKENS, RESPONSE_TOKENS, SIZES
+from training.recipes.names import (
+    RLVR_ALGORITHMS,
+    RLVR_PROMPT_TOKENS,
+    RLVR_RESPONSE_TOKENS,
+    RLVR_SIZES,
+)
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -32,9 +37,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "--model", type=Path, required=True, metavar="DIRECTORY", help="initial model"
     )
     rlvr.add_argument(
-        "--size", choices=SIZES, default="small", help="tiny: all weights; small: LoRA"
+        "--size", choices=RLVR_SIZES, default="small", help="tiny: all weights; small: LoRA"
     )
-    rlvr.add_argument("--algorithm", choices=ALGORITHMS, default="grpo")
+    rlvr.add_argument("--algorithm", choices=RLVR_ALGORITHMS, default="grpo")
     rlvr.add_argument("--updates", type=int, default=40)
     rlvr.add_argument("--items", type=int, default=1000, help="training items (default 1000)")
     rlvr.add_argument(
@@ -48,10 +53,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "--samples", type=int, default=2, help="answers per held-out item (default 2)"
     )
     rlvr.add_argument(
-        "--prompt-tokens", type=int, default=PROMPT_TOKENS, help="longer prompts are dropped"
+        "--prompt-tokens", type=int, default=RLVR_PROMPT_TOKENS, help="longer prompts are dropped"
     )
     rlvr.add_argument(
-        "--response-tokens", type=int, default=RESPONSE_TOKENS, help="longer responses are cut off"
+        "--response-tokens",
+        type=int,
+        default=RLVR_RESPONSE_TOKENS,
+        help="longer responses are cut off",
     )
     rlvr.add_argument(
         "--workers", type=int, default=0, help="Ray workers; 0 trains in this process"

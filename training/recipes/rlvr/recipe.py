@@ -12,7 +12,7 @@ from pathlib import Path
 from training.evaluation.answers import Sampling
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
-from training.recipes.rlvr.names import PROMPT_TOKENS, RESPONSE_TOKENS
+from training.recipes.names import RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.rl.advantages import KlConfig
 from training.runtime.context import Lineage, Machine
@@ -47,8 +47,8 @@ SIZES = {
 class Lengths:
     """Token limits: longer prompts are dropped, longer responses cut off."""
 
-    prompt: int = PROMPT_TOKENS
-    response: int = RESPONSE_TOKENS
+    prompt: int = RLVR_PROMPT_TOKENS
+    response: int = RLVR_RESPONSE_TOKENS
 
 
 def grpo(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
-from training.recipes.open_models.shapes import SHAPES
+from training.recipes.open_models.recipes import SHAPES
 
 
 def plan(*words: str) -> int:

@@ -1,1 +1,0 @@
-"""Command `python -m training plan`: memory and time of a recipe."""
