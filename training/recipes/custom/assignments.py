@@ -50,7 +50,18 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
                 reason="MALFORMED",
                 limit="FIELD=VALUE",
             )
-        _insert(tree, name, text)
+        *path, leaf = name.split(".")
+        above = tree
+        for step in path:
+            below = above.setdefault(step, {})
+            if isinstance(below, str):
+                raise ConfigError(
+                    f"{name}: {step} is also set as a whole", field=name, reason="CONFLICT"
+                )
+            above = below
+        if leaf in above:
+            raise ConfigError(f"{name}: set twice", field=name, reason="DUPLICATE")
+        above[leaf] = text
     changed: Config = _apply(type(config), config, tree, "", fixed)
     return changed
 
@@ -120,20 +131,6 @@ def word(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _insert(tree: Tree, name: str, text: str) -> None:
-    *path, leaf = name.split(".")
-    for step in path:
-        below = tree.setdefault(step, {})
-        if isinstance(below, str):
-            raise ConfigError(
-                f"{name}: {step} is also set as a whole", field=name, reason="CONFLICT"
-            )
-        tree = below
-    if leaf in tree:
-        raise ConfigError(f"{name}: set twice", field=name, reason="DUPLICATE")
-    tree[leaf] = text
-
-
 def _apply(
     kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]
 ) -> Any:
@@ -160,19 +157,15 @@ def _apply(
             changed[field] = _apply(
                 part, None if now is None else getattr(now, field), given, f"{name}.", ()
             )
+    if now is None:  # the part was off, so all its fields need a value
+        for needed in dataclasses.fields(kind):
+            if needed.name not in changed and _default(needed) == NEEDED:
+                name = prefix + needed.name
+                raise ConfigError(f"{name}: must be set too", field=name, reason="MISSING")
     try:
-        return dataclasses.replace(now, **changed) if now is not None else _create(kind, changed)
+        return kind(**changed) if now is None else dataclasses.replace(now, **changed)
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}", **details_of(error, prefix)) from error
-
-
-def _create(kind: Any, values: Mapping[str, object]) -> Any:
-    missing = [
-        f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED
-    ]
-    if missing:
-        raise ConfigError(f"{missing[0]}: must be set too", field=missing[0], reason="MISSING")
-    return kind(**values)
 
 
 def _part(kind: Any, field: str) -> Any:
@@ -202,7 +195,20 @@ def _value(text: str, kind: Any, name: str) -> object:
             return _parsed(text, one)
         except (ValueError, KeyError):
             continue
-    allowed = " or ".join(_kind_name(one) for one in kinds)
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        type(None): OFF,
+    }
+    allowed = " or ".join(
+        ", ".join(str(member.value) for member in one)
+        if _is_enum(one)
+        else words.get(one, "values separated by commas")
+        for one in kinds
+    )
     raise ConfigError(
         f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed
     )
@@ -223,19 +229,6 @@ def _parsed(text: str, kind: Any) -> object:
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _kind_name(kind: Any) -> str:
-    if _is_enum(kind):
-        return ", ".join(str(member.value) for member in kind)
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        Path: "a path",
-    }
-    return words.get(kind, OFF if kind is type(None) else "values separated by commas")
 
 
 def _is_enum(kind: Any) -> bool:

@@ -17,18 +17,13 @@ from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import Group
 from training.cluster.notice import STOP_FILE
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
+from training.data.examples import read_prompts
 from training.errors import ConfigError
 from training.model.checkpoint import read_config
-from training.planning.plan import PlannedStage
+from training.model.reward import SETTINGS
 from training.planning.work import PlannedConfig
 from training.progress_log import resume_text
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
-from training.recipes.custom.inputs import (
-    check_prompts,
-    checked_judge,
-    checked_model,
-    existing_path,
-)
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
@@ -48,12 +43,22 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     """Run one stage.
 
     Raises:
-        ConfigError: a field cannot be assigned, or a run of this name has another configuration.
+        ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
+            run of this name has another configuration.
     """
-    stage, output = (
-        STAGES[name],
-        options.work.absolute() / _name(options.name or f"{options.model.name}-{name}"),
-    )
+    stage, output_name = STAGES[name], options.name or f"{options.model.name}-{name}"
+    if not NAME.fullmatch(output_name):
+        raise ConfigError(
+            f"name: {output_name!r} is not letters, digits, - _ .",
+            field="name",
+            reason="MALFORMED",
+            limit="letters, digits, - _ .",
+        )
+    if output_name in RESERVED:
+        raise ConfigError(
+            f"name: {output_name!r} is reserved in a folder of runs", field="name", reason="IN_USE"
+        )
+    output = options.work.absolute() / output_name
     given: dict[str, Any] = {
         "model_directory": checked_model(options.model),
         "data_path": existing_path("data", options.data),
@@ -95,11 +100,22 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     """
     places = Places(options.models.absolute(), options.data.absolute(), options.work.absolute())
     recipe = open_recipe(options.recipe, places)
-    planned = set_fields(_chosen(recipe.stages, options.stages), options.set)
-    stages = [
-        StageRun(stage.name, runs(stage.config), _of_commit(stage.config, code_commit))
-        for stage in planned
-    ]
+    chosen = list(recipe.stages)
+    if options.stages is not None:
+        known, asked = {stage.name: stage for stage in recipe.stages}, options.stages.split(",")
+        if unknown := [name for name in asked if name not in known]:
+            raise ConfigError(
+                f"stages: {unknown[0]!r} is not one of {', '.join(known)}",
+                field="stages",
+                reason="UNKNOWN",
+                limit=", ".join(known),
+            )
+        chosen = [known[name] for name in asked]
+    stages = []
+    for planned in set_fields(chosen, options.set):
+        lineage = replace(planned.config.lineage, code_commit=code_commit)
+        config = replace(planned.config, lineage=lineage)
+        stages.append(StageRun(planned.name, runs(config), config))
     for stage in stages:
         named = fields_named(of_stage(stage.name, options.set))
         check_same_run(stage.config, options.work.absolute() / RUNS / stage.name, named)
@@ -120,7 +136,11 @@ def _run(
     bucket = bucket_prefix(options)
     for stage in due:
         remove_unsaved_run(stage.config, storage / stage.name)
-    first = {stage.name: _initial_text(stage, storage / stage.name) for stage in due}
+    first = {  # text to display before the first step
+        stage.name: resume_text(storage / stage.name)
+        or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
+        for stage in due
+    }
     for stage in stages:
         if stage not in due:
             print(f"{stage.name}: is already finished")
@@ -133,13 +153,6 @@ def _run(
                 f"\n{stage.config.output_directory}\n  {_format_report(manifest)}"
                 f"\n  page: {storage / stage.name / REPORT}"
             )
-
-
-def _initial_text(stage: StageRun[Any], directory: Path) -> str:
-    """Return the text to display before the first step."""
-    return resume_text(directory) or (
-        FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else ""
-    )
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:
@@ -162,46 +175,84 @@ def _format_report(manifest: Manifest) -> str:
     )
 
 
-def _name(name: str) -> str:
-    """Check the name of an output.
-
-    Raises:
-        ConfigError: the name is not valid for a folder in --work.
-    """
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"name: {name!r} is not letters, digits, - _ .",
-            field="name",
-            reason="MALFORMED",
-            limit="letters, digits, - _ .",
-        )
-    if name in RESERVED:
-        raise ConfigError(
-            f"name: {name!r} is reserved in a folder of runs",
-            field="name",
-            reason="IN_USE",
-        )
-    return name
-
-
-def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedStage]:
-    if names is None:
-        return list(stages)
-    known, asked = {stage.name: stage for stage in stages}, names.split(",")
-    if unknown := [name for name in asked if name not in known]:
-        raise ConfigError(
-            f"stages: {unknown[0]!r} is not one of {', '.join(known)}",
-            field="stages",
-            reason="UNKNOWN",
-            limit=", ".join(known),
-        )
-    return [known[name] for name in asked]
-
-
-def _of_commit(config: PlannedConfig, code_commit: str) -> PlannedConfig:
-    return replace(config, lineage=replace(config.lineage, code_commit=code_commit))
-
-
 def fields_of(name: str) -> str:
     """Return the help text on the fields of a stage that can be assigned."""
     return f"fields for --set with defaults:\n{listed(settable(STAGES[name].config, FIXED))}"
+
+
+# Checks of the inputs, before files are written or processes started.
+
+
+def existing_path(option: str, path: Path) -> Path:
+    """Return the absolute path.
+
+    Raises:
+        ConfigError: the path does not exist.
+    """
+    if not path.exists():
+        raise ConfigError(f"{option}: {path} does not exist", field=option, reason="MISSING")
+    return path.absolute()
+
+
+def checked_model(path: Path) -> Path:
+    """Return the path of the initial model.
+
+    Raises:
+        ConfigError: the path does not exist or is a reward model, which cannot generate text.
+    """
+    if (path / SETTINGS).exists():
+        raise ConfigError(
+            f"model: {path} is a reward model, not a language model",
+            field="model",
+            reason="MISMATCH",
+        )
+    return existing_path("model", path)
+
+
+def checked_judge(path: Path | None, data: Path) -> Path | None:
+    """Return the path of the reward model, or None if all prompts have tasks.
+
+    Raises:
+        ConfigError: the path is not a reward model, or both reward model and tasks are missing.
+    """
+    if path is None:
+        bare = next(
+            (line for line, row in enumerate(read_prompts(data), start=1) if not row.task), None
+        )
+        if bare is not None:
+            raise ConfigError(
+                f"reward-model: missing, and line {bare} of {data.name} has no task; one of both "
+                "is needed",
+                field="reward-model",
+                reason="MISSING",
+            )
+        return None
+    directory = existing_path("reward-model", path)
+    if not (directory / SETTINGS).exists():
+        found = (
+            "a language model, not a reward model"
+            if (directory / "config.json").exists()
+            else "no reward model"
+        )
+        raise ConfigError(
+            f"reward-model: {path} is {found}", field="reward-model", reason="MISMATCH"
+        )
+    return directory
+
+
+def check_prompts(config: PlannedConfig) -> None:
+    """Check the number of prompts.
+
+    Raises:
+        ConfigError: an update needs more prompts than the data has.
+    """
+    if not isinstance(config, PolicyConfig) or not config.data_path.exists():
+        return
+    count = len(read_prompts(config.data_path))
+    if config.prompts_per_update > count:
+        raise ConfigError(
+            f"prompts_per_update: {config.prompts_per_update} exceeds the {count} prompts",
+            field="prompts_per_update",
+            reason="TOO_LARGE",
+            limit=f"at most {count}",
+        )

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from training.errors import ConfigError, details_of
 from training.planning.plan import PlannedStage
-from training.planning.work import PlannedConfig
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 
@@ -114,17 +113,16 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
                 reason="UNKNOWN",
                 limit=", ".join(names),
             )
-    return [
-        replace(stage, config=_assigned(stage, of_stage(stage.name, assignments)))
-        for stage in stages
-    ]
-
-
-def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> PlannedConfig:
-    try:
-        return assigned(stage.config, assignments, FIXED)
-    except ConfigError as error:
-        raise ConfigError(f"{stage.name}.{error}", **details_of(error, f"{stage.name}.")) from error
+    changed = []
+    for stage in stages:
+        try:
+            config = assigned(stage.config, of_stage(stage.name, assignments), FIXED)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{stage.name}.{error}", **details_of(error, f"{stage.name}.")
+            ) from error
+        changed.append(replace(stage, config=config))
+    return changed
 
 
 def of_stage(name: str, assignments: Sequence[str]) -> list[str]:
