@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from training.data.token_shards import TokenisationProgress
 from training.errors import ConfigError, details_of
 from training.progress_log import SAMPLES, read_samples, resume_text
 from training.recipes.custom.assignments import (
-    Settable,
     assigned,
     fields_named,
     listed,
@@ -73,18 +72,15 @@ def settable_fields() -> str:
         nothing = Prepared(Path(), Path(), recipe.vocabulary, "")
         config = pretraining(recipe.shape, nothing, 1, DTYPE, Path(name), "")
         each.append(settable(PretrainConfig, FIXED, config))
-    fields = [
-        replace(same[0], value=PLANNED.get(same[0].name) or _of_each(same))
-        for same in zip(*each, strict=True)
-    ]
+    fields = []
+    for same in zip(*each, strict=True):
+        words = [word(field.value) for field in same]
+        of_recipes = ", ".join(
+            f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)
+        )
+        value = PLANNED.get(same[0].name) or (of_recipes if len(set(words)) > 1 else words[0])
+        fields.append(replace(same[0], value=value))
     return f"fields for --set with the values of the recipes:\n{listed(fields)}"
-
-
-def _of_each(same: Sequence[Settable]) -> str:
-    """Return the value of a field, or the values of all recipes if they differ."""
-    words = [word(field.value) for field in same]
-    named = [f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)]
-    return ", ".join(named) if len(set(words)) > 1 else words[0]
 
 
 def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
@@ -94,7 +90,9 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         ConfigError: a field cannot be assigned, workers are requested without steps, the tokenizer
             is unusable, or the folder has a run with another configuration.
     """
-    is_timed, group = not any(text.startswith("steps=") for text in options.set), _group(options)
+    is_timed = not any(text.startswith("steps=") for text in options.set)
+    most, fewest = options.workers
+    group = Group(most, options.gpus_per_worker, fewest_workers=fewest)
     if is_timed and group.workers:
         raise ConfigError(
             "workers: the speed of workers is not measured; set the number of steps, such as "
@@ -157,11 +155,6 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def _group(options: argparse.Namespace) -> Group:
-    most, fewest = options.workers
-    return Group(most, options.gpus_per_worker, fewest_workers=fewest)
-
-
 def _prepare(
     options: argparse.Namespace, vocabulary: int, shown: StageDisplay, tokenizer: Path | None = None
 ) -> Prepared:
@@ -173,8 +166,12 @@ def _prepare(
 
     work: Path = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    own: list[Path] | None = options.texts
-    texts, licence = (own, "") if own else ([_encyclopedia(work)], LICENCE)
+    texts, licence = options.texts, ""
+    if not texts:
+        try:
+            texts, licence = [write_texts(work)], LICENCE
+        except DataError as error:
+            raise ConfigError(str(error), **details_of(error)) from error
     prepared = prepare(texts, licence, vocabulary, work, tokenised, tokenizer)
     shown.end("tokenise")
     return prepared
@@ -184,13 +181,6 @@ def _prepare(
 def _shown() -> Iterator[StageDisplay]:
     with open_display() as display:
         yield StageDisplay(display, SHOWN, digits=4)
-
-
-def _encyclopedia(work: Path) -> Path:
-    try:
-        return write_texts(work)
-    except DataError as error:
-        raise ConfigError(str(error), **details_of(error)) from error
 
 
 def _print_result(manifest: Manifest, samples: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -46,7 +46,8 @@ class Plan:
 
     def text(self, tokens_per_step: int) -> str:
         """Return a summary for the user."""
-        few = f", the minimum; {_minutes(self.minutes)} too short"
+        given = "1 minute is" if self.minutes == 1 else f"{self.minutes:g} minutes are"
+        few = f", the minimum; {given} too short"
         return (
             f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at "
             f"{self.tokens_per_second:,.0f} tokens a second in {self.dtype}"
@@ -121,7 +122,8 @@ def tokens_per_second(config: PretrainConfig) -> float:
     count = min(config.microbatch_rows, config.batch_rows)
     rows = [row % len(data.train) for row in range(count)]
     seconds, warm, end = list[float](), False, time.perf_counter() + TIMED_SECONDS
-    while not _is_stable(seconds):
+    # Until the two fastest times are nearly equal.
+    while len(seconds) < 2 or sorted(seconds)[1] > min(seconds) * SIMILAR:
         started = time.perf_counter()
         accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, ALONE)
         learned = time.perf_counter()
@@ -133,13 +135,3 @@ def tokens_per_second(config: PretrainConfig) -> float:
             break
         warm = True
     return config.batch_rows * config.context_tokens / min(seconds)
-
-
-def _is_stable(seconds: Sequence[float]) -> bool:
-    """Return True if the two fastest times are nearly equal."""
-    fastest = sorted(seconds)[:2]
-    return len(fastest) == 2 and fastest[1] <= fastest[0] * SIMILAR
-
-
-def _minutes(count: float) -> str:
-    return "1 minute is" if count == 1 else f"{count:g} minutes are"

@@ -9,28 +9,40 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training.artifacts.manifest import plain
+from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
+from training.data.chat import Chat
 from training.errors import ConfigError
-from training.recipes.rlvr.checks import check_config, check_prompts, checked_group, opened_model
-from training.recipes.rlvr.held_out import Measured, change_text, measure, share_text
+from training.evaluation.answers import ChatModel
+from training.recipes.rlvr.held_out import change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.reporting.progress import Lines, StageDisplay
 from training.runs import write_json
 from training.runtime.machine import use_device
-from training.stages.policy_loop import FIRST_UPDATE
+from training.runtime.ranks import all_different
+from training.stages.policy_config import PolicyConfig
+from training.stages.policy_loop import FIRST_UPDATE, check_shares
+from training.stages.prompts import read_data
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import ItemRequest, make_items
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
 # Options that do not change the result.
 IGNORED_OPTIONS = ("command", "workers", "gpus_per_worker", "rollout_actors", "device", "work")
+COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
+OPTIONS = {  # by config field
+    "rollout_actors": "rollout-actors",
+    "max_prompt_tokens": "prompt-tokens",
+    "max_prompt_tokens + max_response_tokens": "prompt-tokens + response-tokens",
+}
 OPTIONS_FILE, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
@@ -42,12 +54,10 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     """
     work: Path = options.work.absolute()
     group = checked_group(options)
-    _check_folder(options, work / OPTIONS_FILE)
+    settings = checked_settings(options, work / OPTIONS_FILE)
     lengths = Lengths(options.prompt_tokens, options.response_tokens)
-    data, output = (
-        work / "items.jsonl",
-        work / f"{options.model.name}-{options.task}-{options.algorithm}",
-    )
+    data = work / "items.jsonl"
+    output = work / f"{options.model.name}-{options.task}-{options.algorithm}"
     config = ALGORITHMS[options.algorithm](
         SIZES[options.size],
         options.model.absolute(),
@@ -60,16 +70,14 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     config = replace(config, machine=replace(config.machine, device=options.device))
     check_config(config, options.workers)
     model = None if (work / BEFORE).exists() else opened_model(options.model)
-    trained, held_out = (
-        _items(options, Split.TRAIN, options.items),
-        _items(options, Split.HELD_OUT, options.held_out),
-    )
+    trained = _items(options, Split.TRAIN, options.items)
+    held_out = _items(options, Split.HELD_OUT, options.held_out)
     work.mkdir(parents=True, exist_ok=True)
     write_items(trained, data)
     if model is not None:
         check_prompts(config, model.chat)
         model = None  # measuring loads it again: two copies during training would waste memory
-    write_json(work / OPTIONS_FILE, _options(options))
+    write_json(work / OPTIONS_FILE, settings)
     lines = Lines(sys.stdout)
     answered = sampling(lengths, options.samples)
     use_device(options.device)
@@ -85,7 +93,14 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"the same items for {output.name}")
         after = measure(output, held_out, scorer, answered, work / AFTER)
-    _conclude(before, after, work, lines)
+    gain = after.gain(before)
+    fields = {"before": before.right, "after": after.right, "gain": gain}
+    write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
+    lines.say(
+        f"accuracy after: {share_text(after.right)}; gain: {change_text(gain)} "
+        f"(95 %, {gain.clusters} items)"
+    )
+    lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
     return 0
 
 
@@ -103,28 +118,99 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
     return items
 
 
-def _check_folder(options: argparse.Namespace, path: Path) -> None:
-    """Check that the folder belongs to a run with the same options; others would be mixed."""
-    if path.exists() and json.loads(path.read_text()) != _options(options):
+# Checks of the options before the first answer is sampled. They call the code that would fail
+# later; errors name the options of the command.
+
+
+def checked_settings(options: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Return the options that determine the result, to be stored at `path`.
+
+    Raises:
+        ConfigError: the folder belongs to a run with other options; the two would be mixed.
+    """
+    relevant = {name: value for name, value in vars(options).items() if name not in IGNORED_OPTIONS}
+    settings: dict[str, Any] = plain(relevant | {"model": options.model.absolute()})
+    if path.exists() and json.loads(path.read_text()) != settings:
         raise ConfigError(
             "work: holds a run with other options (asked.json); use another folder",
             field="work",
             reason="MISMATCH",
         )
+    return settings
 
 
-def _options(options: argparse.Namespace) -> dict[str, Any]:
-    relevant = {name: value for name, value in vars(options).items() if name not in IGNORED_OPTIONS}
-    selected: dict[str, Any] = plain(relevant | {"model": options.model.absolute()})
-    return selected
+def checked_group(options: argparse.Namespace) -> Group:
+    """Return the group of processes.
+
+    Raises:
+        ConfigError: a count is too low, or rollout actors are requested without workers.
+    """
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"{option}: {getattr(options, name)} is not at least 1",
+                field=option,
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
+    if options.workers < 0:
+        raise ConfigError(
+            f"workers: {options.workers} is below 0",
+            field="workers",
+            reason="OUT_OF_RANGE",
+            limit="at least 0",
+        )
+    with _with_option_names():
+        return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
 
 
-def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> None:
-    gain = after.gain(before)
-    fields = {"before": before.right, "after": after.right, "gain": gain}
-    write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
-    lines.say(
-        f"accuracy after: {share_text(after.right)}; gain: {change_text(gain)} "
-        f"(95 %, {gain.clusters} items)"
-    )
-    lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
+def check_config(config: PolicyConfig, workers: int) -> None:
+    """Check that the workers can share an update.
+
+    Raises:
+        ConfigError: the workers cannot share an update evenly.
+    """
+    try:
+        check_shares(config, all_different(0, max(1, workers)))
+    except ConfigError as error:
+        raise ConfigError(
+            f"workers: {error}", field="workers", reason=error.reason, limit=error.limit
+        ) from error
+
+
+def opened_model(directory: Path) -> ChatModel:
+    """Load the model like the first measurement, so that its errors show early.
+
+    Raises:
+        ConfigError: the directory does not exist.
+        ChatError, CheckpointError, ModelConfigError: the directory is not a complete model.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"model: {directory} does not exist", field="model", reason="MISSING")
+    return ChatModel(directory)
+
+
+def check_prompts(config: PolicyConfig, chat: Chat) -> None:
+    """Check the lengths of the prompts.
+
+    Raises:
+        ConfigError: no prompt is short enough, or prompt and response exceed the positions of the
+            model.
+    """
+    with _with_option_names():
+        read_data(config, chat)
+
+
+@contextmanager
+def _with_option_names() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        field, colon, rest = str(error).partition(":")
+        raise ConfigError(
+            f"{OPTIONS.get(field, field)}{colon}{rest}",
+            field=OPTIONS.get(error.field, error.field),
+            reason=error.reason,
+            limit=error.limit,
+        ) from error

@@ -22,8 +22,7 @@ from training.recipes.tokenizer.learning import (
     save,
 )
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
-from training.recipes.tokenizer.progress import ProgressReader
-from training.recipes.tokenizer.text_files import TextFiles
+from training.recipes.tokenizer.text_files import ProgressReader, TextFiles
 from training.tokenization.byte_pairs import Split
 from training.tokenization.text_tokenizer import open_tokenizer
 
@@ -185,7 +184,12 @@ def _show(options: argparse.Namespace) -> int:
                 field="places",
                 reason="WRONG_TYPE",
             )
-        shown = _sample_text(_read_start(file), file.name)
+        # As much text as fits on a page; for .jsonl the first text.
+        texts = iter(TextFiles([file]))
+        text = (
+            next(texts) if file.suffix == ".jsonl" else "".join(_limited(texts, MAX_CHARACTERS + 1))
+        )
+        shown = _sample_text(text, file.name)
     else:
         directories = options.places
         shown = _sample_text(check_unicode(options.text, "text"), "The text given")
@@ -226,12 +230,6 @@ def _limited(texts: Iterable[str], characters: int) -> Iterator[str]:
         characters -= len(text)
         if characters <= 0:
             return
-
-
-def _read_start(file: Path) -> str:
-    """Return as much text as fits on a page; for .jsonl the first text."""
-    texts = iter(TextFiles([file]))
-    return next(texts) if file.suffix == ".jsonl" else "".join(_limited(texts, MAX_CHARACTERS + 1))
 
 
 def _sample_text(text: str, source: str, max_characters: int = MAX_CHARACTERS) -> SampleText:

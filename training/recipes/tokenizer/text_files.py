@@ -1,17 +1,22 @@
 """Streaming source of texts for tokenizer training.
 
 A .jsonl file gives its texts, a .txt file blocks that end with a line (data/corpus.py reads such a
-file as a single text). Texts are read on demand.
+file as a single text). Texts are read on demand. A long pass over them is reported: not in the
+first seconds, then by a line at intervals.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from training.data.corpus import ENDINGS, TextError, read_lines, text_files
 
+FIRST_REPORT_SECONDS, REPORT_SECONDS = 3.0, 10.0
+MEGABYTE = 1_000_000
 BLOCK_BYTES = 4096  # small, so that even a page of text has several blocks to hold out
 
 
@@ -54,6 +59,42 @@ class TextFiles:
             for text, size in read_lines(path) if path.suffix == ".jsonl" else _blocks(path):
                 self.read_bytes += size
                 yield text
+
+
+class ProgressReader:
+    """Texts of files with progress lines on `out`.
+
+    Args:
+        doing: label of the lines.
+        after: the unobservable step after reading, mentioned at the end.
+    """
+
+    def __init__(
+        self,
+        files: TextFiles,
+        doing: str,
+        after: str,
+        out: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._files, self._doing, self._after = files, doing, after
+        self._out, self._clock = out, clock
+
+    def __iter__(self) -> Iterator[str]:
+        started = self._clock()
+        due = started + FIRST_REPORT_SECONDS
+        for text in self._files:
+            yield text
+            if self._clock() > due:
+                due = self._clock() + REPORT_SECONDS
+                read, total = self._files.read_bytes / MEGABYTE, self._files.total_bytes / MEGABYTE
+                self._report(f"{read:,.1f} of {total:,.1f} MB read")
+        if self._after and self._clock() > started + FIRST_REPORT_SECONDS:
+            self._report(f"all read, {self._after}")
+
+    def _report(self, text: str) -> None:
+        self._out.write(f"{self._doing}: {text}\n")
+        self._out.flush()
 
 
 def _blocks(path: Path) -> Iterator[tuple[str, int]]:

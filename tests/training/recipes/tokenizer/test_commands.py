@@ -10,8 +10,7 @@ import pytest
 from tests.training.tokenization.sample_tokenizers import TEXT
 from training.__main__ import main
 from training.artifacts.manifest import hash_file, verify_manifest
-from training.recipes.tokenizer.progress import ProgressReader
-from training.recipes.tokenizer.text_files import TextFiles
+from training.recipes.tokenizer.text_files import ProgressReader, TextFiles
 from training.runs import FAILED
 from training.tokenization.text_tokenizer import BytePairs, open_tokenizer
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from tests.training.tokenization.sample_tokenizers import unicode_texts
-from training.recipes.tokenizer.chips import COLOURS, Part, chips
+from training.recipes.tokenizer.page import COLOURS, Part, chips
 from training.tokenization.text_tokenizer import Piece
 
 
