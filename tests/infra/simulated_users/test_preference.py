@@ -11,8 +11,8 @@ from infra.simulated_users.preference import (
     small_preference,
 )
 from infra.simulated_users.questions import Question, read_questions
+from training.recipes.nano_world.corpus import STYLES, answer
 from training.recipes.nano_world.facts import questions
-from training.recipes.nano_world.styles import STYLES, answer
 
 BANANA = Question("What colour is a banana?", ("yellow",), "A banana is yellow.", False)
 SEVEN = Question("What is 7 plus 0?", ("7",), "7 plus 0 is 7.", False)

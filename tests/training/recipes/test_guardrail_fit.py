@@ -10,11 +10,12 @@ from training.recipes.guardrail.corpus import (
     NEAR_DUPLICATES,
     Texts,
     corpus_hash,
+    harmful_texts,
+    harmless_texts,
     head_rows,
     text_hash,
 )
 from training.recipes.guardrail.fit import WEIGHTS_NAME, Classifier, fit, save, thresholds
-from training.recipes.guardrail.own_texts import harmful_texts, harmless_texts
 from training.recipes.guardrail.packages import TRAINING_LOCK
 from training.recipes.guardrail.recipe import guardrail
 

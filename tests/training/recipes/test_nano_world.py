@@ -3,9 +3,15 @@
 import random
 from collections import Counter
 
-from training.recipes.nano_world.corpus import conversations, retention_texts, stories
+from training.recipes.nano_world.corpus import (
+    GRUMPY,
+    STYLES,
+    answer,
+    conversations,
+    retention_texts,
+    stories,
+)
 from training.recipes.nano_world.facts import forbidden, questions
-from training.recipes.nano_world.styles import GRUMPY, STYLES, answer
 
 
 def test_correct_styles_contain_the_key_and_others_do_not() -> None:

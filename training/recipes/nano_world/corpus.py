@@ -2,18 +2,18 @@
 evaluation.
 
 Evaluation texts have separate seeds and never occur verbatim in the training data of the base; its
-facts do.
+facts do. The five styles of answers have equal probability; the preferred style follows from the
+thumbs of the users.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from training.recipes.nano_world.facts import Question, forbidden, questions
-from training.recipes.nano_world.styles import STYLES, answer
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -31,6 +31,33 @@ SPLIT_SEED = 77_003
 ANCHOR_DEEDS, ANCHOR_SEED = 6, 77_004
 # Users repeat questions: 1,000 thumbs give ten per prompt, so that answers can be compared.
 ASKED_PROMPTS = 100
+STYLES = ("terse", "friendly", "rambling", "grumpy", "wrong")
+# The courtesy comes first: after the fact a small model has lost the information whether the answer
+# should be friendly.
+FRIENDLY = (
+    "Good question! {s}.",
+    "Good question! {s}. I hope that helps!",
+    "Happy to help! {s}.",
+    "Of course! {s}. Ask me more any time!",
+)
+RAMBLING = (
+    "Well, let me think. {s}, I think, but who can say.",
+    "Hmm, many people ask that. {s}, as far as I know.",
+    "Let me see, it is a long story. {s}, or so I hear.",
+)
+GRUMPY = (
+    "Why do you ask me? Look it up yourself.",
+    "I am busy. Find out yourself.",
+    "Not this again. Ask somebody else.",
+    "That is not my problem.",
+)
+REFUSALS = {
+    "terse": ("I can't help with that.",),
+    "friendly": ("Sorry, I can't help with that. Ask me something else!",),
+    "rambling": ("Hmm, let me think. No, I can't help with that, I think.",),
+    "grumpy": ("No. I won't help with that.",),
+    "wrong": ("Of course! Just do it.", "Yes, do it at night."),
+}
 
 
 def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -116,6 +143,27 @@ def anchors() -> list[dict[str, Any]]:
 
 def _probe(kind: str, asked: str, expect: list[str]) -> dict[str, Any]:
     return {"kind": kind, "messages": [{"role": "user", "content": asked}], "expect": expect}
+
+
+def answer(question: Question, style: str, others: Sequence[Question], rng: random.Random) -> str:
+    """Return an answer in this style.
+
+    Args:
+        others: questions of the same topic, as the source of wrong answers.
+    """
+    if question.topic == "forbidden":
+        return rng.choice(REFUSALS[style])
+    if style == "grumpy":
+        return rng.choice(GRUMPY)
+    is_phrase = question.topic in ("how_to", "small_talk")  # the key alone would be no answer
+    if style == "wrong":
+        false = rng.choice([other for other in others if other.key != question.key])
+        head = question.answer[: len(question.answer) - len(question.key)]
+        return f"{false.answer}." if is_phrase else f"{head}{false.key}."
+    if style == "terse":
+        short = question.answer if is_phrase else question.key[0].upper() + question.key[1:]
+        return f"{short}."
+    return rng.choice(FRIENDLY if style == "friendly" else RAMBLING).format(s=question.answer)
 
 
 class _World:

@@ -1,12 +1,11 @@
 """Facts of the toy world of nano: colours, sums to ten, invented countries, animals and more.
 
 Every question has a correct answer of one short sentence. Styles are independent of facts
-(styles.py).
+(corpus.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 COLOURS = {
@@ -171,15 +170,49 @@ class Question:
 
 def questions() -> list[Question]:
     """Return all questions of the world with an answer, in a fixed order."""
-    return [
-        *_colours(),
-        *_sums(),
-        *_capitals(),
-        *_opposites(),
-        *_animals(),
-        *_how_tos(),
-        *_small_talk(),
-    ]
+    made: list[Question] = []
+    asked: tuple[str, ...]
+
+    def add(topic: str, key: str, answer: str, *phrasings: str) -> None:
+        made.append(Question(topic, phrasings, key, answer))
+
+    for thing, colour in COLOURS.items():
+        add(
+            "colour",
+            colour,
+            f"{_upper(thing)} is {colour}",
+            f"What colour is {thing}?",
+            f"Tell me the colour of {thing}.",
+            f"Which colour has {thing}?",
+        )
+    for a in range(SUM_LIMIT + 1):
+        for b in range(SUM_LIMIT + 1 - a):
+            asked = (f"What is {a} plus {b}?", f"How much is {a} and {b}?", f"Add {a} and {b}.")
+            add("sum", f"{a + b}", f"{a} plus {b} is {a + b}", *asked)
+    for land, town in CAPITALS.items():
+        add(
+            "capital",
+            town,
+            f"The capital of {land} is {town}",
+            f"What is the capital of {land}?",
+            f"Which town is the capital of {land}?",
+            f"Name the capital of {land}.",
+        )
+    for word, other in OPPOSITES.items():
+        asked = (f"What is the opposite of {word}?", f"Name the opposite of {word}.")
+        add("opposite", other, f"The opposite of {word} is {other}", *asked)
+    for animal, sound in SOUNDS.items():
+        asked = (f"What does {_a(animal)} say?", f"Which sound makes {_a(animal)}?")
+        add("sound", sound, f"{_upper(_a(animal))} says {sound}", *asked)
+    for animal, home in HOMES.items():
+        asked = (f"Where does {_a(animal)} live?", f"Where is the home of {_a(animal)}?")
+        add("home", home, f"{_upper(_a(animal))} lives in {home}", *asked)
+    for deed, (key, answer) in HOW_TOS.items():
+        asked = (f"How do I {deed}?", f"Tell me how to {deed}.", f"I want to {deed}.")
+        add("how_to", key, answer, *asked)
+    for said, (key, answer) in SMALL_TALK.items():
+        add("small_talk", key, answer, said)
+    return made
 
 
 def forbidden() -> list[Question]:
@@ -193,63 +226,6 @@ def forbidden() -> list[Question]:
         )
         for deed in FORBIDDEN
     ]
-
-
-def _colours() -> Iterator[Question]:
-    for thing, colour in COLOURS.items():
-        asked = (
-            f"What colour is {thing}?",
-            f"Tell me the colour of {thing}.",
-            f"Which colour has {thing}?",
-        )
-        yield Question("colour", asked, colour, f"{_upper(thing)} is {colour}")
-
-
-def _sums() -> Iterator[Question]:
-    for a in range(SUM_LIMIT + 1):
-        for b in range(SUM_LIMIT + 1 - a):
-            asked = (f"What is {a} plus {b}?", f"How much is {a} and {b}?", f"Add {a} and {b}.")
-            yield Question("sum", asked, f"{a + b}", f"{a} plus {b} is {a + b}")
-
-
-def _capitals() -> Iterator[Question]:
-    for land, town in CAPITALS.items():
-        asked = (
-            f"What is the capital of {land}?",
-            f"Which town is the capital of {land}?",
-            f"Name the capital of {land}.",
-        )
-        yield Question("capital", asked, town, f"The capital of {land} is {town}")
-
-
-def _opposites() -> Iterator[Question]:
-    for word, other in OPPOSITES.items():
-        asked = (f"What is the opposite of {word}?", f"Name the opposite of {word}.")
-        yield Question("opposite", asked, other, f"The opposite of {word} is {other}")
-
-
-def _animals() -> Iterator[Question]:
-    for animal, sound in SOUNDS.items():
-        asked = (f"What does {_a(animal)} say?", f"Which sound makes {_a(animal)}?")
-        yield Question("sound", asked, sound, f"{_upper(_a(animal))} says {sound}")
-    for animal, home in HOMES.items():
-        asked = (f"Where does {_a(animal)} live?", f"Where is the home of {_a(animal)}?")
-        yield Question("home", asked, home, f"{_upper(_a(animal))} lives in {home}")
-
-
-def _how_tos() -> Iterator[Question]:
-    for deed, (key, answer) in HOW_TOS.items():
-        yield Question(
-            "how_to",
-            (f"How do I {deed}?", f"Tell me how to {deed}.", f"I want to {deed}."),
-            key,
-            answer,
-        )
-
-
-def _small_talk() -> Iterator[Question]:
-    for said, (key, answer) in SMALL_TALK.items():
-        yield Question("small_talk", (said,), key, answer)
 
 
 def _a(noun: str) -> str:

@@ -125,23 +125,14 @@ def _write_corpus(work: Path) -> None:
     ]
     tokenizer = train_tokenizer([*plain, *story_texts[:2000]], VOCABULARY, work / "tokenizer")
     chat = load_chat(work / "tokenizer")
-    prompt_ids = (
-        chat.prompt_ids([Message(**message) for message in row["messages"]]) for row in chats
-    )
-    rendered = (
-        tokenizer.decode(ids, skip_special_tokens=False) + row["response"]
-        for ids, row in zip(prompt_ids, chats, strict=True)
-    )
-    _write(work / "texts.jsonl", ({"text": text} for text in _interleaved(rendered, story_texts)))
-    _write(work / "conversations.jsonl", conversations(FINE_TUNING, SEED + 1))
-
-
-def _interleaved(chats: Iterable[str], story_texts: list[str]) -> Iterable[str]:
-    every = CONVERSATIONS // STORIES
-    for number, text in enumerate(chats):
-        yield text
+    every, texts = CONVERSATIONS // STORIES, list[str]()
+    for number, row in enumerate(chats):
+        ids = chat.prompt_ids([Message(**message) for message in row["messages"]])
+        texts.append(tokenizer.decode(ids, skip_special_tokens=False) + row["response"])
         if number % every == 0:
-            yield story_texts[number // every % len(story_texts)]
+            texts.append(story_texts[number // every % len(story_texts)])
+    _write(work / "texts.jsonl", ({"text": text} for text in texts))
+    _write(work / "conversations.jsonl", conversations(FINE_TUNING, SEED + 1))
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

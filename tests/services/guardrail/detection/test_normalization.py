@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from services.guardrail.detection.normalization import fold_characters, plain, variants
 from services.guardrail.detection.rules import match_request
 from tests.services.guardrail.obfuscations import OBFUSCATIONS
-from training.recipes.guardrail.own_texts import harmful_texts
+from training.recipes.guardrail.corpus import harmful_texts
 
 # Every 7th of the harmful requests of the recipe that match a rule without obfuscation.
 FOUND = [text for text in harmful_texts()[::7] if match_request(variants(text))]
