@@ -11,20 +11,25 @@ import pytest
 from training.artifacts.manifest import plain, verify_manifest
 from training.model.lora import ADAPTER_WEIGHTS
 from training.recipes.small_sft.__main__ import COMMITTED
+from training.recipes.small_sft.adapter import MAX_BYTES, small_sft
 from training.recipes.small_sft.dataset import (
+    misspell,
     newcomer_conversations,
     read_hand_written,
     without_held_out,
     write_dataset,
 )
-from training.recipes.small_sft.encyclopedia import name_in_question, opening
-from training.recipes.small_sft.example import Example, words
 from training.recipes.small_sft.overlap import overlapping, read_evaluation_texts
-from training.recipes.small_sft.publication import MAX_BYTES
-from training.recipes.small_sft.questions import TASKS, read_questions
-from training.recipes.small_sft.recipe import small_sft
-from training.recipes.small_sft.spelling_noise import misspell
-from training.recipes.small_sft.sums import make_capitals, make_sums
+from training.recipes.small_sft.sources import (
+    TASKS,
+    Example,
+    make_capitals,
+    make_sums,
+    name_in_question,
+    opening,
+    read_questions,
+    words,
+)
 
 
 def test_at_least_200_own_conversations_without_empty_messages() -> None:
@@ -108,7 +113,7 @@ def write_requests(path: Path, rows: list[dict[str, object]]) -> None:
 def test_questions_are_from_train_splits_and_self_contained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.recipes.small_sft.questions.TASKS", {"arc_easy": 1})
+    monkeypatch.setattr("training.recipes.small_sft.sources.TASKS", {"arc_easy": 1})
     rows = [
         {
             "query": "Question: What do plants need to grow?\nAnswer:",

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from training.cluster.runner import StageRun, run_stage
+from training.recipes.small_sft.adapter import BASE_VERSION, VERSION, publish_adapter, small_sft
 from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
-from training.recipes.small_sft.publication import publish_adapter
-from training.recipes.small_sft.recipe import BASE_VERSION, VERSION, small_sft
 from training.runtime.context import Progress
 from training.stages import sft
 
@@ -32,8 +31,10 @@ def main() -> None:
     examples, sources = build_dataset(DatasetConfig(), work / "packages")
     texts_sha256 = write_dataset(examples, work / "texts.jsonl")
     print(f"==> {len(examples)} examples: {json.dumps(sources)}", flush=True)
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     base, output = work / BASE_VERSION, work / "runs" / VERSION
-    config = small_sft(base, work / "texts.jsonl", texts_sha256, output, _commit())
+    config = small_sft(base, work / "texts.jsonl", texts_sha256, output, commit)
     started = time.monotonic()
     run_stage(StageRun("small-sft", sft.run, config), work / "runs", _say)
     manifest = publish_adapter(output, arguments.into, base, sources, time.monotonic() - started)
@@ -44,11 +45,6 @@ def main() -> None:
 def _say(progress: Progress) -> None:
     figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
     print(f"==> step {progress.step} of {progress.total_steps}  {figures}", flush=True)
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 if __name__ == "__main__":

