@@ -28,7 +28,7 @@ from training.reporting.progress import Lines, StageDisplay
 from training.runs import write_json
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different
-from training.stages.policy_config import PolicyConfig
+from training.stages.config import PolicyConfig
 from training.stages.policy_loop import FIRST_UPDATE, check_shares
 from training.stages.prompts import read_data
 from training.verification.items import Item, Split, write_items
