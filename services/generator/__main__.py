@@ -26,7 +26,7 @@ from services.generator.kubernetes.api import (
     open_kubernetes_api,
     read_namespace,
 )
-from services.generator.kubernetes.inference_services import InferenceServices, KubernetesTarget
+from services.generator.kubernetes.inference_services import InferenceServices, Release
 from services.generator.rollout.canary import CanaryController, ManifestError, manifest_version
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
@@ -112,13 +112,13 @@ async def model_server(
         return
     account = settings.kubernetes_directory
     namespace = await asyncio.to_thread(read_namespace, account)
-    place = KubernetesTarget(
+    release = Release(
         namespace, settings.inference_service, settings.models_root, settings.model_port
     )
     async with open_kubernetes_api(
         settings.kubernetes_url, account, settings.kubernetes_seconds
     ) as api:
-        yield InferenceServices(api, http, place, timeouts, settings.load_seconds)
+        yield InferenceServices(api, http, release, timeouts, settings.load_seconds)
 
 
 @asynccontextmanager

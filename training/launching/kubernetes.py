@@ -30,14 +30,14 @@ class ApiError(DetailedError, RuntimeError):
     """A call failed; the text contains the message of the API server.
 
     Attributes:
+        status: HTTP status of the response; 0 without a response.
         temporary: the same call may succeed later.
     """
 
-    reason = "UNREACHABLE"
-
-    def __init__(self, text: str, *, temporary: bool) -> None:
-        super().__init__(text)
-        self.temporary = temporary
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text, reason="REFUSED" if status else "UNREACHABLE")
+        self.status = status
+        self.temporary = status == 0 or status == TOO_MANY or status >= 500
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class KubernetesTarget:
 class KubernetesApi:
     """Objects of one namespace."""
 
-    def __init__(self, place: KubernetesTarget) -> None:
-        self._target = place
+    def __init__(self, target: KubernetesTarget) -> None:
+        self._target = target
         # Plain HTTP is used in tests only.
-        secure = place.url.startswith("https:")
+        secure = target.url.startswith("https:")
         self._context = (
-            ssl.create_default_context(cafile=str(place.account / "ca.crt")) if secure else None
+            ssl.create_default_context(cafile=str(target.account / "ca.crt")) if secure else None
         )
 
     def read(self, kind: str, name: str) -> Manifest | None:
@@ -77,7 +77,7 @@ class KubernetesApi:
         """
         try:
             found: Manifest = self._call("GET", self._path(kind, name))
-        except _StatusError as error:
+        except ApiError as error:
             if error.status == NOT_FOUND:
                 return None
             raise
@@ -109,7 +109,7 @@ class KubernetesApi:
         """
         try:
             self._call("POST", self._path(kind), manifest)
-        except _StatusError as error:
+        except ApiError as error:
             if error.status == TAKEN:
                 return False
             raise
@@ -126,7 +126,7 @@ class KubernetesApi:
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         try:
             self._call("DELETE", self._path(kind, name), options)
-        except _StatusError as error:
+        except ApiError as error:
             if error.status not in (NOT_FOUND, TAKEN):  # TAKEN: another object has the name now
                 raise
 
@@ -156,25 +156,13 @@ class KubernetesApi:
             with urlopen(request, timeout=CALL_SECONDS, context=self._context) as answer:  # noqa: S310
                 return json.load(answer)
         except HTTPError as error:
-            raise _StatusError(
-                error.code, f"{method} {path}: {error.code}: {_message(error)}"
+            with error:
+                text = error.read().decode(errors="replace")
+            # A proxy in front of the API server may respond without a Status object.
+            with suppress(ValueError, KeyError, TypeError):
+                text = str(json.loads(text)["message"])
+            raise ApiError(
+                f"{method} {path}: {error.code}: {text[:MAX_MESSAGE_CHARACTERS]}", error.code
             ) from error
         except (URLError, HTTPException, OSError, ValueError) as error:
-            raise ApiError(f"{method} {path}: {error}", temporary=True) from error
-
-
-class _StatusError(ApiError):
-    reason = "REFUSED"
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text, temporary=status >= 500 or status == TOO_MANY)
-        self.status = status
-
-
-def _message(error: HTTPError) -> str:
-    """Return the message of the API server."""
-    with error:
-        text = error.read().decode(errors="replace")
-    with suppress(ValueError, KeyError, TypeError):
-        text = str(json.loads(text)["message"])
-    return text[:MAX_MESSAGE_CHARACTERS]
+            raise ApiError(f"{method} {path}: {error}") from error

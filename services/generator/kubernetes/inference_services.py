@@ -51,7 +51,7 @@ NO_KSERVE = "the cluster has no InferenceServices; check that KServe is installe
 
 
 @dataclass(frozen=True)
-class KubernetesTarget:
+class Release:
     """Location of the release in the cluster.
 
     Args:
@@ -77,13 +77,13 @@ class InferenceServices:
         self,
         api: KubernetesApi,
         http: aiohttp.ClientSession,
-        target: KubernetesTarget,
+        release: Release,
         timeouts: Timeouts,
         load_seconds: float,
     ) -> None:
         self._api = api
         self._http = http
-        self._target = target
+        self._release = release
         self._timeouts = timeouts
         self._load_seconds = load_seconds
         self._template: Template | None = None
@@ -190,7 +190,9 @@ class InferenceServices:
         except NotFoundError as error:
             raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
         found = [
-            observe(item, self._target.port) for item in listed["items"] if is_owned(template, item)
+            observe(item, self._release.port)
+            for item in listed["items"]
+            if is_owned(template, item)
         ]
         if any(item.template != template.digest for item in found):
             # Apply the present template to objects that were made from another one. The template is
@@ -205,16 +207,16 @@ class InferenceServices:
         return found
 
     async def _read_template(self) -> Template:
-        path = f"/api/v1/namespaces/{self._target.namespace}/configmaps/{self._target.config_map}"
+        path = f"/api/v1/namespaces/{self._release.namespace}/configmaps/{self._release.config_map}"
         try:
             self._template = read_template(await self._api.get(path))
         except (NotFoundError, InvalidTemplateError) as error:
             text = (
-                f"the chart's ConfigMap {self._target.config_map} is missing, "
+                f"the chart's ConfigMap {self._release.config_map} is missing, "
                 "or holds no InferenceService"
             )
             raise FailedPreconditionError(
-                text, reason="NO_TEMPLATE", field=self._target.config_map
+                text, reason="NO_TEMPLATE", field=self._release.config_map
             ) from error
         return self._template
 
@@ -224,7 +226,7 @@ class InferenceServices:
             async with asyncio.timeout(self._load_seconds):
                 while True:
                     try:
-                        observed = observe(await self._api.get(path), self._target.port)
+                        observed = observe(await self._api.get(path), self._release.port)
                     except NotFoundError as error:
                         raise UnavailableError(
                             "the InferenceService was deleted while it loaded",
@@ -284,23 +286,23 @@ class InferenceServices:
 
     def _model_folder(self, directory: str) -> str:
         try:
-            folder = PurePosixPath(directory).relative_to(self._target.models_root)
+            folder = PurePosixPath(directory).relative_to(self._release.models_root)
         except ValueError as error:
             raise FailedPreconditionError(
-                f"the directory is outside of {self._target.models_root}, the models' claim",
+                f"the directory is outside of {self._release.models_root}, the models' claim",
                 field="directory",
                 reason="OUT_OF_RANGE",
-                limit=str(self._target.models_root),
+                limit=str(self._release.models_root),
             ) from error
         if ".." in folder.parts or not folder.parts:
             raise FailedPreconditionError(
                 "the directory must be a folder inside the models' claim, without '..'",
                 field="directory",
                 reason="MALFORMED",
-                limit=str(self._target.models_root),
+                limit=str(self._release.models_root),
             )
         return str(folder)
 
     def _path(self, template: Template) -> str:
         group = template.manifest["apiVersion"]
-        return f"/apis/{group}/namespaces/{self._target.namespace}/{OBJECTS}"
+        return f"/apis/{group}/namespaces/{self._release.namespace}/{OBJECTS}"

@@ -24,7 +24,7 @@ from services.generator.kubernetes.api import (
     open_kubernetes_api,
     read_namespace,
 )
-from services.generator.kubernetes.inference_services import InferenceServices, KubernetesTarget
+from services.generator.kubernetes.inference_services import InferenceServices, Release
 from tests.kserve_models import round_trip
 from tests.services.generator.fake_kubernetes import (
     CONFIG_MAP,
@@ -83,7 +83,7 @@ async def world_of(
     tmp_path: Path, kubernetes: FakeKubernetes, load_seconds: float = 20.0
 ) -> AsyncIterator[World]:
     account = tmp_path / "account"
-    target = KubernetesTarget(NAMESPACE, CONFIG_MAP, Path("/models"))
+    release = Release(NAMESPACE, CONFIG_MAP, Path("/models"))
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(kubernetes_api(kubernetes, account))
         api = await stack.enter_async_context(open_kubernetes_api(url, account, seconds=2.0))
@@ -91,7 +91,7 @@ async def world_of(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=1.0))
         )
         another = partial(
-            InferenceServices, api, http, target, Timeouts(5.0, 2.0, 0.3), load_seconds
+            InferenceServices, api, http, release, Timeouts(5.0, 2.0, 0.3), load_seconds
         )
         world = World(kubernetes, another(), account, stack, another)
         yield world
