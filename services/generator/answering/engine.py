@@ -270,20 +270,21 @@ class Engine:
 
         A slow reader must not look like a hanging model server.
         """
-        reader = asyncio.create_task(self._read(answer, assignment, request, sampling))
+
+        async def read() -> None:
+            try:
+                await self._server.answer(
+                    assignment.version, request.messages, sampling, answer.add
+                )
+            except NotFoundError as error:
+                raise self._router.lost_version_error(assignment) from error
+            finally:
+                answer.texts.put_nowait(None)
+
+        reader = asyncio.create_task(read())
         try:
             yield reader
         finally:
             reader.cancel()
             with suppress(asyncio.CancelledError, ServiceError):
                 await reader
-
-    async def _read(
-        self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
-    ) -> None:
-        try:
-            await self._server.answer(assignment.version, request.messages, sampling, answer.add)
-        except NotFoundError as error:
-            raise self._router.lost_version_error(assignment) from error
-        finally:
-            answer.texts.put_nowait(None)

@@ -8,8 +8,7 @@ repository extension describe directories.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -93,9 +92,13 @@ class Completions:
             UnavailableError: the server is unreachable, hangs, or ends the stream early.
         """
         body = _chat_body(version, messages, sampling)
+        timeout = asyncio.timeout(self._timeouts.first_token_seconds)
+        # `probe_failed` may move the timeout. No other task runs between these lines and the start
+        # and the end of the timeout, so the set holds running timeouts only.
+        self._answer_timeouts.add(timeout)
         try:
             async with (
-                self._answer_timeout() as timeout,
+                timeout,
                 self._http.post(
                     f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
                 ) as response,
@@ -110,6 +113,8 @@ class Completions:
             raise _unreachable_error(self.url) from error
         except (aiohttp.ClientError, LineTooLong, MalformedStreamError) as error:
             raise _stream_lost_error() from error
+        finally:
+            self._answer_timeouts.remove(timeout)
 
     async def _read(
         self,
@@ -131,15 +136,6 @@ class Completions:
                 next_reschedule = loop.time() + RESCHEDULE_SECONDS
                 answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
             on_chunk(chunk)
-
-    @asynccontextmanager
-    async def _answer_timeout(self) -> AsyncIterator[asyncio.Timeout]:
-        async with asyncio.timeout(self._timeouts.first_token_seconds) as timeout:
-            self._answer_timeouts.add(timeout)
-            try:
-                yield timeout
-            finally:
-                self._answer_timeouts.remove(timeout)
 
 
 class HttpModelServer:

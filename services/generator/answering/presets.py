@@ -103,25 +103,24 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
         ) from error
     tasks = _object(content, file.name)
     _require(tasks, "", TASKS)
-    return {task: _preset(task, tasks[task]) for task in TASKS}
-
-
-def _preset(task: Task, content: object) -> Preset:
-    values = _object(content, task)
-    _require(values, f"{task}.", ["temperature", "top_p"])
-    for name, value in values.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            field = f"{task}.{name}"
+    presets: dict[Task, Preset] = {}
+    for task in TASKS:
+        values = _object(tasks[task], task)
+        _require(values, f"{task}.", ["temperature", "top_p"])
+        for name, value in values.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                field = f"{task}.{name}"
+                raise PresetError(
+                    f"{field} must be a number", field=field, reason="WRONG_TYPE", limit="a number"
+                )
+        try:
+            presets[task] = Preset(**values)
+        except PresetError as error:
+            field = f"{task}.{error.field}"
             raise PresetError(
-                f"{field} must be a number", field=field, reason="WRONG_TYPE", limit="a number"
-            )
-    try:
-        return Preset(**values)
-    except PresetError as error:
-        field = f"{task}.{error.field}"
-        raise PresetError(
-            f"{task}.{error.text}", field=field, reason=error.reason, limit=error.limit
-        ) from error
+                f"{task}.{error.text}", field=field, reason=error.reason, limit=error.limit
+            ) from error
+    return presets
 
 
 def _object(content: object, field: str) -> dict[str, Any]:
