@@ -27,7 +27,7 @@ help: ## show this help
 
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(if $(LOOP_EVERY),$(VENV) -m infra.embedded check --recipe $(RECIPE) && $(PYTHON) infra/install/environment.py training)
+	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check --recipe $(RECIPE) && $(PYTHON) infra/install/environment.py training)
 	@$(THUMBWHEEL) up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
@@ -43,9 +43,9 @@ test: ## install the requirements of tests and run them without root and cluster
 
 test-cluster: ## run the tests on a real Kubernetes node (root, Debian 12; 13 minutes; CLUSTER=skip skips them)
 	@$(PYTHON) infra/install/environment.py dev
-	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster able
+	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.machine.cluster able
 	@$(VENV) -m infra.install.requirements
-	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
+	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.machine.cluster install && $(VENV) -m infra.machine.kuberay; }
 	@$(VENV) -m pytest -m "cluster and not long" --dist no --durations 30 tests/infra
 
 test-long: ## run the long tests in slices of at most 40 minutes, recorded in docs/long-tests.jsonl (SLICE="cluster mutants"; default all)
@@ -63,19 +63,19 @@ mutants: ## alias: run the slice with known bugs of training (NAME="…": prefix
 
 cluster: ## start a Kubernetes node on this machine: built once (10 minutes), starts in seconds; root, Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.cluster install
-	@$(VENV) -m infra.cluster up $(CLUSTER_STATE)
+	@$(VENV) -m infra.machine.cluster install
+	@$(VENV) -m infra.machine.cluster up $(CLUSTER_STATE)
 
 deploy: ## deploy images, chart and stores to that cluster and print the URL (TRAINING=local|kuberay [WHOLE=1]  PORT=  GRPC_PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.servers install
-	@$(VENV) -m infra.cluster install
+	@$(VENV) -m infra.machine.servers install
+	@$(VENV) -m infra.machine.cluster install
 	@$(if $(TRAINING),$(PYTHON) infra/install/environment.py training)
-	@$(if $(filter kuberay,$(TRAINING)),$(VENV) -m infra.kuberay)
-	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(if $(WHOLE),--whole) $(CLUSTER_STATE)
+	@$(if $(filter kuberay,$(TRAINING)),$(VENV) -m infra.machine.kuberay)
+	@$(VENV) -m infra.run.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(if $(WHOLE),--whole) $(CLUSTER_STATE)
 
 cluster-down: ## stop the cluster and remove its files
-	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)
+	@$(VENV) -m infra.machine.cluster down $(CLUSTER_STATE)
 
 cluster-test: test-cluster ## alias: run test-cluster, then the long slices on a cluster
 	@$(MAKE) --no-print-directory test-long SLICE="cluster cluster-training"
@@ -88,13 +88,13 @@ check: ## check format, lint, types, code rules, protos, generated files and the
 # failure. Scripts call the commands directly.
 loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano  STATE=; stack: STATE=.state/stack)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.embedded check --recipe $(RECIPE) --state $(STATE) && \
+	@$(VENV) -m infra.run.embedded check --recipe $(RECIPE) --state $(STATE) && \
 	  $(PYTHON) infra/install/environment.py training && \
 	  $(THUMBWHEEL) loop --recipe $(RECIPE) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
 demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.embedded check --recipe $(RECIPE)
+	@$(VENV) -m infra.run.embedded check --recipe $(RECIPE)
 	@$(PYTHON) infra/install/environment.py training
 	@$(THUMBWHEEL) demo --recipe $(RECIPE)
 

@@ -43,9 +43,9 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from infra.embedded.layout import Layout, free_ports, programs
-from infra.servers.go import find_go
-from infra.supervision.ports import HOST, free_port
+from infra.machine.servers.go import find_go
+from infra.run.embedded.layout import Layout, free_ports, programs
+from infra.run.supervision.ports import HOST, free_port
 
 VERSION = "instant-1"
 QUESTION = "hw do i lern python its very hard"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from infra.servers import installation
+from infra.machine.servers import installation
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 from training.verification.sandbox.runs import Sandbox, open_sandbox
 

@@ -30,9 +30,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from infra.servers.installation import find_installed
-from infra.servers.postgres import Postgres
-from infra.supervision.ports import free_port
+from infra.machine.servers.installation import find_installed
+from infra.machine.servers.postgres import Postgres
+from infra.run.supervision.ports import free_port
 
 CLIENTS = 32
 ROUNDS = 3

@@ -36,10 +36,10 @@ from benchmarks.chat_path import (
     ready,
     running,
 )
-from infra.embedded.layout import Layout, free_ports, programs
-from infra.servers import installation
-from infra.servers.valkey import Valkey
-from infra.supervision.ports import HOST, distinct_free_ports, free_port
+from infra.machine.servers import installation
+from infra.machine.servers.valkey import Valkey
+from infra.run.embedded.layout import Layout, free_ports, programs
+from infra.run.supervision.ports import HOST, distinct_free_ports, free_port
 
 GOAL_ADDED_MS, GOAL_CANCEL_MS = 1.0, 100.0
 STREAMS = 50

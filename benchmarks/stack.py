@@ -42,14 +42,14 @@ from benchmarks.chat_path import (
     many_at_once,
     print_environment,
 )
-from infra.embedded.layout import Layout
-from infra.servers.fleet import assemble, choose_ports
-from infra.servers.installation import install
-from infra.stack.layout import StackLayout, metrics_targets, stack_ports
-from infra.stack.preparation import prepare_stores
-from infra.supervision.child import Program
-from infra.supervision.ports import HOST, free_port
-from infra.supervision.supervisor import supervised
+from infra.machine.servers.fleet import assemble, choose_ports
+from infra.machine.servers.installation import install
+from infra.run.embedded.layout import Layout
+from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
+from infra.run.stack.preparation import prepare_stores
+from infra.run.supervision.child import Program
+from infra.run.supervision.ports import HOST, free_port
+from infra.run.supervision.supervisor import supervised
 from training.data.feedback.bucket import Bucket, bucket_location
 from training.data.feedback.catalogue import Objects
 

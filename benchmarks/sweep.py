@@ -39,8 +39,8 @@ from benchmarks.chat_path import (
     print_environment,
     ready,
 )
-from infra.embedded.layout import ROOT, Layout, free_ports, programs
-from infra.supervision.ports import HOST, free_port
+from infra.run.embedded.layout import ROOT, Layout, free_ports, programs
+from infra.run.supervision.ports import HOST, free_port
 
 STREAMS = (5, 10, 25, 50, 100, 200, 400)
 SECONDS, LONGER_FROM, LONGER_SECONDS = 10.0, 100, 14.0

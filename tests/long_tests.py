@@ -91,12 +91,12 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
-        modules=(("infra.cluster", "install"),),
+        modules=(("infra.machine.cluster", "install"),),
         pytest=("-m", "cluster and long and not ray", *ONE_BY_ONE, "tests/infra"),
     ),
     "cluster-training": Slice(
         "on a real Kubernetes: turns of the loop as Jobs and as RayJobs",
-        modules=(("infra.cluster", "install"), ("infra.kuberay",)),
+        modules=(("infra.machine.cluster", "install"), ("infra.machine.kuberay",)),
         pytest=("-m", "cluster and long and ray", *ONE_BY_ONE, "tests/infra"),
     ),
     "mutants": Slice(

@@ -23,13 +23,13 @@ import pg8000.dbapi
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from infra.servers import installation
-from infra.servers.kafka import PORTS_A_BROKER, Kafka
-from infra.servers.postgres import USER, Postgres
-from infra.servers.seaweedfs import ACCESS_KEY, PORTS, SeaweedFS, connect
-from infra.servers.valkey import DATABASES, Valkey
-from infra.supervision.child import Program
-from infra.supervision.ports import HOST, distinct_free_ports, free_port
+from infra.machine.servers import installation
+from infra.machine.servers.kafka import PORTS_A_BROKER, Kafka
+from infra.machine.servers.postgres import USER, Postgres
+from infra.machine.servers.seaweedfs import ACCESS_KEY, PORTS, SeaweedFS, connect
+from infra.machine.servers.valkey import DATABASES, Valkey
+from infra.run.supervision.child import Program
+from infra.run.supervision.ports import HOST, distinct_free_ports, free_port
 
 READY_SECONDS = 120.0
 AnyServer = TypeVar("AnyServer", bound="Server")

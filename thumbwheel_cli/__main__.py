@@ -34,18 +34,20 @@ class Command:
     groups: tuple[str, ...] = ("services",)
 
 
-EMBEDDED, USERS, TRAINING = "infra.embedded", "infra.simulated_users", "training"
+EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "training"
 COMMANDS = {
     "up": Command(
         "run the whole system, print one URL", EMBEDDED, ("up",), ("services", "predictor")
     ),
     "stack": Command(
-        "run the system on real Kafka, Postgres, Valkey and S3", "infra.stack", ("up",)
+        "run the system on real Kafka, Postgres, Valkey and S3", "infra.run.stack", ("up",)
     ),
     "loop": Command("run the training loop once", EMBEDDED, ("loop",), tuple(PROBES)),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
-    "models fetch": Command("install a model: small, a directory or a hub id", "infra.small_model"),
+    "models fetch": Command(
+        "install a model: small, a directory or a hub id", "infra.install.small_model"
+    ),
     "models lineage": Command(
         "list versions and the data behind them", TRAINING, ("lineage",), ("training",)
     ),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-BUF = "infra/tools/node_modules/.bin/buf"
+BUF = "infra/install/node/node_modules/.bin/buf"
 CODE = ("services", "training", "infra", "thumbwheel_cli", "tests", "benchmarks")
 
 
@@ -34,7 +34,7 @@ STEPS = (
     Step("proto lint", (BUF, "lint")),
     Step("proto format", (BUF, "format", "--diff", "--exit-code")),
     Step("proto breaking", (BUF, "breaking", "--against", "proto/released.binpb")),
-    Step("generated code", (sys.executable, "-m", "infra.proto.fresh")),
+    Step("generated code", (sys.executable, "-m", "infra.install.protos")),
     Step("metrics of the docs", (sys.executable, "-m", "infra.docs.metrics", "--check")),
     Step("settings of the docs", (sys.executable, "-m", "infra.docs.settings", "--check")),
     Step("faults of the docs", (sys.executable, "-m", "infra.docs.faults", "--check")),
@@ -42,7 +42,7 @@ STEPS = (
     Step("chart", (sys.executable, "-m", "infra.docs.chart", "--check")),
     Step("services of the chart", (sys.executable, "-m", "infra.docs.chart_services", "--check")),
     Step("settings of the chart", (sys.executable, "-m", "infra.docs.chart_settings", "--check")),
-    Step("images", (sys.executable, "-m", "infra.images", "containerfile", "--check")),
+    Step("images", (sys.executable, "-m", "infra.machine.images", "containerfile", "--check")),
     Step("long tests", (sys.executable, "-m", "tests.long_tests", "--check"), warns=True),
     Step("page", (sys.executable, "-m", "infra.install.tools", "page", "--check")),
 )

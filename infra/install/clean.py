@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from infra.install.environment import ROOT, cache
-from infra.supervision.supervisor import RUNNING, find_running
+from infra.run.supervision.supervisor import RUNNING, find_running
 
 STATES = ".state*"
 # State folders may be nested: the stack, a demonstration, the servers of the stack.

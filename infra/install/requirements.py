@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from infra.cluster import installation as cluster
-from infra.definitions import installation as definitions
 from infra.install import tools
-from infra.servers import installation as servers
-from infra.servers.errors import ServerError
-from infra.servers.installation import Part
-from infra.supervision import interruption
-from infra.supervision.terminal import SUPERVISOR, Terminal
+from infra.install.definitions import installation as definitions
+from infra.machine.cluster import installation as cluster
+from infra.machine.servers import installation as servers
+from infra.machine.servers.errors import ServerError
+from infra.machine.servers.installation import Part
+from infra.run.supervision import interruption
+from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
 Say = Callable[[str], None]
 
@@ -84,8 +84,8 @@ KAFKA = frozenset({"kafka", "kafka_of_three", "system"})
 OWN_KAFKA = (
     "tests/faults/test_f05",
     "tests/faults/test_f07",
-    "tests/infra/evaluation_stores/",
-    "tests/infra/servers/test_fleet.py",
+    "tests/infra/machine/evaluation_stores/",
+    "tests/infra/machine/servers/test_fleet.py",
     "tests/journeys/test_real_servers.py",
 )
 OWN_SERVERS = (
@@ -93,7 +93,7 @@ OWN_SERVERS = (
     "tests/charts/test_evaluation.py",
     "tests/faults/test_f21",
     "tests/faults/test_f22",
-    "tests/infra/servers/test_valkey.py",
+    "tests/infra/machine/servers/test_valkey.py",
 )
 REQUIREMENTS = (
     Requirement(
@@ -136,7 +136,7 @@ REQUIREMENTS = (
         *of_parts(lambda: cluster.client_parts(cluster.locate())),
         "of the chart",
         paths=(
-            *("tests/charts/", "tests/infra/kserve_simulation/"),
+            *("tests/charts/", "tests/infra/simulate/kserve/"),
             "tests/architecture/test_adding_a_service.py",
         ),
     ),
@@ -144,7 +144,10 @@ REQUIREMENTS = (
         "resource definitions of other operators",
         *of_parts(lambda: [definitions.part()]),
         "of the chart's objects against their definitions",
-        paths=("tests/charts/test_kinds.py", "tests/infra/definitions/test_installation.py"),
+        paths=(
+            "tests/charts/test_kinds.py",
+            "tests/infra/install/definitions/test_installation.py",
+        ),
     ),
 )
 

@@ -18,7 +18,7 @@ from infra.install.environment import atomic_folder, cache
 from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "infra" / "tools"
+TOOLS = ROOT / "infra" / "install" / "node"
 PAGE = ROOT / "services" / "web"
 
 

@@ -58,10 +58,10 @@ SETTINGS_OF_SERVERS = (
 LAYOUTS = """
 import json, sys
 from pathlib import Path
-from infra.embedded.layout import Layout, free_ports, programs
-from infra.servers.fleet import assemble, choose_ports
-from infra.stack.layout import StackLayout, metrics_targets, stack_ports
-from infra.supervision.terminal import colours
+from infra.run.embedded.layout import Layout, free_ports, programs
+from infra.machine.servers.fleet import assemble, choose_ports
+from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
+from infra.run.supervision.terminal import colours
 
 state = Path(sys.argv[1])
 model = state / "model"
@@ -234,7 +234,7 @@ def test_service_starts_and_answers_its_health_check(copy: Copy, layouts: Any) -
 
 
 def test_certificate_is_issued_for_the_service(copy: Copy, tmp_path: Path) -> None:
-    copy.run(sys.executable, "-m", "infra.certificates", "--into", str(tmp_path))
+    copy.run(sys.executable, "-m", "infra.machine.certificates", "--into", str(tmp_path))
     certificate = x509.load_pem_x509_certificate((tmp_path / "echo.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["echo.thumbwheel"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.cluster.installation import locate
+from infra.machine.cluster.installation import locate
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 VALUES = CHART / "ci"
@@ -43,7 +43,7 @@ def helm(*arguments: str, helm3: bool = False) -> subprocess.CompletedProcess[st
     """Run Helm 4, or Helm 3 if `helm3` is set."""
     tools = locate()
     binary = (tools.helm3 if helm3 else tools.clients) / "helm"
-    assert binary.exists(), "Helm is missing, run python -m infra.cluster clients"
+    assert binary.exists(), "Helm is missing, run python -m infra.machine.cluster clients"
     return subprocess.run(
         [str(binary), *arguments], capture_output=True, text=True, check=False, timeout=60
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from infra.evaluation_stores import layout, ping
-from infra.evaluation_stores.preparation import PREPARE
-from infra.servers.installation import find_installed
-from infra.servers.postgres import USER
-from infra.servers.seaweedfs import ACCESS_KEY
+from infra.machine.evaluation_stores import layout, ping
+from infra.machine.evaluation_stores.preparation import PREPARE
+from infra.machine.servers.installation import find_installed
+from infra.machine.servers.postgres import USER
+from infra.machine.servers.seaweedfs import ACCESS_KEY
 from infra.service_table import service_table
 from tests.charts.rendering import Object, component, of_kind, render
 
@@ -38,7 +38,7 @@ def secret() -> dict[str, str]:
 
 @pytest.mark.parametrize("store", PREPARE)
 def test_a_store_has_its_own_mounts_and_only_its_own_secret(store: str) -> None:
-    assert container(store)["args"][:2] == ["infra.evaluation_stores", store]
+    assert container(store)["args"][:2] == ["infra.machine.evaluation_stores", store]
     mounts = {mount["name"]: mount["mountPath"] for mount in container(store)["volumeMounts"]}
     assert mounts["data"] == layout.DATA
     assert mounts.get("secrets", layout.SECRETS) == layout.SECRETS

@@ -1,7 +1,7 @@
 """Objects of Kubernetes' own kinds have only fields of the oldest and newest supported versions.
 
 Resources of other operators are checked against their definitions on a real API server in
-tests/infra/deploy/test_admission.py.
+tests/infra/run/deploy/test_admission.py.
 """
 
 import copy

@@ -28,7 +28,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from infra.supervision.ports import HOST, free_port
+from infra.run.supervision.ports import HOST, free_port
 from services.chassis.errors import from_rpc
 from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
 from services.chassis.server import serving

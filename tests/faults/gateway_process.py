@@ -17,7 +17,7 @@ import grpc
 from thumbwheel.chat.v1 import chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
-from infra.supervision.ports import HOST, distinct_free_ports
+from infra.run.supervision.ports import HOST, distinct_free_ports
 from services.chassis.channel import open_channel
 from services.gateway.store.database import open_database
 from services.gateway.store.keys import SqlKeyStore

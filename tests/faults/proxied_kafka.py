@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.faults.proxy import StreamProxy
-from infra.supervision.ports import HOST
+from infra.run.supervision.ports import HOST
+from infra.simulate.faults.proxy import StreamProxy
 from tests.servers import KafkaServer, running
 
 

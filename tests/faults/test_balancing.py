@@ -12,7 +12,7 @@ import grpc
 import pytest
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
-from infra.faults.tcp import Fault, TcpFaults, TcpProxy
+from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.channel import open_channel
 from tests.faults.names import name_server
 from tests.faults.replica import in_process_replica

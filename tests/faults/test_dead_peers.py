@@ -11,7 +11,7 @@ import pytest
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from infra.faults.tcp import Fault, TcpFaults, TcpProxy
+from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.channel import open_channel
 from tests.faults.processes import Process, replica
 

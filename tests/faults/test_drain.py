@@ -13,7 +13,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
-from infra.embedded.layout import free_port
+from infra.run.embedded.layout import free_port
 from services.chassis.channel import open_channel
 from tests.faults.processes import start_replica
 from tests.faults.replica import in_process_replica

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from infra.faults.tcp import TcpFaults, TcpProxy
+from infra.simulate.faults.tcp import TcpFaults, TcpProxy
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError
 from services.feedback.lake.s3_store import S3Location, S3Store
 from tests.faults.feedback import (

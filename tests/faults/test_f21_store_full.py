@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infra.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
 from tests.faults.feedback import (
     S3,
     Clients,

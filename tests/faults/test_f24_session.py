@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from thumbwheel.session.v1 import session_pb2
 
-from infra.faults.postgres import CommitFault, CommitProxy
+from infra.simulate.faults.postgres import CommitFault, CommitProxy
 from tests.services.session.replicas import foreign_connection
 from tests.services.session.service import (
     ADA,

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
-from infra.faults.tcp import Fault, TcpFaults, TcpProxy
+from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.errors import ServiceError
 from tests.services.gateway.calls import read_to_error, until
 from tests.services.gateway.fakes import Backends, backends

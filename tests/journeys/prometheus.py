@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.servers.installation import locate
-from infra.servers.prometheus import Prometheus
+from infra.machine.servers.installation import locate
+from infra.machine.servers.prometheus import Prometheus
+from infra.run.supervision.ports import free_port
 from infra.service_table import service_table
-from infra.supervision.ports import free_port
 from infra.watching.files import ALERTS
 from infra.watching.panels import Dashboard
 from tests.servers import Server

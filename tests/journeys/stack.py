@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from infra.embedded.environment import read_environment
+from infra.run.embedded.environment import read_environment
 from services.gateway.identity.key_commands import add_key_commands, run_key_command
 from training.__main__ import main
 
@@ -113,7 +113,9 @@ class Stack:
 
 
 @contextmanager
-def running_stack(state: Path, model: str = "nano", how: str = "infra.embedded") -> Iterator[Stack]:
+def running_stack(
+    state: Path, model: str = "nano", how: str = "infra.run.embedded"
+) -> Iterator[Stack]:
     """Run `make up` or `make stack`, without make, on free ports. Stopped by SIGINT."""
     command = [sys.executable, "-m", how, "up", "--model", model, "--state", str(state)]
     supervisor = subprocess.Popen(

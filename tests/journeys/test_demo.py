@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.layout import ROOT
+from infra.run.embedded.layout import ROOT
 
 
 def run_demo(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -15,7 +15,7 @@ def run_demo(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
-        "infra.simulated_users",
+        "infra.simulate.users",
         "demo",
         "--recipe",
         "nano",

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from infra.embedded.layout import Layout
-from infra.simulated_users.bounds import Counts
-from infra.simulated_users.client import open_client
-from infra.simulated_users.demo import Demonstration
-from infra.simulated_users.settings import PLANS, Control, Settings
-from infra.simulated_users.system import Rows, System
+from infra.run.embedded.layout import Layout
+from infra.simulate.users.bounds import Counts
+from infra.simulate.users.client import open_client
+from infra.simulate.users.demo import Demonstration
+from infra.simulate.users.settings import PLANS, Control, Settings
+from infra.simulate.users.system import Rows, System
 from tests.journeys.client import Client, finish_of, text_of
 from tests.journeys.stack import Stack, running_stack
 

@@ -19,7 +19,7 @@ SETTLED_SECONDS = 90
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[Stack]:
-    with running_stack(tmp_path / "state", how="infra.stack") as running:
+    with running_stack(tmp_path / "state", how="infra.run.stack") as running:
         yield running
 
 

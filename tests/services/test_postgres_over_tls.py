@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from pydantic import ValidationError
 
-from infra.certificates.authority import Authority
+from infra.machine.certificates.authority import Authority
 from services.feedback.settings import FeedbackSettings
 from tests.servers import PostgresServer
 

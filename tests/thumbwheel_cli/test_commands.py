@@ -58,7 +58,7 @@ def test_image_without_the_module_or_group_names_the_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cli, "ROOT", tmp_path)
-    assert "infra.embedded is not part of this image" in cli.missing(cli.COMMANDS["up"])
+    assert "infra.run.embedded is not part of this image" in cli.missing(cli.COMMANDS["up"])
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "__main__.py").touch()
     monkeypatch.setitem(cli.PROBES, "training", "a_package_that_is_not_installed")

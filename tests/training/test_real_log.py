@@ -13,7 +13,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.supervision.ports import free_port
+from infra.run.supervision.ports import free_port
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, turn

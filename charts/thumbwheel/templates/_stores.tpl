@@ -11,7 +11,7 @@ postgres:
   stop: [{{ $postgres }}/pg_ctl, stop, -m, fast, -D, /data/data]
 kafka: {port: 9092, fact: kafka, ready: {tcpSocket: {port: kafka}}}
 s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /healthz, port: s3}}, graceSeconds: 5}
-valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.evaluation_stores.ping]}}}
+valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.machine.evaluation_stores.ping]}}}
 {{- end -}}
 
 {{/* host:port of an evaluation store. Arguments: list of root and store. */}}

@@ -9,7 +9,7 @@ import pytest
 
 from infra.install import requirements
 from infra.install.requirements import REQUIREMENTS, Requirement
-from infra.servers.errors import ServerError
+from infra.machine.servers.errors import ServerError
 
 CONFTEST = Path(__file__).parents[2] / "conftest.py"
 TESTS = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.servers.installation import locate
+from infra.machine.servers.installation import locate
 from infra.watching.files import ALERTS
 from tests.infra.watching.cases import CASES, Case
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
-from infra.certificates.authority import Authority, CertificatePair
-from infra.certificates.folder import issue_certificates, tls_settings, write_pair
+from infra.machine.certificates.authority import Authority, CertificatePair
+from infra.machine.certificates.folder import issue_certificates, tls_settings, write_pair
 from services.chassis import mutual_tls, reconnecting_channel
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError

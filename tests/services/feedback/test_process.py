@@ -12,7 +12,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from infra.supervision.ports import free_port
+from infra.run.supervision.ports import free_port
 from services.feedback.__main__ import main
 from services.feedback.lake.ledger import Ledger
 from services.feedback.store.database import open_database

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from cryptography import x509
 
-from infra.certificates.authority import Authority
+from infra.machine.certificates.authority import Authority
 
 NAMESPACE, CONFIG_MAP = "chat", "tw-thumbwheel-inference-service"
 LABELS = {"app.kubernetes.io/instance": "tw", "app.kubernetes.io/component": "predictor"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.servers import installation
+from infra.machine.servers import installation
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 from training.verification.sandbox.runs import Limits, Sandbox, open_sandbox
 from training.verification.workers import WorkerLimits, Workers

@@ -38,7 +38,7 @@ def test_missing_bubblewrap_is_refused_with_a_remedy(tmp_path: Path) -> None:
         open_sandbox({"PATH": str(tmp_path)})
     for command in (
         "apt-get install bubblewrap",
-        "python -m infra.servers install",
+        "python -m infra.machine.servers install",
         PROGRAM_VARIABLE,
     ):
         assert command in caught.value.text

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from infra.faults.chance import Chance
-from infra.faults.http import HttpFault, HttpProxy, Kind
-from infra.faults.tcp import Fault, TcpFaults, TcpProxy
+from infra.simulate.faults.chance import Chance
+from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.feedback.lake.object_store import (
     ObjectMissingError,
     ObjectRefusedError,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from infra.faults.chance import Chance
-from infra.faults.http import HttpFault, HttpProxy, Kind
-from infra.servers import seaweedfs
+from infra.machine.servers import seaweedfs
+from infra.simulate.faults.chance import Chance
+from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
 from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.support.errors import refused

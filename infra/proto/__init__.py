@@ -1,1 +1,0 @@
-"""Generation of protobuf stubs and a check of their freshness."""

@@ -1,0 +1,1 @@
+"""Local runs and deployments of the whole system."""

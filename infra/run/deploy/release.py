@@ -1,0 +1,106 @@
+"""Helm release of the chart: install or upgrade, test, and create the first API key."""
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from infra.install.environment import ROOT
+from infra.machine.cluster.errors import ClusterError
+from infra.run.deploy.cluster_shell import ClusterShell
+from infra.run.deploy.images import REPOSITORY
+from training.errors import details_of
+
+CHART = ROOT / "charts" / "thumbwheel"
+VALUES = CHART / "ci" / "evaluation-values.yaml"
+# Values for this cluster only: its DNS caches answers for a second.
+LOCAL_VALUES: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
+NAME = NAMESPACE = "thumbwheel"
+INSTALL_SECONDS = 300
+
+
+def install(
+    shell: ClusterShell, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Install or upgrade the chart, and wait until every pod is ready.
+
+    Args:
+        more: values that override those of the evaluation.
+
+    Raises:
+        ClusterError: a pod did not become ready; the message contains the state of the pods.
+    """
+    image_settings = [
+        f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}"
+        for name, tag in tags.items()
+    ]
+    words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE]
+    words += ["--values", str(VALUES), "--values", "-"]
+    words += [word for each in image_settings for word in ("--set-string", each)]
+    words += ["--wait", "--timeout", f"{INSTALL_SECONDS}s"]
+    try:
+        shell.run(*words, stdin=json.dumps({**LOCAL_VALUES, **more}), seconds=INSTALL_SECONDS + 60)
+    except ClusterError as error:
+        # Add the containers that wait or have failed to the message.
+        listed = shell.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json")
+        problems = []
+        for pod in json.loads(listed)["items"]:
+            status = pod["status"]
+            starting = status.get("initContainerStatuses", ())
+            for container in [*starting, *status.get("containerStatuses", ())]:
+                state = container["state"]
+                state = state.get("waiting") or state.get("terminated") or {}
+                if state and state.get("reason") != "Completed":
+                    name = f"{pod['metadata']['name']} {container['name']}"
+                    line = f"  {name}: {state.get('reason')} {state.get('message', '')}"
+                    problems.append(line[:300])
+        state_of_pods = "\n".join(problems) or "  every container runs; some are not ready"
+        raise ClusterError(f"{error}\n{state_of_pods}", **details_of(error)) from error
+
+
+def test(shell: ClusterShell) -> None:
+    """Run the tests of the chart.
+
+    Raises:
+        ClusterError: a test failed.
+    """
+    shell.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s")
+
+
+def owner_key(shell: ClusterShell) -> str:
+    """Return an API key with all scopes.
+
+    The key is created once per cluster and stored in a file that only its owner can read.
+    """
+    file = shell.layout.state / "owner.key"
+    if not file.exists():
+        in_gateway = [
+            "kubectl",
+            "--namespace",
+            NAMESPACE,
+            "exec",
+            f"deployment/{NAME}-gateway",
+            "--",
+        ]
+        command = [
+            "python3",
+            "-m",
+            "services.gateway",
+            "keys",
+            "create",
+            "--user",
+            "owner",
+            "--scopes",
+            "all",
+        ]
+        output = shell.run(*in_gateway, *command)
+        file.touch(mode=0o600)
+        file.write_text(output.strip().splitlines()[-1].split()[-1])
+    return file.read_text()
+
+
+def gateway_address(shell: ClusterShell) -> str:
+    """Return the address inside the cluster of the Service for external clients."""
+    path = "jsonpath={.spec.clusterIP}"
+    return shell.run(
+        "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
+    ).strip()

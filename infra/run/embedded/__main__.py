@@ -1,0 +1,195 @@
+"""Run the whole system on this machine, or a run of training against it.
+
+Usage: `thumbwheel up` and `thumbwheel loop`. The Makefile calls both.
+"""
+
+import argparse
+import asyncio
+import sys
+from functools import partial
+from pathlib import Path
+
+from infra.install.small_model.errors import ModelError
+from infra.run.embedded.base_model import WrongBaseError, install_base
+from infra.run.embedded.environment import loop_environment
+from infra.run.embedded.layout import (
+    ROOT,
+    Layout,
+    PortTakenError,
+    choose_ports,
+    programs,
+    usual_public_ports,
+)
+from infra.run.embedded.preflight import FeedbackUnreachableError, has_too_little_feedback
+from infra.run.embedded.readiness import wait_for_model
+from infra.run.embedded.running import (
+    UnknownRecipeError,
+    check_not_running,
+    check_recipe,
+    find_ports,
+)
+from infra.run.embedded.training_process import run_training_process
+from infra.run.supervision import interruption
+from infra.run.supervision.child import Child, ChildFailedError, Program
+from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
+from infra.run.supervision.terminal import SUPERVISOR, Terminal
+from training.runs import LoopRunningError
+
+EXPECTED_ERRORS = (
+    *(
+        PortTakenError,
+        WrongBaseError,
+        ModelError,
+        AlreadyRunningError,
+        NotRunningError,
+        ChildFailedError,
+    ),
+    *(UnknownRecipeError, FeedbackUnreachableError, LoopRunningError),
+)
+# Exit status of `python -m training loop` for too little feedback; training is not installed yet.
+TOO_LITTLE_FEEDBACK = 4
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    interruption.treat_sigterm_as_ctrl_c()
+    try:
+        check_recipe(arguments.recipe)
+        if arguments.command == "up":
+            layout, model = prepare(arguments)
+            asyncio.run(up(arguments, layout, model))
+        elif arguments.command == "loop":
+            sys.exit(asyncio.run(run_loop(arguments)))
+        elif arguments.state:
+            sys.exit(check(arguments.recipe, arguments.state.resolve()))
+    except EXPECTED_ERRORS as error:
+        sys.exit(f"==> {error}")
+    except KeyboardInterrupt:
+        interruption.exit_interrupted()
+
+
+def check(recipe: str, state: Path) -> int:
+    """Return 0 if a run can start on the system in the state folder.
+
+    Otherwise return the exit status that the run would have.
+    """
+    feedback = Layout(state, find_ports(state)).target("feedback")
+    return TOO_LITTLE_FEEDBACK if has_too_little_feedback(recipe, state, feedback) else 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="thumbwheel", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("up", help="run everything in this terminal until Ctrl-C")
+    start.add_argument(
+        "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
+    )
+    start.add_argument(
+        "--port",
+        type=int,
+        default=usual_public_ports()["http"],
+        help="HTTP port; 0 picks a free one",
+    )
+    start.add_argument(
+        "--grpc-port",
+        type=int,
+        default=usual_public_ports()["gateway"],
+        help="gRPC port; 0 picks a free one",
+    )
+    start.add_argument(
+        "--loop-every", default="", help="interval of periodic training runs, for example 6h"
+    )
+    once = commands.add_parser(
+        "loop", help="execute one run, from thumbs to a promoted or rejected version"
+    )
+    check = commands.add_parser(
+        "check",
+        prog="python -m infra.run.embedded check",
+        help="check whether a run can start (exit status 4: too little feedback)",
+    )
+    check.add_argument("--state", type=Path, help="state folder of the running system")
+    for command in (start, once):
+        command.add_argument(
+            "--state",
+            type=Path,
+            default=ROOT / ".state",
+            help="state folder (default: %(default)s)",
+        )
+    for command in (start, once, check):
+        command.add_argument("--recipe", default="small", help="training recipe")
+    once.add_argument(
+        "rest", nargs="*", help="further arguments for python -m training loop, after --"
+    )
+    return parser.parse_args(words)
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
+    """Choose ports, install the base model and create the folders.
+
+    The state folder is created after the model is available.
+    """
+    state = arguments.state.resolve()
+    check_not_running(state)
+    layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port))
+    model = install_base(layout, arguments.model)
+    layout.prepare()
+    return layout, model
+
+
+async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None:
+    """Start the services, print the URL, run until SIGINT or SIGTERM."""
+    terminal = Terminal()
+    say = partial(terminal.say, SUPERVISOR)
+    wanted, converts = programs(layout, model), not layout.has_graphs
+    say(f"starting {len(wanted)} services; their logs are in {layout.logs}")
+    with interruptible(say):
+        async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
+            await wait_for_model(f"http://{layout.target('predictor')}", converts, terminal.say)
+            say(
+                f"chat at {layout.page_url}  "
+                f"(gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
+            )
+            if arguments.loop_every:
+                children["loop"] = periodic_loop(layout, arguments, terminal)
+            await asyncio.Event().wait()
+
+
+def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
+    """Return the command for a run of the loop against this system."""
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "training",
+            "loop",
+            "--recipe",
+            arguments.recipe,
+            "--state",
+            str(layout.state),
+        ),
+        *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
+    ]
+
+
+def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Terminal) -> Child:
+    """Start the periodic loop as a supervised program."""
+    command = (*loop_command(layout, arguments), "--every", arguments.loop_every)
+    program = Program("loop", command, loop_environment(layout.state), port=0, stops_first=True)
+    child = Child(program, terminal.say, layout.logs / "loop.log")
+    child.start()
+    return child
+
+
+async def run_loop(arguments: argparse.Namespace) -> int:
+    """Execute a run in this terminal and return its exit status."""
+    layout = Layout(arguments.state.resolve(), find_ports(arguments.state.resolve()))
+    command = [*loop_command(layout, arguments), *arguments.rest]
+    say = partial(Terminal().say, SUPERVISOR)
+    with interruptible(say, "training progress is preserved"):
+        return await run_training_process(command, loop_environment(layout.state), layout.loop, say)
+    return interruption.STATUS
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Layout of an embedded run: folders, ports on loopback and the settings of each service."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.run.supervision.child import Program
+from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.run.supervision.secret_file import read_or_create
+from infra.run.supervision.supervisor import LOGS
+from infra.service_table import HTTP_PORT, Service, service_table
+from training.errors import DetailedError
+
+ROOT = Path(__file__).resolve().parents[3]
+# A longer context slows a 270 M model on two cores without a gain in quality.
+MAX_CONTEXT_TOKENS = 2048
+
+
+class PortTakenError(DetailedError):
+    """A public port is in use."""
+
+    reason = "IN_USE"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """State folder and ports of an embedded run; `ports` names every listener."""
+
+    state: Path
+    ports: Mapping[str, int]
+
+    @property
+    def models(self) -> Path:
+        return self.state / "models"
+
+    @property
+    def objects(self) -> Path:
+        return self.state / "objects"
+
+    @property
+    def loop(self) -> Path:
+        return self.state / "loop"
+
+    @property
+    def predictor(self) -> Path:
+        return self.state / "predictor"
+
+    @property
+    def has_graphs(self) -> bool:
+        """Return True if the model server has converted a model for this processor before."""
+        return any(
+            not graph.name.startswith("unfinished-")
+            for graph in (self.predictor / "graphs").glob("*")
+        )
+
+    @property
+    def logs(self) -> Path:
+        return self.state / LOGS
+
+    def target(self, service: str) -> str:
+        """Return host:port of a service's gRPC server.
+
+        With two replicas, return a gRPC target with both addresses.
+        """
+        first = f"{HOST}:{self.ports[service]}"
+        second = self.ports.get(f"{service}_2")
+        return f"ipv4:{first},{HOST}:{second}" if second else first
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.ports['http']}"
+
+    @property
+    def page_url(self) -> str:
+        """Return the URL of the page with the owner's key after the '#'.
+
+        Browsers do not send that part to any server.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return f"{self.url}/#key={(self.state / 'owner.key').read_text().strip()}"
+        return self.url
+
+    def prepare(self) -> None:
+        """Create the folders of the run."""
+        databases = [
+            (self.state / service.database.file_path).parent
+            for service in service_table().grpc
+            if service.database and service.database.file
+        ]
+        for folder in (
+            self.models,
+            self.objects,
+            self.loop,
+            self.logs,
+            self.state / "generator",
+            *databases,
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def key(self, name: str) -> str:
+        """Return a key of the services; the key is created once, readable by its owner only.
+
+        Args:
+            name: principal-key, the key of the hash of user ids in events, or master-key, which
+                wraps the data keys of sealed texts. Without the master key the texts are lost.
+        """
+        return read_or_create(self.state / f"{name.removesuffix('-key')}.key")
+
+
+def usual_public_ports() -> dict[str, int]:
+    """Return the ports of the public HTTP and gRPC endpoints."""
+    return {"http": HTTP_PORT, "gateway": service_table()["gateway"].port}
+
+
+def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
+    """Return the usual ports. An internal port that is in use is replaced by a free port.
+
+    Raises:
+        PortTakenError: a public port is in use; names the port and its variable.
+    """
+    if not http_port and not grpc_port:
+        # Next to another run: its usual ports must stay free while its services restart.
+        return free_ports()
+    chosen = public_ports(http_port, grpc_port)
+    for name, port in usual_ports().items():
+        if name not in chosen:
+            chosen[name] = port if is_free(port) else free_port()
+    return chosen
+
+
+def usual_ports() -> dict[str, int]:
+    """Return the usual ports of all listeners."""
+    table = service_table()
+    return {
+        **usual_public_ports(),
+        **{name: service.port for name, service in table.services.items()},
+        **{f"{service.name}_metrics": service.metrics_port for service in table.grpc},
+    }
+
+
+def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
+    """Return the public ports; 0 picks a free port.
+
+    Raises:
+        PortTakenError: a port is in use; names the port and its variable.
+    """
+    check_free(http_port, grpc_port)
+    return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+
+
+def check_free(http_port: int, grpc_port: int) -> None:
+    """Check that public ports are free.
+
+    Raises:
+        PortTakenError: a port is in use.
+    """
+    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
+        if port and not is_free(port):
+            raise PortTakenError(
+                f"port {port} is in use; choose another one: {variable}={port + 10}", field=variable
+            )
+
+
+def free_ports() -> dict[str, int]:
+    """Return free ports for all listeners, for tests next to other runs."""
+    names = list(usual_ports())
+    return dict(zip(names, distinct_free_ports(len(names)), strict=True))
+
+
+def context_tokens(model: Path) -> int:
+    """Return the limit of tokens per turn: the context length of the model, bounded for CPUs."""
+    config = json.loads((model / "config.json").read_text())
+    return min(int(config["max_position_embeddings"]), MAX_CONTEXT_TOKENS)
+
+
+def programs(layout: Layout, model: Path) -> list[Program]:
+    """Return the programs of all services with their settings, callees before their callers.
+
+    `model` serves users until a rollout selects another version.
+    """
+    settings = service_settings(layout, model)
+    order = [service.name for service in service_table().start_order]
+    return [program(name, settings[name], name) for name in order]
+
+
+def program(service: str, settings: Mapping[str, object], name: str) -> Program:
+    """Return a service with its settings as environment variables."""
+    environment = {
+        f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()
+    }
+    port = int(str(settings.get("http_port") or settings["port"]))
+    command = (sys.executable, "-m", f"services.{service}")
+    return Program(name, command, environment, port, stops_first=service == "gateway")
+
+
+def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
+    """Return the settings by service, without the prefix of their names."""
+    own = _own_settings(layout, model)
+    return {
+        name: {**_table_settings(layout, service), **own.get(name, {})}
+        for name, service in service_table().services.items()
+    }
+
+
+def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
+    """Return the settings that only one service has."""
+    context = context_tokens(model)
+    reply = min(512, context // 4)
+    return {
+        "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
+        "session": {
+            "tokenizer_file": model / "tokenizer.json",
+            "context_tokens": context,
+            "reply_tokens": reply,
+        },
+        "generator": {
+            "rollout_file": layout.state / "generator" / "rollout.json",
+            "stable_directory": model,
+            "reply_tokens": reply,
+        },
+        "gateway": {
+            "owner_key_file": layout.state / "owner.key",
+            "loop_directory": layout.loop,
+            "page_directory": ROOT / "services" / "web" / "dist",
+        },
+    }
+
+
+def _table_settings(layout: Layout, service: Service) -> dict[str, object]:
+    """Return the settings that follow from the row of a service."""
+    settings: dict[str, object] = {"port": layout.ports[service.name]}
+    if service.grpc:
+        settings |= {"host": HOST, "metrics_port": layout.ports[f"{service.name}_metrics"]}
+    if service.http:
+        settings["http_port"] = layout.ports["http"]
+    for callee in service.calls:
+        if service_table()[callee].grpc:
+            settings[f"{callee}_target"] = layout.target(callee)
+        else:
+            settings[f"{callee}_url"] = f"http://{layout.target(callee)}"
+    for key in service.keys:
+        settings[key.replace("-", "_")] = layout.key(key)
+    if service.database and service.database.file:
+        settings["database_url"] = service.database.file_url(layout.state)
+    if service.spool:
+        settings["spool_directory"] = layout.state / service.name / "spool"
+    if service.objects:
+        settings["object_directory"] = layout.objects
+    return settings

@@ -1,0 +1,1 @@
+"""Simulation of users, of faults and of KServe's controller."""

@@ -1,0 +1,202 @@
+"""Demonstrate the whole loop, or simulate users of a running system.
+
+Usage: `thumbwheel demo` and `python -m infra.simulate.users people`. Exit status: 0 if all claims
+hold, 1 if a claim fails or a step is impossible.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from infra.install.small_model.errors import ModelError
+from infra.run.embedded.base_model import WrongBaseError
+from infra.run.embedded.layout import ROOT, Layout, PortTakenError
+from infra.run.embedded.running import RECIPES, UnknownRecipeError, check_recipe
+from infra.run.supervision import interruption
+from infra.run.supervision.child import ChildFailedError
+from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
+from infra.simulate.users.bounds import PopulationError
+from infra.simulate.users.client import CallFailedError, open_client
+from infra.simulate.users.demo import Demonstration
+from infra.simulate.users.settings import PLANS, Control, Settings
+from infra.simulate.users.system import (
+    NotCommittedError,
+    System,
+    find_system,
+    remove_previous,
+    running_system,
+)
+from infra.simulate.users.terminal import say
+from infra.simulate.users.training_loop import LoopFailedError
+
+EXPECTED_ERRORS = (
+    *(
+        AlreadyRunningError,
+        ChildFailedError,
+        PopulationError,
+        LoopFailedError,
+        ModelError,
+        NotCommittedError,
+    ),
+    *(
+        NotRunningError,
+        PortTakenError,
+        WrongBaseError,
+        UnknownRecipeError,
+        CallFailedError,
+        ValueError,
+    ),
+)
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    interruption.treat_sigterm_as_ctrl_c()
+    try:
+        check_recipe(options.recipe)
+        settings = _settings(options)
+        holds = asyncio.run(
+            demo(settings, *find_or_prepare(settings))
+            if options.command == "demo"
+            else simulate(settings)
+        )
+    except EXPECTED_ERRORS as error:
+        sys.exit(f"==> {error}")
+    except ExceptionGroup as group:
+        expected, other = group.split(EXPECTED_ERRORS)
+        if other or expected is None:
+            raise
+        sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
+    except KeyboardInterrupt:
+        interruption.exit_interrupted()
+    sys.exit(0 if holds else 1)
+
+
+def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:
+    """Return the system of the state folder, running or ready to be started."""
+    if settings.fresh:
+        remove_previous(settings.state, say)
+    return find_system(
+        settings.state, settings.plan.model, settings.http_port, settings.grpc_port, say
+    )
+
+
+async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
+    """Run the demonstration; return True if all claims hold, False if interrupted."""
+    holds = ended = False
+    with interruptible(say):
+        async with (
+            running_system(layout, first, say) as system,
+            open_client(system.gateway) as client,
+        ):
+            demonstration = Demonstration(settings, system, client)
+            holds = await (
+                demonstration.run_degraded() if settings.control.worse else demonstration.run()
+            )
+            ended = True
+            if settings.keep:
+                say(f"still running: chat and report at {layout.page_url}  (Ctrl-C stops)")
+                await asyncio.Event().wait()
+    if not ended:
+        command = ".venv/bin/thumbwheel demo --go-on"
+        say(f"to continue: {command} --recipe {settings.recipe} --state {settings.state}")
+    return holds
+
+
+async def simulate(settings: Settings) -> bool:
+    """Simulate users of a running system only."""
+    system = System(Layout(settings.state, read_ports(settings.state)))
+    async with open_client(system.gateway) as client:
+        counts = await Demonstration(settings, system, client).fill()
+    say(f"acknowledged: {counts.text()}; by version: {dict(counts.by_version)}")
+    return counts.thumbs == settings.plan.thumbs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.simulate.users", description="Simulated users that chat and rate."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    whole = commands.add_parser(
+        "demo", prog="thumbwheel demo", help="simulate users, run the loop, evaluate the result"
+    )
+    part = commands.add_parser("people", help="simulate users of a running system")
+    for command, state in ((whole, "demo-RECIPE"), (part, "")):
+        command.add_argument(
+            "--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)"
+        )
+        command.add_argument(
+            "--state", type=Path, help=f"folder of the system (default .state/{state})"
+        )
+        command.add_argument("--thumbs", type=int, help="exact number of thumbs")
+        command.add_argument("--seconds", type=float, help="time limit for these thumbs")
+        command.add_argument("--people", type=int, help="number of users")
+        command.add_argument("--concurrency", type=int, help="number of concurrent users")
+        command.add_argument(
+            "--noise", type=float, help="share of inverted thumbs, 0 to 1 (default 0.1)"
+        )
+        command.add_argument("--seed", type=int, default=0)
+    whole.add_argument("--model", help="base model of a new system (default: that of the recipe)")
+    whole.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        help="HTTP port of a new system; 0 picks a free port",
+    )
+    whole.add_argument(
+        "--grpc-port", type=int, default=0, help="gRPC port of a new system; 0 picks a free port"
+    )
+    whole.add_argument("--go-on", action="store_true", help="continue an interrupted demonstration")
+    whole.add_argument("--keep", action="store_true", help="keep the system running until Ctrl-C")
+    whole.add_argument(
+        "--shuffle-thumbs",
+        action="store_true",
+        help="control: thumbs without information; no version may be promoted",
+    )
+    whole.add_argument(
+        "--worse",
+        action="store_true",
+        help="control: only the canary of a degraded version",
+    )
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    plan = PLANS[options.recipe]
+    given = {
+        name: getattr(options, name) for name in ("thumbs", "seconds", "people", "concurrency")
+    }
+    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    if options.noise is not None:
+        plan = replace(plan, temper=replace(plan.temper, noise=options.noise))
+    whole = options.command == "demo"
+    if whole and options.model:
+        plan = replace(plan, model=options.model)
+    usual = ROOT / ".state" / f"demo-{options.recipe}" if whole else ROOT / ".state"
+    return Settings(
+        recipe=options.recipe,
+        plan=plan,
+        state=(options.state or usual).resolve(),
+        http_port=options.port if whole else 0,
+        grpc_port=options.grpc_port if whole else 0,
+        seed=options.seed,
+        keep=whole and options.keep,
+        fresh=whole and options.state is None and not options.go_on,
+        control=Control(options.shuffle_thumbs, options.worse) if whole else Control(),
+    )
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    main()

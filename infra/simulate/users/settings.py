@@ -1,0 +1,105 @@
+"""Parameters of the demonstration by recipe; the command line overrides them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.simulate.users.population import Habits
+from infra.simulate.users.rating import VotingBehaviour
+from training.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parameters of a recipe's demonstration.
+
+    `questions`: number of distinct questions, so that answers to the same question can be compared.
+    `pause_seconds`: pause of each of the `concurrency` workers after a visit during training.
+    `canary_seconds`: longest duration of the canary, without pauses. `samples`: answers per version
+    and held-out question. `judged_at_once`: concurrent questions of the comparison, fewer than
+    concurrent users because a failed question is omitted. `goal`: the claimed win rate, or None
+    without a claim.
+    """
+
+    model: str
+    thumbs: int
+    questions: int
+    people: int
+    seconds: float
+    concurrency: int
+    habits: Habits
+    temper: VotingBehaviour
+    pause_seconds: float
+    canary_seconds: float
+    samples: int
+    judged_at_once: int
+    goal: float | None
+
+
+PLANS = {
+    "nano": Plan(
+        model="nano",
+        thumbs=1000,
+        questions=100,
+        people=40,
+        seconds=240,
+        concurrency=16,
+        habits=Habits(),
+        temper=VotingBehaviour(),
+        pause_seconds=16.0,
+        canary_seconds=240.0,
+        samples=2,
+        judged_at_once=4,
+        goal=0.65,
+    ),
+    # A slip creates preference pairs from answers that all users liked: with a noise of 0.1 and a
+    # few hundred thumbs, two of five pairs are random.
+    "small": Plan(
+        model="small",
+        thumbs=700,
+        questions=100,
+        people=24,
+        seconds=1800,
+        concurrency=4,
+        habits=Habits(asks_again=0.7, goes_on=0.02),
+        temper=VotingBehaviour(noise=0.03, corrects_if_displeased=0.25),
+        pause_seconds=120.0,
+        canary_seconds=1200.0,
+        samples=1,
+        judged_at_once=2,
+        goal=None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Control:
+    """Deliberate defects that the system must detect."""
+
+    shuffle_thumbs: bool = False
+    worse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shuffle_thumbs and self.worse:
+            raise ConfigError(
+                "--shuffle-thumbs and --worse exclude each other",
+                field="--worse",
+                reason="CONFLICT",
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a demonstration.
+
+    `fresh` removes the state of an earlier demonstration, unless its system is running.
+    """
+
+    recipe: str
+    plan: Plan
+    state: Path
+    http_port: int
+    grpc_port: int
+    seed: int
+    keep: bool
+    fresh: bool
+    control: Control

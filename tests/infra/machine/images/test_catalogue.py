@@ -1,0 +1,86 @@
+"""The catalogue of images matches the clone, and both ways of building agree."""
+
+import re
+from pathlib import Path
+
+from infra.machine.evaluation_stores.layout import IMAGE
+from infra.machine.images import packages
+from infra.machine.images.build import JARS, locks_of
+from infra.machine.images.catalogue import ROOT, read_catalogue
+from infra.machine.images.containerfile import render
+from services.generator.answering.presets import PRESETS_FILE
+
+CATALOGUE = read_catalogue()
+
+
+def test_every_service_is_in_an_image_and_paths_exist() -> None:
+    listed = {path for image in CATALOGUE.images.values() for path in image.paths}
+    services = {
+        found.parent.relative_to(ROOT) for found in (ROOT / "services").glob("*/__main__.py")
+    }
+    assert services <= listed
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    locks = [lock for image in CATALOGUE.images.values() for lock in locks_of(image)]
+    assert [lock for lock in locks if not (ROOT / lock).exists()] == []
+
+
+def test_images_that_read_presets_contain_the_presets() -> None:
+    readers = [
+        Path("services/generator/answering/presets.py"),
+        Path("training/decoding/sampling.py"),
+    ]
+    reading = {
+        name
+        for name, image in CATALOGUE.images.items()
+        if any(path in (reader, *reader.parents) for path in image.paths for reader in readers)
+    }
+    assert reading == {"services", "training"}
+    holding = {
+        name
+        for name, image in CATALOGUE.images.items()
+        if PRESETS_FILE.relative_to(ROOT) in image.paths
+    }
+    assert holding == reading
+
+
+def test_images_contain_no_tests_tools_or_page_sources() -> None:
+    listed = {path for image in CATALOGUE.images.values() for path in image.paths}
+    for path in (
+        "tests",
+        "infra",
+        "benchmarks",
+        "services/web/node_modules",
+        "services/web/src",
+        ".venv",
+    ):
+        assert not [each for each in listed if each == Path(path) or each in Path(path).parents]
+
+
+def test_containerfile_copies_listed_paths_and_sets_the_user() -> None:
+    text = render(CATALOGUE)[ROOT / "Containerfile"]
+    for name, image in CATALOGUE.images.items():
+        (body,) = [
+            each
+            for each in re.split(r"^FROM ", text, flags=re.MULTILINE)
+            if each.startswith(f"base AS {name}\n")
+        ]
+        assert re.findall(r"^COPY ([^-]\S+) /app/", body, re.MULTILINE) == [
+            str(path) for path in image.paths
+        ]
+        assert "USER 10001:10001" in body
+        assert f'CMD ["{image.module}"]' in body
+
+
+def test_dockerignore_admits_only_paths_of_images() -> None:
+    lines = render(CATALOGUE)[ROOT / ".dockerignore"].splitlines()
+    assert lines[1] == "*"
+    wanted = {
+        str(path)
+        for image in CATALOGUE.images.values()
+        for path in (*locks_of(image), *image.paths)
+    }
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == wanted
+
+
+def test_store_image_has_programs_at_their_expected_paths() -> None:
+    assert (str(IMAGE.programs.packages), str(IMAGE.jars)) == (packages.SITE, JARS)

@@ -1,0 +1,133 @@
+"""Prometheus in the cluster, configured from the installed PodMonitors."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.machine.cluster.node import import_command
+from infra.machine.images import interpreter
+from infra.machine.images.archive import describe, write_archive
+from infra.machine.images.layer import LayerWriter
+from infra.machine.servers.installation import find_installed
+from infra.run.deploy.port_forward import forward_port
+from infra.run.deploy.storage import RESTRICTED
+from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.pod_monitors import scrape_configs, targets
+from tests.journeys.prometheus import PrometheusServer
+
+NAMESPACE, NAME, PORT = "monitoring", "prometheus", 9090
+IMAGE = "localhost/thumbwheel-test-prometheus:1"
+
+
+def started(deployed: Deployed) -> PrometheusServer:
+    """Start Prometheus with the PodMonitors and PrometheusRules of the release.
+
+    The network policy permits only its namespace.
+    """
+    bring_image(deployed)
+    apply(deployed, *_server(deployed))
+    wait = [
+        "kubectl",
+        "wait",
+        "-n",
+        NAMESPACE,
+        f"pod/{NAME}",
+        "--for=condition=Ready",
+        "--timeout=90s",
+    ]
+    deployed.shell.run(*wait)
+    where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
+    port = forward_port(deployed.shell, 0, deployed.shell.run(*where).strip(), PORT)
+    return PrometheusServer(f"http://127.0.0.1:{port}")
+
+
+def ended(deployed: Deployed) -> None:
+    deployed.shell.run("kubectl", "delete", "namespace", NAMESPACE, "--wait", "--ignore-not-found")
+
+
+def apply(deployed: Deployed, *objects: dict[str, Any]) -> None:
+    stdin = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    deployed.shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=stdin)
+
+
+def bring_image(deployed: Deployed) -> None:
+    binary = find_installed().prometheus
+    with tempfile.TemporaryDirectory() as folder:
+        with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
+            writer.file(binary.resolve(), "/prometheus")
+            interpreter.write_libraries(writer, [binary])
+        archive = Path(folder) / "prometheus.tar"
+        write_archive(
+            archive,
+            IMAGE,
+            describe([writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]}),
+        )
+        deployed.shell.run(*import_command(archive))
+
+
+def settings(deployed: Deployed) -> dict[str, Any]:
+    """Build the configuration from the objects in the API server."""
+    monitors = deployed.objects("podmonitors")
+    return {
+        "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
+        "rule_files": ["/settings/rules.yaml"],
+        "scrape_configs": [config for monitor in monitors for config in scrape_configs(monitor)],
+    }
+
+
+def rules(deployed: Deployed) -> dict[str, Any]:
+    return {
+        "groups": [
+            group
+            for rule in deployed.objects("prometheusrules")
+            for group in rule["spec"]["groups"]
+        ]
+    }
+
+
+def _server(deployed: Deployed) -> list[dict[str, Any]]:
+    container = {
+        "name": NAME,
+        "image": IMAGE,
+        "args": ["--config.file=/settings/prometheus.yaml", "--storage.tsdb.path=/data"],
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": PORT}, "periodSeconds": 1},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [
+            {"name": "settings", "mountPath": "/settings"},
+            {"name": "data", "mountPath": "/data"},
+        ],
+    }
+    spec = {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65_532,
+            "fsGroup": 65_532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "settings", "configMap": {"name": NAME}},
+            {"name": "data", "emptyDir": {}},
+        ],
+    }
+    files = {
+        "prometheus.yaml": yaml.safe_dump(settings(deployed)),
+        "rules.yaml": yaml.safe_dump(rules(deployed)),
+        "targets.json": json.dumps(targets(deployed.objects("pods"))),
+    }
+    own = {"name": NAME, "namespace": NAMESPACE}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": RESTRICTED},
+        },
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec},
+    ]

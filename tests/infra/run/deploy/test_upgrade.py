@@ -1,0 +1,114 @@
+"""Rolling upgrade of all services under load: no failed call, no lost answer.
+
+Without the wait before termination calls do fail.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.infra.run.deploy.deployed import SERVICES, Deployed, rows, until
+from tests.infra.run.deploy.load import Load, running_load
+from tests.infra.run.deploy.models import ENDLESS, NANO_VERSION, install_endless, promote
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+
+STREAMS, CALLS_A_SECOND = 50, 20
+ROLLED = (*SERVICES, "predictor")
+# Two replicas of stateful services, as in production; of others the new replica starts before the
+# old one stops. A model server with little CPU writes slowly, so that answers run while pods stop,
+# and release cores are sufficient.
+TWO_REPLICAS = {
+    "services": {
+        "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
+        "feedback": {"replicas": 2},
+    },
+    "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
+}
+
+
+def annotated(text: str) -> dict[str, Any]:
+    """Values that change every pod."""
+    note = {"podAnnotations": {"note": text}}
+    return {"serviceDefaults": note, "serving": {"predictor": note}}
+
+
+@pytest.fixture
+def release(deployed: Deployed) -> Iterator[Deployed]:
+    """Release with a promoted version whose answers take seconds."""
+    deployed.install(TWO_REPLICAS, annotated("before"))
+    install_endless(deployed)
+    promote(deployed, ENDLESS)
+    yield deployed
+    promote(deployed, NANO_VERSION)
+    deployed.install()
+
+
+def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> Load:
+    """Upgrade with load from before its start to after its end."""
+    before = deployed.pods(*ROLLED)
+    with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
+        deployed.install(TWO_REPLICAS, *changes)
+        deployed.settle()
+    assert not before.items() & deployed.pods(*ROLLED).items(), "a pod was not rolled"
+    return people
+
+
+def check_no_losses(observed: Mapping[str, Any], record: Any) -> None:
+    """Check that no call failed and no answer was lost.
+
+    The numbers of delayed and late calls depend on the machine and are recorded.
+    """
+    record("late", len(observed["late"]))
+    for figure in ("answers", "calls", "seconds", "least_running", "waited"):
+        record(figure, round(observed[figure]))
+    record("thumbs", len(observed["thumbs"]))
+    record("resumed", json.dumps(observed["resumed"]))
+    print(
+        f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in observed.items()} }"
+    )
+    assert observed["failed"] == []
+    assert observed["lost"] == []
+    assert observed["least_running"] == STREAMS
+    assert observed["calls"] > 0
+    assert observed["answers"] > STREAMS
+    assert observed["thumbs"]
+
+
+@pytest.mark.long
+def test_upgrade_and_rollback_lose_no_call_and_no_answer(
+    release: Deployed, record_property: Any
+) -> None:
+    before = rows(release.audit(), "feedback")
+    upgraded = roll(release, annotated("after")).observed
+    check_no_losses(upgraded, record_property)
+    pods = release.pods(*ROLLED)
+    with running_load(release, STREAMS, CALLS_A_SECOND) as people:
+        release.helm("rollback", release.name, "--wait", "--timeout", "400s")
+        release.settle()
+    assert not pods.items() & release.pods(*ROLLED).items()
+    check_no_losses(people.observed, record_property)
+    thumbs = len({*upgraded["thumbs"], *people.observed["thumbs"]})
+    until(
+        "the thumbs of both are in the bucket",
+        lambda: rows(release.audit(), "feedback") - before >= thumbs,
+    )
+    assert rows(release.audit(), "feedback") - before == thumbs
+
+
+@pytest.mark.long
+def test_calls_fail_without_the_wait_before_termination(
+    release: Deployed, record_property: Any
+) -> None:
+    """Control experiment for the assertions above."""
+    release.install(TWO_REPLICAS, annotated("before"), {"shutdown": {"preStopSeconds": 0}})
+    release.settle()
+    observed = roll(release, annotated("control"), {"shutdown": {"preStopSeconds": 0}}).observed
+    print(
+        f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in observed.items()} }"
+    )
+    record_property("failed", len(observed["failed"]))
+    record_property("lost", len(observed["lost"]))
+    assert observed["failed"] or observed["late"] or observed["lost"]

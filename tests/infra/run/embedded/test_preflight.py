@@ -1,0 +1,129 @@
+"""Too little feedback is reported before an installation and recorded in the status.
+
+An interrupted run continues.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from infra.run.embedded.__main__ import TOO_LITTLE_FEEDBACK, check
+from infra.run.embedded.preflight import (
+    NEEDED_THUMBS,
+    FeedbackUnreachableError,
+    count_thumbs,
+    has_too_little_feedback,
+)
+from infra.run.supervision.supervisor import RUNNING
+from tests.support.errors import refused
+from training.__main__ import RECIPES
+from training.__main__ import TOO_LITTLE as TURNS_TOO_LITTLE
+from training.recipes.recipe import Plan
+from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
+
+
+class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Feedback service with configurable counts."""
+
+    thumbs = 0
+
+    def CountThumbs(self, request: Any, context: Any) -> Any:
+        up = feedback_pb2.ThumbCount(model_version="nano-0", arm="stable", up=self.thumbs)
+        return feedback_pb2.CountThumbsResponse(
+            counts=[up, feedback_pb2.ThumbCount(arm="pinned", down=1)]
+        )
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def feedback(log: Log) -> Iterator[str]:
+    """Return the address of the service."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def begun(state: Path) -> Runs:
+    """Start a run in the state folder."""
+    runs = Runs(state / "loop")
+    runs.begin(RunRecord("nano-1", "nano", "nano-0", "snap-1", "2026-11-26T12:00:00+00:00"))
+    return runs
+
+
+def test_missing_thumbs_are_printed_and_recorded_for_the_page(
+    tmp_path: Path, log: Log, feedback: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.thumbs = 40
+    begun(tmp_path).end("nano-1", RunResult("refused", "too weak", "2026-11-26T13:00:00+00:00"))
+    (tmp_path / "loop" / "status.json").write_text(json.dumps(BEFORE))
+    assert has_too_little_feedback("nano", tmp_path, feedback)
+    assert {"41", "200"} <= set(re.findall(r"\d+", capsys.readouterr().out.splitlines()[-1]))
+    status = read_status(tmp_path / "loop")
+    assert status is not None
+    assert (status.run, status.recipe, status.result) == ("nano-2", "nano", "not_enough_feedback")
+    assert (status.needed_thumbs, status.learned_until) == (200, "2026-11-26T12:00:00+00:00")
+    assert status.erased_versions == BEFORE["erased_versions"]
+
+
+BEFORE = {
+    "run": "nano-1",
+    "recipe": "nano",
+    "started": "",
+    "steps": [],
+    "erased_versions": [{"version": "nano-1"}],
+}
+
+
+def test_enough_feedback_is_left_to_the_run(tmp_path: Path, log: Log, feedback: str) -> None:
+    log.thumbs = 199
+    assert not has_too_little_feedback("nano", tmp_path, feedback)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_run_continues_with_its_feedback(tmp_path: Path, feedback: str) -> None:
+    begun(tmp_path)
+    assert not has_too_little_feedback("nano", tmp_path, feedback)
+
+
+def test_running_run_keeps_its_status(tmp_path: Path, feedback: str) -> None:
+    with (
+        exclusive(tmp_path / "loop", "recipe nano"),
+        refused(LoopRunningError, reason="IN_USE") as caught,
+    ):
+        has_too_little_feedback("nano", tmp_path, feedback)
+    assert str(os.getpid()) in str(caught.value)
+    assert read_status(tmp_path / "loop") is None
+
+
+def test_unreachable_feedback_service_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.run.embedded.preflight.CALL_SECONDS", 0.1)
+    with refused(FeedbackUnreachableError, field="127.0.0.1:1", reason="UNREACHABLE") as caught:
+        count_thumbs("127.0.0.1:1")
+    assert "DEADLINE_EXCEEDED" in caught.value.text
+
+
+def test_check_command_has_the_exit_status_of_the_run(tmp_path: Path, feedback: str) -> None:
+    ports = {"feedback": int(feedback.rsplit(":", 1)[1])}
+    (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
+    assert check("small", tmp_path) == TOO_LITTLE_FEEDBACK == TURNS_TOO_LITTLE
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_needed_thumbs_match_the_recipe(recipe: str, tmp_path: Path) -> None:
+    config = RECIPES[recipe](Plan(f"{recipe}-1", tmp_path, tmp_path))
+    assert NEEDED_THUMBS[recipe] == config.sets.min_thumbs

@@ -1,0 +1,68 @@
+"""The URL is printed once a version is ready."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from infra.run.embedded import readiness
+from infra.run.embedded.readiness import wait_for_model
+from infra.run.supervision.child import ChildFailedError
+from tests.support.errors import refused
+
+LOADING = [{"name": "m-0", "state": "LOADING", "reason": ""}]
+READY = [{"name": "m-0", "state": "READY", "reason": ""}]
+BROKEN = [{"name": "m-0", "state": "UNAVAILABLE", "reason": "config.json is missing"}]
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    """Server that returns lists in order and then repeats the last list."""
+
+    answers: ClassVar[list[list[dict[str, str]]]] = []
+
+    def do_POST(self) -> None:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Suppress the request log."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_wait_lasts_until_a_version_is_ready(url: str) -> None:
+    Index.answers = [[], LOADING, READY]
+    await wait_for_model(url, False, lambda *_: None)
+    assert Index.answers == [READY]
+
+
+async def test_failed_load_ends_the_wait_with_its_reason(url: str) -> None:
+    Index.answers = [LOADING, BROKEN]
+    with refused(ChildFailedError, field="m-0", reason="DAMAGED") as caught:
+        await wait_for_model(url, False, lambda *_: None)
+    assert BROKEN[0]["reason"] in caught.value.text
+
+
+@pytest.mark.parametrize("converts", [True, False])
+async def test_conversion_is_mentioned_only_if_needed(
+    url: str, converts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "SAY_AFTER_SECONDS", -1.0)
+    Index.answers = [LOADING, READY]
+    lines: list[str] = []
+    await wait_for_model(url, converts, lambda _, text: lines.append(text))
+    (line,) = lines
+    assert ("convert" in line) is converts

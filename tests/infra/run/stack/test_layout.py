@@ -1,0 +1,54 @@
+"""Layouts of the embedded run and the stack: the services accept the settings of their rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.docs.settings import settings_class
+from infra.machine.servers.fleet import assemble, choose_ports
+from infra.run.embedded.layout import Layout, free_ports, programs
+from infra.run.stack.layout import StackLayout, stack_ports
+from infra.run.supervision.child import Program
+from infra.service_table import service_table
+from services.chassis.settings import load_settings
+
+
+def layouts(folder: Path) -> list[Program]:
+    """Return the programs of an embedded run and of a stack."""
+    model, servers = folder / "model", folder / "stack" / "servers"
+    for each in (model, *(servers / name for name in ("postgres", "valkey", "s3"))):
+        each.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    embedded = Layout(folder / "embedded", free_ports())
+    run = Layout(folder / "stack", stack_ports(0, 0))
+    embedded.prepare()
+    run.prepare()
+    fleet = assemble(servers, choose_ports(servers, 1, usual=False), {})
+    return [*programs(embedded, model), *StackLayout(run, fleet).programs(model)]
+
+
+def test_services_accept_the_settings_of_both_layouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`load_settings` refuses unknown names, missing values and values outside their limits."""
+    found = layouts(tmp_path)
+    table = service_table()
+    assert len(found) == len(table.services) + 2 * len(table.grpc) + 1
+    for program in found:
+        with monkeypatch.context() as environment:
+            for name, value in program.environment.items():
+                environment.setenv(name, value)
+            load_settings(settings_class(program.name.split("-")[0]))
+
+
+def test_replicas_of_the_stack_have_ports_and_spools_of_their_own(tmp_path: Path) -> None:
+    stack = [program for program in layouts(tmp_path) if "-" in program.name]
+    own = [
+        value
+        for program in stack
+        for name, value in program.environment.items()
+        if name.endswith(("_PORT", "_SPOOL_DIRECTORY"))
+    ]
+    assert len(own) == len(set(own))
+    assert [program.name for program in stack if program.stops_first] == ["gateway-1", "gateway-2"]
