@@ -222,7 +222,7 @@ def _prometheus(binaries: Binaries) -> list[Part]:
     package = "Prometheus and promtool, Debian package (19 MB to download)"
     return [
         Part(
-            binaries.prometheus.parents[3],
+            binaries.prometheus.parents[2],
             package,
             lambda folder: unpack_packages(PROMETHEUS, folder, ADVICE),
         )
@@ -240,7 +240,7 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
             )
         return []
     package = "bubblewrap, Debian package (47 kB to download)"
-    home = binaries.bubblewrap.parents[3]
+    home = binaries.bubblewrap.parents[2]
     return [
         Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_ADVICE))
     ]
