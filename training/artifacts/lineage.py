@@ -57,11 +57,16 @@ def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
     origins |= {
         record.version: _Origin(record.incumbent, record.snapshot) for record in runs.records()
     }
-    erased = {
-        origin.snapshot: _erasures_of(runs, origin.snapshot)
-        for origin in origins.values()
-        if origin.snapshot
-    }
+    # Numbers of the erasures that concern each snapshot; None if it is not stored.
+    erased: dict[str, set[int] | None] = {}
+    for snapshot in {origin.snapshot for origin in origins.values() if origin.snapshot}:
+        directory = runs.snapshots / snapshot
+        stored = (directory / MANIFEST).exists()
+        erased[snapshot] = (
+            {int(erasure["number"]) for erasure in read_manifest(directory).erased}
+            if stored
+            else None
+        )
     stages = {event.version: event.stage.value for event in registry.history()}
     return [_ancestry(version, origins, erased, stages.get(version, "")) for version in origins]
 
@@ -98,11 +103,3 @@ def _ancestry(
         through=tuple(name for name in line[1:] if erased.get(origins[name].snapshot)),
         unknown=tuple(sorted({snapshot for snapshot in snapshots if erased[snapshot] is None})),
     )
-
-
-def _erasures_of(runs: Runs, snapshot: str) -> set[int] | None:
-    """Return the numbers of the erasures that concern a snapshot; None if it is not stored."""
-    directory = runs.snapshots / snapshot
-    if not (directory / MANIFEST).exists():
-        return None
-    return {int(erasure["number"]) for erasure in read_manifest(directory).erased}

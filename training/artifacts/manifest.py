@@ -97,11 +97,13 @@ def write_manifest(
     Args:
         config: a dataclass, a mapping or None; paths become text.
     """
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    names = sorted({path.relative_to(directory).as_posix() for path in paths} - {MANIFEST})
     manifest = Manifest(
         kind=kind,
         version=version,
         created=now(),
-        files={name: hash_file(directory / name) for name in _files(directory)},
+        files={name: hash_file(directory / name) for name in names},
         parents=tuple(parents),
         config=plain(config) or {},
         code_commit=code_commit,
@@ -205,13 +207,6 @@ def plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _files(directory: Path) -> list[str]:
-    paths = (path for path in directory.rglob("*") if path.is_file())
-    return sorted(
-        name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST
-    )
 
 
 def _write(directory: Path, manifest: Manifest) -> None:

@@ -51,7 +51,11 @@ class Chat:
         special = (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         self._control_tokens = sorted(special, key=len, reverse=True)
         self.stop_ids = tuple(stop_ids)  # each of these ids ends a response
-        self.end_id = self._find_end_id()  # the id appended to responses in training
+        # The id appended to responses in training: the stop id that the template writes after a
+        # reply. For Gemma that is <end_of_turn> rather than <eos>.
+        talk = [Message("user", "hello"), Message("assistant", REPLY_PLACEHOLDER)]
+        after = self._render(talk, add_generation_prompt=False).rpartition(REPLY_PLACEHOLDER)[2]
+        self.end_id = next((i for i in self._encode(after) if i in self.stop_ids), self.stop_ids[0])
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the conversation, rendered up to the start of the assistant's reply."""
@@ -98,34 +102,20 @@ class Chat:
         return ids
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        rows = [
-            {"role": message.role, "content": self._escape_control_tokens(message.content)}
-            for message in messages
-        ]
+        rows = []
+        for message in messages:
+            content = message.content
+            # A space inside a control token, so that message text cannot start a turn. The model
+            # server applies the same substitution.
+            for token in self._control_tokens:
+                content = content.replace(token, f"{token[0]} {token[1:]}")
+            rows.append({"role": message.role, "content": content})
         try:
             return self._template.render(
                 messages=rows, add_generation_prompt=add_generation_prompt, **self._names
             )
         except TemplateError as error:
             raise ChatError(f"chat_template: {error}", field="chat_template") from error
-
-    def _escape_control_tokens(self, text: str) -> str:
-        """Insert a space into control tokens, so that message text cannot start a turn.
-
-        The model server applies the same substitution.
-        """
-        for token in self._control_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
-    def _find_end_id(self) -> int:
-        """Return the stop id written by the template after a reply.
-
-        For Gemma the result is <end_of_turn> rather than <eos>.
-        """
-        talk = [Message("user", "hello"), Message("assistant", REPLY_PLACEHOLDER)]
-        after = self._render(talk, add_generation_prompt=False).rpartition(REPLY_PLACEHOLDER)[2]
-        return next((i for i in self._encode(after) if i in self.stop_ids), self.stop_ids[0])
 
 
 def load_chat(directory: Path) -> Chat:

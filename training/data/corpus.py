@@ -53,23 +53,23 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
             )
     if not found:
         names = ", ".join(path.name for path in paths)
+        others = Counter(
+            file.suffix for path in paths for file in path.rglob("*") if file.is_file()
+        )
+        note = ""
+        if others:
+            (ending, _), *_ = others.most_common(1)
+            note = (
+                f" ({others.total()} other files, mostly {ending or 'without an ending'}:"
+                " rename or convert them)"
+            )
         raise TextError(
-            f"texts: {names}: no .jsonl or .txt file{_describe_other_files(paths)}",
+            f"texts: {names}: no .jsonl or .txt file{note}",
             field=names,
             reason="EMPTY",
             limit=", ".join(ENDINGS),
         )
     return found
-
-
-def _describe_other_files(paths: Sequence[Path]) -> str:
-    """Describe the other files in these folders, for the error message."""
-    kinds = Counter(file.suffix for path in paths for file in path.rglob("*") if file.is_file())
-    if not kinds:
-        return ""
-    (most, _), *_ = kinds.most_common(1)
-    ending = most or "without an ending"
-    return f" ({kinds.total()} other files, mostly {ending}: rename or convert them)"
 
 
 def read_texts_of(file: Path) -> Iterator[str]:
@@ -87,7 +87,13 @@ def read_texts_of(file: Path) -> Iterator[str]:
                 reason="TOO_LARGE",
                 limit=str(LARGEST_TEXT_BYTES),
             )
-        yield _decode(file.read_bytes(), file.name)
+        try:
+            text = file.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise TextError(
+                f"{file.name}: not UTF-8 at byte {error.start}", field=file.name, reason="NOT_UTF8"
+            ) from error
+        yield _check_not_empty(text, file.name, file.name)
     else:
         yield from (text for text, _ in read_lines(file))
 
@@ -142,15 +148,6 @@ def check_unicode(text: str, name: str, field: str = "") -> str:
             reason="NOT_UTF8",
         ) from error
     return text
-
-
-def _decode(data: bytes, place: str) -> str:
-    try:
-        return _check_not_empty(data.decode(), place, place)
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{place}: not UTF-8 at byte {error.start}", field=place, reason="NOT_UTF8"
-        ) from error
 
 
 def _check_not_empty(text: object, place: str, field: str) -> str:

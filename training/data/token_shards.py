@@ -314,23 +314,21 @@ class _Encoder:
         else:  # the same ids, by tiktoken where possible
             self._encode_all = open_tokenizer(directory).encode_all
         self._end_ids = [load_chat(directory).end_id]
-        self.begin_ids = [_begin_id(directory, tokenizer)] if config.begin_documents else []
+        self.begin_ids: list[int] = []
+        if config.begin_documents:
+            named = json.loads((directory / "tokenizer_config.json").read_text()).get("bos_token")
+            token = tokenizer.token_to_id(named) if isinstance(named, str) else None
+            if token is None:
+                raise ShardError(
+                    f"begin_documents: {directory.name} names no bos_token",
+                    field="begin_documents",
+                    reason="MISSING",
+                )
+            self.begin_ids = [int(token)]
         self.vocabulary: int = tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         return [[*self.begin_ids, *ids, *self._end_ids] for ids in self._encode_all(texts)]
-
-
-def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
-    named = json.loads((directory / "tokenizer_config.json").read_text()).get("bos_token")
-    token = tokenizer.token_to_id(named) if isinstance(named, str) else None
-    if token is None:
-        raise ShardError(
-            f"begin_documents: {directory.name} names no bos_token",
-            field="begin_documents",
-            reason="MISSING",
-        )
-    return int(token)
 
 
 def _batches(texts: Iterator[str]) -> Iterator[list[str]]:

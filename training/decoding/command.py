@@ -69,7 +69,7 @@ def generate(options: argparse.Namespace) -> int:
             field="directory",
             reason="UNSUPPORTED",
         )
-    prompt = _plain(options) if options.plain else _message(options)
+    prompt = _read_prompt(options)
     use_device(options.device)
     backbone = Backbone(to_device(load_decoder(options.directory)))
     room = backbone.decoder.config.max_positions - len(prompt.ids)
@@ -96,12 +96,12 @@ def chosen_rules(options: argparse.Namespace) -> Rules:
     )
 
 
-def _message(options: argparse.Namespace) -> Prompt:
-    chat = load_chat(options.directory)
-    return Prompt(chat.prompt_ids([Message("user", options.prompt)]), chat.stop_ids, chat.decode)
-
-
-def _plain(options: argparse.Namespace) -> Prompt:
+def _read_prompt(options: argparse.Namespace) -> Prompt:
+    """Tokenise the prompt in the chat template, or with --plain as it is."""
+    if not options.plain:
+        chat = load_chat(options.directory)
+        ids = chat.prompt_ids([Message("user", options.prompt)])
+        return Prompt(ids, chat.stop_ids, chat.decode)
     tokenizer, settings = open_tokenizer(options.directory)
 
     def decode(ids: Sequence[int]) -> str:

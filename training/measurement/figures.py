@@ -80,9 +80,11 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     if groups < 2:
         return Estimate(mean, math.inf, len(values), groups)
     variance = sum(r * r for r in residuals.values()) / len(values) ** 2 * groups / (groups - 1)
-    return Estimate(
-        mean, math.sqrt(variance + _agreement_variance(mean, groups, values)), len(values), groups
-    )
+    if max(values) == min(values) and 0 <= mean <= 1:
+        # All answers agree: two added observations of each kind (Agresti and Coull).
+        smoothed = (mean * groups + 2) / (groups + 4)
+        variance += smoothed * (1 - smoothed) / (groups + 4)
+    return Estimate(mean, math.sqrt(variance), len(values), groups)
 
 
 def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
@@ -106,10 +108,3 @@ def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
 def change_bounds(change: Estimate, z: float) -> tuple[float, float]:
     """Return a symmetric interval of the change of a fraction, within [-1, 1]."""
     return max(-1.0, change.value - z * change.error), min(1.0, change.value + z * change.error)
-
-
-def _agreement_variance(mean: float, groups: int, values: Sequence[float]) -> float:
-    if max(values) - min(values) > 0 or not 0 <= mean <= 1:
-        return 0.0
-    smoothed = (mean * groups + 2) / (groups + 4)
-    return smoothed * (1 - smoothed) / (groups + 4)

@@ -105,7 +105,20 @@ def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> l
     Raises:
         AdapterError: a target is unknown, or the name is in use.
     """
-    _wrap(decoder, config.targets)
+    if unknown := set(config.targets) - set(PROJECTIONS):
+        raise AdapterError(
+            f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}",
+            field="targets",
+            reason="UNKNOWN",
+            limit=", ".join(PROJECTIONS),
+        )
+    for parameter_name, parameter in decoder.named_parameters():
+        if ADAPTERS not in parameter_name:
+            parameter.requires_grad_(False)
+    for module in list(decoder.modules()):
+        for child_name, child in list(module.named_children()):
+            if child_name in config.targets and type(child) is nn.Linear:
+                setattr(module, child_name, LoraLinear(child))
     generator = torch.Generator().manual_seed(seed)
     for path, linear in _wrapped(decoder):
         if path.rsplit(".", 1)[-1] not in config.targets:
@@ -256,23 +269,6 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
 def _shape(tensors: dict[str, nn.Parameter] | dict[str, Tensor], key: str) -> torch.Size | None:
     tensor = tensors.get(key)
     return None if tensor is None else tensor.shape
-
-
-def _wrap(decoder: Decoder, targets: tuple[str, ...]) -> None:
-    if unknown := set(targets) - set(PROJECTIONS):
-        raise AdapterError(
-            f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}",
-            field="targets",
-            reason="UNKNOWN",
-            limit=", ".join(PROJECTIONS),
-        )
-    for parameter_name, parameter in decoder.named_parameters():
-        if ADAPTERS not in parameter_name:
-            parameter.requires_grad_(False)
-    for module in list(decoder.modules()):
-        for child_name, child in list(module.named_children()):
-            if child_name in targets and type(child) is nn.Linear:
-                setattr(module, child_name, LoraLinear(child))
 
 
 def _wrapped(decoder: nn.Module) -> list[tuple[str, LoraLinear]]:

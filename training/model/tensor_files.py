@@ -126,23 +126,25 @@ def _opened(file: Path) -> Iterator[Any]:  # safe_open is untyped
         with torch.device("cpu"), safe_open(file, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        why, reason = _why(file, error)
-        raise CheckpointError(f"{file.name}: {why}", field=file.name, reason=reason) from error
-
-
-def _why(file: Path, error: Exception) -> tuple[str, str]:
-    """Return text and reason of the error."""
-    if not file.is_file():
-        return "is missing", "MISSING"
-    with file.open("rb") as opened:
-        begins = opened.read(9)
-    # The length of a safetensors header may begin with 0x80 too, but a brace follows at byte 8.
-    if begins.startswith(PICKLE_BEGINS) and begins[8:] != b"{":
-        return (
-            "is a pickle under another name; loading a pickle executes code, so it is refused",
-            "UNSUPPORTED",
-        )
-    return f"is not a complete safetensors file ({error})", "DAMAGED"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file.name}: is missing", field=file.name, reason="MISSING"
+            ) from error
+        with file.open("rb") as raw:
+            begins = raw.read(9)
+        # The length of a safetensors header may begin with 0x80 too, but a brace follows at byte 8.
+        if begins.startswith(PICKLE_BEGINS) and begins[8:] != b"{":
+            raise CheckpointError(
+                f"{file.name}: is a pickle under another name; loading a pickle executes code, so"
+                " it is refused",
+                field=file.name,
+                reason="UNSUPPORTED",
+            ) from error
+        raise CheckpointError(
+            f"{file.name}: is not a complete safetensors file ({error})",
+            field=file.name,
+            reason="DAMAGED",
+        ) from error
 
 
 def _missing(directory: Path) -> CheckpointError:

@@ -147,19 +147,13 @@ def arrange_context(
     ranks = arrange(parallelism, context.ranks)
     if ranks.mesh is not None:
         require_divisible(rows, ranks)
-        ranks = replace(ranks, narrow=_all_narrow(autocast))
+        # Each worker detects its own number type, and all exchanged tensors must have the same
+        # type: bfloat16 only if all workers compute in bfloat16.
+        with autocast():
+            narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
+        dist.all_reduce(narrow, dist.ReduceOp.MIN)
+        ranks = replace(ranks, narrow=bool(narrow))
     return replace(context, ranks=ranks)
-
-
-def _all_narrow(autocast: Autocast) -> bool:
-    """Return True if all workers compute in bfloat16.
-
-    Each worker detects its own type, and all exchanged tensors must have the same type.
-    """
-    with autocast():
-        narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
-    dist.all_reduce(narrow, dist.ReduceOp.MIN)
-    return bool(narrow)
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
@@ -190,7 +184,12 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
     to_device(decoder)  # weights outside of all parts
     mark_copy(decoder, ranks)
     if mesh[TENSOR].size() > 1:
-        _mark_norms_of_heads(decoder)
+        # The gradients of the norms of heads are parts of a sum. Marked last, because sharding
+        # replaces parameters.
+        for layer in own_layers(decoder):
+            for name in HEAD_NORMS:
+                for weight in layer.get_submodule(f"self_attn.{name}").parameters():
+                    setattr(weight, PARTIAL_OVER_HEADS, True)
 
 
 def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
@@ -221,17 +220,6 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
     plan |= {name: RowwiseParallel() for name in ROW_WISE}
     for layer in own_layers(decoder):
         parallelize_module(layer, mesh, plan)
-
-
-def _mark_norms_of_heads(decoder: Decoder) -> None:
-    """Mark the norms of heads, whose gradients are parts of a sum.
-
-    Call this last, because sharding replaces parameters.
-    """
-    for layer in own_layers(decoder):
-        for name in HEAD_NORMS:
-            for weight in layer.get_submodule(f"self_attn.{name}").parameters():
-                setattr(weight, PARTIAL_OVER_HEADS, True)
 
 
 def check_divisible(config: ModelConfig, tensor: int) -> None:
@@ -345,7 +333,14 @@ def gathered(decoder: Decoder) -> Iterator[None]:
 
     Workers may then run different numbers of forward passes, as sampling does.
     """
-    modules, shards = list(_sharded(decoder)), list(_shards(decoder))
+    modules = list(_sharded(decoder))
+    # Listed before the first gathering, which replaces the shards by whole parameters.
+    shards = [
+        (owner, name, parameter)
+        for owner in decoder.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor)
+    ]
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -361,13 +356,6 @@ def gathered(decoder: Decoder) -> Iterator[None]:
         for module in modules:
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
-
-
-def _shards(decoder: Decoder) -> Iterator[tuple[nn.Module, str, DTensor]]:
-    for owner in decoder.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if isinstance(parameter, DTensor):
-                yield owner, name, parameter
 
 
 def _exact(shard: DTensor, whole: Tensor) -> Tensor:

@@ -119,15 +119,6 @@ class Checkpoints(Protocol):
         """
 
 
-def _discard_sample(_: Sample) -> None:
-    """Discard a sample: the default if no caller collects samples."""
-
-
-def _no_stop() -> bool:
-    """Return False: the default if no caller can request a stop."""
-    return False
-
-
 def require_divisible(counts: Mapping[str, int], ranks: Ranks) -> None:
     """Check that the workers can share the rows of a step evenly.
 
@@ -163,9 +154,9 @@ class RunContext:
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
-    samples: Callable[[Sample], None] = _discard_sample
+    samples: Callable[[Sample], None] = lambda sample: None
     samplers: Samplers | None = None
-    stop_requested: Callable[[], bool] = _no_stop
+    stop_requested: Callable[[], bool] = lambda: False
 
     def stop_if_requested(
         self, stage: str, step: int, write: Callable[[Path], None], saved: bool

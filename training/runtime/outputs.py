@@ -31,13 +31,10 @@ def describe_os_error(error: OSError, outputs: Sequence[Path]) -> str:
     Args:
         outputs: paths that the command writes. All other paths are only read.
     """
-    path = Path(error.filename)
-    writes = any(_is_of(path.absolute(), output.absolute()) for output in outputs)
+    path = Path(error.filename).absolute()
+    writes = False
+    for output in (output.absolute() for output in outputs):
+        # The error may name a file inside the output, a folder above it, or a temporary name.
+        related = path == output or output in path.parents or path in output.parents
+        writes |= related or path.parent / path.stem == output.parent / output.stem
     return f"{error.filename}: cannot be {'written' if writes else 'read'} ({error.strerror})"
-
-
-def _is_of(path: Path, output: Path) -> bool:
-    """Return True if `path` is inside `output`, a temporary name of it, or a parent folder."""
-    if path == output or output in path.parents or path in output.parents:
-        return True
-    return path.parent / path.stem == output.parent / output.stem

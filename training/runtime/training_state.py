@@ -90,9 +90,15 @@ class TrainingState:
                     for key, size in stored.items()
                     if key.startswith(prefix)
                 }
-                step_device = parameter.device if _is_fused(optimizer) else torch.device("cpu")
+                # Slots are split like their parameter, except for scalars (AdamW's step). A fused
+                # AdamW counts steps on the device of the parameters, otherwise on the CPU.
+                fused = any(group.get("fused") for group in optimizer.param_groups)
+                step_device = parameter.device if fused else torch.device("cpu")
                 optimizer.state[parameter] = {
-                    slot: _empty_slot(parameter, size, step_device) for slot, size in slots.items()
+                    slot: torch.zeros_like(parameter)
+                    if size == parameter.shape
+                    else torch.zeros(size, device=step_device)
+                    for slot, size in slots.items()
                 }
                 tensors |= {
                     prefix + slot: tensor for slot, tensor in optimizer.state[parameter].items()
@@ -139,20 +145,6 @@ def _slot(name: str, parameter_name: str, slot: str) -> str:
     return f"optimizers/{name}/{parameter_name}/{slot}"
 
 
-def _empty_slot(parameter: nn.Parameter, size: torch.Size, step_device: torch.device) -> Tensor:
-    """Return an empty tensor for a slot: split like its parameter, or a scalar (AdamW's step)."""
-    return (
-        torch.zeros_like(parameter)
-        if size == parameter.shape
-        else torch.zeros(size, device=step_device)
-    )
-
-
-def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Return True if AdamW counts steps on the device of the parameters, not on the CPU."""
-    return any(group.get("fused") for group in optimizer.param_groups)
-
-
 @contextmanager
 def _single_process_without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -184,20 +176,17 @@ class DirectoryCheckpoints:
         write(partial)
         self._ranks.wait()
         if first:
-            self._finish(partial, checkpoint_name(step, on_notice))
+            name = checkpoint_name(step, on_notice)
+            write_manifest(partial, kind="training_state", version=name)
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+            partial.rename(self._directory / name)
+            for old in outdated(name, [path.name for path in self._directory.iterdir()]):
+                shutil.rmtree(self._directory / old)
         self._ranks.wait()
 
     def latest(self, before: int | None = None) -> Path | None:
         """Return the newest complete checkpoint, if given one before the step `before`."""
         return latest_complete(self._directory, before)
-
-    def _finish(self, partial: Path, name: str) -> None:
-        target = self._directory / name
-        write_manifest(partial, kind="training_state", version=name)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for old in outdated(name, [path.name for path in self._directory.iterdir()]):
-            shutil.rmtree(self._directory / old)
 
 
 def checkpoint_name(step: int, on_notice: bool = False) -> str:

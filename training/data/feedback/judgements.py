@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
@@ -79,14 +79,6 @@ class _CurrentFeedback:
         return [event for event in (self.thumb, self.correction) if event is not None]
 
 
-@dataclass
-class _DropLog:
-    dropped: list[Dropped] = field(default_factory=list)
-
-    def drop(self, event_id: str, reason: Drop) -> None:
-        self.dropped.append(Dropped(event_id, reason))
-
-
 class _LogEvent(Protocol):
     @property
     def place(self) -> LogPosition: ...
@@ -107,36 +99,47 @@ def judge(
             first nor
         the last are favoured.
     """
-    drops = _DropLog()
-    known = _known_turns(turns, drops)
+    dropped: list[Dropped] = []
+    known = _known_turns(turns, dropped)
     by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
-    for (principal, message_id), current in _current_feedback(feedback, drops).items():
+    for (principal, message_id), current in _current_feedback(feedback, dropped).items():
         turn = known.get(message_id)
         reason = _drop_reason(turn, principal, current)
         if turn is None or reason is not None:
-            for event in current.events():
-                drops.drop(event.event_id, reason or Drop.UNJOINED)
+            dropped += [
+                Dropped(event.event_id, reason or Drop.UNJOINED) for event in current.events()
+            ]
             continue
         by_principal[principal].append((turn, current))
     judgements = [
-        _judgement(turn, current)
-        for principal in sorted(by_principal)
-        for turn, current in _capped(by_principal[principal], max_per_principal, drops)
+        Judgement(
+            message_id=turn.message_id,
+            principal=turn.principal,
+            model_version=turn.model_version,
+            arm=turn.arm,
+            context=turn.context,
+            answer=turn.answer,
+            up=None if current.thumb is None else current.thumb.up,
+            correction=None if current.correction is None else current.correction.text,
+            served=turn.served,
+        )
+        for rated in by_principal.values()
+        for turn, current in _capped(rated, max_per_principal, dropped)
     ]
     return sorted(judgements, key=lambda j: (j.message_id, j.principal)), sorted(
-        drops.dropped, key=lambda d: (d.event_id, d.reason)
+        dropped, key=lambda d: (d.event_id, d.reason)
     )
 
 
-def _known_turns(turns: Iterable[Turn], drops: _DropLog) -> dict[str, Turn]:
+def _known_turns(turns: Iterable[Turn], dropped: list[Dropped]) -> dict[str, Turn]:
     """Return the last revision of every answer; an erasure overrides later revisions.
 
     Withheld turns remain in the result, because feedback on them is withheld too.
     """
     known: dict[str, Turn] = {}
-    for turn in _unique(turns, drops):
+    for turn in _unique(turns, dropped):
         if turn.withheld:
-            drops.drop(turn.event_id, Drop(turn.withheld))
+            dropped.append(Dropped(turn.event_id, Drop(turn.withheld)))
         earlier = known.get(turn.message_id)
         if earlier is None or not earlier.erased:
             known[turn.message_id] = turn
@@ -144,32 +147,27 @@ def _known_turns(turns: Iterable[Turn], drops: _DropLog) -> dict[str, Turn]:
 
 
 def _current_feedback(
-    feedback: Iterable[Feedback], drops: _DropLog
+    feedback: Iterable[Feedback], dropped: list[Dropped]
 ) -> dict[tuple[str, str], _CurrentFeedback]:
     found: dict[tuple[str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
-    for event in _unique(feedback, drops):
+    for event in _unique(feedback, dropped):
         if event.withheld:
-            drops.drop(event.event_id, Drop(event.withheld))
+            dropped.append(Dropped(event.event_id, Drop(event.withheld)))
             continue
         current = found[event.principal, event.message_id]
         if event.kind is FeedbackKind.RETRACTION:
-            _retract(current, event, drops)
+            dropped.append(Dropped(event.event_id, Drop.RETRACTION))
+            if event.retracts in (FeedbackKind.THUMB, FeedbackKind.CORRECTION):
+                retracted: Feedback | None = getattr(current, event.retracts)
+                if retracted is not None:
+                    dropped.append(Dropped(retracted.event_id, Drop.RETRACTED))
+                    setattr(current, event.retracts, None)
             continue
         earlier: Feedback | None = getattr(current, event.kind.value)
         if earlier is not None:
-            drops.drop(earlier.event_id, Drop.SUPERSEDED)
+            dropped.append(Dropped(earlier.event_id, Drop.SUPERSEDED))
         setattr(current, event.kind.value, event)
     return {key: current for key, current in found.items() if current.events()}
-
-
-def _retract(current: _CurrentFeedback, event: Feedback, drops: _DropLog) -> None:
-    drops.drop(event.event_id, Drop.RETRACTION)
-    if event.retracts not in (FeedbackKind.THUMB, FeedbackKind.CORRECTION):
-        return
-    earlier: Feedback | None = getattr(current, event.retracts)
-    if earlier is not None:
-        drops.drop(earlier.event_id, Drop.RETRACTED)
-        setattr(current, event.retracts, None)
 
 
 def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -> Drop | None:
@@ -201,39 +199,24 @@ def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -
 
 
 def _capped(
-    rated: Sequence[tuple[Turn, _CurrentFeedback]], limit: int, drops: _DropLog
+    rated: Sequence[tuple[Turn, _CurrentFeedback]], limit: int, dropped: list[Dropped]
 ) -> Sequence[tuple[Turn, _CurrentFeedback]]:
     if len(rated) <= limit:
         return rated
     # A hash order is stable and favours neither early nor late answers.
     shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())
     for _, current in shuffled[limit:]:
-        for event in current.events():
-            drops.drop(event.event_id, Drop.OVER_CAP)
+        dropped += [Dropped(event.event_id, Drop.OVER_CAP) for event in current.events()]
     return shuffled[:limit]
 
 
-def _judgement(turn: Turn, current: _CurrentFeedback) -> Judgement:
-    return Judgement(
-        message_id=turn.message_id,
-        principal=turn.principal,
-        model_version=turn.model_version,
-        arm=turn.arm,
-        context=turn.context,
-        answer=turn.answer,
-        up=None if current.thumb is None else current.thumb.up,
-        correction=None if current.correction is None else current.correction.text,
-        served=turn.served,
-    )
-
-
-def _unique(events: Iterable[Event], drops: _DropLog) -> list[Event]:
+def _unique(events: Iterable[Event], dropped: list[Dropped]) -> list[Event]:
     """Return the events in order of acceptance, each event id once."""
     seen: set[str] = set()
     unique: list[Event] = []
     for event in sorted(events, key=lambda e: e.place):
         if event.event_id in seen:
-            drops.drop(event.event_id, Drop.DUPLICATE_EVENT)
+            dropped.append(Dropped(event.event_id, Drop.DUPLICATE_EVENT))
             continue
         seen.add(event.event_id)
         unique.append(event)

@@ -88,7 +88,28 @@ def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
     by_prompt: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         by_prompt[prompt_key(judgement.context)].append(judgement)
-    return [_question(prompt_id, by_prompt[prompt_id]) for prompt_id in sorted(by_prompt)]
+    questions = []
+    for prompt_id in sorted(by_prompt):
+        rated = by_prompt[prompt_id]
+        votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        corrections: set[tuple[str, str]] = set()
+        served: dict[tuple[str, bool], Served] = {}
+        for judgement in rated:
+            answer = " ".join(judgement.answer.split())
+            if judgement.up is not None:
+                votes[answer][0 if judgement.up else 1] += 1
+                if judgement.served:
+                    served.setdefault((answer, judgement.up), judgement.served)
+            if judgement.correction is not None:
+                better = " ".join(judgement.correction.split())
+                if better != answer:
+                    corrections.add((better, answer))
+        answers = tuple(
+            Answer(text, up, down, served.get((text, up > down)))
+            for text, (up, down) in sorted(votes.items())
+        )
+        questions.append(Question(prompt_id, rated[0].context, answers, tuple(sorted(corrections))))
+    return questions
 
 
 def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
@@ -136,28 +157,6 @@ def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
     """Return the highest accuracy expected of any model on these pairs; None for unknown noise."""
     known = [pair.right for pair in pairs if pair.right is not None]
     return sum(known) / len(known) if known else None
-
-
-def _question(prompt_id: str, judgements: Sequence[Judgement]) -> Question:
-    votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    corrections: dict[tuple[str, str], None] = {}
-    served: dict[tuple[str, bool], Served] = {}
-    for judgement in judgements:
-        answer = " ".join(judgement.answer.split())
-        if judgement.up is not None:
-            votes[answer][0 if judgement.up else 1] += 1
-            if judgement.served:
-                served.setdefault((answer, judgement.up), judgement.served)
-        if (
-            judgement.correction is not None
-            and (better := " ".join(judgement.correction.split())) != answer
-        ):
-            corrections[better, answer] = None
-    answers = tuple(
-        Answer(text, up, down, served.get((text, up > down)))
-        for text, (up, down) in sorted(votes.items())
-    )
-    return Question(prompt_id, judgements[0].context, answers, tuple(sorted(corrections)))
 
 
 def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list[Pair]:

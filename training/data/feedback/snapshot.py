@@ -159,7 +159,14 @@ def open_snapshot(directory: Path) -> Snapshot:
 def read_judgements(snapshot: Snapshot) -> list[Judgement]:
     """Return the judgements of a snapshot in file order."""
     with (snapshot.directory / JUDGEMENTS).open() as opened:
-        return [_judgement(json.loads(line)) for line in opened]
+        rows = [json.loads(line) for line in opened]
+    judgements = []
+    for fields in rows:
+        context = tuple(Message(**message) for message in fields.pop("context"))
+        sample = fields.pop("served", None)
+        served = served_from(sample) if sample else None
+        judgements.append(Judgement(context=context, served=served, **fields))
+    return judgements
 
 
 def _line(judgement: Judgement) -> dict[str, Any]:
@@ -173,12 +180,6 @@ def _line(judgement: Judgement) -> dict[str, Any]:
         if judgement.served
         else {name: value for name, value in fields.items() if name != "served"}
     )
-
-
-def _judgement(fields: dict[str, Any]) -> Judgement:
-    context = tuple(Message(**message) for message in fields.pop("context"))
-    served = served_from(sample) if (sample := fields.pop("served", None)) else None
-    return Judgement(context=context, served=served, **fields)
 
 
 def _read(
