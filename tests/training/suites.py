@@ -28,9 +28,8 @@ SUITES = {
         "runtime/test_ranks.py",
         "rl/test_advantages.py",
         "rl/test_correction.py",
-        "rl/test_minibatches.py",
+        "rl/test_experience.py",
         "rl/test_reference.py",
-        "rl/test_rewards.py",
         "rl/test_rollout.py",
         "stages/test_grpo_algorithm.py",
         "stages/test_policy_loop.py",
@@ -79,12 +78,12 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
     ),
     "reward per token, score on the last real token, k1 in the reward": (
-        "rl/test_rewards.py::test_score_is_on_the_last_real_token",
-        "rl/test_rewards.py::test_drifting_from_the_reference_costs_beta_per_nat",
+        "rl/test_advantages.py::test_score_is_on_the_last_real_token",
+        "rl/test_advantages.py::test_drifting_from_the_reference_costs_beta_per_nat",
         "rl/test_learning.py::test_policy_stays_near_its_reference_without_a_reward",
     ),
     "adaptive KL": (
-        "rl/test_rewards.py::test_beta_changes_by_at_most_a_fifth_of_samples_over_horizon",
+        "rl/test_advantages.py::test_beta_changes_by_at_most_a_fifth_of_samples_over_horizon",
         "stages/test_ppo_algorithm.py::test_beta_follows_its_target_from_update_to_update",
     ),
     "missing-EOS penalty or truncation filter": (
@@ -92,14 +91,14 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_grpo_algorithm.py::test_a_truncated_response_is_penalised_or_masked",
     ),
     "reward clip": (
-        "rl/test_rewards.py::test_unfinished_response_has_a_penalty_and_scores_are_clipped",
+        "rl/test_advantages.py::test_unfinished_response_has_a_penalty_and_scores_are_clipped",
     ),
     "GAE": (
-        "rl/test_rewards.py::test_gae_equals_brute_force_and_ignores_masked_values",
-        "rl/test_rewards.py::test_with_lambda_one_returns_are_monte_carlo",
+        "rl/test_advantages.py::test_gae_equals_brute_force_and_ignores_masked_values",
+        "rl/test_advantages.py::test_with_lambda_one_returns_are_monte_carlo",
     ),
     "advantages whitened over the global batch": (
-        "rl/test_rewards.py::test_whitening_uses_real_tokens_only",
+        "rl/test_advantages.py::test_whitening_uses_real_tokens_only",
         "runtime/test_ranks.py::test_whitening_covers_the_tokens_of_all_workers",
     ),
     "ratio clip, value clip, log-ratio clamp": (
@@ -116,7 +115,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     "several shuffled minibatch epochs, early stop": (
         "stages/test_policy_loop.py::test_every_epoch_has_all_rows_in_its_own_order",
         "stages/test_policy_loop.py::test_an_update_ends_after_the_minibatch_beyond_the_kl_limit",
-        "rl/test_minibatches.py::test_every_row_occurs_once_in_seeded_order",
+        "rl/test_experience.py::test_every_row_occurs_once_in_seeded_order",
     ),
     "SFT loss against alignment tax": (
         "stages/test_grpo.py::test_mixed_examples_are_learned_in_addition_to_the_reward",

@@ -123,8 +123,7 @@ def load_chat(directory: Path) -> Chat:
 
     Raises:
         ChatError: the directory has no tokenizer, no chat template or no end token, or the model
-            has no
-        embedding rows for some ids.
+            has no embedding rows for some ids.
         ModelConfigError: the model family is unsupported, or config.json gives no vocabulary size.
     """
     tokenizer, settings = open_tokenizer(directory)

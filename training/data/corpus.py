@@ -136,8 +136,7 @@ def check_unicode(text: str, name: str, field: str = "") -> str:
 
     Raises:
         TextError: the text contains an unpaired surrogate, for example from "\\ud800" in JSON or
-            from a
-        broken command-line argument.
+            from a broken command-line argument.
     """
     try:
         text.encode()

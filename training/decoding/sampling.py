@@ -197,30 +197,18 @@ class Continuation:
     ended: bool
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """Token choice by rules and noise_BR, uniform in [0, 1), with a column per new token."""
-
-    rules: Rules
-    noise_BR: Tensor
-
-    def __call__(self, rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
-        """Return the next token of each row, [B]."""
-        ruled_BV = self.rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
-        return choose(
-            ruled_BV, self.noise_BR[:, column], temperature=0.0 if self.rules.greedy else 1.0
-        )
-
-
 @torch.no_grad()
 def sample(
     rows: Rows, rules: Rules, ends: StopRule, max_new: int, seeds: Sequence[int]
 ) -> list[Continuation]:
     """Continue each row by sampling or greedily. `seeds` has one seed per prompt."""
-    sampler = Sampler(
-        rules, row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device)
-    )
-    grown = list(steps(rows, sampler, ends, max_new))
+    noise_BR = row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device)
+
+    def next_token(rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
+        ruled_BV = rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
+        return choose(ruled_BV, noise_BR[:, column], temperature=0.0 if rules.greedy else 1.0)
+
+    grown = list(steps(rows, next_token, ends, max_new))
     lengths = torch.stack([step.real_B for step in grown]).sum(0).tolist()
     ended = (~grown[-1].running_B).tolist()
     ids = rows.ids_BS[:, rows.prompt_columns :].tolist()

@@ -40,6 +40,7 @@ class IncrementalDetokenizer:
 
         Stop strings, and text after them, are never released.
         """
+        # Only the previous piece is decoded again, so a token costs the same in a long text.
         self._ids.append(token)
         before = self._decode(self._ids[self._context : self._read])
         now = self._decode(self._ids[self._context :])
@@ -64,8 +65,14 @@ class IncrementalDetokenizer:
         if places:
             self.stopped, self._held, shown = True, "", waiting[: min(places)]
         else:
-            # Hold back the longest suffix that may become a stop string.
-            held = max((_overlap(waiting, stop) for stop in self._stops), default=0)
+            # Hold back the longest suffix that is a prefix of a stop string and may become one.
+            overlaps = (
+                size
+                for stop in self._stops
+                for size in range(1, min(len(waiting), len(stop) - 1) + 1)
+                if stop.startswith(waiting[-size:])
+            )
+            held = max(overlaps, default=0)
             shown, self._held = waiting[: len(waiting) - held], waiting[len(waiting) - held :]
         self.text += shown
         return shown
@@ -118,15 +125,3 @@ def check_stops(stops: Sequence[str]) -> None:
                 reason="OUT_OF_RANGE",
                 limit=f"1 to {MAX_STOP_CHARACTERS}",
             )
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest text suffix that is a prefix of the stop string."""
-    return next(
-        (
-            size
-            for size in range(min(len(text), len(stop) - 1), 0, -1)
-            if stop.startswith(text[-size:])
-        ),
-        0,
-    )

@@ -96,6 +96,8 @@ def policy_loss(
     plain_BR = ratio_BR * advantages_BR
     clipped_BR = ratio_BR.clamp(1 - clip.low, 1 + clip.high) * advantages_BR
     counted_BR = weights_BR > 0
+    # The minimum is a pessimistic bound. A token loses its gradient only if its ratio has left the
+    # range in the direction of its advantage; a ratio on the wrong side is still pulled back.
     return PolicyLoss(
         loss=-(torch.min(plain_BR, clipped_BR) * weights_BR).sum(),
         clipped_tokens=((clipped_BR < plain_BR) & counted_BR).sum().detach(),
@@ -107,6 +109,7 @@ def value_loss(
     values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, weights_BR: Tensor, clip: float
 ) -> Tensor:
     """Return 0.5 max((v - R)^2, (clip(v) - R)^2), clipped like the policy."""
+    # The maximum is the pessimistic choice here, as the minimum is for the policy.
     near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     worse_BR = torch.max((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
     return 0.5 * (worse_BR * weights_BR).sum()

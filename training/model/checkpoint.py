@@ -89,7 +89,7 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
     Raises:
         ModelConfigError: as in `read_config`.
         CheckpointError: a file is missing, broken or a pickle; a tensor is missing, unknown, of
-        another shape, or not finite.
+            another shape, or not finite.
     """
     config = read_config(directory)
     # Build without memory; the weights are assigned afterwards.
@@ -120,7 +120,8 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
 def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None = None) -> None:
     """Write config.json and model.safetensors in the dtype of config.json.
 
-    Tokenizer files are copied from `companions_from`, if given.
+    Tokenizer, chat template and generation settings are copied byte by byte from
+    `companions_from`, if given.
     """
     directory.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = dict(decoder.config.raw)
@@ -131,14 +132,9 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
     if companions_from is not None:
-        copy_companions(companions_from, directory)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation settings byte by byte."""
-    for name in COMPANIONS:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
+        for name in COMPANIONS:
+            if (companions_from / name).exists():
+                shutil.copyfile(companions_from / name, directory / name)
 
 
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:

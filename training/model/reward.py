@@ -182,7 +182,7 @@ def load_reward_model(
 
     Args:
         model_directory: for an adapter, the base model of its training; for a complete reward
-        model, the model that produces the ids.
+            model, the model that produces the ids.
         decoder: the base model if already loaded, to share its weights.
 
     Raises:

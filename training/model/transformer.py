@@ -270,8 +270,9 @@ class Decoder(nn.Module):
             ids_BT: token ids, any valid id at padding; or hidden states [B, T, D] of layers on
                 another worker.
             mask_BS: 0 for padding, else the number of the token's document, rising along a row.
-            Tokens attend to their own document only, and positions restart at 0 per document. A
-            mask of ones is one document. Covers cached and new tokens; None: all ones (no cache).
+                Tokens attend to their own document only, and positions restart at 0 per document. A
+                mask of ones is one document. Covers cached and new tokens; None: all ones (no
+                cache).
             cache: earlier keys and values, extended by this call.
         """
         if mask_BS is None:
@@ -296,7 +297,7 @@ def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> N
 
     Args:
         scaled_residuals: scale projections onto the residual stream by 1 / sqrt(2 layers), so that
-        deep stacks start with the variance of shallow ones (GPT-2, Radford et al. 2019, section
+            deep stacks start with the variance of shallow ones (GPT-2, Radford et al. 2019, section
             2.3).
     """
     generator = torch.Generator().manual_seed(seed)

@@ -87,6 +87,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks
         parameter.grad for parameter in parameters if not hasattr(parameter, EXCLUDED_FROM_NORM)
     ]
     norm = global_norm([gradient for gradient in counted if gradient is not None], ranks)
+    # The same epsilon as in torch.nn.utils.clip_grad_norm_.
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(
         [_local(parameter.grad) for parameter in parameters if parameter.grad is not None], scale
@@ -99,6 +100,7 @@ def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
 
     Squares are summed over workers that hold different parts of a gradient.
     """
+    # Gradients with the same placement share one exchange.
     by_split: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
         split = (
@@ -114,6 +116,7 @@ def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
         if split is not None:
             mesh, placements = split
             for dimension, placement in enumerate(placements):
+                # Replicas hold the same part, which counts once.
                 if not placement.is_replicate():
                     dist.all_reduce(square, group=mesh.get_group(dimension))
         parts.append(square)

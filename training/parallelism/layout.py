@@ -115,6 +115,8 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     if not parallelism.splits_model:
         return ranks
     device, copies = torch.get_default_device().type, ranks.world_size // parts
+    # Two meshes over the same workers. In the second, replicas and shards are a single dimension,
+    # because all of them read different rows.
     shape = (pipeline, copies, parallelism.shard, tensor)
     mesh = init_device_mesh(device, shape, mesh_dim_names=(PIPELINE, REPLICATE, SHARD, TENSOR))
     by_data = (pipeline, copies * parallelism.shard, tensor)
@@ -258,6 +260,7 @@ def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(decoder, "logits")
     for module in _sharded(decoder):
+        # Losses are divided by global counts, so gradients are summed; FSDP would average.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
 
@@ -346,6 +349,7 @@ def gathered(decoder: Decoder) -> Iterator[None]:
         module.unshard()
         for owner, name, shard in shards:
             whole = getattr(owner, name)
+            # Matrices of layers arrive in bfloat16 with the policy NARROW; others are exact.
             if whole is not shard and whole.dtype != shard.dtype:
                 setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
                 # Free the storage as FSDP does; the next gathering allocates it again.

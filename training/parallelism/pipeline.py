@@ -81,9 +81,12 @@ def keep_own_layers(decoder: Decoder, ranks: Ranks) -> None:
             reason="TOO_LARGE",
             limit=str(count),
         )
+    # Consecutive layers; the sizes of two parts differ by at most one.
     own = range(count * place // parts, count * (place + 1) // parts)
     for layer in set(range(count)) - set(own):
         stack.layers[layer] = RemotePart(stack.layers[layer])
+    # Outside the layers the first part needs the embeddings only, the last one the norm and the
+    # head. A tied head is the token embedding, which the last part then keeps too.
     tied = decoder.lm_head is None
     leaving: list[tuple[nn.Module, str]] = []
     if not first:
@@ -188,6 +191,7 @@ def _through_all(
     place, parts = dist.get_rank(group), dist.get_world_size(group)
     weight = next(view.decoder.parameters())
     padded = _padded(microbatches)
+    # An example of a message between parts, from which the stage allocates its buffers.
     hidden_BTD = torch.empty(
         *padded[0].ids_BT.shape, view.decoder.config.hidden_size, dtype=weight.dtype
     )
@@ -206,6 +210,7 @@ def _through_all(
         with autocast():
             return microbatch.loss(hidden_BTD)
 
+    # 1F1B frees activations earlier, but needs as many microbatches as parts.
     kind = Schedule1F1B if learn and len(padded) >= parts else ScheduleGPipe
     schedule = kind(stage, len(padded), loss_of, scale_grads=False)
     losses: list[Tensor] = []
@@ -216,6 +221,7 @@ def _through_all(
         losses=losses,
         return_outputs=False,
     )
+    # Only the last part has losses; the others learn the total from it.
     total = torch.zeros((), dtype=torch.float64)
     for loss in losses:
         total += loss.detach()
@@ -257,6 +263,7 @@ def received(kept: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
     dist.all_gather_object(
         described, {name: (t.shape, t.dtype) for name, t in kept.items()}, group=group
     )
+    # Sender and receiver follow the same list, so messages need no names.
     for source in range(1, parts):
         for name, (shape, dtype) in described[source].items():
             if place == source:
@@ -290,6 +297,8 @@ def _sum_tied(decoder: Decoder, group: dist.ProcessGroup) -> None:
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
     gradient = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
+    # Both calls block, so the last worker sends first and the first worker receives first. Only the
+    # first worker adds, so that both have the same bits.
     if place == last:
         dist.send(gradient, group=group, group_dst=0)
         dist.recv(gradient, group=group, group_src=0)

@@ -172,9 +172,9 @@ class DirectoryCheckpoints:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        self._ranks.wait()
+        self._ranks.wait()  # until the folder exists
         write(partial)
-        self._ranks.wait()
+        self._ranks.wait()  # until all parts are written, because the manifest hashes them
         if first:
             name = checkpoint_name(step, on_notice)
             write_manifest(partial, kind="training_state", version=name)
@@ -182,7 +182,7 @@ class DirectoryCheckpoints:
             partial.rename(self._directory / name)
             for old in outdated(name, [path.name for path in self._directory.iterdir()]):
                 shutil.rmtree(self._directory / old)
-        self._ranks.wait()
+        self._ranks.wait()  # a worker that returns may rely on the checkpoint
 
     def latest(self, before: int | None = None) -> Path | None:
         """Return the newest complete checkpoint, if given one before the step `before`."""

@@ -114,21 +114,18 @@ class LibraryTokenizer:
 
     def pieces(self, text: str) -> list[Piece]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = []
         found = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
-        return [
-            Piece(
-                token_id,
-                self._content(token_id, token, text[start:end]),
-                token_id != self._unknown_id,
-            )
-            for token_id, token, (start, end) in found
-        ]
-
-    def _content(self, token_id: int, token: str, covered: str) -> bytes:
-        if self._letters is not None and token_id not in self._added_ids:
-            return bytes(self._letters[letter] for letter in token)
-        fallback = BYTE_FALLBACK.fullmatch(token)
-        return bytes([int(fallback[1], 16)]) if fallback and covered != token else covered.encode()
+        for token_id, token, (start, end) in found:
+            covered, fallback = text[start:end], BYTE_FALLBACK.fullmatch(token)
+            if self._letters is not None and token_id not in self._added_ids:
+                content = bytes(self._letters[letter] for letter in token)
+            elif fallback and covered != token:
+                content = bytes([int(fallback[1], 16)])
+            else:
+                content = covered.encode()
+            pieces.append(Piece(token_id, content, token_id != self._unknown_id))
+        return pieces
 
 
 class BytePairs:

@@ -96,8 +96,7 @@ def judge(
 
     Args:
         max_per_principal: limit of rated answers per user. A hash selects them, so neither the
-            first nor
-        the last are favoured.
+            first nor the last are favoured.
     """
     dropped: list[Dropped] = []
     known = _known_turns(turns, dropped)

@@ -145,7 +145,22 @@ def make_pairs(
             Pair(question.prompt_id, question.context, better, worse, CORRECTION_MARGIN, None)
             for better, worse in question.corrections
         ]
-        own += _compared(question, noise, liked_share)
+        own += [
+            Pair(
+                prompt_id=question.prompt_id,
+                context=question.context,
+                chosen=good.text,
+                rejected=bad.text,
+                margin=good.approval - bad.approval,
+                right=None
+                if noise.flipped is None
+                else _right(good, bad, noise.flipped, liked_share),
+            )
+            for good in question.answers
+            if good.up > good.down
+            for bad in question.answers
+            if bad.up < bad.down
+        ]
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
         pairs += own if len(own) <= max_per_prompt else rng.sample(own, max_per_prompt)
@@ -157,23 +172,6 @@ def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
     """Return the highest accuracy expected of any model on these pairs; None for unknown noise."""
     known = [pair.right for pair in pairs if pair.right is not None]
     return sum(known) / len(known) if known else None
-
-
-def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list[Pair]:
-    liked = [answer for answer in question.answers if answer.up > answer.down]
-    disliked = [answer for answer in question.answers if answer.up < answer.down]
-    return [
-        Pair(
-            prompt_id=question.prompt_id,
-            context=question.context,
-            chosen=good.text,
-            rejected=bad.text,
-            margin=good.approval - bad.approval,
-            right=None if noise.flipped is None else _right(good, bad, noise.flipped, liked_share),
-        )
-        for good in liked
-        for bad in disliked
-    ]
 
 
 def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:

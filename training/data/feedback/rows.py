@@ -212,7 +212,17 @@ class Decryptor:
             Message(chat_pb2.Role.Name(m.role).removeprefix("ROLE_").lower(), m.text)
             for m in turn.context
         )
-        return Texts(context=context, answer=turn.answer, served=_served(turn, row))
+        served = None
+        if turn.HasField("sample"):
+            served = Served(
+                version=row.get("model_version") or "",
+                token_ids=tuple(turn.sample.token_ids),
+                log_probs=tuple(turn.sample.log_probs),
+                prompt_tokens=row.get("prompt_tokens") or 0,
+                temperature=_six_digits(row.get("temperature") or 0.0),
+                top_p=_six_digits(row.get("top_p") or 0.0),
+            )
+        return Texts(context=context, answer=turn.answer, served=served)
 
     def _withheld_reason(self, row: Row) -> Withheld | None:
         principal, sealed = row.get("principal") or "", row.get("sealed")
@@ -252,20 +262,7 @@ def load_decryptor(log: KeyLog, tables: Iterable[pa.Table]) -> Decryptor:
     return Decryptor(keys, {erasure.principal for erasure in log.erasures(0)})
 
 
-def _served(turn: events_pb2.TurnEvent, row: Row) -> Served | None:
-    if not turn.HasField("sample"):
-        return None
-    return Served(
-        version=row.get("model_version") or "",
-        token_ids=tuple(turn.sample.token_ids),
-        log_probs=tuple(turn.sample.log_probs),
-        prompt_tokens=row.get("prompt_tokens") or 0,
-        temperature=_plain(row.get("temperature") or 0.0),
-        top_p=_plain(row.get("top_p") or 0.0),
-    )
-
-
-def _plain(value: float) -> float:
+def _six_digits(value: float) -> float:
     """Round to six digits: 0.9 as a 32-bit float reads 0.89999998."""
     return round(value, 6)
 

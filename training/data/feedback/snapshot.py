@@ -121,7 +121,12 @@ def write_snapshot(
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_lines(partial / JUDGEMENTS, map(_line, judgements))
+    lines = [asdict(judgement) for judgement in judgements]
+    for line in lines:
+        # Logs without samples thus give the same snapshot id in older and newer versions.
+        if line["served"] is None:
+            del line["served"]
+    _write_lines(partial / JUDGEMENTS, lines)
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     parts = [
         hash_file(partial / JUDGEMENTS),
@@ -167,19 +172,6 @@ def read_judgements(snapshot: Snapshot) -> list[Judgement]:
         served = served_from(sample) if sample else None
         judgements.append(Judgement(context=context, served=served, **fields))
     return judgements
-
-
-def _line(judgement: Judgement) -> dict[str, Any]:
-    """Return the judgement as a JSON object, without an empty `served`.
-
-    Logs without samples thus give the same snapshot id in older and newer versions.
-    """
-    fields = asdict(judgement)
-    return (
-        fields
-        if judgement.served
-        else {name: value for name, value in fields.items() if name != "served"}
-    )
 
 
 def _read(
