@@ -23,7 +23,7 @@ from training.artifacts.manifest import MANIFEST, mark_erased
 from training.artifacts.registry import Registry
 from training.data.feedback.events import Erasure
 from training.data.feedback.snapshot import JUDGEMENTS
-from training.measurement.figures import SAMPLES
+from training.figures import SAMPLES
 from training.progress_log import EVENTS
 from training.progress_log import SAMPLES as STAGE_SAMPLES
 from training.reporting.run import REPORT, STAGES, write_report

@@ -17,7 +17,7 @@ from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
 from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling, score
-from training.measurement.figures import (
+from training.figures import (
     SAMPLES,
     Comparison,
     Estimate,

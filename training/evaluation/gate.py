@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.measurement.figures import Comparison, Probes, Samples
+from training.figures import Comparison, Probes, Samples
 
 ONE_SIDED_95 = 1.645
 

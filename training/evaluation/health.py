@@ -24,7 +24,7 @@ from training.evaluation.gate import (
     GateConfig,
     decide,
 )
-from training.measurement.figures import Estimate, clustered_mean
+from training.figures import Estimate, clustered_mean
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import load_reward_model

@@ -11,7 +11,7 @@ from typing import Any
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.evaluation.canary_run import COURSE
-from training.measurement.figures import SAMPLES
+from training.figures import SAMPLES
 from training.reporting.pages import Chart, chart, curves, write_page
 from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult

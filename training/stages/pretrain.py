@@ -24,7 +24,6 @@ from training.data.packing import PACKINGS, PackedRows
 from training.data.seeds import rows_of_step, seed_of
 from training.data.token_shards import Shards, TokenStream, open_shards
 from training.errors import ConfigError
-from training.measurement.perplexity import measure, surprise_of
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
@@ -41,6 +40,7 @@ from training.runtime.ranges import Count, CountOrZero, NonNegative, check_range
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish
+from training.stages.perplexity import measure, surprise_of
 
 STAGE = "pretrain"
 OPENING = re.compile(r"\S+(?:\s+\S+){0,3}")  # four words

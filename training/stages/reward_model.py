@@ -19,8 +19,8 @@ from training.data.examples import PairExample, read_pairs
 from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
 from training.errors import ConfigError
+from training.figures import Z_95, clustered_mean, share_bounds
 from training.losses.preferences import bradley_terry, centring, margin_ranking
-from training.measurement.figures import Z_95, clustered_mean, share_bounds
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions

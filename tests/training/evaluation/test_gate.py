@@ -8,7 +8,7 @@ import pytest
 
 from training.evaluation.gate import GateConfig, check_candidate, decide
 from training.evaluation.health import check_reward_model
-from training.measurement.figures import Comparison, Estimate, Probes, Samples, clustered_mean
+from training.figures import Comparison, Estimate, Probes, Samples, clustered_mean
 
 GOOD = Comparison(
     win_rate=Estimate(0.7, 0.05, 400, 100),

@@ -21,7 +21,7 @@ from training.evaluation.health import (
     check_reward_model,
     measure_served,
 )
-from training.measurement.figures import Estimate
+from training.figures import Estimate
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel, Sampling
-from training.measurement.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
+from training.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
 from training.runs import write_json
 from training.verification.items import Item
 from training.verification.scorer import Scorer, shares

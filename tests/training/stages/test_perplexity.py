@@ -13,11 +13,11 @@ from tests.training.stages.pretrain_and_die import pretrain_config
 from training.data.chat import load_chat
 from training.data.packing import PackedRows
 from training.errors import ConfigError
-from training.measurement.perplexity import measure
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.runtime.ranks import ALONE
 from training.stages import pretrain
+from training.stages.perplexity import measure
 from training.stages.pretrain import PretrainConfig
 
 

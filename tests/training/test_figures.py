@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.measurement.figures import Estimate, change_bounds, clustered_mean, share_bounds
+from training.figures import Estimate, change_bounds, clustered_mean, share_bounds
 
 Z_95 = 1.959964
 

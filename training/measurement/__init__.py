@@ -1,1 +1,0 @@
-"""Measurements that stages and evaluations share."""
