@@ -1,16 +1,25 @@
-"""The first start: the stable version of the settings, or an error that names the missing file."""
+"""Wiring of the generator: the first start, and connections to model servers.
 
+The first start takes the stable version of the settings, or fails with an error that names the
+missing file.
+"""
+
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.generator.__main__ import first_rollout
+from services.generator.__main__ import first_rollout, open_http
 from services.generator.rollout.canary import ManifestError
 from services.generator.rollout.current_rollout import NOTHING_STORED, UnusableStoreError
 from services.generator.rollout.rollout import Deployment
 from services.generator.store.store import RolloutFile
 from tests.services.generator.service import model_directory
 from tests.support.errors import refused
+
+BODY = b'{"messages": []}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
 async def test_the_first_stable_version_comes_from_the_manifest_and_is_kept(
@@ -51,3 +60,26 @@ async def test_an_unreadable_rollout_file_stops_the_start(tmp_path: Path) -> Non
     (tmp_path / "rollout.json").write_text("{")
     with refused(UnusableStoreError, field=str(tmp_path / "rollout.json"), reason="MALFORMED"):
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), model_directory(tmp_path, "v1"))
+
+
+async def test_a_used_connection_is_not_reused() -> None:
+    handlers: list[asyncio.Task[Any] | None] = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Announce keep-alive, and close the connection when the next request arrives."""
+        handlers.append(asyncio.current_task())
+        await reader.readuntil(BODY)
+        writer.write(ANSWER)
+        await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
+    async with server:
+        async with open_http(5.0) as http:
+            for _ in range(3):
+                async with http.post(url, json={"messages": []}) as response:
+                    assert await response.json() == {}
+        await asyncio.gather(*[task for task in handlers if task])
+    assert len(handlers) == 3
