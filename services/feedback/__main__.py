@@ -33,7 +33,6 @@ from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
 from services.feedback.principals.sealing import MasterKey, MasterKeyError, Sealer, overtaken_turns
 from services.feedback.projections import current_feedback, experiments, remarks, thumbs
-from services.feedback.projections.current_feedback import Overlay
 from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
 from services.feedback.servicer import FeedbackLogServicer, Principals
@@ -43,7 +42,7 @@ from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.log import Entry, Record
 from services.feedback.store.database import open_database
-from services.feedback.streams import FEEDBACK, TURNS, AcceptOptions, Stores, open_stream
+from services.feedback.streams import FEEDBACK, TURNS, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
 DAY_SECONDS = 86_400.0
@@ -76,15 +75,13 @@ async def wiring(
         Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master),
         Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
     )
-    feedback_options = AcceptOptions(mode.claims[0], sealers[0])
-    turn_options = AcceptOptions(mode.claims[1], sealers[1])
-    fold = current_feedback.fold
+    claims, fold = mode.claims, current_feedback.fold
     async with (
         open_stream(
-            settings, FEEDBACK, stores, fold, feedback_options, mode.on_stored, mode.on_committed
+            settings, FEEDBACK, stores, fold, claims[0], sealers[0], mode.on_stored, mode.on_sunk
         ) as feedback,
         open_stream(
-            settings, TURNS, stores, current_feedback.fold_turns, turn_options, _no_op, _no_op
+            settings, TURNS, stores, current_feedback.fold_turns, claims[1], sealers[1]
         ) as turns,
     ):
         current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
@@ -104,7 +101,7 @@ async def wiring(
             ),
         )
         background = [
-            *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in mode.claims),
+            *(sweep_hourly(each, settings.claim_days * DAY_SECONDS) for each in claims),
             clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             refresh_periodically(figures, exported or ExperimentMetrics()),
             update_metrics_periodically(erasures),
@@ -135,27 +132,20 @@ class ReplicaMode:
     pending_thumbs: thumbs.PendingThumbs
     pending_remarks: remarks.PendingRemarks
     on_stored: Callable[[Sequence[Record]], None]
-    on_committed: Callable[[int], None]
+    on_sunk: Callable[[int], None]
     on_erased: Callable[[str], None]
 
 
 def _single_replica() -> ReplicaMode:
-    pending_thumbs, pending_remarks = Overlay(thumbs.change_of), Overlay(remarks.change_of)
-
-    def add(records: Sequence[Record]) -> None:
-        decoded = list(codec.decoded_feedback(records))
-        pending_thumbs.add(decoded)
-        pending_remarks.add(decoded)
-
-    def trim(before: int) -> None:
-        pending_thumbs.trim(before)
-        pending_remarks.trim(before)
-
-    def forget(principal: str) -> None:
-        pending_thumbs.forget(principal)
-        pending_remarks.forget(principal)
-
-    return ReplicaMode((NoClaims(), NoClaims()), pending_thumbs, pending_remarks, add, trim, forget)
+    pending = current_feedback.PendingFeedback(codec.decoded_feedback)
+    return ReplicaMode(
+        (NoClaims(), NoClaims()),
+        pending.thumbs,
+        pending.remarks,
+        pending.add,
+        pending.trim,
+        pending.forget,
+    )
 
 
 def _many_replicas(engine: Engine) -> ReplicaMode:

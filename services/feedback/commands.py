@@ -11,7 +11,7 @@ from services.feedback.compaction.schedule import compact_all
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.location import bucket, make_bucket, object_store
+from services.feedback.lake.location import bucket, object_store
 from services.feedback.lake.object_store import load_objects, save_objects
 from services.feedback.lake.orphans import add_orphan_options, collect_orphans
 from services.feedback.principals.erasures import Erasures
@@ -51,7 +51,10 @@ def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    make_bucket(bucket(settings), settings.s3_bucket)
+    store = bucket(settings)
+    state = "created" if store.make_bucket() else "exists"
+    store.check()
+    print(f"bucket {settings.s3_bucket} {state}; access check succeeded")
     return 0
 
 

@@ -108,7 +108,16 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
         raise field_error(f"{path}.accept_time", "a time after 1970")
     match event.value:
         case Thumb() as thumb:
-            _check_thumb(thumb, f"{path}.thumb")
+            if len(thumb.reasons) > MAX_REASONS:
+                raise field_error(f"{path}.thumb.reasons", f"at most {MAX_REASONS}")
+            if any(len(reason) > MAX_REASON_CHARACTERS for reason in thumb.reasons):
+                raise field_error(
+                    f"{path}.thumb.reasons", f"at most {MAX_REASON_CHARACTERS} characters each"
+                )
+            if len(thumb.comment) > MAX_COMMENT_CHARACTERS:
+                raise field_error(
+                    f"{path}.thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters"
+                )
             _check_seal(event.sealed, f"{path}.sealed", bool(thumb.reasons or thumb.comment))
         case Correction(text):
             _check_seal(event.sealed, f"{path}.sealed", bool(text))
@@ -171,15 +180,6 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
             raise field_error(
                 f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
             )
-
-
-def _check_thumb(thumb: Thumb, path: str) -> None:
-    if len(thumb.reasons) > MAX_REASONS:
-        raise field_error(f"{path}.reasons", f"at most {MAX_REASONS}")
-    if any(len(reason) > MAX_REASON_CHARACTERS for reason in thumb.reasons):
-        raise field_error(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
-    if len(thumb.comment) > MAX_COMMENT_CHARACTERS:
-        raise field_error(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
 
 
 def check_message_ids(message_ids: Sequence[str], limit: int) -> None:

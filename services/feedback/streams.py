@@ -37,25 +37,24 @@ class Stores:
     objects: ObjectStore
 
 
-@dataclass(frozen=True)
-class AcceptOptions:
-    """Claims and sealing used to accept events of a stream."""
-
-    claims: Claims
-    sealing: EntrySealer
-
-
 @asynccontextmanager
 async def open_stream(
     settings: FeedbackSettings,
     stream_format: StreamFormat[EventT],
     stores: Stores,
     fold: Fold[EventT],
-    accept_options: AcceptOptions,
-    on_stored: Callable[[Sequence[Record]], None],
-    on_committed: Callable[[int], None],
+    claims: Claims,
+    sealing: EntrySealer,
+    on_stored: Callable[[Sequence[Record]], None] = lambda records: None,
+    on_sunk: Callable[[int], None] = lambda end: None,
 ) -> AsyncIterator[GroupCommit]:
-    """Open a stream and replay unsunk records of the spool before the first call."""
+    """Open a stream and replay unsunk records of the spool before the first call.
+
+    Args:
+        on_stored: Called on the event loop with stored records, before their acknowledgement.
+        on_sunk: Called with an offset, on the event loop once all records below are in the ledger;
+            with Kafka on the relay's thread once they are at the broker.
+    """
     spool = Spool(
         settings.spool_directory / stream_format.stream,
         max_bytes=settings.max_spool_bytes,
@@ -63,9 +62,7 @@ async def open_stream(
     )
     metrics.SPOOLED_BYTES.labels(stream_format.stream).set_function(lambda: spool.bytes_used)
     metrics.SPOOL_LIMIT_BYTES.labels(stream_format.stream).set(settings.max_spool_bytes)
-    acceptance = Acceptance(
-        stream_format.stream, spool, stores.ledger, accept_options.claims, accept_options.sealing
-    )
+    acceptance = Acceptance(stream_format.stream, spool, stores.ledger, claims, sealing)
     limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
 
     def make_sink(log: Log) -> Sink[EventT]:
@@ -77,13 +74,13 @@ async def open_stream(
             on_stored(records)
             start = records[-1].offset + 1
 
-    def on_sunk(end: int) -> None:
+    def release(end: int) -> None:
         acceptance.forget(end)
-        on_committed(end)
+        on_sunk(end)
 
     group = GroupCommit(acceptance, on_stored)
     path = _relay_and_sink if settings.kafka_bootstrap else _sink_spool
-    async with path(settings, stream_format.stream, spool, make_sink, remember, on_sunk):
+    async with path(settings, stream_format.stream, spool, make_sink, remember, release):
         yield group
         await group.close()
     spool.close()

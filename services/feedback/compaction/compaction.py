@@ -22,9 +22,14 @@ import pyarrow as pa
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction.compactors import CompactionLease, Compactors, Replacement
-from services.feedback.compaction.retraction_range import RetractionRange, find_retraction_range
 from services.feedback.compaction.row_filter import ErasedRows, FilteredRows, RowFilter
-from services.feedback.compaction.runs import Run, RunLimits, choose_runs
+from services.feedback.compaction.runs import (
+    RetractionRange,
+    Run,
+    RunLimits,
+    choose_runs,
+    find_retraction_range,
+)
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger

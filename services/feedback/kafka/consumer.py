@@ -9,8 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
@@ -21,7 +19,7 @@ from kafka.structs import OffsetAndMetadata
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
-from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.kafka.partition_sinks import KafkaLog, PartitionSinks
 from services.feedback.kafka.record import record_of
 from services.feedback.spool.log import LogError, OffsetOutOfRangeError
 
@@ -37,28 +35,6 @@ COMMIT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Membership:
-    """Group membership of this process."""
-
-    group: str
-    session_seconds: float
-    max_buffered_bytes: int
-
-
-class PartitionOwner(Protocol):
-    """Reader of assigned partitions.
-
-    The methods are called on the client's threads and must not block.
-    """
-
-    def on_assigned(self, partitions: Collection[int]) -> None:
-        """Register partitions assigned to this process; each stays paused until `attach`."""
-
-    def on_lost(self, partitions: Collection[int]) -> None:
-        """Register partitions no longer assigned: drop buffered records, commit no offset."""
-
-
 class TopicConsumer:
     """Consumer of a topic; `run` blocks in a thread, `attach` connects a partition to its log."""
 
@@ -67,13 +43,16 @@ class TopicConsumer:
         cluster: Cluster,
         topic: str,
         stream: str,
-        membership: Membership,
-        owner: PartitionOwner,
+        group: str,
+        session_seconds: float,
+        max_buffered_bytes: int,
+        owner: PartitionSinks,
     ) -> None:
         self._cluster = cluster
         self._topic = topic
         self._stream = stream
-        self._membership = membership
+        self._group, self._session_seconds = group, session_seconds
+        self._max_buffered_bytes = max_buffered_bytes
         self._owner = owner
         self._mutex = threading.Lock()
         self._logs: dict[int, KafkaLog] = {}
@@ -110,10 +89,10 @@ class TopicConsumer:
         """Consume and rebuild failed clients until `stop`."""
         while not self._stopped.is_set():
             try:
-                session_ms = int(self._membership.session_seconds * 1_000)
+                session_ms = int(self._session_seconds * 1_000)
                 consumer = self._cluster.build(
                     KafkaConsumer,
-                    group_id=self._membership.group,
+                    group_id=self._group,
                     enable_auto_commit=False,
                     # Neither earliest nor latest: a missing offset is an error and never a silent
                     # jump.
@@ -186,7 +165,7 @@ class TopicConsumer:
         with self._mutex:
             logs = dict(self._logs)
         buffered = sum(kafka_log.bytes_used for kafka_log in logs.values())
-        limit = self._membership.max_buffered_bytes
+        limit = self._max_buffered_bytes
         # Hysteresis: pause at the limit and resume at half, to avoid switching with every poll.
         self._full = buffered >= limit if not self._full else buffered > limit // 2
         metrics.CONSUMER_BUFFERED_BYTES.labels(self._stream).set(buffered)

@@ -1,4 +1,8 @@
-"""Sinks of the partitions assigned to this process.
+"""Logs and sinks of the partitions assigned to this process.
+
+A log is filled by the consumer's thread and read by a sink. The log buffers fetched records until
+they are sunk. A sink that needs another offset than the next one (after a new lease or a commit by
+another writer) sets a seek offset, and the consumer seeks there.
 
 A sink starts with the assignment of its partition and stops with the revocation. The ledger fences:
 a sink still flushing after a revocation no longer has the newest lease. A partition with missing
@@ -8,14 +12,15 @@ records stops permanently and logs an error; the others continue.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
-from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.sink_loop import (
     FAILURES,
     FIRST_RETRY_SECONDS,
@@ -23,11 +28,120 @@ from services.feedback.sink_loop import (
     Flusher,
     SinkLoop,
 )
-from services.feedback.spool.log import LogError, TopicReplacedError
+from services.feedback.spool.log import LogError, Record, TopicReplacedError, frame_bytes
 
 log = logging.getLogger(__name__)
 
+
 ResultT = TypeVar("ResultT")
+
+
+class KafkaLog:
+    """Buffer of one partition between consumer and sink.
+
+    Args:
+        require_same: Raises TopicReplacedError if the topic was recreated, or LogUnavailableError
+            if Kafka does not answer.
+    """
+
+    def __init__(self, topic_id: str, partition: int, require_same: Callable[[], None]) -> None:
+        self.topic_id, self.partition = topic_id, partition
+        self._require_same = require_same
+        self._mutex = threading.Lock()
+        self._records: deque[Record] = deque()
+        self._start = -1  # no position: the first read requests a seek
+        self._bytes = 0
+        self._seek_offset: int | None = None
+        self._failure: LogError | None = None
+        self._sunk = 0
+
+    @property
+    def end_offset(self) -> int:
+        """Offset after the last buffered record.
+
+        After a failure the offset is one higher, so that a read happens and raises the failure.
+        """
+        with self._mutex:
+            if self._failure:
+                return self._start + 1
+            return self._records[-1].offset + 1 if self._records else self._start
+
+    @property
+    def bytes_used(self) -> int:
+        """Approximate size of the buffered records in bytes, measured as in the spool."""
+        return self._bytes
+
+    @property
+    def failed(self) -> bool:
+        """True if the partition has failed and is no longer fetched."""
+        return self._failure is not None
+
+    @property
+    def sunk(self) -> int:
+        """Offset below which all records are in the ledger."""
+        return self._sunk
+
+    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+        """Implement `Log.read`; return no records while a seek is pending."""
+        with self._mutex:
+            failure, found, room = self._failure, list[Record](), max_bytes
+            end = self._records[-1].offset + 1 if self._records else self._start
+            if not failure and self._start <= start <= end:
+                self._drop(start)
+                for record in self._records:
+                    if len(found) >= max_records or room <= 0:
+                        break
+                    found.append(record)
+                    room -= frame_bytes(record.entry)
+            elif not failure:
+                self._clear()
+                # Records in flight belong to the old position; `offer` drops them until the
+                # consumer has sought.
+                self._start = self._seek_offset = start
+        # Verify the topic id after fetching: if the topic still has the id, the fetched records
+        # belong to that topic.
+        if found or failure:
+            self._require_same()
+        if failure:
+            raise failure
+        return found
+
+    def trim(self, before: int) -> None:
+        """Drop the records below an offset, since they are sunk."""
+        with self._mutex:
+            self._sunk = before
+            self._drop(before)
+
+    def offer(self, records: Sequence[Record]) -> None:
+        """Append fetched records.
+
+        While a seek is pending the records belong to another position and are dropped.
+        """
+        with self._mutex:
+            if self._start >= 0 and self._seek_offset is None and self._failure is None:
+                self._records.extend(records)
+                self._bytes += sum(frame_bytes(record.entry) for record in records)
+
+    def take_seek_offset(self) -> int | None:
+        """Return and clear the offset where the consumer must seek."""
+        with self._mutex:
+            seek_offset, self._seek_offset = self._seek_offset, None
+            return seek_offset
+
+    def fail(self, failure: LogError) -> None:
+        """Stop the log with a failure, raised by the next read."""
+        with self._mutex:
+            self._failure = failure
+            self._clear()
+
+    def _drop(self, before: int) -> None:
+        while self._records and self._records[0].offset < before:
+            self._bytes -= frame_bytes(self._records.popleft().entry)
+        self._start = max(self._start, before)
+
+    def _clear(self) -> None:
+        self._records.clear()
+        self._bytes = 0
 
 
 class Topic(Protocol):
@@ -75,8 +189,8 @@ class _OwnedPartition:
 class PartitionSinks:
     """Sinks of assigned partitions.
 
-    `on_assigned` and `on_lost` are called on the consumer's threads. Blocking calls run in
-    `executor`.
+    `on_assigned` and `on_lost` are called on the consumer's threads and do not block. Blocking
+    calls run in `executor`.
     """
 
     def __init__(
@@ -98,11 +212,11 @@ class PartitionSinks:
         self._assigned: asyncio.Queue[int | None] = asyncio.Queue()
 
     def on_assigned(self, partitions: Collection[int]) -> None:
-        """Start sinks of newly assigned partitions."""
+        """Start sinks of newly assigned partitions; each stays paused until `Source.attach`."""
         self._loop.call_soon_threadsafe(self._assign, list(partitions))
 
     def on_lost(self, partitions: Collection[int]) -> None:
-        """Stop sinks of lost partitions."""
+        """Stop sinks of lost partitions: drop buffered records, commit no offset."""
         self._loop.call_soon_threadsafe(self._release, list(partitions))
 
     async def run(self, source: Source) -> None:

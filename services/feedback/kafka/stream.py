@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from services.feedback.events import Stream
-from services.feedback.kafka.consumer import Membership, TopicConsumer
-from services.feedback.kafka.partition_log import KafkaLog
-from services.feedback.kafka.partition_sinks import PartitionSinks
+from services.feedback.kafka.consumer import TopicConsumer
+from services.feedback.kafka.partition_sinks import KafkaLog, PartitionSinks
 from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.kafka.relay import Relay
 from services.feedback.kafka.topic import NamedTopic
@@ -48,11 +47,6 @@ async def sinking(
 ) -> AsyncIterator[None]:
     """Sink the partitions assigned to this process until the block ends."""
     cluster, name = settings.cluster(), settings.topic(stream)
-    membership = Membership(
-        f"{settings.consumer_group}.{stream}",
-        settings.consumer_session_seconds,
-        settings.consumer_bytes,
-    )
     topic = NamedTopic(cluster, name)
     with (
         ThreadPoolExecutor(1, f"consume-{stream}") as consumer_thread,
@@ -61,7 +55,15 @@ async def sinking(
         sinks = PartitionSinks(
             stream, topic, make_sink, sink_threads, settings.flush_rows, settings.flush_seconds
         )
-        consumer = TopicConsumer(cluster, name, stream, membership, sinks)
+        consumer = TopicConsumer(
+            cluster,
+            name,
+            stream,
+            f"{settings.consumer_group}.{stream}",
+            settings.consumer_session_seconds,
+            settings.consumer_bytes,
+            sinks,
+        )
         async with asyncio.TaskGroup() as tasks:
             consuming_task = tasks.create_task(
                 _in_thread(consumer_thread, consumer.run, consumer.stop)

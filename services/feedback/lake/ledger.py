@@ -8,11 +8,10 @@ serial, and their sequence is the order for readers.
 import base64
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from services.feedback.lake.readable_segments import (
     PAGE_SIZE,
@@ -113,7 +112,7 @@ class Ledger:
         """Acquire a partition and fence the previous owner."""
         table = tables.partitions
         mine = (table.c.topic_id == topic_id) & (table.c.partition == partition)
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             # The update comes first and locks the row, so that the following read cannot be
             # outdated. Raising the epoch fences the previous owner at its next commit.
             taken = connection.execute(update(table).where(mine).values(epoch=table.c.epoch + 1))
@@ -145,7 +144,7 @@ class Ledger:
                 none can follow before the end of the transaction.
             LedgerUnavailableError: The outcome is unknown until a new lease is acquired.
         """
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             # Lock the stream's row first: sequences are then assigned in the order of commits, and
             # no reader can see a later sequence before an earlier one.
             sequence, _ = lock_stream(connection, lease.stream, step=1)
@@ -168,14 +167,14 @@ class Ledger:
     @contextmanager
     def commits_blocked(self, stream: str) -> Iterator[Connection]:
         """Open a transaction that blocks commits to the stream."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             lock_stream(connection, stream)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction without locks."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             yield connection
 
     def segments(
@@ -184,9 +183,9 @@ class Ledger:
         """Return committed segments in order, including segments with a compacted form."""
         table = tables.segments
         query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return [
-                _segment(row)
+                Segment(**row._mapping)
                 for row in connection.execute(query.order_by(table.c.sequence).limit(limit))
             ]
 
@@ -194,7 +193,7 @@ class Ledger:
         self, stream: str, after_sequence: int = 0, limit: int | None = None
     ) -> list[ReadableSegment]:
         """Return the readable segments in order."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return readable_segments(connection, stream, after_sequence, limit)
 
     def readable_pages(
@@ -211,12 +210,12 @@ class Ledger:
         """Return the first sequence committed at or after a time by the sink's clock."""
         table = tables.segments.c
         query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
 
     def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
         """Return the retracted answers among the given answers."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return retracted_answers(connection, message_ids)
 
     def compaction_epoch(self, stream: str) -> int:
@@ -225,7 +224,7 @@ class Ledger:
         Objects of earlier epochs are either published by now or will never be.
         """
         table = tables.compactors.c
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return (
                 connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
             )
@@ -233,7 +232,7 @@ class Ledger:
     def retired(self, object_keys: Collection[str]) -> set[str]:
         """Return the replaced but not yet deleted objects among the given keys."""
         table, found = tables.retired_objects.c, set[str]()
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             for chunk in chunks(object_keys):
                 query = select(table.object_key).where(table.object_key.in_(chunk))
                 found.update(connection.execute(query).scalars())
@@ -245,7 +244,7 @@ class Ledger:
         query = select(table.c.end_offset).where(
             table.c.topic_id == topic_id, table.c.partition == partition
         )
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(query).scalar() or 0
 
     def dead_letter_offsets(
@@ -255,17 +254,17 @@ class Ledger:
         table = tables.dead_letters.c
         here = (table.topic_id == topic_id) & (table.partition == partition)
         query = select(table.offset).where(here, table.offset >= start, table.offset < end)
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return set(connection.execute(query).scalars())
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the committed ids among the given ids, with fingerprints."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return committed_fingerprints(connection, stream, event_ids)
 
     def erased(self, owners: Collection[Owner]) -> set[Owner]:
         """Return the owners whose events were erased."""
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return erased_among(connection, owners)
 
     def _segment(self, lease: Lease, batch: Batch, sequence: int) -> Segment:
@@ -310,9 +309,6 @@ class Ledger:
                 field="epoch",
             )
 
-    def _transaction(self) -> AbstractContextManager[Connection]:
-        return transaction(self._engine)
-
 
 def committed_fingerprints(
     connection: Connection, stream: str, event_ids: Sequence[str]
@@ -349,10 +345,6 @@ def lock_stream(connection: Connection, stream: str, step: int = 0) -> tuple[int
     """
     row = connection.execute(_LOCK_STREAM, {"stream": stream, "step": step}).one()
     return row.sequence, row.plain_sequence
-
-
-def _segment(row: Row[Any]) -> Segment:
-    return Segment(**row._mapping)
 
 
 def _insert_details(connection: Connection, segment: Segment, batch: Batch) -> None:

@@ -1,8 +1,7 @@
-"""Object store chosen by the settings, a directory or an S3 bucket, and its creation."""
+"""Object store chosen by the settings: a directory or an S3 bucket."""
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from services.chassis.telemetry import fields
 from services.feedback.lake.object_store import (
@@ -64,32 +63,3 @@ def verified_store(settings: FeedbackSettings) -> ObjectStore:
             extra=fields(endpoint=settings.s3_endpoint, error=str(error)),
         )
     return store
-
-
-class BucketStore(Protocol):
-    """Object store whose bucket may be missing."""
-
-    def make_bucket(self) -> bool:
-        """Create the bucket and return False if the bucket exists.
-
-        Raises:
-            ObjectStoreError: The store does not answer.
-        """
-
-    def check(self) -> None:
-        """Check all operations on the bucket.
-
-        Raises:
-            ObjectStoreError: The store does not answer or rejects an operation.
-        """
-
-
-def make_bucket(store: BucketStore, bucket: str, write_line: Callable[[str], None] = print) -> None:
-    """Create a missing bucket and check the access.
-
-    Raises:
-        ObjectStoreError: The store does not answer or rejects an operation.
-    """
-    created = store.make_bucket()
-    store.check()
-    write_line(f"bucket {bucket} {'created' if created else 'exists'}; access check succeeded")

@@ -109,3 +109,34 @@ class Overlay(Generic[KeyT, ValueT]):
         """Return the pending values of some keys, or of all keys with None."""
         wanted = self._pending if keys is None else [key for key in keys if key in self._pending]
         return {key: self._pending[key][1] for key in wanted}
+
+
+class PendingFeedback:
+    """Overlays of thumbs and remarks, filled with acknowledged feedback (single replica).
+
+    Args:
+        decode: Yields stored records with their events.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[Record]], Iterable[tuple[Record, FeedbackEvent]]],
+    ) -> None:
+        self.thumbs, self.remarks = Overlay(thumbs.change_of), Overlay(remarks.change_of)
+        self._decode = decode
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Add stored records in order."""
+        decoded = list(self._decode(records))
+        self.thumbs.add(decoded)
+        self.remarks.add(decoded)
+
+    def trim(self, before: int) -> None:
+        """Drop the values below an offset, since the tables contain them."""
+        self.thumbs.trim(before)
+        self.remarks.trim(before)
+
+    def forget(self, principal: str) -> None:
+        """Drop the values of an erased principal."""
+        self.thumbs.forget(principal)
+        self.remarks.forget(principal)

@@ -21,7 +21,8 @@ from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.removed_rows import retracted_answers
-from services.feedback.principals.sealing import MIN_SEALED_BYTES, DataKey, unseal
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.sealing import MIN_SEALED_BYTES, unseal
 from services.feedback.projections.projection import (
     Projection,
     advance_position,
@@ -132,17 +133,6 @@ class NoPendingRemarks:
         return {}
 
 
-class Keys(Protocol):
-    """Data keys of principals."""
-
-    def existing(self, principals: Collection[str]) -> Mapping[str, DataKey]:
-        """Return the existing keys of some principals.
-
-        Raises:
-            UnavailableError: The keys are unavailable.
-        """
-
-
 class Remarks:
     """Reader of the table and the pending remarks.
 
@@ -154,7 +144,7 @@ class Remarks:
         self,
         engine: Engine,
         pending: PendingRemarks,
-        keys: Keys,
+        keys: DataKeys,
         decode_words: Callable[[bytes], Words],
     ) -> None:
         self._engine = engine

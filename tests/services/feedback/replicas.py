@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from services.chassis.errors import AlreadyExistsError
 from services.contracts.feedback import Thumb
 from services.feedback.events import FeedbackEvent, Stream
-from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.kafka.partition_sinks import KafkaLog
 from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.lake.parquet import Row
