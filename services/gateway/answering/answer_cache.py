@@ -7,10 +7,12 @@ guard are stored. The key contains the version of the guard's policy.
 
 import json
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from cachetools import TTLCache
 
 from services.chassis.errors import ServiceError
 from services.contracts.chat import FinishReason, Prompt, Role, SamplingOverrides, Task, Usage
@@ -186,28 +188,17 @@ class LocalCacheBackend:
     def __init__(
         self, seconds: float, entries: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._seconds, self._entries, self._monotonic = seconds, entries, monotonic
-        self._kept: defaultdict[str, OrderedDict[CacheKey, tuple[float, CachedAnswer]]] = (
-            defaultdict(OrderedDict)
+        self._kept: defaultdict[str, TTLCache[CacheKey, CachedAnswer]] = defaultdict(
+            lambda: TTLCache(entries, seconds, monotonic)
         )
 
     async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
         """Implement the method `CacheBackend.find`."""
-        kept = self._kept[cache_key.tenant]
-        until, answer = kept.get(cache_key, (0.0, None))
-        if self._monotonic() >= until:
-            kept.pop(cache_key, None)
-            return None
-        kept.move_to_end(cache_key)
-        return answer
+        return self._kept[cache_key.tenant].get(cache_key)
 
     async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
         """Implement the method `CacheBackend.store`."""
-        kept = self._kept[cache_key.tenant]
-        kept[cache_key] = (self._monotonic() + self._seconds, answer)
-        kept.move_to_end(cache_key)
-        while len(kept) > self._entries:
-            kept.popitem(last=False)
+        self._kept[cache_key.tenant][cache_key] = answer
 
     async def drop_tenant(self, tenant: str) -> None:
         """Implement the method `CacheBackend.drop_tenant`."""

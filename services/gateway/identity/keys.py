@@ -12,11 +12,12 @@ import re
 import secrets
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
+
+from cachetools import TTLCache
 
 from services.chassis.errors import ServiceError, UnauthenticatedError
 from services.chassis.identity import Caller
@@ -132,8 +133,10 @@ class ApiKeys:
     def __init__(
         self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time
     ) -> None:
-        self._store, self._cache_seconds, self._now = store, cache_seconds, now
-        self._cache: OrderedDict[bytes, tuple[float, StoredKey]] = OrderedDict()
+        self._store, self._now = store, now
+        self._cache: TTLCache[bytes, StoredKey] = TTLCache(
+            MAX_CACHED_KEYS, cache_seconds, time.monotonic
+        )
         self._lookups: dict[bytes, asyncio.Task[StoredKey | None]] = {}
         self._use_writes: set[asyncio.Task[None]] = set()
 
@@ -154,8 +157,8 @@ class ApiKeys:
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
         digest = digest_of(secret)
-        until, key = self._cache.get(digest, (0.0, None))
-        if time.monotonic() >= until:
+        key = self._cache.get(digest)
+        if key is None:
             # One query serves all concurrent calls with the same key.
             if not (lookup := self._lookups.get(digest)):
                 lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
@@ -185,10 +188,7 @@ class ApiKeys:
         key = await self._store.find(digest)
         # Unknown keys are not cached, or invented keys would evict real ones.
         if key is not None:
-            self._cache[digest] = (time.monotonic() + self._cache_seconds, key)
-            self._cache.move_to_end(digest)
-            while len(self._cache) > MAX_CACHED_KEYS:
-                self._cache.popitem(last=False)
+            self._cache[digest] = key
             now = self._now()
             if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
                 # Written in the background. A failed write does not fail the call.

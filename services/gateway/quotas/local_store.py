@@ -4,9 +4,10 @@ Reservations need no lease, because they end with the process.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 from services.gateway.quotas.quota import (
     CHECK_ORDER,
@@ -84,7 +85,8 @@ class LocalQuotaStore:
         windows: Mapping[Limit, Window] = WINDOWS,
     ) -> None:
         self._monotonic, self._windows = monotonic, windows
-        self._accounts: OrderedDict[tuple[Holder, str], _Account] = OrderedDict()
+        # Bounds the memory. An evicted account restarts with an empty quota.
+        self._accounts: LRUCache[tuple[Holder, str], _Account] = LRUCache(MAX_ACCOUNTS)
 
     def admit(self, request: QuotaRequest) -> QuotaDecision:
         """Decide on a request, and record the request if admitted."""
@@ -133,10 +135,6 @@ class LocalQuotaStore:
             account = self._accounts[key] = _Account(
                 {limit: _Counts(window) for limit, window in self._windows.items()}
             )
-        self._accounts.move_to_end(key)
-        # Bounds the memory. An evicted account restarts with an empty quota.
-        while len(self._accounts) > MAX_ACCOUNTS:
-            self._accounts.popitem(last=False)
         return account
 
     def _usage(self, request: QuotaRequest, now_ms: int) -> dict[tuple[Holder, Limit], WindowUsage]:
