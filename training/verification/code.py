@@ -12,9 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from training.verification.checks import Calls, CodeCheck
+from training.verification.checks import Calls, CodeCheck, Outcome, Verdict
 from training.verification.sandbox.runs import EndReason, Run
-from training.verification.verdict import Outcome, Verdict
 
 MAX_CODE_CHARACTERS = 20_000  # characters; the longest reference solution of MBPP has 1,500
 # Tolerances for floats, for a different order of summation.
@@ -102,21 +101,17 @@ def _judge(
     if not finished:
         return Verdict(Outcome.WRONG, f"{len(lines)} answers to {len(expected)} cases")
     for number, (wanted, line) in enumerate(zip(expected, lines, strict=True), start=1):
-        answer = _parse_answer(line)
+        try:
+            answer = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            answer = None
+        # Lines are untrusted: anything but a JSON object counts as no answer.
+        answer = answer if isinstance(answer, dict) else {}
         if answer.get("error") == "MemoryError":
             return Verdict(Outcome.OUT_OF_MEMORY, f"case {number} of {len(expected)}")
         if "value" not in answer or not matches(wanted, answer):
             return Verdict(Outcome.WRONG, f"case {number} of {len(expected)}")
     return Verdict(Outcome.RIGHT)
-
-
-def _parse_answer(line: bytes) -> dict[str, Any]:
-    """Parse a line of the sandbox; empty if not a JSON object, since it is untrusted."""
-    try:
-        answer = json.loads(line, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def _refuse_constant(constant: str) -> None:

@@ -106,7 +106,15 @@ def number_words(text: str) -> Iterator[NumberWords]:
         )
         digits = _digits(match)
         past = match.end()
-        if digits is None or _is_no_number(match, before, text):
+        if digits is None:
+            continue
+        # Estimates ("about a dozen") and the pronoun "one" are no numbers.
+        if match["dozen"]:
+            if _ESTIMATE_BEFORE.search(before) or _ESTIMATE_AFTER.match(text, past):
+                continue
+        elif match[0].lower() == "one" and (
+            _PRONOUN_BEFORE.search(before) or _PRONOUN_AFTER.match(text, past)
+        ):
             continue
         if match["sign"]:
             start, digits = (
@@ -128,14 +136,6 @@ def in_digits(text: str) -> str:
         parts += [text[place : number.start], number.digits]
         place = number.end
     return re.sub(r"^(-?[\d/.]+)\s\(\1\)$", r"\1", "".join([*parts, text[place:]]))
-
-
-def _is_no_number(match: re.Match[str], before: str, text: str) -> bool:
-    if match["dozen"]:
-        return bool(_ESTIMATE_BEFORE.search(before) or _ESTIMATE_AFTER.match(text, match.end()))
-    if match[0].lower() != "one":
-        return False
-    return bool(_PRONOUN_BEFORE.search(before) or _PRONOUN_AFTER.match(text, match.end()))
 
 
 def _digits(match: re.Match[str]) -> str | None:

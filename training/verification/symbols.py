@@ -14,8 +14,7 @@ import math
 import re
 from typing import Any
 
-from training.verification.checks import CheckError
-from training.verification.verdict import Outcome, Verdict
+from training.verification.checks import CheckError, Outcome, Verdict
 
 MAX_ANSWER_CHARACTERS = 300  # characters; the longest answer of MATH's 5,000 test items has 159
 _NUMBER = r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"

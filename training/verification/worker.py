@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.verification.checks import Check, Gym, Mathematics, from_mapping
+from training.verification.checks import Check, Gym, Mathematics, Outcome, Verdict, from_mapping
 from training.verification.free_text import judge_text
 from training.verification.symbols import is_mathematics
 from training.verification.tasks.gym import scoring_generator
-from training.verification.verdict import Outcome, Verdict
 
 # sympy needs a few hundred levels for an answer of maximum length.
 RECURSION_LIMIT = 3_000

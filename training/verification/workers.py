@@ -20,8 +20,14 @@ from pathlib import Path
 from signal import SIGXCPU
 from types import TracebackType
 
-from training.verification.checks import Gym, TextCheck, to_mapping
-from training.verification.verdict import Outcome, Verdict, VerificationError
+from training.verification.checks import (
+    Gym,
+    Outcome,
+    TextCheck,
+    Verdict,
+    VerificationError,
+    to_mapping,
+)
 
 ROOT = Path(__file__).parents[2]
 MODULE = "training.verification.worker"
@@ -81,7 +87,18 @@ class Worker:
             _WorkerExited: the worker crashed; do not use it again.
         """
         described = to_mapping(check)
-        self._load(check)
+        needed = check.generator if isinstance(check, Gym) else type(check).__name__
+        if needed not in self._loaded:
+            self._write({"load": described})
+            if not self._line(self._limits.start_seconds):
+                self._process.kill()
+                self._process.wait()
+                self._stderr.seek(0)
+                message = self._stderr.read()[-400:].decode(errors="replace")
+                raise VerificationError(
+                    f"a verifier worker does not start: {message}", field="worker", reason="STOPPED"
+                )
+            self._loaded.add(needed)
         self._write({"check": described, "response": response[-MAX_RESPONSE_CHARACTERS:]})
         answer = self._line(self._limits.wall_seconds)
         if answer is None:
@@ -107,21 +124,6 @@ class Worker:
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-
-    def _load(self, check: TextCheck) -> None:
-        needed = check.generator if isinstance(check, Gym) else type(check).__name__
-        if needed in self._loaded:
-            return
-        self._write({"load": to_mapping(check)})
-        if not self._line(self._limits.start_seconds):
-            self._process.kill()
-            self._process.wait()
-            self._stderr.seek(0)
-            message = self._stderr.read()[-400:].decode(errors="replace")
-            raise VerificationError(
-                f"a verifier worker does not start: {message}", field="worker", reason="STOPPED"
-            )
-        self._loaded.add(needed)
 
     def _write(self, request: dict[str, object]) -> None:
         assert self._process.stdin

@@ -24,10 +24,9 @@ from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_loop import FIRST_UPDATE
 from training.stages.ppo import PpoConfig
-from training.verification.checks import Calls, Mathematics
+from training.verification.checks import Calls, Mathematics, Outcome, Verdict, VerificationError
 from training.verification.items import Item, Split, parse_items, write_items
 from training.verification.scorer import Scorer
-from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import Workers
 
 TINY = Size(None, None, 3e-3, prompts=4, samples=4, minibatch_rows=8)

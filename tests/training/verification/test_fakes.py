@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from training.verification.checks import Calls, Programs
+from training.verification.checks import Calls, Outcome, Programs
 from training.verification.code import judge_code
 from training.verification.sandbox.runs import Sandbox
-from training.verification.verdict import Outcome
 
 # A value that no code below can guess and that never enters the sandbox.
 SECRET = 7_640_891_576_956_012_809

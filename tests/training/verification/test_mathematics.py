@@ -3,10 +3,9 @@
 import pytest
 
 from tests.support.errors import refused
-from training.verification.answers import last_number, marked_answer, single_line
-from training.verification.checks import CheckError, Choice, Mathematics
+from training.verification.checks import CheckError, Choice, Mathematics, Outcome
+from training.verification.free_text import last_number, marked_answer, single_line
 from training.verification.symbols import compare
-from training.verification.verdict import Outcome
 from training.verification.workers import WorkerLimits, Workers
 
 

@@ -2,11 +2,9 @@
 
 import pytest
 
-from training.verification.answers import last_number
-from training.verification.checks import Mathematics
-from training.verification.free_text import judge_text
+from training.verification.checks import Mathematics, Outcome
+from training.verification.free_text import judge_text, last_number
 from training.verification.number_words import in_digits
-from training.verification.verdict import Outcome
 
 RIGHT = [
     ("4", "The answer is four."), ("4", "2+2 equals 4."), ("4", "Four."), ("4", "four"),

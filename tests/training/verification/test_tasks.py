@@ -18,6 +18,7 @@ from training.verification.checks import (
     Choice,
     Gym,
     Mathematics,
+    Outcome,
     Programs,
     from_mapping,
     to_mapping,
@@ -32,7 +33,7 @@ from training.verification.items import (
 )
 from training.verification.sandbox.runs import Sandbox
 from training.verification.scorer import Scorer
-from training.verification.tasks import choices, coding, gym
+from training.verification.tasks import catalogue, coding, gym
 from training.verification.tasks.catalogue import (
     FUNCTIONS,
     PROGRAMS,
@@ -40,7 +41,6 @@ from training.verification.tasks.catalogue import (
     make_items,
     names,
 )
-from training.verification.verdict import Outcome
 from training.verification.workers import WorkerLimits, Workers
 
 
@@ -253,7 +253,7 @@ def test_choices_are_from_train_splits_and_shuffled(tmp_path: Path) -> None:
         }
         for n in range(40)
     ]
-    path = tmp_path / choices.REQUESTS.format(name="csqa")
+    path = tmp_path / catalogue.REQUESTS.format(name="csqa")
     path.parent.mkdir(parents=True)
     with gzip.open(path, "wt") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
@@ -263,8 +263,8 @@ def test_choices_are_from_train_splits_and_shuffled(tmp_path: Path) -> None:
     for item in items:
         number = re.search(r"What is (\d+)", item.prompt)
         assert number and f"{item.check.letter}. {number[1]}\n" in item.prompt  # type: ignore[union-attr]
-    assert "train" in choices.REQUESTS
-    missing = tmp_path / "nowhere" / choices.REQUESTS.format(name="csqa")
+    assert "train" in catalogue.REQUESTS
+    missing = tmp_path / "nowhere" / catalogue.REQUESTS.format(name="csqa")
     with refused(ConfigError, field=str(missing), reason="MISSING") as caught:
         make_items(ItemRequest("csqa", 1, seed=1, texts=tmp_path / "nowhere"))
     assert "small_sft_texts" in caught.value.text  # the list of packages to install

@@ -42,12 +42,6 @@ class Classifier:
         starts = np.cumsum([0, *(len(text) for text in parts[:-1])])
         return np.maximum.reduceat(logits + self.bias, starts, axis=0)
 
-    def with_thresholds(self, thresholds: Sequence[float]) -> "Classifier":
-        """Return the same heads with other thresholds."""
-        return Classifier(
-            self.weights, self.scale, self.bias, np.array(thresholds, dtype=np.float32)
-        )
-
 
 def windows(text: str) -> list[str]:
     """Return the text, and for a long text also its windows, which overlap by half."""

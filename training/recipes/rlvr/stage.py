@@ -18,9 +18,8 @@ from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
 from training.verification.checks import Calls, Programs
 from training.verification.items import Item, training_items
-from training.verification.rewards import TaskVerifier
 from training.verification.sandbox.runs import open_sandbox
-from training.verification.scorer import Scorer
+from training.verification.scorer import Scorer, TaskVerifier
 from training.verification.workers import Workers
 
 

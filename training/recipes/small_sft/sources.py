@@ -39,7 +39,6 @@ _NEEDS_CHOICES = re.compile(
 )
 _ASKS = ("What ", "Which ", "Who ", "Where ", "How ", "Why ", "When ", "In ", "The ", "Where's ")
 
-SUMS, CAPITALS_SOURCE = "sums", "capitals"
 
 _ASK_SUM = ("What is {}?", "{}", "{} = ?", "Calculate {}.", "How much is {}?", "what's {}")
 _SPOKEN = {"+": " plus ", "-": " minus ", "×": " times "}
@@ -199,7 +198,9 @@ def make_sums(count: int, rng: random.Random) -> list[Example]:
         if rng.random() < 0.3:
             sign = next(sign for sign in _SPOKEN if sign in text)
             asked = text.replace(f" {sign} ", _SPOKEN[sign])
-        examples.append(Example((rng.choice(_ASK_SUM).format(asked),), f"{text} = {value}.", SUMS))
+        examples.append(
+            Example((rng.choice(_ASK_SUM).format(asked),), f"{text} = {value}.", "sums")
+        )
     return examples
 
 
@@ -209,7 +210,7 @@ def make_capitals(rng: random.Random) -> list[Example]:
         Example(
             (rng.choice(_ASK_CAPITAL).format(country),),
             f"The capital of {country} is {city.rstrip('.')}.",
-            CAPITALS_SOURCE,
+            "capitals",
         )
         for country, city in CAPITALS.items()
     ]

@@ -131,39 +131,33 @@ def _namespaces(as_root: bool) -> Iterator[str]:
 @functools.cache
 def _files(interpreter: Interpreter) -> tuple[str, ...]:
     """Return the mounts, without /proc, /sys, /etc and shell; cached, since the search is slow."""
-    return (*_python(interpreter), *_system_libraries())
-
-
-def _python(interpreter: Interpreter) -> Iterator[str]:
+    words: list[str] = []
     # Parent directories created implicitly by bubblewrap are accessible to root only.
-    for folder in (HOME, f"{HOME}/bin", f"{HOME}/lib", "/usr", "/dev"):
-        yield from ("--dir", folder)
-    yield from ("--ro-bind", str(interpreter.program), f"{HOME}/bin/{interpreter.program.name}")
-    yield from ("--ro-bind", str(interpreter.library), f"{HOME}/lib/{interpreter.version}")
+    for parent in (HOME, f"{HOME}/bin", f"{HOME}/lib", "/usr", "/dev"):
+        words += ("--dir", parent)
+    inside = f"{HOME}/lib/{interpreter.version}"
+    words += ("--ro-bind", str(interpreter.program), f"{HOME}/bin/{interpreter.program.name}")
+    words += ("--ro-bind", str(interpreter.library), inside)
     for packages in ("site-packages", "dist-packages"):
         if (interpreter.library / packages).is_dir():
-            yield from ("--tmpfs", f"{HOME}/lib/{interpreter.version}/{packages}")
-            yield from ("--remount-ro", f"{HOME}/lib/{interpreter.version}/{packages}")
+            words += ("--tmpfs", f"{inside}/{packages}")
+            words += ("--remount-ro", f"{inside}/{packages}")
     for library in interpreter.shared:
-        yield from ("--ro-bind", str(library), f"{HOME}/lib/{library.name}")
-
-
-def _system_libraries() -> Iterator[str]:
-    """Yield the loader and the libraries linked by the interpreter, file by file.
-
-    The directories are not mounted as a whole because they also contain programs.
-    """
+        words += ("--ro-bind", str(library), f"{HOME}/lib/{library.name}")
+    # The loader and the libraries linked by the interpreter follow file by file. Their directories
+    # are not mounted as a whole because they also contain programs.
     architecture = sysconfig.get_config_var("MULTIARCH") or ""
     for name in ("lib", "lib64"):
         root = Path("/") / name
         if root.is_symlink():
-            yield from ("--symlink", str(root.readlink()), str(root))
+            words += ("--symlink", str(root.readlink()), str(root))
     for folder in (Path("/usr/lib"), Path("/usr/lib64"), Path("/lib"), Path("/lib64")):
         if folder.is_symlink() or not folder.is_dir():
             continue
         for place in dict.fromkeys((folder, folder / architecture)):
-            yield from ("--dir", str(place))
+            words += ("--dir", str(place))
             for library in sorted(
                 file for name in LIBRARIES for file in place.glob(f"{name}.so.[0-9]*")
             ):
-                yield from ("--ro-bind", str(library), str(library))
+                words += ("--ro-bind", str(library), str(library))
+    return tuple(words)

@@ -68,24 +68,17 @@ def find_control_groups(memory_bytes: int, processes: int) -> ControlGroups | No
         "memory.swap.max": 0,
         "pids.max": processes,
     }
-    for parents in _candidates():
+    # One tree per controller (version 1), or a single tree (version 2): its top, the parent of our
+    # own group, and our own group.
+    candidates: list[tuple[Path, ...]] = [(MOUNT / "memory", MOUNT / "pids"), (MOUNT,)]
+    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
+    for own in (line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        candidates += [((MOUNT / own).parent,), (MOUNT / own,)]
+    for parents in candidates:
         groups = ControlGroups(parents, limits)
         if _supports_limits(groups):
             return groups
     return None
-
-
-def _candidates() -> Iterator[tuple[Path, ...]]:
-    """Yield possible parents: one tree per controller (v1), or a single tree (v2).
-
-    In version 2 the candidates are the top, the parent of our own group, and our own group.
-    """
-    yield MOUNT / "memory", MOUNT / "pids"
-    yield (MOUNT,)
-    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
-    for own in (line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
-        yield ((MOUNT / own).parent,)
-        yield (MOUNT / own,)
 
 
 def _supports_limits(groups: ControlGroups) -> bool:

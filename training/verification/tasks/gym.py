@@ -13,7 +13,7 @@ import importlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -87,7 +87,17 @@ def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
     factory = library()
     settings: dict[str, Any] = {"size": size, "seed": seed}
     if level is not None:
-        settings = {**_at_level(factory, name, level), **settings}
+        curriculum = factory.create_curriculum(name)
+        attributes = curriculum.attributes.items()
+        # Attributes with fewer levels keep their defaults.
+        found = [attribute for attribute, its in attributes if 0 <= level < len(its.levels)]
+        if not found:
+            raise ConfigError(
+                f"level: {name} has no level {level}", field="level", reason="OUT_OF_RANGE"
+            )
+        for attribute in found:
+            curriculum.set_attr_level(attribute, level)
+        settings = {**vars(curriculum.generate_configuration()), **settings}
     try:
         made: Generator = factory.create_dataset(name, **settings)
     except AssertionError as error:
@@ -103,16 +113,3 @@ def entries(name: str, size: int, seed: int, level: int | None) -> Iterator[tupl
     for index in range(size):
         entry = made[index]
         yield entry["question"], entry["answer"], json.dumps(entry)
-
-
-def _at_level(factory: ModuleType, name: str, level: int) -> Mapping[str, Any]:
-    curriculum = factory.create_curriculum(name)
-    for attribute, described in curriculum.attributes.items():
-        if not 0 <= level < len(described.levels):
-            continue  # this attribute has fewer levels
-        curriculum.set_attr_level(attribute, level)
-    if not any(0 <= level < len(described.levels) for described in curriculum.attributes.values()):
-        raise ConfigError(
-            f"level: {name} has no level {level}", field="level", reason="OUT_OF_RANGE"
-        )
-    return dict(vars(curriculum.generate_configuration()))

@@ -12,13 +12,18 @@ from tests.support.errors import refused
 from training.data.examples import ExampleError, read_prompts
 from training.rl.rollout import Rollout
 from training.rl.scores import Answer, score_by_verifier
-from training.verification.checks import Calls, Check, Mathematics
+from training.verification.checks import (
+    Calls,
+    Check,
+    Mathematics,
+    Outcome,
+    Verdict,
+    VerificationError,
+)
 from training.verification.items import Item, Split, split_of, write_items
-from training.verification.rewards import TaskVerifier
 from training.verification.sandbox.bubblewrap import SandboxUnavailableError
 from training.verification.sandbox.runs import EndReason, Run
-from training.verification.scorer import MAX_FAILED_SHARE, Scorer
-from training.verification.verdict import Outcome, Verdict, VerificationError
+from training.verification.scorer import MAX_FAILED_SHARE, Scorer, TaskVerifier
 from training.verification.workers import WorkerLimits, Workers
 
 SUM = Item("sums", "1+1?", Mathematics("2"))
