@@ -12,6 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -88,24 +89,23 @@ class ProgressLog:
 
     def append(self, progress: Progress) -> None:
         """Append the progress of a step."""
+        from training.runtime.machine import peak_memory_bytes
+
+        effort = Effort(
+            time.monotonic() - self._began,
+            time.process_time() - self._processor_before,
+            peak_memory_bytes(),
+            self._workers,
+        )
         row = {
             "stage": progress.stage,
             "step": progress.step,
             "total_steps": progress.total_steps,
             "metrics": dict(progress.metrics),
-            "effort": asdict(self._effort()),
+            "effort": asdict(effort),
         }
         with self._path.open("a") as opened:
             opened.write(json.dumps(row) + "\n")
-
-    def _effort(self) -> Effort:
-        from training.runtime.machine import peak_memory_bytes
-
-        elapsed, processor = (
-            time.monotonic() - self._began,
-            time.process_time() - self._processor_before,
-        )
-        return Effort(elapsed, processor, peak_memory_bytes(), self._workers)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -133,7 +133,20 @@ def resume_text(directory: Path) -> str:
     return f"again after step {step} of {lines[-1].progress.total_steps}" if step and lines else ""
 
 
-def follow(stages: Sequence[FollowedStage], watcher: Watcher, stop: threading.Event) -> None:
+@contextmanager
+def following(stages: Sequence[FollowedStage], watcher: Watcher) -> Iterator[None]:
+    """Report the stages to the watcher from another thread while the block runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(stages, watcher, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(stages: Sequence[FollowedStage], watcher: Watcher, stop: threading.Event) -> None:
     """Report start, new steps and end of each stage to the watcher.
 
     The function returns after the last stage or when `stop` is set.
@@ -155,19 +168,16 @@ def _added(stage: FollowedStage, offset: int, stop: threading.Event) -> Iterator
     ended = False
     while not ended:
         stopped = not finished_manifest(stage.output_directory) and stop.wait(POLL_SECONDS)
+        # The end is looked up before the file is read, so that the last lines are never missed.
         ended = stopped or finished_manifest(stage.output_directory) is not None
-        whole = _whole_lines(stage.path, offset)
+        if not stage.path.exists():
+            continue
+        with stage.path.open("rb") as opened:
+            opened.seek(offset)
+            whole = opened.read().rpartition(b"\n")[0]  # without a line that is being written
         if whole:
             offset += len(whole) + 1
             yield from (_parse(line.decode()).progress for line in whole.split(b"\n"))
-
-
-def _whole_lines(path: Path, offset: int) -> bytes:
-    if not path.exists():
-        return b""
-    with path.open("rb") as opened:
-        opened.seek(offset)
-        return opened.read().rpartition(b"\n")[0]
 
 
 def _parse(line: str) -> Line:
@@ -235,3 +245,22 @@ class EventFiles:
                 str(self._directory), purge_step=step, flush_secs=FLUSH_SECONDS
             )
         return self._writer
+
+
+@contextmanager
+def stage_logs(
+    directory: Path, workers: int
+) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
+    """Open all logs in the directory of a stage; return functions that write steps and samples."""
+    lines, written = ProgressLog(directory / PROGRESS, workers), SampleLog(directory / SAMPLES)
+    with closing(EventFiles(directory / EVENTS)) as events:
+
+        def progress(step: Progress) -> None:
+            lines.append(step)
+            events.append(step)
+
+        def samples(sample: Sample) -> None:
+            written.append(sample)
+            events.append_sample(sample)
+
+        yield progress, samples

@@ -10,9 +10,9 @@ import pytest
 
 from infra.install.environment import ROOT
 from tests.charts.rendering import component, of_kind, pods, ray_job, render
-from training.__main__ import _parser as training_parser
+from training.__main__ import parser as training_parser
 from training.data.feedback.bucket import bucket_location
-from training.launching.__main__ import _parser as launcher_parser
+from training.launching.__main__ import parser as launcher_parser
 
 LOCAL, RAY = "one-node-values.yaml", "ray-values.yaml"
 EVALUATION = ("evaluation-values.yaml", "training.enabled=true")

@@ -15,7 +15,8 @@ from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import Registry
 from training.data.feedback.catalogue import Directory
 from training.evaluation.canary_run import RolloutControl
-from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
+from training.loop import STEPS
+from training.loop_run import LoopEnvironment, LoopRun, begin, conclude
 from training.progress_log import EVENTS, SAMPLES, EventFiles, SampleLog
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
@@ -96,7 +97,7 @@ class StateFolder:
         self.write_samples(evaluation)
         self.tell_samples(run)
         write_manifest(evaluation, kind="evaluation", version=evaluation.name)
-        conclude(run, result, "win rate")
+        conclude(run.record, result, "win rate", run.env)
         return run
 
     def tell_samples(self, run: LoopRun) -> None:

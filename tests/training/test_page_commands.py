@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from training.__main__ import _parser, main
+from training.__main__ import main, parser
 from training.recipes.custom.assignments import assigned, settable
 from training.recipes.custom.recipe_file import FIXED
 from training.recipes.custom.stages import STAGES
@@ -20,7 +20,7 @@ from training.stages.pretrain import PretrainConfig
 from training.verification.tasks.catalogue import names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-PYTHON = ".venv/bin/python -m training "
+PYTHON = ".venv/bin/thumbwheel train "
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [block for language, block in FENCED.findall(PAGE) if not language]
 INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
@@ -34,7 +34,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     """Return the parser of every command."""
     return next(
         action.choices
-        for action in _parser()._actions
+        for action in parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
 
@@ -65,7 +65,7 @@ def test_page_has_the_expected_structure() -> None:
 
 @pytest.mark.parametrize("arguments", typed(), ids=" ".join)
 def test_commands_of_the_page_can_be_parsed(arguments: list[str]) -> None:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     fields = [text.partition("=")[0] for text in sets(arguments)]
     if arguments[0] in STAGES:
         stage = STAGES[arguments[0]]

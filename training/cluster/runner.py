@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
@@ -37,28 +36,15 @@ from training.model.reward import RewardModelError
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
-from training.progress_log import (
-    EVENTS,
-    PROGRESS,
-    SAMPLES,
-    EventFiles,
-    FollowedStage,
-    ProgressLog,
-    SampleLog,
-    Watcher,
-    follow,
-)
+from training.progress_log import PROGRESS, FollowedStage, Watcher, following, stage_logs
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
-from training.runtime.context import Checkpoints, Progress, RunContext, Sample, StoppedError
+from training.runtime.context import Checkpoints, Progress, RunContext, StoppedError
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stage_record import SCRATCH, ConfigWithOutput, record_start, recorded_failure
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +180,7 @@ def run_stages(
         FollowedStage(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.continue_if)
         for s in stages
     ]
-    with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
+    with _pages([storage / stage.name for stage in stages]), following(followed, watcher):
         _, due = _finished(stages)
         if due and group.workers == 0:
             with stopped_by_signal(task.stop_file):
@@ -262,7 +248,7 @@ def _run_each(
 
 @contextmanager
 def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
-    with _reports(directory, ALONE) as (progress, samples):
+    with stage_logs(directory, ALONE.world_size) as (progress, samples):
         yield RunContext(
             task.checkpoints(directory, ALONE),
             progress,
@@ -272,28 +258,6 @@ def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
         )
 
 
-@contextmanager
-def _reports(
-    directory: Path, ranks: Ranks
-) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
-    """Return functions that write steps and samples, to our logs and to TensorBoard."""
-    lines, written = (
-        ProgressLog(directory / PROGRESS, ranks.world_size),
-        SampleLog(directory / SAMPLES),
-    )
-    with closing(EventFiles(directory / EVENTS)) as events:
-
-        def progress(step: Progress) -> None:
-            lines.append(step)
-            events.append(step)
-
-        def samples(sample: Sample) -> None:
-            written.append(sample)
-            events.append_sample(sample)
-
-        yield progress, samples
-
-
 def _run_under_ray(task: _Task, group: Group) -> None:
     name = "+".join(stage.name for stage in task.stages)
     with (
@@ -301,13 +265,15 @@ def _run_under_ray(task: _Task, group: Group) -> None:
         rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors,
         stopped_by_signal(task.stop_file),
     ):
-        while (
-            end := _fit(
-                trainer(
-                    group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING
-                )
-            )
-        ) is not None:
+        sent = replace(task, samplers=actors)
+        while True:
+            prepared = trainer(group, _work, sent, name, task.storage / BOOKKEEPING)
+            try:
+                end: _WorkerResult | None = prepared.fit().return_value
+            except SystemExit as error:  # Ray converts Ctrl-C to SystemExit
+                raise KeyboardInterrupt from error
+            if end is None:
+                break
             if end.refusal:
                 raise end.refusal
             if task.stop_file.exists():
@@ -321,19 +287,6 @@ def _stop_if_requested(task: _Task) -> None:
     if task.stop_file.exists():
         last = task.stages[-1].name
         raise StoppedError(f"{last}: stopped at its end", stage=last)
-
-
-def _fit(prepared: TorchTrainer) -> _WorkerResult | None:
-    """Run the trainer.
-
-    Raises:
-        KeyboardInterrupt: on Ctrl-C, which Ray converts to SystemExit.
-    """
-    try:
-        end: _WorkerResult | None = prepared.fit().return_value
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    return end
 
 
 def _work(parameters: dict[str, _Task]) -> _WorkerResult | None:
@@ -359,24 +312,16 @@ def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
     where = ray.train.get_context()
     ranks = all_different(where.get_world_rank(), where.get_world_size(), task.world_sizes)
     checkpoints = _ReportedCheckpoints(task.checkpoints(directory, ranks))
+
+    def stop_requested() -> bool:
+        # Only the first worker checks the file.
+        return bool(leaving_machines()) or (ranks.rank == 0 and task.stop_file.exists())
+
     if ranks.rank > 0:
-        yield RunContext(checkpoints, _ignore, ranks, _ignore, task.samplers, _machine_leaves)
+        yield RunContext(checkpoints, _ignore, ranks, _ignore, task.samplers, stop_requested)
         return
-    with _reports(directory, ranks) as (progress, samples):
-        stop_requested = partial(_stop_requested, task.stop_file)
+    with stage_logs(directory, ranks.world_size) as (progress, samples):
         yield RunContext(checkpoints, progress, ranks, samples, task.samplers, stop_requested)
-
-
-def _stop_requested(stop_file: Path) -> bool:
-    """Return True if a stop was requested.
-
-    Only the first worker checks the file.
-    """
-    return _machine_leaves() or stop_file.exists()
-
-
-def _machine_leaves() -> bool:
-    return bool(leaving_machines())
 
 
 def _bucket_place() -> BucketLocation:
@@ -399,19 +344,6 @@ def _ignore(_: object) -> None:
 
 
 @contextmanager
-def _following(stages: Sequence[FollowedStage], watcher: Watcher) -> Iterator[None]:
-    """Report the stages to the watcher from another thread while the block runs."""
-    stop = threading.Event()
-    thread = threading.Thread(target=follow, args=(stages, watcher, stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextmanager
 def _pages(directories: Sequence[Path]) -> Iterator[None]:
     """Write the page of each stage after the block, even after an exception."""
     try:
@@ -422,6 +354,6 @@ def _pages(directories: Sequence[Path]) -> Iterator[None]:
                 write_stage_page(directory)
             except Exception:  # a failed page must not hide the result or the error of the run
                 logger.exception(
-                    "page of %s not written; `python -m training report` retries",
+                    "page of %s not written; `thumbwheel train report` retries",
                     directory.name,
                 )

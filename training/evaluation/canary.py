@@ -126,6 +126,13 @@ class Reading:
     verdict: Verdict
     reason: str
 
+    def text(self) -> str:
+        """Describe the reading in a single line."""
+        new, old = self.candidate, self.incumbent
+        return (
+            f"candidate {new.up}/{new.total} up, incumbent {old.up}/{old.total} up: {self.reason}"
+        )
+
 
 def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
     """Evaluate the current thumbs; valid at every poll."""

@@ -33,7 +33,7 @@ class WallClock:
 
 def main() -> int:
     """Launch a run and wait for its end."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     launch = Launch(
@@ -57,7 +57,7 @@ def say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.launching", description="Run the loop once as a RayJob."
     )

@@ -1,4 +1,4 @@
-"""Commands `python -m training report RUN` and `python -m training compare RUN RUN`.
+"""Commands `thumbwheel train report RUN` and `thumbwheel train compare RUN RUN`.
 
 RUN is the version of a run of the loop, or a directory with stages.
 """

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tests.support.errors import refused
 from tests.training.cluster.test_runner import sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
-from training.__main__ import _parser, _recipe
+from training.__main__ import parser
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.group import ENVIRONMENT, OWN_ENVIRONMENT, Group, parse_workers, trainer
 from training.cluster.runner import StageRun, run_stage, run_stages
+from training.commands import adjusted_recipe
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism, arrange
 from training.progress_log import read_lines, read_progress
@@ -70,8 +71,8 @@ def test_run_with_indivisible_rows_is_rejected_before_its_start(tmp_path: Path) 
 
 def test_command_line_sets_workers_and_actors(tmp_path: Path) -> None:
     def asked(*more: str) -> Group:
-        options = _parser().parse_args(["loop", "--recipe", "nano", *more])
-        return _recipe(options)(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0")).group
+        options = parser().parse_args(["loop", "--recipe", "nano", *more])
+        return adjusted_recipe(options)(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0")).group
 
     assert asked() == Group(1)
     assert asked("--workers", "1..2") == Group(2, fewest_workers=1)

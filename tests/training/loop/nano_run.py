@@ -16,7 +16,8 @@ from training.artifacts.manifest import Manifest
 from training.artifacts.registry import Registry
 from training.data.feedback.catalogue import Directory
 from training.evaluation.canary_run import Clock, RolloutControl
-from training.loop import Feedback, LoopEnvironment, run_loop
+from training.loop import run_loop
+from training.loop_run import Feedback, LoopEnvironment
 from training.recipes.nano import nano
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.reporting.progress import Lines

@@ -11,7 +11,8 @@ from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.state_folder import StateFolder, holding, question
 from training.artifacts.registry import RegistryError, VersionStage
 from training.data.feedback.snapshot import read_judgements
-from training.loop import NotEnoughFeedbackError, run_loop
+from training.loop import run_loop
+from training.loop_run import NotEnoughFeedbackError
 from training.recipes.nano import nano
 from training.runs import Runs
 

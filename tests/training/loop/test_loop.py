@@ -20,7 +20,7 @@ from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
 from training.errors import ConfigError
-from training.loop import NotEnoughFeedbackError
+from training.loop_run import NotEnoughFeedbackError
 from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, exclusive
 

@@ -27,7 +27,7 @@ from training.data.feedback.rows import DataKey
 from training.erasure import apply_erasures
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.canary_run import serve_canary
-from training.loop import NotEnoughFeedbackError
+from training.loop_run import NotEnoughFeedbackError
 from training.optim.optimizers import OptimizerConfig
 from training.progress_log import read_progress
 from training.runtime.context import Lineage, Machine

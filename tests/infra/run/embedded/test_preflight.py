@@ -24,8 +24,8 @@ from infra.run.embedded.preflight import (
 )
 from infra.run.supervision.supervisor import RUNNING
 from tests.support.errors import refused
-from training.__main__ import RECIPES
-from training.__main__ import TOO_LITTLE as TURNS_TOO_LITTLE
+from training.commands import RECIPES
+from training.commands import TOO_LITTLE as TURNS_TOO_LITTLE
 from training.recipes.recipe import Plan
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 

@@ -17,7 +17,7 @@ from infra.run.embedded.running import (
 from infra.run.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
 from infra.simulate.users.settings import PLANS
 from tests.support.errors import refused
-from training.__main__ import RECIPES as TRAINED
+from training.commands import RECIPES as TRAINED
 
 PORTS = {"http": 8123, "feedback": 8124}
 

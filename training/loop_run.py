@@ -1,0 +1,234 @@
+"""A run of the loop: its environment, and how it begins, resumes and ends.
+
+A run begins with a snapshot of the feedback, which later calls reopen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from training.artifacts.lineage import Ancestry, trace
+from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_manifest
+from training.artifacts.registry import Registry, RegistryError, VersionStage
+from training.data.feedback.catalogue import Objects
+from training.data.feedback.sets import TrainingSets, make_sets, write_sets
+from training.data.feedback.snapshot import (
+    Log,
+    Snapshot,
+    open_snapshot,
+    read_judgements,
+    take_snapshot,
+)
+from training.errors import ConfigError, DetailedError
+from training.evaluation.canary import Verdict
+from training.evaluation.canary_run import (
+    CandidateState,
+    Clock,
+    RolloutControl,
+    ThumbCounter,
+)
+from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.reporting.progress import Display, ProgressReporter
+from training.reporting.run import write_report
+from training.runs import RunRecord, RunResult, Runs, write_json
+
+CONFIG = "config.json"
+
+
+class NotEnoughFeedbackError(DetailedError, RuntimeError):
+    """Too little or no new feedback; the text gives the found and the needed amount."""
+
+    reason = "TOO_SMALL"
+
+
+class Feedback(Log, ThumbCounter, Protocol):
+    """Calls of the feedback service that the loop uses."""
+
+
+@dataclass(frozen=True)
+class LoopEnvironment:
+    """Services, folders and display of a run.
+
+    Without a rollout, the run ends after the gate.
+    """
+
+    state: Path
+    feedback: Feedback
+    objects: Objects
+    rollout: RolloutControl | None
+    clock: Clock
+    display: Display
+    code_commit: str = ""
+
+    @property
+    def loop_directory(self) -> Path:
+        return self.state / "loop"
+
+    @property
+    def runs(self) -> Runs:
+        return Runs(self.loop_directory)
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.state / "models")
+
+    def ancestries(self) -> list[Ancestry]:
+        """Return the ancestry of all known versions."""
+        return trace(self.runs, self.registry)
+
+
+@dataclass(frozen=True)
+class LoopRun:
+    """State of a run that has begun."""
+
+    record: RunRecord
+    config: LoopConfig
+    snapshot: Snapshot
+    sets: TrainingSets
+    reporter: ProgressReporter
+    env: LoopEnvironment
+
+    @property
+    def directory(self) -> Path:
+        return self.config.plan.run_directory
+
+
+def begin(
+    version: str, name: str, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
+) -> LoopRun:
+    """Take a snapshot, check its size, and create the run."""
+    runs = env.runs
+    # The run starts from the stable version of the rollout. Without a rollout, it starts from the
+    # version that was promoted last, or else from the recipe's base model.
+    if env.rollout is None:
+        incumbent = env.registry.promoted() or f"{name}-0"
+    elif not (incumbent := env.rollout.view().stable):
+        raise RegistryError(
+            "version: the generator has no stable version to improve",
+            field="version",
+            reason="MISSING",
+        )
+    plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
+    config = recipe(plan)
+    _check_size(config)
+    last = runs.last(name)
+    reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
+    with reporter.step("snapshot") as step:
+        snapshot = take_snapshot(
+            env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
+        )
+        sets = make_sets(read_judgements(snapshot), config.sets)
+        step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
+        _check_enough(runs, name, snapshot, sets, config)
+    record = RunRecord(
+        version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds")
+    )
+    runs.begin(record)
+    return _open(record, config, snapshot, sets, reporter, env)
+
+
+def resume(
+    record: RunRecord, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
+) -> LoopRun:
+    """Reopen a run with the snapshot and the incumbent that it started with."""
+    plan = Plan(
+        record.version,
+        env.runs.directory(record.version),
+        env.registry.directory(record.incumbent),
+    )
+    config = recipe(plan)
+    with reporter.step("snapshot") as step:
+        snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
+        sets = make_sets(read_judgements(snapshot), config.sets)
+        step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
+    return _open(record, config, snapshot, sets, reporter, env)
+
+
+def _open(
+    record: RunRecord,
+    config: LoopConfig,
+    snapshot: Snapshot,
+    sets: TrainingSets,
+    reporter: ProgressReporter,
+    env: LoopEnvironment,
+) -> LoopRun:
+    config = config.pinned(snapshot.id, snapshot.sha256, env.code_commit)
+    directory = config.plan.directory("sets")
+    reporter.note_thumbs(config.sets.min_thumbs, record.started)
+    if not (directory / MANIFEST).exists():
+        write_sets(sets, directory)
+        write_manifest(
+            directory,
+            kind="sets",
+            version=directory.name,
+            parents=(snapshot.id,),
+            config=config.sets,
+            report=sets.counts(),
+        )
+        write_json(config.plan.run_directory / CONFIG, plain(config))
+    origin = f"from {record.incumbent} and {snapshot.id}"
+    env.registry.note(record.version, VersionStage.CANDIDATE, origin, record.version)
+    return LoopRun(record, config, snapshot, sets, reporter, env)
+
+
+def _check_size(config: LoopConfig) -> None:
+    incumbent = config.plan.incumbent_directory
+    size = sum(path.stat().st_size for path in incumbent.glob("*.safetensors"))
+    if size > config.max_model_bytes:
+        raise ConfigError(
+            f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
+            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: "
+            "use RECIPE=small, or make up MODEL=nano",
+            field="recipe",
+            reason="TOO_LARGE",
+            limit=f"{config.max_model_bytes >> 20} MiB",
+        )
+
+
+def _check_enough(
+    runs: Runs, name: str, snapshot: Snapshot, sets: TrainingSets, config: LoopConfig
+) -> None:
+    if missing := sets.missing(config.sets, snapshot.thumbs):
+        raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")
+    last = runs.last(name)
+    if last is None or not (runs.snapshots / last.snapshot / MANIFEST).exists():
+        return
+    # Compare the hash of the judgements, not the id: compaction changes rows that do not count.
+    pinned = runs.snapshots / last.snapshot
+    if Snapshot(pinned, read_manifest(pinned)).sha256 == snapshot.sha256:
+        raise NotEnoughFeedbackError(
+            f"no new feedback: {last.version} has learned from {last.snapshot} already",
+            field="snapshot",
+            reason="DUPLICATE",
+        )
+
+
+def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:
+    """End a run whose snapshot was erased, and withdraw its version from the canary.
+
+    If the version is already stable, the registry records a promotion, even if the run could not
+    write its result.
+    """
+    rollout, version, stage = env.rollout, record.version, VersionStage.ERASED
+    state = rollout.view().state_of(version) if rollout else CandidateState.ABSENT
+    if state is CandidateState.STABLE:
+        stage = VersionStage.PROMOTED
+    elif rollout and state is not CandidateState.ABSENT:
+        rollout.finish(version, Verdict.ROLL_BACK, reason)
+    env.registry.note(version, stage, reason, version)
+    conclude(record, stage.value, reason, env)
+
+
+def conclude(record: RunRecord, result: str, reason: str, env: LoopEnvironment) -> RunResult:
+    """Write the report, then the result, which ends the run."""
+    finished = RunResult(result, reason, datetime.now(UTC).isoformat(timespec="seconds"))
+    runs = env.runs
+    ancestry = next(ancestry for ancestry in env.ancestries() if ancestry.version == record.version)
+    write_report(
+        runs.directory(record.version), runs.snapshots / record.snapshot, finished, ancestry
+    )
+    runs.end(record.version, finished)
+    return finished
