@@ -25,7 +25,6 @@ from training.cluster.runner import (
     StageRefusedError,
     StageRun,
     _context_here,
-    _fit,
     _Task,
     run_stage,
     run_stages,
@@ -398,13 +397,17 @@ def _run_here(config: SftConfig, tmp_path: Path) -> None:
         sft.run(config, context)
 
 
-class Interrupted:
+class Interrupted(Groups):
     """Trainer that is interrupted by Ctrl-C, as Ray reports it."""
 
-    def fit(self) -> None:
+    def fit(self) -> Any:
         raise SystemExit(1)
 
 
-def test_ctrl_c_during_ray_raises_keyboard_interrupt() -> None:
+def test_ctrl_c_during_ray_raises_keyboard_interrupt(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Interrupted(lambda: None))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(KeyboardInterrupt):
-        _fit(Interrupted())
+        run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told())
