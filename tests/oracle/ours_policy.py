@@ -31,9 +31,8 @@ from training.rl.rollout import Rollout
 from training.runtime.context import Lineage
 from training.runtime.ranks import ALONE
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs
+from training.stages.policy_inputs import PolicyInputs, Prompts
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
-from training.stages.prompts import Prompts
 
 VARIANTS: dict[str, Mapping[str, object]] = {
     "GRPO": {"normalisation": Normalisation.SEQUENCE},

@@ -34,27 +34,27 @@ from training.rl.experience import (
 )
 from training.rl.networks import Networks, open_networks
 from training.rl.rollout import Rollout
-from training.rl.scores import Verifier, figure_source
+from training.rl.scores import Verifier
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
 from training.runtime.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
 from training.runtime.training_state import TrainingState
 from training.stages.config import PolicyConfig
-from training.stages.policy_artifact import (
+from training.stages.policy_inputs import (
+    PolicyInputs,
     check_scorers,
+    mixed_loss,
     network_sources,
-    open_gold,
-    open_score,
-    publish_policy,
+    open_policy_inputs,
+    read_data,
 )
 from training.stages.policy_loop import (
     EngineOfUpdate,
     Outcome,
-    PolicyInputs,
     PolicyLoop,
+    publish_policy,
     rollout_engines,
 )
-from training.stages.prompts import mixed_loss, read_data
 
 STAGE = "grpo"
 
@@ -177,16 +177,9 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     if config.checkpoint_activations:
         checkpoint_activations(networks.policy.decoder)
     distribute_views(networks.views, context.ranks)
-    score = open_score(networks, verifier, prompts, context.ranks)
-    gold = open_gold(config, prompts.vocabulary, context.ranks)
-    algorithm = Grpo(
-        networks,
-        config,
-        PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
-    )
-    outcome = algorithm.train(
-        context, rollout_engines(networks.policy, sources, prompts, config, context)
-    )
+    inputs = open_policy_inputs(config, prompts, networks.reward, verifier, autocast, context.ranks)
+    engines = rollout_engines(networks.policy, sources, prompts, config, context)
+    outcome = Grpo(networks, config, inputs).train(context, engines)
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 

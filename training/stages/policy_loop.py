@@ -1,4 +1,6 @@
-"""Data, checkpoints, resume and progress of PPO and GRPO; the algorithms are in ppo.py and grpo.py.
+"""Updates, checkpoints, resume, progress and output of PPO and GRPO.
+
+The algorithms are in ppo.py and grpo.py, their inputs in policy_inputs.py.
 
 Each update is a function of the previous state and of (seed, update), so an interrupted run resumes
 with the same bits.
@@ -10,27 +12,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from training.artifacts.manifest import Manifest
 from training.data.seeds import rows_of_step, seed_of
 from training.model.backbone import Backbone
 from training.parallelism.layout import gathered, whole_weights
 from training.rl.alarms import alarm, record_figures
 from training.rl.correction import check_staleness, version_of
-from training.rl.experience import Experience, ScoringConfig
+from training.rl.experience import Experience
 from training.rl.networks import Sources
 from training.rl.rollout import CachedEngine, Rollout, RolloutEngine, SampleRequest
 from training.rl.samplers import RemoteSampling, SamplingPlan
-from training.rl.scores import FigureSource, Score
 from training.runtime.context import (
     Progress,
     RunContext,
     Sample,
     require_divisible,
 )
-from training.runtime.machine import Autocast, sampling_threads
+from training.runtime.machine import sampling_threads
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
+from training.stages.artifact import publish_model
 from training.stages.config import PolicyConfig
-from training.stages.prompts import Prompts
+from training.stages.policy_inputs import Prompts
 
 FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes
 SHOWN_PROMPTS = 4  # per checkpoint, in the report
@@ -38,36 +41,6 @@ SHOWN_PROMPTS = 4  # per checkpoint, in the report
 EngineOfUpdate = Callable[[int], RolloutEngine]
 """Return the engine for an update: the policy of this process, or copies with its weights or
 slightly older ones."""
-
-
-@dataclass(frozen=True)
-class PolicyInputs:
-    """Inputs of an algorithm in addition to its networks and its config.
-
-    `gold` is a reward model for monitoring only. `verifier` is the source of the scores if it
-    reports figures on its verdicts.
-    """
-
-    prompts: Prompts
-    score: Score
-    autocast: Autocast
-    ranks: Ranks
-    gold: Score | None = None
-    verifier: FigureSource | None = None
-
-    def scoring(self, config: PolicyConfig) -> ScoringConfig:
-        """Return how to score a rollout, in chunks of one minibatch."""
-        rows = max(1, config.minibatch_rows // self.ranks.data_size)
-        return ScoringConfig(
-            score=self.score,
-            temperature=config.temperature,
-            rows=rows,
-            ranks=self.ranks,
-            importance_cap=config.importance_cap,
-            gold=self.gold,
-            verifier=self.verifier,
-            keeps_graph=config.is_one_step,
-        )
 
 
 @dataclass(frozen=True)
@@ -268,3 +241,27 @@ def scored_samples(
         experience.rollout.read(prompts.decode, SHOWN_PROMPTS), scores, strict=False
     ):
         yield Sample(stage, update + 1, prompt, response, score)
+
+
+def publish_policy(
+    config: PolicyConfig, context: RunContext, policy: Backbone, prompts: Prompts, outcome: Outcome
+) -> Manifest:
+    """Write the model directory and its manifest.
+
+    Report: updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and the
+    figures of the alarms with the prefixes first_ and last_.
+    """
+    figures = {
+        name: outcome.numbers[name]
+        for name in sorted(outcome.numbers)
+        if name.startswith(("first_", "last_"))
+    }
+    report = {
+        "updates": config.updates,
+        "exported_update": outcome.exported_update,
+        "stopped_because": outcome.stopped_because,
+        "dropped_too_long": prompts.dropped_too_long,
+        **figures,
+    }
+    judges = () if config.reward_model_directory is None else (config.reward_model_directory.name,)
+    return publish_model(config, context, policy, report, judges)

@@ -48,27 +48,27 @@ from training.rl.experience import (
 )
 from training.rl.networks import open_critic, open_networks
 from training.rl.rollout import Rollout, before_response
-from training.rl.scores import Verifier, figure_source
+from training.rl.scores import Verifier
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
 from training.runtime.ranges import Limit, OpenFraction
 from training.runtime.training_state import TrainingState
 from training.stages.config import PolicyConfig
-from training.stages.policy_artifact import (
+from training.stages.policy_inputs import (
+    PolicyInputs,
     check_scorers,
+    mixed_loss,
     network_sources,
-    open_gold,
-    open_score,
-    publish_policy,
+    open_policy_inputs,
+    read_data,
 )
 from training.stages.policy_loop import (
     EngineOfUpdate,
     Outcome,
-    PolicyInputs,
     PolicyLoop,
+    publish_policy,
     rollout_engines,
 )
-from training.stages.prompts import mixed_loss, read_data
 
 STAGE = "ppo"
 
@@ -149,16 +149,9 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     if config.checkpoint_activations:
         checkpoint_activations(networks.policy.decoder, networks.critic.backbone.decoder)
     distribute_views((*opened.views, networks.critic.backbone), context.ranks)
-    score = open_score(opened, verifier, prompts, context.ranks)
-    gold = open_gold(config, prompts.vocabulary, context.ranks)
-    algorithm = Ppo(
-        networks,
-        config,
-        PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
-    )
-    outcome = algorithm.train(
-        context, rollout_engines(networks.policy, sources, prompts, config, context)
-    )
+    inputs = open_policy_inputs(config, prompts, opened.reward, verifier, autocast, context.ranks)
+    engines = rollout_engines(networks.policy, sources, prompts, config, context)
+    outcome = Ppo(networks, config, inputs).train(context, engines)
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 

@@ -38,8 +38,7 @@ from training.rl.networks import open_networks
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.samplers import SamplingPlan
 from training.runtime.ranks import ALONE, Ranks
-from training.stages.policy_artifact import network_sources
-from training.stages.prompts import read_data
+from training.stages.policy_inputs import network_sources, read_data
 
 COMMAND = [sys.executable, "-m", "tests.training.cluster.killed_run"]
 

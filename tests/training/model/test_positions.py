@@ -21,11 +21,11 @@ from training.model.config import gpt2_json, llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.rl.reference import WatchConfig
 from training.runtime.context import Lineage
-from training.stages import dpo, kto, prompts, reward_model, sft
+from training.stages import dpo, kto, policy_inputs, reward_model, sft
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_artifact import check_scorers
+from training.stages.policy_inputs import check_scorers
 from training.stages.ppo import PpoConfig
 from training.stages.preference_loop import watched_prompts
 from training.stages.reward_model import RewardModelConfig
@@ -91,9 +91,9 @@ def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
         "limit": "at most 40",
     }
     with refused(ConfigError, **both):
-        prompts.read_data(too_long, load_chat(short_model))
+        policy_inputs.read_data(too_long, load_chat(short_model))
     with pytest.raises(FileNotFoundError):
-        prompts.read_data(fits, load_chat(short_model))
+        policy_inputs.read_data(fits, load_chat(short_model))
     judged = replace(
         too_long, model_directory=tmp_path / "first", reward_model_directory=short_model
     )

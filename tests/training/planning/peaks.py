@@ -25,8 +25,7 @@ from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine
 from training.runtime.ranks import ALONE, all_different
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs
-from training.stages.prompts import Prompts
+from training.stages.policy_inputs import PolicyInputs, Prompts
 
 SHAPE = llama_json(
     vocab_size=512,

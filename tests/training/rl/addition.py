@@ -25,8 +25,8 @@ from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs, local_engine
-from training.stages.prompts import Prompts
+from training.stages.policy_inputs import PolicyInputs, Prompts
+from training.stages.policy_loop import local_engine
 
 PLUS, EQUALS, STOP = 10, 11, 12
 SUMS = [(a, b) for a in range(6) for b in range(6)]

@@ -18,9 +18,8 @@ from training.rl.samplers import RemoteSampling, SamplingPlan, Weights, join, sp
 from training.runtime.context import Progress, RunContext
 from training.runtime.ranks import ALONE, Ranks
 from training.runtime.training_state import DirectoryCheckpoints
-from training.stages.policy_artifact import network_sources
+from training.stages.policy_inputs import PolicyInputs, network_sources
 from training.stages.policy_loop import (
-    PolicyInputs,
     local_engine,
     rollout_engines,
     rollout_request,

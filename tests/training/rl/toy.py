@@ -18,9 +18,9 @@ from training.rl.advantages import KlConfig, RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.runtime.context import Lineage, Machine, RunContext
-from training.stages.policy_loop import Outcome, PolicyInputs, local_engine
+from training.stages.policy_inputs import PolicyInputs, Prompts
+from training.stages.policy_loop import Outcome, local_engine
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
-from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
 # Heads of models that train for long, because the cost of attention on a CPU grows with heads;

@@ -42,10 +42,9 @@ from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
 from training.stages.config import SftMix
 from training.stages.grpo import GrpoConfig
-from training.stages.policy_artifact import network_sources
+from training.stages.policy_inputs import network_sources, read_data
 from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig
-from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
 
 LORA = LoraConfig(rank=4)

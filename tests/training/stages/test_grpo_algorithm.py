@@ -20,8 +20,7 @@ from training.runtime.context import Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import PolicyInputs
-from training.stages.prompts import Prompts
+from training.stages.policy_inputs import PolicyInputs, Prompts
 
 
 def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, Rollout]:

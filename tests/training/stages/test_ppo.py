@@ -36,9 +36,8 @@ from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import ppo, reward_model
-from training.stages.policy_artifact import network_sources, open_gold
+from training.stages.policy_inputs import network_sources, open_gold, read_data
 from training.stages.ppo import PpoConfig
-from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
 from training.tokenization.byte_pairs import train_tokenizer
 

@@ -13,7 +13,8 @@ from training.rl.rollout import CachedEngine, Rollout
 from training.runtime.context import RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
-from training.stages.policy_loop import PolicyInputs, local_engine
+from training.stages.policy_inputs import PolicyInputs
+from training.stages.policy_loop import local_engine
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 
 
