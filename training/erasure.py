@@ -79,7 +79,15 @@ def apply_erasures(
             shutil.rmtree(directory)  # incomplete, so no run refers to it
         elif _erase_snapshot(directory, due, runs):
             concerned.append(directory.name)
-    _write_reports(runs, registry)
+    # Write the reports of all finished runs that learned from erased feedback again.
+    for ancestry in trace(runs, registry):
+        pinned = runs.snapshots / ancestry.snapshot
+        if (
+            ancestry.erasures
+            and (result := runs.result(ancestry.version))
+            and (pinned / MANIFEST).exists()
+        ):
+            write_report(runs.directory(ancestry.version), pinned, result, ancestry)
     write_json(loop_directory / APPLIED, {"number": due[-1].number, "id": due[-1].id})
     return ErasureResult(len(due), tuple(concerned))
 
@@ -120,18 +128,6 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
         write_stage_page(stage)
-
-
-def _write_reports(runs: Runs, registry: Registry) -> None:
-    """Write the reports of all finished runs that learned from erased feedback again."""
-    for ancestry in trace(runs, registry):
-        pinned = runs.snapshots / ancestry.snapshot
-        if (
-            ancestry.erasures
-            and (result := runs.result(ancestry.version))
-            and (pinned / MANIFEST).exists()
-        ):
-            write_report(runs.directory(ancestry.version), pinned, result, ancestry)
 
 
 def _held(directory: Path) -> set[str]:

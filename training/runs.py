@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from training.errors import DetailedError
 
@@ -135,26 +135,25 @@ def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) ->
     """
     loop_directory.mkdir(parents=True, exist_ok=True)
     with (loop_directory / LOCK).open("a+") as opened:
-        _lock(opened, timeout_seconds)
+        end = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    opened.seek(0)
+                    holder = opened.read().strip() or "it just started"
+                    raise LoopRunningError(
+                        f"another loop is running: {holder}", field=LOCK
+                    ) from error
+            time.sleep(POLL_SECONDS)
         opened.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         opened.write(f"process {os.getpid()}, {doing}, since {since}\n")
         opened.flush()
         yield
         opened.truncate(0)
-
-
-def _lock(opened: TextIO, timeout_seconds: float) -> None:
-    end = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            return fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= end:
-                opened.seek(0)
-                holder = opened.read().strip() or "it just started"
-                raise LoopRunningError(f"another loop is running: {holder}", field=LOCK) from error
-        time.sleep(POLL_SECONDS)
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:

@@ -97,7 +97,14 @@ class Sampler:
         request: SampleRequest,
     ) -> Rollout:
         """Call `sample` with weights from the store."""
-        return self.sample(_finder(store), sources, stop_ids, version, request)
+
+        def find(version: str) -> tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]:
+            import ray
+
+            (reference,) = ray.get(store.get.remote(version))
+            return reference.hex(), lambda: ray.get(reference)
+
+        return self.sample(find, sources, stop_ids, version, request)
 
     @torch.no_grad()
     def sample(
@@ -128,16 +135,6 @@ class Sampler:
                 parameter.copy_(torch.tensor(weights[name]))
             self._loaded = found
         return request.of_engine(CachedEngine(self._policy, stop_ids, version))
-
-
-def _finder(store: ActorHandle) -> Find:
-    def find(version: str) -> tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]:
-        import ray
-
-        (reference,) = ray.get(store.get.remote(version))
-        return reference.hex(), lambda: ray.get(reference)
-
-    return find
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,16 @@ def compare(config: EvaluationConfig) -> Comparison:
         before = _measure(config.incumbent_directory, prompts, config)
         after = _measure(config.candidate_directory, prompts, config)
         wins = _wins(config, prompts, before.answers, after.answers)
-        comparison = _comparison(wins, before, after, read_probes(config.probes))
+        probes = read_probes(config.probes)
+        rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
+        comparison = Comparison(
+            win_rate=clustered_mean(wins, [str(answer.prompt) for answer in after.answers]),
+            retention=clustered_mean(rises, [str(number) for number in range(len(rises))]),
+            knowledge=_change("knowledge", before, after, probes),
+            refusals=_change("refusal", before, after, probes),
+            candidate=_samples(after.answers),
+            incumbent=_samples(before.answers),
+        )
         _write_samples(
             directory,
             prompts,
@@ -194,20 +203,6 @@ def _wins(
         for some in (before, after)
     )
     return [beats(high, low) for high, low in zip(new, old, strict=True)]
-
-
-def _comparison(
-    wins: list[float], before: _Measurements, after: _Measurements, probes: Sequence[Probe]
-) -> Comparison:
-    rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
-    return Comparison(
-        win_rate=clustered_mean(wins, [str(answer.prompt) for answer in after.answers]),
-        retention=clustered_mean(rises, [str(number) for number in range(len(rises))]),
-        knowledge=_change("knowledge", before, after, probes),
-        refusals=_change("refusal", before, after, probes),
-        candidate=_samples(after.answers),
-        incumbent=_samples(before.answers),
-    )
 
 
 def _change(

@@ -170,21 +170,17 @@ def _of_pod(pod: Manifest) -> Iterator[str]:
         *status.get("initContainerStatuses", ()),
         *status.get("containerStatuses", ()),
     ):
-        yield from _of_container(role, container)
-
-
-def _of_container(role: str, container: dict[str, Any]) -> Iterator[str]:
-    state, last = container.get("state", {}), container.get("lastState", {})
-    for ended in (state.get("terminated", {}), last.get("terminated", {})):
-        if ended.get("reason") == "OOMKilled":
-            yield f"the {role} was killed: out of memory"
-    waiting = state.get("waiting", {})
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in NO_IMAGE:
-        image = container.get("image", "")
-        yield f"the {role}'s image {image} cannot be pulled: {reason}: {message}"
-    elif reason in NO_START:
-        yield f"the {role} does not start: {reason}: {message}"
+        state, last = container.get("state", {}), container.get("lastState", {})
+        for ended in (state.get("terminated", {}), last.get("terminated", {})):
+            if ended.get("reason") == "OOMKilled":
+                yield f"the {role} was killed: out of memory"
+        waiting = state.get("waiting", {})
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in NO_IMAGE:
+            image = container.get("image", "")
+            yield f"the {role}'s image {image} cannot be pulled: {reason}: {message}"
+        elif reason in NO_START:
+            yield f"the {role} does not start: {reason}: {message}"
 
 
 def _role(pod: Manifest) -> str:

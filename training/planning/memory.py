@@ -185,16 +185,17 @@ def forward_of(work: Work, layout: Layout) -> Forward:
 
 def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:
     """Return persistent memory (weights and optimizer state), and the gradients during training."""
-    learned = sum(
-        _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
-    )
-    frozen = sum(
-        _held(network, work, layout) for network in work.networks if network.role is Role.FROZEN
-    )
-    parts = [
-        Part(MemoryKind.WEIGHTS, learned * FP32),
-        Part(MemoryKind.OPTIMIZER, sum(_slots(work, layout))),
-    ]
+    learned = frozen = slots = 0.0
+    for network in work.networks:
+        held = _held(network, work, layout)
+        if network.role is Role.FROZEN:
+            frozen += held
+            continue
+        learned += held
+        # AdamW has two numbers per weight, Muon one per weight of a matrix.
+        matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
+        slots += held * 2 - (matrices if work.muon else 0)
+    parts = [Part(MemoryKind.WEIGHTS, learned * FP32), Part(MemoryKind.OPTIMIZER, slots * FP32)]
     if frozen:
         parts.append(Part(MemoryKind.FROZEN, frozen * FP32))
     return parts, Part(MemoryKind.GRADIENTS, learned * FP32)
@@ -205,15 +206,6 @@ def _held(network: Network, work: Work, layout: Layout) -> float:
     if network.role is Role.ADAPTER:
         return network.weights / layout.shard
     return work.sizes.held(layout.tensor) / layout.shard
-
-
-def _slots(work: Work, layout: Layout) -> Iterator[float]:
-    """Yield optimizer state: AdamW has two numbers per weight, Muon one per weight of a matrix."""
-    for network in work.networks:
-        if network.role is not Role.FROZEN:
-            held = _held(network, work, layout)
-            matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
-            yield (held * 2 - (matrices if work.muon else 0)) * FP32
 
 
 def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:

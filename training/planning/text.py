@@ -34,6 +34,13 @@ ASSUMPTIONS = (
 def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
     """Return two tables, the sum, and the assumptions."""
     accelerator = plan.accelerator
+    if plan.hours >= FEWEST_HOURS:
+        total = f"In all {plan.hours:.1f} hours, {plan.gpu_hours:.1f} GPU hours"
+    else:
+        total = f"In all {plan.hours * 3600:.3g} seconds, {plan.gpu_hours * 3600:.3g} GPU seconds"
+    if dollars_per_gpu_hour is not None:
+        dollars = f"{plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars"
+        total = f"{total}, {dollars} at {dollars_per_gpu_hour:.2f} a GPU hour"
     unit = GIB if any(stage.memory.bytes >= GIB for stage in plan.stages) else MIB
     return "\n".join(
         (
@@ -46,7 +53,7 @@ def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
             "Time",
             *_aligned(_time_rows(plan.stages)),
             "",
-            _sum(plan, dollars_per_gpu_hour),
+            total,
             "",
             *(f"- {line}" for line in ASSUMPTIONS),
             f"- {accelerator.name}: {accelerator.source}.",
@@ -126,17 +133,6 @@ def _time_rows(stages: Sequence[StagePlan]) -> list[list[str]]:
         ]
         rows.append([stage.name, *numbers, f"{stage.bound_by} ({share:.0%})"])
     return rows
-
-
-def _sum(plan: RecipePlan, dollars_per_gpu_hour: float | None) -> str:
-    if plan.hours >= FEWEST_HOURS:
-        whole = f"In all {plan.hours:.1f} hours, {plan.gpu_hours:.1f} GPU hours"
-    else:
-        whole = f"In all {plan.hours * 3600:.3g} seconds, {plan.gpu_hours * 3600:.3g} GPU seconds"
-    if dollars_per_gpu_hour is None:
-        return whole
-    dollars = f"{plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars"
-    return f"{whole}, {dollars} at {dollars_per_gpu_hour:.2f} a GPU hour"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -68,7 +68,10 @@ class Pair:
     @property
     def figures(self) -> list[Row]:
         """Return the last figures of both, the most important first."""
-        ends = [_last(read) for read in (self.first, self.second)]
+        ends = [
+            {name: value for step in read.steps for name, value in step.metrics.items()}
+            for read in (self.first, self.second)
+        ]
         names = [
             *(name for name in FIRST if name in ends[0] | ends[1]),
             *sorted((ends[0] | ends[1]).keys() - {*FIRST}),
@@ -181,11 +184,6 @@ def _different(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[
         if values[0] != values[1]:
             # None is a value of the config, unlike a missing field.
             yield Row(name, *("none" if value is None else figure(value) for value in values))
-
-
-def _last(read: StageRead) -> dict[str, float]:
-    """Return the last value of each figure."""
-    return {name: value for step in read.steps for name, value in step.metrics.items()}
 
 
 def _lines(pair: Pair) -> Iterator[str]:

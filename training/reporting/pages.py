@@ -98,22 +98,19 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Ch
     xs = [x for points in kept.values() for x, _ in points]
     ys = [y for points in kept.values() for _, y in points]
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    lines = tuple(
-        Line(name, _points(points, left, right, low, high)) for name, points in kept.items()
-    )
+    lines = []
+    for name, points in kept.items():
+        stride = max(1, len(points) // MAX_POINTS)
+        # A single point is visible as the round ends of a line of length 0.
+        thinned = [*points[::stride], points[-1]]
+        drawn = " ".join(
+            f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}"
+            for x, y in thinned
+        )
+        lines.append(Line(name, drawn))
     newest = ", ".join(f"{points[-1][1]:.4g}" for points in kept.values())
-    return Chart(title, lines, f"{low:.4g}", f"{high:.4g}", f"{left:g}", f"{right:g}", newest)
-
-
-def _points(
-    points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float
-) -> str:
-    stride = max(1, len(points) // MAX_POINTS)
-    # A single point is visible as the round ends of a line of length 0.
-    thinned = [*points[::stride], points[-1]]
-    return " ".join(
-        f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}"
-        for x, y in thinned
+    return Chart(
+        title, tuple(lines), f"{low:.4g}", f"{high:.4g}", f"{left:g}", f"{right:g}", newest
     )
 
 

@@ -277,7 +277,15 @@ class StageDisplay:
 
     def move(self, name: str, progress: context.Progress) -> None:
         figures = format_figures(progress.metrics, self._names, self._digits)
-        self._warn(name, progress)
+        # Warn once about consecutive steps without a learning signal.
+        if not has_no_signal(progress.metrics):
+            self._warned.discard(name)
+        elif name not in self._warned:
+            self._warned.add(name)
+            self._display.say(
+                f"{name}, {self._counted} {progress.step}: all answers of each group have the same "
+                "score, so the update has no effect"
+            )
         where = f"{self._counted} {progress.step} of {progress.total_steps}"
         self.show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
 
@@ -297,17 +305,6 @@ class StageDisplay:
         if step := self._steps.pop(name, None):
             step.state = StepState.DONE
             self._display.end(step)
-
-    def _warn(self, name: str, progress: context.Progress) -> None:
-        """Warn once about consecutive steps without a learning signal."""
-        if not has_no_signal(progress.metrics):
-            self._warned.discard(name)
-        elif name not in self._warned:
-            self._warned.add(name)
-            self._display.say(
-                f"{name}, {self._counted} {progress.step}: all answers of each group have the same "
-                "score, so the update has no effect"
-            )
 
 
 def format_figures(

@@ -7,7 +7,7 @@ training on these answers is rejected. Shapes: B rows, T tokens, N tokens of all
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -232,7 +232,8 @@ def measure(
     """
     order = sorted(range(len(rows)), key=lambda place: rows[place].example.tokens)
     found: dict[int, Measured] = {}
-    for places in _chunks(order, batch_rows):
+    for start in range(0, len(order), batch_rows):
+        places = order[start : start + batch_rows]
         batch = response_batch([rows[place].example for place in places])
         with autocast():
             log_probs_BT = response_token_log_probs(backbone, batch).float().cpu()
@@ -256,10 +257,23 @@ def figures_of(
     by_version: dict[str, list[Measured]] = defaultdict(list)
     for one in measured:
         by_version[one.version].append(one)
-    return {
-        version: _figures(answers, config.importance_cap)
-        for version, answers in sorted(by_version.items())
-    }
+    found = {}
+    for version, answers in sorted(by_version.items()):
+        trainer_N = torch.cat([one.trainer_N for one in answers])
+        served_N = torch.cat([one.served_N for one in answers])
+        apart = mismatch(trainer_N, served_N, torch.ones_like(served_N))
+        figures = {
+            "answers": len(answers),
+            "tokens": len(served_N),
+            "mismatch": float(apart["sampler_mismatch"].mean()),
+            "kl": float(apart["sampler_kl"].mean()),
+        }
+        if (cap := config.importance_cap) is not None:
+            weights = [one.importance(cap) for one in answers]
+            figures["importance"] = sum(weights) / len(weights)
+            figures["at_cap"] = sum(weight >= cap for weight in weights) / len(weights)
+        found[version] = figures
+    return found
 
 
 def check_mismatch(
@@ -284,29 +298,6 @@ def check_mismatch(
         )
 
 
-def _figures(answers: Sequence[Measured], cap: float | None) -> dict[str, float]:
-    trainer_N, served_N = (
-        torch.cat([getattr(one, name) for one in answers]) for name in ("trainer_N", "served_N")
-    )
-    apart = mismatch(trainer_N, served_N, torch.ones_like(served_N))
-    figures = {
-        "answers": len(answers),
-        "tokens": len(served_N),
-        "mismatch": float(apart["sampler_mismatch"].mean()),
-        "kl": float(apart["sampler_kl"].mean()),
-    }
-    if cap is not None:
-        weights = [one.importance(cap) for one in answers]
-        figures["importance"] = sum(weights) / len(weights)
-        figures["at_cap"] = sum(weight >= cap for weight in weights) / len(weights)
-    return figures
-
-
 def _plain(text: str) -> str:
     """Normalise text: drop partial characters at the end, and NUL, which is stored as U+FFFD."""
     return " ".join(text.replace("\0", "\ufffd").split()).rstrip("\ufffd ")
-
-
-def _chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
