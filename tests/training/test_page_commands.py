@@ -119,10 +119,10 @@ def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
     [
         (
             ["sft", "--model", "M", "--data", "D", "--work", "W", "--rollout-actors", "2"],
-            "training sft [-h]",
+            "train sft [-h]",
         ),
-        (["tasks", "list", "--al"], "training tasks list [-h]"),
-        (["--no-such"], "training [-h]"),
+        (["tasks", "list", "--al"], "train tasks list [-h]"),
+        (["--no-such"], "train [-h]"),
     ],
 )
 def test_unknown_option_prints_the_usage_of_its_command(
@@ -130,4 +130,4 @@ def test_unknown_option_prints_the_usage_of_its_command(
 ) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
-    assert f"usage: python -m {usage}" in capsys.readouterr().err
+    assert f"usage: thumbwheel {usage}" in capsys.readouterr().err
