@@ -14,7 +14,8 @@ from infra.service_table import service_table
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("services", "training", "infra", "thumbwheel_cli", "benchmarks")
 MAX_FUNCTION_LINES, USUAL_FUNCTION_LINES = 60, 40
-MAX_MODULE_LINES = 400
+# A benchmark is a single script.
+MAX_MODULE_LINES, MAX_BENCHMARK_LINES = 400, 460
 # A stage shows its algorithm in a single function, top to bottom.
 LONG_FUNCTION_PATHS = (
     "training/stages/",
@@ -170,7 +171,9 @@ def test_module_is_short_and_has_a_docstring() -> None:
         docstring = ast.get_docstring(parse(file)) or ""
         lines, words = len(text.splitlines()), len(docstring.splitlines())
         # A module docstring has 1 to 6 lines; a drawing may be longer.
-        if lines > MAX_MODULE_LINES or not 0 < words <= 16:
+        in_benchmarks = relative(file).startswith("benchmarks/")
+        limit = MAX_BENCHMARK_LINES if in_benchmarks else MAX_MODULE_LINES
+        if lines > limit or not 0 < words <= 16:
             wrong.append(f"{relative(file)}: {lines} lines, {words} of docstring")
     assert wrong == []
 
