@@ -27,11 +27,9 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
 from services.gateway.access import with_access_check
+from services.gateway.answering.answer import AnswerTiming
 from services.gateway.answering.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
-from services.gateway.answering.answer_store import AnswerStore
-from services.gateway.answering.answer_writer import AnswerTiming
-from services.gateway.answering.chat import Chat, Peers
-from services.gateway.answering.generation import Timeouts
+from services.gateway.answering.chat import Chat
 from services.gateway.background_tasks import background_tasks
 from services.gateway.feedback.own_data import OwnData
 from services.gateway.feedback.submission import Feedback
@@ -50,12 +48,11 @@ from services.gateway.identity.key_commands import (
 )
 from services.gateway.identity.keys import OWNER, ApiKeys, owner_secret, stored_key
 from services.gateway.loop_metrics import LoopMetrics
-from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
-from services.gateway.peers.session import SessionPeer
+from services.gateway.peers.session import ConversationsPeer, SessionPeer
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
@@ -66,9 +63,8 @@ from services.gateway.shared.turns import SharingIntervals, shared_turns
 from services.gateway.shared.valkey_client import ValkeyClient, open_valkey
 from services.gateway.store.database import DatabaseBehindError, open_database
 from services.gateway.store.keys import SqlKeyStore
-from services.gateway.turns.single_replica import SingleReplica
-from services.gateway.turns.trace import traced
-from services.gateway.turns.turns import SharedState, TurnLimits, Turns
+from services.gateway.turns.turn import traced
+from services.gateway.turns.turns import SharedState, SingleReplica, TurnLimits, Turns
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +106,15 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         )
         cache = AnswerCache(_cache_backend(settings, valkey), peers.generator)
         chat_path = Chat(
-            Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
-            AnswerTiming(
-                settings.coalesce_seconds,
-                Timeouts(settings.first_text_seconds, settings.idle_seconds),
-            ),
-            AnswerStore(peers.session, settings.finish_seconds),
+            peers.enhancer,
+            peers.guardrail,
+            peers.session,
+            peers.generator,
             cache,
+            AnswerTiming(
+                settings.coalesce_seconds, settings.first_text_seconds, settings.idle_seconds
+            ),
+            settings.finish_seconds,
         )
         turns = Turns(
             traced(chat_path.run, tracer()),

@@ -18,10 +18,10 @@ from services.gateway.feedback.submission import (
     FeedbackSubmission,
     RatedMessages,
 )
-from services.gateway.peers.conversations import ConversationsPeer
+from services.gateway.peers.session import ConversationsPeer
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
-from services.gateway.wire import event_message, turn_request
+from services.gateway.wire import turn_request
 
 DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
 
@@ -42,7 +42,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         turn = self._turns.start(require_caller(), wanted)
         async with aclosing(turn.events_after(0)) as events:
             async for event in events:
-                yield event_message(event)
+                yield event
 
     async def ResumeMessage(
         self, request: chat_pb2.ResumeMessageRequest, context: Any
@@ -53,7 +53,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         )
         async with aclosing(kept) as events:
             async for event in events:
-                yield event_message(event)
+                yield event
 
     async def CancelMessage(
         self, request: chat_pb2.CancelMessageRequest, context: Any

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cachetools import TTLCache
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
+from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import ServiceError
-from services.contracts.chat import FinishReason, Prompt, Role, SamplingOverrides, Task, Usage
+from services.contracts.chat import Role, SamplingOverrides, Task
 from services.contracts.wire import ROLES, Context
-from services.gateway.answering.generation import Selected
-from services.gateway.answering.sessions import Answer
 from services.gateway.metrics import CACHE_RESULTS
 from services.gateway.shared.errors import StoreUnavailableError
-from services.gateway.turns.request import TurnRequest
+from services.gateway.turns.request import Regenerate, TurnRequest
 
 MAX_ANSWER_BYTES = 65_536
 
@@ -70,8 +71,8 @@ class CachedAnswer:
     """An answer from the cache."""
 
     text: str
-    selected: Selected
-    usage: Usage
+    selected: generator_pb2.Selected
+    usage: chat_pb2.Usage
 
 
 class CacheBackend(Protocol):
@@ -111,7 +112,7 @@ class AnswerCache:
         if (
             not self._cache_backend
             or request.sampling.temperature != 0
-            or not isinstance(request.action, Prompt)
+            or isinstance(request.action, Regenerate)
         ):
             return None
         pinned = request.pinned_version
@@ -145,25 +146,32 @@ class AnswerCache:
         CACHE_RESULTS.labels("hit" if found else "miss").inc()
         return found
 
-    async def store(self, cache_key: CacheKey, answer: Answer) -> None:
+    async def store(
+        self,
+        cache_key: CacheKey,
+        answer: session_pb2.FinishTurnRequest,
+        selected: generator_pb2.Selected | None,
+    ) -> None:
         """Store an answer if it is complete, without findings, and from the requested version."""
-        chosen, usage = answer.selected, answer.usage
-        if not self._cache_backend or not chosen or not usage or usage.cached:
+        if not self._cache_backend or not selected or answer.usage.cached:
             return
         # Incomplete answers and answers with a finding of the guard are never repeated.
         if (
-            answer.finish_reason is not FinishReason.STOP
+            answer.finish_reason != chat_pb2.FINISH_REASON_STOP
             or answer.guard_category
             or not answer.text
+            or not answer.HasField("usage")
         ):
             return
         if (
-            chosen.model_version != cache_key.model_version
+            selected.model_version != cache_key.model_version
             or len(answer.text.encode()) > MAX_ANSWER_BYTES
         ):
             return
         try:
-            await self._cache_backend.store(cache_key, CachedAnswer(answer.text, chosen, usage))
+            await self._cache_backend.store(
+                cache_key, CachedAnswer(answer.text, selected, answer.usage)
+            )
         except StoreUnavailableError:
             CACHE_RESULTS.labels("away").inc()
         else:

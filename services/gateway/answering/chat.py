@@ -7,42 +7,70 @@ the client is checked as well. Start reading at `Chat.run`.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from services.chassis.errors import ServiceError, UnavailableError
-from services.contracts.chat import FinishReason
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2
+from thumbwheel.session.v1 import session_pb2
+
+from services.chassis.errors import (
+    DeadlineExceededError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnavailableError,
+)
+from services.chassis.identity import bind_call, current_call
+from services.chassis.telemetry import fields
+from services.contracts.wire import FINISH_REASONS
+from services.gateway.answering.answer import AnswerTiming, AnswerWriter, replay
 from services.gateway.answering.answer_cache import AnswerCache
-from services.gateway.answering.answer_store import AnswerStore
-from services.gateway.answering.answer_writer import AnswerTiming, AnswerWriter, replay
-from services.gateway.answering.generation import Generator
-from services.gateway.answering.guard import Guard, InputVerdict
-from services.gateway.answering.prompts import Enhancer, Prompts
-from services.gateway.answering.sessions import Answer, Sessions, StartedTurn, StoredAnswer
-from services.gateway.turns.clock import TurnClock
-from services.gateway.turns.turn import Claim, Turn
+from services.gateway.metrics import ANSWERS_NOT_STORED, ENHANCER_SKIPPED, TURNS
+from services.gateway.peers.enhancer import EnhancerPeer
+from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.session import SessionPeer
+from services.gateway.turns.request import Regenerate, TurnRequest
+from services.gateway.turns.turn import Claim, Turn, TurnClock
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Peers:
-    """Clients of the services that a turn passes through."""
-
-    enhancer: Enhancer
-    guard: Guard
-    sessions: Sessions
-    generator: Generator
+# Errors of a service that is temporarily unavailable. The same call may succeed later.
+UNAVAILABLE = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Chat:
     """Runs the chat path for one turn at a time."""
 
     def __init__(
-        self, peers: Peers, timing: AnswerTiming, answer_store: AnswerStore, cache: AnswerCache
+        self,
+        enhancer: EnhancerPeer,
+        guardrail: GuardrailPeer,
+        session: SessionPeer,
+        generator: GeneratorPeer,
+        cache: AnswerCache,
+        timing: AnswerTiming,
+        finish_seconds: float,
     ) -> None:
-        self._prompts = Prompts(peers.enhancer, peers.sessions)
-        self._guard, self._sessions, self._generator = peers.guard, peers.sessions, peers.generator
-        self._timing, self._answer_store, self._cache = timing, answer_store, cache
+        """Create the chat path.
+
+        Args:
+            enhancer: Client of the enhancer service.
+            guardrail: Client of the guardrail service.
+            session: Client of the session service.
+            generator: Client of the generator service.
+            cache: Answers of earlier turns.
+            timing: Pauses and timeouts of an answer.
+            finish_seconds: Longest time for storing an answer, with all retries.
+        """
+        self._enhancer, self._guardrail = enhancer, guardrail
+        self._session, self._generator = session, generator
+        self._cache, self._timing, self._finish_seconds = cache, timing, finish_seconds
 
     async def run(self, turn: Turn) -> None:
         """Run one turn, from the typed text to the stored answer.
@@ -54,23 +82,24 @@ class Chat:
         clock.passed("admit")
         await self._generator.require_version(turn.request.pinned_version)
 
-        prompt = await self._prompts.read(turn.request)
+        prompt = await self._prompt(turn.request)
         clock.passed("enhance")
 
+        texts = dict.fromkeys((prompt.original_text, prompt.text))
         async with concurrently(
-            self._guard.check_input((*prompt.texts, *turn.request.history_user_texts))
+            self._guardrail.check_input((*texts, *turn.request.history_user_texts))
         ) as verdict:
-            started_turn = await self._sessions.begin_turn(turn.request, prompt)
-            turn.begin(started_turn.message_id, restarted=started_turn.replayed)
+            begun = await self._session.begin_turn(turn.request, prompt)
+            turn.begin(begun.assistant_message_id, restarted=begun.replayed)
             clock.passed("begin")
-            stored = await self._stored(started_turn)
-            claim = await turn.claim(in_doubt=started_turn.replayed and not stored)
+            stored = await self._stored(begun)
+            claim = await turn.claim(in_doubt=begun.replayed and not stored)
             clock.passed("claim")
 
             if claim is Claim.ELSEWHERE:
                 await turn.follow_remote()
-            elif stored := stored or await self._stored(started_turn):
-                replay(turn, started_turn, stored)
+            elif stored := stored or await self._stored(begun):
+                replay(turn, begun, stored)
             elif claim is Claim.UNKNOWN:
                 # Answering here too would give one message two texts.
                 raise UnavailableError(
@@ -79,24 +108,35 @@ class Chat:
                     retry_seconds=1,
                 )
             else:
-                await self._answer(
-                    AnswerWriter(turn, started_turn, prompt, clock), turn, started_turn, verdict
-                )
+                await self._answer(AnswerWriter(turn, begun, prompt, clock), turn, begun, verdict)
 
-    async def _stored(self, started_turn: StartedTurn) -> StoredAnswer | None:
+    async def _prompt(self, request: TurnRequest) -> session_pb2.UserMessage:
+        """Return the prompt as typed and as enhanced. Regeneration uses the stored prompt."""
+        if isinstance(request.action, Regenerate):
+            return await self._session.stored_prompt(request.action.message_id)
+        typed = request.action
+        if request.skip_enhancer:
+            return typed
+        try:
+            return await self._enhancer.enhance(typed.text)
+        except UNAVAILABLE:
+            # The enhancer is optional, unlike the guard, so the typed text is used. A counter makes
+            # the outage visible.
+            ENHANCER_SKIPPED.inc()
+            return typed
+
+    async def _stored(self, begun: session_pb2.BeginTurnResponse) -> chat_pb2.Message | None:
         """Return the stored answer if an earlier call with this request_id was answered."""
-        return (
-            await self._sessions.finished_answer(started_turn.message_id)
-            if started_turn.replayed
-            else None
-        )
+        if not begun.replayed:
+            return None
+        return await self._session.finished_answer(begun.assistant_message_id)
 
     async def _answer(
         self,
         writer: AnswerWriter,
         turn: Turn,
-        started_turn: StartedTurn,
-        verdict: asyncio.Task[InputVerdict],
+        begun: session_pb2.BeginTurnResponse,
+        verdict: asyncio.Task[guardrail_pb2.CheckInputResponse],
     ) -> None:
         """Generate and store the answer.
 
@@ -108,35 +148,72 @@ class Chat:
             if writer.apply_input_verdict(await verdict):
                 policy_version = writer.answer.policy_version
                 cache_key = await self._cache.cache_key(
-                    turn.caller.tenant, turn.request, started_turn.context, policy_version
+                    turn.caller.tenant, turn.request, begun.context, policy_version
                 )
                 if cache_key and (cached := await self._cache.find(cache_key)):
                     writer.repeat(cached)
                 else:
-                    await writer.generate(self._generator, self._guard, self._timing)
+                    events = self._generator.generate(turn.request, begun.context)
+                    await writer.generate(events, self._guardrail, self._timing)
         except ServiceError as error:
-            await self._fail(turn, writer.answer, error)
+            # Readers get the error at once; the text shown so far is stored.
+            turn.fail(error)
+            # An answer without any visible text stays open, so that a retry with the same
+            # request_id can still answer the turn.
+            if not turn.superseded and (turn.started or not turn.request.request_id):
+                answer = writer.answer
+                answer.finish_reason = chat_pb2.FINISH_REASON_FAILED
+                await self._store(answer)
             return
-        await self._answer_store.store(writer.answer)
-        turn.complete(writer.answer.finish_reason)
+        answer = writer.answer
+        await self._store(answer)
+        turn.complete(FINISH_REASONS[answer.finish_reason])
         if cache_key:
-            await self._cache.store(cache_key, writer.answer)
+            await self._cache.store(cache_key, answer, writer.selected)
 
-    async def _fail(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
-        """Report the error to readers at once and store the text shown so far."""
-        turn.fail(error)
-        if turn.superseded:
-            return
-        # An answer without any visible text stays open, so that a retry with the same request_id
-        # can still answer the turn.
-        if turn.started or not turn.request.request_id:
-            await self._answer_store.store(replace(answer, finish_reason=FinishReason.FAILED))
+    async def _store(self, answer: session_pb2.FinishTurnRequest) -> None:
+        """Store the answer and retry while the session service is unavailable.
+
+        Raises:
+            UnavailableError: The session service did not return in time.
+            ServiceError: The session service refused, for example because the conversation was
+                deleted.
+        """
+        TURNS.labels(FINISH_REASONS[answer.finish_reason], answer.model_version, answer.arm).inc()
+        # The turn may have ended because of its own deadline, so storing must not inherit that
+        # deadline.
+        bind_call(replace(current_call(), deadline=None))
+        give_up_at = time.monotonic() + self._finish_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._session.finish_turn(answer)
+            except UNAVAILABLE as error:
+                if time.monotonic() + pause >= give_up_at:
+                    _report_not_stored(answer, error)
+                    raise UnavailableError(
+                        "the answer was shown but not stored: the session service is unavailable",
+                        reason="ANSWER_NOT_STORED",
+                    ) from error
+            except ServiceError as error:
+                _report_not_stored(answer, error)
+                raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _report_not_stored(answer: session_pb2.FinishTurnRequest, error: ServiceError) -> None:
+    ANSWERS_NOT_STORED.inc()
+    log.error(
+        "answer not stored",
+        extra=fields(message_id=answer.assistant_message_id, reason=error.reason),
+    )
 
 
 @asynccontextmanager
 async def concurrently(
-    check: Coroutine[None, None, InputVerdict],
-) -> AsyncIterator[asyncio.Task[InputVerdict]]:
+    check: Coroutine[None, None, guardrail_pb2.CheckInputResponse],
+) -> AsyncIterator[asyncio.Task[guardrail_pb2.CheckInputResponse]]:
     """Run a coroutine during the block and cancel the task when the block ends."""
     task = asyncio.create_task(check)
     try:

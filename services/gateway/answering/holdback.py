@@ -12,11 +12,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Protocol
+
+from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
-from services.contracts.chat import Action
 from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTERS
-from services.gateway.answering.guard import OutputGuard, OutputVerdict
 
 # Factor between two pauses, and the longest pause in units of `coalesce_seconds`.
 PAUSE_GROWTH, MAX_PAUSE_FACTOR = 1.5, 4
@@ -24,6 +25,22 @@ PAUSE_GROWTH, MAX_PAUSE_FACTOR = 1.5, 4
 # spends at most a fifth of a stream's time on checks.
 PAUSE_PER_CHECK = 4
 LONGEST_PAUSE_SECONDS = 0.25
+
+
+class OutputGuard(Protocol):
+    """Checks answers before release. Without a verdict no text is shown (fail closed)."""
+
+    async def check_output(
+        self, prompt: str, released_tail: str, pending: str, *, final: bool
+    ) -> guardrail_pb2.CheckOutputResponse:
+        """Check pending text in the context of the prompt and the text released before.
+
+        Returns:
+            The verdict, the text to release, and the number of characters to hold.
+
+        Raises:
+            ServiceError: The guard failed. No character of `pending` may be shown.
+        """
 
 
 class HeldAnswer:
@@ -56,7 +73,7 @@ class HeldAnswer:
         self._stopped = True
         self.end()
 
-    async def releases(self) -> AsyncIterator[OutputVerdict]:
+    async def releases(self) -> AsyncIterator[guardrail_pb2.CheckOutputResponse]:
         """Yield the verdicts with visible text, in order. A block is the last verdict.
 
         Raises:
@@ -67,14 +84,15 @@ class HeldAnswer:
             if self._stopped or not self._pending:
                 break
             checked_at = time.monotonic()
-            verdict = await self._check()
+            checked = await self._check()
+            is_blocked = checked.verdict.action == guardrail_pb2.ACTION_BLOCK
             # A stop may arrive during the check. The verdict is then dropped, since the reader has
             # cancelled.
             if self._stopped:
                 return
-            if verdict.release or verdict.action is Action.BLOCK:
-                yield verdict
-            if verdict.action is Action.BLOCK:
+            if checked.release or is_blocked:
+                yield checked
+            if is_blocked:
                 return
             # The first text is released without a pause. Readers wait for it most.
             if self._tail:
@@ -82,7 +100,7 @@ class HeldAnswer:
         if self._failure:
             raise self._failure
 
-    async def _check(self) -> OutputVerdict:
+    async def _check(self) -> guardrail_pb2.CheckOutputResponse:
         piece = self._pending[:MAX_PENDING_CHARACTERS]
         # `final` allows the guard to release all text. Only the last piece of a closed stream
         # qualifies, because any other piece could still be the beginning of a longer match.
@@ -91,8 +109,8 @@ class HeldAnswer:
         # again.
         if not self._closed.is_set():
             self._changed.clear()
-        verdict = await self._guard.check_output(self._prompt, self._tail, piece, final=final)
-        held = 0 if final else min(verdict.held_characters, len(piece))
+        checked = await self._guard.check_output(self._prompt, self._tail, piece, final=final)
+        held = 0 if final else min(checked.held_characters, len(piece))
         # Without progress the same piece would be checked without end.
         if held == MAX_PENDING_CHARACTERS:
             raise UnavailableError(
@@ -101,8 +119,8 @@ class HeldAnswer:
         # Held characters stay at the front of the pending text and are sent again with the next
         # piece.
         self._pending = self._pending[len(piece) - held :]
-        self._tail = (self._tail + verdict.release)[-MAX_TAIL_CHARACTERS:]
-        return verdict
+        self._tail = (self._tail + checked.release)[-MAX_TAIL_CHARACTERS:]
+        return checked
 
     async def _coalesce(self, check_seconds: float) -> None:
         """Wait for more text, but not beyond the end of the stream.

@@ -1,11 +1,19 @@
-"""OpenAI's API over the same turns. Compatible with the `openai` package, including streaming."""
+"""OpenAI's API over the same turns. Compatible with the `openai` package, including streaming.
+
+Events of a turn become chat completions, whole and in chunks. The id contains the message id for
+feedback.
+"""
 
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import NotFoundError, ServiceError
 from services.chassis.identity import require_caller
@@ -13,14 +21,95 @@ from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body, rate_limit_headers
 from services.gateway.http.openai_request import completion_request
-from services.gateway.http.openai_response import Completion, model_entry
 from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.turns.events import TurnEvent
 from services.gateway.turns.request import ROLLOUT_MODEL
 from services.gateway.turns.turns import Turns
 
-Events = AsyncGenerator[TurnEvent, None]
+ID_PREFIX = "chatcmpl-"
+# FAILED is absent, because a failed turn ends with an error.
+FINISH_REASONS = {
+    chat_pb2.FINISH_REASON_STOP: "stop",
+    chat_pb2.FINISH_REASON_LENGTH: "length",
+    chat_pb2.FINISH_REASON_CANCELLED: "stop",
+    chat_pb2.FINISH_REASON_INPUT_BLOCKED: "content_filter",
+    chat_pb2.FINISH_REASON_OUTPUT_BLOCKED: "content_filter",
+}
+
+
+@dataclass
+class Completion:
+    """One answer in OpenAI's format, built event by event."""
+
+    model: str
+    include_usage: bool = False
+    text: str = ""
+    finish_reason: str | None = None
+    usage: chat_pb2.Usage = field(default_factory=chat_pb2.Usage)
+    message_id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def take(self, event: chat_pb2.ChatEvent) -> list[dict[str, Any]]:
+        """Apply an event. Returns the chunks for a streaming client."""
+        self.message_id = event.message_id
+        match event.WhichOneof("event"):
+            case "started":
+                self.model = event.started.model_version or self.model
+                return [self._chunk({"role": "assistant", "content": ""})]
+            case "text_delta":
+                self.text += event.text_delta.text
+                return [self._chunk({"content": event.text_delta.text})]
+            case "usage":
+                self.usage = event.usage
+            case "completed" if event.completed.finish_reason in FINISH_REASONS:
+                self.finish_reason = FINISH_REASONS[event.completed.finish_reason]
+                chunks = [self._chunk({})]
+                if self.include_usage:
+                    head = self._head("chat.completion.chunk")
+                    chunks.append({**head, "choices": [], "usage": self._usage()})
+                return chunks
+        return []
+
+    def whole(self) -> dict[str, Any]:
+        """Return the complete answer."""
+        message = {"role": "assistant", "content": self.text, "refusal": None}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
+        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
+
+    def _chunk(self, delta: dict[str, str]) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": self.finish_reason}
+        usage = {"usage": None} if self.include_usage else {}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": ID_PREFIX + self.message_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+    def _usage(self) -> dict[str, int]:
+        prompt, completion = self.usage.prompt_tokens, self.usage.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+
+def model_entry(name: str) -> dict[str, Any]:
+    """Return one entry of /v1/models. The creation time is only in the version's manifest."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "thumbwheel"}
+
+
+Events = AsyncGenerator[chat_pb2.ChatEvent, None]
 
 
 class OpenAiApi:
@@ -75,7 +164,7 @@ async def _collect(completion: Completion, events: Events) -> None:
 
 
 async def _server_sent(
-    completion: Completion, first: TurnEvent, events: Events
+    completion: Completion, first: chat_pb2.ChatEvent, events: Events
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         for chunk in completion.take(first):

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from thumbwheel.session.v1 import session_pb2
+
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.contracts.chat import ContextMessage, Prompt, Role, SamplingOverrides
+from services.contracts.chat import ContextMessage, Role, SamplingOverrides
 from services.contracts.limits import MAX_HISTORY, field_error
 from services.gateway.turns.request import (
     MODEL_PATTERN,
     DisconnectPolicy,
     TurnRequest,
     check_request,
+    typed_message,
 )
 
 ValueT = TypeVar("ValueT", bool, int, float)
@@ -151,7 +154,7 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
             )
 
 
-def _input(messages: Any) -> tuple[Prompt, tuple[ContextMessage, ...]]:
+def _input(messages: Any) -> tuple[session_pb2.UserMessage, tuple[ContextMessage, ...]]:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_HISTORY + 1:
         raise field_error("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
     read: list[ContextMessage] = []
@@ -180,7 +183,7 @@ def _input(messages: Any) -> tuple[Prompt, tuple[ContextMessage, ...]]:
         raise field_error(
             f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
         )
-    return Prompt.typed(read[-1].text), tuple(read[:-1])
+    return typed_message(read[-1].text), tuple(read[:-1])
 
 
 def is_unicode(text: Any) -> bool:

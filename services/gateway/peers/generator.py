@@ -9,17 +9,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from services.chassis.channel import call_stream, call_unary
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import require_caller
-from services.contracts.chat import Finished, FinishReason
-from services.contracts.wire import (
-    FINISH_REASONS,
-    TASK_NUMBERS,
-    TASKS,
-    Context,
-    overrides_message,
-    sample_from,
-    usage_from,
-)
-from services.gateway.answering.generation import GenerateEvent, Selected
+from services.contracts.chat import FinishReason
+from services.contracts.wire import FINISH_REASONS, TASK_NUMBERS, Context, overrides_message
 from services.gateway.turns.request import ROLLOUT_MODEL, TurnRequest
 
 PEER = "generator"
@@ -29,7 +20,7 @@ LOST = "GENERATOR_UNAVAILABLE"  # connection lost; errors of the generator itsel
 
 
 class GeneratorPeer:
-    """Implements `generation.Generator`. The turn's own deadline limits the stream."""
+    """Generates answers. The turn's own deadline limits the stream."""
 
     def __init__(
         self,
@@ -40,9 +31,12 @@ class GeneratorPeer:
         self._stub, self._rollout, self._turn_seconds = stub, rollout, turn_seconds
 
     async def require_version(self, version: str) -> None:
-        """Implement the method `Generator.require_version`.
+        """Check that a version is served. An empty version leaves the choice to the rollout.
 
         Called before anything is stored, so a wrong name leaves no data behind.
+
+        Raises:
+            NotFoundError: The version is not served.
         """
         if version and version not in (served := await self.served_versions()):
             raise NotFoundError(
@@ -73,8 +67,14 @@ class GeneratorPeer:
 
     async def generate(
         self, request: TurnRequest, context: Context
-    ) -> AsyncGenerator[GenerateEvent, None]:
-        """Implement the method `Generator.generate`."""
+    ) -> AsyncGenerator[generator_pb2.GenerateEvent, None]:
+        """Yield one `selected` event, then `text_delta` events, then `finished`.
+
+        Closing the generator stops the model server.
+
+        Raises:
+            ServiceError: The generator service failed.
+        """
         message = generator_pb2.GenerateRequest(
             user_key=require_caller().key,
             messages=[chat_pb2.HistoryMessage(role=m.role, text=m.text) for m in context],
@@ -99,32 +99,19 @@ class GeneratorPeer:
 
     async def _answer(
         self, message: generator_pb2.GenerateRequest
-    ) -> AsyncGenerator[GenerateEvent, None]:
+    ) -> AsyncGenerator[generator_pb2.GenerateEvent, None]:
         stream = call_stream(PEER, self._stub.Generate, message, within_seconds=self._turn_seconds)
         async with aclosing(stream) as events:
             async for event in events:
-                yield _event(event)
+                yield _checked(event)
 
 
-def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
-    match event.WhichOneof("event"):
-        case "text_delta":
-            return str(event.text_delta)
-        case "selected":
-            chosen = event.selected
-            return Selected(
-                chosen.model_version,
-                chosen.arm,
-                chosen.assignment_probability,
-                TASKS[chosen.task],
-                chosen.temperature,
-                chosen.top_p,
-            )
-        case "finished":
-            finished = event.finished
-            reason = FINISH_REASONS.get(finished.finish_reason, FinishReason.OPEN)
-            if reason is FinishReason.OPEN:
-                reason = FinishReason.STOP
-            return Finished(reason, usage_from(finished.usage), sample_from(finished))
-        case _:
-            raise UnavailableError("the generator sent an unknown event", reason=LOST)
+def _checked(event: generator_pb2.GenerateEvent) -> generator_pb2.GenerateEvent:
+    """Return an event of a known type, with a known finish reason."""
+    if event.WhichOneof("event") is None:
+        raise UnavailableError("the generator sent an unknown event", reason=LOST)
+    if event.HasField("finished"):
+        reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.OPEN)
+        if reason is FinishReason.OPEN:
+            event.finished.finish_reason = chat_pb2.FINISH_REASON_STOP
+    return event

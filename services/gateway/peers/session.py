@@ -1,40 +1,43 @@
-"""Client of the session service: turns and stored messages of the current caller."""
+"""Client of the session service: turns, messages and conversations of the current caller."""
 
-from dataclasses import replace
+import logging
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
+from services.chassis.errors import ServiceError
 from services.chassis.identity import request_id_from
-from services.contracts.chat import FinishReason, Prompt
-from services.contracts.wire import (
-    FINISH_REASON_NUMBERS,
-    FINISH_REASONS,
-    ROLES,
-    TASK_NUMBERS,
-    TASKS,
-    edit_message,
-    history_message,
-    prompt_from,
-    sample_message,
-    usage_message,
-)
-from services.gateway.answering.sessions import Answer, StartedTurn, StoredAnswer
+from services.chassis.telemetry import fields
+from services.contracts.chat import FinishReason
+from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
+from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, history_message
 from services.gateway.feedback.submission import RatedMessage
-from services.gateway.turns.request import Regenerate, TurnRequest
+from services.gateway.peers.feedback import FeedbackPeer
+from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
+
+log = logging.getLogger(__name__)
 
 PEER = "session"
 
 
 class SessionPeer:
-    """Implements `sessions.Sessions`, `feedback.RatedMessages` and `own_data.OwnConversations`."""
+    """Begins and finishes turns, and reads messages, for the caller of the current call.
+
+    Implements `feedback.RatedMessages` and `own_data.OwnConversations`.
+    """
 
     def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
-    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> StartedTurn:
-        """Implement the method `Sessions.begin_turn`."""
+    async def begin_turn(
+        self, request: TurnRequest, prompt: session_pb2.UserMessage
+    ) -> session_pb2.BeginTurnResponse:
+        """Store the user's message and an open answer. Idempotent by request_id.
+
+        Raises:
+            ServiceError: The session service failed.
+        """
         message = session_pb2.BeginTurnRequest(
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
@@ -46,59 +49,45 @@ class SessionPeer:
         match request.action:
             case Regenerate(message_id):
                 message.regenerate_message_id = message_id
-            case Prompt():
-                message.user.original_text, message.user.text = prompt.original_text, prompt.text
-                message.user.edits.extend(map(edit_message, prompt.edits))
+            case session_pb2.UserMessage():
+                message.user.CopyFrom(prompt)
                 message.history.extend(map(history_message, request.history))
-        response = await call_unary(
+        response: session_pb2.BeginTurnResponse = await call_unary(
             PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
         )
-        return StartedTurn(
-            response.conversation_id,
-            response.user_message_id,
-            response.assistant_message_id,
-            response.context,
-            response.replayed,
-        )
+        return response
 
-    async def finish_turn(self, answer: Answer) -> None:
-        """Implement the method `Sessions.finish_turn`."""
-        message = session_pb2.FinishTurnRequest(
-            assistant_message_id=answer.message_id,
-            text=answer.text,
-            finish_reason=FINISH_REASON_NUMBERS[answer.finish_reason],
-            policy_version=answer.policy_version,
-            guard_category=answer.guard_category,
-            usage=usage_message(answer.usage) if answer.usage else None,
-            sample=sample_message(answer.sample),
-        )
-        if chosen := answer.selected:
-            message.model_version, message.arm = chosen.model_version, chosen.arm
-            message.assignment_probability = chosen.assignment_probability
-            message.temperature, message.top_p = chosen.temperature, chosen.top_p
-        await call_unary(PEER, self._stub.FinishTurn, message, within_seconds=self._within_seconds)
+    async def finish_turn(self, answer: session_pb2.FinishTurnRequest) -> None:
+        """Store an answer. Idempotent.
 
-    async def stored_prompt(self, message_id: str) -> Prompt:
-        """Implement the method `Sessions.stored_prompt`."""
+        Raises:
+            ServiceError: The session service failed.
+        """
+        await call_unary(PEER, self._stub.FinishTurn, answer, within_seconds=self._within_seconds)
+
+    async def stored_prompt(self, message_id: str) -> session_pb2.UserMessage:
+        """Return a user's message, named by its own id or by the id of its answer.
+
+        Raises:
+            NotFoundError: The message is unknown.
+        """
         message = await self.message(message_id)
         if message.role == chat_pb2.ROLE_ASSISTANT:
             message = await self.message(message.parent_id)
-        prompt = prompt_from(message)
-        return replace(prompt, original_text=prompt.original_text or prompt.text)
-
-    async def finished_answer(self, message_id: str) -> StoredAnswer | None:
-        """Implement the method `Sessions.finished_answer`."""
-        message = await self.message(message_id)
-        reason = _finish_reason(message)
-        if reason is FinishReason.OPEN:
-            return None
-        return StoredAnswer(
-            message.text,
-            reason,
-            message.model_version,
-            message.arm,
-            TASKS[message.task],
+        return session_pb2.UserMessage(
+            original_text=message.original_text or message.text,
+            text=message.text,
+            edits=message.edits,
         )
+
+    async def finished_answer(self, message_id: str) -> chat_pb2.Message | None:
+        """Return the finished answer, or None while the answer is open.
+
+        Raises:
+            ServiceError: The session service failed.
+        """
+        message = await self.message(message_id)
+        return None if _finish_reason(message) is FinishReason.OPEN else message
 
     async def rated_message(self, message_id: str) -> RatedMessage:
         """Implement the method `RatedMessages.rated_message`."""
@@ -136,3 +125,104 @@ class SessionPeer:
 def _finish_reason(message: chat_pb2.Message) -> FinishReason:
     # An answer with an unknown reason counts as open.
     return FINISH_REASONS.get(message.finish_reason, FinishReason.OPEN)
+
+
+class ConversationsPeer:
+    """Reads and removes conversations. The session service checks the owner."""
+
+    def __init__(
+        self,
+        stub: session_pb2_grpc.SessionServiceStub,
+        feedback: FeedbackPeer,
+        within_seconds: float,
+    ) -> None:
+        self._stub, self._feedback, self._within_seconds = stub, feedback, within_seconds
+
+    async def get(
+        self, request: chat_pb2.GetConversationRequest
+    ) -> chat_pb2.GetConversationResponse:
+        """Return a conversation with all messages.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
+        check_uuid(request.conversation_id, "conversation_id")
+        asked = session_pb2.GetConversationRequest(conversation_id=request.conversation_id)
+        found = await call_unary(
+            PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds
+        )
+        response = chat_pb2.GetConversationResponse(
+            conversation=found.conversation, messages=found.messages
+        )
+        await self._add_feedback(response)
+        return response
+
+    async def list_page(
+        self, request: chat_pb2.ListConversationsRequest
+    ) -> chat_pb2.ListConversationsResponse:
+        """Return one page of conversations, last used first."""
+        if request.page_size > MAX_PAGE_SIZE:
+            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+        asked = session_pb2.ListConversationsRequest(
+            page_size=request.page_size, page_token=request.page_token
+        )
+        found = await call_unary(
+            PEER, self._stub.ListConversations, asked, within_seconds=self._within_seconds
+        )
+        return chat_pb2.ListConversationsResponse(
+            conversations=found.conversations, next_page_token=found.next_page_token
+        )
+
+    async def clear(
+        self, request: chat_pb2.ClearConversationRequest
+    ) -> chat_pb2.ClearConversationResponse:
+        """Remove the messages of a conversation.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
+        check_uuid(request.conversation_id, "conversation_id")
+        asked = session_pb2.ClearConversationRequest(conversation_id=request.conversation_id)
+        await call_unary(
+            PEER, self._stub.ClearConversation, asked, within_seconds=self._within_seconds
+        )
+        return chat_pb2.ClearConversationResponse()
+
+    async def delete(
+        self, request: chat_pb2.DeleteConversationRequest
+    ) -> chat_pb2.DeleteConversationResponse:
+        """Remove a conversation.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
+        check_uuid(request.conversation_id, "conversation_id")
+        asked = session_pb2.DeleteConversationRequest(conversation_id=request.conversation_id)
+        await call_unary(
+            PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds
+        )
+        return chat_pb2.DeleteConversationResponse()
+
+    async def _add_feedback(self, response: chat_pb2.GetConversationResponse) -> None:
+        answers = {
+            message.id: message
+            for message in response.messages
+            if message.role == chat_pb2.ROLE_ASSISTANT
+        }
+        if not answers:
+            return
+        try:
+            feedback = await self._feedback.current_feedback(list(answers))
+        except ServiceError as error:
+            # The conversation is more important than its feedback, so an outage only hides the
+            # feedback.
+            log.warning("thumbs not shown", extra=fields(reason=error.reason))
+            return
+        for message_id, up in feedback.thumbs.items():
+            if message_id in answers:
+                answers[message_id].thumb_up = up
+        for message_id, words in feedback.words.items():
+            if message_id in answers:
+                answers[message_id].thumb_reasons.extend(words.reasons)
+                answers[message_id].thumb_comment = words.comment
+                answers[message_id].correction = words.correction

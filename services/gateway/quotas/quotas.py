@@ -17,7 +17,6 @@ from typing import ClassVar, Protocol
 
 from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
-from services.contracts.chat import Prompt
 from services.gateway.metrics import QUOTA_DECISIONS, QUOTA_OUTAGES
 from services.gateway.quotas.local_store import LocalQuotaStore
 from services.gateway.quotas.quota import (
@@ -28,7 +27,7 @@ from services.gateway.quotas.quota import (
     QuotaRequest,
 )
 from services.gateway.shared.errors import StoreUnavailableError
-from services.gateway.turns.request import TurnRequest
+from services.gateway.turns.request import Regenerate, TurnRequest
 
 # English text and code have about three bytes per token, other scripts fewer. Excess reservations
 # are settled later, but a reservation too small would exceed the quota.
@@ -245,7 +244,7 @@ class Quotas:
 
 def prompt_tokens(request: TurnRequest) -> int:
     """Estimate the tokens in the request. The stored conversation is settled afterwards."""
-    if not isinstance(request.action, Prompt):
+    if isinstance(request.action, Regenerate):
         return 0
     texts = (request.action.text, *(message.text for message in request.history))
     return sum(map(estimated_tokens, texts))

@@ -1,11 +1,13 @@
 """Cached answers of all gateways, encrypted. Each tenant's number is limited; oldest go first."""
 
 import json
-from dataclasses import asdict
 
-from services.contracts.chat import Task, Usage
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
+
+from services.contracts.chat import Task
+from services.contracts.wire import TASK_NUMBERS, TASKS
 from services.gateway.answering.answer_cache import CachedAnswer, CacheKey
-from services.gateway.answering.generation import Selected
 from services.gateway.metrics import CACHE_RESULTS
 from services.gateway.shared.encryption import DecryptionError, KeyDerivation
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
@@ -30,6 +32,10 @@ for _, answer in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('UNL
 redis.call('DEL', KEYS[1])
 """)
 
+# Stored fields of the messages. Gateways of the previous version read the same format.
+SELECTED_FIELDS = ("model_version", "arm", "assignment_probability", "temperature", "top_p")
+USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "cached")
+
 
 class ValkeyCacheBackend:
     """Implements `answer_cache.CacheBackend` in Valkey."""
@@ -51,15 +57,25 @@ class ValkeyCacheBackend:
             return None
         try:
             value = json.loads(self._keys.encryptor(key).decrypt(sealed))
-            selected = {**value["selected"], "task": Task(value["selected"]["task"])}
-            return CachedAnswer(value["text"], Selected(**selected), Usage(**value["usage"]))
         except DecryptionError:
             CACHE_RESULTS.labels("unreadable").inc()
             return None
+        task = TASK_NUMBERS[Task(value["selected"].pop("task"))]
+        selected = generator_pb2.Selected(**value["selected"], task=task)
+        return CachedAnswer(value["text"], selected, chat_pb2.Usage(**value["usage"]))
 
     async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
         key = self._key(cache_key)
-        sealed = self._keys.encryptor(key).encrypt(json.dumps(asdict(answer)).encode())
+        selected, usage = answer.selected, answer.usage
+        value = {
+            "text": answer.text,
+            "selected": {
+                **{name: getattr(selected, name) for name in SELECTED_FIELDS},
+                "task": TASKS[selected.task],
+            },
+            "usage": {name: getattr(usage, name) for name in USAGE_FIELDS},
+        }
+        sealed = self._keys.encryptor(key).encrypt(json.dumps(value).encode())
         keys = [key, _index(cache_key.tenant)]
         await self._valkey.run(Use.ANSWERS, KEEP, keys, sealed, self._keep_ms, self._entries)
 

@@ -10,12 +10,13 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from thumbwheel.chat.v1 import chat_pb2
+
 from services.chassis.errors import ServiceError, UnavailableError
 from services.contracts.limits import field_error
 from services.gateway.metrics import READERS_LOST
 from services.gateway.shared.errors import StoreUnavailableError
 from services.gateway.shared.turn_log import End, TurnLog, TurnState, decrypt_entry
-from services.gateway.turns.events import TurnEvent
 from services.gateway.turns.turn import resume_elsewhere_error
 from services.gateway.turns.turns import answer_restarted
 
@@ -26,13 +27,13 @@ class _Reader:
 
     state: TurnState
     last: int
-    pending: list[TurnEvent] = field(default_factory=list)
+    pending: list[chat_pb2.ChatEvent] = field(default_factory=list)
     failure: ServiceError | None = None
     done: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     missed_since: float | None = None
 
-    def take(self, entries: Sequence[TurnEvent | End], first: int) -> None:
+    def take(self, entries: Sequence[chat_pb2.ChatEvent | End], first: int) -> None:
         """Accept entries of the stream. `first` is the sequence of the first entry."""
         for sequence, entry in enumerate(entries, first):
             if sequence <= self.last or self.done:
@@ -67,7 +68,7 @@ class RemoteReaders:
 
     async def follow(
         self, state: TurnState, after_sequence: int
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield events after a sequence until the end of the turn.
 
         Raises:

@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ERROR_BY_CODE, ServiceError, UnavailableError
+from services.contracts.chat import FinishReason
+from services.contracts.wire import FINISH_REASONS
 from services.gateway.shared.encryption import DecryptionError, Encryptor, KeyDerivation
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
-from services.gateway.turns.events import TurnEvent
 from services.gateway.turns.turn import Turn
-from services.gateway.wire import event_message, turn_event_from
 
 MAX_REQUESTS = 1_000
 STOP_REQUEST_SECONDS = 60
@@ -96,7 +96,7 @@ class End:
     error: ServiceError | None = None
 
 
-Entry = TurnEvent | End
+Entry = chat_pb2.ChatEvent | End
 
 
 class TurnLog:
@@ -109,7 +109,7 @@ class TurnLog:
         self._keep_ms = int(1000 * keep_seconds)
 
     async def append(
-        self, turn: Turn, events: Sequence[TurnEvent], first: int, end: End | None
+        self, turn: Turn, events: Sequence[chat_pb2.ChatEvent], first: int, end: End | None
     ) -> int | None:
         """Append events from sequence `first` on.
 
@@ -120,7 +120,7 @@ class TurnLog:
         stream = stream_key(turn.message_id, turn.attempt)
         encryptor = self._keys.encryptor(stream)
         # Encrypted before the script runs, since Valkey must never see user text.
-        sealed = [encryptor.encrypt(event_message(event).SerializeToString()) for event in events]
+        sealed = [encryptor.encrypt(event.SerializeToString()) for event in events]
         if end:
             data = b""
             if error := end.error:
@@ -265,12 +265,13 @@ def decrypt_entry(encryptor: Encryptor, kind: bytes, sealed: bytes) -> Entry:
     """Decrypt an entry of a stream.
 
     Raises:
-        UnavailableError: The entry is unreadable with this installation's secret.
+        UnavailableError: The entry is unreadable with this installation's secret, or the type of
+            the event is unknown to this version of the gateway.
     """
     try:
         data = encryptor.decrypt(sealed)
         if kind != b"end":
-            return turn_event_from(chat_pb2.ChatEvent.FromString(data))
+            return _checked(chat_pb2.ChatEvent.FromString(data))
         if not data:
             return End()
         words = json.loads(data)
@@ -281,6 +282,20 @@ def decrypt_entry(encryptor: Encryptor, kind: bytes, sealed: bytes) -> Entry:
         raise UnavailableError(
             "the event of another gateway cannot be decrypted", reason="SHARED_EVENTS_UNREADABLE"
         ) from error
+
+
+def _checked(event: chat_pb2.ChatEvent) -> chat_pb2.ChatEvent:
+    if event.WhichOneof("event") is None:
+        raise UnavailableError(
+            "the event of a newer gateway is unknown to this version",
+            reason="SHARED_EVENTS_NEWER",
+        )
+    # A finish reason of a newer gateway counts as a failure.
+    if event.HasField("completed"):
+        reason = FINISH_REASONS.get(event.completed.finish_reason, FinishReason.OPEN)
+        if reason is FinishReason.OPEN:
+            event.completed.finish_reason = chat_pb2.FINISH_REASON_FAILED
+    return event
 
 
 def stream_key(message_id: str, attempt: str) -> str:

@@ -8,6 +8,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+from thumbwheel.chat.v1 import chat_pb2
+
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.contracts.limits import field_error
@@ -20,7 +22,6 @@ from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.remote_readers import RemoteReaders
 from services.gateway.shared.turn_log import TurnLog, TurnState
 from services.gateway.shared.valkey_client import ValkeyClient
-from services.gateway.turns.events import TurnEvent
 from services.gateway.turns.turn import Claim, Turn
 from services.gateway.turns.turns import answer_restarted, turn_not_found
 
@@ -71,7 +72,7 @@ class ValkeyTurns:
         """Implement the method `Announcer.announce`."""
         self._publisher.announce(turn)
 
-    async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+    async def follow(self, turn: Turn) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Implement the method `Announcer.follow`."""
         state = await self._state(turn.caller, turn.message_id)
         async with aclosing(self._readers.follow(state, 0)) as events:
@@ -80,7 +81,7 @@ class ValkeyTurns:
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Implement the method `RemoteTurns.resume`."""
         state = await self._state(caller, message_id)
         if state.restarted and after_sequence:

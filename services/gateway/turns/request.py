@@ -9,8 +9,10 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from thumbwheel.session.v1 import session_pb2
+
 from services.contracts import limits
-from services.contracts.chat import ContextMessage, Prompt, Role, SamplingOverrides, Task
+from services.contracts.chat import ContextMessage, Role, SamplingOverrides, Task
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_REPLY_TOKENS,
@@ -45,6 +47,11 @@ class Regenerate:
     message_id: str
 
 
+def typed_message(text: str) -> session_pb2.UserMessage:
+    """Return the message of a text that the enhancer has not changed."""
+    return session_pb2.UserMessage(original_text=text, text=text)
+
+
 @dataclass(frozen=True)
 class TurnRequest:
     """Request for one turn.
@@ -52,7 +59,7 @@ class TurnRequest:
     `history` is that of a client which keeps its conversation itself.
     """
 
-    action: Prompt | Regenerate
+    action: session_pb2.UserMessage | Regenerate
     history: tuple[ContextMessage, ...] = ()
     conversation_id: str = ""
     parent_message_id: str = ""
@@ -94,8 +101,8 @@ def check_request(request: TurnRequest) -> None:
         raise field_error("model", "empty, thumbwheel, or 1 to 128 of a-z, 0-9, '.', '_', '-'")
     _check_sampling(request.sampling)
     match request.action:
-        case Prompt(text):
-            _check_input(text, request.history, request.conversation_id)
+        case session_pb2.UserMessage():
+            _check_input(request.action.text, request.history, request.conversation_id)
         case Regenerate(message_id):
             check_uuid(message_id, "regenerate.message_id")
 

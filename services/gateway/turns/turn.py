@@ -1,23 +1,35 @@
-"""One turn, independent of the connection that began it.
+"""One turn, independent of the connection that began it: state, events, clock and trace span.
 
 The chat path writes the events. Any number of readers, in this process or in another gateway, can
-follow them.
+follow them. The span covers the whole life of a turn, which may be longer than the call that began
+it, and connects message id and trace id. Attributes are ids, versions and reasons, never text of
+users.
 """
 
 import asyncio
+import hashlib
+import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
+
+from opentelemetry.trace import Tracer, set_span_in_context
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError, UnavailableError
-from services.chassis.identity import Caller
-from services.contracts.chat import FinishReason, Usage
+from services.chassis.identity import Caller, bind_call, current_call
+from services.chassis.telemetry import fields
+from services.contracts.chat import FinishReason
+from services.contracts.wire import FINISH_REASON_NUMBERS, FINISH_REASONS
+from services.gateway.metrics import ADDED_SECONDS, STAGE_SECONDS, TTFT_SECONDS
 from services.gateway.quotas.quotas import Reservation, estimated_tokens, prompt_tokens
-from services.gateway.turns.events import Completed, Event, Started, TextDelta, TurnEvent, sha256_of
 from services.gateway.turns.request import DisconnectPolicy, TurnRequest
+
+log = logging.getLogger(__name__)
 
 
 class Claim(StrEnum):
@@ -43,7 +55,7 @@ class Announcer(Protocol):
     def announce(self, turn: "Turn") -> None:
         """Announce new events or the end of the turn."""
 
-    def follow(self, turn: "Turn") -> AsyncGenerator[TurnEvent, None]:
+    def follow(self, turn: "Turn") -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield the events of a turn that another gateway answers, until the end.
 
         Raises:
@@ -80,7 +92,7 @@ class Turn:
         self.interruption: ServiceError | None = None
         self.superseded = False
         self.text = ""
-        self.events: list[TurnEvent] = []
+        self.events: list[chat_pb2.ChatEvent] = []
         self.error: ServiceError | None = None
         self.reservation = Reservation.NONE
         self.readers = 0
@@ -97,11 +109,11 @@ class Turn:
     @property
     def tokens(self) -> int:
         """Tokens used by the answer, from the generator or estimated from the visible text."""
-        shown = [turn_event.event for turn_event in self.events]
-        for event in shown:
-            if isinstance(event, Usage):
-                return 0 if event.cached else event.prompt_tokens + event.completion_tokens
-        generated = any(isinstance(event, Started) and event.model_version for event in shown)
+        for event in self.events:
+            if event.HasField("usage"):
+                usage = event.usage
+                return 0 if usage.cached else usage.prompt_tokens + usage.completion_tokens
+        generated = any(event.started.model_version for event in self.events)
         return prompt_tokens(self.request) + estimated_tokens(self.text) if generated else 0
 
     def begin(self, message_id: str, *, restarted: bool = False) -> None:
@@ -133,19 +145,24 @@ class Turn:
         if task:
             self.on_stop(task.cancel)
         async with aclosing(self._announcer.follow(self)) as events:
-            async for turn_event in events:
-                self._append(turn_event)
+            async for event in events:
+                self._append(event)
         self.ended = True
         self._wake()
 
-    def publish(self, event: Event) -> None:
-        """Append an event for all readers."""
-        self._append(TurnEvent(len(self.events) + 1, self.message_id, event))
+    def publish(self, event: chat_pb2.ChatEvent) -> None:
+        """Number an event and append it for all readers. Sequences count from 1 within a turn."""
+        event.sequence, event.message_id = len(self.events) + 1, self.message_id
+        self._append(event)
 
     def complete(self, reason: FinishReason) -> None:
         """Publish the last event and end all readers."""
         self.ended = True
-        self.publish(Completed(reason, sha256_of(self.text)))
+        completed = chat_pb2.Completed(
+            finish_reason=FINISH_REASON_NUMBERS[reason],
+            text_sha256=hashlib.sha256(self.text.encode()).hexdigest(),
+        )
+        self.publish(chat_pb2.ChatEvent(completed=completed))
 
     def fail(self, error: ServiceError) -> None:
         """End the turn with an error. Visible local text is first closed by Completed(FAILED)."""
@@ -227,7 +244,7 @@ class Turn:
                 elif self.request.on_disconnect is DisconnectPolicy.CANCEL:
                     self.cancel()
 
-    async def events_after(self, sequence: int) -> AsyncGenerator[TurnEvent, None]:
+    async def events_after(self, sequence: int) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield recorded events after a sequence, then live events.
 
         Raises:
@@ -248,12 +265,12 @@ class Turn:
         if self.error:
             raise self.error
 
-    def _append(self, turn_event: TurnEvent) -> None:
-        if isinstance(turn_event.event, TextDelta):
-            self.text += turn_event.event.text
+    def _append(self, event: chat_pb2.ChatEvent) -> None:
+        if event.HasField("text_delta"):
+            self.text += event.text_delta.text
             if self._on_text:
                 self._on_text()
-        self.events.append(turn_event)
+        self.events.append(event)
         self._wake()
 
     def _wake(self) -> None:
@@ -267,3 +284,69 @@ class Turn:
     def _stop(self) -> None:
         if self._on_stop and not self.ended:
             self._on_stop()
+
+
+class TurnClock:
+    """Measures one turn from the time of acceptance."""
+
+    def __init__(self, accepted_at: float) -> None:
+        self._accepted_at = self._last = accepted_at
+        self._running = True
+
+    def passed(self, stage: str) -> None:
+        """Record the duration of the stage that ends now."""
+        now = time.monotonic()
+        STAGE_SECONDS.labels(stage).observe(now - self._last)
+        self._last = now
+
+    def first_text(self, generated_at: float | None) -> None:
+        """Record the release of the first text. Later calls have no effect.
+
+        Args:
+            generated_at: Monotonic time of the generator's first text, None before.
+        """
+        if not self._running or generated_at is None:
+            return
+        self._running = False
+        now = time.monotonic()
+        generate_seconds = generated_at - self._last
+        STAGE_SECONDS.labels("generate").observe(generate_seconds)
+        STAGE_SECONDS.labels("guard_output").observe(now - generated_at)
+        TTFT_SECONDS.observe(now - self._accepted_at)
+        ADDED_SECONDS.observe(now - self._accepted_at - generate_seconds)
+
+
+Run = Callable[[Turn], Coroutine[Any, Any, None]]
+
+
+def traced(run: Run, tracer: Tracer) -> Run:
+    """Wrap `run` in a span that is the parent of all calls of the turn."""
+
+    async def run_traced(turn: Turn) -> None:
+        span = tracer.start_span("turn", context=current_call().trace)
+        bind_call(replace(current_call(), trace=set_span_in_context(span)))
+        reason = ""
+        try:
+            await run(turn)
+        except ServiceError as error:
+            reason = error.reason
+            raise
+        finally:
+            outcome = _outcome(turn, reason)
+            span.set_attributes({f"thumbwheel.{name}": value for name, value in outcome.items()})
+            span.end()
+            milliseconds = round((time.monotonic() - turn.accepted_at) * 1_000, 1)
+            log.info("turn ended", extra=fields(**outcome, ms=milliseconds))
+
+    return run_traced
+
+
+def _outcome(turn: Turn, reason: str) -> dict[str, str]:
+    """Return ids, version and the reason of the end, also for failures before the first event."""
+    outcome = {"message_id": turn.message_id, "reason": reason}
+    for event in turn.events:
+        if event.HasField("started"):
+            outcome |= {"version": event.started.model_version, "arm": event.started.arm}
+        if event.HasField("completed"):
+            outcome["reason"] = reason or str(FINISH_REASONS[event.completed.finish_reason])
+    return outcome

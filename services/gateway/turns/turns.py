@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from thumbwheel.chat.v1 import chat_pb2
+
 from services.chassis.admission import Admission
 from services.chassis.errors import (
     AlreadyExistsError,
@@ -25,9 +27,8 @@ from services.chassis.telemetry import fields
 from services.contracts.limits import field_error
 from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
 from services.gateway.quotas.quotas import Quotas
-from services.gateway.turns.events import TurnEvent
 from services.gateway.turns.request import TurnRequest
-from services.gateway.turns.turn import Announcer, Turn
+from services.gateway.turns.turn import Announcer, Claim, Turn
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class RemoteTurns(Protocol):
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Resume a turn, as in `Turns.resume`.
 
         Raises:
@@ -159,7 +160,7 @@ class Turns:
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield events of the caller's turn after a sequence, then live events.
 
         Raises:
@@ -323,3 +324,38 @@ def answer_restarted() -> FailedPreconditionError:
         field="after_sequence",
         limit="0",
     )
+
+
+class SingleReplica:
+    """Implements `turn.Announcer`, `turns.RemoteTurns` and `turns.TurnHistory` for one process."""
+
+    def __init__(self) -> None:
+        self._forget: Callable[[str], Awaitable[None]] | None = None
+
+    async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
+        return Claim.OURS
+
+    def announce(self, turn: Turn) -> None:
+        pass
+
+    async def follow(self, turn: Turn) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+        raise turn_not_found()
+        yield
+
+    async def resume(
+        self, caller: Caller, message_id: str, after_sequence: int
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+        raise turn_not_found()
+
+    async def cancel(self, caller: Caller, message_id: str) -> bool:
+        return False
+
+    def hand_over(self) -> bool:
+        return False
+
+    def on_forget(self, forget: Callable[[str], Awaitable[None]]) -> None:
+        self._forget = forget
+
+    async def forget(self, caller_key: str) -> None:
+        if self._forget:
+            await self._forget(caller_key)

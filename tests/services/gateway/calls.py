@@ -11,8 +11,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from services.chassis.errors import ServiceError, from_rpc
 from services.gateway.quotas.quota import Allowance
 from services.gateway.quotas.quotas import QuotaRules, Quotas
-from services.gateway.turns.single_replica import SingleReplica
-from services.gateway.turns.turns import SharedState
+from services.gateway.turns.turns import SharedState, SingleReplica
 from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
 

@@ -27,9 +27,8 @@ from services.gateway.feedback.own_data import Consent, Erasure, OwnData
 from services.gateway.feedback.submission import Durability, Feedback, FeedbackEvent, RatedMessage
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.keys import ApiKeys, mint
-from services.gateway.peers.conversations import ConversationsPeer
+from services.gateway.peers.session import ConversationsPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.turns.events import Started
 from services.gateway.turns.turn import Turn
 from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica
@@ -118,7 +117,8 @@ class Behind:
 
 async def _instant(turn: Turn) -> None:
     turn.begin(str(uuid.uuid4()))
-    turn.publish(Started("conversation", "question"))
+    started = chat_pb2.Started(conversation_id="conversation", user_message_id="question")
+    turn.publish(chat_pb2.ChatEvent(started=started))
     turn.complete(FinishReason.STOP)
 
 

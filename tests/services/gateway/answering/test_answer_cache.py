@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import from_rpc
-from services.contracts.chat import Role, SamplingOverrides, Task, Usage
+from services.contracts.chat import Role, SamplingOverrides, Task
 from services.gateway.answering.answer_cache import CachedAnswer, CacheKey, LocalCacheBackend
-from services.gateway.answering.generation import Selected
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.valkey_client import open_valkey
@@ -248,7 +248,17 @@ async def test_gateways_share_encrypted_answers_and_work_without_valkey(
 QUESTION = CacheKey(
     "acme", STABLE, False, "p", Task.CHAT, SamplingOverrides(temperature=0), ((Role.USER, "hi"),)
 )
-ANSWER = CachedAnswer("hello", Selected(STABLE, "stable", 1.0, Task.CHAT, 0.0, 0.9), Usage(7, 4))
+ANSWER = CachedAnswer(
+    "hello",
+    generator_pb2.Selected(
+        model_version=STABLE,
+        arm="stable",
+        assignment_probability=1.0,
+        task=chat_pb2.TASK_CHAT,
+        top_p=0.9,
+    ),
+    chat_pb2.Usage(prompt_tokens=7, completion_tokens=4),
+)
 
 
 @asynccontextmanager

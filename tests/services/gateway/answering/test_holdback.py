@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
-from services.contracts.chat import Action
-from services.gateway.answering.guard import OutputVerdict
 from services.gateway.answering.holdback import (
     MAX_PENDING_CHARACTERS,
     MAX_TAIL_CHARACTERS,
@@ -29,14 +28,19 @@ class FakeGuard:
 
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
-    ) -> OutputVerdict:
+    ) -> guardrail_pb2.CheckOutputResponse:
         self.asked.append((released_tail, pending, final))
         if self.before_verdict:
             await self.before_verdict()
         if self.blocks and self.blocks in pending:
-            return OutputVerdict(Action.BLOCK, "harm", "", 0, "No.")
+            verdict = guardrail_pb2.Verdict(action=guardrail_pb2.ACTION_BLOCK, category="harm")
+            return guardrail_pb2.CheckOutputResponse(verdict=verdict, rejection_text="No.")
         held = 0 if final else min(self.held, len(pending))
-        return OutputVerdict(Action.ALLOW, "", pending[: len(pending) - held], held, "")
+        return guardrail_pb2.CheckOutputResponse(
+            verdict=guardrail_pb2.Verdict(action=guardrail_pb2.ACTION_ALLOW),
+            release=pending[: len(pending) - held],
+            held_characters=held,
+        )
 
 
 async def read(held: HeldAnswer) -> list[str]:
@@ -102,8 +106,10 @@ async def test_block_is_the_last_release() -> None:
     answer.add("bad thing")
     answer.add(" and more")
     answer.end()
-    rulings = [verdict async for verdict in answer.releases()]
-    assert [(verdict.action, verdict.release) for verdict in rulings] == [(Action.BLOCK, "")]
+    rulings = [checked async for checked in answer.releases()]
+    assert [(checked.verdict.action, checked.release) for checked in rulings] == [
+        (guardrail_pb2.ACTION_BLOCK, "")
+    ]
 
 
 async def test_text_before_a_failure_is_checked_and_released_first() -> None:

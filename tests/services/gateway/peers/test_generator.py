@@ -10,10 +10,8 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
-from services.contracts.chat import Finished, Prompt
-from services.gateway.answering.generation import GenerateEvent
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.turns.request import TurnRequest
+from services.gateway.turns.request import TurnRequest, typed_message
 from tests.support.errors import refused
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
@@ -51,12 +49,12 @@ class Stub:
         return Call(self._calls.pop(0))
 
 
-async def answer(stub: Any) -> list[GenerateEvent]:
+async def answer(stub: Any) -> list[generator_pb2.GenerateEvent]:
     bind_call(ADA)
     return [
         event
         async for event in GeneratorPeer(stub, stub, 10.0).generate(
-            TurnRequest(Prompt.typed("hello")), []
+            TurnRequest(typed_message("hello")), []
         )
     ]
 
@@ -64,8 +62,8 @@ async def answer(stub: Any) -> list[GenerateEvent]:
 async def test_call_lost_before_the_first_event_is_retried() -> None:
     stub = Stub((GONE,), (TEXT, END))
     said = await answer(stub)
-    assert said[0] == "well"
-    assert isinstance(said[1], Finished)
+    assert said[0].text_delta == "well"
+    assert said[1].HasField("finished")
 
 
 async def test_started_answer_is_not_retried() -> None:

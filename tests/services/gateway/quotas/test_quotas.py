@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
-from services.contracts.chat import ContextMessage, Prompt, Role, SamplingOverrides
+from services.contracts.chat import ContextMessage, Role, SamplingOverrides
 from services.gateway.background_tasks import background_tasks
 from services.gateway.quotas.local_store import LocalQuotaStore
 from services.gateway.quotas.quota import (
@@ -27,14 +27,14 @@ from services.gateway.quotas.quota import (
 from services.gateway.quotas.quotas import OutagePolicy, QuotaError, QuotaRules, Quotas
 from services.gateway.shared.quota_store import ValkeyQuotaStore
 from services.gateway.shared.valkey_client import open_valkey
-from services.gateway.turns.request import TurnRequest
+from services.gateway.turns.request import TurnRequest, typed_message
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import counter_value, until
 from tests.services.gateway.two_gateways import everything
 
 ADA, BOB, NAMESAKE = Caller("acme", "ada"), Caller("acme", "bob"), Caller("umbrella", "ada")
 FREE = Allowance()
-QUESTION = TurnRequest(Prompt.typed("What is it?"), sampling=SamplingOverrides(max_tokens=96))
+QUESTION = TurnRequest(typed_message("What is it?"), sampling=SamplingOverrides(max_tokens=96))
 QUESTION_TOKENS = 4 + 96
 
 Admit = Callable[[QuotaRequest], Awaitable[QuotaDecision]]
@@ -364,7 +364,7 @@ async def test_tenant_can_have_its_own_limits(rules: QuotaRules) -> None:
 
 def test_prompt_estimate_includes_the_whole_request(rules: QuotaRules) -> None:
     history = (ContextMessage(Role.SYSTEM, "Be brief."), ContextMessage(Role.USER, "é" * 3))
-    asked = rules.request_for(ADA, TurnRequest(Prompt.typed("What is it?"), history))
+    asked = rules.request_for(ADA, TurnRequest(typed_message("What is it?"), history))
     assert asked.tokens == 4 + 3 + 2 + 50
 
 

@@ -18,14 +18,12 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.identity import Caller
-from services.contracts.chat import FinishReason, Prompt
+from services.contracts.chat import FinishReason
 from services.gateway.quotas.quota import Holder, Limit
 from services.gateway.quotas.quotas import QuotaError
-from services.gateway.turns.events import Started, TextDelta
-from services.gateway.turns.request import TurnRequest
-from services.gateway.turns.single_replica import SingleReplica
+from services.gateway.turns.request import TurnRequest, typed_message
 from services.gateway.turns.turn import Turn
-from services.gateway.turns.turns import TurnLimits, Turns
+from services.gateway.turns.turns import SingleReplica, TurnLimits, Turns
 from tests.services.gateway.calls import (
     GeneratorGate,
     cancel,
@@ -44,6 +42,7 @@ from tests.support.errors import refused
 from tests.support.simulated_time import simulate
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
+STARTED = chat_pb2.Started(conversation_id="conversation", user_message_id="user message")
 
 
 async def test_disconnected_client_can_resume_without_loss(gateway: GatewayUnderTest) -> None:
@@ -237,7 +236,7 @@ async def test_call_accepted_before_the_drain_begins_its_turn_and_is_redirected(
 
     async def answer(turn: Turn) -> None:
         turn.begin("message")
-        turn.publish(Started("conversation", "user message"))
+        turn.publish(chat_pb2.ChatEvent(started=STARTED))
         turn.on_stop(over.set)
         await over.wait()
 
@@ -249,8 +248,8 @@ async def test_call_accepted_before_the_drain_begins_its_turn_and_is_redirected(
         Admission("turns", 8, 10, 1.0),
     )
     turns.hand_over()
-    events = turns.start(ADA, TurnRequest(Prompt.typed("hello"))).events_after(0)
-    assert (await anext(events)).event == Started("conversation", "user message")
+    events = turns.start(ADA, TurnRequest(typed_message("hello"))).events_after(0)
+    assert (await anext(events)).started == STARTED
     with pytest.raises(UnavailableError) as caught:
         await anext(events)
     assert caught.value.reason == "RESUME_ELSEWHERE"
@@ -262,7 +261,7 @@ async def test_readers_get_an_error_at_shutdown() -> None:
 
     async def never(turn: Turn) -> None:
         turn.begin("message")
-        turn.publish(Started("conversation", "user message"))
+        turn.publish(chat_pb2.ChatEvent(started=STARTED))
         stopped = asyncio.Event()
         turn.on_stop(stopped.set)
         started.set()
@@ -270,14 +269,14 @@ async def test_readers_get_an_error_at_shutdown() -> None:
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
     turns = Turns(never, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    turn = turns.start(ADA, TurnRequest(Prompt.typed("hello")))
+    turn = turns.start(ADA, TurnRequest(typed_message("hello")))
     await started.wait()
     await turns.close(0)
     with pytest.raises(UnavailableError) as caught:
         assert [event async for event in turn.events_after(1)]
     assert caught.value.reason == "SHUTTING_DOWN"
     with pytest.raises(UnavailableError):
-        turns.start(ADA, TurnRequest(Prompt.typed("hello")))
+        turns.start(ADA, TurnRequest(typed_message("hello")))
 
 
 LIMITS = TurnLimits(turn_seconds=5, keep_seconds=60, max_kept_characters=10)
@@ -285,14 +284,14 @@ LIMITS = TurnLimits(turn_seconds=5, keep_seconds=60, max_kept_characters=10)
 
 async def _answer(turn: Turn) -> None:
     turn.begin(f"message of {turn.request.action}")
-    turn.publish(Started("conversation", "user message"))
-    turn.publish(TextDelta("six ch"))
+    turn.publish(chat_pb2.ChatEvent(started=STARTED))
+    turn.publish(chat_pb2.ChatEvent(text_delta=chat_pb2.TextDelta(text="six ch")))
     turn.complete(FinishReason.STOP)
 
 
 async def test_oldest_events_are_evicted_above_the_text_limit() -> None:
     turns = Turns(_answer, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    started = [turns.start(ADA, TurnRequest(Prompt.typed(text))) for text in ("one", "two")]
+    started = [turns.start(ADA, TurnRequest(typed_message(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
     await asyncio.sleep(0)
@@ -308,7 +307,7 @@ async def test_unexpected_error_reaches_readers_without_its_text() -> None:
         raise RuntimeError("the user said hello")
 
     turns = Turns(crash, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
-    turn = turns.start(ADA, TurnRequest(Prompt.typed("hello")))
+    turn = turns.start(ADA, TurnRequest(typed_message("hello")))
     with refused(ServiceError, field="", reason="INTERNAL", limit="") as caught:
         await anext(turn.events_after(0))
     assert not {"user", "hello"} & set(caught.value.text.split())
@@ -325,7 +324,7 @@ def test_turn_is_queued_until_another_has_text_and_rejected_after_two_seconds() 
 
         turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
         first, second = (
-            turns.start(ADA, TurnRequest(Prompt.typed(text), request_id=text))
+            turns.start(ADA, TurnRequest(typed_message(text), request_id=text))
             for text in ("one", "two")
         )
         with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
@@ -368,7 +367,9 @@ def test_overload_of_a_peer_lowers_the_limit_and_a_quota_does_not(
 
         async def ask() -> None:
             with suppress(ServiceError):
-                async for _ in turns.start(ADA, TurnRequest(Prompt.typed("hello"))).events_after(0):
+                async for _ in turns.start(ADA, TurnRequest(typed_message("hello"))).events_after(
+                    0
+                ):
                     pass
 
         for failing in (False, True):  # noqa: B007 - read by answer
@@ -394,11 +395,11 @@ def test_turn_waiting_for_another_gateway_is_not_counted() -> None:
         clock = asyncio.get_running_loop().time
         turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
         waiting = [
-            turns.start(ADA, TurnRequest(Prompt.typed(name), request_id=name)) for name in "abc"
+            turns.start(ADA, TurnRequest(typed_message(name), request_id=name)) for name in "abc"
         ]
         assert [
             event
-            async for event in turns.start(ADA, TurnRequest(Prompt.typed("d"))).events_after(0)
+            async for event in turns.start(ADA, TurnRequest(typed_message("d"))).events_after(0)
         ]
         assert clock() == 0
         for turn in waiting:

@@ -9,7 +9,7 @@ import pytest
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call, current_call
 from services.contracts.limits import MAX_OUTPUT_CHECKS
-from services.gateway.peers.output_checks import Check, OutputChecks, Result
+from services.gateway.peers.guardrail import Check, OutputChecks, Result
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
 

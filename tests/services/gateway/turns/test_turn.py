@@ -7,16 +7,15 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import NO_CALL, Caller, bind_call
 from services.chassis.telemetry import LineFormatter, trace_headers, trace_id
-from services.contracts.chat import FinishReason, Prompt
-from services.gateway.turns.events import Started, TextDelta
-from services.gateway.turns.request import TurnRequest
-from services.gateway.turns.single_replica import SingleReplica
-from services.gateway.turns.trace import traced
-from services.gateway.turns.turn import Turn
+from services.contracts.chat import FinishReason
+from services.gateway.turns.request import TurnRequest, typed_message
+from services.gateway.turns.turn import Turn, traced
+from services.gateway.turns.turns import SingleReplica
 
 
 class Traces:
@@ -49,14 +48,18 @@ def outside_of_any_call() -> None:
 
 
 def turn() -> Turn:
-    question = TurnRequest(Prompt.typed("a very particular question"))
+    question = TurnRequest(typed_message("a very particular question"))
     return Turn(Caller("acme", "ada"), question, lambda _turn: None, SingleReplica())
 
 
 async def answer(turn: Turn) -> None:
     turn.begin("m-1")
-    turn.publish(Started("c-1", "u-1", model_version="v1", arm="candidate"))
-    turn.publish(TextDelta("a very particular answer"))
+    started = chat_pb2.Started(
+        conversation_id="c-1", user_message_id="u-1", model_version="v1", arm="candidate"
+    )
+    turn.publish(chat_pb2.ChatEvent(started=started))
+    text = chat_pb2.TextDelta(text="a very particular answer")
+    turn.publish(chat_pb2.ChatEvent(text_delta=text))
     turn.complete(FinishReason.STOP)
 
 
@@ -107,7 +110,7 @@ async def test_log_lines_have_the_trace_id_only_inside_a_traced_call(
     assert "trace_id" not in lines.format(
         logging.makeLogRecord({"msg": "serving", "levelname": "INFO"})
     )
-    with caplog.at_level(logging.INFO, "services.gateway.turns.trace"):
+    with caplog.at_level(logging.INFO, "services.gateway.turns.turn"):
         await traced(answer, traces.tracer)(turn())
     (record,) = caplog.records
     line = lines.format(record)
