@@ -69,30 +69,6 @@ class TextEdit:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A user's message, as typed (`original_text`) and as given to the model (`text`)."""
-
-    original_text: str
-    text: str
-    edits: tuple[TextEdit, ...] = ()
-
-    @classmethod
-    def typed(cls, text: str) -> "Prompt":
-        """Return the prompt of a text that the enhancer has not changed."""
-        return cls(text, text)
-
-    @property
-    def changed(self) -> bool:
-        """True if the two texts differ."""
-        return self.text != self.original_text
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Distinct texts that the guard must check."""
-        return (self.original_text, self.text) if self.changed else (self.text,)
-
-
-@dataclass(frozen=True)
 class SamplingOverrides:
     """Sampling parameters of the caller. None and empty values keep those of the preset."""
 

@@ -17,7 +17,6 @@ from services.contracts.chat import (
     Action,
     ContextMessage,
     FinishReason,
-    Prompt,
     Role,
     Sample,
     SamplingOverrides,
@@ -67,13 +66,6 @@ def text_edits(edits: Sequence[chat_pb2.TextEdit]) -> tuple[TextEdit, ...]:
     return tuple(TextEdit(edit.start, edit.end, edit.replacement, edit.kind) for edit in edits)
 
 
-def prompt_from(
-    message: session_pb2.UserMessage | chat_pb2.Enhanced | chat_pb2.Message,
-) -> Prompt:
-    """Convert a message with the typed and the enhanced text."""
-    return Prompt(message.original_text, message.text, text_edits(message.edits))
-
-
 def overrides_from(message: chat_pb2.SamplingOverrides) -> SamplingOverrides:
     """Convert sampling parameters of the caller from protobuf."""
     # Presence matters, since 0 is a valid value of these fields.
@@ -89,11 +81,6 @@ def overrides_from(message: chat_pb2.SamplingOverrides) -> SamplingOverrides:
 def overrides_message(overrides: SamplingOverrides) -> chat_pb2.SamplingOverrides:
     """Convert sampling parameters of the caller to protobuf."""
     return chat_pb2.SamplingOverrides(**vars(overrides))
-
-
-def usage_from(message: chat_pb2.Usage) -> Usage:
-    """Convert token counts from protobuf."""
-    return Usage(message.prompt_tokens, message.completion_tokens, message.cached)
 
 
 def usage_message(usage: Usage) -> chat_pb2.Usage:

@@ -31,23 +31,27 @@ from services.gateway.answering.answer import AnswerTiming
 from services.gateway.answering.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
 from services.gateway.answering.chat import Chat
 from services.gateway.background_tasks import background_tasks
-from services.gateway.feedback.own_data import OwnData
-from services.gateway.feedback.submission import Feedback
-from services.gateway.http.app import make_app
-from services.gateway.http.loop_files import LoopFiles
+from services.gateway.feedback import Feedback
+from services.gateway.http.app import Router, make_app
+from services.gateway.http.loop_files import LoopFiles, LoopMetrics
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import Account, PageApi
-from services.gateway.http.router import Router
 from services.gateway.http.server import serving_http
-from services.gateway.identity.authentication import Authenticator, TokenVerifier
+from services.gateway.identity.authentication import (
+    OWNER,
+    ApiKeys,
+    Authenticator,
+    TokenVerifier,
+    owner_secret,
+    stored_key,
+)
 from services.gateway.identity.key_commands import (
     add_key_commands,
     add_migrate_command,
     run_key_command,
     run_migrate_command,
 )
-from services.gateway.identity.keys import OWNER, ApiKeys, owner_secret, stored_key
-from services.gateway.loop_metrics import LoopMetrics
+from services.gateway.own_data import OwnData
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer

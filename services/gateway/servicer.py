@@ -11,13 +11,13 @@ from services.chassis.identity import require_caller
 from services.contracts.chat import Role
 from services.contracts.limits import field_error
 from services.contracts.wire import feedback_value_from, timestamp
-from services.gateway.feedback.own_data import Consent, Erasure, OwnData
-from services.gateway.feedback.submission import (
+from services.gateway.feedback import (
     Durability,
     Feedback,
     FeedbackSubmission,
     RatedMessages,
 )
+from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns

@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.gateway.identity.authentication import NAME
 from services.gateway.identity.credential import DEFAULT_SCOPES, Scope
 from services.gateway.identity.issuers import ALGORITHMS, Algorithm, Issuer, is_safe_url
-from services.gateway.identity.keys import NAME
 from services.gateway.quotas.quota import Allowance, Holder
 from services.gateway.quotas.quotas import OutagePolicy, QuotaRules
 

@@ -38,8 +38,16 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
     Raises:
         InvalidArgumentError: An enum value or the action is unknown.
     """
+    action: session_pb2.UserMessage | Regenerate
+    match request.WhichOneof("action"):
+        case "input":
+            action = typed_message(request.input.text)
+        case "regenerate":
+            action = Regenerate(request.regenerate.message_id)
+        case _:
+            raise field_error("action", "one of input, regenerate")
     return TurnRequest(
-        action=_action(request),
+        action=action,
         history=tuple(
             ContextMessage(
                 _known(ROLES, message.role, f"input.history[{number}].role"), message.text
@@ -55,13 +63,3 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
         model=request.model,
         skip_enhancer=request.skip_enhancer,
     )
-
-
-def _action(request: chat_pb2.SendMessageRequest) -> session_pb2.UserMessage | Regenerate:
-    match request.WhichOneof("action"):
-        case "input":
-            return typed_message(request.input.text)
-        case "regenerate":
-            return Regenerate(request.regenerate.message_id)
-        case _:
-            raise field_error("action", "one of input, regenerate")

@@ -18,7 +18,6 @@ from services.session.message import Conversation, Message, Page
 from services.session.relay import TurnRecorder
 from services.session.store.store import OwnedRows, Store
 
-MAX_TITLE_CHARACTERS = 80
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 
 
@@ -81,20 +80,6 @@ class Conversations:
         if self._now_us() - message.create_us <= self._max_turn_us:
             return message
         return replace(message, finish_reason=FinishReason.FAILED)
-
-
-def title_of(messages: Sequence[Message]) -> str:
-    """Return the first words of the first user message, at most MAX_TITLE_CHARACTERS.
-
-    The text is cut between words; a single long word is cut inside.
-    """
-    texts = [
-        message.text for message in messages if message.role is Role.USER and message.text.strip()
-    ]
-    words = " ".join(texts[0].split()) if texts else ""
-    if len(words) <= MAX_TITLE_CHARACTERS:
-        return words
-    return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
 
 
 def _decode_page_token(page_token: str) -> tuple[int, str] | None:

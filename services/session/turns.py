@@ -29,7 +29,6 @@ from services.contracts.limits import (
 )
 from services.contracts.wire import FINISH_REASONS, ROLE_NUMBERS, ROLES, TASKS, sample_from
 from services.session.context import Budget, TokenCounter, merge_roles, select_context
-from services.session.conversations import title_of
 from services.session.message import (
     Message,
     StoredTurn,
@@ -37,6 +36,8 @@ from services.session.message import (
 from services.session.relay import TurnRecorder, is_published
 from services.session.store.store import OwnedRows, Store
 from services.session.tree import open_answer, plan_append
+
+MAX_TITLE_CHARACTERS = 80
 
 NumberT = TypeVar("NumberT")
 NameT = TypeVar("NameT")
@@ -186,6 +187,20 @@ def _response(
         dropped_messages=stored.dropped_messages,
         replayed=replayed,
     )
+
+
+def title_of(messages: Sequence[Message]) -> str:
+    """Return the first words of the first user message, at most MAX_TITLE_CHARACTERS.
+
+    The text is cut between words; a single long word is cut inside.
+    """
+    texts = [
+        message.text for message in messages if message.role is Role.USER and message.text.strip()
+    ]
+    words = " ".join(texts[0].split()) if texts else ""
+    if len(words) <= MAX_TITLE_CHARACTERS:
+        return words
+    return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
 
 
 def payload_sha256(request: session_pb2.BeginTurnRequest) -> str:

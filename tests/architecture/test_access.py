@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from infra.machine.certificates.folder import COMMANDS
 from infra.service_table import service_table
 from services.gateway.access import PAGE_FILES, ROUTES, RPCS, Rule
-from services.gateway.http.router import ProtectedRoute
+from services.gateway.http.app import ProtectedRoute
 from tests.services.gateway.gateway_under_test import run_gateway
 
 ROOT = Path(__file__).resolve().parents[2]

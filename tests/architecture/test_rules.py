@@ -40,7 +40,6 @@ CHASSIS_FILES = {
     "admission",
     "channel",
     "errors",
-    "reconnecting_channel",
     "identity",
     "interceptor",
     "mutual_tls",

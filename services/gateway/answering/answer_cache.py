@@ -21,7 +21,7 @@ from services.chassis.errors import ServiceError
 from services.contracts.chat import Role, SamplingOverrides, Task
 from services.contracts.wire import ROLES, Context
 from services.gateway.metrics import CACHE_RESULTS
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.turns.request import Regenerate, TurnRequest
 
 MAX_ANSWER_BYTES = 65_536

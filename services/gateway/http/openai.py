@@ -17,11 +17,11 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import NotFoundError, ServiceError
 from services.chassis.identity import require_caller
+from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body, rate_limit_headers
 from services.gateway.http.openai_request import completion_request
-from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.turns.request import ROLLOUT_MODEL
 from services.gateway.turns.turns import Turns

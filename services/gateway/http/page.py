@@ -17,10 +17,10 @@ from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
 from services.contracts.limits import field_error
+from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
-from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.identity.credential import Credential, Scope
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer

@@ -1,4 +1,7 @@
-"""uvicorn inside the service's event loop, without its own signal handlers and logging."""
+"""uvicorn inside the service's event loop, without its own signal handlers and logging.
+
+The time and the size of a request head are limited. uvicorn has neither limit.
+"""
 
 import asyncio
 import socket
@@ -8,8 +11,56 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.gateway.http.header_timeout import HeaderTimeoutProtocol
+HEAD_SECONDS = 10.0
+# Twice the limit of gRPC metadata, since browsers send more headers.
+MAX_HEAD_BYTES = 32 * 1024
+
+
+class HeaderTimeoutProtocol(HttpToolsProtocol):
+    """Drops connections with a slow or oversized request head.
+
+    The first head is due from the start of the connection.
+    """
+
+    _due: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._due:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        if self._due is None:
+            self._due, self._head_bytes = (
+                self.loop.call_later(HEAD_SECONDS, self.transport.abort),
+                0,
+            )
+
+    def _stop_waiting(self) -> None:
+        if self._due:
+            self._due.cancel()
+            self._due = None
 
 
 class EmbeddedServer(uvicorn.Server):

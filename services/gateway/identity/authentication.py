@@ -1,11 +1,215 @@
-"""Authentication of all calls. API keys and tokens of issuers use the same header."""
+"""Authentication of callers. API keys and tokens of issuers use the same header.
 
-from typing import Protocol
+An API key is `tw_` and 256 random bits. Only its SHA-256 is stored. A plain hash is sufficient,
+because random keys cannot be guessed from a dictionary.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from cachetools import TTLCache
 
 from services.chassis.errors import ServiceError, UnauthenticatedError
-from services.gateway.identity.credential import Credential
-from services.gateway.identity.keys import PREFIX, ApiKeys
+from services.chassis.identity import Caller
+from services.chassis.telemetry import fields
+from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
 from services.gateway.metrics import REJECTED_CREDENTIALS
+
+log = logging.getLogger(__name__)
+
+PREFIX = "tw_"
+_SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
+# Without a slash, because tenant and user are joined by a slash.
+NAME = re.compile(r"[A-Za-z0-9._@+|:-]{1,64}")
+NAME_LIMIT = "1 to 64 of letters, digits and ._@+|:-"
+MAX_CACHED_KEYS = 10_000
+# Last use is recorded for administrators. A precision of one hour is sufficient and costs one write
+# per hour.
+USE_RECORD_SECONDS = 3600.0
+OWNER = Caller("default", "owner")
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    """Stored data of a key. Times are Unix seconds; None means never.
+
+    After a rotation, `previous_digest` is the hash of the previous secret. The previous secret
+    works until `previous_expire_time`.
+    """
+
+    key_id: str
+    digest: bytes
+    caller: Caller
+    scopes: frozenset[Scope]
+    create_time: float
+    expire_time: float | None = None
+    revoke_time: float | None = None
+    previous_digest: bytes | None = None
+    previous_expire_time: float | None = None
+    last_use_time: float | None = None
+
+
+class KeyLookup(Protocol):
+    """Key store, as far as authentication needs it."""
+
+    async def find(self, digest: bytes) -> StoredKey | None:
+        """Return the key with this hash, current or previous."""
+
+    async def record_use(self, key_id: str, use_time: float) -> None:
+        """Record the time of use."""
+
+
+def digest_of(secret: str) -> bytes:
+    """Return the SHA-256 of a key."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def new_secret() -> str:
+    """Return a new random key."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def mint(
+    caller: Caller, scopes: frozenset[Scope] = DEFAULT_SCOPES, expire_time: float | None = None
+) -> tuple[str, StoredKey]:
+    """Create a key.
+
+    Returns:
+        The secret, to be shown once, and the data to store.
+
+    Raises:
+        ValueError: Tenant or user is not a valid name.
+    """
+    secret = new_secret()
+    return secret, stored_key(secret, caller, scopes, expire_time)
+
+
+def stored_key(
+    secret: str,
+    caller: Caller,
+    scopes: frozenset[Scope] = ALL_SCOPES,
+    expire_time: float | None = None,
+) -> StoredKey:
+    """Return the data to store for a secret.
+
+    Raises:
+        ValueError: Tenant or user is not a valid name, or the secret is not a key.
+    """
+    for name, value in (("tenant", caller.tenant), ("user", caller.user)):
+        if not NAME.fullmatch(value):
+            raise ValueError(f"{name} must be {NAME_LIMIT}")
+    if not _SECRET.fullmatch(secret):
+        raise ValueError(f"a key is {PREFIX} and 43 of letters, digits, - and _")
+    return StoredKey(str(uuid.uuid4()), digest_of(secret), caller, scopes, time.time(), expire_time)
+
+
+def owner_secret(file: Path) -> str:
+    """Return the key in the file. A missing file is created, readable by its owner only."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Rename after writing, to prevent reads of a partial key.
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
+        draft.touch(mode=0o600, exist_ok=False)
+        draft.write_text(new_secret() + "\n")
+        draft.rename(file)
+    return file.read_text().strip()
+
+
+class ApiKeys:
+    """Authenticates callers by API key.
+
+    Results are cached for a few seconds, so a revocation takes effect after the same time.
+    """
+
+    def __init__(
+        self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._now = store, now
+        self._cache: TTLCache[bytes, StoredKey] = TTLCache(
+            MAX_CACHED_KEYS, cache_seconds, time.monotonic
+        )
+        self._lookups: dict[bytes, asyncio.Task[StoredKey | None]] = {}
+        self._use_writes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Wait for running reads and writes before the store is closed."""
+        await asyncio.gather(*self._lookups.values(), *self._use_writes, return_exceptions=True)
+
+    async def authenticate(self, secret: str) -> Credential:
+        """Return the credential of a key.
+
+        Raises:
+            UnauthenticatedError: The key is unknown, revoked or expired. The reason differs.
+            UnavailableError: The store is unavailable.
+        """
+        if not _SECRET.fullmatch(secret):
+            raise _refused("the API key is not known", "API_KEY_INVALID")
+        digest = digest_of(secret)
+        key = self._cache.get(digest)
+        if key is None:
+            # One query serves all concurrent calls with the same key.
+            if not (lookup := self._lookups.get(digest)):
+                lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
+                lookup.add_done_callback(lambda _: self._lookups.pop(digest))
+            # Shielded, because cancelling one caller must not cancel the query of the others.
+            key = await asyncio.shield(lookup)
+        now = self._now()
+        # Expiry is checked on every call, since a cached key may expire in the meantime.
+        if key is None:
+            raise _refused("the API key is not known", "API_KEY_INVALID")
+        # A rotated key has a previous secret for a while.
+        is_previous_valid = (
+            key.previous_digest is not None
+            and key.previous_expire_time is not None
+            and now < key.previous_expire_time
+            and hmac.compare_digest(key.previous_digest, digest)
+        )
+        if not hmac.compare_digest(key.digest, digest) and not is_previous_valid:
+            raise _refused("the API key is not known", "API_KEY_INVALID")
+        if key.revoke_time is not None:
+            raise _refused("the API key was revoked", "API_KEY_REVOKED")
+        if key.expire_time is not None and now >= key.expire_time:
+            raise _refused("the API key has expired", "API_KEY_EXPIRED")
+        return Credential(key.caller, key.scopes)
+
+    async def _find(self, digest: bytes) -> StoredKey | None:
+        key = await self._store.find(digest)
+        # Unknown keys are not cached, or invented keys would evict real ones.
+        if key is not None:
+            self._cache[digest] = key
+            now = self._now()
+            if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
+                # Written in the background. A failed write does not fail the call.
+                task = asyncio.create_task(self._write_use(key.key_id, now))
+                self._use_writes.add(task)
+                task.add_done_callback(self._use_writes.discard)
+        return key
+
+    async def _write_use(self, key_id: str, now: float) -> None:
+        try:
+            await self._store.record_use(key_id, now)
+        except ServiceError as error:
+            log.warning("key use not recorded", extra=fields(key_id=key_id, reason=error.reason))
+
+
+def _refused(text: str, reason: str) -> UnauthenticatedError:
+    return UnauthenticatedError(
+        text, reason=reason, field="authorization", limit=f"Bearer {PREFIX}…"
+    )
 
 
 class TokenVerifier(Protocol):

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 
 from services.chassis.identity import Caller
+from services.gateway.identity.authentication import digest_of, mint, new_secret
 from services.gateway.identity.credential import (
     ALL_SCOPES,
     DEFAULT_SCOPES,
@@ -16,7 +17,6 @@ from services.gateway.identity.credential import (
     scopes_from,
     scopes_text,
 )
-from services.gateway.identity.keys import digest_of, mint, new_secret
 from services.gateway.store.database import migrate, open_database, redacted_url
 from services.gateway.store.keys import SqlKeyStore
 

@@ -11,9 +11,9 @@ import jwt
 
 from services.chassis.errors import UnauthenticatedError
 from services.chassis.identity import Caller
+from services.gateway.identity.authentication import NAME
 from services.gateway.identity.credential import Credential, Scope
 from services.gateway.identity.issuers import Issuer
-from services.gateway.identity.keys import NAME
 
 MAX_TOKEN_CHARACTERS = 8_192
 REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud"]

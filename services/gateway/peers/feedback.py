@@ -10,8 +10,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from services.chassis.channel import call_unary
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from services.contracts.wire import set_feedback_value
-from services.gateway.feedback.own_data import Consent, Erasure
-from services.gateway.feedback.submission import Durability, FeedbackEvent
+from services.gateway.feedback import Durability, FeedbackEvent
+from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
@@ -29,7 +29,18 @@ class FeedbackPeer:
 
     async def record(self, event: FeedbackEvent) -> Durability:
         """Implement the method `FeedbackLog.record`."""
-        request = feedback_pb2.RecordFeedbackRequest(event=_message(event))
+        message = events_pb2.FeedbackEvent(
+            event_id=event.event_id,
+            tenant=event.tenant,
+            principal=event.principal,
+            conversation_id=event.conversation_id,
+            message_id=event.message_id,
+            model_version=event.model_version,
+            arm=event.arm,
+        )
+        message.accept_time.FromNanoseconds(event.accept_ns)
+        set_feedback_value(message, event.value)
+        request = feedback_pb2.RecordFeedbackRequest(event=message)
         try:
             response = await self._call(self._stub.RecordFeedback, request)
         except AlreadyExistsError as error:
@@ -127,18 +138,3 @@ def _erasure(
         found.shred_time.ToMicroseconds(),
         rewrite_us,
     )
-
-
-def _message(event: FeedbackEvent) -> events_pb2.FeedbackEvent:
-    message = events_pb2.FeedbackEvent(
-        event_id=event.event_id,
-        tenant=event.tenant,
-        principal=event.principal,
-        conversation_id=event.conversation_id,
-        message_id=event.message_id,
-        model_version=event.model_version,
-        arm=event.arm,
-    )
-    message.accept_time.FromNanoseconds(event.accept_ns)
-    set_feedback_value(message, event.value)
-    return message

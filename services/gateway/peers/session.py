@@ -12,7 +12,7 @@ from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
 from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
 from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, history_message
-from services.gateway.feedback.submission import RatedMessage
+from services.gateway.feedback import RatedMessage
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
 

@@ -18,15 +18,15 @@ from typing import ClassVar, Protocol
 from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.metrics import QUOTA_DECISIONS, QUOTA_OUTAGES
-from services.gateway.quotas.local_store import LocalQuotaStore
 from services.gateway.quotas.quota import (
     Allowance,
     Holder,
     Limit,
+    LocalQuotaStore,
     QuotaDecision,
     QuotaRequest,
 )
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.turns.request import Regenerate, TurnRequest
 
 # English text and code have about three bytes per token, other scripts fewer. Excess reservations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.chassis.errors import UnavailableError
 from services.gateway.metrics import SHARED_EVENTS
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.shared.turn_log import End, TurnLog
 from services.gateway.turns.turn import Turn
 

@@ -1,6 +1,12 @@
-"""Quota store in Valkey. One atomic script per operation excludes admission above the limit."""
+"""Quota store in Valkey. One atomic script per operation excludes admission above the limit.
+
+The scripts use the server's time. An account has four keys: `requests` and `tokens` (hashes: step →
+count), `turns` (sorted set: turn → end of its lease) and `held` (hash: turn → "step:reserved
+tokens"). KEYS are those of the user, then those of the tenant.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from services.gateway.quotas.quota import (
     CHECK_ORDER,
@@ -13,8 +19,164 @@ from services.gateway.quotas.quota import (
     Window,
     WindowUsage,
 )
-from services.gateway.shared.quota_scripts import quota_scripts
-from services.gateway.shared.valkey_client import Use, ValkeyClient
+from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
+
+ACCOUNT = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local TURNS, HELD = 2, 3
+local ACCOUNTS = {1, 5}  -- offset of the keys of each account
+
+local function step_now(what) return math.floor(now / STEP[what]) end
+
+local function leaves_in(step, what) return (step + 1) * STEP[what] + SPAN[what] - now end
+
+local function add(account, what, step, count)
+  local key = KEYS[account + what]
+  if redis.call('HINCRBY', key, step, count) < 0 then redis.call('HSET', key, step, 0) end
+  redis.call('PEXPIRE', key, SPAN[what] + STEP[what])
+end
+
+local function hold(account, turn, lease, tokens)
+  local value = step_now(TOKENS) .. ':' .. tokens
+  if redis.call('HSETNX', KEYS[account + HELD], turn, value) == 1 and tokens > 0 then
+    add(account, TOKENS, step_now(TOKENS), tokens)
+  end
+  redis.call('ZADD', KEYS[account + TURNS], now + lease, turn)
+  for _, key in ipairs({KEYS[account + TURNS], KEYS[account + HELD]}) do
+    redis.call('PEXPIRE', key, lease + SPAN[TOKENS] + STEP[TOKENS])
+  end
+end
+
+-- Replace the reservation by the actual usage while its step is in the window.
+local function settle(account, turn, used)
+  local held = redis.call('HGET', KEYS[account + HELD], turn)
+  if held then
+    local step, reserved = held:match('(%d+):(%d+)')
+    if redis.call('HEXISTS', KEYS[account + TOKENS], step) == 1 then
+      add(account, TOKENS, step, used - tonumber(reserved))
+    end
+    redis.call('HDEL', KEYS[account + HELD], turn)
+  end
+  redis.call('ZREM', KEYS[account + TURNS], turn)
+end
+"""
+
+# ARGV: turn, lease in ms, tokens, then for user and tenant: maximum of requests, tokens, turns (0:
+# unlimited). Reply: position in CHECK_ORDER of the rejecting limit, from 1 (0: admitted), ms to
+# wait, then for user and tenant: requests, ms to reset, tokens, ms to reset.
+ADMIT = """
+local lease, asked = tonumber(ARGV[2]), tonumber(ARGV[3])
+local needs = {[REQUESTS] = 1, [TOKENS] = asked, [TURNS] = 1}
+
+local function most(number, what) return tonumber(ARGV[3 * number + what + 1]) end
+
+local function read(account, what)
+  local key, steps, sum = KEYS[account + what], {}, 0
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local step, count = tonumber(all[i]), tonumber(all[i + 1])
+    if leaves_in(step, what) <= 0 then
+      redis.call('HDEL', key, all[i])
+    else
+      sum = sum + count
+      steps[#steps + 1] = {step, count}
+    end
+  end
+  table.sort(steps, function(a, b) return a[1] < b[1] end)
+  return sum, steps
+end
+
+-- Milliseconds until `excess` has left the window.
+local function frees_in(steps, what, excess)
+  for _, step in ipairs(steps) do
+    excess = excess - step[2]
+    if excess <= 0 then return leaves_in(step[1], what) end
+  end
+  return SPAN[what]
+end
+
+local used, steps = {}, {}
+for number, account in ipairs(ACCOUNTS) do
+  used[number], steps[number] = {}, {}
+  -- Expired leases: turns of killed gateways.
+  local turns = KEYS[account + TURNS]
+  for _, turn in ipairs(redis.call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, 200)) do
+    settle(account, turn, 0)
+  end
+  used[number][TURNS] = redis.call('ZCOUNT', KEYS[account + TURNS], '(' .. now, '+inf')
+  for _, what in ipairs({REQUESTS, TOKENS}) do
+    used[number][what], steps[number][what] = 0, {}
+    if most(number, what) > 0 then used[number][what], steps[number][what] = read(account, what) end
+  end
+end
+
+local refused, wait = 0, 0
+for check, what in ipairs({REQUESTS, TURNS, TOKENS}) do
+  for number in ipairs(ACCOUNTS) do
+    local excess = used[number][what] + needs[what] - most(number, what)
+    if refused == 0 and most(number, what) > 0 and excess > 0 then
+      refused = 2 * (check - 1) + number
+      wait = what ~= TURNS and frees_in(steps[number][what], what, excess) or 0
+    end
+  end
+end
+
+if refused == 0 then
+  for number, account in ipairs(ACCOUNTS) do
+    if most(number, REQUESTS) > 0 then add(account, REQUESTS, step_now(REQUESTS), 1) end
+    hold(account, ARGV[1], lease, most(number, TOKENS) > 0 and asked or 0)
+  end
+end
+
+local reply = {refused, wait}
+for number in ipairs(ACCOUNTS) do
+  for _, what in ipairs({REQUESTS, TOKENS}) do
+    local sum, reset = used[number][what], 0
+    for _, step in ipairs(steps[number][what]) do
+      if step[2] > 0 then reset = leaves_in(step[1], what) end
+    end
+    if refused == 0 and most(number, what) > 0 then
+      sum, reset = sum + needs[what], leaves_in(step_now(what), what)
+    end
+    reply[#reply + 1] = sum
+    reply[#reply + 1] = reset
+  end
+end
+return reply
+"""
+
+# ARGV: turn, lease in ms, reserved tokens of the user and of the tenant.
+HOLD = """
+for number, account in ipairs(ACCOUNTS) do
+  hold(account, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[2 + number]))
+end
+"""
+
+# ARGV: turn, used tokens.
+SETTLE = """
+for _, account in ipairs(ACCOUNTS) do settle(account, ARGV[1], tonumber(ARGV[2])) end
+"""
+
+
+@dataclass(frozen=True)
+class QuotaScripts:
+    """Scripts of the shared quota store."""
+
+    admit: Script
+    hold: Script
+    settle: Script
+
+
+def quota_scripts(windows: Mapping[Limit, Window]) -> QuotaScripts:
+    """Return the scripts for the given windows."""
+    requests, tokens = windows[Limit.REQUESTS], windows[Limit.TOKENS]
+    head = f"""
+local REQUESTS, TOKENS = 0, 1
+local SPAN = {{[REQUESTS] = {requests.span_ms}, [TOKENS] = {tokens.span_ms}}}
+local STEP = {{[REQUESTS] = {requests.step_ms}, [TOKENS] = {tokens.step_ms}}}
+"""
+    return QuotaScripts(*(Script(head + ACCOUNT + body) for body in (ADMIT, HOLD, SETTLE)))
 
 
 class ValkeyQuotaStore:

@@ -15,7 +15,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from services.chassis.errors import ServiceError, UnavailableError
 from services.contracts.limits import field_error
 from services.gateway.metrics import READERS_LOST
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.shared.turn_log import End, TurnLog, TurnState, decrypt_entry
 from services.gateway.turns.turn import resume_elsewhere_error
 from services.gateway.turns.turns import answer_restarted

@@ -15,9 +15,9 @@ from services.chassis.identity import Caller
 from services.contracts.limits import field_error
 from services.gateway.background_tasks import background_tasks
 from services.gateway.metrics import CLAIMS, HANDED_OVER, REMOTE_STOPS
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.erasure_requests import ErasureRequests
-from services.gateway.shared.errors import StoreUnavailableError
 from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.remote_readers import RemoteReaders
 from services.gateway.shared.turn_log import TurnLog, TurnState

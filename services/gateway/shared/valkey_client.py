@@ -28,7 +28,7 @@ from valkey.exceptions import (
 
 from services.chassis.telemetry import fields
 from services.gateway.metrics import VALKEY_ERRORS, VALKEY_SECONDS, VALKEY_UP
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 

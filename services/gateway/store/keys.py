@@ -26,8 +26,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.identity import Caller
+from services.gateway.identity.authentication import StoredKey
 from services.gateway.identity.credential import scopes_from, scopes_text
-from services.gateway.identity.keys import StoredKey
 from services.gateway.store.database import transaction
 
 METADATA = MetaData()

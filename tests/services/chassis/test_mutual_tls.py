@@ -19,7 +19,8 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from infra.machine.certificates.authority import Authority, CertificatePair
 from infra.machine.certificates.folder import issue_certificates, tls_settings, write_pair
-from services.chassis import mutual_tls, reconnecting_channel
+from services.chassis import channel as channels
+from services.chassis import mutual_tls
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
@@ -75,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _check_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutual_tls, "CHECK_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(channels, "CHECK_INTERVAL_SECONDS", 0.02)
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 from services.contracts import wire
 from services.contracts.chat import (
     ContextMessage,
-    Prompt,
     Role,
     Sample,
     SamplingOverrides,
@@ -38,12 +37,12 @@ def test_table_of_an_enum_is_complete(
     assert all(enum.Name(number).lower().endswith(name) for number, name in table.items())
 
 
-def test_prompt_with_its_edits_survives_the_round_trip() -> None:
+def test_edits_of_a_prompt_survive_the_round_trip() -> None:
     edit = TextEdit(0, 3, "What", "spelling")
     message = chat_pb2.Enhanced(
         original_text="wat is it", text="What is it", edits=[wire.edit_message(edit)]
     )
-    assert wire.prompt_from(message) == Prompt("wat is it", "What is it", (edit,))
+    assert wire.text_edits(message.edits) == (edit,)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,8 @@ def test_usage_sample_and_history_survive_the_round_trip() -> None:
     finished = generator_pb2.Finished(
         usage=wire.usage_message(usage), sample=wire.sample_message(sample)
     )
-    assert (wire.usage_from(finished.usage), wire.sample_from(finished)) == (usage, sample)
+    assert finished.usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=4, cached=True)
+    assert wire.sample_from(finished) == sample
     assert wire.sample_from(generator_pb2.Finished(sample=wire.sample_message(None))) is None
     message = wire.history_message(ContextMessage(Role.ASSISTANT, "hello"))
     assert (message.role, message.text) == (chat_pb2.ROLE_ASSISTANT, "hello")

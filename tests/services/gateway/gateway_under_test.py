@@ -19,8 +19,8 @@ from services.chassis.channel import open_channel
 from services.chassis.identity import Caller
 from services.chassis.server import serving
 from services.gateway.__main__ import open_servers
+from services.gateway.identity.authentication import mint
 from services.gateway.identity.credential import ALL_SCOPES
-from services.gateway.identity.keys import mint
 from services.gateway.settings import GatewaySettings
 from services.gateway.store.database import open_database
 from services.gateway.store.keys import SqlKeyStore

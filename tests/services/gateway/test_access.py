@@ -17,12 +17,11 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.gateway.access import reject_unknown_fields, with_access_check
-from services.gateway.http.router import Router
+from services.gateway.http.app import Router
 from services.gateway.http.server import serving_http
-from services.gateway.identity.authentication import Authenticator
-from services.gateway.identity.keys import ApiKeys
+from services.gateway.identity.authentication import ApiKeys, Authenticator
 from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest
-from tests.services.gateway.identity.test_keys import CountingStore, mint
+from tests.services.gateway.identity.test_authentication import CountingStore, mint
 from tests.support.errors import refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

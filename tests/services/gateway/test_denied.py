@@ -25,8 +25,8 @@ from services.chassis.errors import DETAILS_KEY
 from services.chassis.identity import Caller
 from services.chassis.server import serving
 from services.gateway.access import ROUTES, RPCS
+from services.gateway.identity.authentication import digest_of, new_secret
 from services.gateway.identity.credential import ALL_SCOPES
-from services.gateway.identity.keys import digest_of, new_secret
 from services.session.__main__ import wiring
 from tests.services.gateway.bad_input import MISSING_UUID
 from tests.services.gateway.gateway_under_test import (

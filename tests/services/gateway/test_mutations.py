@@ -23,17 +23,16 @@ from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
 from services.contracts.chat import FinishReason, Role
 from services.gateway.access import with_access_check
-from services.gateway.feedback.own_data import Consent, Erasure, OwnData
-from services.gateway.feedback.submission import Durability, Feedback, FeedbackEvent, RatedMessage
-from services.gateway.identity.authentication import Authenticator
-from services.gateway.identity.keys import ApiKeys, mint
+from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
+from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
+from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.turns.turn import Turn
 from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica
 from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
-from tests.services.gateway.identity.test_keys import CountingStore
+from tests.services.gateway.identity.test_authentication import CountingStore
 from tests.services.gateway.mutations import UUID, mutants
 from tests.services.gateway.test_denied import METHODS, VALID
 

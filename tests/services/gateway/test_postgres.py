@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import select, text
 
 from services.chassis.errors import UnavailableError
+from services.gateway.identity.authentication import ApiKeys, digest_of, mint, new_secret
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
 from services.gateway.identity.key_commands import add_migrate_command, run_migrate_command
-from services.gateway.identity.keys import ApiKeys, digest_of, mint, new_secret
 from services.gateway.store.database import (
     MIGRATION_LOCK,
     REVISIONS,
@@ -26,7 +26,7 @@ from services.gateway.store.database import (
 from services.gateway.store.keys import SqlKeyStore, users
 from tests.servers import PostgresServer
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
-from tests.services.gateway.identity.test_keys import ADA, reason_of, run_at
+from tests.services.gateway.identity.test_authentication import ADA, reason_of, run_at
 from tests.services.gateway.store.test_database import differences
 from tests.support.errors import refused
 

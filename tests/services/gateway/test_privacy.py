@@ -28,7 +28,7 @@ from prometheus_client import generate_latest
 from services.chassis import interceptor
 from services.chassis.telemetry import LineFormatter
 from services.gateway.access import ROUTES
-from services.gateway.http import router
+from services.gateway.http import app
 from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, SAMPLE, Backends
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
@@ -70,7 +70,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     watching = Seen()
-    for module in (interceptor, router):
+    for module in (interceptor, app):
         monkeypatch.setattr(module, "tracer", lambda: watching.provider.get_tracer("thumbwheel"))
     # Formats as in `configure_logs`, in text and JSON, with own loggers at level debug.
     root, ours = logging.getLogger(), logging.getLogger("services")

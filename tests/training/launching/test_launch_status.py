@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.loop_metrics import LoopMetrics
+from services.gateway.http.loop_files import LoopMetrics
 from training.launching import launcher
 from training.launching.launcher import LaunchStatus
 from training.reporting.progress import Lines, ProgressReporter

@@ -15,11 +15,11 @@ from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.contracts.chat import ContextMessage, Role, SamplingOverrides
 from services.gateway.background_tasks import background_tasks
-from services.gateway.quotas.local_store import LocalQuotaStore
 from services.gateway.quotas.quota import (
     Allowance,
     Holder,
     Limit,
+    LocalQuotaStore,
     QuotaDecision,
     QuotaRequest,
     Window,

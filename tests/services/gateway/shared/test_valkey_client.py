@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from valkey.asyncio import Valkey
 
-from services.gateway.shared.errors import StoreUnavailableError
+from services.gateway.shared import StoreUnavailableError
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient, open_valkey
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import counter_value, until

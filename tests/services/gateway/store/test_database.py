@@ -15,12 +15,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select
 
 from services.chassis.identity import Caller
+from services.gateway.identity.authentication import ApiKeys, digest_of, new_secret
 from services.gateway.identity.credential import ALL_SCOPES
-from services.gateway.identity.keys import ApiKeys, digest_of, new_secret
 from services.gateway.store import database
 from services.gateway.store.database import MIGRATIONS, REVISIONS, migrate, open_database
 from services.gateway.store.keys import METADATA, SqlKeyStore, tenants, users
-from tests.services.gateway.identity.test_keys import reason_of, url
+from tests.services.gateway.identity.test_authentication import reason_of, url
 
 # Schema from the time before revisions.
 YESTERDAY = """

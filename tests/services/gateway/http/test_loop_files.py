@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from services.gateway.loop_metrics import LoopMetrics
+from services.gateway.http.loop_files import LoopMetrics
 from training.evaluation.gate import Check
 from training.reporting.progress import Lines, ProgressReporter
 

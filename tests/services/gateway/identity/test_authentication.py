@@ -16,18 +16,18 @@ from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.identity.authentication import Authenticator
-from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
-from services.gateway.identity.key_commands import add_key_commands, run_key_command
-from services.gateway.identity.keys import (
+from services.gateway.identity.authentication import (
     USE_RECORD_SECONDS,
     ApiKeys,
+    Authenticator,
     StoredKey,
     digest_of,
     mint,
     owner_secret,
     stored_key,
 )
+from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
+from services.gateway.identity.key_commands import add_key_commands, run_key_command
 from services.gateway.store.database import open_database
 from services.gateway.store.keys import METADATA, SqlKeyStore
 

@@ -17,7 +17,7 @@ from services.chassis.errors import (
     UnavailableError,
     from_rpc,
 )
-from services.gateway.feedback.own_data import Consent, Erasure, OwnData
+from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.turns import turns
 from tests.services.gateway.calls import (
     GeneratorGate,

@@ -11,7 +11,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.errors import from_rpc
-from services.gateway.feedback.submission import EVENT_NAMESPACE
+from services.gateway.feedback import EVENT_NAMESPACE
 from tests.services.gateway.fakes import STABLE
 from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest
 

@@ -10,9 +10,8 @@ import grpc
 import pytest
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from services.chassis import reconnecting_channel
-from services.chassis.channel import CHANNEL_OPTIONS, open_channel
-from services.chassis.reconnecting_channel import ReconnectingChannel
+from services.chassis import channel as channels
+from services.chassis.channel import CHANNEL_OPTIONS, ReconnectingChannel, open_channel
 from services.chassis.retries import service_config
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
@@ -51,7 +50,7 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Names]:
     """DNS server for gRPC (over UDP) and for the channel (as a fake of libc)."""
     async with name_server(FIRST) as found:
         monkeypatch.setattr(socket, "getaddrinfo", found.getaddrinfo)
-        monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.05)
+        monkeypatch.setattr(channels, "CHECK_INTERVAL_SECONDS", 0.05)
         yield found
 
 
@@ -172,7 +171,7 @@ async def test_unused_channel_does_not_resolve_names(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Name servers would cache that a starting peer does not exist."""
-    monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 60.0)
+    monkeypatch.setattr(channels, "CHECK_INTERVAL_SECONDS", 60.0)
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
         await asyncio.sleep(0.2)
         assert names.asked == 0

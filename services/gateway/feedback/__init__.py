@@ -1,1 +1,0 @@
-"""Feedback, consent and erasure of the caller."""
