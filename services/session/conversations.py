@@ -19,6 +19,10 @@ from services.session.relay import TurnRecorder
 from services.session.store.store import OwnedRows, Store
 
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
+# Limits of one transaction of EraseUser, so that other transactions run in between. A single
+# conversation may exceed MAX_MESSAGES.
+MAX_CONVERSATIONS = 50
+MAX_MESSAGES = 2_000
 
 
 class Conversations:
@@ -64,7 +68,20 @@ class Conversations:
         """
         if page_size > MAX_PAGE_SIZE:
             raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
-        size, after = page_size or DEFAULT_PAGE_SIZE, _decode_page_token(page_token)
+        size = page_size or DEFAULT_PAGE_SIZE
+        after: tuple[int, str] | None = None
+        if page_token:
+            try:
+                match = PAGE_TOKEN.fullmatch(base64.urlsafe_b64decode(page_token.encode()).decode())
+            except ValueError:
+                match = None
+            if match is None:
+                raise InvalidArgumentError(
+                    "page_token must be the next_page_token of the previous page",
+                    field="page_token",
+                    limit="next_page_token of the previous page",
+                )
+            after = int(match[1]), match[2]
         # One more row than the page shows whether a next page exists.
         found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
         shown = tuple(found[:size])
@@ -80,28 +97,6 @@ class Conversations:
         if self._now_us() - message.create_us <= self._max_turn_us:
             return message
         return replace(message, finish_reason=FinishReason.FAILED)
-
-
-def _decode_page_token(page_token: str) -> tuple[int, str] | None:
-    if not page_token:
-        return None
-    try:
-        match = PAGE_TOKEN.fullmatch(base64.urlsafe_b64decode(page_token.encode()).decode())
-    except ValueError:
-        match = None
-    if match is None:
-        raise InvalidArgumentError(
-            "page_token must be the next_page_token of the previous page",
-            field="page_token",
-            limit="next_page_token of the previous page",
-        )
-    return int(match[1]), match[2]
-
-
-# Limits of one transaction of EraseUser, so that other transactions run in between. A single
-# conversation may exceed MAX_MESSAGES.
-MAX_CONVERSATIONS = 50
-MAX_MESSAGES = 2_000
 
 
 class Erasure:

@@ -29,10 +29,7 @@ from services.contracts.limits import (
 )
 from services.contracts.wire import FINISH_REASONS, ROLE_NUMBERS, ROLES, TASKS, sample_from
 from services.session.context import Budget, TokenCounter, merge_roles, select_context
-from services.session.message import (
-    Message,
-    StoredTurn,
-)
+from services.session.message import Message, StoredTurn
 from services.session.relay import TurnRecorder, is_published
 from services.session.store.store import OwnedRows, Store
 from services.session.tree import open_answer, plan_append
@@ -126,7 +123,14 @@ class TurnBeginner:
     ) -> session_pb2.BeginTurnResponse:
         digest = payload_sha256(request)
         if request.request_id and (stored := rows.turn(request.request_id)):
-            return _replay(rows, stored, digest)
+            if stored.payload_sha256 != digest:
+                raise AlreadyExistsError(
+                    "request_id was used with another payload",
+                    field="request_id",
+                    limit="one payload for each request_id",
+                )
+            replayed = rows.message(stored.assistant_message_id)
+            return _response(stored, rows.messages_by_id(replayed.context_ids), replayed=True)
         now = self._now_us()
         plan = plan_append(rows, request, tokens, new_id, now)
         chosen = select_context(plan.branch, budget)
@@ -159,17 +163,6 @@ def _was_stored(rows: OwnedRows, turn: session_pb2.BeginTurnResponse) -> bool:
     except NotFoundError:
         return False
     return True
-
-
-def _replay(rows: OwnedRows, stored: StoredTurn, digest: str) -> session_pb2.BeginTurnResponse:
-    if stored.payload_sha256 != digest:
-        raise AlreadyExistsError(
-            "request_id was used with another payload",
-            field="request_id",
-            limit="one payload for each request_id",
-        )
-    answer = rows.message(stored.assistant_message_id)
-    return _response(stored, rows.messages_by_id(answer.context_ids), replayed=True)
 
 
 def _response(

@@ -172,7 +172,7 @@ class Chat:
             await self._cache.store(cache_key, answer, writer.selected)
 
     async def _store(self, answer: session_pb2.FinishTurnRequest) -> None:
-        """Store the answer and retry while the session service is unavailable.
+        """Store the answer and retry while the session service is unavailable or restarts.
 
         Raises:
             UnavailableError: The session service did not return in time.

@@ -103,15 +103,11 @@ class GeneratorPeer:
         stream = call_stream(PEER, self._stub.Generate, message, within_seconds=self._turn_seconds)
         async with aclosing(stream) as events:
             async for event in events:
-                yield _checked(event)
-
-
-def _checked(event: generator_pb2.GenerateEvent) -> generator_pb2.GenerateEvent:
-    """Return an event of a known type, with a known finish reason."""
-    if event.WhichOneof("event") is None:
-        raise UnavailableError("the generator sent an unknown event", reason=LOST)
-    if event.HasField("finished"):
-        reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.OPEN)
-        if reason is FinishReason.OPEN:
-            event.finished.finish_reason = chat_pb2.FINISH_REASON_STOP
-    return event
+                if event.WhichOneof("event") is None:
+                    raise UnavailableError("the generator sent an unknown event", reason=LOST)
+                if event.HasField("finished"):
+                    # An unknown reason of a newer generator counts as a regular end.
+                    reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.OPEN)
+                    if reason is FinishReason.OPEN:
+                        event.finished.finish_reason = chat_pb2.FINISH_REASON_STOP
+                yield event

@@ -18,6 +18,7 @@ from services.chassis.errors import UnavailableError
 from services.contracts.limits import MAX_OUTPUT_CHECKS
 from services.contracts.wire import ACTIONS
 
+PEER = "guardrail"
 # Interval between two calls without urgent checks. A single answer has longer pauses anyway.
 GATHER_SECONDS = 0.025
 # Limit of a call. Up to this size the guardrail service checks without a thread.
@@ -129,9 +130,6 @@ class OutputChecks:
                 pending.result.set_exception(failure)
             else:
                 pending.result.set_result(results[number])
-
-
-PEER = "guardrail"
 
 
 class GuardrailPeer:

@@ -154,7 +154,28 @@ class ConversationsPeer:
         response = chat_pb2.GetConversationResponse(
             conversation=found.conversation, messages=found.messages
         )
-        await self._add_feedback(response)
+        answers = {
+            message.id: message
+            for message in response.messages
+            if message.role == chat_pb2.ROLE_ASSISTANT
+        }
+        if not answers:
+            return response
+        try:
+            feedback = await self._feedback.current_feedback(list(answers))
+        except ServiceError as error:
+            # The conversation is more important than its feedback, so an outage only hides the
+            # feedback.
+            log.warning("thumbs not shown", extra=fields(reason=error.reason))
+            return response
+        for message_id, up in feedback.thumbs.items():
+            if message_id in answers:
+                answers[message_id].thumb_up = up
+        for message_id, words in feedback.words.items():
+            if message_id in answers:
+                answers[message_id].thumb_reasons.extend(words.reasons)
+                answers[message_id].thumb_comment = words.comment
+                answers[message_id].correction = words.correction
         return response
 
     async def list_page(
@@ -202,27 +223,3 @@ class ConversationsPeer:
             PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds
         )
         return chat_pb2.DeleteConversationResponse()
-
-    async def _add_feedback(self, response: chat_pb2.GetConversationResponse) -> None:
-        answers = {
-            message.id: message
-            for message in response.messages
-            if message.role == chat_pb2.ROLE_ASSISTANT
-        }
-        if not answers:
-            return
-        try:
-            feedback = await self._feedback.current_feedback(list(answers))
-        except ServiceError as error:
-            # The conversation is more important than its feedback, so an outage only hides the
-            # feedback.
-            log.warning("thumbs not shown", extra=fields(reason=error.reason))
-            return
-        for message_id, up in feedback.thumbs.items():
-            if message_id in answers:
-                answers[message_id].thumb_up = up
-        for message_id, words in feedback.words.items():
-            if message_id in answers:
-                answers[message_id].thumb_reasons.extend(words.reasons)
-                answers[message_id].thumb_comment = words.comment
-                answers[message_id].correction = words.correction

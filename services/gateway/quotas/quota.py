@@ -109,15 +109,14 @@ class QuotaDecision:
     usage: Mapping[tuple[Holder, Limit], WindowUsage] = field(default_factory=dict)
 
 
+# Users and tenants that the local store counts.
+MAX_ACCOUNTS = 20_000
 # The end of a running turn is unpredictable, so clients retry at a fixed interval.
 TURN_RETRY_SECONDS = 1.0
 # Order of the checks. The first exceeded limit rejects.
 CHECK_ORDER = tuple(
     (holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder
 )
-
-
-MAX_ACCOUNTS = 20_000
 
 
 @dataclass

@@ -270,21 +270,18 @@ def decrypt_entry(encryptor: Encryptor, kind: bytes, sealed: bytes) -> Entry:
     """
     try:
         data = encryptor.decrypt(sealed)
-        if kind != b"end":
-            return _checked(chat_pb2.ChatEvent.FromString(data))
-        if not data:
-            return End()
-        words = json.loads(data)
-        error_kind = KINDS.get(words.pop("code"), ServiceError)
-        text = words.pop("text")
-        return End(error_kind(text, **words))
+        if kind == b"end":
+            if not data:
+                return End()
+            words = json.loads(data)
+            error_kind = KINDS.get(words.pop("code"), ServiceError)
+            text = words.pop("text")
+            return End(error_kind(text, **words))
+        event = chat_pb2.ChatEvent.FromString(data)
     except (DecryptionError, DecodeError) as error:
         raise UnavailableError(
             "the event of another gateway cannot be decrypted", reason="SHARED_EVENTS_UNREADABLE"
         ) from error
-
-
-def _checked(event: chat_pb2.ChatEvent) -> chat_pb2.ChatEvent:
     if event.WhichOneof("event") is None:
         raise UnavailableError(
             "the event of a newer gateway is unknown to this version",

@@ -101,24 +101,20 @@ def check_request(request: TurnRequest) -> None:
         raise field_error("model", "empty, thumbwheel, or 1 to 128 of a-z, 0-9, '.', '_', '-'")
     _check_sampling(request.sampling)
     match request.action:
-        case session_pb2.UserMessage():
-            _check_input(request.action.text, request.history, request.conversation_id)
+        case session_pb2.UserMessage(text=text):
+            if not text.strip():
+                raise field_error(
+                    "input.text", f"1 to {MAX_TEXT_CHARACTERS:,} characters that are not all blank"
+                )
+            check_text(text, "input.text")
+            if request.history and request.conversation_id:
+                raise field_error("input.history", "empty unless the conversation is new")
+            if len(request.history) > MAX_HISTORY:
+                raise field_error("input.history", f"at most {MAX_HISTORY} messages")
+            for number, message in enumerate(request.history):
+                check_text(message.text, f"input.history[{number}].text")
         case Regenerate(message_id):
             check_uuid(message_id, "regenerate.message_id")
-
-
-def _check_input(text: str, history: tuple[ContextMessage, ...], conversation_id: str) -> None:
-    if not text.strip():
-        raise field_error(
-            "input.text", f"1 to {MAX_TEXT_CHARACTERS:,} characters that are not all blank"
-        )
-    check_text(text, "input.text")
-    if history and conversation_id:
-        raise field_error("input.history", "empty unless the conversation is new")
-    if len(history) > MAX_HISTORY:
-        raise field_error("input.history", f"at most {MAX_HISTORY} messages")
-    for number, message in enumerate(history):
-        check_text(message.text, f"input.history[{number}].text")
 
 
 def check_text(text: str, name: str) -> None:

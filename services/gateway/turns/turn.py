@@ -332,21 +332,16 @@ def traced(run: Run, tracer: Tracer) -> Run:
             reason = error.reason
             raise
         finally:
-            outcome = _outcome(turn, reason)
+            # Also set for failures before the first event.
+            outcome = {"message_id": turn.message_id, "reason": reason}
+            for event in turn.events:
+                if event.HasField("started"):
+                    outcome |= {"version": event.started.model_version, "arm": event.started.arm}
+                if event.HasField("completed"):
+                    outcome["reason"] = reason or str(FINISH_REASONS[event.completed.finish_reason])
             span.set_attributes({f"thumbwheel.{name}": value for name, value in outcome.items()})
             span.end()
             milliseconds = round((time.monotonic() - turn.accepted_at) * 1_000, 1)
             log.info("turn ended", extra=fields(**outcome, ms=milliseconds))
 
     return run_traced
-
-
-def _outcome(turn: Turn, reason: str) -> dict[str, str]:
-    """Return ids, version and the reason of the end, also for failures before the first event."""
-    outcome = {"message_id": turn.message_id, "reason": reason}
-    for event in turn.events:
-        if event.HasField("started"):
-            outcome |= {"version": event.started.model_version, "arm": event.started.arm}
-        if event.HasField("completed"):
-            outcome["reason"] = reason or str(FINISH_REASONS[event.completed.finish_reason])
-    return outcome
