@@ -55,7 +55,7 @@ class RayJob:
     """State of a RayJob.
 
     Attributes:
-        turn: Kubernetes Job that created the RayJob.
+        owner_job: Kubernetes Job that created the RayJob.
         deployment, job: the two statuses of KubeRay.
     """
 
@@ -115,11 +115,11 @@ def parse(manifest: Manifest) -> RayJob:
     )
 
 
-def ray_job_manifest(template: Manifest, turn: str, owner_uid: str) -> dict[str, Any]:
+def ray_job_manifest(template: Manifest, owner_job: str, owner_uid: str) -> dict[str, Any]:
     """Return the RayJob of a run from the chart's template, owned by a Kubernetes Job."""
     about = template["metadata"]
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": turn, "uid": owner_uid}
-    labels = {**about.get("labels", {}), RUN_LABEL: turn}
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": owner_job, "uid": owner_uid}
+    labels = {**about.get("labels", {}), RUN_LABEL: owner_job}
     return {**template, "metadata": {**about, "labels": labels, "ownerReferences": [owner]}}
 
 

@@ -55,14 +55,14 @@ def report(options: argparse.Namespace) -> int:
     """
     directory, runs = _directory(options, options.run), Runs(options.state / "loop")
     stages = read_stages(directory)
-    turn = directory / RECORD
-    if not stages and not turn.exists():
+    record = directory / RECORD
+    if not stages and not record.exists():
         raise ConfigError(
             f"run: {options.run}: no stage started there", field="run", reason="EMPTY"
         )
     for stage in stages:
         print(write_stage_page(stage.directory, options.dollars_per_worker_hour))
-    if turn.exists():
+    if record.exists():
         name = directory.name
         ancestries = trace(runs, Registry(options.state / "models"))
         ancestry = next(ancestry for ancestry in ancestries if ancestry.version == name)
@@ -90,9 +90,9 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 def _directory(options: argparse.Namespace, run: str) -> Path:
     """Return the folder of a run, given as version or as path."""
-    turn = Runs(options.state / "loop").directory(run)
-    if turn.is_dir():
-        return turn
+    of_loop = Runs(options.state / "loop").directory(run)
+    if of_loop.is_dir():
+        return of_loop
     if Path(run).is_dir():
         return Path(run)
     raise ConfigError(

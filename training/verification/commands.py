@@ -1,4 +1,4 @@
-"""Commands `python -m training tasks list` and `write`.
+"""Commands `thumbwheel train tasks list` and `write`.
 
 `write` stores prompts with their checks in a file for the training stages.
 """

@@ -119,7 +119,7 @@ def _parse_item(number: int, prompt: PromptExample) -> Item:
         described = json.loads(prompt.task)
     except json.JSONDecodeError as error:
         raise ExampleError(
-            f"prompt {number}: task: not JSON as written by `python -m training tasks write`",
+            f"prompt {number}: task: not JSON as written by `thumbwheel train tasks write`",
             field=field,
             reason="MALFORMED",
         ) from error

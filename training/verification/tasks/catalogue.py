@@ -69,7 +69,7 @@ def make_items(request: ItemRequest) -> list[Item]:
     """
     if request.task not in names():
         raise ConfigError(
-            f"task: {request.task} is unknown; `python -m training tasks list` names them",
+            f"task: {request.task} is unknown; `thumbwheel train tasks list` names them",
             field="task",
             reason="UNKNOWN",
             limit=", ".join(names()),
