@@ -43,6 +43,12 @@ class DetailedError(Exception):
         self.limit = limit
 
 
+class SchemaRevisionError(DetailedError):
+    """Schema of a database without the required revision, `limit`; the text names the command."""
+
+    reason = "MISMATCH"
+
+
 class ServiceError(DetailedError):
     """An error that the caller of an RPC may see.
 
@@ -109,10 +115,7 @@ class FailedPreconditionError(ServiceError):
 
 
 class ResourceExhaustedError(ServiceError):
-    """A limit was reached.
-
-    `is_load` is true if the machines are busy, and false if the caller's own limit is used up.
-    """
+    """A limit was reached: of busy machines if `is_load`, otherwise the caller's own limit."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"

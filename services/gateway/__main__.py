@@ -22,7 +22,7 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.admission import Admission
 from services.chassis.channel import open_channel
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
@@ -65,7 +65,7 @@ from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.quota_store import ValkeyQuotaStore
 from services.gateway.shared.turns import SharingIntervals, shared_turns
 from services.gateway.shared.valkey_client import ValkeyClient, open_valkey
-from services.gateway.store.database import DatabaseBehindError, open_database
+from services.gateway.store.database import open_database
 from services.gateway.store.keys import SqlKeyStore
 from services.gateway.turns.turn import traced
 from services.gateway.turns.turns import SharedState, SingleReplica, TurnLimits, Turns
@@ -322,7 +322,7 @@ def main() -> int:
             case _:
                 run_service("gateway", load_settings(GatewaySettings), wiring)
                 return 0
-    except (DatabaseBehindError, UnavailableError) as error:
+    except (SchemaRevisionError, UnavailableError) as error:
         # Only the type of the cause is printed, because its text may quote the database URL.
         sys.exit(f"{error} ({type(error.__cause__).__name__})" if error.__cause__ else str(error))
 

@@ -16,7 +16,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.session.access import CALLERS
@@ -27,7 +27,7 @@ from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
 from services.session.store.database import DatabaseLimits
 from services.session.store.outbox import Lease, Outbox
-from services.session.store.schema import OutdatedSchemaError, migrate, open_database
+from services.session.store.schema import migrate, open_database
 from services.session.store.store import Store
 from services.session.turns import ContextRules, TurnBeginner, TurnFinisher
 
@@ -120,7 +120,7 @@ def main() -> None:
             asyncio.run(migrate(settings.database_url))
         else:
             run_service("session", settings, wiring, CALLERS)
-    except (TokenizerMissingError, OutdatedSchemaError, UnavailableError) as error:
+    except (TokenizerMissingError, SchemaRevisionError, UnavailableError) as error:
         sys.exit(str(error))
 
 

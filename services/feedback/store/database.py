@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.chassis.errors import DetailedError, UnavailableError
+from services.chassis.errors import DetailedError, SchemaRevisionError, UnavailableError
 
 # Newest revision in migrations/versions, compared by a test.
 HEAD = "0007"
@@ -35,15 +35,6 @@ SOCKET_SECONDS = 12
 CONNECTIONS = 8
 KEYS_PER_QUERY = 500
 KeyT = TypeVar("KeyT", str, bytes, tuple[str, str], tuple[str, str, str])
-
-
-class SchemaBehindError(DetailedError):
-    """Database schema is older or newer than this code.
-
-    The text names the command to run; `limit` is the required revision.
-    """
-
-    reason = "MISMATCH"
 
 
 class FencedError(DetailedError):
@@ -103,7 +94,7 @@ def open_database(url: str) -> Engine:
     SQLite belongs to this process and is migrated; Postgres must already have the schema.
 
     Raises:
-        SchemaBehindError: Postgres has another revision.
+        SchemaRevisionError: Postgres has another revision.
         SQLAlchemyError: The database does not answer.
     """
     engine = connect(url)
@@ -114,7 +105,7 @@ def open_database(url: str) -> Engine:
         migrate(engine)
         return engine
     engine.dispose()
-    raise SchemaBehindError(
+    raise SchemaRevisionError(
         f"the feedback database has revision {found or 'none'}, this version needs {HEAD}; "
         "run `python -m services.feedback migrate`",
         field="database_url",

@@ -224,7 +224,7 @@ claims = Table(
     Index("claims_by_age", "claim_us"),
 )
 
-# One wrapped key per principal (master_key.py). Deleting the row makes all texts of the principal
+# One wrapped key per principal (sealing.py). Deleting the row makes all texts of the principal
 # unreadable.
 data_keys = Table(
     "data_keys",

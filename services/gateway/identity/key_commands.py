@@ -68,7 +68,7 @@ async def run_key_command(options: argparse.Namespace) -> int:
     """Run a subcommand of `keys`. Returns the exit status.
 
     Raises:
-        DatabaseBehindError: The database needs a migration.
+        SchemaRevisionError: The database needs a migration.
         UnavailableError: The database is unavailable.
     """
     async with open_database(options.database) as engine:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from services.chassis.errors import DetailedError, UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,6 @@ UNAVAILABLE = (SQLAlchemyError, OSError)
 MIGRATION_LOCK = 0x7477_6761
 
 
-class DatabaseBehindError(DetailedError):
-    """The database schema is older than this program. `limit` is the required revision."""
-
-    reason = "MISMATCH"
-
-
 @asynccontextmanager
 async def open_database(
     url: str, *, wait_seconds: float = 3.0, connections: int = 5
@@ -48,7 +42,7 @@ async def open_database(
         connections: Size of the connection pool.
 
     Raises:
-        DatabaseBehindError: The schema is too old. The error names the migration command.
+        SchemaRevisionError: The schema is too old. The error names the migration command.
         UnavailableError: The database does not answer.
     """
     engine = _engine(url, wait_seconds, connections)
@@ -121,7 +115,7 @@ async def _require_current(engine: AsyncEngine) -> None:
         async with transaction(engine) as connection:
             await connection.run_sync(_upgrade)
     else:
-        raise DatabaseBehindError(
+        raise SchemaRevisionError(
             f"the gateway's database {redacted_url(engine.url)} is at revision "
             f"{revision or 'none'}, {REVISIONS[-1]} is needed: "
             "run python -m services.gateway migrate",

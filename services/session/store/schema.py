@@ -14,7 +14,7 @@ from sqlalchemy import Connection, column, inspect, select, table, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from services.chassis.errors import DetailedError
+from services.chassis.errors import SchemaRevisionError
 from services.session.store.database import Database, DatabaseLimits
 from services.session.store.postgres import open_postgres
 from services.session.store.sqlite import open_sqlite
@@ -26,20 +26,6 @@ REVISIONS = ("0001", "0002", "0003")
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Key of the advisory lock that serialises migrations.
 MIGRATION_LOCK = int.from_bytes(b"SESSION")
-
-
-class OutdatedSchemaError(DetailedError):
-    """The schema is older than this version needs; `limit` is the required revision."""
-
-    reason = "MISMATCH"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the schema of the sessions database is older than this version: "
-            "run `python -m services.session migrate`",
-            field="database_url",
-            limit=REVISIONS[-1],
-        )
 
 
 def is_outdated(connection: Connection) -> bool:
@@ -81,7 +67,7 @@ async def open_database(url: str, limits: DatabaseLimits) -> AsyncIterator[Datab
     """Open the database, with the schema of this version; close the database at the end.
 
     Raises:
-        OutdatedSchemaError: a Postgres database has an older schema.
+        SchemaRevisionError: a Postgres database has an older schema.
         UnavailableError: the database cannot be reached.
     """
     if url.startswith("sqlite"):
@@ -92,7 +78,12 @@ async def open_database(url: str, limits: DatabaseLimits) -> AsyncIterator[Datab
     else:
         async with open_postgres(url, limits) as server:
             if await server.read(is_outdated):
-                raise OutdatedSchemaError
+                raise SchemaRevisionError(
+                    "the schema of the sessions database is older than this version: "
+                    "run `python -m services.session migrate`",
+                    field="database_url",
+                    limit=REVISIONS[-1],
+                )
             yield server
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.gateway.identity.authentication import ApiKeys, digest_of, mint, new_secret
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
 from services.gateway.identity.key_commands import add_migrate_command, run_migrate_command
 from services.gateway.store.database import (
     MIGRATION_LOCK,
     REVISIONS,
-    DatabaseBehindError,
     migrate,
     open_database,
 )
@@ -50,7 +49,7 @@ async def test_old_schema_is_refused_with_the_migration_command(
     empty: str,
 ) -> None:
     with refused(
-        DatabaseBehindError, field="database_url", reason="MISMATCH", limit=HEAD
+        SchemaRevisionError, field="database_url", reason="MISMATCH", limit=HEAD
     ) as caught:
         async with open_database(empty):
             raise AssertionError("opened")

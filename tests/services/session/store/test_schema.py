@@ -15,12 +15,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from thumbwheel.session.v1 import session_pb2
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.session.store.schema import (
     MIGRATIONS,
     REVISIONS,
     VERSION_TABLE,
-    OutdatedSchemaError,
     migrate,
     open_database,
     upgrade,
@@ -131,7 +130,7 @@ async def test_outdated_postgres_schema_is_refused_with_the_migration_command(
 ) -> None:
     home = Home(tmp_path, (await asyncio.to_thread(postgres.database)).url())
     with refused(
-        OutdatedSchemaError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
+        SchemaRevisionError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
     ) as caught:
         async with open_database(home.database_url, LIMITS):
             pass
