@@ -28,7 +28,7 @@ import grpc
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from infra.run.embedded.running import find_ports
+from infra.run.embedded.preflight import find_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS, CALL_SECONDS, SINK_SECONDS = 300.0, 120.0, 120.0

@@ -3,9 +3,52 @@
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from infra.check.steps import STEPS, Step
+BIN = Path(sys.executable).parent
+BUF = "infra/install/node/node_modules/.bin/buf"
+CODE = ("services", "training", "infra", "thumbwheel_cli", "tests", "benchmarks")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that exits with 0 if the rule holds.
+
+    `warns`: print the output even on success.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    warns: bool = False
+
+
+STEPS = (
+    Step("tools", (sys.executable, "-m", "infra.install.tools", "node")),
+    Step("format", (str(BIN / "ruff"), "format", "--check", *CODE)),
+    Step("lint", (str(BIN / "ruff"), "check", *CODE)),
+    Step("types", (str(BIN / "mypy"), *(folder for folder in CODE if folder != "tests"))),
+    Step(
+        "house rules",
+        (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/architecture"),
+    ),
+    Step("readability", (sys.executable, "-m", "infra.check.readability"), warns=True),
+    Step("proto lint", (BUF, "lint")),
+    Step("proto format", (BUF, "format", "--diff", "--exit-code")),
+    Step("proto breaking", (BUF, "breaking", "--against", "proto/released.binpb")),
+    Step("generated code", (sys.executable, "-m", "infra.install.protos")),
+    Step("metrics of the docs", (sys.executable, "-m", "infra.docs.metrics", "--check")),
+    Step("settings of the docs", (sys.executable, "-m", "infra.docs.settings", "--check")),
+    Step("faults of the docs", (sys.executable, "-m", "infra.docs.faults", "--check")),
+    Step("dashboards", (sys.executable, "-m", "infra.watching", "--check")),
+    Step("chart", (sys.executable, "-m", "infra.docs.chart", "--check")),
+    Step("services of the chart", (sys.executable, "-m", "infra.docs.chart_services", "--check")),
+    Step("settings of the chart", (sys.executable, "-m", "infra.docs.chart_settings", "--check")),
+    Step("images", (sys.executable, "-m", "infra.machine.images", "containerfile", "--check")),
+    Step("long tests", (sys.executable, "-m", "tests.long_tests", "--check"), warns=True),
+    Step("page", (sys.executable, "-m", "infra.install.tools", "page", "--check")),
+)
+
 
 ROOT = Path(__file__).resolve().parents[2]
 

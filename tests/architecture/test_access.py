@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from starlette.routing import Mount
 
-from infra.machine.certificates.folder import COMMANDS
+from infra.machine.certificates.authority import COMMANDS
 from infra.service_table import service_table
 from services.gateway.access import PAGE_FILES, ROUTES, RPCS, Rule
 from services.gateway.http.app import ProtectedRoute

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.kafka import KafkaProxy
+from infra.simulate.faults.proxy import Chance
 from tests.faults.feedback import (
     Clients,
     Stack,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 from tests.faults.feedback import (
     S3,
     Clients,

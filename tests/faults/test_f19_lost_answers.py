@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 from services.feedback.lake.orphans import delete_orphans, find_orphans
 from tests.faults.feedback import (
     S3,

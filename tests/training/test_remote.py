@@ -12,7 +12,7 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from infra.machine.certificates.folder import issue_certificates, tls_settings
+from infra.machine.certificates.authority import issue_certificates, tls_settings
 from tests.support.errors import refused
 from training import remote
 from training.data.feedback.events import Erasure

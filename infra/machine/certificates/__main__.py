@@ -6,7 +6,7 @@ Usage: `python -m infra.machine.certificates --into DIR`.
 import argparse
 from pathlib import Path
 
-from infra.machine.certificates.folder import certificate_names, issue_certificates
+from infra.machine.certificates.authority import certificate_names, issue_certificates
 
 
 def main() -> None:

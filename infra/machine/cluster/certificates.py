@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from infra.machine.certificates.authority import Authority, CertificatePair
-from infra.machine.certificates.folder import write_pair
+from infra.machine.certificates.authority import Authority, CertificatePair, write_pair
 from infra.machine.cluster.layout import ADMIN, API, API_SERVICE, DOMAIN, NODE, NODE_ADDRESS, Layout
 
 DAYS = 30.0

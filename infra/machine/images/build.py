@@ -2,11 +2,17 @@
 
 The layers of the interpreter and of the packages are cached per lock. The layer of Thumbwheel's
 code is built every time.
+
+Packages are stored with compiled bytecode, because the root of a container is read-only and stores
+none; Ray starts three times as fast with bytecode. The bytecode is unchecked, because modification
+times in a layer carry no information.
 """
 
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,28 +21,29 @@ from pathlib import Path
 from typing import TypeAlias
 
 from infra.install.environment import atomic_folder, cache
-from infra.machine.images import interpreter, packages
+from infra.machine.images import interpreter
 from infra.machine.images.archive import ImageDescription, describe, write_archive
 from infra.machine.images.catalogue import ROOT, Catalogue, Image
 from infra.machine.images.layer import Blob, Layer, LayerWriter
-from infra.machine.servers.installation import install_jars
+from infra.machine.servers.installation import install_jars, install_wheels
 
 Say: TypeAlias = Callable[[str], None]
 APP = "/app"
+SITE = f"{APP}/site"
 JARS = f"{APP}/jars"
 ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - the only writable folder
     "PATH": f"{interpreter.PREFIX}/bin:/usr/bin:/bin",
     "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONPATH": f"{packages.SITE}:{APP}:{APP}/gen",
+    "PYTHONPATH": f"{SITE}:{APP}:{APP}/gen",
     "PYTHONUNBUFFERED": "1",
 }
 # Trust store of Python's TLS and of asyncpg, since the image contains no system trust store. A
 # trust bundle in the chart overrides the variables.
-TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{packages.SITE}/certifi/cacert.pem")
+TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{SITE}/certifi/cacert.pem")
 # Sources that determine the cached layers. A change invalidates the cache.
 LAYER_SOURCES = tuple(
-    Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages")
+    Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer")
 )
 
 
@@ -145,10 +152,8 @@ def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
 
 def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Say) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        packages.install_packages(
-            ROOT / image.lock, Path(folder), catalogue.omitted_patterns(image)
-        )
-        writer.tree(Path(folder), packages.SITE)
+        install_packages(ROOT / image.lock, Path(folder), catalogue.omitted_patterns(image))
+        writer.tree(Path(folder), SITE)
     if image.jars:
         writer.tree(install_jars(say), JARS)
 
@@ -163,7 +168,7 @@ def _code(image: Image, folder: Path) -> Layer:
             )
         else:
             shutil.copyfile(ROOT / path, copied / path)
-    packages.compile_folder(copied, APP)
+    compile_folder(copied, APP)
     with LayerWriter(folder / "code.tar.gz") as writer:
         writer.tree(copied, APP)
     return writer.layer
@@ -187,3 +192,34 @@ def _cached_layer(
             (folder / "layer.json").write_text(json.dumps(facts))
     facts = json.loads((home / "layer.json").read_text())
     return Layer(Blob(home / "layer.tar.gz", facts["sha256"], facts["size"]), facts["diff_id"])
+
+
+def install_packages(lock: Path, folder: Path, without: Sequence[str]) -> None:
+    """Install the lock into a folder, remove files that match the patterns, and compile."""
+    install_wheels(lock, folder)
+    for pattern in without:
+        for found in sorted(folder.glob(pattern)):
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
+    compile_folder(folder, SITE)
+
+
+def compile_folder(folder: Path, place: str) -> None:
+    """Compile all modules, with their paths in the image recorded in the bytecode.
+
+    Compile errors are ignored: the packages contain templates and test data that are not valid
+    Python.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
+    subprocess.run(
+        [*command, "-s", str(folder), "-p", place, str(folder)],
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )

@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from infra.machine.images import interpreter, packages
+from infra.machine.images import interpreter
 from infra.machine.images.build import (
     APP,
     ENVIRONMENT,
     JARS,
+    SITE,
     config_of,
     labels_of,
     locks_of,
@@ -59,18 +60,18 @@ def render(catalogue: Catalogue) -> Mapping[Path, str]:
 def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
     left_out = catalogue.omitted_patterns(image)
     everywhere = [pattern.removeprefix("**/") for pattern in left_out if pattern.startswith("**/")]
-    places = [f"{packages.SITE}/{pattern}" for pattern in left_out if not pattern.startswith("**/")]
+    places = [f"{SITE}/{pattern}" for pattern in left_out if not pattern.startswith("**/")]
     yield [
         f"FROM base AS {image.name}-packages",
         f"COPY {image.lock} /tmp/lock.txt",
         "RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes "
-        f"--target {packages.SITE} -r /tmp/lock.txt \\",
+        f"--target {SITE} -r /tmp/lock.txt \\",
         *[
-            f"    && find {packages.SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\"
+            f"    && find {SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\"
             for name in everywhere
         ],
         f"    && rm -rf {' '.join(places)} \\",
-        f"    && {{ {COMPILE} {packages.SITE} || true; }}",
+        f"    && {{ {COMPILE} {SITE} || true; }}",
     ]
     if image.jars:
         yield [
@@ -89,7 +90,7 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"# {image.about}",
         f"FROM base AS {image.name}",
         *[f"ENV {name}={value}" for name, value in trust_variables(image).items()],
-        f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
+        f"COPY --from={image.name}-packages {SITE} {SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],
         *scripts,

@@ -19,11 +19,10 @@ from pathlib import Path
 from infra.install.environment import atomic_folder, cache, find_uv
 from infra.install.environment import run as run_step
 from infra.machine.servers.binaries import ProgramPaths
-from infra.machine.servers.class_data import CACHE_NAME, cache_classes
 from infra.machine.servers.debian import unpack_packages
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.jars import REPOSITORY, fetch_jars
-from infra.machine.servers.kafka import Java
+from infra.machine.servers.kafka import CACHE_NAME, Java, cache_classes
 
 LOCKS = Path(__file__).resolve().parents[3] / "locks"
 PACKAGES = LOCKS / "servers.txt"

@@ -8,16 +8,19 @@ acknowledged messages. The loss of a broker is tolerated.
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import os
+import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from infra.machine.servers.errors import ServerError
 from infra.machine.servers.steps import run_steps
-from infra.run.supervision.child import Program
-from infra.run.supervision.ports import HOST
+from infra.run.supervision.child import Child, Program
+from infra.run.supervision.ports import HOST, distinct_free_ports
 from infra.run.supervision.secret_file import read_or_create
 
 HEAP = "-Xmx384m"
@@ -234,3 +237,47 @@ def _encode(name: uuid.UUID) -> str:
     """
     raw = bytes([name.bytes[0] & 0x7F]) + name.bytes[1:]
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+CACHE_NAME = "kafka.aot"
+RUN_SECONDS = 120.0
+MAX_OUTPUT_CHARACTERS = 2_000
+
+
+def cache_classes(java: Java, folder: Path) -> None:
+    """Run a broker until ready; Java writes the cache of its classes (JEP 514) at its end.
+
+    The cache reduces the start from 2.6 s to 1.5 s of a core.
+
+    Raises:
+        ServerError: no cache was written; the message contains the end of the output.
+    """
+    cache = folder / CACHE_NAME
+    writing = f"-XX:AOTCacheOutput={cache}"
+    with tempfile.TemporaryDirectory() as temporary:
+        kafka = Kafka(Path(temporary), tuple(distinct_free_ports(2)))
+        (broker,) = kafka.prepare(java)
+        command = tuple(writing if word == java.class_data else word for word in broker.command)
+        asyncio.run(
+            _run_once(
+                dataclasses.replace(broker, command=command, stop_seconds=RUN_SECONDS),
+                Path(temporary),
+            )
+        )
+        if not cache.exists():
+            log_tail = (Path(temporary) / "broker.log").read_text()[-MAX_OUTPUT_CHARACTERS:]
+            raise ServerError(
+                f"Java wrote no class cache for Kafka: {log_tail}",
+                field=CACHE_NAME,
+                reason="MISSING",
+            )
+
+
+async def _run_once(broker: Program, folder: Path) -> None:
+    child = Child(broker, lambda _source, _text: None, folder / "broker.log")
+    child.start()
+    try:
+        await child.wait_ready(RUN_SECONDS)
+        await child.stop()
+    finally:
+        await child.kill()

@@ -18,8 +18,8 @@ from infra.machine.kuberay import installation as kuberay
 from infra.machine.servers.errors import ServerError
 from infra.run.deploy import release
 from infra.run.deploy.cluster_shell import ClusterShell
-from infra.run.deploy.images import load_images
 from infra.run.deploy.port_forward import forward_port
+from infra.run.deploy.release import load_images
 from infra.run.deploy.storage import prepare_storage
 from infra.run.deploy.training import RayMode, chart_values, install_operator, prepare_packages
 from infra.run.supervision import interruption

@@ -16,8 +16,7 @@ from pathlib import Path
 from infra.install.definitions.in_cluster import apply_definitions
 from infra.machine.cluster.layout import NODE
 from infra.machine.cluster.node import import_command
-from infra.machine.kuberay.installation import Operator
-from infra.machine.kuberay.objects import NAME, NAMESPACE, operator_objects
+from infra.machine.kuberay.installation import NAME, NAMESPACE, Operator, operator_objects
 from infra.run.deploy.cluster_shell import ClusterShell
 
 PACKAGES, PLACE = "packages", "/packages"

@@ -20,14 +20,15 @@ from infra.run.embedded.layout import (
     programs,
     usual_public_ports,
 )
-from infra.run.embedded.preflight import FeedbackUnreachableError, has_too_little_feedback
-from infra.run.embedded.readiness import wait_for_model
-from infra.run.embedded.running import (
+from infra.run.embedded.preflight import (
+    FeedbackUnreachableError,
     UnknownRecipeError,
     check_not_running,
     check_recipe,
     find_ports,
+    has_too_little_feedback,
 )
+from infra.run.embedded.readiness import wait_for_model
 from infra.run.embedded.training_process import run_training_process
 from infra.run.supervision import interruption
 from infra.run.supervision.child import Child, ChildFailedError, Program

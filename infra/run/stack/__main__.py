@@ -17,8 +17,8 @@ from infra.machine.servers.installation import install
 from infra.run.embedded.base_model import WrongBaseError, install_base
 from infra.run.embedded.environment import write_environment
 from infra.run.embedded.layout import ROOT, Layout, PortTakenError, check_free, usual_public_ports
+from infra.run.embedded.preflight import STACK_STATE, check_not_running
 from infra.run.embedded.readiness import wait_for_model
-from infra.run.embedded.running import STACK_STATE, check_not_running
 from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
 from infra.run.stack.preparation import prepare_stores
 from infra.run.supervision import interruption

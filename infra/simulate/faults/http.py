@@ -15,8 +15,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, w
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from infra.simulate.faults.chance import Chance
-from infra.simulate.faults.proxy import HOST, LoopThread, reset
+from infra.simulate.faults.proxy import HOST, Chance, LoopThread, reset
 
 CHUNK_BYTES = 64 * 1024
 HANG_POLL_SECONDS = 0.02

@@ -8,8 +8,7 @@ Otherwise clients bypass the proxy.
 import struct
 from enum import StrEnum
 
-from infra.simulate.faults.chance import Chance
-from infra.simulate.faults.proxy import CutError, End, StreamProxy, run_all
+from infra.simulate.faults.proxy import Chance, CutError, End, StreamProxy, run_all
 
 # https://kafka.apache.org/protocol: a frame starts with its length. A request continues with api
 # key (int16), api version (int16) and correlation id (int32), a response with the correlation id.

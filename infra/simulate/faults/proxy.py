@@ -1,10 +1,11 @@
-"""Base of the proxies for byte streams.
+"""Base of the proxies for byte streams, and the decision whether a fault is injected.
 
 The proxy listens on loopback and opens a connection to the server for each client.
 """
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -13,6 +14,34 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
+
+from training.errors import ConfigError
+
+
+class Chance:
+    """Seeded selection of a share of occasions, at most `times` of them. Not thread-safe.
+
+    The selection is always, the first few times, or a share. Equal seeds yield equal decisions.
+    """
+
+    def __init__(self, share: float = 1.0, times: int | None = None, seed: int = 0) -> None:
+        if not 0.0 <= share <= 1.0:
+            raise ConfigError(
+                f"share: {share} is not between 0 and 1",
+                field="share",
+                reason="OUT_OF_RANGE",
+                limit="0 to 1",
+            )
+        self._share, self._left, self._random = share, times, random.Random(seed)
+
+    def strikes(self) -> bool:
+        """Decide for the next occasion; call exactly once per occasion."""
+        if self._left == 0 or self._random.random() >= self._share:
+            return False
+        if self._left is not None:
+            self._left -= 1
+        return True
+
 
 HOST = "127.0.0.1"
 MAX_CONNECTIONS = 1_000

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from infra.simulate.faults.chance import Chance
-from infra.simulate.faults.proxy import CutError, End, StreamProxy, run_all
+from infra.simulate.faults.proxy import Chance, CutError, End, StreamProxy, run_all
 
 CHUNK_BYTES = 64 * 1024
 SILENT_POLL_SECONDS = 0.01

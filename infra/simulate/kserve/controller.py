@@ -9,12 +9,14 @@ import aiohttp
 
 from infra.machine.cluster.policies.objects import Json
 from infra.simulate.kserve.objects import (
+    NO_RUNTIME,
     app_label,
     deployment_of,
     name_of,
+    reconcile_failed,
     service_of,
+    status_of,
 )
-from infra.simulate.kserve.status import NO_RUNTIME, reconcile_failed, status_of
 
 GROUP = "serving.kserve.io"
 SERVICES = f"/apis/{GROUP}/v1beta1/inferenceservices"

@@ -17,9 +17,8 @@ from infra.simulate.users.client import CallFailedError, Client
 from infra.simulate.users.degraded_policy import degrade
 from infra.simulate.users.judgement import Comparison, WinRate, judge
 from infra.simulate.users.population import Population
-from infra.simulate.users.preference import PREFERENCES
+from infra.simulate.users.preference import PREFERENCES, Rater, ShuffledVotes
 from infra.simulate.users.questions import Questions, read_questions
-from infra.simulate.users.rating import Rater, ShuffledVotes
 from infra.simulate.users.settings import Settings
 from infra.simulate.users.summary import Claim, Outcome, claim_lines, lines, write_summary
 from infra.simulate.users.system import Rows, System

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from infra.simulate.users.bounds import Bounds, Counts, PopulationRun
 from infra.simulate.users.client import Answer, CallFailedError, MessageTarget
+from infra.simulate.users.preference import Rater
 from infra.simulate.users.questions import Question
-from infra.simulate.users.rating import Rater
 
 
 @dataclass(frozen=True)

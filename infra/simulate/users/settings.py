@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.simulate.users.population import Habits
-from infra.simulate.users.rating import VotingBehaviour
+from infra.simulate.users.preference import VotingBehaviour
 from training.errors import ConfigError
 
 

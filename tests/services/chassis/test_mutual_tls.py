@@ -17,8 +17,13 @@ from pydantic import ValidationError
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
-from infra.machine.certificates.authority import Authority, CertificatePair
-from infra.machine.certificates.folder import issue_certificates, tls_settings, write_pair
+from infra.machine.certificates.authority import (
+    Authority,
+    CertificatePair,
+    issue_certificates,
+    tls_settings,
+    write_pair,
+)
 from services.chassis import channel as channels
 from services.chassis import mutual_tls
 from services.chassis.channel import call_stream, call_unary, open_channel

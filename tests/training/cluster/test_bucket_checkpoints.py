@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.support.errors import refused

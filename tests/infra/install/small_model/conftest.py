@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.install.environment import cache
-from infra.install.small_model.gguf_file import GgufFile, read_gguf
+from infra.install.small_model.gguf import GgufFile, read_gguf
 from infra.install.small_model.installation import GGUF_FOLDER
 from infra.install.small_model.packages import fetch_gguf
 

@@ -8,8 +8,7 @@ import pytest
 from gguf.quants import dequantize
 
 from infra.install.small_model.errors import ModelError
-from infra.install.small_model.gguf_blocks import BLOCKS, dequantise
-from infra.install.small_model.gguf_file import GgufFile, read_gguf
+from infra.install.small_model.gguf import BLOCKS, GgufFile, dequantise, read_gguf
 from tests.support.errors import refused
 
 QUANTISED = [kind for kind in BLOCKS if kind not in (0, 1)]

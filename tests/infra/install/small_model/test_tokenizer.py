@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from infra.install.small_model.gemma import pieces_of
-from infra.install.small_model.gguf_file import GgufFile
+from infra.install.small_model.gguf import GgufFile
 from infra.install.small_model.installation import KEPT_PIECES
 from infra.install.small_model.tokenizer import PieceKind, Pieces, build_tokenizer, sentencepiece
 from infra.install.small_model.vocabulary import read_kept_pieces

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from infra.machine.evaluation_stores.layout import IMAGE
-from infra.machine.images import packages
-from infra.machine.images.build import JARS, locks_of
+from infra.machine.images.build import JARS, SITE, locks_of
 from infra.machine.images.catalogue import ROOT, read_catalogue
 from infra.machine.images.containerfile import render
 from services.generator.answering.presets import PRESETS_FILE
@@ -83,4 +82,4 @@ def test_dockerignore_admits_only_paths_of_images() -> None:
 
 
 def test_store_image_has_programs_at_their_expected_paths() -> None:
-    assert (str(IMAGE.programs.packages), str(IMAGE.jars)) == (packages.SITE, JARS)
+    assert (str(IMAGE.programs.packages), str(IMAGE.jars)) == (SITE, JARS)

@@ -1,14 +1,19 @@
-"""The operator is built from a single module version without own sources."""
+"""The operator is built from a single module version without own sources.
 
+The operator satisfies the restricted standard and has rights in its watched namespace only.
+"""
+
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.machine.cluster.errors import ClusterError
 from infra.machine.cluster.programs import GoProgram
 from infra.machine.kuberay import installation
-from infra.machine.kuberay.installation import KUBERAY, MODULE, version
+from infra.machine.kuberay.installation import KUBERAY, MODULE, NAMESPACE, operator_objects, version
 from tests.support.errors import refused
 
 
@@ -32,3 +37,25 @@ def test_lock_without_operator_is_rejected(tmp_path: Path, monkeypatch: pytest.M
     with refused(ClusterError, field=MODULE, reason="MISSING") as caught:
         version()
     assert str(tmp_path / "go.mod") in caught.value.text
+
+
+def objects(kind: str) -> list[dict[str, Any]]:
+    return [item for item in json.loads(operator_objects("chat"))["items"] if item["kind"] == kind]
+
+
+def test_operator_rights_are_limited_to_watched_namespace() -> None:
+    (binding,) = objects("RoleBinding")
+    assert binding["metadata"]["namespace"] == "chat"
+    assert binding["subjects"][0]["namespace"] == NAMESPACE
+    assert objects("ClusterRoleBinding") == []
+    (deployment,) = objects("Deployment")
+    assert (
+        "--watch-namespace=chat" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
+
+
+def test_operator_pod_is_unprivileged_and_read_only() -> None:
+    (container,) = objects("Deployment")[0]["spec"]["template"]["spec"]["containers"]
+    security = container["securityContext"]
+    assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)
+    assert security["capabilities"] == {"drop": ["ALL"]}

@@ -15,8 +15,8 @@ import yaml
 from infra.run.deploy import release
 from infra.run.deploy.__main__ import HTTP_PORT
 from infra.run.deploy.cluster_shell import ClusterShell
-from infra.run.deploy.images import LOADED, REPOSITORY
 from infra.run.deploy.port_forward import forward_port
+from infra.run.deploy.release import LOADED, REPOSITORY
 from infra.service_table import service_table
 from tests.journeys.client import Client
 

@@ -9,9 +9,8 @@ from contextlib import suppress
 from infra.simulate.users.bounds import Bounds, Counts
 from infra.simulate.users.client import open_client
 from infra.simulate.users.population import Population
-from infra.simulate.users.preference import PREFERENCES
+from infra.simulate.users.preference import PREFERENCES, Rater
 from infra.simulate.users.questions import read_questions
-from infra.simulate.users.rating import Rater
 from infra.simulate.users.settings import PLANS
 from tests.infra.run.deploy.deployed import Deployed
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from infra.run.deploy import release
-from infra.run.deploy.images import LOADED
+from infra.run.deploy.release import LOADED
 from tests.infra.run.deploy.deployed import SERVICES, STORES, Deployed, ask
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 
 BODY = bytes(range(256)) * 800
 

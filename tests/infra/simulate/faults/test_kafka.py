@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.kafka import DropEffect, KafkaProxy
+from infra.simulate.faults.proxy import Chance
 from tests.infra.simulate.faults.peers import connect, read_exactly, server
 
 PRODUCE, METADATA = 0, 3

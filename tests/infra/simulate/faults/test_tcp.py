@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
+from infra.simulate.faults.proxy import Chance
 from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy, slices
 from tests.infra.simulate.faults.peers import connect, read_all, read_exactly, server
 

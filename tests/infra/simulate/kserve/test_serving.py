@@ -21,8 +21,8 @@ from infra.machine.cluster.errors import ClusterError
 from infra.run.deploy import release
 from infra.run.deploy.__main__ import HTTP_PORT
 from infra.run.deploy.cluster_shell import ClusterShell
-from infra.run.deploy.images import load_images
 from infra.run.deploy.port_forward import forward_port
+from infra.run.deploy.release import load_images
 from infra.run.deploy.storage import prepare_storage
 from infra.simulate.kserve.running import controller, install_resources
 from services.generator.kubernetes.inference_object import inference_service, read_template

@@ -7,8 +7,8 @@ import pytest
 from infra.simulate.users.bounds import Bounds, Counts, PopulationError
 from infra.simulate.users.client import MessageTarget
 from infra.simulate.users.population import Habits, Population
+from infra.simulate.users.preference import Rater, VotingBehaviour
 from infra.simulate.users.questions import Question
-from infra.simulate.users.rating import Rater, VotingBehaviour
 from tests.infra.simulate.users.fakes import FakeChat
 from tests.support.errors import refused
 from training.errors import ConfigError

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 from infra.simulate.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.feedback.lake.object_store import (
     ObjectMissingError,

@@ -7,8 +7,8 @@ import pytest
 from urllib3.exceptions import ProtocolError
 
 from infra.machine.servers import seaweedfs
-from infra.simulate.faults.chance import Chance
 from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
+from infra.simulate.faults.proxy import Chance
 from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.support.errors import refused

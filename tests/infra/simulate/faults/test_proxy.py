@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.simulate.faults.chance import Chance
+from infra.simulate.faults.proxy import Chance
 from tests.support.errors import refused
 from training.errors import ConfigError
 
