@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.charts.refused_values import BY_SCHEMA, BY_TEMPLATE
 from tests.charts.rendering import Object, every_file, helm, refusal, render
-from tests.charts.test_refusals import BY_SCHEMA, BY_TEMPLATE
 
 
 def without_generated_data(found: Object) -> Any:

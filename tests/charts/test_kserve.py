@@ -14,11 +14,11 @@ import pytest
 from services.generator.kubernetes.inference_object import (
     FOLDER,
     VERSION,
-    inference_service,
     object_name,
     read_template,
 )
 from services.predictor.settings import PredictorSettings
+from tests.charts.kserve_objects import config_map, named, runtime_of, service_of
 from tests.charts.rendering import component, of_kind, refusal, render
 from tests.kserve_models import NotOfKServeError, round_trip
 
@@ -36,28 +36,6 @@ VARIANTS = {
 }
 
 every_file = pytest.mark.parametrize("values", FILES)
-
-
-def named(objects: Any, kind: str, name: str) -> Any:
-    (found,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
-    return found
-
-
-def config_map(values: str, *sets: str) -> Any:
-    found = named(render(values, *sets), "ConfigMap", "tw-thumbwheel-inference-service")
-    return {**found, "metadata": {**found["metadata"], "uid": "1-2-3"}}
-
-
-def service_of(
-    values: str, *sets: str, version: str = "nano-1.2_3", folder: str = "runs/nano-1"
-) -> Any:
-    """Return the object as the generator would apply it."""
-    return inference_service(read_template(config_map(values, *sets)), version, folder)
-
-
-def runtime_of(values: str, *sets: str) -> Any:
-    (found,) = of_kind(render(values, *sets), "ServingRuntime")
-    return found
 
 
 def container_of(values: str, *sets: str) -> Any:

@@ -8,7 +8,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis.channel import HOP_MARGIN_SECONDS, open_channel
-from tests.faults.test_failing_backend import ask, chain
+from tests.faults.chains import ask, chain
 
 GIVEN_SECONDS = 2.0
 

@@ -15,27 +15,12 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 
 from services.chassis.channel import open_channel
 from tests.faults.gateway_process import gateway_process
+from tests.faults.held_streams import DELTAS, hold_streams
 from tests.faults.reader import Reader
 from tests.servers import ValkeyServer
-from tests.services.gateway.fakes import Backends, backends
+from tests.services.gateway.fakes import backends
 from tests.services.gateway.gateway_under_test import run_gateway_over
 from tests.services.gateway.two_gateways import valkey_settings
-
-DELTAS = [f"word{number} " for number in range(12)]
-HELD_AT = 4
-
-
-def hold_streams(fakes: Backends) -> asyncio.Event:
-    """Pause answers in the middle until the event is set."""
-    go = asyncio.Event()
-
-    async def gate(number: int) -> None:
-        if number == HELD_AT:
-            await go.wait()
-        await asyncio.sleep(0.01)
-
-    fakes.generator.deltas, fakes.generator.gate = DELTAS, gate
-    return go
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError
 from tests.faults.gateway_process import gateway_process
+from tests.faults.held_streams import DELTAS, HELD_AT, hold_streams
 from tests.faults.reader import Reader
-from tests.faults.test_f32_gateway_drains import DELTAS, HELD_AT, hold_streams
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
     cancel,

@@ -4,12 +4,12 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 
 from openai import OpenAI
 
 from infra.service_table import service_table
 from tests.journeys.client import Client, finish_of, text_of
+from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import ROOT, Stack
 
 
@@ -140,16 +140,6 @@ def test_thumbs_and_turns_reach_parquet_without_missing_offsets(stack: Stack) ->
         command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def wait_for_row(stack: Stack, column: str, value: str) -> None:
-    """Wait until a Parquet object of the store contains the row."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if any(row.get(column) == value for row in stack.rows()):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"{column} {value} is in no object")
 
 
 def test_every_service_has_metrics_of_rate_errors_and_duration(stack: Stack) -> None:

@@ -16,8 +16,8 @@ from services.feedback.lake.readable_segments import ReadableSegment, read_segme
 from services.feedback.principals.erasures import Erasures
 from services.feedback.store.database import open_database
 from tests.journeys.client import Client
+from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
-from tests.journeys.test_chat import wait_for_row
 from tests.services.feedback.compacted import OPTIONS
 
 CANARY = "zanzibarquetzal"

@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from infra.install.tools import install_browser
 from tests.journeys.client import Client
+from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
-from tests.journeys.test_chat import wait_for_row
 
 # Without GPU, /dev/shm and sandbox, since the sandbox requires additional rights.
 FLAGS = [

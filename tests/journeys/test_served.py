@@ -6,8 +6,8 @@ The training library computes the same log-probs for them.
 from contextlib import nullcontext
 
 from tests.journeys.client import Client, text_of
+from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
-from tests.journeys.test_chat import wait_for_row
 from training.data.chat import load_chat
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import open_snapshot, read_judgements

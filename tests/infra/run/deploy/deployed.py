@@ -195,3 +195,21 @@ def rate(person: Client, message_id: str, up: bool = True, seconds: float = 60) 
         assert time.monotonic() < end, answer
         time.sleep(AGAIN_SECONDS)
     return str(answer[1]["eventId"])
+
+
+# Two replicas of stateful services, as in production; of others the new replica starts before the
+# old one stops. A model server with little CPU writes slowly, so that answers run while pods stop,
+# and release cores are sufficient.
+TWO_REPLICAS = {
+    "services": {
+        "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
+        "feedback": {"replicas": 2},
+    },
+    "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
+}
+
+
+def annotated(text: str) -> dict[str, Any]:
+    """Values that change every pod."""
+    note = {"podAnnotations": {"note": text}}
+    return {"serviceDefaults": note, "serving": {"predictor": note}}

@@ -4,13 +4,16 @@ import http.client
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.committed import Committed, committed
+from tests.infra.run.deploy.deployed import Deployed, until
 from tests.journeys.client import Client, finish_of, text_of
+from tests.services.feedback.history import History
 
 RETRY_SECONDS = 240
 AGAIN_SECONDS = 0.5
@@ -122,3 +125,63 @@ def retrying_users(deployed: Deployed, number: int) -> Iterator[list[RetryingUse
         for thread in threads:
             thread.join(RETRY_SECONDS)
     assert [person.failed for person in people] == [[]] * number
+
+
+def wait_for_progress(people: list[RetryingUser]) -> None:
+    """Wait until every user has received and rated another answer."""
+    so_far = [len(person.events) for person in people]
+    until(
+        "everybody is answered again",
+        lambda: all(
+            len(person.events) > events for person, events in zip(people, so_far, strict=True)
+        ),
+    )
+
+
+def check_invariants(
+    deployed: Deployed,
+    before: dict[str, Committed],
+    people: list[RetryingUser],
+    record_property: Any,
+) -> None:
+    settled(deployed, people)
+    after = committed(deployed)
+    acknowledged = {event for person in people for event in person.events}
+    others = {
+        f"before {number}": [str(row["event_id"])]
+        for number, row in enumerate(before["feedback"].rows)
+    }
+    sent = {person.name: person.events for person in people}
+    assert after["feedback"].violations(History(sent | others, acknowledged)) == []
+    turns = Counter(str(row["message_id"]) for row in after["turns"].rows)
+    answers = {message: text for person in people for message, text in person.answers.items()}
+    assert {turns[message] for message in answers} == {1}, "each turn is in the bucket, once"
+    for person in people:
+        for message, conversation in person.conversations.items():
+            stored = {
+                one["id"]: one.get("text", "") for one in person.client.conversation(conversation)
+            }
+            assert stored[message] == person.answers[message], "what was shown is what is kept"
+    report = deployed.audit()
+    record_property("answers", len(answers))
+    record_property("thumbs", len(acknowledged))
+    record_property("repetitions", sum(person.repetitions for person in people))
+    print(f"\nanswers {len(answers)}, thumbs {len(acknowledged)}, {report.splitlines()[-1]}")
+
+
+def settled(deployed: Deployed, people: list[RetryingUser]) -> None:
+    acknowledged = {event for person in people for event in person.events}
+    answered = {message for person in people for message in person.answers}
+
+    def all_there() -> bool:
+        now = committed(deployed)
+        there = {str(row["event_id"]) for row in now["feedback"].rows}
+        turns = {str(row["message_id"]) for row in now["turns"].rows}
+        return (
+            now["feedback"].settled
+            and now["turns"].settled
+            and acknowledged <= there
+            and answered <= turns
+        )
+
+    until("acknowledged data are in the bucket", all_there, 180)

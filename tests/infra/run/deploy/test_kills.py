@@ -1,15 +1,17 @@
 """F45, F49: pods are killed and exhaust their memory during chat; acknowledged data survive."""
 
 import time
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.infra.run.deploy.committed import Committed, committed
+from tests.infra.run.deploy.committed import committed
 from tests.infra.run.deploy.deployed import SERVICES, STORES, Deployed, until
-from tests.infra.run.deploy.retrying_users import RetryingUser, retrying_users
-from tests.services.feedback.history import History
+from tests.infra.run.deploy.retrying_users import (
+    check_invariants,
+    retrying_users,
+    wait_for_progress,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -94,63 +96,3 @@ def exhaust(deployed: Deployed, component: str) -> None:
 
     until(f"{component} was killed for its memory", was_killed)
     ready(deployed, component)
-
-
-def wait_for_progress(people: list[RetryingUser]) -> None:
-    """Wait until every user has received and rated another answer."""
-    so_far = [len(person.events) for person in people]
-    until(
-        "everybody is answered again",
-        lambda: all(
-            len(person.events) > events for person, events in zip(people, so_far, strict=True)
-        ),
-    )
-
-
-def check_invariants(
-    deployed: Deployed,
-    before: dict[str, Committed],
-    people: list[RetryingUser],
-    record_property: Any,
-) -> None:
-    settled(deployed, people)
-    after = committed(deployed)
-    acknowledged = {event for person in people for event in person.events}
-    others = {
-        f"before {number}": [str(row["event_id"])]
-        for number, row in enumerate(before["feedback"].rows)
-    }
-    sent = {person.name: person.events for person in people}
-    assert after["feedback"].violations(History(sent | others, acknowledged)) == []
-    turns = Counter(str(row["message_id"]) for row in after["turns"].rows)
-    answers = {message: text for person in people for message, text in person.answers.items()}
-    assert {turns[message] for message in answers} == {1}, "each turn is in the bucket, once"
-    for person in people:
-        for message, conversation in person.conversations.items():
-            stored = {
-                one["id"]: one.get("text", "") for one in person.client.conversation(conversation)
-            }
-            assert stored[message] == person.answers[message], "what was shown is what is kept"
-    report = deployed.audit()
-    record_property("answers", len(answers))
-    record_property("thumbs", len(acknowledged))
-    record_property("repetitions", sum(person.repetitions for person in people))
-    print(f"\nanswers {len(answers)}, thumbs {len(acknowledged)}, {report.splitlines()[-1]}")
-
-
-def settled(deployed: Deployed, people: list[RetryingUser]) -> None:
-    acknowledged = {event for person in people for event in person.events}
-    answered = {message for person in people for message in person.answers}
-
-    def all_there() -> bool:
-        now = committed(deployed)
-        there = {str(row["event_id"]) for row in now["feedback"].rows}
-        turns = {str(row["message_id"]) for row in now["turns"].rows}
-        return (
-            now["feedback"].settled
-            and now["turns"].settled
-            and acknowledged <= there
-            and answered <= turns
-        )
-
-    until("acknowledged data are in the bucket", all_there, 180)

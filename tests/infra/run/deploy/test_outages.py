@@ -11,11 +11,13 @@ import pytest
 from infra.machine.cluster.errors import ClusterError
 from tests.infra.run.deploy import page
 from tests.infra.run.deploy.committed import committed
-from tests.infra.run.deploy.deployed import SERVICES, Deployed, until
+from tests.infra.run.deploy.deployed import SERVICES, TWO_REPLICAS, Deployed, annotated, until
 from tests.infra.run.deploy.load import running_load
-from tests.infra.run.deploy.retrying_users import retrying_users
-from tests.infra.run.deploy.test_kills import check_invariants, wait_for_progress
-from tests.infra.run.deploy.test_upgrade import TWO_REPLICAS, annotated
+from tests.infra.run.deploy.retrying_users import (
+    check_invariants,
+    retrying_users,
+    wait_for_progress,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,8 +11,11 @@ import pytest
 from tests.infra.run.deploy import page
 from tests.infra.run.deploy.committed import committed
 from tests.infra.run.deploy.deployed import Deployed
-from tests.infra.run.deploy.retrying_users import retrying_users
-from tests.infra.run.deploy.test_kills import check_invariants, wait_for_progress
+from tests.infra.run.deploy.retrying_users import (
+    check_invariants,
+    retrying_users,
+    wait_for_progress,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 

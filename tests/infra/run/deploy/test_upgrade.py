@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.run.deploy.deployed import SERVICES, Deployed, rows, until
+from tests.infra.run.deploy.deployed import SERVICES, TWO_REPLICAS, Deployed, annotated, rows, until
 from tests.infra.run.deploy.load import Load, running_load
 from tests.infra.run.deploy.models import ENDLESS, NANO_VERSION, install_endless, promote
 
@@ -17,22 +17,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")
-# Two replicas of stateful services, as in production; of others the new replica starts before the
-# old one stops. A model server with little CPU writes slowly, so that answers run while pods stop,
-# and release cores are sufficient.
-TWO_REPLICAS = {
-    "services": {
-        "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
-        "feedback": {"replicas": 2},
-    },
-    "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
-}
-
-
-def annotated(text: str) -> dict[str, Any]:
-    """Values that change every pod."""
-    note = {"podAnnotations": {"note": text}}
-    return {"serviceDefaults": note, "serving": {"predictor": note}}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.charts.test_kserve import runtime_of, service_of
+from tests.charts.kserve_objects import runtime_of, service_of
 
 Json = dict[str, Any]
 

@@ -1,0 +1,141 @@
+"""Values that the chart rejects, with the reported key."""
+
+# With gitops the chart does not check for operators.
+RAY = "training.enabled=true,ray.mode=kuberay,gitops=true"
+SCALED = "ray.autoscaling.enabled=true"
+GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.com/gpu=2"
+
+# Settings, and the words of the error. Single values are checked by values.schema.json,
+# combinations by templates/_validation.tpl.
+BY_SCHEMA = {
+    "an unknown key": ("servces.gateway.replicas=1", "servces"),
+    "an unknown key of a service": ("services.gateway.replica=1", "replica"),
+    "a word for a number": ("services.gateway.replicas=many", "replicas"),
+    "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
+    "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
+    "an unknown mode": ("serving.mode=gpu", "mode"),
+    "an invalid digest": ("images.services.digest=latest", "digest"),
+    "a setting in capitals": ("services.gateway.settings.MAX_TURNS=1", "MAX_TURNS"),
+    "a mistyped setting": ("services.gateway.settings.max_turn=1", "max_turn"),
+    "a setting of another service": ("services.feedback.settings.max_turns=1", "max_turns"),
+    "a common setting of a single service": ("serviceDefaults.settings.max_turns=1", "max_turns"),
+    "a mistyped setting of the predictor": (
+        "serving.predictor.settings.thread=1",
+        "thread",
+    ),
+    "a secret as a setting": (
+        "services.gateway.settings.principal_key=0123456789abcdef",
+        "principal_key",
+    ),
+    "an unknown recipe": ("training.recipe=large", "recipe"),
+    "arguments with shell syntax": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
+}
+
+BY_TEMPLATE = {
+    "no database": ("database.existingSecret=", "database.existingSecret"),
+    "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
+    "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
+    "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
+    "brokers without the secret of their passwords": (
+        "kafka.existingSecret=",
+        "kafka.existingSecret",
+    ),
+    "passwords without authentication": (
+        "kafka.securityProtocol=PLAINTEXT",
+        "kafka.securityProtocol",
+    ),
+    "a drain time outside of shutdown": (
+        "services.gateway.settings.drain_seconds=120",
+        "services.gateway.settings.drain_seconds",
+    ),
+    "connections older than the shutdown of the gateway": (
+        "serviceDefaults.settings.connection_age_seconds=300",
+        "settings.connection_age_seconds",
+    ),
+    "two gateways without Valkey": ("valkey.existingSecret=", "valkey.existingSecret"),
+    "an autoscaled spool": (
+        "services.feedback.autoscaling.enabled=true",
+        "services.feedback.autoscaling",
+    ),
+    "fewer replicas at most than at least": (
+        "services.session.autoscaling.enabled=true,services.session.autoscaling.maxReplicas=1",
+        "services.session.autoscaling",
+    ),
+    "an ingress without a host": ("door.ingress.enabled=true", "door.ingress.host"),
+    "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
+    "rules without an operator": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
+    "monitors without an operator": (
+        "monitoring.podMonitors.enabled=true",
+        "monitoring.podMonitors.enabled",
+    ),
+    "both scalers": (
+        "services.session.autoscaling.enabled=true,services.session.keda.enabled=true,"
+        "services.session.keda.triggers[0].type=cpu",
+        "services.session.keda.enabled",
+    ),
+    "KEDA without a trigger": (
+        "services.session.keda.enabled=true",
+        "services.session.keda.triggers",
+    ),
+    "KEDA without its operator": (
+        "services.session.keda.enabled=true,services.session.keda.triggers[0].type=cpu",
+        "services.session.keda.enabled",
+    ),
+    "a spool scaled by KEDA": (
+        "services.feedback.keda.enabled=true,services.feedback.keda.triggers[0].type=cpu",
+        "services.feedback.keda",
+    ),
+    "an authority without a secret": (
+        "kafka.existingSecret=,kafka.securityProtocol=SSL",
+        "kafka.caSecret",
+    ),
+    "external brokers and brokers of Strimzi": (
+        "kafka.strimzi.enabled=true",
+        "kafka.bootstrap",
+    ),
+    "more in-sync replicas than replicas": (
+        "kafka.topics.minInsyncReplicas=4",
+        "kafka.topics.minInsyncReplicas",
+    ),
+    "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
+    "RayJobs without an operator": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
+    "a recipe for another model": (
+        "training.enabled=true,training.recipe=small,models.initial=nano-0",
+        "training.recipe models.initial nano-0",
+    ),
+    "the default recipe for another model": (
+        "training.enabled=true,models.initial=small-1",
+        "training.recipe models.initial small-1",
+    ),
+    "GPUs for a run in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
+    "GPUs without a node selector": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
+    "GPUs set twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
+    "an autoscaler in one pod": (
+        "training.enabled=true,ray.autoscaling.enabled=true",
+        "ray.autoscaling.enabled",
+    ),
+    "more workers at least than at most": (
+        f"{RAY},{SCALED},ray.autoscaling.minReplicas=2",
+        "ray.autoscaling.minReplicas",
+    ),
+    "fewer workers in one pod": (
+        "training.enabled=true,ray.workers.fewest=1",
+        "ray.workers.fewest",
+    ),
+    "rollout actors in one pod": ("training.enabled=true,ray.rolloutActors=1", "ray.rolloutActors"),
+    "more workers at first than at most": (f"{RAY},ray.workers.fewest=2", "ray.workers.fewest"),
+    "rollout actors in an elastic group": (
+        f"{RAY},ray.workers.fewest=1,ray.rolloutActors=1",
+        "ray.rolloutActors",
+    ),
+    "rollout actors on the GPUs of workers": (
+        f"{RAY},ray.rolloutActors=1,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
+        "ray.rolloutActors",
+    ),
+    "a queue with autoscaling": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
+    "a canary longer than its run": (
+        "training.enabled=true,training.canary.seconds=90000",
+        "training.canary.seconds",
+    ),
+}
