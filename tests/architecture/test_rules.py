@@ -331,6 +331,18 @@ def test_tests_do_not_compare_the_wording_of_errors() -> None:
     assert found == []
 
 
+def test_test_modules_import_no_test_module() -> None:
+    """Keep shared test code in conftest.py, tests/support/ or a module beside the tests."""
+    found = [
+        f"{relative(file)}: {name}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for name in imported(file)
+        if name.startswith("tests.") and name.rsplit(".")[-1].startswith("test_")
+        if (ROOT / f"{name.replace('.', '/')}.py").is_file()
+    ]
+    assert found == []
+
+
 def test_code_contains_no_pickle_and_no_eval() -> None:
     dangerous = re.compile(
         r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|"

@@ -28,10 +28,10 @@ from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from services.feedback.store.database import connect
+from tests.services.feedback.clients import BOB, Client, running
 from tests.services.feedback.objects import decode
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
-from tests.services.feedback.test_servicer import BOB, Client, running
 
 WRITERS, EVENTS_AT_LEAST = 4, 30
 # CANARY is in every text and nowhere else. MARKER is in plain fields, to prove that the search

@@ -16,10 +16,10 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from tests.faults.generator import generator_process, model_server
 from tests.servers import PostgresServer
+from tests.services.generator.canaries import error_of
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.rollout.test_canary import error_of
+from tests.services.generator.replicas import agreed, expected, replicas, versions
 from tests.services.generator.service import Stubs, generator_service, model_directory, until_ready
-from tests.services.generator.test_replicas import agreed, expected, replicas, versions
 
 AWAY = "ROLLOUT_STORE_UNAVAILABLE"
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from tests.services.session.processes import running
 from tests.services.session.service import FakeFeedback, Home, feedback_service, talk
-from tests.services.session.test_process import running
 from tests.services.session.tokenizer import write_tokenizer
 
 LEASE_SECONDS = 1.0

@@ -19,9 +19,9 @@ from services.chassis.errors import (
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback.store.database import open_database
+from tests.services.feedback.clients import BOB, Client, running
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, name, thumb, turn
-from tests.services.feedback.test_servicer import BOB, Client, running
 
 ME, OTHER = principal_of(KEY, ADA), principal_of(KEY, BOB)
 

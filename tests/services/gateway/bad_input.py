@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from services.chassis.errors import DETAILS_KEY
 
 MISSING_UUID = "018f0000-0000-7000-8000-000000000000"
 WRONG_KEY = "tw_" + "A" * 43
@@ -403,3 +407,10 @@ BAD_COMPLETIONS = (
     ),
     BadCompletion("stream maybe", _completion(stream="maybe"), "stream", "true or false"),
 )
+
+
+def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.ErrorInfo]:
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return status.message, info

@@ -19,9 +19,9 @@ from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.gateway.access import reject_unknown_fields, with_access_check
 from services.gateway.http.app import Router
 from services.gateway.http.server import serving_http
-from services.gateway.identity.authentication import ApiKeys, Authenticator
+from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
 from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest
-from tests.services.gateway.identity.test_authentication import CountingStore, mint
+from tests.services.gateway.keys import CountingStore
 from tests.support.errors import refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

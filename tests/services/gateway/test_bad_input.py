@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
-from services.chassis.errors import DETAILS_KEY, ServiceError
+from services.chassis.errors import ServiceError
 from services.gateway.http import errors
 from services.gateway.http.errors import error_body
 from tests.services.gateway.bad_input import (
@@ -23,6 +23,7 @@ from tests.services.gateway.bad_input import (
     BadCompletion,
     BadInput,
     BadJson,
+    error_info,
     over_grpc,
     over_http,
 )
@@ -64,13 +65,6 @@ async def filled(gateway: GatewayUnderTest, case: BadInput) -> dict[str, Any]:
         text = text.replace(FOREIGN_CONVERSATION, turn[0].started.conversation_id)
     request: dict[str, Any] = json.loads(text)
     return request
-
-
-def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.ErrorInfo]:
-    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return status.message, info
 
 
 @pytest.mark.parametrize("case", TABLE, ids=by_name)

@@ -28,7 +28,7 @@ from services.gateway.access import ROUTES, RPCS
 from services.gateway.identity.authentication import digest_of, new_secret
 from services.gateway.identity.credential import ALL_SCOPES
 from services.session.__main__ import wiring
-from tests.services.gateway.bad_input import MISSING_UUID
+from tests.services.gateway.bad_input import MISSING_UUID, error_info
 from tests.services.gateway.gateway_under_test import (
     ADA,
     BOB,
@@ -36,27 +36,13 @@ from tests.services.gateway.gateway_under_test import (
     new_key,
     run_gateway,
 )
-from tests.services.gateway.test_bad_input import error_info
+from tests.services.gateway.valid_calls import METHODS, VALID
 from tests.services.session.service import Home, session_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-METHODS = [
-    method
-    for service in (
-        chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
-        feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
-    )
-    for method in service.methods
-]
 CLOSED_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is not None]
 OPEN_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is None and name != "GET /"]
-# Other fields required for a request to reach the check of its ids.
-VALID: Mapping[str, dict[str, Any]] = {
-    "SendMessage": {"input": {"text": "hello"}},
-    "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
-    "SetConsent": {"training": False},
-}
 JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "SubmitFeedback"}
 
 

@@ -32,9 +32,9 @@ from services.gateway.turns.turn import Turn
 from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica
 from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
-from tests.services.gateway.identity.test_authentication import CountingStore
+from tests.services.gateway.keys import CountingStore
 from tests.services.gateway.mutations import UUID, mutants
-from tests.services.gateway.test_denied import METHODS, VALID
+from tests.services.gateway.valid_calls import METHODS, VALID
 
 SEED = 7
 HERE, OVER_THE_WIRE, MANY = 500, 30, 1_000_000

@@ -25,8 +25,8 @@ from services.gateway.store.database import (
 from services.gateway.store.keys import SqlKeyStore, users
 from tests.servers import PostgresServer
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
-from tests.services.gateway.identity.test_authentication import ADA, reason_of, run_at
-from tests.services.gateway.store.test_database import differences
+from tests.services.gateway.keys import ADA, reason_of, run_at
+from tests.services.gateway.schemas import differences
 from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -33,7 +33,7 @@ from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, SAMPLE, Backends
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
 from tests.services.gateway.mutations import UUID
-from tests.services.gateway.test_denied import METHODS, VALID
+from tests.services.gateway.valid_calls import METHODS, VALID
 
 LEAST_CANARIES = 200
 

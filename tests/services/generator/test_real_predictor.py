@@ -17,8 +17,8 @@ from tests.services.predictor.conftest import (
     second_model,
     start_predictor,
 )
-from tests.services.predictor.http.test_versions import metrics, open_stream
 from tests.services.predictor.model_directories import SPECIAL
+from tests.services.predictor.streams import metrics, open_stream
 
 UNLOAD_REFUSED = 'endpoint="/v2/repository/models/{version}/unload",status="409"'
 __all__ = ["cache_directory", "first_model", "second_model", "start_predictor"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.services.generator.canaries import CANDIDATES_USER, STABLES_USER, error_of, until
 from tests.services.generator.fake_kubernetes import (
     CONFIG_MAP,
     FakeKubernetes,
@@ -17,12 +18,6 @@ from tests.services.generator.fake_kubernetes import (
     ready,
 )
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.rollout.test_canary import (
-    CANDIDATES_USER,
-    STABLES_USER,
-    error_of,
-    until,
-)
 from tests.services.generator.service import (
     Stubs,
     generator_service,

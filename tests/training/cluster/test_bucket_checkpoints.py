@@ -14,7 +14,7 @@ from infra.simulate.faults.proxy import Chance
 from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.support.errors import refused
-from tests.training.cluster.test_runner import Told, sft_config
+from tests.training.cluster.runs import Told, sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
 from training.artifacts import manifest

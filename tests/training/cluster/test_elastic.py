@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
-from tests.training.cluster.test_runner import sft_config
+from tests.training.cluster.runs import sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.__main__ import parser
 from training.artifacts.manifest import Manifest, verify_manifest

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.cluster import leaving_run
+from tests.training.cluster.compared_runs import POLITE_TO_NOBODY, assert_alike
 from tests.training.cluster.killed_run import write_inputs
 from tests.training.cluster.leaving_run import MACHINE_LEAVES
 from tests.training.cluster.moved_run import STEPS, moved
-from tests.training.cluster.test_moved import POLITE_TO_NOBODY, assert_alike
 from tests.training.toys import sft_rows, write_lines
 from training.cluster.runner import StageRun, run_stage
 from training.progress_log import PROGRESS, read_lines

@@ -11,6 +11,7 @@ import pytest
 
 from tests import servers
 from tests.training.cluster import moved_run
+from tests.training.cluster.compared_runs import POLITE_TO_NOBODY, assert_alike
 from tests.training.cluster.killed_run import learn, write_inputs
 from tests.training.cluster.moved_run import (
     DRIVER_DIES,
@@ -21,18 +22,15 @@ from tests.training.cluster.moved_run import (
     sharded,
     stage,
 )
-from tests.training.cluster.test_runner import Told
+from tests.training.cluster.runs import Told
 from tests.training.toys import sft_rows, write_lines
 from training.artifacts.manifest import MANIFEST, verify_manifest
 from training.cluster.bucket_checkpoints import CheckpointBucket
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stage, run_stages
 from training.data.feedback.bucket import BucketLocation
-from training.progress_log import PROGRESS, read_lines, read_progress
+from training.progress_log import PROGRESS, read_lines
 from training.stages import sft
-
-# Ray raises its own niceness by 15; next to other tests it would not even start.
-POLITE_TO_NOBODY = {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.long
@@ -94,12 +92,3 @@ def told_of(place: BucketLocation) -> dict[str, str]:
     }
     given |= {"BUCKET": place.bucket, "SECURE": "false"}
     return {f"TW_TRAINING_S3_{name}": value for name, value in given.items()}
-
-
-def assert_alike(straight: Path, other: Path) -> None:
-    """Compare the metrics of all steps, up to the order of float sums."""
-    one, two = read_progress(straight), read_progress(other)
-    assert [step.step for step in one] == [step.step for step in two]
-    for expected, found in zip(one, two, strict=True):
-        assert expected.metrics.keys() == found.metrics.keys()
-        assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-5)

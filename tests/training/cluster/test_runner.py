@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
+from tests.training.cluster.runs import Told, sft_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster import runner
@@ -33,40 +34,10 @@ from training.errors import ConfigError
 from training.optim.optimizers import OptimizerConfig
 from training.progress_log import ProgressLog, read_progress
 from training.rl.correction import StaleRolloutError
-from training.runtime.context import Lineage, Machine, Progress, RunContext, StoppedError
+from training.runtime.context import Progress, RunContext, StoppedError
 from training.runtime.training_state import latest_complete
 from training.stages import sft
 from training.stages.sft import SftConfig
-
-
-def sft_config(tmp_path: Path, output: str) -> SftConfig:
-    return SftConfig(
-        model_directory=tmp_path / "first",
-        data_path=tmp_path / "sft.jsonl",
-        output_directory=tmp_path / output,
-        lineage=Lineage(output),
-        epochs=2,
-        batch_rows=8,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        checkpoint_every_steps=2,
-        machine=Machine(threads=1),
-    )
-
-
-class Told:
-    """Watcher that records its calls."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def begin(self, name: str) -> None:
-        self.events.append(f"begin {name}")
-
-    def move(self, name: str, progress: Progress) -> None:
-        self.events.append(f"{name} {progress.step}")
-
-    def end(self, name: str) -> None:
-        self.events.append(f"end {name}")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.rl.served_toy import served_rows, sharp_model
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows
 from tests.training.toys import ProgressList, toy_model, write_lines
 from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.support.errors import refused
 from tests.training.layouts import NORMS_HEADS
 from tests.training.rl.toy import toy_decoder
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows
 from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
 from training.artifacts.manifest import verify_manifest

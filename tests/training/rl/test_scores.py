@@ -1,36 +1,14 @@
 """Verifiers get responses as decoded text, with their tasks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.training.rl.rollouts import Remembering, rollout_of
 from tests.training.toys import toy_model
 from training.data.chat import load_chat
-from training.rl.rollout import Rollout
 from training.rl.scores import Answer, score_by_verifier
-
-
-class Remembering:
-    def __init__(self, *scores: float) -> None:
-        self.answers: list[Answer] = []
-        self._scores = scores
-
-    def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
-        self.answers += answers
-        return self._scores
-
-
-def rollout_of(responses: list[list[int]], ended: list[bool]) -> Rollout:
-    width = max(map(len, responses))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in responses])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in responses])
-    prompt = torch.ones(len(responses), 2, dtype=torch.long)
-    tasks = tuple(f"task {row}" for row in range(len(responses)))
-    return Rollout(
-        prompt, prompt, ids, mask, torch.zeros(mask.shape), torch.tensor(ended), "update-0", tasks
-    )
 
 
 def test_verifier_gets_task_text_and_end_of_the_response(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from tests.support.errors import refused
-from tests.training.rl.test_scores import Remembering, rollout_of
+from tests.training.rl.rollouts import Remembering, rollout_of
 from tests.training.rl.toy import TOKENS, no_autocast, toy_prompts
 from tests.training.rl.toy_preferences import toy_dpo, toy_kto, toy_models, toy_pairs, toy_thumbs
-from tests.training.stages.test_kto import thumb_rows
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows, thumb_rows
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
 from tests.training.workers import tell
 from training.data.chat import load_chat

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.support.errors import refused
 from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows
 from tests.training.toys import (
     KillAfter,
     Killed,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows
 from tests.training.toys import (
     WORDS,
     KillAfter,

@@ -14,7 +14,7 @@ from tests.support.errors import refused
 from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import thumb_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
@@ -32,23 +32,6 @@ from training.stages import kto
 from training.stages.kto import KtoConfig, Thumb, Thumbs
 
 LORA = LoraConfig(rank=4)
-
-
-def thumb_rows(ups: int, downs: int) -> list[dict[str, Any]]:
-    """Return rows in which liked responses contain "good", others "bad"; each prompt occurs once
-    per side.
-    """
-    rows = pair_rows(max(ups, downs), noise=0.0)
-    return [
-        {
-            "messages": row["messages"],
-            "response": row[side],
-            "thumb": thumb,
-            "prompt_id": row["prompt_id"],
-        }
-        for side, thumb, count in (("chosen", "up", ups), ("rejected", "down", downs))
-        for row in rows[:count]
-    ]
 
 
 @pytest.fixture

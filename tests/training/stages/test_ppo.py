@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.support.errors import refused
 from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
-from tests.training.stages.test_reward_model import pair_rows
+from tests.training.stages.rows import pair_rows
 from tests.training.toys import (
     VOCABULARY,
     WORDS,

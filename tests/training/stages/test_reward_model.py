@@ -1,6 +1,5 @@
 """The reward model: accuracy near the ceiling, splits by prompt, resumption and loading."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from tests.training.stages.rows import pair_rows
+from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import Message, load_chat
 from training.data.examples import ExampleError, read_pairs
@@ -32,28 +32,6 @@ from training.stages import reward_model
 from training.stages.reward_model import LOSSES, Pair, RewardModelConfig
 
 PROMPT = [Message("user", "tree house")]
-
-
-def pair_rows(count: int, noise: float, repeats: int = 1, seed: int = 1) -> list[dict[str, Any]]:
-    """Return rows that prefer more "good"; a share `noise` of the labels is flipped."""
-    dice = random.Random(seed)
-    rows = []
-    for item in range(count):
-        better = " ".join(dice.choices(WORDS[2:], k=2)) + " good"
-        worse = " ".join(dice.choices(WORDS[2:], k=2)) + " bad"
-        prompt = f"{dice.choice(WORDS)} {item}"
-        for _ in range(repeats):
-            pair = (worse, better) if dice.random() < noise else (better, worse)
-            rows.append(
-                {
-                    "messages": user(prompt),
-                    "chosen": pair[0],
-                    "rejected": pair[1],
-                    "prompt_id": f"p{item}",
-                    "margin": 0.0,
-                }
-            )
-    return rows
 
 
 @pytest.fixture

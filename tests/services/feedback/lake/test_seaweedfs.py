@@ -7,7 +7,7 @@ import pytest
 from services.feedback.lake.object_store import ObjectRefusedError
 from services.feedback.lake.s3_store import S3Location, S3Store
 from tests.servers import S3Server
-from tests.services.feedback.lake.test_object_store import (
+from tests.services.feedback.lake.object_store_contract import (
     test_a_key_is_kept_as_given,
     test_a_second_put_replaces_the_whole_object,
     test_deletion_is_idempotent,

@@ -28,9 +28,9 @@ from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.log import Record
 from services.feedback.store import tables
 from services.feedback.store.database import open_database
+from tests.services.feedback.clients import BOB, Client, running
 from tests.services.feedback.samples import ADA, KEY, correction, name, retraction, thumb
 from tests.services.feedback.sealing_world import SealingWorld
-from tests.services.feedback.test_servicer import BOB, Client, running
 
 ME = principal_of(KEY, ADA)
 DAY_US = 86_400_000_000

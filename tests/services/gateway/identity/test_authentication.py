@@ -1,6 +1,5 @@
 """API keys: hashed storage, expiry, rotation, revocation, and the owner's key file."""
 
-import argparse
 import asyncio
 import re
 import stat
@@ -20,45 +19,15 @@ from services.gateway.identity.authentication import (
     USE_RECORD_SECONDS,
     ApiKeys,
     Authenticator,
-    StoredKey,
     digest_of,
     mint,
     owner_secret,
     stored_key,
 )
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
-from services.gateway.identity.key_commands import add_key_commands, run_key_command
 from services.gateway.store.database import open_database
 from services.gateway.store.keys import METADATA, SqlKeyStore
-
-ADA = Caller("acme", "ada")
-
-
-class CountingStore:
-    """Key store in a dictionary, with counters."""
-
-    def __init__(self, *keys: StoredKey) -> None:
-        self.keys = {key.digest: key for key in keys}
-        self.lookups = 0
-        self.noted: list[str] = []
-        self.away = False
-
-    async def find(self, digest: bytes) -> StoredKey | None:
-        self.lookups += 1
-        return self.keys.get(digest)
-
-    async def record_use(self, key_id: str, use_time: float) -> None:
-        if self.away:
-            raise UnavailableError("unavailable on request")
-        self.noted.append(key_id)
-        self.keys = {
-            digest: replace(key, last_use_time=use_time) if key.key_id == key_id else key
-            for digest, key in self.keys.items()
-        }
-
-
-def url(directory: Path) -> str:
-    return f"sqlite+aiosqlite:///{directory}/keys.db"
+from tests.services.gateway.keys import ADA, CountingStore, reason_of, run_at, url
 
 
 @asynccontextmanager
@@ -69,21 +38,6 @@ async def key_store(directory: Path) -> AsyncIterator[SqlKeyStore]:
 
 async def run(directory: Path, *words: str) -> int:
     return await run_at(url(directory), *words)
-
-
-async def run_at(database_url: str, *words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_key_commands(parser, database_url)
-    return await run_key_command(parser.parse_args(words))
-
-
-async def reason_of(keys: ApiKeys, secret: str) -> str:
-    """Return the reason of a rejection, or an empty string for a valid key."""
-    try:
-        await keys.authenticate(secret)
-    except UnauthenticatedError as error:
-        return error.reason
-    return ""
 
 
 async def test_key_is_found_by_hash_and_never_stored(tmp_path: Path) -> None:

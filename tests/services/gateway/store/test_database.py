@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select
 
@@ -19,8 +17,9 @@ from services.gateway.identity.authentication import ApiKeys, digest_of, new_sec
 from services.gateway.identity.credential import ALL_SCOPES
 from services.gateway.store import database
 from services.gateway.store.database import MIGRATIONS, REVISIONS, migrate, open_database
-from services.gateway.store.keys import METADATA, SqlKeyStore, tenants, users
-from tests.services.gateway.identity.test_authentication import reason_of, url
+from services.gateway.store.keys import SqlKeyStore, tenants, users
+from tests.services.gateway.keys import reason_of, url
+from tests.services.gateway.schemas import differences
 
 # Schema from the time before revisions.
 YESTERDAY = """
@@ -47,11 +46,6 @@ def yesterdays_file(directory: Path) -> list[str]:
             connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)", row)
     connection.close()
     return secrets
-
-
-def differences(connection: Connection) -> Any:
-    """Return the differences between the database and the table definitions."""
-    return compare_metadata(MigrationContext.configure(connection), METADATA)
 
 
 async def test_new_database_has_the_defined_tables(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from thumbwheel.generator.v1 import generator_pb2
 
-from services.chassis.errors import ServiceError, from_rpc
-from services.generator.rollout.rollout import user_fraction
+from tests.services.generator.canaries import CANDIDATES_USER, STABLES_USER, error_of, until
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -21,28 +20,11 @@ from tests.services.generator.service import (
     until_ready,
 )
 
-CANDIDATES_USER = next(f"user {n}" for n in range(100) if user_fraction("v2", f"user {n}") < 0.5)
-STABLES_USER = next(f"user {n}" for n in range(100) if user_fraction("v2", f"user {n}") >= 0.5)
-
 
 async def arms(stubs: Stubs) -> tuple[str, str]:
     """Return the versions of one user of the candidate and one user of the stable version."""
     events = [await stubs.generate(user_key=user) for user in (CANDIDATES_USER, STABLES_USER)]
     return events[0][0].selected.model_version, events[1][0].selected.model_version
-
-
-async def error_of(call: Any) -> ServiceError:
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return from_rpc(error, "generator")
-    raise AssertionError("the call succeeded")
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_canary_gets_its_share_only_when_it_is_ready(

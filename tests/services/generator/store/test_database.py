@@ -34,7 +34,7 @@ from services.generator.store.database import (
     open_rollout_row,
 )
 from services.generator.store.migrate import alembic_config, migrate
-from tests.services.generator.store.test_store import rollouts
+from tests.services.generator.rollouts import rollouts
 from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
@@ -15,20 +14,8 @@ from services.generator.rollout.current_rollout import (
 )
 from services.generator.rollout.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
 from services.generator.store.store import RolloutFile
+from tests.services.generator.rollouts import rollouts
 from tests.support.errors import refused
-
-texts = st.text(max_size=20)
-rollouts = st.builds(
-    Rollout,
-    stable=st.none() | st.builds(Deployment, texts, texts),
-    candidate=st.none()
-    | st.builds(Candidate, texts, texts, st.floats(0, 0.5), st.integers(0, 2**60), st.booleans()),
-    retired=st.lists(texts, max_size=3).map(tuple),
-    history=st.lists(
-        st.builds(Change, st.integers(0, 2**60), st.sampled_from(ChangeKind), texts, texts),
-        max_size=3,
-    ).map(tuple),
-)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,9 +16,8 @@ import transformers
 from services.predictor.graph.conversion import IR_NAME, convert
 from services.predictor.graph.weights import WeightFormat
 from tests.services.predictor import checkpoints
+from tests.services.predictor.prompts import EXACT, PROMPT_TOKENS, prompt
 
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
-PROMPT_TOKENS = 70  # above Gemma's window of 24 and llama3's original 32 positions
 NEW_TOKENS = 40
 
 MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
@@ -36,10 +35,6 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "qwen3": checkpoints.qwen3,
     "gemma3": checkpoints.gemma3,
 }
-
-
-def prompt(seed: int = 0) -> list[int]:
-    return [int(token) for token in np.random.default_rng(seed).integers(3, 384, PROMPT_TOKENS)]
 
 
 def plain_logits(ir: Path, ids: list[int]) -> np.ndarray:

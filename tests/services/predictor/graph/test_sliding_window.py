@@ -13,7 +13,7 @@ from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, Schedul
 from services.predictor.graph.conversion import convert
 from services.predictor.graph.weights import WeightFormat
 from tests.services.predictor import checkpoints
-from tests.services.predictor.graph.test_parity import EXACT, prompt
+from tests.services.predictor.prompts import EXACT, prompt
 
 
 def paged_prompt_log_probs(directory: Path, ids: list[int]) -> np.ndarray:

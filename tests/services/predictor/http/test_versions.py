@@ -5,7 +5,6 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -20,14 +19,8 @@ from services.predictor.errors import (
 )
 from tests.services.predictor.conftest import OPTIONS, Predictor, StartPredictor, load_first
 from tests.services.predictor.model_directories import write_manifest
+from tests.services.predictor.streams import LONG, metrics, open_stream
 from tests.support.errors import refused
-
-# A long request within the 2048 positions of the model.
-LONG = {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
-
-
-# Tokens of a stream that ends by itself within some hundred calls.
-ENDS = 800
 
 
 @pytest.fixture
@@ -38,13 +31,8 @@ async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predi
     return started
 
 
-async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aiohttp.ClientResponse:
-    """Open a stream and return it after its first text."""
-    body = {**LONG, "model": version, "stream": True, **changes}
-    response = await predictor.client.post(predictor.url + "/v1/completions", json=body)
-    assert response.status == 200
-    await response.content.readline()
-    return response
+# Tokens of a stream that ends by itself within some hundred calls.
+ENDS = 800
 
 
 async def rest(response: aiohttp.ClientResponse) -> str:
@@ -269,11 +257,6 @@ async def test_requests_beyond_the_cache_all_end_with_their_own_text(
     for (_, one), (status, other) in zip(alone, together, strict=True):
         assert status == 200
         assert one["choices"][0]["text"] == other["choices"][0]["text"]
-
-
-async def metrics(predictor: Predictor) -> tuple[int, str]:
-    async with predictor.client.get(predictor.url + "/metrics") as response:
-        return response.status, await response.text()
 
 
 async def test_metrics_count_tokens_latencies_and_requests_by_version(predictor: Predictor) -> None:

@@ -27,6 +27,7 @@ from services.session.store.schema import (
 from services.session.store.sqlite import open_sqlite
 from services.session.store.tables import metadata
 from tests.servers import PostgresServer
+from tests.services.session.processes import start
 from tests.services.session.service import (
     ADA,
     LIMITS,
@@ -36,7 +37,6 @@ from tests.services.session.service import (
     session_service,
     talk,
 )
-from tests.services.session.test_process import start
 from tests.support.errors import refused
 
 # A database of the version without migrations, with a single turn and its waiting record.
