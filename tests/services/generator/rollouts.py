@@ -1,4 +1,4 @@
-"""Generated rollouts."""
+"""Strategy that generates rollouts with short texts."""
 
 from hypothesis import strategies as st
 
