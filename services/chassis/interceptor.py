@@ -1,6 +1,7 @@
-"""Server interceptor: identity, deadline, access rule, admission, call, errors, metrics, log.
+"""Server interceptor: identity, deadline, access rule, request, admission, call, errors, log.
 
-These steps run in this order. One interceptor does all of them, because each layer of grpc.aio
+These steps run in this order; the request is received after the access rule, so that a stranger's
+message is never held. One interceptor does all of them, because each layer of grpc.aio
 interceptors adds time before the first token.
 """
 
@@ -10,8 +11,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -28,6 +30,7 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import CallContext, bind_call, caller_from, current_call
 from services.chassis.mutual_tls import AllowedCallers, require_peer
+from services.chassis.request_reader import RequestReader, lenient
 from services.chassis.retries import PUSHBACK_KEY, pushback
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import (
@@ -42,9 +45,9 @@ from services.chassis.telemetry import (
 
 log = logging.getLogger(__name__)
 
-# Services of gRPC itself: they have no caller, and their watch streams have no deadline.
+# Services of gRPC itself: they have no caller, and their watch streams have no deadline. `health`
+# has limits of its own; reflection is off by default.
 EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
-MALFORMED = object()
 INTERNAL_TEXT = "internal error"
 # The gateway's HTTP server uses the same name.
 TRACE_KEY = "x-trace-id"
@@ -53,6 +56,8 @@ TRACE_KEY = "x-trace-id"
 STATUS_SECONDS = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# Checks the caller of `/package.Service/Method` and binds the caller's identity.
+Authorize = Callable[[str, Context], Awaitable[None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -60,7 +65,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
 
-        callers: the services that may call each method; None if the servicer checks callers.
+        callers: the services that may call each method; None if `authorize` checks callers.
+        authorize: by full name of the service: the check of its callers.
         batch: paths of the methods that leave the queue last.
         unlimited: paths of the methods without admission, because the work they start has its own.
         secure: callers have certificates.
@@ -72,10 +78,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         admission: Admission,
         callers: AllowedCallers | None,
         *,
+        authorize: Mapping[str, Authorize] = MappingProxyType({}),
         batch: Collection[str] = (),
         unlimited: Collection[str] = (),
         secure: bool,
     ) -> None:
+        self._reader, self._authorize = RequestReader(settings.max_request_seconds), authorize
         self._max_rpc_seconds, self._write_seconds = (
             settings.max_rpc_seconds,
             settings.max_write_seconds,
@@ -97,13 +105,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(EXEMPT_PREFIXES):
             return handler
-        deserializer = _lenient(handler.request_deserializer)
+        deserializer = lenient(handler.request_deserializer)
         if handler.unary_unary:
-            wrapped = grpc.unary_unary_rpc_method_handler(
+            wrapped = grpc.stream_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary), deserializer, handler.response_serializer
             )
         else:
-            wrapped = grpc.unary_stream_rpc_method_handler(
+            wrapped = grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),
                 deserializer,
                 handler.response_serializer,
@@ -111,29 +119,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._handlers.setdefault(method, wrapped)
 
     def _unary(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> Any:
-            async with self._call(method, request, context):
+        async def call(_requests: object, context: Context) -> Any:
+            async with self._call(method, context) as (request, _):
                 return await behaviour(request, context)
 
         return call
 
     def _stream(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> None:
+        async def call(_requests: object, context: Context) -> None:
             async with (
-                self._call(method, request, context) as answered,
+                self._call(method, context) as (request, answered),
                 aclosing(behaviour(request, context)) as responses,
             ):
                 async for response in responses:
-                    await self._write(context, response)
+                    await write(context, response, self._write_seconds)
                     answered()
 
         return call
 
     @asynccontextmanager
     async def _call(
-        self, method: str, request: Any, context: Context
-    ) -> AsyncIterator[Callable[[], None]]:
-        """Run a call in the block. Yields a function that reports the first answer.
+        self, method: str, context: Context
+    ) -> AsyncIterator[tuple[Any, Callable[[], None]]]:
+        """Run a call in the block. Yields the request and a function for the first answer.
 
         A block that ends without an error counts as answered.
         """
@@ -141,6 +149,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metadata = context.invocation_metadata() or ()
         caller, request_id = caller_from(metadata)
         name = method.rsplit("/", 1)[-1]
+        request = None
         labelled(RPCS_RUNNING, name).inc()
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
@@ -151,14 +160,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # Not in the initial metadata: after these gRPC clients do not retry a call.
                 context.set_trailing_metadata(((TRACE_KEY, found),))
             require_peer(self._callers, method, context, secure=self._secure)
-            if request is MALFORMED:
-                text = "the request is not valid protobuf, or a string is not valid UTF-8"
-                raise InvalidArgumentError(text, field="request")
+            if authorize := self._authorize.get(method.split("/")[1]):
+                await authorize(method, context)
+            request = await self._reader.read(context)
             async with self._admitted(method) as answered:
-                yield answered
+                yield request, answered
         except ServiceError as error:
             code = error.code
-            await _abort(context, error, pushback(error, method, request, context))
+            await abort(context, error, pushback(error, method, request, context))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -169,7 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Catch-all at the process boundary: internals must not reach a caller.
             code = grpc.StatusCode.INTERNAL
             log.exception("call failed", extra=fields(method=name, request_id=request_id))
-            await _abort(context, ServiceError(INTERNAL_TEXT), None)
+            await abort(context, ServiceError(INTERNAL_TEXT), None)
         finally:
             span.set_attribute("rpc.grpc.status_code", code.value[0])
             span.end()
@@ -186,16 +195,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async with self._admission.admitted(method, priority, queue_seconds) as ticket:
             yield lambda: self._admission.answered(ticket)
             self._admission.answered(ticket)
-
-    async def _write(self, context: Context, response: Any) -> None:
-        try:
-            async with asyncio.timeout(self._write_seconds):
-                await context.write(response)
-        except TimeoutError as error:
-            limit = f"{self._write_seconds:g} s a message"
-            raise ResourceExhaustedError(
-                "the reader is too slow", reason="READER_TOO_SLOW", limit=limit
-            ) from error
 
     def _deadline(self, context: Context) -> float:
         remaining = context.time_remaining()
@@ -222,7 +221,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.log(level, "call ended", extra=values)
 
 
-async def _abort(context: Context, error: ServiceError, retry_after: str | None) -> None:
+async def write(context: Context, response: Any, seconds: float) -> None:
+    """Write one message of a stream within `seconds`.
+
+    Raises:
+        ResourceExhaustedError: the reader does not read.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await context.write(response)
+    except TimeoutError as error:
+        raise ResourceExhaustedError(
+            "the reader is too slow", reason="READER_TOO_SLOW", limit=f"{seconds:g} s a message"
+        ) from error
+
+
+async def abort(context: Context, error: ServiceError, retry_after: str | None = None) -> None:
+    """End a call with an error. `retry_after` is the pushback, see `retries`.
+
+    Raises:
+        grpc.aio.AbortError: always, unless the status cannot be sent in time.
+    """
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status_details(error))]
     if found := trace_id():
         trailers.append((TRACE_KEY, found))
@@ -231,18 +250,3 @@ async def _abort(context: Context, error: ServiceError, retry_after: str | None)
     with suppress(TimeoutError):
         async with asyncio.timeout(STATUS_SECONDS):
             await context.abort(error.code, error.text, tuple(trailers))
-
-
-def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Return a deserializer that returns MALFORMED for an invalid request.
-
-    On an error of the deserializer grpc.aio answers UNKNOWN with an internal class name.
-    """
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserializer(data) if deserializer else data
-        except Exception:  # noqa: BLE001 - protobuf backends raise different types
-            return MALFORMED
-
-    return read

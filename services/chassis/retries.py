@@ -85,11 +85,13 @@ def pushback(
 
 
 def is_retryable(path: str, request: Any) -> bool:
-    """Return True if the call may be sent twice.
+    """Return True if the call may be sent twice. `request` is None before the receipt.
 
     A request type with a `request_id` field requires a value in the field; otherwise the method
     must be idempotent.
     """
+    if request is None:
+        return True
     method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
     if "request_id" in method.input_type.fields_by_name:
         return bool(request.request_id)

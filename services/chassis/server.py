@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app, start_http_server
 
+from services.chassis import health
 from services.chassis.admission import Admission
 from services.chassis.channel import KEEPALIVE_OPTIONS
-from services.chassis.interceptor import CallInterceptor
+from services.chassis.interceptor import Authorize, CallInterceptor
 from services.chassis.mutual_tls import AllowedCallers, server_credentials
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import configure_logs, configure_traces, fields, measure_loop_lag
@@ -39,6 +39,8 @@ class Registration:
         name: full name, for health and reflection.
         add: the generated function add_…Servicer_to_server.
         servicer: implementation of the service.
+        authorize: check of the callers, made before the request is received; None if `callers` of
+            the server checks them.
         on_drain: called at the start of `drain_seconds`; streams that another replica can continue
             should end.
         batch: names of the methods that wait behind all others in an overloaded server.
@@ -48,6 +50,7 @@ class Registration:
     name: str
     add: Callable[[Any, Any], None]
     servicer: Any
+    authorize: Authorize | None = None
     on_drain: Callable[[], None] | None = None
     batch: frozenset[str] = frozenset()
     unlimited: frozenset[str] = frozenset()
@@ -71,6 +74,9 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 3_000),
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+        # A fixed window of 64 KiB: with the probe, a stream may hold megabytes before the server
+        # receives its message.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)),
@@ -107,6 +113,7 @@ async def serving(
                 settings,
                 admission,
                 callers,
+                authorize={each.name: each.authorize for each in registrations if each.authorize},
                 batch=batch,
                 unlimited=unlimited,
                 secure=tls is not None,
@@ -114,14 +121,17 @@ async def serving(
         ],
         options=server_options(settings),
         # gRPC's own limit also refuses health checks, so admission must act first.
-        maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,
+        maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs
+        + settings.max_health_watchers
+        + health.MAX_CHECKS,
     )
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [registration.name for registration in registrations]
-    reflection.enable_server_reflection(
-        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
-    )
+    checks = health.HealthServicer(names, settings)
+    server.add_generic_rpc_handlers((checks.handler(),))
+    if settings.reflection:
+        reflection.enable_server_reflection(
+            [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+        )
     for registration in registrations:
         registration.add(registration.servicer, server)
     address = f"{settings.host}:{settings.port}"
@@ -131,16 +141,16 @@ async def serving(
         else server.add_insecure_port(address)
     )
     await server.start()
-    for name in [*names, health.OVERALL_HEALTH]:
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    checks.serve()
     try:
         yield port
     finally:
-        await checks.enter_graceful_shutdown()
+        checks.drain()
         await asyncio.sleep(settings.lame_duck_seconds)
         for registration in registrations:
             if registration.on_drain:
                 registration.on_drain()
+        checks.close()
         await server.stop(settings.drain_seconds)
 
 
@@ -170,11 +180,15 @@ async def _run(
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopped.set)
     lag = asyncio.create_task(measure_loop_lag())
+    probe = health.HttpHealth(asyncio.get_running_loop())
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.host)
+        http, _ = start_http_server(settings.metrics_port, settings.host)
+        http.set_app(probe.around(make_wsgi_app()))
     async with wiring(settings) as registrations, serving(settings, registrations, callers) as port:
         log.info("serving", extra=fields(port=port))
+        probe.is_serving = True
         await stopped.wait()
+        probe.is_serving = False
         log.info("draining", extra=fields(seconds=settings.drain_seconds))
     lag.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -31,7 +31,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics; 0 serves none")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of /metrics and /health; 0: none"
+    )
     max_concurrent_rpcs: int = Field(
         1000, ge=1, description="maximum of concurrent calls, streams included"
     )
@@ -44,10 +46,19 @@ class ServiceSettings(BaseSettings):
     max_rpc_seconds: float = Field(
         900.0, gt=0, description="longest deadline that a caller may set"
     )
+    max_request_seconds: float = Field(
+        30.0, gt=0, description="longest wait for a whole request message; then the call ends"
+    )
     max_write_seconds: float = Field(
         30.0,
         gt=0,
         description="longest wait of one stream message for its reader; then the stream ends",
+    )
+    max_health_watchers: int = Field(
+        256, ge=0, description="maximum of concurrent calls of Health/Watch; 0: not offered"
+    )
+    reflection: bool = Field(
+        False, description="server reflection, which has no limits; for development only"
     )
     connection_age_seconds: float = Field(
         300.0, gt=0, description="age (± 10 %) at which clients reconnect and find new replicas"

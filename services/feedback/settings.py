@@ -23,7 +23,9 @@ class FeedbackSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
 
     port: int = Field(50056, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(51056, ge=0, le=65535, description="port of /metrics; 0 serves none")
+    metrics_port: int = Field(
+        51056, ge=0, le=65535, description="port of /metrics and /health; 0: none"
+    )
     principal_key: SecretStr = Field(
         min_length=16,
         description="key of the HMAC from user to principal; equal in gateway and session",

@@ -26,7 +26,7 @@ from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
-from services.gateway.access import with_access_check
+from services.gateway.access import access_check, with_known_fields
 from services.gateway.answering.answer import AnswerTiming
 from services.gateway.answering.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
 from services.gateway.answering.chat import Chat
@@ -289,7 +289,8 @@ def _registrations(
         Registration(
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
-            with_access_check(chat_service, chat, authenticator),
+            with_known_fields(chat_service, chat),
+            access_check(authenticator),
             on_drain,
             # Turns have their own admission control for all APIs, and a cancel reduces load.
             unlimited=frozenset({"SendMessage", "ResumeMessage", "CancelMessage"}),
@@ -297,7 +298,8 @@ def _registrations(
         Registration(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
-            with_access_check(feedback_service, feedback, authenticator),
+            with_known_fields(feedback_service, feedback),
+            access_check(authenticator),
         ),
     ]
 

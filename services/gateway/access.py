@@ -3,18 +3,18 @@
 This module is the only source of identity. Identity metadata from outside is ignored.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import bind_call, current_call
+from services.chassis.interceptor import Authorize, Context
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import ANONYMOUS, Credential, Scope
 
@@ -78,8 +78,6 @@ ROUTES: Mapping[str, Rule] = {
     "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
 }
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 async def authorize(
     rule: Rule | None, authorization: str, authenticator: Authenticator
@@ -106,47 +104,42 @@ async def authorize(
     return credential
 
 
-def with_access_check(
-    service: ServiceDescriptor, servicer: object, authenticator: Authenticator
-) -> Any:
-    """Wrap all methods of a servicer in the access check. Runs inside the chassis interceptor."""
-    methods: dict[str, Any] = {}
-    for method in service.methods:
-        check = _access_check(RPCS.get(method.full_name), authenticator)
-        behaviour = getattr(servicer, method.name)
-        methods[method.name] = (
-            _stream(check, behaviour) if method.server_streaming else _unary(check, behaviour)
-        )
-    return SimpleNamespace(**methods)
+def access_check(authenticator: Authenticator) -> Authorize:
+    """Return the check of the callers, which the chassis makes before it receives a request."""
 
-
-AccessCheck = Callable[[Message, Context], Awaitable[None]]
-
-
-def _access_check(rule: Rule | None, authenticator: Authenticator) -> AccessCheck:
-    async def check(request: Message, context: Context) -> None:
+    async def check(method: str, context: Context) -> None:
         metadata = context.invocation_metadata() or ()
         values = [value for key, value in metadata if key == "authorization"]
         # With two values, the value checked by a proxy would be ambiguous.
         authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+        rule = RPCS.get(method[1:].replace("/", "."))
         credential = await authorize(rule, authorization, authenticator)
         bind_call(replace(current_call(), caller=credential.caller))
-        reject_unknown_fields(request, "")
 
     return check
 
 
-def _unary(check: AccessCheck, behaviour: Any) -> Any:
+def with_known_fields(service: ServiceDescriptor, servicer: object) -> Any:
+    """Wrap all methods of a servicer so that they reject unknown fields."""
+    wrap = {True: _stream, False: _unary}
+    methods = {
+        method.name: wrap[method.server_streaming](getattr(servicer, method.name))
+        for method in service.methods
+    }
+    return SimpleNamespace(**methods)
+
+
+def _unary(behaviour: Any) -> Any:
     async def call(request: Message, context: Context) -> Any:
-        await check(request, context)
+        reject_unknown_fields(request, "")
         return await behaviour(request, context)
 
     return call
 
 
-def _stream(check: AccessCheck, behaviour: Any) -> Any:
+def _stream(behaviour: Any) -> Any:
     async def call(request: Message, context: Context) -> AsyncIterator[Any]:
-        await check(request, context)
+        reject_unknown_fields(request, "")
         async for response in behaviour(request, context):
             yield response
 

@@ -113,6 +113,9 @@ class GatewaySettings(ServiceSettings):
     max_connection_rpcs: int = Field(
         256, ge=0, description="concurrent calls on one gRPC connection; 0: unlimited"
     )
+    max_health_watchers: int = Field(
+        0, ge=0, description="maximum of concurrent calls of Health/Watch; 0: not offered"
+    )
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     guardrail_target: str = Field("127.0.0.1:50052", description="guardrail service")
     enhancer_target: str = Field("127.0.0.1:50053", description="enhancer service")

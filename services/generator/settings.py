@@ -46,7 +46,9 @@ class GeneratorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_GENERATOR_", frozen=True, extra="forbid")
 
     port: int = Field(50055, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(51055, ge=0, le=65535, description="port of /metrics; 0 disables it")
+    metrics_port: int = Field(
+        51055, ge=0, le=65535, description="port of /metrics and /health; 0: none"
+    )
     serving: ServingMode = Field(
         ServingMode.PREDICTOR,
         description="predictor: one model server for all versions; "

@@ -17,7 +17,9 @@ class SessionSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_SESSION_", frozen=True, extra="forbid")
 
     port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(51054, ge=0, le=65535, description="port of /metrics; 0 serves none")
+    metrics_port: int = Field(
+        51054, ge=0, le=65535, description="port of /metrics and /health; 0: none"
+    )
     database_url: str = Field(
         "sqlite:///.state/sessions.db",
         pattern=r"^(sqlite:///.+|postgresql\+asyncpg://.+)",

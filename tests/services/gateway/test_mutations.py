@@ -22,7 +22,7 @@ from services.chassis.admission import Admission
 from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
 from services.contracts.chat import FinishReason, Role
-from services.gateway.access import with_access_check
+from services.gateway.access import access_check, with_known_fields
 from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
 from services.gateway.own_data import Consent, Erasure, OwnData
@@ -57,9 +57,10 @@ class Refused(Exception):
 
 
 class Context:
-    """Minimal context of a gRPC call."""
+    """Minimal context of a gRPC call with one request."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, request: Any) -> None:
+        self._request = request
         self._metadata = (("authorization", f"Bearer {key}"),)
         self.ended = ("OK", "")
 
@@ -68,6 +69,9 @@ class Context:
 
     def time_remaining(self) -> float:
         return 60.0
+
+    async def read(self) -> Any:
+        return self._request
 
     async def write(self, response: Any) -> None:
         """Accept a response of a stream."""
@@ -138,11 +142,11 @@ class Handlers:
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self._found: dict[str, Any] = {}
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            with_access_check(chat_service, chat, authenticator), self
-        )  # type: ignore[arg-type]
+        check = access_check(authenticator)
+        self._authorize = {each.full_name: check for each in (chat_service, feedback_service)}
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(with_known_fields(chat_service, chat), self)  # type: ignore[arg-type]
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
-            with_access_check(feedback_service, said, authenticator), self
+            with_known_fields(feedback_service, said), self
         )  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -161,16 +165,19 @@ class Handlers:
 
         details: Any = type("Details", (), {"method": path})
         around = CallInterceptor(
-            ServiceSettings(port=0), Admission("server", 64, 64, 1.0), None, secure=False
+            ServiceSettings(port=0),
+            Admission("server", 64, 64, 1.0),
+            None,
+            authorize=self._authorize,
+            secure=False,
         )
         return await around.intercept_service(found, details)
 
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
         """Call a handler. Returns status and text."""
-        context = Context(self.key)
-        request = handler.request_deserializer(data)
+        context = Context(self.key, handler.request_deserializer(data))
         with suppress(Refused):
-            await (handler.unary_stream or handler.unary_unary)(request, context)
+            await (handler.stream_stream or handler.stream_unary)(None, context)
         return context.ended
 
 

@@ -1,0 +1,96 @@
+"""Receipt of request messages, with limits on the time and the number of incomplete ones.
+
+grpc.aio starts the handler of a unary method when the message is complete, without a limit on the
+wait. Handlers of stream methods start with the metadata and receive the message themselves, which
+is the same on the wire. Before the receipt a stream holds at most its flow-control window.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from services.chassis.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
+
+MALFORMED = object()
+# A message that arrives within the grace period needs no slot, so that slots do not limit bursts of
+# honest calls. Incomplete messages hold at most what arrives in this time, plus MAX_SLOW_REQUESTS
+# messages of the largest size.
+GRACE_SECONDS, MAX_SLOW_REQUESTS = 1.0, 16
+
+
+class RequestReader:
+    """Receives the request of each call within `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._slow: set[asyncio.Timeout] = set()
+
+    async def read(self, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """Return the only request of a call, deserialized by `lenient`.
+
+        Raises:
+            InvalidArgumentError: the message is malformed, or the caller sent none.
+            DeadlineExceededError: the message is incomplete after the time limit.
+            ResourceExhaustedError: the message is slow, and too many others are slow.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                grace_seconds = min(GRACE_SECONDS, self._seconds / 2)
+                grace = loop.call_later(grace_seconds, self._occupy_slot, limit, loop)
+                try:
+                    request = await context.read()
+                finally:
+                    grace.cancel()
+        except TimeoutError as error:
+            raise self._too_slow(limit) from error
+        finally:
+            self._slow.discard(limit)
+        if request is grpc.aio.EOF:
+            raise InvalidArgumentError("the call has no request", field="request")
+        if request is MALFORMED:
+            text = "the request is not valid protobuf, or a string is not valid UTF-8"
+            raise InvalidArgumentError(text, field="request")
+        return request
+
+    def _occupy_slot(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._slow) < MAX_SLOW_REQUESTS:
+            self._slow.add(limit)
+        else:
+            limit.reschedule(loop.time())
+
+    def _too_slow(self, limit: asyncio.Timeout) -> DeadlineExceededError | ResourceExhaustedError:
+        if limit in self._slow:
+            return DeadlineExceededError(
+                "the request did not arrive in time",
+                field="request",
+                reason="REQUEST_TOO_SLOW",
+                limit=f"{self._seconds:g} s",
+            )
+        return ResourceExhaustedError(
+            "too many requests arrive slowly",
+            field="request",
+            reason="REQUEST_TOO_SLOW",
+            limit=f"{MAX_SLOW_REQUESTS} at once",
+        )
+
+
+def lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Return a deserializer that returns MALFORMED for an invalid request.
+
+    On an error of the deserializer grpc.aio answers UNKNOWN with an internal class name.
+    """
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data) if deserializer else data
+        except Exception:  # noqa: BLE001 - protobuf backends raise different types
+            return MALFORMED
+
+    return read
