@@ -122,6 +122,16 @@ def test_a_service_accepts_its_environment(
 
 
 @by_file
+def test_probes_of_services_use_the_metrics_port(values: str) -> None:
+    """Finding S-02: clients of the gRPC port can occupy its calls, and probes would fail."""
+    found = [one for one in containers(render(values)) if one.get("name") in GRPC_SERVICES]
+    assert {one["name"] for one in found} == GRPC_SERVICES
+    for container in found:
+        for probe in ("startupProbe", "readinessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/health", "port": "metrics"}
+
+
+@by_file
 def test_secret_values_come_from_secrets(values: str) -> None:
     for container in containers(render(values)):
         for variable in container.get("env", ()):

@@ -12,9 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEADERS, RST_STREAM, SETTINGS, PING = 1, 3, 4, 6
-END_STREAM, END_HEADERS = 1, 4
+from tests.support.http2 import (
+    END_HEADERS,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+    request_block,
+)
+
 CANCEL = struct.pack(">I", 8)
 PATH = b"/thumbwheel.chat.v1.ChatService/ListConversations"
 BATCH = 20
@@ -26,32 +34,7 @@ class Kind(StrEnum):
     STREAMS = "streams"
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return (
-        struct.pack(">I", len(payload))[1:]
-        + bytes([kind, flags])
-        + struct.pack(">I", stream)
-        + payload
-    )
-
-
-def header(name: bytes, value: bytes) -> bytes:
-    """Return an HPACK literal with a new name, not indexed (RFC 7541, 6.2.2)."""
-    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-BLOCK = b"".join(
-    header(name, value)
-    for name, value in (
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", PATH),
-        (b":authority", b"flood"),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-        (b"grpc-timeout", b"10S"),
-    )
-)
+BLOCK = request_block(PATH, [(b"grpc-timeout", b"10S")])
 
 
 def frames(kind: Kind) -> Iterator[bytes]:

@@ -4,22 +4,30 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from thumbwheel.chat.v1 import chat_pb2
 
+from infra.run.embedded.layout import free_port
 from tests.faults.gateway_process import GatewayProcess, gateway_process
-from tests.faults.http2_flood import Kind
+from tests.faults.http2_flood import PATH, Kind
 from tests.services.gateway.fakes import backends
+from tests.support.http2 import grpc_message, raw_connection
 
 SECONDS, A_SECOND = 20.0, 5_000
 LORISES = 200
 # The goal is a factor of two. On two cores the flood process takes one, and other processes may
 # occupy both.
 MOST_TIMES, MOST_SECONDS = 2.0, 0.5
+WATCH, CHECK = b"/grpc.health.v1.Health/Watch", b"/grpc.health.v1.Health/Check"
+CONNECTIONS, CONNECTION_STREAMS, MESSAGE_BYTES = 10, 256, 4 * 1024 * 1024 - 100
+# Without limits these streams would hold gigabytes.
+MOST_MIB = 150.0
 
 
 async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
@@ -93,6 +101,53 @@ async def test_f44_endless_heads_are_disconnected(tmp_path: Path, record_propert
     record_property("lorises_p99_ms_calm", round(calm * 1000, 1))
     record_property("lorises_p99_ms_meanwhile", round(meanwhile * 1000, 1))
     assert meanwhile <= max(MOST_TIMES * calm, MOST_SECONDS)
+
+
+@pytest.mark.long
+async def test_f44_streams_of_ten_connections_occupy_no_calls_of_others(
+    tmp_path: Path, record_property: Any
+) -> None:
+    """Findings S-01, S-02, S-03, S-16: half-sent and unread calls of strangers, then SIGTERM."""
+    metrics_port = free_port()
+
+    def probe() -> int:
+        with urlopen(f"http://127.0.0.1:{metrics_port}/health", timeout=5) as answer:
+            return int(answer.status)
+
+    async with (
+        backends() as (fakes, target),
+        gateway_process(tmp_path, fakes, target, metrics_port=metrics_port) as gateway,
+        AsyncExitStack() as strangers,
+    ):
+        calm = await p99_of_others(gateway, 5)
+        before = resident_mib(gateway)
+        port = int(gateway.clients.grpc_target.rpartition(":")[2])
+        half = grpc_message(bytes(MESSAGE_BYTES))[:-1]
+        for _ in range(CONNECTIONS):
+            connection = await strangers.enter_async_context(raw_connection(port, 0))
+            for path, data in ((WATCH, b""), (CHECK, grpc_message(b"")), (PATH, half)):
+                for _ in range(CONNECTION_STREAMS // 3):
+                    await connection.start_call(path, [(b"grpc-timeout", b"600S")], data)
+        meanwhile = await p99_of_others(gateway, 10)
+        health = health_pb2_grpc.HealthStub(gateway.clients.channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert await asyncio.to_thread(probe) == 200
+        grown = resident_mib(gateway) - before
+        gateway.terminate()
+        # The drain time of the gateway under test is 1 s.
+        assert await gateway.exit_status(20) == 0
+    record_property("fired", CONNECTIONS * CONNECTION_STREAMS)
+    record_property("strangers_p99_ms_calm", round(calm * 1000, 1))
+    record_property("strangers_p99_ms_meanwhile", round(meanwhile * 1000, 1))
+    record_property("strangers_memory_mib", round(grown))
+    assert meanwhile <= max(MOST_TIMES * calm, MOST_SECONDS)
+    assert grown < MOST_MIB
+
+
+def resident_mib(gateway: GatewayProcess) -> float:
+    status = Path(f"/proc/{gateway.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 async def loris(port: int) -> int:
