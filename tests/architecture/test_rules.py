@@ -40,9 +40,11 @@ CHASSIS_FILES = {
     "admission",
     "channel",
     "errors",
+    "health",
     "identity",
     "interceptor",
     "mutual_tls",
+    "request_reader",
     "retries",
     "server",
     "settings",
@@ -311,7 +313,8 @@ def test_no_service_imports_torch_or_transformers() -> None:
 def test_chassis_has_a_fixed_list_of_small_modules() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_800
+    # 1,800 before the limits on health calls and half-sent requests (docs/decisions/health.md).
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 2_100
 
 
 def test_tests_do_not_compare_the_wording_of_errors() -> None:
