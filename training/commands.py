@@ -78,6 +78,9 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     trial.add_argument(
         "--canary-seconds", type=float, help="longest canary; without a decision, it is rolled back"
     )
+    trial.add_argument(
+        "--canary-users", type=int, metavar="N", help="rating users per version for a decision"
+    )
     _describe_loop(commands, [state, trial])
     tried = commands.add_parser(
         "canary", parents=[state, trial], help="try an existing model directory on users"
@@ -318,6 +321,8 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
             config = replace(
                 config, canary=replace(config.canary, max_seconds=options.canary_seconds)
             )
+        if options.canary_users is not None:
+            config = replace(config, canary=replace(config.canary, min_users=options.canary_users))
         if options.workers is not None:
             most, fewest = options.workers
             config = replace(config, num_workers=most, fewest_workers=fewest)

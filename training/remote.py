@@ -153,19 +153,22 @@ class FeedbackLog:
             ]
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
-        """Return current thumbs by version.
+        """Return the users by version, each by the majority of the current thumbs.
 
-        Pinned answers are not counted, because they express no preference between arms.
+        Only answers since this time count. Pinned answers are not counted, because they express no
+        preference between arms.
         """
         stamp = timestamp_pb2.Timestamp()
         stamp.FromDatetime(since)
-        request = feedback_pb2.CountThumbsRequest(since=stamp)
+        request = feedback_pb2.CountThumbsRequest(since=stamp, users=True)
         reply = self._call(lambda: self._stub.CountThumbs(request, timeout=CALL_SECONDS))
         found: dict[str, Thumbs] = {}
         for row in reply.counts:
             if row.arm != "pinned":
                 before = found.get(row.model_version, Thumbs())
-                found[row.model_version] = Thumbs(before.up + row.up, before.down + row.down)
+                found[row.model_version] = Thumbs(
+                    before.up + row.users_up, before.down + row.users_down
+                )
         return found
 
     def close(self) -> None:

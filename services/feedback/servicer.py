@@ -32,6 +32,7 @@ from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasure, Erasures
 from services.feedback.projections.current_feedback import CurrentFeedback
 from services.feedback.projections.experiments import Experiments
+from services.feedback.projections.thumbs import UserCount
 from services.feedback.spool.accept import GroupCommit
 from services.feedback.spool.log import Entry
 
@@ -148,15 +149,21 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     async def CountThumbs(
         self, request: feedback_pb2.CountThumbsRequest, context: Any
     ) -> feedback_pb2.CountThumbsResponse:
-        counts = await self._current.thumbs.count(request.since.ToMicroseconds())
-        return feedback_pb2.CountThumbsResponse(
-            counts=[
-                feedback_pb2.ThumbCount(
-                    model_version=count.model_version, arm=count.arm, up=count.up, down=count.down
-                )
-                for count in counts
-            ]
-        )
+        thumbs, since_us = self._current.thumbs, request.since.ToMicroseconds()
+        counts = await thumbs.count(since_us)
+        users = await thumbs.count_users(since_us) if request.users else {}
+        answer = feedback_pb2.CountThumbsResponse()
+        for count in counts:
+            voters = users.get((count.model_version, count.arm), UserCount())
+            answer.counts.add(
+                model_version=count.model_version,
+                arm=count.arm,
+                up=count.up,
+                down=count.down,
+                users_up=voters.up,
+                users_down=voters.down,
+            )
+        return answer
 
     async def GetExperiment(
         self, request: feedback_pb2.GetExperimentRequest, context: Any

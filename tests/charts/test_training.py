@@ -76,6 +76,7 @@ def test_training_accepts_its_arguments(values: str) -> None:
         options.canary_share,
         options.canary_seconds,
     ) == expected
+    assert options.canary_users == 20
 
 
 def test_extra_arguments_take_precedence() -> None:

@@ -24,7 +24,7 @@ from training.remote import RolloutClient
 
 BAD, GOOD = "zyx", "good"
 USERS = [f"acme/user {number}" for number in range(40)]
-CONFIG = CanaryConfig(share=0.5, poll_seconds=0.1, lease_seconds=10, max_seconds=60)
+CONFIG = CanaryConfig(share=0.5, poll_seconds=0.1, lease_seconds=10, max_seconds=60, min_users=20)
 LIKED = {GOOD: 0.8, BAD: 0.1}
 
 
@@ -90,7 +90,7 @@ async def test_thumbs_roll_back_a_bad_candidate_on_every_replica(
         states = [await stubs.state() for stubs in replicas]  # the response includes the rollback
         after = [await people.ask(user) for user in USERS for _ in range(2)]
 
-    assert bad_answers >= CONFIG.min_thumbs, "hardly anybody met it, so this test has shown nothing"
+    assert bad_answers >= CONFIG.min_users, "hardly anybody met it, so this test has shown nothing"
     assert end.verdict is Verdict.ROLL_BACK
     assert end.last is not None
     assert end.last.verdict is Verdict.ROLL_BACK  # decided by thumbs, not by the time limit

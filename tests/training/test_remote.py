@@ -65,7 +65,8 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
             ("nano-1", "pinned", 100, 0),
         ]
         counts = [
-            feedback_pb2.ThumbCount(model_version=v, arm=a, up=u, down=d) for v, a, u, d in rows
+            feedback_pb2.ThumbCount(model_version=v, arm=a, up=9, users_up=u, users_down=d)
+            for v, a, u, d in rows
         ]
         return feedback_pb2.CountThumbsResponse(counts=counts)
 
@@ -185,7 +186,7 @@ def test_all_erasure_pages_after_a_number_are_listed(servers) -> None:
     client.close()
 
 
-def test_thumbs_are_counted_by_version_without_pinned_answers(servers) -> None:
+def test_users_are_counted_by_version_without_pinned_answers(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
     assert client.count(SINCE) == {"nano-0": Thumbs(3, 4), "nano-1": Thumbs(5, 1)}

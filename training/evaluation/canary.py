@@ -1,9 +1,10 @@
 """Sequential test of the canary: the decision is valid at any time.
 
-The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product
-of the mixture ratios of both arms is a non-negative martingale, for any mixture of the arms and any
-stopping time. Divided by its maximum under the null hypothesis it is an e-process, which ever
-exceeds 1/alpha with probability at most alpha (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
+Each user counts once in a version, by the majority of the user's thumbs. The test is a mixture
+likelihood ratio for two Bernoulli rates. For every pair of rates the product of the mixture ratios
+of both arms is a non-negative martingale, for any mixture of the arms and any stopping time.
+Divided by its maximum under the null hypothesis it is an e-process, which ever exceeds 1/alpha with
+probability at most alpha (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
 Power and limits: docs/decisions/gate-and-canary.md.
 """
 
@@ -33,6 +34,7 @@ GRID_EFFECTS = (
     3.0,
 )  # log-odds: from 50 % against 56 % to 50 % against 95 %
 SEARCH_STEPS = 40  # steps of a ternary search on a concave function: (2/3)**40 is 9e-8
+ADVISED_USERS = 20  # users of each version: below, a few friends of one user decide
 LOG_E_CAP = 700.0  # exp() of larger values overflows
 
 
@@ -53,14 +55,14 @@ class CanaryConfig:
         alpha: bound on the probability of each error over the whole canary.
         margin: promote a candidate that is not worse than the incumbent by more than this; 0
             requires a better candidate.
-        min_thumbs: thumbs per version before any decision.
+        min_users: users per version before any decision; the chart sets `ADVISED_USERS`.
         max_seconds: time after which an undecided canary is rolled back.
     """
 
     share: float = 0.2
     alpha: float = 0.05
     margin: float = 0.0
-    min_thumbs: int = 20
+    min_users: int = 1
     max_seconds: float = 7 * 24 * 3600
     poll_seconds: float = 30.0
     lease_seconds: float = 900.0
@@ -84,7 +86,7 @@ class CanaryConfig:
             "from 0 to below 0.5",
             f"{self.margin} is not from 0 to below 0.5",
         )
-        _require(self.min_thumbs >= 1, "min_thumbs", "at least 1", f"{self.min_thumbs} is below 1")
+        _require(self.min_users >= 1, "min_users", "at least 1", f"{self.min_users} is below 1")
         _require(
             10 <= self.lease_seconds <= 86_400,
             "lease_seconds",
@@ -101,7 +103,7 @@ class CanaryConfig:
 
 @dataclass(frozen=True)
 class Thumbs:
-    """Current thumbs of a version."""
+    """Users of a version by the majority of their current thumbs. Ties count for neither side."""
 
     up: int = 0
     down: int = 0
@@ -135,21 +137,27 @@ class Reading:
 
 
 def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
-    """Evaluate the current thumbs; valid at every poll."""
+    """Evaluate the majorities of the users; valid at every poll.
+
+    The reason of a decision by fewer users than `ADVISED_USERS` in a version says so.
+    """
     e_better = _e_value(candidate, incumbent, config.margin)
     e_worse = _e_value(incumbent, candidate, 0.0)
     verdict, reason = Verdict.WAIT, "undecided"
-    if min(candidate.total, incumbent.total) < config.min_thumbs:
-        reason = (
-            f"{candidate.total} and {incumbent.total} thumbs, {config.min_thumbs} of each needed"
-        )
+    if min(candidate.total, incumbent.total) < config.min_users:
+        reason = f"{candidate.total} and {incumbent.total} users, {config.min_users} of each needed"
     elif e_worse >= 1 / config.alpha:
-        verdict, reason = Verdict.ROLL_BACK, f"fewer thumbs up: {_rates(candidate, incumbent)}"
+        verdict, reason = (
+            Verdict.ROLL_BACK,
+            f"fewer users satisfied: {_rates(candidate, incumbent)}",
+        )
     elif e_better >= 1 / config.alpha:
-        finding = "more thumbs up"
+        finding = "more users satisfied"
         if config.margin > 0:
-            finding = f"thumbs up not more than {config.margin:.0%} below the incumbent's"
+            finding = f"satisfied users not more than {config.margin:.0%} below the incumbent's"
         verdict, reason = Verdict.PROMOTE, f"{finding}: {_rates(candidate, incumbent)}"
+    if verdict is not Verdict.WAIT and min(candidate.total, incumbent.total) < ADVISED_USERS:
+        reason += f"; decided by fewer than {ADVISED_USERS} users of a version"
     return Reading(candidate, incumbent, e_better, e_worse, verdict, reason)
 
 
@@ -221,7 +229,7 @@ def _xlogy(count: int, probability: float) -> float:
 
 def _rates(candidate: Thumbs, incumbent: Thumbs) -> str:
     return (
-        f"{candidate.rate:.0%} of {candidate.total} thumbs up "
+        f"{candidate.rate:.0%} of {candidate.total} users "
         f"against {incumbent.rate:.0%} of {incumbent.total}"
     )
 

@@ -68,7 +68,7 @@ class RolloutControl(Protocol):
 
 
 class ThumbCounter(Protocol):
-    """Counts current thumbs by version since a time."""
+    """Counts users by version and by the majority of their thumbs since a time."""
 
     def count(self, since: datetime) -> dict[str, Thumbs]: ...
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, select, true
 
 from services.contracts.feedback import Retraction, Subject, Thumb
 from services.feedback.events import FeedbackEvent
@@ -67,6 +67,14 @@ class ThumbCount:
     arm: str
     up: int
     down: int
+
+
+@dataclass
+class UserCount:
+    """Users of one version under one arm, by the majority of their thumbs."""
+
+    up: int = 0
+    down: int = 0
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
@@ -152,6 +160,50 @@ class Thumbs:
         counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
         return [count for count in counts if count.up or count.down]
 
+    async def count_users(self, since_us: int) -> dict[tuple[str, str], UserCount]:
+        """Count users by version and arm, each by the majority of the current thumbs.
+
+        Only thumbs count that were given at or after a time, on answers that were begun at or after
+        it. A user with as many thumbs up as down counts for neither.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
+        pending = await self._pending.latest(None)
+        return await asyncio.to_thread(self._user_totals, pending, since_us)
+
+    def _user_totals(
+        self, pending: Mapping[Key, ThumbState], since_us: int
+    ) -> dict[tuple[str, str], UserCount]:
+        table = tables.thumbs.c
+        balance = func.sum(case((table.up, 1), else_=-1)).label("balance")
+        by_user = (
+            select(table.model_version, table.arm, balance)
+            .where(table.accept_us >= since_us, table.up.is_not(None), _begun_since(since_us))
+            .group_by(table.principal, table.model_version, table.arm)
+            .subquery()
+        ).c
+        side = case((by_user.balance > 0, 1), (by_user.balance < 0, -1), else_=0).label("side")
+        by_side = select(by_user.model_version, by_user.arm, side, func.count()).group_by(
+            by_user.model_version, by_user.arm, "side"
+        )
+        with transaction(self._engine) as connection:
+            found = connection.execute(by_side)
+            totals = Counter({(v, arm, int(sign)): number for v, arm, sign, number in found})
+            principals = {principal for principal, _ in pending}
+            before = _states_of(connection, principals)
+        after = before | newer(pending, before)
+        # The table counted the users with pending thumbs too; their counts are replaced.
+        for sign, states in ((-1, before), (1, after)):
+            for voted in _sides(states, since_us):
+                totals[voted] += sign
+        counts: dict[tuple[str, str], UserCount] = {}
+        for (version, arm, majority), number in totals.items():
+            count = counts.setdefault((version, arm), UserCount())
+            count.up += number if majority > 0 else 0
+            count.down += number if majority < 0 else 0
+        return counts
+
     def _totals(
         self, pending: Mapping[Key, ThumbState], since_us: int
     ) -> Counter[tuple[str, str, bool]]:
@@ -189,13 +241,59 @@ def _apply(connection: Connection, changes: Iterable[Change]) -> None:
     upsert_latest(connection, tables.thumbs, KEY_COLUMNS, changes, _read_states)
 
 
+def _sides(states: Mapping[Key, ThumbState], since_us: int) -> list[tuple[str, str, int]]:
+    """Return version, arm and sign of the majority for each user in these states."""
+    balances: Counter[tuple[str, str, str]] = Counter()
+    for (principal, message_id), state in states.items():
+        begun_us = begin_us(message_id)
+        if state.up is not None and min(state.accept_us, begun_us) >= since_us:
+            balances[principal, state.model_version, state.arm] += 1 if state.up else -1
+    return [(v, arm, (b > 0) - (b < 0)) for (_, v, arm), b in balances.items()]
+
+
+def begin_us(message_id: str) -> int:
+    """Return the time in the id of an answer, a UUIDv7 of the session service (RFC 9562 §5.7).
+
+    Other ids have no time and return 0.
+    """
+    if message_id[14:15] != "7":
+        return 0
+    return int(message_id[:8] + message_id[9:13], 16) * 1_000
+
+
+def _begun_since(since_us: int) -> ColumnElement[bool]:
+    """Return the condition `begin_us(message_id) >= since_us` on the table.
+
+    Digits of equal length are in the same order as texts and as numbers.
+    """
+    if since_us <= 0:
+        return true()
+    first = f"{-(-since_us // 1_000):012x}"
+    message_id = tables.thumbs.c.message_id
+    begun = func.substr(message_id, 1, 13) >= f"{first[:8]}-{first[8:]}"
+    return and_(func.substr(message_id, 15, 1) == "7", begun)
+
+
+def _states_of(connection: Connection, principals: Collection[str]) -> dict[Key, ThumbState]:
+    """Return all states of these users."""
+    found: dict[Key, ThumbState] = {}
+    for chunk in chunks(principals):
+        condition = tables.thumbs.c.principal.in_(chunk)
+        found |= _states(connection, condition)
+    return found
+
+
 def _read_states(connection: Connection, keys: Collection[Key]) -> dict[Key, ThumbState]:
-    found = {}
+    found: dict[Key, ThumbState] = {}
     for chunk in chunks(keys):
-        for row in connection.execute(
-            select(tables.thumbs).where(key_in(tables.thumbs, KEY_COLUMNS, chunk))
-        ):
-            up = None if row.up is None else bool(row.up)
-            state = ThumbState(up, row.model_version, row.arm, row.accept_us, row.accept_order)
-            found[row.principal, row.message_id] = state
+        found |= _states(connection, key_in(tables.thumbs, KEY_COLUMNS, chunk))
+    return found
+
+
+def _states(connection: Connection, condition: ColumnElement[bool]) -> dict[Key, ThumbState]:
+    found = {}
+    for row in connection.execute(select(tables.thumbs).where(condition)):
+        up = None if row.up is None else bool(row.up)
+        state = ThumbState(up, row.model_version, row.arm, row.accept_us, row.accept_order)
+        found[row.principal, row.message_id] = state
     return found

@@ -25,7 +25,8 @@ BOB = Caller("acme", "bob")
 class Client:
     """Client that calls the service as a user."""
 
-    def __init__(self, channel: grpc.aio.Channel, objects: Path) -> None:
+    def __init__(self, channel: grpc.aio.Channel, objects: Path, address: str) -> None:
+        self.address = address
         self._stub, self._objects = feedback_pb2_grpc.FeedbackLogServiceStub(channel), objects
 
     async def call(self, method: str, request: Any, caller: Caller | None = ADA) -> Any:
@@ -80,4 +81,4 @@ async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
         serving(settings, registrations) as port,
         open_channel(f"127.0.0.1:{port}") as channel,
     ):
-        yield Client(channel, root / "objects")
+        yield Client(channel, root / "objects", f"127.0.0.1:{port}")

@@ -13,7 +13,7 @@ from tests.support.errors import refused
 from training.errors import ConfigError
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, read_thumbs
 
-CONFIG = CanaryConfig(share=0.5, min_thumbs=5)
+CONFIG = CanaryConfig(share=0.5, min_users=5)
 TRIALS = 120
 
 
@@ -47,14 +47,14 @@ def verdicts(
     ("rate", "share"), [(0.2, 0.1), (0.5, 0.5), pytest.param(0.85, 0.3, marks=pytest.mark.long)]
 )
 def test_equal_versions_are_decided_at_most_with_alpha(rate: float, share: float) -> None:
-    found = verdicts(rate, rate, 400, CanaryConfig(share=share, min_thumbs=5))
+    found = verdicts(rate, rate, 400, CanaryConfig(share=share, min_users=5))
     spread = 3 * math.sqrt(0.05 * 0.95 / TRIALS)
     assert found[Verdict.PROMOTE] / TRIALS <= 0.05 + spread
     assert found[Verdict.ROLL_BACK] / TRIALS <= 0.05 + spread
 
 
 def test_candidate_at_the_margin_is_promoted_at_most_with_alpha() -> None:
-    found = verdicts(0.45, 0.55, 400, CanaryConfig(share=0.5, min_thumbs=5, margin=0.1))
+    found = verdicts(0.45, 0.55, 400, CanaryConfig(share=0.5, min_users=5, margin=0.1))
     assert found[Verdict.PROMOTE] / TRIALS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / TRIALS)
 
 
@@ -112,11 +112,11 @@ def test_a_wider_margin_never_makes_promotion_harder(
 
 
 def test_few_thumbs_are_undecided() -> None:
-    reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20))
+    reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_users=20))
     assert reading.verdict is Verdict.WAIT
     assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
     assert (
-        read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20)).verdict
+        read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_users=20)).verdict
         is Verdict.PROMOTE
     )
 
@@ -128,7 +128,7 @@ def test_few_thumbs_are_undecided() -> None:
         ("share", 0.6),
         ("alpha", 0.5),
         ("margin", 0.5),
-        ("min_thumbs", 0),
+        ("min_users", 0),
         ("lease_seconds", 5.0),
         ("poll_seconds", 400.0),
     ],

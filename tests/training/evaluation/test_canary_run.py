@@ -8,7 +8,7 @@ from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
 from training.evaluation.canary_run import CanaryResult, serve_canary
 
-CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_thumbs=20)
+CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_users=20)
 
 
 class Stopped(Exception):

@@ -601,6 +601,9 @@ class CountThumbsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SINCE_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    users: _builtins.bool
+    """Count users too: users_up and users_down."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Count only thumbs given at or after this time; unset: all."""
@@ -609,10 +612,11 @@ class CountThumbsRequest(_message.Message):
         self,
         *,
         since: _timestamp_pb2.Timestamp | None = ...,
+        users: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -652,6 +656,8 @@ class ThumbCount(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     UP_FIELD_NUMBER: _builtins.int
     DOWN_FIELD_NUMBER: _builtins.int
+    USERS_UP_FIELD_NUMBER: _builtins.int
+    USERS_DOWN_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Version."""
     arm: _builtins.str
@@ -660,6 +666,12 @@ class ThumbCount(_message.Message):
     """Number of thumbs up."""
     down: _builtins.int
     """Number of thumbs down."""
+    users_up: _builtins.int
+    """Number of users with more thumbs up than down on answers that were begun at or after since; a
+    tie counts for neither. Set if requested.
+    """
+    users_down: _builtins.int
+    """Number of users with more thumbs down than up."""
     def __init__(
         self,
         *,
@@ -667,10 +679,12 @@ class ThumbCount(_message.Message):
         arm: _builtins.str = ...,
         up: _builtins.int = ...,
         down: _builtins.int = ...,
+        users_up: _builtins.int = ...,
+        users_down: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "down", b"down", "model_version", b"model_version", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "down", b"down", "model_version", b"model_version", "up", b"up", "users_down", b"users_down", "users_up", b"users_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
