@@ -73,7 +73,7 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         # Must be shorter than the clients' ping interval, or GOAWAY follows the third ping.
         ("grpc.http2.min_ping_interval_without_data_ms", 3_000),
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
         # A fixed window of 64 KiB: with the probe, a stream may hold megabytes before the server
         # receives its message.
         ("grpc.http2.bdp_probe", 0),

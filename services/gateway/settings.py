@@ -113,6 +113,12 @@ class GatewaySettings(ServiceSettings):
     max_connection_rpcs: int = Field(
         256, ge=0, description="concurrent calls on one gRPC connection; 0: unlimited"
     )
+    max_request_bytes: int = Field(
+        640 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="largest gRPC request; all texts within the limits fit the default",
+    )
     max_health_watchers: int = Field(
         0, ge=0, description="maximum of concurrent calls of Health/Watch; 0: not offered"
     )

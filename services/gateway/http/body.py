@@ -13,9 +13,10 @@ from starlette.requests import Request
 
 from services.chassis.errors import InvalidArgumentError
 from services.gateway.http.errors import BodyTooLargeError, BodyTooSlowError
+from services.gateway.request_counts import check_json_counts
 
-# Same as the size limit of gRPC messages.
-MAX_BODY_BYTES = 4 * 1024 * 1024
+# Bodies are parsed on the event loop, 4 to 13 ms for these 256 KiB (json.loads of small items).
+MAX_BODY_BYTES = 256 * 1024
 MAX_BODY_SECONDS = 30.0
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -29,16 +30,16 @@ KINDS: Mapping[int, str] = {
 }
 
 
-async def read_object(request: Request) -> dict[str, Any]:
+async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
     """Return the body as a JSON object.
 
     Raises:
-        BodyTooLargeError: The body exceeds 4 MiB. Reading stops.
+        BodyTooLargeError: The body exceeds `max_bytes`. Reading stops.
         BodyTooSlowError: The body took longer than 30 s.
         InvalidArgumentError: The body is not UTF-8, not JSON, or not an object.
     """
     try:
-        value = json.loads((await read_bytes(request)).decode())
+        value = json.loads((await read_bytes(request, max_bytes)).decode())
     except UnicodeDecodeError as error:
         raise _body_error("the body is not valid UTF-8", "UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -64,6 +65,7 @@ def to_message(value: dict[str, Any], kind: type[MessageT]) -> MessageT:
         InvalidArgumentError: A field is invalid or unknown. The error names the field.
     """
     message = kind()
+    check_json_counts(value, cast(Descriptor, kind.DESCRIPTOR))
     try:
         json_format.ParseDict(value, message)
     except json_format.ParseError as error:
@@ -79,7 +81,8 @@ def to_json(message: Message) -> dict[str, Any]:
 def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> InvalidArgumentError:
     """Find the invalid field by parsing each part separately.
 
-    The error of protobuf does not always name the field, and quotes the text.
+    The error of protobuf does not always name the field, and quotes the text. The counts are
+    checked before, so that few items are parsed again.
     """
     by_name = {field.json_name: field for field in descriptor.fields} | {
         field.name: field for field in descriptor.fields
@@ -122,7 +125,7 @@ def _parses(value: dict[str, Any], descriptor: Descriptor) -> bool:
     return True
 
 
-async def read_bytes(request: Request) -> bytes:
+async def read_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """Return the whole body.
 
     Raises:
@@ -136,11 +139,11 @@ async def read_bytes(request: Request) -> bytes:
             async for part in request.stream():
                 parts.append(part)
                 size += len(part)
-                if size > MAX_BODY_BYTES:
+                if size > max_bytes:
                     raise BodyTooLargeError(
-                        f"body must be at most {MAX_BODY_BYTES} bytes",
+                        f"body must be at most {max_bytes} bytes",
                         field="body",
-                        limit=f"{MAX_BODY_BYTES} bytes",
+                        limit=f"{max_bytes} bytes",
                     )
             return b"".join(parts)
     except TimeoutError as error:

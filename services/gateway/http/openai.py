@@ -26,6 +26,8 @@ from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.turns.request import ROLLOUT_MODEL
 from services.gateway.turns.turns import Turns
 
+# As the receive limit of the gRPC port: 131,072 characters of at most four bytes, and names.
+MAX_COMPLETION_BYTES = 640 * 1024
 ID_PREFIX = "chatcmpl-"
 # FAILED is absent, because a failed turn ends with an error.
 FINISH_REASONS = {
@@ -127,7 +129,7 @@ class OpenAiApi:
         ]
 
     async def complete(self, request: Request) -> Response:
-        wanted = completion_request(await read_object(request))
+        wanted = completion_request(await read_object(request, MAX_COMPLETION_BYTES))
         completion = Completion(wanted.model, wanted.include_usage)
         turn = self._turns.start(require_caller(), wanted.turn)
         events = turn.events_after(0)

@@ -13,7 +13,7 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
 from services.contracts.chat import ContextMessage, Role, SamplingOverrides
-from services.contracts.limits import MAX_HISTORY, field_error
+from services.contracts.limits import MAX_HISTORY, MAX_STOPS, field_error
 from services.gateway.turns.request import (
     MODEL_PATTERN,
     DisconnectPolicy,
@@ -25,6 +25,7 @@ from services.gateway.turns.request import (
 ValueT = TypeVar("ValueT", bool, int, float)
 
 MAX_EXACT_INTEGER = 2**53
+MAX_PARTS = 64  # in the content of one message
 ROLES = {
     "system": Role.SYSTEM,
     "developer": Role.SYSTEM,
@@ -111,7 +112,7 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
     longest = _optional(body, _max_tokens_name(body), int, "a whole number")
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(stops, list) or not all(map(is_unicode, stops)):
+    if not isinstance(stops, list) or not all(map(is_unicode, stops[: MAX_STOPS + 1])):
         raise field_error("stop", "a text, or a list of texts")
     turn = TurnRequest(
         prompt,
@@ -120,7 +121,7 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
             temperature=_optional(body, "temperature", float, "a number"),
             top_p=_optional(body, "top_p", float, "a number"),
             max_tokens=longest,
-            stop=tuple(stops),
+            stop=tuple(stops[: MAX_STOPS + 1]),
             seed=_optional(body, "seed", int, "a whole number"),
         ),
         model=model,
@@ -171,6 +172,8 @@ def _input(messages: Any) -> tuple[session_pb2.UserMessage, tuple[ContextMessage
         if not isinstance(role, str) or role not in ROLES:
             raise field_error(f"{path}.role", " or ".join(ROLES))
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if isinstance(parts, list) and len(parts) > MAX_PARTS:
+            raise field_error(f"{path}.content", f"at most {MAX_PARTS} parts")
         if not isinstance(parts, list) or not all(
             isinstance(part, dict) and part.get("type") == "text" and is_unicode(part.get("text"))
             for part in parts
@@ -188,9 +191,13 @@ def _input(messages: Any) -> tuple[session_pb2.UserMessage, tuple[ContextMessage
 
 def is_unicode(text: Any) -> bool:
     """Return True for text with a UTF-8 form. JSON escapes can contain half a surrogate pair."""
-    return isinstance(text, str) and not any(
-        "\ud800" <= character <= "\udfff" for character in text
-    )
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _max_tokens_name(body: Mapping[str, Any]) -> str:

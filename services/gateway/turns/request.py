@@ -16,6 +16,7 @@ from services.contracts.chat import ContextMessage, Role, SamplingOverrides, Tas
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_REPLY_TOKENS,
+    MAX_REQUEST_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
@@ -113,6 +114,10 @@ def check_request(request: TurnRequest) -> None:
                 raise field_error("input.history", f"at most {MAX_HISTORY} messages")
             for number, message in enumerate(request.history):
                 check_text(message.text, f"input.history[{number}].text")
+            if len(text) + sum(len(each.text) for each in request.history) > MAX_REQUEST_CHARACTERS:
+                raise field_error(
+                    "input.history", f"at most {MAX_REQUEST_CHARACTERS:,} characters in all texts"
+                )
         case Regenerate(message_id):
             check_uuid(message_id, "regenerate.message_id")
 

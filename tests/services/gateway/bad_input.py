@@ -49,7 +49,7 @@ TABLE = (
     BadInput("empty text", _say(""), WRONG, "input.text", "32,768 characters"),
     BadInput("blank text", _say(" \n\t "), WRONG, "input.text", "not all blank"),
     BadInput("no action", {}, WRONG, "action", "input, regenerate"),
-    BadInput("1 MB", _say("x" * 1_000_000), WRONG, "input.text", "32,768 characters"),
+    BadInput("200 KB", _say("x" * 200_000), WRONG, "input.text", "32,768 characters"),
     BadInput(
         "one character too many", _say("x" * 32_769), WRONG, "input.text", "32,768 characters"
     ),
@@ -267,7 +267,7 @@ BAD_JSON = (
         "input.history[0].role",
     ),
     BadJson("two actions", b'{"input": {"text": "a"}, "regenerate": {}}', "body", "oneof"),
-    BadJson("5 MB", b" " * 5_000_000, "body", "4194304", status=413),
+    BadJson("300 KB", b" " * 300_000, "body", "262144", status=413),
     BadJson("no body for consent", b"", "body", "JSON", "/api/consent", method="PUT"),
     BadJson(
         "a word as consent",
@@ -285,7 +285,7 @@ BAD_JSON = (
         "/api/consent",
         method="PUT",
     ),
-    BadJson("5 MB for OpenAI", b" " * 5_000_000, "body", "4194304", "/v1/chat/completions", 413),
+    BadJson("700 KB for OpenAI", b" " * 700_000, "body", "655360", "/v1/chat/completions", 413),
 )
 
 
@@ -386,16 +386,16 @@ BAD_COMPLETIONS = (
         "32,768",
     ),
     BadCompletion(
-        "1 MB",
-        _completion(messages=[{"role": "user", "content": "x" * 1_000_000}]),
+        "500 KB",
+        _completion(messages=[{"role": "user", "content": "x" * 500_000}]),
         "messages[0].content",
         "32,768",
     ),
     BadCompletion(
-        "1 MB of history",
+        "500 KB of history",
         _completion(
             messages=[
-                {"role": "system", "content": "x" * 1_000_000},
+                {"role": "system", "content": "x" * 500_000},
                 {"role": "user", "content": "a"},
             ]
         ),

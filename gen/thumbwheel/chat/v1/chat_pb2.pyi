@@ -236,7 +236,7 @@ class UserInput(_message.Message):
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryMessage]:
         """Earlier messages, oldest first, at most 200. Only for a new conversation, from clients that
-        keep their own history.
+        keep their own history. All texts together, the new one included: at most 131,072 characters.
         """
 
     def __init__(

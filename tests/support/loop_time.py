@@ -1,0 +1,32 @@
+"""CPU time of the callbacks of an event loop."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass
+class LongestCallback:
+    """The longest callback so far, in seconds of CPU time of its thread."""
+
+    cpu_seconds: float = 0.0
+
+
+@contextmanager
+def measure_callbacks() -> Iterator[LongestCallback]:
+    """Measure each callback of the asyncio loops (not uvloop) while the block runs."""
+    longest = LongestCallback()
+    run = asyncio.Handle._run  # type: ignore[attr-defined]
+
+    def measured(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        longest.cpu_seconds = max(longest.cpu_seconds, time.thread_time() - began)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", measured)
+        yield longest
