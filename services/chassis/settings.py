@@ -49,9 +49,7 @@ class ServiceSettings(BaseSettings):
     max_request_seconds: float = Field(
         30.0, gt=0, description="longest wait for a whole request message; then the call ends"
     )
-    max_request_bytes: int = Field(
-        4 * 1024 * 1024, ge=1024, description="largest request message of gRPC, in bytes"
-    )
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest gRPC request")
     max_write_seconds: float = Field(
         30.0,
         gt=0,
