@@ -37,6 +37,7 @@ from services.gateway.http.loop_files import LoopFiles, LoopMetrics
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import Account, PageApi
 from services.gateway.http.server import serving_http
+from services.gateway.http.session import CookieRules, PageSessions
 from services.gateway.identity.authentication import (
     OWNER,
     ApiKeys,
@@ -135,11 +136,16 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()),
             OwnData(turns, peers.session, peers.feedback, cache),
         )
-        router = Router(authenticator, settings.max_rpc_seconds)
+        sessions = PageSessions(
+            authenticator,
+            settings.principal_key.get_secret_value(),
+            CookieRules(settings.page_session_seconds, settings.is_session_secure),
+        )
+        router = Router(authenticator, sessions, settings.max_rpc_seconds)
         routes = [
             *OpenAiApi(turns, peers.generator).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
-            *Account().routes(router),
+            *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
         ]
         app = make_app(router, routes, _page(settings), with_metrics=settings.http_metrics)

@@ -3,8 +3,9 @@
 This module is the only source of identity. Identity metadata from outside is ignored.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,15 +25,16 @@ class Rule:
     """Required scope of a call. `scope` None means public."""
 
     scope: Scope | None
-    cookie: bool = False  # cookie accepted, for a page opened in its own browser tab; read only
+    session: bool = False  # the page's session cookie is accepted in place of a key
 
 
 PUBLIC = Rule(None)
-CHAT, FEEDBACK, ACCOUNT, OPERATE = (
-    Rule(Scope.CHAT),
-    Rule(Scope.FEEDBACK),
-    Rule(Scope.ACCOUNT),
-    Rule(Scope.OPERATE),
+CHAT, FEEDBACK, ACCOUNT = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.ACCOUNT)
+PAGE_CHAT, PAGE_FEEDBACK, PAGE_ACCOUNT, PAGE_OPERATE = (
+    Rule(Scope.CHAT, session=True),
+    Rule(Scope.FEEDBACK, session=True),
+    Rule(Scope.ACCOUNT, session=True),
+    Rule(Scope.OPERATE, session=True),
 )
 
 RPCS: Mapping[str, Rule] = {
@@ -58,29 +60,31 @@ ROUTES: Mapping[str, Rule] = {
     "POST /v1/chat/completions": CHAT,
     "GET /v1/models": CHAT,
     "GET /v1/models/{model}": CHAT,
-    "POST /api/messages": CHAT,
-    "GET /api/messages/{message_id}/events": CHAT,
-    "POST /api/messages/{message_id}/cancel": CHAT,
-    "GET /api/conversations": CHAT,
-    "GET /api/conversations/{conversation_id}": CHAT,
-    "DELETE /api/conversations/{conversation_id}": CHAT,
-    "POST /api/conversations/{conversation_id}/clear": CHAT,
-    "POST /api/feedback": FEEDBACK,
-    "GET /api/account": ACCOUNT,
-    "GET /api/consent": ACCOUNT,
-    "PUT /api/consent": ACCOUNT,
-    "POST /api/erasure": ACCOUNT,
-    "GET /api/erasure/{erasure_id}": ACCOUNT,
-    "GET /api/rollout": OPERATE,
-    "GET /api/experiment": OPERATE,
-    "GET /api/thumbs": OPERATE,
-    "GET /api/loop": OPERATE,
-    "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
+    "POST /api/messages": PAGE_CHAT,
+    "GET /api/messages/{message_id}/events": PAGE_CHAT,
+    "POST /api/messages/{message_id}/cancel": PAGE_CHAT,
+    "GET /api/conversations": PAGE_CHAT,
+    "GET /api/conversations/{conversation_id}": PAGE_CHAT,
+    "DELETE /api/conversations/{conversation_id}": PAGE_CHAT,
+    "POST /api/conversations/{conversation_id}/clear": PAGE_CHAT,
+    "POST /api/feedback": PAGE_FEEDBACK,
+    "GET /api/account": PAGE_ACCOUNT,
+    "POST /api/session": ACCOUNT,
+    "DELETE /api/session": PAGE_ACCOUNT,
+    "GET /api/consent": PAGE_ACCOUNT,
+    "PUT /api/consent": PAGE_ACCOUNT,
+    "POST /api/erasure": PAGE_ACCOUNT,
+    "GET /api/erasure/{erasure_id}": PAGE_ACCOUNT,
+    "GET /api/rollout": PAGE_OPERATE,
+    "GET /api/experiment": PAGE_OPERATE,
+    "GET /api/thumbs": PAGE_OPERATE,
+    "GET /api/loop": PAGE_OPERATE,
+    "GET /api/loop/report/{run}": PAGE_OPERATE,
 }
 
 
 async def authorize(
-    rule: Rule | None, authorization: str, authenticator: Authenticator
+    rule: Rule | None, authenticate: Callable[[], Awaitable[Credential]]
 ) -> Credential:
     """Return the caller's credential if the rule permits the call.
 
@@ -93,7 +97,7 @@ async def authorize(
         raise PermissionDeniedError("no access rule exists for this call", reason="NO_RULE")
     if rule.scope is None:
         return ANONYMOUS
-    credential = await authenticator.authenticate(authorization)
+    credential = await authenticate()
     if rule.scope not in credential.scopes:
         raise PermissionDeniedError(
             "the key or token lacks the required scope",
@@ -113,7 +117,7 @@ def access_check(authenticator: Authenticator) -> Authorize:
         # With two values, the value checked by a proxy would be ambiguous.
         authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
         rule = RPCS.get(method[1:].replace("/", "."))
-        credential = await authorize(rule, authorization, authenticator)
+        credential = await authorize(rule, partial(authenticator.authenticate, authorization))
         bind_call(replace(current_call(), caller=credential.caller))
 
     return check

@@ -16,6 +16,7 @@ from services.gateway.quotas.quota import Allowance, Holder
 from services.gateway.quotas.quotas import OutagePolicy, QuotaRules
 
 MIN_SECRET_CHARACTERS = 16
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 DATABASE_URL = Field(
     "sqlite+aiosqlite:///.state/keys.db",
     pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)",
@@ -164,6 +165,15 @@ class GatewaySettings(ServiceSettings):
     page_directory: Path | None = Field(
         None, description="folder of the built page; unset: no page"
     )
+    page_session_seconds: int = Field(
+        604_800, ge=60, le=2_592_000, description="time after which the page asks for the key again"
+    )
+    page_session_secure: bool | None = Field(
+        None,
+        description=(
+            "session cookie of the page over TLS only; unset: unless host is a loopback address"
+        ),
+    )
     http_metrics: bool = Field(
         True, description="/metrics on the HTTP port, without a key; disable on public networks"
     )
@@ -290,6 +300,13 @@ class GatewaySettings(ServiceSettings):
         le=1,
         description="poll interval for turns of other gateways and for stop requests",
     )
+
+    @property
+    def is_session_secure(self) -> bool:
+        """Return True if browsers must send the session cookie over TLS only."""
+        if self.page_session_secure is None:
+            return self.host not in LOOPBACK_HOSTS
+        return self.page_session_secure
 
     def quota_rules(self) -> QuotaRules:
         """Convert to the domain's type."""

@@ -94,4 +94,10 @@ def test_public_routes_are_a_short_list() -> None:
         PAGE_FILES,
     }
     assert not [name for name, rule in RPCS.items() if rule.scope is None]
-    assert [name for name, rule in ROUTES.items() if rule.cookie] == ["GET /api/loop/report/{run}"]
+
+
+def test_routes_of_the_page_accept_its_session_and_no_others_do() -> None:
+    names = {name for name in ROUTES if name.partition(" ")[2].startswith("/api/")}
+    # A session is created with a key only.
+    accepted = names - {"POST /api/session"}
+    assert {name for name, rule in ROUTES.items() if rule.session} == accepted

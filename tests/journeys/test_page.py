@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from infra.install.tools import install_browser
 from tests.journeys.client import Client
@@ -61,7 +61,11 @@ def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> I
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on(
         "console",
-        lambda message: troubles.append(message.text) if message.type == "error" else None,
+        lambda message: (
+            troubles.append(message.text)
+            if message.type == "error" and not is_session_lookup(message)
+            else None
+        ),
     )
     page.on(
         "request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None
@@ -70,6 +74,11 @@ def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> I
     yield page
     page.close()
     assert not troubles
+
+
+def is_session_lookup(message: ConsoleMessage) -> bool:
+    """Return True for the 401 by which a page without a session learns that it has none."""
+    return "401" in message.text and message.location["url"].endswith("/api/account")
 
 
 def open_menu(page: Page) -> None:
@@ -194,7 +203,8 @@ def test_code_without_fences_is_shown_as_code_and_stored_unchanged(
 ) -> None:
     ask(page, "hello")
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
-    person = Client(stack.http, page.evaluate("localStorage.getItem('thumbwheel.key')"))
+    user = page.get_by_role("region", name="Account").locator("strong").first.inner_text()
+    person = Client(stack.http, stack.make_keys(user)[0])
     conversation = person.call("GET", "/api/conversations")[1]["conversations"][0]["id"]
     answer = person.conversation(conversation)[-1]["id"]
     text = f"You can write:\n\n{CODE}\nIt adds the *doubled* rows."
@@ -212,10 +222,65 @@ def test_code_without_fences_is_shown_as_code_and_stored_unchanged(
     assert person.conversation(conversation)[-1]["text"] == text
 
 
-def test_page_asks_again_after_an_invalid_key(page: Page) -> None:
-    page.evaluate("localStorage.setItem('thumbwheel.key', '')")
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_key_in_a_link_replaces_no_session_without_an_answer(page: Page, stack: Stack) -> None:
+    """Finding S-13: a link signed the user in with the key of another user, without a question."""
+    account = page.get_by_role("region", name="Account")
+    expect(account).to_contain_text(re.compile(r"Signed in as browser-\w+ of default"))
+    user = account.locator("strong").first.inner_text()
+    foreign = stack.make_keys("mallory", tenant="elsewhere")[0]
+    for is_reloaded in (False, True):
+        page.goto(f"{stack.http}/#key={foreign}")
+        if is_reloaded:
+            page.reload()
+        question = page.get_by_role("alertdialog", name="Sign in as another user?")
+        expect(question).to_contain_text(f"{user} of default")
+        expect(question).to_contain_text("mallory of elsewhere")
+        assert "tw_" not in page.url
+        question.get_by_role("button", name="Stay signed in").click()
+        expect(account).to_contain_text(f"Signed in as {user} of default")
+        page.reload()
+        expect(account).to_contain_text(f"Signed in as {user} of default")
+
+    account.get_by_role("button", name="Use another key").click()
+    page.get_by_label("API key").fill(foreign)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in as mallory of elsewhere").click()
+    expect(account).to_contain_text("Signed in as mallory of elsewhere")
+
+
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_no_key_is_readable_by_scripts_and_sign_out_ends_the_session(
+    page: Page, stack: Stack
+) -> None:
+    """Finding S-24: the key was in localStorage and in a cookie, and there was no sign-out."""
+    account = page.get_by_role("region", name="Account")
+    expect(account).to_be_visible()
+    readable = "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])"
+    assert "tw_" not in page.evaluate(readable)
+    (cookie,) = page.context.cookies()
+    assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == (
+        "tw_session",
+        True,
+        "Strict",
+    )
+    account.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.context.cookies() == []
     page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
+
+    # A key that an earlier version stored signs in once.
+    old = stack.make_keys("longtime")[0]
+    page.evaluate(
+        "key => { localStorage.setItem('thumbwheel.key', key);"
+        " document.cookie = 'tw_key=' + key + '; path=/api/loop/report' }",
+        old,
+    )
+    page.reload()
+    expect(account).to_contain_text("Signed in as longtime of default")
+    assert old not in page.evaluate(readable)
+    assert [found["name"] for found in page.context.cookies()] == ["tw_session"]
 
 
 def test_user_sets_consent_and_erases_all_data(page: Page) -> None:

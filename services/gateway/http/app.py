@@ -6,6 +6,7 @@ The rules are in access.py. Routes without a rule are denied.
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from opentelemetry.propagate import extract
@@ -24,18 +25,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.chassis.errors import InvalidArgumentError, NotFoundError, ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, trace_id, tracer
-from services.gateway.access import ROUTES, authorize
+from services.gateway.access import ROUTES, Rule, authorize
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import MethodNotAllowedError, error_response
+from services.gateway.http.session import PageSessions
 from services.gateway.identity.authentication import Authenticator
+from services.gateway.identity.credential import Credential
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
 
 # nginx status of a disconnected client, visible in metrics only.
 CLIENT_GONE_STATUS = 499
-# The page sets the cookie with SameSite=Strict, only for the path of reports.
-KEY_COOKIE = "tw_key"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -50,8 +51,11 @@ class Router:
     The span of a stream ends when the stream begins.
     """
 
-    def __init__(self, authenticator: Authenticator, max_seconds: float) -> None:
-        self._authenticator, self._max_seconds = authenticator, max_seconds
+    def __init__(
+        self, authenticator: Authenticator, sessions: PageSessions, max_seconds: float
+    ) -> None:
+        self._authenticator, self._sessions = authenticator, sessions
+        self._max_seconds = max_seconds
 
     def route(self, name: str, endpoint: Endpoint) -> ProtectedRoute:
         """Return the route for an entry of the rule table, such as `GET /v1/models`."""
@@ -65,13 +69,7 @@ class Router:
                 f"{request.method} {path}", context=extract(dict(request.headers))
             )
             try:
-                values = request.headers.getlist("authorization")
-                cookie = request.cookies.get(KEY_COOKIE, "")
-                if rule and rule.cookie and not values and cookie:
-                    values = [f"Bearer {cookie}"]
-                credential = await authorize(
-                    rule, values[0] if len(values) == 1 else "", self._authenticator
-                )
+                credential = await authorize(rule, partial(self._authenticate, rule, request))
                 request.state.credential = credential
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(
@@ -98,6 +96,12 @@ class Router:
 
         return ProtectedRoute(path, answer, methods=[method])
 
+    async def _authenticate(self, rule: Rule | None, request: Request) -> Credential:
+        values = request.headers.getlist("authorization")
+        if rule and rule.session and not values and self._sessions.cookie(request):
+            return await self._sessions.authenticate(request)
+        return await self._authenticator.authenticate(values[0] if len(values) == 1 else "")
+
 
 PAGE_POLICY = "; ".join(
     (
@@ -111,6 +115,8 @@ PAGE_POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     )
 )
 
@@ -148,6 +154,8 @@ class SecurityHeaders:
                 headers.setdefault("content-security-policy", PAGE_POLICY)
                 headers["x-content-type-options"] = "nosniff"
                 headers["referrer-policy"] = "no-referrer"
+                headers["cross-origin-resource-policy"] = "same-origin"
+                headers.setdefault("cross-origin-opener-policy", "same-origin")
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

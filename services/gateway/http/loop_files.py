@@ -61,9 +61,12 @@ class LoopFiles:
         text = await self._read(
             self._directory / "runs" / run / "report.html", "this run has no report"
         )
-        return Response(
-            text, media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
-        )
+        # Browsers refuse a sandboxed page with another opener policy; `noopener` isolates it.
+        headers = {
+            "content-security-policy": REPORT_POLICY,
+            "cross-origin-opener-policy": "unsafe-none",
+        }
+        return Response(text, media_type="text/html", headers=headers)
 
     async def _read(self, file: Path, missing: str) -> str:
         try:

@@ -21,6 +21,7 @@ from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
+from services.gateway.http.session import PageSessions
 from services.gateway.identity.credential import Credential, Scope
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
@@ -171,16 +172,44 @@ def _json(message: Message) -> Response:
 
 
 class Account:
-    """Endpoints about the caller."""
+    """Endpoints about the caller and the page's session."""
+
+    def __init__(self, sessions: PageSessions) -> None:
+        self._sessions = sessions
 
     def routes(self, router: Router) -> list[ProtectedRoute]:
         """Return the routes. Their rules are in access.py."""
-        return [router.route("GET /api/account", self.show)]
+        return [
+            router.route("GET /api/account", self.show),
+            router.route("POST /api/session", self.sign_in),
+            router.route("DELETE /api/session", self.sign_out),
+        ]
 
     async def show(self, request: Request) -> Response:
         """Return tenant, user and scopes, which decide about the content of the page."""
-        credential: Credential = request.state.credential
-        scopes = [scope for scope in Scope if scope in credential.scopes]
-        return JSONResponse(
-            {"tenant": credential.caller.tenant, "user": credential.caller.user, "scopes": scopes}
+        cookie = self._sessions.cookie(request)
+        has_session = cookie and "authorization" not in request.headers
+        return _account(request, self._sessions.csrf_token(cookie) if has_session else "")
+
+    async def sign_in(self, request: Request) -> Response:
+        """Create a session for the key or token in the Authorization header."""
+        return self._sessions.start(
+            request.headers["authorization"], lambda token: _account(request, token)
         )
+
+    async def sign_out(self, request: Request) -> Response:
+        """Remove the session from the browser."""
+        response = JSONResponse({})
+        self._sessions.end(response)
+        return response
+
+
+def _account(request: Request, csrf_token: str) -> Response:
+    credential: Credential = request.state.credential
+    scopes = [scope for scope in Scope if scope in credential.scopes]
+    account = {
+        "tenant": credential.caller.tenant,
+        "user": credential.caller.user,
+        "scopes": scopes,
+    }
+    return JSONResponse({**account, "csrfToken": csrf_token} if csrf_token else account)

@@ -13,7 +13,8 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -158,7 +159,15 @@ class ApiKeys:
         """
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
-        digest = digest_of(secret)
+        return await self.authenticate_digest(digest_of(secret))
+
+    async def authenticate_digest(self, digest: bytes) -> Credential:
+        """Return the credential of the key with this hash.
+
+        Raises:
+            UnauthenticatedError: See `authenticate`.
+            UnavailableError: See `authenticate`.
+        """
         key = self._cache.get(digest)
         if key is None:
             # One query serves all concurrent calls with the same key.
@@ -224,6 +233,18 @@ class TokenVerifier(Protocol):
         """
 
 
+# Kinds of proofs: the hash of a key, or a token.
+KEY_PROOF, TOKEN_PROOF = "key", "token"
+
+
+def proof_of(authorization: str) -> str:
+    """Return the text that a session retains of a header: the hash of a key, or a whole token."""
+    bearer = authorization.partition(" ")[2]
+    if bearer.startswith(PREFIX):
+        return f"{KEY_PROOF}:{digest_of(bearer).hex()}"
+    return f"{TOKEN_PROOF}:{bearer}"
+
+
 class Authenticator:
     """Authenticates callers by API key or token."""
 
@@ -238,17 +259,33 @@ class Authenticator:
             UnavailableError: The key store or the issuer is unavailable.
         """
         scheme, _, bearer = authorization.partition(" ")
-        try:
+        with _rejections_counted():
             if scheme.lower() != "bearer":
-                raise UnauthenticatedError(
-                    "the call has no API key",
-                    reason="API_KEY_MISSING",
-                    field="authorization",
-                    limit=f"Bearer {PREFIX}…",
-                )
+                raise _refused("the call has no API key", "API_KEY_MISSING")
             if self._tokens and not bearer.startswith(PREFIX):
                 return await self._tokens.authenticate(bearer)
             return await self._keys.authenticate(bearer)
-        except ServiceError as error:
-            REJECTED_CREDENTIALS.labels(error.reason).inc()
-            raise
+
+    async def authenticate_proof(self, proof: str) -> Credential:
+        """Return the credential of a proof created by `proof_of`.
+
+        Raises:
+            UnauthenticatedError: The key or token is no longer valid.
+            UnavailableError: The key store or the issuer is unavailable.
+        """
+        kind, _, value = proof.partition(":")
+        with _rejections_counted():
+            if kind == KEY_PROOF:
+                return await self._keys.authenticate_digest(bytes.fromhex(value))
+            if self._tokens is None:
+                raise _refused("no issuer of tokens is configured", "TOKEN_ISSUER")
+            return await self._tokens.authenticate(value)
+
+
+@contextmanager
+def _rejections_counted() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        REJECTED_CREDENTIALS.labels(error.reason).inc()
+        raise

@@ -12,8 +12,7 @@ interface Props {
   show: (id: string) => void;
   remove: (id: string) => Promise<void>;
   close: () => void;
-  /** Null if the key lacks the permission for the user's data. */
-  showYourData: (() => void) | null;
+  showYourData: () => void;
 }
 
 export function Sidebar({ api, operator, conversations, current, open, show, remove, close, showYourData }: Props) {
@@ -38,9 +37,7 @@ export function Sidebar({ api, operator, conversations, current, open, show, rem
           {conversations.length === 0 && <p className="quiet">No conversations yet.</p>}
         </nav>
         {operator && <LoopPanel api={api} />}
-        {showYourData && (
-          <button className="your-data" aria-haspopup="dialog" onClick={showYourData}>Your data</button>
-        )}
+        <button className="your-data" aria-haspopup="dialog" onClick={showYourData}>Your data</button>
       </aside>
     </>
   );

@@ -1,8 +1,7 @@
-// Client of the gateway's HTTP API. Every call sends the key; an error has the message of the
-// gateway.
+// Client of the gateway's HTTP API. The browser sends the session's cookie, and every call its CSRF
+// token; an error has the message of the gateway.
 import { readEvents } from "./stream";
 import type {
-  Account,
   ChatEvent,
   Consent,
   Conversation,
@@ -21,6 +20,7 @@ export class ApiError extends Error {
     readonly status: number,
     /** Seconds after which the server accepts a retry; 0 if unknown. */
     readonly retryAfter = 0,
+    readonly code = "",
   ) {
     super(message);
   }
@@ -34,7 +34,14 @@ const LONGEST_RETRY_SECONDS = 5;
 const PATIENCE_SECONDS = 60;
 
 export class Api {
-  constructor(private readonly key: string) {}
+  /**
+   * @param csrfToken Token of the session.
+   * @param lost Called if the session has ended, or was replaced by another tab.
+   */
+  constructor(
+    private readonly csrfToken: string,
+    private readonly lost: () => void,
+  ) {}
 
   async *send(request: SendRequest): AsyncGenerator<ChatEvent> {
     yield* this.events(await patiently(() => this.call("POST", "/api/messages", request)));
@@ -50,10 +57,6 @@ export class Api {
 
   async feedback(messageId: string, value: FeedbackValue): Promise<void> {
     await this.call("POST", "/api/feedback", { messageId, requestId: crypto.randomUUID(), ...value });
-  }
-
-  async account(): Promise<Account> {
-    return (await (await this.call("GET", "/api/account")).json()) as Account;
   }
 
   async consent(): Promise<Consent> {
@@ -101,12 +104,8 @@ export class Api {
     return (await (await this.call("GET", "/api/loop")).json()) as LoopStatus;
   }
 
-  /**
-   * Open a report in a new tab, which sends no header; only this path accepts the key from a
-   * cookie.
-   */
+  /** Open a report in a new tab, which sends the cookie of the session. */
   openReport(run: string): void {
-    document.cookie = `tw_key=${this.key}; path=/api/loop/report; SameSite=Strict`;
     window.open(`/api/loop/report/${run}`, "_blank", "noopener");
   }
 
@@ -118,15 +117,30 @@ export class Api {
   }
 
   private async call(method: string, path: string, body?: unknown): Promise<Response> {
-    const headers: Record<string, string> = { authorization: `Bearer ${this.key}` };
-    if (body !== undefined) headers["content-type"] = "application/json";
-    const response = await fetch(path, { method, headers, body: body === undefined ? null : JSON.stringify(body) });
-    if (!response.ok) {
-      const retryAfter = Number(response.headers.get("retry-after")) || 0;
-      throw new ApiError(errorText(await response.text()), response.status, retryAfter);
+    try {
+      return await request(method, path, { "x-tw-csrf": this.csrfToken }, body);
+    } catch (error) {
+      if (error instanceof ApiError && (error.status === 401 || error.code === "csrf_token_invalid")) this.lost();
+      throw error;
     }
-    return response;
   }
+}
+
+/** Make a request; a response with an error status raises ApiError. */
+export async function request(
+  method: string,
+  path: string,
+  headers: Record<string, string> = {},
+  body?: unknown,
+): Promise<Response> {
+  const sent = body === undefined ? headers : { ...headers, "content-type": "application/json" };
+  const response = await fetch(path, { method, headers: sent, body: body === undefined ? null : JSON.stringify(body) });
+  if (!response.ok) {
+    const retryAfter = Number(response.headers.get("retry-after")) || 0;
+    const text = await response.text();
+    throw new ApiError(errorText(text), response.status, retryAfter, errorCode(text));
+  }
+  return response;
 }
 
 /** Make a call and retry it after the delay that an overloaded server names. */
@@ -152,5 +166,13 @@ function errorText(body: string): string {
     return (JSON.parse(body) as { error: { message: string } }).error.message;
   } catch {
     return "The server did not answer as it should.";
+  }
+}
+
+function errorCode(body: string): string {
+  try {
+    return (JSON.parse(body) as { error: { code: string } }).error.code;
+  } catch {
+    return "";
   }
 }

@@ -1,28 +1,34 @@
-// Entry point. The key arrives in the fragment ('#') of the printed URL, is stored in the browser,
-// and is removed from the address bar at once.
+// Entry point. A key arrives in the fragment ('#') of the printed URL and is removed from the
+// address bar at once.
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
-import { App } from "./App";
+import { Root } from "./Root";
 import "./styles.css";
 
-const KEY = "thumbwheel.key";
+// Earlier versions stored the key here, and in the cookie tw_key.
+const OLD_KEY = "thumbwheel.key";
 
-function takeKey(): string {
-  const given = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (given) {
-    localStorage.setItem(KEY, given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return localStorage.getItem(KEY) ?? "";
+function takeLinkKey(): string {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key") ?? "";
+  if (key) history.replaceState(null, "", location.pathname);
+  return key;
 }
+
+function forgetOldKey(): void {
+  localStorage.removeItem(OLD_KEY);
+  document.cookie = "tw_key=; path=/api/loop/report; max-age=0; SameSite=Strict";
+}
+
+// Outside of React, because StrictMode calls initial values twice in development.
+const link = takeLinkKey();
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
-    <App
-      initialKey={takeKey()}
-      keepKey={(key) => {
-        localStorage.setItem(KEY, key);
-      }}
+    <Root
+      linkKey={link}
+      takeLinkKey={takeLinkKey}
+      oldKey={localStorage.getItem(OLD_KEY) ?? ""}
+      forgetOldKey={forgetOldKey}
     />
   </StrictMode>,
 );

@@ -68,6 +68,8 @@ export interface Account {
   tenant: string;
   user: string;
   scopes: ("chat" | "feedback" | "account" | "operate")[];
+  /** Required by every request of the session that changes something; absent for a key. */
+  csrfToken?: string;
 }
 
 export interface Consent {

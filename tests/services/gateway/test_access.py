@@ -18,8 +18,9 @@ from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.gateway.access import access_check, reject_unknown_fields
 from services.gateway.http.app import Router
 from services.gateway.http.server import serving_http
+from services.gateway.http.session import CookieRules, PageSessions
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
-from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest
+from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
 from tests.services.gateway.keys import CountingStore
 from tests.support.errors import refused
 
@@ -51,7 +52,9 @@ async def test_route_without_a_rule_is_denied_even_with_a_key() -> None:
         raise AssertionError("reached")
 
     secret, key = mint(ADA)
-    door = Router(Authenticator(ApiKeys(CountingStore(key), 0), None), 1)
+    authenticator = Authenticator(ApiKeys(CountingStore(key), 0), None)
+    sessions = PageSessions(authenticator, PRINCIPAL_KEY, CookieRules(60, secure=False))
+    door = Router(authenticator, sessions, 1)
     app = Starlette(routes=[door.route("GET /api/secrets", endpoint)])
     headers = {"authorization": f"Bearer {secret}"}
     async with (

@@ -279,10 +279,10 @@ async def _through_the_header(
         headers = {
             "authorization": f"{scheme} {bearer}",
             "x-request-id": request_id,
-            "cookie": f"tw_key={bearer}",
+            "cookie": f"tw_session={bearer}",
         }
         await _http(gateway, "GET /api/conversations", headers)
-        await _http(gateway, "GET /api/loop/report/one", {"cookie": f"tw_key={bearer}"})
+        await _http(gateway, "GET /api/loop/report/one", {"cookie": f"tw_session={bearer}"})
     return tokens
 
 

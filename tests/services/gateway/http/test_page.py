@@ -179,23 +179,6 @@ async def test_loop_status_and_reports_are_shown_once_present(
         assert response.status == 404
 
 
-async def test_only_reports_accept_the_key_from_a_cookie(gateway: GatewayUnderTest) -> None:
-    run = gateway.directory / "loop" / "runs" / "one"
-    run.mkdir(parents=True)
-    (run / "report.html").write_text("<h1>report</h1>")
-    right, wrong = {"Cookie": f"tw_key={gateway.key}"}, {"Cookie": "tw_key=tw_other"}
-    async with aiohttp.ClientSession() as browser:
-        for path, headers, status in (
-            ("/api/loop/report/one", right, 200),
-            ("/api/loop/report/one", wrong, 401),
-            ("/api/loop/report/one", {}, 401),
-            ("/api/loop", right, 401),
-            ("/api/conversations", right, 401),
-        ):
-            async with browser.get(gateway.url + path, headers=headers) as response:
-                assert response.status == status, path
-
-
 async def test_page_is_public_and_its_policy_forbids_foreign_origins(tmp_path: Path) -> None:
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)

@@ -1,0 +1,76 @@
+// The session around the page: sign-in, the question before another user's key is used, sign-out.
+import { useCallback, useEffect, useState } from "react";
+import { AccountBar } from "./AccountBar";
+import { App } from "./App";
+import { KeyForm } from "./KeyForm";
+import { KeyQuestion } from "./KeyQuestion";
+import { offer, restore, shown, signIn, signOut, start, type Session } from "./session";
+
+interface Props {
+  /** Key in the address at the start, or an empty text. */
+  linkKey: string;
+  /** Remove the key from the address and return it; an empty text without a key. */
+  takeLinkKey: () => string;
+  oldKey: string;
+  forgetOldKey: () => void;
+}
+
+export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
+  const [session, setSession] = useState<Session>({ state: "loading" });
+
+  useEffect(() => void start(linkKey, oldKey, forgetOldKey).then(setSession), [linkKey, oldKey, forgetOldKey]);
+
+  // Another tab may have signed in or out. An unchanged session keeps its object, so that nothing
+  // is loaded again.
+  const look = useCallback(() => {
+    restore().then(
+      (found) =>
+        setSession((now) => {
+          if (now.state !== "signed-in") return now;
+          return found.state === "signed-in" && found.account.csrfToken === now.account.csrfToken ? now : found;
+        }),
+      () => undefined, // While the gateway is unavailable the page shows the errors of its calls.
+    );
+  }, []);
+
+  useEffect(() => {
+    const taken = () => {
+      const key = takeLinkKey();
+      if (key) void offer(key).then(setSession);
+    };
+    window.addEventListener("hashchange", taken);
+    window.addEventListener("focus", look);
+    return () => {
+      window.removeEventListener("hashchange", taken);
+      window.removeEventListener("focus", look);
+    };
+  }, [look, takeLinkKey]);
+
+  switch (session.state) {
+    case "loading":
+      return null;
+    case "signed-out":
+      return <KeyForm problem={session.problem} enter={(key) => void offer(key).then(setSession)} />;
+    case "question":
+      return (
+        <KeyQuestion
+          present={session.account}
+          offered={session.offered}
+          keep={() => setSession({ state: "signed-in", account: session.account, problem: "" })}
+          replace={() => void shown(() => signIn(session.key)).then(setSession)}
+        />
+      );
+    case "signed-in":
+      return (
+        <div className="root">
+          <AccountBar
+            account={session.account}
+            problem={session.problem}
+            enter={(key) => void offer(key).then(setSession)}
+            leave={() => void signOut(session.account).then(setSession)}
+          />
+          <App key={session.account.csrfToken} account={session.account} lost={look} />
+        </div>
+      );
+  }
+}
