@@ -14,10 +14,15 @@ from services.chassis.errors import InvalidArgumentError, NotFoundError
 from services.chassis.identity import Caller
 from services.contracts.chat import FinishReason, Role
 from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, check_uuid, field_error
-from services.session.message import Conversation, Message, Page
+from services.session.message import Conversation, Message, MessagePage, Page
 from services.session.relay import TurnRecorder
-from services.session.store.store import OwnedRows, Store
+from services.session.store.store import UNLIMITED, OwnedRows, Store
 
+MESSAGE_TOKEN = re.compile(r"\d{1,9}", re.ASCII)
+# Texts of one page of messages: an eighth of a gRPC message, and about 10 ms of CPU time as JSON.
+MAX_PAGE_BYTES = 512 * 1024
+# Kind, positions and tags of an edit.
+EDIT_BYTES = 32
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 # Limits of one transaction of EraseUser, so that other transactions run in between. A single
 # conversation may exceed MAX_MESSAGES.
@@ -45,20 +50,39 @@ class Conversations:
         return self._expire(message)
 
     async def conversation(
-        self, owner: Caller, conversation_id: str
-    ) -> tuple[Conversation, list[Message]]:
-        """Return one conversation and its messages, oldest first.
+        self, owner: Caller, conversation_id: str, page_size: int = 0, page_token: str = ""
+    ) -> MessagePage:
+        """Return one conversation and its newest messages, or those before the page of a token.
+
+        A page ends early before its texts exceed MAX_PAGE_BYTES, but has at least one message.
 
         Raises:
-            InvalidArgumentError: the id is malformed.
+            InvalidArgumentError: the id is malformed, the size is too large, or the token is not
+                of an earlier page.
             NotFoundError: the conversation is missing or belongs to another user.
         """
         check_uuid(conversation_id, "conversation_id")
-        conversation, messages = await self._store.read(
+        size = _checked_size(page_size)
+        if page_token and not MESSAGE_TOKEN.fullmatch(page_token):
+            raise _token_error()
+        # A token is the position of the oldest message of the previous page.
+        before = int(page_token) if page_token else UNLIMITED
+        conversation, found = await self._store.read(
             owner,
-            lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id)),
+            lambda rows: (
+                rows.conversation(conversation_id),
+                rows.messages_before(conversation_id, before, size + 1),
+            ),
         )
-        return conversation, [self._expire(message) for message in messages]
+        shown: list[Message] = []
+        room = MAX_PAGE_BYTES
+        for message in found[:size]:
+            room -= _text_bytes(message)
+            if shown and room < 0:
+                break
+            shown.append(self._expire(message))
+        token = str(shown[-1].position) if len(shown) < len(found) else ""
+        return MessagePage(conversation, tuple(reversed(shown)), token)
 
     async def page(self, owner: Caller, page_size: int, page_token: str) -> Page:
         """Return one page of conversations, most recently used first.
@@ -66,9 +90,7 @@ class Conversations:
         Raises:
             InvalidArgumentError: the size is too large, or the token is not of an earlier page.
         """
-        if page_size > MAX_PAGE_SIZE:
-            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
-        size = page_size or DEFAULT_PAGE_SIZE
+        size = _checked_size(page_size)
         after: tuple[int, str] | None = None
         if page_token:
             try:
@@ -76,11 +98,7 @@ class Conversations:
             except ValueError:
                 match = None
             if match is None:
-                raise InvalidArgumentError(
-                    "page_token must be the next_page_token of the previous page",
-                    field="page_token",
-                    limit="next_page_token of the previous page",
-                )
+                raise _token_error()
             after = int(match[1]), match[2]
         # One more row than the page shows whether a next page exists.
         found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
@@ -182,6 +200,23 @@ class Erasure:
             for answer in answers
         ]
         rows.enqueue(records, erased=True)
+
+
+def _checked_size(page_size: int) -> int:
+    if page_size > MAX_PAGE_SIZE:
+        raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+    return page_size or DEFAULT_PAGE_SIZE
+
+
+def _token_error() -> InvalidArgumentError:
+    return field_error("page_token", "next_page_token of the previous page")
+
+
+def _text_bytes(message: Message) -> int:
+    """Return the bytes of a message's texts in a response, edits included."""
+    original = "" if message.original_text == message.text else message.original_text
+    edits = sum(EDIT_BYTES + len(edit.replacement.encode()) for edit in message.edits)
+    return len(message.text.encode()) + len(original.encode()) + edits
 
 
 def _limit_batch(conversations: Sequence[Conversation]) -> list[Conversation]:

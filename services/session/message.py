@@ -62,6 +62,15 @@ class StoredTurn:
 
 
 @dataclass(frozen=True)
+class MessagePage:
+    """A page of messages, oldest first; `next_token` is "" on the page with the oldest messages."""
+
+    conversation: Conversation
+    messages: tuple[Message, ...]
+    next_token: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
     """A page of conversations, most recently used first; `next_token` is "" on the last page."""
 

@@ -53,12 +53,13 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def GetConversation(
         self, request: session_pb2.GetConversationRequest, context: Any
     ) -> session_pb2.GetConversationResponse:
-        conversation, messages = await self._conversations.conversation(
-            require_caller(), request.conversation_id
+        found = await self._conversations.conversation(
+            require_caller(), request.conversation_id, request.page_size, request.page_token
         )
         return session_pb2.GetConversationResponse(
-            conversation=conversation_proto(conversation),
-            messages=[message_proto(message) for message in messages],
+            conversation=conversation_proto(found.conversation),
+            messages=[message_proto(message) for message in found.messages],
+            next_page_token=found.next_token,
         )
 
     async def ListConversations(

@@ -20,7 +20,7 @@ def message_proto(message: Message) -> chat_pb2.Message:
         parent_id=message.parent_id,
         role=ROLE_NUMBERS[message.role],
         text=message.text,
-        original_text=message.original_text,
+        original_text="" if message.original_text == message.text else message.original_text,
         edits=map(edit_message, message.edits),
         model_version=message.model_version,
         arm=message.arm,

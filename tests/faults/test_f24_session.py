@@ -21,6 +21,7 @@ from tests.services.session.service import (
     begin,
     feedback_service,
     finish,
+    read_messages,
     session_service,
     talk,
 )
@@ -38,8 +39,7 @@ class FaultySession:
     answer_id: str = ""
 
     async def messages(self, conversation_id: str) -> list[Any]:
-        request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
-        return list((await self.sound.GetConversation(request, timeout=5, metadata=ADA)).messages)
+        return list(await read_messages(self.sound, conversation_id))
 
     async def conversations(self) -> set[str]:
         request = session_pb2.ListConversationsRequest()

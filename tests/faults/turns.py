@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import from_rpc
-from tests.services.session.service import ADA, FakeFeedback, begin, finish
+from tests.services.session.service import ADA, FakeFeedback, begin, finish, read_messages
 
 COME_BACK = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 DEADLINE_SECONDS = 10.0
@@ -120,10 +119,7 @@ async def check(history: History, stub: Any, feedback: FakeFeedback) -> None:
     """
     assert history.turns
     for conversation_id in {turn.conversation_id for turn in history.turns}:
-        request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
-        stored = (
-            await stub.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)
-        ).messages
+        stored = await read_messages(stub, conversation_id, timeout=DEADLINE_SECONDS)
         acknowledged = [turn for turn in history.turns if turn.conversation_id == conversation_id]
         expected = sorted(
             (turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in acknowledged

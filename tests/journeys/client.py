@@ -54,9 +54,14 @@ class Client:
         return str(answer["eventId"])
 
     def conversation(self, conversation_id: str) -> list[dict[str, Any]]:
-        status, answer = self.call("GET", f"/api/conversations/{conversation_id}")
-        assert status == 200, answer
-        return list(answer.get("messages", []))
+        """Return all messages of a conversation, oldest first, page by page."""
+        path, token, found = f"/api/conversations/{conversation_id}?page_token=", "", []
+        while True:
+            status, answer = self.call("GET", path + token)
+            assert status == 200, answer
+            found = [*answer.get("messages", []), *found]
+            if not (token := answer.get("nextPageToken", "")):
+                return list(found)
 
     def _open(self, method: str, path: str, body: object) -> Any:
         data = None if body is None else json.dumps(body).encode()

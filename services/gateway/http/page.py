@@ -16,7 +16,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
-from services.contracts.limits import field_error
+from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
 from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
@@ -89,17 +89,16 @@ class PageApi:
         return _json(await self._feedback.SubmitFeedback(message, NO_CONTEXT))
 
     async def list_page(self, request: Request) -> Response:
-        size = request.query_params.get("page_size", "0")
-        if not (size.isascii() and size.isdigit() and len(size) <= 3):
-            raise field_error("page_size", "1 to 100, or 0 for 50")
         message = chat_pb2.ListConversationsRequest(
-            page_size=int(size), page_token=request.query_params.get("page_token", "")
+            page_size=_page_size(request), page_token=request.query_params.get("page_token", "")
         )
         return _json(await self._chat.ListConversations(message, NO_CONTEXT))
 
     async def get(self, request: Request) -> Response:
         message = chat_pb2.GetConversationRequest(
-            conversation_id=request.path_params["conversation_id"]
+            conversation_id=request.path_params["conversation_id"],
+            page_size=_page_size(request),
+            page_token=request.query_params.get("page_token", ""),
         )
         return _json(await self._chat.GetConversation(message, NO_CONTEXT))
 
@@ -145,6 +144,13 @@ class PageApi:
 
     async def rollout(self, request: Request) -> Response:
         return _json(await self._generator.rollout())
+
+
+def _page_size(request: Request) -> int:
+    size = request.query_params.get("page_size", "0")
+    if not (size.isascii() and size.isdigit() and len(size) <= 3):
+        raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+    return int(size)
 
 
 async def _stream(request: Request, events: Events) -> Response:

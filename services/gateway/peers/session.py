@@ -122,6 +122,11 @@ class SessionPeer:
         return found
 
 
+def _check_page_size(page_size: int) -> None:
+    if page_size > MAX_PAGE_SIZE:
+        raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+
+
 def _finish_reason(message: chat_pb2.Message) -> FinishReason:
     # An answer with an unknown reason counts as open.
     return FINISH_REASONS.get(message.finish_reason, FinishReason.OPEN)
@@ -141,18 +146,26 @@ class ConversationsPeer:
     async def get(
         self, request: chat_pb2.GetConversationRequest
     ) -> chat_pb2.GetConversationResponse:
-        """Return a conversation with all messages.
+        """Return a conversation with a page of its messages, the newest first.
 
         Raises:
+            InvalidArgumentError: The id, the page size or the page token is invalid.
             NotFoundError: The conversation is unknown.
         """
         check_uuid(request.conversation_id, "conversation_id")
-        asked = session_pb2.GetConversationRequest(conversation_id=request.conversation_id)
+        _check_page_size(request.page_size)
+        asked = session_pb2.GetConversationRequest(
+            conversation_id=request.conversation_id,
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
         found = await call_unary(
             PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds
         )
         response = chat_pb2.GetConversationResponse(
-            conversation=found.conversation, messages=found.messages
+            conversation=found.conversation,
+            messages=found.messages,
+            next_page_token=found.next_page_token,
         )
         answers = {
             message.id: message
@@ -182,8 +195,7 @@ class ConversationsPeer:
         self, request: chat_pb2.ListConversationsRequest
     ) -> chat_pb2.ListConversationsResponse:
         """Return one page of conversations, last used first."""
-        if request.page_size > MAX_PAGE_SIZE:
-            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+        _check_page_size(request.page_size)
         asked = session_pb2.ListConversationsRequest(
             page_size=request.page_size, page_token=request.page_token
         )

@@ -31,8 +31,8 @@ from services.session.store.tables import (
     LOCKED_CONVERSATION_OF_MESSAGE,
     LOCKED_CONVERSATIONS,
     MESSAGE,
+    MESSAGES_BEFORE,
     MESSAGES_BY_ID,
-    MESSAGES_OF,
     NEWEST,
     NEXT_PAGE,
     PATH,
@@ -131,11 +131,10 @@ class OwnedRows:
         """
         return [context_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
 
-    def messages_of(self, conversation_id: str) -> list[Message]:
-        """Return all messages of a conversation, oldest first."""
-        return [
-            message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)
-        ]
+    def messages_before(self, conversation_id: str, before: int, size: int) -> list[Message]:
+        """Return the newest `size` messages of a conversation before a position, newest first."""
+        rows = self._run(MESSAGES_BEFORE, conversation_id=conversation_id, before=before, size=size)
+        return [message_from(row) for row in rows]
 
     def answers_without_texts(self, conversation_ids: Sequence[str]) -> list[Message]:
         """Return the answers of conversations without texts, oldest first per conversation."""

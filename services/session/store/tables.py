@@ -198,10 +198,15 @@ REMOVE_CONVERSATIONS = delete(conversations).where(
 )
 
 MESSAGE = select(*MESSAGE_COLUMNS).where(messages.c.id == bindparam("row_id"), *_owned(messages))
-MESSAGES_OF = (
+MESSAGES_BEFORE = (
     select(*MESSAGE_COLUMNS)
-    .where(messages.c.conversation_id == bindparam("conversation_id"), *_owned(messages))
-    .order_by(messages.c.position)
+    .where(
+        messages.c.conversation_id == bindparam("conversation_id"),
+        messages.c.position < bindparam("before"),
+        *_owned(messages),
+    )
+    .order_by(messages.c.position.desc())
+    .limit(bindparam("size"))
 )
 ANSWERS_WITHOUT_TEXTS = (
     select(*(literal_column("''").label(c.name) if c.name in TEXTS else c for c in MESSAGE_COLUMNS))

@@ -30,9 +30,11 @@ export function Chat({ api, conversationId, trains, named, openDrawer }: Props) 
     following.current = isAtEnd(box) || (following.current && box.scrollTop >= top.current);
     top.current = box.scrollTop;
   };
+  // The last message and not the number of messages, which also grows at the top.
+  const last = shown.at(-1)?.id;
   useLayoutEffect(() => {
     following.current = true;
-  }, [shown.length]);
+  }, [last]);
   useLayoutEffect(() => {
     // In braces, because newer browsers return a promise, which React would treat as a clean-up
     // function.
@@ -60,6 +62,9 @@ export function Chat({ api, conversationId, trains, named, openDrawer }: Props) 
             <h1>What would you like to know?</h1>
             <p>A small model answers, on this machine. {trains && "Rate what it says: that is how it learns."}</p>
           </div>
+        )}
+        {talk.hasOlder && (
+          <button className="link" onClick={() => { following.current = false; void talk.loadOlder(); }}>Show earlier messages</button>
         )}
         {shown
           .filter((message) => message.role !== "ROLE_SYSTEM")

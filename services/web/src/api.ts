@@ -9,7 +9,7 @@ import type {
   ExperimentArm,
   FeedbackValue,
   LoopStatus,
-  Message,
+  MessagePage,
   SendRequest,
   ThumbCount,
 } from "./wire";
@@ -91,9 +91,10 @@ export class Api {
     return page.conversations ?? [];
   }
 
-  async messages(conversationId: string): Promise<Message[]> {
-    const found = (await (await this.call("GET", `/api/conversations/${conversationId}`)).json()) as { messages?: Message[] };
-    return found.messages ?? [];
+  /** Return the newest messages, or those before an earlier page. */
+  async messages(conversationId: string, pageToken = ""): Promise<MessagePage> {
+    const query = pageToken && `?page_token=${encodeURIComponent(pageToken)}`;
+    return (await (await this.call("GET", `/api/conversations/${conversationId}${query}`)).json()) as MessagePage;
   }
 
   async remove(conversationId: string): Promise<void> {

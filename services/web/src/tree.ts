@@ -19,10 +19,33 @@ export function isOpen(message: Message): boolean {
   return (message.finishReason ?? "FINISH_REASON_UNSPECIFIED") === "FINISH_REASON_UNSPECIFIED";
 }
 
-/** Return the displayed branch, from the root to a leaf. */
+/**
+ * Return the parent of the first displayed message: the root, or a message of a page that is not
+ * loaded.
+ */
+function top(tree: Tree): string {
+  const byId = new Map(tree.messages.map((message) => [message.id, message]));
+  let parent = tree.messages.at(-1)?.parentId ?? "";
+  for (let above = byId.get(parent); above; above = byId.get(parent)) parent = above.parentId ?? "";
+  return parent;
+}
+
+/** Add a page of older messages. The displayed branch stays the same. */
+export function prepend(tree: Tree, older: Message[]): Tree {
+  const known = new Set(tree.messages.map((message) => message.id));
+  const messages = [...older.filter((message) => !known.has(message.id)), ...tree.messages];
+  const byId = new Map(messages.map((message) => [message.id, message]));
+  const chosen = { ...tree.chosen };
+  for (let message = branch(tree)[0]; message; message = byId.get(message.parentId ?? "")) {
+    chosen[message.parentId ?? ""] ??= message.id;
+  }
+  return { messages, chosen };
+}
+
+/** Return the displayed branch, from the oldest loaded message to a leaf. */
 export function branch(tree: Tree): Message[] {
   const shown: Message[] = [];
-  let parent = "";
+  let parent = top(tree);
   for (;;) {
     const children = childrenOf(tree, parent);
     const next = children.find((message) => message.id === tree.chosen[parent]) ?? children.at(-1);

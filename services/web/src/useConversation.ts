@@ -1,7 +1,7 @@
 // State of one conversation: its tree, the running turn, and the actions of the user.
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
-import { EMPTY, apply, branch, change, choose, isOpen, noted, type Asked } from "./tree";
+import { EMPTY, apply, branch, change, choose, isOpen, noted, prepend, type Asked } from "./tree";
 import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
 
 const RECONNECTS = 3;
@@ -11,6 +11,8 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
   const [id, setId] = useState(conversationId);
   const [running, setRunning] = useState<string | null>(null);
   const [problem, setProblem] = useState("");
+  // Token of the page with older messages; empty if all are loaded.
+  const [older, setOlder] = useState("");
   const alive = useRef(true);
 
   const follow = useCallback(
@@ -53,8 +55,9 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
     alive.current = true;
     async function load() {
       try {
-        const messages = await api.messages(conversationId);
+        const { messages = [], nextPageToken = "" } = await api.messages(conversationId);
         if (!alive.current) return;
+        setOlder(nextPageToken);
         const loaded = { messages, chosen: {} };
         setTree(loaded);
         const leaf = branch(loaded).at(-1);
@@ -68,6 +71,20 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
       alive.current = false;
     };
   }, [api, conversationId, follow]);
+
+  async function loadOlder() {
+    setOlder("");
+    try {
+      const { messages = [], nextPageToken = "" } = await api.messages(id, older);
+      if (!alive.current) return;
+      setTree((now) => prepend(now, messages));
+      setOlder(nextPageToken);
+    } catch (error) {
+      if (!alive.current) return;
+      setOlder(older);
+      setProblem(error instanceof Error ? error.message : "Earlier messages could not be read.");
+    }
+  }
 
   function send(text: string, skipEnhancer: boolean, parentId?: string) {
     const above = parentId ?? branch(tree).at(-1)?.id ?? "";
@@ -98,6 +115,8 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
     tree,
     running,
     problem,
+    hasOlder: older !== "",
+    loadOlder,
     send,
     regenerate,
     rate,

@@ -45,6 +45,12 @@ export interface Message {
   correction?: string;
 }
 
+export interface MessagePage {
+  messages?: Message[];
+  /** Absent or empty on the page with the oldest messages. */
+  nextPageToken?: string;
+}
+
 export interface Conversation {
   id: string;
   title?: string;

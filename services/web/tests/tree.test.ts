@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { EMPTY, apply, branch, change, choose, noted, siblings, type Tree } from "../src/tree";
+import { EMPTY, apply, branch, change, choose, noted, prepend, siblings, type Tree } from "../src/tree";
 import type { ChatEvent, FeedbackValue } from "../src/wire";
 
 function turn(tree: Tree, user: string, answer: string, text: string, parentId = "", asked = true): Tree {
@@ -35,6 +35,19 @@ describe("the tree of a conversation", () => {
     const first = turn(turn(EMPTY, "u1", "a1", "one"), "u2", "a2", "two", "a1");
     const edited = turn(first, "u3", "a3", "three", "a1");
     expect(texts(edited)).toEqual(["ask u1", "one", "ask u3", "three"]);
+  });
+
+  it("starts with the oldest loaded message and keeps the branch when older ones are added", () => {
+    const whole = turn(turn(turn(EMPTY, "u1", "a1", "one"), "u2", "a2", "two", "a1"), "u3", "a3", "three", "");
+    // The newest turn continues the first branch; u3 edited the first message.
+    const { messages } = turn(whole, "u4", "a4", "four", "a2");
+    const page: Tree = { messages: messages.slice(-2), chosen: {} };
+    expect(texts(page)).toEqual(["ask u4", "four"]);
+    const more = prepend(page, messages.slice(1, 7));
+    expect(texts(more)).toEqual(["one", "ask u2", "two", "ask u4", "four"]);
+    const all = prepend(more, messages.slice(0, 2));
+    expect(texts(all)).toEqual(["ask u1", "one", "ask u2", "two", "ask u4", "four"]);
+    expect(all.messages.map((message) => message.id)).toEqual(messages.map((message) => message.id));
   });
 
   it("restarts the text of an answer when its events are replayed", () => {

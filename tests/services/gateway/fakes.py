@@ -20,6 +20,7 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
     UnavailableError,
 )
@@ -203,14 +204,22 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
     async def GetConversation(
         self, request: Any, context: Any
     ) -> session_pb2.GetConversationResponse:
+        if request.page_token and not request.page_token.isdigit():
+            raise InvalidArgumentError("invalid token", field="page_token")
         conversation_id = self._conversation(request.conversation_id)
         messages = [
             message
             for message in self.messages.values()
             if message.conversation_id == conversation_id
         ]
+        end = int(request.page_token or len(messages))
+        start = max(0, end - (request.page_size or 50))
         conversation = chat_pb2.Conversation(id=conversation_id, title="a title")
-        return session_pb2.GetConversationResponse(conversation=conversation, messages=messages)
+        return session_pb2.GetConversationResponse(
+            conversation=conversation,
+            messages=messages[start:end],
+            next_page_token=f"{start}" if start else "",
+        )
 
     async def ListConversations(
         self, request: Any, context: Any

@@ -166,3 +166,15 @@ async def error_of(call: Any) -> tuple[grpc.StatusCode, str, str, str]:
         ours = from_rpc(error, "session")
         return error.code(), ours.reason, ours.field, ours.limit
     raise AssertionError("the call succeeded")
+
+
+async def read_messages(stub: Any, conversation_id: str, **call: Any) -> list[chat_pb2.Message]:
+    """Return all messages of a conversation, oldest first, page by page."""
+    request = session_pb2.GetConversationRequest(conversation_id=conversation_id, page_size=100)
+    found: list[chat_pb2.Message] = []
+    while True:
+        page = await stub.GetConversation(request, **{"timeout": 5, "metadata": ADA, **call})
+        found = [*page.messages, *found]
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token

@@ -158,6 +158,18 @@ INVALID: list[tuple[str, Any, str, str]] = [
         "a UUID, lower case",
     ),
     (
+        "GetConversation",
+        session_pb2.GetConversationRequest(conversation_id=UNKNOWN_ID, page_size=101),
+        "page_size",
+        "1 to 100, or 0 for 50",
+    ),
+    (
+        "GetConversation",
+        session_pb2.GetConversationRequest(conversation_id=UNKNOWN_ID, page_token="next"),
+        "page_token",
+        "next_page_token of the previous page",
+    ),
+    (
         "ClearConversation",
         session_pb2.ClearConversationRequest(),
         "conversation_id",

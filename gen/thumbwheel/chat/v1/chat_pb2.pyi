@@ -747,7 +747,7 @@ class Message(_message.Message):
     text: _builtins.str
     """Text. For a user's message, the text that the model received."""
     original_text: _builtins.str
-    """Typed text of a user's message."""
+    """Typed text of a user's message; empty if it is the same as text."""
     model_version: _builtins.str
     """Version that generated an answer."""
     arm: _builtins.str
@@ -849,16 +849,24 @@ class GetConversationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Conversation, a UUID."""
+    page_size: _builtins.int
+    """Number of messages, 1 to 100; 0 means 50. A page with long texts has fewer."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the newest messages."""
     def __init__(
         self,
         *,
         conversation_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -872,23 +880,29 @@ class GetConversationResponse(_message.Message):
 
     CONVERSATION_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the page with older messages; empty if there are none."""
     @_builtins.property
     def conversation(self) -> Global___Conversation:
         """Conversation."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """All messages, oldest first. parent_id defines the tree."""
+        """The messages of the page, oldest first. parent_id defines the tree; a parent may be on an
+        older page.
+        """
 
     def __init__(
         self,
         *,
         conversation: Global___Conversation | None = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "messages", b"messages", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,7 +113,7 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """Returns one conversation with all its messages, oldest first.
+        """Returns one conversation with a page of its messages: the newest, or those before a page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class ChatServiceStub:
     finished turn has no effect.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]
-    """Returns one conversation with all its messages, oldest first."""
+    """Returns one conversation with a page of its messages: the newest, or those before a page."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]
     """Lists the caller's conversations, most recently used first."""
     ClearConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.ClearConversationRequest, _chat_pb2.ClearConversationResponse]
@@ -105,7 +105,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetConversationRequest,
         context: _aio.ServicerContext[_chat_pb2.GetConversationRequest, _abc.Awaitable[_chat_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_chat_pb2.GetConversationResponse]:
-        """Returns one conversation with all its messages, oldest first."""
+        """Returns one conversation with a page of its messages: the newest, or those before a page."""
 
     @_abc_1.abstractmethod
     def ListConversations(

@@ -110,7 +110,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """Returns one conversation with all its messages.
+        """Returns one conversation with a page of its messages: the newest, or those before a page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,7 @@ class SessionServiceStub:
     GetMessage: _aio.UnaryUnaryMultiCallable[_session_pb2.GetMessageRequest, _session_pb2.GetMessageResponse]
     """Returns one message."""
     GetConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.GetConversationRequest, _session_pb2.GetConversationResponse]
-    """Returns one conversation with all its messages."""
+    """Returns one conversation with a page of its messages: the newest, or those before a page."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_session_pb2.ListConversationsRequest, _session_pb2.ListConversationsResponse]
     """Lists the user's conversations, most recently used first."""
     ClearConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.ClearConversationRequest, _session_pb2.ClearConversationResponse]
@@ -87,7 +87,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.GetConversationRequest,
         context: _aio.ServicerContext[_session_pb2.GetConversationRequest, _abc.Awaitable[_session_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_session_pb2.GetConversationResponse]:
-        """Returns one conversation with all its messages."""
+        """Returns one conversation with a page of its messages: the newest, or those before a page."""
 
     @_abc_1.abstractmethod
     def ListConversations(

@@ -12,6 +12,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from yarl import URL
 
 from services.gateway.identity.credential import DEFAULT_SCOPES
+from tests.services.gateway.bad_input import MISSING_UUID
 from tests.services.gateway.fakes import CANDIDATE, STABLE
 from tests.services.gateway.gateway_under_test import (
     BOB,
@@ -137,6 +138,9 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: Gatewa
         ("/api/conversations?page_size=101", "page_size"),
         ("/api/conversations?page_size=-1", "page_size"),
         ("/api/conversations/x", "conversation_id"),
+        (f"/api/conversations/{MISSING_UUID}?page_size=101", "page_size"),
+        (f"/api/conversations/{MISSING_UUID}?page_size=many", "page_size"),
+        (f"/api/conversations/{MISSING_UUID}?page_token=x", "page_token"),
         ("/api/messages/x/events", "message_id"),
         ("/api/messages/018f0000-0000-7000-8000-000000000000/events?after=-1", "after"),
         ("/api/loop/report/..", "run"),
@@ -152,6 +156,20 @@ async def test_invalid_paths_and_queries_are_rejected_with_the_field(
     ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"] or "") == (400 if param else 404, param)
+
+
+async def test_long_conversation_is_read_in_pages(gateway: GatewayUnderTest) -> None:
+    """Finding S-18: a conversation of more than 4 MiB could never be opened again."""
+    conversation_id = (await gateway.ask("0"))[0].started.conversation_id
+    for number in range(1, 3):
+        await gateway.ask(f"{number}", conversation_id=conversation_id)
+    path, token, pages = f"/api/conversations/{conversation_id}?page_size=4&page_token=", "", []
+    while not pages or token:
+        async with get(gateway, path + token) as response:
+            page = await response.json()
+        pages.append([message["text"] for message in page["messages"][::2]])
+        token = page["nextPageToken"]
+    assert pages == [["1", "2"], ["0"]]
 
 
 async def test_rollout_is_shown(gateway: GatewayUnderTest) -> None:
