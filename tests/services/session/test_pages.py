@@ -21,7 +21,7 @@ def history(texts: list[str]) -> list[chat_pb2.HistoryMessage]:
 
 
 async def test_conversation_beyond_one_grpc_message_is_read_in_pages(home: Home) -> None:
-    """Finding S-18: a conversation over 4 MiB was RESOURCE_EXHAUSTED for ever."""
+    """Finding S-18: a conversation over 4 MiB could not be opened."""
     texts = [f"{number:03}" + "x" * 32_000 for number in range(120)]
     async with session_service(home, context_tokens=8_192) as stub:
         turn = await stub.BeginTurn(begin("one", history=history(texts)), timeout=9, metadata=ADA)
