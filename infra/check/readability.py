@@ -176,9 +176,10 @@ class Figures:
         )
 
 
-# Enforced for the product as a whole. A limit above its goal is lowered as the work proceeds.
-MAX_SHORT_MODULES = 0.10  # goal 0.08
-MAX_CALLED_ONCE = 0.18  # goal 0.10
+# Enforced for the product as a whole.
+MAX_SHORT_MODULES = 0.08
+# The goal is 0.10; most that remain are callbacks, tasks and steps of a long function.
+MAX_CALLED_ONCE = 0.115
 
 
 def main(words: Sequence[str]) -> int:
