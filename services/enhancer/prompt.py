@@ -5,11 +5,13 @@ without such a fixed point after MAX_ROUNDS is returned unchanged.
 """
 
 import re
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.enhancer.correction.edits import Draft, Edit, EditKind
+from services.chassis.threads import Checkpoint, no_checkpoint
+from services.enhancer.correction.edits import Draft, Edit, EditKind, TooManyEditsError
 from services.enhancer.correction.grammar import Grammar, confusion_edits
 from services.enhancer.correction.known_words import ABBREVIATIONS
 from services.enhancer.correction.language import LanguageDetector
@@ -31,8 +33,12 @@ NO_LETTERS = re.compile(r"[\W\d_]*")
 LIST_ITEM = re.compile(r"\s*(?:[-*+•>#|]|\d{1,3}[.)]|[a-zA-Z][.)])\s")
 LAST_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[.!?][\"')”])\s+)(?P<sentence>\S[^.!?]*)$")
 OPEN_END = re.compile(r"[\w)\"”'’]\s*$")
-UNMARKED = re.compile(r"[.!?][\"'”’)]+\s*$|(?:https?:|www\.)\S*$|[/\\@]\S*$|```\s*$|~~~\s*$")
-SENTENCE_OPENS = re.compile(r"(?:^|[.!?\n])[\s\"'(“]*$")
+UNMARKED = re.compile(
+    r"[.!?][\"'”’)]+\s*$|"
+    r"(?<!\S)(?=\S*+$)\S*?(?:https?:|www\.|[/\\@])|```\s*$|~~~\s*$"
+)
+# Characters between the end of a sentence and the first word of the next.
+OPENING_CHARACTERS = string.whitespace + "\u00a0\"'(“"
 
 
 class SkipReason(StrEnum):
@@ -68,15 +74,26 @@ class Enhancer:
         self._language = language
         self._longest_characters = longest_characters
 
-    def enhance(self, text: str) -> Enhancement:
-        """Correct a text, or return the reason for not correcting the text."""
+    def enhance(self, text: str, checkpoint: Checkpoint = no_checkpoint) -> Enhancement:
+        """Correct a text, or return the reason for not correcting the text.
+
+        Raises:
+            AbandonedError: `checkpoint` raised the error between two steps.
+        """
         skipped = self._skip(text)
         if skipped:
             return Enhancement(text, skipped=skipped)
+        try:
+            return self._corrected(text, checkpoint)
+        except TooManyEditsError:
+            return Enhancement(text)
+
+    def _corrected(self, text: str, checkpoint: Checkpoint) -> Enhancement:
         draft = Draft(text)
         for _ in range(MAX_ROUNDS):
             before = draft.text
-            draft.revise(self._word_edits(draft.text))
+            draft.revise(self._word_edits(draft.text, checkpoint))
+            checkpoint()
             visible = masked(draft.text, protected_spans(draft.text), MASK)
             draft.revise(confusion_edits(visible))
             draft.revise(_line_edits(draft.text))
@@ -119,11 +136,12 @@ class Enhancer:
     def _is_word(self, word: str) -> bool:
         return word in ABBREVIATIONS or self._speller.knows(word)
 
-    def _word_edits(self, text: str) -> Iterator[Edit]:
+    def _word_edits(self, text: str, checkpoint: Checkpoint) -> Iterator[Edit]:
         """Yield edits of spelling and abbreviations for each run of words separated by spaces."""
         visible = masked(text, _without_abbreviations(text, protected_spans(text)), MASK)
         run: list[re.Match[str]] = []
         for word in WORD.finditer(visible):
+            checkpoint()
             if run and visible[run[-1].end() : word.start()].strip(" "):
                 yield from self._run_edits(visible, run)
                 run = []
@@ -152,7 +170,14 @@ def _is_fixed(text: str, match: re.Match[str]) -> bool:
         return True
     if word[1:] != word[1:].lower():
         return True
-    return word[0].isupper() and not SENTENCE_OPENS.search(text, 0, match.start())
+    return word[0].isupper() and not _opens_sentence(text, match.start())
+
+
+def _opens_sentence(text: str, start: int) -> bool:
+    """Return True for the first word of a text, a line, or a sentence."""
+    while start and text[start - 1] in OPENING_CHARACTERS and text[start - 1] != "\n":
+        start -= 1
+    return start == 0 or text[start - 1] in ".!?\n"
 
 
 def _without_abbreviations(text: str, spans: Sequence[ProtectedSpan]) -> tuple[ProtectedSpan, ...]:

@@ -1,13 +1,14 @@
 """Servicer of EnhancerService: checks limits, calls the enhancer, converts edits.
 
-Texts of more than INLINE_CHARACTERS are corrected in a thread. One text is corrected at a time.
+Texts of more than INLINE_CHARACTERS are corrected in a thread, one at a time and until the call
+ends. Shorter texts do not wait for them.
 """
 
-import asyncio
 from typing import Any
 
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
+from services.chassis.threads import BoundedThreads
 from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import edit_message
 from services.enhancer.prompt import Enhancer
@@ -23,8 +24,7 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
 
     def __init__(self, enhancer: Enhancer) -> None:
         self._enhancer = enhancer
-        # The linter of Harper refuses concurrent calls from two threads.
-        self._lock = asyncio.Lock()
+        self._threads = BoundedThreads(1, "enhancer")
 
     async def Enhance(
         self, request: enhancer_pb2.EnhanceRequest, context: Any
@@ -33,11 +33,13 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
             raise field_error(
                 "text", f"1 to {MAX_TEXT_CHARACTERS:,} characters", f"{len(request.text):,}"
             )
-        async with self._lock:
-            if len(request.text) <= INLINE_CHARACTERS:
-                enhancement = self._enhancer.enhance(request.text)
-            else:
-                enhancement = await asyncio.to_thread(self._enhancer.enhance, request.text)
+        text = request.text
+        if len(text) <= INLINE_CHARACTERS:
+            enhancement = self._enhancer.enhance(text)
+        else:
+            enhancement = await self._threads.run(
+                lambda checkpoint: self._enhancer.enhance(text, checkpoint)
+            )
         return enhancer_pb2.EnhanceResponse(
             text=enhancement.text,
             edits=map(edit_message, enhancement.edits),

@@ -25,13 +25,13 @@ LABEL_GAP = re.compile(r"\s{0,3}")
 # A span contains a digit, one of these signs, or 16 characters without a line break. Windows
 # without a match need no detector.
 SUSPECT = re.compile(r"[0-9@]|[:=]|-----BEGIN|.{16}")
-NUMBER = re.compile(r"[0-9][0-9().\-/+]*$")
+NUMBER = re.compile(r"(?<![0-9().\-/+])[().\-/+]*+[0-9][0-9().\-/+]*$")
 NUMBER_CONTINUES = re.compile(r"[0-9(+]")
 ACCOUNT = re.compile(r"\W{0,3}[A-Za-z]{2}\d{2}[A-Za-z0-9]*$")
 ACCOUNT_CONTINUES = re.compile(r"[A-Za-z0-9]")
 LABEL = re.compile(
     r"(?:key|token|secret|credential|passw(?:or)?d|passphrase|pwd|bearer|basic)"
-    r"[\w-]*[\"'`*]*\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
+    r"[\w-]{0,12}[\"'`*]*\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
     re.IGNORECASE,
 )
 ASSIGNMENT = re.compile(r"(?::|=|=>|is)[\"'`*]*$", re.IGNORECASE)

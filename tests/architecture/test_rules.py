@@ -49,6 +49,7 @@ CHASSIS_FILES = {
     "server",
     "settings",
     "telemetry",
+    "threads",
 }
 # Packages and root modules of training/ from the bottom to the top. A row imports rows above it.
 TRAINING_LAYERS = (
@@ -313,8 +314,9 @@ def test_no_service_imports_torch_or_transformers() -> None:
 def test_chassis_has_a_fixed_list_of_small_modules() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
-    # 1,800 before the limits on health calls and half-sent requests (docs/decisions/health.md).
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 2_100
+    # 1,800 before the limits on health calls and half-sent requests (docs/decisions/health.md), and
+    # 2,100 before the threads for long texts (docs/security-findings.md, S-07 and S-08).
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 2_200
 
 
 def test_tests_do_not_compare_the_wording_of_errors() -> None:

@@ -41,6 +41,14 @@ class Segment:
     kind: EditKind | None
 
 
+# Every edit is applied to the list of all segments. 1,000 edits take about 0.2 s.
+MAX_SEGMENTS = 2_000
+
+
+class TooManyEditsError(Exception):
+    """A text with this many edits is noise or no English, and stays as typed."""
+
+
 class Draft:
     """A text and its edits, built in several rounds from the original."""
 
@@ -50,8 +58,14 @@ class Draft:
         self._segments = [Segment(0, len(original), original, None)]
 
     def revise(self, edits: Iterable[Edit]) -> None:
-        """Apply edits to the present text; of overlapping edits the first is applied."""
+        """Apply edits to the present text; of overlapping edits the first is applied.
+
+        Raises:
+            TooManyEditsError: The draft would have more than MAX_SEGMENTS parts.
+        """
         kept = without_overlaps(edits)
+        if len(self._segments) + 2 * len(kept) > MAX_SEGMENTS:
+            raise TooManyEditsError
         for edit in reversed(kept):
             self._segments = _replace(self._segments, edit)
         self.text = apply(self.text, kept)

@@ -6,6 +6,7 @@ with the selected rules 0.7 ms.
 """
 
 import re
+import threading
 from collections.abc import Iterator
 
 import harper
@@ -33,35 +34,51 @@ RULES = frozenset(
     ThanksALot HowMach HopHope PleasRequestVerb LetMeKnow
     """.split()
 )
-SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
 # "Did he pay", "help him pay", "the days he can fight": a verb without -s is correct.
 BASE_VERB_CONTEXT = re.compile(
     r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|"
-    r"help|see)\b[^.?!]*$",
+    r"help|see)\b",
     re.IGNORECASE,
 )
+CLAUSE_END = re.compile(r"[.?!]")
+# Length of the text before a lint in which its sentence is looked for.
+CONTEXT_CHARACTERS = 400
 LIST_MARK = re.compile(r"\s?[).:]")
 
 
 class Grammar:
-    """Wrapper of a Harper linter; not thread-safe."""
+    """Wrapper of Harper linters, one for each thread: a linter refuses concurrent calls.
+
+    The first linter of a process takes a second, further ones 35 ms.
+    """
 
     def __init__(self) -> None:
-        self._linter = harper.Linter(harper.Dialect.AMERICAN)
-        self._linter.set_lint_config(
-            {rule: rule in RULES for rule in self._linter.get_default_lint_config()}
-        )
+        self._threads = threading.local()
+        self._linter()
+
+    def _linter(self) -> harper.Linter:
+        linter: harper.Linter | None = getattr(self._threads, "linter", None)
+        if linter is None:
+            linter = harper.Linter(harper.Dialect.AMERICAN)
+            linter.set_lint_config(
+                {rule: rule in RULES for rule in linter.get_default_lint_config()}
+            )
+            self._threads.linter = linter
+        return linter
 
     def edits(self, text: str) -> Iterator[Edit]:
         """Yield the edits that Harper suggests, except for names and list markers."""
-        for lint in self._linter.lint(text, language="plaintext"):
+        for lint in self._linter().lint(text, language="plaintext"):
             if lint.suggestion_count != 1:
-                continue
-            if lint.lint_kind == "Agreement" and BASE_VERB_CONTEXT.search(text, 0, lint.span.start):
                 continue
             suggestion = lint.suggestions[0]
             start, end = lint.span.start, lint.span.end
-            opens = bool(SENTENCE_OPENS.search(text, 0, start))
+            before = text[max(0, start - CONTEXT_CHARACTERS) : start]
+            clause = CLAUSE_END.split(before)[-1]
+            if lint.lint_kind == "Agreement" and BASE_VERB_CONTEXT.search(clause):
+                continue
+            gap = before[len(before.rstrip()) :]
+            opens = start == 0 or "\n" in gap or bool(gap and before.rstrip()[-1:] in (*".!?",))
             # A capital within a sentence is a name or an acronym.
             if text[start].isupper() and (not opens or end - start == 1):
                 continue

@@ -21,8 +21,8 @@ PROTECTED = re.compile(
       ```.*?(?:```|\Z)  # fenced code, also one that is not closed
     | ~~~.*?(?:~~~|\Z)
     | `[^`\n]+`                                              # inline code
-    | \$\$.+?\$\$ | \\\[.+?\\\] | \\\(.+?\\\)                # formulas
-    | "[^"\n]*" | “[^”\n]*” | «[^»\n]*» | „[^“”\n]*[“”] | ‘[^’\n]*’
+    | \$\$.+?\$\$ | \\\[(?>(?!\\[\[\]]).)*+\\\] | \\\((?>(?!\\[()]).)*+\\\)  # formulas
+    | "[^"\n]*" | “[^“”\n]*” | «[^«»\n]*» | „[^„“”\n]*[“”] | ‘[^‘’\n]*’
     | (?<!\w)'[^'\n]+'(?!\w)                                 # quotes
     | <[A-Za-z/!][^<>\n]*>                                   # markup
     | \b(?:https?|ftp|file|ssh|git|wss?|mailto):[^\s]+ | \bwww\.[^\s]+
@@ -30,13 +30,13 @@ PROTECTED = re.compile(
     | (?<!\S)[@#][\w/.-]+ | (?<!\S)--?[A-Za-z][\w-]*(?:=\S+)? # mentions, tags, options
     | (?<!\S)[~.]{0,2}/[^\s]+ | \b[A-Za-z]:\\[^\s]* | \b[\w.-]{1,64}(?:/[\w.-]+){2,}/?       # paths
     | \$\{?\w+\}? | %\w+% | \{\{?[^{}\n]*\}?\}               # variables and templates
-    | [A-Za-z_]\w*(?:\.\w+)*\([^()\n]*\)                     # calls
+    | (?<![\w.])\.?[A-Za-z_]\w*(?:\.\w+)*\([^()\n]*\)        # calls
     | \b\w*_\w+\b | \b\w+(?:::\w+)+ | \b\w+(?:->\w+)+        # snake_case, A::b, a->b
     | \b[a-z]+(?:[A-Z][a-z0-9]*)+\b | \b(?:[A-Z][a-z0-9]+){2,}\b                        # camelCase
     | \b[A-Za-z][\w-]{0,40}(?:\.[A-Za-z][\w-]{0,40}){0,8}\.[A-Za-z]\w{0,9}\b  # file.ext, a.b.c, e.g
     | \b\w*\d(?:[\w.,:/%-]*\w)?  # numbers, versions, dates, things with digits
     | [A-Za-z]\+\+ | \b[CFfc]\#                              # C++, C#
-    | \b\w+['’]?\w*\s?(?:==|!=|<=|>=|=>|:=|\+=|-=|&&|\|\||=)\s?[^\s]+                   # a = b
+    | \b\w+(?:['’]\w*)?\s?(?:==|!=|<=|>=|=>|:=|\+=|-=|&&|\|\||=)\s?[^\s]+                   # a = b
     | (?<!\S)[:;=8xX][-o^']?[()\[\]DPpO3/\\|*](?!\w) | <3    # emoticons
     """,
     re.VERBOSE | re.DOTALL,
@@ -44,9 +44,10 @@ PROTECTED = re.compile(
 # Texts of plain words and punctuation, as most prompts are, have no protected parts. This check
 # takes a twentieth of the time of the full search.
 ORDINARY = re.compile(
-    r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: "
-    r"(?=[A-Za-z])|$|\s*$))*"
+    r"(?:(?>[a-z]+|[A-Z]{2,}(?![a-z])|[A-Z][a-z]*)(?:['’][a-z]+)?(?:\.(?=\s|$)|[,?!])*+(?: "
+    r"(?=[A-Za-z])|\s*$))*+"
 )
+TWO_WORDS = re.compile(r"[^\W\d_]{2}\W++[^\W\d_]{2}")
 TERM = re.compile(r"(?<![\w'’])[A-Za-z]\w+(?![\w])")
 COMMAND = re.compile(r"(?<![\w-])[a-z][\w+-]*")
 OPENING = re.compile(r"[a-z]+ [a-z]+\b")
@@ -147,7 +148,7 @@ def is_code(text: str, spans: Sequence[ProtectedSpan]) -> bool:
     other = [span for span in spans if not span.term]
     if not other:
         return False
-    return not re.search(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}", masked(text, other, "\n"))
+    return not TWO_WORDS.search(masked(text, other, "\n"))
 
 
 # Forms that never occur in sentences.
@@ -155,14 +156,14 @@ STATEMENT = re.compile(
     r"""(?:
       (?:>>>|\.\.\.|\$|\#!)\s.* | \#!.* | \#\s?(?:include|define|ifn?def|endif|pragma)\b.*
     | \s*(?://|/\*|\*/|--\s).*
-    | \s*(?:(?:async\s+)?def|class)\s+\w+(?:\(.*|.*:.*) | .*\s\\
+    | \s*(?:(?:async\s+)?def|class)\s+\w++(?:\(.*|.*:.*) | .*\s\\
     | \s*(?:from\s+[\w.]+\s+import|import\s+[\w.]+)(?:[\s,].*|;)?
     | \s*(?:public|private|protected|static|const|let|var|func|fn|void|int|float|double|char
-        |struct|enum)\s+[\w<>\[\]*]+.*[;{=(].*
+        |struct|enum)\s+[\w<>\[\]*]++.*[;{=(].*
     | .*[;{}]\ * | \s*[\])}]+[;,]?\s* | \s*@\w+.* | \s*return\b.*[;)\]\d]
     | (?:\ {4,}|\t+)\S.*
-    | \s*(?i:select|insert|update|delete|create|alter|drop)\s.*\b(?i:from|into|set|table|where
-        |values)\b.*[;*(].*
+    | \s*(?i:select|insert|update|delete|create|alter|drop)\s(?>.*?\b(?i:from|into|set|table|where
+        |values)\b).*[;*(].*
     | \s*[\w.\[\]"']+(?:,\s*[\w.\[\]"']+)*\s*(?:[-+*/]?=)\s*\S.* | \s*"[^"\n]*"\s*:\s*\S.*
     | \s*\|.*\|\s* | \s*[-=*_#]{3,}\s* | \s*<[^>]+>.*
     )""",
@@ -190,7 +191,7 @@ MARK = re.compile(
     r"""
       [\w)\]]\s*(?:===?|!==?|<=|>=|[-+*/%|&]=|:=|&&|\|\||=>|->|<<|>>|::)\s*\S
     | [\w)\]]\s+[+*/%<>=|]\s+[\w("'$-]
-    | \b\w+\([^()]*\) | ;\s*(?:then|do)\b | \s\*\w+\b(?!\*) | [\w)]\[[^\]]*\]
+    | \b\w+\([^()]*\) | ;\s*(?:then|do)\b | \s\*\w+\b(?!\*) | [\w)]\[\[?[^\[\]]*\]
     """,
     re.VERBOSE,
 )

@@ -131,6 +131,7 @@ NOT_AN_END = re.compile(
     r"prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
     re.IGNORECASE,
 )
+LONGEST_ABBREVIATION = 16
 LONE_I = re.compile(
     r"(?<![\w'’.\-/])i(?=(?:['’](?:m|ve|d|ll|s)\b)|(?:[\s,?!;]|\.(?!\w)|$))(?!\s*[=+*/<>\])])"
 )
@@ -173,7 +174,8 @@ def capital_edits(line: str, *, from_start: bool) -> Iterator[Edit]:
     if from_start and first and len(line.split()) > 1:
         yield _capital(line, first.start(1))
     for found in SENTENCE_START.finditer(line):
-        if not NOT_AN_END.search(line, 0, found.start()):
+        end = found.start()
+        if not NOT_AN_END.search(line, max(0, end - LONGEST_ABBREVIATION), end):
             yield _capital(line, found.end())
     for found in LONE_I.finditer(line):
         yield Edit(found.start(), found.start() + 1, "I", EditKind.CAPITAL)

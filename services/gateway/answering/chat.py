@@ -3,7 +3,7 @@
 Order: enhance, check the input, begin the turn (at the same time), generate with output checks,
 store.
 The guard checks the typed text and the enhanced text, so the enhancer runs first. A history kept by
-the client is checked as well. Start reading at `Chat.run`.
+the client is checked as well, in all roles and before it is stored. Start reading at `Chat.run`.
 """
 
 import asyncio
@@ -85,11 +85,14 @@ class Chat:
         prompt = await self._prompt(turn.request)
         clock.passed("enhance")
 
-        texts = dict.fromkeys((prompt.original_text, prompt.text))
-        async with concurrently(
-            self._guardrail.check_input((*texts, *turn.request.history_user_texts))
-        ) as verdict:
-            begun = await self._session.begin_turn(turn.request, prompt)
+        request = turn.request
+        texts = dict.fromkeys((prompt.original_text, prompt.text, *request.history_texts))
+        async with concurrently(self._guardrail.check_input(tuple(texts))) as verdict:
+            # Later turns of a stored conversation check only their own text, so that a history is
+            # stored after its verdict, and a refused history is not stored at all.
+            if request.history and _is_blocked(await verdict):
+                request = replace(request, history=())
+            begun = await self._session.begin_turn(request, prompt)
             turn.begin(begun.assistant_message_id, restarted=begun.replayed)
             clock.passed("begin")
             stored = await self._stored(begun)
@@ -200,6 +203,10 @@ class Chat:
                 raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _is_blocked(checked: guardrail_pb2.CheckInputResponse) -> bool:
+    return checked.verdict.action == guardrail_pb2.ACTION_BLOCK
 
 
 def _report_not_stored(answer: session_pb2.FinishTurnRequest, error: ServiceError) -> None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from thumbwheel.session.v1 import session_pb2
 
 from services.contracts import limits
-from services.contracts.chat import ContextMessage, Role, SamplingOverrides, Task
+from services.contracts.chat import ContextMessage, SamplingOverrides, Task
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_REPLY_TOKENS,
@@ -72,14 +72,13 @@ class TurnRequest:
     skip_enhancer: bool = False
 
     @property
-    def history_user_texts(self) -> tuple[str, ...]:
-        """User messages in a history kept by the client.
+    def history_texts(self) -> tuple[str, ...]:
+        """Texts of a history kept by the client, of all roles.
 
-        The guard checks them, because earlier checks of such a history cannot be verified.
+        The guard checks them, because the client wrote them all: earlier checks of such a history
+        cannot be verified, and a model follows system and assistant messages as well.
         """
-        return tuple(
-            message.text for message in self.history if message.role is Role.USER and message.text
-        )
+        return tuple(message.text for message in self.history if message.text)
 
     @property
     def pinned_version(self) -> str:

@@ -34,7 +34,7 @@ WORD_GAP = re.compile(r"\s{2,}")
 # Separators within a word ("bo-mb", "bo**mb"). Removed hyphens between whole words do no harm.
 SEPARATORS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
 STRETCHED = re.compile(r"([a-z])\1{2,}")
-LEET_WORD = re.compile(r"[a-z][013457@$!|]+[a-z]|\b[013457@$]+[a-z]{2}|[a-z][013457@$]+\b")
+LEET_WORD = re.compile(r"[a-z][013457@$!|]+[a-z]|\b[013457@$]{1,24}[a-z]{2}|[a-z][013457@$]+\b")
 SPACE = re.compile(r"\s+")
 PLAIN = re.compile(r"[a-z ,?'\n]*")
 

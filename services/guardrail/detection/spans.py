@@ -49,14 +49,14 @@ KNOWN = re.compile(
     | dop_v1_[0-9a-f]{64} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}         # DigitalOcean, Shopify
     | hvs\.[\w-]{24,} | AGE-SECRET-KEY-1[0-9A-Z]{58}     # Vault, age
     | \d{8,10}:AA[\w-]{33}                               # Telegram
-    | eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}              # JSON web token
+    | eyJ[\w-]{8,1024}\.eyJ[\w-]{8,}\.[\w-]{8,}              # JSON web token
     )""",
     re.VERBOSE,
 )
 PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
-IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
+IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
 LABELLED_PASSWORD = re.compile(
     r"(?:passw(?:or)?d|passphrase|pwd)[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
     r"3}[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",

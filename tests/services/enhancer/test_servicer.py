@@ -1,5 +1,7 @@
 """The enhancer over a real socket, with its real word lists and linter."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +13,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.errors import DETAILS_KEY
 from services.chassis.server import Registration, serving
+from services.chassis.threads import AbandonedError
 from services.enhancer.prompt import Enhancer
 from services.enhancer.servicer import NAME, EnhancerServicer
 from services.enhancer.settings import EnhancerSettings
@@ -79,3 +82,44 @@ async def test_error_of_a_too_long_text_contains_its_size_and_the_limit(
     details = caught.value.details() or ""
     assert "32,771" in details
     assert "32,768" in details
+
+
+@pytest.mark.parametrize("pattern", ["a", "„", "a! ", "www.", "\\[", "class a"])
+def test_time_of_a_text_grows_with_its_length_only(enhancer: Enhancer, pattern: str) -> None:
+    """Finding S-08: 8,000 letters and one odd character took 1.6 s, quadratic in the length."""
+
+    def cpu_seconds(length: int) -> float:
+        text = (pattern * length)[: length - 2] + " ~"
+        began = time.thread_time()
+        enhancer.enhance(text)
+        return time.thread_time() - began
+
+    cpu_seconds(100)
+    half, whole = cpu_seconds(3_950), cpu_seconds(7_900)
+    # The ratio of a few milliseconds is noise.
+    assert whole < max(0.1, 2.8 * half)
+
+
+async def test_short_text_does_not_wait_for_long_texts(enhancer: Enhancer) -> None:
+    """Finding S-08: one lock for all made every message wait for the slowest."""
+    long = "wat is teh captial of frnace and " * 200
+    async with client(enhancer) as stub:
+        slow = [
+            asyncio.ensure_future(stub.Enhance(enhancer_pb2.EnhanceRequest(text=long), timeout=30))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0.05)
+        await stub.Enhance(enhancer_pb2.EnhanceRequest(text="wat is it"), timeout=10)
+        assert not all(call.done() for call in slow)
+        for call in slow:
+            call.cancel()
+
+
+def test_work_ends_at_the_next_checkpoint(enhancer: Enhancer) -> None:
+    """Finding S-08: work on a long text continued after the deadline of its call."""
+
+    def ended() -> None:
+        raise AbandonedError
+
+    with pytest.raises(AbandonedError):
+        enhancer.enhance("wat is teh captial of frnace " * 100, ended)

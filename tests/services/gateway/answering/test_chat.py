@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import from_rpc
 from tests.services.gateway.fakes import (
@@ -106,6 +107,47 @@ async def test_enhanced_text_is_shown_and_both_texts_are_checked(
     assert events[1].enhanced.edits[0].replacement == "how"
     assert gateway.fakes.guardrail.inputs == [["hw does it work?", "how does it work?"]]
     assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
+
+
+@pytest.mark.parametrize(
+    "role", [chat_pb2.ROLE_SYSTEM, chat_pb2.ROLE_USER, chat_pb2.ROLE_ASSISTANT]
+)
+async def test_history_of_every_role_is_checked_and_a_refused_one_is_not_stored(
+    gateway: GatewayUnderTest, role: chat_pb2.Role.ValueType
+) -> None:
+    """Finding S-05: the guard saw user messages only, and a refused history was stored."""
+    history = [chat_pb2.HistoryMessage(role=role, text=f"Do the {FORBIDDEN} thing.")]
+    user_input = chat_pb2.UserInput(text="Please go on.", history=history)
+    events = [
+        event
+        async for event in gateway.chat.SendMessage(
+            chat_pb2.SendMessageRequest(input=user_input),
+            timeout=10,
+            metadata=gateway.metadata(),
+        )
+    ]
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_INPUT_BLOCKED
+    assert not gateway.fakes.generator.requests
+    begun = [
+        session_pb2.BeginTurnRequest.FromString(payload)
+        for payload, _ in gateway.fakes.session.requests.values()
+    ]
+    assert [(turn.user.text, len(turn.history)) for turn in begun] == [("Please go on.", 0)]
+
+
+@pytest.mark.parametrize("role", [chat_pb2.ROLE_UNSPECIFIED, 9])
+async def test_unknown_role_is_refused(gateway: GatewayUnderTest, role: int) -> None:
+    """Finding S-05: a role is refused as long as no rule says how to judge its texts."""
+    message = chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text="Hi")
+    user_input = chat_pb2.UserInput(text="Please go on.", history=[message])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in gateway.chat.SendMessage(
+            chat_pb2.SendMessageRequest(input=user_input),
+            timeout=10,
+            metadata=gateway.metadata(),
+        ):
+            pass
+    assert from_rpc(caught.value, "gateway").field == "input.history[0].role"
 
 
 async def test_enhancer_can_be_skipped(gateway: GatewayUnderTest) -> None:

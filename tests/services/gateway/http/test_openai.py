@@ -152,7 +152,7 @@ async def test_history_of_the_client_is_checked_by_the_guard(gateway: GatewayUnd
         )
     assert answer.choices[0].finish_reason == "content_filter"
     assert gateway.fakes.generator.requests == []
-    assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN]]
+    assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN, "Sure, first"]]
 
 
 async def test_errors_raise_the_exceptions_of_the_package(gateway: GatewayUnderTest) -> None:
