@@ -133,7 +133,12 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
         feedback = FeedbackServicer(
-            Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()),
+            Feedback(
+                peers.session,
+                peers.feedback,
+                peers.guardrail,
+                settings.principal_key.get_secret_value(),
+            ),
             OwnData(turns, peers.session, peers.feedback, cache),
         )
         sessions = PageSessions(

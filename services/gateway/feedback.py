@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from services.chassis.errors import FailedPreconditionError
+from thumbwheel.guardrail.v1 import guardrail_pb2
+
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
 from services.contracts.chat import Role
 from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
@@ -22,7 +24,9 @@ from services.contracts.limits import (
     MAX_REQUEST_ID_CHARACTERS,
     field_error,
 )
-from services.gateway.metrics import THUMBS
+from services.contracts.wire import ACTIONS
+from services.gateway.answering.holdback import OutputGuard
+from services.gateway.metrics import GUARD_VERDICTS, THUMBS
 from services.gateway.turns.request import check_uuid
 
 # A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
@@ -96,8 +100,11 @@ class FeedbackLog(Protocol):
 class Feedback:
     """Accepts feedback of users."""
 
-    def __init__(self, messages: RatedMessages, log: FeedbackLog, principal_key: str) -> None:
-        self._messages, self._log, self._principal_key = messages, log, principal_key
+    def __init__(
+        self, messages: RatedMessages, log: FeedbackLog, guard: OutputGuard, principal_key: str
+    ) -> None:
+        self._messages, self._log, self._guard = messages, log, guard
+        self._principal_key = principal_key
 
     async def submit(
         self, caller: Caller, submission: FeedbackSubmission
@@ -105,11 +112,12 @@ class Feedback:
         """Store feedback. Returns the event id and its durability.
 
         Raises:
-            InvalidArgumentError: A limit is exceeded, or the message is not an answer.
+            InvalidArgumentError: A limit is exceeded, the message is not an answer, or the guard
+                rejects the correction.
             NotFoundError: The message is unknown or belongs to another user.
             FailedPreconditionError: The answer is not finished, so its version is not final.
             AlreadyExistsError: The request_id was used with other content.
-            UnavailableError: Nothing was stored.
+            UnavailableError: The guard or the feedback service is unavailable. Nothing was stored.
         """
         check_submission(submission)
         message = await self._messages.rated_message(submission.message_id)
@@ -117,6 +125,8 @@ class Feedback:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")
         if not message.finished:
             raise FailedPreconditionError("the answer is still being written", field="message_id")
+        if isinstance(submission.value, Correction):
+            await self._check_correction(submission.value.text)
         # The id is derived from the request_id, which makes retries idempotent.
         event = FeedbackEvent(
             event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{submission.request_id}")),
@@ -135,6 +145,23 @@ class Feedback:
                 message.model_version, message.arm, "up" if submission.value.up else "down"
             ).inc()
         return event.event_id, durability
+
+    async def _check_correction(self, text: str) -> None:
+        """Check a text that a model will learn to answer with.
+
+        The guard judges the text as an answer, and as the request that leads to it, since its
+        classifier reads requests only.
+        """
+        checked = await self._guard.check_output(text, "", text, final=True)
+        if (action := checked.verdict.action) != guardrail_pb2.ACTION_ALLOW:
+            category = checked.verdict.category
+            GUARD_VERDICTS.labels("correction", ACTIONS[action], category).inc()
+            raise InvalidArgumentError(
+                f"the guard rejects the correction: {category}",
+                field="correction.text",
+                reason="CORRECTION_REJECTED",
+                limit="no harmful content, secrets or personal data",
+            )
 
 
 def check_submission(submission: FeedbackSubmission) -> None:

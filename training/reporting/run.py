@@ -10,6 +10,7 @@ from typing import Any
 
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import MANIFEST, read_manifest
+from training.data.feedback.sets import MIN_PRINCIPALS
 from training.evaluation.canary_run import COURSE
 from training.figures import SAMPLES
 from training.reporting.pages import Chart, chart, curves, write_page
@@ -43,6 +44,7 @@ def write_report(
         },
         "snapshot": read_manifest(snapshot_directory),
         "sets": read_manifest(sets).report if (sets / MANIFEST).exists() else {},
+        "min_principals": MIN_PRINCIPALS,
         "artifacts": [
             read_manifest(path.parent) for path in sorted(run_directory.glob(f"*/{MANIFEST}"))
         ],
@@ -65,7 +67,7 @@ def _canary_charts(path: Path) -> list[Chart]:
         for name in ("e_better", "e_worse")
     }
     charts = [
-        chart("share of thumbs up, by look", rates),
+        chart("share of satisfied users, by look", rates),
         chart("log10 of the evidence, by look", evidence),
     ]
     return [drawn for drawn in charts if drawn is not None]

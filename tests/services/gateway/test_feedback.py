@@ -12,7 +12,7 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.errors import from_rpc
 from services.gateway.feedback import EVENT_NAMESPACE
-from tests.services.gateway.fakes import STABLE
+from tests.services.gateway.fakes import BAD_WORD, SECRET, STABLE
 from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest
 
 
@@ -69,6 +69,33 @@ async def test_same_request_id_is_the_same_event_and_rejects_other_content(
         await submit(gateway, message_id, thumb=events_pb2.Thumb(up=False))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
     assert from_rpc(caught.value, "gateway").field == "request_id"
+
+
+@pytest.mark.parametrize("word", [BAD_WORD, SECRET])
+async def test_correction_that_the_guard_rejects_is_not_stored(
+    gateway: GatewayUnderTest, word: str
+) -> None:
+    """Finding S-10: corrections became training examples without a check."""
+    message_id = (await gateway.ask())[0].message_id
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(gateway, message_id, correction=events_pb2.Correction(text=f"Say {word}."))
+    error = from_rpc(caught.value, "gateway")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (error.field, error.reason) == ("correction.text", "CORRECTION_REJECTED")
+    assert error.limit == "no harmful content, secrets or personal data"
+    assert not gateway.fakes.feedback.events
+
+
+async def test_correction_without_a_verdict_is_not_stored(gateway: GatewayUnderTest) -> None:
+    """Finding S-10: the check of a correction fails closed, and thumbs need no check."""
+    message_id = (await gateway.ask())[0].message_id
+    gateway.fakes.guardrail.gives_verdicts = False
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(gateway, message_id, correction=events_pb2.Correction(text="Better."))
+    assert from_rpc(caught.value, "gateway").reason == "GUARDRAIL_UNAVAILABLE"
+    assert not gateway.fakes.feedback.events
+    await submit(gateway, message_id)
+    assert len(gateway.fakes.feedback.events) == 1
 
 
 async def test_corrections_and_retractions_are_recorded(gateway: GatewayUnderTest) -> None:

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.admission import Admission
@@ -90,6 +91,12 @@ class Behind:
     async def record(self, event: FeedbackEvent) -> Durability:
         return Durability.SPOOL
 
+    async def check_output(
+        self, prompt: str, released_tail: str, pending: str, *, final: bool
+    ) -> guardrail_pb2.CheckOutputResponse:
+        verdict = guardrail_pb2.Verdict(action=guardrail_pb2.ACTION_ALLOW)
+        return guardrail_pb2.CheckOutputResponse(verdict=verdict)
+
     async def consent(self) -> Consent:
         return Consent(True, None)
 
@@ -137,7 +144,7 @@ class Handlers:
         )
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(
-            Feedback(behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind)
+            Feedback(behind, behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind)
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]

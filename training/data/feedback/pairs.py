@@ -29,13 +29,15 @@ MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is ab
 class Answer:
     """One answer to one context with all its thumbs, over users and repetitions.
 
-    `served` is a sample of an answer rated like the majority, if there is one.
+    `served` is a sample of an answer rated like the majority, if there is one. `users` are the
+    principals of the thumbs.
     """
 
     text: str
     up: int = 0
     down: int = 0
     served: Served | None = None
+    users: frozenset[str] = frozenset()
 
     @property
     def approval(self) -> float:
@@ -45,19 +47,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A context with its rated answers and its corrections as (chosen, rejected)."""
+    """A context with its rated answers and its corrections as (chosen, rejected).
+
+    `correctors` are the principals of each correction, in the same order.
+    """
 
     prompt_id: str
     context: tuple[Message, ...]
     answers: tuple[Answer, ...]
     corrections: tuple[tuple[str, str], ...]
+    correctors: tuple[frozenset[str], ...]
 
 
 @dataclass(frozen=True)
 class Pair:
     """A preference of `chosen` over `rejected`.
 
-    `right` is the probability of a correct label, None for unknown noise.
+    `right` is the probability of a correct label, None for unknown noise. `users` are the
+    principals of the judgements on each side.
     """
 
     prompt_id: str
@@ -66,6 +73,7 @@ class Pair:
     rejected: str
     margin: float
     right: float | None
+    users: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,23 +100,27 @@ def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
     for prompt_id in sorted(by_prompt):
         rated = by_prompt[prompt_id]
         votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        corrections: set[tuple[str, str]] = set()
+        corrections: dict[tuple[str, str], set[str]] = defaultdict(set)
+        voters: dict[str, set[str]] = defaultdict(set)
         served: dict[tuple[str, bool], Served] = {}
         for judgement in rated:
             answer = " ".join(judgement.answer.split())
             if judgement.up is not None:
                 votes[answer][0 if judgement.up else 1] += 1
+                voters[answer].add(judgement.principal)
                 if judgement.served:
                     served.setdefault((answer, judgement.up), judgement.served)
             if judgement.correction is not None:
                 better = " ".join(judgement.correction.split())
                 if better != answer:
-                    corrections.add((better, answer))
+                    corrections[better, answer].add(judgement.principal)
         answers = tuple(
-            Answer(text, up, down, served.get((text, up > down)))
+            Answer(text, up, down, served.get((text, up > down)), frozenset(voters[text]))
             for text, (up, down) in sorted(votes.items())
         )
-        questions.append(Question(prompt_id, rated[0].context, answers, tuple(sorted(corrections))))
+        written = sorted(corrections)
+        correctors = tuple(frozenset(corrections[correction]) for correction in written)
+        questions.append(Question(prompt_id, rated[0].context, answers, tuple(written), correctors))
     return questions
 
 
@@ -142,8 +154,18 @@ def make_pairs(
     for question in questions:
         liked_share = _liked_share(question, share_up, noise)
         own = [
-            Pair(question.prompt_id, question.context, better, worse, CORRECTION_MARGIN, None)
-            for better, worse in question.corrections
+            Pair(
+                question.prompt_id,
+                question.context,
+                better,
+                worse,
+                CORRECTION_MARGIN,
+                None,
+                (users,),
+            )
+            for (better, worse), users in zip(
+                question.corrections, question.correctors, strict=True
+            )
         ]
         own += [
             Pair(
@@ -155,6 +177,7 @@ def make_pairs(
                 right=None
                 if noise.flipped is None
                 else _right(good, bad, noise.flipped, liked_share),
+                users=(good.users, bad.users),
             )
             for good in question.answers
             if good.up > good.down

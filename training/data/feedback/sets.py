@@ -30,6 +30,7 @@ from training.data.feedback.pairs import (
     pair_line,
     prompt_key,
 )
+from training.data.feedback.user_shares import cap_users
 from training.data.served import Served
 from training.errors import ConfigError
 
@@ -39,12 +40,17 @@ MIN_PRINCIPALS = 5
 
 @dataclass(frozen=True)
 class SetsConfig:
-    """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*)."""
+    """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
+
+    `max_user_share` bounds the share of SFT examples, and of pairs in each set, that depend on one
+    user alone.
+    """
 
     held_out_fraction: float = 0.2
     judge_fraction: float = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
+    max_user_share: float = 0.05
     # JSON lines of fixed pairs for every run, for example requests to refuse.
     anchors: Path | None = None
     min_thumbs: int = 200
@@ -61,6 +67,13 @@ class SetsConfig:
                     reason="OUT_OF_RANGE",
                     limit="between 0 and 1",
                 )
+        if not 0 < self.max_user_share <= 1:
+            raise ConfigError(
+                f"max_user_share: {self.max_user_share} is not above 0 and up to 1",
+                field="max_user_share",
+                reason="OUT_OF_RANGE",
+                limit="above 0 and up to 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -139,14 +152,20 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
     pairs_by_set = []
     for questions in (training_questions, judge_questions, group_by_prompt(held_out)):
         pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
+        pairs, over_share = cap_users(
+            pairs, [pair.users for pair in pairs], config.max_user_share, config.seed
+        )
         pairs_by_set.append(pairs)
-        dropped.update(left_out)
+        dropped.update(left_out, pairs_over_share_of_user=over_share)
+    examples, authors = _sft_lines(training_questions, config.correction_weight)
+    examples, over_share = cap_users(examples, authors, config.max_user_share, config.seed)
+    dropped["sft_over_share_of_user"] = over_share
     anchors = [] if config.anchors is None else read_anchors(config.anchors)
     pairs = [*pairs_by_set[0], *anchors]
     random.Random(config.seed).shuffle(pairs)
     return TrainingSets(
         sft=[
-            *_sft_lines(training_questions, config.correction_weight),
+            *examples,
             *(
                 {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
                 for anchor in anchors
@@ -230,20 +249,26 @@ def _unit_interval(purpose: str, key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[dict[str, Any]]:
-    """Return liked answers, weighted by their majority, and corrections."""
-    lines = []
+def _sft_lines(
+    questions: Iterable[Question], correction_weight: float
+) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str], ...]]]:
+    """Return liked answers, weighted by their majority, and corrections; and their users."""
+    lines: list[dict[str, Any]] = []
+    users: list[tuple[frozenset[str], ...]] = []
     for question in questions:
         messages = _prompt_line(question.context)["messages"]
         for answer in question.answers:
             if answer.up > answer.down:
                 weight = (answer.up - answer.down) / (answer.up + answer.down)
                 lines.append({"messages": messages, "response": answer.text, "weight": weight})
-        lines += [
-            {"messages": messages, "response": better, "weight": correction_weight}
-            for better in sorted({better for better, _ in question.corrections})
-        ]
-    return lines
+                users.append((answer.users,))
+        authors: dict[str, frozenset[str]] = {}
+        for (better, _), correctors in zip(question.corrections, question.correctors, strict=True):
+            authors[better] = authors.get(better, frozenset()) | correctors
+        for better in sorted(authors):
+            lines.append({"messages": messages, "response": better, "weight": correction_weight})
+            users.append((authors[better],))
+    return lines, users
 
 
 def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:

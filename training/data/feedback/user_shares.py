@@ -1,0 +1,60 @@
+"""Bound on the share of training examples that depend on one user.
+
+An example depends on a user if no other user gave the judgement. A preference pair has a judgement
+on each side, and each side counts as half an example. Judgements of several users count for none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Example = TypeVar("Example")
+
+
+def cap_users(
+    examples: Sequence[Example],
+    judged_by: Sequence[Sequence[frozenset[str]]],
+    max_share: float,
+    seed: int,
+) -> tuple[list[Example], int]:
+    """Drop examples until no user has more than a share of the rest; return the number of drops.
+
+    With few users the share is twice the equal share, so that two users or fewer lose nothing. One
+    example is always allowed. The dropped examples are chosen by the seed, and the others keep
+    their order.
+
+    Args:
+        judged_by: users of each judgement of an example; none for examples of the recipe.
+        max_share: largest share of one user, for example 0.05.
+    """
+    weights = [_weights(judgements) for judgements in judged_by]
+    users = {user for judgements in judged_by for side in judgements for user in side}
+    share = max(max_share, 2 / len(users)) if users else 1.0
+    kept = list(range(len(examples)))
+    random.Random(seed).shuffle(kept)
+    while True:
+        # Fewer examples lower the limit too, so the pass is repeated until all users are below.
+        limit = max(1.0, share * len(kept))
+        used: dict[str, float] = defaultdict(float)
+        below = []
+        for number in kept:
+            after = {user: used[user] + weight for user, weight in weights[number].items()}
+            if all(weight <= limit for weight in after.values()):
+                used |= after
+                below.append(number)
+        if len(below) == len(kept):
+            return [examples[number] for number in sorted(kept)], len(examples) - len(kept)
+        kept = below
+
+
+def _weights(judgements: Sequence[frozenset[str]]) -> Mapping[str, float]:
+    """Return user → weight of the user in an example."""
+    weights: dict[str, float] = defaultdict(float)
+    for users in judgements:
+        if len(users) == 1:
+            (user,) = users
+            weights[user] += 1 / len(judgements)
+    return weights
