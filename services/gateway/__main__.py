@@ -132,13 +132,9 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
+        principal_key = settings.principal_key.get_secret_value()
         feedback = FeedbackServicer(
-            Feedback(
-                peers.session,
-                peers.feedback,
-                peers.guardrail,
-                settings.principal_key.get_secret_value(),
-            ),
+            Feedback(peers.session, peers.feedback, peers.guardrail, principal_key),
             OwnData(turns, peers.session, peers.feedback, cache),
         )
         sessions = PageSessions(
