@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.threads import Checkpoint, no_checkpoint
 from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.detection.normalization import variants
@@ -51,9 +52,17 @@ class Policy:
         self._prompts: OrderedDict[bytes, Verdict] = OrderedDict()
         self.version = policy_version(classifier.digest, phone_region)
 
-    def judge_input(self, texts: Sequence[str]) -> Verdict:
-        """Return the strictest verdict on the texts of a user."""
-        verdict = strictest(self._judge_prompt(text) for text in texts)
+    def judge_input(self, texts: Sequence[str], checkpoint: Checkpoint = no_checkpoint) -> Verdict:
+        """Return the strictest verdict on the texts of a user.
+
+        Raises:
+            AbandonedError: `checkpoint` raised the error between two texts.
+        """
+        verdicts = []
+        for text in dict.fromkeys(texts):
+            checkpoint()
+            verdicts.append(self._judge_prompt(text))
+        verdict = strictest(verdicts)
         self._observe(Stage.INPUT, verdict)
         return verdict
 

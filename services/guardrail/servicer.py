@@ -1,21 +1,23 @@
 """Servicer of GuardrailService: checks limits, calls the policy, converts verdicts.
 
-Texts of more than INLINE_CHARACTERS are judged in a thread.
+Texts of more than INLINE_CHARACTERS are judged in one of two threads, until their call ends.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
+from services.chassis.threads import BoundedThreads, Checkpoint, no_checkpoint
 from services.contracts.chat import Action
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_OUTPUT_CHECKS,
     MAX_PENDING_CHARACTERS,
+    MAX_REQUEST_CHARACTERS,
     MAX_TAIL_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
     field_error,
 )
 from services.contracts.wire import ACTION_NUMBERS
@@ -27,8 +29,12 @@ NAME = "thumbwheel.guardrail.v1.GuardrailService"
 # The texts of a history, the typed text and the enhanced text.
 MAX_TEXTS = MAX_HISTORY + 2
 MAX_INPUT_CHARACTERS = 131_072
+# The texts of a request, and its message once more as enhanced.
+MAX_CHECKED_CHARACTERS = MAX_REQUEST_CHARACTERS + 2 * MAX_TEXT_CHARACTERS
 # About 5 ms of work. For less work a thread costs more than the wait of the event loop.
 INLINE_CHARACTERS = 8_192
+# More threads only share the lock of the interpreter with the event loop.
+THREADS = 2
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._threads = BoundedThreads(THREADS, "guardrail")
 
     async def CheckInput(
         self, request: guardrail_pb2.CheckInputRequest, context: Any
@@ -51,7 +58,16 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             if not text:
                 raise field_error("texts", "at least 1 character")
             _check_length("texts", text, MAX_INPUT_CHARACTERS)
-        verdict = await _judge(sum(map(len, texts)), lambda: self._policy.judge_input(texts))
+        characters = sum(map(len, texts))
+        if characters > MAX_CHECKED_CHARACTERS:
+            raise field_error(
+                "texts",
+                f"at most {MAX_CHECKED_CHARACTERS:,} characters in all texts",
+                f"{characters:,}",
+            )
+        verdict = await self._judge(
+            characters, lambda checkpoint: self._policy.judge_input(texts, checkpoint)
+        )
         return guardrail_pb2.CheckInputResponse(
             verdict=self._message(verdict), rejection_text=_rejection(verdict)
         )
@@ -60,7 +76,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         self, request: guardrail_pb2.CheckOutputRequest, context: Any
     ) -> guardrail_pb2.CheckOutputResponse:
         _check_part(request)
-        return await _judge(_size(request), lambda: self._output(request))
+        return await self._judge(_size(request), lambda _: self._output(request))
 
     async def CheckOutputs(
         self, request: guardrail_pb2.CheckOutputsRequest, context: Any
@@ -70,8 +86,9 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             raise field_error("checks", f"1 to {MAX_OUTPUT_CHECKS} parts")
         for check in checks:
             _check_part(check)
-        results = await _judge(
-            sum(map(_size, checks)), lambda: [self._output_or_empty(check) for check in checks]
+        results = await self._judge(
+            sum(map(_size, checks)),
+            lambda checkpoint: [self._output_or_empty(check, checkpoint) for check in checks],
         )
         return guardrail_pb2.CheckOutputsResponse(results=results)
 
@@ -89,14 +106,20 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         )
 
     def _output_or_empty(
-        self, request: guardrail_pb2.CheckOutputRequest
+        self, request: guardrail_pb2.CheckOutputRequest, checkpoint: Checkpoint
     ) -> guardrail_pb2.CheckOutputResponse:
         """Judge one part; a failure gives an empty response and does not affect other parts."""
+        checkpoint()
         try:
             return self._output(request)
         except Exception:
             log.exception("output check failed")
             return guardrail_pb2.CheckOutputResponse()
+
+    async def _judge(self, characters: int, work: Callable[[Checkpoint], ResultT]) -> ResultT:
+        if characters <= INLINE_CHARACTERS:
+            return work(no_checkpoint)
+        return await self._threads.run(work)
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:
         return guardrail_pb2.Verdict(
@@ -115,10 +138,6 @@ def _check_part(request: guardrail_pb2.CheckOutputRequest) -> None:
 
 def _size(request: guardrail_pb2.CheckOutputRequest) -> int:
     return len(request.prompt) + len(request.pending)
-
-
-async def _judge(characters: int, work: Callable[[], ResultT]) -> ResultT:
-    return work() if characters <= INLINE_CHARACTERS else await asyncio.to_thread(work)
 
 
 def _check_length(field: str, text: str, limit: int) -> None:

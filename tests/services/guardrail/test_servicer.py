@@ -120,6 +120,12 @@ async def test_private_key_without_end_is_blocked_and_not_released(
         ("CheckInput", In(texts=["a"] * 203), "texts", "1 to 202 texts"),
         ("CheckInput", In(texts=["a", ""]), "texts", "at least 1 character"),
         ("CheckInput", In(texts=["a" * 131_073]), "texts", "at most 131,072 characters"),
+        (
+            "CheckInput",
+            In(texts=["a" * 32_768] * 6 + ["a"]),
+            "texts",
+            "at most 196,608 characters in all texts",
+        ),
         ("CheckOutput", Out(prompt="a" * 131_073), "prompt", "at most 131,072 characters"),
         (
             "CheckOutput",

@@ -18,13 +18,17 @@ WORD = re.compile(r"\w+|[?!]")
 MULTIPLIER = np.uint32(0x9E3779B1)
 PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
 
-FOLDED_BLOCKS = (
-    (0xA0, 0x3400),
-    (0xFB00, 0x10000),
-    (0x1D400, 0x1D800),
-    (0x1F100, 0x1F200),
-    (0xE0000, 0xE0080),
+# Categories of Unicode's data (unicodedata of Python 3.11: Unicode 14) without a visible form:
+# controls, format characters, marks, private use and unassigned. Default_Ignorable_Code_Point has
+# four letters in addition. U+2800 and U+FFFC have the width of a blank.
+INVISIBLE = ("Cc", "Cf", "Mn", "Me", "Co", "Cn")
+INVISIBLE_LETTERS = "\u3164\uffa0\u115f\u1160"
+BLANKS = "\u2800\ufffc"
+# Letters with a stroke or hook, and small capitals, have no decomposition but a name.
+LATIN_NAME = re.compile(
+    r"LATIN LETTER SMALL CAPITAL ([A-Z])|LATIN SMALL LETTER ([A-Z]) WITH [A-Z -]+"
 )
+MAX_FOLDS = 65_536
 LOOKALIKES = (
     "авсеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВСЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
@@ -33,36 +37,42 @@ SPACE = re.compile(r"\s+")
 
 
 def _fold(code: int) -> str | None:
+    """Return the plain form of a character, or None for an invisible character."""
     character = chr(code)
+    if character in BLANKS:
+        return " "
     if (
-        unicodedata.category(character) in ("Cf", "Mn", "Me")
-        or character in "\u3164\uffa0\u115f\u1160"
-    ):
+        unicodedata.category(character) in INVISIBLE or character in INVISIBLE_LETTERS
+    ) and character not in "\t\n\r":
         return None
     if (digit := unicodedata.digit(character, None)) is not None:
         return str(digit)
     base = unicodedata.normalize("NFKD", character)
-    return (
-        base[0]
-        if base[0].isascii() and all(unicodedata.combining(mark) for mark in base[1:])
-        else character
-    )
+    if base[0].isascii() and all(unicodedata.combining(mark) for mark in base[1:]):
+        return base[0]
+    named = LATIN_NAME.fullmatch(unicodedata.name(character, ""))
+    return (named[1] or named[2]).lower() if named else character
 
 
-FOLDS: dict[int, str | None] = {
-    **{
-        code: _fold(code)
-        for first, end in FOLDED_BLOCKS
-        for code in range(first, end)
-        if _fold(code) != chr(code)
-    },
-    **{ord(odd): plain for odd, plain in zip(*LOOKALIKES, strict=True)},
-}
+class Folds(dict[int, str | None]):
+    """Table for `str.translate` over all of Unicode; a character is folded when first seen."""
+
+    def __missing__(self, code: int) -> str | None:
+        folded = _fold(code)
+        # Few entries: a text of the limit has at most as many different characters.
+        if len(self) < MAX_FOLDS:
+            self[code] = folded
+        return folded
+
+
+FOLDS = Folds({ord(odd): plain for odd, plain in zip(*LOOKALIKES, strict=True)})
+# Texts of these characters are equal to their folded form.
+UNFOLDED = re.compile(r"[\t\n\r -~]*")
 
 
 def plain(text: str) -> str:
     """Return the text folded, in lower case and with single spaces."""
-    folded = text if text.isascii() else text.translate(FOLDS)
+    folded = text if UNFOLDED.fullmatch(text) else text.translate(FOLDS)
     return SPACE.sub(" ", folded.casefold()).strip()
 
 
