@@ -1,5 +1,5 @@
 // The session around the page: sign-in, the question before another user's key is used, sign-out.
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 import { AccountBar } from "./AccountBar";
 import { App } from "./App";
 import { KeyForm } from "./KeyForm";
@@ -18,7 +18,13 @@ interface Props {
 export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
   const [session, setSession] = useState<Session>({ state: "loading" });
 
-  useEffect(() => void start(linkKey, oldKey, forgetOldKey).then(setSession), [linkKey, oldKey, forgetOldKey]);
+  // Changes run one after another, so that an earlier, slower one does not replace a question.
+  const last = useRef(Promise.resolve());
+  const change = useCallback((make: () => Promise<Session>) => {
+    last.current = last.current.then(() => shown(make)).then(setSession);
+  }, []);
+
+  useEffect(() => change(() => start(linkKey, oldKey, forgetOldKey)), [change, linkKey, oldKey, forgetOldKey]);
 
   // Another tab may have signed in or out. An unchanged session keeps its object, so that nothing
   // is loaded again.
@@ -36,28 +42,30 @@ export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
   useEffect(() => {
     const taken = () => {
       const key = takeLinkKey();
-      if (key) void offer(key).then(setSession);
+      if (key) change(() => offer(key));
     };
+    // The address may have changed before the listener was added.
+    taken();
     window.addEventListener("hashchange", taken);
     window.addEventListener("focus", look);
     return () => {
       window.removeEventListener("hashchange", taken);
       window.removeEventListener("focus", look);
     };
-  }, [look, takeLinkKey]);
+  }, [change, look, takeLinkKey]);
 
   switch (session.state) {
     case "loading":
       return null;
     case "signed-out":
-      return <KeyForm problem={session.problem} enter={(key) => void offer(key).then(setSession)} />;
+      return <KeyForm problem={session.problem} enter={(key) => change(() => offer(key))} />;
     case "question":
       return (
         <KeyQuestion
           present={session.account}
           offered={session.offered}
           keep={() => setSession({ state: "signed-in", account: session.account, problem: "" })}
-          replace={() => void shown(() => signIn(session.key)).then(setSession)}
+          replace={() => change(() => signIn(session.key))}
         />
       );
     case "signed-in":
@@ -66,8 +74,8 @@ export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
           <AccountBar
             account={session.account}
             problem={session.problem}
-            enter={(key) => void offer(key).then(setSession)}
-            leave={() => void signOut(session.account).then(setSession)}
+            enter={(key) => change(() => offer(key))}
+            leave={() => change(() => signOut(session.account))}
           />
           <App key={session.account.csrfToken} account={session.account} lost={look} />
         </div>
