@@ -82,7 +82,8 @@ def is_session_lookup(message: ConsoleMessage) -> bool:
 
 
 def open_menu(page: Page) -> None:
-    """Open the menu, which is a drawer on phones."""
+    """Open the menu, which is a drawer on phones, once the page has read its session."""
+    expect(page.get_by_role("region", name="Account")).to_be_visible()
     if (menu := page.get_by_label("Open the menu")).is_visible():
         menu.click()
 
