@@ -81,10 +81,10 @@ async def test_internal_services_are_unreachable_through_the_gateway(
 
 
 async def test_unknown_fields_are_rejected_at_any_depth() -> None:
-    reject_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")), "")
+    reject_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")))
     # Field 3 (input) contains a text and the unknown field 99.
     inner = chat_pb2.UserInput(text="a").SerializeToString() + b"\x98\x06\x01"
     data = b"\x1a" + bytes([len(inner)]) + inner
     with pytest.raises(InvalidArgumentError) as caught:
-        reject_unknown_fields(chat_pb2.SendMessageRequest.FromString(data), "")
+        reject_unknown_fields(chat_pb2.SendMessageRequest.FromString(data))
     assert caught.value.field == "input.99"
