@@ -33,7 +33,7 @@ from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
 from services.feedback.lake.removed_rows import Owner
 from services.feedback.principals.sealing import key_id_of
-from services.feedback.spool.log import Log, Record
+from services.feedback.spool.log import Log, OffsetGapError, Record
 from services.feedback.store import tables
 from services.feedback.store.database import transaction
 
@@ -203,6 +203,7 @@ class Sink(Generic[EventT]):
 
         Raises:
             FencedError: Call `assign` again; also raised after repeated concurrent erasures.
+            OffsetGapError: The log has skipped offsets; no segment is committed.
             ObjectStoreError: No data is lost; retry later.
             LedgerUnavailableError: No data is lost; call `assign` before the retry.
         """
@@ -211,6 +212,7 @@ class Sink(Generic[EventT]):
         self._on_step(SinkStep.READ)
         if not records:
             return None
+        _require_contiguous(lease, records)
         try:
             segment = self._write(lease, records)
         # A second attempt sees the erasure. A further erasure in between is left to the caller.
@@ -310,6 +312,25 @@ class Sink(Generic[EventT]):
         found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
         found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]
         return found
+
+
+def _require_contiguous(lease: Lease, records: Sequence[Record]) -> None:
+    """Require all offsets from the lease's end on.
+
+    Offsets without a record would otherwise count as tombstones, as if they had been dropped by
+    rule.
+
+    Raises:
+        OffsetGapError: An offset is missing or repeated.
+    """
+    for expected, record in enumerate(records, lease.end_offset):
+        if record.offset != expected:
+            raise OffsetGapError(
+                f"offset {expected} of partition {lease.partition} of topic {lease.topic_id} "
+                f"is missing: the log continues at {record.offset}",
+                field="offset",
+                limit=str(expected),
+            )
 
 
 def _owner(event: SealableEvent) -> Owner:

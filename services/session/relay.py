@@ -9,6 +9,7 @@ replicas relays.
 """
 
 import asyncio
+import collections
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import call_unary
-from services.chassis.errors import InvalidArgumentError, ServiceError
+from services.chassis.errors import AlreadyExistsError, InvalidArgumentError, ServiceError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
@@ -29,11 +30,15 @@ from services.contracts.wire import FINISH_REASON_NUMBERS, ROLE_NUMBERS, TASK_NU
 from services.session.context import merge_roles
 from services.session.message import Message
 from services.session.store.database import DatabaseError
-from services.session.store.outbox import Outbox, OutboxRow
+from services.session.store.outbox import MAX_BATCH_TURNS, Outbox, OutboxRow
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.25
+# Errors about the content of one record; a retry is useless.
+PERMANENT = (InvalidArgumentError, AlreadyExistsError)
+# Failed calls with one row alone before later rows are tried.
+ATTEMPTS_ALONE = 5
 
 RELAYED = Counter(
     "thumbwheel_session_turns_relayed_total",
@@ -41,7 +46,7 @@ RELAYED = Counter(
 )
 REFUSED = Counter(
     "thumbwheel_session_turns_refused_total",
-    "Turn records refused by the feedback service as invalid.",
+    "Turn records set aside: invalid, known with another content, or failing alone repeatedly.",
 )
 WAITING = Gauge(
     "thumbwheel_session_outbox_turns", "Turn records that wait for the feedback service."
@@ -173,6 +178,8 @@ class Relay:
         self._log = turn_log
         self._intervals = intervals
         self._new_records = asyncio.Event()
+        self._max_rows, self._failed = MAX_BATCH_TURNS, False
+        self._attempts_by_row: collections.Counter[int] = collections.Counter()
 
     def wake(self) -> None:
         """Report new records in the outbox."""
@@ -201,6 +208,8 @@ class Relay:
     async def relay_batch(self) -> bool:
         """Relay one batch; return True if more records may wait.
 
+        After repeated failures each batch has half the rows, so that a bad row is soon alone.
+
         Raises:
             ServiceError: the turn log or the database failed; rows without acknowledgement remain.
         """
@@ -208,34 +217,102 @@ class Relay:
         WAITING.set(batch.waiting)
         if not batch.rows:
             return False
-        try:
-            await self._append(batch.rows)
-        except InvalidArgumentError:
-            await self._relay_singly(batch.rows)
+        if suspects := self._suspects(batch.rows):
+            await self._relay_behind(suspects, batch.rows[len(suspects) :])
             return True
-        await self._outbox.remove(batch.rows, release=batch.is_last)
-        RELAYED.inc(len(batch.rows))
-        WAITING.dec(len(batch.rows))
-        return not batch.is_last
+        rows = batch.rows[: self._max_rows]
+        is_last = len(rows) == batch.waiting
+        if len(rows) == 1:
+            await self._append_alone(rows[0], release=is_last)
+        else:
+            try:
+                await self._append(rows)
+            except PERMANENT:
+                for row in rows:
+                    await self._append_alone(row)
+                return True
+            except ServiceError:
+                # Most outages last for one call or for all: the whole batch gets one more attempt.
+                self._max_rows = len(rows) // 2 if self._failed else self._max_rows
+                self._failed = True
+                raise
+            await self._acknowledged(rows, release=is_last)
+        self._failed = False
+        self._max_rows = min(2 * self._max_rows, MAX_BATCH_TURNS)
+        return not is_last
 
-    async def _relay_singly(self, rows: Sequence[OutboxRow]) -> None:
-        """Relay rows one by one and mark invalid rows as refused.
+    def _suspects(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        """Return the leading rows that have failed alone too often."""
+        waiting_ids = {row.id for row in rows}
+        for row_id in self._attempts_by_row.keys() - waiting_ids:
+            # Removed by another replica, or erased with the conversation.
+            del self._attempts_by_row[row_id]
+        is_suspect = [self._attempts_by_row[row.id] >= ATTEMPTS_ALONE for row in rows]
+        return rows[: [*is_suspect, False].index(False)]
 
-        An invalid row would otherwise block all later rows.
+    async def _relay_behind(
+        self, suspects: Sequence[OutboxRow], later: Sequence[OutboxRow]
+    ) -> None:
+        """Relay the oldest row behind rows that fail alone, and then set those rows aside.
+
+        An acknowledgement of a later row proves that the turn log works. Each suspect gets one more
+        attempt after this proof, since an outage may have ended just before it.
+
+        Raises:
+            ServiceError: the later row failed as well, for example in an outage.
         """
-        for row in rows:
+        # At the end of an outage this attempt succeeds first, which keeps the order of the rows.
+        try:
+            await self._append_alone(suspects[0])
+        except ServiceError:
+            if not later:
+                raise
+        else:
+            return
+        await self._append_alone(later[0])
+        for row in suspects:
             try:
                 await self._append([row])
-            except InvalidArgumentError as error:
-                await self._outbox.refuse(row)
-                REFUSED.inc()
-                log.error(
-                    "turn record refused by the feedback service",
-                    extra=fields(row=row.id, field=error.field),
-                )
+            except ServiceError as error:
+                await self._set_aside(row, error)
             else:
-                await self._outbox.remove([row], release=False)
-                RELAYED.inc()
+                await self._acknowledged([row], release=False)
+
+    async def _append_alone(self, row: OutboxRow, *, release: bool = False) -> None:
+        """Append one row, and set a row with a permanent error aside.
+
+        Such a row would otherwise block all later rows.
+
+        Raises:
+            ServiceError: any other error, counted for this row.
+        """
+        try:
+            await self._append([row])
+        except PERMANENT as error:
+            await self._set_aside(row, error)
+        except ServiceError:
+            self._attempts_by_row[row.id] += 1
+            raise
+        else:
+            await self._acknowledged([row], release=release)
+
+    async def _acknowledged(self, rows: Sequence[OutboxRow], *, release: bool) -> None:
+        """Remove acknowledged rows."""
+        await self._outbox.remove(rows, release=release)
+        for row in rows:
+            self._attempts_by_row.pop(row.id, None)
+        RELAYED.inc(len(rows))
+        WAITING.dec(len(rows))
+
+    async def _set_aside(self, row: OutboxRow, error: ServiceError) -> None:
+        """Mark a row as refused; the row stays in the outbox for inspection."""
+        await self._outbox.refuse(row)
+        self._attempts_by_row.pop(row.id, None)
+        REFUSED.inc()
+        log.error(
+            "turn record refused by the feedback service",
+            extra=fields(row=row.id, reason=error.reason, field=error.field),
+        )
 
     async def _append(self, rows: Sequence[OutboxRow]) -> None:
         """Append rows to the turn log; renew the lease during a long call."""

@@ -60,6 +60,15 @@ class OffsetOutOfRangeError(LogError):
     reason = "OUT_OF_RANGE"
 
 
+class OffsetGapError(LogError):
+    """Log has skipped offsets; without transactions and log compaction a gap is a loss of records.
+
+    `limit` is the missing offset.
+    """
+
+    reason = "OFFSET_GAP"
+
+
 class TopicReplacedError(LogError):
     """Log was replaced by another log of the same name, with another id and offsets from 0."""
 

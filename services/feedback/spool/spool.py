@@ -6,6 +6,7 @@ deleted, and only below the offset committed by the sink. A recreated folder has
 so it is another log: its offsets start at 0 again and never mix with the old offsets.
 """
 
+import errno
 import fcntl
 import os
 import threading
@@ -35,6 +36,9 @@ from services.feedback.spool.log import (
 RETRY_SECONDS = 5.0
 BROKEN = "FEEDBACK_SPOOL_BROKEN"
 SUFFIX = ".log"
+# Errors of a full disk. After any other error, such as EIO, a later sync may succeed although data
+# was lost, so the disk is not trusted again.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,10 @@ class Spool:
                     # A rejected record left in the file would become durable with the next append.
                     os.ftruncate(self._descriptor, self._files[-1].size)
                     self._device.sync(self._descriptor)
+                    is_usable = error.errno in DISK_FULL
                 except OSError:
+                    is_usable = False
+                if not is_usable:
                     # The end of the file is unknown, so the spool rejects all further entries.
                     self._broken = True
                     raise UnavailableError(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, select
 
+from services.feedback.kafka.partition_sinks import KafkaLog
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Batch, DeadLetter, Ledger
@@ -25,7 +26,12 @@ from services.feedback.sink import (
     clear_payloads,
     clear_payloads_hourly,
 )
-from services.feedback.spool.log import OffsetOutOfRangeError, frame_bytes
+from services.feedback.spool.log import (
+    OffsetGapError,
+    OffsetOutOfRangeError,
+    Record,
+    frame_bytes,
+)
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store import tables
 from services.feedback.store.database import FencedError
@@ -147,6 +153,23 @@ def test_a_batch_of_dead_letters_only_has_no_object(deployment: Deployment) -> N
         2,
     )
     assert list(deployment.store.list("")) == []
+
+
+@pytest.mark.parametrize(
+    ("offsets", "missing"), [((1, 2), "0"), ((0, 1, 3), "2"), ((0, 1, 1, 2), "2")]
+)
+def test_a_gap_in_the_offsets_is_refused_and_not_counted_as_tombstones(
+    deployment: Deployment, offsets: tuple[int, ...], missing: str
+) -> None:
+    """Finding S-23: offsets that a consumer skipped were accounted for as tombstones."""
+    log = KafkaLog("1d2c0f4e-6a6b-4f0e-9d1c-1f5a3d2b7c11", 0, lambda: None)
+    sink = Sink(FEEDBACK, log, deployment.store, deployment.ledger, FlushLimits(100, ROOM), fold)
+    sink.assign()
+    assert log.take_seek_offset() == 0
+    log.offer([Record(offset, 1, entry(f"r{at}")) for at, offset in enumerate(offsets)])
+    with refused(OffsetGapError, field="offset", limit=missing):
+        sink.flush()
+    assert deployment.ledger.segments("feedback") == []
 
 
 def test_batches_keep_to_the_limits_of_rows_and_bytes(deployment: Deployment) -> None:

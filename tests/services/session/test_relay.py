@@ -6,12 +6,18 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from services.chassis.errors import InvalidArgumentError, UnavailableError
+from services.chassis.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    ServiceError,
+    UnavailableError,
+)
 from services.session.relay import Relay, RelayIntervals
 from services.session.store.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Lease, Outbox
 from services.session.store.schema import open_database
@@ -226,15 +232,19 @@ async def test_waiting_erasure_record_survives_a_second_erasure(
 
 
 class FakeTurnLog:
-    """Fake `TurnLog`; records calls and refuses the payload `bad`."""
+    """Fake `TurnLog`; records calls, and refuses the payload `bad` and payloads in `errors`."""
 
     def __init__(self) -> None:
         self.calls: list[list[bytes]] = []
+        self.errors: dict[bytes, ServiceError] = {}
         self.unavailable = False
 
     async def append(self, payloads: Any) -> None:
         if self.unavailable:
             raise UnavailableError("unavailable")
+        for payload in payloads:
+            if payload in self.errors:
+                raise self.errors[payload]
         if b"bad" in payloads:
             raise InvalidArgumentError("bad", field="turns[0]")
         self.calls.append(list(payloads))
@@ -258,6 +268,52 @@ async def test_refused_record_does_not_block_later_records(home: Home) -> None:
         assert (await outbox.claim()).waiting == 0
 
     await outbox_with(home, [b"one", b"bad", b"two"], check)
+
+
+async def relay_until_idle(relay: Relay, most: int = 100) -> None:
+    for _ in range(most):
+        try:
+            if not await relay.relay_batch():
+                return
+        except ServiceError:
+            continue
+
+
+@pytest.mark.parametrize("error", [AlreadyExistsError("known"), UnavailableError("internal")])
+@pytest.mark.parametrize("place", [0, 5, 9])
+async def test_failing_record_is_set_aside_and_does_not_block_others(
+    home: Home, error: ServiceError, place: int
+) -> None:
+    """Finding S-20: a record with any lasting error blocked all turns and erasures."""
+    payloads = [f"turn {number}".encode() for number in range(10)]
+
+    async def check(relay: Relay, outbox: Outbox, log: FakeTurnLog) -> None:
+        log.errors[payloads[place]] = error
+        await relay_until_idle(relay)
+        late = {"conversation_id": "c", "refused": False, "erased": True, "payload": b"late"}
+        await outbox._database.write(lambda c: c.execute(ADD_RECORDS, [late]))
+        await relay_until_idle(relay)
+        sent = [payload for call in log.calls for payload in call]
+        assert sent == [*payloads[:place], *payloads[place + 1 :], b"late"]
+        assert (await outbox.claim()).waiting == 0
+
+    await outbox_with(home, payloads, check)
+
+
+async def test_an_outage_sets_no_record_aside_and_keeps_the_order(home: Home) -> None:
+    """Finding S-20: the limit of attempts counts only while the feedback service works."""
+    payloads = [f"turn {number}".encode() for number in range(10)]
+
+    async def check(relay: Relay, outbox: Outbox, log: FakeTurnLog) -> None:
+        log.unavailable = True
+        await relay_until_idle(relay, most=50)
+        assert (await outbox.claim()).waiting == 10
+        log.unavailable = False
+        await relay_until_idle(relay)
+        assert [payload for call in log.calls for payload in call] == payloads
+        assert (await outbox.claim()).waiting == 0
+
+    await outbox_with(home, payloads, check)
 
 
 async def test_batches_respect_the_limits_of_one_call(home: Home) -> None:

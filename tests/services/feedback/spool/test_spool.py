@@ -221,6 +221,24 @@ def test_a_failed_roll_back_is_reported_as_unknown(
     spool.close()
 
 
+def test_an_input_output_error_breaks_the_spool_although_later_syncs_succeed(
+    tmp_path: Path,
+) -> None:
+    """Finding EIO: the spool went on after an error that says that the disk lost data."""
+    failures = [OSError(errno.EIO, "input/output error")]
+
+    def sync(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        os.fdatasync(descriptor)
+
+    spool = open_spool(tmp_path / "spool", device=Device(sync=sync))
+    for name in ("a", "b"):
+        with refused(UnavailableError, reason=BROKEN):
+            spool.append([entry(name)])
+    spool.close()
+
+
 def test_files_are_rotated_and_deleted_when_consumed(tmp_path: Path) -> None:
     directory = tmp_path / "spool"
     spool = open_spool(directory, segment_bytes=1)
