@@ -67,18 +67,17 @@ def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
 
 
 def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
-    from services.feedback.kafka.topic import TopicSettings, make_topics, open_admin
+    from services.feedback.kafka.stream import topic_settings
+    from services.feedback.kafka.topic import make_topics, open_admin
 
-    topic_settings = TopicSettings(
-        settings.partitions,
-        settings.replication_factor,
-        settings.min_insync_replicas,
-        settings.retention_days,
-    )
     with open_admin(settings.cluster()) as admin:
         print(
             "\n".join(
-                make_topics(admin, [settings.topic(stream) for stream in Stream], topic_settings)
+                make_topics(
+                    admin,
+                    [settings.topic(stream) for stream in Stream],
+                    topic_settings(settings),
+                )
             )
         )
     return 0

@@ -142,9 +142,17 @@ class FeedbackSettings(ServiceSettings):
     partitions: int = Field(
         6, ge=1, description="partitions of topics created by `topics`, keyed by conversation"
     )
-    replication_factor: int = Field(3, ge=1, description="replication factor of created topics")
+    replication_factor: int = Field(
+        3,
+        ge=1,
+        description="replication factor of created topics; with fewer copies in a topic no event is "
+        "relayed; 1 for an evaluation with one broker",
+    )
     min_insync_replicas: int = Field(
-        2, ge=1, description="replicas required for an acknowledgement by the broker"
+        2,
+        ge=1,
+        description="min.insync.replicas of created topics; with less in a topic no event is "
+        "relayed; 1 for an evaluation with one broker",
     )
     retention_days: float = Field(
         7.0, gt=0, description="retention of a topic; limits the time until an erasure is complete"

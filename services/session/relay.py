@@ -297,7 +297,7 @@ class Relay:
             await self._acknowledged([row], release=release)
 
     async def _acknowledged(self, rows: Sequence[OutboxRow], *, release: bool) -> None:
-        """Remove acknowledged rows."""
+        """Remove acknowledged rows from the outbox, and forget their failures."""
         await self._outbox.remove(rows, release=release)
         for row in rows:
             self._attempts_by_row.pop(row.id, None)

@@ -84,6 +84,8 @@ class Stack:
             **self.store_settings,
             "database_url": self.database_url,
             "kafka_bootstrap": self.kafka.bootstrap,
+            "replication_factor": len(self.kafka.processes),
+            "min_insync_replicas": min(2, len(self.kafka.processes)),
             "feedback_topic": self.topics["feedback"],
             "turns_topic": self.topics["turns"],
             "consumer_group": f"g-{self.topics['feedback']}",

@@ -18,6 +18,7 @@ from services.feedback import metrics
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka.record import headers_of
 from services.feedback.kafka.relay import PublishError
+from services.feedback.kafka.topic import TopicSettings, WeakTopicError, require_durable
 from services.feedback.spool.log import Record
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,15 @@ CLOSE_SECONDS = 2.0
 class KafkaPublisher:
     """Publisher for one topic, used by a single thread.
 
-    The producer is built on demand and again after a failure.
+    The producer is built on demand and again after a failure. Before the first build the topic must
+    be as durable as the settings; until then all records stay in the write-ahead log.
     """
 
-    def __init__(self, cluster: Cluster, topic: str, watchdog_seconds: float) -> None:
+    def __init__(
+        self, cluster: Cluster, topic: str, watchdog_seconds: float, required: TopicSettings
+    ) -> None:
         self._cluster, self._topic, self._watchdog_seconds = cluster, topic, watchdog_seconds
+        self._required, self._is_verified = required, False
         self._producer: KafkaProducer | None = None
 
     def publish(self, records: Sequence[Record]) -> None:
@@ -42,9 +47,12 @@ class KafkaPublisher:
         after the build.
 
         Raises:
-            PublishError: The broker has not acknowledged all records.
+            PublishError: The broker has not acknowledged all records, or the topic is too weak.
         """
         try:
+            if not self._is_verified:
+                require_durable(self._cluster, self._topic, self._required)
+                self._is_verified = True
             if (producer := self._producer) is None:
                 milliseconds = int(self._watchdog_seconds * 1_000)
                 producer = self._producer = self._cluster.build(
@@ -77,6 +85,8 @@ class KafkaPublisher:
             self._discard()
             # Only the type, since the client's text may quote a record.
             raise PublishError(type(error).__name__) from error
+        except WeakTopicError as error:
+            raise PublishError(str(error)) from error
 
     def close(self) -> None:
         """Discard the producer; no records are in flight between two calls of `publish`."""

@@ -13,7 +13,7 @@ from services.feedback.kafka.consumer import TopicConsumer
 from services.feedback.kafka.partition_sinks import KafkaLog, PartitionSinks
 from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.kafka.relay import Relay
-from services.feedback.kafka.topic import NamedTopic
+from services.feedback.kafka.topic import NamedTopic, TopicSettings
 from services.feedback.settings import FeedbackSettings
 from services.feedback.sink_loop import Flusher
 from services.feedback.spool.spool import Spool
@@ -22,13 +22,26 @@ from services.feedback.spool.spool import Spool
 SINK_THREADS = 2
 
 
+def topic_settings(settings: FeedbackSettings) -> TopicSettings:
+    """Return the settings of the topics, which are also the minimum for relaying."""
+    return TopicSettings(
+        settings.partitions,
+        settings.replication_factor,
+        settings.min_insync_replicas,
+        settings.retention_days,
+    )
+
+
 @asynccontextmanager
 async def relaying(
     settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
 ) -> AsyncIterator[None]:
     """Relay until the block ends, then relay the rest while the broker accepts records."""
     publisher = KafkaPublisher(
-        settings.cluster(), settings.topic(stream), settings.relay_watchdog_seconds
+        settings.cluster(),
+        settings.topic(stream),
+        settings.relay_watchdog_seconds,
+        topic_settings(settings),
     )
     relay = Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
     with ThreadPoolExecutor(1, f"relay-{stream}") as executor:

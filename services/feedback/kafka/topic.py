@@ -10,11 +10,13 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from services.chassis.errors import DetailedError
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.spool.log import LogUnavailableError, LogView, TopicReplacedError
 
@@ -162,18 +164,71 @@ def make_topics(
             state = "created"
         except TopicAlreadyExistsError:
             state = "exists"
-        (topic,) = admin.describe_topics([name])
-        replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
-        resource = ConfigResource(ConfigResourceType.TOPIC, name)
-        configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
+        topic, found = _describe(admin, name, settings)
         wanted = settings.configs() | {
             "partitions": str(settings.partitions),
             "replicas": str([settings.replication_factor]),
         }
-        found = {key: str(configs[key]["value"]) for key in settings.configs()}
-        found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
         lines.append(f"{name}: {state}, id {topic['topic_id']}")
         for key, value in found.items():
             differs = "" if value == wanted[key] else f"  (settings: {wanted[key]})"
             lines.append(f"  {key} = {value}{differs}")
     return lines
+
+
+class WeakTopicError(DetailedError):
+    """Topic may lose acknowledged records: `field` is the topic's setting, `limit` the minimum."""
+
+    reason = "WEAK_TOPIC"
+
+
+def require_durable(cluster: Cluster, name: str, settings: TopicSettings) -> None:
+    """Require a topic that is at least as durable as the settings; blocking.
+
+    Raises:
+        WeakTopicError: A setting of the topic is weaker, or not readable.
+        KafkaError: Kafka is unavailable, has no such topic, or denies access.
+    """
+    with closing(open_admin(cluster)) as admin:
+        topic, found = _describe(admin, name, settings)
+    copies = min(len(partition["replica_nodes"]) for partition in topic["partitions"])
+    insync, unclean = "min.insync.replicas", "unclean.leader.election.enable"
+    for field, value, minimum, is_weak in (
+        (
+            "replicas",
+            str(copies),
+            settings.replication_factor,
+            copies < settings.replication_factor,
+        ),
+        (insync, found[insync], settings.min_insync_replicas, _is_below(found[insync], settings)),
+        (unclean, found[unclean], "false", found[unclean] != "false"),
+    ):
+        if is_weak:
+            raise WeakTopicError(
+                f"topic {name}: {field} is {value}, the settings require {minimum}",
+                field=field,
+                limit=str(minimum),
+            )
+
+
+def _is_below(value: str, settings: TopicSettings) -> bool:
+    return not value.isdecimal() or int(value) < settings.min_insync_replicas
+
+
+def _describe(
+    admin: KafkaAdminClient, name: str, settings: TopicSettings
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the description of a topic, and its settings under Kafka's names.
+
+    Without permission to read them the settings are empty texts.
+    """
+    (topic,) = admin.describe_topics([name])
+    if topic["error_code"]:
+        raise for_code(topic["error_code"])(name)
+    resource = ConfigResource(ConfigResourceType.TOPIC, name)
+    described = admin.describe_configs([resource], config_filter="all").get("topic", {})
+    configs = described.get(name, {})
+    found = {key: str(configs.get(key, {}).get("value", "")) for key in settings.configs()}
+    replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
+    found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
+    return topic, found
