@@ -145,8 +145,8 @@ class FeedbackSettings(ServiceSettings):
     replication_factor: int = Field(
         3,
         ge=1,
-        description="replication factor of created topics; with fewer copies in a topic no event is "
-        "relayed; 1 for an evaluation with one broker",
+        description="replication factor of created topics; with fewer copies in a topic no event "
+        "is relayed; 1 for an evaluation with one broker",
     )
     min_insync_replicas: int = Field(
         2,
