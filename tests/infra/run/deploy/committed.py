@@ -17,7 +17,7 @@ from dataclasses import asdict
 from services.chassis.settings import load_settings
 from services.feedback.store.database import open_database
 from services.feedback.events import Stream
-from services.feedback.kafka.topic import look_at
+from services.feedback.kafka.topic import partition_views
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.location import object_store
@@ -37,7 +37,7 @@ for stream in Stream:
             for segment in segments
             if segment.object_key
         },
-        "ends": [asdict(view) for view in look_at(settings.cluster(), settings.topic(stream))],
+        "ends": [asdict(view) for view in partition_views(settings.cluster(), settings.topic(stream))],
     }
 print(json.dumps(found))
 """
