@@ -37,7 +37,10 @@ for stream in Stream:
             for segment in segments
             if segment.object_key
         },
-        "ends": [asdict(view) for view in partition_views(settings.cluster(), settings.topic(stream))],
+        "ends": [
+            asdict(view)
+            for view in partition_views(settings.cluster(), settings.topic(stream))
+        ],
     }
 print(json.dumps(found))
 """
