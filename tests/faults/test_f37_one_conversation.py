@@ -4,11 +4,9 @@ import asyncio
 import itertools
 from typing import Any
 
-from thumbwheel.session.v1 import session_pb2
-
 from tests.faults.turns import DEADLINE_SECONDS, AcknowledgedTurn, History
 from tests.services.session.replicas import two_replicas
-from tests.services.session.service import ADA, FakeFeedback, Home, feedback_service
+from tests.services.session.service import FakeFeedback, Home, feedback_service, read_messages
 
 CLIENTS, TURNS = 10, 4
 
@@ -29,10 +27,7 @@ async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(
                 await history.talk(replicas, f"{number}-{turn}", opening.conversation_id)
 
         await asyncio.gather(*(client(number) for number in range(CLIENTS)))
-        request = session_pb2.GetConversationRequest(conversation_id=opening.conversation_id)
-        stored = (
-            await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)
-        ).messages
+        stored = await read_messages(one, opening.conversation_id, timeout=DEADLINE_SECONDS)
         async with asyncio.timeout(10):
             while len({event.event_id for event in feedback.turns}) < len(history.turns):
                 await asyncio.sleep(0.05)
