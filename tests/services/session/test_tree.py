@@ -104,7 +104,7 @@ class Conversing(RuleBasedStateMachine):
         ]
         turn = self.begin(None, owner, begin(text, history=messages))
         talk = Talk(owner, turn.conversation_id)
-        _, stored = self.runner.run(self.conversations.conversation(owner, talk.id))
+        stored = self._stored_messages(talk)
         talk.nodes += [
             Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]
         ]
@@ -205,8 +205,10 @@ class Conversing(RuleBasedStateMachine):
                 t.id for t in self.live if t.owner == owner
             }
         for talk in self.live:
-            _, messages = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
-            stored = [Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in messages]
+            stored = [
+                Node(m.id, m.parent_id, m.role, m.text, m.finish_reason)
+                for m in self._stored_messages(talk)
+            ]
             assert stored == talk.nodes
 
     def _grown(self, talk: Talk, turn: Any, parent: str, text: str) -> None:
@@ -227,8 +229,18 @@ class Conversing(RuleBasedStateMachine):
                 expected += [question.text, answer.text]
         assert [message.text for message in turn.context] == [*expected, path[-1].text]
         assert turn.dropped_messages == 0
-        conversation, _ = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
-        assert conversation.title == path[0].text
+        page = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
+        assert page.conversation.title == path[0].text
+
+    def _stored_messages(self, talk: Talk) -> list[Any]:
+        """Return all messages of a conversation, oldest first, read in pages."""
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = self.runner.run(self.conversations.conversation(talk.owner, talk.id, 100, token))
+            found = [*page.messages, *found]
+            if not (token := page.next_token):
+                return found
 
 
 def test_stored_conversations_equal_a_reference_model(
