@@ -28,7 +28,6 @@ NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
 # The texts of a history, the typed text and the enhanced text.
 MAX_TEXTS = MAX_HISTORY + 2
-MAX_INPUT_CHARACTERS = 131_072
 # The texts of a request, and its message once more as enhanced.
 MAX_CHECKED_CHARACTERS = MAX_REQUEST_CHARACTERS + 2 * MAX_TEXT_CHARACTERS
 # About 5 ms of work. For less work a thread costs more than the wait of the event loop.
@@ -57,7 +56,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         for text in texts:
             if not text:
                 raise field_error("texts", "at least 1 character")
-            _check_length("texts", text, MAX_INPUT_CHARACTERS)
+            _check_length("texts", text, MAX_REQUEST_CHARACTERS)
         characters = sum(map(len, texts))
         if characters > MAX_CHECKED_CHARACTERS:
             raise field_error(
@@ -131,7 +130,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
 
 def _check_part(request: guardrail_pb2.CheckOutputRequest) -> None:
-    _check_length("prompt", request.prompt, MAX_INPUT_CHARACTERS)
+    _check_length("prompt", request.prompt, MAX_REQUEST_CHARACTERS)
     _check_length("released_tail", request.released_tail, MAX_TAIL_CHARACTERS)
     _check_length("pending", request.pending, MAX_PENDING_CHARACTERS)
 
