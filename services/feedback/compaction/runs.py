@@ -10,14 +10,13 @@ anyway once it has settled, so the range concerns segments that were committed o
 the retraction was known.
 """
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import pyarrow.compute as pc
 
-from services.feedback.events import Stream
+from services.feedback.events import Stream, created_us
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.readable_segments import SEQUENCE, ReadableSegment, read_segment
@@ -139,12 +138,3 @@ def find_retraction_range(
         reached = item.sequence
     since = None if oldest_us is None else ledger.first_since(stream, oldest_us - MAX_CLOCK_SKEW_US)
     return RetractionRange(since, reached)
-
-
-def created_us(message_id: str) -> int:
-    """Return the creation time of a UUIDv7 in microseconds since 1970, or 0 for other versions.
-
-    The resolution is one millisecond.
-    """
-    found = uuid.UUID(message_id)
-    return (found.int >> 80) * 1_000 if found.version == 7 else 0

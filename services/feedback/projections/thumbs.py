@@ -15,7 +15,7 @@ from typing import Protocol
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, select, true
 
 from services.contracts.feedback import Retraction, Subject, Thumb
-from services.feedback.events import FeedbackEvent
+from services.feedback.events import FeedbackEvent, created_us
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
@@ -245,24 +245,14 @@ def _sides(states: Mapping[Key, ThumbState], since_us: int) -> list[tuple[str, s
     """Return version, arm and sign of the majority for each user in these states."""
     balances: Counter[tuple[str, str, str]] = Counter()
     for (principal, message_id), state in states.items():
-        begun_us = begin_us(message_id)
+        begun_us = created_us(message_id)
         if state.up is not None and min(state.accept_us, begun_us) >= since_us:
             balances[principal, state.model_version, state.arm] += 1 if state.up else -1
     return [(v, arm, (b > 0) - (b < 0)) for (_, v, arm), b in balances.items()]
 
 
-def begin_us(message_id: str) -> int:
-    """Return the time in the id of an answer, a UUIDv7 of the session service (RFC 9562 §5.7).
-
-    Other ids have no time and return 0.
-    """
-    if message_id[14:15] != "7":
-        return 0
-    return int(message_id[:8] + message_id[9:13], 16) * 1_000
-
-
 def _begun_since(since_us: int) -> ColumnElement[bool]:
-    """Return the condition `begin_us(message_id) >= since_us` on the table.
+    """Return the condition `created_us(message_id) >= since_us` on the table.
 
     Digits of equal length are in the same order as texts and as numbers.
     """
@@ -271,7 +261,8 @@ def _begun_since(since_us: int) -> ColumnElement[bool]:
     first = f"{-(-since_us // 1_000):012x}"
     message_id = tables.thumbs.c.message_id
     begun = func.substr(message_id, 1, 13) >= f"{first[:8]}-{first[8:]}"
-    return and_(func.substr(message_id, 15, 1) == "7", begun)
+    version, variant = func.substr(message_id, 15, 1), func.substr(message_id, 20, 1)
+    return and_(version == "7", variant.in_(("8", "9", "a", "b")), begun)
 
 
 def _states_of(connection: Connection, principals: Collection[str]) -> dict[Key, ThumbState]:

@@ -12,10 +12,9 @@ from services.feedback.compaction.runs import (
     Run,
     RunLimits,
     choose_runs,
-    created_us,
     find_retraction_range,
 )
-from services.feedback.events import Stream
+from services.feedback.events import Stream, created_us
 from services.feedback.lake.readable_segments import DamagedObjectError, ReadableSegment
 from services.feedback.wire import turn_entry
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
