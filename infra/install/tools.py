@@ -84,10 +84,10 @@ def build_page(target: Path) -> None:
 
 
 def check_page() -> None:
-    """Check that the committed page matches its sources.
+    """Check that the committed page matches its sources, and run the tests of the page's modules.
 
     Raises:
-        ToolError: a file differs.
+        ToolError: a file differs, or a test fails.
     """
     committed = PAGE / "dist"
     with tempfile.TemporaryDirectory() as folder:
@@ -108,6 +108,7 @@ def check_page() -> None:
             field=", ".join(stale),
             reason="MISMATCH",
         )
+    run(["npm", "test", "--silent"], PAGE)
 
 
 def run(command: list[str], folder: Path) -> None:

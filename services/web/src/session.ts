@@ -35,23 +35,24 @@ export async function start(link: string, old: string, forgetOld: () => void): P
     let session = await restore();
     if (session.state === "signed-out" && old) session = await signIn(old);
     forgetOld();
-    return link ? await offer(link) : session;
+    return link ? await offerTo(session, link) : session;
   });
 }
 
 /** Sign in with a key. If that would replace another user, the result is a question. */
 export async function offer(key: string): Promise<Session> {
-  return shown(async () => {
-    const session = await restore();
-    if (session.state !== "signed-in") return signIn(key);
-    try {
-      const offered = (await (await request("GET", "/api/account", bearer(key))).json()) as Account;
-      return isSame(session.account, offered) ? session : { ...session, state: "question", offered, key };
-    } catch (error) {
-      if (!isRefusal(error)) throw error;
-      return { ...session, problem: `The other key was refused: ${error.message}` };
-    }
-  });
+  return shown(async () => offerTo(await restore(), key));
+}
+
+async function offerTo(session: Session, key: string): Promise<Session> {
+  if (session.state !== "signed-in") return signIn(key);
+  try {
+    const offered = (await (await request("GET", "/api/account", bearer(key))).json()) as Account;
+    return isSame(session.account, offered) ? session : { ...session, state: "question", offered, key };
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    return { ...session, problem: `The other key was refused: ${error.message}` };
+  }
 }
 
 /** Create a session for a key, in place of the present session. */
