@@ -1,4 +1,4 @@
-"""Arguments of `python -m training generate`. The implementation is imported on use."""
+"""Arguments of `thumbwheel train generate`. The implementation is imported on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implementation of `python -m training generate`, with output as it is generated.
+"""Implementation of `thumbwheel train generate`, with output as it is generated.
 
 A prompt is a user message in the model's chat template. With --plain the prompt is text to
 continue, for models without a template.

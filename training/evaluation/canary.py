@@ -68,36 +68,21 @@ class CanaryConfig:
     lease_seconds: float = 900.0
 
     def __post_init__(self) -> None:
-        _require(
-            0 < self.share <= 0.5,
-            "share",
-            "above 0 and up to 0.5",
-            f"{self.share} is not above 0 and up to 0.5",
-        )
-        _require(
-            0 < self.alpha < 0.5,
-            "alpha",
-            "between 0 and 0.5",
-            f"{self.alpha} is not between 0 and 0.5",
-        )
-        _require(
-            0 <= self.margin < 0.5,
-            "margin",
-            "from 0 to below 0.5",
-            f"{self.margin} is not from 0 to below 0.5",
-        )
-        _require(self.min_users >= 1, "min_users", "at least 1", f"{self.min_users} is below 1")
+        _require(0 < self.share <= 0.5, "share", self.share, "above 0 and up to 0.5")
+        _require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
+        _require(0 <= self.margin < 0.5, "margin", self.margin, "from 0 to below 0.5")
+        _require(self.min_users >= 1, "min_users", self.min_users, "at least 1")
         _require(
             10 <= self.lease_seconds <= 86_400,
             "lease_seconds",
+            self.lease_seconds,
             "from 10 to 86400",
-            f"{self.lease_seconds} is not from 10 to 86400",
         )
         _require(
             0 < self.poll_seconds <= self.lease_seconds / 3,
             "poll_seconds",
+            self.poll_seconds,
             "above 0 and up to a third of lease_seconds",
-            f"{self.poll_seconds} is not above 0 and up to a third of lease_seconds",
         )
 
 
@@ -234,6 +219,8 @@ def _rates(candidate: Thumbs, incumbent: Thumbs) -> str:
     )
 
 
-def _require(condition: bool, field: str, limit: str, text: str) -> None:
+def _require(condition: bool, field: str, value: float, limit: str) -> None:
     if not condition:
-        raise ConfigError(f"{field}: {text}", field=field, reason="OUT_OF_RANGE", limit=limit)
+        raise ConfigError(
+            f"{field}: {value} is not {limit}", field=field, reason="OUT_OF_RANGE", limit=limit
+        )

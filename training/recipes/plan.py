@@ -1,4 +1,4 @@
-"""Command `python -m training plan`: memory and time of a recipe."""
+"""Command `thumbwheel train plan`: memory and time of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def describe(commands: Commands) -> None:
-    """Add `plan` to the commands of `python -m training`."""
+    """Add `plan` to the commands of `thumbwheel train`."""
     plan = commands.add_parser(
         "plan", help="memory and time of a recipe for open models, or why it does not fit"
     )

@@ -1,4 +1,4 @@
-"""Arguments of `python -m training sft | reward-model | dpo | kto | ppo | grpo` and `run`.
+"""Arguments of `thumbwheel train sft | reward-model | dpo | kto | ppo | grpo` and `run`.
 
 The implementation, and the help on fields, is imported only when needed.
 """

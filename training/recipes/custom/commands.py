@@ -1,4 +1,4 @@
-"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on user files, and `run`.
+"""`thumbwheel train sft | reward-model | dpo | kto | ppo | grpo` on user files, and `run`.
 
 `run` executes all stages of a recipe. The same command resumes after an interruption. All artifacts
 of a model may be in one folder.

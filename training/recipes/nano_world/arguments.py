@@ -1,4 +1,4 @@
-"""Arguments and output of `python -m training nano-base`.
+"""Arguments and output of `thumbwheel train nano-base`.
 
 The implementation is imported only when the command runs.
 """

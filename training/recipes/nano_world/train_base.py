@@ -1,4 +1,4 @@
-"""Training of nano's base from scratch, in ten minutes: `python -m training nano-base`.
+"""Training of nano's base from scratch, in ten minutes: `thumbwheel train nano-base`.
 
 The steps are a tokenizer, pre-training on texts of the toy world, and fine-tuning on answers in all
 five styles. The result is models/nano.

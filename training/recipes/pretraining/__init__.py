@@ -1,4 +1,4 @@
 """Pre-training of small decoders on openings of encyclopedia articles.
 
-Commands: `python -m training pretrain` and `python -m training scaling`.
+Commands: `thumbwheel train pretrain` and `thumbwheel train scaling`.
 """

@@ -1,4 +1,4 @@
-"""Arguments of `python -m training pretrain` and `scaling`.
+"""Arguments of `thumbwheel train pretrain` and `scaling`.
 
 The implementation is imported only when a command runs.
 """

@@ -1,4 +1,4 @@
-"""`python -m training pretrain` and `python -m training scaling`.
+"""`thumbwheel train pretrain` and `thumbwheel train scaling`.
 
 The steps are texts, tokenizer, shards and runs. The same command resumes after an interruption.
 """

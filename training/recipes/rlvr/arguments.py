@@ -1,4 +1,4 @@
-"""Arguments of `python -m training rlvr`.
+"""Arguments of `thumbwheel train rlvr`.
 
 The implementation is imported only when the command runs.
 """

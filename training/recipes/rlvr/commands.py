@@ -1,4 +1,4 @@
-"""`python -m training rlvr`: items, answers to held-out items, training, and the answers again.
+"""`thumbwheel train rlvr`: items, answers to held-out items, training, and the answers again.
 
 Each step writes a file and is skipped if the file exists, so the same command resumes after an
 interruption.

@@ -26,7 +26,7 @@ from training.verification.workers import Workers
 def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
     """Run the stage of this config.
 
-    config.data_path is from `python -m training tasks write` or this recipe, unless a reward model
+    config.data_path is from `thumbwheel train tasks write` or this recipe, unless a reward model
     scores.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Command `python -m training tokenizer`: training and comparison of tokenizers."""
+"""Command `thumbwheel train tokenizer`: training and comparison of tokenizers."""

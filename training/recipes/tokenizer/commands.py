@@ -1,4 +1,4 @@
-"""Commands of `python -m training tokenizer`: train, compare and show.
+"""Commands of `thumbwheel train tokenizer`: train, compare and show.
 
 Tokenizers trained for a comparison are temporary.
 """
@@ -40,7 +40,7 @@ MERGING_LABEL = "counting pairs and merging"
 def describe(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]
 ) -> None:
-    """Add `tokenizer` to the commands of `python -m training`.
+    """Add `tokenizer` to the commands of `thumbwheel train`.
 
     `code_commit` is called only when a command writes a manifest.
     """
