@@ -34,7 +34,7 @@ HARD_MODULES = (
     "services/chassis/admission.py",
     "services/feedback/lake/ledger.py",
     "services/feedback/spool/spool.py",
-    "services/gateway/answering/holdback.py",
+    "services/gateway/answering/output_guard.py",
     "services/predictor/engine/pipeline.py",
     "training/stages/ppo.py",
 )

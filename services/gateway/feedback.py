@@ -25,7 +25,7 @@ from services.contracts.limits import (
     field_error,
 )
 from services.contracts.wire import ACTIONS
-from services.gateway.answering.holdback import OutputGuard
+from services.gateway.answering.output_guard import OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS, THUMBS
 from services.gateway.turns.request import check_uuid
 

@@ -121,7 +121,7 @@ class Reading:
         )
 
 
-def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
+def evaluate_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
     """Evaluate the majorities of the users; valid at every poll.
 
     The reason of a decision by fewer users than `ADVISED_USERS` in a version says so.

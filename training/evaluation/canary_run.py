@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from training.artifacts.manifest import plain
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, read_thumbs
+from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
 from training.runs import write_json
 
 COURSE = "course.jsonl"
@@ -128,7 +128,7 @@ def serve_canary(
         if (lost := _lost(rollout.view(), version)) is not None:
             return end(Verdict.ROLL_BACK, lost, None)
         counts = thumbs.count(since)
-        reading = read_thumbs(
+        reading = evaluate_thumbs(
             counts.get(version, Thumbs()), counts.get(incumbent, Thumbs()), config
         )
         looks += 1

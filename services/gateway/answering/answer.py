@@ -18,7 +18,7 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.errors import DeadlineExceededError, UnavailableError
 from services.contracts.wire import ACTIONS, FINISH_REASONS
 from services.gateway.answering.answer_cache import CachedAnswer
-from services.gateway.answering.holdback import HeldAnswer, OutputGuard
+from services.gateway.answering.output_guard import HeldAnswer, OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS
 from services.gateway.turns.turn import Turn, TurnClock
 

@@ -123,7 +123,7 @@ async def coalesced(
     """Yield the texts of the queue until None, in growing pauses.
 
     Small deltas are joined, because every message costs time at every hop. The pauses grow like
-    those of the gateway's output guard (services/gateway/answering/holdback.py), which releases
+    those of the gateway's output guard (services/gateway/answering/output_guard.py), which releases
     text no more often.
 
     The first and the last text are yielded at once and the second after `window_seconds`. Later

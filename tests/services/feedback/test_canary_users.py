@@ -15,7 +15,7 @@ from thumbwheel.feedback.v1 import events_pb2
 from services.chassis.identity import Caller
 from tests.services.feedback.clients import Client, running
 from tests.services.feedback.samples import thumb
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, read_thumbs
+from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
 from training.remote import FeedbackLog
 
 SINCE = datetime(2026, 11, 28, tzinfo=UTC)
@@ -57,7 +57,7 @@ class Canary:
 
         counts = await asyncio.to_thread(count)
         config = CanaryConfig(min_users=min_users)
-        return read_thumbs(counts.get("v2", Thumbs()), counts.get("v1", Thumbs()), config)
+        return evaluate_thumbs(counts.get("v2", Thumbs()), counts.get("v1", Thumbs()), config)
 
 
 @pytest.fixture

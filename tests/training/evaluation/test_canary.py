@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.errors import refused
 from training.errors import ConfigError
-from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, read_thumbs
+from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, evaluate_thumbs
 
 CONFIG = CanaryConfig(share=0.5, min_users=5)
 TRIALS = 120
@@ -29,7 +29,7 @@ def trial(
         )
         counts[arm][rng.random() >= rate] += 1
         if number % 8 == 0:
-            reading = read_thumbs(
+            reading = evaluate_thumbs(
                 Thumbs(*counts["candidate"]), Thumbs(*counts["incumbent"]), config
             )
             if reading.verdict is not Verdict.WAIT:
@@ -79,7 +79,9 @@ def test_the_mean_e_value_is_at_most_one_without_an_effect() -> None:
                 )
                 mean += (
                     chance
-                    * read_thumbs(Thumbs(up, 12 - up), Thumbs(other, 9 - other), CONFIG).e_better
+                    * evaluate_thumbs(
+                        Thumbs(up, 12 - up), Thumbs(other, 9 - other), CONFIG
+                    ).e_better
                 )
         assert mean <= 1
 
@@ -89,8 +91,8 @@ def test_the_mean_e_value_is_at_most_one_without_an_effect() -> None:
 def test_swapping_the_arms_swaps_the_evidence(
     up: int, down: int, other_up: int, other_down: int
 ) -> None:
-    one = read_thumbs(Thumbs(up, down), Thumbs(other_up, other_down), CONFIG)
-    two = read_thumbs(Thumbs(other_up, other_down), Thumbs(up, down), CONFIG)
+    one = evaluate_thumbs(Thumbs(up, down), Thumbs(other_up, other_down), CONFIG)
+    two = evaluate_thumbs(Thumbs(other_up, other_down), Thumbs(up, down), CONFIG)
     assert one.e_better == pytest.approx(two.e_worse, rel=1e-6)
     assert min(one.e_better, one.e_worse) < 20
 
@@ -106,17 +108,17 @@ def test_swapping_the_arms_swaps_the_evidence(
 def test_a_wider_margin_never_makes_promotion_harder(
     up: int, down: int, a: int, b: int, margin: float
 ) -> None:
-    strict = read_thumbs(Thumbs(up, down), Thumbs(a, b), CONFIG)
-    lenient = read_thumbs(Thumbs(up, down), Thumbs(a, b), CanaryConfig(margin=margin))
+    strict = evaluate_thumbs(Thumbs(up, down), Thumbs(a, b), CONFIG)
+    lenient = evaluate_thumbs(Thumbs(up, down), Thumbs(a, b), CanaryConfig(margin=margin))
     assert lenient.e_better >= strict.e_better * (1 - 1e-6)
 
 
 def test_few_thumbs_are_undecided() -> None:
-    reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_users=20))
+    reading = evaluate_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_users=20))
     assert reading.verdict is Verdict.WAIT
     assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
     assert (
-        read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_users=20)).verdict
+        evaluate_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_users=20)).verdict
         is Verdict.PROMOTE
     )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
-from services.gateway.answering.holdback import (
+from services.gateway.answering.output_guard import (
     MAX_PENDING_CHARACTERS,
     MAX_TAIL_CHARACTERS,
     HeldAnswer,
