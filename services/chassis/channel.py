@@ -21,6 +21,7 @@ from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
 from services.chassis.mutual_tls import TlsFiles, secure_channel
 from services.chassis.retries import service_config
+from services.chassis.service_identity import SigningChannel, TokenSigner
 from services.chassis.telemetry import trace_headers
 
 # Used at both ends. A stopped or disconnected peer is detected within 7 s, measured with SIGSTOP
@@ -53,7 +54,11 @@ ResponseT = TypeVar("ResponseT")
 
 
 def open_channel(
-    target: str, *protos: FileDescriptor, peer: str = "", tls: TlsFiles | None = None
+    target: str,
+    *protos: FileDescriptor,
+    peer: str = "",
+    tls: TlsFiles | None = None,
+    signer: TokenSigner | None = None,
 ) -> grpc.aio.Channel:
     """Open a channel to a service, to be used for the life of the process.
 
@@ -62,6 +67,7 @@ def open_channel(
         protos: files of the called methods; methods with an `idempotency_level` are retried.
         peer: name of the called service; with TLS the certificate must name this service.
         tls: certificate files; None opens a channel without TLS.
+        signer: signer of the calls; None sends calls without a token.
     """
     options = [("grpc.service_config", service_config(protos)), *CHANNEL_OPTIONS]
 
@@ -73,7 +79,8 @@ def open_channel(
     sources: list[Callable[[], object]] = [tls.pem_files] if tls else []
     if target.startswith("dns:"):
         sources.append(ResolvedAddresses(target))
-    return cast(grpc.aio.Channel, ReconnectingChannel(connect, sources)) if sources else connect()
+    channel: Any = ReconnectingChannel(connect, sources) if sources else connect()
+    return cast(grpc.aio.Channel, SigningChannel(channel, signer) if signer else channel)
 
 
 async def call_unary(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> Any:

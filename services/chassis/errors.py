@@ -21,6 +21,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "thumbwheel"
 DETAILS_KEY = "grpc-status-details-bin"
+# Start of the reasons with which a service refuses a call of another, see `service_identity`.
+SIGNED_CALL_REASONS = "SERVICE_TOKEN_"
 
 
 class DetailedError(Exception):
@@ -162,7 +164,8 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     """Translate the error of a peer; reason, field and limit are preserved.
 
     A code without a class here (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is a failure of the
-    peer and becomes UnavailableError.
+    peer and becomes UnavailableError. So does the refusal of this service's token, because the
+    credentials of the user are valid.
     """
     error_class = ERROR_BY_CODE.get(error.code(), UnavailableError)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -179,6 +182,8 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
             reason=f"{peer.upper()}_UNAVAILABLE" if is_unavailable else error_class.reason,
         )
     else:
+        if info.reason.startswith(SIGNED_CALL_REASONS):
+            error_class = UnavailableError
         translated = error_class(
             error.details() or error_class.reason,
             reason=info.reason,

@@ -32,6 +32,7 @@ from services.chassis.identity import CallContext, bind_call, caller_from, curre
 from services.chassis.mutual_tls import AllowedCallers, require_peer
 from services.chassis.request_reader import RequestReader, lenient
 from services.chassis.retries import PUSHBACK_KEY, pushback
+from services.chassis.service_identity import TokenVerifier
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import (
     RPC_SECONDS,
@@ -70,6 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         batch: paths of the methods that leave the queue last.
         unlimited: paths of the methods without admission, because the work they start has its own.
         secure: callers have certificates.
+        tokens: verifier of the callers' tokens; None believes the identity in the metadata.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         batch: Collection[str] = (),
         unlimited: Collection[str] = (),
         secure: bool,
+        tokens: TokenVerifier | None = None,
     ) -> None:
         self._reader, self._authorize = RequestReader(settings.max_request_seconds), authorize
         self._max_rpc_seconds, self._write_seconds = (
@@ -89,7 +92,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             settings.max_write_seconds,
         )
         self._admission, self._batch, self._unlimited = admission, batch, unlimited
-        self._callers, self._secure = callers, secure
+        self._callers, self._secure, self._tokens = callers, secure, tokens
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -159,7 +162,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if found := trace_id():
                 # Not in the initial metadata: after these gRPC clients do not retry a call.
                 context.set_trailing_metadata(((TRACE_KEY, found),))
-            require_peer(self._callers, method, context, secure=self._secure)
+            signer = self._tokens.verify(method, caller, metadata) if self._tokens else ""
+            require_peer(self._callers, method, context, secure=self._secure, signer=signer)
             if authorize := self._authorize.get(method.split("/")[1]):
                 await authorize(method, context)
             request = await self._reader.read(context)

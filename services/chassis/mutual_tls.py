@@ -111,7 +111,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def require_peer(
-    callers: AllowedCallers | None, method: str, context: Any, *, secure: bool
+    callers: AllowedCallers | None, method: str, context: Any, *, secure: bool, signer: str = ""
 ) -> None:
     """Check that the calling service may call `/package.Service/Method`.
 
@@ -120,6 +120,7 @@ def require_peer(
         method: path of the called method.
 
         secure: callers have certificates, so that the name of the service is compared.
+        signer: the service that signed the call, see `service_identity`; "" is not compared.
 
     Raises:
         PermissionDeniedError: no rule exists for the method, or the rule does not name the calling
@@ -130,12 +131,14 @@ def require_peer(
     allowed = callers.get(method[1:].replace("/", "."))
     if allowed is None:
         raise PermissionDeniedError("no rule allows calls of this method", reason="NO_RULE")
+    is_allowed = not signer or signer in allowed
     if secure:
         (name,) = context.auth_context().get("peer_spiffe_id") or (b"",)
-        if name.decode() not in {SPIFFE_PREFIX + service for service in allowed}:
-            raise PermissionDeniedError(
-                "the calling service may not call this method", reason="PEER_NOT_ALLOWED"
-            )
+        is_allowed &= name.decode() in {SPIFFE_PREFIX + service for service in allowed}
+    if not is_allowed:
+        raise PermissionDeniedError(
+            "the calling service may not call this method", reason="PEER_NOT_ALLOWED"
+        )
 
 
 def secure_channel(

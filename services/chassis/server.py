@@ -7,7 +7,9 @@ wiring closes its resources.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,8 +23,9 @@ from prometheus_client import make_wsgi_app, start_http_server
 from services.chassis import health
 from services.chassis.admission import Admission
 from services.chassis.channel import KEEPALIVE_OPTIONS
+from services.chassis.identity_keys import IdentityKeyError
 from services.chassis.interceptor import Authorize, CallInterceptor
-from services.chassis.mutual_tls import AllowedCallers, server_credentials
+from services.chassis.mutual_tls import AllowedCallers, TlsFilesError, server_credentials
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import configure_logs, configure_traces, fields, measure_loop_lag
 
@@ -117,6 +120,7 @@ async def serving(
                 batch=batch,
                 unlimited=unlimited,
                 secure=tls is not None,
+                tokens=settings.token_verifier() if callers is not None else None,
             )
         ],
         options=server_options(settings),
@@ -170,7 +174,14 @@ def run_service(
     """
     configure_logs(service, settings.log_format)
     configure_traces(service, settings.otlp_endpoint)
-    uvloop.run(_run(settings, wiring, callers))
+    if callers is not None and settings.identity_keys is None:
+        log.warning("callers are not authenticated", extra=fields(unset="identity_keys"))
+    # Databases, the write-ahead log and key files are for this user only.
+    os.umask(0o077)
+    try:
+        uvloop.run(_run(settings, wiring, callers))
+    except (TlsFilesError, IdentityKeyError) as error:
+        sys.exit(f"settings: {error}")
 
 
 async def _run(

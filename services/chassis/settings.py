@@ -18,6 +18,7 @@ from pydantic_settings import SettingsError as InvalidJsonError
 
 if TYPE_CHECKING:
     from services.chassis.mutual_tls import TlsFiles
+    from services.chassis.service_identity import TokenSigner, TokenVerifier
 
 
 class ServiceSettings(BaseSettings):
@@ -82,6 +83,18 @@ class ServiceSettings(BaseSettings):
         None, description="certificates of the trusted authorities, PEM"
     )
 
+    identity_key: Path | None = Field(
+        None, description="private key that signs calls of other services, PEM; unset: not signed"
+    )
+    identity_keys: Path | None = Field(
+        None,
+        description="folder with the public keys of the callers; unset: tenant and user of a call "
+        "are believed without a token",
+    )
+    identity_required: bool = Field(
+        True, description="refuse calls without a token; false only while callers are upgraded"
+    )
+
     @model_validator(mode="after")
     def _require_all_tls_files_or_none(self) -> Self:
         if (
@@ -106,6 +119,28 @@ class ServiceSettings(BaseSettings):
 
             return TlsFiles(self.tls_certificate, self.tls_key, self.tls_authority)
         return None
+
+    def token_signer(self, caller: str) -> "TokenSigner | None":
+        """Return the signer of calls of the service `caller`, or None without a key.
+
+        Raises:
+            IdentityKeyError: the key is unusable.
+        """
+        from services.chassis.service_identity import TokenSigner
+
+        return TokenSigner(caller, self.identity_key) if self.identity_key else None
+
+    def token_verifier(self) -> "TokenVerifier | None":
+        """Return the verifier of callers' tokens, or None without a folder of keys.
+
+        Raises:
+            IdentityKeyError: a key is unusable, or the folder has no keys.
+        """
+        from services.chassis.service_identity import TokenVerifier
+
+        if self.identity_keys is None:
+            return None
+        return TokenVerifier(self.identity_keys, required=self.identity_required)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

@@ -244,10 +244,11 @@ class _Peers:
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
         """Open one channel per service for the life of the process."""
 
-        tls = settings.tls_files()
+        tls, signer = settings.tls_files(), settings.token_signer("gateway")
 
         async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target, proto, peer=peer, tls=tls))
+            opened = open_channel(target, proto, peer=peer, tls=tls, signer=signer)
+            return await stack.enter_async_context(opened)
 
         session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
         guardrail = await channel("guardrail", settings.guardrail_target, guardrail_pb2.DESCRIPTOR)

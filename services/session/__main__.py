@@ -43,6 +43,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
             feedback_pb2.DESCRIPTOR,
             peer="feedback",
             tls=settings.tls_files(),
+            signer=settings.token_signer("session"),
         ) as feedback,
     ):
         turn_log = FeedbackTurnLog(

@@ -1,9 +1,16 @@
-"""The session service as a process: recovery after SIGKILL, and the error without a tokenizer."""
+"""The session service as a process: recovery after SIGKILL, signed calls, errors at the start."""
 
 import asyncio
+from pathlib import Path
 
+import grpc
+import pytest
 from thumbwheel.session.v1 import session_pb2
 
+from services.chassis.errors import from_rpc
+from services.chassis.identity import Caller
+from services.chassis.identity_keys import create_key_pair
+from services.chassis.service_identity import IDENTITY_KEY, TokenSigner
 from tests.services.session.processes import running, start
 from tests.services.session.service import (
     ADA,
@@ -57,4 +64,44 @@ async def test_missing_tokenizer_ends_the_service_with_a_clear_error(
     assert b"tokenizer.json" in output
     assert b"TW_SESSION_TOKENIZER_FILE" in output
     assert b"make up" in output
+    assert b"Traceback" not in output
+
+
+async def test_data_of_users_are_read_by_signed_calls_of_the_gateway_only(
+    sqlite_home: Home, tmp_path: Path
+) -> None:
+    """S-11: any process that reached the port could name any tenant and user. S-33: file modes."""
+    write_tokenizer(sqlite_home.directory)
+    public, method = tmp_path / "public", "/thumbwheel.session.v1.SessionService/ListConversations"
+    signed = {"": ADA}
+    for caller in ("gateway", "training"):
+        create_key_pair(caller, tmp_path / f"{caller}.key", public)
+        token = TokenSigner(caller, tmp_path / f"{caller}.key").token(method, Caller("acme", "ada"))
+        signed[caller] = (*ADA, (IDENTITY_KEY, token))
+    refusals = {}
+    async with running(sqlite_home, identity_keys=public) as (stub, _):
+        request = session_pb2.ListConversationsRequest()
+        assert not (
+            await stub.ListConversations(request, timeout=10, metadata=signed.pop("gateway"))
+        ).conversations
+        for caller, metadata in signed.items():
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ListConversations(request, timeout=10, metadata=metadata)
+            refusals[caller] = caught.value.code().name, from_rpc(caught.value, "session").reason
+    assert refusals == {
+        "": ("UNAUTHENTICATED", "SERVICE_TOKEN_MISSING"),
+        "training": ("PERMISSION_DENIED", "PEER_NOT_ALLOWED"),
+    }
+    database = sqlite_home.directory / "state"
+    assert {file.stat().st_mode & 0o077 for file in (database, *database.iterdir())} == {0}
+
+
+async def test_unusable_identity_key_ends_the_service_with_a_clear_error(
+    sqlite_home: Home, tmp_path: Path
+) -> None:
+    write_tokenizer(sqlite_home.directory)
+    process = await start(sqlite_home, identity_keys=tmp_path / "absent")
+    _, output = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert str(tmp_path / "absent").encode() in output
     assert b"Traceback" not in output
