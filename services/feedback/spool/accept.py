@@ -9,14 +9,14 @@ import asyncio
 import logging
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback.spool.log import Entry, Record, frame_bytes
+from services.feedback.spool.log import Entry, OffsetOutOfRangeError, Record, frame_bytes
+from services.feedback.spool.pending import PendingIds
 from services.feedback.spool.spool import BROKEN
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,13 @@ class Journal(Protocol):
             UnavailableError: No entry was stored, or the state is unknown.
         """
 
+    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+        """Return stored records from an offset on.
+
+        Raises:
+            OffsetOutOfRangeError: The offset was trimmed or never written.
+        """
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -150,7 +157,7 @@ class Acceptance:
     ) -> None:
         self._stream, self._journal, self._committed = stream, journal, committed
         self._claims, self._sealing = claims, sealing
-        self._pending: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._pending = PendingIds()
         self._mutex = threading.Lock()
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
@@ -163,8 +170,7 @@ class Acceptance:
             event_ids = [entry.event_id for call in calls for entry in call]
             # Read memory before the ledger: ids move from memory to the ledger, so this order never
             # misses an id.
-            with self._mutex:
-                pending = {i: self._pending[i][1] for i in event_ids if i in self._pending}
+            pending = self._pending_fingerprints(event_ids)
             rest = [event_id for event_id in event_ids if event_id not in pending]
             known = (
                 pending | dict(self._committed.fingerprints(self._stream, rest))
@@ -185,15 +191,29 @@ class Acceptance:
         """Register records of the spool not yet in the ledger as known."""
         with self._mutex:
             for record in records:
-                self._pending.setdefault(
-                    record.entry.event_id, (record.offset, record.entry.fingerprint)
-                )
+                self._pending.add(record.entry.event_id, record.offset)
 
     def forget(self, before: int) -> None:
         """Drop known records below an offset, since the ledger has them."""
         with self._mutex:
-            while self._pending and next(iter(self._pending.values()))[0] < before:
-                self._pending.popitem(last=False)
+            self._pending.forget(before)
+
+    def _pending_fingerprints(self, event_ids: Collection[str]) -> dict[str, bytes]:
+        """Return the ids known in the journal among the given ids, with fingerprints."""
+        with self._mutex:
+            places = {event_id: self._pending.candidates(event_id) for event_id in event_ids}
+        found: dict[str, bytes] = {}
+        for event_id, offsets in places.items():
+            for offset in offsets:
+                try:
+                    (record,) = self._journal.read(offset, 1, 1)
+                except OffsetOutOfRangeError:
+                    # Trimmed since: the ledger, which is read next, or the claims have the id.
+                    continue
+                if record.entry.event_id == event_id:
+                    found[event_id] = record.entry.fingerprint
+                    break
+        return found
 
     def _decide(
         self, calls: Sequence[Sequence[Entry]], known: Mapping[str, bytes]

@@ -203,9 +203,13 @@ class Spool:
             if located is None:
                 break
             path, first, last = located
-            with path.open("rb") as file:
-                file.seek(first)
-                data = file.read(last - first)
+            try:
+                with path.open("rb") as file:
+                    file.seek(first)
+                    data = file.read(last - first)
+            except FileNotFoundError:
+                # Another thread trimmed the file after `_locate`, which now raises.
+                continue
             found, position = [], 0
             while position < last - first:
                 frame = decode_frame(data, position)

@@ -84,6 +84,24 @@ def test_appended_records_are_read_in_order_with_offsets(spool: Spool) -> None:
     ]
 
 
+def test_a_read_that_loses_against_a_trim_is_out_of_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path / "spool")
+    spool.append([entry("a")])
+    locate = spool._locate
+
+    def located_and_trimmed(*place: int) -> object:
+        found = locate(*place)
+        spool.trim(1)
+        return found
+
+    monkeypatch.setattr(spool, "_locate", located_and_trimmed)
+    with pytest.raises(OffsetOutOfRangeError):
+        spool.read(0, MANY, ROOM)
+    spool.close()
+
+
 def test_a_read_stops_at_its_limits_but_never_before_the_first_record(spool: Spool) -> None:
     spool.append([entry(name) for name in "abcd"])
     assert [record.offset for record in spool.read(1, 2, ROOM)] == [1, 2]
