@@ -155,7 +155,7 @@ def _many_replicas(engine: Engine) -> ReplicaMode:
     feedback = PostgresClaims(engine, Stream.FEEDBACK, change_of)
     turns = PostgresClaims(engine, Stream.TURNS, lambda entry: None)
     return ReplicaMode(
-        (feedback, turns), feedback, remarks.NoPendingRemarks(), _no_op, _no_op, _no_op
+        (feedback, turns), feedback, remarks.NoPendingRemarks(), feedback.observe, _no_op, _no_op
     )
 
 

@@ -3,22 +3,26 @@
 A claim records the content and the order of an event before the write to the spool. A claim is no
 acknowledgement: after a crash between claim and spool the event is claimed again. The sink deletes
 the claim in the transaction that commits the event.
+
+The order comes from a sequence. A failover to a standby that lags, or a restore, moves the sequence
+back, and an older thumb would replace a newer one. On each new connection the sequence is therefore
+raised to the database's time in microseconds, above all numbers drawn before.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Connection, Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
 from services.feedback.lake.ledger import committed_fingerprints, delete_claims
 from services.feedback.projections.thumbs import Change, Key, ThumbState
 from services.feedback.spool.accept import Claim, Claims
-from services.feedback.spool.log import Entry
+from services.feedback.spool.log import Entry, Record
 from services.feedback.store import tables
-from services.feedback.store.database import chunks, transaction
+from services.feedback.store.database import LedgerUnavailableError, chunks, transaction
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,27 @@ _CLAIM = text("""
          USING (place)
     ORDER BY event_id
     ON CONFLICT (stream, event_id) DO UPDATE SET holders = claims.holders + 1
-    RETURNING event_id, fingerprint, accept_order
+    RETURNING event_id, fingerprint, accept_order, holders
 """)
+# One second of time: no more numbers are drawn while the statement below runs, so the sequence
+# never moves back under a concurrent claim.
+MIN_RAISE = 1_000_000
+# Distance above the highest known order if the database's clock is behind as well; other replicas
+# may have drawn higher numbers, at most one for each event.
+MARGIN = 1_000_000_000
+_LOCK_ORDER = text("SELECT pg_advisory_xact_lock(hashtext('feedback_accept_order'))")
+_RAISE_ORDER = text("""
+    SELECT setval('feedback_accept_order', target)
+    FROM (SELECT last_value,
+                 greatest(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint),
+                          CASE WHEN last_value < CAST(:highest AS bigint)
+                               THEN CAST(:above_highest AS bigint) ELSE 0 END)
+                 AS target
+          FROM feedback_accept_order) AS found
+    WHERE last_value < target - CAST(:min_raise AS bigint)
+""")
+# Key in `Connection.info`, which lives as long as the connection to the server.
+_RAISED = "accept_order_raised"
 _SWEEP = text("""
     DELETE FROM claims
     WHERE stream = :stream
@@ -65,6 +88,16 @@ class PostgresClaims:
         self, engine: Engine, stream: str, change_of: Callable[[Entry], Change | None]
     ) -> None:
         self._engine, self._stream, self._change_of = engine, stream, change_of
+        self._highest = 0
+
+    def observe(self, records: Sequence[Record]) -> None:
+        """Note the orders of records in the write-ahead log; later orders will be higher.
+
+        After the start these are orders that `claim` has returned.
+        """
+        highest = max((record.entry.accept_order for record in records), default=0)
+        if highest > self._highest:
+            self._highest = highest
 
     def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
         """Claim events in the order of their acceptance.
@@ -75,6 +108,7 @@ class PostgresClaims:
             UnavailableError: No event is claimed, or the state is unknown.
         """
         with transaction(self._engine) as connection:
+            self._raise_order(connection)
             changes = [self._change_of(entry) for entry in entries]
             keys = [change[0] if change else None for change in changes]
             states = [change[1] if change else None for change in changes]
@@ -90,7 +124,8 @@ class PostgresClaims:
             }
             taken = connection.execute(
                 _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
-            )
+            ).all()
+            self._check_order(connection, [row.accept_order for row in taken if row.holders == 1])
             found = {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
             # Read the ledger after claiming: a commit that deleted these claims just before is then
             # visible.
@@ -101,6 +136,33 @@ class PostgresClaims:
         return found | {
             event_id: Claim(fingerprint, 0, True) for event_id, fingerprint in committed.items()
         }
+
+    def _raise_order(self, connection: Connection) -> None:
+        """Raise the sequence on a new connection, which may lead to another server."""
+        if _RAISED not in connection.info:
+            # Replicas that raise the sequence at the same time do so one after the other.
+            connection.execute(_LOCK_ORDER)
+            bounds = {
+                "highest": self._highest,
+                "above_highest": self._highest + MARGIN,
+                "min_raise": MIN_RAISE,
+            }
+            if connection.execute(_RAISE_ORDER, bounds).first():
+                log.info("order of acceptance raised", extra=fields(stream=self._stream))
+            connection.info[_RAISED] = True
+
+    def _check_order(self, connection: Connection, drawn: Sequence[int]) -> None:
+        """Check that new orders continue above all earlier orders of this process.
+
+        Raises:
+            LedgerUnavailableError: A pooler has changed the server behind an open connection.
+        """
+        if drawn and min(drawn) <= self._highest:
+            del connection.info[_RAISED]
+            raise LedgerUnavailableError(
+                "the order of acceptance has moved back; no event was stored"
+            )
+        self._highest = max(drawn, default=self._highest)
 
     def release(self, event_ids: Collection[str]) -> None:
         """Release claims without a stored event, except claims shared with another replica.

@@ -1,6 +1,7 @@
 """Claims in Postgres: one order for all replicas, first content, and cleanup by the commit."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from services.feedback import wire as codec
 from services.feedback.lake.ledger import Batch, Ledger
 from services.feedback.projections.thumbs import Change, ThumbState, change_of
 from services.feedback.spool.accept import Claim
-from services.feedback.spool.claims import PostgresClaims
+from services.feedback.spool.claims import MARGIN, MIN_RAISE, PostgresClaims
 from services.feedback.spool.log import Entry, Record
 from services.feedback.store import tables
 from services.feedback.store.database import LedgerUnavailableError
@@ -59,6 +60,72 @@ def test_events_are_ordered_by_arrival_across_replicas(
     assert orders == sorted(orders)
     other = claims_on(postgres_engine).claim([entry("later")])
     assert other[entry("later").event_id].accept_order > orders[-1]
+
+
+def move_order(engine: Engine, last_value: int) -> None:
+    """Set the sequence, as a restore of an older database does."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("SELECT setval('feedback_accept_order', :value)"), {"value": last_value}
+        )
+
+
+def order_of(claims: PostgresClaims, request: str) -> int:
+    return claims.claim([entry(request)])[entry(request).event_id].accept_order
+
+
+@pytest.fixture
+def order(postgres_engine: Engine) -> Iterator[Engine]:
+    """Restore the sequence, which other tests share, at the end."""
+    yield postgres_engine
+    postgres_engine.dispose()
+    move_order(postgres_engine, 1)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_order_continues_after_a_failover_to_an_older_database(
+    order: Engine, is_restarted: bool
+) -> None:
+    move_order(order, 100)
+    first, second = claims_on(order), claims_on(order)
+    before = max(order_of(first, "a"), order_of(second, "b"))
+    move_order(order, 5)
+    # A failover ends all connections.
+    order.dispose()
+    # `first` has not seen the highest order, and a restarted replica has seen none.
+    assert order_of(claims_on(order) if is_restarted else first, "c") > before
+
+
+def test_order_continues_if_the_clock_of_the_database_is_behind(order: Engine) -> None:
+    ahead = 500_000_000_000_000_000
+    move_order(order, ahead)
+    claims = claims_on(order)
+    assert order_of(claims, "a") == ahead + 1
+    move_order(order, 5)
+    order.dispose()
+    assert order_of(claims, "b") > ahead + MARGIN
+
+
+def test_order_continues_above_the_write_ahead_log(order: Engine, claims: PostgresClaims) -> None:
+    ahead = 500_000_000_000_000_000
+    claims.observe([Record(0, 0, replace(entry("a"), accept_order=ahead))])
+    assert order_of(claims, "b") > ahead
+
+
+def test_nothing_is_claimed_while_the_order_is_behind(order: Engine) -> None:
+    claims = claims_on(order)
+    before = order_of(claims, "a")
+    move_order(order, 5)
+    with refused(LedgerUnavailableError, reason="FEEDBACK_LEDGER_UNAVAILABLE"):
+        order_of(claims, "b")
+    assert held(order) == [entry("a").event_id]
+    assert order_of(claims, "b") > before
+
+
+def test_a_running_order_is_not_raised_again(order: Engine) -> None:
+    first = order_of(claims_on(order), "a")
+    order.dispose()
+    assert order_of(claims_on(order), "b") <= first + MIN_RAISE + 1
 
 
 def test_a_repeated_event_keeps_its_order_and_first_content(
