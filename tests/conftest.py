@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadGroupScheduling
 
+    from tests.journeys.otlp import Receiver
+    from tests.journeys.stack import Stack
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
 # Ray lowers the priority of its workers (niceness 15). Next to two busy processors the workers
@@ -265,3 +267,28 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
         started["s3"] = server
         yield server
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    """Receive the spans of `stack`."""
+    from tests.journeys.otlp import receiving
+
+    with receiving() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Stack]:
+    """Return the embedded system that journeys and attacks share, because a start takes seconds.
+
+    Tests must restore services they stop.
+    """
+    from tests.journeys.stack import running_stack, shared_environment
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in shared_environment(receiver.port).items():
+            environment.setenv(name, value)
+        with running_stack(tmp_path_factory.mktemp("state")) as running:
+            environment.undo()
+            yield running

@@ -21,11 +21,33 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from infra.run.embedded.environment import read_environment
+from infra.service_table import service_table
 from services.gateway.identity.key_commands import add_key_commands, run_key_command
 from training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
+# Users of this tenant have a request limit per minute. All others are unlimited.
+FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
+EXPORT_EVERY_MS = "200"
+
+
+def shared_environment(spans_port: int) -> dict[str, str]:
+    """Return the environment of the system that journeys and attacks share.
+
+    Args:
+        spans_port: port of the receiver of spans.
+    """
+    overrides = {FRUGAL_TENANT: {"user_requests_per_minute": FRUGAL_REQUESTS}}
+    endpoints = {
+        f"TW_{service.name.upper()}_OTLP_ENDPOINT": f"http://127.0.0.1:{spans_port}"
+        for service in service_table().grpc
+    }
+    return {
+        "TW_GATEWAY_QUOTA_OVERRIDES": json.dumps(overrides),
+        "OTEL_BSP_SCHEDULE_DELAY": EXPORT_EVERY_MS,
+        **endpoints,
+    }
 
 
 @dataclass

@@ -10,8 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 
 from tests.journeys.client import Client, finish_of
-from tests.journeys.conftest import FRUGAL_REQUESTS, FRUGAL_TENANT
-from tests.journeys.stack import Stack
+from tests.journeys.stack import FRUGAL_REQUESTS, FRUGAL_TENANT, Stack
 
 # A minute, in steps of two seconds.
 LONGEST_SECONDS = 62
