@@ -73,6 +73,10 @@ SLICES: dict[str, Slice] = {
         pytest=(*ONE_BY_ONE, "tests/faults", *(f"--ignore={name}" for name in feedback_faults())),
         environment=RECORDED_FAULTS,
     ),
+    "attacks": Slice(
+        "attacks on the whole system whose size or time limits need minutes",
+        pytest=("-m", "long and not cluster", *ONE_BY_ONE, "tests/attacks"),
+    ),
     "training": Slice(
         "learning on three seeds, several processes, Ray, kills in every stage",
         pytest=("-m", "long", "--numprocesses", "2", "--dist", "loadgroup", "tests/training"),

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
@@ -36,7 +36,7 @@ from tests.services.gateway.gateway_under_test import (
     new_key,
     run_gateway,
 )
-from tests.services.gateway.valid_calls import METHODS, VALID
+from tests.services.gateway.valid_calls import ID_FIELDS, METHODS, VALID
 from tests.services.session.service import Home, session_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -207,22 +207,6 @@ async def test_route_denies(world: World, route: str, name: str) -> None:
 async def test_public_route_answers_without_a_key(world: World, route: str) -> None:
     async with world.gateway.http.get(world.gateway.url + route.removeprefix("GET ")) as response:
         assert response.status == 200
-
-
-def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
-    """Return the JSON paths of all fields with object ids."""
-    for field in descriptor.fields:
-        if (
-            field.type == FieldDescriptor.TYPE_STRING
-            and field.name.endswith("_id")
-            and field.name != "request_id"
-        ):
-            yield f"{path}{field.json_name}"
-        elif field.message_type is not None and not field.is_repeated:
-            yield from _id_fields(field.message_type, f"{path}{field.json_name}.")
-
-
-ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.input_type)]
 
 
 @pytest.mark.parametrize("owner", HOLDER_TEXT)

@@ -1,8 +1,9 @@
-"""Every public method of the gateway with a valid request."""
+"""Every public method of the gateway with a valid request, and its fields with ids."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
@@ -20,3 +21,19 @@ VALID: Mapping[str, dict[str, Any]] = {
     "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
     "SetConsent": {"training": False},
 }
+
+
+def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
+    """Return the JSON paths of all fields with object ids."""
+    for field in descriptor.fields:
+        if (
+            field.type == FieldDescriptor.TYPE_STRING
+            and field.name.endswith("_id")
+            and field.name != "request_id"
+        ):
+            yield f"{path}{field.json_name}"
+        elif field.message_type is not None and not field.is_repeated:
+            yield from _id_fields(field.message_type, f"{path}{field.json_name}.")
+
+
+ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.input_type)]

@@ -1,0 +1,36 @@
+"""One embedded system for all attacks, shared with the journeys."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attacks.attacked import Attacked
+from tests.journeys.client import Client
+from tests.journeys.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def attacked_system(stack: Stack) -> Attacked:
+    """Return the system with keys of an attacker and of three others."""
+
+    def client(user: str, tenant: str = "default") -> Client:
+        return Client(stack.http, stack.make_keys(user, tenant=tenant)[0])
+
+    system = Attacked(
+        stack,
+        attacker=client("attacker"),
+        bystander=client("bystander"),
+        colleague=client("colleague"),
+        namesake=client("attacker", "umbrella"),
+    )
+    # The first turns load what later turns keep in memory.
+    system.check_answered()
+    return system
+
+
+@pytest.fixture
+def attacked(attacked_system: Attacked) -> Iterator[Attacked]:
+    """Return the system, and check after the attack that it did no harm."""
+    attacked_system.record()
+    yield attacked_system
+    attacked_system.check()
