@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -77,33 +78,66 @@ class DeadlineError(RemoteError):
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """Client certificate, key and trusted authorities of training.
-
-    The files are read once, so a certificate must outlast a run.
-    """
+    """Client certificate, key and trusted authorities of training."""
 
     certificate: Path
     key: Path
     authority: Path
 
-    def channel(self, target: str, service: str) -> grpc.Channel:
-        """Open a channel that verifies the certificate of the service.
+    def read(self) -> Sequence[bytes]:
+        """Return the bytes of authority, key and certificate, all of the same generation.
 
         Raises:
             RemoteError: a file cannot be read.
         """
         try:
-            certificate, key, authority = (
-                file.read_bytes() for file in (self.certificate, self.key, self.authority)
-            )
+            found = self._read()
+            # The kubelet replaces all files at once, but possibly between two reads of this loop.
+            while (again := self._read()) != found:
+                found = again
         except OSError as error:
             raise RemoteError(
                 f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
             ) from error
+        return found
+
+    def _read(self) -> Sequence[bytes]:
+        return [file.read_bytes() for file in (self.authority, self.key, self.certificate)]
+
+
+class ServiceChannel:
+    """Channel to a service; with TLS, opened again after a change of the certificate files.
+
+    A run can last longer than a certificate. Replaced channels stay open until `close`, because
+    another thread may have a call on them.
+    """
+
+    def __init__(self, target: str, service: str, tls: TlsFiles | None) -> None:
+        self._target, self._service, self._tls = target, service, tls
+        self._files: Sequence[bytes] = tls.read() if tls else ()
+        self._channels = [self._open()]
+
+    def current(self) -> grpc.Channel:
+        """Return the channel with the present certificate."""
+        if self._tls:
+            # Files that cannot be read now are being replaced; the next call reads them.
+            with suppress(RemoteError):
+                if (files := self._tls.read()) != self._files:
+                    self._files = files
+                    self._channels.append(self._open())
+        return self._channels[-1]
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    def _open(self) -> grpc.Channel:
+        if not self._tls:
+            return grpc.insecure_channel(self._target, options=OPTIONS)
         # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
-        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{service}.thumbwheel")]
+        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{self._service}.thumbwheel")]
         return grpc.secure_channel(
-            target, grpc.ssl_channel_credentials(authority, key, certificate), options
+            self._target, grpc.ssl_channel_credentials(*self._files), options
         )
 
 
@@ -114,9 +148,7 @@ class FeedbackLog:
         self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = _channel(target, "feedback", tls)
-        # The generated types only know grpc.aio; the loop uses blocking calls.
-        self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
+        self._channel = ServiceChannel(target, "feedback", tls)
 
     def feedback_segments(self) -> Sequence[Segment]:
         return self._segments(feedback_pb2.STREAM_FEEDBACK)
@@ -207,6 +239,11 @@ class FeedbackLog:
             for s in reply.segments
         ]
 
+    @property
+    def _stub(self) -> Any:
+        # The generated types only know grpc.aio; the loop uses blocking calls.
+        return feedback_pb2_grpc.FeedbackLogServiceStub(self._channel.current())  # type: ignore[arg-type]
+
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("feedback", self._target, self._patience_seconds, call)
 
@@ -218,8 +255,7 @@ class RolloutClient:
         self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = _channel(target, "generator", tls)
-        self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
+        self._channel = ServiceChannel(target, "generator", tls)
 
     def view(self) -> RolloutView:
         request = generator_pb2.GetRolloutRequest()
@@ -270,12 +306,12 @@ class RolloutClient:
     def close(self) -> None:
         self._channel.close()
 
+    @property
+    def _stub(self) -> Any:
+        return generator_pb2_grpc.RolloutServiceStub(self._channel.current())  # type: ignore[arg-type]
+
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("generator", self._target, self._patience_seconds, call)
-
-
-def _channel(target: str, service: str, tls: TlsFiles | None) -> grpc.Channel:
-    return tls.channel(target, service) if tls else grpc.insecure_channel(target, options=OPTIONS)
 
 
 def _translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:

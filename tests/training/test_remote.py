@@ -12,7 +12,13 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from infra.machine.certificates.authority import issue_certificates, tls_settings
+from infra.machine.certificates.authority import (
+    Authority,
+    CertificatePair,
+    issue_certificates,
+    tls_settings,
+    write_pair,
+)
 from tests.support.errors import refused
 from training import remote
 from training.data.feedback.events import Erasure
@@ -285,6 +291,44 @@ def test_mutual_tls_authenticates_both_sides(
             target,
             TlsFiles(tmp_path / "none.pem", tmp_path / "none.key", tmp_path / "authority.pem"),
         )
+
+
+def test_replaced_certificate_is_used_by_the_next_call(tmp_path: Path) -> None:
+    issue_certificates(tmp_path, ("feedback", "training"), 1)
+    seen: list[bytes] = []
+
+    class RecordingLog(Log):
+        def CountThumbs(self, request, context):
+            seen.extend(context.auth_context()["x509_pem_cert"])
+            return super().CountThumbs(request, context)
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(RecordingLog(), server)
+    pair = ((tmp_path / "feedback.key").read_bytes(), (tmp_path / "feedback.pem").read_bytes())
+    authority = CertificatePair(
+        (tmp_path / "authority.pem").read_bytes(), (tmp_path / "authority.key").read_bytes()
+    )
+    port = server.add_secure_port(
+        "127.0.0.1:0", grpc.ssl_server_credentials([pair], authority.certificate, True)
+    )
+    server.start()
+    certificate = tmp_path / "training.pem"
+    client = FeedbackLog(
+        f"127.0.0.1:{port}", TlsFiles(*tls_settings(tmp_path, "training").values())
+    )
+    expected = []
+    try:
+        for _ in range(2):
+            client.count(SINCE)
+            expected.append(certificate.read_bytes())
+            write_pair(tmp_path, "training", Authority(authority).issue("training", 1))
+        certificate.unlink()  # being replaced: the channel stays in use
+        client.count(SINCE)
+        assert seen == [*expected, expected[-1]]
+        assert expected[0] != expected[1]
+    finally:
+        client.close()
+        server.stop(0).wait()
 
 
 def test_unavailable_service_is_awaited_up_to_the_timeout(

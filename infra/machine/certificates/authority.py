@@ -129,7 +129,7 @@ def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> Certif
 
 
 # Callers of internal methods that are not services.
-COMMANDS = ("training", "operator")
+COMMANDS = ("training", "operator", "test-health")
 AUTHORITY_DAYS = 3650.0
 
 
