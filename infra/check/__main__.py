@@ -8,7 +8,7 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 BUF = "infra/install/node/node_modules/.bin/buf"
-CODE = ("services", "training", "infra", "thumbwheel_cli", "tests", "benchmarks")
+CODE = ("services", "training", "infra", "thumbwheel_cli", "charts", "tests", "benchmarks")
 
 
 @dataclass(frozen=True)
