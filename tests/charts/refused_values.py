@@ -29,6 +29,8 @@ BY_SCHEMA = {
     ),
     "an unknown recipe": ("training.recipe=large", "recipe"),
     "arguments with shell syntax": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "an unknown mode of TLS": ("tls.mode=on", "tls"),
+    "a lifetime in days": ("tls.certManager.duration=90d", "duration"),
     "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
 }
 
@@ -99,6 +101,11 @@ BY_TEMPLATE = {
         "kafka.topics.minInsyncReplicas",
     ),
     "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
+    "certificates without cert-manager": ("tls.mode=certManager", "tls.mode"),
+    "certificates that are renewed at once": (
+        "gitops=true,tls.mode=certManager,tls.certManager.duration=24h",
+        "tls.certManager.renewBefore",
+    ),
     "RayJobs without an operator": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
     "a recipe for another model": (
         "training.enabled=true,training.recipe=small,models.initial=nano-0",

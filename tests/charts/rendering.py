@@ -18,6 +18,7 @@ FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
 Object = Mapping[str, Any]
 RUNNING = ("Deployment", "StatefulSet", "Job")
 OPERATORS = (
+    "cert-manager.io/v1/Certificate",
     "kafka.strimzi.io/v1/Kafka",
     "keda.sh/v1alpha1/ScaledObject",
     "monitoring.coreos.com/v1/PodMonitor",

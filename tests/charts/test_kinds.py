@@ -15,6 +15,7 @@ import pytest
 from tests.charts.rendering import FILES, render
 
 FOREIGN = (
+    "cert-manager.io/",
     "gateway.networking.k8s.io/",
     "kafka.strimzi.io/",
     "keda.sh/",

@@ -135,7 +135,9 @@ def test_probes_of_services_use_the_metrics_port(values: str) -> None:
 def test_secret_values_come_from_secrets(values: str) -> None:
     for container in containers(render(values)):
         for variable in container.get("env", ()):
-            if re.search("KEY$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$", variable["name"]):
+            if re.search(
+                "(?<!TLS_)KEY$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$", variable["name"]
+            ):
                 assert is_from_secret(variable, container), variable["name"]
 
 
@@ -152,7 +154,7 @@ def test_every_called_address_is_a_service_with_that_port(values: str) -> None:
         for value in [
             variable.get("value", "") for variable in container.get("env", ())
         ] + container.get("args", []):
-            targets |= set(re.findall(r"(?:dns:///|http://)(tw-thumbwheel-[a-z-]+):(\d+)", value))
+            targets |= set(re.findall(r"(?:dns:///|http://|=)(tw-thumbwheel-[a-z-]+):(\d+)", value))
     assert {(name, int(port)) for name, port in targets} <= doors
     assert len(targets) >= 7
 

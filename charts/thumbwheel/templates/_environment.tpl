@@ -7,6 +7,7 @@
       "host" "0.0.0.0" "port" $facts.port "metrics_port" (include "thumbwheel.metricsPort" $facts.port)
       "log_format" "json" "lame_duck_seconds" 1 "drain_seconds" $root.Values.shutdown.drainSeconds
       "otlp_endpoint" $root.Values.monitoring.otlpEndpoint -}}
+{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.tlsSettings" $root | fromYaml) -}}
 {{- $known := include "thumbwheel.known" $root | fromYaml -}}
 {{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
 {{- range $facts.calls -}}

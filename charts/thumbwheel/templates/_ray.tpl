@@ -27,9 +27,9 @@ spec:
       restartPolicy: Never
       containers:
         - name: ray-submitter
-          {{- include "thumbwheel.rayContainer" (list . false) | nindent 10 }}
+          {{- include "thumbwheel.rayContainer" (list . "submitter") | nindent 10 }}
           resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 512Mi}}
-      volumes: {{- include "thumbwheel.trainingVolumes" (list . false) | nindent 8 }}
+      volumes: {{- include "thumbwheel.trainingVolumes" (list . "submitter") | nindent 8 }}
   rayClusterSpec:
     rayVersion: {{ $ray.version | quote }}
     {{- if $ray.autoscaling.enabled }}
@@ -51,7 +51,7 @@ spec:
           {{- include "thumbwheel.rayPlacement" (list . $ray.head) | nindent 10 }}
           containers:
             - name: ray-head
-              {{- include "thumbwheel.rayContainer" (list . true) | nindent 14 }}
+              {{- include "thumbwheel.rayContainer" (list . "loop") | nindent 14 }}
                 {{- include "thumbwheel.trainingEnvironment" . | nindent 16 }}
               ports:
                 - {name: gcs-server, containerPort: 6379}
@@ -61,7 +61,7 @@ spec:
               readinessProbe: {httpGet: {path: /api/gcs_healthz, port: 8265}, periodSeconds: 2, timeoutSeconds: 2}
               livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
               resources: {{- toYaml $ray.head.resources | nindent 16 }}
-          volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 12 }}
+          volumes: {{- include "thumbwheel.trainingVolumes" (list . "loop") | nindent 12 }}
     workerGroupSpecs:
       - groupName: workers
         replicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas (include "thumbwheel.rayPods" . | int) }}
@@ -82,7 +82,7 @@ spec:
             terminationGracePeriodSeconds: {{ add .Values.training.noticeSeconds 15 }}
             containers:
               - name: ray-worker
-                {{- include "thumbwheel.rayContainer" (list . true) | nindent 16 }}
+                {{- include "thumbwheel.rayContainer" (list . "worker") | nindent 16 }}
                   - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.training.noticeSeconds | quote }}}
                 {{- if .Values.training.checkpointsInBucket }}
                 {{- include "thumbwheel.trainingEnvironment" . | nindent 18 }}
@@ -91,7 +91,7 @@ spec:
                 livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
                 {{- $gpus := ternary (dict "limits" (dict $ray.workers.gpuResource $ray.workers.gpus)) dict (gt (int $ray.workers.gpus) 0) }}
                 resources: {{- mustMergeOverwrite (deepCopy $ray.workers.resources) $gpus | toYaml | nindent 18 }}
-            volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 14 }}
+            volumes: {{- include "thumbwheel.trainingVolumes" (list . "worker") | nindent 14 }}
 {{- end -}}
 
 {{/* Pod of one worker or one rollout actor. */}}
@@ -99,9 +99,8 @@ spec:
 {{- add .Values.ray.workers.replicas .Values.ray.rolloutActors -}}
 {{- end -}}
 
-{{/* Container fields of every Ray pod. Arguments: list of root and whether the pod trains. The
-     environment comes last so that callers can append to it. KubeRay 1.5 cannot set Ray's token;
-     network policies restrict these pods to each other. */}}
+{{/* Container fields of every Ray pod. Arguments: list of root and loop, worker or submitter. The
+     environment comes last so that callers can append to it. */}}
 {{- define "thumbwheel.rayContainer" -}}
 {{- $root := index . 0 -}}
 image: {{ include "thumbwheel.image" (list $root "training") }}

@@ -24,6 +24,7 @@
   {{- $words = concat $words (list "--workers" $range "--gpus-per-worker" (toString $workers.gpus) "--rollout-actors" (toString .Values.ray.rolloutActors)) -}}
 {{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
+{{- with include "thumbwheel.tlsSettings" . | fromYaml -}}{{- $words = concat $words (list "--tls" .tls_certificate .tls_key .tls_authority) -}}{{- end -}}
 {{- concat $words $v.extraArgs | toJson -}}
 {{- end -}}
 
@@ -55,14 +56,17 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Volumes and mounts. Arguments: list of root and whether the pod trains; the submitter mounts
-     no claim. */}}
+{{/* Volumes and mounts. Arguments: list of root and loop, worker or submitter. The submitter mounts
+     no claim, and only the loop calls services. */}}
 {{- define "thumbwheel.trainingMounts" -}}
 {{- $root := index . 0 -}}
 - {name: tmp, mountPath: /tmp}
-{{- if index . 1 }}
+{{- if ne (index . 1) "submitter" }}
 - {name: models, mountPath: /models}
 - {name: loop, mountPath: /loop}
+{{- end }}
+{{- if eq (index . 1) "loop" }}
+{{- include "thumbwheel.tlsMount" $root }}
 {{- end }}
 {{- include "thumbwheel.extraMounts" (list $root $root.Values.training) }}
 {{- end -}}
@@ -70,9 +74,12 @@
 {{- define "thumbwheel.trainingVolumes" -}}
 {{- $root := index . 0 -}}
 - {name: tmp, emptyDir: {}}
-{{- if index . 1 }}
+{{- if ne (index . 1) "submitter" }}
 - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" $root }}}}
 - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}
+{{- end }}
+{{- if eq (index . 1) "loop" }}
+{{- include "thumbwheel.tlsVolume" (list $root "training") }}
 {{- end }}
 {{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}

@@ -14,6 +14,7 @@
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is required" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: gitops generates no secrets; a secret with principal-key, master-key and valkey-secret is required" }}{{- end -}}
 {{- include "thumbwheel.validateSecrets" . -}}
+{{- include "thumbwheel.validateTls" . -}}
 {{- include "thumbwheel.validateKserve" . -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: several gateway replicas need Valkey for quotas and resuming; otherwise set services.gateway.replicas to 1" }}{{- end -}}

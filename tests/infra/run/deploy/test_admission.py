@@ -41,7 +41,7 @@ data:
   {{ . }}: {{ index $data . | default (randAlphaNum 64 | b64enc) }}
   {{- end }}
 """
-MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
+MAKERS = ("cert-manager", "gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
 
 
 @pytest.fixture(scope="module")
