@@ -112,7 +112,7 @@ REQUIREMENTS = (
     ),
     Requirement(
         "Kafka",
-        *of_parts(server_parts("Kafka")),
+        *of_parts(server_parts("Kafka", "class cache of Kafka")),
         "with a real Kafka",
         KAFKA,
         OWN_KAFKA,

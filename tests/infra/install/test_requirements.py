@@ -9,7 +9,9 @@ import pytest
 
 from infra.install import requirements
 from infra.install.requirements import REQUIREMENTS, Requirement
+from infra.machine.servers import installation as servers
 from infra.machine.servers.errors import ServerError
+from infra.machine.servers.installation import Part
 
 CONFTEST = Path(__file__).parents[2] / "conftest.py"
 TESTS = """
@@ -40,6 +42,19 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("empty_cache")
 def test_empty_cache_has_all_requirements_missing() -> None:
     assert requirements.missing() == list(REQUIREMENTS)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_every_part_of_the_real_servers_is_a_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[Part] = []
+    monkeypatch.setattr(servers, "install_missing", lambda parts, _say: installed.extend(parts))
+    for one in REQUIREMENTS:
+        if one.name not in ("Chromium", "Helm and kubectl"):
+            one.install(print)
+    homes = {part.home for part in installed}
+    assert {
+        part.what for part in servers.parts(servers.locate()) if part.home not in homes
+    } == set()
 
 
 @pytest.mark.parametrize(
