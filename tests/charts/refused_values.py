@@ -31,6 +31,7 @@ BY_SCHEMA = {
     "arguments with shell syntax": ("training.extraArgs={--every;ls}", "extraArgs"),
     "an unknown mode of TLS": ("tls.mode=on", "tls"),
     "a lifetime in days": ("tls.certManager.duration=90d", "duration"),
+    "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
     "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
 }
 

@@ -257,11 +257,28 @@ def test_a_ray_job_has_the_fields_that_kuberay_needs() -> None:
         assert {"httpGet"} == {
             key for key in container["readinessProbe"] if key in ("exec", "httpGet")
         }
-        assert {"name": "RAY_AUTH_MODE", "value": "disabled"} in container["env"]
+        assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
+    assert cluster["authOptions"] == {"mode": "token"}
     assert only(workers["template"])["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert workers["template"]["spec"]["nodeSelector"] == {"pool": "gpu"}
     assert "securityContext" in only(spec["submitterPodTemplate"])
     assert {volume["name"] for volume in spec["submitterPodTemplate"]["spec"]["volumes"]} == {"tmp"}
+
+
+def test_authentication_of_ray_is_disabled_by_a_value_only() -> None:
+    job = ray_job(render(RAY, "ray.authentication=disabled"))["spec"]
+    assert "authOptions" not in job["rayClusterSpec"]
+    container = only(job["rayClusterSpec"]["headGroupSpec"]["template"])
+    assert {"name": "RAY_AUTH_MODE", "value": "disabled"} in container["env"]
+
+
+def test_only_pods_of_a_named_namespace_reach_the_dashboard() -> None:
+    """Finding S-12: any pod of any namespace with the label of the operator reached the head."""
+    rules = [rule for rule in policies(RAY)["training"]["ingress"] if "ports" in rule]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [[8265]]
+    for peer in rules[0]["from"]:
+        assert "kubernetes.io/metadata.name" in peer["namespaceSelector"]["matchLabels"]
+        assert peer["podSelector"]["matchLabels"]
 
 
 def test_the_ray_version_equals_that_of_the_image() -> None:

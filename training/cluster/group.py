@@ -7,6 +7,7 @@ functions (see runner.py).
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ ENVIRONMENT = {
 OWN_ENVIRONMENT = {
     # An additional process; this machine is not preempted with notice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_AUTH_MODE": "disabled",  # the cluster serves only this process, on loopback
+    # Other accounts of this machine reach the cluster on loopback. With a token, Ray itself turns
+    # authentication on; RAY_AUTH_MODE has no effect here, because Ray has read the mode on import.
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 QUIET = {"log_to_driver": False, "configure_logging": False}

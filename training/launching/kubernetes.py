@@ -105,10 +105,11 @@ class KubernetesApi:
         """Create an object; return False if the name exists.
 
         Raises:
-            ApiError: the call failed.
+            ApiError: the call failed, or the API server does not know a field. By default it would
+                drop the field, such as the authentication of a Ray cluster.
         """
         try:
-            self._call("POST", self._path(kind), manifest)
+            self._call("POST", f"{self._path(kind)}?fieldValidation=Strict", manifest)
         except ApiError as error:
             if error.status == TAKEN:
                 return False

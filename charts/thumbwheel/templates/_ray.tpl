@@ -32,6 +32,10 @@ spec:
       volumes: {{- include "thumbwheel.trainingVolumes" (list . "submitter") | nindent 8 }}
   rayClusterSpec:
     rayVersion: {{ $ray.version | quote }}
+    {{- if eq $ray.authentication "token" }}
+    # KubeRay creates a token for each cluster and gives it to all containers of Ray.
+    authOptions: {mode: token}
+    {{- end }}
     {{- if $ray.autoscaling.enabled }}
     enableInTreeAutoscaling: true
     autoscalerOptions:
@@ -108,7 +112,8 @@ imagePullPolicy: {{ $root.Values.images.training.pullPolicy }}
 {{ include "thumbwheel.containerSecurity" $root }}
 volumeMounts: {{- include "thumbwheel.trainingMounts" . | nindent 2 }}
 env:
-  - {name: RAY_AUTH_MODE, value: disabled}
+  # Also set by KubeRay. An operator that ignores authOptions starts no cluster without a token.
+  - {name: RAY_AUTH_MODE, value: {{ $root.Values.ray.authentication }}}
   - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
   {{- with $root.Values.training.extraEnv }}
   {{- toYaml . | nindent 2 }}

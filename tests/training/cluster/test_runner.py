@@ -201,6 +201,8 @@ def test_stages_under_ray_are_bit_identical_and_errors_not_retried(
     seen = Told()
     with refused(StageRefusedError, field="max_tokens", reason="TOO_SMALL") as caught:
         run_stages(runs, tmp_path / "runs", Group(workers=1), seen)
+    # Set by Ray when it requires the token (finding S-12).
+    assert os.environ["RAY_AUTH_MODE"] == "token"
     assert "ConfigError" in str(caught.value)
     assert (tmp_path / "died").exists() == (killed_after is not None)
     # After a kill, step 5 is repeated from checkpoint 4; the stage after a rejected one does not

@@ -20,13 +20,15 @@ NAMESPACE, TOKEN = "chat", "a-token"
 class ApiServer:
     """Objects by kind and name.
 
-    `refusals` are returned once each, before anything else.
+    `refusals` are returned once each, before anything else. Fields of a spec in `unknown_fields`
+    are dropped, or refused if the caller asks for strict validation, as the API server does.
     """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.calls: list[str] = []
         self.refusals: list[tuple[int, str]] = []
+        self.unknown_fields: frozenset[str] = frozenset()
         self._made = 0
 
     def put(self, kind: str, name: str, **fields: Any) -> dict[str, Any]:
@@ -51,7 +53,8 @@ class ApiServer:
             status, message = self.refusals.pop(0)
             return status, {"message": message}
         if method == "POST":
-            return self._create(kind, body)
+            strict = parse_qs(split.query).get("fieldValidation") == ["Strict"]
+            return self._create(kind, body, strict)
         if not name:
             asked = parse_qs(split.query)
             found = [each for (of, _), each in self.objects.items() if of == kind]
@@ -72,8 +75,12 @@ class ApiServer:
             return 404, {"message": "not found"}
         return 200, self.objects[kind, name] if method == "GET" else self._delete(kind, name, body)
 
-    def _create(self, kind: str, body: Any) -> tuple[int, Any]:
+    def _create(self, kind: str, body: Any, strict: bool) -> tuple[int, Any]:
         name = body["metadata"]["name"]
+        unknown = self.unknown_fields & body["spec"].keys()
+        if unknown and strict:
+            return 400, {"message": f"strict decoding error: unknown field spec.{min(unknown)}"}
+        body["spec"] = {key: each for key, each in body["spec"].items() if key not in unknown}
         if (kind, name) in self.objects:
             return 409, {"message": "already exists"}
         return 201, self.put(kind, name, metadata=body["metadata"], spec=body["spec"])

@@ -72,9 +72,10 @@ class Stage:
     def __init__(self, api: KubernetesApi, server: ApiServer) -> None:
         self.api, self.server = api, server
         self.notices, self.clock, self.said = StatusWriter(), Clock(), []
+        self.template: dict[str, Any] = TEMPLATE
 
     def launcher(self, job: str = JOB) -> Launcher:
-        turn = Launch(TEMPLATE, job, f"uid-of-{job}", DEADLINE_SECONDS)
+        turn = Launch(self.template, job, f"uid-of-{job}", DEADLINE_SECONDS)
         return Launcher(turn, self.api, self.notices, self.clock, self.said.append)
 
     def job(self) -> Any:
@@ -136,6 +137,16 @@ def test_run_is_created_with_its_owner_and_awaited(stage: Stage) -> None:
     ]
     assert stage.notices.waited[0] == NOT_YET
     assert stage.notices.ended == []
+
+
+def test_operator_that_does_not_know_a_field_gets_no_run(stage: Stage) -> None:
+    """Finding S-12: an operator before 1.5.1 would start a cluster without authentication."""
+    stage.template = {**TEMPLATE, "spec": {"authOptions": {"mode": "token"}}}
+    stage.server.unknown_fields = frozenset({"authOptions"})
+    assert not stage.launcher().run()
+    assert (RAY_JOBS, NAME) not in stage.server.objects
+    (reason,) = stage.notices.ended
+    assert "authOptions" in reason
 
 
 def test_run_of_a_killed_launcher_is_adopted(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from tests.support.errors import refused
 
 
 def test_lock_has_the_tested_version_and_all_hashes() -> None:
-    assert version() == "v1.5.0"
+    assert version() == "v1.5.1"
     text, sums = ((KUBERAY.lock / name).read_text() for name in ("go.mod", "go.sum"))
     assert text.startswith("module thumbwheel/cluster/kuberay\n")
     required = re.findall(r"^\t([\w./-]+) (v\S+)", text, re.MULTILINE)
