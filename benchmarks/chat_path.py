@@ -35,6 +35,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -46,6 +47,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from infra.machine.servers.go import find_go
 from infra.run.embedded.layout import Layout, free_ports, programs
 from infra.run.supervision.ports import HOST, free_port
+from services.chassis.service_identity import SigningChannel, TokenSigner
 
 VERSION = "instant-1"
 QUESTION = "hw do i lern python its very hard"
@@ -226,7 +228,9 @@ async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]
         grpc.aio.insecure_channel(layout.target("generator")) as generator,
     ):
         chat = chat_pb2_grpc.ChatServiceStub(gateway)
-        direct = generator_pb2_grpc.GeneratorServiceStub(generator)
+        signer = TokenSigner("gateway", layout.identity_key("gateway"))
+        signed: Any = SigningChannel(generator, signer)
+        direct = generator_pb2_grpc.GeneratorServiceStub(signed)
         sampling = chat_pb2.SamplingOverrides(max_tokens=tokens)
         gateway_request = chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(text=QUESTION), sampling=sampling

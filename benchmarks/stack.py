@@ -50,6 +50,7 @@ from infra.run.stack.preparation import prepare_stores
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, free_port
 from infra.run.supervision.supervisor import supervised
+from services.chassis.service_identity import SigningChannel, TokenSigner
 from training.data.feedback.bucket import Bucket, bucket_location
 from training.data.feedback.catalogue import Objects
 
@@ -171,12 +172,9 @@ async def call_paths(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[s
         chats = itertools.cycle(
             [chat_pb2_grpc.ChatServiceStub(channel) for channel in await channels("gateway")]
         )
-        directs = itertools.cycle(
-            [
-                generator_pb2_grpc.GeneratorServiceStub(channel)
-                for channel in await channels("generator")
-            ]
-        )
+        signer = TokenSigner("gateway", run.identity_key("gateway"))
+        signed: list[Any] = [SigningChannel(each, signer) for each in await channels("generator")]
+        directs = itertools.cycle(map(generator_pb2_grpc.GeneratorServiceStub, signed))
         gateway_metadata = key_of(run)
         generator_metadata = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
@@ -233,8 +231,9 @@ async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Fi
                 waits.append(acked[reply.event_id] - started)
 
         numbers = itertools.count(1)
+        signed: Any = SigningChannel(log, TokenSigner("operator", run.identity_key("operator")))
         reading = asyncio.create_task(
-            readable_times(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs)
+            readable_times(feedback_pb2_grpc.FeedbackLogServiceStub(signed), objects, thumbs)
         )
         await asyncio.gather(*(client(numbers) for _ in range(THUMBS_AT_ONCE)))
         found = await asyncio.wait_for(reading, READ_TIMEOUT_SECONDS)

@@ -89,6 +89,13 @@ def services(
                 **program.environment,
                 "PYTHONPATH": f"{checkout}:{checkout / 'gen'}",
             }
+            if not (checkout / "services" / "chassis" / "service_identity.py").exists():
+                # Services refuse settings that their version does not know.
+                environment = {
+                    name: value
+                    for name, value in environment.items()
+                    if "_IDENTITY_KEY" not in name
+                }
             if program.name == "gateway":
                 # One key represents many users.
                 environment |= {

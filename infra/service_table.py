@@ -111,6 +111,10 @@ class ServiceTable:
         """Return the services that call a service."""
         return frozenset(each.name for each in self.services.values() if name in each.calls)
 
+    def signs(self, name: str) -> bool:
+        """Return True if a service calls others over gRPC, and therefore has an identity key."""
+        return any(self.services[callee].grpc for callee in self.services[name].calls)
+
     @property
     def start_order(self) -> tuple[Service, ...]:
         """Return the services with callees before their callers.

@@ -54,6 +54,11 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
+    "keys identity": Command(
+        "create, list and retire keys that sign calls between services",
+        "services.gateway",
+        ("identity",),
+    ),
     "keys": Command("create, list, rotate and revoke API keys", "services.gateway", ("keys",)),
 }
 

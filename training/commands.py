@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from training.evaluation.canary import Reading
     from training.recipes.recipe import LoopConfig, Plan, Recipe
     from training.remote import FeedbackLog, TlsFiles
+    from training.service_identity import ServiceIdentity
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -179,13 +180,19 @@ def _run_once(options: argparse.Namespace) -> int:
         )
         display = stack.enter_context(open_display())
         feedback = stack.enter_context(
-            closing(FeedbackLog(options.feedback, _tls(options), options.patience))
+            closing(
+                FeedbackLog(options.feedback, _tls(options), options.patience, _identity(options))
+            )
         )
         rollout = (
             None
             if options.no_rollout
             else stack.enter_context(
-                closing(RolloutClient(options.generator, _tls(options), options.patience))
+                closing(
+                    RolloutClient(
+                        options.generator, _tls(options), options.patience, _identity(options)
+                    )
+                )
             )
         )
         env = LoopEnvironment(
@@ -220,8 +227,13 @@ def canary(options: argparse.Namespace) -> int:
     ).canary
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
-        rollout = stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
+        tls, identity = _tls(options), _identity(options)
+        feedback = stack.enter_context(
+            closing(FeedbackLog(options.feedback, tls, identity=identity))
+        )
+        rollout = stack.enter_context(
+            closing(RolloutClient(options.generator, tls, identity=identity))
+        )
         record = options.state / "loop" / "canaries" / options.version
         lines = Lines(sys.stdout)
 
@@ -273,6 +285,12 @@ def _tls(options: argparse.Namespace) -> TlsFiles | None:
     return TlsFiles(*options.tls) if options.tls else None
 
 
+def _identity(options: argparse.Namespace) -> ServiceIdentity | None:
+    from training.service_identity import training_identity
+
+    return training_identity(os.environ, options.state)
+
+
 @contextmanager
 def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
     """Open the feedback log while no run is active.
@@ -283,7 +301,7 @@ def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[Feedback
 
     with (
         exclusive(options.state / "loop", doing),
-        closing(FeedbackLog(options.feedback, _tls(options))) as log,
+        closing(FeedbackLog(options.feedback, _tls(options), identity=_identity(options))) as log,
     ):
         yield log
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -29,6 +29,7 @@ from training.data.feedback.rows import DataKey
 from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView
+from training.service_identity import TOKEN_SECONDS, ServiceIdentity
 
 CALL_SECONDS = 20.0
 # StartCanary answers when the version is ready. Each call waits less than the longest deadline that
@@ -110,10 +111,20 @@ class ServiceChannel:
 
     A run can last longer than a certificate. Replaced channels stay open until `close`, because
     another thread may have a call on them.
+
+    Args:
+        identity: signs the calls; None sends calls without a token.
     """
 
-    def __init__(self, target: str, service: str, tls: TlsFiles | None) -> None:
+    def __init__(
+        self,
+        target: str,
+        service: str,
+        tls: TlsFiles | None,
+        identity: ServiceIdentity | None = None,
+    ) -> None:
         self._target, self._service, self._tls = target, service, tls
+        self._identity = identity
         self._files: Sequence[bytes] = tls.read() if tls else ()
         self._channels = [self._open()]
 
@@ -132,6 +143,12 @@ class ServiceChannel:
             channel.close()
 
     def _open(self) -> grpc.Channel:
+        channel = self._open_unsigned()
+        if not self._identity:
+            return channel
+        return grpc.intercept_channel(channel, _SigningInterceptor(self._identity))
+
+    def _open_unsigned(self) -> grpc.Channel:
         if not self._tls:
             return grpc.insecure_channel(self._target, options=OPTIONS)
         # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
@@ -141,14 +158,42 @@ class ServiceChannel:
         )
 
 
+class _CallDetails(NamedTuple):
+    """Details of a call, with the fields of `grpc.ClientCallDetails`."""
+
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _SigningInterceptor(grpc.UnaryUnaryClientInterceptor):
+    """Interceptor that adds a token to each call."""
+
+    def __init__(self, identity: ServiceIdentity) -> None:
+        self._identity = identity
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        token = self._identity.metadata(details.method)
+        present = _CallDetails(*(getattr(details, name) for name in _CallDetails._fields))
+        metadata = (*(present.metadata or ()), token)
+        return continuation(present._replace(metadata=metadata), request)
+
+
 class FeedbackLog:
     """Client of FeedbackLogService: segments, data keys, erasures and counts of thumbs."""
 
     def __init__(
-        self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
+        self,
+        target: str,
+        tls: TlsFiles | None = None,
+        timeout_seconds: float = 0.0,
+        identity: ServiceIdentity | None = None,
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = ServiceChannel(target, "feedback", tls)
+        self._channel = ServiceChannel(target, "feedback", tls, identity)
 
     def feedback_segments(self) -> Sequence[Segment]:
         return self._segments(feedback_pb2.STREAM_FEEDBACK)
@@ -252,10 +297,14 @@ class RolloutClient:
     """Client of RolloutService: view, start, renew and finish a canary."""
 
     def __init__(
-        self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
+        self,
+        target: str,
+        tls: TlsFiles | None = None,
+        timeout_seconds: float = 0.0,
+        identity: ServiceIdentity | None = None,
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = ServiceChannel(target, "generator", tls)
+        self._channel = ServiceChannel(target, "generator", tls, identity)
 
     def view(self) -> RolloutView:
         request = generator_pb2.GetRolloutRequest()
@@ -315,11 +364,17 @@ class RolloutClient:
 
 
 def _translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:
-    end = time.monotonic() + timeout_seconds
+    end, repeated = time.monotonic() + timeout_seconds, False
     while True:
+        started = time.monotonic()
         try:
             return call()
         except grpc.RpcError as error:
+            # The retries of gRPC repeat the token, which expires during a long attempt.
+            is_late = time.monotonic() - started >= TOKEN_SECONDS
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED and is_late and not repeated:
+                repeated = True
+                continue
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
                 kind = (
                     DeadlineError

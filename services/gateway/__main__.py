@@ -1,4 +1,4 @@
-"""Run the gateway, or one of the commands `keys` and `migrate`."""
+"""Run the gateway, or one of the commands `keys`, `identity` and `migrate`."""
 
 import argparse
 import asyncio
@@ -51,6 +51,10 @@ from services.gateway.identity.key_commands import (
     add_migrate_command,
     run_key_command,
     run_migrate_command,
+)
+from services.gateway.identity.service_key_commands import (
+    add_identity_commands,
+    run_identity_command,
 )
 from services.gateway.own_data import OwnData
 from services.gateway.peers.enhancer import EnhancerPeer
@@ -322,9 +326,12 @@ def main() -> int:
         commands.add_parser("migrate", help="migrate the database to the current revision"),
         database_url,
     )
+    add_identity_commands(commands.add_parser("identity", help="keys that sign inner calls"))
     options = parser.parse_args()
     try:
         match options.group:
+            case "identity":
+                return run_identity_command(options)
             case "keys":
                 return asyncio.run(run_key_command(options))
             case "migrate":

@@ -201,7 +201,7 @@ def test_both_layouts_start_the_service_with_ports_and_settings(layouts: Any) ->
     for name in ("echo", "echo-1", "echo-2"):
         assert programs[name]["command"][1:] == ["-m", "services.echo"]
         environment = programs[name]["environment"]
-        names = {"TW_ECHO_HOST", "TW_ECHO_PORT", "TW_ECHO_METRICS_PORT"}
+        names = {"TW_ECHO_HOST", "TW_ECHO_PORT", "TW_ECHO_METRICS_PORT", "TW_ECHO_IDENTITY_KEYS"}
         assert set(environment) - {"TW_ECHO_DRAIN_SECONDS"} == names
         ports |= {environment["TW_ECHO_PORT"], environment["TW_ECHO_METRICS_PORT"]}
     assert len(ports) == 6

@@ -56,7 +56,7 @@ CHASSIS_FILES = {
 # Packages and root modules of training/ from the bottom to the top. A row imports rows above it.
 TRAINING_LAYERS = (
     ("errors", "figures"),
-    ("runs",),
+    ("runs", "service_identity"),
     ("artifacts",),
     ("runtime",),
     ("model", "optim"),

@@ -33,6 +33,7 @@ from infra.run.embedded.training_process import run_training_process
 from infra.run.supervision import interruption
 from infra.run.supervision.child import Child, ChildFailedError, Program
 from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.secret_file import forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.runs import LoopRunningError
@@ -55,6 +56,7 @@ TOO_LITTLE_FEEDBACK = 4
 def main() -> None:
     arguments = parse(sys.argv[1:])
     interruption.treat_sigterm_as_ctrl_c()
+    forbid_foreign_access()
     try:
         check_recipe(arguments.recipe)
         if arguments.command == "up":

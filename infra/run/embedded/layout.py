@@ -9,10 +9,12 @@ from pathlib import Path
 
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free
-from infra.run.supervision.secret_file import read_or_create
+from infra.run.supervision.secret_file import read_or_create, restrict_folder
 from infra.run.supervision.supervisor import LOGS
 from infra.service_table import HTTP_PORT, Service, service_table
+from services.chassis.identity_keys import create_key_pair
 from training.errors import DetailedError
+from training.service_identity import FOLDER, OPERATOR, TRAINING
 
 ROOT = Path(__file__).resolve().parents[3]
 # A longer context slows a 270 M model on two cores without a gain in quality.
@@ -84,7 +86,8 @@ class Layout:
         return self.url
 
     def prepare(self) -> None:
-        """Create the folders of the run."""
+        """Create the folders of the run, and withdraw access of other users to the state."""
+        restrict_folder(self.state)
         databases = [
             (self.state / service.database.file_path).parent
             for service in service_table().grpc
@@ -108,6 +111,21 @@ class Layout:
                 wraps the data keys of sealed texts. Without the master key the texts are lost.
         """
         return read_or_create(self.state / f"{name.removesuffix('-key')}.key")
+
+    def identity_key(self, caller: str) -> Path:
+        """Return the private key of a caller; the key pair is created once."""
+        file = self.state / FOLDER / f"{caller}.key"
+        if not file.exists():
+            create_key_pair(caller, file, self.state / FOLDER / "public")
+        return file
+
+    def identity_keys(self) -> Path:
+        """Return the folder with the public keys of all callers."""
+        table = service_table()
+        signing = [service.name for service in table.grpc if table.signs(service.name)]
+        for caller in (*signing, TRAINING, OPERATOR):
+            self.identity_key(caller)
+        return self.state / FOLDER / "public"
 
 
 def usual_public_ports() -> dict[str, int]:
@@ -236,6 +254,10 @@ def _table_settings(layout: Layout, service: Service) -> dict[str, object]:
         settings |= {"host": HOST, "metrics_port": layout.ports[f"{service.name}_metrics"]}
     if service.http:
         settings["http_port"] = layout.ports["http"]
+    elif service.grpc:
+        settings["identity_keys"] = layout.identity_keys()
+    if service_table().signs(service.name):
+        settings["identity_key"] = layout.identity_key(service.name)
     for callee in service.calls:
         if service_table()[callee].grpc:
             settings[f"{callee}_target"] = layout.target(callee)

@@ -25,6 +25,7 @@ from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError, Program
 from infra.run.supervision.interruption import interruptible
 from infra.run.supervision.ports import HOST
+from infra.run.supervision.secret_file import forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
@@ -42,6 +43,7 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal()
     interruption.treat_sigterm_as_ctrl_c()
+    forbid_foreign_access()
     try:
         asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except EXPECTED_ERRORS as error:

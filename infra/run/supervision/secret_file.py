@@ -1,11 +1,39 @@
-"""Files with generated secrets in a state folder: keys, passwords and ids.
+"""State folders and files with generated secrets, readable by their owner only."""
 
-A secret is created once and is readable by its owner only.
-"""
-
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+
+# Permission bits of the group and of others.
+FOREIGN = 0o077
+
+
+def forbid_foreign_access() -> None:
+    """Create all files of this process and its children for their owner only."""
+    os.umask(FOREIGN)
+
+
+def restrict_folder(folder: Path) -> None:
+    """Create a folder, or remove the permissions of group and others from it and its content.
+
+    Earlier versions created conversations and logs with the permissions of the umask.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The folder first: afterwards no other user can open a file in it.
+    _restrict(folder)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _restrict(Path(parent, name))
+
+
+def _restrict(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode & 0o7777
+        if mode & FOREIGN and not path.is_symlink():
+            path.chmod(mode & ~FOREIGN)
+    except FileNotFoundError:
+        pass  # Removed concurrently, for example by a run of training.
 
 
 def read_or_create(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:

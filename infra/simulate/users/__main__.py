@@ -18,6 +18,7 @@ from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_reci
 from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError
 from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.secret_file import forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
 from infra.simulate.users.bounds import PopulationError
 from infra.simulate.users.client import CallFailedError, open_client
@@ -56,6 +57,7 @@ EXPECTED_ERRORS = (
 def main() -> None:
     options = _parser().parse_args()
     interruption.treat_sigterm_as_ctrl_c()
+    forbid_foreign_access()
     try:
         check_recipe(options.recipe)
         settings = _settings(options)

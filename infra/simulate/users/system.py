@@ -24,11 +24,14 @@ from infra.run.supervision.supervisor import find_running, supervised
 from infra.run.supervision.terminal import SUPERVISOR
 from infra.simulate.users.client import CallFailedError, describe
 from training.errors import DetailedError
+from training.service_identity import OPERATOR, identity_in
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
 # Smallest share: users should not receive a version that serves the comparison only.
 JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 1e-6, 3600
+LIST_SEGMENTS = "/thumbwheel.feedback.v1.FeedbackLogService/ListSegments"
+ROLLOUT = "/thumbwheel.generator.v1.RolloutService"
 Say = Callable[[str], None]
 
 
@@ -78,7 +81,9 @@ class System:
             for stream in (feedback_pb2.STREAM_FEEDBACK, feedback_pb2.STREAM_TURNS):
                 request = feedback_pb2.ListSegmentsRequest(stream=stream)
                 with _translated_errors():
-                    reply = await log.ListSegments(request, timeout=CALL_SECONDS)
+                    reply = await log.ListSegments(
+                        request, timeout=CALL_SECONDS, metadata=self._signature(LIST_SEGMENTS)
+                    )
                 found.append(sum(segment.rows + segment.dead_letters for segment in reply.segments))
         return Rows(*found)
 
@@ -106,7 +111,9 @@ class System:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             with _translated_errors():
                 return await rollout.GetRollout(
-                    generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS
+                    generator_pb2.GetRolloutRequest(),
+                    timeout=CALL_SECONDS,
+                    metadata=self._signature(f"{ROLLOUT}/GetRollout"),
                 )
 
     @asynccontextmanager
@@ -121,7 +128,11 @@ class System:
                 lease=Duration(seconds=JUDGEMENT_SECONDS),
             )
             with _translated_errors():
-                await rollout.StartCanary(request, timeout=LOAD_SECONDS)
+                await rollout.StartCanary(
+                    request,
+                    timeout=LOAD_SECONDS,
+                    metadata=self._signature(f"{ROLLOUT}/StartCanary"),
+                )
             try:
                 yield
             finally:
@@ -129,7 +140,15 @@ class System:
                     version=version, reason="served for a comparison only"
                 )
                 with _translated_errors():
-                    await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
+                    await rollout.RollBackCanary(
+                        taken_off,
+                        timeout=CALL_SECONDS,
+                        metadata=self._signature(f"{ROLLOUT}/RollBackCanary"),
+                    )
+
+    def _signature(self, method: str) -> list[tuple[str, str]]:
+        identity = identity_in(self.layout.state, OPERATOR)
+        return [identity.metadata(method)] if identity else []
 
 
 @contextmanager

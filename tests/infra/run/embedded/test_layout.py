@@ -14,6 +14,7 @@ from infra.run.embedded.layout import (
 )
 from infra.run.supervision.ports import free_port
 from infra.service_table import service_table
+from services.chassis.identity_keys import read_public_keys
 from tests.support.errors import refused
 
 
@@ -60,6 +61,42 @@ def test_old_state_folder_gets_master_key_for_feedback_only(
     assert len(bytes.fromhex(str(first["feedback"]["master_key"]))) == 32
     assert [name for name, settings in first.items() if "master_key" in settings] == ["feedback"]
     assert (layout.state / "master.key").stat().st_mode & 0o077 == 0
+
+
+def test_internal_services_require_tokens_and_each_caller_has_its_own_key(tmp_path: Path) -> None:
+    layout, model = made(tmp_path)
+    settings = service_settings(layout, model)
+    receivers = {name for name, own in settings.items() if "identity_keys" in own}
+    assert receivers == {service.name for service in service_table().internal}
+    signing = {name: own["identity_key"] for name, own in settings.items() if "identity_key" in own}
+    assert set(signing) == {"gateway", "session"}
+    public = read_public_keys(layout.identity_keys())
+    assert sorted(key.caller for key in public.values()) == [
+        "gateway",
+        "operator",
+        "session",
+        "training",
+    ]
+    again = service_settings(layout, model)
+    assert again == settings
+    assert read_public_keys(layout.identity_keys()) == public
+
+
+def test_existing_state_becomes_private_at_the_start(tmp_path: Path) -> None:
+    """S-33: conversations and logs were readable by every account of the machine."""
+    state = tmp_path / "state"
+    database, log, program = state / "sessions.db", state / "logs" / "a.log", state / "run.sh"
+    log.parent.mkdir(parents=True)
+    outside = tmp_path / "outside"
+    for file in (database, log, program, outside):
+        file.touch()
+        file.chmod(0o755 if file == program else 0o644)
+    (state / "link").symlink_to(outside)
+    Layout(state, {}).prepare()
+    modes = {path.stat().st_mode & 0o777 for path in (state, log.parent, program)}
+    assert modes == {0o700}
+    assert {file.stat().st_mode & 0o777 for file in (database, log)} == {0o600}
+    assert outside.stat().st_mode & 0o777 == 0o644
 
 
 def test_context_length_is_bounded_for_cpus(tmp_path: Path) -> None:
