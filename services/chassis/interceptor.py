@@ -166,7 +166,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             require_peer(self._callers, method, context, secure=self._secure, signer=signer)
             if authorize := self._authorize.get(method.split("/")[1]):
                 await authorize(method, context)
-            request = await self._reader.read(context)
+            request = await self._reader.read(context, current_call().caller)
             async with self._admitted(method) as answered:
                 yield request, answered
         except ServiceError as error:

@@ -7,7 +7,9 @@ is the same on the wire. Before the receipt a stream holds at most its flow-cont
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -16,12 +18,17 @@ from services.chassis.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from services.chassis.identity import Caller
 
 MALFORMED = object()
 # A message that arrives within the grace period needs no slot, so that slots do not limit bursts of
 # honest calls. Incomplete messages hold at most what arrives in this time, plus MAX_SLOW_REQUESTS
 # messages of the largest size.
 GRACE_SECONDS, MAX_SLOW_REQUESTS = 1.0, 16
+# Requests of one caller that are received at the same time. Further ones wait with what fits their
+# flow-control window, so that one key cannot fill the memory within the grace period. A complete
+# message is received at once, so that honest callers notice no limit.
+MAX_CALLER_REQUESTS = 32
 
 
 class RequestReader:
@@ -30,9 +37,18 @@ class RequestReader:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._slow: set[asyncio.Timeout] = set()
+        # Limits of the callers whose requests are being received.
+        self._callers: WeakValueDictionary[Caller, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def read(self, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def read(
+        self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller | None = None
+    ) -> Any:
         """Return the only request of a call, deserialized by `lenient`.
+
+        Args:
+            context: the call.
+            caller: user whose simultaneous receipts are limited; a service, which calls for itself,
+                has no limit.
 
         Raises:
             InvalidArgumentError: the message is malformed, or the caller sent none.
@@ -41,7 +57,7 @@ class RequestReader:
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._seconds) as limit:
+            async with asyncio.timeout(self._seconds) as limit, self._turn_of(caller):
                 grace_seconds = min(GRACE_SECONDS, self._seconds / 2)
                 grace = loop.call_later(grace_seconds, self._occupy_slot, limit, loop)
                 try:
@@ -58,6 +74,11 @@ class RequestReader:
             text = "the request is not valid protobuf, or a string is not valid UTF-8"
             raise InvalidArgumentError(text, field="request")
         return request
+
+    def _turn_of(self, caller: Caller | None) -> AbstractAsyncContextManager[None]:
+        if caller is None or not caller.user:
+            return nullcontext()
+        return self._callers.setdefault(caller, asyncio.Semaphore(MAX_CALLER_REQUESTS))
 
     def _occupy_slot(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._slow) < MAX_SLOW_REQUESTS:

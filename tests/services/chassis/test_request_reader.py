@@ -1,0 +1,57 @@
+"""Receipt of requests: simultaneous receipts of one caller are limited, those of others are not."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.chassis.identity import Caller
+from services.chassis.request_reader import MAX_CALLER_REQUESTS, RequestReader
+
+ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
+
+
+class HalfSent:
+    """A call whose message is never complete. Counts the receipts in progress."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    async def read(self) -> Any:
+        self.running += 1
+        await asyncio.Event().wait()
+
+
+class Complete:
+    """A call whose message has arrived."""
+
+    async def read(self) -> Any:
+        return "message"
+
+
+@pytest.mark.parametrize(
+    ("caller", "running"), [(ADA, MAX_CALLER_REQUESTS), (Caller(), 100), (None, 100)]
+)
+async def test_incomplete_requests_of_a_user_are_received_a_few_at_a_time(
+    caller: Caller | None, running: int
+) -> None:
+    reader, half_sent = RequestReader(600), HalfSent()
+    context: Any = half_sent
+    receipts = [asyncio.create_task(reader.read(context, caller)) for _ in range(100)]
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert half_sent.running == running
+        complete: Any = Complete()
+        assert await reader.read(complete, BOB) == "message"
+    finally:
+        for receipt in receipts:
+            receipt.cancel()
+        await asyncio.gather(*receipts, return_exceptions=True)
+
+
+async def test_many_complete_requests_of_a_user_are_received() -> None:
+    reader, complete = RequestReader(600), Complete()
+    context: Any = complete
+    received = await asyncio.gather(*(reader.read(context, ADA) for _ in range(1_000)))
+    assert received == ["message"] * 1_000
