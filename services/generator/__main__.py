@@ -1,6 +1,7 @@
 """Wire and run the generator: rollout, model server, reconcile loop, engine, servicers.
 
-With the command `migrate`, apply the migrations of the generator's database instead.
+Commands: `migrate` applies the migrations of the generator's database; `rollout`, `halt`,
+`restore` and `resume` show and change the stored rollout (commands.py).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.model_server import HttpModelServer
 from services.generator.answering.presets import PresetError
+from services.generator.commands import add_commands, run_rollout_command
 from services.generator.kubernetes.api import (
     NoServiceAccountError,
     open_kubernetes_api,
@@ -191,25 +193,33 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def main() -> None:
-    """Run the service until SIGTERM, or apply the migrations."""
-    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
-    command = parser.parse_args().command
-    settings = load_settings(GeneratorSettings)
-    if command == "migrate":
-        # Imported here so that a start of the service does not pay for alembic.
-        from services.generator.store.migrate import migrate
+async def run_command(options: argparse.Namespace, settings: GeneratorSettings) -> int:
+    """Run a command on the stored rollout and return its exit status."""
+    async with rollout_store(settings) as store:
+        return await run_rollout_command(options, store, now_us)
 
-        if not settings.database_url:
-            sys.exit(
-                "TW_GENERATOR_DATABASE_URL is not set; "
-                "a rollout file (TW_GENERATOR_ROLLOUT_FILE) needs no migration"
-            )
-        asyncio.run(migrate(settings.database_url))
-        return
+
+def main() -> None:
+    """Run the service until SIGTERM, or a command."""
+    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
+    add_commands(parser)
+    options = parser.parse_args()
+    settings = load_settings(GeneratorSettings)
     try:
-        run_service("generator", settings, wiring, CALLERS)
+        if options.command == "migrate":
+            # Imported here so that a start of the service does not pay for alembic.
+            from services.generator.store.migrate import migrate
+
+            if not settings.database_url:
+                sys.exit(
+                    "TW_GENERATOR_DATABASE_URL is not set; "
+                    "a rollout file (TW_GENERATOR_ROLLOUT_FILE) needs no migration"
+                )
+            asyncio.run(migrate(settings.database_url))
+        elif options.command in {None, "serve"}:
+            run_service("generator", settings, wiring, CALLERS)
+        else:
+            sys.exit(asyncio.run(run_command(options, settings)))
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
     except (UnusableStoreError, ManifestError, NoServiceAccountError, PresetError) as error:

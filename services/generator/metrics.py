@@ -48,3 +48,7 @@ ROLLOUT_READ_TIME = Gauge(
     "thumbwheel_rollout_read_time_seconds",
     "Unix time of the last read of the rollout; ages while the store is unavailable.",
 )
+ROLLOUT_HALTED = Gauge(
+    "thumbwheel_rollout_halted",
+    "1 while an operator has halted canaries, promotions and training runs, otherwise 0.",
+)

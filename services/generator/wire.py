@@ -118,4 +118,11 @@ def rollout_response(
             for change in rollout.history
         ],
         stale_since_time=timestamp(stale_since_us),
+        halt=generator_pb2.RolloutHalt(
+            time=timestamp(rollout.halt.time_us),
+            operator=rollout.halt.operator,
+            reason=rollout.halt.reason,
+        )
+        if rollout.halt
+        else None,
     )

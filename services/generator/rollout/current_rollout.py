@@ -15,7 +15,7 @@ from typing import Protocol
 
 from services.chassis.errors import DetailedError, UnavailableError
 from services.chassis.telemetry import fields
-from services.generator.metrics import ROLLOUT_READ_TIME, ROLLOUT_SERIAL
+from services.generator.metrics import ROLLOUT_HALTED, ROLLOUT_READ_TIME, ROLLOUT_SERIAL
 from services.generator.rollout.rollout import Rollout
 
 log = logging.getLogger(__name__)
@@ -169,4 +169,5 @@ class CurrentRollout:
         self._store_unavailable = False
         self._read_us = self.now_us()
         ROLLOUT_SERIAL.set(stored.serial)
+        ROLLOUT_HALTED.set(stored.rollout.halt is not None)
         ROLLOUT_READ_TIME.set(self._read_us / 1e6)

@@ -1,8 +1,8 @@
-"""State machine of the rollout: stable version, candidate with lease, promotion, rollback; as JSON.
+"""State machine of the rollout: stable version, candidate with lease, promotion, rollback, halt.
 
-Pure functions without clock and files. A user is assigned to the candidate if the hash of user and
-candidate is below the share. A growing share therefore keeps its users, and another candidate
-selects other users. Times are microseconds since 1970 in UTC.
+Stored as JSON. Pure functions without clock and files. A user is assigned to the candidate if the
+hash of user and candidate is below the share. A growing share therefore keeps its users, and
+another candidate selects other users. Times are microseconds since 1970 in UTC.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from services.contracts.chat import Arm
 
 MAX_HISTORY = 50
 FORMAT = 1  # of the JSON text in the file and in the database
+HALTED = "ROLLOUT_HALTED"
 
 
 class InvalidRolloutError(Exception):
@@ -61,6 +62,15 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Halt:
+    """Order of an operator: no canary, no promotion and no training run until it is lifted."""
+
+    time_us: int
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Assignment:
     """Version and arm of a request; `probability` is that of this arm for any user."""
 
@@ -78,19 +88,23 @@ class Rollout:
         candidate: version under test.
         retired: versions outside the rollout that may still be loaded.
         history: changes, newest first.
+        halt: order of an operator; while it stands there is no candidate.
     """
 
     stable: Deployment | None = None
     candidate: Candidate | None = None
     retired: tuple[str, ...] = ()
     history: tuple[Change, ...] = ()
+    halt: Halt | None = None
 
     def propose(self, candidate: Candidate) -> "Rollout":
         """Add a candidate without traffic, or change share and lease of the present candidate.
 
         Raises:
-            FailedPreconditionError: there is no stable version, or another candidate.
+            FailedPreconditionError: the rollout is halted, or there is no stable version, or
+                another candidate.
         """
+        self._require_no_halt()
         if self.stable is None:
             raise _precondition_error(
                 "there is no stable version to compare a candidate with", "NO_STABLE_VERSION"
@@ -155,6 +169,40 @@ class Rollout:
             return self
         return self._without_candidate(Change(now_us, ChangeKind.ROLLED_BACK, version, reason))
 
+    def halted(self, halt: Halt) -> "Rollout":
+        """Remove the candidate and refuse new ones until `resumed`. An earlier halt stands."""
+        if self.halt is not None:
+            return self
+        ended = self
+        if self.candidate is not None:
+            reason = f"halted: {halt.reason}"
+            ended = self.roll_back(self.candidate.version, reason, halt.time_us)
+        return replace(ended, halt=halt)
+
+    def resumed(self) -> "Rollout":
+        """Permit candidates again."""
+        return replace(self, halt=None)
+
+    def restored(self, stable: Deployment, reason: str, now_us: int) -> "Rollout":
+        """Make another version stable without a canary; permitted during a halt only.
+
+        Raises:
+            FailedPreconditionError: the rollout is not halted, or the version is stable already.
+        """
+        if self.halt is None:
+            raise _precondition_error("only a halted rollout can be restored", "NOT_HALTED")
+        if self.stable is not None and self.stable.version == stable.version:
+            raise _precondition_error("this version is stable already", "ALREADY_STABLE")
+        retired = self._retiring(self.stable.version if self.stable else "")
+        return replace(
+            self,
+            stable=stable,
+            retired=tuple(version for version in retired if version != stable.version),
+            history=self._with_change(
+                Change(now_us, ChangeKind.PROMOTED, stable.version, f"restored: {reason}")
+            ),
+        )
+
     def expire(self, now_us: int) -> "Rollout":
         """Remove the candidate if its lease has ended."""
         if self.candidate is None or now_us < self.candidate.lease_end_us:
@@ -195,7 +243,12 @@ class Rollout:
                 return Assignment(candidate.version, Arm.CANDIDATE, share)
         return Assignment(self.stable.version, Arm.STABLE, 1.0 - share)
 
+    def _require_no_halt(self) -> None:
+        if self.halt is not None:
+            raise _precondition_error("an operator has halted the rollout", HALTED)
+
     def _candidate(self, version: str) -> Candidate:
+        self._require_no_halt()
         if self.candidate is None or self.candidate.version != version:
             raise _precondition_error("this version is not the candidate", "NOT_THE_CANDIDATE")
         return self.candidate
@@ -241,11 +294,13 @@ def decode(text: str | bytes) -> Rollout:
             Change(entry["time_us"], ChangeKind(entry["kind"]), entry["version"], entry["reason"])
             for entry in content["history"]
         )
+        halt = content.get("halt")  # absent in rollouts of earlier versions
         return Rollout(
             stable=Deployment(**stable) if stable else None,
             candidate=Candidate(**candidate) if candidate else None,
             retired=tuple(content["retired"]),
             history=history,
+            halt=Halt(**halt) if halt else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRolloutError(f"not a rollout of format {FORMAT}: {error!r}") from error

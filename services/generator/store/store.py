@@ -1,10 +1,15 @@
-"""The rollout on disk, for a single generator.
+"""The rollout on disk, for a single generator and the commands of its operator.
 
-One JSON file, replaced atomically and synced before a change takes effect.
+One JSON file, replaced atomically and synced before a change takes effect. Writers hold a lock, and
+a file that another process has replaced is read again.
 """
 
 import asyncio
+import fcntl
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.chassis.errors import UnavailableError
@@ -20,12 +25,13 @@ from services.generator.rollout.rollout import InvalidRolloutError, Rollout, dec
 class RolloutFile:
     """The rollout in a file; implements `current_rollout.RolloutStore`.
 
-    The file has no other writer, so it is read once and the serial number is counted in memory.
+    The serial number is a key of the JSON object. Files of earlier versions have none.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stored: StoredRollout | None = None
+        self._version: tuple[int, int] | None = None
 
     async def load(self) -> StoredRollout:
         """Implement `RolloutStore.load`.
@@ -33,36 +39,62 @@ class RolloutFile:
         Raises:
             UnusableStoreError: the content cannot be decoded. The file is never overwritten in that
                 case.
+            UnavailableError: a file that was usable before cannot be decoded.
         """
-        if self._stored is None:
-            self._stored = await asyncio.to_thread(self._read)
-        return self._stored
+        return await asyncio.to_thread(self._load)
 
     async def replace(self, rollout: Rollout, serial: int) -> bool:
         """Implement `RolloutStore.replace`; after a crash the file is the old or the new one."""
-        if serial != (await self.load()).serial:
-            return False
         try:
-            await asyncio.to_thread(self._write, encode(rollout))
+            return await asyncio.to_thread(self._replace, rollout, serial)
         except OSError as error:
             raise UnavailableError(
                 "the rollout file cannot be written", reason=STORE_UNAVAILABLE
             ) from error
-        self._stored = StoredRollout(rollout, serial + 1)
-        return True
 
-    def _read(self) -> StoredRollout:
+    def _load(self) -> StoredRollout:
         try:
-            return StoredRollout(decode(self._path.read_bytes()), NOTHING_STORED.serial + 1)
+            status = self._path.stat()
         except FileNotFoundError:
             return NOTHING_STORED
-        except InvalidRolloutError as error:
-            raise UnusableStoreError(
-                f"{self._path} is {error}", field=str(self._path), reason="MALFORMED"
-            ) from error
+        version = (status.st_mtime_ns, status.st_ino)
+        if self._stored is None or version != self._version:
+            try:
+                content = self._path.read_bytes()
+                rollout = decode(content)
+            except InvalidRolloutError as error:
+                raise self._unusable(error) from error
+            serial = json.loads(content).get("serial", NOTHING_STORED.serial + 1)
+            self._stored, self._version = StoredRollout(rollout, serial), version
+        return self._stored
+
+    def _unusable(self, error: InvalidRolloutError) -> UnusableStoreError | UnavailableError:
+        text = f"{self._path} is {error}"
+        if self._stored is None:
+            return UnusableStoreError(text, field=str(self._path), reason="MALFORMED")
+        return UnavailableError(text, reason=STORE_UNAVAILABLE)
+
+    def _replace(self, rollout: Rollout, serial: int) -> bool:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if serial != self._load().serial:
+                return False
+            content = {**json.loads(encode(rollout)), "serial": serial + 1}
+            self._write(json.dumps(content, indent=2))
+            self._load()
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude other writers; the lock of a killed process is released by the kernel."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _write(self, text: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
         with temporary.open("w") as file:
             file.write(text)

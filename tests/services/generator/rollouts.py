@@ -2,7 +2,14 @@
 
 from hypothesis import strategies as st
 
-from services.generator.rollout.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
+from services.generator.rollout.rollout import (
+    Candidate,
+    Change,
+    ChangeKind,
+    Deployment,
+    Halt,
+    Rollout,
+)
 
 texts = st.text(max_size=20)
 rollouts = st.builds(
@@ -15,4 +22,5 @@ rollouts = st.builds(
         st.builds(Change, st.integers(0, 2**60), st.sampled_from(ChangeKind), texts, texts),
         max_size=3,
     ).map(tuple),
+    halt=st.none() | st.builds(Halt, st.integers(0, 2**60), texts, texts),
 )

@@ -277,6 +277,7 @@ class GetRolloutResponse(_message.Message):
     LEASE_END_TIME_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     STALE_SINCE_TIME_FIELD_NUMBER: _builtins.int
+    HALT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stable(self) -> Global___ServedVersion:
         """Version for all users without the candidate."""
@@ -299,6 +300,12 @@ class GetRolloutResponse(_message.Message):
         read. Answers continue; changes fail with UNAVAILABLE.
         """
 
+    @_builtins.property
+    def halt(self) -> Global___RolloutHalt:
+        """Set while an operator has halted the rollout: canaries are refused, no version is promoted, and
+        training runs wait. Ordered and lifted by `python -m services.generator halt` and `resume`.
+        """
+
     def __init__(
         self,
         *,
@@ -307,21 +314,58 @@ class GetRolloutResponse(_message.Message):
         lease_end_time: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___RolloutChange] | None = ...,
         stale_since_time: _timestamp_pb2.Timestamp | None = ...,
+        halt: Global___RolloutHalt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "halt", b"halt", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "halt", b"halt", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
     _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
+    _WhichOneofReturnType__halt: _TypeAlias = _typing.Literal["halt"]  # noqa: Y015
+    _WhichOneofArgType__halt: _TypeAlias = _typing.Literal["_halt", b"_halt"]  # noqa: Y015
     _WhichOneofReturnType__stale_since_time: _TypeAlias = _typing.Literal["stale_since_time"]  # noqa: Y015
     _WhichOneofArgType__stale_since_time: _TypeAlias = _typing.Literal["_stale_since_time", b"_stale_since_time"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidate) -> _WhichOneofReturnType__candidate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__halt) -> _WhichOneofReturnType__halt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stale_since_time) -> _WhichOneofReturnType__stale_since_time | None: ...
 
 Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
+
+@_typing.final
+class RolloutHalt(_message.Message):
+    """Order of an operator that ends the canary and refuses others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    operator: _builtins.str
+    """Name of the operator, as given to the command."""
+    reason: _builtins.str
+    """Reason as free text."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the order."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operator", b"operator", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutHalt: _TypeAlias = RolloutHalt  # noqa: Y015
 
 @_typing.final
 class RolloutChange(_message.Message):

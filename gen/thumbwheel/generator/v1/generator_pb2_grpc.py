@@ -165,8 +165,9 @@ class RolloutServiceServicer:
 
     def StartCanary(self, request, context):
         """Loads a version as the candidate and assigns a share of the users to it when it is ready.
-        FAILED_PRECONDITION: another candidate exists. INVALID_ARGUMENT: share or lease is out of
-        range, or the directory has no valid manifest.
+        FAILED_PRECONDITION: another candidate exists, or (reason ROLLOUT_HALTED) an operator has
+        halted the rollout. INVALID_ARGUMENT: share or lease is out of range, or the directory has no
+        valid manifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

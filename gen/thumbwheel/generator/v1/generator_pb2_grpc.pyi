@@ -59,8 +59,9 @@ class RolloutServiceStub:
     """
     StartCanary: _aio.UnaryUnaryMultiCallable[_generator_pb2.StartCanaryRequest, _generator_pb2.StartCanaryResponse]
     """Loads a version as the candidate and assigns a share of the users to it when it is ready.
-    FAILED_PRECONDITION: another candidate exists. INVALID_ARGUMENT: share or lease is out of
-    range, or the directory has no valid manifest.
+    FAILED_PRECONDITION: another candidate exists, or (reason ROLLOUT_HALTED) an operator has
+    halted the rollout. INVALID_ARGUMENT: share or lease is out of range, or the directory has no
+    valid manifest.
     """
     RenewCanary: _aio.UnaryUnaryMultiCallable[_generator_pb2.RenewCanaryRequest, _generator_pb2.RenewCanaryResponse]
     """Renews the lease of the canary. Without renewal the candidate loses its traffic when the lease
@@ -96,8 +97,9 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_generator_pb2.StartCanaryRequest, _abc.Awaitable[_generator_pb2.StartCanaryResponse]],
     ) -> _abc.Awaitable[_generator_pb2.StartCanaryResponse]:
         """Loads a version as the candidate and assigns a share of the users to it when it is ready.
-        FAILED_PRECONDITION: another candidate exists. INVALID_ARGUMENT: share or lease is out of
-        range, or the directory has no valid manifest.
+        FAILED_PRECONDITION: another candidate exists, or (reason ROLLOUT_HALTED) an operator has
+        halted the rollout. INVALID_ARGUMENT: share or lease is out of range, or the directory has no
+        valid manifest.
         """
 
     @_abc_1.abstractmethod

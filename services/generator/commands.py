@@ -1,0 +1,123 @@
+"""Commands of operators on the stored rollout: `rollout`, `halt`, `restore` and `resume`.
+
+They change the store of the rollout and not a running service, so that they work while every
+generator hangs or is stopped. A running generator applies the change with its next read.
+"""
+
+import getpass
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.contracts.limits import field_error
+from services.generator.rollout.canary import (
+    MAX_REASON_CHARACTERS,
+    ManifestError,
+    manifest_version,
+)
+from services.generator.rollout.current_rollout import (
+    NOTHING_STORED,
+    CurrentRollout,
+    RolloutStore,
+    UnusableStoreError,
+)
+from services.generator.rollout.rollout import Deployment, Halt, Rollout
+
+LIMITS = {"reason": MAX_REASON_CHARACTERS, "by": 64}
+USAGE_ERROR = 2
+
+
+def add_commands(parser: ArgumentParser) -> None:
+    """Add the subcommands to the parser."""
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="run the service (default)")
+    commands.add_parser("migrate", help="migrate the database of the rollout")
+    commands.add_parser("rollout", help="print the stored rollout as JSON")
+    halt = commands.add_parser(
+        "halt", help="end the canary at once; no canary, promotion or training run until `resume`"
+    )
+    restore = commands.add_parser(
+        "restore", help="during a halt: make an earlier version stable, without a canary"
+    )
+    restore.add_argument("--version", required=True, help="name in its manifest")
+    restore.add_argument(
+        "--directory", type=Path, help="its model directory (default: beside the stable version's)"
+    )
+    resume = commands.add_parser("resume", help="lift a halt")
+    for command in (halt, restore):
+        command.add_argument(
+            "--reason", required=True, help="shown to operators and stored; no text of users"
+        )
+    for command in (halt, restore, resume):
+        command.add_argument("--by", default=_login(), help="name of the operator (%(default)s)")
+
+
+async def run_rollout_command(
+    options: Namespace, store: RolloutStore, now_us: Callable[[], int]
+) -> int:
+    """Run a command on the stored rollout, print the result, and return the exit status.
+
+    Raises:
+        UnusableStoreError: no rollout is stored, or it cannot be decoded.
+        UnavailableError: the store does not answer.
+    """
+    stored = await store.load()
+    if stored == NOTHING_STORED:
+        raise UnusableStoreError(
+            "no rollout is stored here; a generator stores one at its first start",
+            reason="MISSING",
+        )
+    current = CurrentRollout(store, stored, now_us)
+    try:
+        for field, longest in LIMITS.items():
+            text = getattr(options, field, None)
+            if text is not None and not 1 <= len(text) <= longest:
+                raise field_error(field, f"1 to {longest} characters")
+        if options.command != "rollout":
+            await current.change(_transition(options, current.rollout, now_us()))
+    except (InvalidArgumentError, FailedPreconditionError) as error:
+        print(f"--{error.field}: {error.limit or error.text}", file=sys.stderr)
+        return USAGE_ERROR
+    rollout = current.rollout
+    shown = {
+        "halt": asdict(rollout.halt) if rollout.halt else None,
+        "stable": asdict(rollout.stable) if rollout.stable else None,
+        "candidate": asdict(rollout.candidate) if rollout.candidate else None,
+        "history": [asdict(change) for change in rollout.history[:5]],
+    }
+    print(json.dumps(shown, indent=2))
+    return 0
+
+
+def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[Rollout], Rollout]:
+    """Return the change that the command makes.
+
+    Raises:
+        InvalidArgumentError: the directory holds no finished model of this version.
+    """
+    if options.command == "halt":
+        halt = Halt(now_us, options.by, options.reason)
+        return lambda found: found.halted(halt)
+    if options.command == "resume":
+        return Rollout.resumed
+    beside = Path(rollout.stable.directory).parent if rollout.stable else Path()
+    directory = (options.directory or beside / options.version).absolute()
+    try:
+        is_found = manifest_version(directory) == options.version
+    except ManifestError:
+        is_found = False
+    if not is_found:
+        raise field_error("directory", f"a folder with a finished model of {options.version}")
+    stable = Deployment(options.version, str(directory))
+    return lambda found: found.restored(stable, options.reason, now_us)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "operator"
