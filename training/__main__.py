@@ -3,9 +3,9 @@
 Without the CLI, the same command line is `python -m training COMMAND`.
 
 Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 1 an error, 3
-another loop is running, 4 too little feedback, 130 stopped by Ctrl-C or by SIGTERM, which a cluster
-sends. Every training command that was stopped after a completed and saved step exits with 143 after
-SIGTERM and with 130 after Ctrl-C.
+another loop is running, 4 too little feedback, 5 halted by an operator, 130 stopped by Ctrl-C or by
+SIGTERM, which a cluster sends. Every training command that was stopped after a completed and saved
+step exits with 143 after SIGTERM and with 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.commands import REPORTED_ERRORS, code_commit
+from training.commands import HALTED, REPORTED_ERRORS, code_commit
 from training.commands import describe as describe_loop
 from training.decoding.arguments import describe as describe_generate
 from training.recipes.custom.arguments import describe as describe_custom
@@ -26,7 +26,7 @@ from training.recipes.pretraining.arguments import describe as describe_pretrain
 from training.recipes.rlvr.arguments import describe as describe_rlvr
 from training.recipes.tokenizer.commands import describe as describe_tokenizer
 from training.reporting.commands import describe as describe_reports
-from training.runs import FAILED, LoopRunningError
+from training.runs import FAILED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
 from training.verification.commands import describe as describe_tasks
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     except StoppedError as error:
         print(f"{error}; the same command resumes there", file=sys.stderr)
         return BY_SIGNAL + error.stop_signal
+    except HaltedError as error:
+        print(error, file=sys.stderr)
+        return HALTED
     except KeyboardInterrupt:
         print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return STOPPED

@@ -1,7 +1,8 @@
 """Commands on the state of the loop: `loop`, `canary`, `snapshot`, `forget` and `lineage`.
 
 Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 3 another loop is
-running, 4 too little feedback. Modules that need seconds to import are imported on use.
+running, 4 too little feedback, 5 halted by an operator. Modules that need seconds to import are
+imported on use.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ from training.artifacts.registry import Registry
 from training.cluster.group import GPUS_HELP, parse_workers
 from training.errors import ConfigError, UnavailableError
 from training.reporting.progress import Lines, note_erased, open_display
-from training.runs import FAILED, Runs, Step, exclusive
+from training.runs import FAILED, HaltedError, Runs, Step, exclusive, read_status
 from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 REPORTED_ERRORS = (ValueError, UnavailableError)
-TOO_LITTLE = 4
+TOO_LITTLE, HALTED = 4, 5
 NICENESS = 10  # requests of users have priority over training
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -150,7 +152,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
     command.add_argument(
         "--scheduled",
         action="store_true",
-        help="for schedulers: too little feedback exits with 0",
+        help="for schedulers: too little feedback and a halt exit with 0",
     )
     command.set_defaults(command=loop)
 
@@ -164,14 +166,14 @@ def loop(options: argparse.Namespace) -> int:
         began = time.monotonic()
         status = _run_once(options)
         if options.every is None:
-            return 0 if status == TOO_LITTLE and options.scheduled else status
+            return 0 if status in (TOO_LITTLE, HALTED) and options.scheduled else status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
 
 
 def _run_once(options: argparse.Namespace) -> int:
     from training.evaluation.canary_run import WallClock
     from training.loop import run_loop
-    from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
+    from training.loop_run import HaltWatch, LoopEnvironment, NotEnoughFeedbackError
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:
@@ -184,17 +186,20 @@ def _run_once(options: argparse.Namespace) -> int:
                 FeedbackLog(options.feedback, _tls(options), options.patience, _identity(options))
             )
         )
-        rollout = (
-            None
-            if options.no_rollout
-            else stack.enter_context(
-                closing(
-                    RolloutClient(
-                        options.generator, _tls(options), options.patience, _identity(options)
+        rollout = watch = None
+        if not options.no_rollout:
+            # The second client is for the thread of the watch, which never waits for the service.
+            rollout, watched = (
+                stack.enter_context(
+                    closing(
+                        RolloutClient(
+                            options.generator, _tls(options), patience, _identity(options)
+                        )
                     )
                 )
+                for patience in (options.patience, 0.0)
             )
-        )
+            watch = stack.enter_context(HaltWatch(watched, partial(_in_canary, options.state)))
         env = LoopEnvironment(
             state=options.state.absolute(),
             feedback=feedback,
@@ -203,17 +208,26 @@ def _run_once(options: argparse.Namespace) -> int:
             clock=WallClock(time.sleep),
             display=display,
             code_commit=code_commit(),
+            halt_reason=lambda: watch.reason if watch else None,
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)
         except NotEnoughFeedbackError:
             return TOO_LITTLE
+        except HaltedError as error:
+            display.say(str(error))
+            return HALTED
         except REPORTED_ERRORS as error:
             if options.every is None:
                 raise
             display.say(f"{FAILED}: {error}")
             return 1  # the service may be available again in the next run
     return 0
+
+
+def _in_canary(state: Path) -> bool:
+    status = read_status(state / "loop")
+    return status is not None and status.step == "canary"
 
 
 def canary(options: argparse.Namespace) -> int:

@@ -40,7 +40,15 @@ from training.progress_log import PROGRESS, read_progress
 from training.recipes.recipe import Recipe
 from training.reporting.progress import FIGURE_GAP, ProgressReporter, format_figures
 from training.reporting.run import REPORT, STAGES
-from training.runs import FAILED, STOPPED, RunRecord, RunResult, StepState, write_json
+from training.runs import (
+    FAILED,
+    STOPPED,
+    HaltedError,
+    RunRecord,
+    RunResult,
+    StepState,
+    write_json,
+)
 from training.runtime.context import Progress
 from training.stages import ppo, reward_model, sft
 
@@ -55,6 +63,7 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
     Raises:
         NotEnoughFeedbackError: too little feedback, or no feedback since the last run.
         ConfigError, RegistryError, CatalogueError: the run cannot begin. No files were created.
+        HaltedError: an operator has halted the rollout; a later call continues the run.
     """
     record = env.runs.unfinished(recipe_name)
     reporter = _reporter(record, recipe_name, env)
@@ -66,6 +75,9 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
             reporter.say(f"a new run replaces {record.version}: {reason}")
             record, reporter = None, _reporter(None, recipe_name, env)
         reporter.note_erased(erased_versions(env.ancestries()))
+        # After the erasures, which a halt must not delay.
+        if env.rollout is not None and (halt := env.rollout.view().halt) is not None:
+            raise HaltedError(halt)
         run = (
             resume(record, recipe, env, reporter)
             if record
@@ -76,7 +88,14 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
     except NotEnoughFeedbackError as error:
         reporter.finish("not_enough_feedback", str(error), None)
         raise
-    except KeyboardInterrupt:
+    except HaltedError as error:
+        reporter.finish(STOPPED, str(error), None)
+        raise
+    except KeyboardInterrupt as error:
+        if (halt := env.halt_reason()) is not None:
+            halted = HaltedError(halt)
+            reporter.finish(STOPPED, str(halted), None)
+            raise halted from error
         reporter.finish(STOPPED, "stopped; the same command resumes the run", None)
         raise
     except BaseException as error:

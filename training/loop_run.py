@@ -5,6 +5,9 @@ A run begins with a snapshot of the feedback, which later calls reopen.
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +25,7 @@ from training.data.feedback.snapshot import (
     read_judgements,
     take_snapshot,
 )
-from training.errors import ConfigError, DetailedError
+from training.errors import ConfigError, DetailedError, UnavailableError
 from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import (
     CandidateState,
@@ -52,7 +55,8 @@ class Feedback(Log, ThumbCounter, Protocol):
 class LoopEnvironment:
     """Services, folders and display of a run.
 
-    Without a rollout, the run ends after the gate.
+    Without a rollout, the run ends after the gate. `halt_reason` returns the reason of the halt
+    that interrupted the run, None for other interruptions.
     """
 
     state: Path
@@ -62,6 +66,7 @@ class LoopEnvironment:
     clock: Clock
     display: Display
     code_commit: str = ""
+    halt_reason: Callable[[], str | None] = lambda: None
 
     @property
     def loop_directory(self) -> Path:
@@ -78,6 +83,51 @@ class LoopEnvironment:
     def ancestries(self) -> list[Ancestry]:
         """Return the ancestry of all known versions."""
         return trace(self.runs, self.registry)
+
+
+HALT_POLL_SECONDS = 5.0
+
+
+class HaltWatch:
+    """Stops this process's run when an operator halts the rollout; a context manager.
+
+    The run gets SIGTERM, as from a cluster: a stage stops after its current step, which is saved.
+
+    Args:
+        rollout: client used by no other thread.
+        in_canary: returns True during a canary, which ends by itself with a final result.
+    """
+
+    def __init__(
+        self,
+        rollout: RolloutControl,
+        in_canary: Callable[[], bool],
+        poll_seconds: float = HALT_POLL_SECONDS,
+    ) -> None:
+        self._rollout, self._in_canary, self._poll_seconds = rollout, in_canary, poll_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.reason: str | None = None
+
+    def __enter__(self) -> HaltWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(1.0)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._poll_seconds):
+            try:
+                reason = self._rollout.view().halt
+            except UnavailableError:
+                continue  # without its rollout the run promotes nothing
+            if reason is not None and not self._in_canary():
+                self.reason = reason
+                # To the main thread, whose system call is interrupted.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                return
 
 
 @dataclass(frozen=True)

@@ -309,11 +309,12 @@ class RolloutClient:
     def view(self) -> RolloutView:
         request = generator_pb2.GetRolloutRequest()
         reply = self._call(lambda: self._stub.GetRollout(request, timeout=CALL_SECONDS))
+        halt = reply.halt.reason if reply.HasField("halt") else None
         if not reply.HasField("candidate"):
-            return RolloutView(reply.stable.version, "", CandidateState.ABSENT)
+            return RolloutView(reply.stable.version, "", CandidateState.ABSENT, halt=halt)
         state = STATES.get(reply.candidate.state, CandidateState.LOADING)
         return RolloutView(
-            reply.stable.version, reply.candidate.version, state, reply.candidate.reason
+            reply.stable.version, reply.candidate.version, state, reply.candidate.reason, halt
         )
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:

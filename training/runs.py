@@ -39,6 +39,16 @@ class LoopRunningError(DetailedError, RuntimeError):
     reason = "IN_USE"
 
 
+class HaltedError(KeyboardInterrupt):
+    """An operator has halted canaries and training runs.
+
+    As with Ctrl-C, this is not a failure: the same command resumes the run after the halt.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"halted by an operator: {reason}; resume the rollout to continue")
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Parameters of a run.

@@ -28,12 +28,17 @@ class FakeRollout:
         self.stable, self.candidate = stable, ""
         self.lease_end = clock.now()
         self.calls: list[str] = []
+        self.reason: str | None = None
+
+    def halt(self, reason: str) -> None:
+        """Remove the candidate, as a halt by an operator does."""
+        self.candidate, self.reason = "", reason
 
     def view(self) -> RolloutView:
         if self.candidate and self._clock.now() > self.lease_end:
             self.candidate = ""
         if not self.candidate:
-            return RolloutView(self.stable, "", CandidateState.ABSENT)
+            return RolloutView(self.stable, "", CandidateState.ABSENT, halt=self.reason)
         state = CandidateState.READY if self._loads else CandidateState.FAILED
         return RolloutView(self.stable, self.candidate, state, "" if self._loads else "no memory")
 

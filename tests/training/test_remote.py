@@ -105,6 +105,7 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.halt = ""
         self.loads_slowly = 0
 
     def GetRollout(self, request, context):
@@ -114,6 +115,9 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
         stable = generator_pb2.ServedVersion(
             version="nano-0", state=generator_pb2.VERSION_STATE_READY
         )
+        if self.halt:
+            halt = generator_pb2.RolloutHalt(operator="ada", reason=self.halt)
+            return generator_pb2.GetRolloutResponse(stable=stable, halt=halt)
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
 
     def StartCanary(self, request, context):
@@ -197,6 +201,15 @@ def test_users_are_counted_by_version_without_pinned_answers(servers) -> None:
     client = FeedbackLog(target)
     assert client.count(SINCE) == {"nano-0": Thumbs(3, 4), "nano-1": Thumbs(5, 1)}
     assert log.asked[0].since.ToDatetime(UTC) == SINCE
+    client.close()
+
+
+def test_halt_is_read(servers) -> None:
+    target, _, rollout = servers
+    client = RolloutClient(target)
+    assert client.view().halt is None
+    rollout.halt = "odd answers"
+    assert (client.view().halt, client.view().candidate) == ("odd answers", "")
     client.close()
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from training.artifacts.manifest import plain
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
-from training.runs import write_json
+from training.runs import HaltedError, write_json
 
 COURSE = "course.jsonl"
 START = "start.json"
@@ -37,13 +37,15 @@ class CandidateState(StrEnum):
 class RolloutView:
     """Versions in use.
 
-    `candidate` is "" without a candidate.
+    `candidate` is "" without a candidate. `halt` is the reason of an operator who has halted the
+    rollout, None otherwise.
     """
 
     stable: str
     candidate: str
     candidate_state: CandidateState
     candidate_reason: str = ""
+    halt: str | None = None
 
     def state_of(self, version: str) -> CandidateState:
         """Return the state of a version."""
@@ -108,6 +110,10 @@ def serve_canary(
     Args:
         record: directory for the start time and for one line per poll.
         watch: called with every reading and the elapsed fraction of the maximum time.
+
+    Raises:
+        HaltedError: the canary has not begun, and an operator has halted the rollout. A canary that
+            has begun is rolled back instead.
     """
     if (ended := _ended(record)) is not None:
         rollout.finish(version, ended.verdict, ended.reason)
@@ -155,8 +161,10 @@ def _begin(
 ) -> tuple[str, datetime]:
     """Start or resume the canary; return the incumbent and the start of counting."""
     view, start = rollout.view(), record / START
+    if view.halt is not None and not start.exists():
+        raise HaltedError(view.halt)
     # Also after a restart, because the lease may have expired.
-    if view.state_of(version) is CandidateState.ABSENT:
+    if view.halt is None and view.state_of(version) is CandidateState.ABSENT:
         rollout.start(version, directory, config.share, config.lease_seconds)
     if not start.exists():
         # Time starts after a successful start of the canary.
@@ -172,6 +180,8 @@ def _lost(view: RolloutView, version: str) -> str | None:
     state = view.state_of(version)
     if state is CandidateState.FAILED:
         return f"the model server failed to load the version: {view.candidate_reason}"
+    if state is CandidateState.ABSENT and view.halt is not None:
+        return f"halted by an operator: {view.halt}"
     if state is CandidateState.ABSENT:
         return "the canary was ended by another client, or its lease expired"
     return None

@@ -7,6 +7,7 @@ import pytest
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
 from training.evaluation.canary_run import CanaryResult, serve_canary
+from training.runs import HaltedError
 
 CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_users=20)
 
@@ -144,3 +145,31 @@ def test_thumbs_of_other_versions_do_not_count(tmp_path: Path) -> None:
     end = trial.run()
     assert end.last is not None
     assert end.last.candidate == Thumbs(0, 0)
+
+
+def test_a_halt_during_the_canary_rolls_back_for_good(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.6)
+    watch = trial.watch
+
+    def halting(reading: Reading, passed: float) -> None:
+        watch(reading, passed)
+        trial.rollout.halt("odd answers")
+
+    trial.watch = halting  # type: ignore[method-assign]
+    end = trial.run()
+    assert (end.verdict, end.looks) == (Verdict.ROLL_BACK, 1)
+    assert "odd answers" in end.reason
+    assert "promote nano-1" not in trial.rollout.calls
+    trial.rollout.reason = None
+    assert trial.run() == end
+    assert trial.rollout.calls.count("start nano-1 0.5") == 1
+
+
+def test_no_canary_begins_during_a_halt_and_it_begins_afterwards(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    trial.rollout.halt("odd answers")
+    with pytest.raises(HaltedError):
+        trial.run()
+    assert trial.rollout.calls == []
+    trial.rollout.reason = None
+    assert trial.run().verdict is Verdict.PROMOTE

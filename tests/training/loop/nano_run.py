@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,11 +83,13 @@ def run_nano(
     rollout: RolloutControl | None = None,
     clock: Clock | None = None,
     recipe: Recipe = recipe,
+    halt_reason: Callable[[], str | None] = lambda: None,
 ) -> RunResult:
     """Start or resume a run of nano."""
     objects = Directory(state / "objects")
     env = LoopEnvironment(
-        state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test"
+        *(state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test"),
+        halt_reason=halt_reason,
     )
     with exclusive(state / "loop", "a test"):
         return run_loop("nano", recipe, env)

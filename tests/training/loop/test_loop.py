@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,9 @@ from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
 from training.errors import ConfigError
-from training.loop_run import NotEnoughFeedbackError
+from training.loop_run import HaltWatch, NotEnoughFeedbackError
 from training.reporting.run import write_report
-from training.runs import RunRecord, RunResult, Runs, exclusive
+from training.runs import HaltedError, RunRecord, RunResult, Runs, exclusive
 
 
 @pytest.fixture
@@ -76,6 +78,55 @@ def test_an_incumbent_missing_in_the_registry_is_named(tmp_path: Path, log: Feed
         run_nano(tmp_path, log, rollout)
     assert "nano-7" in str(caught.value)
     assert status(tmp_path)["result"] == "failed"
+
+
+def test_no_run_starts_during_a_halt_but_erasures_are_applied(
+    tmp_path: Path, log: FeedbackLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, asked = FakeRollout(FakeClock()), []
+    rollout.halt("odd answers")
+    monkeypatch.setattr(log, "erasures", lambda after: asked.append(after) or [])
+    with pytest.raises(HaltedError):
+        run_nano(tmp_path, log, rollout)
+    assert asked
+    assert status(tmp_path)["result"] == "stopped"
+    assert "odd answers" in str(status(tmp_path)["reason"])
+    assert Runs(tmp_path / "loop").names() == []
+
+
+def test_an_interruption_by_a_halt_names_its_reason(
+    tmp_path: Path, log: FeedbackLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(after: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "erasures", interrupt)
+    with pytest.raises(HaltedError):
+        run_nano(tmp_path, log, halt_reason=lambda: "odd answers")
+    assert status(tmp_path)["result"] == "stopped"
+    assert "odd answers" in str(status(tmp_path)["reason"])
+
+
+def test_a_halt_interrupts_the_main_thread_except_in_a_canary() -> None:
+    rollout, in_canary = FakeRollout(FakeClock()), True
+    looks = threading.Semaphore(0)
+
+    def looked() -> bool:
+        looks.release()
+        return in_canary
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with HaltWatch(rollout, looked, poll_seconds=0.01) as watch:
+            rollout.halt("odd answers")
+            assert looks.acquire(timeout=30)
+            assert watch.reason is None
+            with pytest.raises(KeyboardInterrupt):
+                in_canary = False
+                threading.Event().wait(30)
+            assert watch.reason == "odd answers"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_no_run_starts_without_a_stable_version(tmp_path: Path, log: FeedbackLog) -> None:
