@@ -35,6 +35,7 @@ class Command:
 
 
 EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "training"
+OPERATE = "infra.run.operate"
 COMMANDS = {
     "up": Command(
         "run the whole system, print one URL", EMBEDDED, ("up",), ("services", "predictor")
@@ -59,6 +60,10 @@ COMMANDS = {
         "services.gateway",
         ("identity",),
     ),
+    "halt": Command("end the canary, stop promotions and training", OPERATE, ("halt",)),
+    "restore": Command("make an earlier version stable, during a halt", OPERATE, ("restore",)),
+    "resume": Command("lift a halt", OPERATE, ("resume",)),
+    "rollout": Command("show versions, canary and halt", OPERATE, ("rollout",)),
     "keys": Command("create, list, rotate and revoke API keys", "services.gateway", ("keys",)),
 }
 

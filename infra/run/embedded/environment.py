@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from infra.service_table import service_table
+
 FILE = "surroundings.json"
 
 
@@ -18,11 +20,13 @@ class Environment:
     """Connections of a running system.
 
     `keys_database` is the SQLAlchemy URL of the gateway's database. `loop_environment` contains
-    variables of the training process.
+    variables of the training process, `service_environment` those of administrative commands of the
+    services.
     """
 
     keys_database: str
     loop_environment: Mapping[str, str] = field(default_factory=dict)
+    service_environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_environment(state: Path, environment: Environment) -> None:
@@ -36,8 +40,24 @@ def read_environment(state: Path) -> Environment:
     """Read the file; return the values of an embedded run if missing."""
     file = state / FILE
     if not file.exists():
-        return Environment(f"sqlite+aiosqlite:///{state / 'keys.db'}")
+        rollout_file = str(state / "generator" / "rollout.json")
+        stores = {"TW_GENERATOR_ROLLOUT_FILE": rollout_file} | {
+            database_variable(service.name): service.database.file_url(state)
+            for service in service_table().grpc
+            if service.database and service.database.file
+        }
+        return Environment(f"sqlite+aiosqlite:///{state / 'keys.db'}", service_environment=stores)
     return Environment(**json.loads(file.read_text()))
+
+
+def database_variable(service: str) -> str:
+    """Return the environment variable with the URL of a service's database."""
+    return f"TW_{service.upper()}_DATABASE_URL"
+
+
+def service_environment(state: Path) -> dict[str, str]:
+    """Return the whole environment of administrative commands of the services."""
+    return {**os.environ, **read_environment(state).service_environment}
 
 
 def loop_environment(state: Path) -> dict[str, str]:

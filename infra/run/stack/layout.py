@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.machine.servers.fleet import Fleet
 from infra.machine.servers.seaweedfs import ACCESS_KEY
-from infra.run.embedded.environment import Environment
+from infra.run.embedded.environment import Environment, database_variable
 from infra.run.embedded.layout import Layout, program, service_settings
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports
@@ -82,7 +82,14 @@ class StackLayout:
         bucket = {
             f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
         }
-        return Environment(self.fleet.postgres.url("gateway", "postgresql+asyncpg"), bucket)
+        databases = {
+            database_variable(service.name): self.fleet.postgres.url(
+                service.name, service.database.driver
+            )
+            for service in service_table().grpc
+            if service.database
+        }
+        return Environment(databases[database_variable("gateway")], bucket, databases)
 
     def _kafka(self) -> Settings:
         copies = len(self.fleet.kafka.nodes)

@@ -26,6 +26,12 @@ ROLLOUT = Row(
             Unit.SECONDS,
             [Query("time() - thumbwheel_rollout_read_time_seconds", "{{instance}}")],
         ),
+        Panel(
+            "Halted",
+            "1: an operator has halted canaries, promotions and training runs.",
+            Unit.COUNT,
+            [Query("max(thumbwheel_rollout_halted)", "halted")],
+        ),
     ),
 )
 THUMBS = Row(

@@ -29,6 +29,7 @@ SHARE, READY = (
     f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready")
 )
 SERIAL = 'thumbwheel_rollout_serial{{instance="{0}"}}'.format
+HALTED = 'thumbwheel_rollout_halted{{instance="{0}"}}'.format
 WAITING = 'thumbwheel_predictor_waiting_requests{instance="p1",version="small-1"}'
 SPOOLED, LIMIT = (
     f'thumbwheel_feedback_{what}{{instance="f1",stream="turns"}}'
@@ -226,6 +227,13 @@ MODELS = (
         "replicas of the generator use different rollouts",
     ),
     Case("RolloutsDiffer", {SERIAL("g1"): "4 4 4 5x17", SERIAL("g2"): "4 4 5x18"}, 10),
+    Case(
+        "RolloutHalted",
+        {HALTED("g1"): "0 0 1", HALTED("g2"): "0 0 0"},
+        2,
+        "an operator has halted canaries, promotions and training runs",
+    ),
+    Case("RolloutHalted", {HALTED("g1"): "1 1 0", HALTED("g2"): "1 1 0"}, 2),
     Case(
         "KubernetesAway",
         {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0x9"},

@@ -1,0 +1,1 @@
+"""Administrative commands of the services, run against the stores of a state folder."""

@@ -1,0 +1,51 @@
+"""Administrative commands find the stores of a state folder, embedded or of the stack."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.run.embedded.environment import Environment, service_environment, write_environment
+from infra.service_table import service_table
+
+ROOT = Path(__file__).resolve().parents[4]
+ROLLOUT = (
+    '{"format": 1, "stable": {"version": "v1", "directory": "/models/v1"}, "candidate": null,'
+    ' "retired": [], "history": []}'
+)
+
+
+def test_halt_changes_the_rollout_of_the_state_folder(tmp_path: Path) -> None:
+    file = tmp_path / "generator" / "rollout.json"
+    file.parent.mkdir()
+    file.write_text(ROLLOUT)
+    words = ("halt", "--state", str(tmp_path), "--reason", "odd answers", "--by", "ada")
+    done = subprocess.run(
+        [sys.executable, "-m", "thumbwheel_cli", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "gen"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    halt = json.loads(file.read_text())["halt"]
+    assert (halt["operator"], halt["reason"]) == ("ada", "odd answers")
+    assert json.loads(done.stdout)["halt"] == halt
+
+
+def test_every_database_of_an_embedded_run_has_a_variable(tmp_path: Path) -> None:
+    environment = service_environment(tmp_path)
+    for service in service_table().grpc:
+        if service.database and service.database.file:
+            url = environment[f"TW_{service.name.upper()}_DATABASE_URL"]
+            assert str(tmp_path) in url
+
+
+def test_the_stack_replaces_the_stores_of_an_embedded_run(tmp_path: Path) -> None:
+    stores = {"TW_GENERATOR_DATABASE_URL": "postgresql+asyncpg://example/generator"}
+    write_environment(tmp_path, Environment("unused", service_environment=stores))
+    environment = service_environment(tmp_path)
+    assert environment["TW_GENERATOR_DATABASE_URL"] == stores["TW_GENERATOR_DATABASE_URL"]
+    assert "TW_GENERATOR_ROLLOUT_FILE" not in environment
