@@ -180,7 +180,7 @@ class Rollout:
         return replace(ended, halt=halt)
 
     def resumed(self) -> "Rollout":
-        """Permit candidates again."""
+        """Remove the halt, so that candidates are permitted again."""
         return replace(self, halt=None)
 
     def restored(self, stable: Deployment, reason: str, now_us: int) -> "Rollout":
