@@ -4,14 +4,33 @@ Text is shown up to the first word that could still become part of a secret. The
 by word from the left, and the decision on a word depends only on the text from that word on.
 Therefore the shown text is the same for any division of the answer into chunks. All patterns see
 the text with folded characters.
+
+The following words that may belong to a secret are found in the text as Markdown shows it
+(`detection.markdown`). Words themselves are those of the source.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from services.guardrail.detection.normalization import fold_characters
-from services.guardrail.detection.spans import PEM, PEM_END, Span
+from services.guardrail.detection.folding import fold_characters
+from services.guardrail.detection.markdown import (
+    HAS_MARKUP,
+    SOFT_BREAK,
+    ShownText,
+    shown_text,
+    without_markup,
+)
+from services.guardrail.detection.spans import (
+    KNOWN_START,
+    PASSWORD_LABEL,
+    PEM,
+    PEM_END,
+    Span,
+    has_letter_and_digit,
+)
 
 # Scripts without spaces. Every character counts as a word; otherwise a whole Chinese answer would
 # be held back.
@@ -20,23 +39,27 @@ UNSPACED = (
     "\U00020000-\U0003ffff"
 )
 WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
-NUMBER_GAP = re.compile(r"[^\S\n]{0,2}")
+NUMBER_GAP = re.compile(r"\n(?!\n)|[^\S\n]{0,3}")
 LABEL_GAP = re.compile(r"\s{0,3}")
 # A span contains a digit, one of these signs, or 16 characters without a line break. Windows
 # without a match need no detector.
-SUSPECT = re.compile(r"[0-9@]|[:=]|-----BEGIN|.{16}")
+SUSPECT = re.compile(r"[0-9@&]|[:=]|-----BEGIN|.{16}")
 NUMBER = re.compile(r"(?<![0-9().\-/+])[().\-/+]*+[0-9][0-9().\-/+]*$")
 NUMBER_CONTINUES = re.compile(r"[0-9(+]")
 ACCOUNT = re.compile(r"\W{0,3}[A-Za-z]{2}\d{2}[A-Za-z0-9]*$")
 ACCOUNT_CONTINUES = re.compile(r"[A-Za-z0-9]")
 LABEL = re.compile(
-    r"(?:key|token|secret|credential|passw(?:or)?d|passphrase|pwd|bearer|basic)"
+    rf"(?:key|token|secret|credential|bearer|basic|{PASSWORD_LABEL})"
     r"[\w-]{0,12}[\"'`*]*\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
     re.IGNORECASE,
 )
+DIGIT = re.compile("[0-9]")
+TOKEN_LINE = re.compile(r"[\w.+/=-]+")
 ASSIGNMENT = re.compile(r"(?::|=|=>|is)[\"'`*]*$", re.IGNORECASE)
 # Longer than any phone number, card number or IBAN with spaces.
 LONGEST_NUMBER = 64
+# Two spaces and a line break end a line that is shown as such.
+LONGEST_GAP = 3
 # Longer than "-----BEGIN … PRIVATE KEY BLOCK-----" with the longest name of a key type.
 LONGEST_HEADER = 96
 # The longest key or token without spaces, a JSON Web Token with claims.
@@ -67,6 +90,23 @@ class UnboundedError(Exception):
     """A word or a private key exceeds its bound."""
 
 
+class _Pending:
+    """A folded text, the shown form of its stable part, and whether the answer ends with it."""
+
+    def __init__(self, text: str, stable: str, final: bool) -> None:
+        self.text, self.final = text, final
+        self._stable = stable
+
+    @cached_property
+    def shown(self) -> ShownText:
+        """The shown form; most texts are decided without."""
+        return shown_text(self._stable)
+
+    def goes_on(self, shown_end: int) -> bool:
+        """Return True if more text may follow directly after `shown_end`."""
+        return shown_end == len(self.shown.text) and not self.final
+
+
 def decide_prefix(text: str, detect: Detector, *, final: bool) -> DecidedPrefix:
     """Decide the longest prefix of `text` that no further text can change.
 
@@ -77,14 +117,20 @@ def decide_prefix(text: str, detect: Detector, *, final: bool) -> DecidedPrefix:
     """
     # Detection works on folded characters; spans are mapped back to the original text.
     folded = fold_characters(text)
+    words = list(WORD.finditer(folded.text))
+    stable = folded.text
+    # Unfinished markup would be shown differently with the next chunk: "&#5" and "&#52;".
+    if words and not final and words[-1].end() == len(stable) and HAS_MARKUP.search(words[-1][0]):
+        stable = stable[: words[-1].start()]
+    pending = _Pending(folded.text, stable, final)
     spans: list[Span] = []
     position, unbounded = 0, False
-    for word in WORD.finditer(folded.text):
+    for word in words:
         # The word is part of a span that started earlier.
         if word.start() < position:
             continue
         try:
-            decision = _decide_word(folded.text, word.start(), word.end(), detect, final)
+            decision = _decide_word(pending, word.start(), word.end(), detect)
         except UnboundedError:
             decision, unbounded = None, True
         if decision is None:
@@ -104,16 +150,17 @@ def decide_prefix(text: str, detect: Detector, *, final: bool) -> DecidedPrefix:
 
 
 def _decide_word(
-    text: str, start: int, end: int, detect: Detector, final: bool
+    pending: _Pending, start: int, end: int, detect: Detector
 ) -> tuple[int, list[Span]] | None:
     """Decide the word at `start` and all words into which its spans reach.
 
     Returns the end of the decided text and the spans, or None if more text is needed.
     """
+    text = pending.text
     found: list[Span] = []
     cursor = start
     while cursor < end:
-        window_end = _window_end(text, cursor, end, final)
+        window_end = _window_end(pending, cursor, end)
         if window_end is None:
             return None
         window = text[cursor:window_end]
@@ -132,51 +179,73 @@ def _decide_word(
     return end, found
 
 
-def _window_end(text: str, start: int, end: int, final: bool) -> int | None:
+def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     """Return the end of the text on which the decision about the word at `start` depends.
 
     The window contains the word and the following words that may belong to one span with it. None
     if the end of the window is not known yet.
     """
     # The last word may continue in the next chunk.
-    if end == len(text) and not final:
+    if end == len(pending.text) and not pending.final:
         if end - start > LONGEST_WORD:
             raise UnboundedError
         return None
-    word = text[start:end]
-    if "-----BEGIN" in word:
-        return _private_key_end(text, start, end, final)
-    if NUMBER.search(word):
-        return _run_end(text, start, end, NUMBER_CONTINUES, final)
-    if ACCOUNT.match(word):
-        return _run_end(text, start, end, ACCOUNT_CONTINUES, final)
-    if LABEL.search(word):
-        return _value_end(text, end, final)
-    return end
+    word = without_markup(pending.text[start:end])
+    is_key, is_label = "-----BEGIN" in word, LABEL.search(word)
+    has_digit = DIGIT.search(word)
+    is_number, is_account = has_digit and NUMBER.search(word), has_digit and ACCOUNT.match(word)
+    # Most words have no line break after them.
+    gap = pending.text[end : end + LONGEST_GAP]
+    may_break = "\n" in gap or (len(gap) < LONGEST_GAP and not pending.final)
+    is_token = may_break and KNOWN_START.search(word)
+    if not (is_key or is_label or is_number or is_account or is_token):
+        return end
+    shown = pending.shown
+    shown_start, shown_end = bisect_left(shown.starts, start), bisect_left(shown.starts, end)
+    ends: list[int | None] = [shown_end]
+    if is_key:
+        ends.append(_private_key_end(pending, shown_start, shown_end))
+    if is_number:
+        ends.append(_run_end(pending, shown_start, shown_end, NUMBER_CONTINUES))
+    if is_account:
+        ends.append(_run_end(pending, shown_start, shown_end, ACCOUNT_CONTINUES))
+    if is_label:
+        ends.append(_value_end(pending, shown_end))
+    if is_token:
+        ends.append(_token_end(pending, shown_start, shown_end))
+    longest = 0
+    for window_end in ends:
+        if window_end is None:
+            return None
+        longest = max(longest, window_end)
+    if longest == shown_end:
+        return end
+    source_end = _word_end(pending.text, shown.ends[longest - 1] - 1)
+    return None if source_end == len(pending.text) and not pending.final else source_end
 
 
-def _run_end(
-    text: str, start: int, end: int, continues: re.Pattern[str], final: bool
-) -> int | None:
+def _run_end(pending: _Pending, start: int, end: int, continues: re.Pattern[str]) -> int | None:
     """Return the end of a number with spaces, such as a card number or an IBAN."""
+    text = pending.shown.text
     while end - start < LONGEST_NUMBER:
         gap_end = _match_end(NUMBER_GAP, text, end)
-        if gap_end == len(text) and not final:
+        if pending.goes_on(gap_end):
             return None
         if not continues.match(text, gap_end):
             return end
         end = _word_end(text, gap_end)
-        if end == len(text) and not final:
+        if pending.goes_on(end):
             return None
     return end
 
 
-def _value_end(text: str, end: int, final: bool) -> int | None:
+def _value_end(pending: _Pending, end: int) -> int | None:
     """Return the end of the word after a label, or of the second word if the first is a sign."""
+    text = pending.shown.text
     for _ in range(2):
         next_start = _match_end(LABEL_GAP, text, end)
         next_end = _word_end(text, next_start)
-        if next_end == len(text) and not final:
+        if pending.goes_on(next_end):
             return None
         if next_end == next_start or not ASSIGNMENT.fullmatch(text, next_start, next_end):
             return next_end
@@ -184,18 +253,40 @@ def _value_end(text: str, end: int, final: bool) -> int | None:
     return end
 
 
-def _private_key_end(text: str, start: int, end: int, final: bool) -> int | None:
-    header_end = start + text[start:].index("-----BEGIN") + LONGEST_HEADER
+def _token_end(pending: _Pending, start: int, end: int) -> int | None:
+    """Return the end of a key or token that is broken over lines."""
+    text = pending.shown.text
+    while end - start < LONGEST_WORD:
+        next_start = end + len(SOFT_BREAK)
+        if pending.goes_on(end) or pending.goes_on(next_start):
+            return None
+        next_end = _word_end(text, next_start)
+        if pending.goes_on(next_end):
+            return None
+        line = text[next_start:next_end]
+        if (
+            text[end:next_start] != SOFT_BREAK
+            or not TOKEN_LINE.fullmatch(line)
+            or not has_letter_and_digit(line)
+        ):
+            return end
+        end = next_end
+    return end
+
+
+def _private_key_end(pending: _Pending, start: int, end: int) -> int | None:
+    text = pending.shown.text
+    header_end = text.index("-----BEGIN", start) + LONGEST_HEADER
     header = PEM.search(text, start, header_end)
     if header is None:
         # Not a private key once the text is longer than any header.
-        return end if final or len(text) >= header_end else None
+        return end if pending.final or len(text) >= header_end else None
     key_end = PEM_END.search(text, header.end())
     if key_end:
         return _word_end(text, key_end.end() - 1)
-    if len(text) - start > LONGEST_PRIVATE_KEY:
+    if len(pending.text) - pending.shown.starts[start] > LONGEST_PRIVATE_KEY:
         raise UnboundedError
-    return len(text) if final else None
+    return len(text) if pending.final else None
 
 
 def _word_end(text: str, start: int) -> int:

@@ -11,7 +11,7 @@ from services.contracts.chat import Action
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.rules import match_answer, match_request
-from services.guardrail.detection.spans import Span, personal_spans, secret_spans
+from services.guardrail.detection.views import find_spans
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
 from services.guardrail.verdict import Category, Stage, Verdict, strictest
 
@@ -49,6 +49,9 @@ class Policy:
         self._classifier = classifier
         self._phone_region = phone_region
         self._observe = observe
+        # Shared by the event loop and the threads of the servicer without a lock: each access is
+        # one call of a method in C on keys of bytes, which no other thread interrupts. At worst
+        # two threads judge one prompt twice, with equal verdicts, or drop one entry too many.
         self._prompts: OrderedDict[bytes, Verdict] = OrderedDict()
         self.version = policy_version(classifier.digest, phone_region)
 
@@ -78,11 +81,9 @@ class Policy:
         Returns:
             The decided text with replaced secrets and personal data, or a block without text.
         """
-
-        def find_spans(text: str) -> list[Span]:
-            return [*secret_spans(text), *personal_spans(text, self._phone_region)]
-
-        decided = decide_prefix(pending, find_spans, final=final)
+        decided = decide_prefix(
+            pending, lambda text: find_spans(text, self._phone_region), final=final
+        )
         blocked = self._blocked(prompt, released_tail, pending, decided)
         release = Release(blocked, "", 0) if blocked else _release(pending, decided)
         self._observe(Stage.OUTPUT, release.verdict)

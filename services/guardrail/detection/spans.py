@@ -53,13 +53,21 @@ KNOWN = re.compile(
     )""",
     re.VERBOSE,
 )
+# The beginning of a key or token at the end of a word, which may go on in the next line.
+KNOWN_START = re.compile(
+    r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA|gh[pousr]_|github_pat_|glpat-|sk-|[rsp]k_(?:live|test)_"
+    r"|whsec_|xox[abeoprs]-|xapp-|AIza|ya29\.|hf_|tw_|npm_|pypi-|SG\.|key-|dop_v1_"
+    r"|shp(?:at|ca|pa|ss)_|hvs\.|AGE-SECRET-KEY-1|\d{8,10}:AA|eyJ)[\w.-]*$"
+)
 PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
 IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
+# English, German, Spanish (folded, without a tilde), Portuguese, French (mot de passe).
+PASSWORD_LABEL = "(?:passw(?:or)?[dt]|passphrase|pwd|kennwort|contrasena|senha|passe)"  # noqa: S105
 LABELLED_PASSWORD = re.compile(
-    r"(?:passw(?:or)?d|passphrase|pwd)[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
-    r"3}[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
+    rf"{PASSWORD_LABEL}[\"'`*]*\s{{0,3}}(?:[:=]|=>|\bis\b)\s{{0,3}}"
+    r"[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
     re.IGNORECASE,
 )
 LABELLED_KEY = re.compile(
@@ -77,20 +85,25 @@ def secret_spans(text: str) -> Iterator[Span]:
     for found in PEM.finditer(text):
         end = PEM_END.search(text, found.end())
         yield Span(found.start(), end.end() if end else len(text), Category.SECRET, PRIVATE_KEY)
-    for found in KNOWN.finditer(text):
-        yield Span(found.start(), found.end(), Category.SECRET, KEY)
+    yield from known_secret_spans(text)
     for found in BEARER.finditer(text):
-        if _has_letter_and_digit(found[1]):
+        if has_letter_and_digit(found[1]):
             yield _labelled(found, KEY)
     for found in IN_URL.finditer(text):
         if not _is_placeholder(found[1]):
             yield Span(found.start(1), found.end(1), Category.SECRET, PASSWORD)
     for found in LABELLED_PASSWORD.finditer(text):
-        if _has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
+        if has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
             yield _labelled(found, PASSWORD)
     for found in LABELLED_KEY.finditer(text):
-        if _has_letter_and_digit(found[1]) and entropy_bits(found[1]) >= RANDOM_BITS:
+        if has_letter_and_digit(found[1]) and entropy_bits(found[1]) >= RANDOM_BITS:
             yield _labelled(found, KEY)
+
+
+def known_secret_spans(text: str) -> Iterator[Span]:
+    """Yield the keys and tokens of a text that have a known form."""
+    for found in KNOWN.finditer(text):
+        yield Span(found.start(), found.end(), Category.SECRET, KEY)
 
 
 def _labelled(found: re.Match[str], replacement: str) -> Span:
@@ -107,7 +120,8 @@ def entropy_bits(text: str) -> float:
     )
 
 
-def _has_letter_and_digit(value: str) -> bool:
+def has_letter_and_digit(value: str) -> bool:
+    """Return True for a value that is no word and no number."""
     return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
 
 
@@ -133,9 +147,14 @@ EMAIL = re.compile(
 )
 # Matched by lookahead at every position, because an adjacent number must not hide a card number:
 # "in 2024 4111 1111 …".
-CARD = re.compile(r"(?<![\w.-])(?=([2-6]\d{3}(?:[ -]?\d){8,15}))")
+# Issuers use no numbers below 22, so that a list of years is no card number.
+CARD = re.compile(
+    r"(?<![\w.-])(?=((?:2[2-9]|[3-6]\d)\d\d(?:(?: {1,3}|-)?\d){8,15}"
+    # Dots and underscores only between the groups of a card, since they also divide other numbers.
+    r"|[2-6]\d{3}([._])\d{4}\2\d{4}\2\d{4}(?!\d)|3\d{3}([._])\d{6}\3\d{5}(?!\d)))"
+)
 IBAN = re.compile(r"(?<!\w)(?=([A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}))", re.IGNORECASE)
-SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|[.]\d)")
+SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([-. ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|[.]\d)")
 DIGIT = re.compile(r"\d")
 # ITU-T E.164 allows 15 digits. A text with more than 24 digits is a table of numbers, where the
 # search takes a millisecond per number.

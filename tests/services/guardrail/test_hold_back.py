@@ -1,7 +1,13 @@
 """Hold-back: no character of a secret or of personal data is released, for any chunks (G1)."""
 
+import html
+import random
+import re
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from services.guardrail.policy import Policy
 
@@ -27,6 +33,32 @@ VIOLATIONS = (
     "Bearer abcDEF1234567890abcDEF",
     "api_key = 'Zx81kQmP04vTn7Rb2Ws9'",
 )
+# Forms that Markdown shows like one of the violations, or with a line break within (S-25).
+SHOWN_VIOLATIONS = (
+    "AKIA&#73;OSFODNN7EXAMPLE",
+    "&#x41;KIAIOSFODNN7EXAMPL&#69;",
+    "AKIAIOSF**ODNN7EXAMPLE**",
+    "AKIA*_IOSF_*ODNN7EXAMPLE",
+    "[AKIAIOSF](https://acme.com)ODNN7EXAMPLE",
+    "AKIAIOSF![](x)ODNN7EXAMPLE",
+    "AKIAIOSF\nODNN7EXAMPLE",
+    "sk_**live**_Ab3dEf6hIj9kLm2nOp5q",
+    "jane.doe\\@acme.com",
+    "jane.doe&commat;acme.com",
+    "4111\n1111\n1111\n1111",
+    "4111   1111   1111   1111",
+    "> 4111 1111\n> 1111 1111",
+    "**4111** **1111** **1111** **1111**",
+    "&#52;111&nbsp;1111&nbsp;1111&nbsp;1111",
+    "4111.1111.1111.1111",
+    "4111_1111_1111_1111",
+    "536.90.4399",
+    "GB82 WEST 1234\n5698 7654 32",
+    "eyJhbGciOiJIUzI1NiJ9\n.eyJzdWIiOiIxMjM0In0.dozj\ngNryP4J3jVmN",
+    "pass**word**: hunter2222",
+    "Contraseña: hunter2222",
+    "-----BEGIN **RSA** PRIVATE KEY&#45;----\nMIIEow\n-----END RSA PRIVATE KEY-----",
+)
 # Secret part of a violation with a label; the label may be released.
 SECRET_PARTS = {
     "postgres://app:s3cr3tPass@db.local/main": "s3cr3tPass",
@@ -48,7 +80,10 @@ FILLERS = (
     "key: ",
 )
 PIECES = st.one_of(
-    st.sampled_from(FILLERS), st.sampled_from(VIOLATIONS).map(lambda text: f" {text} ")
+    st.sampled_from(FILLERS),
+    st.sampled_from(VIOLATIONS).map(lambda text: f" {text} "),
+    st.sampled_from(SHOWN_VIOLATIONS).map(lambda text: f" {text}\n"),
+    st.text("14aI&#5;*_`~\\\n >-+.:[](!)", max_size=12),
 )
 
 
@@ -66,7 +101,7 @@ def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]
     return released, parts
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
 def test_released_text_does_not_depend_on_the_chunks(
     policy_once: Policy, pieces: list[str], data: st.DataObject
@@ -89,6 +124,61 @@ def test_no_part_of_a_violation_is_released_character_by_character(policy_once: 
         assert "removed]" in before, violation
         for length in range(3, len(secret) + 1):
             assert secret[:length] not in before or length < 7, (violation, length)
+
+
+@pytest.mark.parametrize("violation", SHOWN_VIOLATIONS)
+def test_no_part_of_a_shown_violation_is_released(policy_once: Policy, violation: str) -> None:
+    """Finding S-25: the guard judged the source of an answer, and readers see the shown text."""
+    answer = f"This is it:\n\n{violation} and more text follows here."
+    whole = policy_once.judge_output("hi", "", answer, True).text
+    assert "removed]" in whole
+    assert whole.endswith(" and more text follows here.")
+    assert not re.search("1111|EXAMPLE|acme|hunter|3jVmN|4399|5698|MII|Ab3dE", whole)
+    assert stream(policy_once, answer, list(range(1, len(answer))))[0] == whole
+
+
+def disguised(secret: str, choose: random.Random) -> str:
+    """Return a text that Markdown shows like `secret`."""
+    parts = []
+    for letter in secret:
+        number, letters = ord(letter), letter.isalnum()
+        form = choose.choice(("plain", "plain", "decimal", "hex", "named" if letters else "escape"))
+        parts.append(
+            {
+                "plain": letter,
+                "decimal": f"&#{number};",
+                "hex": f"&#x{number:x};",
+                "named": letter + choose.choice(("&ZeroWidthSpace;", "&#8203;", "\u00ad", "")),
+                "escape": f"\\{letter}",
+            }[form]
+        )
+    start = choose.randrange(1, len(parts))
+    parts[start] = choose.choice(("**", "*", "")) + parts[start]
+    opened = re.match(r"\**", parts[start])
+    return "".join(parts) + (opened[0] if opened else "")
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(
+        ("AKIAIOSFODNN7EXAMPLE", "4111111111111111", "jane.doe@acme.com", "536-90-4399")
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_shown_text_of_a_release_contains_no_secret(
+    policy_once: Policy, secret: str, choose: random.Random
+) -> None:
+    """CommonMark's rendering by markdown-it is the reference for what is shown."""
+
+    def shown(text: str) -> str:
+        rendered = html.unescape(re.sub(r"<[^>]*>", "", MarkdownIt().render(text)))
+        return re.sub("[\u200b\u00ad]", "", rendered)
+
+    answer = f"This is it: {disguised(secret, choose)} and more."
+    release = policy_once.judge_output("hi", "", answer, True)
+    assert secret not in shown(release.text)
+    if secret in shown(answer):
+        assert "removed]" in release.text
 
 
 @settings(max_examples=100)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.guardrail.detection.normalization import fold_characters, plain, variants
+from services.guardrail.detection.folding import fold_characters
+from services.guardrail.detection.normalization import plain, variants
 from services.guardrail.detection.rules import match_request
 from tests.services.guardrail.obfuscations import OBFUSCATIONS
 from training.recipes.guardrail.corpus import harmful_texts

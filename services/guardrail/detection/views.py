@@ -1,0 +1,66 @@
+"""Detection of spans in all forms in which a text may be read: as written, and as shown."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from services.guardrail.detection.markdown import HAS_MARKUP_OR_BREAK, SOFT_BREAK, shown_text
+from services.guardrail.detection.spans import (
+    PHONE_REPLACEMENT,
+    Span,
+    has_letter_and_digit,
+    known_secret_spans,
+    personal_spans,
+    secret_spans,
+)
+
+ONE_BREAK = re.compile(rf"(?<!{SOFT_BREAK}){SOFT_BREAK}(?!{SOFT_BREAK})")
+# Marks around a text, such as those of a bold word, hide nothing from the patterns.
+MARKS_AROUND = "*`~[]()!?.,;:\"' "
+# Columns of a table are no parts of one phone number.
+WIDE_GAP = re.compile(r"[^\S\n]{3}")
+
+
+def find_spans(text: str, phone_region: str) -> list[Span]:
+    """Return all secrets and personal data of a folded text, with positions in this text.
+
+    The text is judged as written and as Markdown shows it. Spans may overlap.
+
+    Args:
+        text: text without invisible characters (`folding.fold_characters`).
+        phone_region: country whose phone numbers are detected without a country prefix.
+    """
+    spans = [*secret_spans(text), *personal_spans(text, phone_region)]
+    if HAS_MARKUP_OR_BREAK.search(text.strip(MARKS_AROUND)):
+        spans += _shown_spans(text, phone_region)
+    return spans
+
+
+def _shown_spans(text: str, phone_region: str) -> Iterator[Span]:
+    judged = {text}
+    for keep_underscores in (False, True) if "_" in text else (False,):
+        shown = shown_text(text, keep_underscores=keep_underscores)
+        spaced = ONE_BREAK.sub(" ", shown.text)
+        if spaced in judged:
+            continue
+        judged.add(spaced)
+        for span in (*secret_spans(spaced), *personal_spans(spaced, phone_region)):
+            found = _mapped(span, shown.starts, shown.ends)
+            if span.replacement != PHONE_REPLACEMENT or not WIDE_GAP.search(
+                text, found.start, found.end
+            ):
+                yield found
+        # A key or token that is broken over lines.
+        breaks = {found.start() for found in ONE_BREAK.finditer(shown.text)}
+        if breaks:
+            kept = [index for index in range(len(shown.text)) if index not in breaks]
+            starts = [shown.starts[index] for index in kept]
+            ends = [shown.ends[index] for index in kept]
+            for span in known_secret_spans(ONE_BREAK.sub("", shown.text)):
+                found = _mapped(span, starts, ends)
+                if has_letter_and_digit(text[found.start : found.end]):
+                    yield found
+
+
+def _mapped(span: Span, starts: Sequence[int], ends: Sequence[int]) -> Span:
+    return replace(span, start=starts[span.start], end=ends[span.end - 1])
