@@ -48,12 +48,28 @@ class Slice:
 
 FEEDBACK_FAULTS = tuple(
     f"tests/faults/test_{name}"
-    for name in ("d", "f0", "f1", "f20", "f21", "f22", "f23", "f25", "f27", "f28")
+    for name in (
+        "d",
+        "f0",
+        "f1",
+        "f20",
+        "f21",
+        "f22",
+        "f23",
+        "f25",
+        "f27",
+        "f28",
+        "f51",
+        "f52",
+        "f53",
+        "f54",
+        "f55",
+    )
 )
 
 
 def feedback_faults() -> tuple[str, ...]:
-    """Return the paths of the fault scenarios of feedback: D and F1 to F28 without F24."""
+    """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F55."""
     found = sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
     )

@@ -1,11 +1,13 @@
 """Command line of the feedback service, `python -m services.feedback`.
 
-Without a subcommand the service runs. Administrative commands: `migrate` updates the Postgres
-schema, `topics` and `bucket` create Kafka topics and the S3 bucket, `orphans` and `compact`
+Without a subcommand the service runs, and its exit status is 3 if acknowledged events are left in
+its write-ahead logs. Commands: `migrate` updates the Postgres schema, `topics` and `bucket` create
+topics and bucket, `spools` and `relay` list and empty write-ahead logs, `orphans` and `compact`
 maintain the object store, and `audit` verifies the stored data.
 """
 
 import asyncio
+import socket
 import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -41,11 +43,18 @@ from services.feedback.sink import clear_payloads_hourly
 from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.log import Entry, Record
+from services.feedback.spool.registry import (
+    EventsWaitingError,
+    SpoolRegistry,
+    report_periodically,
+    require_empty,
+)
 from services.feedback.store.database import open_database
 from services.feedback.streams import FEEDBACK, TURNS, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
 DAY_SECONDS = 86_400.0
+EXIT_EVENTS_WAITING = 3
 # Callers of these methods (relay of the session service, training) retry on their own. A thumb
 # waits for its acknowledgement and has priority.
 BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", "ListErasures"})
@@ -66,8 +75,9 @@ async def wiring(
     master = MasterKey(settings.master_key.get_secret_value())
     keys = DataKeys(engine, master)
     keys.check()
-    erasures = Erasures(engine)
-    stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings))
+    erasures, consents = Erasures(engine), Consents(engine, settings.training_consent_default)
+    registry = SpoolRegistry(engine, socket.gethostname()) if settings.kafka_bootstrap else None
+    stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings), registry)
     _catch_up(stores)
     mode = _single_replica() if engine.dialect.name == "sqlite" else _many_replicas(engine)
     overtaken = partial(overtaken_turns, erasures.last)
@@ -88,27 +98,26 @@ async def wiring(
         figures = experiments.Experiments(engine, current_thumbs)
         servicer = FeedbackLogServicer(
             settings.principal_key.get_secret_value(),
-            feedback,
-            turns,
+            feedback.group,
+            turns.group,
             stores.ledger,
             current_feedback.CurrentFeedback(
                 current_thumbs,
                 remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),
             ),
             figures,
-            Principals(
-                keys, Consents(engine, settings.training_consent_default), erasures, mode.on_erased
-            ),
+            Principals(keys, consents, erasures, mode.on_erased),
         )
         background = [
-            *(sweep_hourly(each, settings.claim_days * DAY_SECONDS) for each in claims),
-            clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
+            *_periodic_deletions(settings, engine, claims),
             refresh_periodically(figures, exported or ExperimentMetrics()),
             update_metrics_periodically(erasures),
             catch_up_periodically(partial(_catch_up, stores)),
         ]
-        if settings.keep_days:
-            background.append(remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS))
+        if registry:
+            background.append(
+                report_periodically(registry, lambda: [feedback.log_state(), turns.log_state()])
+            )
         compaction = run_compaction(
             compaction_of(settings, engine, stores), settings.compaction_minutes * 60
         )
@@ -117,6 +126,21 @@ async def wiring(
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
             ]
     engine.dispose()
+    if registry:
+        require_empty(feedback.log_state(), turns.log_state())
+
+
+def _periodic_deletions(
+    settings: FeedbackSettings, engine: Engine, claims: Sequence[Claims]
+) -> list[Coroutine[None, None, None]]:
+    """Return the work that deletes expired claims, payloads and remarks until cancelled."""
+    work = [
+        *(sweep_hourly(each, settings.claim_days * DAY_SECONDS) for each in claims),
+        clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
+    ]
+    if settings.keep_days:
+        work.append(remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS))
+    return work
 
 
 def _catch_up(stores: Stores) -> None:
@@ -192,6 +216,9 @@ def main() -> int:
     except MasterKeyError as error:
         print(f"master_key: {error}", file=sys.stderr)
         return 1
+    except EventsWaitingError as error:
+        print(f"spool_directory: {error}", file=sys.stderr)
+        return EXIT_EVENTS_WAITING
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Administrative commands: schema, topics, bucket, maintenance of the store, and audit."""
 
+import socket
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -16,8 +20,9 @@ from services.feedback.lake.object_store import load_objects, save_objects
 from services.feedback.lake.orphans import add_orphan_options, collect_orphans
 from services.feedback.principals.erasures import Erasures
 from services.feedback.settings import FeedbackSettings
-from services.feedback.spool.log import LogView
-from services.feedback.spool.spool import inspect
+from services.feedback.spool.log import LogError, LogView
+from services.feedback.spool.registry import SpoolRegistry
+from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.streams import Stores
 
@@ -100,6 +105,60 @@ def _objects(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _registry(settings: FeedbackSettings) -> Iterator[SpoolRegistry]:
+    engine = open_database(settings.database_url)
+    try:
+        yield SpoolRegistry(engine, socket.gethostname())
+    finally:
+        engine.dispose()
+
+
+def _spools(settings: FeedbackSettings, options: Namespace) -> int:
+    with _registry(settings) as registry:
+        if options.forget and not registry.remove(options.forget):
+            print(f"--forget: no write-ahead log {options.forget}", file=sys.stderr)
+            return 2
+        logs = registry.logs()
+    for each in logs:
+        state = "no owner" if each.is_absent else "owned"
+        print(
+            f"{state} stream={each.stream} owner={each.owner} folder={each.directory} "
+            f"log={each.topic_id} waiting={each.waiting} reported={each.silent_seconds:.0f}s ago"
+        )
+    return 0
+
+
+def _relay(settings: FeedbackSettings, options: Namespace) -> int:
+    if not settings.kafka_bootstrap:
+        print("kafka_bootstrap: empty; events are relayed to Kafka only", file=sys.stderr)
+        return 2
+    streams = [stream for stream in Stream if (options.folder / stream / "topic_id").exists()]
+    if not streams:
+        expected = " or ".join(f"{stream}/topic_id" for stream in Stream)
+        print(f"folder: {options.folder} has no write-ahead log ({expected})", file=sys.stderr)
+        return 2
+    from services.feedback.kafka.relay import PublishError
+    from services.feedback.kafka.stream import relay_all
+
+    with _registry(settings) as registry:
+        for stream in streams:
+            try:
+                spool = Spool(
+                    options.folder / stream,
+                    max_bytes=settings.max_spool_bytes,
+                    segment_bytes=settings.segment_bytes,
+                )
+                with closing(spool):
+                    events = relay_all(settings, stream, spool)
+            except (LogError, PublishError) as error:
+                print(f"{stream}: not all events are relayed: {error}", file=sys.stderr)
+                return 1
+            registry.remove(spool.topic_id)
+            print(f"{stream}: {events} events relayed, log {spool.topic_id} is empty")
+    return 0
+
+
 COMMANDS = {
     "audit": (_audit, "verify that no event is lost or duplicated in store, ledger and log"),
     "compact": (_compact, "run one compaction pass now"),
@@ -110,6 +169,8 @@ COMMANDS = {
         _objects,
         "save all objects as a tar to standard output, or load from standard input",
     ),
+    "spools": (_spools, "list write-ahead logs that may hold events, and forget lost ones"),
+    "relay": (_relay, "relay the write-ahead logs of an ended replica to Kafka"),
     "orphans": (_orphans, "list objects without a ledger row, and optionally delete dead ones"),
 }
 
@@ -121,6 +182,12 @@ def add_commands(parser: ArgumentParser) -> None:
     described = {name: commands.add_parser(name, help=what) for name, (_, what) in COMMANDS.items()}
     described["objects"].add_argument("what", choices=["save", "load"])
     add_orphan_options(described["orphans"])
+    described["spools"].add_argument(
+        "--forget", metavar="LOG", help="remove the log with this id, whose volume is lost"
+    )
+    described["relay"].add_argument(
+        "folder", type=Path, help="spool directory of a replica that does not run"
+    )
 
 
 def run_command(settings: FeedbackSettings, options: Namespace) -> int:

@@ -56,6 +56,16 @@ SPOOL_LIMIT_BYTES = Gauge(
     "Maximum size of the spool; a full spool rejects events.",
     ["stream"],
 )
+ABSENT_SPOOL_SECONDS = Gauge(
+    "thumbwheel_feedback_absent_spool_seconds",
+    "Time since the last report of a spool without a live owner, which may hold events.",
+    ["stream", "owner"],
+)
+ABSENT_SPOOL_EVENTS = Gauge(
+    "thumbwheel_feedback_absent_spool_events",
+    "Acknowledged events in a spool without a live owner, as last reported.",
+    ["stream", "owner"],
+)
 PARTITIONS = Gauge("thumbwheel_feedback_partitions", "Partitions sunk by this process.", ["stream"])
 STOPPED = Gauge(
     "thumbwheel_feedback_stopped_partitions",

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.feedback import metrics
 from services.feedback import wire as codec
@@ -20,6 +21,7 @@ from services.feedback.sink import EventT, FlushLimits, Fold, Sink, StreamFormat
 from services.feedback.sink_loop import Flusher, SinkLoop
 from services.feedback.spool.accept import Acceptance, Claims, EntrySealer, GroupCommit
 from services.feedback.spool.log import Log, Record
+from services.feedback.spool.registry import LogState, SpoolRegistry
 from services.feedback.spool.spool import Spool
 
 FEEDBACK = StreamFormat(
@@ -31,10 +33,34 @@ REPLAY_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Stores:
-    """Ledger and object store of the feedback table."""
+    """Ledger and object store of the feedback table.
+
+    `registry` is the register of write-ahead logs, with several replicas.
+    """
 
     ledger: Ledger
     objects: ObjectStore
+    registry: SpoolRegistry | None = None
+
+
+class OpenStream:
+    """Stream that this process has opened: its group commit and its write-ahead log."""
+
+    def __init__(self, stream: Stream, group: GroupCommit, spool: Spool, directory: Path) -> None:
+        self.group = group
+        self._stream, self._spool, self._directory = stream, spool, directory
+        self._released = spool.start_offset
+
+    def release(self, end: int) -> None:
+        """Note that all records below an offset are at the broker, or in the ledger."""
+        self._released = end
+
+    def log_state(self) -> LogState:
+        """Return the state of the log, also after its end."""
+        end = self._spool.end_offset
+        return LogState(
+            self._stream, self._spool.topic_id, self._directory, end, end - self._released
+        )
 
 
 @asynccontextmanager
@@ -47,7 +73,7 @@ async def open_stream(
     sealing: EntrySealer,
     on_stored: Callable[[Sequence[Record]], None] = lambda records: None,
     on_sunk: Callable[[int], None] = lambda end: None,
-) -> AsyncIterator[GroupCommit]:
+) -> AsyncIterator[OpenStream]:
     """Open a stream and replay unsunk records of the spool before the first call.
 
     Args:
@@ -55,8 +81,9 @@ async def open_stream(
         on_sunk: Called with an offset, on the event loop once all records below are in the ledger;
             with Kafka on the relay's thread once they are at the broker.
     """
+    directory = settings.spool_directory / stream_format.stream
     spool = Spool(
-        settings.spool_directory / stream_format.stream,
+        directory,
         max_bytes=settings.max_spool_bytes,
         segment_bytes=settings.segment_bytes,
     )
@@ -68,7 +95,11 @@ async def open_stream(
     def make_sink(log: Log) -> Sink[EventT]:
         return Sink(stream_format, log, stores.objects, stores.ledger, limits, fold)
 
+    group = GroupCommit(acceptance, on_stored)
+    opened = OpenStream(stream_format.stream, group, spool, directory)
+
     def remember(start: int) -> None:
+        opened.release(start)
         while records := spool.read(start, settings.flush_rows, REPLAY_BYTES):
             acceptance.remember(records)
             on_stored(records)
@@ -76,14 +107,19 @@ async def open_stream(
 
     def release(end: int) -> None:
         acceptance.forget(end)
+        opened.release(end)
         on_sunk(end)
 
-    group = GroupCommit(acceptance, on_stored)
     path = _relay_and_sink if settings.kafka_bootstrap else _sink_spool
     async with path(settings, stream_format.stream, spool, make_sink, remember, release):
-        yield group
+        if stores.registry:
+            # Before the first acknowledgement, so that no log with events is unknown.
+            await asyncio.to_thread(stores.registry.report, [opened.log_state()])
+        yield opened
         await group.close()
     spool.close()
+    if stores.registry:
+        await asyncio.to_thread(stores.registry.close, opened.log_state())
 
 
 @asynccontextmanager

@@ -244,7 +244,7 @@ class ReplicaProcess:
         values = self._stack.values(
             self._number, port=self.port, metrics_port=self.metrics_port, **changes
         )
-        log_file = self._stack.root / f"replica-{self._number}.log"
+        log_file = self._log_file
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._program],
@@ -262,6 +262,14 @@ class ReplicaProcess:
     @property
     def spool(self) -> Path:
         return self._stack.root / f"spool-{self._number}"
+
+    @property
+    def _log_file(self) -> Path:
+        return self._stack.root / f"replica-{self._number}.log"
+
+    def log_text(self) -> str:
+        """Return the output of the process."""
+        return self._log_file.read_text()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process

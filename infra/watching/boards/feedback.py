@@ -56,6 +56,18 @@ ACKS = Row(
                 )
             ],
         ),
+        Panel(
+            "Spools without an owner",
+            "Time since the last report of an ended replica whose spool may hold events. "
+            "SpoolWithoutOwner fires at five minutes.",
+            Unit.SECONDS,
+            [
+                Query(
+                    f"max by (owner, stream) ({FEEDBACK}_absent_spool_seconds)",
+                    "{{owner}} {{stream}}",
+                )
+            ],
+        ),
     ),
 )
 PARQUET = Row(

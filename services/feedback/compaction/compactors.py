@@ -4,18 +4,15 @@ A lease has an epoch. The time of a lease only tells when another process may tr
 requires the newest epoch. All times are the database's, since the clocks of machines differ.
 """
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from services.feedback.lake.readable_segments import ReadableSegment
 from services.feedback.projections import remarks
 from services.feedback.store import tables
-from services.feedback.store.database import FencedError, transaction
-
-_POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
+from services.feedback.store.database import FencedError, database_clock_us, transaction
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,6 @@ class Replacement:
     oldest_us: int | None
     # Principals and answers of rows left out because of retracted answers.
     retracted_answers: Collection[tuple[str, str]] = ()
-
-
-def database_clock_us(connection: Connection) -> int:
-    """Return the database's time in microseconds since 1970; SQLite uses this machine's clock."""
-    if connection.dialect.name == "sqlite":
-        return time.time_ns() // 1_000
-    return int(connection.execute(_POSTGRES_CLOCK).scalar_one())
 
 
 class Compactors:

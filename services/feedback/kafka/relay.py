@@ -134,6 +134,10 @@ class Relay:
         except PublishError as error:
             self._record_failure(error)
         self._update_lag_metrics()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
         self._publisher.close()
 
     def _record_failure(self, error: PublishError) -> None:

@@ -32,18 +32,24 @@ def topic_settings(settings: FeedbackSettings) -> TopicSettings:
     )
 
 
-@asynccontextmanager
-async def relaying(
+def _relay(
     settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
-) -> AsyncIterator[None]:
-    """Relay until the block ends, then relay the rest while the broker accepts records."""
+) -> Relay:
     publisher = KafkaPublisher(
         settings.cluster(),
         settings.topic(stream),
         settings.relay_watchdog_seconds,
         topic_settings(settings),
     )
-    relay = Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
+    return Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
+
+
+@asynccontextmanager
+async def relaying(
+    settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
+) -> AsyncIterator[None]:
+    """Relay until the block ends, then relay the rest while the broker accepts records."""
+    relay = _relay(settings, stream, spool, on_relayed)
     with ThreadPoolExecutor(1, f"relay-{stream}") as executor:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
@@ -52,6 +58,26 @@ async def relaying(
             yield
             relay.stop()
         await loop.run_in_executor(executor, relay.finish, settings.drain_seconds)
+
+
+def relay_all(settings: FeedbackSettings, stream: Stream, spool: Spool) -> int:
+    """Relay the log of an ended process, and return its number of events; blocking.
+
+    Events keep their ids, fingerprints and order, so the sink recognises those that are in the
+    topic already.
+
+    Raises:
+        PublishError: The broker has not acknowledged all events; the rest stays in the log.
+        LogError: The log needs an operator.
+    """
+    relay = _relay(settings, stream, spool, lambda end: None)
+    events = relay.waiting
+    try:
+        while relay.step():
+            pass
+    finally:
+        relay.close()
+    return events
 
 
 @asynccontextmanager

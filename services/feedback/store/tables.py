@@ -224,6 +224,20 @@ claims = Table(
     Index("claims_by_age", "claim_us"),
 )
 
+# Write-ahead logs that hold, or may hold, acknowledged events (registry.py). Times are the
+# database's.
+spools = Table(
+    "spools",
+    metadata,
+    Column("topic_id", String(36), primary_key=True),
+    Column("stream", String(32), nullable=False),
+    Column("owner", Text, nullable=False),  # host of the process; on Kubernetes the pod
+    Column("directory", Text, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("waiting", BigInteger, nullable=False),
+    Column("report_us", BigInteger, nullable=False),
+)
+
 # One wrapped key per principal (sealing.py). Deleting the row makes all texts of the principal
 # unreadable.
 data_keys = Table(

@@ -37,6 +37,9 @@ SPOOLED, LIMIT = (
 )
 SINK_LAG = 'thumbwheel_feedback_sink_lag_seconds{stream="turns",instance="f1"}'
 RELAY_LAG = 'thumbwheel_feedback_relay_lag_seconds{stream="turns",instance="f1"}'
+ABSENT = (
+    'thumbwheel_feedback_absent_spool_seconds{{stream="turns",owner="f2",instance="{0}"}}'.format
+)
 CONSUMER_LAG = 'thumbwheel_feedback_consumer_lag_events{{stream="turns",partition="{0}"}}'.format
 STOPPED = 'thumbwheel_feedback_stopped_partitions{stream="turns",partition="2"}'
 LOST = 'thumbwheel_feedback_lost_offsets{stream="turns",partition="2"}'
@@ -306,6 +309,15 @@ FEEDBACK = (
         {"instance": "f1", "stream": "turns"},
     ),
     Case("RelayBehind", {RELAY_LAG: "0+60x4 0x20"}, 10),
+    Case(
+        "SpoolWithoutOwner",
+        {ABSENT("f0"): "60+60x30", ABSENT("f1"): "61+60x10"},
+        15,
+        "the write-ahead log of turns on f2 has had no owner for 16m 0s",
+        {"stream": "turns", "owner": "f2"},
+    ),
+    # The pod is back on its volume.
+    Case("SpoolWithoutOwner", {ABSENT("f0"): "60+60x5 _x20"}, 15),
     Case(
         "SinkBehind",
         {SINK_LAG: "0+60x20"},

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.compaction.compactors import Compactors, Replacement, database_clock_us
+from services.feedback.compaction.compactors import Compactors, Replacement
 from services.feedback.lake.object_store import Directory
-from services.feedback.store.database import FencedError
+from services.feedback.store.database import FencedError, database_clock_us
 from tests.services.feedback.compacted import CompactedLog
 from tests.support.errors import refused
 
