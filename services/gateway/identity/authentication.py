@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
-from services.chassis.errors import ServiceError, UnauthenticatedError
+from services.chassis.errors import ServiceError, UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
@@ -35,6 +35,9 @@ _SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[A-Za-z0-9._@+|:-]{1,64}")
 NAME_LIMIT = "1 to 64 of letters, digits and ._@+|:-"
 MAX_CACHED_KEYS = 10_000
+# Keys without a known digest, in the queue for a query. Each is a waiting call of a stranger or the
+# first call of a key.
+MAX_WAITING_UNKNOWN = 200
 # Last use is recorded for administrators. A precision of one hour is sufficient and costs one write
 # per hour.
 USE_RECORD_SECONDS = 3600.0
@@ -130,16 +133,39 @@ def owner_secret(file: Path) -> str:
 class ApiKeys:
     """Authenticates callers by API key.
 
-    Results are cached for a few seconds, so a revocation takes effect after the same time.
+    Results are cached for a few seconds, so a revocation takes effect after the same time. Queries
+    for digests that were never found are limited, so that invented keys leave connections of the
+    database for the keys in use.
     """
 
     def __init__(
-        self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time
+        self,
+        store: KeyLookup,
+        cache_seconds: float,
+        now: Callable[[], float] = time.time,
+        *,
+        unknown_lookups: int = 2,
     ) -> None:
+        """Create the cache.
+
+        Args:
+            store: Key store.
+            cache_seconds: Time for which a result is cached.
+            now: Clock in Unix seconds.
+            unknown_lookups: Maximum of concurrent queries for digests that were never found.
+        """
         self._store, self._now = store, now
         self._cache: TTLCache[bytes, StoredKey] = TTLCache(
             MAX_CACHED_KEYS, cache_seconds, time.monotonic
         )
+        # Separate from the keys, or invented keys would evict real ones.
+        self._unknown: TTLCache[bytes, None] = TTLCache(
+            MAX_CACHED_KEYS, cache_seconds, time.monotonic
+        )
+        # Digests that were found before; their cached keys may have expired.
+        self._found: LRUCache[bytes, None] = LRUCache(MAX_CACHED_KEYS)
+        self._unknown_lookups = asyncio.Semaphore(unknown_lookups)
+        self._waiting_unknown = 0
         self._lookups: dict[bytes, asyncio.Task[StoredKey | None]] = {}
         self._use_writes: set[asyncio.Task[None]] = set()
 
@@ -155,7 +181,7 @@ class ApiKeys:
 
         Raises:
             UnauthenticatedError: The key is unknown, revoked or expired. The reason differs.
-            UnavailableError: The store is unavailable.
+            UnavailableError: The store is unavailable, or checks too many unknown keys.
         """
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
@@ -169,7 +195,7 @@ class ApiKeys:
             UnavailableError: See `authenticate`.
         """
         key = self._cache.get(digest)
-        if key is None:
+        if key is None and digest not in self._unknown:
             # One query serves all concurrent calls with the same key.
             if not (lookup := self._lookups.get(digest)):
                 lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
@@ -196,10 +222,12 @@ class ApiKeys:
         return Credential(key.caller, key.scopes)
 
     async def _find(self, digest: bytes) -> StoredKey | None:
-        key = await self._store.find(digest)
-        # Unknown keys are not cached, or invented keys would evict real ones.
-        if key is not None:
+        key = await self._query(digest)
+        if key is None:
+            self._unknown[digest] = None
+        else:
             self._cache[digest] = key
+            self._found[digest] = None
             now = self._now()
             if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
                 # Written in the background. A failed write does not fail the call.
@@ -207,6 +235,23 @@ class ApiKeys:
                 self._use_writes.add(task)
                 task.add_done_callback(self._use_writes.discard)
         return key
+
+    async def _query(self, digest: bytes) -> StoredKey | None:
+        if digest in self._found:
+            return await self._store.find(digest)
+        if self._waiting_unknown >= MAX_WAITING_UNKNOWN:
+            raise UnavailableError(
+                "too many unknown keys are being checked",
+                reason="TOO_MANY_UNKNOWN_KEYS",
+                limit=f"{MAX_WAITING_UNKNOWN} at once",
+                retry_seconds=1,
+            )
+        self._waiting_unknown += 1
+        try:
+            async with self._unknown_lookups:
+                return await self._store.find(digest)
+        finally:
+            self._waiting_unknown -= 1
 
     async def _write_use(self, key_id: str, now: float) -> None:
         try:

@@ -16,9 +16,11 @@ from sqlalchemy.exc import OperationalError
 from services.chassis.errors import UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import (
+    MAX_WAITING_UNKNOWN,
     USE_RECORD_SECONDS,
     ApiKeys,
     Authenticator,
+    StoredKey,
     digest_of,
     mint,
     owner_secret,
@@ -71,7 +73,8 @@ async def test_unknown_keys_are_rejected(tmp_path: Path, authorization: str) -> 
     assert caught.value.field == "authorization"
 
 
-async def test_known_keys_are_cached_and_unknown_keys_are_not() -> None:
+async def test_known_and_unknown_keys_are_cached() -> None:
+    """Finding S-15: each call with an unknown key was a query."""
     secret, key = mint(ADA)
     store = CountingStore(key)
     keys = ApiKeys(store, cache_seconds=60)
@@ -80,7 +83,51 @@ async def test_known_keys_are_cached_and_unknown_keys_are_not() -> None:
     assert store.lookups == 1
     for _ in range(2):
         assert await reason_of(keys, "tw_" + "A" * 43) == "API_KEY_INVALID"
-    assert store.lookups == 3
+    assert store.lookups == 2
+
+
+class SlowStore(CountingStore):
+    """Key store that answers queries for unknown keys only when `go` is set."""
+
+    def __init__(self, *keys: StoredKey) -> None:
+        super().__init__(*keys)
+        self.go = asyncio.Event()
+        self.running = self.most_running = 0
+
+    async def find(self, digest: bytes) -> StoredKey | None:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        if digest not in self.keys:
+            await self.go.wait()
+        self.running -= 1
+        return await super().find(digest)
+
+
+async def test_unknown_keys_leave_queries_for_the_keys_in_use() -> None:
+    """Finding S-15: 120 invented keys a second occupied all connections of the database."""
+    secret, key = mint(ADA)
+    store = SlowStore(key)
+    # Without a cache, each call with the key in use is a query.
+    async with ApiKeys(store, cache_seconds=0, unknown_lookups=2) as keys:
+        await keys.authenticate(secret)
+        strangers = [
+            asyncio.create_task(reason_of(keys, f"tw_{number:043}"))
+            for number in range(MAX_WAITING_UNKNOWN)
+        ]
+        try:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert store.running == 2
+            async with asyncio.timeout(5):
+                assert (await keys.authenticate(secret)).caller == ADA
+            with pytest.raises(UnavailableError) as caught:
+                await keys.authenticate("tw_" + "A" * 43)
+        finally:
+            store.go.set()
+        assert (caught.value.reason, caught.value.limit) == ("TOO_MANY_UNKNOWN_KEYS", "200 at once")
+        assert set(await asyncio.gather(*strangers)) == {"API_KEY_INVALID"}
+        assert await reason_of(keys, "tw_" + "A" * 43) == "API_KEY_INVALID"
+    assert store.most_running == 3
 
 
 async def test_revoked_key_stops_working(tmp_path: Path) -> None:
