@@ -292,7 +292,8 @@ async def many_at_once(
 
 def stage_totals(layout: Layout) -> Mapping[str, tuple[float, float]]:
     """Return sum of seconds and count per stage from the gateway's metrics."""
-    with urllib.request.urlopen(f"{layout.url}/metrics") as response:
+    address = f"http://{HOST}:{layout.ports['gateway_metrics']}/metrics"
+    with urllib.request.urlopen(address) as response:
         text = response.read().decode()
     found = re.findall(r'thumbwheel_turn_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
     values = {(kind, stage): float(value) for kind, stage, value in found}

@@ -87,7 +87,7 @@ async def test_r08_disconnected_readers_leak_no_memory_and_files(
     tmp_path: Path, seconds: float, record_property: Any
 ) -> None:
     # Recorded events of ended turns are not a leak, so their retention is short.
-    settings = {"keep_seconds": 5.0, "max_turns_per_user": 0}
+    settings = {"keep_seconds": 5.0, "http_metrics": True}
     async with (
         backends() as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as gateway,

@@ -24,7 +24,7 @@
          starts at that moment fails. While a gateway waits for its end, connections reach their
          maximum age, clients leave them, and no new ones are accepted. */}}
   {{- $_ := mustMergeOverwrite $settings (dict "connection_age_seconds" 30 "lame_duck_seconds" (include "thumbwheel.gatewayLameDuckSeconds" $root)
-        "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false
+        "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop"
         "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
 {{- end -}}
 {{- if eq $name "session" -}}

@@ -100,11 +100,11 @@ def error_response(error: ServiceError) -> Response:
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:
     """Return quotas in OpenAI's headers x-ratelimit-{limit,remaining,reset}-{requests,tokens}.
 
-    They cover requests per minute and tokens per day; OpenAI has none for turns. Unlimited
-    resources have no header.
+    They cover requests per minute and tokens per day, and in the same form feedback events per
+    minute; OpenAI has none for turns. Unlimited resources have no header.
     """
     headers = {}
-    for limit in (Limit.REQUESTS, Limit.TOKENS):
+    for limit in (Limit.REQUESTS, Limit.TOKENS, Limit.FEEDBACK):
         if level := levels.get(limit):
             headers[f"x-ratelimit-limit-{limit}"] = str(level.limit)
             headers[f"x-ratelimit-remaining-{limit}"] = str(level.remaining)

@@ -110,7 +110,7 @@ class Completions:
         except TimeoutError as error:
             raise _silent_error() from error
         except aiohttp.ClientConnectorError as error:
-            raise _unreachable_error(self.url) from error
+            raise _unreachable_error() from error
         except (aiohttp.ClientError, LineTooLong, MalformedStreamError) as error:
             raise _stream_lost_error() from error
         finally:
@@ -168,7 +168,7 @@ class HttpModelServer:
                 {entry["name"]: entry["state"] == "READY" for entry in entries}
             )
         except (KeyError, TypeError) as error:
-            raise _unreachable_error(self._url) from error
+            raise _unreachable_error() from error
 
     async def load(self, version: str, directory: str) -> None:
         """Load a version and return when the version is ready.
@@ -204,7 +204,7 @@ class HttpModelServer:
         except TimeoutError as error:
             raise _silent_error() from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise _unreachable_error(self._url) from error
+            raise _unreachable_error() from error
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")
         if response.status in (429, 503):
@@ -312,10 +312,10 @@ async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArg
     )
 
 
-def _unreachable_error(url: str) -> UnavailableError:
-    """Return the error for a refused or failed connection."""
+def _unreachable_error() -> UnavailableError:
+    """Return the error for a refused or failed connection, without the address: users see it."""
     return UnavailableError(
-        f"the model server at {url} is unreachable; check that the predictor runs, and its log",
+        "the model server is unreachable",
         reason="MODEL_NOT_READY",
         retry_seconds=DEFAULT_RETRY_SECONDS,
     )

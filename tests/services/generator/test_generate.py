@@ -7,13 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
-from services.chassis.errors import ServiceError, from_rpc
-from services.generator.answering.engine import NO_MODEL
+from infra.run.supervision.ports import HOST, free_port
+from services.chassis.errors import ServiceError, UnavailableError, from_rpc
+from services.contracts.chat import ContextMessage, Role
+from services.generator.answering.engine import NO_MODEL, Timeouts
+from services.generator.answering.model_server import HttpModelServer
+from services.generator.answering.presets import Sampling
 from services.generator.rollout.reconcile import SERVER_UNAVAILABLE
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready
@@ -375,6 +380,17 @@ async def test_an_unavailable_model_server_is_a_retryable_error(tmp_path: Path) 
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
     assert SERVER_UNAVAILABLE in error.text
     assert error.retry_seconds > 0
+
+
+async def test_a_user_sees_no_address_of_the_model_server() -> None:
+    """Finding S-27: the text named the address inside the cluster."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=1)
+    async with aiohttp.ClientSession() as http:
+        server = HttpModelServer(http, f"http://{HOST}:{free_port()}", Timeouts(5, 5, 5), 5)
+        with pytest.raises(UnavailableError) as caught:
+            await server.answer("nano-0", [ContextMessage(Role.USER, "Hi")], sampling, print)
+    assert caught.value.reason == "MODEL_NOT_READY"
+    assert HOST not in caught.value.text
 
 
 async def test_without_a_model_the_error_names_the_installation_command(tmp_path: Path) -> None:

@@ -231,16 +231,15 @@ async def test_apis_work_without_a_built_page(tmp_path: Path) -> None:
             )
 
 
-async def test_metrics_count_events_without_user_text(
-    gateway: GatewayUnderTest,
-) -> None:
+async def test_metrics_count_events_without_user_text(tmp_path: Path) -> None:
     text = "a very particular sentence"
-    turn = await gateway.ask(text)
-    said = {"messageId": turn[0].message_id, "requestId": "r", "thumb": {"up": True}}
-    async with post(gateway, "/api/feedback", said) as response:
-        assert response.status == 200
-    async with gateway.http.get(f"{gateway.url}/metrics") as response:
-        figures = await response.text()
+    async with run_gateway(tmp_path, http_metrics=True) as gateway:
+        turn = await gateway.ask(text)
+        said = {"messageId": turn[0].message_id, "requestId": "r", "thumb": {"up": True}}
+        async with post(gateway, "/api/feedback", said) as response:
+            assert response.status == 200
+        async with gateway.http.get(f"{gateway.url}/metrics") as response:
+            figures = await response.text()
     assert f'thumbwheel_turns_total{{arm="stable",reason="stop",version="{STABLE}"}}' in figures
     assert f'thumbwheel_thumbs_total{{arm="stable",value="up",version="{STABLE}"}}' in figures
     for name in (
@@ -253,11 +252,11 @@ async def test_metrics_count_events_without_user_text(
     assert "particular" not in figures
 
 
-async def test_metrics_can_be_disabled_on_the_public_port(tmp_path: Path) -> None:
-    async with (
-        run_gateway(tmp_path, http_metrics=False) as gateway,
-        gateway.http.get(f"{gateway.url}/metrics") as response,
-    ):
+async def test_metrics_are_absent_from_the_public_port_by_default(
+    gateway: GatewayUnderTest,
+) -> None:
+    """Finding S-27: strangers read the names of versions and the number of users' calls."""
+    async with gateway.http.get(f"{gateway.url}/metrics") as response:
         assert response.status == 404
 
 
