@@ -140,9 +140,6 @@ def with_benchmark_settings(
         **program.environment,
         f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}",
     }
-    if service == "GATEWAY":
-        # The clients of one user represent many users.
-        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = "0"
     return replace(program, environment=environment)
 
 

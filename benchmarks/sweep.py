@@ -98,10 +98,7 @@ def services(
                 }
             if program.name == "gateway":
                 # One key represents many users.
-                environment |= {
-                    "TW_GATEWAY_MAX_TURNS_PER_USER": "0",
-                    "TW_GATEWAY_MAX_CONNECTION_RPCS": "0",
-                }
+                environment["TW_GATEWAY_MAX_CONNECTION_RPCS"] = "0"
             log = folder / f"{program.name}.txt"
             process = stack.enter_context(
                 started(program.command, log, env=environment, cwd=checkout)

@@ -6,7 +6,7 @@ The limits are those of proto/thumbwheel. Each error names the field and the all
 import math
 import re
 
-from services.chassis.errors import InvalidArgumentError
+from services.chassis.errors import InvalidArgumentError, ResourceExhaustedError
 from services.contracts.chat import Sample
 
 # chat.v1: texts of messages, histories, and sampling parameters.
@@ -36,6 +36,13 @@ MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class ConversationLimitError(ResourceExhaustedError):
+    """The user or the tenant has stored as many conversations as allowed; they can be deleted."""
+
+    is_load = False
+    reason = "TOO_MANY_CONVERSATIONS"
 
 
 def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentError:

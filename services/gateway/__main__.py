@@ -113,32 +113,19 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             if settings.valkey_url
             else None
         )
+        shared_state = await _shared_state(settings, valkey, stack)
         cache = AnswerCache(_cache_backend(settings, valkey), peers.generator)
-        chat_path = Chat(
-            peers.enhancer,
-            peers.guardrail,
-            peers.session,
-            peers.generator,
-            cache,
-            AnswerTiming(
-                settings.coalesce_seconds, settings.first_text_seconds, settings.idle_seconds
-            ),
-            settings.finish_seconds,
-        )
-        turns = Turns(
-            traced(chat_path.run, tracer()),
-            TurnLimits(
-                turn_seconds=settings.turn_seconds,
-                keep_seconds=settings.keep_seconds,
-                max_kept_characters=settings.max_kept_characters,
-            ),
-            await _shared_state(settings, valkey, stack),
-            Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
-        )
+        turns = _turns(settings, peers, cache, shared_state)
         chat = ChatServicer(turns, peers.session, peers.conversations)
         principal_key = settings.principal_key.get_secret_value()
         feedback = FeedbackServicer(
-            Feedback(peers.session, peers.feedback, peers.guardrail, principal_key),
+            Feedback(
+                peers.session,
+                peers.feedback,
+                peers.guardrail,
+                shared_state.quotas,
+                principal_key,
+            ),
             OwnData(turns, peers.session, peers.feedback, cache),
         )
         sessions = PageSessions(
@@ -160,6 +147,30 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Servers(_registrations(chat, feedback, authenticator, turns.hand_over), app, port)
+
+
+def _turns(
+    settings: GatewaySettings, peers: "_Peers", cache: AnswerCache, shared_state: SharedState
+) -> Turns:
+    chat_path = Chat(
+        peers.enhancer,
+        peers.guardrail,
+        peers.session,
+        peers.generator,
+        cache,
+        AnswerTiming(settings.coalesce_seconds, settings.first_text_seconds, settings.idle_seconds),
+        settings.finish_seconds,
+    )
+    return Turns(
+        traced(chat_path.run, tracer()),
+        TurnLimits(
+            turn_seconds=settings.turn_seconds,
+            keep_seconds=settings.keep_seconds,
+            max_kept_characters=settings.max_kept_characters,
+        ),
+        shared_state,
+        Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
+    )
 
 
 def _cache_backend(settings: GatewaySettings, valkey: ValkeyClient | None) -> CacheBackend | None:
@@ -206,7 +217,13 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
         await store.add(stored_key(owner_secret(settings.owner_key_file), OWNER))
-    return await stack.enter_async_context(ApiKeys(store, settings.key_cache_seconds))
+    keys = ApiKeys(
+        store,
+        settings.key_cache_seconds,
+        # Two of the five connections by default.
+        unknown_lookups=max(1, settings.database_connections // 2),
+    )
+    return await stack.enter_async_context(keys)
 
 
 async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVerifier | None:

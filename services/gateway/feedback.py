@@ -27,6 +27,7 @@ from services.contracts.limits import (
 from services.contracts.wire import ACTIONS
 from services.gateway.answering.output_guard import OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS, THUMBS
+from services.gateway.quotas.quotas import Quotas
 from services.gateway.turns.request import check_uuid
 
 # A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
@@ -101,10 +102,15 @@ class Feedback:
     """Accepts feedback of users."""
 
     def __init__(
-        self, messages: RatedMessages, log: FeedbackLog, guard: OutputGuard, principal_key: str
+        self,
+        messages: RatedMessages,
+        log: FeedbackLog,
+        guard: OutputGuard,
+        quotas: Quotas,
+        principal_key: str,
     ) -> None:
         self._messages, self._log, self._guard = messages, log, guard
-        self._principal_key = principal_key
+        self._quotas, self._principal_key = quotas, principal_key
 
     async def submit(
         self, caller: Caller, submission: FeedbackSubmission
@@ -117,9 +123,13 @@ class Feedback:
             NotFoundError: The message is unknown or belongs to another user.
             FailedPreconditionError: The answer is not finished, so its version is not final.
             AlreadyExistsError: The request_id was used with other content.
-            UnavailableError: The guard or the feedback service is unavailable. Nothing was stored.
+            QuotaError: The user or the tenant sent too many feedback events.
+            UnavailableError: The guard, the feedback service or the quota store is unavailable.
+                Nothing was stored.
         """
         check_submission(submission)
+        # Before all calls of other services, which cost more than the count.
+        await self._quotas.admit_feedback(caller)
         message = await self._messages.rated_message(submission.message_id)
         if message.role is not Role.ASSISTANT:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")

@@ -101,12 +101,13 @@ HANDED_OVER = Counter(
 )
 QUOTA_DECISIONS = Counter(
     "thumbwheel_gateway_quota_decisions_total",
-    "Turns admitted, or rejected by a limit (requests, tokens, turns) of a holder (user, tenant).",
+    "Turns and feedback admitted, or rejected by a limit (requests, tokens, turns, feedback, "
+    "readers) of a holder (user, tenant).",
     ["limit", "holder", "decision"],
 )
 QUOTA_OUTAGES = Counter(
     "thumbwheel_gateway_quota_away_total",
-    "Turns decided without the shared quota store, by policy.",
+    "Turns and feedback decided without the shared quota store, by policy.",
     ["policy"],
 )
 CACHE_RESULTS = Counter(

@@ -103,6 +103,10 @@ class QuotaOverride(BaseModel):
     tenant_requests_per_minute: int | None = Field(None, ge=0)
     user_tokens_per_day: int | None = Field(None, ge=0)
     tenant_tokens_per_day: int | None = Field(None, ge=0)
+    user_feedback_per_minute: int | None = Field(None, ge=0)
+    tenant_feedback_per_minute: int | None = Field(None, ge=0)
+    max_readers_per_user: int | None = Field(None, ge=0)
+    max_readers_per_tenant: int | None = Field(None, ge=0)
 
 
 class GatewaySettings(ServiceSettings):
@@ -175,7 +179,7 @@ class GatewaySettings(ServiceSettings):
         ),
     )
     http_metrics: bool = Field(
-        True, description="/metrics on the HTTP port, without a key; disable on public networks"
+        False, description="/metrics on the HTTP port, without a key; disable on public networks"
     )
     loop_directory: Path = Field(
         Path(".state/loop"), description="status.json and runs/ of training's loop"
@@ -222,22 +226,41 @@ class GatewaySettings(ServiceSettings):
     max_turns: int = Field(500, ge=1, description="maximum of concurrent turns, including streams")
 
     max_turns_per_user: int = Field(
-        100, ge=0, description="concurrent turns of one user; 0: unlimited"
+        8, ge=0, description="concurrent turns of one user; 0: unlimited"
     )
     max_turns_per_tenant: int = Field(
-        0, ge=0, description="concurrent turns of one tenant; 0: unlimited"
+        160, ge=0, description="concurrent turns of one tenant; 0: unlimited"
     )
     user_requests_per_minute: int = Field(
-        0, ge=0, description="new turns per minute of one user; 0: unlimited"
+        60, ge=0, description="new turns per minute of one user; 0: unlimited"
     )
     tenant_requests_per_minute: int = Field(
-        0, ge=0, description="new turns per minute of one tenant; 0: unlimited"
+        1_200, ge=0, description="new turns per minute of one tenant; 0: unlimited"
     )
     user_tokens_per_day: int = Field(
-        0, ge=0, description="tokens per day of one user, prompts and answers; 0: unlimited"
+        500_000, ge=0, description="tokens per day of one user, prompts and answers; 0: unlimited"
     )
     tenant_tokens_per_day: int = Field(
-        0, ge=0, description="tokens per day of one tenant, prompts and answers; 0: unlimited"
+        10_000_000,
+        ge=0,
+        description="tokens per day of one tenant, prompts and answers; 0: unlimited",
+    )
+    user_feedback_per_minute: int = Field(
+        120, ge=0, description="feedback events per minute of one user; 0: unlimited"
+    )
+    tenant_feedback_per_minute: int = Field(
+        2_400, ge=0, description="feedback events per minute of one tenant; 0: unlimited"
+    )
+    max_readers_per_user: int = Field(
+        20,
+        ge=0,
+        description=(
+            "concurrent readers of one user's turns in this process, beyond the reader that began "
+            "the turn; 0: unlimited"
+        ),
+    )
+    max_readers_per_tenant: int = Field(
+        400, ge=0, description="the same readers of one tenant; 0: unlimited"
     )
     quota_overrides: dict[str, QuotaOverride] = Field(
         default_factory=dict,
@@ -251,7 +274,10 @@ class GatewaySettings(ServiceSettings):
     )
     quota_when_away: OutagePolicy = Field(
         OutagePolicy.LOCAL,
-        description="during outages of Valkey, local counts in this process, refuse rejects turns",
+        description=(
+            "during outages of Valkey, local counts in this process, refuse rejects turns and "
+            "feedback"
+        ),
     )
 
     answer_cache_seconds: float = Field(
@@ -341,6 +367,8 @@ def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
             limits[f"{holder}_requests_per_minute"],
             limits[f"{holder}_tokens_per_day"],
             limits[f"max_turns_per_{holder}"],
+            limits[f"{holder}_feedback_per_minute"],
+            limits[f"max_readers_per_{holder}"],
         )
         for holder in (Holder.USER, Holder.TENANT)
     )

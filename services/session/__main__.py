@@ -29,7 +29,7 @@ from services.session.store.database import DatabaseLimits
 from services.session.store.outbox import Lease, Outbox
 from services.session.store.schema import migrate, open_database
 from services.session.store.store import Store
-from services.session.turns import ContextRules, TurnBeginner, TurnFinisher
+from services.session.turns import ContextRules, ConversationLimits, TurnBeginner, TurnFinisher
 
 
 @asynccontextmanager
@@ -64,7 +64,15 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
             settings.message_overhead_tokens,
         )
         servicer = SessionServicer(
-            TurnBeginner(store, counter, rules, now_us),
+            TurnBeginner(
+                store,
+                counter,
+                rules,
+                ConversationLimits(
+                    settings.max_conversations_per_user, settings.max_conversations_per_tenant
+                ),
+                now_us,
+            ),
             TurnFinisher(store, counter, recorder, now_us, relay.wake),
             Conversations(store, settings.max_turn_seconds, now_us),
             Erasure(store, recorder, now_us, relay.wake),

@@ -66,6 +66,12 @@ class SessionSettings(ServiceSettings):
     message_overhead_tokens: int = Field(
         6, ge=0, description="tokens that the chat template adds to each message"
     )
+    max_conversations_per_user: int = Field(
+        2_000, ge=0, description="stored conversations of one user; 0: unlimited"
+    )
+    max_conversations_per_tenant: int = Field(
+        40_000, ge=0, description="stored conversations of one tenant; 0: unlimited"
+    )
     max_turn_seconds: float = Field(
         900.0, gt=0, description="an answer that is open for longer is shown as failed"
     )

@@ -23,6 +23,7 @@ from services.contracts.limits import (
     MAX_NAME_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_TEXT_CHARACTERS,
+    ConversationLimitError,
     check_sample,
     check_uuid,
     field_error,
@@ -69,6 +70,34 @@ class ContextRules:
         return Budget(most - reply, self.message_overhead_tokens)
 
 
+@dataclass(frozen=True)
+class ConversationLimits:
+    """Stored conversations of a user and of a tenant; 0 means unlimited."""
+
+    per_user: int
+    per_tenant: int
+
+    def check_room(self, rows: OwnedRows) -> None:
+        """Check that the owner may store another conversation.
+
+        The count of a tenant is not locked, because all its users would wait for each other:
+        conversations that begin at the same time may exceed the limit.
+
+        Raises:
+            ConversationLimitError: the user or the tenant has reached the limit.
+        """
+        if self.per_user and rows.count_conversations(self.per_user) >= self.per_user:
+            raise _conversation_limit_error(f"{self.per_user:,} conversations of a user")
+        if self.per_tenant and rows.count_tenant_conversations(self.per_tenant) >= self.per_tenant:
+            raise _conversation_limit_error(f"{self.per_tenant:,} conversations of the tenant")
+
+
+def _conversation_limit_error(limit: str) -> ConversationLimitError:
+    return ConversationLimitError(
+        "no further conversation can be stored: delete some, or continue one", limit=limit
+    )
+
+
 class TurnBeginner:
     """Domain logic of BeginTurn, replays included."""
 
@@ -77,11 +106,13 @@ class TurnBeginner:
         store: Store,
         counter: TokenCounter,
         rules: ContextRules,
+        limits: ConversationLimits,
         now_us: Callable[[], int],
     ) -> None:
         self._store = store
         self._counter = counter
         self._rules = rules
+        self._limits = limits
         self._now_us = now_us
 
     async def begin(
@@ -93,6 +124,7 @@ class TurnBeginner:
             InvalidArgumentError: a limit is exceeded, or the text does not fit the context.
             NotFoundError: conversation, parent or message is missing or belongs to another user.
             AlreadyExistsError: the request id was used with another payload.
+            ConversationLimitError: the user or the tenant has too many conversations.
         """
         check_turn_request(request)
         budget = self._rules.budget(request.reply_tokens)
@@ -132,6 +164,8 @@ class TurnBeginner:
             replayed = rows.message(stored.assistant_message_id)
             return _response(stored, rows.messages_by_id(replayed.context_ids), replayed=True)
         now = self._now_us()
+        if request.HasField("user") and not request.conversation_id:
+            self._limits.check_room(rows)
         plan = plan_append(rows, request, tokens, new_id, now)
         chosen = select_context(plan.branch, budget)
         conversation = plan.conversation

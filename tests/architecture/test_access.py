@@ -69,7 +69,7 @@ def test_internal_service_uses_its_table_of_callers(service: str) -> None:
 async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> None:
     page = tmp_path / "page"
     page.mkdir()
-    async with run_gateway(tmp_path, page_directory=page) as gateway:
+    async with run_gateway(tmp_path, page_directory=page, http_metrics=True) as gateway:
         routes = gateway.app.routes
     names = [
         f"{method} {route.path}"

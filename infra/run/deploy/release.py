@@ -6,6 +6,7 @@ Images are built from the clone and loaded into the cluster's containerd only if
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from infra.install.environment import ROOT
 from infra.machine.cluster.errors import ClusterError
@@ -14,6 +15,7 @@ from infra.machine.images.archive import write_archive
 from infra.machine.images.build import built_image
 from infra.machine.images.catalogue import read_catalogue
 from infra.run.deploy.cluster_shell import ClusterShell
+from infra.run.embedded.layout import UNLIMITED_QUOTAS
 from training.errors import details_of
 
 REPOSITORY = "localhost/thumbwheel"
@@ -53,8 +55,14 @@ def load_images(
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
-# Values for this cluster only: its DNS caches answers for a second.
-LOCAL_VALUES: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
+# Values for this cluster only: its DNS caches answers for a second, and the few keys of its clients
+# represent many users.
+LOCAL_VALUES: Mapping[str, object] = MappingProxyType(
+    {
+        "rollout": {"minReadySeconds": 6},
+        "services": {name: {"settings": dict(quota)} for name, quota in UNLIMITED_QUOTAS.items()},
+    }
+)
 NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
@@ -79,7 +87,9 @@ def install(
     words += [word for each in image_settings for word in ("--set-string", each)]
     words += ["--wait", "--timeout", f"{INSTALL_SECONDS}s"]
     try:
-        shell.run(*words, stdin=json.dumps({**LOCAL_VALUES, **more}), seconds=INSTALL_SECONDS + 60)
+        shell.run(
+            *words, stdin=json.dumps(overlaid(LOCAL_VALUES, more)), seconds=INSTALL_SECONDS + 60
+        )
     except ClusterError as error:
         # Add the containers that wait or have failed to the message.
         listed = shell.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json")
@@ -96,6 +106,16 @@ def install(
                     problems.append(line[:300])
         state_of_pods = "\n".join(problems) or "  every container runs; some are not ready"
         raise ClusterError(f"{error}\n{state_of_pods}", **details_of(error)) from error
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge values as Helm merges values files."""
+    both = {
+        key: overlaid(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+    }
+    return {**below, **above, **both}
 
 
 def test(shell: ClusterShell) -> None:

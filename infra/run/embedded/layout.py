@@ -19,6 +19,22 @@ from training.service_identity import FOLDER, OPERATOR, TRAINING
 ROOT = Path(__file__).resolve().parents[3]
 # A longer context slows a 270 M model on two cores without a gain in quality.
 MAX_CONTEXT_TOKENS = 2048
+# Settings by service for systems whose few keys represent many users, or the owner of the machine.
+UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
+    "gateway": {
+        "max_turns_per_user": 0,
+        "max_turns_per_tenant": 0,
+        "user_requests_per_minute": 0,
+        "tenant_requests_per_minute": 0,
+        "user_tokens_per_day": 0,
+        "tenant_tokens_per_day": 0,
+        "user_feedback_per_minute": 0,
+        "tenant_feedback_per_minute": 0,
+        "max_readers_per_user": 0,
+        "max_readers_per_tenant": 0,
+    },
+    "session": {"max_conversations_per_user": 0, "max_conversations_per_tenant": 0},
+}
 
 
 class PortTakenError(DetailedError):
@@ -233,6 +249,7 @@ def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
             "tokenizer_file": model / "tokenizer.json",
             "context_tokens": context,
             "reply_tokens": reply,
+            **UNLIMITED_QUOTAS["session"],
         },
         "generator": {
             "rollout_file": layout.state / "generator" / "rollout.json",
@@ -243,6 +260,7 @@ def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
             "owner_key_file": layout.state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",
+            **UNLIMITED_QUOTAS["gateway"],
         },
     }
 

@@ -6,11 +6,16 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.chassis.errors import ServiceError
+from services.chassis.errors import ResourceExhaustedError, ServiceError
 from services.chassis.identity import request_id_from
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
-from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
+from services.contracts.limits import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_SIZE,
+    ConversationLimitError,
+    field_error,
+)
 from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, history_message
 from services.gateway.feedback import RatedMessage
 from services.gateway.peers.feedback import FeedbackPeer
@@ -36,6 +41,7 @@ class SessionPeer:
         """Store the user's message and an open answer. Idempotent by request_id.
 
         Raises:
+            ConversationLimitError: The user has too many conversations for a new one.
             ServiceError: The session service failed.
         """
         message = session_pb2.BeginTurnRequest(
@@ -52,9 +58,15 @@ class SessionPeer:
             case session_pb2.UserMessage():
                 message.user.CopyFrom(prompt)
                 message.history.extend(map(history_message, request.history))
-        response: session_pb2.BeginTurnResponse = await call_unary(
-            PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
-        )
+        try:
+            response: session_pb2.BeginTurnResponse = await call_unary(
+                PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
+            )
+        except ResourceExhaustedError as error:
+            if error.reason == ConversationLimitError.reason:
+                # Not a sign of load, which would lower the number of turns of all users.
+                raise ConversationLimitError(error.text, limit=error.limit) from error
+            raise
         return response
 
     async def finish_turn(self, answer: session_pb2.FinishTurnRequest) -> None:

@@ -27,6 +27,8 @@ class Limit(StrEnum):
     REQUESTS = "requests"
     TOKENS = "tokens"
     TURNS = "turns"
+    FEEDBACK = "feedback"
+    READERS = "readers"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Window:
 WINDOWS: Mapping[Limit, Window] = {
     Limit.REQUESTS: Window(60_000, 2_000),
     Limit.TOKENS: Window(86_400_000, 1_800_000),
+    Limit.FEEDBACK: Window(60_000, 2_000),
 }
 
 
@@ -59,6 +62,8 @@ class Allowance:
     requests_per_minute: int = 0
     tokens_per_day: int = 0
     turns_at_once: int = 0
+    feedback_per_minute: int = 0
+    readers_at_once: int = 0
 
     def maximum(self, limit: Limit) -> int:
         """Return the value of a limit."""
@@ -66,30 +71,36 @@ class Allowance:
             Limit.REQUESTS: self.requests_per_minute,
             Limit.TOKENS: self.tokens_per_day,
             Limit.TURNS: self.turns_at_once,
+            Limit.FEEDBACK: self.feedback_per_minute,
+            Limit.READERS: self.readers_at_once,
         }[limit]
 
 
 @dataclass(frozen=True)
 class QuotaRequest:
-    """Quota request of one new turn: one request, one concurrent turn, and `tokens` to reserve."""
+    """Request for the amounts in `needs`: of a turn, or of one feedback event.
+
+    A turn needs one request, one concurrent turn and the tokens to reserve, until it is settled.
+    """
 
     id: str
     caller: Caller
-    tokens: int
+    needs: Mapping[Limit, int]
     allowances: Mapping[Holder, Allowance]
 
     @property
     def is_limited(self) -> bool:
         """True if any limit applies."""
-        return any(self.maximum(holder, limit) for holder in Holder for limit in Limit)
+        return any(self.maximum(holder, limit) for holder in Holder for limit in self.needs)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the turn reserves."""
+        return self.needs.get(Limit.TOKENS, 0)
 
     def maximum(self, holder: Holder, limit: Limit) -> int:
         """Return the value of a limit. 0 means unlimited."""
         return self.allowances[holder].maximum(limit)
-
-    def needs(self, limit: Limit) -> int:
-        """Return the amount taken from a limit."""
-        return self.tokens if limit is Limit.TOKENS else 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ MAX_ACCOUNTS = 20_000
 TURN_RETRY_SECONDS = 1.0
 # Order of the checks. The first exceeded limit rejects.
 CHECK_ORDER = tuple(
-    (holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder
+    (holder, limit)
+    for limit in (Limit.REQUESTS, Limit.FEEDBACK, Limit.TURNS, Limit.TOKENS)
+    for holder in Holder
 )
 
 
@@ -191,8 +204,10 @@ class LocalQuotaStore:
         now_ms = self._clean(request)
         for holder, limit in CHECK_ORDER:
             maximum, account = request.maximum(holder, limit), self._account(holder, request)
-            excess = account.used(limit) + request.needs(limit) - maximum
-            if maximum and excess > 0:
+            if limit not in request.needs or not maximum:
+                continue
+            excess = account.used(limit) + request.needs[limit] - maximum
+            if excess > 0:
                 counts = account.counts.get(limit)
                 # The window frees capacity step by step. Turns have no window.
                 retry = counts.frees_in_ms(excess, now_ms) / 1000 if counts else TURN_RETRY_SECONDS
@@ -205,11 +220,13 @@ class LocalQuotaStore:
         now_ms = self._clean(request)
         for holder in Holder:
             account = self._account(holder, request)
-            account.counts[Limit.REQUESTS].add(1, now_ms)
-            account.held[request.id] = (
-                account.counts[Limit.TOKENS].add(request.tokens, now_ms),
-                request.tokens,
-            )
+            steps = {
+                limit: account.counts[limit].add(amount, now_ms)
+                for limit, amount in request.needs.items()
+                if limit in account.counts
+            }
+            if Limit.TURNS in request.needs:
+                account.held[request.id] = (steps[Limit.TOKENS], request.tokens)
 
     def settle(self, request: QuotaRequest, used_tokens: int) -> None:
         """Replace the reservation of an ended turn by its usage. Idempotent."""
@@ -239,6 +256,6 @@ class LocalQuotaStore:
         return {
             (holder, limit): self._account(holder, request).counts[limit].usage(now_ms)
             for holder in Holder
-            for limit in WINDOWS
-            if request.maximum(holder, limit)
+            for limit in self._windows
+            if limit in request.needs and request.maximum(holder, limit)
         }

@@ -1,15 +1,17 @@
-"""Limits per user and tenant, over all gateways: requests per minute, tokens per day, turns.
+"""Limits per user and tenant, over all gateways: requests and feedback events per minute, tokens
+per day, turns. Additional readers of turns are counted by each gateway.
 
 A turn first reserves tokens (estimated prompt plus longest answer). Its actual usage is settled
 afterwards. While the shared store is unavailable, the outage policy applies: local counts of this
-process, or rejection of all turns.
+process, or rejection of all turns and feedback.
 """
 
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -19,6 +21,7 @@ from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.metrics import QUOTA_DECISIONS, QUOTA_OUTAGES
 from services.gateway.quotas.quota import (
+    TURN_RETRY_SECONDS,
     Allowance,
     Holder,
     Limit,
@@ -37,11 +40,15 @@ REASONS = {
     Limit.REQUESTS: "RATE_LIMITED",
     Limit.TOKENS: "TOKEN_QUOTA_EXCEEDED",
     Limit.TURNS: "TOO_MANY_TURNS",
+    Limit.FEEDBACK: "FEEDBACK_RATE_LIMITED",
+    Limit.READERS: "TOO_MANY_READERS",
 }
 LIMIT_TEXT = {
     Limit.REQUESTS: "requests per minute",
     Limit.TOKENS: "tokens per day",
     Limit.TURNS: "concurrent turns",
+    Limit.FEEDBACK: "feedback events per minute",
+    Limit.READERS: "concurrent readers of turns",
 }
 HOLDER_TEXT = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
 
@@ -112,11 +119,14 @@ class QuotaRules:
 
     def request_for(self, caller: Caller, request: TurnRequest) -> QuotaRequest:
         """Return the quota request of a turn."""
-        user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
         tokens = prompt_tokens(request) + (request.sampling.max_tokens or self.reply_tokens)
-        return QuotaRequest(
-            uuid.uuid4().hex, caller, tokens, {Holder.USER: user, Holder.TENANT: tenant}
-        )
+        needs = {Limit.REQUESTS: 1, Limit.TURNS: 1, Limit.TOKENS: tokens}
+        return QuotaRequest(uuid.uuid4().hex, caller, needs, self.allowances(caller))
+
+    def allowances(self, caller: Caller) -> Mapping[Holder, Allowance]:
+        """Return the limits of a caller and of the caller's tenant."""
+        user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
+        return {Holder.USER: user, Holder.TENANT: tenant}
 
 
 class Reservation:
@@ -139,7 +149,7 @@ Reservation.NONE = Reservation({}, lambda _: None)
 
 
 class Quotas:
-    """Admits turns within the quotas."""
+    """Admits turns, feedback events and readers within the quotas."""
 
     def __init__(
         self,
@@ -154,6 +164,7 @@ class Quotas:
         self._running: dict[str, QuotaRequest] = {}
         self._ended: dict[str, tuple[QuotaRequest, int, float]] = {}
         self._wakeup = asyncio.Event()
+        self._readers: Counter[tuple[Holder, str]] = Counter()
 
     async def admit(self, caller: Caller, request: TurnRequest) -> Reservation:
         """Reserve the quota needed by a request.
@@ -165,6 +176,50 @@ class Quotas:
         quota_request = self._rules.request_for(caller, request)
         if not quota_request.is_limited:
             return Reservation({}, lambda _: None)
+        levels = await self._admit(quota_request)
+        self._running[quota_request.id] = quota_request
+        return Reservation(levels, partial(self._settle, quota_request))
+
+    async def admit_feedback(self, caller: Caller) -> None:
+        """Count one feedback event.
+
+        Raises:
+            QuotaError: See `admit`.
+            UnavailableError: See `admit`.
+        """
+        quota_request = QuotaRequest(
+            uuid.uuid4().hex, caller, {Limit.FEEDBACK: 1}, self._rules.allowances(caller)
+        )
+        if quota_request.is_limited:
+            await self._admit(quota_request)
+
+    @contextmanager
+    def reading(self, caller: Caller) -> Iterator[None]:
+        """Count an additional reader of a turn for the duration of the block.
+
+        Readers cost processor time of this process only, so they are not counted in other gateways.
+
+        Raises:
+            QuotaError: The user or the tenant has too many readers.
+        """
+        accounts = {Holder.USER: caller.key, Holder.TENANT: caller.tenant}
+        allowances = self._rules.allowances(caller)
+        for account in accounts.items():
+            holder, maximum = account[0], allowances[account[0]].readers_at_once
+            if maximum and self._readers[account] >= maximum:
+                QUOTA_DECISIONS.labels(Limit.READERS, holder, "refused").inc()
+                raise QuotaError(holder, Limit.READERS, maximum, TURN_RETRY_SECONDS, {})
+        self._readers.update(accounts.items())
+        try:
+            yield
+        finally:
+            for account in accounts.items():
+                self._readers[account] -= 1
+                if not self._readers[account]:
+                    del self._readers[account]
+
+    async def _admit(self, quota_request: QuotaRequest) -> QuotaLevels:
+        """Count a request. Returns the state of its limits."""
         decision = await self._decide(quota_request)
         levels: dict[Limit, Level] = {}
         for (holder, limit), window in decision.usage.items():
@@ -178,11 +233,11 @@ class Quotas:
             QUOTA_DECISIONS.labels(limit, holder, "refused").inc()
             maximum = quota_request.maximum(holder, limit)
             # A request above the whole limit never fits, so a retry is not recommended.
-            retry_seconds = decision.retry_seconds if quota_request.needs(limit) <= maximum else 0.0
+            fits = quota_request.needs[limit] <= maximum
+            retry_seconds = decision.retry_seconds if fits else 0.0
             raise QuotaError(holder, limit, maximum, retry_seconds, levels)
         QUOTA_DECISIONS.labels("", "", "admitted").inc()
-        self._running[quota_request.id] = quota_request
-        return Reservation(levels, partial(self._settle, quota_request))
+        return levels
 
     async def serve(self) -> None:
         """Renew reservations and settle those of ended turns, until cancelled."""

@@ -1,8 +1,8 @@
 """Quota store in Valkey. One atomic script per operation excludes admission above the limit.
 
-The scripts use the server's time. An account has four keys: `requests` and `tokens` (hashes: step →
-count), `turns` (sorted set: turn → end of its lease) and `held` (hash: turn → "step:reserved
-tokens"). KEYS are those of the user, then those of the tenant.
+The scripts use the server's time. An account has five keys: `requests`, `tokens` and `feedback`
+(hashes: step → count), `turns` (sorted set: turn → end of its lease) and `held` (hash: turn →
+"step:reserved tokens"). KEYS are those of the user, then those of the tenant.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,7 @@ from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
 ACCOUNT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local TURNS, HELD = 2, 3
-local ACCOUNTS = {1, 5}  -- offset of the keys of each account
+local ACCOUNTS = {1, 6}  -- offset of the keys of each account
 
 local function step_now(what) return math.floor(now / STEP[what]) end
 
@@ -62,14 +61,19 @@ local function settle(account, turn, used)
 end
 """
 
-# ARGV: turn, lease in ms, tokens, then for user and tenant: maximum of requests, tokens, turns (0:
-# unlimited). Reply: position in CHECK_ORDER of the rejecting limit, from 1 (0: admitted), ms to
-# wait, then for user and tenant: requests, ms to reset, tokens, ms to reset.
+# ARGV: turn, lease in ms, then the needs, and for user and tenant the maxima (0: unlimited), in the
+# order of LIMITS. Reply: position in CHECK_ORDER of the rejecting limit, from 1 (0: admitted), ms
+# to wait, then for user and tenant and each of requests, tokens, feedback: the amount used, and ms
+# to reset.
 ADMIT = """
-local lease, asked = tonumber(ARGV[2]), tonumber(ARGV[3])
-local needs = {[REQUESTS] = 1, [TOKENS] = asked, [TURNS] = 1}
+local lease = tonumber(ARGV[2])
 
-local function most(number, what) return tonumber(ARGV[3 * number + what + 1]) end
+local function needs(what) return tonumber(ARGV[3 + what]) end
+
+-- The maximum of a limit that the request needs, otherwise 0.
+local function most(number, what)
+  return needs(what) > 0 and tonumber(ARGV[4 * number + 3 + what]) or 0
+end
 
 local function read(account, what)
   local key, steps, sum = KEYS[account + what], {}, 0
@@ -105,16 +109,16 @@ for number, account in ipairs(ACCOUNTS) do
     settle(account, turn, 0)
   end
   used[number][TURNS] = redis.call('ZCOUNT', KEYS[account + TURNS], '(' .. now, '+inf')
-  for _, what in ipairs({REQUESTS, TOKENS}) do
+  for _, what in ipairs({REQUESTS, TOKENS, FEEDBACK}) do
     used[number][what], steps[number][what] = 0, {}
     if most(number, what) > 0 then used[number][what], steps[number][what] = read(account, what) end
   end
 end
 
 local refused, wait = 0, 0
-for check, what in ipairs({REQUESTS, TURNS, TOKENS}) do
+for check, what in ipairs({REQUESTS, FEEDBACK, TURNS, TOKENS}) do
   for number in ipairs(ACCOUNTS) do
-    local excess = used[number][what] + needs[what] - most(number, what)
+    local excess = used[number][what] + needs(what) - most(number, what)
     if refused == 0 and most(number, what) > 0 and excess > 0 then
       refused = 2 * (check - 1) + number
       wait = what ~= TURNS and frees_in(steps[number][what], what, excess) or 0
@@ -124,20 +128,24 @@ end
 
 if refused == 0 then
   for number, account in ipairs(ACCOUNTS) do
-    if most(number, REQUESTS) > 0 then add(account, REQUESTS, step_now(REQUESTS), 1) end
-    hold(account, ARGV[1], lease, most(number, TOKENS) > 0 and asked or 0)
+    for _, what in ipairs({REQUESTS, FEEDBACK}) do
+      if most(number, what) > 0 then add(account, what, step_now(what), needs(what)) end
+    end
+    if needs(TURNS) > 0 then
+      hold(account, ARGV[1], lease, most(number, TOKENS) > 0 and needs(TOKENS) or 0)
+    end
   end
 end
 
 local reply = {refused, wait}
 for number in ipairs(ACCOUNTS) do
-  for _, what in ipairs({REQUESTS, TOKENS}) do
+  for _, what in ipairs({REQUESTS, TOKENS, FEEDBACK}) do
     local sum, reset = used[number][what], 0
     for _, step in ipairs(steps[number][what]) do
       if step[2] > 0 then reset = leaves_in(step[1], what) end
     end
     if refused == 0 and most(number, what) > 0 then
-      sum, reset = sum + needs[what], leaves_in(step_now(what), what)
+      sum, reset = sum + needs(what), leaves_in(step_now(what), what)
     end
     reply[#reply + 1] = sum
     reply[#reply + 1] = reset
@@ -159,6 +167,10 @@ for _, account in ipairs(ACCOUNTS) do settle(account, ARGV[1], tonumber(ARGV[2])
 """
 
 
+# In the order of the constants of the scripts.
+LIMITS = (Limit.REQUESTS, Limit.TOKENS, Limit.TURNS, Limit.FEEDBACK)
+
+
 @dataclass(frozen=True)
 class QuotaScripts:
     """Scripts of the shared quota store."""
@@ -170,11 +182,12 @@ class QuotaScripts:
 
 def quota_scripts(windows: Mapping[Limit, Window]) -> QuotaScripts:
     """Return the scripts for the given windows."""
-    requests, tokens = windows[Limit.REQUESTS], windows[Limit.TOKENS]
+    spans = ", ".join(f"[{each.upper()}] = {window.span_ms}" for each, window in windows.items())
+    steps = ", ".join(f"[{each.upper()}] = {window.step_ms}" for each, window in windows.items())
     head = f"""
-local REQUESTS, TOKENS = 0, 1
-local SPAN = {{[REQUESTS] = {requests.span_ms}, [TOKENS] = {tokens.span_ms}}}
-local STEP = {{[REQUESTS] = {requests.step_ms}, [TOKENS] = {tokens.step_ms}}}
+local REQUESTS, TOKENS, TURNS, FEEDBACK, HELD = 0, 1, 2, 3, 4
+local SPAN = {{{spans}}}
+local STEP = {{{steps}}}
 """
     return QuotaScripts(*(Script(head + ACCOUNT + body) for body in (ADMIT, HOLD, SETTLE)))
 
@@ -192,16 +205,17 @@ class ValkeyQuotaStore:
         self._scripts = quota_scripts(windows)
 
     async def admit(self, request: QuotaRequest) -> QuotaDecision:
-        limits = [request.maximum(holder, limit) for holder in Holder for limit in Limit]
+        needs = [request.needs.get(limit, 0) for limit in LIMITS]
+        maxima = [request.maximum(holder, limit) for holder in Holder for limit in LIMITS]
         keys, lease_ms = keys_of(request), self._lease_ms
         reply = await self._valkey.run(
-            Use.QUOTAS, self._scripts.admit, keys, request.id, lease_ms, request.tokens, *limits
+            Use.QUOTAS, self._scripts.admit, keys, request.id, lease_ms, *needs, *maxima
         )
         usage = {}
         for place, (holder, limit) in enumerate(
             (holder, limit) for holder in Holder for limit in WINDOWS
         ):
-            if request.maximum(holder, limit):
+            if limit in request.needs and request.maximum(holder, limit):
                 used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]
                 usage[holder, limit] = WindowUsage(used, reset_ms / 1000)
         if not reply[0]:
@@ -229,8 +243,4 @@ def keys_of(request: QuotaRequest) -> list[str]:
     tenant = f"tw:{{quota/{request.caller.tenant}}}"
     accounts = (f"{tenant}:user/{request.caller.user}", f"{tenant}:tenant")
     # Same order as the constants of the Lua scripts.
-    return [
-        f"{account}:{name}"
-        for account in accounts
-        for name in ("requests", "tokens", "turns", "held")
-    ]
+    return [f"{account}:{name}" for account in accounts for name in (*LIMITS, "held")]

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -96,6 +96,9 @@ class Turn:
         self.error: ServiceError | None = None
         self.reservation = Reservation.NONE
         self.readers = 0
+        # Counts a reader beyond the one that began the turn, which the limits of turns count.
+        self.count_reader: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._was_read = False
         self._changed = asyncio.Event()
         self._on_stop: Callable[[], object] | None = None
         self._on_text: Callable[[], None] | None = None
@@ -232,23 +235,30 @@ class Turn:
 
         When the last reader leaves, a running turn stops under DisconnectPolicy.CANCEL. A followed
         turn only stops being followed.
+
+        Raises:
+            QuotaError: The user or the tenant has too many readers.
         """
-        self.readers += 1
-        try:
-            yield
-        finally:
-            self.readers -= 1
-            if not self.readers and not self.ended:
-                if self.following:
-                    self._stop()
-                elif self.request.on_disconnect is DisconnectPolicy.CANCEL:
-                    self.cancel()
+        count_reader = self.count_reader if self._was_read else nullcontext
+        self._was_read = True
+        with count_reader():
+            self.readers += 1
+            try:
+                yield
+            finally:
+                self.readers -= 1
+                if not self.readers and not self.ended:
+                    if self.following:
+                        self._stop()
+                    elif self.request.on_disconnect is DisconnectPolicy.CANCEL:
+                        self.cancel()
 
     async def events_after(self, sequence: int) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield recorded events after a sequence, then live events.
 
         Raises:
             ServiceError: The turn failed. Raised after the last event.
+            QuotaError: The user or the tenant has too many readers.
             UnavailableError: RESUME_ELSEWHERE if this process is draining and the turn continues.
         """
         with self.reading():

@@ -9,7 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from thumbwheel.chat.v1 import chat_pb2
@@ -145,6 +147,7 @@ class Turns:
         if self._closing:
             raise shutting_down()
         turn = Turn(caller, request, self._index, self._announcer)
+        turn.count_reader = partial(self._quotas.reading, caller)
         if request.request_id:
             self._by_request[key] = turn
         # The call was accepted before the drain, so its readers move as well.
@@ -163,6 +166,8 @@ class Turns:
     ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yield events of the caller's turn after a sequence, then live events.
 
+        The first event raises QuotaError if the user or the tenant has too many readers.
+
         Raises:
             NotFoundError: The turn is unknown, belongs to another user, or has expired.
             InvalidArgumentError: The sequence was never sent.
@@ -173,13 +178,23 @@ class Turns:
         turn = self.find(caller, message_id)
         if turn is None or not turn.started:
             RESUMES.labels("elsewhere").inc()
-            return await self._remote.resume(caller, message_id, after_sequence)
+            return self._counted(
+                caller, await self._remote.resume(caller, message_id, after_sequence)
+            )
         RESUMES.labels("here").inc()
         if turn.restarted and after_sequence:
             raise answer_restarted()
         if after_sequence > len(turn.events):
             raise field_error("after_sequence", f"at most the last sequence, {len(turn.events)}")
         return turn.events_after(after_sequence)
+
+    async def _counted(
+        self, caller: Caller, events: AsyncGenerator[chat_pb2.ChatEvent, None]
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+        with self._quotas.reading(caller):
+            async with aclosing(events):
+                async for event in events:
+                    yield event
 
     async def cancel_elsewhere(self, caller: Caller, message_id: str) -> bool:
         """Stop a turn of another gateway. Returns False if the turn is not running.

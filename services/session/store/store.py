@@ -26,7 +26,10 @@ from services.session.store.tables import (
     CHANGE_CONVERSATION,
     CHANGE_MESSAGE,
     CONVERSATION,
+    COUNT_CONVERSATIONS,
+    COUNT_TENANT_CONVERSATIONS,
     FIRST_PAGE,
+    LOCK_OWNER,
     LOCKED_CONVERSATION,
     LOCKED_CONVERSATION_OF_MESSAGE,
     LOCKED_CONVERSATIONS,
@@ -144,6 +147,23 @@ class OwnedRows:
         """Return messages in the order of `ids`; missing messages are omitted."""
         found = {row[0]: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
         return [found[message_id] for message_id in ids if message_id in found]
+
+    def count_conversations(self, most: int) -> int:
+        """Return the number of the owner's conversations, counted up to `most`.
+
+        Until the transaction ends, counts of the same owner wait, so that two transactions cannot
+        both use the last place.
+        """
+        # SQLite has one writer.
+        if self._connection.dialect.name == "postgresql":
+            self._run(LOCK_OWNER)
+        return int(self._run(COUNT_CONVERSATIONS, most=most).scalar_one())
+
+    def count_tenant_conversations(self, most: int) -> int:
+        """Return the number of conversations of the owner's tenant, counted up to `most`."""
+        statement, tenant = COUNT_TENANT_CONVERSATIONS, self._owner.tenant
+        found = self._connection.execute(statement, {"owner_tenant": tenant, "most": most})
+        return int(found.scalar_one())
 
     def add_conversation(self, conversation: Conversation) -> None:
         """Store a new conversation."""

@@ -189,6 +189,22 @@ NEXT_PAGE = FIRST_PAGE.where(
     tuple_(conversations.c.update_us, conversations.c.id)
     < tuple_(bindparam("after_us"), bindparam("after_id"))
 )
+# Both read only the index `conversations_by_use`, up to a limit.
+COUNT_CONVERSATIONS = select(func.count()).select_from(
+    select(conversations.c.tenant).where(*_owned(conversations)).limit(bindparam("most")).subquery()
+)
+COUNT_TENANT_CONVERSATIONS = select(func.count()).select_from(
+    select(conversations.c.tenant)
+    .where(conversations.c.tenant == bindparam("owner_tenant"))
+    .limit(bindparam("most"))
+    .subquery()
+)
+# Postgres only. Locks with two keys do not collide with those with one, which migrations use.
+LOCK_OWNER = select(
+    func.pg_advisory_xact_lock(
+        func.hashtext(bindparam("owner_tenant")), func.hashtext(bindparam("owner_user"))
+    )
+)
 ADD_CONVERSATION = insert(conversations)
 CHANGE_CONVERSATION = update(conversations).where(
     conversations.c.id == bindparam("row_id"), *_owned(conversations)

@@ -27,6 +27,7 @@ from services.chassis.errors import (
 from services.chassis.identity import require_caller
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
+from services.contracts.limits import ConversationLimitError
 
 FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
@@ -132,9 +133,12 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.finished: dict[str, session_pb2.FinishTurnRequest] = {}
         self.away_at_finish = 0
         self.lost_begins = 0
+        self.full = ""
 
     async def BeginTurn(self, request: Any, context: Any) -> session_pb2.BeginTurnResponse:
         self.check()
+        if self.full:
+            raise ConversationLimitError("no further conversation", limit=self.full)
         key = (require_caller().key, request.request_id)
         payload = request.SerializeToString(deterministic=True)
         if request.request_id and key in self.requests:

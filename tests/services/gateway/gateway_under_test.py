@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
+from infra.run.embedded.layout import UNLIMITED_QUOTAS
 from services.chassis.channel import open_channel
 from services.chassis.identity import Caller
 from services.chassis.server import serving
@@ -68,7 +69,7 @@ class GatewayUnderTest:
 
 
 def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
-    """Return settings of a gateway with all peers at one address."""
+    """Return settings of a gateway with all peers at one address and without quotas."""
     values = {
         "port": 0,
         "http_port": 0,
@@ -83,6 +84,7 @@ def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
         "coalesce_seconds": 0.0,
         "drain_seconds": 1.0,
         "http_drain_seconds": 0.0,
+        **UNLIMITED_QUOTAS["gateway"],
     }
     return {**values, **changes}
 

@@ -139,12 +139,14 @@ class Handlers:
         self.key, stored = mint(ADA)
         authenticator = Authenticator(ApiKeys(CountingStore(stored), 60), None)
         behind: Any = Behind()
+        shared_state = single_replica()
         turns = Turns(
-            _instant, TurnLimits(10, 0.0, 1), single_replica(), Admission("turns", 500, 500, 1.0)
+            _instant, TurnLimits(10, 0.0, 1), shared_state, Admission("turns", 500, 500, 1.0)
         )
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(
-            Feedback(behind, behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind)
+            Feedback(behind, behind, behind, shared_state.quotas, PRINCIPAL_KEY),
+            OwnData(turns, behind, behind, behind),
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]

@@ -2,18 +2,29 @@
 
 import asyncio
 import re
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import grpc
 import openai
 import pytest
 from pydantic import ValidationError
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
-from services.chassis.errors import ResourceExhaustedError
+from infra.run.embedded.layout import UNLIMITED_QUOTAS
+from services.chassis.errors import ResourceExhaustedError, from_rpc
 from services.gateway.http.errors import duration
+from services.gateway.quotas.quota import Allowance
 from services.gateway.settings import GatewaySettings
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import GeneratorGate, collect, read_to_error, until_text
+from tests.services.gateway.calls import (
+    GeneratorGate,
+    collect,
+    read_to_error,
+    resuming,
+    until_text,
+)
 from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest, run_gateway
 from tests.services.gateway.two_gateways import two_gateways
 
@@ -96,6 +107,127 @@ async def test_no_headers_without_limits(tmp_path: Path) -> None:
             model="thumbwheel", messages=QUESTION
         )
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+async def test_limits_are_on_by_default() -> None:
+    """Finding S-14: all limits of rates were off."""
+    settings = GatewaySettings.model_validate({"principal_key": PRINCIPAL_KEY})
+    user = Allowance(60, 500_000, 8, 120, 20)
+    tenant = Allowance(*(20 * limit for limit in astuple(user)))
+    assert (settings.quota_rules().user, settings.quota_rules().tenant) == (user, tenant)
+
+
+def test_every_limit_can_be_turned_off() -> None:
+    settings = {"principal_key": PRINCIPAL_KEY, **UNLIMITED_QUOTAS["gateway"]}
+    rules = GatewaySettings.model_validate(settings).quota_rules()
+    assert rules.user == rules.tenant == Allowance()
+
+
+async def test_feedback_above_the_limit_is_refused_before_other_services_are_asked(
+    tmp_path: Path,
+) -> None:
+    """Finding S-14: 31,000 corrections filled the write-ahead log in half a minute."""
+    async with run_gateway(tmp_path, user_feedback_per_minute=1) as gateway:
+        message_id = (await gateway.ask())[0].message_id
+        body = {"messageId": message_id, "requestId": "r", "thumb": {"up": True}}
+        heads, codes = [], []
+        for key in (gateway.key, gateway.key, gateway.other_key):
+            async with gateway.http.post(
+                f"{gateway.url}/api/feedback", json=body, headers=gateway.headers(key)
+            ) as response:
+                heads.append(response.headers)
+                codes.append((await response.json()).get("error", {}).get("code"))
+        assert codes == [None, "feedback_rate_limited", "not_found"]
+        assert 50 < int(heads[1]["retry-after"]) <= 62
+        assert heads[1]["x-ratelimit-limit-feedback"] == "1"
+        assert heads[1]["x-ratelimit-remaining-feedback"] == "0"
+        correction = feedback_pb2.SubmitFeedbackRequest(
+            message_id=message_id,
+            request_id="s",
+            correction=events_pb2.Correction(text="Better."),
+        )
+        before = len(gateway.fakes.guardrail.outputs)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway.feedback.SubmitFeedback(
+                correction, timeout=10, metadata=gateway.metadata()
+            )
+        error = from_rpc(caught.value, "gateway")
+        assert isinstance(error, ResourceExhaustedError)
+        assert (error.reason, error.limit) == (
+            "FEEDBACK_RATE_LIMITED",
+            "1 feedback events per minute of a user",
+        )
+        assert len(gateway.fakes.guardrail.outputs) == before
+        assert len(gateway.fakes.feedback.events) == 1
+
+
+async def test_feedback_in_another_gateway_is_counted(tmp_path: Path, valkey: ValkeyServer) -> None:
+    limit = {"tenant_feedback_per_minute": 1}
+    async with two_gateways(tmp_path, valkey.database(), **limit) as (here, there):
+        message_id = (await here.ask())[0].message_id
+        reasons = []
+        for gateway in (here, there):
+            body = {"messageId": message_id, "requestId": "r", "thumb": {"up": True}}
+            async with gateway.http.post(
+                f"{gateway.url}/api/feedback", json=body, headers=gateway.headers()
+            ) as response:
+                reasons.append((await response.json()).get("error", {}).get("code"))
+    assert reasons == [None, "feedback_rate_limited"]
+
+
+async def test_additional_readers_of_turns_are_limited(tmp_path: Path) -> None:
+    """Finding S-14: any number of readers was served, each at the cost of the first."""
+    async with run_gateway(tmp_path, max_readers_per_user=2) as gateway:
+        hold = GeneratorGate(gateway, at=1)
+        call = gateway.send(request_id="once")
+        message_id = (await until_text(call))[0].message_id
+        readers = [resuming(gateway, message_id), gateway.send(request_id="once")]
+        for reader in readers:
+            await until_text(reader)
+        _, refused = await read_to_error(resuming(gateway, message_id))
+        assert (refused.reason, refused.limit) == (
+            "TOO_MANY_READERS",
+            "2 concurrent readers of turns of a user",
+        )
+        async with gateway.http.get(
+            f"{gateway.url}/api/messages/{message_id}/events", headers=gateway.headers()
+        ) as response:
+            assert (response.status, response.headers["retry-after"]) == (429, "1")
+        hold.go.set()
+        for reader in (call, *readers):
+            assert (await collect(reader))[-1].HasField("completed")
+        assert (await collect(resuming(gateway, message_id)))[-1].HasField("completed")
+
+
+async def test_readers_of_a_turn_in_another_gateway_are_limited(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    limit = {"max_readers_per_user": 1}
+    async with two_gateways(tmp_path, valkey.database(), **limit) as (here, there):
+        hold = GeneratorGate(here, at=1)
+        call = here.send()
+        message_id = (await until_text(call))[0].message_id
+        reader = resuming(there, message_id)
+        await until_text(reader)
+        _, refused = await read_to_error(resuming(there, message_id))
+        assert refused.reason == "TOO_MANY_READERS"
+        hold.go.set()
+        assert (await collect(reader))[-1].HasField("completed")
+        await collect(call)
+
+
+async def test_full_store_of_conversations_is_refused_with_its_limit(tmp_path: Path) -> None:
+    async with run_gateway(tmp_path) as gateway:
+        gateway.fakes.session.full = "2,000 conversations of a user"
+        async with gateway.http.post(
+            f"{gateway.url}/api/messages",
+            json={"input": {"text": "What is it?"}},
+            headers=gateway.headers(),
+        ) as response:
+            error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (429, "too_many_conversations")
+    assert "2,000 conversations of a user" in error["message"]
+    assert "retry-after" not in response.headers
 
 
 async def test_turn_in_another_gateway_is_counted(tmp_path: Path, valkey: ValkeyServer) -> None:

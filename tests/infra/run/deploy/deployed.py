@@ -72,7 +72,7 @@ class Deployed:
             for name in ("services", "predictor", "stores")
         }
         merged = reduce(
-            overlaid,
+            release.overlaid,
             [release.LOCAL_VALUES, {"images": images}, *changes],
             yaml.safe_load(release.VALUES.read_text()),
         )
@@ -145,20 +145,6 @@ class Deployed:
     def audit(self) -> str:
         """Audit feedback from store, ledger and Kafka; fails if an offset is not accounted for."""
         return self.python("feedback", "-m", "services.feedback", "audit")
-
-
-def overlaid(below: Values, above: Values) -> dict[str, Any]:
-    """Merge values as Helm merges values files."""
-    both = {
-        key: overlaid(below[key], value)
-        for key, value in above.items()
-        if is_nested(below.get(key), value)
-    }
-    return {**below, **above, **both}
-
-
-def is_nested(*values: object) -> bool:
-    return all(isinstance(value, Mapping) for value in values)
 
 
 def rows(report: str, stream: str) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from infra.machine.cluster.errors import ClusterError
+from infra.run.deploy.release import overlaid
 from infra.run.deploy.training import RayMode, chart_values
 from tests.infra.run.deploy.clusters import deployed_cluster
-from tests.infra.run.deploy.deployed import overlaid, rows, until
+from tests.infra.run.deploy.deployed import rows, until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.raters import THUMBS, keys, rate, rate_while
 

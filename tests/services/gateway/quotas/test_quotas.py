@@ -43,8 +43,18 @@ Admit = Callable[[QuotaRequest], Awaitable[QuotaDecision]]
 def ask(
     caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE
 ) -> QuotaRequest:
+    needs = {Limit.REQUESTS: 1, Limit.TURNS: 1, Limit.TOKENS: tokens}
     return QuotaRequest(
-        random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant}
+        random.randbytes(8).hex(), caller, needs, {Holder.USER: user, Holder.TENANT: tenant}
+    )
+
+
+def event(caller: Caller = ADA, user: Allowance = FREE, tenant: Allowance = FREE) -> QuotaRequest:
+    return QuotaRequest(
+        random.randbytes(8).hex(),
+        caller,
+        {Limit.FEEDBACK: 1},
+        {Holder.USER: user, Holder.TENANT: tenant},
     )
 
 
@@ -115,6 +125,23 @@ async def test_ended_turns_free_the_concurrency_limit(store: Books) -> None:
     assert (refused.refused, refused.retry_seconds) == ((Holder.USER, Limit.TURNS), 1)
     await store.settle(first, 0)
     assert await store.refusal(ask(user=allowance)) is None
+
+
+async def test_feedback_has_a_limit_of_its_own(store: Books) -> None:
+    allowance = Allowance(requests_per_minute=1, turns_at_once=1, feedback_per_minute=2)
+    assert await store.refusal(ask(user=allowance)) is None
+    events = [await store.admit(event(user=allowance)) for _ in range(3)]
+    assert [decision.refused for decision in events] == [None, None, (Holder.USER, Limit.FEEDBACK)]
+    assert [decision.usage[Holder.USER, Limit.FEEDBACK].used for decision in events] == [1, 2, 2]
+    assert 55 < events[-1].retry_seconds <= 62
+    assert await store.refusal(event(BOB, user=allowance)) is None
+    assert await store.refusal(event(NAMESAKE, user=allowance, tenant=allowance)) is None
+
+
+async def test_feedback_limit_of_a_tenant_covers_all_its_users(store: Books) -> None:
+    allowance = Allowance(feedback_per_minute=2)
+    found = [await store.refusal(event(caller, tenant=allowance)) for caller in (ADA, BOB, ADA)]
+    assert found == [None, None, (Holder.TENANT, Limit.FEEDBACK)]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +223,11 @@ class Admitted:
     used: int
 
 
-WINDOWS = {Limit.REQUESTS: Window(600, 30), Limit.TOKENS: Window(1_200, 60)}
+WINDOWS = {
+    Limit.REQUESTS: Window(600, 30),
+    Limit.TOKENS: Window(1_200, 60),
+    Limit.FEEDBACK: Window(600, 30),
+}
 LEASE_SECONDS = 1.0
 ALLOWANCE = Allowance(requests_per_minute=25, tokens_per_day=3_000, turns_at_once=6)
 
@@ -354,6 +385,26 @@ async def test_request_above_the_whole_limit_has_no_retry_time() -> None:
     with pytest.raises(QuotaError) as caught:
         await quotas.admit(ADA, QUESTION)
     assert (caught.value.reason, caught.value.retry_seconds) == ("TOKEN_QUOTA_EXCEEDED", 0)
+
+
+async def test_readers_of_a_user_and_of_a_tenant_are_limited_and_leave() -> None:
+    quotas = Quotas(QuotaRules(Allowance(readers_at_once=2), Allowance(readers_at_once=3)))
+    with quotas.reading(ADA), quotas.reading(NAMESAKE), quotas.reading(BOB):
+        with quotas.reading(ADA):
+            refusals = [refused_reader(quotas, caller) for caller in (ADA, BOB)]
+        assert refusals == ["2 concurrent readers of turns of a user"] + [
+            "3 concurrent readers of turns of the tenant"
+        ]
+        with quotas.reading(BOB):
+            pass
+    assert not quotas._readers
+
+
+def refused_reader(quotas: Quotas, caller: Caller) -> str:
+    with pytest.raises(QuotaError) as caught, quotas.reading(caller):
+        pass
+    assert (caught.value.reason, caught.value.retry_seconds) == ("TOO_MANY_READERS", 1)
+    return caught.value.limit
 
 
 async def test_tenant_can_have_its_own_limits(rules: QuotaRules) -> None:
