@@ -5,7 +5,10 @@ Spans that are found in a folded text can be mapped back to the original text.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from services.guardrail.detection.confusables import CONFUSABLES
 
 # Categories of Unicode's data (unicodedata of Python 3.11: Unicode 14) without a visible form:
 # controls, format characters, marks, private use and unassigned. Default_Ignorable_Code_Point has
@@ -44,18 +47,35 @@ def _fold(code: int) -> str | None:
     return (named[1] or named[2]).lower() if named else character
 
 
+def _fold_confusable(code: int) -> str | None:
+    """Return the plain form of a character, of look-alikes in all scripts the Latin letter."""
+    folded = FOLDS[code]
+    if folded is None or folded.isascii():
+        return folded
+    base = unicodedata.normalize("NFKD", folded)[0]
+    letter = LATIN_LETTERS.get(folded) or LATIN_LETTERS.get(base) or FOLDS[ord(base)]
+    return letter if letter and letter.isascii() else folded
+
+
 class Folds(dict[int, str | None]):
     """Table for `str.translate` over all of Unicode; a character is folded when first seen."""
 
+    def __init__(self, fold: Callable[[int], str | None]) -> None:
+        self._fold = fold
+
     def __missing__(self, code: int) -> str | None:
-        folded = _fold(code)
+        folded = self._fold(code)
         # Few entries: a text of the limit has at most as many different characters.
         if len(self) < MAX_FOLDS:
             self[code] = folded
         return folded
 
 
-FOLDS = Folds({ord(odd): plain for odd, plain in zip(*LOOKALIKES, strict=True)})
+LATIN_LETTERS = {odd: plain for plain, odds in CONFUSABLES.items() for odd in odds}
+# The folds with which the classifier was trained, and those for everything else.
+FOLDS = Folds(_fold)
+FOLDS.update((ord(odd), plain) for odd, plain in zip(*LOOKALIKES, strict=True))
+CONFUSABLE_FOLDS = Folds(_fold_confusable)
 # Texts of these characters are equal to their folded form.
 UNFOLDED = re.compile(r"[\t\n\r -~]*")
 
@@ -79,5 +99,7 @@ def fold_characters(text: str) -> FoldedText:
     """Fold a text character by character and preserve case."""
     if UNFOLDED.fullmatch(text):
         return FoldedText(text, None)
-    origins = tuple(index for index, letter in enumerate(text) if FOLDS[ord(letter)] is not None)
-    return FoldedText(text.translate(FOLDS), origins)
+    origins = tuple(
+        index for index, letter in enumerate(text) if CONFUSABLE_FOLDS[ord(letter)] is not None
+    )
+    return FoldedText(text.translate(CONFUSABLE_FOLDS), origins)

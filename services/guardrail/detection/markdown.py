@@ -13,7 +13,7 @@ import html
 import re
 from dataclasses import dataclass
 
-from services.guardrail.detection.folding import FOLDS
+from services.guardrail.detection.folding import CONFUSABLE_FOLDS
 
 # A line break within a paragraph is shown as a space. The end of a block is shown as a gap.
 SOFT_BREAK, BLOCK_BREAK = "\n", "\n\n"
@@ -96,7 +96,7 @@ def _shown_markup(token: re.Match[str], keep_underscores: bool) -> str:
         decoded = html.unescape(reference)
         if decoded == reference:
             return reference
-        folded = decoded.translate(FOLDS)
+        folded = decoded.translate(CONFUSABLE_FOLDS)
         return " " if folded.isspace() else folded
     if marks := token["marks"]:
         return "_" * marks.count("_") if keep_underscores else ""
