@@ -32,6 +32,7 @@ BY_SCHEMA = {
     "an unknown mode of TLS": ("tls.mode=on", "tls"),
     "a lifetime in days": ("tls.certManager.duration=90d", "duration"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
+    "a temporary folder without a limit": ("tmpSizes.services=null", "tmpSizes"),
     "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
 }
 
@@ -66,6 +67,15 @@ BY_TEMPLATE = {
         "services.session.autoscaling",
     ),
     "an ingress without a host": ("door.ingress.enabled=true", "door.ingress.host"),
+    "an ingress without a certificate": (
+        "door.ingress.enabled=true,door.ingress.host=chat.example",
+        "door.ingress.tlsSecret",
+    ),
+    "an ingress with two certificates": (
+        "door.ingress.enabled=true,door.ingress.host=chat.example,door.ingress.tls=controller,"
+        "door.ingress.tlsSecret=chat",
+        "door.ingress.tls",
+    ),
     "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
     "rules without an operator": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
     "monitors without an operator": (

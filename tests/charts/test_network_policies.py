@@ -110,7 +110,18 @@ def test_a_common_policy_closes_every_pod_and_each_component_has_its_own(values:
     assert set(policies) == {"network", *own}
 
 
-def test_only_the_gateway_is_open_and_only_services_with_stores_have_egress() -> None:
+def outside_ports(spec: Any) -> set[int]:
+    """Return the ports of the egress rules to addresses outside the release."""
+    return {
+        port["port"]
+        for rule in spec.get("egress") or ()
+        if any("ipBlock" in peer for peer in rule.get("to", ()))
+        for port in rule["ports"]
+    }
+
+
+def test_only_the_gateway_is_open_and_egress_is_limited_to_the_ports_of_stores() -> None:
+    """Finding S-29: services with a store could connect to every port of every address."""
     objects = render("existing-values.yaml")
     policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     open_rules = [
@@ -122,8 +133,52 @@ def test_only_the_gateway_is_open_and_only_services_with_stores_have_egress() ->
     assert [(name, {port["port"] for port in rule["ports"]}) for name, rule in open_rules] == [
         ("gateway", PUBLIC_PORTS)
     ]
-    anywhere = {name for name, spec in policies.items() if {} in (spec.get("egress") or ())}
-    assert anywhere == set(service_table().databases)
+    assert {name: ports for name, spec in policies.items() if (ports := outside_ports(spec))} == {
+        "gateway": {5432, 6379, 443},
+        "session": {5432},
+        "generator": {5432},
+        "feedback": {5432, 9092, 8333},
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "service", "port"),
+    [
+        ("networkPolicies.ports.database[0]=6432", "session", 6432),
+        ("kafka.bootstrap=one:9092\\,two:9192", "feedback", 9192),
+        ("networkPolicies.ports.kafka[0]=31092", "feedback", 31092),
+        ("objectStore.endpoint=s3.example", "feedback", 443),
+        ("monitoring.otlpEndpoint=https://collector", "guardrail", 443),
+        ("monitoring.otlpEndpoint=http://collector:4317", "enhancer", 4317),
+    ],
+)
+def test_ports_of_stores_are_derived_from_the_values(setting: str, service: str, port: int) -> None:
+    objects = render("existing-values.yaml", setting)
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
+    assert port in outside_ports(policies[service])
+
+
+@pytest.mark.parametrize("values", FILES)
+def test_no_pod_reaches_everything_or_the_metadata_of_the_cloud(values: str) -> None:
+    for policy in of_kind(render(values), "NetworkPolicy"):
+        for rule in policy["spec"].get("egress") or ():
+            assert rule, component(policy)
+            for peer in rule.get("to", ()):
+                if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0":
+                    assert "169.254.0.0/16" in peer["ipBlock"]["except"]
+
+
+def test_names_are_resolved_by_the_pods_of_the_cluster_dns_only() -> None:
+    (closed,) = [
+        item["spec"]
+        for item in of_kind(render("existing-values.yaml"), "NetworkPolicy")
+        if component(item) == "network"
+    ]
+    (rule,) = closed["egress"]
+    assert {port["port"] for port in rule["ports"]} == {53, 5353}
+    for peer in rule["to"]:
+        assert peer["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+        assert peer["namespaceSelector"]["matchLabels"]
 
 
 def test_named_peers_restrict_ingress_and_egress() -> None:
@@ -165,5 +220,5 @@ def test_a_store_of_the_evaluation_accepts_its_users_and_has_no_egress() -> None
 def test_services_that_send_traces_have_egress_in_an_evaluation() -> None:
     objects = render("evaluation-values.yaml", "monitoring.otlpEndpoint=http://collector:4317")
     policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
-    assert {} in policies["guardrail"]["egress"]
+    assert outside_ports(policies["guardrail"]) == {4317}
     assert not [store for store in STORES if policies[store].get("egress")]

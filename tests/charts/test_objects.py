@@ -229,6 +229,45 @@ def test_names_are_short_and_unique(values: str) -> None:
     assert [name for *_, name in names if len(name) > 63] == []
 
 
+@by_file
+def test_temporary_folders_have_a_size_limit(values: str) -> None:
+    """Finding S-29: a pod could fill the disk of its node."""
+    objects = render(values)
+    specs = [pod["spec"] for pod in pods(objects).values()]
+    specs += [item["spec"] for item in of_kind(objects, "ServingRuntime")]
+    folders = [
+        volume["emptyDir"]
+        for spec in specs
+        for volume in spec.get("volumes", ())
+        if volume["name"] == "tmp"
+    ]
+    assert len(folders) >= len(GRPC_SERVICES)
+    assert [folder for folder in folders if "sizeLimit" not in folder] == []
+
+
+INGRESS = "door.ingress.enabled=true,door.ingress.host=chat.example"
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "secure"),
+    [
+        (f"{INGRESS},door.ingress.tlsSecret=chat", "https://chat.example/", None),
+        (f"{INGRESS},door.ingress.tls=controller", "https://chat.example/", None),
+        (f"{INGRESS},door.ingress.tls=none", "http://chat.example/", "false"),
+    ],
+)
+def test_an_ingress_has_tls_unless_a_value_says_otherwise(
+    setting: str, url: str, secure: str | None
+) -> None:
+    values = str(VALUES / "existing-values.yaml")
+    words = ("install", "tw", str(CHART), "--dry-run=client", "-f", values, "--set", setting)
+    result = helm(*words)
+    assert url in result.stdout.split("NOTES:")[1].split(), result.stderr
+    gateway = pods(render("existing-values.yaml", setting))["gateway/Deployment"]
+    environment = environment_of(gateway["spec"]["containers"][0])
+    assert environment.get("TW_GATEWAY_PAGE_SESSION_SECURE") == secure
+
+
 def everywhere(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -27,6 +27,10 @@
         "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop"
         "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
 {{- end -}}
+{{- if and $facts.http $root.Values.door.ingress.enabled (eq $root.Values.door.ingress.tls "none") -}}
+  {{- /* Browsers do not return a cookie for TLS over plain HTTP. */}}
+  {{- $_ := set $settings "page_session_secure" false -}}
+{{- end -}}
 {{- if eq $name "session" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "tokenizer_file" (printf "/models/%s/tokenizer.json" $root.Values.models.initial)
         "context_tokens" $root.Values.models.contextTokens "reply_tokens" $root.Values.models.replyTokens) -}}

@@ -49,10 +49,8 @@
   to:
     - podSelector:
         matchLabels: {{- include "thumbwheel.selector" (list . "s3") | nindent 10 }}
-{{- else if .Values.networkPolicies.stores -}}
-{{- toYaml .Values.networkPolicies.stores }}
 {{- else -}}
-- {}
+{{- include "thumbwheel.outside" (list . (include "thumbwheel.bucketPort" . | int | list | toJson)) }}
 {{- end -}}
 {{- end -}}
 
@@ -73,7 +71,7 @@
 
 {{- define "thumbwheel.trainingVolumes" -}}
 {{- $root := index . 0 -}}
-- {name: tmp, emptyDir: {}}
+- {name: tmp, emptyDir: {sizeLimit: {{ $root.Values.tmpSizes.training }}}}
 {{- if ne (index . 1) "submitter" }}
 - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" $root }}}}
 - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}

@@ -1,0 +1,54 @@
+{{/* Egress to stores and other servers outside the release. */}}
+
+{{/* JSON list of the ports that a service needs. NetworkPolicies know no host names, so the chart
+     can derive ports only. Arguments: list of root and facts of the service. */}}
+{{- define "thumbwheel.outsidePorts" -}}
+{{- $root := index . 0 -}}{{- $facts := index . 1 -}}
+{{- $ports := list -}}
+{{- $given := $root.Values.networkPolicies.ports -}}
+{{- if not $root.Values.evaluation.enabled -}}
+  {{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
+  {{- if $facts.database -}}{{- $ports = concat $ports $given.database -}}{{- end -}}
+  {{- if and $facts.valkey $stores.valkey.existingSecret -}}{{- $ports = concat $ports $given.valkey -}}{{- end -}}
+  {{- if $facts.kafka -}}
+    {{- $ports = concat $ports $given.kafka -}}
+    {{- range splitList "," $stores.kafka.bootstrap -}}{{- $ports = append $ports (splitList ":" . | last | int) -}}{{- end -}}
+  {{- end -}}
+  {{- if $facts.objects -}}{{- $ports = append $ports (include "thumbwheel.bucketPort" $root | int) -}}{{- end -}}
+{{- end -}}
+{{- $settings := (include "thumbwheel.values" (list $root "gateway") | fromYaml).settings -}}
+{{- if and $facts.http (or (not $root.Values.evaluation.enabled) $settings.oidc_issuers) -}}{{- $ports = concat $ports $given.issuers -}}{{- end -}}
+{{- with $root.Values.monitoring.otlpEndpoint -}}
+  {{- $url := urlParse . -}}
+  {{- $default := eq $url.scheme "https" | ternary 443 80 -}}
+  {{- $ports = append $ports (regexMatch ":[0-9]+$" $url.host | ternary (splitList ":" $url.host | last | int) $default) -}}
+{{- end -}}
+{{- $whole := list -}}
+{{- range $ports -}}{{- $whole = append $whole (int .) -}}{{- end -}}
+{{- $whole | uniq | toJson -}}
+{{- end -}}
+
+{{- define "thumbwheel.bucketPort" -}}
+{{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
+{{- if contains ":" $store.endpoint }}{{ splitList ":" $store.endpoint | last }}{{ else }}{{ ternary 443 80 $store.secure }}{{ end -}}
+{{- end -}}
+
+{{/* Egress rules for these ports: the rules of the values, or every address except those of cloud
+     metadata services, which hand out credentials of the node. Arguments: list of root and JSON
+     list of ports. */}}
+{{- define "thumbwheel.outside" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.networkPolicies.stores -}}
+{{ toYaml $root.Values.networkPolicies.stores }}
+{{- else -}}
+- ports:
+    {{- range index . 1 | fromJsonArray }}
+    - {port: {{ int . }}, protocol: TCP}
+    {{- end }}
+  to:
+    # Some network plugins do not count pods as addresses.
+    - namespaceSelector: {}
+    - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
+    - ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fe80::/10"]}
+{{- end -}}
+{{- end -}}
