@@ -142,6 +142,8 @@ def test_run_survives_death_of_launcher_worker_and_head(
         lambda: len(ray_jobs(runs, "--selector", "thumbwheel/turn=turn-1")) == 1,
     )
     uid = ray_jobs(runs)[0]["metadata"]["uid"]
+    until("its head runs", lambda: bool(ray_pods(runs, HEAD)), STEP_SECONDS)
+    until("the dashboard requires a token", lambda: "401" in submit_without_token(runs))
     kill_launcher(runs, uid)
     kill_workers(runs)
     kill_head(runs)
@@ -159,6 +161,28 @@ def test_run_survives_death_of_launcher_worker_and_head(
     assert trial.by_version.get("nano-1", 0) > 0
     assert runs.has_result("promoted")
     assert runs.served_version() == "nano-1"
+
+
+# The pod has the token in its environment, and urllib does not send it.
+SUBMIT = """
+import urllib.error, urllib.request
+request = urllib.request.Request(
+    "http://127.0.0.1:8265/api/jobs/", b'{"entrypoint": "id"}', {"Content-Type": "application/json"}
+)
+try:
+    print(urllib.request.urlopen(request, timeout=5).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError as error:  # not started yet
+    print(error)
+"""
+
+
+def submit_without_token(runs: LoopRuns) -> str:
+    """Submit a job to the dashboard of the head (finding S-12); return the status."""
+    (head,) = ray_pods(runs, HEAD)
+    where = ("exec", head, "--container", "ray-head", "--", "python3", "-c")
+    return runs.deployed.kubectl(*where, SUBMIT).strip()
 
 
 def kill_launcher(runs: LoopRuns, uid: str) -> None:
