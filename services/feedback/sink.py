@@ -35,7 +35,7 @@ from services.feedback.lake.removed_rows import Owner
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.log import Log, OffsetGapError, Record
 from services.feedback.store import tables
-from services.feedback.store.database import transaction
+from services.feedback.store.database import FencedError, transaction
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,13 @@ class CommitPoint(Protocol):
         Raises:
             FencedError: The lease is not the newest.
             LedgerUnavailableError: The database does not answer, or the outcome is unknown.
+        """
+
+    def end_offset(self, topic_id: str, partition: int) -> int:
+        """Return the offset after the last committed offset.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
@@ -197,6 +204,20 @@ class Sink(Generic[EventT]):
         # Set the lease only after the check of the log: `assign` fails as a whole or succeeds.
         self._lease = lease
         self._log.trim(lease.end_offset)
+
+    def check(self) -> None:
+        """Check that the ledger has not moved back, as after a failover to an older database.
+
+        Raises:
+            FencedError: Call `assign` again.
+            LedgerUnavailableError: The database is unavailable.
+        """
+        lease = self._current_lease()
+        end = self._ledger.end_offset(lease.topic_id, lease.partition)
+        if end < lease.end_offset:
+            raise FencedError(
+                f"the ledger of partition {lease.partition} has moved back to {end}", field="offset"
+            )
 
     def flush(self) -> Segment | None:
         """Sink one batch and return its segment, or None for an empty log.

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
+CHECK_SECONDS = 30.0
 # Transient failures, or failures resolved by reading the ledger again.
 FAILURES = (FencedError, LedgerUnavailableError, LogUnavailableError, ObjectStoreError, OSError)
 
@@ -42,6 +43,7 @@ class Flusher(Protocol):
     @property
     def position(self) -> int: ...
     def assign(self) -> None: ...
+    def check(self) -> None: ...
     def flush(self) -> Segment | None: ...
 
 
@@ -51,6 +53,7 @@ class SinkLoop:
     Args:
         on_committed: Called on the event loop with an offset; all records below are in the ledger.
         executor: Executor for blocking flushes; None means the loop's default executor.
+        check_seconds: Period of checks of an idle partition.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class SinkLoop:
         flush_seconds: float,
         on_committed: Callable[[int], None] = lambda end: None,
         executor: Executor | None = None,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
+        self._check_seconds, self._checked = check_seconds, time.monotonic()
         self._stream, self._log, self._sink, self._executor = stream, waiting, sink, executor
         self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
         self._on_committed = on_committed
@@ -90,11 +95,15 @@ class SinkLoop:
             if waiting >= self._flush_rows or (
                 waiting > 0 and behind_seconds >= self._flush_seconds
             ):
-                if await self._flush_once():
+                if await self._attempt(self._sink.flush):
                     retry_seconds = FIRST_RETRY_SECONDS
                     continue
                 wait_seconds = retry_seconds
                 retry_seconds = min(2 * retry_seconds, LAST_RETRY_SECONDS)
+            elif not waiting and now - self._checked >= self._check_seconds:
+                # A flush notices a restored database, but an idle partition has none.
+                self._checked = now
+                await self._attempt(self._sink.check)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), wait_seconds)
 
@@ -104,20 +113,18 @@ class SinkLoop:
 
     async def finish(self) -> None:
         """Sink the remaining events until the first failure; the rest follows at the next start."""
-        while self._waiting() and await self._flush_once():
+        while self._waiting() and await self._attempt(self._sink.flush):
             pass
 
     def _waiting(self) -> int:
         return self._log.end_offset - self._sink.position
 
-    async def _flush_once(self) -> bool:
-        """Run one flush and return False if a retry is needed."""
+    async def _attempt(self, work: Callable[[], Segment | None]) -> bool:
+        """Run a flush or a check, and return False if a retry is needed."""
         # Events that arrive during the flush start a new wait.
         end_before = self._log.end_offset
         try:
-            segment = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._sink.flush
-            )
+            segment = await asyncio.get_running_loop().run_in_executor(self._executor, work)
         except FAILURES as error:
             # A failed flush may still have committed, for example with a lost response.
             # Acquire the partition again, since only the ledger knows the committed end.

@@ -383,11 +383,11 @@ class Clients:
                 return
             event = self._event(f"{conversation}-{len(sent)}", conversation)
             sent.append(event.event_id)
-            await self._send_until_acknowledged(event)
+            await self.send_event(event)
             self.history.acknowledged.add(event.event_id)
             # A tenth of all events is repeated after its acknowledgement, as after a lost reply.
             if self._random.random() < 0.1:
-                await self._send_until_acknowledged(event)
+                await self.send_event(event)
             await asyncio.sleep(self._pause_seconds)
 
     def _event(self, request: str, conversation: str) -> events_pb2.FeedbackEvent:
@@ -396,7 +396,7 @@ class Clients:
         # Incompressible, since human text compresses little.
         return correction(request, os.urandom(self._text_bytes // 2).hex(), message=conversation)
 
-    async def _send_until_acknowledged(self, event: events_pb2.FeedbackEvent) -> None:
+    async def send_event(self, event: events_pb2.FeedbackEvent) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             started = time.monotonic()

@@ -214,6 +214,9 @@ class MemoryLedger:
             raise FencedError("fenced")
         place[1] = batch.end_offset
 
+    def end_offset(self, topic_id: str, partition: int) -> int:
+        return self.places.get((topic_id, partition), [0, 0])[1]
+
     def segments(self, stream: str) -> list[Segment]:
         return self.committed
 

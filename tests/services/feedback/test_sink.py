@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, select, update
 
 from services.feedback.kafka.partition_sinks import KafkaLog
 from services.feedback.lake import parquet
@@ -257,6 +258,19 @@ def test_a_put_without_a_response_is_repeated_under_the_same_key(
     assert deployment.store.puts == 2
     assert deployment.event_ids() == ids("a")
     assert len(list(deployment.store.list(""))) == 1
+
+
+@pytest.mark.parametrize(("end", "is_fenced"), [(0, True), (1, False), (2, False)])
+def test_a_ledger_that_has_moved_back_is_noticed_without_events(
+    deployment: Deployment, end: int, is_fenced: bool
+) -> None:
+    sink = deployment.sink()
+    deployment.spool.append([entry("a")])
+    sink.flush()
+    with deployment.engine.begin() as connection:
+        connection.execute(update(tables.partitions).values(end_offset=end))
+    with refused(FencedError, field="offset") if is_fenced else nullcontext():
+        sink.check()
 
 
 def test_a_ledger_that_is_behind_the_spool_stops_the_sink(

@@ -22,10 +22,17 @@ class FakeSink:
 
     def __init__(self, spool: Spool, *failures: Exception) -> None:
         self._spool, self._failures = spool, list(failures)
-        self.position, self.flushes, self.assigns = 0, 0, 0
+        self.position, self.flushes, self.assigns, self.checks = 0, 0, 0, 0
+        self.is_ledger_behind = False
 
     def assign(self) -> None:
         self.assigns += 1
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.is_ledger_behind:
+            self.is_ledger_behind = False
+            raise FencedError("behind")
 
     def flush(self) -> Segment | None:
         self.flushes += 1
@@ -62,6 +69,20 @@ async def test_an_event_is_sunk_after_the_maximum_wait(spool: Spool) -> None:
     spool.append([entry("a")])
     await until(lambda: committed == [1])
     drain.stop()
+    await running
+
+
+async def test_an_idle_partition_notices_that_the_ledger_has_moved_back(spool: Spool) -> None:
+    sink, committed = FakeSink(spool), []
+    loop = SinkLoop("feedback", spool, sink, 100, 0.01, committed.append, check_seconds=0.01)
+    running = asyncio.ensure_future(loop.run())
+    spool.append([entry("a")])
+    await until(lambda: 1 in committed)
+    await until(lambda: sink.checks > 1)
+    assert sink.assigns == 0, "a partition at the ledger's end keeps its lease"
+    sink.is_ledger_behind = True
+    await until(lambda: sink.assigns == 1)
+    loop.stop()
     await running
 
 
