@@ -1,7 +1,7 @@
 """Identity and deadline of the running call, set by the interceptor and read by domain code.
 
-Between services the caller travels as metadata. Only the gateway may set the metadata; network
-policies or mutual TLS exclude other clients.
+Between services the caller travels as metadata. Only the gateway may set the metadata; signed calls
+(`service_identity`) exclude other clients.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Services allowed to call each method, identified by client certificate.
+"""Services allowed to call each method, identified by token and client certificate.
 
 Methods missing from the table are denied.
 """

@@ -1,4 +1,4 @@
-"""Callers that may use each method, by the service name in the client certificate.
+"""Callers that may use each method, by the service name in token and client certificate.
 
 A method that is missing in the table is denied.
 """

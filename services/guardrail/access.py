@@ -1,6 +1,6 @@
 """Allowed callers of the guardrail, by method; a method without an entry is denied.
 
-The names of callers are verified with mutual TLS only.
+The names of callers are verified by their tokens, and with mutual TLS by their certificates.
 """
 
 from collections.abc import Mapping

@@ -29,6 +29,7 @@ BY_SCHEMA = {
     ),
     "an unknown recipe": ("training.recipe=large", "recipe"),
     "arguments with shell syntax": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "an unknown mode of the identity": ("identity.mode=off", "identity"),
     "an unknown mode of TLS": ("tls.mode=on", "tls"),
     "a lifetime in days": ("tls.certManager.duration=90d", "duration"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),

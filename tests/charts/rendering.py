@@ -51,7 +51,9 @@ def helm(*arguments: str, helm3: bool = False) -> subprocess.CompletedProcess[st
 
 
 @cache
-def render(values: str, *sets: str, release: str = "tw", helm3: bool = False) -> Sequence[Object]:
+def render(
+    values: str, *sets: str, release: str = "tw", helm3: bool = False, upgrade: bool = False
+) -> Sequence[Object]:
     """Return all objects of a values file of `ci/`, with `sets` given by --set."""
     options = [argument for item in sets for argument in ("--set", item)]
     operators = [argument for item in OPERATORS for argument in ("--api-versions", item)]
@@ -65,6 +67,7 @@ def render(values: str, *sets: str, release: str = "tw", helm3: bool = False) ->
         str(VALUES / values),
         *operators,
         *options,
+        *(["--is-upgrade"] if upgrade else []),
         helm3=helm3,
     )
     assert result.returncode == 0, result.stderr

@@ -24,7 +24,10 @@ def test_secrets_are_created_before_install_and_upgrade_but_not_rollback(
     values: str,
 ) -> None:
     evaluation = {"evaluation"} if values == "evaluation-values.yaml" else set()
-    assert {component(secret) for secret in created_secrets(values)} == {"keys", *evaluation}
+    assert {component(secret) for secret in created_secrets(values)} == {
+        *("keys", "identity", "callers"),
+        *evaluation,
+    }
     for secret in created_secrets(values):
         assert annotations(secret)["helm.sh/hook"].split(",") == ["pre-install", "pre-upgrade"]
 

@@ -114,7 +114,7 @@ def bucket_environment(pod: Any) -> dict[str, str]:
     return {
         item["name"]: item.get("value") or item["valueFrom"]["secretKeyRef"]["key"]
         for item in only(pod)["env"]
-        if item["name"].startswith("TW_")
+        if item["name"].startswith("TW_TRAINING_S3_")
     }
 
 

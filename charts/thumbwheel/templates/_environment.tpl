@@ -8,6 +8,7 @@
       "log_format" "json" "lame_duck_seconds" 1 "drain_seconds" $root.Values.shutdown.drainSeconds
       "otlp_endpoint" $root.Values.monitoring.otlpEndpoint -}}
 {{- $_ := mustMergeOverwrite $settings (include "thumbwheel.tlsSettings" $root | fromYaml) -}}
+{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.identitySettings" (list $root $name $facts) | fromYaml) -}}
 {{- $known := include "thumbwheel.known" $root | fromYaml -}}
 {{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
 {{- range $facts.calls -}}

@@ -57,6 +57,7 @@ spec:
             - name: ray-head
               {{- include "thumbwheel.rayContainer" (list . "loop") | nindent 14 }}
                 {{- include "thumbwheel.trainingEnvironment" . | nindent 16 }}
+                {{- include "thumbwheel.identityEnvironment" . | nindent 16 }}
               ports:
                 - {name: gcs-server, containerPort: 6379}
                 - {name: dashboard, containerPort: 8265}

@@ -1,6 +1,10 @@
 {{/* Secrets that the chart generates, or receives as existing secrets, with their keys. */}}
 {{- define "thumbwheel.secrets" -}}
 keys: {name: {{ include "thumbwheel.secret" . }}, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
+{{- if include "thumbwheel.identity" . }}
+identity: {name: {{ include "thumbwheel.identitySecret" . }}, made: {{ not .Values.identity.existing.private }}, keys: {{ include "thumbwheel.identityKeys" . }}}
+callers: {name: {{ include "thumbwheel.callersSecret" . }}, made: {{ not .Values.identity.existing.public }}, keys: []}
+{{- end }}
 {{- if .Values.evaluation.enabled }}
 evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, made: true, keys: [access-key, postgres-password, secret-key, valkey-password]}
 {{- end }}
@@ -39,12 +43,11 @@ meta.helm.sh/release-namespace: {{ .Release.Namespace }}
      nothing is looked up. */}}
 {{- define "thumbwheel.validateSecrets" -}}
 {{- if not .Values.gitops -}}
-{{- range include "thumbwheel.secrets" . | fromYaml -}}
-{{- $facts := . -}}
+{{- range $kind, $facts := include "thumbwheel.secrets" . | fromYaml -}}
 {{- with lookup "v1" "Secret" $.Release.Namespace .name -}}
   {{- $found := . -}}
   {{- range $facts.keys -}}
-    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" "secrets.existing") $facts.name .) }}{{- end -}}
+    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" (hasPrefix "identity" $kind | ternary "identity.existing.private" "secrets.existing")) $facts.name .) }}{{- end -}}
   {{- end -}}
   {{- if and $facts.made $.Release.IsUpgrade (ne "keep" (dig "metadata" "annotations" "helm.sh/resource-policy" "" $found)) -}}
     {{ fail (printf "Helm may delete the secret %s: kubectl --namespace %s annotate secret %s helm.sh/resource-policy=keep" $facts.name $.Release.Namespace $facts.name) }}

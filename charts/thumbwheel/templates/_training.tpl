@@ -65,6 +65,7 @@
 {{- end }}
 {{- if eq (index . 1) "loop" }}
 {{- include "thumbwheel.tlsMount" $root }}
+{{- include "thumbwheel.identityMounts" (list $root "training" false) }}
 {{- end }}
 {{- include "thumbwheel.extraMounts" (list $root $root.Values.training) }}
 {{- end -}}
@@ -78,6 +79,7 @@
 {{- end }}
 {{- if eq (index . 1) "loop" }}
 {{- include "thumbwheel.tlsVolume" (list $root "training") }}
+{{- include "thumbwheel.identityVolumes" (list $root "training" false) }}
 {{- end }}
 {{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}

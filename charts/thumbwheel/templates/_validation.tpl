@@ -39,6 +39,7 @@
 {{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
 {{- if $v.monitoring.podMonitors.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PodMonitor" "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)") }}{{- end -}}
 {{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
+{{- include "thumbwheel.validateIdentity" . -}}
 {{- end -}}
 
 {{/* Reject external brokers together with Strimzi. */}}
@@ -77,5 +78,5 @@
 {{/* Restart pods when the name of the existing secret changes. */}}
 {{- define "thumbwheel.keysChecksum" -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
-{{- list .Values.secrets.existing $stores.database.existingSecret $stores.valkey.existingSecret $stores.kafka.existingSecret $stores.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
+{{- list .Values.secrets.existing .Values.identity.existing $stores.database.existingSecret $stores.valkey.existingSecret $stores.kafka.existingSecret $stores.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
 {{- end -}}

@@ -1,5 +1,6 @@
 """Model versions in the claim of the test release, and promotion as by the training loop."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -13,20 +14,34 @@ NANO_VERSION = json.loads((NANO / "manifest.json").read_text())["version"]
 ENDLESS = "endless-1"
 # A token that the model never generates.
 NEVER = 0
+# Signs as an operator with the key on standard input, for more than the life of a token.
 PROMOTE = """
-import sys, grpc
+import pathlib, sys, grpc
 from google.protobuf.duration_pb2 import Duration
 from thumbwheel.generator.v1 import generator_pb2 as pb, generator_pb2_grpc
+from services.chassis.identity import Caller
+from services.chassis.service_identity import IDENTITY_KEY, TokenSigner
 version, directory = sys.argv[1:]
+key = pathlib.Path("/tmp/operator.key")
+key.write_text(sys.stdin.read())
+signer = TokenSigner("operator", key)
+key.unlink()
+def signed(method):
+    path = "/thumbwheel.generator.v1.RolloutService/" + method
+    return [(IDENTITY_KEY, signer.token(path, Caller()))]
 with grpc.insecure_channel("127.0.0.1:50055") as channel:
     rollout = generator_pb2_grpc.RolloutServiceStub(channel)
-    if rollout.GetRollout(pb.GetRolloutRequest(), timeout=20).stable.version != version:
+    view = rollout.GetRollout(
+        pb.GetRolloutRequest(), timeout=20, metadata=signed("GetRollout")
+    )
+    if view.stable.version != version:
         lease = Duration(seconds=120)
         canary = pb.StartCanaryRequest(
             version=version, directory=directory, share=0.1, lease=lease
         )
-        rollout.StartCanary(canary, timeout=120)
-        rollout.PromoteCanary(pb.PromoteCanaryRequest(version=version, reason="a test"), timeout=20)
+        rollout.StartCanary(canary, timeout=120, metadata=signed("StartCanary"))
+        promotion = pb.PromoteCanaryRequest(version=version, reason="a test")
+        rollout.PromoteCanary(promotion, timeout=20, metadata=signed("PromoteCanary"))
 """
 
 
@@ -53,4 +68,10 @@ def claim_folder(deployed: Deployed, claim: str) -> Path:
 
 def promote(deployed: Deployed, version: str, folder: str = "") -> None:
     """Promote a version. A starting canary is loaded before the call returns."""
-    deployed.python("generator", "-c", PROMOTE, version, f"/models/{folder or version}")
+    key = deployed.kubectl(
+        "get", "secret", f"{deployed.name}-identity", "-o", "jsonpath={.data.operator\\.key}"
+    )
+    folder = f"/models/{folder or version}"
+    deployed.python(
+        "generator", "-c", PROMOTE, version, folder, stdin=base64.b64decode(key).decode()
+    )

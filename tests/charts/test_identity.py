@@ -1,0 +1,125 @@
+"""Finding S-11: keys of signed calls; private keys are in the pods of their callers only."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.service_table import service_table
+from services.chassis.identity import Caller
+from services.chassis.service_identity import IDENTITY_KEY, TokenSigner, TokenVerifier
+from tests.charts.rendering import Object, component, of_kind, pods, refusal, render
+
+INTERNAL = {service.name for service in service_table().internal}
+SIGNING = {"gateway", "session", "training"}
+LOCAL, RAY, EXISTING = "one-node-values.yaml", "ray-values.yaml", "gitops-values.yaml"
+
+
+def secret(objects: list[Object], name: str) -> Object:
+    (found,) = [item for item in of_kind(objects, "Secret") if component(item) == name]
+    return found
+
+
+def volumes(objects: list[Object], name: str) -> dict[str, Any]:
+    """Return the secret of a volume by pod, and check that the pod's main container mounts it."""
+    found = {}
+    for pod_name, pod in pods(objects).items():
+        for volume in pod["spec"].get("volumes", ()):
+            if volume["name"] == name:
+                mount = {"name": name, "mountPath": f"/{name}", "readOnly": True}
+                assert mount in pod["spec"]["containers"][0]["volumeMounts"]
+                assert volume["secret"]["defaultMode"] == 0o440
+                found[pod_name.split("/")[0]] = volume["secret"]
+    return found
+
+
+def environment(objects: list[Object]) -> Mapping[str, str]:
+    """Return the variables of all pods that concern the identity."""
+    return {
+        item["name"]: item.get("value", "")
+        for pod in pods(objects).values()
+        for container in pod["spec"]["containers"]
+        for item in container.get("env", ())
+        if "_IDENTITY_" in item["name"]
+    }
+
+
+def test_created_keys_sign_and_verify_for_their_callers(tmp_path: Path) -> None:
+    objects = list(render(LOCAL))
+    private, public = secret(objects, "identity")["data"], secret(objects, "callers")["data"]
+    callers = {"gateway", "operator", "session", "training"}
+    assert private.keys() == {f"{name}.key" for name in callers}
+    assert public.keys() == {f"{name}.pem" for name in callers}
+    assert len(set(private.values())) == len(set(public.values())) == len(callers)
+    (tmp_path / "callers").mkdir()
+    for name in callers:
+        (tmp_path / f"{name}.key").write_bytes(base64.b64decode(private[f"{name}.key"]))
+        (tmp_path / "callers" / f"{name}.pem").write_bytes(base64.b64decode(public[f"{name}.pem"]))
+    verifier = TokenVerifier(tmp_path / "callers", required=True)
+    for name in callers:
+        token = TokenSigner(name, tmp_path / f"{name}.key").token("/a.B/C", Caller())
+        assert verifier.verify("/a.B/C", Caller(), [(IDENTITY_KEY, token)]) == name
+
+
+@pytest.mark.parametrize("values", [LOCAL, RAY])
+def test_each_private_key_is_in_the_pods_of_its_caller_only(values: str) -> None:
+    objects = list(render(values))
+    private = volumes(objects, "identity")
+    assert private.keys() == SIGNING
+    for name, found in private.items():
+        assert found["items"] == [{"key": f"{name}.key", "path": f"{name}.key"}]
+    assert volumes(objects, "callers").keys() == INTERNAL
+    assert "operator.key" not in str(pods(objects))
+
+
+@pytest.mark.parametrize("values", [LOCAL, RAY])
+def test_services_require_tokens_by_default(values: str) -> None:
+    expected = {f"TW_{name.upper()}_IDENTITY_KEY": f"/identity/{name}.key" for name in SIGNING}
+    expected |= {f"TW_{name.upper()}_IDENTITY_KEYS": "/callers" for name in INTERNAL}
+    assert environment(list(render(values))) == expected
+
+
+def test_permissive_services_accept_unsigned_calls() -> None:
+    found = environment(list(render(LOCAL, "identity.mode=permissive")))
+    assert {name: value for name, value in found.items() if name.endswith("REQUIRED")} == {
+        f"TW_{name.upper()}_IDENTITY_REQUIRED": "false" for name in INTERNAL
+    }
+
+
+def test_without_identity_nothing_is_created_or_mounted() -> None:
+    objects = list(render(LOCAL, "identity.mode=none"))
+    assert {component(item) for item in of_kind(objects, "Secret")}.isdisjoint(
+        {"identity", "callers"}
+    )
+    assert volumes(objects, "identity") == volumes(objects, "callers") == {}
+    assert environment(objects) == {}
+
+
+def test_upgrade_that_creates_the_keys_accepts_unsigned_calls_of_old_pods() -> None:
+    """`helm template --is-upgrade` has no cluster, as if the secrets did not exist."""
+    objects = list(render(LOCAL, upgrade=True))
+    assert secret(objects, "identity")
+    assert environment(objects)["TW_SESSION_IDENTITY_REQUIRED"] == "false"
+    existing = list(render(EXISTING, upgrade=True))
+    assert "TW_SESSION_IDENTITY_REQUIRED" not in environment(existing)
+
+
+def test_existing_secrets_are_mounted_and_no_others_created() -> None:
+    objects = list(render(EXISTING))
+    assert of_kind(objects, "Secret") == []
+    assert {found["secretName"] for found in volumes(objects, "identity").values()} == {"identity"}
+    assert {found["secretName"] for found in volumes(objects, "callers").values()} == {"callers"}
+
+
+@pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        (LOCAL, "identity.existing.private=mine"),
+        (LOCAL, "identity.existing.public=mine"),
+        (EXISTING, "identity.existing.private=,identity.existing.public="),
+    ],
+)
+def test_half_of_the_keys_is_refused(values: str, setting: str) -> None:
+    assert "identity.existing" in refusal(values, setting)
