@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import statistics
 import sys
 import tempfile
@@ -171,14 +172,16 @@ def _rate(streams: list[tuple[float, float, int]]) -> float:
 async def served(cache: Path) -> Any:
     """Run the real process on a free port; yield a client and its address."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TW_")}
-    environment |= {"TW_PREDICTOR_PORT": "0", "TW_PREDICTOR_CACHE_DIRECTORY": str(cache)}
+    key = secrets.token_hex(16)
+    own = {"PORT": 0, "METRICS_PORT": 0, "MODEL_SERVER_KEY": key, "CACHE_DIRECTORY": cache}
+    environment |= {f"TW_PREDICTOR_{name}": str(value) for name, value in own.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.predictor", env=environment, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
     try:
         line = (await asyncio.wait_for(process.stderr.readline(), READY_SECONDS)).decode()
-        async with aiohttp.ClientSession() as client:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as client:
             yield client, f"http://127.0.0.1:{line.rsplit('port=', 1)[1].strip()}"
     finally:
         process.terminate()

@@ -15,10 +15,10 @@ from typing import Any
 from training.errors import ConfigError
 
 FILE = Path(__file__).resolve().parents[1] / "services" / "services.toml"
-# Offset of the /metrics port of a gRPC service from its gRPC port. The chart adds the same number.
+# Offset of the /metrics port of a service from its port. The chart adds the same number.
 METRICS_OFFSET = 1000
 HTTP_PORT = 8080
-KEYS = ("principal-key", "master-key")
+KEYS = ("principal-key", "master-key", "model-server-key")
 PREPARE = ("migrate", "topics", "bucket")
 LISTS = ("calls", "keys", "prepare")
 DRIVERS = ("postgresql+asyncpg", "postgresql+pg8000")
@@ -70,8 +70,8 @@ class Service:
 
     @property
     def metrics_port(self) -> int:
-        """Return the usual port of /metrics; a service without gRPC has one port for all."""
-        return self.port + METRICS_OFFSET if self.grpc else self.port
+        """Return the usual port of /metrics."""
+        return self.port + METRICS_OFFSET
 
     @property
     def ports(self) -> frozenset[int]:
@@ -159,7 +159,7 @@ def parse_table(text: str) -> ServiceTable:
                     f"{service.name}.port",
                     f"{port} is a port of {used[port]}",
                     "DUPLICATE",
-                    f"a port that no other service has, as gRPC port or + {METRICS_OFFSET}",
+                    f"a port that no other service has, as port or + {METRICS_OFFSET}",
                 )
             used[port] = service.name
         _check_members(f"{service.name}.calls", service.calls, services)

@@ -16,7 +16,8 @@ from infra.service_table import service_table
 # effect.
 OUT_OF_SECRETS = frozenset(
     (
-        *("principal_key", "master_key", "database_url", "valkey_url", "valkey_secret"),
+        *("principal_key", "master_key", "model_server_key"),
+        *("database_url", "valkey_url", "valkey_secret"),
         *("kafka_username", "kafka_password", "s3_access_key", "s3_secret_key"),
     )
 )

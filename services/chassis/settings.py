@@ -7,11 +7,12 @@ predictor does not install.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as InvalidJsonError
@@ -19,6 +20,24 @@ from pydantic_settings import SettingsError as InvalidJsonError
 if TYPE_CHECKING:
     from services.chassis.mutual_tls import TlsFiles
     from services.chassis.service_identity import TokenSigner, TokenVerifier
+
+MIN_HEADER_KEY_CHARACTERS = 16
+
+
+def _check_header_key(key: SecretStr) -> SecretStr:
+    # A secret from a file often ends with a newline, which the HTTP client refuses at each call.
+    if not re.fullmatch(rf"([!-~]{{{MIN_HEADER_KEY_CHARACTERS},}})?", key.get_secret_value()):
+        raise PydanticCustomError(
+            "header_key",
+            "must have at least {min_length} characters, only visible ASCII without spaces and "
+            "newlines",
+            {"min_length": MIN_HEADER_KEY_CHARACTERS},
+        )
+    return key
+
+
+# A secret that is sent in an HTTP header; may be empty.
+HeaderKey = Annotated[SecretStr, AfterValidator(_check_header_key)]
 
 
 class ServiceSettings(BaseSettings):

@@ -58,7 +58,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     )
     async with (
         rollout_store(settings) as store,
-        open_http(settings.connect_seconds) as http,
+        open_http(settings.connect_seconds, settings.model_server_key.get_secret_value()) as http,
         model_server(settings, http, timeouts) as server,
     ):
         current = CurrentRollout(
@@ -88,15 +88,17 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
                 task.cancel()
 
 
-def open_http(connect_seconds: float) -> aiohttp.ClientSession:
-    """Open the session for requests to model servers.
+def open_http(connect_seconds: float, key: str) -> aiohttp.ClientSession:
+    """Open the session for requests to model servers, which sends the key with each request.
 
     Each request uses a new connection. The other end of a reused connection may have closed during
     an upgrade, and POST requests are not retried.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
     return aiohttp.ClientSession(
-        timeout=timeout, connector=aiohttp.TCPConnector(limit=0, force_close=True)
+        headers={"Authorization": f"Bearer {key}"} if key else None,
+        timeout=timeout,
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
     )
 
 

@@ -5,11 +5,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import HeaderKey, ServiceSettings
 from services.contracts.chat import Task
 from services.contracts.limits import MAX_TEMPERATURE
 from services.generator.answering.presets import TASKS, Preset, read_presets
@@ -58,6 +58,11 @@ class GeneratorSettings(ServiceSettings):
         "http://127.0.0.1:8000",
         pattern=r"^https?://[^/]+$",
         description="URL of the model server, without a path",
+    )
+    model_server_key: HeaderKey = Field(
+        SecretStr(""),
+        description="key sent to the model servers as `Authorization: Bearer KEY`: that of the "
+        "predictor, or vLLM's --api-key; empty: none",
     )
     inference_service: str = Field(
         "",

@@ -19,7 +19,8 @@ from services.chassis.settings import load_settings
 from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions
 from services.predictor.errors import PredictorError
-from services.predictor.http.app import build_app
+from services.predictor.http.access import AccessRules
+from services.predictor.http.app import build_app, build_metrics_app
 from services.predictor.http.kserve import Readiness
 from services.predictor.ir_cache import IrCache, convert_in_process
 from services.predictor.manifest import DigestCache
@@ -90,6 +91,10 @@ async def load_at_start(
     Returns:
         The reason for a failed version of the settings, or an empty string.
     """
+    served: dict[str, Path] = {}
+    if settings.peer_url:
+        key = settings.model_server_key.get_secret_value()
+        served = await versions_served_by(settings.peer_url, key)
     named: dict[str, Path] = {}
     for directory in settings.startup_models:
         # In a cluster the name of the directory is only that of a mount point.
@@ -98,7 +103,7 @@ async def load_at_start(
             manifest = json.loads((directory / "manifest.json").read_bytes())
             version = str(manifest.get("version", directory.name))
         named[version] = directory.absolute()
-    needed = {**(await versions_served_by(settings.peer_url) if settings.peer_url else {}), **named}
+    needed = {**served, **named}
     missing, reason = False, ""
     for version, directory in {**journal.read(), **needed}.items():
         try:
@@ -110,16 +115,16 @@ async def load_at_start(
     return reason
 
 
-async def versions_served_by(url: str) -> dict[str, Path]:
+async def versions_served_by(url: str, key: str) -> dict[str, Path]:
     """Return version and directory of all versions of another predictor; empty if unreachable.
 
     In a cluster the address resolves to ready pods, for example to the pod that an upgrade is about
     to end. At the first start no pod answers.
     """
-    timeout = aiohttp.ClientTimeout(PEER_SECONDS)
+    timeout, headers = aiohttp.ClientTimeout(PEER_SECONDS), {"Authorization": f"Bearer {key}"}
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as http,
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as http,
             http.post(
                 f"{url}/v2/repository/index", json={"ready": True}, raise_for_status=True
             ) as answer,
@@ -158,8 +163,13 @@ async def serve(settings: PredictorSettings) -> int:
     metrics, readiness = Metrics(), Readiness()
     journal = Journal(settings.cache_directory / "loaded.json")
     repository = build_repository(settings, metrics, journal)
+    access = AccessRules(
+        settings.model_server_key.get_secret_value(),
+        settings.require_key,
+        tuple(host.lower() for host in settings.allowed_hosts),
+    )
     app = build_app(
-        repository, readiness, metrics, settings.default_max_tokens, settings.max_body_bytes
+        repository, readiness, metrics, access, settings.default_max_tokens, settings.max_body_bytes
     )
     # handler_cancellation: a disconnect of the client cancels the handler, which cancels the
     # generation.
@@ -169,6 +179,10 @@ async def serve(settings: PredictorSettings) -> int:
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port)
     await site.start()
+    metrics_runner = web.AppRunner(build_metrics_app(metrics), access_log=None)
+    await metrics_runner.setup()
+    if settings.metrics_port:
+        await web.TCPSite(metrics_runner, settings.host, settings.metrics_port).start()
     log.info("listening", extra={"fields": {"host": settings.host, "port": runner.addresses[0][1]}})
     starting = asyncio.create_task(load_at_start(repository, settings, journal, readiness))
     reason = ""
@@ -193,6 +207,7 @@ async def serve(settings: PredictorSettings) -> int:
     await asyncio.wait([starting])
     await repository.close()
     await runner.cleanup()
+    await metrics_runner.cleanup()
     log.info("stopped")
     return 1 if reason else 0
 

@@ -4,6 +4,9 @@ No error contains user text.
 
     PredictorError
     ├── InvalidRequestError   400  the request is invalid; names parameter and limit
+    ├── ContentTypeError      415  the body is not declared as JSON
+    ├── UnauthenticatedError  401  the key is missing or wrong
+    ├── ForbiddenError        403  sent by a web page, or to a host name that is not allowed
     ├── ModelRefusedError     400  the model directory is unusable; names the missing part
     ├── VersionNotFoundError  404  no such version is loaded
     ├── VersionConflictError  409  other files are loaded under this id
@@ -56,6 +59,30 @@ class InvalidRequestError(PredictorError):
     status = 400
     kind = "invalid_request_error"
     reason = "INVALID_REQUEST"
+
+
+class ContentTypeError(PredictorError):
+    """The Content-Type of a body is another one than application/json."""
+
+    status = 415
+    kind = "invalid_request_error"
+    reason = "CONTENT_TYPE"
+
+
+class UnauthenticatedError(PredictorError):
+    """The key of the model server is missing or wrong."""
+
+    status = 401
+    kind = "authentication_error"
+    reason = "UNAUTHENTICATED"
+
+
+class ForbiddenError(PredictorError):
+    """The request comes from a web page, or names a host that is not allowed."""
+
+    status = 403
+    kind = "permission_error"
+    reason = "FORBIDDEN"
 
 
 class ModelRefusedError(PredictorError):

@@ -8,16 +8,35 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.chassis.settings import MIN_HEADER_KEY_CHARACTERS, HeaderKey
 from services.predictor.engine.pipeline import Precision
 
 
 class PredictorSettings(BaseSettings):
     """Settings; defaults are those of the embedded install."""
 
-    model_config = SettingsConfigDict(env_prefix="TW_PREDICTOR_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="TW_PREDICTOR_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    metrics_port: int = Field(9000, ge=0, le=65535, description="port of /metrics; 0: none")
+    model_server_key: HeaderKey = Field(
+        min_length=MIN_HEADER_KEY_CHARACTERS,
+        description="key that callers send as `Authorization: Bearer KEY`, "
+        "for every path except the health checks; same as in the generator",
+    )
+    require_key: bool = Field(
+        True,
+        description="false: calls without a key are accepted, a wrong key is refused; "
+        "for the upgrade of generators that send none",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="JSON list of host names under which callers reach this server, "
+        "`.example.com` for all below; localhost and IP addresses are always allowed",
+    )
     cache_directory: Path = Field(
         Path(".state/predictor"), description="folder of converted graphs"
     )

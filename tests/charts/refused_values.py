@@ -118,6 +118,10 @@ BY_TEMPLATE = {
         "gitops=true,tls.mode=certManager,tls.certManager.duration=24h",
         "tls.certManager.renewBefore",
     ),
+    "GitOps with a generated key of the model server": (
+        "gitops=true,serving.existingSecret=",
+        "serving.existingSecret",
+    ),
     "RayJobs without an operator": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
     "a recipe for another model": (
         "training.enabled=true,training.recipe=small,models.initial=nano-0",

@@ -104,7 +104,9 @@ def test_its_pods_match_policies_and_monitors_and_are_cluster_local(
         if rule.get("ports") == [{"port": 8000, "protocol": "TCP"}]
     ]
     assert rule["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
-    assert [port["containerPort"] for port in container_of(values)["ports"]] == [8000]
+    # KServe sends calls to the first port.
+    ports = [port["containerPort"] for port in container_of(values)["ports"]]
+    assert ports == ([8000, 9000] if values == "kserve-values.yaml" else [8000])
 
 
 @every_file
@@ -130,7 +132,7 @@ def test_the_predictor_accepts_its_environment_and_the_mount_of_kserve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for variable in container_of("kserve-values.yaml")["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
+        monkeypatch.setenv(variable["name"], variable.get("value", "k" * 16))
     settings = PredictorSettings()
     assert (
         [str(path) for path in settings.startup_models]
@@ -138,7 +140,8 @@ def test_the_predictor_accepts_its_environment_and_the_mount_of_kserve(
         == ["/mnt/models"]
     )
     assert str(settings.failure_file) == "/dev/termination-log"
-    assert settings.port == 8000
+    assert (settings.port, settings.metrics_port) == (8000, 9000)
+    assert settings.allowed_hosts == (".chat.svc", ".chat.svc.cluster.local")
 
 
 def test_vllm_serves_the_version_with_its_gpu_and_node() -> None:
@@ -150,7 +153,27 @@ def test_vllm_serves_the_version_with_its_gpu_and_node() -> None:
     assert {"--no-enable-log-requests", "--max-model-len=8192"} <= set(container["args"])
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 601
-    assert "model" not in str(container["env"]).lower(), "a separate name would hide the version"
+    names = [variable["name"] for variable in container["env"]]
+    assert not [name for name in names if "MODEL" in name], "a separate name would hide the version"
+
+
+@pytest.mark.parametrize(
+    ("values", "variable"),
+    [("gpu-values.yaml", "VLLM_API_KEY"), ("kserve-values.yaml", "TW_PREDICTOR_MODEL_SERVER_KEY")],
+)
+def test_model_servers_require_the_key_that_the_generator_sends(values: str, variable: str) -> None:
+    def source(env: Any, name: str) -> Any:
+        (found,) = [each["valueFrom"]["secretKeyRef"] for each in env if each["name"] == name]
+        return found
+
+    (generator,) = [
+        item["spec"]["template"]["spec"]["containers"][0]
+        for item in of_kind(render(values), "Deployment")
+        if component(item) == "generator"
+    ]
+    assert source(container_of(values)["env"], variable) == source(
+        generator["env"], "TW_GENERATOR_MODEL_SERVER_KEY"
+    )
 
 
 @pytest.mark.parametrize("values", FILES)

@@ -181,6 +181,31 @@ def test_names_are_resolved_by_the_pods_of_the_cluster_dns_only() -> None:
         assert peer["namespaceSelector"]["matchLabels"]
 
 
+@pytest.mark.parametrize(
+    ("values", "port"),
+    [
+        ("everything-values.yaml", 9000),
+        # vLLM has one port for both.
+        ("gpu-values.yaml", 8000),
+    ],
+)
+def test_monitoring_reaches_the_metrics_of_the_model_server_and_no_other_port(
+    values: str, port: int
+) -> None:
+    """Finding S-17: a monitoring system could load and unload versions."""
+    monitoring = "networkPolicies.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"
+    policies = {
+        component(item): item["spec"]
+        for item in of_kind(render(values, monitoring), "NetworkPolicy")
+    }
+    rules = [
+        rule
+        for rule in policies["predictor"]["ingress"]
+        if any("namespaceSelector" in each for each in rule["from"])
+    ]
+    assert [each["port"] for rule in rules for each in rule["ports"]] == [port]
+
+
 def test_named_peers_restrict_ingress_and_egress() -> None:
     policies = {
         component(item): item["spec"]

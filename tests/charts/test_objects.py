@@ -36,6 +36,7 @@ SECRETS = {
     "principal-key": "p" * 16,
     "master-key": "ab" * 32,
     "valkey-secret": "v" * 16,
+    "model-server-key": "m" * 16,
     "url": "valkey://valkey:6379",
     **{
         service.name: f"{service.database.driver}://u:p@postgres/{service.name}"

@@ -25,7 +25,7 @@ def test_secrets_are_created_before_install_and_upgrade_but_not_rollback(
 ) -> None:
     evaluation = {"evaluation"} if values == "evaluation-values.yaml" else set()
     assert {component(secret) for secret in created_secrets(values)} == {
-        *("keys", "identity", "callers"),
+        *("keys", "identity", "callers", "model-server"),
         *evaluation,
     }
     for secret in created_secrets(values):

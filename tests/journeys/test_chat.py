@@ -148,7 +148,7 @@ def test_every_service_has_metrics_of_rate_errors_and_duration(stack: Stack) -> 
     user(stack, "ada6").ask("hello")
     pages = {}
     for name in service_table().names:
-        port = stack.ports["predictor" if name == "predictor" else f"{name}_metrics"]
+        port = stack.ports[f"{name}_metrics"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             pages[name] = response.read().decode()
     for service in service_table().internal:

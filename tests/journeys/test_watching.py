@@ -57,8 +57,10 @@ class MonitoredSystem:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MonitoredSystem]:
     with running_stack(tmp_path_factory.mktemp("state")) as stack:
-        targets = {name: [f"127.0.0.1:{stack.ports[f'{name}_metrics']}"] for name in SERVICES}
-        targets["predictor"] = [f"127.0.0.1:{stack.ports['predictor']}"]
+        targets = {
+            name: [f"127.0.0.1:{stack.ports[f'{name}_metrics']}"]
+            for name in (*SERVICES, "predictor")
+        }
         with watched(tmp_path_factory.mktemp("prometheus"), targets) as prometheus:
             everybody = len(targets)
             prometheus.wait(

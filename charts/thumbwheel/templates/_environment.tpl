@@ -79,7 +79,7 @@ min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{- define "thumbwheel.secretEnvironment" -}}
 {{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}{{- $stores := index . 3 -}}
 {{- range $facts.keys }}
-{{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secret" $root) .) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secretOf" (list $root .)) .) }}
 {{- end }}
 {{- if $root.Values.evaluation.enabled }}
 {{- include "thumbwheel.evaluationUrls" (list $root $prefix $facts) }}

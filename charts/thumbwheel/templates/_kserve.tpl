@@ -1,6 +1,9 @@
 {{/* Non-empty if versions are served as InferenceServices. */}}
 {{- define "thumbwheel.kserve" -}}{{ if eq .Values.serving.mode "kserve" }}yes{{ end }}{{- end -}}
 
+{{/* Non-empty if vLLM serves the versions. */}}
+{{- define "thumbwheel.vllm" -}}{{ if and (include "thumbwheel.kserve" .) (eq .Values.serving.kserve.runtime "vllm") }}yes{{ end }}{{- end -}}
+
 {{- define "thumbwheel.inferenceServiceName" -}}{{ include "thumbwheel.name" (list . "inference-service") }}{{- end -}}
 
 {{- define "thumbwheel.runtimeName" -}}{{ include "thumbwheel.name" (list . .Values.serving.kserve.runtime) }}{{- end -}}
@@ -73,7 +76,9 @@ spec:
 
 {{/* Container of the project's model server with one version, mounted at KServe's path. */}}
 {{- define "thumbwheel.predictorContainer" -}}
-{{- $settings := dict "host" "0.0.0.0" "port" 8000 "cache_directory" "/cache" "models_root" "/mnt/models" "startup_models" "[\"/mnt/models\"]"
+{{- /* KServe names its Services in the namespace of the release. */ -}}
+{{- $settings := dict "host" "0.0.0.0" "port" 8000 "metrics_port" (include "thumbwheel.metricsPort" 8000)
+      "allowed_hosts" (list (printf ".%s.svc" .Release.Namespace) (printf ".%s.svc.cluster.local" .Release.Namespace) | toJson) "cache_directory" "/cache" "models_root" "/mnt/models" "startup_models" "[\"/mnt/models\"]"
       "max_versions" 1 "failure_file" "/dev/termination-log" "log_format" "json" "drain_seconds" .Values.serving.kserve.drainSeconds -}}
 - name: kserve-container
   image: {{ include "thumbwheel.image" (list . "predictor") }}
@@ -84,8 +89,11 @@ spec:
     {{- range $key, $value := mustMergeOverwrite $settings (default dict .Values.serving.predictor.settings) }}
     - {name: TW_PREDICTOR_{{ upper $key }}, value: {{ toString $value | quote }}}
     {{- end }}
+    {{- include "thumbwheel.fromSecret" (list "TW_PREDICTOR_MODEL_SERVER_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
   ports:
+    # KServe sends calls to the first port.
     - {name: http, containerPort: 8000, protocol: TCP}
+    - {name: metrics, containerPort: {{ include "thumbwheel.metricsPort" 8000 }}, protocol: TCP}
   startupProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, failureThreshold: 300}
   readinessProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, failureThreshold: 5, timeoutSeconds: 5}
   livenessProbe: {httpGet: {path: /v2/health/live, port: 8000}, periodSeconds: 10, failureThreshold: 6, timeoutSeconds: 5}
@@ -122,6 +130,8 @@ spec:
     - {name: TORCHINDUCTOR_CACHE_DIR, value: /cache/inductor}
     - {name: HF_HUB_OFFLINE, value: "1"}
     - {name: VLLM_NO_USAGE_STATS, value: "1"}
+    # As --api-key, for the paths under /v1; the health check and the metrics need no key.
+    {{- include "thumbwheel.fromSecret" (list "VLLM_API_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
   ports:
     - {name: http, containerPort: 8000, protocol: TCP}
   startupProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 5, timeoutSeconds: 5, failureThreshold: {{ div (add $vllm.startupSeconds 4) 5 }}}

@@ -1,17 +1,30 @@
-{{/* Secrets that the chart generates, or receives as existing secrets, with their keys. */}}
+{{/* Secrets that the chart generates, or receives as existing secrets, with the value that names
+     them and their keys. */}}
 {{- define "thumbwheel.secrets" -}}
-keys: {name: {{ include "thumbwheel.secret" . }}, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
+keys: {name: {{ include "thumbwheel.secret" . }}, value: secrets.existing, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
+modelServer: {name: {{ include "thumbwheel.modelServerSecret" . }}, value: serving.existingSecret, made: {{ not .Values.serving.existingSecret }}, keys: [model-server-key]}
 {{- if include "thumbwheel.identity" . }}
-identity: {name: {{ include "thumbwheel.identitySecret" . }}, made: {{ not .Values.identity.existing.private }}, keys: {{ include "thumbwheel.identityKeys" . }}}
-callers: {name: {{ include "thumbwheel.callersSecret" . }}, made: {{ not .Values.identity.existing.public }}, keys: []}
+identity: {name: {{ include "thumbwheel.identitySecret" . }}, value: identity.existing.private, made: {{ not .Values.identity.existing.private }}, keys: {{ include "thumbwheel.identityKeys" . }}}
+callers: {name: {{ include "thumbwheel.callersSecret" . }}, value: identity.existing.public, made: {{ not .Values.identity.existing.public }}, keys: []}
 {{- end }}
 {{- if .Values.evaluation.enabled }}
-evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, made: true, keys: [access-key, postgres-password, secret-key, valkey-password]}
+evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, value: evaluation.enabled, made: true, keys: [access-key, postgres-password, secret-key, valkey-password]}
 {{- end }}
 {{- end -}}
 
 {{- define "thumbwheel.secret" -}}
 {{- .Values.secrets.existing | default (include "thumbwheel.name" (list . "keys")) -}}
+{{- end -}}
+
+{{/* Separate from the secret of the other keys, which older releases and backups have without this
+     key. Losing it costs nothing: a new one may be generated. */}}
+{{- define "thumbwheel.modelServerSecret" -}}
+{{- .Values.serving.existingSecret | default (include "thumbwheel.name" (list . "model-server")) -}}
+{{- end -}}
+
+{{/* Name of the secret with a key of a service. Arguments: list of root and key. */}}
+{{- define "thumbwheel.secretOf" -}}
+{{- if eq (index . 1) "model-server-key" }}{{ include "thumbwheel.modelServerSecret" (index . 0) }}{{ else }}{{ include "thumbwheel.secret" (index . 0) }}{{ end -}}
 {{- end -}}
 
 {{- define "thumbwheel.evaluationSecret" -}}{{ include "thumbwheel.name" (list . "evaluation") }}{{- end -}}
@@ -47,7 +60,7 @@ meta.helm.sh/release-namespace: {{ .Release.Namespace }}
 {{- with lookup "v1" "Secret" $.Release.Namespace .name -}}
   {{- $found := . -}}
   {{- range $facts.keys -}}
-    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" (hasPrefix "identity" $kind | ternary "identity.existing.private" "secrets.existing")) $facts.name .) }}{{- end -}}
+    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" $facts.value) $facts.name .) }}{{- end -}}
   {{- end -}}
   {{- if and $facts.made $.Release.IsUpgrade (ne "keep" (dig "metadata" "annotations" "helm.sh/resource-policy" "" $found)) -}}
     {{ fail (printf "Helm may delete the secret %s: kubectl --namespace %s annotate secret %s helm.sh/resource-policy=keep" $facts.name $.Release.Namespace $facts.name) }}

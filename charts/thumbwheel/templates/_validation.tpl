@@ -13,6 +13,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: the endpoint of an S3 store is required" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is required" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: gitops generates no secrets; a secret with principal-key, master-key and valkey-secret is required" }}{{- end -}}
+{{- if and $v.gitops (not $v.serving.existingSecret) -}}{{ fail "serving.existingSecret: gitops generates no secrets; a secret with model-server-key is required" }}{{- end -}}
 {{- include "thumbwheel.validateSecrets" . -}}
 {{- include "thumbwheel.validateTls" . -}}
 {{- include "thumbwheel.validateKserve" . -}}
@@ -78,5 +79,5 @@
 {{/* Restart pods when the name of the existing secret changes. */}}
 {{- define "thumbwheel.keysChecksum" -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
-{{- list .Values.secrets.existing .Values.identity.existing $stores.database.existingSecret $stores.valkey.existingSecret $stores.kafka.existingSecret $stores.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
+{{- list .Values.secrets.existing .Values.identity.existing .Values.serving.existingSecret $stores.database.existingSecret $stores.valkey.existingSecret $stores.kafka.existingSecret $stores.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
 {{- end -}}

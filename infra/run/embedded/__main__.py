@@ -148,7 +148,8 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
     say(f"starting {len(wanted)} services; their logs are in {layout.logs}")
     with interruptible(say):
         async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
-            await wait_for_model(f"http://{layout.target('predictor')}", converts, terminal.say)
+            url, key = f"http://{layout.target('predictor')}", layout.key("model-server-key")
+            await wait_for_model(url, key, converts, terminal.say)
             say(
                 f"chat at {layout.page_url}  "
                 f"(gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"

@@ -123,8 +123,9 @@ class Layout:
         """Return a key of the services; the key is created once, readable by its owner only.
 
         Args:
-            name: principal-key, the key of the hash of user ids in events, or master-key, which
-                wraps the data keys of sealed texts. Without the master key the texts are lost.
+            name: principal-key, the key of the hash of user ids in events; master-key, which wraps
+                the data keys of sealed texts, so that they are lost without the master key; or
+                model-server-key, the key of the calls to the model server.
         """
         return read_or_create(self.state / f"{name.removesuffix('-key')}.key")
 
@@ -171,7 +172,7 @@ def usual_ports() -> dict[str, int]:
     return {
         **usual_public_ports(),
         **{name: service.port for name, service in table.services.items()},
-        **{f"{service.name}_metrics": service.metrics_port for service in table.grpc},
+        **{f"{name}_metrics": service.metrics_port for name, service in table.services.items()},
     }
 
 
@@ -267,9 +268,11 @@ def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
 
 def _table_settings(layout: Layout, service: Service) -> dict[str, object]:
     """Return the settings that follow from the row of a service."""
-    settings: dict[str, object] = {"port": layout.ports[service.name]}
-    if service.grpc:
-        settings |= {"host": HOST, "metrics_port": layout.ports[f"{service.name}_metrics"]}
+    settings: dict[str, object] = {
+        "host": HOST,
+        "port": layout.ports[service.name],
+        "metrics_port": layout.ports[f"{service.name}_metrics"],
+    }
     if service.http:
         settings["http_port"] = layout.ports["http"]
     elif service.grpc:

@@ -18,12 +18,15 @@ SAY_AFTER_SECONDS = 5.0
 
 
 async def wait_for_model(
-    predictor_url: str, converts: bool, say: Callable[[str, str], None]
+    predictor_url: str, key: str, converts: bool, say: Callable[[str, str], None]
 ) -> None:
     """Poll KServe's repository index until a version is ready; print a message if this takes long.
 
     Args:
+        predictor_url: URL of the model server.
+        key: key of the model server.
         converts: True if no model was converted before, so that loading takes longer.
+        say: prints a line of the supervisor.
 
     Raises:
         ChildFailedError: a version could not be loaded, with the reason of the model server, or the
@@ -31,7 +34,7 @@ async def wait_for_model(
     """
     started, announced = time.monotonic(), False
     while (waited := time.monotonic() - started) < MODEL_SECONDS:
-        versions = await asyncio.to_thread(_index, predictor_url)
+        versions = await asyncio.to_thread(_index, predictor_url, key)
         if any(version["state"] == "READY" for version in versions):
             return
         if broken := [v for v in versions if v["state"] == "UNAVAILABLE" and v["reason"]]:
@@ -54,9 +57,10 @@ async def wait_for_model(
     )
 
 
-def _index(predictor_url: str) -> list[dict[str, str]]:
+def _index(predictor_url: str, key: str) -> list[dict[str, str]]:
     url = f"{predictor_url}/v2/repository/index"
-    request = urllib.request.Request(url, b"{}", method="POST")  # noqa: S310 - loopback
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, b"{}", headers, method="POST")  # noqa: S310 - loopback
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - loopback
         versions: list[dict[str, str]] = json.load(response)
     return versions

@@ -125,7 +125,8 @@ async def up(
             services = stack.programs(model)
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
-                await wait_for_model(f"http://{run.target('predictor')}", converts, terminal.say)
+                url, key = f"http://{run.target('predictor')}", run.key("model-server-key")
+                await wait_for_model(url, key, converts, terminal.say)
                 say(f"chat at {run.page_url}")
                 say(
                     f"second gateway at http://{HOST}:{run.ports['http_2']}; "

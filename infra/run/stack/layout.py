@@ -117,18 +117,19 @@ def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     doors |= {"gateway": grpc_port, "gateway_2": grpc_port and grpc_port + 1}
     replicated = [service.name for service in service_table().grpc]
     services = [*replicated, *(f"{service}_2" for service in replicated)]
-    names = [*doors, *services, *(f"{service}_metrics" for service in services), "predictor"]
+    services += [service for service in service_table().names if service not in services]
+    names = [*doors, *services, *(f"{service}_metrics" for service in services)]
     free = dict(zip(names, distinct_free_ports(len(names)), strict=True))
     return free | {name: port for name, port in doors.items() if port}
 
 
 def metrics_targets(ports: Mapping[str, int]) -> dict[str, list[str]]:
     """Return the scrape targets of Prometheus by service."""
-    found = {
-        service.name: [
-            f"{HOST}:{ports[f'{service.name}_metrics']}",
-            f"{HOST}:{ports[f'{service.name}_2_metrics']}",
+    return {
+        service: [
+            f"{HOST}:{ports[name]}"
+            for name in (f"{service}_metrics", f"{service}_2_metrics")
+            if name in ports
         ]
-        for service in service_table().grpc
+        for service in service_table().names
     }
-    return {**found, "predictor": [f"{HOST}:{ports['predictor']}"]}

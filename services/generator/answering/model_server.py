@@ -207,6 +207,8 @@ class HttpModelServer:
             raise _unreachable_error() from error
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")
+        if response.status in (401, 403):
+            raise _refused_key_error()
         if response.status in (429, 503):
             raise UnavailableError(
                 "the model server is busy loading or unloading versions", reason="MODEL_SERVER_BUSY"
@@ -232,6 +234,14 @@ def _silent_error() -> UnavailableError:
         "the model server does not respond",
         reason=SILENT_REASON,
         retry_seconds=DEFAULT_RETRY_SECONDS,
+    )
+
+
+def _refused_key_error() -> UnavailableError:
+    """Return the error for a server that refuses the caller, which only an operator can change."""
+    return UnavailableError(
+        "the model server refuses the key of the generator or the host name of its URL",
+        reason="MODEL_SERVER_REFUSES",
     )
 
 
@@ -268,13 +278,16 @@ def _chat_body(
 async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:
     """Translate an HTTP status.
 
-    404: the version is not loaded. 429: the queue is full. 503: the version loads or drains.
+    401, 403: the key or the host name is refused. 404: the version is not loaded. 429: the queue is
+    full. 503: the version loads or drains.
     """
     header = response.headers.get("Retry-After", "")
     retry = float(header) if header.isdecimal() else DEFAULT_RETRY_SECONDS
     match response.status:
         case 400 | 413 | 422:
             return await _invalid_request_error(response)
+        case 401 | 403:
+            return _refused_key_error()
         case 404:
             return NotFoundError("the model server does not hold this version")
         case 429:

@@ -1,4 +1,7 @@
-"""The aiohttp application: routes, and a middleware for request counts and error bodies."""
+"""The aiohttp applications: the inference port and the metrics port.
+
+A middleware of the inference port checks access, counts requests and writes error bodies.
+"""
 
 import asyncio
 import logging
@@ -9,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from services.predictor.errors import InvalidRequestError, PredictorError
+from services.predictor.http.access import AccessRules
 from services.predictor.http.kserve import KServeRoutes, Readiness
 from services.predictor.http.openai import OpenAIRoutes
 from services.predictor.http.replies import STATUS, VERSION, error_body
@@ -26,27 +30,38 @@ def build_app(
     repository: Repository,
     readiness: Readiness,
     metrics: Metrics,
+    access: AccessRules,
     default_max_tokens: int,
     max_body_bytes: int,
 ) -> web.Application:
-    """Build the application with all routes."""
+    """Build the application of the inference port with all routes."""
+    app = web.Application(
+        client_max_size=max_body_bytes, middlewares=[_middleware(metrics, access, max_body_bytes)]
+    )
+    app.add_routes(OpenAIRoutes(repository, default_max_tokens).routes())
+    app.add_routes(KServeRoutes(repository, readiness).routes())
+    return app
+
+
+def build_metrics_app(metrics: Metrics) -> web.Application:
+    """Build the application of the metrics port.
+
+    A port of its own, so that a monitoring system that may read the metrics can reach nothing else.
+    """
 
     async def render_metrics(request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": METRICS_TYPE})
 
-    app = web.Application(
-        client_max_size=max_body_bytes, middlewares=[_middleware(metrics, max_body_bytes)]
-    )
-    app.add_routes(OpenAIRoutes(repository, default_max_tokens).routes())
-    app.add_routes(KServeRoutes(repository, readiness).routes())
+    app = web.Application()
     app.add_routes([web.get("/metrics", render_metrics)])
     return app
 
 
-def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
+def _middleware(metrics: Metrics, access: AccessRules, max_body_bytes: int) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            access.check(request)
             response = await handler(request)
         except (asyncio.CancelledError, ConnectionResetError):
             _count(metrics, request, CLIENT_CLOSED_REQUEST)
@@ -82,6 +97,8 @@ def _error_response(request: web.Request, error: PredictorError, status: int) ->
         {"error": error.text} if request.path.startswith("/v2/") else error_body(error, status)
     )
     headers = {"Retry-After": "1"} if status in (429, 503) else None
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return web.json_response(body, status=status, headers=headers)
 
 

@@ -37,7 +37,7 @@ def test_facts_of_a_service_are_those_of_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["predictor.yaml", "network_policies.yaml", "_environment.tpl"]
+    "template", ["predictor.yaml", "network_policies.yaml", "_environment.tpl", "_kserve.tpl"]
 )
 def test_port_of_the_model_server_in_templates_is_that_of_the_table(template: str) -> None:
     text = (CHART / "templates" / template).read_text()

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,6 +52,7 @@ class FakePredictor:
     cut_after: int | None = None
     error_after: int | None = None
     endless_after: int | None = None
+    key: str = ""
     models_answer: bool = True
     models_hang: bool = False
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,7 +66,7 @@ class FakePredictor:
     loading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._require_key])
         app.router.add_post("/v2/repository/index", self.index)
         app.router.add_post("/v2/repository/models/{version}/load", self.load)
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)
@@ -73,6 +74,14 @@ class FakePredictor:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/counters", self.counters_json)
         return app
+
+    @web.middleware
+    async def _require_key(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await handler(request)
 
     async def counters_json(self, request: web.Request) -> web.Response:
         return web.json_response(asdict(self.counters))

@@ -322,6 +322,8 @@ TOO_LONG = {
             "",
         ),
         (413, "secret words", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "messages", ""),
+        (401, "secret words", grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_REFUSES", "", ""),
+        (403, "secret words", grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_REFUSES", "", ""),
         (429, {}, grpc.StatusCode.RESOURCE_EXHAUSTED, "MODEL_QUEUE_FULL", "", ""),
         (503, {}, grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "", ""),
         (

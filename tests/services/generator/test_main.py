@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from services.chassis.errors import UnavailableError
 from services.generator.__main__ import first_rollout, open_http
+from services.generator.answering.engine import Timeouts
+from services.generator.answering.model_server import HttpModelServer
 from services.generator.rollout.canary import ManifestError
 from services.generator.rollout.current_rollout import NOTHING_STORED, UnusableStoreError
 from services.generator.rollout.rollout import Deployment
 from services.generator.store.store import RolloutFile
+from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import model_directory
 from tests.support.errors import refused
 
@@ -77,9 +81,20 @@ async def test_a_used_connection_is_not_reused() -> None:
     server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
     async with server:
-        async with open_http(5.0) as http:
+        async with open_http(5.0, "") as http:
             for _ in range(3):
                 async with http.post(url, json={"messages": []}) as response:
                     assert await response.json() == {}
         await asyncio.gather(*[task for task in handlers if task])
     assert len(handlers) == 3
+
+
+async def test_a_model_server_with_another_key_is_reported_by_a_reason_of_its_own() -> None:
+    async with (
+        predictor_server(FakePredictor(key="a-key-for-tests-only")) as port,
+        open_http(5.0, "a-key-of-another-system") as http,
+    ):
+        server = HttpModelServer(http, f"http://127.0.0.1:{port}", Timeouts(5, 5, 5), 5)
+        for call in (server.index, lambda: server.load("v1", "/v1"), lambda: server.unload("v1")):
+            with refused(UnavailableError, reason="MODEL_SERVER_REFUSES"):
+                await call()

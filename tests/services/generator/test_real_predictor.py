@@ -10,6 +10,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from services.predictor.metrics import VersionMetrics
 from tests.services.generator.service import generator_service, text_of, until_ready
 from tests.services.predictor.conftest import (
+    KEY,
     Predictor,
     StartPredictor,
     cache_directory,
@@ -60,6 +61,7 @@ async def test_two_generators_load_a_version_once_and_do_not_unload_a_version_in
         "database_url": database,
         "stable_directory": first_model,
         "unload_grace_seconds": 0.3,
+        "model_server_key": KEY,
     }
     async with (
         generator_service(tmp_path, port, **settings) as here,
@@ -87,7 +89,9 @@ async def test_the_real_predictor_returns_every_sampled_token(
 ) -> None:
     predictor = await start_predictor()
     port = int(predictor.url.rsplit(":", 1)[1])
-    async with generator_service(tmp_path, port, stable_directory=first_model) as stubs:
+    async with generator_service(
+        tmp_path, port, stable_directory=first_model, model_server_key=KEY
+    ) as stubs:
         await until_ready(stubs, "tiny-1")
         events = await stubs.generate("hello", sampling=chat_pb2.SamplingOverrides(max_tokens=30))
     finished = events[-1].finished

@@ -27,6 +27,8 @@ from tests.services.generator.service import (
     until_ready,
 )
 
+KEY = "a-key-for-tests-only"
+
 
 async def run_fake_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url: str) -> None:
     """Give every version a pod at one address; versions in `broken` never load."""
@@ -70,6 +72,13 @@ def settings_of(root: Path, url: str) -> dict[str, Any]:
         "kubernetes_url": url,
         "kubernetes_directory": root / "account",
     }
+
+
+async def test_model_servers_with_a_key_get_it_with_every_call(tmp_path: Path) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor(key=KEY)
+    async with through_kserve(tmp_path, kubernetes, predictor, model_server_key=KEY) as stubs:
+        await until_ready(stubs, "v1")
+        assert text_of(await stubs.generate()) == "Hello there."
 
 
 async def test_promotion_deletes_the_object_of_the_old_version(

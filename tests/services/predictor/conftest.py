@@ -18,7 +18,8 @@ from services.predictor.engine.pipeline import PipelineOptions, Precision
 from services.predictor.errors import PredictorError
 from services.predictor.graph.conversion import convert
 from services.predictor.http import app, replies
-from services.predictor.http.app import build_app
+from services.predictor.http.access import AccessRules
+from services.predictor.http.app import build_app, build_metrics_app
 from services.predictor.http.kserve import Readiness
 from services.predictor.http.replies import error_body
 from services.predictor.ir_cache import IrCache
@@ -31,13 +32,16 @@ from tests.services.predictor.model_directories import write_model
 OPTIONS = PipelineOptions(kv_blocks=64, prefill_chunk_tokens=64, threads=1, precision=Precision.F32)
 LIMITS = AdmissionLimits(max_concurrent=4, max_waiting=4)
 MAX_BODY_BYTES = 2_000_000
+KEY = "a-key-for-tests-only"
+BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 @dataclass
 class Predictor:
-    """A running predictor and a client."""
+    """A running predictor and a client that sends the key."""
 
     url: str
+    metrics_url: str
     client: aiohttp.ClientSession
     repository: Repository
     readiness: Readiness
@@ -170,14 +174,20 @@ async def _running(
     repository = Repository(
         loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits
     )
+    access = AccessRules(KEY, allowed_hosts=("predictor", ".chat.svc"))
     built = build_app(
-        repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES
+        repository, readiness, metrics, access, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES
     )
-    runner = web.AppRunner(built, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as client:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield Predictor(url, client, repository, readiness, metrics, calls)
+    runners = [
+        web.AppRunner(built, access_log=None, handler_cancellation=True, shutdown_timeout=1.0),
+        web.AppRunner(build_metrics_app(metrics), access_log=None),
+    ]
+    for runner in runners:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession(headers=BEARER) as client:
+        url, metrics_url = (f"http://127.0.0.1:{each.addresses[0][1]}" for each in runners)
+        yield Predictor(url, metrics_url, client, repository, readiness, metrics, calls)
     await repository.close()
-    await runner.cleanup()
+    for runner in runners:
+        await runner.cleanup()

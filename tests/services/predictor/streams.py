@@ -20,5 +20,5 @@ async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aio
 
 
 async def metrics(predictor: Predictor) -> tuple[int, str]:
-    async with predictor.client.get(predictor.url + "/metrics") as response:
+    async with aiohttp.request("GET", predictor.metrics_url + "/metrics") as response:
         return response.status, await response.text()

@@ -28,6 +28,7 @@ from services.predictor.graph.conversion import convert
 from services.predictor.ir_cache import IrCache
 from services.predictor.manifest import DigestCache, check_manifest
 from services.predictor.settings import PredictorSettings
+from tests.services.predictor.conftest import BEARER, KEY
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,6 +46,8 @@ def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TW_")}
     own = {
         "PORT": "0",
+        "METRICS_PORT": "0",
+        "MODEL_SERVER_KEY": KEY,
         "CACHE_DIRECTORY": str(tmp_path / "cache"),
         "THREADS": "1",
         "KV_BLOCKS": "8",
@@ -124,6 +127,8 @@ async def serving(
     log.set_level("INFO", logger="services.predictor")
     own = {
         "port": 0,
+        "metrics_port": 0,
+        "model_server_key": KEY,
         "cache_directory": tmp_path / "cache",
         "threads": 1,
         "kv_blocks": 8,
@@ -139,8 +144,9 @@ async def serving(
 
 
 def post(port: int, path: str, body: object) -> object:
+    headers = {"Content-Type": "application/json", **BEARER}
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST"
+        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), headers, method="POST"
     )
     with urllib.request.urlopen(request) as response:
         return json.load(response)
@@ -152,11 +158,14 @@ def post(port: int, path: str, body: object) -> object:
         ("KV_BLOKS", "8", ("TW_PREDICTOR_KV_BLOKS", "UNKNOWN")),
         ("KV_BLOCKS", "0", ("kv_blocks", "GREATER_THAN_EQUAL")),
         ("PRECISION", "f8", ("precision", "ENUM")),
+        ("MODEL_SERVER_KEY", "", ("model_server_key", "TOO_SHORT")),
+        ("MODEL_SERVER_KEY", "sixteen-and-more\n", ("model_server_key", "HEADER_KEY")),
     ],
 )
 def test_unknown_and_invalid_settings_stop_the_process_by_name(
     name: str, value: str, wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TW_PREDICTOR_MODEL_SERVER_KEY", "k" * 16)
     monkeypatch.setenv(f"TW_PREDICTOR_{name}", value)
     with pytest.raises(SettingsError) as caught:
         main()
@@ -220,7 +229,7 @@ async def test_without_a_peer_the_process_becomes_ready(
         while await alone.status("/v2/health/ready") != 200:
             await asyncio.sleep(0.01)
         async with (
-            aiohttp.ClientSession() as http,
+            aiohttp.ClientSession(headers=BEARER) as http,
             http.post(
                 f"http://127.0.0.1:{await alone.port}/v2/repository/index", json={}
             ) as answer,
@@ -242,7 +251,7 @@ async def test_sigterm_closes_idle_connections_while_answers_finish(
     }
     async with (
         serving(tmp_path, caplog, startup_models=(first_model,), kv_blocks=32) as predictor,
-        aiohttp.ClientSession(f"http://127.0.0.1:{await predictor.port}") as http,
+        aiohttp.ClientSession(f"http://127.0.0.1:{await predictor.port}", headers=BEARER) as http,
     ):
         await predictor.wait_for_log("version ready")
         reader, writer = await asyncio.open_connection("127.0.0.1", await predictor.port)
@@ -287,7 +296,7 @@ async def test_a_startup_model_is_served_under_the_version_of_its_manifest(
     async with serving(tmp_path, caplog, **settings) as predictor:
         await predictor.wait_for_log("version ready")
         async with (
-            aiohttp.ClientSession() as http,
+            aiohttp.ClientSession(headers=BEARER) as http,
             http.get(f"http://127.0.0.1:{await predictor.port}/v1/models") as answer,
         ):
             assert [model["id"] for model in (await answer.json())["data"]] == ["tiny-1"]

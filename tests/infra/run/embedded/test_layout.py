@@ -52,6 +52,19 @@ def test_services_have_settings_and_share_the_principal_key(tmp_path: Path) -> N
     assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
 
 
+def test_generator_and_model_server_share_a_key_that_only_the_owner_can_read(
+    tmp_path: Path,
+) -> None:
+    layout, model = made(tmp_path)
+    settings = service_settings(layout, model)
+    keys = {
+        name: own["model_server_key"] for name, own in settings.items() if "model_server_key" in own
+    }
+    assert set(keys) == {"generator", "predictor"}
+    assert len(set(keys.values())) == 1
+    assert (layout.state / "model-server.key").stat().st_mode & 0o077 == 0
+
+
 def test_old_state_folder_gets_master_key_for_feedback_only(
     tmp_path: Path,
 ) -> None:

@@ -14,6 +14,7 @@ from infra.run.supervision.child import ChildFailedError
 from tests.support.errors import refused
 
 LOADING = [{"name": "m-0", "state": "LOADING", "reason": ""}]
+KEY = "a-key-for-tests-only"
 READY = [{"name": "m-0", "state": "READY", "reason": ""}]
 BROKEN = [{"name": "m-0", "state": "UNAVAILABLE", "reason": "config.json is missing"}]
 
@@ -24,6 +25,9 @@ class Index(http.server.BaseHTTPRequestHandler):
     answers: ClassVar[list[list[dict[str, str]]]] = []
 
     def do_POST(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            self.send_error(401)
+            return
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(200)
         self.end_headers()
@@ -45,14 +49,14 @@ def url() -> Iterator[str]:
 
 async def test_wait_lasts_until_a_version_is_ready(url: str) -> None:
     Index.answers = [[], LOADING, READY]
-    await wait_for_model(url, False, lambda *_: None)
+    await wait_for_model(url, KEY, False, lambda *_: None)
     assert Index.answers == [READY]
 
 
 async def test_failed_load_ends_the_wait_with_its_reason(url: str) -> None:
     Index.answers = [LOADING, BROKEN]
     with refused(ChildFailedError, field="m-0", reason="DAMAGED") as caught:
-        await wait_for_model(url, False, lambda *_: None)
+        await wait_for_model(url, KEY, False, lambda *_: None)
     assert BROKEN[0]["reason"] in caught.value.text
 
 
@@ -63,6 +67,6 @@ async def test_conversion_is_mentioned_only_if_needed(
     monkeypatch.setattr(readiness, "SAY_AFTER_SECONDS", -1.0)
     Index.answers = [LOADING, READY]
     lines: list[str] = []
-    await wait_for_model(url, converts, lambda _, text: lines.append(text))
+    await wait_for_model(url, KEY, converts, lambda _, text: lines.append(text))
     (line,) = lines
     assert ("convert" in line) is converts

@@ -144,7 +144,7 @@ def answered(world: World, pod: Any) -> float:
     """Return the number of chats that a pod has served."""
     ask = (
         "import urllib.request as u; "
-        "print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
+        "print(u.urlopen('http://127.0.0.1:9000/metrics').read().decode())"
     )
     name = pod["metadata"]["name"]
     output = world.shell.run(

@@ -208,7 +208,9 @@ async def test_a_malformed_body_is_refused(
     reason: str,
     limit: str,
 ) -> None:
-    async with predictor.client.post(predictor.url + TEXT, data=io.BytesIO(raw)) as response:
+    async with predictor.client.post(
+        predictor.url + TEXT, data=io.BytesIO(raw), headers={"Content-Type": "application/json"}
+    ) as response:
         assert response.status == expected
         assert (await response.json())["error"]["message"] == refusals[-1].text
     assert (refusals[-1].field, refusals[-1].reason, refusals[-1].limit) == ("body", reason, limit)

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from services.predictor.engine.generation import Sampling
-from tests.services.predictor.conftest import Predictor
+from tests.services.predictor.conftest import KEY, Predictor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -266,7 +266,7 @@ async def test_echo_without_new_tokens_scores_the_prompt(predictor: Predictor) -
 
 async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None:
     async with openai.AsyncOpenAI(
-        base_url=f"{predictor.url}/v1", api_key="unused", max_retries=0
+        base_url=f"{predictor.url}/v1", api_key=KEY, max_retries=0
     ) as client:
         assert [model.id async for model in client.models.list()] == ["tiny-1"]
         complete = await client.chat.completions.create(
