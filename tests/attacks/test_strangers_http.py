@@ -94,13 +94,9 @@ async def test_foreign_host_gets_no_data_and_stays_in_no_answer(attacked_system:
         assert b"evil.example" not in answer.head + answer.body
 
 
-async def test_metrics_have_no_texts_users_or_keys(attacked_system: Attacked) -> None:
-    word = "quetzalcoatlus"
-    await asyncio.to_thread(attacked_system.bystander.ask, f"Tell me about the {word}.")
+async def test_metrics_are_not_public(attacked_system: Attacked) -> None:
     answer = await raw_request(attacked_system.port, b"GET /metrics HTTP/1.1\r\n" + HEAD + b"\r\n")
-    assert answer.status in (200, 401, 404)
-    for secret in (word, "bystander", attacked_system.bystander.key):
-        assert secret.encode() not in answer.body
+    assert answer.status == 404
 
 
 async def test_unfinished_requests_of_strangers_leave_room_for_others(attacked: Attacked) -> None:

@@ -107,6 +107,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         run_gateway(
             tmp_path_factory.mktemp("gateway"),
             session_target=f"127.0.0.1:{port}",
+            http_metrics=True,
             key_cache_seconds=0,
         ) as gateway,
     ):
