@@ -55,6 +55,9 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
+    "keys master": Command(
+        "wrap the keys of stored texts under a new master key", OPERATE, ("rotate-master-key",)
+    ),
     "keys identity": Command(
         "create, list and retire keys that sign calls between services",
         "services.gateway",

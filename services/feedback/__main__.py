@@ -3,7 +3,8 @@
 Without a subcommand the service runs, and its exit status is 3 if acknowledged events are left in
 its write-ahead logs. Commands: `migrate` updates the Postgres schema, `topics` and `bucket` create
 topics and bucket, `spools` and `relay` list and empty write-ahead logs, `orphans` and `compact`
-maintain the object store, and `audit` verifies the stored data.
+maintain the object store, `audit` verifies the stored data, and `rotate-master-key` wraps the data
+keys under a new master key.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
-from services.feedback.principals.sealing import MasterKey, MasterKeyError, Sealer, overtaken_turns
+from services.feedback.principals.sealing import MasterKeyError, Sealer, overtaken_turns
 from services.feedback.projections import current_feedback, experiments, remarks, thumbs
 from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
@@ -72,9 +73,9 @@ async def wiring(
             collector.
     """
     engine = open_database(settings.database_url)
-    master = MasterKey(settings.master_key.get_secret_value())
-    keys = DataKeys(engine, master)
+    keys = DataKeys(engine, settings.master())
     keys.check()
+    master = settings.master().with_fingerprints(keys.fingerprint_key())
     erasures, consents = Erasures(engine), Consents(engine, settings.training_consent_default)
     registry = SpoolRegistry(engine, socket.gethostname()) if settings.kafka_bootstrap else None
     stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings), registry)

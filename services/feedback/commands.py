@@ -19,6 +19,7 @@ from services.feedback.lake.location import bucket, object_store
 from services.feedback.lake.object_store import load_objects, save_objects
 from services.feedback.lake.orphans import add_orphan_options, collect_orphans
 from services.feedback.principals.erasures import Erasures
+from services.feedback.principals.rotation import rotate
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import LogError, LogView
 from services.feedback.spool.registry import SpoolRegistry
@@ -159,8 +160,34 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
+def _rotate_master_key(settings: FeedbackSettings, _options: Namespace) -> int:
+    if not settings.accepted_master_keys.get_secret_value():
+        print(
+            "accepted_master_keys: empty; set it to the previous master key, see "
+            "docs/kubernetes.md",
+            file=sys.stderr,
+        )
+        return 2
+
+    def report(read: int, total: int) -> None:
+        print(f"{read:,} of {total:,} keys", flush=True)
+
+    done = rotate(open_database(settings.database_url), settings.master(), report)
+    print(
+        f"{done.rewrapped:,} wrapped again; {done.remaining:,} of {done.keys:,} keys do not open "
+        f"under the new master key alone ({done.broken:,} under none)"
+    )
+    if not done.remaining:
+        print("the previous master key is no longer needed by this database")
+    return 1 if done.remaining else 0
+
+
 COMMANDS = {
     "audit": (_audit, "verify that no event is lost or duplicated in store, ledger and log"),
+    "rotate-master-key": (
+        _rotate_master_key,
+        "wrap all data keys under master_key while the service runs; may be repeated",
+    ),
     "compact": (_compact, "run one compaction pass now"),
     "migrate": (_migrate, "migrate the database schema"),
     "topics": (_topics, "create missing Kafka topics and describe all topics"),

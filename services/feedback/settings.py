@@ -13,6 +13,7 @@ from services.feedback.compaction.compaction import CompactionOptions
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.kafka.cluster import Cluster
+from services.feedback.principals.sealing import MasterKey
 
 MIB = 1024 * 1024
 
@@ -33,6 +34,11 @@ class FeedbackSettings(ServiceSettings):
     master_key: SecretStr = Field(
         description="64 hexadecimal digits, equal in all replicas: wraps the keys that seal texts; "
         "without the master key all texts are lost",
+    )
+    accepted_master_keys: SecretStr = Field(
+        SecretStr(""),
+        description="during a rotation: further master keys, comma-separated, under which stored "
+        "keys may be wrapped",
     )
     training_consent_default: bool = Field(
         True,
@@ -191,7 +197,19 @@ class FeedbackSettings(ServiceSettings):
     def _master_key_is_hexadecimal(self) -> Self:
         if not re.fullmatch("[0-9a-fA-F]{64}", self.master_key.get_secret_value()):
             raise PydanticCustomError("malformed", "master_key: 64 hexadecimal digits")
+        accepted = self.accepted_master_keys.get_secret_value()
+        if accepted and not re.fullmatch("[0-9a-fA-F]{64}(,[0-9a-fA-F]{64})*", accepted):
+            raise PydanticCustomError(
+                "malformed", "accepted_master_keys: keys of 64 hexadecimal digits, comma-separated"
+            )
         return self
+
+    def master(self) -> MasterKey:
+        """Return the master key with the other accepted ones."""
+        accepted = self.accepted_master_keys.get_secret_value()
+        return MasterKey(
+            self.master_key.get_secret_value(), accepted=accepted.split(",") if accepted else ()
+        )
 
     @model_validator(mode="after")
     def _keys_belong_to_the_endpoint(self) -> Self:

@@ -32,6 +32,12 @@ _INSERT_OR_GET = text("""
 """)
 
 
+# Row of the key of the fingerprints, wrapped like data keys. The name is no principal, which has 64
+# hexadecimal digits. Without this row a new master key would change the fingerprints, and an event
+# that is sent again would count as another content under a used id.
+FINGERPRINTS, NO_TENANT = "fingerprints", ""
+
+
 class DataKeys:
     """Data keys in the database; thread-safe, and every call blocks."""
 
@@ -61,17 +67,8 @@ class DataKeys:
             rows: list[Row[tuple[str, str, bytes, bytes]]] = []
             with transaction(self._engine) as connection:
                 for principal in missing:
-                    tenant = tenants[principal]
-                    values = {
-                        "principal": principal,
-                        "tenant": tenant,
-                        "wrapped_key": self._master.wrap(
-                            self._random_bytes(KEY_BYTES), tenant, principal
-                        ),
-                        "create_us": self._now_us(),
-                        "key_id": self._random_bytes(KEY_ID_BYTES),
-                    }
-                    rows.append(connection.execute(_INSERT_OR_GET, values).one())
+                    key = self._random_bytes(KEY_BYTES)
+                    rows.append(self._insert(connection, principal, tenants[principal], key))
                 found |= self._unwrap(rows)
         return found
 
@@ -90,6 +87,20 @@ class DataKeys:
             ]
         return self._unwrap(rows)
 
+    def fingerprint_key(self) -> bytes:
+        """Return the key of the fingerprints, which no rotation of the master key changes.
+
+        The first call stores the key that the present master key derives.
+
+        Raises:
+            UnavailableError: The database is unavailable, or another master key wrapped the key.
+        """
+        if found := self.existing([FINGERPRINTS]):
+            return found[FINGERPRINTS].key
+        with transaction(self._engine) as connection:
+            row = self._insert(connection, FINGERPRINTS, NO_TENANT, self._master.fingerprint_key)
+        return self._unwrap([row])[FINGERPRINTS].key
+
     def check(self) -> None:
         """Check the master key against a stored key.
 
@@ -100,6 +111,19 @@ class DataKeys:
         with transaction(self._engine) as connection:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
+
+    def _insert(
+        self, connection: Connection, principal: str, tenant: str, key: bytes
+    ) -> Row[tuple[str, str, bytes, bytes]]:
+        """Insert a wrapped key, and return the row, which is another one if it existed."""
+        values = {
+            "principal": principal,
+            "tenant": tenant,
+            "wrapped_key": self._master.wrap(key, tenant, principal),
+            "create_us": self._now_us(),
+            "key_id": self._random_bytes(KEY_ID_BYTES),
+        }
+        return connection.execute(_INSERT_OR_GET, values).one()
 
     def _unwrap(self, rows: Collection[Row[tuple[str, str, bytes, bytes]]]) -> dict[str, DataKey]:
         try:

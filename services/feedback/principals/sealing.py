@@ -81,44 +81,67 @@ class MasterKeyError(DetailedError):
 
 
 class MasterKey:
-    """Master key of 64 hexadecimal digits.
+    """Master key of 64 hexadecimal digits, and others that are accepted during a rotation.
 
     Data keys are wrapped with AES-256-GCM under a key derived per tenant, bound to the principal.
+
+    Args:
+        digits: wraps data keys.
+        accepted: further master keys, under which data keys may be wrapped.
+        fingerprint_key: key of the fingerprints; by default derived from `digits`.
     """
 
-    def __init__(self, digits: str, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self,
+        digits: str,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        accepted: Sequence[str] = (),
+        fingerprint_key: bytes | None = None,
+    ) -> None:
         self._secret, self._random_bytes = bytes.fromhex(digits), random_bytes
-        self._fingerprints = _derived(self._secret, _FINGERPRINTS, b"")
+        self._accepted = [bytes.fromhex(other) for other in accepted]
+        self.fingerprint_key = fingerprint_key or _derived(self._secret, _FINGERPRINTS, b"")
 
     def wrap(self, key: bytes, tenant: str, principal: str) -> bytes:
         """Wrap a data key; the result is nonce, ciphertext and tag."""
         nonce = self._random_bytes(NONCE_BYTES)
-        return nonce + self._wrapping(tenant).encrypt(nonce, key, principal.encode())
+        return nonce + _wrapping(self._secret, tenant).encrypt(nonce, key, principal.encode())
 
     def unwrap(self, wrapped: bytes, tenant: str, principal: str) -> bytes:
         """Unwrap a data key.
 
         Raises:
-            MasterKeyError: The key is damaged or was wrapped under another master key.
+            MasterKeyError: The key is damaged or was wrapped under a master key that is not
+                accepted.
         """
-        try:
-            return self._wrapping(tenant).decrypt(
-                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode()
-            )
-        except InvalidTag as error:
-            raise MasterKeyError(
-                "a data key does not open under this master key", field="master_key"
-            ) from error
+        for secret in (self._secret, *self._accepted):
+            try:
+                return _wrapping(secret, tenant).decrypt(
+                    wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode()
+                )
+            except InvalidTag:
+                continue
+        raise MasterKeyError("a data key does not open under this master key", field="master_key")
+
+    def alone(self) -> "MasterKey":
+        """Return this master key without the other accepted ones."""
+        return MasterKey(self._secret.hex(), self._random_bytes)
+
+    def with_fingerprints(self, key: bytes) -> "MasterKey":
+        """Return the same master keys with another key of the fingerprints."""
+        accepted = [secret.hex() for secret in self._accepted]
+        return MasterKey(self._secret.hex(), self._random_bytes, accepted, key)
 
     def fingerprint(self, digest: bytes) -> bytes:
         """Return HMAC-SHA-256 of an event's SHA-256.
 
         The bare digest of a short text could be guessed.
         """
-        return hmac.digest(self._fingerprints, digest, "sha256")
+        return hmac.digest(self.fingerprint_key, digest, "sha256")
 
-    def _wrapping(self, tenant: str) -> AESGCM:
-        return AESGCM(_derived(self._secret, None, tenant.encode()))
+
+def _wrapping(secret: bytes, tenant: str) -> AESGCM:
+    return AESGCM(_derived(secret, None, tenant.encode()))
 
 
 def _derived(secret: bytes, salt: bytes | None, info: bytes) -> bytes:

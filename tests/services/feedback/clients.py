@@ -69,11 +69,10 @@ async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
         drain_seconds=1,
         lame_duck_seconds=0,
         principal_key=KEY,
-        master_key=MASTER,
         spool_directory=root / "spool",
         object_directory=root / "objects",
         database_url=f"sqlite:///{root}/ledger.db",
-        **{"flush_seconds": 0.05} | changes,
+        **{"flush_seconds": 0.05, "master_key": MASTER} | changes,
     )
     put_sqlite(root / "ledger.db")
     async with (

@@ -41,16 +41,15 @@ print(urllib.request.urlopen(request, timeout=60).read().decode())
 UNWRAP = """
 from sqlalchemy import select
 from services.chassis.settings import load_settings
-from services.feedback import tables
+from services.feedback.store import tables
 from services.feedback.store.database import open_database
 from services.feedback.principals.data_keys import DataKeys
-from services.feedback.principals.master_key import MasterKey
 from services.feedback.settings import FeedbackSettings
 settings = load_settings(FeedbackSettings)
 engine = open_database(settings.database_url)
 with engine.connect() as connection:
     principals = list(connection.execute(select(tables.data_keys.c.principal)).scalars())
-keys = DataKeys(engine, MasterKey(settings.master_key.get_secret_value())).known(principals)
+keys = DataKeys(engine, settings.master()).existing(principals)
 assert len(keys) == len(principals)
 print(len(keys))
 """

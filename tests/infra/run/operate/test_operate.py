@@ -8,6 +8,9 @@ from pathlib import Path
 
 from infra.run.embedded.environment import Environment, service_environment, write_environment
 from infra.service_table import service_table
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.sealing import MasterKey
+from services.feedback.store.database import open_database
 
 ROOT = Path(__file__).resolve().parents[4]
 ROLLOUT = (
@@ -49,3 +52,23 @@ def test_the_stack_replaces_the_stores_of_an_embedded_run(tmp_path: Path) -> Non
     environment = service_environment(tmp_path)
     assert environment["TW_GENERATOR_DATABASE_URL"] == stores["TW_GENERATOR_DATABASE_URL"]
     assert "TW_GENERATOR_ROLLOUT_FILE" not in environment
+
+
+def test_master_key_of_the_state_folder_is_rotated(tmp_path: Path) -> None:
+    old, new = "5e" * 32, "7c" * 32
+    (tmp_path / "feedback").mkdir()
+    engine = open_database(f"sqlite:///{tmp_path}/feedback/ledger.db")
+    before = DataKeys(engine, MasterKey(old)).get_or_create({"a" * 64: "acme"})
+    (tmp_path / "principal.key").write_text("p" * 16)
+    (tmp_path / "master.key").write_text(new)
+    done = subprocess.run(
+        [sys.executable, "-m", "thumbwheel_cli", "keys", "master", "--state", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "gen", "TW_FEEDBACK_ACCEPTED_MASTER_KEYS": old},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert DataKeys(engine, MasterKey(new)).existing(["a" * 64]) == before
+    engine.dispose()
