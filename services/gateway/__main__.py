@@ -130,7 +130,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         )
         sessions = PageSessions(
             authenticator,
-            settings.principal_key.get_secret_value(),
+            settings.session_secrets(),
             CookieRules(settings.page_session_seconds, settings.is_session_secure),
         )
         router = Router(authenticator, sessions, settings.max_rpc_seconds)

@@ -178,6 +178,11 @@ class GatewaySettings(ServiceSettings):
             "session cookie of the page over TLS only; unset: unless host is a loopback address"
         ),
     )
+    page_session_secrets: SecretStr = Field(
+        SecretStr(""),
+        description="secrets of the session cookie, comma-separated, each at least 16 characters: "
+        "the first is used, the others are accepted; empty: principal_key",
+    )
     http_metrics: bool = Field(
         False, description="/metrics on the HTTP port, without a key; disable on public networks"
     )
@@ -334,6 +339,12 @@ class GatewaySettings(ServiceSettings):
             return self.host not in LOOPBACK_HOSTS
         return self.page_session_secure
 
+    def session_secrets(self) -> list[str]:
+        """Return the secrets of the session cookie, the one of new sessions first."""
+        if own := self.page_session_secrets.get_secret_value():
+            return own.split(",")
+        return [self.principal_key.get_secret_value()]
+
     def quota_rules(self) -> QuotaRules:
         """Convert to the domain's type."""
         general = self.model_dump(include=set(QuotaOverride.model_fields))
@@ -350,6 +361,16 @@ class GatewaySettings(ServiceSettings):
                 "too_short",
                 "valkey_secret must have {min_length} characters or more with a valkey_url",
                 {"min_length": MIN_SECRET_CHARACTERS},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_session_secrets(self) -> Self:
+        if min(map(len, self.session_secrets())) < MIN_SECRET_CHARACTERS:
+            raise PydanticCustomError(
+                "too_short",
+                "page_session_secrets: each secret has at least {least} characters",
+                {"least": MIN_SECRET_CHARACTERS},
             )
         return self
 

@@ -1,16 +1,17 @@
 """Sessions of the page: an encrypted cookie in place of the API key, protected against CSRF.
 
 The cookie contains the hash of the API key or the token of an issuer, which are checked on every
-request, so a session ends with its key or token. Replicas derive the same keys from one secret.
+request, so a session ends with its key or token. Replicas derive the same keys from the same
+secrets, of which the first is used for new sessions.
 """
 
 import base64
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from starlette.requests import Request
@@ -44,12 +45,23 @@ class CookieRules:
 
 
 class PageSessions:
-    """Creates, checks and removes sessions."""
+    """Creates, checks and removes sessions.
 
-    def __init__(self, authenticator: Authenticator, secret: str, rules: CookieRules) -> None:
+    Args:
+        authenticator: checks the key or token of a session.
+        secrets: the first encrypts new sessions; sessions of the others are accepted.
+        rules: of the cookie.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, secrets: Sequence[str], rules: CookieRules
+    ) -> None:
         self._authenticator, self._rules = authenticator, rules
-        self._cipher = Fernet(base64.urlsafe_b64encode(_derive(secret, b"page session cookie")))
-        self._csrf_key = _derive(secret, b"page session csrf")
+        self._cipher = MultiFernet(
+            Fernet(base64.urlsafe_b64encode(_derive(secret, b"page session cookie")))
+            for secret in secrets
+        )
+        self._csrf_keys = [_derive(secret, b"page session csrf") for secret in secrets]
 
     def cookie(self, request: Request) -> str:
         """Return the value of the session cookie, or an empty text."""
@@ -75,7 +87,11 @@ class PageSessions:
                 limit=f"a session of at most {self._rules.max_age_seconds} s; sign in again",
             ) from error
         token = request.headers.get(CSRF_HEADER, "")
-        is_token_valid = hmac.compare_digest(token.encode(), self.csrf_token(cookie).encode())
+        # During a rotation, open pages have tokens of the previous secret.
+        is_token_valid = any(
+            hmac.compare_digest(token.encode(), _csrf_token(key, cookie).encode())
+            for key in self._csrf_keys
+        )
         if request.method not in SAFE_METHODS and not is_token_valid:
             raise PermissionDeniedError(
                 "the request lacks the CSRF token of its session",
@@ -87,7 +103,7 @@ class PageSessions:
 
     def csrf_token(self, cookie: str) -> str:
         """Return the CSRF token of a session, from which the cookie cannot be computed."""
-        return hmac.digest(self._csrf_key, cookie.encode(), "sha256").hex()
+        return _csrf_token(self._csrf_keys[0], cookie)
 
     def start(self, authorization: str, response: Callable[[str], Response]) -> Response:
         """Return the response, made from the CSRF token, with the cookie of a new session.
@@ -142,6 +158,10 @@ def _check_origin(request: Request) -> None:
             field="origin" if site is None else "sec-fetch-site",
             limit="the origin of the page",
         )
+
+
+def _csrf_token(key: bytes, cookie: str) -> str:
+    return hmac.digest(key, cookie.encode(), "sha256").hex()
 
 
 def _derive(secret: str, purpose: bytes) -> bytes:

@@ -53,7 +53,7 @@ async def test_route_without_a_rule_is_denied_even_with_a_key() -> None:
 
     secret, key = mint(ADA)
     authenticator = Authenticator(ApiKeys(CountingStore(key), 0), None)
-    sessions = PageSessions(authenticator, PRINCIPAL_KEY, CookieRules(60, secure=False))
+    sessions = PageSessions(authenticator, [PRINCIPAL_KEY], CookieRules(60, secure=False))
     door = Router(authenticator, sessions, 1)
     app = Starlette(routes=[door.route("GET /api/secrets", endpoint)])
     headers = {"authorization": f"Bearer {secret}"}

@@ -14,6 +14,7 @@ from services.gateway.identity.authentication import digest_of, new_secret
 from services.gateway.identity.credential import ALL_SCOPES, Scope
 from tests.services.gateway.gateway_under_test import (
     ADA,
+    PRINCIPAL_KEY,
     GatewayUnderTest,
     new_key,
     run_gateway,
@@ -245,3 +246,40 @@ async def test_page_is_isolated_from_other_origins(gateway: GatewayUnderTest) ->
         f"{gateway.url}/api/loop/report/one", headers=gateway.headers()
     ) as response:
         assert response.headers["cross-origin-opener-policy"] == "unsafe-none"
+
+
+async def test_secret_is_rotated_without_the_end_of_a_session(tmp_path: Path) -> None:
+    """Each step is a gateway of its own, as replicas during a rolling restart."""
+    old, new = "o" * 16, "n" * 16
+    async with run_gateway(tmp_path, page_session_secrets=old) as gateway:
+        key = gateway.key
+        page = await sign_in(gateway, key)
+    async with run_gateway(tmp_path, page_session_secrets=f"{old},{new}") as gateway:
+        assert (await call(gateway, "GET /api/conversations", page))[0] == 200
+    async with run_gateway(tmp_path, page_session_secrets=f"{new},{old}") as gateway:
+        # With the CSRF token from before, as in an open page.
+        assert (await call(gateway, "PUT /api/consent", page, {"training": True}))[0] == 200
+        _, account, _ = await call(gateway, "GET /api/account", page)
+        reloaded = {**page, CSRF: account["csrfToken"]}
+        assert reloaded != page
+        assert (await call(gateway, "PUT /api/consent", reloaded, {"training": True}))[0] == 200
+        replaced = await sign_in(gateway, key)
+    async with run_gateway(tmp_path, page_session_secrets=new) as gateway:
+        assert (await call(gateway, "GET /api/conversations", page))[0] == 401
+        assert (await call(gateway, "PUT /api/consent", replaced, {"training": True}))[0] == 200
+
+
+async def test_first_own_secret_keeps_the_sessions_of_the_principal_key(tmp_path: Path) -> None:
+    async with run_gateway(tmp_path) as gateway:
+        page = await sign_in(gateway, gateway.key)
+    secrets = f"{'n' * 16},{PRINCIPAL_KEY}"
+    async with run_gateway(tmp_path, page_session_secrets=secrets) as gateway:
+        assert (await call(gateway, "GET /api/conversations", page))[0] == 200
+
+
+@pytest.mark.parametrize("secrets", ["short", f"{'n' * 16},", f"{'n' * 16},short"])
+async def test_short_session_secret_is_rejected_and_hidden(tmp_path: Path, secrets: str) -> None:
+    with pytest.raises(ValueError, match="page_session_secrets") as caught:
+        async with run_gateway(tmp_path, page_session_secrets=secrets):
+            pass
+    assert "short" not in str(caught.value).replace("too_short", "")
