@@ -5,8 +5,6 @@ last thumb of a user stays the current one.
 """
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,60 +20,41 @@ from tests.faults.feedback import (
     wait_until,
     wait_until_sunk,
 )
+from tests.faults.older_copy import OlderCopy
 from tests.servers import KafkaServer, PostgresServer, running
 from tests.services.feedback.samples import thumb
 
 
-class LaggingPostgres(PostgresServer):
-    """Postgres with a copy of its data, as an asynchronous standby that lags."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._data, self._copy = folder / "data", folder / "copy"
-
-    def copy(self) -> None:
-        """Copy the data of the stopped server, and start the server again."""
-        self.stop()
-        subprocess.run(["cp", "-a", self._data, self._copy], check=True)
-        self.start()
-
-    def fail_over(self) -> None:
-        """Kill the server and start on the copy: all later transactions are lost."""
-        self.kill()
-        shutil.rmtree(self._data)
-        self._copy.rename(self._data)
-        self.start()
-
-
 @pytest.fixture
-def lagging(tmp_path: Path) -> Iterator[LaggingPostgres]:
-    with running(LaggingPostgres(tmp_path / "postgres")) as server:
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    with running(PostgresServer(tmp_path / "postgres")) as server:
         yield server
 
 
 @pytest.fixture
-def stack(tmp_path: Path, kafka: KafkaServer, lagging: LaggingPostgres) -> Iterator[Stack]:
-    with stack_on(tmp_path, kafka, lagging) as stack:
+def stack(tmp_path: Path, kafka: KafkaServer, own_postgres: PostgresServer) -> Iterator[Stack]:
+    with stack_on(tmp_path, kafka, own_postgres) as stack:
         yield stack
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_f52_a_database_without_its_last_transactions_loses_no_event_and_no_order(
-    stack: Stack, lagging: LaggingPostgres, record_property: Any
+    stack: Stack, own_postgres: PostgresServer, tmp_path: Path, record_property: Any
 ) -> None:
+    older = OlderCopy(own_postgres, tmp_path / "postgres" / "data")
     here, there = ReplicaProcess(stack, 0), ReplicaProcess(stack, 1)
     async with here.running() as first, there.running() as second:
         clients = Clients([first, second])
         await clients.send(10)
         await wait_until_sunk(stack, clients.history)
-        await asyncio.to_thread(lagging.copy)
+        await asyncio.to_thread(older.take)
         before = stack.committed()
         await clients.send(30)
         await acknowledge(clients, "older", up=True)
         await wait_until_sunk(stack, clients.history)
         lost = sum(stack.committed().values()) - sum(before.values())
-        await asyncio.to_thread(lagging.fail_over)
+        await asyncio.to_thread(older.fail_over)
         assert stack.committed() == before, "the copy must lack the last transactions"
         clients.stubs.reverse()
         await acknowledge(clients, "newer", up=False)

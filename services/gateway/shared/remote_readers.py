@@ -16,7 +16,13 @@ from services.chassis.errors import ServiceError, UnavailableError
 from services.contracts.limits import field_error
 from services.gateway.metrics import READERS_LOST
 from services.gateway.shared import StoreUnavailableError
-from services.gateway.shared.turn_log import End, TurnLog, TurnState, decrypt_entry
+from services.gateway.shared.turn_log import (
+    ABANDONED_LEASES,
+    End,
+    TurnLog,
+    TurnState,
+    decrypt_entry,
+)
 from services.gateway.turns.turn import resume_elsewhere_error
 from services.gateway.turns.turns import answer_restarted
 
@@ -160,8 +166,10 @@ class RemoteReaders:
             if self._is_lost(gateway, answered)
         }
         states = dict(zip(ids, await asyncio.gather(*map(self._log.state, ids)), strict=True))
+        idle = dict(zip(ids, await asyncio.gather(*map(self._log.idle_seconds, ids)), strict=True))
         for reader in readers:
             state = states[reader.state.message_id]
+            is_idle = idle[reader.state.message_id] > ABANDONED_LEASES * self._lease_seconds
             if state and state.attempt != reader.state.attempt:
                 reader.fail(answer_restarted())
             elif state and state.events is not None and reader.last > state.events:
@@ -173,7 +181,8 @@ class RemoteReaders:
             elif reader.state.gateway in lost:
                 READERS_LOST.inc()
                 reader.fail(gateway_lost())
-            elif state is None:
+            elif state is None or is_idle:
+                # Lost, or brought back by a failover of Valkey although the turn has ended.
                 self._mark_missing(reader)
             else:
                 reader.missed_since = None

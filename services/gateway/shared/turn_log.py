@@ -26,6 +26,8 @@ MAX_REQUESTS = 1_000
 STOP_REQUEST_SECONDS = 60
 MAX_READ = 1_000
 SCAN_COUNT = 1_000
+# Leases without a write of its gateway after which a running turn counts as abandoned.
+ABANDONED_LEASES = 3
 KINDS = {code.name: kind for code, kind in ERROR_BY_CODE.items()}
 
 # KEYS: hash, stream. ARGV: attempt, gateway, caller, `anew`, ms to live, 1 if the turn ends here,
@@ -180,6 +182,15 @@ class TurnLog:
             restarted == b"1",
             _number(events),
         )
+
+    async def idle_seconds(self, message_id: str) -> float:
+        """Return the time since the gateway of a running turn last wrote to it; 0 if unknown.
+
+        A gateway writes to each of its turns once in a lease, also without new events.
+        """
+        # Each write restarts the time to live; a key without one, or no key, is negative.
+        left_ms = int(await self._call("PTTL", _hash_key(message_id)))
+        return max(0, self._keep_ms - left_ms) / 1000 if left_ms >= 0 else 0.0
 
     async def read(
         self, after: Mapping[str, int]

@@ -20,7 +20,7 @@ from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.erasure_requests import ErasureRequests
 from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.remote_readers import RemoteReaders
-from services.gateway.shared.turn_log import TurnLog, TurnState
+from services.gateway.shared.turn_log import ABANDONED_LEASES, TurnLog, TurnState
 from services.gateway.shared.valkey_client import ValkeyClient
 from services.gateway.turns.turn import Claim, Turn
 from services.gateway.turns.turns import answer_restarted, turn_not_found
@@ -144,8 +144,10 @@ class ValkeyTurns:
             if current.events is not None:
                 is_answered = current.events > 0
             else:
-                is_answered = current.gateway != self._log.gateway and await self._is_alive(
-                    current.gateway
+                is_answered = (
+                    current.gateway != self._log.gateway
+                    and await self._is_alive(current.gateway)
+                    and not await self._is_abandoned(turn.message_id)
                 )
             if is_answered:
                 return Claim.ELSEWHERE
@@ -162,6 +164,11 @@ class ValkeyTurns:
                 return False
             await asyncio.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE)
         return True
+
+    async def _is_abandoned(self, message_id: str) -> bool:
+        """Return True if a failover of Valkey has brought back a turn that ended long ago."""
+        idle_seconds = await self._log.idle_seconds(message_id)
+        return idle_seconds > ABANDONED_LEASES * self._lease_seconds
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
         """Return the state of the caller's turn.

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
+from valkey.asyncio import Valkey
 
 from services.chassis.errors import (
     FailedPreconditionError,
@@ -285,3 +286,28 @@ async def test_gateway_with_another_secret_reports_unreadable_events(
             UnavailableError,
             "SHARED_EVENTS_UNREADABLE",
         )
+
+
+async def test_ended_turn_that_an_older_copy_shows_as_running_is_abandoned(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    url = valkey.database()
+    async with (
+        two_gateways(tmp_path, url, turn_lease_seconds=0.5) as (here, there),
+        Valkey.from_url(url) as operator,
+    ):
+        sent = await here.ask(request_id="once")
+        message_id = sent[0].message_id
+        turn = f"tw:{{turn/{message_id}}}"
+        assert await resume(there, message_id) == sent, "the end is in Valkey"
+        attempt = (await operator.hget(turn, "attempt")).decode()
+        # The state of Valkey before the end, ten seconds after the last write.
+        stream = f"{turn}:events:{attempt}"
+        await operator.xdel(stream, f"{len(sent) + 1}-0")
+        await operator.hdel(turn, "events")
+        await operator.pexpire(turn, await operator.pttl(turn) - 10_000)
+        _, error = await read_to_error(resuming(there, message_id))
+        assert error.reason == "EVENTS_LOST"
+        again = await there.ask(request_id="once")
+        assert (again[0].message_id, text_of(again)) == (message_id, text_of(sent))
+        assert len(here.fakes.generator.requests) == 1
