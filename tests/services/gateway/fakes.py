@@ -134,6 +134,8 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.away_at_finish = 0
         self.lost_begins = 0
         self.full = ""
+        # A system message of the installation, which no client sent.
+        self.instructions = ""
 
     async def BeginTurn(self, request: Any, context: Any) -> session_pb2.BeginTurnResponse:
         self.check()
@@ -180,6 +182,10 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
             session_pb2.ContextMessage(role=entry.role, text=entry.text)
             for entry in request.history
         ]
+        if self.instructions:
+            context.insert(
+                0, session_pb2.ContextMessage(role=chat_pb2.ROLE_SYSTEM, text=self.instructions)
+            )
         context.append(session_pb2.ContextMessage(role=chat_pb2.ROLE_USER, text=user.text))
         return session_pb2.BeginTurnResponse(
             conversation_id=user.conversation_id,

@@ -10,6 +10,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import from_rpc
+from services.contracts.wire import ROLES
 from tests.services.gateway.fakes import (
     BAD_WORD,
     CANDIDATE,
@@ -109,9 +110,7 @@ async def test_enhanced_text_is_shown_and_both_texts_are_checked(
     assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
 
 
-@pytest.mark.parametrize(
-    "role", [chat_pb2.ROLE_SYSTEM, chat_pb2.ROLE_USER, chat_pb2.ROLE_ASSISTANT]
-)
+@pytest.mark.parametrize("role", ROLES)
 async def test_history_of_every_role_is_checked_and_a_refused_one_is_not_stored(
     gateway: GatewayUnderTest, role: chat_pb2.Role.ValueType
 ) -> None:
@@ -133,6 +132,19 @@ async def test_history_of_every_role_is_checked_and_a_refused_one_is_not_stored(
         for payload, _ in gateway.fakes.session.requests.values()
     ]
     assert [(turn.user.text, len(turn.history)) for turn in begun] == [("Please go on.", 0)]
+
+
+async def test_instructions_of_the_installation_are_not_judged(
+    gateway: GatewayUnderTest,
+) -> None:
+    """Only texts of the request are judged; an operator answers for the own instructions."""
+    gateway.fakes.session.instructions = f"Never do the {FORBIDDEN} thing."
+    events = await gateway.ask("What is the answer?")
+    assert text_of(events) == "The answer is 42."
+    assert gateway.fakes.guardrail.inputs == [["What is the answer?"]]
+    assert gateway.fakes.generator.requests[0].messages[0].text == (
+        gateway.fakes.session.instructions
+    )
 
 
 @pytest.mark.parametrize("role", [chat_pb2.ROLE_UNSPECIFIED, 9])
