@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import harper
 
-from services.enhancer.correction.edits import Edit, EditKind
+from services.enhancer.correction.edits import Edit, EditKind, TooManyEditsError
 
 RULES = frozenset(
     """
@@ -41,6 +41,9 @@ BASE_VERB_CONTEXT = re.compile(
     re.IGNORECASE,
 )
 CLAUSE_END = re.compile(r"[.?!]")
+# A sentence with several mistakes has one suggestion in 16 characters. Repeated letters have more:
+# 8,000 characters of "A " have 2,000, change in every round, and took a second.
+MAX_LINTS = 500
 # Length of the text before a lint in which its sentence is looked for.
 CONTEXT_CHARACTERS = 400
 LIST_MARK = re.compile(r"\s?[).:]")
@@ -67,8 +70,15 @@ class Grammar:
         return linter
 
     def edits(self, text: str) -> Iterator[Edit]:
-        """Yield the edits that Harper suggests, except for names and list markers."""
-        for lint in self._linter().lint(text, language="plaintext"):
+        """Yield the edits that Harper suggests, except for names and list markers.
+
+        Raises:
+            TooManyEditsError: Harper has more than MAX_LINTS suggestions.
+        """
+        lints = self._linter().lint(text, language="plaintext")
+        if len(lints) > MAX_LINTS:
+            raise TooManyEditsError
+        for lint in lints:
             if lint.suggestion_count != 1:
                 continue
             suggestion = lint.suggestions[0]

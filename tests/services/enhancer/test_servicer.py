@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -14,6 +14,8 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import DETAILS_KEY
 from services.chassis.server import Registration, serving
 from services.chassis.threads import AbandonedError
+from services.enhancer.correction.edits import Edit
+from services.enhancer.correction.grammar import Grammar
 from services.enhancer.prompt import Enhancer
 from services.enhancer.servicer import NAME, EnhancerServicer
 from services.enhancer.settings import EnhancerSettings
@@ -98,6 +100,23 @@ def test_time_of_a_text_grows_with_its_length_only(enhancer: Enhancer, pattern: 
     half, whole = cpu_seconds(3_950), cpu_seconds(7_900)
     # The ratio of a few milliseconds is noise.
     assert whole < max(0.1, 2.8 * half)
+
+
+def test_text_of_repeated_letters_is_linted_once(
+    enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of eight rounds linted 8,000 characters of "A " and found other suggestions."""
+    linted = []
+    edits = Grammar.edits
+
+    def counted(grammar: Grammar, text: str) -> Iterator[Edit]:
+        linted.append(text)
+        return edits(grammar, text)
+
+    monkeypatch.setattr(Grammar, "edits", counted)
+    text = "A " * 3_999 + "A?"
+    assert enhancer.enhance(text).text == text
+    assert len(linted) == 1
 
 
 async def test_short_text_does_not_wait_for_long_texts(enhancer: Enhancer) -> None:
