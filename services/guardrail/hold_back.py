@@ -50,7 +50,7 @@ ACCOUNT = re.compile(r"\W{0,3}[A-Za-z]{2}\d{2}[A-Za-z0-9]*$")
 ACCOUNT_CONTINUES = re.compile(r"[A-Za-z0-9]")
 LABEL = re.compile(
     rf"(?:key|token|secret|credential|bearer|basic|{PASSWORD_LABEL})"
-    r"[\w-]{0,12}[\"'`*]*\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
+    r"[\w-]{0,12}[\"'`*]*+\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
     re.IGNORECASE,
 )
 DIGIT = re.compile("[0-9]")

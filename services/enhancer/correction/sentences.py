@@ -29,7 +29,7 @@ def _any(words: str) -> str:
 
 FILLER = (
     r"(?:(?:hi|hello|hey|hiya|ok|okay|so|well|and|but|also|now|then|please|sorry|excuse "
-    r"me|there|btw|yes|no|thanks)\b\s*,?\s+){0,3}"
+    r"me|there|btw|yes|no|thanks)\b(?:\s*+,)?\s++){0,3}"
 )
 AUX, SUBJECT, DETERMINER = _any(AUXILIARIES), _any(SUBJECTS), _any(DETERMINERS)
 QUESTION = re.compile(
@@ -127,7 +127,7 @@ BREAKS_OFF = re.compile(
 MARKS = re.compile(r"[.!?;:,…。！？]")
 SENTENCE_START = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”)]))\s+(?=[a-z])")
 NOT_AN_END = re.compile(
-    r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|"
+    r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.){1,8}[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|"
     r"prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
     re.IGNORECASE,
 )

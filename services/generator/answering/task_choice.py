@@ -18,15 +18,18 @@ _CODE_NOUN = (
     r"(code|script|function|class|query|method|snippet|loop|error|exception|bug|one-liner|decorator"
     r"|program|test)s?"
 )
+# The alternatives with two words start at the beginning of the text and go on from the first match
+# of one word only. A search from every position would take quadratic time.
 _CODE = re.compile(
-    rf"\b{_LANGUAGE}\b.*\b{_CODE_NOUN}\b|\b{_CODE_NOUN}\b.*\b{_LANGUAGE}\b"
-    r"|\b(write|fix|debug|refactor|implement|complete|optimi[sz]e)\b.*"
+    rf"\A(?=.*\b{_LANGUAGE}\b).*\b{_CODE_NOUN}\b"
+    r"|\A(?>.*?\b(write|fix|debug|refactor|implement|complete|optimi[sz]e)\b).*"
     r"\b(code|function|unit tests?|regex|sql|algorithm|program (that|to|which))\b"
     r"|\b(traceback|stack trace|segfault|segmentation fault|syntaxerror|typeerror"
     r"|nullpointerexception)\b"
-    r"|^\s*(def \w+\(|class \w+[(:{]|import [\w.]+\s*(;|$|as )|from [\w.]+ import "
+    r"|^[^\S\n]*(def \w+\(|class \w+[(:{]|import [\w.]+\s*(;|$|as )|from [\w.]+ import "
     r"|(const|let|var) \w+ ?="
-    r"|function \w*\(|#include\b|select\b.+\bfrom\b)",
+    r"|function \w*\(|#include\b)"
+    r"|\A(?>.*?^[^\S\n]*select\b).+\bfrom\b",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 _CREATIVE_WORK = (
@@ -34,7 +37,8 @@ _CREATIVE_WORK = (
     r"|riddle|dialogue|screenplay|monologue|slogan|tagline)s?"
 )
 _CREATIVE = re.compile(
-    r"\b(write|compose|tell|make|make up|invent|create|imagine|give|continue|sing|draft|turn)\b"
+    r"(?:\A|[.?!])(?>[^.?!]*?\b"
+    r"(write|compose|tell|make|invent|create|imagine|give|continue|sing|draft|turn)\b)"
     rf"[^.?!]*\b{_CREATIVE_WORK}\b"
     rf"|^\W*(please,? )?(a|an|another|one more|the next)\b[^.?!]*\b{_CREATIVE_WORK}\b"
     r"|\b(brainstorm|once upon a time|in the style of|role-?play)\b",
