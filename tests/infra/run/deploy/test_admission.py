@@ -134,6 +134,22 @@ class Release:
     def secret(self) -> str:
         return f"{self.name}-thumbwheel-keys"
 
+    @property
+    def identity_secrets(self) -> list[str]:
+        return [f"{self.name}-thumbwheel-{kind}" for kind in ("identity", "callers")]
+
+    def identity(self) -> tuple[dict[str, str], list[dict[str, str]]]:
+        """Return the settings of the identity in a service, and the content of its secrets."""
+        found = self.kubectl("get", "deployment", f"{self.name}-thumbwheel-session", "-o", "json")
+        (container,) = json.loads(found)["spec"]["template"]["spec"]["containers"]
+        settings = {
+            item["name"].removeprefix("TW_SESSION_IDENTITY_"): item["value"]
+            for item in container["env"]
+            if "_IDENTITY_" in item["name"]
+        }
+        secrets = json.loads(self.kubectl("get", "secret", *self.identity_secrets, "-o", "json"))
+        return settings, [item["data"] for item in secrets["items"]]
+
     def rotate(self) -> dict[str, str]:
         """Rotate a key as the operating page does; return the expected content of the secret."""
         new = {"valkey-secret": base64.b64encode(os.urandom(32)).decode()}
@@ -151,6 +167,7 @@ def release(shell: ClusterShell, request: pytest.FixtureRequest) -> Iterator[Rel
     yield release
     release.run("uninstall", release.name)
     release.kubectl("delete", "secret", release.secret)
+    release.kubectl("delete", "secret", *release.identity_secrets, "--ignore-not-found")
 
 
 @pytest.fixture
@@ -209,6 +226,27 @@ def test_upgrade_stops_if_a_secret_would_be_lost_or_is_incomplete(
     with refused(ClusterError, field=release.helm, reason="FAILED") as caught:
         release.upgrade(CHART)
     assert {release.secret, "master-key"} <= set(re.findall(r"[\w.-]+\w", caught.value.text))
+
+
+def test_upgrade_that_creates_the_keys_of_callers_accepts_unsigned_calls_once(
+    release: Release,
+) -> None:
+    """The pods of the previous version sign no calls until they are replaced."""
+    release.upgrade(CHART, "identity.mode=none")
+    release.upgrade(CHART)
+    settings, secrets = release.identity()
+    assert settings == {"KEY": "/identity/session.key", "KEYS": "/callers", "REQUIRED": "false"}
+    release.upgrade(CHART)
+    assert release.identity() == ({"KEY": "/identity/session.key", "KEYS": "/callers"}, secrets)
+    release.run("rollback", release.name)
+    assert release.identity() == (settings, secrets)
+    release.kubectl("delete", "secret", release.identity_secrets[1])
+    with refused(ClusterError, field=release.helm, reason="FAILED") as caught:
+        release.upgrade(CHART)
+    assert set(release.identity_secrets) <= set(re.findall(r"[\w.-]+\w", caught.value.text))
+    release.kubectl("delete", "secret", release.identity_secrets[0])
+    release.upgrade(CHART)
+    assert release.identity()[1] != secrets
 
 
 def test_helm_4_upgrades_and_rolls_back_a_release_of_helm_3(shell: ClusterShell) -> None:
