@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -63,6 +64,7 @@ Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration
 
 # Mean delay before the only retry of a peer that admission refused.
 RETRY_SECONDS = 0.2
+MAX_OPEN_FILES = 65_536
 
 
 def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
@@ -89,6 +91,11 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     ]
     if settings.max_connection_rpcs:
         options.append(("grpc.max_concurrent_streams", settings.max_connection_rpcs))
+    if settings.max_connections:
+        # The other half of the files is for databases, peers, and HTTP.
+        half = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        limit = min(settings.max_connections, half)
+        options.append(("grpc.max_allowed_incoming_connections", limit))
     return options
 
 
@@ -158,6 +165,19 @@ async def serving(
         await server.stop(settings.drain_seconds)
 
 
+def raise_open_files() -> None:
+    """Raise the limit of open files to the highest that the process may have.
+
+    Each connection is an open file, and the usual limit of 1,024 is for programs with `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if wanted > soft:
+        # macOS has a lower limit of its own.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run_service(
     service: str,
     settings: SettingsT,
@@ -172,6 +192,7 @@ def run_service(
         wiring: context manager that opens the service's resources and yields its registrations.
         callers: see `serving`.
     """
+    raise_open_files()
     configure_logs(service, settings.log_format)
     configure_traces(service, settings.otlp_endpoint)
     if callers is not None and settings.identity_keys is None:

@@ -60,6 +60,9 @@ class ServiceSettings(BaseSettings):
     sure_concurrent_rpcs: int = Field(
         16, ge=1, description="concurrent calls without a first answer that are always admitted"
     )
+    max_connections: int = Field(
+        4_000, ge=0, description="gRPC connections, at most half of the open files; 0: no limit"
+    )
     max_connection_rpcs: int = Field(
         0, ge=0, description="maximum of concurrent calls on one connection; 0: no limit"
     )

@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from services.gateway.http.server import MAX_STRANGERS
 from services.gateway.identity.authentication import new_secret
 from tests.attacks.attacked import Attacked
 from tests.journeys.client import Client
@@ -115,6 +117,18 @@ async def test_unfinished_requests_of_strangers_leave_room_for_others(attacked: 
             refused += b" 401 " in await asyncio.wait_for(reader.readline(), 30)
         assert refused == SLOW_BODIES
         await asyncio.to_thread(attacked.check)
+
+
+async def test_silent_connections_do_not_lock_out_others(attacked: Attacked) -> None:
+    """Connections without a request occupied all open files of the gateway."""
+    files = Path(f"/proc/{attacked.stack.pid_of('gateway')}/fd")
+    before = len(list(files.iterdir()))
+    async with AsyncExitStack() as held:
+        for _ in range(MAX_STRANGERS + 200):
+            _, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+            held.callback(writer.close)
+        await asyncio.to_thread(attacked.check)
+        assert len(list(files.iterdir())) - before <= MAX_STRANGERS + 50
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """uvicorn inside the service's event loop, without its own signal handlers and logging.
 
-The time and the size of a request head are limited. uvicorn has neither limit.
+The time and the size of a request head are limited, and the number of connections without an
+authenticated request. uvicorn has none of these limits.
 """
 
 import asyncio
@@ -8,14 +9,46 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.gateway.identity.credential import ANONYMOUS, Credential
+
 HEAD_SECONDS = 10.0
 # Twice the limit of gRPC metadata, since browsers send more headers.
 MAX_HEAD_BYTES = 32 * 1024
+# Connections without an authenticated request: before the first head, between two requests, and
+# during public requests. Half of the usual limit of 1,024 open files of a process.
+MAX_STRANGERS = 500
+
+
+class Strangers:
+    """Connections without an authenticated request, oldest first.
+
+    Beyond the limit the oldest is dropped, so that silent connections cannot lock out new ones.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[HeaderTimeoutProtocol, None] = {}
+
+    def add(self, connection: "HeaderTimeoutProtocol") -> None:
+        """Add a connection as the newest, and drop the oldest beyond the limit."""
+        self.discard(connection)
+        self._connections[connection] = None
+        while len(self._connections) > MAX_STRANGERS:
+            oldest = next(iter(self._connections))
+            self.discard(oldest)
+            # An authenticated connection is added again when its request has been answered.
+            if not oldest.is_authenticated:
+                oldest.transport.abort()
+
+    def discard(self, connection: "HeaderTimeoutProtocol") -> None:
+        """Remove a connection, for example because it was closed."""
+        self._connections.pop(connection, None)
 
 
 class HeaderTimeoutProtocol(HttpToolsProtocol):
@@ -27,13 +60,32 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
     _due: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
+    def __init__(self, strangers: Strangers, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._strangers = strangers
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Return True while a request of an authenticated caller is answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        credential: Credential = self.cycle.scope["state"].get("credential", ANONYMOUS)
+        return credential != ANONYMOUS
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
+        self._strangers.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._strangers.discard(self)
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._strangers.add(self)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -89,7 +141,7 @@ async def serving_http(
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_seconds * 1000))
     config = uvicorn.Config(
         app,
-        http=HeaderTimeoutProtocol,
+        http=partial(HeaderTimeoutProtocol, Strangers()),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,8 +1,9 @@
 """The chassis over a real socket: errors, deadlines, identity, invalid requests, health, drain."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -21,9 +22,10 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import CallContext, Caller, bind_call, current_call, require_caller
 from services.chassis.interceptor import INTERNAL_TEXT
-from services.chassis.server import Registration, serving
+from services.chassis.server import MAX_OPEN_FILES, Registration, raise_open_files, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
+from tests.support.http2 import raw_connection
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
 
@@ -174,3 +176,30 @@ async def test_health_is_reported_by_service_and_running_calls_survive_the_drain
         asyncio.get_running_loop().call_later(0.3, echo.release.set)
         await service.__aexit__(None, None, None)
         assert (await running).text == "acme/ada"
+
+
+async def test_connections_beyond_the_limit_are_closed() -> None:
+    add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
+    settings = ServiceSettings(port=0, drain_seconds=0, lame_duck_seconds=0, max_connections=3)
+    async with (
+        asyncio.timeout(20),
+        serving(settings, [Registration(NAME, add, Echo())]) as port,
+        AsyncExitStack() as held,
+    ):
+        for _ in range(3):
+            await held.enter_async_context(raw_connection(port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        held.callback(writer.close)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+def test_limit_of_open_files_is_raised() -> None:
+    """1,000 connections of strangers otherwise reach the usual limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        raise_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(before[1], MAX_OPEN_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
