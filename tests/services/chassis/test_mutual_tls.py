@@ -33,6 +33,7 @@ from services.chassis.mutual_tls import TlsFiles, TlsFilesError
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
+from tests.support.secret_volume import SecretVolume
 
 ROOT = Path(__file__).resolve().parents[3]
 GENERATOR, ROLLOUT = (
@@ -248,23 +249,13 @@ def test_partially_replaced_files_are_ignored(folder: Path) -> None:
     assert tls.pem_files()[:2] == (pair.certificate, pair.key)
 
 
-def test_files_of_a_secret_volume_are_read_again(folder: Path, tmp_path: Path) -> None:
-    """The kubelet replaces the target of one link, through which all files are read."""
-    volume = tmp_path / "volume"
-    for generation in ("first", "second"):
-        pair = _authority(folder).issue("operator", 1)
-        (volume / generation).mkdir(parents=True)
-        (volume / generation / "tls.crt").write_bytes(pair.certificate)
-        (volume / generation / "tls.key").write_bytes(pair.key)
-        shutil.copy(folder / "authority.pem", volume / generation / "ca.crt")
-    (volume / "..data").symlink_to("first")
-    names = ("tls.crt", "tls.key", "ca.crt")
-    for name in names:
-        (volume / name).symlink_to(f"..data/{name}")
-    tls = TlsFiles(*(volume / name for name in names))
-    (volume / "..data_tmp").symlink_to("second")
-    (volume / "..data_tmp").replace(volume / "..data")
-    assert tls.pem_files() == tuple((volume / "second" / name).read_bytes() for name in names)
+def test_files_of_a_secret_volume_are_read_again(tmp_path: Path) -> None:
+    authority = Authority.create(1)
+    volume = SecretVolume(tmp_path / "volume", "operator", authority)
+    tls = TlsFiles(*volume.files)
+    before = tls.pem_files()
+    volume.replace(authority)
+    assert tls.pem_files() == tuple(file.read_bytes() for file in volume.files) != before
 
 
 def test_tls_settings_are_required_together(folder: Path) -> None:
