@@ -64,7 +64,8 @@ def test_health_passes_if_only_clients_with_a_certificate_get_an_answer(
 ) -> None:
     with server(secrets, tls=True) as inner, server(secrets, tls=False) as public:
         own = f"--certificates={secrets / 'test-health'}"
-        assert run(monkeypatch, "health.py", own, f"--public={public}", inner) == 0
+        # The order of the chart: the gateway is between services of other names.
+        assert run(monkeypatch, "health.py", own, inner, f"--public={public}", inner) == 0
 
 
 def test_health_fails_if_a_server_requires_no_client_certificate(

@@ -24,7 +24,8 @@ def main() -> int:
     )
     parser.add_argument("--page", help="URL that must answer")
     parser.add_argument("services", nargs="*", help="NAME=HOST:PORT")
-    options = parser.parse_args()
+    # The chart gives services in the order of their names, so options are between positionals.
+    options = parser.parse_intermixed_args()
     failures = []
     for given in (*options.public, *options.services):
         name, _, target = given.partition("=")
