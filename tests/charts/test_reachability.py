@@ -14,7 +14,8 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from infra.machine.certificates.authority import issue_certificates
-from tests.charts.rendering import CHART
+from infra.service_table import service_table
+from tests.charts.rendering import CHART, pods, render
 
 NAME = "session"
 
@@ -66,6 +67,29 @@ def test_health_passes_if_only_clients_with_a_certificate_get_an_answer(
         own = f"--certificates={secrets / 'test-health'}"
         # The order of the chart: the gateway is between services of other names.
         assert run(monkeypatch, "health.py", own, inner, f"--public={public}", inner) == 0
+
+
+def test_health_checks_every_service_with_the_arguments_of_the_chart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = pods(render("evaluation-values.yaml", "tls.mode=secrets"))["test-health/Job"]
+    _, *words = job["spec"]["containers"][0]["args"]
+    checked: dict[str, Path | None] = {}
+
+    def check_service(name: str, target: str, certificates: Path | None) -> list[str]:
+        assert target.startswith(f"dns:///tw-thumbwheel-{name}:")
+        checked[name] = certificates
+        return []
+
+    main = runpy.run_path(str(CHART / "files" / "tests" / "health.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "check_service", check_service)
+    # No page listens here.
+    arguments = [word for word in words if not word.startswith("--page=")]
+    monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+    assert main() == 0
+    assert checked == {
+        service.name: None if service.http else Path("/tls") for service in service_table().grpc
+    }
 
 
 def test_health_fails_if_a_server_requires_no_client_certificate(
