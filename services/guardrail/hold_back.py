@@ -64,6 +64,9 @@ LONGEST_GAP = 3
 LONGEST_HEADER = 96
 # The longest key or token without spaces, a JSON Web Token with claims.
 LONGEST_WORD = 4_096
+# Lines of a broken token, at least as long as the first of "AKIAIOSF ODNN7EXAMPLE". Each line may
+# begin a window of its own, so that more or shorter lines would take long.
+MAX_TOKEN_LINES, SHORTEST_TOKEN_LINE = 16, 8
 # An RSA key of 8,192 bits in PEM has 6,400 characters.
 LONGEST_PRIVATE_KEY = 16_384
 
@@ -256,16 +259,18 @@ def _value_end(pending: _Pending, end: int) -> int | None:
 def _token_end(pending: _Pending, start: int, end: int) -> int | None:
     """Return the end of a key or token that is broken over lines."""
     text = pending.shown.text
-    while end - start < LONGEST_WORD:
-        next_start = end + len(SOFT_BREAK)
-        if pending.goes_on(end) or pending.goes_on(next_start):
+    for _ in range(MAX_TOKEN_LINES):
+        if end - start < SHORTEST_TOKEN_LINE:
+            return end
+        start = end + len(SOFT_BREAK)
+        if pending.goes_on(end) or pending.goes_on(start):
             return None
-        next_end = _word_end(text, next_start)
+        next_end = _word_end(text, start)
         if pending.goes_on(next_end):
             return None
-        line = text[next_start:next_end]
+        line = text[start:next_end]
         if (
-            text[end:next_start] != SOFT_BREAK
+            text[end:start] != SOFT_BREAK
             or not TOKEN_LINE.fullmatch(line)
             or not has_letter_and_digit(line)
         ):

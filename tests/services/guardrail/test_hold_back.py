@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from services.guardrail.detection.spans import Span
+from services.guardrail.hold_back import decide_prefix
 from services.guardrail.policy import Policy
 
 VIOLATIONS = (
@@ -218,3 +220,33 @@ def test_held_back_text_is_bounded(policy_once: Policy) -> None:
                 pending[len(pending) - release.held_characters :] if release.held_characters else ""
             )
         assert held <= 17_000
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "4111\n",
+        "4111 ",
+        "DE89 ",
+        "eyJa1\n",
+        "eyJa1b2c3\n",
+        "sk-" + "a1" * 40 + "\n",
+        "key: eyJa1b2c3\n",
+        "key: ",
+        "&#52;111\n",
+        "**4111** ",
+        "> 4111\n",
+    ],
+)
+def test_windows_of_a_text_are_bounded(unit: str) -> None:
+    """A window for each word of up to 4,096 characters took minutes for one text."""
+    judged = []
+
+    def detect(window: str) -> list[Span]:
+        judged.append(len(window))
+        return []
+
+    text = unit * (8_000 // len(unit))
+    assert decide_prefix(text, detect, final=True).length == len(text)
+    assert max(judged, default=0) <= 1_600
+    assert sum(judged) <= 40 * len(text)
