@@ -28,6 +28,7 @@ from services.feedback.access import CALLERS
 from services.feedback.commands import add_commands, compaction_of, run_command
 from services.feedback.compaction.schedule import run_compaction
 from services.feedback.events import Stream
+from services.feedback.lake.dead_letter_payloads import clear_payloads_hourly
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.location import verified_store
 from services.feedback.lake.object_store import ObjectStoreError
@@ -40,7 +41,6 @@ from services.feedback.projections.experiments import ExperimentMetrics, refresh
 from services.feedback.projections.projection import catch_up_periodically
 from services.feedback.servicer import FeedbackLogServicer, Principals
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink import clear_payloads_hourly
 from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.log import Entry, Record
@@ -78,7 +78,8 @@ async def wiring(
     master = settings.master().with_fingerprints(keys.fingerprint_key())
     erasures, consents = Erasures(engine), Consents(engine, settings.training_consent_default)
     registry = SpoolRegistry(engine, socket.gethostname()) if settings.kafka_bootstrap else None
-    stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings), registry)
+    objects = await asyncio.to_thread(verified_store, settings)
+    stores = Stores(Ledger(engine), objects, registry, master.record_key())
     _catch_up(stores)
     mode = _single_replica() if engine.dialect.name == "sqlite" else _many_replicas(engine)
     overtaken = partial(overtaken_turns, erasures.last)
@@ -86,14 +87,13 @@ async def wiring(
         Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master),
         Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
     )
-    claims, fold = mode.claims, current_feedback.fold
+    claims = mode.claims
+    fold, fold_turns = current_feedback.fold, current_feedback.fold_turns
     async with (
         open_stream(
             settings, FEEDBACK, stores, fold, claims[0], sealers[0], mode.on_stored, mode.on_sunk
         ) as feedback,
-        open_stream(
-            settings, TURNS, stores, current_feedback.fold_turns, claims[1], sealers[1]
-        ) as turns,
+        open_stream(settings, TURNS, stores, fold_turns, claims[1], sealers[1]) as turns,
     ):
         current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
         figures = experiments.Experiments(engine, current_thumbs)

@@ -18,6 +18,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.location import bucket, object_store
 from services.feedback.lake.object_store import load_objects, save_objects
 from services.feedback.lake.orphans import add_orphan_options, collect_orphans
+from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.rotation import rotate
 from services.feedback.settings import FeedbackSettings
@@ -115,6 +116,15 @@ def _registry(settings: FeedbackSettings) -> Iterator[SpoolRegistry]:
         engine.dispose()
 
 
+def _signing_key(settings: FeedbackSettings) -> bytes:
+    engine = open_database(settings.database_url)
+    try:
+        stored = DataKeys(engine, settings.master()).fingerprint_key()
+    finally:
+        engine.dispose()
+    return settings.master().with_fingerprints(stored).record_key()
+
+
 def _spools(settings: FeedbackSettings, options: Namespace) -> int:
     with _registry(settings) as registry:
         if options.forget and not registry.remove(options.forget):
@@ -142,6 +152,7 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
     from services.feedback.kafka.relay import PublishError
     from services.feedback.kafka.stream import relay_all
 
+    signing_key = _signing_key(settings)
     with _registry(settings) as registry:
         for stream in streams:
             try:
@@ -151,7 +162,7 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
                     segment_bytes=settings.segment_bytes,
                 )
                 with closing(spool):
-                    events = relay_all(settings, stream, spool)
+                    events = relay_all(settings, stream, spool, signing_key)
             except (LogError, PublishError) as error:
                 print(f"{stream}: not all events are relayed: {error}", file=sys.stderr)
                 return 1

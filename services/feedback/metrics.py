@@ -117,6 +117,12 @@ SEGMENTS = Counter(
 )
 ROWS = Counter("thumbwheel_feedback_rows_total", "Rows committed to Parquet.", ["stream"])
 DEAD_LETTERS = Counter("thumbwheel_feedback_dead_letters_total", "Undecodable records.", ["stream"])
+UNVERIFIED = Counter(
+    "thumbwheel_feedback_unverified_records_total",
+    "Records of a topic without a valid signature, by outcome: accepted, or dead letter because "
+    "the signature is missing or wrong, or the texts are plain.",
+    ["stream", "outcome"],
+)
 TOMBSTONES = Counter(
     "thumbwheel_feedback_tombstones_total",
     "Repeated or erased events dropped by the sink.",

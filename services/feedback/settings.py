@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
@@ -16,6 +16,7 @@ from services.feedback.kafka.cluster import Cluster
 from services.feedback.principals.sealing import MasterKey
 
 MIB = 1024 * 1024
+DAY_US = 24 * 3_600 * 1_000_000
 
 
 class FeedbackSettings(ServiceSettings):
@@ -163,6 +164,11 @@ class FeedbackSettings(ServiceSettings):
     retention_days: float = Field(
         7.0, gt=0, description="retention of a topic; limits the time until an erasure is complete"
     )
+    unsigned_records_until: AwareDatetime | None = Field(
+        None,
+        description="ISO 8601 time until which sinks accept records without a signature; "
+        "unset: retention_days after the upgrade from a version that did not sign",
+    )
     relay_events: int = Field(1_000, ge=1, description="maximum events in one batch to the broker")
     relay_bytes: int = Field(
         2 * MIB,
@@ -243,6 +249,21 @@ class FeedbackSettings(ServiceSettings):
     def topic(self, stream: Stream) -> str:
         """Return the name of the Kafka topic of a stream."""
         return {Stream.FEEDBACK: self.feedback_topic, Stream.TURNS: self.turns_topic}[stream]
+
+    def unsigned_until_us(self, signed_since_us: int) -> int:
+        """Return the time until which records without a signature are accepted; 0: never.
+
+        Kafka keeps a record of an earlier version for the retention, so that after this time each
+        one is sunk or gone.
+
+        Args:
+            signed_since_us: time of the upgrade to a version that signs; 0: signed from the start.
+        """
+        if self.unsigned_records_until is not None:
+            return int(self.unsigned_records_until.timestamp() * 1_000_000)
+        if not signed_since_us:
+            return 0
+        return signed_since_us + int(self.retention_days * DAY_US)
 
     def cluster(self) -> Cluster:
         """Return the addresses and credentials of the Kafka cluster."""

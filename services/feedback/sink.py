@@ -2,24 +2,25 @@
 
 The calls block; see sink_loop.py. Events become visible to readers with the commit to the ledger. A
 crash before the commit repeats the work; a crash after the commit repeats only the trim.
-
-Undecodable bytes of dead letters may contain unencrypted user text. After a while the payload is
-cleared and only the entry remains.
 """
 
-import asyncio
 import hashlib
 import logging
-import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection
 
-from services.chassis.errors import DetailedError, UnavailableError
-from services.chassis.telemetry import fields
+from services.feedback import metrics
+from services.feedback.dead_letters import (
+    UndecodableError,
+    UnverifiedError,
+    require_acceptable,
+    require_sealed,
+)
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import (
     Batch,
@@ -33,13 +34,10 @@ from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
 from services.feedback.lake.removed_rows import Owner
 from services.feedback.principals.sealing import key_id_of
-from services.feedback.spool.log import Log, OffsetGapError, Record
-from services.feedback.store import tables
-from services.feedback.store.database import FencedError, transaction
+from services.feedback.spool.log import Log, OffsetGapError, Record, Signature
+from services.feedback.store.database import FencedError
 
 log = logging.getLogger(__name__)
-
-SWEEP_SECONDS = 3_600.0
 
 
 class SealableEvent(Protocol):
@@ -52,12 +50,6 @@ class SealableEvent(Protocol):
 
 
 EventT = TypeVar("EventT", bound=SealableEvent)
-
-
-class UndecodableError(DetailedError):
-    """Record is undecodable for this version; the text gives the reason in constant words."""
-
-    reason = "MALFORMED"
 
 
 class CommitPoint(Protocol):
@@ -154,6 +146,10 @@ class ClassifiedRecords(Generic[EventT]):
     kept: list[tuple[Record, EventT]]
     dead_letters: list[DeadLetter]
     erased: list[Record] = field(default_factory=list)
+    # Offsets of dead letters whose event ids prove nothing, since anybody may have written them.
+    unverified: set[int] = field(default_factory=set)
+    # Records without a valid signature by outcome, for the metric.
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -168,6 +164,8 @@ class Sink(Generic[EventT]):
     """Writer of one partition.
 
     Args:
+        accepts_unsigned: Returns True while records without a signature are accepted, as written by
+            relays of earlier versions.
         on_step: Called at each step, so that tests can inject crashes.
     """
 
@@ -180,9 +178,11 @@ class Sink(Generic[EventT]):
         limits: FlushLimits,
         fold: Fold[EventT] = no_projection,
         on_step: Callable[[SinkStep], None] = lambda step: None,
+        accepts_unsigned: Callable[[], bool] = lambda: False,
     ) -> None:
         self._format, self._log, self._store, self._ledger = stream_format, log, store, ledger
         self._limits, self._fold, self._on_step = limits, fold, on_step
+        self._accepts_unsigned = accepts_unsigned
         self._lease: Lease | None = None
 
     @property
@@ -251,24 +251,26 @@ class Sink(Generic[EventT]):
         return self._lease
 
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
-        batch, kept = self._store_batch(lease, records)
+        found = self._classify(records)
+        batch = self._store_batch(lease, records, found)
         position = Position(lease.topic_id, lease.partition, lease.end_offset, batch.end_offset)
         # The lease moves with the commit. After a lost response the old lease is fenced, and
         # `assign` reads the true end.
         self._lease, segment = self._ledger.commit(
-            lease, batch, lambda c: self._fold(c, position, kept)
+            lease, batch, lambda c: self._fold(c, position, found.kept)
         )
+        for outcome, count in found.outcomes.items():
+            metrics.UNVERIFIED.labels(self._format.stream, outcome).inc(count)
         return segment
 
     def _store_batch(
-        self, lease: Lease, records: Sequence[Record]
-    ) -> tuple[Batch, list[tuple[Record, EventT]]]:
+        self, lease: Lease, records: Sequence[Record], found: ClassifiedRecords[EventT]
+    ) -> Batch:
         """Write the object of a batch.
 
         Until the commit the object is an orphan, invisible to readers.
         """
-        found, end = self._classify(records), records[-1].offset + 1
-        key, digest = "", ""
+        end, key, digest = records[-1].offset + 1, "", ""
         if found.kept:
             rows = [
                 self._format.row(event)
@@ -291,7 +293,7 @@ class Sink(Generic[EventT]):
             # and other content gives another key.
             self._store.put(key, data)
             self._on_step(SinkStep.STORED)
-        batch = Batch(
+        return Batch(
             end_offset=end,
             object_key=key,
             sha256=digest,
@@ -302,31 +304,45 @@ class Sink(Generic[EventT]):
                 record.entry.event_id: record.entry.fingerprint
                 for record in [*(record for record, _ in found.kept), *found.erased]
             },
-            event_ids={record.entry.event_id for record in records},
+            event_ids={
+                record.entry.event_id for record in records if record.offset not in found.unverified
+            },
             owners={_owner(event) for _, event in found.kept},
         )
-        return batch, found.kept
 
     def _classify(self, records: Sequence[Record]) -> ClassifiedRecords[EventT]:
         """Classify records: first decodable event of an id → row; repeated or erased → tombstone.
 
-        Undecodable records become dead letters.
+        Undecodable and unverified records become dead letters.
         """
         event_ids = [record.entry.event_id for record in records]
         # Relay and replicas deliver at least once. The ids in the ledger make the result exactly
         # once.
         seen = set(self._ledger.fingerprints(self._format.stream, event_ids))
         found: ClassifiedRecords[EventT] = ClassifiedRecords([], [])
+        accepts_unsigned = self._accepts_unsigned()
         for record in records:
-            if record.entry.event_id in seen:
-                continue
+            is_signed = record.signature is Signature.VALID
             try:
-                found.kept.append((record, self._format.decode(record)))
+                # Before the id is looked at: a forged record must not take an id before its owner.
+                if not is_signed:
+                    require_acceptable(record.signature, accepts_unsigned)
+                if record.entry.event_id in seen:
+                    continue
+                event = self._format.decode(record)
+                if not is_signed:
+                    require_sealed(event.sealed)
+                    found.outcomes["accepted"] += 1
             except UndecodableError as error:
                 found.dead_letters.append(
                     DeadLetter(record.offset, str(error), record.entry.payload)
                 )
+                if not is_signed:
+                    found.unverified.add(record.offset)
+                if isinstance(error, UnverifiedError):
+                    found.outcomes[error.reason.lower()] += 1
             else:
+                found.kept.append((record, event))
                 seen.add(record.entry.event_id)
         # An early check without a lock; the commit repeats the check under the lock of the stream.
         erased = self._ledger.erased({_owner(event) for _, event in found.kept})
@@ -366,33 +382,3 @@ def object_key(lease: Lease, end: int, sha256: str) -> str:
     offsets = f"{lease.end_offset:020d}-{end:020d}"
     folder = f"{lease.stream}/v1/topic_id={lease.topic_id}/partition={lease.partition}"
     return f"{folder}/{offsets}-{sha256[:12]}.parquet"
-
-
-def clear_payloads(engine: Engine, before_us: int) -> int:
-    """Clear the payloads committed before a time and return their number.
-
-    Raises:
-        LedgerUnavailableError: The database does not answer.
-    """
-    table = tables.dead_letters
-    old = (table.c.commit_us < before_us) & (table.c.payload_base64 != "")
-    with transaction(engine) as connection:
-        return connection.execute(update(table).where(old).values(payload_base64="")).rowcount
-
-
-async def clear_payloads_hourly(
-    engine: Engine,
-    older_than_seconds: float,
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-) -> None:
-    """Clear old payloads now and every hour until cancelled."""
-    while True:
-        try:
-            cleared = await asyncio.to_thread(
-                clear_payloads, engine, now_us() - int(older_than_seconds * 1_000_000)
-            )
-        except UnavailableError:
-            cleared = 0
-        if cleared:
-            log.info("payloads of old dead letters cleared", extra=fields(dead_letters=cleared))
-        await asyncio.sleep(SWEEP_SECONDS)

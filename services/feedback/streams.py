@@ -5,11 +5,14 @@ The spool is followed either directly by the sink or by Kafka and then the sink.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import Stream
@@ -30,17 +33,21 @@ FEEDBACK = StreamFormat(
 TURNS = StreamFormat(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Stores:
     """Ledger and object store of the feedback table.
 
-    `registry` is the register of write-ahead logs, with several replicas.
+    `registry` is the register of write-ahead logs, and `signing_key` the key of the signatures of
+    records, both with Kafka.
     """
 
     ledger: Ledger
     objects: ObjectStore
     registry: SpoolRegistry | None = None
+    signing_key: bytes = b""
 
 
 class OpenStream:
@@ -91,9 +98,11 @@ async def open_stream(
     metrics.SPOOL_LIMIT_BYTES.labels(stream_format.stream).set(settings.max_spool_bytes)
     acceptance = Acceptance(stream_format.stream, spool, stores.ledger, claims, sealing)
     limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
+    accepts = _unsigned_rule(settings, stream_format.stream, stores.ledger)
 
-    def make_sink(log: Log) -> Sink[EventT]:
-        return Sink(stream_format, log, stores.objects, stores.ledger, limits, fold)
+    def make_sink(source: Log) -> Sink[EventT]:
+        objects, ledger = stores.objects, stores.ledger
+        return Sink(stream_format, source, objects, ledger, limits, fold, accepts_unsigned=accepts)
 
     group = GroupCommit(acceptance, on_stored)
     opened = OpenStream(stream_format.stream, group, spool, directory)
@@ -110,7 +119,8 @@ async def open_stream(
         opened.release(end)
         on_sunk(end)
 
-    path = _relay_and_sink if settings.kafka_bootstrap else _sink_spool
+    kafka_path = partial(_relay_and_sink, signing_key=stores.signing_key)
+    path = kafka_path if settings.kafka_bootstrap else _sink_spool
     async with path(settings, stream_format.stream, spool, make_sink, remember, release):
         if stores.registry:
             # Before the first acknowledgement, so that no log with events is unknown.
@@ -120,6 +130,24 @@ async def open_stream(
     spool.close()
     if stores.registry:
         await asyncio.to_thread(stores.registry.close, opened.log_state())
+
+
+def _unsigned_rule(
+    settings: FeedbackSettings, stream: Stream, ledger: Ledger
+) -> Callable[[], bool]:
+    """Return a function that is true while records without a signature are accepted."""
+    until_us = settings.unsigned_until_us(ledger.signed_since_us(stream))
+
+    def accepts() -> bool:
+        return time.time_ns() // 1_000 < until_us
+
+    if settings.kafka_bootstrap and accepts():
+        # Until then, a client that may write to the topic can forge records.
+        log.warning(
+            "records without a signature are accepted",
+            extra=fields(stream=stream, until_us=until_us),
+        )
+    return accepts
 
 
 @asynccontextmanager
@@ -154,6 +182,7 @@ async def _relay_and_sink(
     make_sink: Callable[[Log], Flusher],
     remember: Callable[[int], None],
     on_sunk: Callable[[int], None],
+    signing_key: bytes,
 ) -> AsyncIterator[None]:
     """Relay the spool to Kafka and sink the partitions assigned to this process."""
     # Importing the Kafka client takes one second; embedded runs skip this cost.
@@ -163,5 +192,8 @@ async def _relay_and_sink(
     # service logs each attempt once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
-    async with sinking(settings, stream, make_sink), relaying(settings, stream, spool, on_sunk):
+    async with (
+        sinking(settings, stream, signing_key, make_sink),
+        relaying(settings, stream, spool, signing_key, on_sunk),
+    ):
         yield

@@ -16,8 +16,8 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.wire import feedback_value_from, sample_from
+from services.feedback.dead_letters import UndecodableError
 from services.feedback.events import FeedbackEvent, TurnEvent, Words, check_feedback, check_turn
-from services.feedback.sink import UndecodableError
 from services.feedback.spool.log import Entry, Record
 
 SCHEMA_MAJOR = 1

@@ -4,34 +4,42 @@ Each is accounted for and blocks no other record.
 """
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
-from services.feedback.kafka.record import headers_of
+from services.feedback.kafka.record import RecordSigner, headers_of
+from services.feedback.principals.sealing import MasterKey
 from tests.faults.feedback import Clients, Stack, local_replica, metric_value, wait_until_sunk
-from tests.services.feedback.samples import entry, thumb
+from tests.services.feedback.samples import MASTER, entry, thumb
 
 
 def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
     """Return payloads and headers of foreign records."""
-    sound = entry("foreign")
-    headers = headers_of(sound)
-    later = [(key, value if key != "schema" else b"2") for key, value in headers]
-    # A protobuf string field with bytes that are invalid UTF-8.
-    no_text = sound.payload.replace(b"acme", b"\xff\xfe\xff\xfe")
+    sound = replace(entry("foreign"), key="k")
+    signer = RecordSigner("feedback", MasterKey(MASTER).record_key())
+    # Signed, as if a relay had written them: scenario F56 covers records without a valid signature.
+    payloads = [
+        os.urandom(200),
+        sound.payload[:-5],
+        b"\x00" * (MAX_MESSAGE_BYTES - 10_000),
+        # A protobuf string field with bytes that are invalid UTF-8.
+        sound.payload.replace(b"acme", b"\xff\xfe\xff\xfe"),
+        b"",
+        thumb("another").SerializeToString(),
+    ]
+    headers = headers_of(sound, signer)
     return [
-        (os.urandom(200), headers),
-        (sound.payload[:-5], headers),
-        (b"\x00" * (MAX_MESSAGE_BYTES - 10_000), headers),
-        (no_text, headers),
-        (sound.payload, later),
+        *(
+            (payload or None, headers_of(replace(sound, payload=payload), signer))
+            for payload in payloads
+        ),
+        (sound.payload, headers_of(replace(sound, schema_major=2), signer)),
         (sound.payload, []),
         (sound.payload, [("event_id", b"\x00" * 100), *headers[1:]]),
-        (None, headers),
-        (thumb("another").SerializeToString(), headers),
     ]
 
 

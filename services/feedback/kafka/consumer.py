@@ -20,7 +20,7 @@ from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka.partition_sinks import KafkaLog, PartitionSinks
-from services.feedback.kafka.record import record_of
+from services.feedback.kafka.record import RecordSigner, record_of
 from services.feedback.spool.log import LogError, OffsetOutOfRangeError
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class TopicConsumer:
         session_seconds: float,
         max_buffered_bytes: int,
         owner: PartitionSinks,
+        signer: RecordSigner,
     ) -> None:
         self._cluster = cluster
         self._topic = topic
@@ -54,6 +55,7 @@ class TopicConsumer:
         self._group, self._session_seconds = group, session_seconds
         self._max_buffered_bytes = max_buffered_bytes
         self._owner = owner
+        self._signer = signer
         self._mutex = threading.Lock()
         self._logs: dict[int, KafkaLog] = {}
         self._topic_id = ""
@@ -158,7 +160,7 @@ class TopicConsumer:
             self._restart.wait(REST_SECONDS)
         for topic_partition, messages in fetched.items():
             if kafka_log := self._log(topic_partition.partition):
-                kafka_log.offer([record_of(message) for message in messages])
+                kafka_log.offer([record_of(message, self._signer) for message in messages])
 
     def _update_positions(self, consumer: KafkaConsumer) -> None:
         """Seek as requested, pause while too much is buffered, and commit offsets periodically."""

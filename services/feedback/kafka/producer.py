@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
-from services.feedback.kafka.record import headers_of
+from services.feedback.kafka.record import RecordSigner, headers_of
 from services.feedback.kafka.relay import PublishError
 from services.feedback.kafka.topic import TopicSettings, WeakTopicError, require_durable
 from services.feedback.spool.log import Record
@@ -34,10 +34,16 @@ class KafkaPublisher:
     """
 
     def __init__(
-        self, cluster: Cluster, topic: str, watchdog_seconds: float, required: TopicSettings
+        self,
+        cluster: Cluster,
+        topic: str,
+        watchdog_seconds: float,
+        required: TopicSettings,
+        signer: RecordSigner,
     ) -> None:
         self._cluster, self._topic, self._watchdog_seconds = cluster, topic, watchdog_seconds
         self._required, self._is_verified = required, False
+        self._signer = signer
         self._producer: KafkaProducer | None = None
 
     def publish(self, records: Sequence[Record]) -> None:
@@ -74,7 +80,7 @@ class KafkaPublisher:
                     self._topic,
                     key=record.entry.key.encode(),
                     value=record.entry.payload,
-                    headers=headers_of(record.entry),
+                    headers=headers_of(record.entry, self._signer),
                     timestamp_ms=record.append_us // 1_000,
                 )
                 for record in records

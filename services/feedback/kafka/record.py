@@ -1,17 +1,22 @@
 """Form of a record in a topic: key, payload, headers.
 
-Headers: event_id, schema (major version), fingerprint (32 bytes), and optionally accept_order and
-traceparent. Foreign records are converted to undecodable records.
+Headers: event_id, schema (major version), fingerprint (32 bytes), signature (32 bytes), and
+optionally accept_order and traceparent. Foreign records are converted to undecodable records.
+
+Kafka lets every client with the right to write append a record. The signature proves that a relay
+of this installation wrote the record: an HMAC under a key derived from the master key.
 """
 
+import hmac
 import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.feedback.spool.log import Entry, Record
+from services.feedback.spool.log import Entry, Record, Signature
 
 Headers = Sequence[tuple[str, bytes]]
 FINGERPRINT_BYTES = 32
+LENGTH_BYTES = 8
 # Limits of database columns, checked for records of any writer.
 _EVENT_ID = re.compile(rb"[0-9a-zA-Z-]{1,64}")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
@@ -27,12 +32,52 @@ class Message(Protocol):
     headers: Headers
 
 
-def headers_of(entry: Entry) -> list[tuple[str, bytes]]:
+class RecordSigner:
+    """Signatures of the records of one stream.
+
+    Args:
+        stream: signed with each record, so that a record is valid in its own stream only. Not the
+            topic, because a mirrored topic may have another name.
+        key: the same in all replicas.
+    """
+
+    def __init__(self, stream: str, key: bytes) -> None:
+        self._stream, self._key = stream, key
+
+    def sign(self, entry: Entry) -> bytes:
+        """Return the signature of an entry.
+
+        All fields that the sink uses are signed: the fingerprint and the order too, because another
+        order would let an older vote win. Trace and time of the record are not.
+        """
+        parts = (
+            self._stream.encode(),
+            entry.event_id.encode(),
+            entry.key.encode(),
+            entry.fingerprint,
+            str(entry.schema_major).encode(),
+            str(entry.accept_order).encode(),
+            entry.payload,
+        )
+        # Each part with its length, so that no part can be moved into its neighbour.
+        message = b"".join(len(part).to_bytes(LENGTH_BYTES, "big") + part for part in parts)
+        return hmac.digest(self._key, message, "sha256")
+
+    def check(self, entry: Entry, signature: bytes | None) -> Signature:
+        """Compare a signature with that of the entry."""
+        if signature is None:
+            return Signature.MISSING
+        is_valid = hmac.compare_digest(signature, self.sign(entry))
+        return Signature.VALID if is_valid else Signature.WRONG
+
+
+def headers_of(entry: Entry, signer: RecordSigner) -> list[tuple[str, bytes]]:
     """Return the headers of an entry."""
     headers = [
         ("event_id", entry.event_id.encode()),
         ("schema", str(entry.schema_major).encode()),
         ("fingerprint", entry.fingerprint),
+        ("signature", signer.sign(entry)),
     ]
     if entry.accept_order:
         headers.append(("accept_order", str(entry.accept_order).encode()))
@@ -41,8 +86,8 @@ def headers_of(entry: Entry) -> list[tuple[str, bytes]]:
     return headers
 
 
-def record_of(message: Message) -> Record:
-    """Return the record of a consumed message.
+def record_of(message: Message, signer: RecordSigner) -> Record:
+    """Return the record of a consumed message, with the result of the check of its signature.
 
     Without valid headers the schema version is 0, undecodable for every version, so the record
     becomes a dead letter.
@@ -66,4 +111,5 @@ def record_of(message: Message) -> Record:
         traceparent=(headers.get("traceparent") or b"").decode(errors="replace"),
     )
     # Times in a topic are in milliseconds.
-    return Record(message.offset, message.timestamp * 1_000, entry)
+    signature = signer.check(entry, headers.get("signature"))
+    return Record(message.offset, message.timestamp * 1_000, entry, signature)

@@ -12,6 +12,7 @@ from services.feedback.events import Stream
 from services.feedback.kafka.consumer import TopicConsumer
 from services.feedback.kafka.partition_sinks import KafkaLog, PartitionSinks
 from services.feedback.kafka.producer import KafkaPublisher
+from services.feedback.kafka.record import RecordSigner
 from services.feedback.kafka.relay import Relay
 from services.feedback.kafka.topic import NamedTopic, TopicSettings
 from services.feedback.settings import FeedbackSettings
@@ -33,23 +34,32 @@ def topic_settings(settings: FeedbackSettings) -> TopicSettings:
 
 
 def _relay(
-    settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
+    settings: FeedbackSettings,
+    stream: Stream,
+    spool: Spool,
+    signing_key: bytes,
+    on_relayed: Callable[[int], None],
 ) -> Relay:
     publisher = KafkaPublisher(
         settings.cluster(),
         settings.topic(stream),
         settings.relay_watchdog_seconds,
         topic_settings(settings),
+        RecordSigner(stream, signing_key),
     )
     return Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
 
 
 @asynccontextmanager
 async def relaying(
-    settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
+    settings: FeedbackSettings,
+    stream: Stream,
+    spool: Spool,
+    signing_key: bytes,
+    on_relayed: Callable[[int], None],
 ) -> AsyncIterator[None]:
     """Relay until the block ends, then relay the rest while the broker accepts records."""
-    relay = _relay(settings, stream, spool, on_relayed)
+    relay = _relay(settings, stream, spool, signing_key, on_relayed)
     with ThreadPoolExecutor(1, f"relay-{stream}") as executor:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
@@ -60,7 +70,7 @@ async def relaying(
         await loop.run_in_executor(executor, relay.finish, settings.drain_seconds)
 
 
-def relay_all(settings: FeedbackSettings, stream: Stream, spool: Spool) -> int:
+def relay_all(settings: FeedbackSettings, stream: Stream, spool: Spool, signing_key: bytes) -> int:
     """Relay the log of an ended process, and return its number of events; blocking.
 
     Events keep their ids, fingerprints and order, so the sink recognises those that are in the
@@ -70,7 +80,7 @@ def relay_all(settings: FeedbackSettings, stream: Stream, spool: Spool) -> int:
         PublishError: The broker has not acknowledged all events; the rest stays in the log.
         LogError: The log needs an operator.
     """
-    relay = _relay(settings, stream, spool, lambda end: None)
+    relay = _relay(settings, stream, spool, signing_key, lambda end: None)
     events = relay.waiting
     try:
         while relay.step():
@@ -82,7 +92,10 @@ def relay_all(settings: FeedbackSettings, stream: Stream, spool: Spool) -> int:
 
 @asynccontextmanager
 async def sinking(
-    settings: FeedbackSettings, stream: Stream, make_sink: Callable[[KafkaLog], Flusher]
+    settings: FeedbackSettings,
+    stream: Stream,
+    signing_key: bytes,
+    make_sink: Callable[[KafkaLog], Flusher],
 ) -> AsyncIterator[None]:
     """Sink the partitions assigned to this process until the block ends."""
     cluster, name = settings.cluster(), settings.topic(stream)
@@ -102,6 +115,7 @@ async def sinking(
             settings.consumer_session_seconds,
             settings.consumer_bytes,
             sinks,
+            RecordSigner(stream, signing_key),
         )
         async with asyncio.TaskGroup() as tasks:
             consuming_task = tasks.create_task(

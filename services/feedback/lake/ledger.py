@@ -238,6 +238,13 @@ class Ledger:
                 found.update(connection.execute(query).scalars())
         return found
 
+    def signed_since_us(self, stream: str) -> int:
+        """Return the time since which relays sign the records of a stream; 0: from the start."""
+        table = tables.streams.c
+        query = select(table.signed_since_us).where(table.stream == stream)
+        with transaction(self._engine) as connection:
+            return connection.execute(query).scalar() or 0
+
     def end_offset(self, topic_id: str, partition: int) -> int:
         """Return the offset after the last committed offset."""
         table = tables.partitions

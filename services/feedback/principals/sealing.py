@@ -8,9 +8,9 @@ The texts are a protobuf message of the event's own type without other fields; m
 into the event restores the original. The associated data is `event_id/principal`, so bytes moved to
 another event do not decrypt.
 
-The master key is the only secret of this service. Derived keys wrap data keys and compute
-fingerprints. The database alone contains only wrapped keys; spool, topic and objects alone contain
-only sealed texts.
+The master key is the only secret of this service. Derived keys wrap data keys, compute fingerprints
+and sign records in topics. The database alone contains only wrapped keys; spool, topic and objects
+alone contain only sealed texts.
 """
 
 import hmac
@@ -72,6 +72,7 @@ def key_id_of(sealed: bytes) -> bytes:
 
 # Salt of fingerprint keys, separate from wrapping keys, which have only the tenant as info.
 _FINGERPRINTS = b"thumbwheel.feedback.fingerprints"
+_RECORDS = b"thumbwheel.feedback.records"
 
 
 class MasterKeyError(DetailedError):
@@ -138,6 +139,14 @@ class MasterKey:
         The bare digest of a short text could be guessed.
         """
         return hmac.digest(self.fingerprint_key, digest, "sha256")
+
+    def record_key(self) -> bytes:
+        """Return the key of the signatures of records in topics.
+
+        Derived from the key of the fingerprints, so that a rotation of the master key does not
+        invalidate records on their way to the sink.
+        """
+        return _derived(self.fingerprint_key, _RECORDS, b"")
 
 
 def _wrapping(secret: bytes, tenant: str) -> AESGCM:

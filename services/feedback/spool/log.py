@@ -11,6 +11,7 @@ import struct
 import zlib
 from array import array
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.chassis.errors import DetailedError
@@ -33,6 +34,17 @@ class Entry:
     traceparent: str = ""
 
 
+class Signature(StrEnum):
+    """Result of the check of a record's signature.
+
+    A record of the write-ahead log is valid without one, since only this service writes the file.
+    """
+
+    VALID = "valid"
+    MISSING = "missing"
+    WRONG = "wrong"
+
+
 @dataclass(frozen=True)
 class Record:
     """Entry at its offset in a log.
@@ -43,6 +55,7 @@ class Record:
     offset: int
     append_us: int
     entry: Entry
+    signature: Signature = Signature.VALID
 
 
 class LogError(DetailedError):

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from services.chassis.errors import DetailedError, SchemaRevisionError, UnavailableError
 
 # Newest revision in migrations/versions, compared by a test.
-HEAD = "0008"
+HEAD = "0009"
 # Other services may share the database, each with its own revision table.
 REVISION_TABLE = "feedback_revision"
 
@@ -91,17 +91,18 @@ def connect(url: str) -> Engine:
 
 
 def open_database(url: str) -> Engine:
-    """Open an engine on the schema of this code.
+    """Open an engine on the schema of this code, or of a later version.
 
     SQLite belongs to this process and is migrated; Postgres must already have the schema.
+    Migrations only add tables and columns, so that a later schema serves after a rollback.
 
     Raises:
-        SchemaRevisionError: Postgres has another revision.
+        SchemaRevisionError: Postgres has an earlier revision.
         SQLAlchemyError: The database does not answer.
     """
     engine = connect(url)
     found = revision(engine)
-    if found == HEAD:
+    if _is_current(found):
         return engine
     if engine.dialect.name == "sqlite":
         migrate(engine)
@@ -115,6 +116,11 @@ def open_database(url: str) -> Engine:
     )
 
 
+def _is_current(found: str | None) -> bool:
+    # Revisions are numbers of four digits.
+    return found is not None and found >= HEAD
+
+
 def revision(engine: Engine) -> str | None:
     """Return the current revision of the schema, or None before the first migration."""
     if not inspect(engine).has_table(REVISION_TABLE):
@@ -126,7 +132,9 @@ def revision(engine: Engine) -> str | None:
 
 
 def migrate(engine: Engine) -> None:
-    """Migrate the schema to HEAD in one transaction."""
+    """Migrate the schema to HEAD in one transaction; a later schema is left as it is."""
+    if _is_current(revision(engine)):
+        return
     from alembic import command
     from alembic.config import Config
 

@@ -41,6 +41,9 @@ streams = Table(
     Column("sequence", BigInteger, nullable=False),
     # Last segment with plain texts; 0 if all texts have been sealed from the start.
     Column("plain_sequence", BigInteger, nullable=False, server_default="0"),
+    # Time since which relays sign their records; 0: from the start of the stream. Records written
+    # by relays of earlier versions may follow for a while.
+    Column("signed_since_us", BigInteger, nullable=False, server_default="0"),
 )
 
 # Sequences continue across topic ids, so readers can continue after a log was recreated.

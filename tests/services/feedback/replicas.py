@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from services.chassis.errors import AlreadyExistsError
 from services.contracts.feedback import Thumb
+from services.feedback.dead_letters import UndecodableError
 from services.feedback.events import FeedbackEvent, Stream
 from services.feedback.kafka.partition_sinks import KafkaLog
 from services.feedback.kafka.relay import PublishError, Relay
@@ -21,7 +22,6 @@ from services.feedback.sink import (
     Sink,
     SinkStep,
     StreamFormat,
-    UndecodableError,
 )
 from services.feedback.spool.accept import Acceptance, Claims
 from services.feedback.spool.log import Entry, OffsetOutOfRangeError, Record, TopicReplacedError

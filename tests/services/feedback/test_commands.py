@@ -147,3 +147,16 @@ def test_secrets_are_not_shown() -> None:
         s3_secret_key="a secret of the tests",
     )
     assert "a secret of the tests" not in repr(settings)
+
+
+def test_unsigned_records_are_accepted_for_the_retention_after_an_upgrade_or_until_a_time() -> None:
+    base = {"principal_key": KEY, "master_key": MASTER}
+    settings = FeedbackSettings(**base, retention_days=2)
+    upgraded_us = 1_700_000_000_000_000
+    assert settings.unsigned_until_us(0) == 0, "a new installation"
+    assert settings.unsigned_until_us(upgraded_us) == upgraded_us + 2 * 86_400 * 1_000_000
+    for signed_since_us in (0, upgraded_us):
+        until = FeedbackSettings(**base, unsigned_records_until="2026-12-01T00:00:00Z")
+        assert until.unsigned_until_us(signed_since_us) == 1_796_083_200_000_000
+    with pytest.raises(ValidationError, match="unsigned_records_until"):
+        FeedbackSettings(**base, unsigned_records_until="2026-12-01T00:00:00")

@@ -3,20 +3,24 @@
 import asyncio
 import base64
 import hashlib
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, select, update
+from prometheus_client import REGISTRY
+from sqlalchemy import Connection, Engine, insert, select, update
+from thumbwheel.feedback.v1.events_pb2 import FeedbackEvent
 
 from services.feedback.kafka.partition_sinks import KafkaLog
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
+from services.feedback.lake.dead_letter_payloads import clear_payloads, clear_payloads_hourly
 from services.feedback.lake.ledger import Batch, DeadLetter, Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.projections.thumbs import fold
@@ -24,13 +28,13 @@ from services.feedback.sink import (
     FlushLimits,
     Sink,
     SinkStep,
-    clear_payloads,
-    clear_payloads_hourly,
 )
 from services.feedback.spool.log import (
+    Entry,
     OffsetGapError,
     OffsetOutOfRangeError,
     Record,
+    Signature,
     frame_bytes,
 )
 from services.feedback.spool.spool import Spool, inspect
@@ -39,7 +43,7 @@ from services.feedback.store.database import FencedError
 from services.feedback.wire import feedback_entry
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
-from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
+from tests.services.feedback.samples import FEEDBACK, correction, entry, garbage, thumb
 from tests.support.errors import refused
 
 ROOM = 1 << 20
@@ -171,6 +175,113 @@ def test_a_gap_in_the_offsets_is_refused_and_not_counted_as_tombstones(
     with refused(OffsetGapError, field="offset", limit=missing):
         sink.flush()
     assert deployment.ledger.segments("feedback") == []
+
+
+def sealed(said: FeedbackEvent) -> Entry:
+    """Return an entry in the form that relays publish: sealed, here with random bytes."""
+    said.sealed = b"\x01" + os.urandom(60)
+    if said.HasField("correction"):
+        said.correction.ClearField("text")
+    return feedback_entry(said)
+
+
+def sink_of_topic(
+    deployment: Deployment, records: Sequence[Record], accepts_unsigned: bool = False
+) -> None:
+    """Sink the records as one batch of a topic."""
+    log = KafkaLog("1d2c0f4e-6a6b-4f0e-9d1c-1f5a3d2b7c11", 0, lambda: None)
+    sink = Sink(
+        FEEDBACK,
+        log,
+        deployment.store,
+        deployment.ledger,
+        FlushLimits(100, ROOM),
+        fold,
+        accepts_unsigned=lambda: accepts_unsigned,
+    )
+    sink.assign()
+    log.take_seek_offset()
+    log.offer(records)
+    assert sink.flush() is not None
+
+
+def dead_letters(deployment: Deployment) -> dict[int, str]:
+    """Return the errors of all dead letters by offset."""
+    with deployment.engine.connect() as connection:
+        return {row.offset: row.error for row in connection.execute(select(tables.dead_letters))}
+
+
+def test_forged_records_are_dead_letters_and_take_no_id_before_the_owner(
+    deployment: Deployment,
+) -> None:
+    """Finding S-22: a client of the topic forged thumbs and corrections of any user."""
+    owner, forged = sealed(thumb("a")), sealed(thumb("a", up=False))
+    before = {outcome: unverified(outcome) for outcome in ("missing", "wrong")}
+    sink_of_topic(
+        deployment,
+        [
+            Record(0, 1, forged, Signature.MISSING),
+            Record(1, 1, forged, Signature.WRONG),
+            Record(2, 1, sealed(correction("b")), Signature.WRONG),
+            Record(3, 1, owner),
+            # After the owner: no silent tombstone either.
+            Record(4, 1, forged, Signature.WRONG),
+        ],
+    )
+    assert dead_letters(deployment) == {
+        0: "signature is missing",
+        1: "signature is wrong",
+        2: "signature is wrong",
+        4: "signature is wrong",
+    }
+    (row,) = deployment.rows()
+    assert (row["event_id"], row["up"]) == (owner.event_id, True)
+    assert deployment.ledger.fingerprints("feedback", [owner.event_id]) == {
+        owner.event_id: owner.fingerprint
+    }
+    assert unverified("missing") - before["missing"] == 1
+    assert unverified("wrong") - before["wrong"] == 3
+
+
+def unverified(outcome: str) -> float:
+    """Return the count of records without a valid signature."""
+    labels = {"stream": "feedback", "outcome": outcome}
+    name = "thumbwheel_feedback_unverified_records_total"
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.parametrize("accepts_unsigned", [False, True])
+def test_forged_record_does_not_release_the_claim_of_the_owner(
+    deployment: Deployment, accepts_unsigned: bool
+) -> None:
+    owner = entry("a")
+    claim = {"stream": "feedback", "event_id": owner.event_id, "fingerprint": owner.fingerprint}
+    claim |= {"accept_order": 7, "holders": 1, "claim_us": 1}
+    with deployment.engine.begin() as connection:
+        connection.execute(insert(tables.claims).values(claim))
+    # Plain texts, which no version writes that signs or whose unsigned records are accepted.
+    sink_of_topic(deployment, [Record(0, 1, owner, Signature.MISSING)], accepts_unsigned)
+    reason = "texts are not sealed" if accepts_unsigned else "signature is missing"
+    assert dead_letters(deployment) == {0: reason}
+    with deployment.engine.connect() as connection:
+        assert connection.execute(select(tables.claims.c.event_id)).scalars().all() == [
+            owner.event_id
+        ]
+
+
+def test_unsigned_records_of_the_earlier_version_are_accepted_during_the_upgrade(
+    deployment: Deployment,
+) -> None:
+    before = unverified("accepted")
+    old = [Record(at, 1, sealed(thumb(f"r{at}")), Signature.MISSING) for at in range(3)]
+    sink_of_topic(
+        deployment,
+        [*old, Record(3, 1, sealed(thumb("r3")), Signature.WRONG)],
+        accepts_unsigned=True,
+    )
+    assert deployment.event_ids() == ids("r0", "r1", "r2")
+    assert dead_letters(deployment) == {3: "signature is wrong"}
+    assert unverified("accepted") - before == 3
 
 
 def test_batches_keep_to_the_limits_of_rows_and_bytes(deployment: Deployment) -> None:

@@ -13,9 +13,9 @@ from services.contracts.chat import Sample
 from services.contracts.feedback import Correction, Retraction, Thumb
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
+from services.feedback.dead_letters import UndecodableError
 from services.feedback.events import check_turn
 from services.feedback.lake import parquet
-from services.feedback.sink import UndecodableError
 from services.feedback.spool.log import Entry, Record
 from tests.services.feedback.samples import (
     ADA,

@@ -6,6 +6,7 @@ import pytest
 
 from services.feedback.kafka.cluster import Cluster
 from services.feedback.kafka.producer import KafkaPublisher
+from services.feedback.kafka.record import RecordSigner
 from services.feedback.kafka.relay import PublishError
 from services.feedback.kafka.topic import TopicSettings, WeakTopicError, require_durable
 from services.feedback.spool.log import Record
@@ -13,6 +14,7 @@ from tests.servers import KafkaServer
 from tests.services.feedback.samples import entry
 from tests.support.errors import refused
 
+SIGNER = RecordSigner("feedback", bytes(32))
 ONE_BROKER = TopicSettings(1, 1, 1, 7.0)
 
 
@@ -41,7 +43,7 @@ def test_a_topic_weaker_than_the_settings_is_not_written(
     cluster, topic = Cluster(kafka.bootstrap), kafka.topic(**configs)
     with refused(WeakTopicError, field=field, limit=limit):
         require_durable(cluster, topic, required)
-    publisher = KafkaPublisher(cluster, topic, 8.0, required)
+    publisher = KafkaPublisher(cluster, topic, 8.0, required, SIGNER)
     with pytest.raises(PublishError) as caught:
         publisher.publish([Record(0, 1, entry("a"))])
     assert isinstance(caught.value.__cause__, WeakTopicError)
@@ -50,6 +52,6 @@ def test_a_topic_weaker_than_the_settings_is_not_written(
 
 def test_settings_for_one_broker_allow_its_topics(kafka: KafkaServer) -> None:
     """Finding S-21: an evaluation with one broker states its single copy in the settings."""
-    publisher = KafkaPublisher(Cluster(kafka.bootstrap), kafka.topic(), 8.0, ONE_BROKER)
+    publisher = KafkaPublisher(Cluster(kafka.bootstrap), kafka.topic(), 8.0, ONE_BROKER, SIGNER)
     publisher.publish([Record(0, 1, entry("a"))])
     publisher.close()

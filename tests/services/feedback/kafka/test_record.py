@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from services.feedback import wire as codec
-from services.feedback.kafka.record import headers_of, record_of
-from services.feedback.sink import UndecodableError
-from services.feedback.spool.log import Record
-from tests.services.feedback.samples import entry
+from services.feedback.dead_letters import UndecodableError
+from services.feedback.kafka.record import RecordSigner, headers_of, record_of
+from services.feedback.principals.sealing import MasterKey
+from services.feedback.spool.log import Entry, Record, Signature
+from tests.services.feedback.samples import MASTER, entry
 
+SIGNER = RecordSigner("feedback", MasterKey(MASTER).record_key())
 ENTRY = replace(entry("a"), accept_order=7, traceparent="00-aaaa-bbbb-01")
 
 
@@ -22,21 +24,23 @@ class Message:
     timestamp: int = 1_700
     key: bytes | None = ENTRY.key.encode()
     value: bytes | None = ENTRY.payload
-    headers: Any = field(default_factory=lambda: headers_of(ENTRY))
+    headers: Any = field(default_factory=lambda: headers_of(ENTRY, SIGNER))
 
 
 def test_a_record_round_trips() -> None:
-    assert record_of(Message()) == Record(5, 1_700_000, ENTRY)
+    assert record_of(Message(), SIGNER) == Record(5, 1_700_000, ENTRY)
 
 
 def test_optional_headers_are_omitted() -> None:
     plain = entry("a")
-    assert [key for key, _ in headers_of(plain)] == ["event_id", "schema", "fingerprint"]
-    assert record_of(Message(headers=headers_of(plain))).entry == plain
+    assert [key for key, _ in headers_of(plain, SIGNER)] == [
+        *("event_id", "schema", "fingerprint", "signature")
+    ]
+    assert record_of(Message(headers=headers_of(plain, SIGNER)), SIGNER).entry == plain
 
 
 def _without(name: str) -> list[tuple[str, bytes]]:
-    return [(key, value) for key, value in headers_of(ENTRY) if key != name]
+    return [(key, value) for key, value in headers_of(ENTRY, SIGNER) if key != name]
 
 
 FOREIGN: dict[str, Message] = {
@@ -64,7 +68,61 @@ FOREIGN: dict[str, Message] = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_record_is_undecodable(name: str) -> None:
-    record = record_of(FOREIGN[name])
+    record = record_of(FOREIGN[name], SIGNER)
     assert record.offset == 5
     with pytest.raises(UndecodableError):
         codec.decode_feedback(record)
+
+
+def signature_of(
+    changed: Entry, signer: RecordSigner = SIGNER, signature: bytes | None = None
+) -> Signature:
+    """Check an entry that carries the signature of ENTRY, or another one."""
+    given = SIGNER.sign(ENTRY) if signature is None else signature
+    headers = [*headers_of(changed, signer)[:3], ("signature", given)]
+    headers += [("accept_order", str(changed.accept_order).encode())]
+    message = Message(key=changed.key.encode(), value=changed.payload, headers=headers)
+    return record_of(message, signer).signature
+
+
+OTHER = entry("b", up=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event_id": OTHER.event_id},
+        {"key": OTHER.key + "x"},
+        {"fingerprint": OTHER.fingerprint},
+        {"schema_major": 2},
+        {"payload": OTHER.payload},
+        {"accept_order": ENTRY.accept_order + 1},
+        # Bytes that move from one field into the next.
+        {"key": ENTRY.key[:-1], "fingerprint": ENTRY.key[-1:].encode() + ENTRY.fingerprint[:-1]},
+    ],
+)
+def test_signature_covers_every_field_that_the_sink_uses(changes: dict[str, Any]) -> None:
+    assert signature_of(ENTRY) is Signature.VALID
+    assert signature_of(replace(ENTRY, **changes)) is Signature.WRONG
+
+
+def test_signature_belongs_to_one_stream_and_one_installation() -> None:
+    for stream, digits in (("turns", MASTER), ("feedback", "a1" * 32)):
+        other = RecordSigner(stream, MasterKey(digits).record_key())
+        assert signature_of(ENTRY, other) is Signature.WRONG
+
+
+@pytest.mark.parametrize("signature", [b"", b"x" * 32, SIGNER.sign(ENTRY)[:-1]])
+def test_wrong_signature_is_recognised(signature: bytes) -> None:
+    assert signature_of(ENTRY, signature=signature) is Signature.WRONG
+
+
+def test_missing_signature_is_recognised() -> None:
+    assert record_of(Message(headers=_without("signature")), SIGNER).signature is Signature.MISSING
+    assert record_of(Message(headers=None), SIGNER).signature is Signature.MISSING
+
+
+def test_rotation_of_the_master_key_keeps_the_signatures_of_records_under_way() -> None:
+    old = MasterKey(MASTER)
+    new = MasterKey("a1" * 32, accepted=[MASTER]).with_fingerprints(old.fingerprint_key)
+    assert new.record_key() == old.record_key()

@@ -111,9 +111,10 @@ async def test_remarks_from_before_the_upgrade_are_shown(tmp_path: Path) -> None
         await sunk(client, 1)
     connection = sqlite3.connect(tmp_path / "ledger.db")
     connection.executescript("""
-        DROP TABLE remarks; DROP TABLE remark_positions;
+        DROP TABLE remarks; DROP TABLE remark_positions; DROP TABLE spools;
         ALTER TABLE compactors DROP COLUMN taken_back_sequence;
         ALTER TABLE compactors DROP COLUMN taken_back_epoch;
+        ALTER TABLE streams DROP COLUMN signed_since_us;
         UPDATE feedback_revision SET version_num = '0005';
     """)
     connection.close()

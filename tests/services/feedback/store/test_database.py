@@ -4,9 +4,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -77,6 +79,20 @@ def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_schema_of_a_later_version_is_served_and_not_migrated(tmp_path: Path) -> None:
+    """After a rollback: Alembic does not know the later revision, and would fail."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE feedback_revision SET version_num = '9999'"))
+    migrate(engine)
+    assert revision(engine) == "9999"
+    engine.dispose()
+    engine = open_database(url)
+    assert Ledger(engine).segments("feedback") == []
+    engine.dispose()
+
+
 def yesterday(tmp_path: Path) -> Path:
     """Return the state folder of the first release, with two events still in its spool."""
     root = tmp_path / "state"
@@ -122,6 +138,33 @@ async def test_the_state_of_the_first_release_is_continued(tmp_path: Path) -> No
     spool.close()
     assert audit(ledger, store, lambda stream: inspect(root / "spool" / stream)).problems == []
     engine.dispose()
+
+
+def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones_from_the_start(
+    tmp_path: Path,
+) -> None:
+    """Finding S-22: sinks accept unsigned records only where an earlier version wrote them."""
+    new = connect(f"sqlite:///{tmp_path}/new.db")
+    migrate(new)
+    old = connect(f"sqlite:///{tmp_path}/old.db")
+    before = time.time_ns() // 1_000
+    with old.begin() as connection:
+        config = Config()
+        folder = Path(database.__file__).parent / "migrations"
+        config.set_main_option("script_location", str(folder))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0008")
+        # A stream with records in its topic and without a segment: a sink has taken the partition.
+        connection.execute(text("INSERT INTO partitions VALUES ('id', 0, 'feedback', 1, 0)"))
+        connection.execute(text("INSERT INTO streams VALUES ('turns', 5, 0)"))
+    migrate(old)
+    after = time.time_ns() // 1_000
+    for stream in ("feedback", "turns"):
+        assert Ledger(new).signed_since_us(stream) == 0
+        assert before <= Ledger(old).signed_since_us(stream) <= after
+    for engine in (new, old):
+        engine.dispose()
 
 
 def test_the_state_of_the_first_release_counts_as_plain_and_is_erased(tmp_path: Path) -> None:
