@@ -15,7 +15,12 @@ MAX_HISTORY = 200
 # All texts of one request: the window of a model of 32,768 tokens, at four characters a token. The
 # guardrail judges every text, about 2 ms of CPU time for 1,000 characters.
 MAX_REQUEST_CHARACTERS = 131_072
+# Messages of one context. A window of 131,072 tokens holds at most 18,724, because the chat
+# template adds at least six tokens to each.
+MAX_CONTEXT_MESSAGES = 20_000
 MAX_REQUEST_ID_CHARACTERS = 64
+# Edits of the enhancer in one text. More are noise or no English.
+MAX_EDITS = 1_000
 MAX_REPLY_TOKENS = 4_096
 MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4

@@ -25,6 +25,7 @@ from services.contracts.chat import (
     Usage,
 )
 from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+from services.contracts.limits import MAX_REASONS, MAX_REPLY_TOKENS
 
 ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
     chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role
@@ -91,10 +92,15 @@ def usage_message(usage: Usage) -> chat_pb2.Usage:
 def sample_from(
     message: generator_pb2.Finished | session_pb2.FinishTurnRequest | events_pb2.TurnEvent,
 ) -> Sample | None:
-    """Return the sample of a message, or None if the field is absent."""
+    """Return the sample of a message, or None if the field is absent.
+
+    Items beyond the limit are cut off, except for one, which `check_sample` refuses: a conversion
+    of millions of items would block the event loop.
+    """
     if not message.HasField("sample"):
         return None
-    return Sample(tuple(message.sample.token_ids), tuple(message.sample.log_probs))
+    end = MAX_REPLY_TOKENS + 1
+    return Sample(tuple(message.sample.token_ids[:end]), tuple(message.sample.log_probs[:end]))
 
 
 def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
@@ -105,10 +111,17 @@ def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
 def feedback_value_from(
     message: events_pb2.FeedbackEvent | feedback_pb2.SubmitFeedbackRequest,
 ) -> FeedbackValue | None:
-    """Return the thumb, correction or retraction of a message, or None if none is set."""
+    """Return the thumb, correction or retraction of a message, or None if none is set.
+
+    Reasons beyond the limit are cut off, except for one, so that the check refuses them.
+    """
     match message.WhichOneof("value"):
         case "thumb":
-            return Thumb(message.thumb.up, tuple(message.thumb.reasons), message.thumb.comment)
+            return Thumb(
+                message.thumb.up,
+                tuple(message.thumb.reasons[: MAX_REASONS + 1]),
+                message.thumb.comment,
+            )
         case "correction":
             return Correction(message.correction.text)
         case "retraction":

@@ -13,6 +13,12 @@ class EnhancerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_ENHANCER_")
 
     port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    max_request_bytes: int = Field(
+        256 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="largest gRPC request; all texts within the limits fit the default",
+    )
     longest_text_characters: int = Field(
         8_000,
         ge=1,

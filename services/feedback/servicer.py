@@ -13,7 +13,7 @@ from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
 from services.contracts.feedback import Thumb
 from services.contracts.identifiers import principal_of
-from services.contracts.limits import check_uuid, field_error
+from services.contracts.limits import MAX_CONTEXT_MESSAGES, check_uuid, field_error
 from services.contracts.wire import timestamp
 from services.feedback import metrics
 from services.feedback import wire as codec
@@ -40,8 +40,8 @@ MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024
 MAX_MESSAGES = 1_000
 MAX_PRINCIPALS = 1_000
-# About 300 bytes each, so that a response stays below gRPC's limit of 4 MiB.
-SEGMENTS_PER_PAGE = 10_000
+# About 10 µs each for the conversion, and 300 bytes.
+SEGMENTS_PER_PAGE = 2_000
 STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TURNS: Stream.TURNS}
 
 
@@ -103,6 +103,12 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if request.ByteSize() > MAX_TURN_BYTES:
             raise field_error("turns", f"{MAX_TURN_BYTES:,} bytes")
         for number, turn in enumerate(request.turns):
+            if len(turn.context) > MAX_CONTEXT_MESSAGES:
+                raise field_error(
+                    f"turns[{number}].context", f"at most {MAX_CONTEXT_MESSAGES:,} messages"
+                )
+            # Conversion takes about 2 µs for each message of the contexts.
+            await asyncio.sleep(0)
             event = codec.turn_from(turn)
             check_turn(event, f"turns[{number}]")
             check_unsealed(event, f"turns[{number}]")

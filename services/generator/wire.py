@@ -4,7 +4,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.contracts.chat import ContextMessage, Finished
-from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
+from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import (
     FINISH_REASON_NUMBERS,
     ROLES,
@@ -36,6 +36,10 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
     """
     if not 1 <= len(request.user_key) <= MAX_USER_KEY_CHARACTERS:
         raise field_error("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
+    if len(request.messages) > MAX_CONTEXT_MESSAGES:
+        raise field_error(
+            "messages", f"at most {MAX_CONTEXT_MESSAGES:,}", f"{len(request.messages):,}"
+        )
     if not request.messages or request.messages[-1].role != chat_pb2.ROLE_USER:
         raise field_error("messages", "at least 1, and the last by the user")
     if request.task not in TASKS:

@@ -80,9 +80,9 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     async def CheckOutputs(
         self, request: guardrail_pb2.CheckOutputsRequest, context: Any
     ) -> guardrail_pb2.CheckOutputsResponse:
-        checks = list(request.checks)
-        if not 1 <= len(checks) <= MAX_OUTPUT_CHECKS:
+        if not 1 <= len(request.checks) <= MAX_OUTPUT_CHECKS:
             raise field_error("checks", f"1 to {MAX_OUTPUT_CHECKS} parts")
+        checks = list(request.checks)
         for check in checks:
             _check_part(check)
         results = await self._judge(

@@ -16,6 +16,12 @@ class GuardrailSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_GUARDRAIL_")
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    max_request_bytes: int = Field(
+        1024 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="largest gRPC request; all texts within the limits fit the default",
+    )
     weights_directory: Path = Field(
         WEIGHTS_DIRECTORY, description="directory with classifier.npz and its manifest.json"
     )

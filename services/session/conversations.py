@@ -21,8 +21,8 @@ from services.session.store.store import UNLIMITED, OwnedRows, Store
 MESSAGE_TOKEN = re.compile(r"\d{1,9}", re.ASCII)
 # Texts of one page of messages: an eighth of a gRPC message, and about 10 ms of CPU time as JSON.
 MAX_PAGE_BYTES = 512 * 1024
-# Kind, positions and tags of an edit.
-EDIT_BYTES = 32
+# Kind and positions of an edit, as JSON. Conversion of an edit takes about 3 µs.
+EDIT_BYTES = 64
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 # Limits of one transaction of EraseUser, so that other transactions run in between. A single
 # conversation may exceed MAX_MESSAGES.
@@ -191,15 +191,15 @@ class Erasure:
 
     def _erase(self, rows: OwnedRows, owner: Caller, conversations: Sequence[Conversation]) -> None:
         ids = [conversation.id for conversation in conversations]
-        # Read before the removal: the erasure records need the ids of all answers.
-        answers = rows.answers_without_texts(ids)
-        rows.erase_messages(ids)
         now = self._now_us()
-        records = [
-            (answer.conversation_id, self._recorder.erased(owner, answer, now))
-            for answer in answers
-        ]
-        rows.enqueue(records, erased=True)
+        # Before the removal, because the records need the ids of all answers.
+        for answers in rows.pages_of_answers(ids):
+            records = [
+                (answer.conversation_id, self._recorder.erased(owner, answer, now))
+                for answer in answers
+            ]
+            rows.enqueue(records, erased=True)
+        rows.erase_messages(ids)
 
 
 def _checked_size(page_size: int) -> int:

@@ -20,6 +20,12 @@ class SessionSettings(ServiceSettings):
     metrics_port: int = Field(
         51054, ge=0, le=65535, description="port of /metrics and /health; 0: none"
     )
+    max_request_bytes: int = Field(
+        1024 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="largest gRPC request; all texts within the limits fit the default",
+    )
     database_url: str = Field(
         "sqlite:///.state/sessions.db",
         pattern=r"^(sqlite:///.+|postgresql\+asyncpg://.+)",

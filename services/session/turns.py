@@ -19,8 +19,10 @@ from services.chassis.errors import AlreadyExistsError, FailedPreconditionError,
 from services.chassis.identity import Caller
 from services.contracts.chat import Arm, FinishReason, Role
 from services.contracts.limits import (
+    MAX_EDITS,
     MAX_HISTORY,
     MAX_NAME_CHARACTERS,
+    MAX_REQUEST_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_TEXT_CHARACTERS,
     ConversationLimitError,
@@ -318,6 +320,11 @@ def check_turn_request(request: session_pb2.BeginTurnRequest) -> None:
     Raises:
         InvalidArgumentError: a value is unknown or out of its limits; with field and limit.
     """
+    # Before anything that takes time for each item.
+    if len(request.history) > MAX_HISTORY:
+        raise field_error("history", f"at most {MAX_HISTORY} messages", f"{len(request.history):,}")
+    if len(request.user.edits) > MAX_EDITS:
+        raise field_error("user.edits", f"at most {MAX_EDITS:,}", f"{len(request.user.edits):,}")
     for number, entry in enumerate(request.history):
         _check_known(ROLES, entry.role, f"history[{number}].role")
     _check_known(TASKS, request.task, "task")
@@ -369,8 +376,11 @@ def _check_history(request: session_pb2.BeginTurnRequest) -> None:
         return
     if request.conversation_id or not request.HasField("user"):
         raise field_error("history", "empty, except for a new conversation")
-    if len(request.history) > MAX_HISTORY:
-        raise field_error("history", f"at most {MAX_HISTORY} messages")
+    characters = sum(len(message.text) for message in request.history)
+    if characters > MAX_REQUEST_CHARACTERS:
+        raise field_error(
+            "history", f"at most {MAX_REQUEST_CHARACTERS:,} characters in all texts together"
+        )
     for number, message in enumerate(request.history):
         if len(message.text) > MAX_TEXT_CHARACTERS:
             raise field_error(

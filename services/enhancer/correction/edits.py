@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.contracts.chat import TextEdit
+from services.contracts.limits import MAX_EDITS
 
 
 class EditKind(StrEnum):
@@ -42,7 +43,7 @@ class Segment:
 
 
 # Every edit is applied to the list of all segments. 1,000 edits take about 0.2 s.
-MAX_SEGMENTS = 2_000
+MAX_SEGMENTS = 2 * MAX_EDITS
 
 
 class TooManyEditsError(Exception):

@@ -6,6 +6,8 @@ repository extension describe directories.
 """
 
 import asyncio
+import io
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +93,7 @@ class Completions:
             ServiceError: the server refuses the request, see `_error_from`.
             UnavailableError: the server is unreachable, hangs, or ends the stream early.
         """
-        body = _chat_body(version, messages, sampling)
+        body = json.dumps(_chat_body(version, messages, sampling)).encode()
         timeout = asyncio.timeout(self._timeouts.first_token_seconds)
         # `probe_failed` may move the timeout. No other task runs between these lines and the start
         # and the end of the timeout, so the set holds running timeouts only.
@@ -100,7 +102,10 @@ class Completions:
             async with (
                 timeout,
                 self._http.post(
-                    f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
+                    f"{self.url}/v1/chat/completions",
+                    # From a file, aiohttp sends a large body in parts.
+                    data=io.BytesIO(body),
+                    headers={"content-type": "application/json", **trace_headers()},
                 ) as response,
             ):
                 # Errors have a status only before the first byte; later ones are events.

@@ -228,10 +228,13 @@ ANSWERS_WITHOUT_TEXTS = (
     select(*(literal_column("''").label(c.name) if c.name in TEXTS else c for c in MESSAGE_COLUMNS))
     .where(
         messages.c.conversation_id.in_(bindparam("ids", expanding=True)),
+        tuple_(messages.c.conversation_id, messages.c.position)
+        > tuple_(bindparam("after_id"), bindparam("after_position")),
         messages.c.role == literal("assistant", literal_execute=True),
         *_owned(messages),
     )
     .order_by(messages.c.conversation_id, messages.c.position)
+    .limit(bindparam("size"))
 )
 NEWEST = (
     select(messages.c.id)

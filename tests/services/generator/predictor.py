@@ -66,7 +66,7 @@ class FakePredictor:
     loading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._require_key])
+        app = web.Application(client_max_size=16 * 1024 * 1024, middlewares=[self._require_key])
         app.router.add_post("/v2/repository/index", self.index)
         app.router.add_post("/v2/repository/models/{version}/load", self.load)
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)

@@ -1,7 +1,8 @@
 """The session service with its real wiring on a real port, and a fake feedback service."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,16 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
 from services.chassis.errors import from_rpc
+from services.chassis.identity import Caller
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
+from services.contracts.chat import FinishReason, Role
 from services.session.__main__ import wiring
+from services.session.message import Message
 from services.session.settings import SessionSettings
 from services.session.store.database import DatabaseLimits
+from services.session.store.schema import open_database
+from services.session.store.store import Store
 from tests.services.session.tokenizer import write_tokenizer
 
 ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
@@ -178,3 +184,23 @@ async def read_messages(stub: Any, conversation_id: str, **call: Any) -> list[ch
         if not page.next_page_token:
             return found
         request.page_token = page.next_page_token
+
+
+async def store_answers(home: Home, conversation_id: str, texts: Sequence[str]) -> None:
+    """Add answers of Ada's conversation to the database, without the limits of a request."""
+    new = [
+        Message(
+            id=str(uuid.uuid4()),
+            conversation_id=conversation_id,
+            text=text,
+            position=10 + number,
+            tokens=1,
+            create_us=1,
+            role=Role.ASSISTANT,
+            finish_reason=FinishReason.STOP,
+        )
+        for number, text in enumerate(texts)
+    ]
+    async with open_database(home.database_url, LIMITS) as database:
+        owner = Caller("acme", "ada")
+        await Store(database).write(owner, lambda rows: rows.add_messages(new))

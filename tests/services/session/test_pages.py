@@ -7,9 +7,9 @@ from thumbwheel.session.v1 import session_pb2
 from tests.services.session.service import (
     ADA,
     Home,
-    begin,
     read_messages,
     session_service,
+    store_answers,
     talk,
 )
 
@@ -22,10 +22,10 @@ def history(texts: list[str]) -> list[chat_pb2.HistoryMessage]:
 
 async def test_conversation_beyond_one_grpc_message_is_read_in_pages(home: Home) -> None:
     """Finding S-18: a conversation over 4 MiB could not be opened."""
-    texts = [f"{number:03}" + "x" * 32_000 for number in range(120)]
-    async with session_service(home, context_tokens=8_192) as stub:
-        turn = await stub.BeginTurn(begin("one", history=history(texts)), timeout=9, metadata=ADA)
-        identity = turn.conversation_id
+    texts = [f"{number:03}" + "x" * 32_000 for number in range(130)]
+    async with session_service(home) as stub:
+        identity = (await talk(stub, "one", "two")).conversation_id
+        await store_answers(home, identity, texts)
         page = await stub.GetConversation(
             session_pb2.GetConversationRequest(conversation_id=identity), timeout=5, metadata=ADA
         )
@@ -35,7 +35,7 @@ async def test_conversation_beyond_one_grpc_message_is_read_in_pages(home: Home)
     assert [message.id for message in found[-len(page.messages) :]] == [
         message.id for message in page.messages
     ]
-    assert [message.text for message in found] == [*texts, "one", ""]
+    assert [message.text for message in found] == ["one", "two", *texts]
     assert not any(message.original_text for message in found)
 
 

@@ -1,0 +1,40 @@
+"""CPU time of the event loop for the largest request of each RPC.
+
+Finding S-04. The limit of a callback is 50 ms of CPU time; the tests allow three times as much.
+"""
+
+import pytest
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.server import Registration, serving
+from services.enhancer.prompt import Enhancer
+from services.enhancer.servicer import INLINE_CHARACTERS, NAME, EnhancerServicer
+from services.enhancer.settings import EnhancerSettings
+from tests.support.loop_time import measure_callbacks
+
+MAX_CALLBACK_SECONDS = 0.15
+ERRORS = "teh recieve , i dont wat , "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (ERRORS * 300)[:8_000],
+        (ERRORS * 20)[:INLINE_CHARACTERS],
+        "aé" * (INLINE_CHARACTERS // 2),
+        "\U0001f600" * 32_768,
+    ],
+    ids=["many errors", "inline errors", "one word", "longest"],
+)
+async def test_largest_texts_take_little_time(enhancer: Enhancer, text: str) -> None:
+    add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
+    settings = EnhancerSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
+    async with (
+        serving(settings, [Registration(NAME, add, EnhancerServicer(enhancer))]) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        with measure_callbacks() as longest:
+            await stub.Enhance(enhancer_pb2.EnhanceRequest(text=text), timeout=30)
+    assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS

@@ -1,0 +1,103 @@
+"""CPU time of the event loop for the largest request of each RPC.
+
+Finding S-04. The limit of a callback is 50 ms of CPU time; the tests allow three times as much.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.errors import from_rpc
+from services.chassis.server import Registration, serving
+from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_REQUEST_CHARACTERS
+from services.guardrail.policy import Policy
+from services.guardrail.servicer import INLINE_CHARACTERS, MAX_TEXTS, NAME, GuardrailServicer
+from services.guardrail.settings import GuardrailSettings
+from tests.support.loop_time import measure_callbacks
+
+MAX_CALLBACK_SECONDS = 0.15
+EMOJI = "\U0001f600"
+WORDS = "What is a pipe bomb and how is one built, my@mail.example 4111 1111 1111 1111? "
+
+
+def words(characters: int) -> str:
+    return (WORDS * (characters // len(WORDS) + 1))[:characters]
+
+
+@asynccontextmanager
+async def client(policy: Policy) -> AsyncIterator[Any]:
+    add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
+    settings = GuardrailSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
+    async with (
+        serving(settings, [Registration(NAME, add, GuardrailServicer(policy))]) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield guardrail_pb2_grpc.GuardrailServiceStub(channel)
+
+
+CHECK = guardrail_pb2.CheckOutputRequest
+# The largest requests, and the largest that are judged on the event loop.
+LARGEST = {
+    "texts": (
+        "CheckInput",
+        guardrail_pb2.CheckInputRequest(texts=[words(MAX_REQUEST_CHARACTERS // MAX_TEXTS)] * 200),
+    ),
+    "characters": (
+        "CheckInput",
+        guardrail_pb2.CheckInputRequest(texts=[EMOJI * MAX_REQUEST_CHARACTERS]),
+    ),
+    "inline": ("CheckInput", guardrail_pb2.CheckInputRequest(texts=[words(INLINE_CHARACTERS)])),
+    "inline texts": (
+        "CheckInput",
+        guardrail_pb2.CheckInputRequest(texts=[words(INLINE_CHARACTERS // MAX_TEXTS)] * MAX_TEXTS),
+    ),
+    "output": (
+        "CheckOutput",
+        CHECK(prompt=words(MAX_REQUEST_CHARACTERS), pending=words(MAX_PENDING_CHARACTERS)),
+    ),
+    "inline output": ("CheckOutput", CHECK(pending=words(INLINE_CHARACTERS), final=True)),
+    "outputs": (
+        "CheckOutputs",
+        guardrail_pb2.CheckOutputsRequest(checks=[CHECK(prompt=words(8_000), pending="a")] * 64),
+    ),
+    "inline outputs": (
+        "CheckOutputs",
+        guardrail_pb2.CheckOutputsRequest(
+            checks=[CHECK(pending=words(INLINE_CHARACTERS // 64), released_tail=words(2_000))] * 64
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGEST)
+async def test_largest_requests_are_judged_in_little_time(policy: Policy, name: str) -> None:
+    method, request = LARGEST[name]
+    async with client(policy) as stub:
+        with measure_callbacks() as longest:
+            await getattr(stub, method)(request, timeout=30)
+    assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS
+
+
+TOO_MANY = {
+    "texts": ("CheckInput", lambda: guardrail_pb2.CheckInputRequest(texts=[""] * 520_000)),
+    "checks": (
+        "CheckOutputs",
+        lambda: guardrail_pb2.CheckOutputsRequest(checks=[CHECK()] * 520_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("field", TOO_MANY)
+async def test_too_many_texts_are_refused_in_little_time(policy: Policy, field: str) -> None:
+    method, build = TOO_MANY[field]
+    request = build()
+    async with client(policy) as stub:
+        with measure_callbacks() as longest, pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub, method)(request, timeout=30)
+    assert from_rpc(caught.value, "guardrail").field == field
+    assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS
