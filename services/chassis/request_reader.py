@@ -31,14 +31,60 @@ GRACE_SECONDS, MAX_SLOW_REQUESTS = 1.0, 16
 MAX_CALLER_REQUESTS = 32
 
 
+class Receipts:
+    """Receipts of the requests of one caller, a few at a time.
+
+    Args:
+        max_waiting: receipts that may wait for others; None: no limit.
+
+    Raises:
+        ResourceExhaustedError: at the start of the block, if too many receipts wait.
+    """
+
+    def __init__(self, max_waiting: int | None = None) -> None:
+        self._running = asyncio.Semaphore(MAX_CALLER_REQUESTS)
+        self._max_waiting, self._waiting = max_waiting, 0
+
+    async def __aenter__(self) -> None:
+        if self._running.locked() and self._waiting == self._max_waiting:
+            raise ResourceExhaustedError(
+                "too many requests of this caller arrive slowly",
+                field="request",
+                reason="REQUEST_TOO_SLOW",
+                limit=f"{MAX_CALLER_REQUESTS + self._waiting} at once",
+            )
+        self._waiting += 1
+        try:
+            await self._running.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def __aexit__(self, *error: object) -> None:
+        self._running.release()
+
+
+class CallerReceipts:
+    """Receipts by caller, kept while at least one request is being received."""
+
+    def __init__(self, max_waiting: int | None = None) -> None:
+        self._max_waiting = max_waiting
+        self._receipts: WeakValueDictionary[Caller, Receipts] = WeakValueDictionary()
+
+    def of(self, caller: Caller | None) -> AbstractAsyncContextManager[None]:
+        """Return the receipts of a user; without a limit for a service that calls for itself."""
+        if caller is None or not caller.user:
+            return nullcontext()
+        return self._receipts.setdefault(caller, Receipts(self._max_waiting))
+
+
 class RequestReader:
     """Receives the request of each call within `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._slow: set[asyncio.Timeout] = set()
-        # Limits of the callers whose requests are being received.
-        self._callers: WeakValueDictionary[Caller, asyncio.Semaphore] = WeakValueDictionary()
+        # Without a limit of those that wait, because each call of a burst waits for its turn.
+        self._receipts = CallerReceipts()
 
     async def read(
         self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller | None = None
@@ -57,7 +103,7 @@ class RequestReader:
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._seconds) as limit, self._turn_of(caller):
+            async with asyncio.timeout(self._seconds) as limit, self._receipts.of(caller):
                 grace_seconds = min(GRACE_SECONDS, self._seconds / 2)
                 grace = loop.call_later(grace_seconds, self._occupy_slot, limit, loop)
                 try:
@@ -74,11 +120,6 @@ class RequestReader:
             text = "the request is not valid protobuf, or a string is not valid UTF-8"
             raise InvalidArgumentError(text, field="request")
         return request
-
-    def _turn_of(self, caller: Caller | None) -> AbstractAsyncContextManager[None]:
-        if caller is None or not caller.user:
-            return nullcontext()
-        return self._callers.setdefault(caller, asyncio.Semaphore(MAX_CALLER_REQUESTS))
 
     def _occupy_slot(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._slow) < MAX_SLOW_REQUESTS:

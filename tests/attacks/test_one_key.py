@@ -130,6 +130,35 @@ async def test_half_sent_messages_of_one_key_are_bounded(attacked: Attacked) -> 
     assert peak - before < 60
 
 
+async def test_half_sent_bodies_of_one_key_are_bounded(attacked: Attacked) -> None:
+    """Half-sent bodies: 32 are received at the same time, 256 wait, the others are refused."""
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer {attacked.attacker.key}\r\n"
+        f"Content-Length: 600000\r\n\r\n{{{' ' * 400_000}"
+    ).encode()
+    pid = attacked.stack.pid_of("gateway")
+    before = resident_mib(pid)
+    async with asyncio.timeout(60):
+        writers, answers = [], []
+        for _ in range(340):
+            reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+            writer.write(request)
+            writers.append(writer)
+            answers.append(asyncio.create_task(reader.readline()))
+        done, waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(attacked.check)
+        growth = resident_mib(pid) - before
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+            writer.close()
+    assert {task.result().split(b" ")[1] for task in done} == {b"429"}
+    # Without the limit 340 bodies of 390 KiB, 130 MiB.
+    assert growth < 80
+
+
 def long_history(number: int) -> dict[str, Any]:
     """Return a request with as many distinct characters as one request may have."""
     length = MAX_REQUEST_CHARACTERS // 201

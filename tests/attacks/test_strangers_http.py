@@ -128,7 +128,9 @@ async def test_silent_connections_do_not_lock_out_others(attacked: Attacked) -> 
             _, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
             held.callback(writer.close)
         await asyncio.to_thread(attacked.check)
-        assert len(list(files.iterdir())) - before <= MAX_STRANGERS + 50
+        async with asyncio.timeout(30):
+            while len(list(files.iterdir())) - before > MAX_STRANGERS + 50:
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.long

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError, ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
+from services.chassis.request_reader import CallerReceipts
 from services.chassis.telemetry import fields, trace_id, tracer
 from services.gateway.access import ROUTES, Rule, authorize
 from services.gateway.http.connection import ClientGoneError
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # nginx status of a disconnected client, visible in metrics only.
 CLIENT_GONE_STATUS = 499
+# Requests of one user whose bodies wait for 32 others that are incomplete. An honest body is
+# complete when its turn comes, so that it does not wait.
+MAX_WAITING_BODIES = 256
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -56,6 +60,7 @@ class Router:
     ) -> None:
         self._authenticator, self._sessions = authenticator, sessions
         self._max_seconds = max_seconds
+        self._receipts = CallerReceipts(MAX_WAITING_BODIES)
 
     def route(self, name: str, endpoint: Endpoint) -> ProtectedRoute:
         """Return the route for an entry of the rule table, such as `GET /v1/models`."""
@@ -71,6 +76,7 @@ class Router:
             try:
                 credential = await authorize(rule, partial(self._authenticate, rule, request))
                 request.state.credential = credential
+                request.state.receipts = self._receipts.of(credential.caller)
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(
                     CallContext(credential.caller, request_id, deadline, set_span_in_context(span))

@@ -131,9 +131,10 @@ async def read_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes
     Raises:
         BodyTooLargeError: As in `read_object`.
         BodyTooSlowError: As in `read_object`.
+        ResourceExhaustedError: Too many incomplete bodies of the caller.
     """
     try:
-        async with asyncio.timeout(MAX_BODY_SECONDS):
+        async with asyncio.timeout(MAX_BODY_SECONDS), request.state.receipts:
             parts: list[bytes] = []
             size = 0
             async for part in request.stream():

@@ -24,6 +24,8 @@ MAX_HEAD_BYTES = 32 * 1024
 # Connections without an authenticated request: before the first head, between two requests, and
 # during public requests. Half of the usual limit of 1,024 open files of a process.
 MAX_STRANGERS = 500
+# Connections are dropped after this time, so that the first request of a new one has arrived.
+DROP_SECONDS = 1.0
 
 
 class Strangers:
@@ -34,11 +36,17 @@ class Strangers:
 
     def __init__(self) -> None:
         self._connections: dict[HeaderTimeoutProtocol, None] = {}
+        self._drop_timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: "HeaderTimeoutProtocol") -> None:
-        """Add a connection as the newest, and drop the oldest beyond the limit."""
+        """Add a connection as the newest. Beyond the limit the oldest will be dropped."""
         self.discard(connection)
         self._connections[connection] = None
+        if len(self._connections) > MAX_STRANGERS and self._drop_timer is None:
+            self._drop_timer = connection.loop.call_later(DROP_SECONDS, self._drop_oldest)
+
+    def _drop_oldest(self) -> None:
+        self._drop_timer = None
         while len(self._connections) > MAX_STRANGERS:
             oldest = next(iter(self._connections))
             self.discard(oldest)

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from services.chassis.errors import ResourceExhaustedError
 from services.chassis.identity import Caller
-from services.chassis.request_reader import MAX_CALLER_REQUESTS, RequestReader
+from services.chassis.request_reader import MAX_CALLER_REQUESTS, CallerReceipts, RequestReader
+from tests.support.errors import refused
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
 
@@ -55,3 +57,23 @@ async def test_many_complete_requests_of_a_user_are_received() -> None:
     context: Any = complete
     received = await asyncio.gather(*(reader.read(context, ADA) for _ in range(1_000)))
     assert received == ["message"] * 1_000
+
+
+async def test_receipts_beyond_those_that_may_wait_are_refused() -> None:
+    receipts, never = CallerReceipts(max_waiting=2), asyncio.Event()
+
+    async def receive(caller: Caller) -> None:
+        async with receipts.of(caller):
+            await never.wait()
+
+    held = [asyncio.create_task(receive(ADA)) for _ in range(MAX_CALLER_REQUESTS + 2)]
+    await asyncio.sleep(0)
+    with refused(ResourceExhaustedError, reason="REQUEST_TOO_SLOW"):
+        await receive(ADA)
+    async with receipts.of(BOB):
+        pass
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+    async with receipts.of(ADA):
+        pass
