@@ -21,7 +21,7 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.session.access import CALLERS
 from services.session.context import TokenizerMissingError, load_counter
-from services.session.conversations import Conversations, Erasure
+from services.session.conversations import ConversationLimits, Conversations, Erasure
 from services.session.relay import FeedbackTurnLog, Relay, RelayIntervals, TurnRecorder
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
@@ -29,7 +29,7 @@ from services.session.store.database import DatabaseLimits
 from services.session.store.outbox import Lease, Outbox
 from services.session.store.schema import migrate, open_database
 from services.session.store.store import Store
-from services.session.turns import ContextRules, ConversationLimits, TurnBeginner, TurnFinisher
+from services.session.turns import ContextRules, TurnBeginner, TurnFinisher
 
 
 @asynccontextmanager

@@ -8,12 +8,18 @@ feedback on the answer may exist. Turn records that are not relayed yet are remo
 import base64
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
 from services.chassis.identity import Caller
 from services.contracts.chat import FinishReason, Role
-from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, check_uuid, field_error
+from services.contracts.limits import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_SIZE,
+    ConversationLimitError,
+    check_uuid,
+    field_error,
+)
 from services.session.message import Conversation, Message, MessagePage, Page
 from services.session.relay import TurnRecorder
 from services.session.store.store import UNLIMITED, OwnedRows, Store
@@ -28,6 +34,34 @@ PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 # conversation may exceed MAX_MESSAGES.
 MAX_CONVERSATIONS = 50
 MAX_MESSAGES = 2_000
+
+
+@dataclass(frozen=True)
+class ConversationLimits:
+    """Stored conversations of a user and of a tenant; 0 means unlimited."""
+
+    per_user: int
+    per_tenant: int
+
+    def check_room(self, rows: OwnedRows) -> None:
+        """Check that the owner may store another conversation.
+
+        The count of a tenant is not locked, because all its users would wait for each other:
+        conversations that begin at the same time may exceed the limit.
+
+        Raises:
+            ConversationLimitError: the user or the tenant has reached the limit.
+        """
+        if self.per_user and rows.count_conversations(self.per_user) >= self.per_user:
+            raise _conversation_limit_error(f"{self.per_user:,} conversations of a user")
+        if self.per_tenant and rows.count_tenant_conversations(self.per_tenant) >= self.per_tenant:
+            raise _conversation_limit_error(f"{self.per_tenant:,} conversations of the tenant")
+
+
+def _conversation_limit_error(limit: str) -> ConversationLimitError:
+    return ConversationLimitError(
+        "no further conversation can be stored: delete some, or continue one", limit=limit
+    )
 
 
 class Conversations:

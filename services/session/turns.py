@@ -25,13 +25,13 @@ from services.contracts.limits import (
     MAX_REQUEST_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_TEXT_CHARACTERS,
-    ConversationLimitError,
     check_sample,
     check_uuid,
     field_error,
 )
 from services.contracts.wire import FINISH_REASONS, ROLE_NUMBERS, ROLES, TASKS, sample_from
 from services.session.context import Budget, TokenCounter, merge_roles, select_context
+from services.session.conversations import ConversationLimits
 from services.session.message import Message, StoredTurn
 from services.session.relay import TurnRecorder, is_published
 from services.session.store.store import OwnedRows, Store
@@ -70,34 +70,6 @@ class ContextRules:
         if reply >= most:
             raise field_error("reply_tokens", f"fewer than {most} tokens")
         return Budget(most - reply, self.message_overhead_tokens)
-
-
-@dataclass(frozen=True)
-class ConversationLimits:
-    """Stored conversations of a user and of a tenant; 0 means unlimited."""
-
-    per_user: int
-    per_tenant: int
-
-    def check_room(self, rows: OwnedRows) -> None:
-        """Check that the owner may store another conversation.
-
-        The count of a tenant is not locked, because all its users would wait for each other:
-        conversations that begin at the same time may exceed the limit.
-
-        Raises:
-            ConversationLimitError: the user or the tenant has reached the limit.
-        """
-        if self.per_user and rows.count_conversations(self.per_user) >= self.per_user:
-            raise _conversation_limit_error(f"{self.per_user:,} conversations of a user")
-        if self.per_tenant and rows.count_tenant_conversations(self.per_tenant) >= self.per_tenant:
-            raise _conversation_limit_error(f"{self.per_tenant:,} conversations of the tenant")
-
-
-def _conversation_limit_error(limit: str) -> ConversationLimitError:
-    return ConversationLimitError(
-        "no further conversation can be stored: delete some, or continue one", limit=limit
-    )
 
 
 class TurnBeginner:
