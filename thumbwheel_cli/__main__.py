@@ -55,6 +55,7 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
+    "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(
         "wrap the keys of stored texts under a new master key", OPERATE, ("rotate-master-key",)
     ),

@@ -36,7 +36,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class CallContext:
-    """Caller, request id, deadline and trace of the running call.
+    """Caller, request id, deadline, trace and signing service of the running call.
 
     `deadline` is in seconds of `time.monotonic()`; None means no limit. `trace` holds the call's
     span for the next hop. OpenTelemetry's attached context is not used, because a stream that is
@@ -47,6 +47,7 @@ class CallContext:
     request_id: str
     deadline: float | None = None
     trace: Context | None = None
+    signer: str = ""  # service that signed the call; empty without signatures
 
     def remaining_seconds(self, policy_seconds: float) -> float:
         """Return the lesser of `policy_seconds` and the rest of the deadline, at least 0."""

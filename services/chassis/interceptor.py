@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -163,6 +164,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # Not in the initial metadata: after these gRPC clients do not retry a call.
                 context.set_trailing_metadata(((TRACE_KEY, found),))
             signer = self._tokens.verify(method, caller, metadata) if self._tokens else ""
+            bind_call(replace(current_call(), signer=signer))
             require_peer(self._callers, method, context, secure=self._secure, signer=signer)
             if authorize := self._authorize.get(method.split("/")[1]):
                 await authorize(method, context)

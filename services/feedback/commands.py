@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from services.chassis.audit.acts import DONE, Act, add_audit_options, add_operator, line
+from services.chassis.audit.table import records_since
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
@@ -25,7 +27,15 @@ from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import LogError, LogView
 from services.feedback.spool.registry import SpoolRegistry
 from services.feedback.spool.spool import Spool, inspect
-from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.store import tables
+from services.feedback.store.database import (
+    HEAD,
+    connect,
+    migrate,
+    open_database,
+    revision,
+    transaction,
+)
 from services.feedback.streams import Stores
 
 
@@ -171,7 +181,16 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
-def _rotate_master_key(settings: FeedbackSettings, _options: Namespace) -> int:
+def _audit_log(settings: FeedbackSettings, options: Namespace) -> int:
+    engine = open_database(settings.database_url)
+    with transaction(engine) as connection:
+        for row in connection.execute(records_since(tables.audit, options.since)).mappings():
+            print(line("feedback", dict(row)))
+    engine.dispose()
+    return 0
+
+
+def _rotate_master_key(settings: FeedbackSettings, options: Namespace) -> int:
     if not settings.accepted_master_keys.get_secret_value():
         print(
             "accepted_master_keys: empty; set it to the previous master key, see "
@@ -183,7 +202,19 @@ def _rotate_master_key(settings: FeedbackSettings, _options: Namespace) -> int:
     def report(read: int, total: int) -> None:
         print(f"{read:,} of {total:,} keys", flush=True)
 
-    done = rotate(open_database(settings.database_url), settings.master(), report)
+    engine = open_database(settings.database_url)
+    done = rotate(engine, settings.master(), report)
+    # One record for each call: a rotation has many transactions, and may be repeated.
+    act = Act(
+        "master key rotated",
+        f"operator/{options.by}",
+        "data_keys",
+        DONE if not done.remaining else "incomplete",
+        f"{done.rewrapped} of {done.keys} keys wrapped again, {done.remaining} remain",
+    )
+    with transaction(engine) as connection:
+        connection.execute(tables.audit.insert().values(act.record()))
+    engine.dispose()
     print(
         f"{done.rewrapped:,} wrapped again; {done.remaining:,} of {done.keys:,} keys do not open "
         f"under the new master key alone ({done.broken:,} under none)"
@@ -194,6 +225,7 @@ def _rotate_master_key(settings: FeedbackSettings, _options: Namespace) -> int:
 
 
 COMMANDS = {
+    "audit-log": (_audit_log, "print administrative acts as JSON"),
     "audit": (_audit, "verify that no event is lost or duplicated in store, ledger and log"),
     "rotate-master-key": (
         _rotate_master_key,
@@ -218,6 +250,8 @@ def add_commands(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="run the service (default)")
     described = {name: commands.add_parser(name, help=what) for name, (_, what) in COMMANDS.items()}
+    add_audit_options(described["audit-log"])
+    add_operator(described["rotate-master-key"])
     described["objects"].add_argument("what", choices=["save", "load"])
     add_orphan_options(described["orphans"])
     described["spools"].add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -47,8 +48,10 @@ from services.gateway.identity.authentication import (
     stored_key,
 )
 from services.gateway.identity.key_commands import (
+    add_audit_command,
     add_key_commands,
     add_migrate_command,
+    run_audit_command,
     run_key_command,
     run_migrate_command,
 )
@@ -64,7 +67,7 @@ from services.gateway.peers.guardrail import GuardrailPeer
 from services.gateway.peers.session import ConversationsPeer, SessionPeer
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.settings import DatabaseSettings, GatewaySettings
+from services.gateway.settings import DatabaseSettings, GatewaySettings, QuotaOverride
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.quota_store import ValkeyQuotaStore
@@ -216,7 +219,9 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
     )
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
-        await store.add(stored_key(owner_secret(settings.owner_key_file), OWNER))
+        await store.add(stored_key(owner_secret(settings.owner_key_file), OWNER), "gateway")
+    for subject, content in audited_configuration(settings).items():
+        await store.note_configuration(subject, content)
     keys = ApiKeys(
         store,
         settings.key_cache_seconds,
@@ -224,6 +229,17 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
         unknown_lookups=max(1, settings.database_connections // 2),
     )
     return await stack.enter_async_context(keys)
+
+
+def audited_configuration(settings: GatewaySettings) -> dict[str, str]:
+    """Return the settings, by subject, whose changes belong in the audit log; no secrets."""
+    quotas = {*QuotaOverride.model_fields, "quota_overrides"}
+    subjects = {"oidc issuers": {"oidc_issuers"}, "quotas": quotas}
+    return {
+        # Sets are sorted, because their order differs between processes.
+        subject: json.dumps(settings.model_dump(include=names), sort_keys=True, default=sorted)
+        for subject, names in subjects.items()
+    }
 
 
 async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVerifier | None:
@@ -343,6 +359,9 @@ def main() -> int:
         commands.add_parser("migrate", help="migrate the database to the current revision"),
         database_url,
     )
+    add_audit_command(
+        commands.add_parser("audit-log", help="print administrative acts as JSON"), database_url
+    )
     add_identity_commands(commands.add_parser("identity", help="keys that sign inner calls"))
     options = parser.parse_args()
     try:
@@ -351,6 +370,8 @@ def main() -> int:
                 return run_identity_command(options)
             case "keys":
                 return asyncio.run(run_key_command(options))
+            case "audit-log":
+                return asyncio.run(run_audit_command(options))
             case "migrate":
                 return asyncio.run(run_migrate_command(options))
             case _:

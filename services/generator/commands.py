@@ -4,7 +4,6 @@ They change the store of the rollout and not a running service, so that they wor
 generator hangs or is stopped. A running generator applies the change with its next read.
 """
 
-import getpass
 import json
 import sys
 from argparse import ArgumentParser, Namespace
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from services.chassis.audit.acts import Act, add_audit_options, add_operator, line
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.contracts.limits import field_error
 from services.generator.rollout.canary import (
@@ -27,7 +27,7 @@ from services.generator.rollout.current_rollout import (
 )
 from services.generator.rollout.rollout import Deployment, Halt, Rollout
 
-LIMITS = {"reason": MAX_REASON_CHARACTERS, "by": 64}
+ACTS = {"halt": "halted", "restore": "restored", "resume": "resumed"}
 USAGE_ERROR = 2
 
 
@@ -37,6 +37,7 @@ def add_commands(parser: ArgumentParser) -> None:
     commands.add_parser("serve", help="run the service (default)")
     commands.add_parser("migrate", help="migrate the database of the rollout")
     commands.add_parser("rollout", help="print the stored rollout as JSON")
+    add_audit_options(commands.add_parser("audit-log", help="print administrative acts as JSON"))
     halt = commands.add_parser(
         "halt", help="end the canary at once; no canary, promotion or training run until `resume`"
     )
@@ -53,7 +54,7 @@ def add_commands(parser: ArgumentParser) -> None:
             "--reason", required=True, help="shown to operators and stored; no text of users"
         )
     for command in (halt, restore, resume):
-        command.add_argument("--by", default=_login(), help="name of the operator (%(default)s)")
+        add_operator(command)
 
 
 async def run_rollout_command(
@@ -65,6 +66,10 @@ async def run_rollout_command(
         UnusableStoreError: no rollout is stored, or it cannot be decoded.
         UnavailableError: the store does not answer.
     """
+    if options.command == "audit-log":
+        for record in await store.audit_records(options.since):
+            print(line("generator", record))
+        return 0
     stored = await store.load()
     if stored == NOTHING_STORED:
         raise UnusableStoreError(
@@ -73,12 +78,12 @@ async def run_rollout_command(
         )
     current = CurrentRollout(store, stored, now_us)
     try:
-        for field, longest in LIMITS.items():
-            text = getattr(options, field, None)
-            if text is not None and not 1 <= len(text) <= longest:
-                raise field_error(field, f"1 to {longest} characters")
         if options.command != "rollout":
-            await current.change(_transition(options, current.rollout, now_us()))
+            reason = getattr(options, "reason", None)
+            if reason is not None and not 1 <= len(reason) <= MAX_REASON_CHARACTERS:
+                raise field_error("reason", f"1 to {MAX_REASON_CHARACTERS} characters")
+            transition = _transition(options, current.rollout, now_us())
+            await current.change(transition, _act(options))
     except (InvalidArgumentError, FailedPreconditionError) as error:
         print(f"--{error.field}: {error.limit or error.text}", file=sys.stderr)
         return USAGE_ERROR
@@ -91,6 +96,12 @@ async def run_rollout_command(
     }
     print(json.dumps(shown, indent=2))
     return 0
+
+
+def _act(options: Namespace) -> Act:
+    version = options.version if options.command == "restore" else "rollout"
+    act, actor = f"rollout {ACTS[options.command]}", f"operator/{options.by}"
+    return Act(act, actor, version, detail=getattr(options, "reason", ""))
 
 
 def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[Rollout], Rollout]:
@@ -114,10 +125,3 @@ def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[
         raise field_error("directory", f"a folder with a finished model of {options.version}")
     stable = Deployment(options.version, str(directory))
     return lambda found: found.restored(stable, options.reason, now_us)
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "operator"

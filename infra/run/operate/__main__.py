@@ -7,6 +7,7 @@ service.
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,21 +21,54 @@ SERVICES = {
 }
 
 
+AUDITED = ("feedback", "gateway", "generator")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="thumbwheel", add_help=False, allow_abbrev=False)
-    parser.add_argument("command", choices=list(SERVICES))
+    parser.add_argument("command", choices=[*SERVICES, "audit"])
     parser.add_argument("--state", type=Path, default=ROOT / ".state")
     options, rest = parser.parse_known_args()
     options.state = options.state.resolve()
+    os.chdir(ROOT)
+    if options.command == "audit":
+        sys.exit(print_audit_log(options.state, rest))
     service = SERVICES[options.command]
     words = [sys.executable, "-m", f"services.{service}", options.command, *rest]
-    os.chdir(ROOT)
-    environment = service_environment(options.state)
+    os.execve(sys.executable, words, environment_of(service, options.state))  # noqa: S606
+
+
+def print_audit_log(state: Path, words: list[str]) -> int:
+    """Print the audit logs of all services in order of time; return the exit status."""
+    parser = argparse.ArgumentParser(prog="thumbwheel audit")
+    parser.add_argument("--service", choices=AUDITED, help="only the acts of one service")
+    parser.add_argument("--since", metavar="7d", help="age in m, h or d (default: all)")
+    options = parser.parse_args(words)
+    since = ["--since", options.since] if options.since else []
+    lines: list[str] = []
+    for service in [options.service] if options.service else AUDITED:
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{service}", "audit-log", *since],
+            env=environment_of(service, state),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return done.returncode
+        lines += done.stdout.splitlines()
+    print(*sorted(lines), sep="\n")
+    return 0
+
+
+def environment_of(service: str, state: Path) -> dict[str, str]:
+    """Return the environment of a command of a service, with the keys of the state folder."""
+    environment = service_environment(state)
     for key in service_table()[service].keys:
-        file = options.state / f"{key.removesuffix('-key')}.key"
+        file = state / f"{key.removesuffix('-key')}.key"
         if file.exists():
             environment[f"TW_{service.upper()}_{key.replace('-', '_').upper()}"] = file.read_text()
-    os.execve(sys.executable, words, environment)  # noqa: S606 - no shell
+    return environment
 
 
 if __name__ == "__main__":

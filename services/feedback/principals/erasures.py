@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
+from services.chassis.audit.acts import Act, calling_service
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.telemetry import fields
 from services.feedback import metrics
@@ -115,6 +116,8 @@ class Erasures:
             erasure = self._insert_erasure(
                 connection, principal, tenant, key_id, request_us, streams
             )
+            act = Act("user erased", calling_service(), erasure.erasure_id)
+            connection.execute(insert(tables.audit).values(act.record()))
             # Delete thumbs, remarks and exposures, and clear thumbs in claims. Claims are locked
             # in the common order, to avoid deadlocks.
             for table in (tables.thumbs, tables.remarks, tables.exposures):

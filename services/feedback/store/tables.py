@@ -19,7 +19,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from services.chassis.audit.table import audit_table
+
 metadata = MetaData()
+
+audit = audit_table(metadata, "feedback")
 
 # One row per partition: end of its ledger and epoch of its writer.
 partitions = Table(

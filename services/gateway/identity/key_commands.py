@@ -1,4 +1,4 @@
-"""Commands `keys create|list|rotate|revoke` and `migrate` of `python -m services.gateway`.
+"""Commands `keys create|list|rotate|revoke`, `audit-log` and `migrate` of the gateway.
 
 No other module prints keys.
 """
@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from services.chassis.audit.acts import add_audit_options, add_operator, line
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import digest_of, mint, new_secret
 from services.gateway.identity.credential import (
@@ -57,6 +58,27 @@ def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None
         "revoke", help="revoke a key within seconds, including a previous secret"
     )
     revoke.add_argument("--id", required=True, help="id as shown by `list`")
+    for command in (create, rotate, revoke):
+        add_operator(command)
+
+
+def add_audit_command(parser: argparse.ArgumentParser, database_url: str) -> None:
+    """Add the arguments of `audit-log` to the parser."""
+    _add_database(parser, database_url)
+    add_audit_options(parser)
+
+
+async def run_audit_command(options: argparse.Namespace) -> int:
+    """Print the audit log, a line of JSON for each record. Returns the exit status.
+
+    Raises:
+        SchemaRevisionError: The database needs a migration.
+        UnavailableError: The database is unavailable.
+    """
+    async with open_database(options.database) as engine:
+        for record in await SqlKeyStore(engine).audit_records(options.since):
+            print(line("gateway", record))
+    return 0
 
 
 def add_migrate_command(parser: argparse.ArgumentParser, database_url: str) -> None:
@@ -79,9 +101,9 @@ async def run_key_command(options: argparse.Namespace) -> int:
             case "list":
                 return await _list(store)
             case "rotate":
-                return await _rotate(store, options.id, options.overlap_hours)
+                return await _rotate(store, options)
             case _:
-                if not await store.revoke(options.id, time.time()):
+                if not await store.revoke(options.id, time.time(), _actor(options)):
                     return _no_such_key()
                 print("revoked")
                 return 0
@@ -129,7 +151,7 @@ async def _create(store: SqlKeyStore, options: argparse.Namespace) -> int:
         print(error)
         return 2
     for secret, key in minted:
-        await store.add(key)
+        await store.add(key, _actor(options))
         print(secret)
     return 0
 
@@ -155,13 +177,18 @@ async def _list(store: SqlKeyStore) -> int:
     return 0
 
 
-async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:
+def _actor(options: argparse.Namespace) -> str:
+    return f"operator/{options.by}"
+
+
+async def _rotate(store: SqlKeyStore, options: argparse.Namespace) -> int:
+    key_id, overlap_hours = options.id, options.overlap_hours
     if not 0 <= overlap_hours <= MAX_OVERLAP_HOURS:
         print(f"--overlap-hours must be 0 to {MAX_OVERLAP_HOURS}")
         return 2
     secret, now = new_secret(), time.time()
     until = now + overlap_hours * HOUR_SECONDS
-    if not await store.rotate(key_id, digest_of(secret), now, until):
+    if not await store.rotate(key_id, digest_of(secret), now, until, _actor(options)):
         return _no_such_key()
     print(secret)
     # Printed to stderr, because scripts read the key from stdout.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
 # is current.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
 # Advisory lock of migrations, because Postgres has no lock on a schema.

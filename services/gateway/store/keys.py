@@ -5,6 +5,7 @@ migrations/versions and a new entry in database.REVISIONS.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.chassis.audit.acts import DONE, Act
+from services.chassis.audit.table import audit_table, records_since
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import StoredKey
 from services.gateway.identity.credential import scopes_from, scopes_text
@@ -68,6 +71,9 @@ api_keys = Table(
 )
 
 
+AUDIT = audit_table(METADATA, "gateway")
+SELF = "gateway"  # actor of changes that no operator's command makes
+
 # SQLAlchemy has no common class for the upserts of the two dialects.
 INSERTS: Mapping[str, Callable[[Table], Any]] = {
     "sqlite": sqlite.insert,
@@ -98,7 +104,7 @@ class SqlKeyStore:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 
-    async def add(self, key: StoredKey) -> None:
+    async def add(self, key: StoredKey, actor: str = SELF) -> None:
         """Add a key, with its tenant and user if new. Idempotent."""
         tenant, user, made = key.caller.tenant, key.caller.user, {"create_time": key.create_time}
         async with transaction(self._engine) as connection:
@@ -116,6 +122,10 @@ class SqlKeyStore:
                 "expire_time": key.expire_time,
             }
             await self._insert(connection, api_keys, values)
+            act = Act(
+                "key created", actor, key.key_id, detail=f"{key.caller.key} {values['scopes']}"
+            )
+            await connection.execute(AUDIT.insert().values(act.record()))
 
     async def list_keys(self) -> list[StoredKey]:
         """Return all keys, oldest first."""
@@ -125,12 +135,18 @@ class SqlKeyStore:
             )
             return [_key(row) for row in rows]
 
-    async def revoke(self, key_id: str, revoke_time: float) -> bool:
+    async def revoke(self, key_id: str, revoke_time: float, actor: str = SELF) -> bool:
         """Revoke a key and its previous secret. Returns False if no working key has this id."""
-        return await self._change(key_id, revoke_time, {"revoke_time": revoke_time})
+        act = Act("key revoked", actor, key_id)
+        return await self._change(act, revoke_time, {"revoke_time": revoke_time})
 
     async def rotate(
-        self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float
+        self,
+        key_id: str,
+        digest: bytes,
+        rotate_time: float,
+        previous_expire_time: float,
+        actor: str = SELF,
     ) -> bool:
         """Replace the secret. The present secret works until `previous_expire_time`.
 
@@ -141,15 +157,33 @@ class SqlKeyStore:
             "previous_digest": api_keys.c.digest,
             "previous_expire_time": previous_expire_time,
         }
-        return await self._change(key_id, rotate_time, values)
+        return await self._change(Act("key rotated", actor, key_id), rotate_time, values)
 
-    async def _change(self, key_id: str, now: float, values: dict[str, Any]) -> bool:
-        lives = or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now)
-        works = (api_keys.c.key_id == key_id, api_keys.c.revoke_time.is_(None), lives)
+    async def note_configuration(self, subject: str, content: str) -> None:
+        """Record the present configuration of a subject if it differs from the last record."""
+        act = Act("configuration read", SELF, subject, detail=content)
+        query = select(AUDIT.c.detail).where(AUDIT.c.act == act.act, AUDIT.c.object == subject)
         async with transaction(self._engine) as connection:
-            return (
-                await connection.execute(update(api_keys).where(*works).values(**values))
-            ).rowcount == 1
+            last = await connection.execute(query.order_by(AUDIT.c.id.desc()).limit(1))
+            if last.scalar() != content:
+                await connection.execute(AUDIT.insert().values(act.record()))
+
+    async def audit_records(self, since_us: int) -> list[Mapping[str, Any]]:
+        """Return the records of the audit log since a time, oldest first."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(records_since(AUDIT, since_us))
+            return [dict(row) for row in rows.mappings()]
+
+    async def _change(self, act: Act, now: float, values: dict[str, Any]) -> bool:
+        """Change the working key whose id is the object of the act, and record the act."""
+        lives = or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now)
+        works = (api_keys.c.key_id == act.object, api_keys.c.revoke_time.is_(None), lives)
+        async with transaction(self._engine) as connection:
+            changed = await connection.execute(update(api_keys).where(*works).values(**values))
+            outcome = DONE if changed.rowcount == 1 else "no working key"
+            record = replace(act, outcome=outcome).record()
+            await connection.execute(AUDIT.insert().values(record))
+            return changed.rowcount == 1
 
     async def _insert(
         self, connection: AsyncConnection, table: Table, values: dict[str, Any]

@@ -4,9 +4,10 @@ import asyncio
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from services.chassis.audit.acts import Act, calling_service
 from services.chassis.errors import DetailedError, FailedPreconditionError, InvalidArgumentError
 from services.chassis.telemetry import fields
 from services.contracts.limits import field_error
@@ -113,14 +114,18 @@ class CanaryController:
         candidate = Candidate(
             request.version, request.directory, request.share, self._lease_end(longest)
         )
-        await self._current.change(lambda rollout: rollout.propose(candidate))
+        act = Act("canary requested", calling_service(), request.version)
+        await self._current.change(lambda rollout: rollout.propose(candidate), act)
         try:
             await self._reconciler.wait_ready(request.version)
         except FailedPreconditionError as error:
             await self._roll_back(request.version, error.text)
             raise
         lease_end, now = self._lease_end(request.lease_seconds), self._current.now_us()
-        await self._current.change(lambda rollout: rollout.start(request.version, lease_end, now))
+        await self._current.change(
+            lambda rollout: rollout.start(request.version, lease_end, now),
+            replace(act, act="canary started", detail=f"share {request.share:g}"),
+        )
         log.info("canary started", extra=fields(version=request.version, share=request.share))
 
     async def renew(self, version: str, lease_seconds: float) -> None:
@@ -145,7 +150,10 @@ class CanaryController:
         _check_version(version)
         _check_reason(reason)
         now = self._current.now_us()
-        await self._current.change(lambda rollout: rollout.promote(version, reason, now))
+        await self._current.change(
+            lambda rollout: rollout.promote(version, reason, now),
+            Act("canary promoted", calling_service(), version, detail=reason),
+        )
         log.info("canary promoted", extra=fields(version=version))
 
     async def roll_back(self, version: str, reason: str) -> None:
@@ -163,7 +171,8 @@ class CanaryController:
     async def _roll_back(self, version: str, reason: str) -> None:
         now = self._current.now_us()
         await self._current.change(
-            lambda rollout: rollout.roll_back(version, reason[:MAX_REASON_CHARACTERS], now)
+            lambda rollout: rollout.roll_back(version, reason[:MAX_REASON_CHARACTERS], now),
+            Act("canary rolled back", calling_service(), version, detail=reason),
         )
 
     def _lease_end(self, seconds: float) -> int:

@@ -8,12 +8,13 @@ UNAVAILABLE.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from services.chassis.errors import DetailedError, UnavailableError
+from services.chassis.audit.acts import Act
+from services.chassis.errors import DetailedError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
 from services.generator.metrics import ROLLOUT_HALTED, ROLLOUT_READ_TIME, ROLLOUT_SERIAL
 from services.generator.rollout.rollout import Rollout
@@ -47,12 +48,16 @@ class UnusableStoreError(DetailedError):
 class RolloutStore(Protocol):
     """Store of the rollout, shared by replicas.
 
-    `replace` stores the rollout that follows `serial`, and returns False if another replica stored
-    a change first. Methods raise UnavailableError with reason ROLLOUT_STORE_UNAVAILABLE.
+    `replace` stores the rollout that follows `serial` together with the record of the act, and
+    returns False if another replica stored a change first. `append` adds a record to the audit log,
+    and `audit_records` returns the records since a time, oldest first. Methods raise
+    UnavailableError with reason ROLLOUT_STORE_UNAVAILABLE.
     """
 
     async def load(self) -> StoredRollout: ...
-    async def replace(self, rollout: Rollout, serial: int) -> bool: ...
+    async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool: ...
+    async def append(self, act: Act) -> None: ...
+    async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]: ...
 
 
 class CurrentRollout:
@@ -85,8 +90,13 @@ class CurrentRollout:
         """Return the time of the last read while the store is unavailable, otherwise None."""
         return self._read_us if self._store_unavailable else None
 
-    async def change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
+    async def change(
+        self, transition: Callable[[Rollout], Rollout], act: Act | None = None
+    ) -> Rollout:
         """Apply a transition to the stored rollout, and retry if another replica was faster.
+
+        An administrative act is recorded with the change, or with the reason of its refusal. A
+        repeated act that changes nothing is not recorded.
 
         The result is stored when the method returns. After an error the change was not stored,
         except if the store committed and its response was lost. Transitions must therefore be
@@ -98,7 +108,7 @@ class CurrentRollout:
         """
         # Shielded, so that a disconnecting caller cannot leave store and replica with different
         # rollouts.
-        return await asyncio.shield(self._change(transition))
+        return await asyncio.shield(self._change(transition, act))
 
     async def read_latest(self) -> Rollout:
         """Return the stored rollout, or the last known one if the store does not answer in time."""
@@ -128,15 +138,20 @@ class CurrentRollout:
             async with self._changing:  # wait for a running change before the store closes
                 pass
 
-    async def _change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
+    async def _change(self, transition: Callable[[Rollout], Rollout], act: Act | None) -> Rollout:
         async with self._changing:
             for attempt in range(MAX_ATTEMPTS):
                 stored = await self._load()
-                rollout = transition(stored.rollout.expire(self.now_us()))
+                try:
+                    rollout = transition(stored.rollout.expire(self.now_us()))
+                except ServiceError as error:
+                    if act is not None:
+                        await self._store.append(replace(act, outcome=f"refused: {error.reason}"))
+                    raise
                 # Nothing to store, for example for a repeated promotion.
                 if rollout == stored.rollout:
                     return rollout
-                if await self._store.replace(rollout, stored.serial):
+                if await self._store.replace(rollout, stored.serial, act):
                     self._set(StoredRollout(rollout, stored.serial + 1))
                     self._on_change()
                     return rollout

@@ -5,7 +5,7 @@ content is the JSON of the rollout file, stored as text; `content::json` opens t
 After an error the outcome of a statement is unknown.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,8 +23,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.chassis.audit.acts import Act
+from services.chassis.audit.table import audit_table, records_since
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
@@ -35,7 +37,7 @@ from services.generator.rollout.current_rollout import (
 from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
 
 # Oldest migration that this code works with. During a rolling upgrade the database may be newer.
-REVISION = "0001"
+REVISION = "0002"
 REVISION_TABLE = "generator_revision"
 MIGRATE_COMMAND = "python -m services.generator migrate"
 RETRY_SECONDS = 1.0
@@ -49,6 +51,8 @@ ROLLOUT = Table(
     Column("serial", BigInteger, nullable=False),
     Column("content", Text, nullable=False),
 )
+
+AUDIT = audit_table(METADATA, "generator")
 
 
 class RolloutRow:
@@ -74,18 +78,28 @@ class RolloutRow:
                 "the stored rollout has another format", reason=STORE_UNAVAILABLE
             ) from error
 
-    async def replace(self, rollout: Rollout, serial: int) -> bool:
+    async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool:
         """Implement `RolloutStore.replace` for the row."""
         new_values = {"serial": serial + 1, "content": encode(rollout)}
+        statement: Executable
         if serial == NOTHING_STORED.serial:
-            result = await self._run(
-                insert(ROLLOUT).values(id=ROW_ID, **new_values).on_conflict_do_nothing()
-            )
+            statement = insert(ROLLOUT).values(id=ROW_ID, **new_values).on_conflict_do_nothing()
         else:
-            result = await self._run(
-                update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(new_values)
-            )
-        return bool(result.rowcount)
+            statement = update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(new_values)
+        async with self._transaction() as connection:
+            is_replaced = bool((await connection.execute(statement)).rowcount)
+            if is_replaced and act is not None:
+                await connection.execute(AUDIT.insert().values(act.record()))
+        return is_replaced
+
+    async def append(self, act: Act) -> None:
+        """Implement the method `RolloutStore.append`."""
+        await self._run(AUDIT.insert().values(act.record()))
+
+    async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
+        """Implement the method `RolloutStore.audit_records`."""
+        rows = await self._run(records_since(AUDIT, since_us))
+        return [dict(row) for row in rows.mappings()]
 
     async def require_migrations(self) -> None:
         """Check that the database has all migrations that this code needs.
@@ -108,9 +122,14 @@ class RolloutRow:
 
     async def _run(self, statement: Executable, **values: Any) -> Any:
         """Run one statement in its own transaction."""
+        async with self._transaction() as connection:
+            return await connection.execute(statement, values)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._engine.connect() as connection:
-                return await connection.execute(statement, values)
+            async with self._engine.begin() as connection:
+                yield connection
         except (SQLAlchemyError, OSError) as error:
             raise UnavailableError(
                 "the rollout's database is unavailable",
@@ -127,7 +146,6 @@ async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow
     """
     engine = create_async_engine(
         url,
-        isolation_level="AUTOCOMMIT",
         pool_size=1,
         max_overflow=0,
         pool_pre_ping=True,

@@ -8,10 +8,12 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from services.chassis.audit.acts import Act
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
@@ -43,14 +45,27 @@ class RolloutFile:
         """
         return await asyncio.to_thread(self._load)
 
-    async def replace(self, rollout: Rollout, serial: int) -> bool:
-        """Implement `RolloutStore.replace`; after a crash the file is the old or the new one."""
+    async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool:
+        """Implement `RolloutStore.replace`; after a crash the file is the old or the new one.
+
+        The act is recorded first, so that no act without a record takes effect.
+        """
+        with _translated_errors():
+            return await asyncio.to_thread(self._replace, rollout, serial, act)
+
+    async def append(self, act: Act) -> None:
+        """Implement the method `RolloutStore.append`."""
+        with _translated_errors():
+            await asyncio.to_thread(self._append, act)
+
+    async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
+        """Implement the method `RolloutStore.audit_records`."""
         try:
-            return await asyncio.to_thread(self._replace, rollout, serial)
-        except OSError as error:
-            raise UnavailableError(
-                "the rollout file cannot be written", reason=STORE_UNAVAILABLE
-            ) from error
+            text = await asyncio.to_thread(self._audit_path.read_text)
+        except FileNotFoundError:
+            return []
+        records = [json.loads(line) for line in text.splitlines()]
+        return [record for record in records if record["time_us"] >= since_us]
 
     def _load(self) -> StoredRollout:
         try:
@@ -74,11 +89,23 @@ class RolloutFile:
             return UnusableStoreError(text, field=str(self._path), reason="MALFORMED")
         return UnavailableError(text, reason=STORE_UNAVAILABLE)
 
-    def _replace(self, rollout: Rollout, serial: int) -> bool:
+    @property
+    def _audit_path(self) -> Path:
+        return self._path.with_name("audit.jsonl")
+
+    def _append(self, act: Act) -> None:
+        with self._audit_path.open("a") as file:
+            file.write(json.dumps(act.record()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _replace(self, rollout: Rollout, serial: int, act: Act | None) -> bool:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if serial != self._load().serial:
                 return False
+            if act is not None:
+                self._append(act)
             content = {**json.loads(encode(rollout)), "serial": serial + 1}
             self._write(json.dumps(content, indent=2))
             self._load()
@@ -107,3 +134,13 @@ class RolloutFile:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            "the rollout file cannot be written", reason=STORE_UNAVAILABLE
+        ) from error

@@ -72,3 +72,32 @@ def test_master_key_of_the_state_folder_is_rotated(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert DataKeys(engine, MasterKey(new)).existing(["a" * 64]) == before
     engine.dispose()
+
+
+def test_audit_logs_of_all_services_are_joined_in_order_of_time(tmp_path: Path) -> None:
+    for name in ("principal", "master"):
+        (tmp_path / f"{name}.key").write_text("5e" * 32)
+    test_halt_changes_the_rollout_of_the_state_folder(tmp_path)
+    environment = {**service_environment(tmp_path), "PYTHONPATH": "gen"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("services.gateway", "keys", "create", "--user", "ada")
+    lines = run("thumbwheel_cli", "audit", "--state", str(tmp_path), "--since", "1h").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(each["service"], each["act"]) for each in records] == [
+        ("generator", "rollout halted"),
+        ("gateway", "key created"),
+    ]
+    only = run("thumbwheel_cli", "audit", "--state", str(tmp_path), "--service", "generator")
+    assert only.splitlines() == lines[:1]

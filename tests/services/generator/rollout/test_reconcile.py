@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from services.chassis.audit.acts import Act
 from services.chassis.errors import FailedPreconditionError, UnavailableError
 from services.generator.rollout.canary import CanaryController
 from services.generator.rollout.current_rollout import (
@@ -38,7 +39,7 @@ class MemoryStore:
             raise UnavailableError("away", reason=STORE_UNAVAILABLE)
         return self.stored
 
-    async def replace(self, rollout: Rollout, serial: int) -> bool:
+    async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool:
         if serial != (await self.load()).serial:
             return False
         self.stored = StoredRollout(rollout, serial + 1)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from services.chassis.audit.acts import Act
 from services.chassis.errors import FailedPreconditionError, UnavailableError
 from services.generator.__main__ import main, rollout_store
 from services.generator.rollout.current_rollout import (
@@ -74,8 +75,8 @@ class Colliding(RolloutRow):
 
     collisions = 0
 
-    async def replace(self, rollout: Rollout, serial: int) -> bool:
-        replaced = await super().replace(rollout, serial)
+    async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool:
+        replaced = await super().replace(rollout, serial, act)
         self.collisions += not replaced
         return replaced
 
@@ -248,7 +249,7 @@ async def test_a_start_on_an_older_database_names_the_migration_command(
 ) -> None:
     status, stderr = await run("serve", empty_database)
     assert status == 1
-    assert stderr.count("\n") == 1
+    assert len([line for line in stderr.splitlines() if " warning " not in line]) == 1
     assert REVISION in stderr
     assert MIGRATE_COMMAND in stderr
     assert (await run("migrate", empty_database))[0] == 0

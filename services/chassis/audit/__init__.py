@@ -1,0 +1,1 @@
+"""Audit log of administrative acts: their records, and the tables in the databases of services."""

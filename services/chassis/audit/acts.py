@@ -1,0 +1,98 @@
+"""Audit log: one record for each administrative act, with the actor, the object and the outcome.
+
+Records contain ids and the reasons that operators gave, never texts of users or secrets. The tables
+are defined in `table`, apart from this module, so that a service without a database does not load a
+database driver.
+"""
+
+import argparse
+import getpass
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from services.chassis.identity import current_call
+from services.chassis.telemetry import fields
+
+log = logging.getLogger(__name__)
+
+DONE = "done"
+MAX_OPERATOR_CHARACTERS = 64
+_UNITS = {"m": 60, "h": 3_600, "d": 86_400}
+
+
+@dataclass(frozen=True)
+class Act:
+    """An administrative act.
+
+    Args:
+        act: what was done, a constant phrase such as `key revoked`.
+        actor: `operator/NAME` for a command, the name of a service for a signed call, or a
+            pseudonym.
+        object: id of the key, version or erasure.
+        outcome: DONE, or the reason of a refusal.
+        detail: figures or the reason that the actor gave.
+    """
+
+    act: str
+    actor: str
+    object: str
+    outcome: str = DONE
+    detail: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return the columns of the record, and log the act without its detail."""
+        values = asdict(self)
+        log.info("administrative act", extra=fields(**{**values, "detail": ""}))
+        return {
+            "time_us": time.time_ns() // 1_000,
+            "request_id": current_call().request_id,
+        } | values
+
+
+def calling_service() -> str:
+    """Return the service that signed the running call; calls without a signature are `unsigned`."""
+    return current_call().signer or "unsigned"
+
+
+def add_operator(parser: argparse.ArgumentParser) -> None:
+    """Add the option with the name of the operator who gives the command."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        login = "unnamed"
+    parser.add_argument(
+        "--by", type=_operator, default=login, help="operator, for the audit log (%(default)s)"
+    )
+
+
+def add_audit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that prints the audit log."""
+    parser.add_argument(
+        "--since", type=_since, default=0, metavar="7d", help="age in m, h or d (default: all)"
+    )
+
+
+def line(service: str, record: Mapping[str, Any]) -> str:
+    """Return a record as a line of JSON; the time comes first, so that lines can be sorted."""
+    stamp = datetime.fromtimestamp(record["time_us"] / 1e6, UTC).isoformat(timespec="microseconds")
+    names = ("actor", "act", "object", "outcome", "detail", "request_id")
+    return json.dumps({"time": stamp, "service": service} | {n: record[n] for n in names})
+
+
+def _operator(text: str) -> str:
+    if not 1 <= len(text) <= MAX_OPERATOR_CHARACTERS:
+        raise argparse.ArgumentTypeError(f"1 to {MAX_OPERATOR_CHARACTERS} characters")
+    return text
+
+
+def _since(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError("an age such as 30m, 12h or 7d")
+    return time.time_ns() // 1_000 - int(found[1]) * _UNITS[found[2]] * 1_000_000

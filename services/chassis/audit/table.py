@@ -1,0 +1,64 @@
+"""Tables of the audit log, one in the database of each service that has administrative acts.
+
+A record is inserted in the transaction of its act. Triggers refuse to update or delete records, so
+that a defect or a stolen connection of a service cannot change them unnoticed.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    select,
+    text,
+)
+
+
+def audit_table(metadata: MetaData, service: str) -> Table:
+    """Return the table of a service; services may share a database."""
+    return Table(
+        f"{service}_audit",
+        metadata,
+        # SQLite numbers rows by itself only in a column of the type INTEGER.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("time_us", BigInteger, nullable=False),
+        Column("actor", String(128), nullable=False),
+        Column("act", String(64), nullable=False),
+        Column("object", String(256), nullable=False),
+        Column("outcome", String(64), nullable=False),
+        Column("detail", Text, nullable=False),
+        Column("request_id", String(64), nullable=False),
+    )
+
+
+def records_since(table: Table, time_us: int) -> Select[tuple[object, ...]]:
+    """Return the query for the records since a time, oldest first."""
+    return select(table).where(table.c.time_us >= time_us).order_by(table.c.id)
+
+
+def create(connection: Connection, service: str) -> None:
+    """Create the table of a service with its triggers; called by migrations."""
+    table = audit_table(MetaData(), service)
+    table.create(connection)
+    for statement in _append_only(table.name, connection.dialect.name):
+        connection.execute(text(statement))
+
+
+def _append_only(table: str, dialect: str) -> list[str]:
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {table}_{event} BEFORE {event} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for event in ("UPDATE", "DELETE")
+        ]
+    return [
+        f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
+        f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
+    ]

@@ -1,0 +1,12 @@
+"""Table of the audit log, which starts empty."""
+
+from alembic import op
+
+from services.chassis.audit.table import create
+
+revision, down_revision = "0003", "0002"
+
+
+def upgrade() -> None:
+    """Create the append-only table of administrative acts."""
+    create(op.get_bind(), "gateway")
