@@ -19,6 +19,7 @@ from services.contracts.chat import (
     Usage,
 )
 from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+from services.contracts.limits import MAX_REASONS, MAX_REPLY_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,18 @@ def test_time_keeps_its_microseconds(microseconds: int) -> None:
     assert stamp is not None
     assert stamp.ToMicroseconds() == microseconds
     assert wire.timestamp(None) is None
+
+
+def test_conversion_of_lists_ends_after_their_limits() -> None:
+    """Finding S-04: a conversion of millions of items blocked the event loop."""
+    finished = generator_pb2.Finished()
+    finished.sample.token_ids.extend([1] * 10_000)
+    finished.sample.log_probs.extend([-1.0] * 10_000)
+    sample = wire.sample_from(finished)
+    assert sample is not None
+    assert (len(sample.token_ids), len(sample.log_probs)) == (MAX_REPLY_TOKENS + 1,) * 2
+    thumb = wire.feedback_value_from(
+        events_pb2.FeedbackEvent(thumb=events_pb2.Thumb(reasons=["a"] * 100))
+    )
+    assert isinstance(thumb, Thumb)
+    assert len(thumb.reasons) == MAX_REASONS + 1

@@ -101,3 +101,11 @@ async def test_too_many_texts_are_refused_in_little_time(policy: Policy, field: 
             await getattr(stub, method)(request, timeout=30)
     assert from_rpc(caught.value, "guardrail").field == field
     assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS
+
+
+async def test_message_beyond_the_receive_limit_is_refused(policy: Policy) -> None:
+    request = guardrail_pb2.CheckInputRequest(texts=["a" * 1024] * 1024)
+    async with client(policy) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CheckInput(request, timeout=30)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
