@@ -64,12 +64,13 @@ FEEDBACK_FAULTS = tuple(
         "f53",
         "f54",
         "f55",
+        "f56",
     )
 )
 
 
 def feedback_faults() -> tuple[str, ...]:
-    """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F55."""
+    """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F56."""
     found = sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
     )
