@@ -68,6 +68,23 @@ def test_key_erased_between_reading_and_writing_stays_erased(engine: Engine) -> 
     assert keys_on(engine, BOTH).existing([first]) == {}
 
 
+def test_key_created_after_an_erasure_meanwhile_is_not_overwritten(engine: Engine) -> None:
+    keys_on(engine, MasterKey(MASTER)).get_or_create(PRINCIPALS)
+    first = min(PRINCIPALS)
+    created: dict[str, DataKey] = {}
+
+    def random_bytes(count: int) -> bytes:
+        # Called while a page is wrapped, after its rows were read.
+        if not created:
+            Erasures(engine).erase(first, "acme")
+            created.update(keys_on(engine, BOTH).get_or_create({first: "acme"}))
+        return b"n" * count
+
+    done = rotate(engine, MasterKey(NEW, random_bytes, (MASTER,)), ignore)
+    assert (done.keys, done.rewrapped, done.remaining) == (45, 44, 0)
+    assert keys_on(engine, MasterKey(NEW)).existing([first]) == created
+
+
 def test_key_that_opens_under_no_master_key_is_counted_and_kept(engine: Engine) -> None:
     keys_on(engine, MasterKey(MASTER)).get_or_create(PRINCIPALS)
     with engine.begin() as connection:
