@@ -62,9 +62,9 @@ async def test_f52_a_database_without_its_last_transactions_loses_no_event_and_n
         # Without further events in most partitions: the sinks must notice by themselves.
         seconds = await wait_until(lambda: not stack.waiting(), "the sinks to read again")
         assert await current(clients.stubs[0], "order") == {"order": False}
+        # These include random thumbs on the message `order`.
         await clients.send(5)
         await wait_until_sunk(stack, clients.history)
-        assert await current(clients.stubs[0], "order") == {"order": False}
     assert stack.problems(clients.history) == []
     record_property("fired", 1)
     record_property("events_lost_by_the_database", lost)
