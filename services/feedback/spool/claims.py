@@ -61,11 +61,12 @@ _LOCK_ORDER = text("SELECT pg_advisory_xact_lock(hashtext('feedback_accept_order
 _RAISE_ORDER = text("""
     SELECT setval('feedback_accept_order', target)
     FROM (SELECT last_value,
-                 greatest(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint),
-                          CASE WHEN last_value < CAST(:highest AS bigint)
-                               THEN CAST(:above_highest AS bigint) ELSE 0 END)
-                 AS target
-          FROM feedback_accept_order) AS found
+                 CASE WHEN clock > CAST(:highest AS bigint) THEN clock
+                      WHEN last_value < CAST(:highest AS bigint)
+                      THEN CAST(:above_highest AS bigint) ELSE 0 END AS target
+          FROM feedback_accept_order,
+               (SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS clock)
+                   AS server) AS found
     WHERE last_value < target - CAST(:min_raise AS bigint)
 """)
 # Key in `Connection.info`, which lives as long as the connection to the server.
