@@ -138,7 +138,8 @@ class TurnBeginner:
             replayed = rows.message(stored.assistant_message_id)
             return _response(stored, rows.messages_by_id(replayed.context_ids), replayed=True)
         now = self._now_us()
-        if request.HasField("user") and not request.conversation_id:
+        is_new = request.HasField("user") and not request.conversation_id
+        if is_new and not request.client_keeps_conversation:
             self._limits.check_room(rows)
         plan = plan_append(rows, request, tokens, new_id, now)
         chosen = select_context(plan.branch, budget)

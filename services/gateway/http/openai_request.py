@@ -128,6 +128,7 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
         # This API has no field for the enhancer's changes, and prompts may come from programs.
         skip_enhancer=True,
         on_disconnect=DisconnectPolicy.CANCEL,
+        client_keeps_conversation=True,
     )
     try:
         check_request(turn)

@@ -51,6 +51,7 @@ class SessionPeer:
             request_id=request.request_id or request_id_from(""),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
+            client_keeps_conversation=request.client_keeps_conversation,
         )
         match request.action:
             case Regenerate(message_id):

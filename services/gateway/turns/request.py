@@ -57,7 +57,8 @@ def typed_message(text: str) -> session_pb2.UserMessage:
 class TurnRequest:
     """Request for one turn.
 
-    `history` is that of a client which keeps its conversation itself.
+    `history` is that of a client that sends its whole conversation; `client_keeps_conversation` is
+    set for an API whose clients cannot continue a stored conversation.
     """
 
     action: session_pb2.UserMessage | Regenerate
@@ -70,6 +71,7 @@ class TurnRequest:
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     model: str = ""
     skip_enhancer: bool = False
+    client_keeps_conversation: bool = False
 
     @property
     def history_texts(self) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
 
     async def BeginTurn(self, request: Any, context: Any) -> session_pb2.BeginTurnResponse:
         self.check()
-        if self.full:
+        if self.full and not request.client_keeps_conversation:
             raise ConversationLimitError("no further conversation", limit=self.full)
         key = (require_caller().key, request.request_id)
         payload = request.SerializeToString(deterministic=True)

@@ -32,6 +32,13 @@ async def refused(stub: Any, metadata: Any = ADA, **fields: Any) -> ServiceError
     return from_rpc(caught.value, "session")
 
 
+async def test_clients_that_keep_their_conversation_are_not_refused(home: Home) -> None:
+    async with session_service(home, max_conversations_per_user=1) as stub:
+        await begun(stub, client_keeps_conversation=True)
+        await begun(stub, client_keeps_conversation=True)
+        assert (await refused(stub)).reason == "TOO_MANY_CONVERSATIONS"
+
+
 async def test_new_conversation_above_the_limit_of_a_user_is_refused(home: Home) -> None:
     async with session_service(home, max_conversations_per_user=2) as stub:
         first = await begun(stub, request_id="first")

@@ -34,6 +34,7 @@ class BeginTurnRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     REPLY_TOKENS_FIELD_NUMBER: _builtins.int
+    CLIENT_KEEPS_CONVERSATION_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Conversation, a UUID. Empty: create a conversation."""
     parent_message_id: _builtins.str
@@ -50,6 +51,10 @@ class BeginTurnRequest(_message.Message):
     """Task of the turn."""
     reply_tokens: _builtins.int
     """Tokens that the context must leave for the answer; 0 means the default of the service."""
+    client_keeps_conversation: _builtins.bool
+    """The client keeps its conversation itself and cannot continue the stored one. The limit of stored
+    conversations does not refuse such a turn; rates and tokens limit the client.
+    """
     @_builtins.property
     def user(self) -> Global___UserMessage:
         """A new message of the user."""
@@ -69,10 +74,11 @@ class BeginTurnRequest(_message.Message):
         request_id: _builtins.str = ...,
         task: _chat_pb2.Task.ValueType = ...,
         reply_tokens: _builtins.int = ...,
+        client_keeps_conversation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "regenerate_message_id", b"regenerate_message_id", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "conversation_id", b"conversation_id", "history", b"history", "parent_message_id", b"parent_message_id", "regenerate_message_id", b"regenerate_message_id", "reply_tokens", b"reply_tokens", "request_id", b"request_id", "task", b"task", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "client_keeps_conversation", b"client_keeps_conversation", "conversation_id", b"conversation_id", "history", b"history", "parent_message_id", b"parent_message_id", "regenerate_message_id", b"regenerate_message_id", "reply_tokens", b"reply_tokens", "request_id", b"request_id", "task", b"task", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["user", "regenerate_message_id"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015

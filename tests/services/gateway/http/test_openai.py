@@ -63,6 +63,16 @@ async def test_complete_answer(gateway: GatewayUnderTest) -> None:
     )
 
 
+async def test_the_limit_of_stored_conversations_refuses_no_request(
+    gateway: GatewayUnderTest,
+) -> None:
+    """Clients of this API cannot continue a conversation, so each request begins one."""
+    gateway.fakes.session.full = "2,000 conversations of a user"
+    async with client(gateway) as api:
+        answer = await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
+    assert answer.choices[0].finish_reason == "stop"
+
+
 async def test_trace_of_the_client_continues_in_the_services(gateway: GatewayUnderTest) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with client(gateway) as api:
