@@ -1,4 +1,4 @@
-"""F56: Valkey fails over to a copy that lacks the last writes.
+"""F58: Valkey fails over to a copy that lacks the last writes.
 
 Turns that run are written again, turns that ended keep their one answer, and a turn that the copy
 still shows as running is not followed without end.
@@ -46,7 +46,7 @@ async def until_available() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_f56_turns_have_one_answer_after_a_failover_with_lost_writes(
+async def test_f58_turns_have_one_answer_after_a_failover_with_lost_writes(
     tmp_path: Path, own_valkey: ValkeyServer, record_property: Any
 ) -> None:
     older = OlderCopy(own_valkey, tmp_path / "valkey" / "appendonlydir")
