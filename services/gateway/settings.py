@@ -184,7 +184,9 @@ class GatewaySettings(ServiceSettings):
         "the first is used, the others are accepted; empty: principal_key",
     )
     http_metrics: bool = Field(
-        False, description="/metrics on the HTTP port, without a key; disable on public networks"
+        False,
+        description="/metrics on the HTTP port, without a key; enable only where operators alone "
+        "reach the port",
     )
     loop_directory: Path = Field(
         Path(".state/loop"), description="status.json and runs/ of training's loop"
