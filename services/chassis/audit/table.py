@@ -42,9 +42,12 @@ def records_since(table: Table, time_us: int) -> Select[tuple[object, ...]]:
 
 
 def create(connection: Connection, service: str) -> None:
-    """Create the table of a service with its triggers; called by migrations."""
+    """Create the table of a service with its triggers; called by migrations.
+
+    An existing table keeps its records. It exists if a rollback has set the revision back.
+    """
     table = audit_table(MetaData(), service)
-    table.create(connection)
+    table.create(connection, checkfirst=True)
     for statement in _append_only(table.name, connection.dialect.name):
         connection.execute(text(statement))
 
@@ -52,13 +55,15 @@ def create(connection: Connection, service: str) -> None:
 def _append_only(table: str, dialect: str) -> list[str]:
     if dialect == "sqlite":
         return [
-            f"CREATE TRIGGER {table}_{event} BEFORE {event} ON {table} "
+            f"CREATE TRIGGER IF NOT EXISTS {table}_{event} BEFORE {event} ON {table} "
             f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
             for event in ("UPDATE", "DELETE")
         ]
     return [
-        f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
+        # CREATE OR REPLACE TRIGGER needs Postgres 14.
+        f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}",
         f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
         f"FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
     ]

@@ -13,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.chassis.errors import AlreadyExistsError
 from services.contracts.identifiers import principal_of
@@ -165,6 +165,40 @@ def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones
         assert before <= Ledger(old).signed_since_us(stream) <= after
     for engine in (new, old):
         engine.dispose()
+
+
+@pytest.mark.parametrize("earlier", ["0007", "0008", "0009"])
+def test_a_database_whose_revision_was_set_back_is_migrated_again(
+    engine: Engine, earlier: str
+) -> None:
+    """The way back of upgrading.md: earlier versions need their revision, and write unsigned."""
+    record = {"time_us": 1, "act": "erased"} | dict.fromkeys(
+        ("actor", "object", "outcome", "detail", "request_id"), earlier
+    )
+    stream = f"set-back-{earlier}"
+    before = time.time_ns() // 1_000
+    with engine.begin() as connection:
+        connection.execute(tables.audit.insert().values(record))
+        connection.execute(
+            text("INSERT INTO streams (stream, sequence, plain_sequence) VALUES (:name, 5, 0)"),
+            {"name": stream},
+        )
+        connection.execute(
+            text("UPDATE feedback_revision SET version_num = :earlier"), {"earlier": earlier}
+        )
+    migrate(engine)
+    assert revision(engine) == HEAD
+    signed_since_us = Ledger(engine).signed_since_us(stream)
+    assert (signed_since_us >= before) == (earlier < "0009")
+    with engine.begin() as connection:
+        kept = connection.execute(
+            tables.audit.select().where(tables.audit.c.actor == earlier)
+        ).one()
+        assert kept.act == "erased"
+        connection.execute(text("DELETE FROM streams WHERE stream = :name"), {"name": stream})
+    for change in (tables.audit.delete(), tables.audit.update().values(actor="nobody")):
+        with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+            connection.execute(change)
 
 
 def test_the_state_of_the_first_release_counts_as_plain_and_is_erased(tmp_path: Path) -> None:

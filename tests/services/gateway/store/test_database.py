@@ -142,6 +142,14 @@ async def test_newer_database_is_served_with_a_warning(
     assert await migrate(url(tmp_path)) == ("9999", "9999")
 
 
+async def test_database_whose_revision_was_set_back_is_migrated_again(tmp_path: Path) -> None:
+    async with open_database(url(tmp_path)) as engine, engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
+    assert await migrate(url(tmp_path)) == ("0002", REVISIONS[-1])
+    async with open_database(url(tmp_path)) as engine, engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
 async def test_migrate_command_prints_both_revisions(tmp_path: Path) -> None:
     yesterdays_file(tmp_path)
     assert await migrate(url(tmp_path)) == ("", REVISIONS[-1])

@@ -207,6 +207,16 @@ async def test_concurrent_and_repeated_migrations_apply_once(
         assert await row.load() == StoredRollout(V1, 1)
 
 
+async def test_a_database_whose_revision_was_set_back_is_migrated_again(
+    empty_database: str,
+) -> None:
+    await migrate(empty_database)
+    await execute(empty_database, "UPDATE generator_revision SET version_num = '0001'")
+    await migrate(empty_database)
+    async with open_rollout_row(empty_database, 5) as row:
+        await row.require_migrations()
+
+
 def test_the_required_revision_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(alembic_config()).get_current_head() == REVISION
 

@@ -1,4 +1,7 @@
-"""Register of write-ahead logs; the table starts empty and is filled by running replicas."""
+"""Register of write-ahead logs; the table starts empty and is filled by running replicas.
+
+The table exists if a rollback has set the revision back.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,4 +21,5 @@ def upgrade() -> None:
         sa.Column("end_offset", sa.BigInteger, nullable=False),
         sa.Column("waiting", sa.BigInteger, nullable=False),
         sa.Column("report_us", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )

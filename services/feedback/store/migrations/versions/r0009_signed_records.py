@@ -1,6 +1,8 @@
 """Time since which the records of a stream are signed.
 
-0 for a new installation, so that its sinks accept no record without a signature.
+0 for a new installation, so that its sinks accept no record without a signature. The column exists
+if a rollback has set the revision back; the time is then that of the new upgrade, because the
+earlier version wrote records without signatures.
 """
 
 import time
@@ -17,9 +19,11 @@ def upgrade() -> None:
 
     A stream without a segment may have records in its topic; the sink has then taken a partition.
     """
-    op.add_column(
-        "streams", sa.Column("signed_since_us", sa.BigInteger, nullable=False, server_default="0")
-    )
+    column = sa.Column("signed_since_us", sa.BigInteger, nullable=False, server_default="0")
+    # SQLite has no ADD COLUMN IF NOT EXISTS.
+    existing = {found["name"] for found in sa.inspect(op.get_bind()).get_columns("streams")}
+    if column.name not in existing:
+        op.add_column("streams", column)
     op.execute(
         "INSERT INTO streams (stream, sequence, plain_sequence) "
         "SELECT DISTINCT stream, 0, 0 FROM partitions WHERE true ON CONFLICT (stream) DO NOTHING"
