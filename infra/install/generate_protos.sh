@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out="${1:-gen}"
-python="${PYTHON:-.venv/bin/python}"
+python="${PROTO_PYTHON:-.venv/bin/python}"
 bin="$(dirname "$python")"
 mkdir -p "$out"
 find "$out" -name '*_pb2*' -delete

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as fresh:
-        environment = {**os.environ, "PYTHON": sys.executable}
+        environment = {**os.environ, "PROTO_PYTHON": sys.executable}
         subprocess.run(
             [str(ROOT / "infra/install/generate_protos.sh"), fresh], env=environment, check=True
         )

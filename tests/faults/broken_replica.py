@@ -109,8 +109,8 @@ def _skew(seconds: int) -> None:
 
 def _breaking(on_step: Callable[[SinkStep], None]) -> type[Sink[Any]]:
     class BreakingSink(Sink[EventT]):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, on_step=on_step)
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, on_step=on_step, **named)
 
     return BreakingSink
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.feedback.spool.registry import EventsWaitingError
 from services.feedback.spool.spool import Spool, recover
 from tests.faults.feedback import Clients, Stack, local_replica, record, wait_until_sunk
 from tests.services.feedback.samples import thumb
@@ -24,9 +25,10 @@ async def test_f10_a_spool_torn_at_any_byte_of_its_last_record_replays_all_other
     feedback_stack: Stack, tmp_path: Path, step: int, record_property: Any
 ) -> None:
     events = [thumb(f"m-{number}", up=number % 2 == 0, message="m") for number in range(EVENTS)]
-    async with local_replica(feedback_stack, kafka_bootstrap=NOWHERE) as stub:
-        for event in events:
-            await record(stub, event)
+    with pytest.raises(EventsWaitingError):
+        async with local_replica(feedback_stack, kafka_bootstrap=NOWHERE) as stub:
+            for event in events:
+                await record(stub, event)
     folder = tmp_path / "spool-0" / "feedback"
     file = recover(folder, repair=False)[-1]
     cuts = range(file.positions[-1], file.size, step)

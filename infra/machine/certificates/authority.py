@@ -29,6 +29,17 @@ from infra.service_table import service_table
 
 # Backdate certificates, so that a clock that is slightly behind does not reject a new certificate.
 BACKDATING = timedelta(hours=1)
+_SIGNING_ONLY = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class Authority:
         builder = (
             _builder(name, name, key, datetime.now(UTC) + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            # Python 3.13 and later reject an authority without this extension (RFC 5280, 4.2.1.3).
+            .add_extension(_SIGNING_ONLY, critical=True)
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
             )

@@ -21,6 +21,7 @@ from infra.machine.servers.errors import ServerError
 from tests.support.errors import refused
 
 WRITTEN = {
+    "cert-manager": {"Certificate": "v1", "Issuer": "v1"},
     "gateway-api": {"GRPCRoute": "v1", "HTTPRoute": "v1"},
     "keda": {"ScaledObject": "v1alpha1"},
     "kserve-0_15": {"InferenceService": "v1beta1", "ServingRuntime": "v1alpha1"},
@@ -99,6 +100,7 @@ def test_download_error_contains_the_message_of_go(tmp_path: Path, answer: dict[
 def test_lock_lists_version_hash_and_files_of_modules() -> None:
     modules = read_modules(MODULES)
     assert {module.name.partition("-")[0] for module in modules} == {
+        "cert",
         "kserve",
         "keda",
         "gateway",

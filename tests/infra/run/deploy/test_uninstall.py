@@ -25,7 +25,7 @@ def preserved(deployed: Deployed) -> set[str]:
     }
     volumes = {f"persistentvolumeclaim/data-{name}-{store}-0" for store in STORES}
     return {
-        *(f"secret/{name}-{kept}" for kept in ("keys", "identity", "callers")),
+        *(f"secret/{name}-{kept}" for kept in ("keys", "identity", "callers", "model-server")),
         f"secret/{name}-evaluation",
         f"persistentvolumeclaim/{name}-models",
         *spools,
