@@ -1,7 +1,8 @@
 """Finding S-11: keys of signed calls; private keys are in the pods of their callers only."""
 
 import base64
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,19 @@ import pytest
 from infra.service_table import service_table
 from services.chassis.identity import Caller
 from services.chassis.service_identity import IDENTITY_KEY, TokenSigner, TokenVerifier
-from tests.charts.rendering import Object, component, of_kind, pods, refusal, render
+from tests.charts.cluster_api import serving
+from tests.charts.rendering import (
+    CHART,
+    VALUES,
+    Object,
+    component,
+    helm,
+    of_kind,
+    parse,
+    pods,
+    refusal,
+    render,
+)
 
 INTERNAL = {service.name for service in service_table().internal}
 SIGNING = {"gateway", "session", "training"}
@@ -104,6 +117,70 @@ def test_upgrade_that_creates_the_keys_accepts_unsigned_calls_of_old_pods() -> N
     assert environment(objects)["TW_SESSION_IDENTITY_REQUIRED"] == "false"
     existing = list(render(EXISTING, upgrade=True))
     assert "TW_SESSION_IDENTITY_REQUIRED" not in environment(existing)
+
+
+def replica_sets(objects: Sequence[Object], replicas: int, *names: str) -> list[Object]:
+    """Return a ReplicaSet for each Deployment of these components."""
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {
+                "name": f"{item['metadata']['name']}-{number}-{replicas}",
+                "namespace": "chat",
+                "ownerReferences": [{"kind": "Deployment", "name": item["metadata"]["name"]}],
+            },
+            "spec": {"template": item["spec"]["template"]},
+            "status": {"replicas": replicas},
+        }
+        for number, item in enumerate(of_kind(objects, "Deployment"))
+        if component(item) in names
+    ]
+
+
+UNSIGNED, SIGNED = "identity.mode=none", "identity.mode=permissive"
+
+
+@pytest.mark.parametrize(
+    ("running", "required"),
+    [
+        # A first upgrade has failed and was rolled back, or the release returns from mode none.
+        ([(UNSIGNED, 1, "tw")], False),
+        # A first upgrade has timed out: pods of both revisions run.
+        ([(UNSIGNED, 1, "tw"), (SIGNED, 1, "tw")], False),
+        # A first upgrade has succeeded; another release of the namespace is not upgraded.
+        ([(UNSIGNED, 0, "tw"), (SIGNED, 1, "tw"), (UNSIGNED, 1, "other")], True),
+    ],
+    ids=["rolled back", "timed out", "succeeded"],
+)
+def test_tokens_are_required_when_no_pod_of_a_caller_runs_without_a_key(
+    running: Sequence[tuple[str, int, str]],
+    required: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The secrets exist in all cases, because Helm keeps them."""
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
+    rendered = render(LOCAL, SIGNED)
+    existing = [*of_kind(rendered, "Secret")]
+    for mode, replicas, release in running:
+        existing += replica_sets(render(LOCAL, mode, release=release), replicas, "session")
+    with serving(existing, kinds=rendered) as url:
+        words = ["--namespace", "chat", "-f", str(VALUES / LOCAL), "--is-upgrade"]
+        server = ["--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url]
+        result = helm("template", "tw", str(CHART), *words, *server)
+    assert result.returncode == 0, result.stderr
+    found = environment(parse(result.stdout))
+    assert "TW_GATEWAY_IDENTITY_KEY" in found
+    assert ("TW_SESSION_IDENTITY_REQUIRED" not in found) == required
+
+
+def test_services_that_sign_are_deployments() -> None:
+    """The chart looks for old pods of callers in the ReplicaSets of Deployments."""
+    objects = render(LOCAL)
+    deployments = {component(item) for item in of_kind(objects, "Deployment")}
+    assert SIGNING - {"training"} <= deployments
 
 
 def test_existing_secrets_are_mounted_and_no_others_created() -> None:

@@ -33,10 +33,36 @@
 {{- $keys | toJson -}}
 {{- end -}}
 
-{{/* Non-empty if services refuse unsigned calls. The upgrade that creates the keys accepts them,
-     because the pods that it replaces sign no calls. */}}
+{{/* Non-empty if services refuse unsigned calls. An upgrade accepts them while the pods that it
+     replaces sign no calls. */}}
 {{- define "thumbwheel.identityRequired" -}}
-{{- if and (eq .Values.identity.mode "required") (not (and .Release.IsUpgrade (include "thumbwheel.makes" (list . "identity")))) }}yes{{ end -}}
+{{- if and (eq .Values.identity.mode "required") (not (and .Release.IsUpgrade (include "thumbwheel.unsigned" .))) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Non-empty if the secret with the keys does not exist, or if a pod of a caller runs without a
+     key. The secret alone proves nothing: it remains after a failed upgrade, whose old pods go on,
+     and after an upgrade to mode none. Deployments show their new template before the old pods
+     have ended; ReplicaSets show both. With gitops nothing is looked up. */}}
+{{- define "thumbwheel.unsigned" -}}
+{{- $root := . -}}
+{{- include "thumbwheel.makes" (list $root "identity") -}}
+{{- if not $root.Values.gitops -}}
+{{- $variables := dict -}}
+{{- range $name, $facts := include "thumbwheel.known" $root | fromYaml -}}
+  {{- if include "thumbwheel.signs" (list $root $facts) -}}
+    {{- $_ := set $variables (include "thumbwheel.name" (list $root $name)) (printf "TW_%s_IDENTITY_KEY" (upper $name)) -}}
+  {{- end -}}
+{{- end -}}
+{{- range (lookup "apps/v1" "ReplicaSet" $root.Release.Namespace "").items -}}
+  {{- $replicas := dig "status" "replicas" 0 . | int -}}
+  {{- $found := list -}}
+  {{- range .spec.template.spec.containers -}}{{- range .env -}}{{- $found = append $found .name -}}{{- end -}}{{- end -}}
+  {{- range .metadata.ownerReferences -}}
+    {{- $variable := get $variables .name -}}
+    {{- if and $variable $replicas (not (has $variable $found)) }}yes{{ end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Settings of a service. Arguments: list of root, name and facts. */}}
