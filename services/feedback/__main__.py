@@ -50,7 +50,7 @@ from services.feedback.spool.registry import (
     report_periodically,
     require_empty,
 )
-from services.feedback.store.database import open_database
+from services.feedback.store.database import opened_database
 from services.feedback.streams import FEEDBACK, TURNS, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
@@ -72,7 +72,15 @@ async def wiring(
         exported: Collector for the figures of experiments; by default a new, unregistered
             collector.
     """
-    engine = open_database(settings.database_url)
+    with opened_database(settings.database_url) as engine:
+        async with _open_streams(settings, engine, exported or ExperimentMetrics()) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _open_streams(
+    settings: FeedbackSettings, engine: Engine, exported: ExperimentMetrics
+) -> AsyncIterator[Sequence[Registration]]:
     keys = DataKeys(engine, settings.master())
     keys.check()
     master = settings.master().with_fingerprints(keys.fingerprint_key())
@@ -111,7 +119,7 @@ async def wiring(
         )
         background = [
             *_periodic_deletions(settings, engine, claims),
-            refresh_periodically(figures, exported or ExperimentMetrics()),
+            refresh_periodically(figures, exported),
             update_metrics_periodically(erasures),
             catch_up_periodically(partial(_catch_up, stores)),
         ]
@@ -126,7 +134,6 @@ async def wiring(
             yield [
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
             ]
-    engine.dispose()
     if registry:
         require_empty(feedback.log_state(), turns.log_state())
 

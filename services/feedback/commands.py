@@ -32,7 +32,7 @@ from services.feedback.store.database import (
     HEAD,
     connect,
     migrate,
-    open_database,
+    opened_database,
     revision,
     transaction,
 )
@@ -40,8 +40,6 @@ from services.feedback.streams import Stores
 
 
 def _audit(settings: FeedbackSettings, _options: Namespace) -> int:
-    ledger = Ledger(open_database(settings.database_url))
-
     def log_views(stream: Stream) -> list[LogView]:
         if settings.kafka_bootstrap:
             from services.feedback.kafka.topic import partition_views
@@ -49,16 +47,17 @@ def _audit(settings: FeedbackSettings, _options: Namespace) -> int:
             return partition_views(settings.cluster(), settings.topic(stream))
         return inspect(settings.spool_directory / stream)
 
-    report = audit(ledger, object_store(settings), log_views)
+    with opened_database(settings.database_url) as engine:
+        report = audit(Ledger(engine), object_store(settings), log_views)
     print("\n".join(report.lines()))
     return 1 if report.problems else 0
 
 
 def _compact(settings: FeedbackSettings, _options: Namespace) -> int:
-    engine = open_database(settings.database_url)
-    return compact_all(
-        compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings)))
-    )
+    with opened_database(settings.database_url) as engine:
+        return compact_all(
+            compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings)))
+        )
 
 
 def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
@@ -77,8 +76,11 @@ def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
 
 def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
     engine = connect(settings.database_url)
-    before = revision(engine)
-    migrate(engine)
+    try:
+        before = revision(engine)
+        migrate(engine)
+    finally:
+        engine.dispose()
     print(f"feedback database: revision {before or 'none'} → {HEAD}")
     return 0
 
@@ -101,8 +103,8 @@ def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
 
 
 def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
-    ledger = Ledger(open_database(settings.database_url))
-    collect_orphans(ledger, object_store(settings), options.older_than, options.delete)
+    with opened_database(settings.database_url) as engine:
+        collect_orphans(Ledger(engine), object_store(settings), options.older_than, options.delete)
     return 0
 
 
@@ -119,19 +121,13 @@ def _objects(settings: FeedbackSettings, options: Namespace) -> int:
 
 @contextmanager
 def _registry(settings: FeedbackSettings) -> Iterator[SpoolRegistry]:
-    engine = open_database(settings.database_url)
-    try:
+    with opened_database(settings.database_url) as engine:
         yield SpoolRegistry(engine, socket.gethostname())
-    finally:
-        engine.dispose()
 
 
 def _signing_key(settings: FeedbackSettings) -> bytes:
-    engine = open_database(settings.database_url)
-    try:
+    with opened_database(settings.database_url) as engine:
         stored = DataKeys(engine, settings.master()).fingerprint_key()
-    finally:
-        engine.dispose()
     return settings.master().with_fingerprints(stored).record_key()
 
 
@@ -182,11 +178,9 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
 
 
 def _audit_log(settings: FeedbackSettings, options: Namespace) -> int:
-    engine = open_database(settings.database_url)
-    with transaction(engine) as connection:
+    with opened_database(settings.database_url) as engine, transaction(engine) as connection:
         for row in connection.execute(records_since(tables.audit, options.since)).mappings():
             print(line("feedback", dict(row)))
-    engine.dispose()
     return 0
 
 
@@ -202,19 +196,18 @@ def _rotate_master_key(settings: FeedbackSettings, options: Namespace) -> int:
     def report(read: int, total: int) -> None:
         print(f"{read:,} of {total:,} keys", flush=True)
 
-    engine = open_database(settings.database_url)
-    done = rotate(engine, settings.master(), report)
-    # One record for each call: a rotation has many transactions, and may be repeated.
-    act = Act(
-        "master key rotated",
-        f"operator/{options.by}",
-        "data_keys",
-        DONE if not done.remaining else "incomplete",
-        f"{done.rewrapped} of {done.keys} keys wrapped again, {done.remaining} remain",
-    )
-    with transaction(engine) as connection:
-        connection.execute(tables.audit.insert().values(act.record()))
-    engine.dispose()
+    with opened_database(settings.database_url) as engine:
+        done = rotate(engine, settings.master(), report)
+        # One record for each call: a rotation has many transactions, and may be repeated.
+        act = Act(
+            "master key rotated",
+            f"operator/{options.by}",
+            "data_keys",
+            DONE if not done.remaining else "incomplete",
+            f"{done.rewrapped} of {done.keys} keys wrapped again, {done.remaining} remain",
+        )
+        with transaction(engine) as connection:
+            connection.execute(tables.audit.insert().values(act.record()))
     print(
         f"{done.rewrapped:,} wrapped again; {done.remaining:,} of {done.keys:,} keys do not open "
         f"under the new master key alone ({done.broken:,} under none)"

@@ -116,6 +116,16 @@ def open_database(url: str) -> Engine:
     )
 
 
+@contextmanager
+def opened_database(url: str) -> Iterator[Engine]:
+    """Open an engine like `open_database`, and close its connections at the end."""
+    engine = open_database(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _is_current(found: str | None) -> bool:
     # Revisions are numbers of four digits.
     return found is not None and found >= HEAD
