@@ -62,6 +62,18 @@ def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentErro
     return InvalidArgumentError(text, field=field, limit=limit)
 
 
+def with_field(error: InvalidArgumentError, field: str) -> InvalidArgumentError:
+    """Return the error with another name of the field, as known to the caller of another API."""
+    if not error.field or field == error.field:
+        return error
+    return InvalidArgumentError(
+        error.text.replace(error.field, field, 1),
+        reason=error.reason,
+        field=field,
+        limit=error.limit,
+    )
+
+
 def check_sample(sample: Sample, field: str) -> None:
     """Check number and form of the sampled tokens.
 

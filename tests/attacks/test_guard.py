@@ -93,7 +93,7 @@ def test_blocked_question_is_neither_answered_nor_continued_later(
     again = client.ask("", input=None, regenerate={"messageId": question}, **place)
     assert finish_of(again) == BLOCKED
     below = {"input": {"text": HARMLESS}, "parentMessageId": question}
-    assert send(client, **below, **place) == (400, "parent_message_id")
+    assert send(client, **below, **place) == (400, "parentMessageId")
 
 
 @pytest.mark.parametrize("name", OBFUSCATIONS)

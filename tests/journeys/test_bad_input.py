@@ -52,7 +52,7 @@ def test_over_http_the_error_names_field_and_limit(
     client, ids = people
     key = client.key if case.key == "good" else case.key or ""
     status, body = Client(stack.http, key).call(*over_http(case, filled(case, ids)))
-    assert (status, body["error"]["param"]) == (STATUSES[case.code], case.field)
+    assert (status, body["error"]["param"]) == (STATUSES[case.code], case.json_field)
     assert case.limit in body["error"]["message"]
 
 

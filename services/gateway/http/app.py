@@ -62,8 +62,14 @@ class Router:
         self._max_seconds = max_seconds
         self._receipts = CallerReceipts(MAX_WAITING_BODIES)
 
-    def route(self, name: str, endpoint: Endpoint) -> ProtectedRoute:
-        """Return the route for an entry of the rule table, such as `GET /v1/models`."""
+    def route(
+        self, name: str, endpoint: Endpoint, *, is_proto_json: bool = False
+    ) -> ProtectedRoute:
+        """Return the route for an entry of the rule table, such as `GET /v1/models`.
+
+        `is_proto_json` is set if the body is a message in protobuf's JSON format. Errors then name
+        the fields as in JSON.
+        """
         method, _, path = name.partition(" ")
         rule = ROUTES.get(name)
 
@@ -83,7 +89,7 @@ class Router:
                 )
                 response = await endpoint(request)
             except ServiceError as error:
-                response = error_response(error)
+                response = error_response(error, is_proto_json=is_proto_json)
             except (ClientDisconnect, ClientGoneError):
                 response = Response(status_code=CLIENT_GONE_STATUS)
             except Exception:

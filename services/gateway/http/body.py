@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
 from services.chassis.errors import InvalidArgumentError
-from services.gateway.http.errors import BodyTooLargeError, BodyTooSlowError
+from services.gateway.http.errors import BodyFieldError, BodyTooLargeError, BodyTooSlowError
 from services.gateway.request_counts import check_json_counts
 
 # Bodies are parsed on the event loop, 4 to 13 ms for these 256 KiB (json.loads of small items).
@@ -91,11 +91,11 @@ def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> Invali
         field = by_name.get(name)
         if field is None:
             known = ", ".join(sorted({field.json_name for field in descriptor.fields}))
-            return InvalidArgumentError(
+            return BodyFieldError(
                 f"{path}{name[:64]} is not a known field", field=f"{path}{name[:64]}", limit=known
             )
         if not _parses({name: part}, descriptor):
-            return _culprit_in(field, part, f"{path}{field.name}")
+            return _culprit_in(field, part, f"{path}{name}")
     return _body_error(
         "fields of the body exclude each other, or are given twice", "one field of a oneof, once"
     )
@@ -114,7 +114,7 @@ def _culprit_in(field: FieldDescriptor, part: Any, path: str) -> InvalidArgument
         if field.enum_type
         else f"JSON of {KINDS.get(field.cpp_type, 'a whole number within its range')}"
     )
-    return InvalidArgumentError(f"{path} has a wrong value", field=path, limit=wanted)
+    return BodyFieldError(f"{path} has a wrong value", field=path, limit=wanted)
 
 
 def _parses(value: dict[str, Any], descriptor: Descriptor) -> bool:

@@ -1,6 +1,7 @@
 """Service errors as HTTP responses in OpenAI's format, for the exceptions of its clients."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,12 +35,18 @@ class BodyTooSlowError(InvalidArgumentError):
     reason = "BODY_TOO_SLOW"
 
 
+class BodyFieldError(InvalidArgumentError):
+    """A field of a JSON body is invalid. The error names the field as the client did."""
+
+
 class MethodNotAllowedError(InvalidArgumentError):
     """The path exists, but not for this method."""
 
     reason = "METHOD_NOT_ALLOWED"
 
 
+# Of SendMessageRequest and SubmitFeedbackRequest.
+ONEOFS = frozenset({"action", "value"})
 # Looked up along the MRO. A subclass without an entry uses the entry of its parent.
 TABLE: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLargeError: (413, "invalid_request_error"),
@@ -84,8 +91,18 @@ def error_body(error: ServiceError) -> dict[str, Any]:
     }
 
 
-def error_response(error: ServiceError) -> Response:
-    """Return the complete error response."""
+def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Response:
+    """Return the complete error response.
+
+    Args:
+        error: error of the request.
+        is_proto_json: name the field as in protobuf's JSON format.
+    """
+    body = error_body(error)
+    if is_proto_json and error.field and not isinstance(error, BodyFieldError):
+        name = _json_name(error.field)
+        body["error"]["param"] = name
+        body["error"]["message"] = body["error"]["message"].replace(error.field, name, 1)
     # Rounded up, because a retry slightly too early would be rejected again.
     headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
     if isinstance(error, QuotaError):
@@ -94,7 +111,14 @@ def error_response(error: ServiceError) -> Response:
         headers["connection"] = "close"
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_and_type(error)[0], headers)
+    return JSONResponse(body, status_and_type(error)[0], headers)
+
+
+def _json_name(field: str) -> str:
+    """Return the name in lowerCamelCase; for a oneof, which has none, `body`."""
+    if field in ONEOFS:
+        return "body"
+    return re.sub("_([a-z])", lambda letter: letter[1].upper(), field)
 
 
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:

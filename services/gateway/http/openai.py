@@ -21,7 +21,7 @@ from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body, rate_limit_headers
-from services.gateway.http.openai_request import completion_request
+from services.gateway.http.openai_request import completion_request, openai_names
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.turns.request import ROLLOUT_MODEL
 from services.gateway.turns.turns import Turns
@@ -129,17 +129,20 @@ class OpenAiApi:
         ]
 
     async def complete(self, request: Request) -> Response:
-        wanted = completion_request(await read_object(request, MAX_COMPLETION_BYTES))
+        body = await read_object(request, MAX_COMPLETION_BYTES)
+        wanted = completion_request(body)
         completion = Completion(wanted.model, wanted.include_usage)
         turn = self._turns.start(require_caller(), wanted.turn)
         events = turn.events_after(0)
         if not wanted.stream:
-            await while_connected(request, _collect(completion, events))
+            with openai_names(body):
+                await while_connected(request, _collect(completion, events))
             return JSONResponse(
                 completion.whole(), headers=rate_limit_headers(turn.reservation.levels)
             )
         # Before the first event, an error can still be sent as an HTTP status.
-        first = await while_connected(request, anext(events))
+        with openai_names(body):
+            first = await while_connected(request, anext(events))
         headers = rate_limit_headers(turn.reservation.levels)
         return EventStream(_server_sent(completion, first, events), headers)
 

@@ -5,7 +5,8 @@ dropped silently.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
 from services.contracts.chat import ContextMessage, Role, SamplingOverrides
-from services.contracts.limits import MAX_HISTORY, MAX_STOPS, field_error
+from services.contracts.limits import MAX_HISTORY, MAX_STOPS, field_error, with_field
 from services.gateway.turns.request import (
     MODEL_PATTERN,
     DisconnectPolicy,
@@ -130,10 +131,8 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
         on_disconnect=DisconnectPolicy.CANCEL,
         client_keeps_conversation=True,
     )
-    try:
+    with openai_names(body):
         check_request(turn)
-    except InvalidArgumentError as error:
-        raise _with_openai_names(error, body) from error
     return CompletionRequest(turn, model, stream, _include_usage(body, stream))
 
 
@@ -229,18 +228,17 @@ def _optional(body: Mapping[str, Any], name: str, kind: type[ValueT], limit: str
     return value
 
 
-def _with_openai_names(
-    error: InvalidArgumentError, body: Mapping[str, Any]
-) -> InvalidArgumentError:
-    """Return the same error with OpenAI's name of the parameter."""
-    ours, messages = error.field, body["messages"]
-    theirs = (
-        ours.replace("input.text", f"messages[{len(messages) - 1}].content")
-        .replace("input.history", "messages")
-        .replace("].text", "].content")
-        .replace("sampling.max_tokens", _max_tokens_name(body))
-        .replace("sampling.", "")
-    )
-    return InvalidArgumentError(
-        error.text.replace(ours, theirs), reason=error.reason, field=theirs, limit=error.limit
-    )
+@contextmanager
+def openai_names(body: Mapping[str, Any]) -> Iterator[None]:
+    """Raise errors of the block with OpenAI's name of the parameter in a valid body."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        theirs = (
+            error.field.replace("input.text", f"messages[{len(body['messages']) - 1}].content")
+            .replace("input.history", "messages")
+            .replace("].text", "].content")
+            .replace("sampling.max_tokens", _max_tokens_name(body))
+            .replace("sampling.", "")
+        )
+        raise with_field(error, theirs) from error

@@ -48,16 +48,16 @@ class PageApi:
     def routes(self, router: Router) -> list[ProtectedRoute]:
         """Return the routes. Their rules are in access.py."""
         return [
-            router.route("POST /api/messages", self.send),
+            router.route("POST /api/messages", self.send, is_proto_json=True),
             router.route("GET /api/messages/{message_id}/events", self.resume),
             router.route("POST /api/messages/{message_id}/cancel", self.cancel),
-            router.route("POST /api/feedback", self.submit),
+            router.route("POST /api/feedback", self.submit, is_proto_json=True),
             router.route("GET /api/conversations", self.list_page),
             router.route("GET /api/conversations/{conversation_id}", self.get),
             router.route("DELETE /api/conversations/{conversation_id}", self.delete),
             router.route("POST /api/conversations/{conversation_id}/clear", self.clear),
             router.route("GET /api/consent", self.consent),
-            router.route("PUT /api/consent", self.set_consent),
+            router.route("PUT /api/consent", self.set_consent, is_proto_json=True),
             router.route("POST /api/erasure", self.erase),
             router.route("GET /api/erasure/{erasure_id}", self.erasure),
             router.route("GET /api/rollout", self.rollout),

@@ -6,7 +6,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.chassis.errors import ResourceExhaustedError, ServiceError
+from services.chassis.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError
 from services.chassis.identity import request_id_from
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
@@ -15,6 +15,7 @@ from services.contracts.limits import (
     MAX_PAGE_SIZE,
     ConversationLimitError,
     field_error,
+    with_field,
 )
 from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, history_message
 from services.gateway.feedback import RatedMessage
@@ -24,6 +25,14 @@ from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
 log = logging.getLogger(__name__)
 
 PEER = "session"
+# Fields of BeginTurnRequest and of its context under their names in the public API.
+PUBLIC_FIELDS = {
+    "text": "input.text",
+    "user.text": "input.text",
+    "user.original_text": "input.text",
+    "reply_tokens": "sampling.max_tokens",
+    "regenerate_message_id": "regenerate.message_id",
+}
 
 
 class SessionPeer:
@@ -42,6 +51,7 @@ class SessionPeer:
 
         Raises:
             ConversationLimitError: The user has too many conversations for a new one.
+            InvalidArgumentError: The session service refuses a field, named as in the public API.
             ServiceError: The session service failed.
         """
         message = session_pb2.BeginTurnRequest(
@@ -63,6 +73,8 @@ class SessionPeer:
             response: session_pb2.BeginTurnResponse = await call_unary(
                 PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
             )
+        except InvalidArgumentError as error:
+            raise with_field(error, PUBLIC_FIELDS.get(error.field, error.field)) from error
         except ResourceExhaustedError as error:
             if error.reason == ConversationLimitError.reason:
                 # Not a sign of load, which would lower the number of turns of all users.

@@ -28,6 +28,11 @@ class BadInput:
     method: str = "SendMessage"
     key: str | None = "good"
 
+    @property
+    def json_field(self) -> str:
+        """Name of the field over HTTP, where the bodies have names as in JSON."""
+        return self.field if self.method == "GetErasure" else JSON_NAMES.get(self.field, self.field)
+
 
 def _say(text: str = "hello", **more: Any) -> dict[str, Any]:
     return {"input": {"text": text}, **more}
@@ -44,6 +49,19 @@ def _sampling(**values: Any) -> dict[str, Any]:
 WRONG = "INVALID_ARGUMENT"
 MISSING = "NOT_FOUND"
 FEEDBACK = "SubmitFeedback"
+JSON_NAMES = {
+    # A oneof has no field in JSON.
+    "action": "body",
+    "value": "body",
+    "on_disconnect": "onDisconnect",
+    "conversation_id": "conversationId",
+    "parent_message_id": "parentMessageId",
+    "message_id": "messageId",
+    "regenerate.message_id": "regenerate.messageId",
+    "request_id": "requestId",
+    "sampling.max_tokens": "sampling.maxTokens",
+    "sampling.top_p": "sampling.topP",
+}
 
 TABLE = (
     BadInput("empty text", _say(""), WRONG, "input.text", "32,768 characters"),
@@ -248,6 +266,9 @@ BAD_JSON = (
     BadJson("unknown field", b'{"input": {"text": "a"}, "colour": 1}', "colour", "conversationId"),
     BadJson(
         "unknown field within", b'{"input": {"text": "a", "colour": 1}}', "input.colour", "history"
+    ),
+    BadJson(
+        "unknown field as sent", b'{"input": {"text": "a"}, "a_b": 1}', "a_b", "conversationId"
     ),
     BadJson("a number as text", b'{"input": {"text": 1}}', "input.text", "text"),
     BadJson(

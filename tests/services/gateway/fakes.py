@@ -22,6 +22,7 @@ from services.chassis.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ServiceError,
     UnavailableError,
 )
 from services.chassis.identity import require_caller
@@ -134,6 +135,8 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.away_at_finish = 0
         self.lost_begins = 0
         self.full = ""
+        # Error of the next turns, as of a context that is too small.
+        self.refusal: ServiceError | None = None
         # A system message of the installation, which no client sent.
         self.instructions = ""
 
@@ -141,6 +144,8 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.check()
         if self.full and not request.client_keeps_conversation:
             raise ConversationLimitError("no further conversation", limit=self.full)
+        if self.refusal:
+            raise self.refusal
         key = (require_caller().key, request.request_id)
         payload = request.SerializeToString(deterministic=True)
         if request.request_id and key in self.requests:

@@ -82,7 +82,7 @@ async def test_grpc_and_http_errors_name_field_and_limit(
     status, body = await _over_http(shared_gateway, case, request, key)
     assert (status, body["param"], body["code"]) == (
         STATUSES[case.code],
-        case.field,
+        case.json_field,
         info.reason.lower(),
     )
     assert refusals[-1].limit == info.metadata["limit"]

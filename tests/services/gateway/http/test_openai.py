@@ -10,6 +10,7 @@ import openai
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
+from services.contracts.limits import field_error
 from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, STABLE
 from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
@@ -180,6 +181,43 @@ async def test_errors_raise_the_exceptions_of_the_package(gateway: GatewayUnderT
     assert (hot.value.code, hot.value.param) == ("invalid_argument", "temperature")
     assert {"0", "2"} <= set(re.findall(r"\d+", hot.value.message)), "the limit"
     assert away.value.status_code == 503
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "sent", "openai_name", "name"),
+    [
+        ("text", {}, "messages[0].content", "input.text"),
+        ("user.original_text", {}, "messages[0].content", "input.text"),
+        ("reply_tokens", {"max_tokens": 9}, "max_tokens", "sampling.maxTokens"),
+        (
+            "reply_tokens",
+            {"max_completion_tokens": 9},
+            "max_completion_tokens",
+            "sampling.maxTokens",
+        ),
+    ],
+)
+async def test_refusal_by_the_session_names_a_field_of_the_api(
+    gateway: GatewayUnderTest,
+    field: str,
+    sent: dict[str, int],
+    openai_name: str,
+    name: str,
+    stream: bool,
+) -> None:
+    gateway.fakes.session.refusal = field_error(field, "fewer than 256 tokens")
+    async with client(gateway) as api:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.chat.completions.create(
+                model="thumbwheel", messages=QUESTION, stream=stream, extra_body=sent
+            )
+    assert caught.value.param == openai_name
+    assert openai_name in caught.value.message and "fewer than 256 tokens" in caught.value.message
+    async with gateway.http.post(
+        f"{gateway.url}/api/messages", json={"input": {"text": "hi"}}, headers=gateway.headers()
+    ) as response:
+        assert (await response.json())["error"]["param"] == name
 
 
 async def test_error_during_the_stream_is_raised_by_the_package(gateway: GatewayUnderTest) -> None:
