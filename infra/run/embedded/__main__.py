@@ -15,7 +15,7 @@ from infra.run.embedded.environment import loop_environment
 from infra.run.embedded.layout import (
     ROOT,
     Layout,
-    PortTakenError,
+    PublicPortError,
     choose_ports,
     programs,
     usual_public_ports,
@@ -40,7 +40,7 @@ from training.runs import LoopRunningError
 
 EXPECTED_ERRORS = (
     *(
-        PortTakenError,
+        PublicPortError,
         WrongBaseError,
         ModelError,
         AlreadyRunningError,

@@ -37,8 +37,11 @@ UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
 }
 
 
-class PortTakenError(DetailedError):
-    """A public port is in use."""
+MAX_PORT = 65_535
+
+
+class PublicPortError(DetailedError):
+    """A public port is in use or out of range; `field` is its variable."""
 
     reason = "IN_USE"
 
@@ -154,7 +157,7 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     """Return the usual ports. An internal port that is in use is replaced by a free port.
 
     Raises:
-        PortTakenError: a public port is in use; names the port and its variable.
+        PublicPortError: a public port is in use; names the port and its variable.
     """
     if not http_port and not grpc_port:
         # Next to another run: its usual ports must stay free while its services restart.
@@ -180,21 +183,29 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     """Return the public ports; 0 picks a free port.
 
     Raises:
-        PortTakenError: a port is in use; names the port and its variable.
+        PublicPortError: a port is in use; names the port and its variable.
     """
     check_free(http_port, grpc_port)
     return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
 
 
 def check_free(http_port: int, grpc_port: int) -> None:
-    """Check that public ports are free.
+    """Check that public ports are valid and free.
 
     Raises:
-        PortTakenError: a port is in use.
+        PublicPortError: a port is in use, or outside 0 to 65535.
     """
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
+        if not 0 <= port <= MAX_PORT:
+            limit = f"1 to {MAX_PORT}, or 0 for a free port"
+            raise PublicPortError(
+                f"{variable}={port} must be {limit}",
+                field=variable,
+                reason="OUT_OF_RANGE",
+                limit=limit,
+            )
         if port and not is_free(port):
-            raise PortTakenError(
+            raise PublicPortError(
                 f"port {port} is in use; choose another one: {variable}={port + 10}", field=variable
             )
 

@@ -16,7 +16,7 @@ from infra.machine.servers.fleet import assemble, choose_ports
 from infra.machine.servers.installation import install
 from infra.run.embedded.base_model import WrongBaseError, install_base
 from infra.run.embedded.environment import write_environment
-from infra.run.embedded.layout import ROOT, Layout, PortTakenError, check_free, usual_public_ports
+from infra.run.embedded.layout import ROOT, Layout, PublicPortError, check_free, usual_public_ports
 from infra.run.embedded.preflight import STACK_STATE, check_not_running
 from infra.run.embedded.readiness import wait_for_model
 from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
@@ -30,7 +30,7 @@ from infra.run.supervision.supervisor import AlreadyRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
 EXPECTED_ERRORS = (
-    PortTakenError,
+    PublicPortError,
     WrongBaseError,
     ModelError,
     AlreadyRunningError,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.install.small_model.errors import ModelError
 from infra.run.embedded.base_model import WrongBaseError
-from infra.run.embedded.layout import ROOT, Layout, PortTakenError
+from infra.run.embedded.layout import ROOT, Layout, PublicPortError
 from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_recipe
 from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError
@@ -45,7 +45,7 @@ EXPECTED_ERRORS = (
     ),
     *(
         NotRunningError,
-        PortTakenError,
+        PublicPortError,
         WrongBaseError,
         UnknownRecipeError,
         CallFailedError,

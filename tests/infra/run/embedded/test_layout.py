@@ -4,9 +4,11 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from infra.run.embedded.layout import (
     Layout,
-    PortTakenError,
+    PublicPortError,
     choose_ports,
     context_tokens,
     free_ports,
@@ -20,11 +22,19 @@ from tests.support.errors import refused
 
 def test_public_port_in_use_is_reported_with_its_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with refused(PortTakenError, field="PORT", reason="IN_USE") as caught:
+        with refused(PublicPortError, field="PORT", reason="IN_USE") as caught:
             choose_ports(taken.getsockname()[1], 0)
         assert str(taken.getsockname()[1]) in caught.value.text
-        with refused(PortTakenError, field="GRPC_PORT", reason="IN_USE"):
+        with refused(PublicPortError, field="GRPC_PORT", reason="IN_USE"):
             choose_ports(0, taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 99_999])
+def test_port_out_of_range_is_reported_with_variable_and_limit(port: int) -> None:
+    for ports, variable in (((port, 0), "PORT"), ((0, port), "GRPC_PORT")):
+        with refused(PublicPortError, field=variable, reason="OUT_OF_RANGE") as caught:
+            choose_ports(*ports)
+        assert str(port) in caught.value.text and "65535" in caught.value.text
 
 
 def test_free_ports_are_distinct() -> None:
