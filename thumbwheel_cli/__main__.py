@@ -26,12 +26,19 @@ class Command:
         module: run as `python -m module`.
         words: arguments before those of the user.
         groups: dependency groups that the module imports.
+        image_module: module that runs in an image, which has no state folder; by default `module`.
     """
 
     summary: str
     module: str
     words: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("services",)
+    image_module: str = ""
+
+    def module_here(self) -> str:
+        """Return the module to run in this clone or image."""
+        is_clone = (ROOT / "infra" / "run").is_dir()
+        return self.module if is_clone else self.image_module or self.module
 
 
 EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "training"
@@ -68,7 +75,12 @@ COMMANDS = {
     "restore": Command("make an earlier version stable, during a halt", OPERATE, ("restore",)),
     "resume": Command("lift a halt", OPERATE, ("resume",)),
     "rollout": Command("show versions, canary and halt", OPERATE, ("rollout",)),
-    "keys": Command("create, list, rotate and revoke API keys", "services.gateway", ("keys",)),
+    "keys": Command(
+        "create, list, rotate and revoke API keys",
+        OPERATE,
+        ("keys",),
+        image_module="services.gateway",
+    ),
 }
 
 
@@ -87,7 +99,7 @@ def main() -> None:
         print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     sys.argv = [f"thumbwheel {name}", *command.words, *rest]
-    runpy.run_module(command.module, run_name="__main__")
+    runpy.run_module(command.module_here(), run_name="__main__")
 
 
 def usage() -> str:
@@ -107,8 +119,9 @@ def split(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def missing(command: Command) -> str:
     """Describe what has to be installed before the command can run; empty if nothing."""
-    if not (ROOT / Path(*command.module.split(".")) / "__main__.py").is_file():
-        return f"{command.module} is not part of this image; run the command in a clone"
+    module = command.module_here()
+    if not (ROOT / Path(*module.split(".")) / "__main__.py").is_file():
+        return f"{module} is not part of this image; run the command in a clone"
     absent = [group for group in command.groups if not importlib.util.find_spec(PROBES[group])]
     if not absent:
         return ""

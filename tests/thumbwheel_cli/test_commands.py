@@ -63,3 +63,14 @@ def test_image_without_the_module_or_group_names_the_image(
     (tmp_path / "training" / "__main__.py").touch()
     monkeypatch.setitem(cli.PROBES, "training", "a_package_that_is_not_installed")
     assert cli.missing(cli.COMMANDS["train"]).endswith("use the image thumbwheel-training")
+
+
+def test_keys_run_in_an_image_without_state_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gateway = tmp_path / "services" / "gateway"
+    gateway.mkdir(parents=True)
+    (gateway / "__main__.py").touch()
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert cli.missing(cli.COMMANDS["keys"]) == ""
+    assert cli.COMMANDS["keys"].module_here() == "services.gateway"

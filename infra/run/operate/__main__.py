@@ -18,29 +18,63 @@ from infra.service_table import service_table
 SERVICES = {
     **dict.fromkeys(("halt", "restore", "resume", "rollout"), "generator"),
     "rotate-master-key": "feedback",
+    "keys": "gateway",
 }
-
-
+# Commands of services that have another name in `thumbwheel`.
+NAMES = {"rotate-master-key": "keys master"}
+USAGE_ERROR = 2
 AUDITED = ("feedback", "gateway", "generator")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="thumbwheel", add_help=False, allow_abbrev=False)
     parser.add_argument("command", choices=[*SERVICES, "audit"])
-    parser.add_argument("--state", type=Path, default=ROOT / ".state")
+    add_state(parser)
     options, rest = parser.parse_known_args()
     options.state = options.state.resolve()
+    is_help = not {"-h", "--help"}.isdisjoint(rest)
+    if not is_help and not options.state.is_dir():
+        print(f"--state: no state folder {options.state}; `make up` creates one", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
     os.chdir(ROOT)
     if options.command == "audit":
         sys.exit(print_audit_log(options.state, rest))
     service = SERVICES[options.command]
     words = [sys.executable, "-m", f"services.{service}", options.command, *rest]
-    os.execve(sys.executable, words, environment_of(service, options.state))  # noqa: S606
+    environment = environment_of(service, options.state)
+    if is_help:
+        print_help(words, environment)
+    else:
+        os.execve(sys.executable, words, environment)  # noqa: S606
+
+
+def add_state(parser: argparse.ArgumentParser) -> None:
+    """Add the option that selects the running system."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        default=ROOT / ".state",
+        help="state folder of the system (default: %(default)s)",
+    )
+
+
+def print_help(words: list[str], environment: dict[str, str]) -> None:
+    """Print the help of a service's command under the name of this command, with `--state`."""
+    module, command = words[2:4]
+    name = NAMES.get(command, command)
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout.replace(f"python -m {module} {command}", f"thumbwheel {name}"))
+    print(f"  --state FOLDER  state folder of the system (default: {ROOT / '.state'})")
+    if command == "keys":
+        print("\nfurther commands: thumbwheel keys master, thumbwheel keys identity")
+    sys.exit(done.returncode)
 
 
 def print_audit_log(state: Path, words: list[str]) -> int:
     """Print the audit logs of all services in order of time; return the exit status."""
     parser = argparse.ArgumentParser(prog="thumbwheel audit")
+    add_state(parser)
     parser.add_argument("--service", choices=AUDITED, help="only the acts of one service")
     parser.add_argument("--since", metavar="7d", help="age in m, h or d (default: all)")
     options = parser.parse_args(words)

@@ -18,10 +18,11 @@ from services.gateway.identity.credential import (
     scopes_from,
     scopes_text,
 )
-from services.gateway.store.database import migrate, open_database, redacted_url
+from services.gateway.store.database import migrate, missing_file, open_database, redacted_url
 from services.gateway.store.keys import SqlKeyStore
 
 MAX_COUNT = 10_000
+USAGE_ERROR = 2
 DAY_SECONDS, HOUR_SECONDS = 86_400, 3_600
 MAX_OVERLAP_HOURS = 30 * 24
 MAX_DAYS = 36_500
@@ -93,6 +94,10 @@ async def run_key_command(options: argparse.Namespace) -> int:
         SchemaRevisionError: The database needs a migration.
         UnavailableError: The database is unavailable.
     """
+    file = missing_file(options.database)
+    if file is not None and options.command != "create":
+        print(f"--database: no database at {file}", file=sys.stderr)
+        return USAGE_ERROR
     async with open_database(options.database) as engine:
         store = SqlKeyStore(engine)
         match options.command:
@@ -169,8 +174,10 @@ async def _list(store: SqlKeyStore) -> int:
             parts.append(f"{state} {_time(key.expire_time)}")
         else:
             parts.append("works")
-        if key.previous_expire_time is not None and key.previous_expire_time > now:
-            until = _time(key.previous_expire_time)
+        # Revoking a key ends its previous secret as well.
+        overlap_end = key.previous_expire_time if key.revoke_time is None else None
+        if overlap_end is not None and overlap_end > now:
+            until = _time(overlap_end)
             parts.append(f"rotated, the previous secret works until {until}")
         times = "  ".join(parts)
         print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")

@@ -88,10 +88,23 @@ def redacted_url(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
+def missing_file(url: str) -> Path | None:
+    """Return the file of an SQLite database that does not exist yet, otherwise None."""
+    made = make_url(url)
+    if made.get_backend_name() != "sqlite" or not made.database:
+        return None
+    file = Path(made.database).absolute()
+    return None if file.exists() else file
+
+
 def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
     made = make_url(url)
     if made.get_backend_name() == "sqlite":
-        Path(made.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+        file = Path(made.database or "").absolute()
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not file.exists():
+            # SQLite would create the file readable by all users.
+            file.touch(mode=0o600)
         return create_async_engine(made)
     waits: dict[str, Any] = {"timeout": wait_seconds, "command_timeout": wait_seconds}
     return create_async_engine(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from infra.run.embedded.environment import Environment, service_environment, write_environment
 from infra.service_table import service_table
 from services.feedback.principals.data_keys import DataKeys
@@ -101,3 +103,52 @@ def test_audit_logs_of_all_services_are_joined_in_order_of_time(tmp_path: Path) 
     ]
     only = run("thumbwheel_cli", "audit", "--state", str(tmp_path), "--service", "generator")
     assert only.splitlines() == lines[:1]
+
+
+def operate(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
+    return subprocess.run(
+        [sys.executable, "-m", "thumbwheel_cli", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_keys_are_those_of_the_state_folder_from_any_directory(tmp_path: Path) -> None:
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    state.mkdir()
+    elsewhere.mkdir()
+    created = operate("keys", "create", "--user", "ada", "--state", str(state), cwd=elsewhere)
+    assert created.returncode == 0, created.stderr
+    assert created.stdout.startswith("tw_")
+    listed = operate("keys", "list", "--state", str(state), cwd=elsewhere)
+    assert "default/ada" in listed.stdout, listed.stderr
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("keys", "list"), ("audit",), ("rollout",)])
+def test_missing_state_folder_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    missing = tmp_path / "missing"
+    done = operate(*words, "--state", str(missing))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--state: no state folder {missing}" in done.stderr
+    assert not missing.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (("halt",), "thumbwheel halt"),
+        (("keys", "create"), "thumbwheel keys create"),
+        (("keys", "master"), "thumbwheel keys master"),
+        (("audit",), "thumbwheel audit"),
+    ],
+)
+def test_help_names_the_command_and_the_state_option(words: tuple[str, ...], usage: str) -> None:
+    done = operate(*words, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {usage} ")
+    assert "--state" in done.stdout and "python -m" not in done.stdout

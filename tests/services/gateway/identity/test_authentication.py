@@ -245,6 +245,35 @@ async def test_commands_create_list_rotate_and_revoke(
         assert await reason_of(keys, said.out.strip()) == "API_KEY_REVOKED"
 
 
+async def test_list_shows_the_overlap_of_a_rotated_key_until_it_is_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await run(tmp_path, "create", "--user", "ada")
+    key_id = await listed_id(tmp_path, capsys, "ada", capsys.readouterr().out.split())
+    await run(tmp_path, "rotate", "--id", key_id)
+    await run(tmp_path, "list")
+    assert "previous secret" in capsys.readouterr().out
+    await run(tmp_path, "revoke", "--id", key_id)
+    await run(tmp_path, "list")
+    listed = capsys.readouterr().out
+    assert "revoked" in listed and "previous secret" not in listed
+
+
+@pytest.mark.parametrize("words", [("list",), ("revoke", "--id", "x"), ("rotate", "--id", "x")])
+async def test_command_on_existing_keys_creates_no_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert await run(tmp_path, *words) == 2
+    assert str(tmp_path / "keys.db") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_new_database_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    assert await run(tmp_path / "state", "create", "--user", "ada") == 0
+    assert (tmp_path / "state" / "keys.db").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
 async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str]) -> str:
     assert await run(directory, "list") == 0
     listed = capsys.readouterr().out
