@@ -52,10 +52,21 @@ def helm(*arguments: str, helm3: bool = False) -> subprocess.CompletedProcess[st
 
 @cache
 def render(
-    values: str, *sets: str, release: str = "tw", helm3: bool = False, upgrade: bool = False
+    values: str,
+    *sets: str,
+    json_sets: Sequence[str] = (),
+    release: str = "tw",
+    helm3: bool = False,
+    upgrade: bool = False,
 ) -> Sequence[Object]:
-    """Return all objects of a values file of `ci/`, with `sets` given by --set."""
+    """Return all objects of a values file of `ci/`.
+
+    Args:
+        sets: values for --set.
+        json_sets: values for --set-json, as a tuple.
+    """
     options = [argument for item in sets for argument in ("--set", item)]
+    options += [argument for item in json_sets for argument in ("--set-json", item)]
     operators = [argument for item in OPERATORS for argument in ("--api-versions", item)]
     result = helm(
         "template",

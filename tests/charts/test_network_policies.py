@@ -4,6 +4,7 @@ An edge that a service needs can therefore not be missed.
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -134,7 +135,7 @@ def test_only_the_gateway_is_open_and_egress_is_limited_to_the_ports_of_stores()
         ("gateway", PUBLIC_PORTS)
     ]
     assert {name: ports for name, spec in policies.items() if (ports := outside_ports(spec))} == {
-        "gateway": {5432, 6379, 443},
+        "gateway": {5432, 6379},
         "session": {5432},
         "generator": {5432},
         "feedback": {5432, 9092, 8333},
@@ -156,6 +157,30 @@ def test_ports_of_stores_are_derived_from_the_values(setting: str, service: str,
     objects = render("existing-values.yaml", setting)
     policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     assert port in outside_ports(policies[service])
+
+
+ISSUERS = [{"issuer": "https://login.example", "audience": "chat", "tenants": ["acme"]}]
+SETTING = f"services.gateway.settings.oidc_issuers={json.dumps(ISSUERS)}"
+REFERENCE = {"secretKeyRef": {"name": "sign-in", "key": "issuers"}}
+VARIABLE = "services.gateway.extraEnv=" + json.dumps(
+    [{"name": "TW_GATEWAY_OIDC_ISSUERS", "valueFrom": REFERENCE}]
+)
+
+
+@pytest.mark.parametrize("given", [SETTING, VARIABLE], ids=["setting", "variable"])
+@pytest.mark.parametrize(
+    ("values", "stores"),
+    [("existing-values.yaml", {5432, 6379}), ("evaluation-values.yaml", set())],
+)
+def test_a_gateway_with_issuers_reaches_their_port_and_no_other_service_does(
+    values: str, stores: set[int], given: str
+) -> None:
+    ports = {
+        component(item): outside_ports(item["spec"])
+        for item in of_kind(render(values, json_sets=(given,)), "NetworkPolicy")
+    }
+    assert ports.pop("gateway") == {443} | stores
+    assert 443 not in set().union(*ports.values())
 
 
 @pytest.mark.parametrize("values", FILES)

@@ -16,8 +16,7 @@
   {{- end -}}
   {{- if $facts.objects -}}{{- $ports = append $ports (include "thumbwheel.bucketPort" $root | int) -}}{{- end -}}
 {{- end -}}
-{{- $settings := (include "thumbwheel.values" (list $root "gateway") | fromYaml).settings -}}
-{{- if and $facts.http (or (not $root.Values.evaluation.enabled) $settings.oidc_issuers) -}}{{- $ports = concat $ports $given.issuers -}}{{- end -}}
+{{- if and $facts.http (include "thumbwheel.issuers" $root) -}}{{- $ports = concat $ports $given.issuers -}}{{- end -}}
 {{- with $root.Values.monitoring.otlpEndpoint -}}
   {{- $url := urlParse . -}}
   {{- $default := eq $url.scheme "https" | ternary 443 80 -}}
@@ -26,6 +25,13 @@
 {{- $whole := list -}}
 {{- range $ports -}}{{- $whole = append $whole (int .) -}}{{- end -}}
 {{- $whole | uniq | toJson -}}
+{{- end -}}
+
+{{/* Non-empty if the gateway has OIDC issuers, by its settings or by its environment. */}}
+{{- define "thumbwheel.issuers" -}}
+{{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
+{{- if (default dict $gateway.settings).oidc_issuers }}yes{{ end -}}
+{{- range $gateway.extraEnv }}{{ if eq .name "TW_GATEWAY_OIDC_ISSUERS" }}yes{{ end }}{{ end -}}
 {{- end -}}
 
 {{- define "thumbwheel.bucketPort" -}}
