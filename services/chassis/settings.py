@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from services.chassis.service_identity import TokenSigner, TokenVerifier
 
 MIN_HEADER_KEY_CHARACTERS = 16
+HEADER_KEY = re.compile(rf"([!-~]{{{MIN_HEADER_KEY_CHARACTERS},}})?")
 
 
 def _check_header_key(key: SecretStr) -> SecretStr:
     # A secret from a file often ends with a newline, which the HTTP client refuses at each call.
-    if not re.fullmatch(rf"([!-~]{{{MIN_HEADER_KEY_CHARACTERS},}})?", key.get_secret_value()):
+    if not HEADER_KEY.fullmatch(key.get_secret_value()):
         raise PydanticCustomError(
             "header_key",
             "must have at least {min_length} characters, only visible ASCII without spaces and "

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.service_table import service_table
+from services.chassis.service_identity import TokenSigner
 from tests.journeys.client import Client, finish_of
 from tests.journeys.stack import Stack
+from training.service_identity import FOLDER
 
 # Growth of the resident memory of one service during an attack. A pod of the chart has 512 MiB and
 # a service of the embedded system uses 70 to 370 MiB at rest.
@@ -44,6 +46,10 @@ class Attacked:
     @property
     def grpc_port(self) -> int:
         return self.stack.ports["gateway"]
+
+    def signer(self, caller: str) -> TokenSigner:
+        """Return a signer with the private key of a service."""
+        return TokenSigner(caller, self.stack.state / FOLDER / f"{caller}.key")
 
     def record(self) -> None:
         """Record process ids and memory of all services, before an attack."""

@@ -19,7 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from infra.service_table import service_table
 from services.chassis.identity import Caller
 from services.chassis.identity_keys import key_id_of, read_private_key
-from services.chassis.service_identity import IDENTITY_KEY, TOKEN_SECONDS, TokenSigner
+from services.chassis.service_identity import IDENTITY_KEY, TOKEN_SECONDS
 from tests.attacks.attacked import SHORT, Attacked
 from tests.support.http1 import raw_request
 from tests.support.http2 import DEFAULT_WINDOW, grpc_message, raw_connection
@@ -29,7 +29,6 @@ INNER = tuple(service.name for service in service_table().grpc if service.name !
 VICTIM = Caller("default", "bystander")
 IDENTITY = (("x-tw-tenant", VICTIM.tenant), ("x-tw-user", VICTIM.user))
 WATCH = b"/grpc.health.v1.Health/Watch"
-DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
 def methods_of(service: str) -> Iterator[MethodDescriptor]:
@@ -61,10 +60,6 @@ def code_of(attacked: Attacked, service: str, path: str, metadata: Any) -> grpc.
     return grpc.StatusCode.OK
 
 
-def signer(attacked: Attacked, caller: str) -> TokenSigner:
-    return TokenSigner(caller, attacked.stack.state / FOLDER / f"{caller}.key")
-
-
 def signed(token: str) -> tuple[tuple[str, str], ...]:
     return (*IDENTITY, (IDENTITY_KEY, token))
 
@@ -81,7 +76,7 @@ def test_inner_method_refuses_forged_users(
 
 def forged_tokens(attacked: Attacked, path: str) -> Mapping[str, str]:
     """Return tokens of a forger, who knows the public keys and some tokens of the gateway."""
-    gateway = signer(attacked, "gateway")
+    gateway = attacked.signer("gateway")
     key = read_private_key(attacked.stack.state / FOLDER / "gateway.key")
     kid = {"kid": key_id_of(key.public_key())}
     now = int(time.time())
@@ -115,7 +110,7 @@ def test_forged_and_replayed_tokens_are_refused(attacked_system: Attacked) -> No
     }
     assert codes == dict.fromkeys(codes, grpc.StatusCode.UNAUTHENTICATED)
     # The same call with a token of the gateway for it is answered, so the refusals have a cause.
-    token = signer(attacked_system, "gateway").token(path, VICTIM)
+    token = attacked_system.signer("gateway").token(path, VICTIM)
     assert code_of(attacked_system, "session", path, signed(token)) is grpc.StatusCode.OK
 
 
@@ -128,9 +123,9 @@ def test_stolen_key_of_a_service_opens_the_methods_of_that_service_only(
     names = {key.stem for key in (attacked_system.stack.state / FOLDER).glob("*.key")}
     assert {"gateway", "session"} <= names
     for caller in names - allowed:
-        token = signer(attacked_system, caller).token(path_of(method), VICTIM)
+        token = attacked_system.signer(caller).token(path_of(method), VICTIM)
         code = code_of(attacked_system, service, path_of(method), signed(token))
-        assert code in DENIED, caller
+        assert code is grpc.StatusCode.PERMISSION_DENIED, caller
 
 
 @pytest.mark.parametrize("service", ["session", "feedback"])
@@ -172,9 +167,6 @@ def test_other_accounts_of_the_machine_read_no_state(attacked_system: Attacked) 
     """Finding S-33: databases, keys and the texts of chats were readable by every account."""
     state = attacked_system.stack.state
     assert state.stat().st_mode & 0o077 == 0
-    readable = [
-        file.name
-        for file in state.rglob("*")
-        if file.is_file() and file.suffix in (".key", ".db") and file.stat().st_mode & 0o077
-    ]
-    assert readable == []
+    files = [file for file in state.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    assert [str(file) for file in files if file.stat().st_mode & 0o077] == []

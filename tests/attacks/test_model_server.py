@@ -54,7 +54,7 @@ def key_of(attacked: Attacked) -> str:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_call_without_the_key_is_refused(attacked_system: Attacked, name: str) -> None:
-    """Attack A12: every local process could unload the model of everybody."""
+    """Attack A12: every local process could unload the model of all users."""
     users_key = f"Authorization: Bearer {attacked_system.attacker.key}"
     for key in (
         (),

@@ -13,7 +13,10 @@ import aiohttp
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
+from services.chassis.identity import Caller
+from services.chassis.service_identity import IDENTITY_KEY
 from services.contracts.limits import MAX_REQUEST_CHARACTERS
 from tests.attacks.attacked import (
     ANSWER_SECONDS,
@@ -27,6 +30,7 @@ from tests.journeys.client import Client
 from tests.support.http2 import grpc_message, raw_connection
 
 MIB = 1024 * 1024
+ENHANCE = "/thumbwheel.enhancer.v1.EnhancerService/Enhance"
 SEND = b"/thumbwheel.chat.v1.ChatService/SendMessage"
 HISTORY = b'{"input":{"text":"a","history":['
 BOMBS: Mapping[str, bytes] = {
@@ -43,8 +47,12 @@ BOMBS: Mapping[str, bytes] = {
     "UTF-16": '{"input":{"text":"a"}}'.encode("utf-16"),
     "4 MiB": b'{"input":{"text":"' + b"a" * (4 * MIB) + b'"}}',
 }
-# Bytes that a linear pattern reads once, and a quadratic pattern 8,000 times.
-HARD_TEXTS = ("a" * 8_000 + " ~", "„" * 8_000, "a.b" * 2_600 + " ~", "(" * 8_000, "x " * 4_000)
+# Characters that a linear pattern reads once, and a quadratic pattern 8,000 times. The sentence in
+# front makes them English, since other texts are not corrected.
+SENTENCE = "The weather is nice and I would like to know more about it. "
+HARD_TEXTS = tuple(
+    f"{SENTENCE}{part * 8_000}"[:7_998] + " ~" for part in ("a", "„", "a.b", "(", "a! ")
+)
 
 
 # Statuses for the attacker: answered, or refused for the rate, the load or a deadline.
@@ -169,7 +177,7 @@ def long_history(number: int) -> dict[str, Any]:
 
 
 async def test_distinct_long_histories_do_not_starve_the_guard(attacked: Attacked) -> None:
-    """Attack A5: judgements without a deadline made everybody's turns fail closed."""
+    """Attack A5: judgements without a deadline made the turns of all users fail closed."""
     url = f"{attacked.stack.http}/api/messages"
     async with aiohttp.ClientSession(headers=authorized(attacked.attacker)) as http:
 
@@ -184,20 +192,39 @@ async def test_distinct_long_histories_do_not_starve_the_guard(attacked: Attacke
 
 
 async def test_hard_texts_do_not_stop_the_enhancer(attacked: Attacked) -> None:
-    """Attack A6: one text held the enhancer of everybody for 1.6 s."""
+    """Attack A6: one text held the enhancer of all users for 1.6 s."""
     url = f"{attacked.stack.http}/api/messages"
     async with aiohttp.ClientSession(headers=authorized(attacked.attacker)) as http:
 
-        async def send(text: str) -> None:
+        async def send(text: str) -> tuple[int, str]:
             body = {"input": {"text": text}, "sampling": SHORT}
             async with http.post(url, json=body) as response:
-                await response.read()
+                return response.status, await response.text()
 
         flood = [asyncio.create_task(send(text)) for text in HARD_TEXTS]
         async with asyncio.timeout(ANSWER_SECONDS):
             while not await asyncio.to_thread(is_enhanced, attacked.bystander):
                 await asyncio.sleep(0.1)
-        await asyncio.gather(*flood)
+        for status, answer in await asyncio.gather(*flood):
+            # Texts are enhanced before the session service refuses those that exceed the window.
+            assert status in ANSWERED_OR_LATE or "context of the model" in answer
+
+
+def test_enhancer_corrects_the_hard_texts(attacked_system: Attacked) -> None:
+    """Texts that the enhancer skips, for their length or language, would attack nothing."""
+    caller = Caller("default", "attacker")
+    token = attacked_system.signer("gateway").token(ENHANCE, caller)
+    metadata = (("x-tw-tenant", caller.tenant), ("x-tw-user", caller.user), (IDENTITY_KEY, token))
+    target = f"127.0.0.1:{attacked_system.stack.ports['enhancer']}"
+    with grpc.insecure_channel(target) as channel:
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        skipped = [
+            stub.Enhance(
+                enhancer_pb2.EnhanceRequest(text=text), timeout=60, metadata=metadata
+            ).skipped
+            for text in HARD_TEXTS
+        ]
+    assert skipped == [""] * len(HARD_TEXTS)
 
 
 def is_enhanced(client: Client) -> bool:
@@ -252,7 +279,7 @@ def corrections(client: Client, message_id: str, count: int) -> Counter[int]:
 async def test_flood_of_corrections_leaves_feedback_to_others(
     attacked: Attacked, count: int
 ) -> None:
-    """Attack A13: one user's corrections filled the write-ahead log of everybody."""
+    """Attack A13: one user's corrections filled the write-ahead log of all users."""
     answer = (await asyncio.to_thread(attacked.attacker.ask, "hello"))[0]["messageId"]
     rated = (await asyncio.to_thread(attacked.bystander.ask, "hello"))[0]["messageId"]
     flood = asyncio.create_task(asyncio.to_thread(corrections, attacked.attacker, answer, count))

@@ -198,5 +198,5 @@ def test_existing_secrets_are_mounted_and_no_others_created() -> None:
         (EXISTING, "identity.existing.private=,identity.existing.public="),
     ],
 )
-def test_half_of_the_keys_is_refused(values: str, setting: str) -> None:
+def test_missing_keys_of_callers_are_refused(values: str, setting: str) -> None:
     assert "identity.existing" in refusal(values, setting)

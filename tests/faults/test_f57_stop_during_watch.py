@@ -1,6 +1,6 @@
 """F57: SIGTERM arrives while clients hold health streams and do not read them.
 
-The process ends with status 0 within its drain, and other watchers are told.
+The process ends with status 0 within its drain, and other watchers receive NOT_SERVING.
 """
 
 import asyncio

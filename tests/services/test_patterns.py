@@ -14,7 +14,7 @@ import re
 import re._constants as sre
 import re._parser as parser
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ CHARACTERS = "aA1 \n.-_*\"'([{<\\/:=@#&!"
 ANCHORED = ("match", "fullmatch")
 METHODS = (*ANCHORED, "search", "sub", "finditer", "findall", "split")
 UNBOUNDED = 20
+# Modules of regular expressions.
+ENGINES = ("re", "regex")
 
 
 def patterns() -> dict[str, tuple[re.Pattern[str], str]]:
@@ -44,7 +46,8 @@ def patterns() -> dict[str, tuple[re.Pattern[str], str]]:
     for file in sorted((ROOT / "services").rglob("*.py")):
         source = file.read_text()
         place = str(file.relative_to(ROOT))
-        if "import re\n" not in source or file.name == "__main__.py":
+        # No main module has patterns (test_no_pattern_of_a_service_is_missed).
+        if not _mentions(ast.parse(source)) or file.name == "__main__.py":
             continue
         module = importlib.import_module(place.removesuffix(".py").replace("/", "."))
         for name, value in vars(module).items():
@@ -61,8 +64,11 @@ def patterns() -> dict[str, tuple[re.Pattern[str], str]]:
 
 def _patterns_in(value: Any) -> Iterator[re.Pattern[str]]:
     if isinstance(value, re.Pattern):
-        if isinstance(value.pattern, str):
-            yield value
+        # A pattern of bytes takes as long as that of the same ASCII characters.
+        is_bytes = isinstance(value.pattern, bytes)
+        yield (
+            re.compile(value.pattern.decode("ascii"), value.flags | re.ASCII) if is_bytes else value
+        )
     elif isinstance(value, (tuple, list, set, frozenset)):
         for entry in value:
             yield from _patterns_in(entry)
@@ -78,8 +84,57 @@ def _is_inline(node: ast.AST) -> bool:
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id == "re"
         and node.func.attr in METHODS
+        and bool(node.args)
         and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
     )
+
+
+def _mentions(tree: ast.AST) -> list[ast.Attribute]:
+    """Return the functions of `re` that a syntax tree mentions and that take a pattern."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "re"
+        and node.attr in (*METHODS, "subn", "compile")
+    ]
+
+
+def missed(source: str, module: Mapping[str, Any]) -> list[int]:
+    """Return the lines of a module with patterns that `patterns` does not collect.
+
+    Collected are inline patterns, and those that a module assigns to names, alone or in
+    collections: no f-string in a function, no pattern that a function, class or object keeps.
+
+    Args:
+        source: text of the module.
+        module: names of the module with their values.
+    """
+    tree = ast.parse(source)
+    collected = {node.func for node in ast.walk(tree) if _is_inline(node)}
+    for statement in tree.body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        values = [module.get(target.id) for target in targets if isinstance(target, ast.Name)]
+        mentions = _mentions(statement)
+        if sum(len(list(_patterns_in(value))) for value in values) >= len(mentions):
+            collected |= set(mentions)
+    lines = [node.lineno for node in _mentions(tree) if node not in collected]
+    for node in ast.walk(tree):
+        # Under other names the functions are not recognised.
+        if isinstance(node, ast.ImportFrom):
+            found = node.module in ENGINES
+        elif isinstance(node, ast.Import):
+            found = any(
+                each.name in ENGINES and (each.asname or each.name) != "re" for each in node.names
+            )
+        else:
+            continue
+        lines += [node.lineno] * found
+    return sorted(lines)
 
 
 def _method(source: str, name: str) -> str:
@@ -227,6 +282,54 @@ def test_every_pattern_takes_linear_time() -> None:
         if factor > MAX_GROWTH
     }
     assert grown == {}
+
+
+def test_no_pattern_of_a_service_is_missed() -> None:
+    found = {}
+    for file in sorted((ROOT / "services").rglob("*.py")):
+        source, place = file.read_text(), str(file.relative_to(ROOT))
+        module: Mapping[str, Any] = {}
+        if _mentions(ast.parse(source)) and file.name != "__main__.py":
+            name = place.removesuffix(".py").replace("/", ".")
+            module = vars(importlib.import_module(name))
+        found[place] = missed(source, module)
+    assert {place: lines for place, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import re as regular",
+        "from re import compile",
+        "import regex",
+        "import re\ndef f(x): return re.sub(f'{x}+', '', x)",
+        "import re\ndef f(x): return re.compile('a+').sub('', x)",
+        "import re\nclass A: B = re.compile('a+')",
+        "import re\nA = [B('x', re.compile('a+'))]",
+        "import re\ndef f(x): return re.sub(b'a+', b'', x)",
+        "import re\nA = frozenset(map(re.compile, ()))",
+    ],
+)
+def test_pattern_out_of_reach_is_reported(source: str) -> None:
+    module: dict[str, Any] = {"B": lambda *parts: parts[:1]}
+    exec(source.partition("import regex")[0], module)
+    assert missed(source, module) == [source.count("\n") + 1]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import re\nA = re.compile('a+')",
+        "import re\nA = {'x': (re.compile('a+'), re.compile('b+'))}",
+        "import re\nA = re.compile(b'a+')",
+        "import re\nA = tuple(map(re.compile, ('a+', 'b+')))",
+        "import re\ndef f(x): return re.escape(re.sub('a+', '', x))",
+    ],
+)
+def test_pattern_within_reach_is_not_reported(source: str) -> None:
+    module: dict[str, Any] = {}
+    exec(source, module)
+    assert missed(source, module) == []
 
 
 def test_patterns_of_all_services_are_found() -> None:

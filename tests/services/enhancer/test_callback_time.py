@@ -16,9 +16,8 @@ from services.chassis.server import Registration, serving
 from services.enhancer.prompt import Enhancer
 from services.enhancer.servicer import INLINE_CHARACTERS, NAME, EnhancerServicer
 from services.enhancer.settings import EnhancerSettings
-from tests.support.loop_time import measure_callbacks
+from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 
-MAX_CALLBACK_SECONDS = 0.15
 ERRORS = "teh recieve , i dont wat , "
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from argparse import ArgumentParser
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis.channel import open_channel
 from services.chassis.server import serving
-from services.generator.__main__ import wiring
+from services.generator.__main__ import run_command, wiring
+from services.generator.commands import add_commands
 from services.generator.settings import GeneratorSettings
 
 
@@ -134,3 +136,10 @@ async def until_ready(stubs: Stubs, version: str, role: str = "stable") -> None:
             if (served.version, served.state) == (version, generator_pb2.VERSION_STATE_READY):
                 return
             await asyncio.sleep(0.02)
+
+
+async def operate(settings: GeneratorSettings, *words: str) -> int:
+    """Run a command as a separate process would: only the store is shared with the service."""
+    parser = ArgumentParser()
+    add_commands(parser)
+    return await run_command(parser.parse_args(words), settings)

@@ -1,7 +1,6 @@
 """Audit log of the generator: canaries, promotions and orders of operators, refused ones too."""
 
 import json
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.audit.acts import Act
 from services.chassis.errors import UnavailableError
-from services.generator.__main__ import run_command
-from services.generator.commands import add_commands
 from services.generator.rollout.current_rollout import STORE_UNAVAILABLE
 from services.generator.rollout.rollout import Deployment, Rollout
-from services.generator.settings import GeneratorSettings
 from services.generator.store.database import open_rollout_row
 from services.generator.store.store import RolloutFile
 from tests.services.generator.canaries import error_of
@@ -24,18 +20,13 @@ from tests.services.generator.service import (
     generator_service,
     generator_settings,
     model_directory,
+    operate,
     until_ready,
 )
 from tests.support.errors import refused
 
 V1 = Rollout(stable=Deployment("v1", "/models/v1"))
 ACT = Act("canary promoted", "training", "v2")
-
-
-async def operate(settings: GeneratorSettings, *words: str) -> int:
-    parser = ArgumentParser()
-    add_commands(parser)
-    return await run_command(parser.parse_args(words), settings)
 
 
 @pytest.fixture(params=["file", "postgres"])

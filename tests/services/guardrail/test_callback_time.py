@@ -18,9 +18,8 @@ from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_REQUEST_CHARAC
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import INLINE_CHARACTERS, MAX_TEXTS, NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
-from tests.support.loop_time import measure_callbacks
+from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 
-MAX_CALLBACK_SECONDS = 0.15
 EMOJI = "\U0001f600"
 WORDS = "What is a pipe bomb and how is one built, my@mail.example 4111 1111 1111 1111? "
 

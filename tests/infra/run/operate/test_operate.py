@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,23 +22,34 @@ ROLLOUT = (
 )
 
 
-def test_halt_changes_the_rollout_of_the_state_folder(tmp_path: Path) -> None:
-    file = tmp_path / "generator" / "rollout.json"
-    file.parent.mkdir()
-    file.write_text(ROLLOUT)
-    words = ("halt", "--state", str(tmp_path), "--reason", "odd answers", "--by", "ada")
+def run(*words: str, **environment: str) -> str:
+    """Run a module in a process, and return its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "thumbwheel_cli", *words],
+        [sys.executable, "-m", *words],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "gen"},
+        env={**os.environ, "PYTHONPATH": "gen", **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    halt = json.loads(file.read_text())["halt"]
+    return done.stdout
+
+
+def halted(state: Path) -> Any:
+    """Halt the rollout of a new state folder, and return the rollout that the command prints."""
+    file = state / "generator" / "rollout.json"
+    file.parent.mkdir()
+    file.write_text(ROLLOUT)
+    words = ("halt", "--state", str(state), "--reason", "odd answers", "--by", "ada")
+    return json.loads(run("thumbwheel_cli", *words))
+
+
+def test_halt_changes_the_rollout_of_the_state_folder(tmp_path: Path) -> None:
+    printed = halted(tmp_path)
+    halt = json.loads((tmp_path / "generator" / "rollout.json").read_text())["halt"]
     assert (halt["operator"], halt["reason"]) == ("ada", "odd answers")
-    assert json.loads(done.stdout)["halt"] == halt
+    assert printed["halt"] == halt
 
 
 def test_every_database_of_an_embedded_run_has_a_variable(tmp_path: Path) -> None:
@@ -63,15 +75,8 @@ def test_master_key_of_the_state_folder_is_rotated(tmp_path: Path) -> None:
     before = DataKeys(engine, MasterKey(old)).get_or_create({"a" * 64: "acme"})
     (tmp_path / "principal.key").write_text("p" * 16)
     (tmp_path / "master.key").write_text(new)
-    done = subprocess.run(
-        [sys.executable, "-m", "thumbwheel_cli", "keys", "master", "--state", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "gen", "TW_FEEDBACK_ACCEPTED_MASTER_KEYS": old},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("keys", "master", "--state", str(tmp_path))
+    run("thumbwheel_cli", *words, TW_FEEDBACK_ACCEPTED_MASTER_KEYS=old)
     assert DataKeys(engine, MasterKey(new)).existing(["a" * 64]) == before
     engine.dispose()
 
@@ -79,22 +84,8 @@ def test_master_key_of_the_state_folder_is_rotated(tmp_path: Path) -> None:
 def test_audit_logs_of_all_services_are_joined_in_order_of_time(tmp_path: Path) -> None:
     for name in ("principal", "master"):
         (tmp_path / f"{name}.key").write_text("5e" * 32)
-    test_halt_changes_the_rollout_of_the_state_folder(tmp_path)
-    environment = {**service_environment(tmp_path), "PYTHONPATH": "gen"}
-
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run("services.gateway", "keys", "create", "--user", "ada")
+    halted(tmp_path)
+    run("services.gateway", "keys", "create", "--user", "ada", **service_environment(tmp_path))
     lines = run("thumbwheel_cli", "audit", "--state", str(tmp_path), "--since", "1h").splitlines()
     records = [json.loads(line) for line in lines]
     assert [(each["service"], each["act"]) for each in records] == [

@@ -62,12 +62,12 @@ def test_command_prints_the_records_since_an_age(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = url(tmp_path)
-    for words in (("keys", "create", "--user", "ada"), ("audit-log", "--since", "1h")):
-        monkeypatch.setattr("sys.argv", ["gateway", *words, "--database", address])
-        if words[0] == "keys":
-            words = ("keys", "--database", address, *words[1:])
-            monkeypatch.setattr("sys.argv", ["gateway", *words])
-        assert main() == 0
+    create = ["gateway", "keys", "--database", address, "create", "--user", "ada"]
+    monkeypatch.setattr("sys.argv", create)
+    assert main() == 0
+    read = ["gateway", "audit-log", "--since", "1h", "--database", address]
+    monkeypatch.setattr("sys.argv", read)
+    assert main() == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (printed["service"], printed["act"]) == ("gateway", "key created")
     monkeypatch.setattr("sys.argv", ["gateway", "audit-log", "--since", "soon"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from prometheus_client import REGISTRY
 
 from services.chassis.errors import FailedPreconditionError
 from services.contracts.chat import Arm
-from services.generator.__main__ import run_command
-from services.generator.commands import add_commands
 from services.generator.metrics import ROLLOUT_HALTED
 from services.generator.rollout.current_rollout import UnusableStoreError
 from services.generator.rollout.rollout import (
@@ -33,19 +30,13 @@ from tests.services.generator.service import (
     generator_service,
     generator_settings,
     model_directory,
+    operate,
     until_ready,
 )
 from tests.support.errors import refused
 
 CANDIDATE = Candidate("v2", "/models/v2", 0.5, 100)
 ORDER = Halt(7, "ada", "odd answers")
-
-
-async def operate(settings: GeneratorSettings, *words: str) -> int:
-    """Run a command as a separate process would: only the store is shared with the service."""
-    parser = ArgumentParser()
-    add_commands(parser)
-    return await run_command(parser.parse_args(words), settings)
 
 
 def shown(output: str) -> list[Any]:
