@@ -112,7 +112,7 @@ async def hold_calls(
     await asyncio.gather(*(hold() for _ in range(connections)))
 
 
-async def million_items(target: Target) -> None:
+async def many_items(target: Target) -> None:
     """Send 300,000 empty items of a history over gRPC, twice a second, with a key."""
     content = b"\x12\x00" * 300_000
     size = len(content)
@@ -185,7 +185,7 @@ ATTACKS: Mapping[str, Callable[[Target], Coroutine[Any, Any, None]]] = {
         slow_heads,
         unknown_keys,
         json_items,
-        million_items,
+        many_items,
         long_histories,
         hard_texts,
     )
