@@ -165,3 +165,34 @@ def runtime_containers(objects: Sequence[Object]) -> list[Any]:
         for item in of_kind(objects, "ServingRuntime")
         for container in item["spec"]["containers"]
     ]
+
+
+def mounted_secrets(objects: Sequence[Object], name: str) -> dict[str, Any]:
+    """Return the secret of the volume `name` by component.
+
+    Checks that the first container of each pod mounts it at `/name` without write access, and that
+    only the owner and the group may read it.
+    """
+    found = {}
+    for pod_name, pod in pods(objects).items():
+        for volume in pod["spec"].get("volumes", ()):
+            if volume["name"] == name:
+                mount = {"name": name, "mountPath": f"/{name}", "readOnly": True}
+                assert mount in pod["spec"]["containers"][0]["volumeMounts"]
+                assert volume["secret"]["defaultMode"] == 0o440
+                found[pod_name.split("/")[0]] = volume["secret"]
+    return found
+
+
+def outside_ports(policy: Any) -> set[int]:
+    """Return the ports of the egress rules of a policy to addresses outside the release.
+
+    Args:
+        policy: `spec` of a NetworkPolicy.
+    """
+    return {
+        port["port"]
+        for rule in policy.get("egress") or ()
+        if any("ipBlock" in peer for peer in rule.get("to", ()))
+        for port in rule["ports"]
+    }

@@ -4,7 +4,6 @@ import base64
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.charts.rendering import (
     Object,
     component,
     helm,
+    mounted_secrets,
     of_kind,
     parse,
     pods,
@@ -32,19 +32,6 @@ LOCAL, RAY, EXISTING = "one-node-values.yaml", "ray-values.yaml", "gitops-values
 
 def secret(objects: list[Object], name: str) -> Object:
     (found,) = [item for item in of_kind(objects, "Secret") if component(item) == name]
-    return found
-
-
-def volumes(objects: list[Object], name: str) -> dict[str, Any]:
-    """Return the secret of a volume by pod, and check that the pod's main container mounts it."""
-    found = {}
-    for pod_name, pod in pods(objects).items():
-        for volume in pod["spec"].get("volumes", ()):
-            if volume["name"] == name:
-                mount = {"name": name, "mountPath": f"/{name}", "readOnly": True}
-                assert mount in pod["spec"]["containers"][0]["volumeMounts"]
-                assert volume["secret"]["defaultMode"] == 0o440
-                found[pod_name.split("/")[0]] = volume["secret"]
     return found
 
 
@@ -79,11 +66,11 @@ def test_created_keys_sign_and_verify_for_their_callers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [LOCAL, RAY])
 def test_each_private_key_is_in_the_pods_of_its_caller_only(values: str) -> None:
     objects = list(render(values))
-    private = volumes(objects, "identity")
+    private = mounted_secrets(objects, "identity")
     assert private.keys() == SIGNING
     for name, found in private.items():
         assert found["items"] == [{"key": f"{name}.key", "path": f"{name}.key"}]
-    assert volumes(objects, "callers").keys() == INTERNAL
+    assert mounted_secrets(objects, "callers").keys() == INTERNAL
     assert "operator.key" not in str(pods(objects))
 
 
@@ -106,7 +93,7 @@ def test_without_identity_nothing_is_created_or_mounted() -> None:
     assert {component(item) for item in of_kind(objects, "Secret")}.isdisjoint(
         {"identity", "callers"}
     )
-    assert volumes(objects, "identity") == volumes(objects, "callers") == {}
+    assert mounted_secrets(objects, "identity") == mounted_secrets(objects, "callers") == {}
     assert environment(objects) == {}
 
 
@@ -186,8 +173,12 @@ def test_services_that_sign_are_deployments() -> None:
 def test_existing_secrets_are_mounted_and_no_others_created() -> None:
     objects = list(render(EXISTING))
     assert of_kind(objects, "Secret") == []
-    assert {found["secretName"] for found in volumes(objects, "identity").values()} == {"identity"}
-    assert {found["secretName"] for found in volumes(objects, "callers").values()} == {"callers"}
+    assert {found["secretName"] for found in mounted_secrets(objects, "identity").values()} == {
+        "identity"
+    }
+    assert {found["secretName"] for found in mounted_secrets(objects, "callers").values()} == {
+        "callers"
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from infra.service_table import service_table
-from tests.charts.rendering import Object, component, of_kind, pods, render
+from tests.charts.rendering import Object, component, of_kind, outside_ports, pods, render
 
 FILES = (
     "existing-values.yaml",
@@ -109,16 +109,6 @@ def test_a_common_policy_closes_every_pod_and_each_component_has_its_own(values:
     for pod in own.values():
         assert closed["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert set(policies) == {"network", *own}
-
-
-def outside_ports(spec: Any) -> set[int]:
-    """Return the ports of the egress rules to addresses outside the release."""
-    return {
-        port["port"]
-        for rule in spec.get("egress") or ()
-        if any("ipBlock" in peer for peer in rule.get("to", ()))
-        for port in rule["ports"]
-    }
 
 
 def test_only_the_gateway_is_open_and_egress_is_limited_to_the_ports_of_stores() -> None:

@@ -1,13 +1,13 @@
 """Finding S-11: certificates of services, clients and `helm test` in all modes of `tls`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from infra.service_table import service_table
 from services.chassis.mutual_tls import DNS_SUFFIX, SPIFFE_PREFIX
-from tests.charts.rendering import Object, component, of_kind, pods, render
+from tests.charts.rendering import Object, component, mounted_secrets, of_kind, pods, render
 
 SERVICES = {service.name for service in service_table().grpc}
 FILES = {
@@ -20,17 +20,9 @@ MODES = ["secrets", "certManager"]
 every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def mounted_secrets(objects: list[Object]) -> dict[str, str]:
-    """Return the secret of the volume `tls` by pod, which the last container mounts."""
-    found = {}
-    for name, pod in pods(objects).items():
-        for volume in pod["spec"].get("volumes", ()):
-            if volume["name"] == "tls":
-                mounts = pod["spec"]["containers"][0]["volumeMounts"]
-                assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in mounts
-                assert volume["secret"]["defaultMode"] == 0o440
-                found[name.split("/")[0]] = volume["secret"]["secretName"]
-    return found
+def certificates(objects: Sequence[Object]) -> dict[str, str]:
+    """Return the name of the secret with the certificate by component."""
+    return {name: found["secretName"] for name, found in mounted_secrets(objects, "tls").items()}
 
 
 def settings_of(container: Mapping[str, Any], service: str) -> dict[str, str]:
@@ -46,7 +38,7 @@ def settings_of(container: Mapping[str, Any], service: str) -> dict[str, str]:
 def test_each_service_mounts_only_its_own_certificate(mode: str) -> None:
     objects = render(LOCAL, f"tls.mode={mode}")
     names = {*SERVICES, "training", "test-health"}
-    assert mounted_secrets(list(objects)) == {name: f"tw-thumbwheel-{name}-tls" for name in names}
+    assert certificates(objects) == {name: f"tw-thumbwheel-{name}-tls" for name in names}
     for name, pod in pods(objects).items():
         if (service := name.split("/")[0]) in SERVICES:
             found = settings_of(pod["spec"]["containers"][0], service)
@@ -56,9 +48,7 @@ def test_each_service_mounts_only_its_own_certificate(mode: str) -> None:
 @pytest.mark.parametrize("values", [LOCAL, RAY])
 def test_only_the_pod_of_the_loop_has_the_certificate_of_training(values: str) -> None:
     objects = render(values, "tls.mode=secrets")
-    holders = [
-        name for name, secret in mounted_secrets(list(objects)).items() if "training" in secret
-    ]
+    holders = [name for name, secret in certificates(objects).items() if "training" in secret]
     assert holders == ["training"]
     words = [
         container["args"]
@@ -74,7 +64,7 @@ def test_only_the_pod_of_the_loop_has_the_certificate_of_training(values: str) -
 @pytest.mark.parametrize("values", [LOCAL, RAY])
 def test_without_tls_no_pod_has_a_certificate(values: str) -> None:
     objects = render(values, "tls.mode=none")
-    assert mounted_secrets(list(objects)) == {}
+    assert certificates(objects) == {}
     assert "--tls" not in str(pods(objects))
     assert "TLS_CERTIFICATE" not in str(pods(objects))
 
@@ -86,7 +76,7 @@ def test_certificates_have_the_names_that_servers_and_clients_compare() -> None:
         for item in of_kind(objects, "Certificate")
         if component(item) != "authority"
     }
-    assert set(issued) == set(mounted_secrets(list(objects)).values())
+    assert set(issued) == set(certificates(objects).values())
     for name in (*SERVICES, "training", "test-health"):
         found = issued[f"tw-thumbwheel-{name}-tls"]
         assert (found["uris"], found["dnsNames"]) == ([SPIFFE_PREFIX + name], [name + DNS_SUFFIX])
@@ -120,7 +110,7 @@ def stranger(values: str, *sets: str) -> tuple[Any, list[str]]:
     return template, template["spec"]["containers"][0]["args"][1:]
 
 
-def test_stranger_is_selected_by_no_policy_and_tries_every_inner_port() -> None:
+def test_stranger_is_selected_by_no_policy_and_tries_grpc_ports_model_server_and_stores() -> None:
     template, words = stranger("evaluation-values.yaml")
     labels = template["metadata"]["labels"].items()
     for policy in of_kind(render("evaluation-values.yaml"), "NetworkPolicy"):
@@ -135,6 +125,14 @@ def test_stranger_is_selected_by_no_policy_and_tries_every_inner_port() -> None:
     tried = {word.split("=")[0] for word in words if "=" in word}
     assert tried == {*inner, "predictor", "postgres", "kafka", "s3", "valkey"}
     assert "--policies" in words
+
+
+def test_stranger_tries_no_model_server_of_kserve() -> None:
+    """Limit of the test that docs/kubernetes.md names."""
+    _, words = stranger("kserve-values.yaml")
+    tried = {word.split("=")[0] for word in words if "=" in word}
+    assert {service.name for service in service_table().internal} <= tried
+    assert "predictor" not in tried
 
 
 def test_stranger_without_policies_tries_the_services_with_certificates() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.install.environment import ROOT
-from tests.charts.rendering import component, of_kind, pods, ray_job, render
+from tests.charts.rendering import component, of_kind, outside_ports, pods, ray_job, render
 from training.__main__ import parser as training_parser
 from training.data.feedback.bucket import bucket_location
 from training.launching.__main__ import parser as launcher_parser
@@ -62,16 +62,6 @@ def peers(rules: Any, key: str) -> set[str]:
         str(labels.get("app.kubernetes.io/component", labels["app.kubernetes.io/name"]))
         for labels in found
     }
-
-
-def outside_ports(spec: Any) -> list[int]:
-    """Return the ports of the egress rules to addresses outside the release."""
-    return [
-        port["port"]
-        for rule in spec["egress"]
-        if any("ipBlock" in peer for peer in rule.get("to", ()))
-        for port in rule["ports"]
-    ]
 
 
 @every_mode
@@ -134,9 +124,9 @@ def test_workers_reach_the_bucket_only_with_checkpoints_in_it() -> None:
         found["training/RayJob"]
     )
     assert bucket_location(bucket_environment(found["ray-worker/RayJob"])) is not None
-    assert outside_ports(policies(RAY, kept)["ray-worker"]) == [8333]
+    assert outside_ports(policies(RAY, kept)["ray-worker"]) == {8333}
     assert not bucket_environment(pods(render(RAY))["ray-worker/RayJob"])
-    assert outside_ports(policies(RAY)["ray-worker"]) == []
+    assert outside_ports(policies(RAY)["ray-worker"]) == set()
     assert not bucket_environment(found["ray-submitter/RayJob"])
     evaluated = policies(*EVALUATION, "ray.mode=kuberay", kept)
     assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")
