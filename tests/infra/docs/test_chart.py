@@ -1,6 +1,6 @@
 """README of the chart with every value, its default and its comment."""
 
-from infra.docs.chart import describe_values, shown
+from infra.docs.chart import CHART, describe_values, shown
 
 TEXT = """
 # Not a value's.
@@ -23,6 +23,13 @@ def test_comments_describe_the_key_below() -> None:
         ("b.e", "With a \\| in it."),
         ("f", ""),
     ]
+
+
+def test_values_of_identity_and_certificates_have_comments_of_their_own() -> None:
+    described = describe_values((CHART / "values.yaml").read_text())
+    found = {key: text for key, text in described if key.startswith(("identity.", "tls."))}
+    assert {"identity.mode", "tls.certManager.duration"} <= found.keys()
+    assert [key for key, text in found.items() if not text] == []
 
 
 def test_long_default_is_truncated() -> None:
