@@ -33,7 +33,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.location import verified_store
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.consents import Consents
-from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.data_keys import DataKeys, FingerprintKeyMissingError
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
 from services.feedback.principals.sealing import MasterKeyError, Sealer, overtaken_turns
 from services.feedback.projections import current_feedback, experiments, remarks, thumbs
@@ -81,9 +81,9 @@ async def wiring(
 async def _open_streams(
     settings: FeedbackSettings, engine: Engine, exported: ExperimentMetrics
 ) -> AsyncIterator[Sequence[Registration]]:
-    keys = DataKeys(engine, settings.master())
+    keys = DataKeys(engine, settings.master_keys())
     keys.check()
-    master = settings.master().with_fingerprints(keys.fingerprint_key())
+    master = settings.master_keys().with_fingerprints(keys.fingerprint_key())
     erasures, consents = Erasures(engine), Consents(engine, settings.training_consent_default)
     registry = SpoolRegistry(engine, socket.gethostname()) if settings.kafka_bootstrap else None
     objects = await asyncio.to_thread(verified_store, settings)
@@ -221,8 +221,8 @@ def main() -> int:
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
         return 1
-    except MasterKeyError as error:
-        print(f"master_key: {error}", file=sys.stderr)
+    except (MasterKeyError, FingerprintKeyMissingError) as error:
+        print(f"{error.field}: {error}", file=sys.stderr)
         return 1
     except EventsWaitingError as error:
         print(f"spool_directory: {error}", file=sys.stderr)

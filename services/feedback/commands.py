@@ -127,8 +127,8 @@ def _registry(settings: FeedbackSettings) -> Iterator[SpoolRegistry]:
 
 def _signing_key(settings: FeedbackSettings) -> bytes:
     with opened_database(settings.database_url) as engine:
-        stored = DataKeys(engine, settings.master()).fingerprint_key()
-    return settings.master().with_fingerprints(stored).record_key()
+        stored = DataKeys(engine, settings.master_keys()).fingerprint_key()
+    return settings.master_keys().with_fingerprints(stored).record_key()
 
 
 def _spools(settings: FeedbackSettings, options: Namespace) -> int:
@@ -197,7 +197,8 @@ def _rotate_master_key(settings: FeedbackSettings, options: Namespace) -> int:
         print(f"{read:,} of {total:,} keys", flush=True)
 
     with opened_database(settings.database_url) as engine:
-        done = rotate(engine, settings.master(), report)
+        DataKeys(engine, settings.master_keys()).require_fingerprint_key()
+        done = rotate(engine, settings.master_keys(), report)
         # One record for each call: a rotation has many transactions, and may be repeated.
         act = Act(
             "master key rotated",

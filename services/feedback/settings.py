@@ -210,7 +210,7 @@ class FeedbackSettings(ServiceSettings):
             )
         return self
 
-    def master(self) -> MasterKey:
+    def master_keys(self) -> MasterKey:
         """Return the master key with the other accepted ones."""
         accepted = self.accepted_master_keys.get_secret_value()
         return MasterKey(

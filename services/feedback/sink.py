@@ -146,7 +146,8 @@ class ClassifiedRecords(Generic[EventT]):
     kept: list[tuple[Record, EventT]]
     dead_letters: list[DeadLetter]
     erased: list[Record] = field(default_factory=list)
-    # Offsets of dead letters whose event ids prove nothing, since anybody may have written them.
+    # Offsets of dead letters whose event ids are not trusted, because any client of the topic can
+    # write them.
     unverified: set[int] = field(default_factory=set)
     # Records without a valid signature by outcome, for the metric.
     outcomes: Counter[str] = field(default_factory=Counter)

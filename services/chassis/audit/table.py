@@ -24,7 +24,7 @@ def audit_table(metadata: MetaData, service: str) -> Table:
     return Table(
         f"{service}_audit",
         metadata,
-        # SQLite numbers rows by itself only in a column of the type INTEGER.
+        # SQLite assigns ids only to INTEGER columns.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         Column("time_us", BigInteger, nullable=False),
         Column("actor", String(128), nullable=False),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from sqlalchemy import Connection, Engine, Row, select, text
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import DetailedError, UnavailableError
 from services.feedback.principals.sealing import (
     KEY_BYTES,
     KEY_ID_BYTES,
@@ -36,6 +36,15 @@ _INSERT_OR_GET = text("""
 # hexadecimal digits. Without this row a new master key would change the fingerprints, and an event
 # that is sent again would count as another content under a used id.
 FINGERPRINTS, NO_TENANT = "fingerprints", ""
+
+
+class FingerprintKeyMissingError(DetailedError):
+    """Master key rotates before this version has stored the key of the fingerprints.
+
+    The new master key would derive another key, under which events that are sent again are refused.
+    """
+
+    reason = "FINGERPRINT_KEY_MISSING"
 
 
 class DataKeys:
@@ -93,11 +102,14 @@ class DataKeys:
         The first call stores the key that the present master key derives.
 
         Raises:
+            FingerprintKeyMissingError: The key is missing during a rotation.
             UnavailableError: The database is unavailable, or another master key wrapped the key.
         """
         if found := self.existing([FINGERPRINTS]):
             return found[FINGERPRINTS].key
         with transaction(self._engine) as connection:
+            if self._master.is_rotating:
+                _require_fingerprint_key(connection)
             row = self._insert(connection, FINGERPRINTS, NO_TENANT, self._master.fingerprint_key)
         return self._unwrap([row])[FINGERPRINTS].key
 
@@ -112,10 +124,20 @@ class DataKeys:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
 
+    def require_fingerprint_key(self) -> None:
+        """Check that a rotation of the master key would not change the fingerprints.
+
+        Raises:
+            FingerprintKeyMissingError: Data keys exist, and no key of the fingerprints.
+            LedgerUnavailableError: The database does not answer.
+        """
+        with transaction(self._engine) as connection:
+            _require_fingerprint_key(connection)
+
     def _insert(
         self, connection: Connection, principal: str, tenant: str, key: bytes
     ) -> Row[tuple[str, str, bytes, bytes]]:
-        """Insert a wrapped key, and return the row, which is another one if it existed."""
+        """Insert a wrapped key, and return the stored row; an existing row is unchanged."""
         values = {
             "principal": principal,
             "tenant": tenant,
@@ -138,6 +160,17 @@ class DataKeys:
             raise UnavailableError(
                 "data keys do not open under the master key", reason="FEEDBACK_MASTER_KEY"
             ) from error
+
+
+def _require_fingerprint_key(connection: Connection) -> None:
+    principal = tables.data_keys.c.principal
+    found = connection.execute(select(principal).where(principal == FINGERPRINTS)).first()
+    if not found and connection.execute(select(principal).limit(1)).first():
+        raise FingerprintKeyMissingError(
+            "the database has data keys of an earlier version; start this version once with the "
+            "previous key as master_key and without accepted_master_keys, then rotate",
+            field="accepted_master_keys",
+        )
 
 
 def shred(connection: Connection, principal: str) -> bytes | None:

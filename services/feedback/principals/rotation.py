@@ -60,7 +60,7 @@ def rotate(
     Raises:
         LedgerUnavailableError: The database does not answer. The call may be repeated.
     """
-    alone = master.alone()
+    alone = master.without_accepted()
     with transaction(engine) as connection:
         total = connection.execute(select(func.count()).select_from(tables.data_keys)).scalar_one()
     read, rewrapped, last = 0, 0, ""

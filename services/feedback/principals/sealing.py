@@ -124,7 +124,12 @@ class MasterKey:
                 continue
         raise MasterKeyError("a data key does not open under this master key", field="master_key")
 
-    def alone(self) -> "MasterKey":
+    @property
+    def is_rotating(self) -> bool:
+        """True if further master keys are accepted."""
+        return bool(self._accepted)
+
+    def without_accepted(self) -> "MasterKey":
         """Return this master key without the other accepted ones."""
         return MasterKey(self._secret.hex(), self._random_bytes)
 

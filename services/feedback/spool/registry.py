@@ -1,4 +1,4 @@
-"""Register of write-ahead logs in the database: a record that outlives the process and its metrics.
+"""Register of write-ahead logs in the database: kept after the end of the process.
 
 A row exists from before the first acknowledgement until its owner ends with an empty log. A row
 without recent reports has no live owner, and its log may hold acknowledged events, also after a
@@ -61,7 +61,7 @@ class RegisteredLog:
 
     @property
     def is_absent(self) -> bool:
-        """True without a live owner."""
+        """Return True if the owner has not reported for ABSENT_SECONDS."""
         return self.silent_seconds > ABSENT_SECONDS
 
 

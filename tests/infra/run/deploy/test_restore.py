@@ -49,7 +49,7 @@ settings = load_settings(FeedbackSettings)
 engine = open_database(settings.database_url)
 with engine.connect() as connection:
     principals = list(connection.execute(select(tables.data_keys.c.principal)).scalars())
-keys = DataKeys(engine, settings.master()).existing(principals)
+keys = DataKeys(engine, settings.master_keys()).existing(principals)
 assert len(keys) == len(principals)
 print(len(keys))
 """

@@ -72,7 +72,9 @@ def test_master_key_of_the_state_folder_is_rotated(tmp_path: Path) -> None:
     old, new = "5e" * 32, "7c" * 32
     (tmp_path / "feedback").mkdir()
     engine = open_database(f"sqlite:///{tmp_path}/feedback/ledger.db")
-    before = DataKeys(engine, MasterKey(old)).get_or_create({"a" * 64: "acme"})
+    keys = DataKeys(engine, MasterKey(old))
+    keys.fingerprint_key()
+    before = keys.get_or_create({"a" * 64: "acme"})
     (tmp_path / "principal.key").write_text("p" * 16)
     (tmp_path / "master.key").write_text(new)
     words = ("keys", "master", "--state", str(tmp_path))

@@ -60,7 +60,9 @@ def test_rotation_of_the_master_key_is_recorded_and_printed(
 ) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     engine = open_database(url)
-    DataKeys(engine, MasterKey(MASTER)).get_or_create({ADA: "acme"})
+    keys = DataKeys(engine, MasterKey(MASTER))
+    keys.get_or_create({ADA: "acme"})
+    keys.fingerprint_key()
     engine.dispose()
     settings = FeedbackSettings(
         principal_key=KEY, master_key=NEW, accepted_master_keys=MASTER, database_url=url
@@ -76,4 +78,4 @@ def test_rotation_of_the_master_key_is_recorded_and_printed(
         "master key rotated",
         "done",
     )
-    assert record["detail"].startswith("1 of 1 ")
+    assert record["detail"].startswith("2 of 2 ")

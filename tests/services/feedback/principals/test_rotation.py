@@ -3,13 +3,18 @@
 import argparse
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, update
 
 from services.feedback.commands import add_commands, run_command
-from services.feedback.principals.data_keys import FINGERPRINTS, DataKeys
+from services.feedback.principals.data_keys import (
+    FINGERPRINTS,
+    DataKeys,
+    FingerprintKeyMissingError,
+)
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.rotation import rotate
 from services.feedback.principals.sealing import DataKey, MasterKey
@@ -18,6 +23,7 @@ from services.feedback.store import tables
 from services.feedback.store.database import connect, open_database
 from tests.services.feedback.clients import running
 from tests.services.feedback.samples import KEY, MASTER, thumb
+from tests.support.errors import refused
 
 NEW = "7c" * 32
 PRINCIPALS = {f"{number:064x}": "acme" for number in range(45)}
@@ -157,6 +163,35 @@ def test_key_of_fingerprints_is_stored_once(engine: Engine) -> None:
     assert set(keys_on(engine, BOTH).existing([FINGERPRINTS])) == {FINGERPRINTS}
 
 
+def test_rotation_that_would_change_the_fingerprints_is_refused(engine: Engine) -> None:
+    keys_on(engine, MasterKey(MASTER)).get_or_create(PRINCIPALS)
+    missing = partial(
+        refused,
+        FingerprintKeyMissingError,
+        field="accepted_master_keys",
+        reason="FINGERPRINT_KEY_MISSING",
+    )
+    with missing():
+        keys_on(engine, BOTH).fingerprint_key()
+    with missing():
+        keys_on(engine, BOTH).require_fingerprint_key()
+    first = keys_on(engine, MasterKey(MASTER)).fingerprint_key()
+    assert keys_on(engine, BOTH).fingerprint_key() == first
+    keys_on(engine, BOTH).require_fingerprint_key()
+
+
+async def test_service_upgraded_during_a_rotation_does_not_start(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    keys_on(engine, MasterKey(MASTER)).get_or_create(PRINCIPALS)
+    with refused(FingerprintKeyMissingError):
+        async with running(tmp_path, master_key=NEW, accepted_master_keys=MASTER):
+            pass
+    with refused(FingerprintKeyMissingError):
+        run(tmp_path, master_key=NEW, accepted_master_keys=MASTER)
+    assert keys_on(engine, MasterKey(MASTER)).existing(PRINCIPALS).keys() == PRINCIPALS.keys()
+    engine.dispose()
+
+
 def run(tmp_path: Path, **changes: str) -> int:
     parser = argparse.ArgumentParser()
     add_commands(parser)
@@ -170,13 +205,15 @@ def test_command_reports_progress_and_refuses_to_run_without_the_previous_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
-    keys_on(engine, MasterKey(MASTER)).get_or_create(PRINCIPALS)
+    keys = keys_on(engine, MasterKey(MASTER))
+    keys.get_or_create(PRINCIPALS)
+    keys.fingerprint_key()
     engine.dispose()
     assert run(tmp_path, master_key=NEW) == 2
     assert "accepted_master_keys" in capsys.readouterr().err
     assert run(tmp_path, master_key=NEW, accepted_master_keys="00" * 32) == 1
     assert run(tmp_path, master_key=NEW, accepted_master_keys=MASTER) == 0
-    assert "45 of 45" in capsys.readouterr().out
+    assert "46 of 46" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("accepted", ["5e", f"{MASTER},", f"{MASTER} {NEW}", "xy" * 32])
