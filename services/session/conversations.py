@@ -38,7 +38,10 @@ MAX_MESSAGES = 2_000
 
 @dataclass(frozen=True)
 class ConversationLimits:
-    """Stored conversations of a user and of a tenant; 0 means unlimited."""
+    """Stored conversations of a user and of a tenant; 0 means unlimited.
+
+    Conversations that their clients keep do not count.
+    """
 
     per_user: int
     per_tenant: int

@@ -40,13 +40,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation; `next_position` is the position of its next message."""
+    """One conversation; `next_position` is the position of its next message.
+
+    A conversation with `client_keeps_conversation` does not count against the limits.
+    """
 
     id: str
     title: str
     create_us: int
     update_us: int
     next_position: int = 0
+    client_keeps_conversation: bool = False
 
 
 @dataclass(frozen=True)

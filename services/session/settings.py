@@ -73,10 +73,14 @@ class SessionSettings(ServiceSettings):
         6, ge=0, description="tokens that the chat template adds to each message"
     )
     max_conversations_per_user: int = Field(
-        2_000, ge=0, description="stored conversations of one user; 0: unlimited"
+        2_000,
+        ge=0,
+        description="stored conversations of one user, without those of /v1; 0: unlimited",
     )
     max_conversations_per_tenant: int = Field(
-        40_000, ge=0, description="stored conversations of one tenant; 0: unlimited"
+        40_000,
+        ge=0,
+        description="stored conversations of one tenant, without those of /v1; 0: unlimited",
     )
     max_turn_seconds: float = Field(
         900.0, gt=0, description="an answer that is open for longer is shown as failed"

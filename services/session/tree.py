@@ -154,7 +154,14 @@ def plan_append(
     elif request.parent_message_id:
         raise NotFoundError("no such message", field="parent_message_id")
     else:
-        conversation, branch = Conversation(new_id(), "", now_us, now_us), Branch(rows)
+        conversation = Conversation(
+            new_id(),
+            "",
+            now_us,
+            now_us,
+            client_keeps_conversation=request.client_keeps_conversation,
+        )
+        branch = Branch(rows)
         rows.add_conversation(conversation)
     new = _new_messages(conversation, request, tokens, new_id, now_us)
     for message in new:

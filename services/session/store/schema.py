@@ -2,8 +2,8 @@
 
 A SQLite database is migrated at start. A Postgres database must be migrated before, because
 replicas share the database. The comparison needs one query and does not import Alembic. Migrations
-only add tables and columns, so that replicas of the previous version continue to serve during a
-rollout. An unknown revision belongs to a later version and is served.
+only add tables, columns and indexes, so that replicas of the previous version continue to serve
+during a rollout. An unknown revision belongs to a later version and is served.
 """
 
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from services.session.store.sqlite import open_sqlite
 # Named after the service, because other services may use the same database.
 VERSION_TABLE = "session_revision"
 # Revisions of the files in migrations/versions, oldest first.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Key of the advisory lock that serialises migrations.
 MIGRATION_LOCK = int.from_bytes(b"SESSION")

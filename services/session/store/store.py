@@ -168,7 +168,7 @@ class OwnedRows:
         return [found[message_id] for message_id in ids if message_id in found]
 
     def count_conversations(self, most: int) -> int:
-        """Return the number of the owner's conversations, counted up to `most`.
+        """Return the number of the owner's conversations that count, at most `most`.
 
         Until the transaction ends, counts of the same owner wait, so that two transactions cannot
         both use the last place.
@@ -179,7 +179,7 @@ class OwnedRows:
         return int(self._run(COUNT_CONVERSATIONS, most=most).scalar_one())
 
     def count_tenant_conversations(self, most: int) -> int:
-        """Return the number of conversations of the owner's tenant, counted up to `most`."""
+        """Return the number of the tenant's conversations that count, at most `most`."""
         statement, tenant = COUNT_TENANT_CONVERSATIONS, self._owner.tenant
         found = self._connection.execute(statement, {"owner_tenant": tenant, "most": most})
         return int(found.scalar_one())
@@ -325,7 +325,14 @@ def message_row(message: Message, owner: Caller) -> Mapping[str, object]:
 
 def conversation_from(row: Any) -> Conversation:
     """Create a conversation from its row."""
-    return Conversation(row.id, row.title, row.create_us, row.update_us, row.next_position)
+    return Conversation(
+        row.id,
+        row.title,
+        row.create_us,
+        row.update_us,
+        row.next_position,
+        row.client_keeps_conversation,
+    )
 
 
 def conversation_row(conversation: Conversation, owner: Caller) -> Mapping[str, object]:

@@ -44,7 +44,17 @@ conversations = Table(
     Column("create_us", BigInteger, nullable=False),
     Column("update_us", BigInteger, nullable=False),
     Column("next_position", Integer, nullable=False),
+    Column("client_keeps_conversation", Boolean, nullable=False, server_default=false()),
     Index("conversations_by_use", "tenant", "user", "update_us", "id"),
+)
+# Clients that keep their conversations begin one in each turn; these do not count.
+_counted = conversations.c.client_keeps_conversation.is_(False)
+Index(
+    "conversations_that_count",
+    conversations.c.tenant,
+    conversations.c.user,
+    sqlite_where=_counted,
+    postgresql_where=_counted,
 )
 
 # `position` counts within a conversation and does not depend on clocks: the newest message is
@@ -189,14 +199,17 @@ NEXT_PAGE = FIRST_PAGE.where(
     tuple_(conversations.c.update_us, conversations.c.id)
     < tuple_(bindparam("after_us"), bindparam("after_id"))
 )
-# Both read only the index `conversations_by_use`, up to a limit.
+# Both read only the index `conversations_that_count`, up to a limit.
 COUNT_CONVERSATIONS = select(func.count()).select_from(
-    select(conversations.c.tenant).where(*_owned(conversations)).limit(bindparam("most")).subquery()
+    select(conversations.c.tenant)
+    .where(_counted, *_owned(conversations))
+    .limit(bindparam("most", type_=Integer))
+    .subquery()
 )
 COUNT_TENANT_CONVERSATIONS = select(func.count()).select_from(
     select(conversations.c.tenant)
-    .where(conversations.c.tenant == bindparam("owner_tenant"))
-    .limit(bindparam("most"))
+    .where(_counted, conversations.c.tenant == bindparam("owner_tenant"))
+    .limit(bindparam("most", type_=Integer))
     .subquery()
 )
 # Postgres only. Locks with two keys do not collide with those with one, which migrations use.

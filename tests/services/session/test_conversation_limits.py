@@ -5,12 +5,16 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import Connection, Select
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
+from services.session.store.schema import open_database
+from services.session.store.tables import COUNT_CONVERSATIONS, COUNT_TENANT_CONVERSATIONS
 from tests.services.session.service import (
     ADA,
     BOB,
+    LIMITS,
     OTHER_ADA,
     UNKNOWN_ID,
     Home,
@@ -36,7 +40,41 @@ async def test_clients_that_keep_their_conversation_are_not_refused(home: Home) 
     async with session_service(home, max_conversations_per_user=1) as stub:
         await begun(stub, client_keeps_conversation=True)
         await begun(stub, client_keeps_conversation=True)
+        await begun(stub)
         assert (await refused(stub)).reason == "TOO_MANY_CONVERSATIONS"
+        await begun(stub, client_keeps_conversation=True)
+
+
+async def test_client_that_keeps_its_conversations_does_not_use_places_of_its_tenant(
+    home: Home,
+) -> None:
+    async with session_service(home, max_conversations_per_tenant=1) as stub:
+        kept = [await begun(stub, client_keeps_conversation=True) for _ in range(2)]
+        # Also not after another turn.
+        await begun(stub, conversation_id=kept[0].conversation_id)
+        await begun(stub, BOB)
+        assert (await refused(stub, BOB)).limit == "1 conversations of the tenant"
+
+
+@pytest.mark.parametrize("statement", [COUNT_CONVERSATIONS, COUNT_TENANT_CONVERSATIONS])
+async def test_count_reads_no_conversation_that_a_client_keeps(
+    statement: Select[Any], home: Home
+) -> None:
+    values = {"owner_tenant": "a", "owner_user": "b", "most": 1}
+
+    def plan(connection: Connection) -> str:
+        explain = "EXPLAIN QUERY PLAN"
+        if connection.dialect.name == "postgresql":
+            # An empty table is otherwise read without an index.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            explain = "EXPLAIN"
+        query = statement.params(values).compile(
+            dialect=connection.dialect, compile_kwargs={"literal_binds": True}
+        )
+        return str(connection.exec_driver_sql(f"{explain} {query}").all())
+
+    async with open_database(home.database_url, LIMITS) as database:
+        assert "conversations_that_count" in await database.write(plan)
 
 
 async def test_new_conversation_above_the_limit_of_a_user_is_refused(home: Home) -> None:
