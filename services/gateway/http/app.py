@@ -145,6 +145,10 @@ def make_app(
     if with_metrics:
         public.append(router.route("GET /metrics", _metrics))
     if page_directory:
+        # The page is mounted over all paths, and would answer 404 for a path that has no GET.
+        with_get = {route.path for route in routes if "GET" in (route.methods or ())}
+        without_get = dict.fromkeys(route.path for route in routes if route.path not in with_get)
+        public += [Route(path, _wrong_method) for path in without_get]
         public.append(Mount("/", StaticFiles(directory=page_directory, html=True), name="page"))
     return Starlette(
         routes=[*routes, *public],
@@ -175,6 +179,10 @@ class SecurityHeaders:
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
+
+
+async def _wrong_method(request: Request) -> Response:
+    raise HTTPException(405)
 
 
 async def _metrics(request: Request) -> Response:

@@ -197,6 +197,22 @@ async def test_loop_status_and_reports_are_shown_once_present(
         assert response.status == 404
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/api/feedback", f"/api/messages/{MISSING_UUID}/cancel"]
+)
+async def test_get_on_a_path_for_other_methods_is_405_beside_the_page(
+    tmp_path: Path, path: str
+) -> None:
+    page = tmp_path / "page"
+    page.mkdir()
+    async with (
+        run_gateway(tmp_path, page_directory=page) as gateway,
+        get(gateway, path) as response,
+    ):
+        assert response.status == 405
+        assert (await response.json())["error"]["code"] == "method_not_allowed"
+
+
 async def test_page_is_public_and_its_policy_forbids_foreign_origins(tmp_path: Path) -> None:
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)
