@@ -43,10 +43,11 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
             else _install_directory(from_hub(spec, say), target, spec, say)
         )
     raise ModelError(
-        f"MODEL={spec}: neither a directory nor a hub id (owner/name); default: {SMALL}",
+        f"MODEL={spec}: must be {SMALL} (default), nano (a running system only), a directory or "
+        "a hub id (owner/name)",
         field="MODEL",
         reason="UNKNOWN",
-        limit=f"{SMALL}, a directory, owner/name",
+        limit=f"{SMALL}, nano, a directory, owner/name",
     )
 
 

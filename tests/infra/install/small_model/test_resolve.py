@@ -105,7 +105,7 @@ def test_unsupported_directory_is_rejected_by_name(
 
 def test_unknown_model_is_rejected(tmp_path: Path) -> None:
     with refused(
-        ModelError, field="MODEL", reason="UNKNOWN", limit="small, a directory, owner/name"
+        ModelError, field="MODEL", reason="UNKNOWN", limit="small, nano, a directory, owner/name"
     ) as caught:
         resolve_model("nowhere", tmp_path, silent)
     assert "MODEL=nowhere:" in caught.value.text
