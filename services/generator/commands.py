@@ -8,7 +8,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from services.chassis.audit.acts import Act, add_audit_options, add_operator, line
@@ -27,6 +27,7 @@ from services.generator.rollout.current_rollout import (
 )
 from services.generator.rollout.rollout import Deployment, Halt, Rollout
 
+NO_CHANGE = "no change"
 ACTS = {"halt": "halted", "restore": "restored", "resume": "resumed"}
 USAGE_ERROR = 2
 
@@ -82,10 +83,14 @@ async def run_rollout_command(
             reason = getattr(options, "reason", None)
             if reason is not None and not 1 <= len(reason) <= MAX_REASON_CHARACTERS:
                 raise field_error("reason", f"1 to {MAX_REASON_CHARACTERS} characters")
-            transition = _transition(options, current.rollout, now_us())
-            await current.change(transition, _act(options))
+            await _change(options, current, store, now_us())
     except (InvalidArgumentError, FailedPreconditionError) as error:
-        print(f"--{error.field}: {error.limit or error.text}", file=sys.stderr)
+        # A precondition concerns the rollout, not an option.
+        is_option = isinstance(error, InvalidArgumentError)
+        print(
+            f"--{error.field}: {error.limit or error.text}" if is_option else error.text,
+            file=sys.stderr,
+        )
         return USAGE_ERROR
     rollout = current.rollout
     shown = {
@@ -96,6 +101,36 @@ async def run_rollout_command(
     }
     print(json.dumps(shown, indent=2))
     return 0
+
+
+async def _change(
+    options: Namespace, current: CurrentRollout, store: RolloutStore, now_us: int
+) -> None:
+    """Apply the command. An act that is refused or changes nothing is recorded as well.
+
+    Raises:
+        InvalidArgumentError: the directory holds no finished model of this version.
+        FailedPreconditionError: the rollout does not permit the act.
+        UnavailableError: the store does not answer.
+    """
+    act, unchanged = _act(options), False
+    try:
+        transition = _transition(options, current.rollout, now_us)
+    except InvalidArgumentError as error:
+        await store.append(replace(act, outcome=f"refused: {error.reason}"))
+        raise
+
+    def observed(found: Rollout) -> Rollout:
+        nonlocal unchanged
+        changed = transition(found)
+        unchanged = changed == found
+        return changed
+
+    rollout = await current.change(observed, act)
+    if unchanged:
+        await store.append(replace(act, outcome=NO_CHANGE))
+        state = f"halted already by {rollout.halt.operator}" if rollout.halt else "not halted"
+        print(f"the rollout is {state}; nothing was changed", file=sys.stderr)
 
 
 def _act(options: Namespace) -> Act:
@@ -121,6 +156,11 @@ def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[
         is_found = manifest_version(directory) == options.version
     except ManifestError:
         is_found = False
+    if not is_found and options.directory is None:
+        raise field_error(
+            "version",
+            f"that of a model in {directory.parent}, which has no finished {options.version}",
+        )
     if not is_found:
         raise field_error("directory", f"a folder with a finished model of {options.version}")
     stable = Deployment(options.version, str(directory))

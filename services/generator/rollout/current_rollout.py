@@ -142,8 +142,9 @@ class CurrentRollout:
         async with self._changing:
             for attempt in range(MAX_ATTEMPTS):
                 stored = await self._load()
+                before = stored.rollout.expire(self.now_us())
                 try:
-                    rollout = transition(stored.rollout.expire(self.now_us()))
+                    rollout = transition(before)
                 except ServiceError as error:
                     if act is not None:
                         await self._store.append(replace(act, outcome=f"refused: {error.reason}"))
@@ -151,7 +152,9 @@ class CurrentRollout:
                 # Nothing to store, for example for a repeated promotion.
                 if rollout == stored.rollout:
                     return rollout
-                if await self._store.replace(rollout, stored.serial, act):
+                # The end of a lease is stored here as well, but is no administrative act.
+                done = act if rollout != before else None
+                if await self._store.replace(rollout, stored.serial, done):
                     self._set(StoredRollout(rollout, stored.serial + 1))
                     self._on_change()
                     return rollout

@@ -190,7 +190,9 @@ class Rollout:
             FailedPreconditionError: the rollout is not halted, or the version is stable already.
         """
         if self.halt is None:
-            raise _precondition_error("only a halted rollout can be restored", "NOT_HALTED")
+            raise _precondition_error(
+                "only a halted rollout can be restored; run `thumbwheel halt` first", "NOT_HALTED"
+            )
         if self.stable is not None and self.stable.version == stable.version:
             raise _precondition_error("this version is stable already", "ALREADY_STABLE")
         retired = self._retiring(self.stable.version if self.stable else "")

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.audit.acts import Act
 from services.chassis.errors import UnavailableError
+from services.generator.__main__ import rollout_store
 from services.generator.rollout.current_rollout import STORE_UNAVAILABLE
 from services.generator.rollout.rollout import Deployment, Rollout
 from services.generator.store.database import open_rollout_row
@@ -71,6 +72,36 @@ async def test_changes_and_refusals_are_recorded_once(
     ]
     assert found[6]["detail"] == "odd answers"
     assert all(each["request_id"] for each in found[:6])
+
+
+async def test_refused_restore_and_repeated_orders_are_recorded(
+    tmp_path: Path, changes: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = generator_settings(tmp_path, 1, **changes)
+    async with rollout_store(settings) as store:
+        stored = await store.load()
+        assert await store.replace(V1, stored.serial)
+    restore = ("restore", "--by", "ada", "--reason", "bad answers", "--version", "nope")
+    assert await operate(settings, *restore) == 2
+    assert "--version" in capsys.readouterr().err
+    assert await operate(settings, *restore, "--directory", str(tmp_path)) == 2
+    assert "--directory" in capsys.readouterr().err
+    for reason in ("odd answers", "another reason"):
+        assert await operate(settings, "halt", "--by", "ada", "--reason", reason) == 0
+    assert "ada" in capsys.readouterr().err
+    for _ in range(2):
+        assert await operate(settings, "resume", "--by", "bob") == 0
+    capsys.readouterr()
+    assert await operate(settings, "audit-log") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()][-6:]
+    assert [(each["act"], each["outcome"], each["detail"]) for each in found] == [
+        ("rollout restored", "refused: INVALID_ARGUMENT", "bad answers"),
+        ("rollout restored", "refused: INVALID_ARGUMENT", "bad answers"),
+        ("rollout halted", "done", "odd answers"),
+        ("rollout halted", "no change", "another reason"),
+        ("rollout resumed", "done", ""),
+        ("rollout resumed", "no change", ""),
+    ]
 
 
 async def test_lost_race_leaves_no_record(tmp_path: Path, database: str) -> None:

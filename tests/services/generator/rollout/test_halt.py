@@ -144,6 +144,7 @@ async def test_restore_makes_an_earlier_version_stable_during_a_halt_only(
         await stubs.start("v2", model_directory(tmp_path, "v2"))
         await stubs.promote("v2")
         assert await operate(settings, *restore, "v1") == 2
+        assert "thumbwheel halt" in capsys.readouterr().err
         assert (await stubs.state()).stable.version == "v2"
         assert await operate(settings, "halt", "--reason", "bad answers") == 0
         assert await operate(settings, *restore, "v0") == 2
