@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,8 @@ _SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[A-Za-z0-9._@+|:-]{1,64}")
 NAME_LIMIT = "1 to 64 of letters, digits and ._@+|:-"
 MAX_CACHED_KEYS = 10_000
-# Keys without a known digest, in the queue for a query. Each is a waiting call of a stranger or the
-# first call of a key.
+# Keys without a known digest, in the queue for a query. Each is an unauthenticated call, or the
+# first call with a key that is new or was not used for long.
 MAX_WAITING_UNKNOWN = 200
 # Last use is recorded for administrators. A precision of one hour is sufficient and costs one write
 # per hour.
@@ -69,6 +69,12 @@ class KeyLookup(Protocol):
 
     async def find(self, digest: bytes) -> StoredKey | None:
         """Return the key with this hash, current or previous."""
+
+    async def recent_digests(self, most: int) -> Sequence[bytes]:
+        """Return the current and previous hashes of the `most` keys last used, latest first.
+
+        Keys that were never used count from their creation; revoked keys are omitted.
+        """
 
     async def record_use(self, key_id: str, use_time: float) -> None:
         """Record the time of use."""
@@ -135,7 +141,8 @@ class ApiKeys:
 
     Results are cached for a few seconds, so a revocation takes effect after the same time. Queries
     for digests that were never found are limited, so that invented keys leave connections of the
-    database for the keys in use.
+    database for the keys in use. At the start of the block the digests of the keys in use are read,
+    since their calls would otherwise queue behind invented keys after a restart.
     """
 
     def __init__(
@@ -162,14 +169,17 @@ class ApiKeys:
         self._unknown: TTLCache[bytes, None] = TTLCache(
             MAX_CACHED_KEYS, cache_seconds, time.monotonic
         )
-        # Digests that were found before; their cached keys may have expired.
-        self._found: LRUCache[bytes, None] = LRUCache(MAX_CACHED_KEYS)
+        # Digests that were found before, two per key; their cached keys may have expired.
+        self._found: LRUCache[bytes, None] = LRUCache(2 * MAX_CACHED_KEYS)
         self._unknown_lookups = asyncio.Semaphore(unknown_lookups)
         self._waiting_unknown = 0
         self._lookups: dict[bytes, asyncio.Task[StoredKey | None]] = {}
         self._use_writes: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        # The latest last, because the cache evicts the earliest.
+        for digest in reversed(await self._store.recent_digests(MAX_CACHED_KEYS)):
+            self._found[digest] = None
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -4,7 +4,7 @@ A key is found by hash in one parameterised query. A change of the tables requir
 migrations/versions and a new entry in database.REVISIONS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    func,
     or_,
     select,
     update,
@@ -95,6 +96,19 @@ class SqlKeyStore:
         async with transaction(self._engine) as connection:
             row = (await connection.execute(_with_digest(digest))).one_or_none()
         return _key(row) if row else None
+
+    async def recent_digests(self, most: int) -> Sequence[bytes]:
+        """Implement the method `KeyLookup.recent_digests`."""
+        use_time = func.coalesce(api_keys.c.last_use_time, api_keys.c.create_time)
+        statement = (
+            select(api_keys.c.digest, api_keys.c.previous_digest)
+            .where(api_keys.c.revoke_time.is_(None))
+            .order_by(use_time.desc())
+            .limit(most)
+        )
+        async with transaction(self._engine) as connection:
+            rows = (await connection.execute(statement)).all()
+        return [digest for row in rows for digest in row if digest is not None]
 
     async def record_use(self, key_id: str, use_time: float) -> None:
         """Implement the method `KeyLookup.record_use`."""

@@ -25,6 +25,9 @@ class CountingStore:
         self.lookups += 1
         return self.keys.get(digest)
 
+    async def recent_digests(self, most: int) -> list[bytes]:
+        return list(self.keys)[:most]
+
     async def record_use(self, key_id: str, use_time: float) -> None:
         if self.away:
             raise UnavailableError("unavailable on request")

@@ -86,6 +86,18 @@ async def test_known_and_unknown_keys_are_cached() -> None:
     assert store.lookups == 2
 
 
+async def test_recent_digests_are_those_of_the_keys_last_used(tmp_path: Path) -> None:
+    async with key_store(tmp_path) as store:
+        old, new, used, revoked = (mint(ADA)[1] for _ in range(4))
+        for created, key in ((10.0, old), (30.0, new), (5.0, used), (50.0, revoked)):
+            await store.add(replace(key, create_time=created))
+        await store.record_use(used.key_id, 40.0)
+        await store.revoke(revoked.key_id, 60.0)
+        await store.rotate(new.key_id, b"2" * 32, 60.0, 99.0)
+        assert await store.recent_digests(9) == [used.digest, b"2" * 32, new.digest, old.digest]
+        assert await store.recent_digests(1) == [used.digest]
+
+
 class SlowStore(CountingStore):
     """Key store that answers queries for unknown keys only when `go` is set."""
 
@@ -103,13 +115,16 @@ class SlowStore(CountingStore):
         return await super().find(digest)
 
 
-async def test_unknown_keys_leave_queries_for_the_keys_in_use() -> None:
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_unknown_keys_leave_queries_for_the_keys_in_use(restarted: bool) -> None:
     """Finding S-15: 120 invented keys a second occupied all connections of the database."""
     secret, key = mint(ADA)
-    store = SlowStore(key)
+    store = SlowStore(*([key] if restarted else []))
     # Without a cache, each call with the key in use is a query.
     async with ApiKeys(store, cache_seconds=0, unknown_lookups=2) as keys:
-        await keys.authenticate(secret)
+        if not restarted:
+            store.keys[key.digest] = key
+            await keys.authenticate(secret)
         strangers = [
             asyncio.create_task(reason_of(keys, f"tw_{number:043}"))
             for number in range(MAX_WAITING_UNKNOWN)
