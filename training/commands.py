@@ -199,7 +199,9 @@ def _run_once(options: argparse.Namespace) -> int:
                 )
                 for patience in (options.patience, 0.0)
             )
-            watch = stack.enter_context(HaltWatch(watched, partial(_in_canary, options.state)))
+            watch = stack.enter_context(
+                HaltWatch(watched, partial(_in_canary, options.state), display.say)
+            )
         env = LoopEnvironment(
             state=options.state.absolute(),
             feedback=feedback,

@@ -95,17 +95,23 @@ class HaltWatch:
 
     Args:
         rollout: client used by no other thread.
-        in_canary: returns True during a canary, which ends by itself with a final result.
+        in_canary: returns True during a canary, which ends with a result of its own.
+        say: shows a line to the operator if the rollout cannot be read for another reason than an
+            unavailable service.
     """
 
     def __init__(
         self,
         rollout: RolloutControl,
         in_canary: Callable[[], bool],
+        say: Callable[[str], None],
         poll_seconds: float = HALT_POLL_SECONDS,
     ) -> None:
         self._rollout, self._in_canary, self._poll_seconds = rollout, in_canary, poll_seconds
+        self._say = say
         self._ended = threading.Event()
+        # Without it a signal could be sent after `__exit__`, when another run or none is executed.
+        self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.reason: str | None = None
 
@@ -114,20 +120,34 @@ class HaltWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        with self._sending:
+            self._ended.set()
         self._thread.join(1.0)
 
     def _watch(self) -> None:
+        said = ""
         while not self._ended.wait(self._poll_seconds):
             try:
                 reason = self._rollout.view().halt
+                is_halted = reason is not None and not self._in_canary()
             except UnavailableError:
-                continue  # without its rollout the run promotes nothing
-            if reason is not None and not self._in_canary():
-                self.reason = reason
-                # To the main thread, whose system call is interrupted.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                continue  # without the generator no promotion is possible
+            except Exception as error:  # noqa: BLE001 - an ended thread would ignore every halt
+                if (text := f"halts cannot be read: {type(error).__name__}: {error}") != said:
+                    self._say(text)
+                    said = text
+                continue
+            if is_halted and self._interrupt(reason):
                 return
+
+    def _interrupt(self, reason: str | None) -> bool:
+        """Send SIGTERM to the main thread, whose system call is interrupted, unless ended."""
+        with self._sending:
+            if self._ended.is_set():
+                return False
+            self.reason = reason
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            return True
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
-from training.evaluation.canary_run import CandidateState, RolloutView
+from training.evaluation.canary_run import REFUSED, CandidateState, RolloutView
 
 
 class FakeClock:
@@ -44,17 +45,24 @@ class FakeRollout:
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
         self.calls.append(f"start {version} {share}")
+        self._refuse_if(self.reason is not None)
         self.candidate = version
         self.renew(version, lease_seconds)
 
     def renew(self, version: str, lease_seconds: float) -> None:
+        self._refuse_if(version != self.candidate)
         self.lease_end = self._clock.now() + timedelta(seconds=lease_seconds)
 
     def finish(self, version: str, verdict: Verdict, reason: str) -> None:
         self.calls.append(f"{verdict} {version}")
         if verdict is Verdict.PROMOTE:
+            self._refuse_if(version not in (self.candidate, self.stable))
             self.stable = version
         self.candidate = ""
+
+    def _refuse_if(self, is_forbidden: bool) -> None:
+        if is_forbidden:
+            raise UnavailableError("refused", field="generator", reason=REFUSED)
 
 
 class GrowingThumbs:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from training.artifacts.manifest import plain
+from training.errors import UnavailableError
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
 from training.runs import HaltedError, write_json
 
 COURSE = "course.jsonl"
 START = "start.json"
 END = "end.json"
+REFUSED = "FAILED_PRECONDITION"  # reason of the error of a call that the rollout's state forbids
 
 
 class CandidateState(StrEnum):
@@ -57,7 +59,8 @@ class RolloutView:
 class RolloutControl(Protocol):
     """Control of the generator's rollout.
 
-    Every call may be repeated.
+    Every call may be repeated. Calls raise UnavailableError, with the reason REFUSED if the state
+    of the rollout forbids the call.
     """
 
     def view(self) -> RolloutView: ...
@@ -116,8 +119,7 @@ def serve_canary(
             has begun is rolled back instead.
     """
     if (ended := _ended(record)) is not None:
-        rollout.finish(version, ended.verdict, ended.reason)
-        return ended
+        return _finish(version, ended, rollout, record)
     incumbent, since = _begin(version, model_directory, config, rollout, clock, record)
     looks = 0
 
@@ -125,10 +127,7 @@ def serve_canary(
         ended = CanaryResult(
             verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last
         )
-        # Written before the call, so that a killed loop repeats the call and not the decision.
-        write_json(record / END, plain(ended))
-        rollout.finish(version, verdict, reason)
-        return ended
+        return _finish(version, ended, rollout, record)
 
     while True:
         if (lost := _lost(rollout.view(), version)) is not None:
@@ -147,7 +146,12 @@ def serve_canary(
         if passed >= 1:
             late = f"undecided after {config.max_seconds:.0f} s, so the incumbent stays"
             return end(Verdict.ROLL_BACK, f"{late}: {reading.reason}", reading)
-        rollout.renew(version, config.lease_seconds)
+        try:
+            rollout.renew(version, config.lease_seconds)
+        except UnavailableError as error:
+            if _lost_by(error, version, rollout) is None:
+                raise
+            continue  # the next view ends the canary
         clock.sleep(config.poll_seconds)
 
 
@@ -165,7 +169,15 @@ def _begin(
         raise HaltedError(view.halt)
     # Also after a restart, because the lease may have expired.
     if view.halt is None and view.state_of(version) is CandidateState.ABSENT:
-        rollout.start(version, directory, config.share, config.lease_seconds)
+        try:
+            rollout.start(version, directory, config.share, config.lease_seconds)
+        except UnavailableError as error:
+            # The halt may come while the version loads.
+            halt = rollout.view().halt if error.reason == REFUSED else None
+            if halt is None:
+                raise
+            if not start.exists():
+                raise HaltedError(halt) from error
     if not start.exists():
         # Time starts after a successful start of the canary.
         record.mkdir(parents=True, exist_ok=True)
@@ -174,6 +186,28 @@ def _begin(
         )
     begun = json.loads(start.read_text())
     return begun["incumbent"], datetime.fromisoformat(begun["since"])
+
+
+def _finish(
+    version: str, ended: CanaryResult, rollout: RolloutControl, record: Path
+) -> CanaryResult:
+    """Write and apply the result; return ROLL_BACK if the candidate was removed before."""
+    # Written before the call, so that a killed loop repeats the call and not the decision.
+    write_json(record / END, plain(ended))
+    try:
+        rollout.finish(version, ended.verdict, ended.reason)
+    except UnavailableError as error:
+        lost = _lost_by(error, version, rollout)
+        if ended.verdict is not Verdict.PROMOTE or lost is None:
+            raise
+        ended = replace(ended, verdict=Verdict.ROLL_BACK, reason=f"not promoted: {lost}")
+        return _finish(version, ended, rollout, record)
+    return ended
+
+
+def _lost_by(error: UnavailableError, version: str, rollout: RolloutControl) -> str | None:
+    """Return why the version is no candidate after a refused call, None after other errors."""
+    return _lost(rollout.view(), version) if error.reason == REFUSED else None
 
 
 def _lost(view: RolloutView, version: str) -> str | None:

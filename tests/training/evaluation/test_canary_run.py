@@ -173,3 +173,55 @@ def test_no_canary_begins_during_a_halt_and_it_begins_afterwards(tmp_path: Path)
     assert trial.rollout.calls == []
     trial.rollout.reason = None
     assert trial.run().verdict is Verdict.PROMOTE
+
+
+@pytest.mark.parametrize(("method", "candidate"), [("finish", 0.9), ("renew", 0.6)])
+def test_a_halt_just_before_a_call_rolls_back_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, candidate: float
+) -> None:
+    trial = Trial(tmp_path, candidate)
+    call, halted = getattr(trial.rollout, method), False
+
+    def halting(*arguments: object) -> None:
+        nonlocal halted
+        # The first renewal is part of the start.
+        if not halted and trial.seen:
+            halted = True
+            trial.rollout.halt("odd answers")
+        call(*arguments)
+
+    monkeypatch.setattr(trial.rollout, method, halting)
+    end = trial.run()
+    assert end.verdict is Verdict.ROLL_BACK
+    assert "odd answers" in end.reason
+    assert trial.rollout.stable == "nano-0"
+    trial.rollout.reason = None
+    assert trial.run() == end
+
+
+def test_a_recorded_promotion_of_a_removed_candidate_ends_as_rolled_back(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    assert trial.run().verdict is Verdict.PROMOTE
+    # As if the loop had been killed between the record and the call, and the lease had expired.
+    trial.rollout = FakeRollout(trial.clock)
+    end = trial.run()
+    assert (end.verdict, trial.rollout.stable) == (Verdict.ROLL_BACK, "nano-0")
+    assert trial.run() == end
+
+
+def test_a_halt_while_the_version_loads_leaves_the_canary_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    start = trial.rollout.start
+
+    def halting(version: str, directory: Path, share: float, lease_seconds: float) -> None:
+        trial.rollout.halt("odd answers")
+        start(version, directory, share, lease_seconds)
+
+    with monkeypatch.context() as during:
+        during.setattr(trial.rollout, "start", halting)
+        with pytest.raises(HaltedError):
+            trial.run()
+    trial.rollout.reason = None
+    assert trial.run().verdict is Verdict.PROMOTE

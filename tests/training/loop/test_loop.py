@@ -22,6 +22,7 @@ from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
 from training.errors import ConfigError
+from training.evaluation.canary_run import RolloutView
 from training.loop_run import HaltWatch, NotEnoughFeedbackError
 from training.reporting.run import write_report
 from training.runs import HaltedError, RunRecord, RunResult, Runs, exclusive
@@ -117,7 +118,7 @@ def test_a_halt_interrupts_the_main_thread_except_in_a_canary() -> None:
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with HaltWatch(rollout, looked, poll_seconds=0.01) as watch:
+        with HaltWatch(rollout, looked, print, poll_seconds=0.01) as watch:
             rollout.halt("odd answers")
             assert looks.acquire(timeout=30)
             assert watch.reason is None
@@ -127,6 +128,52 @@ def test_a_halt_interrupts_the_main_thread_except_in_a_canary() -> None:
             assert watch.reason == "odd answers"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_view_that_returns_after_the_end_of_the_watch_interrupts_nothing() -> None:
+    rollout = FakeRollout(FakeClock())
+    rollout.halt("odd answers")
+    is_called, may_return = threading.Event(), threading.Event()
+    view, sent = rollout.view, threading.Event()
+
+    def slow_view() -> RolloutView:
+        is_called.set()
+        assert may_return.wait(30)
+        return view()
+
+    rollout.view = slow_view  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, lambda *_: sent.set())
+    try:
+        with HaltWatch(rollout, lambda: False, print, poll_seconds=0.01) as watch:
+            assert is_called.wait(30)
+        may_return.set()
+        watch._thread.join(30)
+        assert (watch._thread.is_alive(), sent.is_set(), watch.reason) == (False, False, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_watch_that_cannot_read_says_so_once_and_continues() -> None:
+    rollout, lines, looks = FakeRollout(FakeClock()), [], threading.Semaphore(0)
+    view = rollout.view
+
+    def unreadable() -> RolloutView:
+        looks.release()
+        raise ConfigError("--key: unreadable", field="--key")
+
+    rollout.view = unreadable  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with HaltWatch(rollout, lambda: False, lines.append, poll_seconds=0.01) as watch:
+            assert all(looks.acquire(timeout=30) for _ in range(3))
+            rollout.halt("odd answers")
+            with pytest.raises(KeyboardInterrupt):
+                rollout.view = view  # type: ignore[method-assign]
+                threading.Event().wait(30)
+            assert watch.reason == "odd answers"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert lines == ["halts cannot be read: ConfigError: --key: unreadable"]
 
 
 def test_no_run_starts_without_a_stable_version(tmp_path: Path, log: FeedbackLog) -> None:
