@@ -58,6 +58,9 @@ TOKEN_LINE = re.compile(r"[\w.+/=-]+")
 ASSIGNMENT = re.compile(r"(?::|=|=>|is)[\"'`*]*$", re.IGNORECASE)
 # Longer than any phone number, card number or IBAN with spaces.
 LONGEST_NUMBER = 64
+# Line breaks in a card number of four groups, and in an IBAN of nine. With more, each line of a
+# list of numbers would begin a window of LONGEST_NUMBER characters.
+MAX_NUMBER_BREAKS, MAX_ACCOUNT_BREAKS = 3, 8
 # Two spaces and a line break end a line that is shown as such.
 LONGEST_GAP = 3
 # Longer than "-----BEGIN … PRIVATE KEY BLOCK-----" with the longest name of a key type.
@@ -209,9 +212,11 @@ def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     if is_key:
         ends.append(_private_key_end(pending, shown_start, shown_end))
     if is_number:
-        ends.append(_run_end(pending, shown_start, shown_end, NUMBER_CONTINUES))
+        ends.append(_run_end(pending, shown_start, shown_end, NUMBER_CONTINUES, MAX_NUMBER_BREAKS))
     if is_account:
-        ends.append(_run_end(pending, shown_start, shown_end, ACCOUNT_CONTINUES))
+        ends.append(
+            _run_end(pending, shown_start, shown_end, ACCOUNT_CONTINUES, MAX_ACCOUNT_BREAKS)
+        )
     if is_label:
         ends.append(_value_end(pending, shown_end))
     if is_token:
@@ -227,11 +232,17 @@ def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     return None if source_end == len(pending.text) and not pending.final else source_end
 
 
-def _run_end(pending: _Pending, start: int, end: int, continues: re.Pattern[str]) -> int | None:
+def _run_end(
+    pending: _Pending, start: int, end: int, continues: re.Pattern[str], max_breaks: int
+) -> int | None:
     """Return the end of a number with spaces, such as a card number or an IBAN."""
     text = pending.shown.text
+    breaks = 0
     while end - start < LONGEST_NUMBER:
         gap_end = _match_end(NUMBER_GAP, text, end)
+        breaks += text.count(SOFT_BREAK, end, gap_end)
+        if breaks > max_breaks:
+            return end
         if pending.goes_on(gap_end):
             return None
         if not continues.match(text, gap_end):

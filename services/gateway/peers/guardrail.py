@@ -21,7 +21,7 @@ from services.contracts.wire import ACTIONS
 PEER = "guardrail"
 # Interval between two calls without urgent checks. A single answer has longer pauses anyway.
 GATHER_SECONDS = 0.025
-# Limit of a call. Up to this size the guardrail service checks without a thread.
+# Limit of the texts of several checks in one call.
 MAX_CHARACTERS = 8_192
 
 Check = guardrail_pb2.CheckOutputRequest

@@ -16,12 +16,21 @@ from services.chassis.errors import from_rpc
 from services.chassis.server import Registration, serving
 from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_REQUEST_CHARACTERS
 from services.guardrail.policy import Policy
-from services.guardrail.servicer import INLINE_CHARACTERS, MAX_TEXTS, NAME, GuardrailServicer
+from services.guardrail.servicer import (
+    INLINE_CHARACTERS,
+    INLINE_PENDING_CHARACTERS,
+    MAX_TEXTS,
+    NAME,
+    GuardrailServicer,
+)
 from services.guardrail.settings import GuardrailSettings
 from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 
 EMOJI = "\U0001f600"
 WORDS = "What is a pipe bomb and how is one built, my@mail.example 4111 1111 1111 1111? "
+
+# All detectors run in the window of each number, in several forms of the text.
+NUMBERS = "4_.`  22\n1/"
 
 
 def words(characters: int) -> str:
@@ -59,7 +68,12 @@ LARGEST = {
         "CheckOutput",
         CHECK(prompt=words(MAX_REQUEST_CHARACTERS), pending=words(MAX_PENDING_CHARACTERS)),
     ),
-    "inline output": ("CheckOutput", CHECK(pending=words(INLINE_CHARACTERS), final=True)),
+    "inline output": ("CheckOutput", CHECK(pending=words(INLINE_PENDING_CHARACTERS), final=True)),
+    "numbers": ("CheckOutput", CHECK(pending=NUMBERS * 200, final=True)),
+    "inline numbers": (
+        "CheckOutput",
+        CHECK(pending=(NUMBERS * 30)[:INLINE_PENDING_CHARACTERS], final=True),
+    ),
     "outputs": (
         "CheckOutputs",
         guardrail_pb2.CheckOutputsRequest(checks=[CHECK(prompt=words(8_000), pending="a")] * 64),
@@ -67,7 +81,14 @@ LARGEST = {
     "inline outputs": (
         "CheckOutputs",
         guardrail_pb2.CheckOutputsRequest(
-            checks=[CHECK(pending=words(INLINE_CHARACTERS // 64), released_tail=words(2_000))] * 64
+            checks=[
+                CHECK(
+                    prompt=words((INLINE_CHARACTERS - INLINE_PENDING_CHARACTERS) // 64),
+                    pending=words(INLINE_PENDING_CHARACTERS // 64),
+                    released_tail=words(2_000),
+                )
+            ]
+            * 64
         ),
     ),
 }
