@@ -1,7 +1,8 @@
 """Tables of the audit log, one in the database of each service that has administrative acts.
 
-A record is inserted in the transaction of its act. Triggers refuse to update or delete records, so
-that a defect or a stolen connection of a service cannot change them unnoticed.
+A record is inserted in the transaction of its act. Triggers refuse to update, replace,
+delete or truncate records, so that a defect or a stolen connection of a service cannot change them
+unnoticed.
 """
 
 from sqlalchemy import (
@@ -24,7 +25,7 @@ def audit_table(metadata: MetaData, service: str) -> Table:
     return Table(
         f"{service}_audit",
         metadata,
-        # SQLite assigns ids only to INTEGER columns.
+        # SQLite numbers rows by itself only in a column of the type INTEGER.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         Column("time_us", BigInteger, nullable=False),
         Column("actor", String(128), nullable=False),
@@ -54,10 +55,17 @@ def create(connection: Connection, service: str) -> None:
 
 def _append_only(table: str, dialect: str) -> list[str]:
     if dialect == "sqlite":
+        is_stored = f"NEW.id IN (SELECT id FROM {table})"  # noqa: S608
         return [
             f"CREATE TRIGGER IF NOT EXISTS {table}_{event} BEFORE {event} ON {table} "
             f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
             for event in ("UPDATE", "DELETE")
+        ] + [
+            # INSERT OR REPLACE deletes a row without the trigger of DELETE. Here SQLite gives -1
+            # for an id that it has yet to assign.
+            f"CREATE TRIGGER IF NOT EXISTS {table}_REPLACE BEFORE INSERT ON {table} "
+            f"WHEN NEW.id > 0 AND {is_stored} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
         ]
     return [
         f"CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
@@ -66,4 +74,7 @@ def _append_only(table: str, dialect: str) -> list[str]:
         f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}",
         f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
         f"FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
+        f"DROP TRIGGER IF EXISTS {table}_no_truncate ON {table}",
+        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
     ]

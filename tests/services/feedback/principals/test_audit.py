@@ -47,6 +47,46 @@ def test_erasure_without_its_record_does_not_take_effect(sqlite_engine: Engine) 
     assert keys.existing([ADA]) == before
 
 
+def replacement(names: str, values: str) -> str:
+    columns = "time_us, actor, act, object, outcome, detail, request_id"
+    return f"""INSERT OR REPLACE INTO feedback_audit ({names}{columns})
+        SELECT {values}1, 'nobody', '', '', '', '', '' FROM feedback_audit LIMIT 1"""
+
+
+@pytest.mark.parametrize(
+    ("database", "change"),
+    [
+        ("postgres", "TRUNCATE feedback_audit"),
+        ("sqlite", replacement("id, ", "id, ")),
+        ("sqlite", replacement("rowid, ", "id, ")),
+        ("sqlite", "UPDATE OR REPLACE feedback_audit SET id = id + 1"),
+    ],
+)
+def test_database_refuses_to_truncate_or_replace_records(
+    request: pytest.FixtureRequest, database: str, change: str
+) -> None:
+    engine: Engine = request.getfixturevalue(f"{database}_engine")
+
+    def records() -> list[object]:
+        with engine.begin() as connection:
+            return list(connection.execute(select(tables.audit).order_by(tables.audit.c.id)))
+
+    keys = DataKeys(engine, MasterKey(MASTER))
+    for _ in range(2):
+        keys.get_or_create({ADA: "acme"})
+        Erasures(engine).erase(ADA, "acme")
+    before = records()
+    with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(text(change))
+    assert records() == before
+    if database == "sqlite":
+        # Also a record with the number that stands for an id to be assigned stops no other record.
+        for change in (replacement("id, ", "-1, "), replacement("", ""), replacement("", "")):
+            with engine.begin() as connection:
+                connection.execute(text(change))
+        assert len(records()) == len(before) + 3
+
+
 @pytest.mark.parametrize("change", [update(tables.audit).values(actor=""), delete(tables.audit)])
 def test_database_refuses_to_change_records(engine: Engine, change: object) -> None:
     DataKeys(engine, MasterKey(MASTER)).get_or_create({ADA: "acme"})
