@@ -15,7 +15,10 @@ from services.chassis.errors import FailedPreconditionError
 from services.contracts.chat import Arm
 
 MAX_HISTORY = 50
-FORMAT = 1  # of the JSON text in the file and in the database
+# Formats of the JSON text in the file and in the database. Earlier versions ignore the key `halt`
+# in format 1 and would remove the halt with their next change, so a halted rollout has a format
+# that they refuse.
+FORMAT, HALTED_FORMAT = 1, 2
 HALTED = "ROLLOUT_HALTED"
 
 
@@ -88,7 +91,7 @@ class Rollout:
         candidate: version under test.
         retired: versions outside the rollout that may still be loaded.
         history: changes, newest first.
-        halt: order of an operator; while it stands there is no candidate.
+        halt: order of an operator; without a candidate while set.
     """
 
     stable: Deployment | None = None
@@ -170,7 +173,7 @@ class Rollout:
         return self._without_candidate(Change(now_us, ChangeKind.ROLLED_BACK, version, reason))
 
     def halted(self, halt: Halt) -> "Rollout":
-        """Remove the candidate and refuse new ones until `resumed`. An earlier halt stands."""
+        """Remove the candidate and refuse others until `resumed`. An existing halt is unchanged."""
         if self.halt is not None:
             return self
         ended = self
@@ -278,7 +281,8 @@ def user_fraction(version: str, user_key: str) -> float:
 
 def encode(rollout: Rollout) -> str:
     """Return the rollout as JSON text."""
-    return json.dumps({"format": FORMAT, **asdict(rollout)}, indent=2)
+    number = FORMAT if rollout.halt is None else HALTED_FORMAT
+    return json.dumps({"format": number, **asdict(rollout)}, indent=2)
 
 
 def decode(text: str | bytes) -> Rollout:
@@ -289,7 +293,7 @@ def decode(text: str | bytes) -> Rollout:
     """
     try:
         content: Any = json.loads(text)
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, HALTED_FORMAT):
             raise ValueError("another format")
         stable, candidate = content["stable"], content["candidate"]
         history = tuple(
@@ -305,7 +309,9 @@ def decode(text: str | bytes) -> Rollout:
             halt=Halt(**halt) if halt else None,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRolloutError(f"not a rollout of format {FORMAT}: {error!r}") from error
+        raise InvalidRolloutError(
+            f"not a rollout of format {FORMAT} or {HALTED_FORMAT}: {error!r}"
+        ) from error
 
 
 def _precondition_error(text: str, reason: str) -> FailedPreconditionError:

@@ -146,7 +146,7 @@ async def test_a_rollout_of_a_newer_format_counts_as_unavailable(database: str) 
         await row.replace(V1, 0)
         current = CurrentRollout(row, await row.load(), lambda: 7)
         await execute(
-            database, """UPDATE generator_rollout SET serial = 2, content = '{"format": 2}'"""
+            database, """UPDATE generator_rollout SET serial = 2, content = '{"format": 3}'"""
         )
         await current.refresh()
         assert (current.rollout, current.stale_since_us) == (V1, 7)
