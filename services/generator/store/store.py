@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +42,11 @@ class RolloutFile:
         Raises:
             UnusableStoreError: the content cannot be decoded. The file is never overwritten in that
                 case.
-            UnavailableError: a file that was usable before cannot be decoded.
+            UnavailableError: the file cannot be read, or a file that was usable before cannot be
+                decoded.
         """
-        return await asyncio.to_thread(self._load)
+        with _translated_errors():
+            return await asyncio.to_thread(self._load)
 
     async def replace(self, rollout: Rollout, serial: int, act: Act | None = None) -> bool:
         """Implement `RolloutStore.replace`; after a crash the file is the old or the new one.
@@ -60,11 +63,15 @@ class RolloutFile:
 
     async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
         """Implement the method `RolloutStore.audit_records`."""
-        try:
-            text = await asyncio.to_thread(self._audit_path.read_text)
-        except FileNotFoundError:
-            return []
-        records = [json.loads(line) for line in text.splitlines()]
+        with _translated_errors():
+            content = await asyncio.to_thread(self._read_audit)
+        lines = content.splitlines()
+        records = [record for line in lines if (record := _decoded(line)) is not None]
+        if len(records) < len(lines):
+            print(
+                f"{self._audit_path}: {len(lines) - len(records)} unreadable lines are left out",
+                file=sys.stderr,
+            )
         return [record for record in records if record["time_us"] >= since_us]
 
     def _load(self) -> StoredRollout:
@@ -93,9 +100,18 @@ class RolloutFile:
     def _audit_path(self) -> Path:
         return self._path.with_name("audit.jsonl")
 
+    def _read_audit(self) -> bytes:
+        try:
+            return self._audit_path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
     def _append(self, act: Act) -> None:
-        with self._audit_path.open("a") as file:
-            file.write(json.dumps(act.record()) + "\n")
+        with self._audit_path.open("a+b") as file:
+            # The last line is incomplete if its writer was killed.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            start = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            file.write(start + json.dumps(act.record()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -136,11 +152,21 @@ class RolloutFile:
             os.close(directory)
 
 
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line of the audit log, None if the line is incomplete."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "time_us" in record else None
+
+
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UnavailableError(
-            "the rollout file cannot be written", reason=STORE_UNAVAILABLE
+            f"the rollout file cannot be read or written: {error.strerror}",
+            reason=STORE_UNAVAILABLE,
         ) from error

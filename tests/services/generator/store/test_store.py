@@ -1,18 +1,29 @@
 """The rollout file: a complete round trip, or an error that names the file."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from services.chassis.audit.acts import Act
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
     STORE_UNAVAILABLE,
+    CurrentRollout,
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
+from services.generator.rollout.rollout import (
+    Candidate,
+    Change,
+    ChangeKind,
+    Deployment,
+    Halt,
+    Rollout,
+    encode,
+)
 from services.generator.store.store import RolloutFile
 from tests.services.generator.rollouts import rollouts
 from tests.support.errors import refused
@@ -53,6 +64,48 @@ async def test_a_failed_write_is_reported_and_stores_nothing(
     assert await file.load() == NOTHING_STORED
 
 
+async def test_unreadable_file_counts_as_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.json"
+    file = RolloutFile(path)
+    stored = Rollout(stable=Deployment("v1", "/models"))
+    assert await file.replace(stored, 0)
+    current = CurrentRollout(file, await file.load(), lambda: 7)
+    path.unlink()
+    path.mkdir()  # reading a directory raises OSError for every user, root included
+    with refused(UnavailableError, reason=STORE_UNAVAILABLE):
+        await file.load()
+    await current.refresh()
+    assert (current.rollout, current.stale_since_us) == (stored, 7)
+
+
+async def test_a_halted_rollout_has_a_format_that_earlier_versions_refuse(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.json"
+    file = RolloutFile(path)
+    rollout = Rollout(stable=Deployment("v1", "/models"))
+    for number, each in enumerate((rollout, rollout.halted(Halt(7, "ada", "odd")), rollout)):
+        assert await file.replace(each, number)
+        assert json.loads(path.read_text())["format"] == (1 if each.halt is None else 2)
+        assert (await RolloutFile(path).load()).rollout == each
+
+
+async def test_a_halt_of_format_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.json"
+    rollout = Rollout(stable=Deployment("v1", "/models")).halted(Halt(7, "ada", "odd"))
+    path.write_text(encode(rollout).replace('"format": 2', '"format": 1'))
+    assert (await RolloutFile(path).load()).rollout == rollout
+
+
+async def test_incomplete_audit_record_hides_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, log = RolloutFile(tmp_path / "rollout.json"), tmp_path / "audit.jsonl"
+    await file.append(Act("canary started", "training", "v1"))
+    log.write_bytes(log.read_bytes() + b'{"time_us": 1, "act": "canary pro')
+    await file.append(Act("canary started", "training", "v2"))
+    assert [record["object"] for record in await file.audit_records(0)] == ["v1", "v2"]
+    assert f"{log}: 1 " in capsys.readouterr().err
+
+
 async def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rollout.json"
     path.write_text(
@@ -70,7 +123,7 @@ async def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "stable": {"version": "v1"}}']
+    "content", ["", "[]", "{}", '{"format": 3}', '{"format": 1, "stable": {"version": "v1"}}']
 )
 async def test_an_unreadable_file_is_named_and_not_overwritten(
     tmp_path: Path, content: str
