@@ -122,9 +122,9 @@ async def coalesced(
 ) -> AsyncIterator[str]:
     """Yield the texts of the queue until None, in growing pauses.
 
-    Small deltas are joined, because every message costs time at every hop. The pauses grow like
-    those of the gateway's output guard (services/gateway/answering/output_guard.py), which releases
-    text no more often.
+    Small deltas are joined, because every message costs time at every hop. Pauses grow as in the
+    gateway's output guard (services/gateway/answering/output_guard.py); shorter pauses would have
+    no effect.
 
     The first and the last text are yielded at once and the second after `window_seconds`. Later
     pauses grow by PAUSE_GROWTH up to MAX_PAUSE times `window_seconds`.

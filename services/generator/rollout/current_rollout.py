@@ -147,7 +147,7 @@ class CurrentRollout:
                     rollout = transition(before)
                 except ServiceError as error:
                     if act is not None:
-                        await self._store.append(replace(act, outcome=f"refused: {error.reason}"))
+                        await self._record_refusal(act, error)
                     raise
                 # Nothing to store, for example for a repeated promotion.
                 if rollout == stored.rollout:
@@ -163,6 +163,13 @@ class CurrentRollout:
         raise UnavailableError(
             "the rollout is changed by other replicas all the time", reason="ROLLOUT_BUSY"
         )
+
+    async def _record_refusal(self, act: Act, refusal: ServiceError) -> None:
+        try:
+            await self._store.append(replace(act, outcome=f"refused: {refusal.reason}"))
+        except UnavailableError as error:
+            # The caller gets the refusal, not the error of its record.
+            log.warning("a refused act is not recorded", extra=fields(reason=error.reason))
 
     async def _load(self) -> StoredRollout:
         try:

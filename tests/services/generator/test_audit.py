@@ -9,9 +9,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.audit.acts import Act
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import FailedPreconditionError, UnavailableError
 from services.generator.__main__ import rollout_store
-from services.generator.rollout.current_rollout import STORE_UNAVAILABLE
+from services.generator.rollout.current_rollout import STORE_UNAVAILABLE, CurrentRollout
 from services.generator.rollout.rollout import Deployment, Rollout
 from services.generator.store.database import open_rollout_row
 from services.generator.store.store import RolloutFile
@@ -122,6 +122,15 @@ async def test_rollout_is_not_replaced_if_the_act_cannot_be_recorded(tmp_path: P
     with refused(UnavailableError, reason=STORE_UNAVAILABLE):
         await file.replace(V1.retire(frozenset({"v0"})), 1, ACT)
     assert (await RolloutFile(tmp_path / "rollout.json").load()).rollout == V1
+
+
+async def test_refusal_that_cannot_be_recorded_stays_a_refusal(tmp_path: Path) -> None:
+    file = RolloutFile(tmp_path / "rollout.json")
+    assert await file.replace(V1, 0)
+    (tmp_path / "audit.jsonl").mkdir()
+    current = CurrentRollout(file, await file.load(), lambda: 7)
+    with refused(FailedPreconditionError, reason="NOT_THE_CANDIDATE"):
+        await current.change(lambda found: found.promote("v2", "", 7), ACT)
 
 
 @pytest.mark.parametrize("change", ["UPDATE generator_audit SET actor = ''", "DELETE FROM {}"])
