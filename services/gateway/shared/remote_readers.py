@@ -166,10 +166,8 @@ class RemoteReaders:
             if self._is_lost(gateway, answered)
         }
         states = dict(zip(ids, await asyncio.gather(*map(self._log.state, ids)), strict=True))
-        idle = dict(zip(ids, await asyncio.gather(*map(self._log.idle_seconds, ids)), strict=True))
         for reader in readers:
             state = states[reader.state.message_id]
-            is_idle = idle[reader.state.message_id] > ABANDONED_LEASES * self._lease_seconds
             if state and state.attempt != reader.state.attempt:
                 reader.fail(answer_restarted())
             elif state and state.events is not None and reader.last > state.events:
@@ -181,7 +179,7 @@ class RemoteReaders:
             elif reader.state.gateway in lost:
                 READERS_LOST.inc()
                 reader.fail(gateway_lost())
-            elif state is None or is_idle:
+            elif state is None or state.idle_seconds > ABANDONED_LEASES * self._lease_seconds:
                 # Lost, or brought back by a failover of Valkey although the turn has ended.
                 self._mark_missing(reader)
             else:

@@ -1,9 +1,9 @@
 """Turns in Valkey: events, owner, and heartbeats of gateways.
 
-A turn is a hash (attempt, gateway, caller, `anew`; `events` after the end) and one stream per
-attempt. The sequence of an event is the id of its entry. Repeated appends are therefore harmless
-and gaps are visible. An entry `end` follows the last event. The field `anew` marks a restarted
-answer.
+A turn is a hash (attempt, gateway, caller, `anew`, `write_ms`; `events` after the end) and one
+stream per attempt. The sequence of an event is the id of its entry. Repeated appends are therefore
+harmless and gaps are visible. An entry `end` follows the last event. The field `anew` marks a
+restarted answer, `write_ms` is the time of the last write by its gateway.
 """
 
 import asyncio
@@ -30,10 +30,18 @@ SCAN_COUNT = 1_000
 ABANDONED_LEASES = 3
 KINDS = {code.name: kind for code, kind in ERROR_BY_CODE.items()}
 
+# The clock of the server, because those of gateways differ.
+NOW_MS = """
+local time = redis.call('TIME')
+local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+"""
+
 # KEYS: hash, stream. ARGV: attempt, gateway, caller, `anew`, ms to live, 1 if the turn ends here,
 # first sequence, encrypted events …, encrypted end. Reply: last stored sequence; -1 if another
 # attempt owns the turn.
-APPEND = Script("""
+APPEND = Script(
+    NOW_MS
+    + """
 local attempt = redis.call('HGET', KEYS[1], 'attempt')
 if attempt and attempt ~= ARGV[1] then return -1 end
 if not attempt then
@@ -56,27 +64,50 @@ if ARGV[6] == '1' and last == sequence - 1 and not ended then
   redis.call('XADD', KEYS[2], sequence .. '-0', 'end', ARGV[#ARGV])
   redis.call('HSET', KEYS[1], 'events', last)
 end
+redis.call('HSET', KEYS[1], 'write_ms', now_ms)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 return last
-""")
+"""
+)
 
 # KEYS: hash. ARGV: attempt to replace (empty: none), ms to live, attempt, gateway, caller, `anew`.
 # Reply: nil if claimed, else attempt, gateway and events of the owner.
-CLAIM = Script("""
+CLAIM = Script(
+    NOW_MS
+    + """
 local attempt = redis.call('HGET', KEYS[1], 'attempt') or ''
 if attempt ~= ARGV[1] then return redis.call('HMGET', KEYS[1], 'attempt', 'gateway', 'events') end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'attempt', ARGV[3], 'gateway', ARGV[4],
-  'caller', ARGV[5], 'anew', ARGV[6])
+  'caller', ARGV[5], 'anew', ARGV[6], 'write_ms', now_ms)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return false
-""")
+"""
+)
+
+# KEYS: hash. Reply: attempt, gateway, caller, `anew`, events, ms since the last write. Gateways of
+# earlier versions store no time of a write; their turns count as just written.
+STATE = Script(
+    NOW_MS
+    + """
+local fields = redis.call('HMGET', KEYS[1],
+  'attempt', 'gateway', 'caller', 'anew', 'events', 'write_ms')
+fields[6] = fields[6] and now_ms - fields[6] or 0
+return fields
+"""
+)
 
 
 @dataclass(frozen=True)
 class TurnState:
-    """State of a turn. `events` is the number of events after the end, None before."""
+    """State of a turn.
+
+    Args:
+        events: number of events after the end, None before.
+        idle_seconds: time since the gateway of the turn last wrote to it. A gateway writes to each
+            of its running turns once in a lease, also without new events.
+    """
 
     message_id: str
     attempt: str
@@ -84,6 +115,7 @@ class TurnState:
     caller_key: str = ""
     restarted: bool = False
     events: int | None = None
+    idle_seconds: float = 0.0
 
     @property
     def stream(self) -> str:
@@ -168,9 +200,8 @@ class TurnLog:
 
     async def state(self, message_id: str) -> TurnState | None:
         """Return the state of a turn, or None if unknown."""
-        fields = ("attempt", "gateway", "caller", "anew", "events")
-        attempt, gateway, caller, restarted, events = await self._call(
-            "HMGET", _hash_key(message_id), *fields
+        attempt, gateway, caller, restarted, events, idle_ms = await self._run(
+            STATE, [_hash_key(message_id)]
         )
         if attempt is None:
             return None
@@ -181,16 +212,8 @@ class TurnLog:
             caller.decode(),
             restarted == b"1",
             _number(events),
+            int(idle_ms) / 1000,
         )
-
-    async def idle_seconds(self, message_id: str) -> float:
-        """Return the time since the gateway of a running turn last wrote to it; 0 if unknown.
-
-        A gateway writes to each of its turns once in a lease, also without new events.
-        """
-        # Each write restarts the time to live; a key without one, or no key, is negative.
-        left_ms = int(await self._call("PTTL", _hash_key(message_id)))
-        return max(0, self._keep_ms - left_ms) / 1000 if left_ms >= 0 else 0.0
 
     async def read(
         self, after: Mapping[str, int]

@@ -167,8 +167,8 @@ class ValkeyTurns:
 
     async def _is_abandoned(self, message_id: str) -> bool:
         """Return True if a failover of Valkey has brought back a turn that ended long ago."""
-        idle_seconds = await self._log.idle_seconds(message_id)
-        return idle_seconds > ABANDONED_LEASES * self._lease_seconds
+        state = await self._log.state(message_id)
+        return bool(state and state.idle_seconds > ABANDONED_LEASES * self._lease_seconds)
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
         """Return the state of the caller's turn.

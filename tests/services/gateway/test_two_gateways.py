@@ -305,9 +305,28 @@ async def test_ended_turn_that_an_older_copy_shows_as_running_is_abandoned(
         stream = f"{turn}:events:{attempt}"
         await operator.xdel(stream, f"{len(sent) + 1}-0")
         await operator.hdel(turn, "events")
-        await operator.pexpire(turn, await operator.pttl(turn) - 10_000)
+        await operator.hincrby(turn, "write_ms", -10_000)
         _, error = await read_to_error(resuming(there, message_id))
         assert error.reason == "EVENTS_LOST"
         again = await there.ask(request_id="once")
         assert (again[0].message_id, text_of(again)) == (message_id, text_of(sent))
         assert len(here.fakes.generator.requests) == 1
+
+
+async def test_running_turn_of_a_gateway_with_a_shorter_keep_time_is_not_abandoned(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    url = valkey.database()
+    async with (
+        backends() as (fakes, target),
+        run_gateway_over(tmp_path, fakes, target, **valkey_settings(url, keep_seconds=60)) as here,
+        run_gateway_over(tmp_path, fakes, target, **valkey_settings(url)) as there,
+    ):
+        hold = GeneratorGate(here, at=1)
+        call = here.send(request_id="once")
+        seen = await until_text(call)
+        copy = there.send(request_id="once")
+        assert (await until_text(copy))[0] == seen[0], "the attempt of the first gateway"
+        hold.go.set()
+        assert text_of(seen + await collect(call)) == "The answer is 42."
+        assert len(fakes.generator.requests) == 1
