@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -145,16 +145,26 @@ def make_app(
     if with_metrics:
         public.append(router.route("GET /metrics", _metrics))
     if page_directory:
-        # The page is mounted over all paths, and would answer 404 for a path that has no GET.
-        with_get = {route.path for route in routes if "GET" in (route.methods or ())}
-        without_get = dict.fromkeys(route.path for route in routes if route.path not in with_get)
-        public += [Route(path, _wrong_method) for path in without_get]
-        public.append(Mount("/", StaticFiles(directory=page_directory, html=True), name="page"))
+        public.append(Mount("/", PageFiles(page_directory, routes), name="page"))
     return Starlette(
         routes=[*routes, *public],
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={HTTPException: _http_error},
     )
+
+
+class PageFiles(StaticFiles):
+    """Files of the page, mounted over all paths; 405 for a route's path with another method."""
+
+    def __init__(self, directory: Path, routes: Sequence[ProtectedRoute]) -> None:
+        super().__init__(directory=directory, html=True)
+        self._routes = routes
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return the file."""
+        if any(route.matches(scope)[0] is Match.PARTIAL for route in self._routes):
+            raise HTTPException(405)
+        return await super().get_response(path, scope)
 
 
 class SecurityHeaders:
@@ -179,10 +189,6 @@ class SecurityHeaders:
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
-
-
-async def _wrong_method(request: Request) -> Response:
-    raise HTTPException(405)
 
 
 async def _metrics(request: Request) -> Response:
