@@ -161,7 +161,7 @@ class PageFiles(StaticFiles):
         self._routes = routes
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return the file."""
+        """Return a file of the page, or an error."""
         if any(route.matches(scope)[0] is Match.PARTIAL for route in self._routes):
             raise HTTPException(405)
         return await super().get_response(path, scope)
