@@ -117,7 +117,7 @@ async def _change(
     try:
         transition = _transition(options, current.rollout, now_us)
     except InvalidArgumentError as error:
-        await store.append(replace(act, outcome=f"refused: {error.reason}"))
+        await current.record_refusal(act, error)
         raise
 
     def observed(found: Rollout) -> Rollout:
@@ -128,9 +128,10 @@ async def _change(
 
     rollout = await current.change(observed, act)
     if unchanged:
+        halt = rollout.halt
+        state = f"halted already by {halt.operator}: {halt.reason}" if halt else "not halted"
+        print(f"nothing was changed, the rollout is {state}", file=sys.stderr)
         await store.append(replace(act, outcome=NO_CHANGE))
-        state = f"halted already by {rollout.halt.operator}" if rollout.halt else "not halted"
-        print(f"the rollout is {state}; nothing was changed", file=sys.stderr)
 
 
 def _act(options: Namespace) -> Act:

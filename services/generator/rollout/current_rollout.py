@@ -110,6 +110,13 @@ class CurrentRollout:
         # rollouts.
         return await asyncio.shield(self._change(transition, act))
 
+    async def record_refusal(self, act: Act, refusal: ServiceError) -> None:
+        """Record a refused act; without the store, log a warning, as callers need the refusal."""
+        try:
+            await self._store.append(replace(act, outcome=f"refused: {refusal.reason}"))
+        except UnavailableError as error:
+            log.warning("a refused act is not recorded", extra=fields(reason=error.reason))
+
     async def read_latest(self) -> Rollout:
         """Return the stored rollout, or the last known one if the store does not answer in time."""
         if not self._store_unavailable:
@@ -147,7 +154,7 @@ class CurrentRollout:
                     rollout = transition(before)
                 except ServiceError as error:
                     if act is not None:
-                        await self._record_refusal(act, error)
+                        await self.record_refusal(act, error)
                     raise
                 # Nothing to store, for example for a repeated promotion.
                 if rollout == stored.rollout:
@@ -163,13 +170,6 @@ class CurrentRollout:
         raise UnavailableError(
             "the rollout is changed by other replicas all the time", reason="ROLLOUT_BUSY"
         )
-
-    async def _record_refusal(self, act: Act, refusal: ServiceError) -> None:
-        try:
-            await self._store.append(replace(act, outcome=f"refused: {refusal.reason}"))
-        except UnavailableError as error:
-            # The caller gets the refusal, not the error of its record.
-            log.warning("a refused act is not recorded", extra=fields(reason=error.reason))
 
     async def _load(self) -> StoredRollout:
         try:

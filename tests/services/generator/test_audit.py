@@ -88,7 +88,7 @@ async def test_refused_restore_and_repeated_orders_are_recorded(
     assert "--directory" in capsys.readouterr().err
     for reason in ("odd answers", "another reason"):
         assert await operate(settings, "halt", "--by", "ada", "--reason", reason) == 0
-    assert "ada" in capsys.readouterr().err
+    assert "already by ada: odd answers" in capsys.readouterr().err
     for _ in range(2):
         assert await operate(settings, "resume", "--by", "bob") == 0
     capsys.readouterr()
@@ -131,6 +131,17 @@ async def test_refusal_that_cannot_be_recorded_stays_a_refusal(tmp_path: Path) -
     current = CurrentRollout(file, await file.load(), lambda: 7)
     with refused(FailedPreconditionError, reason="NOT_THE_CANDIDATE"):
         await current.change(lambda found: found.promote("v2", "", 7), ACT)
+
+
+async def test_refused_restore_that_cannot_be_recorded_names_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = generator_settings(tmp_path, 1)
+    assert await RolloutFile(settings.rollout_file).replace(V1, 0)
+    settings.rollout_file.with_name("audit.jsonl").mkdir()
+    restore = ("restore", "--reason", "bad answers", "--version", "v0", "--directory")
+    assert await operate(settings, *restore, str(tmp_path)) == 2
+    assert "--directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["UPDATE generator_audit SET actor = ''", "DELETE FROM {}"])
