@@ -24,11 +24,11 @@ from services.guardrail.detection.markdown import (
     without_markup,
 )
 from services.guardrail.detection.spans import (
-    KNOWN_START,
     PASSWORD_LABEL,
     PEM,
     PEM_END,
     Span,
+    ends_with_known_start,
     has_letter_and_digit,
 )
 
@@ -203,7 +203,7 @@ def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     # Most words have no line break after them.
     gap = pending.text[end : end + LONGEST_GAP]
     may_break = "\n" in gap or (len(gap) < LONGEST_GAP and not pending.final)
-    is_token = may_break and KNOWN_START.search(word)
+    is_token = may_break and ends_with_known_start(word)
     if not (is_key or is_label or is_number or is_account or is_token):
         return end
     shown = pending.shown

@@ -71,10 +71,12 @@ class Folds(dict[int, str | None]):
         return folded
 
 
-LATIN_LETTERS = {odd: plain for plain, odds in CONFUSABLES.items() for odd in odds}
-# The folds with which the classifier was trained, and those for everything else.
+LATIN_LETTERS = {
+    lookalike: plain for plain, lookalikes in CONFUSABLES.items() for lookalike in lookalikes
+}
+# The folds with which the classifier was trained, and the folds for all other characters.
 FOLDS = Folds(_fold)
-FOLDS.update((ord(odd), plain) for odd, plain in zip(*LOOKALIKES, strict=True))
+FOLDS.update((ord(lookalike), plain) for lookalike, plain in zip(*LOOKALIKES, strict=True))
 CONFUSABLE_FOLDS = Folds(_fold_confusable)
 # Texts of these characters are equal to their folded form.
 UNFOLDED = re.compile(r"[\t\n\r -~]*")

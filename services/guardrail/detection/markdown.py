@@ -3,10 +3,10 @@
 Character references are decoded; backslashes of escapes, marks of emphasis and code, brackets of
 links and images are removed; line breaks of a paragraph are kept apart from ends of blocks.
 
-This is no parser. Each construct is found by itself, within one word, so that the shown form of a
-word does not depend on the text before it, which the hold-back requires. Marks that CommonMark
-would show, because they have no counterpart, are removed as well. Callers therefore judge the
-source and the shown text.
+Constructs are matched separately, without a Markdown parser, each within one word. So the shown
+form of a word does not depend on the text before it, which the hold-back requires. HTML and links
+with a title are not removed. Marks that CommonMark would show, because they have no counterpart,
+are removed as well. Callers therefore judge the source and the shown text.
 """
 
 import html

@@ -53,18 +53,22 @@ KNOWN = re.compile(
     )""",
     re.VERBOSE,
 )
-# The beginning of a key or token at the end of a word, which may go on in the next line.
+# The beginning of a key or token and the rest of its word.
 KNOWN_START = re.compile(
     r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA|gh[pousr]_|github_pat_|glpat-|sk-|[rsp]k_(?:live|test)_"
     r"|whsec_|xox[abeoprs]-|xapp-|AIza|ya29\.|hf_|tw_|npm_|pypi-|SG\.|key-|dop_v1_"
-    r"|shp(?:at|ca|pa|ss)_|hvs\.|AGE-SECRET-KEY-1|\d{8,10}:AA|eyJ)[\w.-]*$"
+    r"|shp(?:at|ca|pa|ss)_|hvs\.|AGE-SECRET-KEY-1|\d{8,10}:AA|eyJ)[\w.:-]*+"
 )
 PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
 IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
 # English, German, Spanish (folded, without a tilde), Portuguese, French (mot de passe).
-PASSWORD_LABEL = "(?:passw(?:or)?[dt]|passphrase|pwd|kennwort|contrasena|senha|passe)"  # noqa: S105
+PASSWORD_LABEL = (
+    "(?:passw(?:or)?[dt]|passphrase|pwd|kennwort|contrasena|senha"  # noqa: S105
+    # Not within a word such as "impasse".
+    "|(?<![A-Za-z])(?:motde)?passe)"
+)
 LABELLED_PASSWORD = re.compile(
     rf"{PASSWORD_LABEL}[\"'`*]*\s{{0,3}}(?:[:=]|=>|\bis\b)\s{{0,3}}"
     r"[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
@@ -104,6 +108,13 @@ def known_secret_spans(text: str) -> Iterator[Span]:
     """Yield the keys and tokens of a text that have a known form."""
     for found in KNOWN.finditer(text):
         yield Span(found.start(), found.end(), Category.SECRET, KEY)
+
+
+def ends_with_known_start(word: str) -> bool:
+    """Return True if a key or token begins in the word and may go on in the next line."""
+    # One match takes all that follows it, so that the time is linear; a pattern that ends with "$"
+    # would read the rest of the word from each prefix.
+    return any(found.end() == len(word) for found in KNOWN_START.finditer(word))
 
 
 def _labelled(found: re.Match[str], replacement: str) -> Span:

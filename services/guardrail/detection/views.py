@@ -15,7 +15,7 @@ from services.guardrail.detection.spans import (
 )
 
 ONE_BREAK = re.compile(rf"(?<!{SOFT_BREAK}){SOFT_BREAK}(?!{SOFT_BREAK})")
-# Marks around a text, such as those of a bold word, hide nothing from the patterns.
+# Marks around a text, such as those of a bold word, do not prevent a match.
 MARKS_AROUND = "*`~[]()!?.,;:\"' "
 # Columns of a table are no parts of one phone number.
 WIDE_GAP = re.compile(r"[^\S\n]{3}")
