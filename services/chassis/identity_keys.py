@@ -171,4 +171,12 @@ def _write(file: Path, content: bytes) -> None:
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
     partial.replace(file)
+    # After a power loss an empty or missing key would stop the service.
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

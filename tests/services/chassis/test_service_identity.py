@@ -1,6 +1,7 @@
 """Signed calls between services: tokens, access by caller, and rotation over a real socket."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -246,6 +247,28 @@ def test_key_files_are_readable_by_their_owner_only(keys: Keys) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     with refused(IdentityKeyError, reason="EXISTS"):
         create_key_pair("gateway", keys.private("gateway"), keys.public)
+
+
+def test_key_files_are_synced_before_and_after_they_get_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, object]] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else None
+        synced.append((path, path.read_bytes() if names is None else names))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    private, public = tmp_path / "own" / "gateway.key", tmp_path / "public"
+    key_id = create_key_pair("gateway", private, public)
+    public_file = public / f"gateway.{key_id}.pem"
+    assert synced == [
+        (public / f".{public_file.name}.partial", public_file.read_bytes()),
+        (public, [public_file.name]),
+        (private.parent / ".gateway.key.partial", private.read_bytes()),
+        (private.parent, ["gateway.key"]),
+    ]
 
 
 def test_retiring_without_the_new_public_key_removes_nothing(keys: Keys) -> None:
