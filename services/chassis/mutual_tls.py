@@ -123,8 +123,8 @@ def require_peer(
         signer: the service that signed the call, see `service_identity`; "" is not compared.
 
     Raises:
-        PermissionDeniedError: no rule exists for the method, or the rule does not name the calling
-            service.
+        PermissionDeniedError: no rule exists for the method, the rule does not name the calling
+            service, or certificate and signature name different services.
     """
     if callers is None:
         return
@@ -134,7 +134,9 @@ def require_peer(
     is_allowed = not signer or signer in allowed
     if secure:
         (name,) = context.auth_context().get("peer_spiffe_id") or (b"",)
-        is_allowed &= name.decode() in {SPIFFE_PREFIX + service for service in allowed}
+        # A stolen key of one allowed service must not work with the certificate of another.
+        services = {signer} if signer else allowed
+        is_allowed &= name.decode() in {SPIFFE_PREFIX + service for service in services}
     if not is_allowed:
         raise PermissionDeniedError(
             "the calling service may not call this method", reason="PEER_NOT_ALLOWED"

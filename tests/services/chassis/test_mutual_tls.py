@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from services.chassis import mutual_tls
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
-from services.chassis.mutual_tls import TlsFiles, TlsFilesError
+from services.chassis.mutual_tls import TlsFiles, TlsFilesError, require_peer
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
@@ -124,6 +124,37 @@ async def test_only_services_named_by_the_rule_are_served(folder: Path) -> None:
             with pytest.raises(PermissionDeniedError) as caught:
                 await promote(port, files(folder, service))
             assert caught.value.reason == "PEER_NOT_ALLOWED"
+
+
+class Certified:
+    """Context of a call with a client certificate."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"peer_spiffe_id": [f"spiffe://thumbwheel/{self._service}".encode()]}
+
+
+@pytest.mark.parametrize(
+    ("certified", "signer", "is_allowed"),
+    [
+        ("gateway", "gateway", True),
+        ("gateway", "", True),
+        ("gateway", "session", False),
+        ("session", "gateway", False),
+        ("operator", "operator", False),
+    ],
+)
+def test_certificate_and_signature_must_name_the_same_allowed_service(
+    certified: str, signer: str, is_allowed: bool
+) -> None:
+    callers = {f"{GENERATOR}.Generate": frozenset({"gateway", "session"})}
+    expected = nullcontext() if is_allowed else pytest.raises(PermissionDeniedError)
+    with expected:
+        require_peer(
+            callers, f"/{GENERATOR}/Generate", Certified(certified), secure=True, signer=signer
+        )
 
 
 async def test_method_without_a_rule_is_denied_with_and_without_tls(
