@@ -5,11 +5,19 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from services.chassis.audit.acts import DONE, Act, add_audit_options, add_operator, line
+from services.chassis.audit.acts import (
+    DONE,
+    Act,
+    add_audit_options,
+    add_operator,
+    operator,
+    print_records,
+)
 from services.chassis.audit.table import records_since
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
@@ -179,9 +187,14 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
 
 def _audit_log(settings: FeedbackSettings, options: Namespace) -> int:
     with opened_database(settings.database_url) as engine, transaction(engine) as connection:
-        for row in connection.execute(records_since(tables.audit, options.since)).mappings():
-            print(line("feedback", dict(row)))
+        records = connection.execute(records_since(tables.audit, options.since)).mappings()
+        print_records("feedback", [dict(row) for row in records])
     return 0
+
+
+def _record(engine: Engine, act: Act) -> None:
+    with transaction(engine) as connection:
+        connection.execute(tables.audit.insert().values(act.record()))
 
 
 def _rotate_master_key(settings: FeedbackSettings, options: Namespace) -> int:
@@ -198,17 +211,13 @@ def _rotate_master_key(settings: FeedbackSettings, options: Namespace) -> int:
 
     with opened_database(settings.database_url) as engine:
         DataKeys(engine, settings.master_keys()).require_fingerprint_key()
+        # Two records for each call: a rotation has many transactions and can be interrupted.
+        started = Act("master key rotation started", operator(options), "data_keys")
+        _record(engine, started)
         done = rotate(engine, settings.master_keys(), report)
-        # One record for each call: a rotation has many transactions, and may be repeated.
-        act = Act(
-            "master key rotated",
-            f"operator/{options.by}",
-            "data_keys",
-            DONE if not done.remaining else "incomplete",
-            f"{done.rewrapped} of {done.keys} keys wrapped again, {done.remaining} remain",
-        )
-        with transaction(engine) as connection:
-            connection.execute(tables.audit.insert().values(act.record()))
+        outcome = DONE if not done.remaining else "incomplete"
+        detail = f"{done.rewrapped} of {done.keys} keys wrapped again, {done.remaining} remain"
+        _record(engine, replace(started, act="master key rotated", outcome=outcome, detail=detail))
     print(
         f"{done.rewrapped:,} wrapped again; {done.remaining:,} of {done.keys:,} keys do not open "
         f"under the new master key alone ({done.broken:,} under none)"

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from services.chassis.audit.acts import Act, add_audit_options, add_operator, line
+from services.chassis.audit.acts import (
+    Act,
+    add_audit_options,
+    add_operator,
+    operator,
+    print_records,
+)
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.contracts.limits import field_error
 from services.generator.rollout.canary import (
@@ -68,8 +74,7 @@ async def run_rollout_command(
         UnavailableError: the store does not answer.
     """
     if options.command == "audit-log":
-        for record in await store.audit_records(options.since):
-            print(line("generator", record))
+        print_records("generator", await store.audit_records(options.since))
         return 0
     stored = await store.load()
     if stored == NOTHING_STORED:
@@ -136,8 +141,8 @@ async def _change(
 
 def _act(options: Namespace) -> Act:
     version = options.version if options.command == "restore" else "rollout"
-    act, actor = f"rollout {ACTS[options.command]}", f"operator/{options.by}"
-    return Act(act, actor, version, detail=getattr(options, "reason", ""))
+    act = f"rollout {ACTS[options.command]}"
+    return Act(act, operator(options), version, detail=getattr(options, "reason", ""))
 
 
 def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[Rollout], Rollout]:

@@ -72,7 +72,11 @@ def print_help(words: list[str], environment: dict[str, str]) -> None:
 
 
 def print_audit_log(state: Path, words: list[str]) -> int:
-    """Print the audit logs of all services in order of time; return the exit status."""
+    """Print the audit logs of all services in order of time.
+
+    Returns the highest exit status of the services. A service whose log cannot be read prints its
+    reason, and the records of the others are still printed.
+    """
     parser = argparse.ArgumentParser(prog="thumbwheel audit")
     add_state(parser)
     parser.add_argument("--service", choices=AUDITED, help="only the acts of one service")
@@ -80,6 +84,7 @@ def print_audit_log(state: Path, words: list[str]) -> int:
     options = parser.parse_args(words)
     since = ["--since", options.since] if options.since else []
     lines: list[str] = []
+    status = 0
     for service in [options.service] if options.service else AUDITED:
         done = subprocess.run(
             [sys.executable, "-m", f"services.{service}", "audit-log", *since],
@@ -89,10 +94,13 @@ def print_audit_log(state: Path, words: list[str]) -> int:
             check=False,
         )
         if done.returncode:
-            return done.returncode
+            print(f"audit: no complete log of {service}", file=sys.stderr)
+        # The status of a process that a signal ended is negative.
+        status = max(status, abs(done.returncode))
         lines += done.stdout.splitlines()
-    print(*sorted(lines), sep="\n")
-    return 0
+    for line in sorted(lines):
+        print(line)
+    return status
 
 
 def environment_of(service: str, state: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -78,7 +78,18 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def line(service: str, record: Mapping[str, Any]) -> str:
+def operator(options: argparse.Namespace) -> str:
+    """Return the actor of a command with the option of `add_operator`."""
+    return f"operator/{options.by}"
+
+
+def print_records(service: str, records: Iterable[Mapping[str, Any]]) -> None:
+    """Print records as lines of JSON."""
+    for record in records:
+        print(_line(service, record))
+
+
+def _line(service: str, record: Mapping[str, Any]) -> str:
     """Return a record as a line of JSON; the time comes first, so that lines can be sorted."""
     stamp = datetime.fromtimestamp(record["time_us"] / 1e6, UTC).isoformat(timespec="microseconds")
     names = ("actor", "act", "object", "outcome", "detail", "request_id")

@@ -8,7 +8,12 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from services.chassis.audit.acts import add_audit_options, add_operator, line
+from services.chassis.audit.acts import (
+    add_audit_options,
+    add_operator,
+    operator,
+    print_records,
+)
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import digest_of, mint, new_secret
 from services.gateway.identity.credential import (
@@ -77,8 +82,7 @@ async def run_audit_command(options: argparse.Namespace) -> int:
         UnavailableError: The database is unavailable.
     """
     async with open_database(options.database) as engine:
-        for record in await SqlKeyStore(engine).audit_records(options.since):
-            print(line("gateway", record))
+        print_records("gateway", await SqlKeyStore(engine).audit_records(options.since))
     return 0
 
 
@@ -108,7 +112,7 @@ async def run_key_command(options: argparse.Namespace) -> int:
             case "rotate":
                 return await _rotate(store, options)
             case _:
-                if not await store.revoke(options.id, time.time(), _actor(options)):
+                if not await store.revoke(options.id, time.time(), operator(options)):
                     return _no_such_key()
                 print("revoked")
                 return 0
@@ -156,7 +160,7 @@ async def _create(store: SqlKeyStore, options: argparse.Namespace) -> int:
         print(error)
         return 2
     for secret, key in minted:
-        await store.add(key, _actor(options))
+        await store.add(key, operator(options))
         print(secret)
     return 0
 
@@ -184,10 +188,6 @@ async def _list(store: SqlKeyStore) -> int:
     return 0
 
 
-def _actor(options: argparse.Namespace) -> str:
-    return f"operator/{options.by}"
-
-
 async def _rotate(store: SqlKeyStore, options: argparse.Namespace) -> int:
     key_id, overlap_hours = options.id, options.overlap_hours
     if not 0 <= overlap_hours <= MAX_OVERLAP_HOURS:
@@ -195,7 +195,7 @@ async def _rotate(store: SqlKeyStore, options: argparse.Namespace) -> int:
         return 2
     secret, now = new_secret(), time.time()
     until = now + overlap_hours * HOUR_SECONDS
-    if not await store.rotate(key_id, digest_of(secret), now, until, _actor(options)):
+    if not await store.rotate(key_id, digest_of(secret), now, until, operator(options)):
         return _no_such_key()
     print(secret)
     # Printed to stderr, because scripts read the key from stdout.

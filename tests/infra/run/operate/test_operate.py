@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from infra.run.embedded.environment import Environment, service_environment, write_environment
+from infra.run.operate.__main__ import print_audit_log
 from infra.service_table import service_table
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.sealing import MasterKey
@@ -120,6 +121,27 @@ def test_keys_are_those_of_the_state_folder_from_any_directory(tmp_path: Path) -
     listed = operate("keys", "list", "--state", str(state), cwd=elsewhere)
     assert "default/ada" in listed.stdout, listed.stderr
     assert list(elsewhere.iterdir()) == []
+
+
+def test_audit_prints_the_records_of_services_that_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feedback").mkdir()
+    (tmp_path / "feedback" / "ledger.db").write_text("no database")
+    monkeypatch.setenv("PYTHONPATH", "gen")
+    monkeypatch.chdir(ROOT)
+    assert print_audit_log(tmp_path, ["--service", "generator"]) == 0
+    assert capfd.readouterr().out == "", "no empty line without records"
+    (tmp_path / "generator").mkdir()
+    record = {"time_us": 1, "act": "rollout halted"} | dict.fromkeys(
+        ("actor", "object", "outcome", "detail", "request_id"), ""
+    )
+    (tmp_path / "generator" / "audit.jsonl").write_text(f"{json.dumps(record)}\n")
+    assert print_audit_log(tmp_path, []) > 0
+    printed = capfd.readouterr()
+    (line,) = printed.out.splitlines()
+    assert json.loads(line)["act"] == "rollout halted"
+    assert "audit: no complete log of feedback" in printed.err
 
 
 @pytest.mark.parametrize("words", [("keys", "list"), ("audit",), ("rollout",)])

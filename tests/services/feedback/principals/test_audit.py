@@ -112,10 +112,34 @@ def test_rotation_of_the_master_key_is_recorded_and_printed(
     assert run_command(settings, parser.parse_args(["rotate-master-key", "--by", "ada"])) == 0
     capsys.readouterr()
     assert run_command(settings, parser.parse_args(["audit-log", "--since", "1h"])) == 0
-    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    started, record = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (started["act"], started["actor"]) == ("master key rotation started", "operator/ada")
     assert (record["actor"], record["act"], record["outcome"]) == (
         "operator/ada",
         "master key rotated",
         "done",
     )
     assert record["detail"].startswith("2 of 2 ")
+
+
+def test_interrupted_rotation_of_the_master_key_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    settings = FeedbackSettings(
+        principal_key=KEY, master_key=NEW, accepted_master_keys=MASTER, database_url=url
+    )
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("services.feedback.commands.rotate", interrupted)
+    parser = argparse.ArgumentParser()
+    add_commands(parser)
+    with pytest.raises(KeyboardInterrupt):
+        run_command(settings, parser.parse_args(["rotate-master-key", "--by", "ada"]))
+    engine = open_database(url)
+    with engine.begin() as connection:
+        (record,) = connection.execute(select(tables.audit)).mappings()
+    engine.dispose()
+    assert (record["actor"], record["act"]) == ("operator/ada", "master key rotation started")
