@@ -72,7 +72,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         batch: paths of the methods that leave the queue last.
         unlimited: paths of the methods without admission, because the work they start has its own.
         secure: callers have certificates.
-        tokens: verifier of the callers' tokens; None believes the identity in the metadata.
+        tokens: verifier of the callers' tokens; None: the identity in the metadata is
+            accepted.
     """
 
     def __init__(

@@ -21,24 +21,24 @@ from services.chassis.errors import (
 from services.chassis.identity import Caller
 
 MALFORMED = object()
-# A message that arrives within the grace period needs no slot, so that slots do not limit bursts of
-# honest calls. Incomplete messages hold at most what arrives in this time, plus MAX_SLOW_REQUESTS
-# messages of the largest size.
+# A message that arrives within the grace period is not slow, so that the limit does not affect
+# bursts of complete requests. Incomplete messages hold at most what arrives in this time, plus
+# MAX_SLOW_REQUESTS messages of the largest size.
 GRACE_SECONDS, MAX_SLOW_REQUESTS = 1.0, 16
-# Requests of one caller that are received at the same time. Further ones wait with what fits their
-# flow-control window, so that one key cannot fill the memory within the grace period. A complete
-# message is received at once, so that honest callers notice no limit.
+# Requests of one caller that are received at the same time. Further requests wait and hold at most
+# one flow-control window, so that one key cannot fill the memory within the grace period. Complete
+# requests are received at once, so that the limit does not affect them.
 MAX_CALLER_REQUESTS = 32
 
 
-class Receipts:
-    """Receipts of the requests of one caller, a few at a time.
+class ReceiveSlots:
+    """Slots in which the requests of one caller are received.
 
     Args:
-        max_waiting: receipts that may wait for others; None: no limit.
+        max_waiting: requests that may wait for a slot; None: no limit.
 
     Raises:
-        ResourceExhaustedError: at the start of the block, if too many receipts wait.
+        ResourceExhaustedError: at the start of the block, if too many requests wait.
     """
 
     def __init__(self, max_waiting: int | None = None) -> None:
@@ -63,18 +63,18 @@ class Receipts:
         self._running.release()
 
 
-class CallerReceipts:
-    """Receipts by caller, kept while at least one request is being received."""
+class ReceiveSlotsByCaller:
+    """Slots by caller, kept while at least one request is being received."""
 
     def __init__(self, max_waiting: int | None = None) -> None:
         self._max_waiting = max_waiting
-        self._receipts: WeakValueDictionary[Caller, Receipts] = WeakValueDictionary()
+        self._slots: WeakValueDictionary[Caller, ReceiveSlots] = WeakValueDictionary()
 
     def of(self, caller: Caller | None) -> AbstractAsyncContextManager[None]:
-        """Return the receipts of a user; without a limit for a service that calls for itself."""
+        """Return the slots of a user; without a limit for a service that calls for itself."""
         if caller is None or not caller.user:
             return nullcontext()
-        return self._receipts.setdefault(caller, Receipts(self._max_waiting))
+        return self._slots.setdefault(caller, ReceiveSlots(self._max_waiting))
 
 
 class RequestReader:
@@ -84,7 +84,7 @@ class RequestReader:
         self._seconds = seconds
         self._slow: set[asyncio.Timeout] = set()
         # Without a limit of those that wait, because each call of a burst waits for its turn.
-        self._receipts = CallerReceipts()
+        self._receive_slots = ReceiveSlotsByCaller()
 
     async def read(
         self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller | None = None
@@ -93,7 +93,7 @@ class RequestReader:
 
         Args:
             context: the call.
-            caller: user whose simultaneous receipts are limited; a service, which calls for itself,
+            caller: user whose requests in receipt are limited; a service, which calls for itself,
                 has no limit.
 
         Raises:
@@ -103,9 +103,9 @@ class RequestReader:
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._seconds) as limit, self._receipts.of(caller):
+            async with asyncio.timeout(self._seconds) as limit, self._receive_slots.of(caller):
                 grace_seconds = min(GRACE_SECONDS, self._seconds / 2)
-                grace = loop.call_later(grace_seconds, self._occupy_slot, limit, loop)
+                grace = loop.call_later(grace_seconds, self._mark_slow, limit, loop)
                 try:
                     request = await context.read()
                 finally:
@@ -121,7 +121,7 @@ class RequestReader:
             raise InvalidArgumentError(text, field="request")
         return request
 
-    def _occupy_slot(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
+    def _mark_slow(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._slow) < MAX_SLOW_REQUESTS:
             self._slow.add(limit)
         else:

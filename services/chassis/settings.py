@@ -112,7 +112,7 @@ class ServiceSettings(BaseSettings):
     identity_keys: Path | None = Field(
         None,
         description="folder with the public keys of the callers; unset: tenant and user of a call "
-        "are believed without a token",
+        "are accepted without a token",
     )
     identity_required: bool = Field(
         True, description="refuse calls without a token; false only while callers are upgraded"

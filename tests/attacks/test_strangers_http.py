@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.gateway.http.server import MAX_STRANGERS
+from services.gateway.http.server import MAX_UNAUTHENTICATED_CONNECTIONS
 from services.gateway.identity.authentication import new_secret
 from tests.attacks.attacked import Attacked
 from tests.journeys.client import Client
@@ -124,12 +124,12 @@ async def test_silent_connections_do_not_lock_out_others(attacked: Attacked) -> 
     files = Path(f"/proc/{attacked.stack.pid_of('gateway')}/fd")
     before = len(list(files.iterdir()))
     async with AsyncExitStack() as held:
-        for _ in range(MAX_STRANGERS + 200):
+        for _ in range(MAX_UNAUTHENTICATED_CONNECTIONS + 200):
             _, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
             held.callback(writer.close)
         await asyncio.to_thread(attacked.check)
         async with asyncio.timeout(30):
-            while len(list(files.iterdir())) - before > MAX_STRANGERS + 50:
+            while len(list(files.iterdir())) - before > MAX_UNAUTHENTICATED_CONNECTIONS + 50:
                 await asyncio.sleep(0.05)
 
 

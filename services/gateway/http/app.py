@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError, ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
-from services.chassis.request_reader import CallerReceipts
+from services.chassis.request_reader import ReceiveSlotsByCaller
 from services.chassis.telemetry import fields, trace_id, tracer
 from services.gateway.access import ROUTES, Rule, authorize
 from services.gateway.http.connection import ClientGoneError
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # nginx status of a disconnected client, visible in metrics only.
 CLIENT_GONE_STATUS = 499
-# Requests of one user whose bodies wait for 32 others that are incomplete. An honest body is
-# complete when its turn comes, so that it does not wait.
+# Requests of one user whose bodies wait for 32 others that are incomplete. The body of a complete
+# request has arrived when its turn comes, so that it does not wait.
 MAX_WAITING_BODIES = 256
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -60,7 +60,7 @@ class Router:
     ) -> None:
         self._authenticator, self._sessions = authenticator, sessions
         self._max_seconds = max_seconds
-        self._receipts = CallerReceipts(MAX_WAITING_BODIES)
+        self._receive_slots = ReceiveSlotsByCaller(MAX_WAITING_BODIES)
 
     def route(
         self, name: str, endpoint: Endpoint, *, is_proto_json: bool = False
@@ -82,7 +82,7 @@ class Router:
             try:
                 credential = await authorize(rule, partial(self._authenticate, rule, request))
                 request.state.credential = credential
-                request.state.receipts = self._receipts.of(credential.caller)
+                request.state.receive_slot = self._receive_slots.of(credential.caller)
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(
                     CallContext(credential.caller, request_id, deadline, set_span_in_context(span))

@@ -134,7 +134,7 @@ async def read_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes
         ResourceExhaustedError: Too many incomplete bodies of the caller.
     """
     try:
-        async with asyncio.timeout(MAX_BODY_SECONDS), request.state.receipts:
+        async with asyncio.timeout(MAX_BODY_SECONDS), request.state.receive_slot:
             parts: list[bytes] = []
             size = 0
             async for part in request.stream():

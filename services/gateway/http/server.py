@@ -23,12 +23,12 @@ HEAD_SECONDS = 10.0
 MAX_HEAD_BYTES = 32 * 1024
 # Connections without an authenticated request: before the first head, between two requests, and
 # during public requests. Half of the usual limit of 1,024 open files of a process.
-MAX_STRANGERS = 500
+MAX_UNAUTHENTICATED_CONNECTIONS = 500
 # Connections are dropped after this time, so that the first request of a new one has arrived.
 DROP_SECONDS = 1.0
 
 
-class Strangers:
+class UnauthenticatedConnections:
     """Connections without an authenticated request, oldest first.
 
     Beyond the limit the oldest is dropped, so that silent connections cannot lock out new ones.
@@ -42,12 +42,12 @@ class Strangers:
         """Add a connection as the newest. Beyond the limit the oldest will be dropped."""
         self.discard(connection)
         self._connections[connection] = None
-        if len(self._connections) > MAX_STRANGERS and self._drop_timer is None:
+        if len(self._connections) > MAX_UNAUTHENTICATED_CONNECTIONS and self._drop_timer is None:
             self._drop_timer = connection.loop.call_later(DROP_SECONDS, self._drop_oldest)
 
     def _drop_oldest(self) -> None:
         self._drop_timer = None
-        while len(self._connections) > MAX_STRANGERS:
+        while len(self._connections) > MAX_UNAUTHENTICATED_CONNECTIONS:
             oldest = next(iter(self._connections))
             self.discard(oldest)
             # An authenticated connection is added again when its request has been answered.
@@ -68,9 +68,11 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
     _due: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
-    def __init__(self, strangers: Strangers, *arguments: Any, **named: Any) -> None:
+    def __init__(
+        self, unauthenticated: UnauthenticatedConnections, *arguments: Any, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
-        self._strangers = strangers
+        self._unauthenticated = unauthenticated
 
     @property
     def is_authenticated(self) -> bool:
@@ -83,17 +85,17 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
-        self._strangers.add(self)
+        self._unauthenticated.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self._strangers.discard(self)
+        self._unauthenticated.discard(self)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.transport.is_closing():
-            self._strangers.add(self)
+            self._unauthenticated.add(self)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -149,7 +151,7 @@ async def serving_http(
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_seconds * 1000))
     config = uvicorn.Config(
         app,
-        http=partial(HeaderTimeoutProtocol, Strangers()),  # type: ignore[arg-type]
+        http=partial(HeaderTimeoutProtocol, UnauthenticatedConnections()),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

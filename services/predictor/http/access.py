@@ -1,8 +1,8 @@
 """Access to the inference port, decided by the head of a request.
 
-Only programs with the key may call. The most likely other caller is a browser on the same machine
-or network: a page can send `text/plain` anywhere without asking, and can make its own host name
-point to this server (DNS rebinding).
+Only programs with the key may call. Browsers are the main threat: a page can send `text/plain` to
+any address without a CORS preflight, and can make its own host name point to this server (DNS
+rebinding).
 """
 
 import hmac

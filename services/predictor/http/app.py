@@ -46,7 +46,7 @@ def build_app(
 def build_metrics_app(metrics: Metrics) -> web.Application:
     """Build the application of the metrics port.
 
-    A port of its own, so that a monitoring system that may read the metrics can reach nothing else.
+    Separate port: network policies can permit metrics without inference.
     """
 
     async def render_metrics(request: web.Request) -> web.Response:

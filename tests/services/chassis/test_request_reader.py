@@ -1,4 +1,4 @@
-"""Receipt of requests: simultaneous receipts of one caller are limited, those of others are not."""
+"""Receipt of requests: those of one caller at a time are limited, those of others are not."""
 
 import asyncio
 from typing import Any
@@ -7,14 +7,14 @@ import pytest
 
 from services.chassis.errors import ResourceExhaustedError
 from services.chassis.identity import Caller
-from services.chassis.request_reader import MAX_CALLER_REQUESTS, CallerReceipts, RequestReader
+from services.chassis.request_reader import MAX_CALLER_REQUESTS, ReceiveSlotsByCaller, RequestReader
 from tests.support.errors import refused
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
 
 
 class HalfSent:
-    """A call whose message is never complete. Counts the receipts in progress."""
+    """A call whose message is never complete. Counts the calls in receipt."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -39,7 +39,7 @@ async def test_incomplete_requests_of_a_user_are_received_a_few_at_a_time(
 ) -> None:
     reader, half_sent = RequestReader(600), HalfSent()
     context: Any = half_sent
-    receipts = [asyncio.create_task(reader.read(context, caller)) for _ in range(100)]
+    calls = [asyncio.create_task(reader.read(context, caller)) for _ in range(100)]
     try:
         for _ in range(10):
             await asyncio.sleep(0)
@@ -47,9 +47,9 @@ async def test_incomplete_requests_of_a_user_are_received_a_few_at_a_time(
         complete: Any = Complete()
         assert await reader.read(complete, BOB) == "message"
     finally:
-        for receipt in receipts:
-            receipt.cancel()
-        await asyncio.gather(*receipts, return_exceptions=True)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_many_complete_requests_of_a_user_are_received() -> None:
@@ -59,21 +59,21 @@ async def test_many_complete_requests_of_a_user_are_received() -> None:
     assert received == ["message"] * 1_000
 
 
-async def test_receipts_beyond_those_that_may_wait_are_refused() -> None:
-    receipts, never = CallerReceipts(max_waiting=2), asyncio.Event()
+async def test_requests_beyond_those_that_may_wait_are_refused() -> None:
+    slots, never = ReceiveSlotsByCaller(max_waiting=2), asyncio.Event()
 
     async def receive(caller: Caller) -> None:
-        async with receipts.of(caller):
+        async with slots.of(caller):
             await never.wait()
 
     held = [asyncio.create_task(receive(ADA)) for _ in range(MAX_CALLER_REQUESTS + 2)]
     await asyncio.sleep(0)
     with refused(ResourceExhaustedError, reason="REQUEST_TOO_SLOW"):
         await receive(ADA)
-    async with receipts.of(BOB):
+    async with slots.of(BOB):
         pass
     for task in held:
         task.cancel()
     await asyncio.gather(*held, return_exceptions=True)
-    async with receipts.of(ADA):
+    async with slots.of(ADA):
         pass

@@ -20,7 +20,7 @@ async def test_oldest_connections_of_strangers_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """Silent connections occupied all files, so that no connection was accepted any more."""
-    monkeypatch.setattr(server, "MAX_STRANGERS", LIMIT)
+    monkeypatch.setattr(server, "MAX_UNAUTHENTICATED_CONNECTIONS", LIMIT)
     monkeypatch.setattr(server, "DROP_SECONDS", 0.01)
     async with asyncio.timeout(30), run_gateway(tmp_path) as gateway, AsyncExitStack() as held:
         gate = GeneratorGate(gateway, at=1)
