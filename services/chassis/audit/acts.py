@@ -46,13 +46,18 @@ class Act:
     detail: str = ""
 
     def record(self) -> dict[str, Any]:
-        """Return the columns of the record, and log the act without its detail."""
-        values = asdict(self)
-        log.info("administrative act", extra=fields(**{**values, "detail": ""}))
+        """Return the columns of the record."""
         return {
             "time_us": time.time_ns() // 1_000,
             "request_id": current_call().request_id,
-        } | values
+        } | asdict(self)
+
+    def log(self) -> None:
+        """Log the act without its detail; called after the record is committed.
+
+        Commands configure no logging and print no such line.
+        """
+        log.info("administrative act", extra=fields(**{**asdict(self), "detail": ""}))
 
 
 def calling_service() -> str:

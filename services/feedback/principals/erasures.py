@@ -131,6 +131,7 @@ class Erasures:
                 ("principal", "message_id", "up", "model_version", "arm", "accept_us")
             )
             connection.execute(update(claims).where(mine).values(nothing))
+        act.log()
         # The row of the key is deleted; on SQLite the scrub also removes its bytes.
         if not scrub(self._engine):
             log.warning("shredded key remains in the write-ahead log until its readers end")

@@ -140,6 +140,7 @@ class SqlKeyStore:
                 "key created", actor, key.key_id, detail=f"{key.caller.key} {values['scopes']}"
             )
             await connection.execute(AUDIT.insert().values(act.record()))
+        act.log()
 
     async def list_keys(self) -> list[StoredKey]:
         """Return all keys, oldest first."""
@@ -179,8 +180,10 @@ class SqlKeyStore:
         query = select(AUDIT.c.detail).where(AUDIT.c.act == act.act, AUDIT.c.object == subject)
         async with transaction(self._engine) as connection:
             last = await connection.execute(query.order_by(AUDIT.c.id.desc()).limit(1))
-            if last.scalar() != content:
-                await connection.execute(AUDIT.insert().values(act.record()))
+            if last.scalar() == content:
+                return
+            await connection.execute(AUDIT.insert().values(act.record()))
+        act.log()
 
     async def audit_records(self, since_us: int) -> list[Mapping[str, Any]]:
         """Return the records of the audit log since a time, oldest first."""
@@ -194,10 +197,11 @@ class SqlKeyStore:
         works = (api_keys.c.key_id == act.object, api_keys.c.revoke_time.is_(None), lives)
         async with transaction(self._engine) as connection:
             changed = await connection.execute(update(api_keys).where(*works).values(**values))
-            outcome = DONE if changed.rowcount == 1 else "no working key"
-            record = replace(act, outcome=outcome).record()
-            await connection.execute(AUDIT.insert().values(record))
-            return changed.rowcount == 1
+            is_changed = changed.rowcount == 1
+            act = replace(act, outcome=DONE if is_changed else "no working key")
+            await connection.execute(AUDIT.insert().values(act.record()))
+        act.log()
+        return is_changed
 
     async def _insert(
         self, connection: AsyncConnection, table: Table, values: dict[str, Any]

@@ -90,11 +90,14 @@ class RolloutRow:
             is_replaced = bool((await connection.execute(statement)).rowcount)
             if is_replaced and act is not None:
                 await connection.execute(AUDIT.insert().values(act.record()))
+        if is_replaced and act is not None:
+            act.log()
         return is_replaced
 
     async def append(self, act: Act) -> None:
         """Implement the method `RolloutStore.append`."""
         await self._run(AUDIT.insert().values(act.record()))
+        act.log()
 
     async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
         """Implement the method `RolloutStore.audit_records`."""

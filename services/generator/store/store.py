@@ -114,6 +114,7 @@ class RolloutFile:
             file.write(start + json.dumps(act.record()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        act.log()
 
     def _replace(self, rollout: Rollout, serial: int, act: Act | None) -> bool:
         self._path.parent.mkdir(parents=True, exist_ok=True)

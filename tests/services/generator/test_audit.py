@@ -104,7 +104,10 @@ async def test_refused_restore_and_repeated_orders_are_recorded(
     ]
 
 
-async def test_lost_race_leaves_no_record(tmp_path: Path, database: str) -> None:
+async def test_lost_race_leaves_no_record(
+    tmp_path: Path, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     file = RolloutFile(tmp_path / "rollout.json")
     async with open_rollout_row(database, 5) as row:
         before = len(await row.audit_records(0))
@@ -113,6 +116,7 @@ async def test_lost_race_leaves_no_record(tmp_path: Path, database: str) -> None
             assert not await store.replace(V1, 0, ACT)
         assert len(await row.audit_records(0)) == before + 1
     assert len(await file.audit_records(0)) == 1
+    assert caplog.messages.count("administrative act") == 2
 
 
 async def test_rollout_is_not_replaced_if_the_act_cannot_be_recorded(tmp_path: Path) -> None:

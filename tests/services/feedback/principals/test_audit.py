@@ -20,7 +20,10 @@ from tests.services.feedback.samples import KEY, MASTER
 ADA, NEW = "a" * 64, "7c" * 32
 
 
-def test_erasure_is_recorded_once_and_names_no_user(engine: Engine) -> None:
+def test_erasure_is_recorded_once_and_names_no_user(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     keys = DataKeys(engine, MasterKey(MASTER))
     keys.get_or_create({ADA: "acme"})
     erasure, created = Erasures(engine).erase(ADA, "acme")
@@ -35,9 +38,13 @@ def test_erasure_is_recorded_once_and_names_no_user(engine: Engine) -> None:
         "done",
     )
     assert ADA not in str(dict(record))
+    assert caplog.messages.count("administrative act") == 1
 
 
-def test_erasure_without_its_record_does_not_take_effect(sqlite_engine: Engine) -> None:
+def test_erasure_without_its_record_does_not_take_effect(
+    sqlite_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     keys = DataKeys(sqlite_engine, MasterKey(MASTER))
     before = keys.get_or_create({ADA: "acme"})
     with sqlite_engine.begin() as connection:
@@ -45,6 +52,7 @@ def test_erasure_without_its_record_does_not_take_effect(sqlite_engine: Engine) 
     with pytest.raises(LedgerUnavailableError):
         Erasures(sqlite_engine).erase(ADA, "acme")
     assert keys.existing([ADA]) == before
+    assert "administrative act" not in caplog.messages
 
 
 def replacement(names: str, values: str) -> str:

@@ -78,8 +78,9 @@ def test_command_prints_the_records_since_an_age(
 
 
 async def test_change_without_its_record_does_not_take_effect(
-    tmp_path: Path, engine: AsyncEngine
+    tmp_path: Path, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     store = SqlKeyStore(engine)
     _, key = mint(ADA)
     await store.add(key)
@@ -89,6 +90,7 @@ async def test_change_without_its_record_does_not_take_effect(
         await store.revoke(key.key_id, time.time())
     found = await store.find(key.digest)
     assert found is not None and found.revoke_time is None
+    assert caplog.messages.count("administrative act") == 1, "the key was added, not revoked"
 
 
 @pytest.mark.parametrize(
