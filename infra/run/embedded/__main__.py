@@ -33,7 +33,7 @@ from infra.run.embedded.training_process import run_training_process
 from infra.run.supervision import interruption
 from infra.run.supervision.child import Child, ChildFailedError, Program
 from infra.run.supervision.interruption import interruptible
-from infra.run.supervision.secret_file import forbid_foreign_access
+from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.runs import LoopRunningError
@@ -46,6 +46,7 @@ EXPECTED_ERRORS = (
         AlreadyRunningError,
         NotRunningError,
         ChildFailedError,
+        ForeignFileError,
     ),
     *(UnknownRecipeError, FeedbackUnreachableError, LoopRunningError),
 )

@@ -25,7 +25,7 @@ from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError, Program
 from infra.run.supervision.interruption import interruptible
 from infra.run.supervision.ports import HOST
-from infra.run.supervision.secret_file import forbid_foreign_access
+from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
@@ -35,6 +35,7 @@ EXPECTED_ERRORS = (
     ModelError,
     AlreadyRunningError,
     ChildFailedError,
+    ForeignFileError,
     ServerError,
 )
 

@@ -5,8 +5,19 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from training.errors import DetailedError
+
 # Permission bits of the group and of others.
 FOREIGN = 0o077
+
+
+class ForeignFileError(DetailedError):
+    """File of the state folder belongs to another user, so that its permissions stay as they are.
+
+    `field` is the path.
+    """
+
+    reason = "FOREIGN_OWNER"
 
 
 def forbid_foreign_access() -> None:
@@ -18,6 +29,9 @@ def restrict_folder(folder: Path) -> None:
     """Create a folder, or remove the permissions of group and others from it and its content.
 
     Earlier versions created conversations and logs with the permissions of the umask.
+
+    Raises:
+        ForeignFileError: a file belongs to another user, for example root.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The folder first: afterwards no other user can open a file in it.
@@ -34,6 +48,12 @@ def _restrict(path: Path) -> None:
             path.chmod(mode & ~FOREIGN)
     except FileNotFoundError:
         pass  # Removed concurrently, for example by a run of training.
+    except PermissionError as error:
+        raise ForeignFileError(
+            f"{path} belongs to another user and others may read it; change its owner to the user "
+            "who starts the system (chown)",
+            field=str(path),
+        ) from error
 
 
 def read_or_create(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:

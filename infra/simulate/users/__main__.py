@@ -18,7 +18,7 @@ from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_reci
 from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError
 from infra.run.supervision.interruption import interruptible
-from infra.run.supervision.secret_file import forbid_foreign_access
+from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
 from infra.simulate.users.bounds import PopulationError
 from infra.simulate.users.client import CallFailedError, open_client
@@ -38,6 +38,7 @@ EXPECTED_ERRORS = (
     *(
         AlreadyRunningError,
         ChildFailedError,
+        ForeignFileError,
         PopulationError,
         LoopFailedError,
         ModelError,

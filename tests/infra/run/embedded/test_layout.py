@@ -3,9 +3,11 @@
 import json
 import socket
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from infra.run.embedded import __main__ as embedded
 from infra.run.embedded.layout import (
     Layout,
     PublicPortError,
@@ -14,7 +16,9 @@ from infra.run.embedded.layout import (
     free_ports,
     service_settings,
 )
+from infra.run.stack import __main__ as stack
 from infra.run.supervision.ports import free_port
+from infra.run.supervision.secret_file import ForeignFileError
 from infra.service_table import service_table
 from services.chassis.identity_keys import read_public_keys
 from tests.support.errors import refused
@@ -120,6 +124,28 @@ def test_existing_state_becomes_private_at_the_start(tmp_path: Path) -> None:
     assert modes == {0o700}
     assert {file.stat().st_mode & 0o777 for file in (database, log)} == {0o600}
     assert outside.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("command", [embedded, stack])
+def test_file_of_another_user_is_named_and_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: ModuleType
+) -> None:
+    (tmp_path / "logs").mkdir(mode=0o700)
+    file = tmp_path / "logs" / "a.log"
+    file.touch()
+    file.chmod(0o644)
+    chmod = Path.chmod
+
+    def refuse(path: Path, mode: int) -> None:
+        if path == file:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with refused(ForeignFileError, field=str(file), reason="FOREIGN_OWNER") as caught:
+        Layout(tmp_path, {}).prepare()
+    assert str(file) in caught.value.text
+    assert isinstance(caught.value, command.EXPECTED_ERRORS)
 
 
 def test_context_length_is_bounded_for_cpus(tmp_path: Path) -> None:
