@@ -170,7 +170,7 @@ async def _list(store: SqlKeyStore) -> int:
         now = time.time()
         parts = [f"made {_time(key.create_time)}", "never used"]
         if key.last_use_time is not None:
-            parts[-1] = f"used {_time(key.last_use_time)} or up to an hour later"
+            parts[-1] = f"last used within an hour of {_time(key.last_use_time)}"
         if key.revoke_time is not None:
             parts.append(f"revoked {_time(key.revoke_time)}")
         elif key.expire_time is not None:
