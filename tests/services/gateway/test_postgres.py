@@ -111,7 +111,7 @@ async def test_keys_in_postgres_behave_as_in_sqlite(
         async with engine.connect() as connection:
             assert [row.user for row in await connection.execute(select(users))] == ["ada"]
     assert await run_at(migrated, "list") == 0
-    assert f"used {time.strftime('%Y')}" in capsys.readouterr().out
+    assert "used within" in capsys.readouterr().out
 
 
 async def test_revoked_key_stops_within_five_seconds_on_every_replica(
