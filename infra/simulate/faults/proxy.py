@@ -112,7 +112,9 @@ class StreamProxy(ABC):
         self._target_port, self.port = target_port, port
         self.counts = Counter[str]()
         self._thread = LoopThread(type(self).__name__)
-        self._connections = 0
+        # The event loop has weak references only: a conversation between two sockets that are not
+        # watched at the moment would be collected as garbage.
+        self._conversations: set[asyncio.Task[None] | None] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -141,10 +143,10 @@ class StreamProxy(ABC):
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends, whole = [End(reader, writer)], False
-        self._connections += 1
+        self._conversations.add(asyncio.current_task())
         self.counts["connections"] += 1
         try:
-            if self._connections > MAX_CONNECTIONS or not await self.admitted():
+            if len(self._conversations) > MAX_CONNECTIONS or not await self.admitted():
                 raise CutError
             async with asyncio.timeout(CONNECT_SECONDS):
                 ends.append(End(*await asyncio.open_connection(HOST, self._target_port)))
@@ -157,7 +159,7 @@ class StreamProxy(ABC):
         ):  # The server is unavailable or an end was reset: reset the other end.
             pass
         finally:
-            self._connections -= 1
+            self._conversations.discard(asyncio.current_task())
             for end in ends:
                 end.writer.close() if whole else reset(end.writer.transport)
 
