@@ -81,9 +81,10 @@ async def wiring(
 async def _open_streams(
     settings: FeedbackSettings, engine: Engine, exported: ExperimentMetrics
 ) -> AsyncIterator[Sequence[Registration]]:
-    keys = DataKeys(engine, settings.master_keys())
+    configured = settings.master_keys()
+    keys = DataKeys(engine, configured)
     keys.check()
-    master = settings.master_keys().with_fingerprints(keys.fingerprint_key())
+    master = configured.with_fingerprints(keys.fingerprint_key())
     erasures, consents = Erasures(engine), Consents(engine, settings.training_consent_default)
     registry = SpoolRegistry(engine, socket.gethostname()) if settings.kafka_bootstrap else None
     objects = await asyncio.to_thread(verified_store, settings)

@@ -3,8 +3,7 @@
 import socket
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,20 +126,9 @@ def _objects(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _registry(settings: FeedbackSettings) -> Iterator[SpoolRegistry]:
-    with opened_database(settings.database_url) as engine:
-        yield SpoolRegistry(engine, socket.gethostname())
-
-
-def _signing_key(settings: FeedbackSettings) -> bytes:
-    with opened_database(settings.database_url) as engine:
-        stored = DataKeys(engine, settings.master_keys()).fingerprint_key()
-    return settings.master_keys().with_fingerprints(stored).record_key()
-
-
 def _spools(settings: FeedbackSettings, options: Namespace) -> int:
-    with _registry(settings) as registry:
+    with opened_database(settings.database_url) as engine:
+        registry = SpoolRegistry(engine, socket.gethostname())
         if options.forget and not registry.remove(options.forget):
             print(f"--forget: no write-ahead log {options.forget}", file=sys.stderr)
             return 2
@@ -166,8 +154,10 @@ def _relay(settings: FeedbackSettings, options: Namespace) -> int:
     from services.feedback.kafka.relay import PublishError
     from services.feedback.kafka.stream import relay_all
 
-    signing_key = _signing_key(settings)
-    with _registry(settings) as registry:
+    with opened_database(settings.database_url) as engine:
+        registry, master = SpoolRegistry(engine, socket.gethostname()), settings.master_keys()
+        stored = DataKeys(engine, master).fingerprint_key()
+        signing_key = master.with_fingerprints(stored).record_key()
         for stream in streams:
             try:
                 spool = Spool(
