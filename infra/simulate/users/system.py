@@ -23,15 +23,15 @@ from infra.run.embedded.layout import ROOT, Layout, free_ports, programs, public
 from infra.run.supervision.supervisor import find_running, supervised
 from infra.run.supervision.terminal import SUPERVISOR
 from infra.simulate.users.client import CallFailedError, describe
+from services.chassis.channel import open_channel
+from services.chassis.service_identity import TokenSigner
 from training.errors import DetailedError
-from training.service_identity import OPERATOR, identity_in
+from training.service_identity import FOLDER, OPERATOR
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
 # Smallest share: users should not receive a version that serves the comparison only.
 JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 1e-6, 3600
-LIST_SEGMENTS = "/thumbwheel.feedback.v1.FeedbackLogService/ListSegments"
-ROLLOUT = "/thumbwheel.generator.v1.RolloutService"
 Say = Callable[[str], None]
 
 
@@ -75,15 +75,13 @@ class System:
 
     async def committed(self) -> Rows:
         """Return the numbers of rows committed by the sink."""
-        async with grpc.aio.insecure_channel(self.layout.target("feedback")) as channel:
+        async with self._channel("feedback") as channel:
             log = feedback_pb2_grpc.FeedbackLogServiceStub(channel)
             found = []
             for stream in (feedback_pb2.STREAM_FEEDBACK, feedback_pb2.STREAM_TURNS):
                 request = feedback_pb2.ListSegmentsRequest(stream=stream)
                 with _translated_errors():
-                    reply = await log.ListSegments(
-                        request, timeout=CALL_SECONDS, metadata=self._signature(LIST_SEGMENTS)
-                    )
+                    reply = await log.ListSegments(request, timeout=CALL_SECONDS)
                 found.append(sum(segment.rows + segment.dead_letters for segment in reply.segments))
         return Rows(*found)
 
@@ -107,19 +105,17 @@ class System:
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
         """Return the served versions and their history."""
-        async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
+        async with self._channel("generator") as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             with _translated_errors():
                 return await rollout.GetRollout(
-                    generator_pb2.GetRolloutRequest(),
-                    timeout=CALL_SECONDS,
-                    metadata=self._signature(f"{ROLLOUT}/GetRollout"),
+                    generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS
                 )
 
     @asynccontextmanager
     async def also_serving(self, version: str) -> AsyncIterator[None]:
         """Serve a version of the registry next to the stable version, for pinned requests."""
-        async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
+        async with self._channel("generator") as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             request = generator_pb2.StartCanaryRequest(
                 version=version,
@@ -128,11 +124,7 @@ class System:
                 lease=Duration(seconds=JUDGEMENT_SECONDS),
             )
             with _translated_errors():
-                await rollout.StartCanary(
-                    request,
-                    timeout=LOAD_SECONDS,
-                    metadata=self._signature(f"{ROLLOUT}/StartCanary"),
-                )
+                await rollout.StartCanary(request, timeout=LOAD_SECONDS)
             try:
                 yield
             finally:
@@ -140,15 +132,13 @@ class System:
                     version=version, reason="served for a comparison only"
                 )
                 with _translated_errors():
-                    await rollout.RollBackCanary(
-                        taken_off,
-                        timeout=CALL_SECONDS,
-                        metadata=self._signature(f"{ROLLOUT}/RollBackCanary"),
-                    )
+                    await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
 
-    def _signature(self, method: str) -> list[tuple[str, str]]:
-        identity = identity_in(self.layout.state, OPERATOR)
-        return [identity.metadata(method)] if identity else []
+    def _channel(self, service: str) -> grpc.aio.Channel:
+        """Return a channel that signs calls as `operator`, if the system requires tokens."""
+        key = self.layout.state / FOLDER / f"{OPERATOR}.key"
+        signer = TokenSigner(OPERATOR, key) if key.exists() else None
+        return open_channel(self.layout.target(service), signer=signer)
 
 
 @contextmanager
