@@ -3,33 +3,16 @@
 Finding S-04. The limit of a callback is 50 ms of CPU time; the tests allow three times as much.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
 import grpc
 import pytest
-from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2
 
-from services.chassis.channel import open_channel
-from services.chassis.server import Registration, serving
 from services.enhancer.prompt import Enhancer
-from services.enhancer.servicer import INLINE_CHARACTERS, NAME, EnhancerServicer
-from services.enhancer.settings import EnhancerSettings
+from services.enhancer.servicer import INLINE_CHARACTERS
+from tests.services.enhancer.service import client
 from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 
 ERRORS = "teh recieve , i dont wat , "
-
-
-@asynccontextmanager
-async def client(enhancer: Enhancer) -> AsyncIterator[Any]:
-    add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
-    settings = EnhancerSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
-    async with (
-        serving(settings, [Registration(NAME, add, EnhancerServicer(enhancer))]) as port,
-        open_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield enhancer_pb2_grpc.EnhancerServiceStub(channel)
 
 
 @pytest.mark.parametrize(

@@ -2,34 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2
 
-from services.chassis.channel import open_channel
 from services.chassis.errors import DETAILS_KEY
-from services.chassis.server import Registration, serving
 from services.chassis.threads import AbandonedError
 from services.enhancer.correction.edits import Edit
 from services.enhancer.correction.grammar import Grammar
 from services.enhancer.prompt import Enhancer
-from services.enhancer.servicer import NAME, EnhancerServicer
-from services.enhancer.settings import EnhancerSettings
-
-
-@asynccontextmanager
-async def client(enhancer: Enhancer) -> AsyncIterator[enhancer_pb2_grpc.EnhancerServiceStub]:
-    add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
-    settings = EnhancerSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
-    async with (
-        serving(settings, [Registration(NAME, add, EnhancerServicer(enhancer))]) as port,
-        open_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield enhancer_pb2_grpc.EnhancerServiceStub(channel)
+from tests.services.enhancer.service import client
 
 
 async def test_corrected_text_is_returned_with_its_edits(enhancer: Enhancer) -> None:

@@ -3,27 +3,19 @@
 Finding S-04. The limit of a callback is 50 ms of CPU time; the tests allow three times as much.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
 import grpc
 import pytest
-from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2
 
-from services.chassis.channel import open_channel
 from services.chassis.errors import from_rpc
-from services.chassis.server import Registration, serving
 from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_REQUEST_CHARACTERS
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import (
     INLINE_CHARACTERS,
     INLINE_PENDING_CHARACTERS,
     MAX_TEXTS,
-    NAME,
-    GuardrailServicer,
 )
-from services.guardrail.settings import GuardrailSettings
+from tests.services.guardrail.service import client
 from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 
 EMOJI = "\U0001f600"
@@ -35,17 +27,6 @@ NUMBERS = "4_.`  22\n1/"
 
 def words(characters: int) -> str:
     return (WORDS * (characters // len(WORDS) + 1))[:characters]
-
-
-@asynccontextmanager
-async def client(policy: Policy) -> AsyncIterator[Any]:
-    add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
-    settings = GuardrailSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
-    async with (
-        serving(settings, [Registration(NAME, add, GuardrailServicer(policy))]) as port,
-        open_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield guardrail_pb2_grpc.GuardrailServiceStub(channel)
 
 
 CHECK = guardrail_pb2.CheckOutputRequest

@@ -1,7 +1,5 @@
 """The guardrail over a real socket."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -15,6 +13,7 @@ from services.chassis.server import Registration, serving
 from services.guardrail.policy import Policy, Release
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
+from tests.services.guardrail.service import client
 
 In, Out, Outs = (
     guardrail_pb2.CheckInputRequest,
@@ -33,17 +32,6 @@ class FailingPolicy:
         if pending == "bad":
             raise ValueError(pending)
         return self._policy.judge_output(prompt, released_tail, pending, final)
-
-
-@asynccontextmanager
-async def client(policy: Policy) -> AsyncIterator[guardrail_pb2_grpc.GuardrailServiceStub]:
-    add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
-    settings = GuardrailSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
-    async with (
-        serving(settings, [Registration(NAME, add, GuardrailServicer(policy))]) as port,
-        open_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield guardrail_pb2_grpc.GuardrailServiceStub(channel)
 
 
 async def test_ordinary_question_is_allowed_with_the_policy_version(policy: Policy) -> None:
