@@ -230,7 +230,7 @@ async def send_requests(port: int, requests: Iterable[bytes], a_second: float) -
 
 
 async def serve_idle(port: int) -> None:
-    """Read and ignore all bytes; open the windows of HTTP/2 so that none is held back."""
+    """Read and ignore all bytes, with open windows of HTTP/2."""
 
     async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -271,7 +271,7 @@ Turn = Callable[[], Awaitable[float]]
 
 
 async def chatting(turn: Turn, seconds: float) -> Figures:
-    """Return the waits until the first text, one turn after another."""
+    """Return the waits until the first text of successive turns."""
     waits, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         waits.append(await turn())
@@ -279,7 +279,7 @@ async def chatting(turn: Turn, seconds: float) -> Figures:
 
 
 async def measure(names: Iterable[str], layout: Layout, idle_port: int, seconds: float) -> None:
-    """Measure all attacks and print one row for each."""
+    """Measure all attacks and print a row for each."""
     attacker = await attackers_key(layout)
     attacked = Target(layout.ports["http"], layout.ports["gateway"], attacker)
     idle = Target(idle_port, idle_port, attacker)

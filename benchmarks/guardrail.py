@@ -1,8 +1,8 @@
 """Cost of the guardrail's verdicts: `python -m benchmarks.guardrail`.
 
 Processor time of one verdict for usual texts, and the ratio to the same verdict of a guard that
-judges the source only, without the text that Markdown shows. Both run in turns in one process. The
-minimum of many runs is printed, because other processes only add time.
+judges the source only, without the text that Markdown shows. Both run alternately in the same
+process. The minimum of many runs is printed, because other processes only add time.
 """
 
 import functools

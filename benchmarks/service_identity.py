@@ -1,4 +1,4 @@
-"""Cost of signed calls between services, as ratios to unsigned calls within one run.
+"""Cost of signed calls between services, as ratios to unsigned calls within a run.
 
 Usage: `python -m benchmarks.service_identity`. One process has a client and two servers on
 loopback, one of which requires tokens; the calls alternate, so that load of the machine affects
@@ -34,7 +34,7 @@ REQUEST = enhancer_pb2.EnhanceRequest(text="hello")
 
 
 class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
-    """Servicer without work, so that the cost of the call remains."""
+    """Servicer without work: only the cost of the call remains."""
 
     async def Enhance(self, request: Any, context: Any) -> enhancer_pb2.EnhanceResponse:
         return enhancer_pb2.EnhanceResponse(text=request.text)
@@ -100,7 +100,7 @@ async def compare(kind: str, stubs: dict[str, Any], users: Iterator[str], count:
 
 
 def print_step(name: str, count: int, step: Callable[[], object]) -> None:
-    """Print the mean time of a step that runs `count` times."""
+    """Print the mean time of a step, executed `count` times."""
     started = time.perf_counter()
     step()
     print(f"{name:>12}: {(time.perf_counter() - started) / count * 1e6:.0f} µs")

@@ -280,7 +280,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Stack]:
-    """Return the embedded system that journeys and attacks share, because a start takes seconds.
+    """Return the embedded system, shared by journeys and attacks because a start takes seconds.
 
     Tests must restore services they stop.
     """

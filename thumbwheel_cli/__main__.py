@@ -19,13 +19,13 @@ PROBES = {"services": "starlette", "predictor": "openvino", "training": "torch"}
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand and the module that implements it.
+    """A subcommand and its module.
 
     Args:
         summary: one line for the list of commands.
         module: run as `python -m module`.
         words: arguments before those of the user.
-        groups: dependency groups that the module imports.
+        groups: dependency groups of the module's imports.
         image_module: module that runs in an image, which has no state folder; by default `module`.
     """
 

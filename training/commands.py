@@ -1,7 +1,7 @@
 """Commands on the state of the loop: `loop`, `canary`, `snapshot`, `forget` and `lineage`.
 
 Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 3 another loop is
-running, 4 too little feedback, 5 halted by an operator. Modules that need seconds to import are
+running, 4 too little feedback, 5 halted by an operator. Modules with imports of seconds are
 imported on use.
 """
 

@@ -170,7 +170,7 @@ class _CallDetails(NamedTuple):
 
 
 class _SigningInterceptor(grpc.UnaryUnaryClientInterceptor):
-    """Interceptor that adds a token to each call."""
+    """Interceptor with a token for each call."""
 
     def __init__(self, identity: ServiceIdentity) -> None:
         self._identity = identity

@@ -1,4 +1,4 @@
-"""Tokens that sign the calls of training and of operators to the services.
+"""Signatures of the calls of training and of operators to the services.
 
 A token is a JWT, signed with Ed25519 (RFC 8037). It names the caller, the method and the expiry;
 the user is empty, because these calls are made for no user. The services verify tokens and list the
@@ -32,7 +32,7 @@ KEY_ID_DIGITS = 16
 class ServiceIdentity:
     """Name and private key (PKCS 8, PEM) of a caller.
 
-    The file is read for each call, so that a long run follows a rotation of the key.
+    The file is read for each call: a long run follows a rotation of the key.
     """
 
     caller: str
@@ -85,7 +85,7 @@ def identity_in(state: Path, caller: str) -> ServiceIdentity | None:
 
 
 def training_identity(environment: Mapping[str, str], state: Path) -> ServiceIdentity | None:
-    """Return training's identity: the key in TW_TRAINING_IDENTITY_KEY, or that of the state."""
+    """Return training's identity: the key in TW_TRAINING_IDENTITY_KEY, or in the state folder."""
     if given := environment.get(VARIABLE):
         return ServiceIdentity(TRAINING, Path(given))
     return identity_in(state, TRAINING)

@@ -84,7 +84,7 @@ def build_page(target: Path) -> None:
 
 
 def check_page() -> None:
-    """Check that the committed page matches its sources, and run the tests of the page's modules.
+    """Compare the committed page with its sources, and run the tests of the page's modules.
 
     Raises:
         ToolError: a file differs, or a test fails.

@@ -1,8 +1,8 @@
 """Key files of the callers: Ed25519 private keys, and the folder of public keys by caller.
 
-A public key is a file CALLER.pem or CALLER.NAME.pem, so that a caller may have several keys during
-a rotation. Its content is a public key, or a certificate, of which only the key is used: Helm's
-templates can write a public key as a certificate only.
+A public key is a file CALLER.pem or CALLER.NAME.pem: a caller has several keys during a rotation.
+Its content is a public key, or a certificate, of which only the key is used: Helm's templates can
+write a public key as a certificate only.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class IdentityKeyError(DetailedError):
 
 @dataclass(frozen=True)
 class CallerKey:
-    """Public key of a caller, and the file that holds the key."""
+    """Public key of a caller, and its file."""
 
     caller: str
     key: Ed25519PublicKey
@@ -125,7 +125,7 @@ def create_key_pair(caller: str, private: Path, folder: Path) -> str:
 
 
 def retire_keys(caller: str, private: Path, folder: Path) -> Sequence[str]:
-    """Remove the caller's public keys other than that of `private`. Returns the removed key ids.
+    """Remove the caller's public keys, except the counterpart of `private`. Returns their key ids.
 
     Raises:
         IdentityKeyError: a key file is unusable, or the folder lacks the public key of `private`.

@@ -69,7 +69,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         callers: the services that may call each method; None if `authorize` checks callers.
         authorize: by full name of the service: the check of its callers.
-        batch: paths of the methods that leave the queue last.
+        batch: paths of the methods with the lowest priority in the queue.
         unlimited: paths of the methods without admission, because the work they start has its own.
         secure: callers have certificates.
         tokens: verifier of the callers' tokens; None: the identity in the metadata is

@@ -113,7 +113,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 def require_peer(
     callers: AllowedCallers | None, method: str, context: Any, *, secure: bool, signer: str = ""
 ) -> None:
-    """Check that the calling service may call `/package.Service/Method`.
+    """Check the right of the calling service to call `/package.Service/Method`.
 
     Args:
         callers: the rules; None if the servicer checks its callers itself.

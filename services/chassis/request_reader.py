@@ -32,7 +32,7 @@ MAX_CALLER_REQUESTS = 32
 
 
 class ReceiveSlots:
-    """Slots in which the requests of one caller are received.
+    """Slots for receiving the requests of a caller.
 
     Args:
         max_waiting: requests that may wait for a slot; None: no limit.
@@ -64,7 +64,7 @@ class ReceiveSlots:
 
 
 class ReceiveSlotsByCaller:
-    """Slots by caller, kept while at least one request is being received."""
+    """Slots by caller, kept while a request is being received."""
 
     def __init__(self, max_waiting: int | None = None) -> None:
         self._max_waiting = max_waiting

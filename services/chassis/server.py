@@ -166,7 +166,7 @@ async def serving(
 
 
 def raise_open_files() -> None:
-    """Raise the limit of open files to the highest that the process may have.
+    """Raise the limit of open files to the hard limit of the process.
 
     Each connection is an open file, and the usual limit of 1,024 is for programs with `select`.
     """

@@ -56,7 +56,7 @@ class ServiceTokenError(UnauthenticatedError):
 
 
 class _Reloaded(Generic[T]):
-    """Value read from files, and again when one of the files has changed.
+    """Value read from files, and again after a change of a file.
 
     Raises:
         IdentityKeyError: the first read failed. Later failures keep the previous value.
@@ -98,7 +98,7 @@ class _Reloaded(Generic[T]):
 
 
 class TokenSigner:
-    """Signer of the calls of one service.
+    """Signer of the calls of a service.
 
     Args:
         caller: name of the service, as in the receivers' rules.
@@ -154,7 +154,7 @@ class TokenVerifier:
         self._verified: dict[str, dict[str, Any]] = {}
 
     def verify(self, method: str, caller: Caller, metadata: Metadata) -> str:
-        """Return the service that signed the call.
+        """Return the signing service of the call.
 
         Args:
             method: path of the called method.
@@ -203,7 +203,7 @@ class TokenVerifier:
 
 
 class SigningChannel:
-    """Channel for stubs that adds a token to each call."""
+    """Channel for stubs with a token in each call."""
 
     def __init__(self, channel: Any, signer: TokenSigner) -> None:
         self._channel, self._signer = channel, signer

@@ -142,7 +142,7 @@ async def _open_streams(
 def _periodic_deletions(
     settings: FeedbackSettings, engine: Engine, claims: Sequence[Claims]
 ) -> list[Coroutine[None, None, None]]:
-    """Return the work that deletes expired claims, payloads and remarks until cancelled."""
+    """Return coroutines for deleting expired claims, payloads and remarks until cancelled."""
     work = [
         *(sweep_hourly(each, settings.claim_days * DAY_SECONDS) for each in claims),
         clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),

@@ -1,4 +1,4 @@
-"""Reasons of dead letters: records that cannot be decoded, or not verified."""
+"""Reasons of dead letters: records without a valid form or signature."""
 
 from services.chassis.errors import DetailedError
 from services.feedback.spool.log import Signature

@@ -226,7 +226,7 @@ def _check_principal(text: str, field: str) -> None:
 def created_us(message_id: str) -> int:
     """Return the creation time of a UUIDv7 in microseconds since 1970, or 0 for other versions.
 
-    The session service makes such ids for messages (RFC 9562 section 5.7). The resolution is one
+    The session service makes such ids for messages (RFC 9562 section 5.7). The resolution is a
     millisecond.
     """
     found = uuid.UUID(message_id)

@@ -48,7 +48,7 @@ class Flusher(Protocol):
 
 
 class SinkLoop:
-    """Loop that flushes when enough events wait, or an event has waited long enough.
+    """Loop with a flush when enough events wait, or an event has waited long enough.
 
     Args:
         on_committed: Called on the event loop with an offset; all records below are in the ledger.

@@ -51,7 +51,7 @@ class Stores:
 
 
 class OpenStream:
-    """Stream that this process has opened: its group commit and its write-ahead log."""
+    """Open stream of this process: its group commit and its write-ahead log."""
 
     def __init__(self, stream: Stream, group: GroupCommit, spool: Spool, directory: Path) -> None:
         self.group = group
@@ -135,7 +135,7 @@ async def open_stream(
 def _unsigned_rule(
     settings: FeedbackSettings, stream: Stream, ledger: Ledger
 ) -> Callable[[], bool]:
-    """Return a function that is true while records without a signature are accepted."""
+    """Return a function: are records without a signature accepted at present?"""
     until_us = settings.unsigned_until_us(ledger.signed_since_us(stream))
 
     def accepts() -> bool:

@@ -89,7 +89,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
 
 
 def open_http(connect_seconds: float, key: str) -> aiohttp.ClientSession:
-    """Open the session for requests to model servers, which sends the key with each request.
+    """Open the session for requests to model servers, with the key in each request.
 
     Each request uses a new connection. The other end of a reused connection may have closed during
     an upgrade, and POST requests are not retried.

@@ -1,6 +1,6 @@
-"""Callers that may use each method, by the service name in token and client certificate.
+"""Permitted callers of each method, by the service name in token and client certificate.
 
-A method that is missing in the table is denied.
+Methods missing from the table are denied.
 """
 
 from collections.abc import Mapping

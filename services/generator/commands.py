@@ -111,7 +111,7 @@ async def run_rollout_command(
 async def _change(
     options: Namespace, current: CurrentRollout, store: RolloutStore, now_us: int
 ) -> None:
-    """Apply the command. An act that is refused or changes nothing is recorded as well.
+    """Apply the command. Refused acts and acts without a change are recorded as well.
 
     Raises:
         InvalidArgumentError: the directory holds no finished model of this version.
@@ -146,7 +146,7 @@ def _act(options: Namespace) -> Act:
 
 
 def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[Rollout], Rollout]:
-    """Return the change that the command makes.
+    """Return the change made by the command.
 
     Raises:
         InvalidArgumentError: the directory holds no finished model of this version.

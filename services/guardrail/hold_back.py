@@ -268,7 +268,7 @@ def _value_end(pending: _Pending, end: int) -> int | None:
 
 
 def _token_end(pending: _Pending, start: int, end: int) -> int | None:
-    """Return the end of a key or token that is broken over lines."""
+    """Return the end of a key or token divided by line breaks."""
     text = pending.shown.text
     for _ in range(MAX_TOKEN_LINES):
         if end - start < SHORTEST_TOKEN_LINE:

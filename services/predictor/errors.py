@@ -62,7 +62,7 @@ class InvalidRequestError(PredictorError):
 
 
 class ContentTypeError(PredictorError):
-    """The Content-Type of a body is another one than application/json."""
+    """The Content-Type of a body is not application/json."""
 
     status = 415
     kind = "invalid_request_error"
@@ -78,7 +78,7 @@ class UnauthenticatedError(PredictorError):
 
 
 class ForbiddenError(PredictorError):
-    """The request comes from a web page, or names a host that is not allowed."""
+    """The request comes from a web page, or names a host outside the allowed hosts."""
 
     status = 403
     kind = "permission_error"

@@ -40,14 +40,14 @@ MAX_MESSAGES = 2_000
 class ConversationLimits:
     """Stored conversations of a user and of a tenant; 0 means unlimited.
 
-    Conversations that their clients keep do not count.
+    Conversations kept by their clients do not count.
     """
 
     per_user: int
     per_tenant: int
 
     def check_room(self, rows: OwnedRows) -> None:
-        """Check that the owner may store another conversation.
+        """Check the limits of the owner for another conversation.
 
         The count of a tenant is not locked, because all its users would wait for each other:
         conversations that begin at the same time may exceed the limit.

@@ -40,7 +40,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation; `next_position` is the position of its next message.
+    """A conversation; `next_position` is the position of its next message.
 
     A conversation with `client_keeps_conversation` does not count against the limits.
     """

@@ -92,7 +92,7 @@ class TurnBeginner:
     async def begin(
         self, owner: Caller, request: session_pb2.BeginTurnRequest
     ) -> session_pb2.BeginTurnResponse:
-        """Begin a turn, or return the turn that was begun with the same request id.
+        """Begin a turn, or return the earlier turn with the same request id.
 
         Raises:
             InvalidArgumentError: a limit is exceeded, or the text does not fit the context.

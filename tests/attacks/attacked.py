@@ -1,4 +1,4 @@
-"""The attacked system, the users in it, and the bounds that every attack must respect."""
+"""The attacked system, its users, and the bounds of every attack."""
 
 import time
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Attacked:
             assert mib - old_mib <= MAX_GROWTH_MIB, f"{service} grew from {old_mib} to {mib} MiB"
 
     def check_answered(self) -> None:
-        """Check that a turn of the bystander is answered within the deadline."""
+        """Ask as the bystander, and require an answer within the deadline."""
         end = time.monotonic() + ANSWER_SECONDS
         while not _is_answered(self.bystander):
             assert time.monotonic() < end, "the bystander gets no answer"

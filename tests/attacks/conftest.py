@@ -1,4 +1,4 @@
-"""One embedded system for all attacks, shared with the journeys."""
+"""Embedded system for all attacks, shared with the journeys."""
 
 from collections.abc import Iterator
 

@@ -39,7 +39,7 @@ BODIES = {
 
 @dataclass(frozen=True)
 class Owned:
-    """Objects of one user."""
+    """Objects of a user."""
 
     client: Client
     ids: dict[str, str]

@@ -32,7 +32,7 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 
 
 def methods_of(service: str) -> Iterator[MethodDescriptor]:
-    """Yield the methods that a service serves on its inner port."""
+    """Yield the methods of a service's inner port."""
     module = importlib.import_module(f"thumbwheel.{service}.v1.{service}_pb2")
     served = importlib.import_module(f"services.{service}.access").CALLERS
     for descriptor in module.DESCRIPTOR.services_by_name.values():

@@ -1,4 +1,4 @@
-"""Attacks with one ordinary key on memory and processor time: bodies, texts, streams."""
+"""Attacks with an ordinary key on memory and processor time: bodies, texts, streams."""
 
 import asyncio
 import struct
@@ -168,7 +168,7 @@ async def test_half_sent_bodies_of_one_key_are_bounded(attacked: Attacked) -> No
 
 
 def long_history(number: int) -> dict[str, Any]:
-    """Return a request with as many distinct characters as one request may have."""
+    """Return a request of the largest size, without repeated texts."""
     length = MAX_REQUEST_CHARACTERS // 201
     sentence = "My neighbour asked about the weather in the mountains and the price of tea. "
     texts = [f"{number} {each} {sentence * 10}"[:length] for each in range(200)]

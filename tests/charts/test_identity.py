@@ -36,7 +36,7 @@ def secret(objects: list[Object], name: str) -> Object:
 
 
 def environment(objects: list[Object]) -> Mapping[str, str]:
-    """Return the variables of all pods that concern the identity."""
+    """Return the identity variables of all pods."""
     return {
         item["name"]: item.get("value", "")
         for pod in pods(objects).values()

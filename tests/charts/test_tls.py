@@ -128,7 +128,7 @@ def test_stranger_is_selected_by_no_policy_and_tries_grpc_ports_model_server_and
 
 
 def test_stranger_tries_no_model_server_of_kserve() -> None:
-    """Limit of the test that docs/kubernetes.md names."""
+    """Limit of the test, as in docs/kubernetes.md."""
     _, words = stranger("kserve-values.yaml")
     tried = {word.split("=")[0] for word in words if "=" in word}
     assert {service.name for service in service_table().internal} <= tried

@@ -8,7 +8,7 @@ from tests.servers import Server
 
 
 class OlderCopy:
-    """Copy of one folder of a server; all methods block.
+    """Copy of a folder of a server; all methods block.
 
     Args:
         server: The server, running.

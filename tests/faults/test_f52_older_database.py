@@ -1,4 +1,4 @@
-"""F52: Postgres fails over to a copy that lacks the last transactions.
+"""F52: Postgres fails over to a copy without the last transactions.
 
 The sink reads the missing part from Kafka again, and the order of acceptance continues, so that the
 last thumb of a user stays the current one.

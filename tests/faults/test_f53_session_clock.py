@@ -60,7 +60,7 @@ def compact(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_turns(root: Path) -> list[Row]:
-    """Return the rows of all objects that readers get."""
+    """Return the rows of all objects, as readers get them."""
     engine = open_database(f"sqlite:///{root}/ledger.db")
     found = Ledger(engine).readable_segments("turns")
     engine.dispose()

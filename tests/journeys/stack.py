@@ -33,7 +33,7 @@ EXPORT_EVERY_MS = "200"
 
 
 def shared_environment(spans_port: int) -> dict[str, str]:
-    """Return the environment of the system that journeys and attacks share.
+    """Return the environment of the system shared by journeys and attacks.
 
     Args:
         spans_port: port of the receiver of spans.

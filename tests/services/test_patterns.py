@@ -91,7 +91,7 @@ def _is_inline(node: ast.AST) -> bool:
 
 
 def _mentions(tree: ast.AST) -> list[ast.Attribute]:
-    """Return the functions of `re` that a syntax tree mentions and that take a pattern."""
+    """Return the functions of `re` with a pattern as argument in a syntax tree."""
     return [
         node
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""Requests of HTTP/1.1 as raw bytes, for clients that break the rules."""
+"""Requests of HTTP/1.1 as raw bytes, for clients breaking the rules."""
 
 import asyncio
 from contextlib import suppress

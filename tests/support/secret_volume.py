@@ -1,4 +1,4 @@
-"""Folder with certificate files that changes like a mounted secret of Kubernetes."""
+"""Folder with certificate files, updated like a mounted secret of Kubernetes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ NAMES = ("tls.crt", "tls.key", "ca.crt")
 
 
 class SecretVolume:
-    """Files of one name in a folder.
+    """Certificate files of a name in a folder.
 
     The kubelet writes a new folder and replaces the target of the link `..data`, through which all
     files are read.

@@ -154,7 +154,7 @@ def usual_public_ports() -> dict[str, int]:
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
-    """Return the usual ports. An internal port that is in use is replaced by a free port.
+    """Return the usual ports. An internal port in use is replaced by a free port.
 
     Raises:
         PublicPortError: a public port is in use; names the port and its variable.
@@ -190,7 +190,7 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 
 
 def check_free(http_port: int, grpc_port: int) -> None:
-    """Check that public ports are valid and free.
+    """Check the range of public ports, and whether they are free.
 
     Raises:
         PublicPortError: a port is in use, or outside 0 to 65535.

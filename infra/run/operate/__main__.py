@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
-    """Add the option that selects the running system."""
+    """Add the option for the state folder of the running system."""
     parser.add_argument(
         "--state",
         type=Path,

@@ -12,7 +12,7 @@ FOREIGN = 0o077
 
 
 class ForeignFileError(DetailedError):
-    """File of the state folder belongs to another user, so that its permissions stay as they are.
+    """File of the state folder belongs to another user; its permissions are unchanged.
 
     `field` is the path.
     """
@@ -26,7 +26,8 @@ def forbid_foreign_access() -> None:
 
 
 def restrict_folder(folder: Path) -> None:
-    """Create a folder, or remove the permissions of group and others from it and its content.
+    """Create a folder, or remove the permissions of group and others from an existing folder and
+    its content.
 
     Earlier versions created conversations and logs with the permissions of the umask.
 

@@ -1,8 +1,8 @@
-"""Audit log: one record for each administrative act, with the actor, the object and the outcome.
+"""Audit log: a record for each administrative act, with the actor, the object and the outcome.
 
-Records contain ids and the reasons that operators gave, never texts of users or secrets. The tables
-are defined in `table`, apart from this module, so that a service without a database does not load a
-database driver.
+Records contain ids and the reasons given by operators, never texts of users or secrets. The tables
+are defined in `table`, apart from this module: a service without a database loads no database
+driver.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Act:
             pseudonym.
         object: id of the key, version or erasure.
         outcome: DONE, or the reason of a refusal.
-        detail: figures or the reason that the actor gave.
+        detail: figures or the actor's reason.
     """
 
     act: str
@@ -61,12 +61,12 @@ class Act:
 
 
 def calling_service() -> str:
-    """Return the service that signed the running call; calls without a signature are `unsigned`."""
+    """Return the signing service of the running call; calls without a signature are `unsigned`."""
     return current_call().signer or "unsigned"
 
 
 def add_operator(parser: argparse.ArgumentParser) -> None:
-    """Add the option with the name of the operator who gives the command."""
+    """Add the option with the name of the operator."""
     try:
         login = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -77,7 +77,7 @@ def add_operator(parser: argparse.ArgumentParser) -> None:
 
 
 def add_audit_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that prints the audit log."""
+    """Add the options of a command for printing the audit log."""
     parser.add_argument(
         "--since", type=_since, default=0, metavar="7d", help="age in m, h or d (default: all)"
     )
@@ -95,7 +95,7 @@ def print_records(service: str, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(service: str, record: Mapping[str, Any]) -> str:
-    """Return a record as a line of JSON; the time comes first, so that lines can be sorted."""
+    """Return a record as a line of JSON; the time comes first, for sorting."""
     stamp = datetime.fromtimestamp(record["time_us"] / 1e6, UTC).isoformat(timespec="microseconds")
     names = ("actor", "act", "object", "outcome", "detail", "request_id")
     return json.dumps({"time": stamp, "service": service} | {n: record[n] for n in names})

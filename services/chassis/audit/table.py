@@ -1,8 +1,7 @@
-"""Tables of the audit log, one in the database of each service that has administrative acts.
+"""Tables of the audit log, in the database of each service with administrative acts.
 
-A record is inserted in the transaction of its act. Triggers refuse to update, replace,
-delete or truncate records, so that a defect or a stolen connection of a service cannot change them
-unnoticed.
+A record is inserted in the transaction of its act. Triggers refuse to update, replace, delete or
+truncate records, against defects and stolen connections of a service.
 """
 
 from sqlalchemy import (
@@ -45,7 +44,7 @@ def records_since(table: Table, time_us: int) -> Select[tuple[object, ...]]:
 def create(connection: Connection, service: str) -> None:
     """Create the table of a service with its triggers; called by migrations.
 
-    An existing table keeps its records. It exists if a rollback has set the revision back.
+    An existing table keeps its records. The table exists if a rollback has set the revision back.
     """
     table = audit_table(MetaData(), service)
     table.create(connection, checkfirst=True)

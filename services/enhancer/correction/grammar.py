@@ -70,7 +70,7 @@ class Grammar:
         return linter
 
     def edits(self, text: str) -> Iterator[Edit]:
-        """Yield the edits that Harper suggests, except for names and list markers.
+        """Yield Harper's suggested edits, except for names and list markers.
 
         Raises:
             TooManyEditsError: Harper has more than MAX_LINTS suggestions.

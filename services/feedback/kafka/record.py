@@ -33,7 +33,7 @@ class Message(Protocol):
 
 
 class RecordSigner:
-    """Signatures of the records of one stream.
+    """Signatures of the records of a stream.
 
     Args:
         stream: signed with each record, so that a record is valid in its own stream only. Not the
@@ -64,7 +64,7 @@ class RecordSigner:
         return hmac.digest(self._key, message, "sha256")
 
     def check(self, entry: Entry, signature: bytes | None) -> Signature:
-        """Compare a signature with that of the entry."""
+        """Compare a signature with the signature of the entry."""
         if signature is None:
             return Signature.MISSING
         is_valid = hmac.compare_digest(signature, self.sign(entry))

@@ -239,7 +239,7 @@ class Ledger:
         return found
 
     def signed_since_us(self, stream: str) -> int:
-        """Return the time since which relays sign the records of a stream; 0: from the start."""
+        """Return the time of the first signed records of a stream; 0: from the start."""
         table = tables.streams.c
         query = select(table.signed_since_us).where(table.stream == stream)
         with transaction(self._engine) as connection:

@@ -125,7 +125,7 @@ class DataKeys:
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
 
     def require_fingerprint_key(self) -> None:
-        """Check that a rotation of the master key would not change the fingerprints.
+        """Check whether a rotation of the master key would change the fingerprints.
 
         Raises:
             FingerprintKeyMissingError: Data keys exist, and no key of the fingerprints.

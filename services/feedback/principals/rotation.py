@@ -19,7 +19,7 @@ KEYS_PER_PAGE = 500
 
 @dataclass(frozen=True)
 class _Row:
-    """A wrapped key with the names to which it is bound."""
+    """A wrapped key with the tenant and principal of its associated data."""
 
     principal: str
     tenant: str
@@ -32,9 +32,9 @@ class Rotation:
 
     Attributes:
         keys: wrapped keys in the database, one of them for fingerprints.
-        rewrapped: keys that this call wrapped under the new master key.
-        remaining: keys that do not open under the new master key alone, read after the changes.
-        broken: those of the remaining keys that open under no accepted master key.
+        rewrapped: keys wrapped under the new master key by this call.
+        remaining: keys not opening under the new master key alone, read after the changes.
+        broken: remaining keys not opening under any accepted master key.
     """
 
     keys: int
@@ -49,13 +49,13 @@ def rotate(
     report: Callable[[int, int], None],
     page: int = KEYS_PER_PAGE,
 ) -> Rotation:
-    """Wrap all data keys under the master key, then count those that are not.
+    """Wrap all data keys under the master key, then count the remaining keys.
 
     Args:
         engine: database of the feedback service.
         master: the new master key, which accepts the previous one.
         report: called after each page with the numbers of read and of all keys.
-        page: keys in one transaction.
+        page: keys in each transaction.
 
     Raises:
         LedgerUnavailableError: The database does not answer. The call may be repeated.

@@ -82,7 +82,7 @@ class MasterKeyError(DetailedError):
 
 
 class MasterKey:
-    """Master key of 64 hexadecimal digits, and others that are accepted during a rotation.
+    """Master key of 64 hexadecimal digits, and further master keys accepted during a rotation.
 
     Data keys are wrapped with AES-256-GCM under a key derived per tenant, bound to the principal.
 

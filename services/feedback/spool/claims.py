@@ -2,7 +2,7 @@
 
 A claim records the content and the order of an event before the write to the spool. A claim is no
 acknowledgement: after a crash between claim and spool the event is claimed again. The sink deletes
-the claim in the transaction that commits the event.
+the claim in the transaction of the event's commit.
 
 The order comes from a sequence. A failover to a standby that lags, or a restore, moves the sequence
 back, and an older thumb would replace a newer one. On each new connection the sequence is therefore
@@ -139,7 +139,7 @@ class PostgresClaims:
         }
 
     def _raise_order(self, connection: Connection) -> None:
-        """Raise the sequence on a new connection, which may lead to another server."""
+        """Raise the sequence on a new connection, possibly to another server."""
         if _RAISED not in connection.info:
             # Replicas that raise the sequence at the same time do so one after the other.
             connection.execute(_LOCK_ORDER)

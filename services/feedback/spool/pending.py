@@ -59,9 +59,9 @@ class PendingIds:
         last.add(hash(event_id))
 
     def candidates(self, event_id: str) -> list[int]:
-        """Return the ascending offsets of events that may have this id.
+        """Return the ascending offsets of events with possibly this id.
 
-        Two ids may have one hash, so the caller compares the id in the log.
+        Hashes can collide, so the caller compares the id in the log.
         """
         digest = hash(event_id)
         found = [offset for block in self._blocks for offset in block.find(digest)]

@@ -28,7 +28,7 @@ ABSENT_SECONDS = 60.0
 
 
 class EventsWaitingError(DetailedError):
-    """Process ends with acknowledged events that exist only in its write-ahead logs.
+    """Process ends with acknowledged events left only in its write-ahead logs.
 
     `limit` is the number of events.
     """
@@ -78,7 +78,7 @@ class SpoolRegistry:
         self._ended: set[str] = set()
 
     def report(self, states: Sequence[LogState]) -> None:
-        """Record that this process owns the logs, and their states, unless they have ended."""
+        """Record this process as owner of the logs, with their states, unless they have ended."""
         # A report in a thread may outlive its task and must not undo `close`.
         with self._mutex:
             self._write([state for state in states if state.topic_id not in self._ended])
@@ -101,7 +101,7 @@ class SpoolRegistry:
                     connection.execute(insert(table).values(row | {"topic_id": state.topic_id}))
 
     def remove(self, topic_id: str) -> bool:
-        """Remove a log that holds no events, or that is lost; return False for an unknown log."""
+        """Remove an empty or lost log; return False for an unknown log."""
         with transaction(self._engine) as connection:
             mine = tables.spools.c.topic_id == topic_id
             return connection.execute(delete(tables.spools).where(mine)).rowcount > 0
@@ -126,7 +126,7 @@ class SpoolRegistry:
         ]
 
     def close(self, state: LogState) -> None:
-        """Record the end of this process: remove an empty log, or report the events left in it."""
+        """Record the end of this process: remove an empty log, or report its remaining events."""
         if state.waiting:
             log.error(
                 "acknowledged events wait in the write-ahead log of an ended process",
@@ -151,7 +151,7 @@ class SpoolRegistry:
 
 
 def require_empty(*states: LogState) -> None:
-    """Check that no acknowledged event is left in the logs of this process.
+    """Check the logs of this process for acknowledged events.
 
     Raises:
         EventsWaitingError: Acknowledged events exist only in the logs.

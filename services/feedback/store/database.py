@@ -142,7 +142,7 @@ def revision(engine: Engine) -> str | None:
 
 
 def migrate(engine: Engine) -> None:
-    """Migrate the schema to HEAD in one transaction; a later schema is left as it is."""
+    """Migrate the schema to HEAD in one transaction; a later schema is unchanged."""
     if _is_current(revision(engine)):
         return
     from alembic import command

@@ -44,7 +44,7 @@ class OutputGuard(Protocol):
 
 
 class HeldAnswer:
-    """Buffer between the model, which adds text, and the readers, who receive released text."""
+    """Buffer between the text of the model and the released text for readers."""
 
     def __init__(self, guard: OutputGuard, prompt: str, coalesce_seconds: float) -> None:
         self._guard, self._prompt = guard, prompt

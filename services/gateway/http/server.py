@@ -31,7 +31,7 @@ DROP_SECONDS = 1.0
 class UnauthenticatedConnections:
     """Connections without an authenticated request, oldest first.
 
-    Beyond the limit the oldest is dropped, so that silent connections cannot lock out new ones.
+    Beyond the limit the oldest connection is dropped, in favour of new connections.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class UnauthenticatedConnections:
                 oldest.transport.abort()
 
     def discard(self, connection: "HeaderTimeoutProtocol") -> None:
-        """Remove a connection, for example because it was closed."""
+        """Remove a connection, for example after its end."""
         self._connections.pop(connection, None)
 
 

@@ -73,7 +73,7 @@ class KeyLookup(Protocol):
     async def recent_digests(self, most: int) -> Sequence[bytes]:
         """Return the current and previous hashes of the `most` keys last used, latest first.
 
-        Keys that were never used count from their creation; revoked keys are omitted.
+        Unused keys count from their creation; revoked keys are omitted.
         """
 
     async def record_use(self, key_id: str, use_time: float) -> None:
@@ -159,7 +159,7 @@ class ApiKeys:
             store: Key store.
             cache_seconds: Time for which a result is cached.
             now: Clock in Unix seconds.
-            unknown_lookups: Maximum of concurrent queries for digests that were never found.
+            unknown_lookups: Maximum of concurrent queries for unknown digests.
         """
         self._store, self._now = store, now
         self._cache: TTLCache[bytes, StoredKey] = TTLCache(

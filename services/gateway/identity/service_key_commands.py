@@ -1,6 +1,6 @@
 """Commands `identity create|list|retire|token` of `python -m services.gateway`.
 
-They manage the keys with which services, training and operators sign calls of other services.
+They manage the signing keys of services, training and operators for calls of other services.
 """
 
 import argparse

@@ -50,7 +50,7 @@ class SessionPeer:
         """Store the user's message and an open answer. Idempotent by request_id.
 
         Raises:
-            ConversationLimitError: The user has too many conversations for a new one.
+            ConversationLimitError: The user has too many conversations.
             InvalidArgumentError: The session service refuses a field, named as in the public API.
             ServiceError: The session service failed.
         """

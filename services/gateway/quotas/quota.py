@@ -95,7 +95,7 @@ class QuotaRequest:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the turn reserves."""
+        """Tokens reserved by the turn."""
         return self.needs.get(Limit.TOKENS, 0)
 
     def maximum(self, holder: Holder, limit: Limit) -> int:

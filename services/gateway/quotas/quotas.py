@@ -181,7 +181,7 @@ class Quotas:
         return Reservation(levels, partial(self._settle, quota_request))
 
     async def admit_feedback(self, caller: Caller) -> None:
-        """Count one feedback event.
+        """Count a feedback event.
 
         Raises:
             QuotaError: See `admit`.

@@ -166,7 +166,7 @@ class ValkeyTurns:
         return True
 
     async def _is_abandoned(self, message_id: str) -> bool:
-        """Return True if a failover of Valkey has brought back a turn that ended long ago."""
+        """Return True if a failover of Valkey has brought back a turn from before its end."""
         state = await self._log.state(message_id)
         return bool(state and state.idle_seconds > ABANDONED_LEASES * self._lease_seconds)
 

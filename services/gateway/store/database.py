@@ -89,7 +89,7 @@ def redacted_url(url: str | URL) -> str:
 
 
 def missing_file(url: str) -> Path | None:
-    """Return the file of an SQLite database that does not exist yet, otherwise None."""
+    """Return the file of an SQLite database if missing, otherwise None."""
     made = make_url(url)
     if made.get_backend_name() != "sqlite" or not made.database:
         return None

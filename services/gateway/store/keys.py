@@ -175,7 +175,7 @@ class SqlKeyStore:
         return await self._change(Act("key rotated", actor, key_id), rotate_time, values)
 
     async def note_configuration(self, subject: str, content: str) -> None:
-        """Record the present configuration of a subject if it differs from the last record."""
+        """Record the present configuration of a subject if changed since the last record."""
         act = Act("configuration read", SELF, subject, detail=content)
         query = select(AUDIT.c.detail).where(AUDIT.c.act == act.act, AUDIT.c.object == subject)
         async with transaction(self._engine) as connection:

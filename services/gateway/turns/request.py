@@ -55,7 +55,7 @@ def typed_message(text: str) -> session_pb2.UserMessage:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """Request for one turn.
+    """Request for a turn.
 
     `history` is that of a client that sends its whole conversation; `client_keeps_conversation` is
     set for an API whose clients cannot continue a stored conversation.

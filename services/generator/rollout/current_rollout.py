@@ -96,7 +96,7 @@ class CurrentRollout:
         """Apply a transition to the stored rollout, and retry if another replica was faster.
 
         An administrative act is recorded with the change, or with the reason of its refusal. A
-        repeated act that changes nothing is not recorded.
+        repeated act without a change is not recorded.
 
         The result is stored when the method returns. After an error the change was not stored,
         except if the store committed and its response was lost. Transitions must therefore be

@@ -66,7 +66,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Halt:
-    """Order of an operator: no canary, no promotion and no training run until it is lifted."""
+    """Order of an operator: no canary, no promotion and no training run until `resume`."""
 
     time_us: int
     operator: str
@@ -89,7 +89,7 @@ class Rollout:
     Args:
         stable: version of most users.
         candidate: version under test.
-        retired: versions outside the rollout that may still be loaded.
+        retired: versions outside the rollout, possibly still loaded.
         history: changes, newest first.
         halt: order of an operator; without a candidate while set.
     """
@@ -183,7 +183,7 @@ class Rollout:
         return replace(ended, halt=halt)
 
     def resumed(self) -> "Rollout":
-        """Remove the halt, so that candidates are permitted again."""
+        """Remove the halt; candidates are permitted again."""
         return replace(self, halt=None)
 
     def restored(self, stable: Deployment, reason: str, now_us: int) -> "Rollout":

@@ -1,10 +1,10 @@
-"""Letters of other scripts that look like Latin letters, by the Latin letter.
+"""Look-alikes of Latin letters in other scripts, by the Latin letter.
 
 From confusables.txt 17.0.0 of Unicode's security mechanisms (UTS #39, © 2025 Unicode, Inc., Unicode
-License v3): the characters whose prototype is a Latin letter, without those that `folding` maps
-by their category, name or compatibility form. Of the prototype "l", which stands for I as well,
-names that end in "I" or "IOTA" and capitals of an "i" are listed as "I". Small letters of Cherokee,
-which have the form of the capitals, are added.
+License v3): the characters whose prototype is a Latin letter, without those that `folding` maps by
+their category, name or compatibility form. Of the prototype "l", which stands for I as well, names
+that end in "I" or "IOTA" and capitals of an "i" are listed as "I". Small letters of Cherokee are
+added, because they have the form of the capitals.
 """
 
 CONFUSABLES = {

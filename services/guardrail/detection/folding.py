@@ -1,6 +1,6 @@
-"""Replacement of look-alike characters, and removal of invisible ones, one character at a time.
+"""Replacement of look-alike characters and removal of invisible characters, character by character.
 
-Spans that are found in a folded text can be mapped back to the original text.
+Spans of a folded text can be mapped back to the original text.
 """
 
 import re

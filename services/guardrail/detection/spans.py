@@ -105,7 +105,7 @@ def secret_spans(text: str) -> Iterator[Span]:
 
 
 def known_secret_spans(text: str) -> Iterator[Span]:
-    """Yield the keys and tokens of a text that have a known form."""
+    """Yield the keys and tokens with a known form."""
     for found in KNOWN.finditer(text):
         yield Span(found.start(), found.end(), Category.SECRET, KEY)
 
@@ -132,7 +132,7 @@ def entropy_bits(text: str) -> float:
 
 
 def has_letter_and_digit(value: str) -> bool:
-    """Return True for a value that is no word and no number."""
+    """Return True unless the value is a word or a number."""
     return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
 
 

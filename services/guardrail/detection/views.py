@@ -1,4 +1,4 @@
-"""Detection of spans in all forms in which a text may be read: as written, and as shown."""
+"""Detection of spans in both forms of a text: as written, and as shown."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -168,7 +168,7 @@ class OwnedRows:
         return [found[message_id] for message_id in ids if message_id in found]
 
     def count_conversations(self, most: int) -> int:
-        """Return the number of the owner's conversations that count, at most `most`.
+        """Return the number of the owner's counted conversations, at most `most`.
 
         Until the transaction ends, counts of the same owner wait, so that two transactions cannot
         both use the last place.
@@ -179,7 +179,7 @@ class OwnedRows:
         return int(self._run(COUNT_CONVERSATIONS, most=most).scalar_one())
 
     def count_tenant_conversations(self, most: int) -> int:
-        """Return the number of the tenant's conversations that count, at most `most`."""
+        """Return the number of the tenant's counted conversations, at most `most`."""
         statement, tenant = COUNT_TENANT_CONVERSATIONS, self._owner.tenant
         found = self._connection.execute(statement, {"owner_tenant": tenant, "most": most})
         return int(found.scalar_one())

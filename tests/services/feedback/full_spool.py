@@ -1,7 +1,7 @@
 """A write-ahead log full of sealed thumbs: `python -m tests.services.feedback.full_spool FOLDER`.
 
 The program opens the log as the service does at its start and prints its figures as JSON. Run as a
-child process, so that its memory can be measured.
+child process, for measuring memory.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class NothingCommitted:
 
 
 def open_log(folder: Path) -> dict[str, float]:
-    """Open the log, index it and repeat one event; return figures of memory and time."""
+    """Open and index the log, repeat an event, and return figures of memory and time."""
     before, started = _status("VmRSS"), time.monotonic()
     spool = Spool(folder, max_bytes=MAX_BYTES, segment_bytes=SEGMENT_BYTES)
     acceptance = Acceptance("feedback", spool, NothingCommitted(), NoClaims(), Unsealed())

@@ -188,7 +188,7 @@ def sealed(said: FeedbackEvent) -> Entry:
 def sink_of_topic(
     deployment: Deployment, records: Sequence[Record], accepts_unsigned: bool = False
 ) -> None:
-    """Sink the records as one batch of a topic."""
+    """Sink the records as a batch of a topic."""
     log = KafkaLog("1d2c0f4e-6a6b-4f0e-9d1c-1f5a3d2b7c11", 0, lambda: None)
     sink = Sink(
         FEEDBACK,

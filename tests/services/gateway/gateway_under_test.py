@@ -69,7 +69,7 @@ class GatewayUnderTest:
 
 
 def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
-    """Return settings of a gateway with all peers at one address and without quotas."""
+    """Return settings of a gateway with all peers at the same address and without quotas."""
     values = {
         "port": 0,
         "http_port": 0,

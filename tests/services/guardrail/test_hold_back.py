@@ -141,7 +141,7 @@ def test_no_part_of_a_shown_violation_is_released(policy_once: Policy, violation
 
 
 def disguised(secret: str, choose: random.Random) -> str:
-    """Return a text that Markdown shows like `secret`."""
+    """Return a text shown like `secret` by Markdown."""
     parts = []
     for letter in secret:
         number, letters = ord(letter), letter.isalnum()

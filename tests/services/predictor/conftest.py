@@ -38,7 +38,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass
 class Predictor:
-    """A running predictor and a client that sends the key."""
+    """A running predictor and a client with the key."""
 
     url: str
     metrics_url: str

@@ -57,7 +57,7 @@ def check_service(name: str, target: str, certificates: Path | None) -> list[str
 
 
 def credentials(folder: Path, *, certificate: bool) -> grpc.ChannelCredentials:
-    """Return credentials that trust the authority of the release."""
+    """Return credentials with the authority of the release."""
     names = ("ca.crt", "tls.crt", "tls.key")
     authority, chain, key = ((folder / name).read_bytes() for name in names)
     if certificate:
@@ -68,7 +68,7 @@ def credentials(folder: Path, *, certificate: bool) -> grpc.ChannelCredentials:
 def answer(
     name: str, target: str, own: grpc.ChannelCredentials | None, *, wait_for_ready: bool
 ) -> str:
-    """Return the health or the status code with which the service answers; "" for no answer."""
+    """Return the health or the status code of the service's answer; "" for no answer."""
     options = [("grpc.ssl_target_name_override", f"{name}.thumbwheel")]
     channel = grpc.secure_channel(target, own, options) if own else grpc.insecure_channel(target)
     with channel:

@@ -1,4 +1,4 @@
-"""Fail if a pod that does not belong to the release gets an answer from a given port.
+"""Fail if a pod outside the release gets an answer from a given port.
 
 Usage: stranger.py [--policies] NAME=HOST:PORT ...
 

@@ -70,7 +70,7 @@ def certificates(deployed: Deployed, tmp_path: Path) -> Iterator[Path]:
 
 
 def shown(deployed: Deployed, service: str, port: int) -> bytes:
-    """Return the certificate with which a server answers a new connection."""
+    """Return the certificate of a server on a new connection."""
     host = f"{deployed.name}-{service}"
     return ssl.PEM_cert_to_DER_cert(
         deployed.python("gateway", "-c", SHOW_CERTIFICATE, host, str(port)).strip()

@@ -77,7 +77,7 @@ def test_a_foreign_record_is_undecodable(name: str) -> None:
 def signature_of(
     changed: Entry, signer: RecordSigner = SIGNER, signature: bytes | None = None
 ) -> Signature:
-    """Check an entry that carries the signature of ENTRY, or another one."""
+    """Check an entry with the signature of ENTRY, or with another signature."""
     given = SIGNER.sign(ENTRY) if signature is None else signature
     headers = [*headers_of(changed, signer)[:3], ("signature", given)]
     headers += [("accept_order", str(changed.accept_order).encode())]

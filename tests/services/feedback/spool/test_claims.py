@@ -76,7 +76,7 @@ def order_of(claims: PostgresClaims, request: str) -> int:
 
 @pytest.fixture
 def order(postgres_engine: Engine) -> Iterator[Engine]:
-    """Restore the sequence, which other tests share, at the end."""
+    """Restore the sequence, shared with other tests, at the end."""
     yield postgres_engine
     postgres_engine.dispose()
     move_order(postgres_engine, 1)

@@ -57,7 +57,7 @@ def registry(postgres_engine: Engine) -> SpoolRegistry:
 
 
 class Broker:
-    """Publisher that keeps the entries, or rejects them."""
+    """Publisher with a list of entries; rejects them on request."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []

@@ -18,7 +18,7 @@ from services.gateway.answering.output_guard import (
 
 
 class FakeGuard:
-    """Guard that holds `held` characters until the end and records its calls."""
+    """Guard with `held` characters held until the end, and a record of its calls."""
 
     def __init__(self, held: int = 0) -> None:
         self.held = held

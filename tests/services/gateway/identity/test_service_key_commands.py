@@ -1,4 +1,4 @@
-"""Commands that create, list and retire the keys of callers."""
+"""Commands for creating, listing and retiring the keys of callers."""
 
 import argparse
 from pathlib import Path

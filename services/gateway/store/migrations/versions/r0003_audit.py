@@ -1,4 +1,4 @@
-"""Table of the audit log, which starts empty."""
+"""Table of the audit log, initially empty."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Conversations that their clients keep, which do not count against limits."""
+"""Conversations kept by their clients, without effect on limits."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the column with a default, and an index of the conversations that count."""
+    """Add the column with a default, and an index of the counted conversations."""
     op.add_column(
         "conversations",
         sa.Column(
