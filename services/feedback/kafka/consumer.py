@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 # therefore short, with a pause after each poll.
 POLL_MS = 20
 REST_SECONDS = 0.08
+# The client discards a rebalance that ends between two polls and asks the whole group for another.
+# During a rebalance the poll therefore waits (without spinning), and no pause follows.
+REBALANCE_POLL_MS = 1_000
 RECORDS_PER_POLL = 2_000
 FETCH_BYTES = 8 * 1024 * 1024
 COMMIT_SECONDS = 5.0
@@ -62,6 +65,7 @@ class TopicConsumer:
         self._offsets: dict[int, int] = {}
         self._offsets_at = 0.0
         self._full = False
+        self._rebalancing = True
         self._stopped, self._restart = threading.Event(), threading.Event()
 
     def attach(self, kafka_log: KafkaLog) -> None:
@@ -111,6 +115,7 @@ class TopicConsumer:
                 self._wait_after("kafka is unavailable", error)
                 continue
             try:
+                self._rebalancing = True
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
                 while not self._restart.is_set():
                     self._poll_once(consumer)
@@ -121,11 +126,13 @@ class TopicConsumer:
                 consumer.close(autocommit=False, timeout_ms=REQUEST_MS)
 
     def take(self, partitions: Collection[int]) -> None:
-        """Forward an assignment by the group."""
+        """Forward an assignment by the group, which ends a rebalance."""
+        self._rebalancing = False
         self._owner.on_assigned(partitions)
 
     def drop(self, partitions: Collection[int]) -> None:
-        """Forward a revocation by the group or a loss."""
+        """Forward a revocation by the group or a loss; both begin a rebalance."""
+        self._rebalancing = True
         with self._mutex:
             for partition in partitions:
                 self._logs.pop(partition, None)
@@ -134,8 +141,9 @@ class TopicConsumer:
 
     def _poll_once(self, consumer: KafkaConsumer) -> None:
         self._update_positions(consumer)
+        timeout_ms = REBALANCE_POLL_MS if self._rebalancing else POLL_MS
         try:
-            fetched = consumer.poll(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
+            fetched = consumer.poll(timeout_ms=timeout_ms, max_records=RECORDS_PER_POLL)
         except FetchOutOfRangeError as error:
             self._out_of_range(consumer, error.args[0])
             return
@@ -156,7 +164,7 @@ class TopicConsumer:
             # position.
             self._wait_after("fetch failed", error)
             return
-        if not fetched:
+        if not fetched and not self._rebalancing:
             self._restart.wait(REST_SECONDS)
         for topic_partition, messages in fetched.items():
             if kafka_log := self._log(topic_partition.partition):
@@ -263,6 +271,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._owner.take([topic_partition.partition for topic_partition in assigned])
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        # Called before a JoinGroup request. If changed metadata cause the rebalance, the client
+        # forgets the rebalance once the leader has assigned partitions; a poll that times out then
+        # leaves the consumer without partitions for good. The flag holds until the join ends, as in
+        # the Java client (KAFKA-9815). The client has no public method for the flag.
+        self._consumer._coordinator.request_rejoin()
         self._owner.drop([topic_partition.partition for topic_partition in revoked])
 
     def on_partitions_lost(self, revoked: Collection[TopicPartition]) -> None:
