@@ -1,0 +1,59 @@
+"""Figures of one version in use: what users gave, and what its requests cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Bin k of a histogram holds values v (milliseconds or tokens) with RATIO**k <= v < RATIO**(k + 1).
+# Values below 1 are in bin 0.
+RATIO = 1.05
+# Rates whose clusters are users; the names are those of RateSums in feedback.proto.
+RATES = ("refused", "retracted", "asked_again", "edited", "stopped", "copied", "left")
+
+
+@dataclass(frozen=True)
+class RateSums:
+    """Sums over users of a rate: user u has n trials, of which x were events.
+
+    They suffice for a mean with an error that respects the clusters.
+
+    Attributes:
+        trials: sum of n.
+        events: sum of x.
+        trials_squared: sum of n².
+        events_squared: sum of x².
+        events_times_trials: sum of x·n.
+    """
+
+    users: int = 0
+    trials: int = 0
+    events: int = 0
+    trials_squared: int = 0
+    events_squared: int = 0
+    events_times_trials: int = 0
+
+
+@dataclass(frozen=True)
+class VersionFigures:
+    """Figures of a version since the start of a comparison.
+
+    Attributes:
+        users_up: users with more current thumbs up than down; a tie counts for neither side.
+        users_down: users with more current thumbs down than up.
+        rates: sums by the names of RATES; a missing name has no observations.
+        requests: generations that ended, failed ones included, without those that callers aborted.
+        errors: generations that failed.
+        first_text_ms: histogram of the time to the first text.
+        answer_tokens: histogram of the length of answers.
+        total_tokens: histogram of prompt and answer tokens, which stand for the cost.
+    """
+
+    users_up: int = 0
+    users_down: int = 0
+    rates: Mapping[str, RateSums] = field(default_factory=dict)
+    requests: int = 0
+    errors: int = 0
+    first_text_ms: Mapping[int, int] = field(default_factory=dict)
+    answer_tokens: Mapping[int, int] = field(default_factory=dict)
+    total_tokens: Mapping[int, int] = field(default_factory=dict)

@@ -1,0 +1,157 @@
+"""Scores of versions on benchmark tasks and probes: one file for each version and task.
+
+A score is written after its items, by an atomic rename, so that an interrupted run leaves the items
+that were finished and no score. Two scores are comparable only if their items and their rendered
+prompts are equal, which their hashes show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from training.artifacts.registry import VERSION
+from training.errors import DetailedError
+from training.runs import write_json
+
+TASK = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class ScoreError(DetailedError, ValueError):
+    """A stored score is unreadable, or two scores are not comparable; the text names the field."""
+
+    reason = "INVALID_SCORE"
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """Result of one item.
+
+    Attributes:
+        item: id of the item within its task.
+        value: the metric's value, for example 1.0 for a correct answer.
+        weight: weight in the mean, for example the bytes of a text; 1 for most tasks.
+    """
+
+    item: str
+    value: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Score of one version on one task.
+
+    Attributes:
+        metric: for example "acc_norm", "exact_match", "pass@1", "bits_per_byte".
+        standard_error: of the weighted mean over items.
+        items: number of items.
+        items_sha256: hash of the ids of the items, in order.
+        prompts_sha256: hash of the rendered prompts, in order of the items.
+        chance: score of random choice; None if there is no such level.
+        is_complete: the task's full list of items was used.
+        seconds: wall time of the evaluation.
+        finished: time in ISO 8601, UTC.
+        breakdown: values of parts of the task, for example of MMLU's subjects.
+    """
+
+    version: str
+    task: str
+    metric: str
+    value: float
+    standard_error: float
+    items: int
+    items_sha256: str
+    prompts_sha256: str
+    higher_is_better: bool = True
+    chance: float | None = None
+    is_complete: bool = True
+    seconds: float = 0.0
+    finished: str = ""
+    breakdown: Mapping[str, float] = field(default_factory=dict)
+
+
+class ScoreStore:
+    """Scores in a folder `evaluations/<version>/`, with the items of a task in a file beside."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store.
+
+        Args:
+            root: state folder of the loop; the scores are in its folder `evaluations`.
+        """
+        self._root = root / "evaluations"
+
+    def write(self, score: TaskScore, items: Sequence[ItemScore]) -> None:
+        """Replace the score of a version on a task, and its items."""
+        folder = self._folder(score.version, score.task)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{score.task}.items.draft"
+        with draft.open("w") as opened:
+            for item in items:
+                opened.write(json.dumps(asdict(item)) + "\n")
+        draft.rename(folder / f"{score.task}.items.jsonl")
+        write_json(folder / f"{score.task}.json", asdict(score))
+
+    def scores(self, version: str) -> dict[str, TaskScore]:
+        """Return the scores of a version by task; empty for an unknown version.
+
+        Raises:
+            ScoreError: a file is not a score.
+        """
+        folder = self._folder(version)
+        found = {}
+        for path in sorted(folder.glob("*.json")):
+            try:
+                score = TaskScore(**json.loads(path.read_text()))
+            except (TypeError, ValueError) as error:
+                raise ScoreError(f"{path} is not a score", field=path.name) from error
+            found[score.task] = score
+        return found
+
+    def items(self, version: str, task: str) -> list[ItemScore]:
+        """Return the items behind a score, in their order.
+
+        Raises:
+            ScoreError: the version has no score for the task, or the file is unreadable.
+        """
+        path = self._folder(version, task) / f"{task}.items.jsonl"
+        try:
+            with path.open() as opened:
+                return [ItemScore(**json.loads(line)) for line in opened]
+        except (OSError, TypeError, ValueError) as error:
+            raise ScoreError(f"{path} has no readable items", field=path.name) from error
+
+    def versions(self) -> list[str]:
+        """Return the versions with at least one score, sorted by name."""
+        return sorted({path.parent.name for path in self._root.glob("*/*.json")})
+
+    def _folder(self, version: str, task: str = "any") -> Path:
+        for name, value, shape in (("version", version, VERSION), ("task", task, TASK)):
+            if not shape.fullmatch(value):
+                limit = "a lower-case letter or digit, then a-z, 0-9, '_', '.', '-'"
+                raise ScoreError(f"{name}: {value!r} is not {limit}", field=name, limit=limit)
+        return self._root / version
+
+
+def require_comparable(first: TaskScore, second: TaskScore) -> None:
+    """Check that two scores have the same task, metric, items and prompts.
+
+    Raises:
+        ScoreError: they differ; `field` is the first field that differs.
+    """
+    for name in ("task", "metric", "items_sha256", "prompts_sha256"):
+        if getattr(first, name) != getattr(second, name):
+            raise ScoreError(
+                f"{first.version} and {second.version} cannot be compared on {first.task}: "
+                f"{name} differs",
+                field=name,
+            )
+
+
+def by_item(items: Iterable[ItemScore]) -> dict[str, ItemScore]:
+    """Return items by their ids."""
+    return {item.item: item for item in items}
