@@ -65,7 +65,7 @@ TRAINING_LAYERS = (
     ("losses", "parallelism"),
     ("decoding",),
     ("rl",),
-    ("stages", "evaluation", "verification"),
+    ("stages", "evaluation", "verification", "benchmarks", "probes"),
     ("planning", "stage_record"),
     ("progress_log",),
     ("reporting",),

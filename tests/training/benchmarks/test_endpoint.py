@@ -1,0 +1,122 @@
+"""The client of model servers."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.errors import refused
+from tests.support.model_server import KEY, FakeModelServer, fake_model_server
+from training.benchmarks.endpoint import Completion, Endpoint, EndpointError, RefusedError, serving
+from training.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeModelServer]:
+    with fake_model_server() as state:
+        yield state
+
+
+@pytest.fixture
+def endpoint(server: FakeModelServer) -> Iterator[Endpoint]:
+    with Endpoint(f"{server.url}/v1/", "fake-1", KEY) as opened:
+        yield opened
+
+
+def test_completions_keep_the_order_of_the_prompts(
+    server: FakeModelServer, endpoint: Endpoint
+) -> None:
+    server.answer = lambda prompt: f"{prompt} and more. Next"
+
+    found = endpoint.complete([f"text {n}" for n in range(20)], max_tokens=4, stop=["."])
+
+    assert found == [
+        Completion(f"text {n} and more", "stop", len(f"text {n} and more")) for n in range(20)
+    ]
+    assert {path for path, _ in server.requests} == {"/v1/completions"}
+
+
+def test_seed_differs_by_prompt(server: FakeModelServer, endpoint: Endpoint) -> None:
+    endpoint.complete(["one", "two"], max_tokens=4, temperature=1.0, seed=5)
+
+    assert sorted(body["seed"] for _, body in server.requests) == [5, 6]
+
+
+def test_log_probs_are_those_of_the_tokens_after_the_first(
+    server: FakeModelServer, endpoint: Endpoint
+) -> None:
+    server.log_prob = lambda text, position: -0.5 if text[position] == "b" else -2.0
+
+    (scores,) = endpoint.log_probs(["abc"])
+
+    assert scores.token_ids == (97, 98, 99)
+    assert scores.log_probs == (-0.5, -2.0)
+    assert scores.greedy == (True, False)
+
+
+def test_server_without_log_probs_of_prompts_is_refused(
+    server: FakeModelServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        FakeModelServer, "_complete", lambda self, body: (200, {"choices": [{"text": ""}]})
+    )
+
+    with refused(EndpointError, field="logprobs", limit="3 log-probs"):
+        endpoint.log_probs([[1, 2, 3]])
+
+
+def test_prompt_beyond_the_window_is_refused(server: FakeModelServer, endpoint: Endpoint) -> None:
+    server.window = 4
+
+    with refused(RefusedError, field="prompt"):
+        endpoint.complete(["short", "longer"], max_tokens=1)
+
+
+def test_wrong_key_is_reported(server: FakeModelServer) -> None:
+    with (
+        Endpoint(server.url, "fake-1", "another-key") as endpoint,
+        refused(EndpointError, field="key", reason="UNAUTHENTICATED"),
+    ):
+        endpoint.models()
+
+
+def test_unreachable_server_is_reported(
+    server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.benchmarks.endpoint.BACKOFF_SECONDS", 0.0)
+    with (
+        Endpoint("http://127.0.0.1:1", "fake-1", KEY) as endpoint,
+        refused(EndpointError, field="endpoint", limit="5 attempts"),
+    ):
+        endpoint.models()
+
+
+def test_text_survives_tokenize_and_detokenize(endpoint: Endpoint) -> None:
+    assert endpoint.detokenize(endpoint.tokenize("wörds")) == "wörds"
+
+
+def test_chat_returns_the_message(server: FakeModelServer, endpoint: Endpoint) -> None:
+    server.answer = lambda prompt: prompt.upper()
+
+    (found,) = endpoint.chat([[{"role": "user", "content": "hi"}]], max_tokens=2)
+
+    assert found.text == "HI"
+
+
+def test_directory_without_manifest_is_refused(tmp_path: Path) -> None:
+    with refused(ConfigError, field="model", reason="NOT_A_MODEL"), serving(tmp_path):
+        pass
+
+
+@pytest.mark.long
+def test_directory_is_served() -> None:
+    """Start the real model server with nano's first version."""
+    with serving(ROOT / "models" / "nano") as endpoint:
+        (scores,) = endpoint.log_probs(["What is"])
+
+        assert endpoint.models() == {"nano-0": 256}
+    assert len(scores.log_probs) == len(scores.token_ids) - 1
+    assert all(-math.inf < value < 0 for value in scores.log_probs)
