@@ -39,6 +39,7 @@ from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import Account, PageApi
 from services.gateway.http.server import serving_http
 from services.gateway.http.session import CookieRules, PageSessions
+from services.gateway.http.version_files import EvaluationMetrics, VersionFiles
 from services.gateway.identity.authentication import (
     OWNER,
     ApiKeys,
@@ -99,6 +100,7 @@ async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registrati
     async with open_servers(settings) as servers:
         log.info("serving http", extra=fields(port=servers.http_port))
         REGISTRY.register(LoopMetrics(settings.loop_directory))
+        REGISTRY.register(EvaluationMetrics(settings.loop_directory))
         yield servers.registrations
 
 
@@ -142,6 +144,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
             *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
+            *VersionFiles(settings.loop_directory).routes(router),
         ]
         app = make_app(router, routes, _page(settings), with_metrics=settings.http_metrics)
         port = await stack.enter_async_context(

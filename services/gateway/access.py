@@ -80,6 +80,7 @@ ROUTES: Mapping[str, Rule] = {
     "GET /api/thumbs": PAGE_OPERATE,
     "GET /api/loop": PAGE_OPERATE,
     "GET /api/loop/report/{run}": PAGE_OPERATE,
+    "GET /api/loop/versions": PAGE_OPERATE,
 }
 
 

@@ -19,6 +19,7 @@ from infra.watching.boards import BOARDS
 from tests.journeys.client import Client, finish_of
 from tests.journeys.prometheus import SERVICES, PrometheusServer, check_panels, excuse, watched
 from tests.journeys.stack import Stack, running_stack
+from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.evaluation.gate import Check
 from training.reporting.progress import Lines, ProgressReporter
 
@@ -131,6 +132,8 @@ def write_loop(directory: Path) -> None:
     gate.parent.mkdir(parents=True)
     check = Check("win rate", "0.480 ± 0.020 on 90 held-out prompts", "0.5", False, "")
     gate.write_text(json.dumps({"passed": False, "reason": "", "checks": [asdict(check)]}))
+    score = TaskScore("nano-1", "piqa", "acc_norm", 0.5, 0.35, 2, "a" * 64, "b" * 64)
+    ScoreStore(directory).write(score, [ItemScore("0", 1.0), ItemScore("1", 0.0)])
 
 
 def let_scrape(prometheus: PrometheusServer) -> None:

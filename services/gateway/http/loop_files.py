@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.contracts.limits import field_error
 from services.gateway.http.app import ProtectedRoute, Router
+from services.gateway.http.version_files import read
 
 # Without separators and leading dots, a name cannot leave runs/.
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -96,7 +97,7 @@ class LoopMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield state, result, progress of the steps, and gate checks of the last run."""
-        status = _read(self._directory / "status.json")
+        status = read(self._directory / "status.json")
         try:
             metrics = [*_run(status), _steps(status)]
             run = str(status["run"])
@@ -104,7 +105,7 @@ class LoopMetrics(Collector):
             return
         yield from metrics
         if _RUN.fullmatch(run):
-            yield from _checks(_read(self._directory / "runs" / run / "gate.json"))
+            yield from _checks(read(self._directory / "runs" / run / "gate.json"))
 
 
 def _run(status: Mapping[str, Any]) -> Iterable[Metric]:
@@ -161,11 +162,3 @@ def _checks(gate: Mapping[str, Any]) -> Iterable[Metric]:
     except (KeyError, TypeError, ValueError):
         return ()
     return value, passed
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@ import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { Experiment } from "./Experiment";
 import { ThumbsSoFar } from "./ThumbsSoFar";
+import { Versions } from "./Versions";
 import type { LoopStatus } from "./wire";
 
 const BUSY_MS = 3_000;
@@ -42,6 +43,7 @@ export function LoopPanel({ api }: { api: Api }) {
         </p>
         <ThumbsSoFar api={api} needed={0} since="" />
         <Experiment api={api} />
+        <Versions api={api} />
       </section>
     );
   }
@@ -73,6 +75,7 @@ export function LoopPanel({ api }: { api: Api }) {
       )}
       {status.report && <button className="link" onClick={() => api.openReport(status.run!)}>Open the report</button>}
       <Experiment api={api} />
+      <Versions api={api} />
     </section>
   );
 }

@@ -9,6 +9,7 @@ import type {
   ExperimentArm,
   FeedbackValue,
   LoopStatus,
+  LoopVersion,
   MessagePage,
   SendRequest,
   ThumbCount,
@@ -103,6 +104,10 @@ export class Api {
 
   async loop(): Promise<LoopStatus> {
     return (await (await this.call("GET", "/api/loop")).json()) as LoopStatus;
+  }
+
+  async versions(): Promise<LoopVersion[]> {
+    return ((await (await this.call("GET", "/api/loop/versions")).json()) as { versions: LoopVersion[] }).versions;
   }
 
   /** Open a report in a new tab, which sends the cookie of the session. */

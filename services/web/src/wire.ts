@@ -126,6 +126,41 @@ export interface LoopStatus {
   learned_until?: string;
 }
 
+export interface TaskScore {
+  task: string;
+  metric: string;
+  value: number;
+  standard_error: number;
+  items: number;
+  is_complete: boolean;
+}
+
+export interface GateCheck {
+  name: string;
+  value: string;
+  threshold: string;
+  passed: boolean;
+  reason: string;
+  /** Absent in files of earlier releases. */
+  result?: string;
+}
+
+export interface LoopVersion {
+  version: string;
+  incumbent?: string;
+  snapshot?: {
+    id: string;
+    is_stored: boolean;
+    erasures: number;
+    thumbs_up?: number;
+    thumbs_down?: number;
+    principals?: number;
+  } | null;
+  result?: { result: string; reason: string } | null;
+  gate?: { passed: boolean; reason: string; checks: GateCheck[] } | null;
+  scores: TaskScore[];
+}
+
 export interface ThumbCount {
   up: string;
   down: string;

@@ -1,0 +1,51 @@
+// Versions of the loop for display: scores with their errors, verdicts, and the origin of a version.
+import type { GateCheck, LoopVersion, TaskScore } from "./wire";
+
+/** Standard errors on each side of a 95 % interval. */
+const Z_95 = 1.96;
+
+export interface ShownScore {
+  task: string;
+  text: string;
+  /** "" for a complete list of items. */
+  note: string;
+}
+
+/** Format a score with half the width of its 95 % interval; ratios of correct items in percent. */
+export function shownScore(score: TaskScore): ShownScore {
+  const half = Z_95 * score.standard_error;
+  const isShare = /^(acc|exact_match|pass|share)/.test(score.metric);
+  const text = isShare
+    ? `${(100 * score.value).toFixed(1)} ± ${(100 * half).toFixed(1)} %`
+    : `${score.value.toPrecision(4)} ± ${half.toPrecision(2)} ${score.metric.replaceAll("_", " ")}`;
+  return { task: score.task.replaceAll("_", " "), text, note: score.is_complete ? "" : `${score.items} items, for a look` };
+}
+
+export interface ShownCheck {
+  name: string;
+  value: string;
+  result: "pass" | "fail" | "not enough data" | "uninformative";
+  reason: string;
+}
+
+/** Gate files of earlier releases have `passed` only. */
+export function shownCheck(check: GateCheck): ShownCheck {
+  const given = check.result?.toLowerCase().replaceAll("_", " ");
+  const result = given === "pass" || given === "fail" || given === "not enough data" || given === "uninformative" ? given : check.passed ? "pass" : "fail";
+  return { name: check.name, value: check.value, result, reason: check.reason };
+}
+
+/** Describe the origin of a version in one sentence. */
+export function origin(version: LoopVersion): string {
+  if (!version.incumbent) return "Not trained by a run of the loop.";
+  const parts = [`Trained from ${version.incumbent}`];
+  const snapshot = version.snapshot;
+  if (snapshot) {
+    const counts = snapshot.is_stored
+      ? ` (${snapshot.thumbs_up ?? 0} thumbs up, ${snapshot.thumbs_down ?? 0} down of ${snapshot.principals ?? 0} users who allowed training)`
+      : " (no longer stored)";
+    parts.push(` and ${snapshot.id}${counts}`);
+    if (snapshot.erasures) parts.push(`; ${snapshot.erasures} erasures since`);
+  }
+  return `${parts.join("")}.`;
+}

@@ -1,0 +1,37 @@
+import { expect, test } from "vitest";
+import { origin, shownCheck, shownScore } from "../src/versions";
+import type { LoopVersion, TaskScore } from "../src/wire";
+
+const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
+
+test("a share of correct items is shown in percent with its interval", () => {
+  expect(shownScore(SCORE)).toEqual({ task: "arc easy", text: "50.0 ± 2.0 %", note: "" });
+});
+
+test("another metric keeps its unit, and a part of the list is marked", () => {
+  const score = { ...SCORE, metric: "bits_per_byte", value: 1.23456, standard_error: 0.01, items: 100, is_complete: false };
+  expect(shownScore(score)).toEqual({ task: "arc easy", text: "1.235 ± 0.020 bits per byte", note: "100 items, for a look" });
+});
+
+test("a check of an earlier release has a result too", () => {
+  const check = { name: "win rate", value: "0.6", reason: "", threshold: "", passed: false };
+  expect(shownCheck(check).result).toBe("fail");
+  expect(shownCheck({ ...check, passed: true }).result).toBe("pass");
+  expect(shownCheck({ ...check, result: "NOT_ENOUGH_DATA" }).result).toBe("not enough data");
+});
+
+test("the origin names the incumbent, the snapshot and erasures since", () => {
+  const version: LoopVersion = {
+    version: "nano-1",
+    incumbent: "nano-0",
+    snapshot: { id: "snapshot-1", is_stored: true, erasures: 2, thumbs_up: 7, thumbs_down: 3, principals: 4 },
+    scores: [],
+  };
+  expect(origin(version)).toBe(
+    "Trained from nano-0 and snapshot-1 (7 thumbs up, 3 down of 4 users who allowed training); 2 erasures since.",
+  );
+  expect(origin({ ...version, snapshot: { id: "snapshot-1", is_stored: false, erasures: 0 } })).toBe(
+    "Trained from nano-0 and snapshot-1 (no longer stored).",
+  );
+  expect(origin({ version: "nano-0", scores: [] })).toBe("Not trained by a run of the loop.");
+});
