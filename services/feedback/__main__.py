@@ -36,9 +36,10 @@ from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys, FingerprintKeyMissingError
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
 from services.feedback.principals.sealing import MasterKeyError, Sealer, overtaken_turns
-from services.feedback.projections import current_feedback, experiments, remarks, thumbs
+from services.feedback.projections import answers, current_feedback, experiments, remarks, thumbs
 from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
+from services.feedback.projections.version_feedback import VersionFeedbacks
 from services.feedback.servicer import FeedbackLogServicer, Principals
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.accept import Claims, NoClaims
@@ -58,7 +59,16 @@ DAY_SECONDS = 86_400.0
 EXIT_EVENTS_WAITING = 3
 # Callers of these methods (relay of the session service, training) retry on their own. A thumb
 # waits for its acknowledgement and has priority.
-BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", "ListErasures"})
+BATCH = frozenset(
+    {
+        "AppendTurns",
+        "ListSegments",
+        "CountThumbs",
+        "GetVersionFeedback",
+        "GetDataKeys",
+        "ListErasures",
+    }
+)
 
 
 @asynccontextmanager
@@ -116,6 +126,7 @@ async def _open_streams(
                 remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),
             ),
             figures,
+            VersionFeedbacks(engine, current_thumbs),
             Principals(keys, consents, erasures, mode.on_erased),
         )
         background = [
@@ -155,6 +166,7 @@ def _periodic_deletions(
 def _catch_up(stores: Stores) -> None:
     current_feedback.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
     experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
+    answers.catch_up(stores.ledger, stores.objects, Stream.TURNS)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.ListSegments": LOOP,
     "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP | GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetExperiment": LOOP | GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetVersionFeedback": LOOP,
     "thumbwheel.feedback.v1.FeedbackLogService.GetThumbs": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalConsent": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.SetPrincipalConsent": GATEWAY,

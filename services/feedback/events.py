@@ -208,6 +208,22 @@ def check_principals(principals: Sequence[str], limit: int) -> None:
         _check_principal(principal, f"principals[{number}]")
 
 
+def check_versions(versions: Sequence[str], limit: int) -> None:
+    """Check number and form of versions.
+
+    Raises:
+        InvalidArgumentError: Too many versions or a malformed one; the error names field and limit.
+    """
+    if not 1 <= len(versions) <= limit:
+        raise field_error("model_versions", f"1 to {limit:,}")
+    for number, version in enumerate(versions):
+        if not 1 <= len(version) <= MAX_NAME_CHARACTERS or "\0" in version:
+            raise field_error(
+                f"model_versions[{number}]",
+                f"1 to {MAX_NAME_CHARACTERS} characters, none of them NUL",
+            )
+
+
 def check_position(position: int, field: str) -> None:
     """Check a ledger position: the protocol allows larger numbers than the database.
 

@@ -25,6 +25,7 @@ from services.feedback.events import (
     check_principals,
     check_turn,
     check_unsealed,
+    check_versions,
 )
 from services.feedback.lake.ledger import Ledger
 from services.feedback.principals.consents import Consent, Consents
@@ -33,6 +34,7 @@ from services.feedback.principals.erasures import Erasure, Erasures
 from services.feedback.projections.current_feedback import CurrentFeedback
 from services.feedback.projections.experiments import Experiments
 from services.feedback.projections.thumbs import UserCount
+from services.feedback.projections.version_feedback import VersionFeedbacks
 from services.feedback.spool.accept import GroupCommit
 from services.feedback.spool.log import Entry
 
@@ -40,6 +42,7 @@ MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024
 MAX_MESSAGES = 1_000
 MAX_PRINCIPALS = 1_000
+MAX_VERSIONS = 10
 # About 10 µs each for the conversion, and 300 bytes.
 SEGMENTS_PER_PAGE = 2_000
 STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TURNS: Stream.TURNS}
@@ -69,11 +72,13 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         ledger: Ledger,
         current: CurrentFeedback,
         experiments: Experiments,
+        versions: VersionFeedbacks,
         principals: Principals,
     ) -> None:
         self._principal_key, self._principals = principal_key, principals
         self._feedback, self._turns = feedback, turns
         self._ledger, self._current, self._experiments = ledger, current, experiments
+        self._versions = versions
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -188,6 +193,25 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
                     up_rate_high=arm.up_rate_interval.high,
                 )
                 for arm in figures
+            ]
+        )
+
+    async def GetVersionFeedback(
+        self, request: feedback_pb2.GetVersionFeedbackRequest, context: Any
+    ) -> feedback_pb2.GetVersionFeedbackResponse:
+        check_versions(request.model_versions, MAX_VERSIONS)
+        found = await self._versions.of_versions(
+            request.model_versions, request.since.ToMicroseconds()
+        )
+        return feedback_pb2.GetVersionFeedbackResponse(
+            versions=[
+                feedback_pb2.VersionFeedback(
+                    model_version=version.model_version,
+                    users_up=version.users_up,
+                    users_down=version.users_down,
+                    rates=[feedback_pb2.RateSums(**vars(sums)) for sums in version.rates],
+                )
+                for version in found
             ]
         )
 

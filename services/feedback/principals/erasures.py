@@ -118,9 +118,9 @@ class Erasures:
             )
             act = Act("user erased", calling_service(), erasure.erasure_id)
             connection.execute(insert(tables.audit).values(act.record()))
-            # Delete thumbs, remarks and exposures, and clear thumbs in claims. Claims are locked
-            # in the common order, to avoid deadlocks.
-            for table in (tables.thumbs, tables.remarks, tables.exposures):
+            # Delete the rows of projections, and clear thumbs in claims. Claims are locked in the
+            # common order, to avoid deadlocks.
+            for table in (tables.thumbs, tables.remarks, tables.exposures, tables.answers):
                 connection.execute(delete(table).where(table.c.principal == principal))
             claims = tables.claims
             mine = claims.c.principal == principal

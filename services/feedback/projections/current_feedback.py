@@ -1,6 +1,6 @@
 """Current feedback of users: thumbs, comments and corrections, updated together.
 
-A batch of turns updates the exposures of experiments and removes remarks on retracted answers.
+A batch of turns updates exposures and answers, and removes remarks on retracted answers.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from services.feedback.events import FeedbackEvent, TurnEvent, Words
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.projections import experiments, remarks, thumbs
+from services.feedback.projections import answers, experiments, remarks, thumbs
 from services.feedback.projections.remarks import Remarks
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.sink import Position
@@ -60,8 +60,12 @@ def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> None:
 def fold_turns(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
 ) -> None:
-    """Update exposures and delete remarks on retracted answers, inside the ledger's transaction."""
+    """Update exposures and answers, and delete remarks on retracted answers.
+
+    The updates are part of the ledger's transaction.
+    """
     experiments.fold(connection, position, kept)
+    answers.fold(connection, position, kept)
     remarks.delete_remarks(
         connection, {(event.principal, event.message_id) for _, event in kept if event.erased}
     )

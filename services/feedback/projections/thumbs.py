@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, select, true
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, literal, select, true
 
+from services.contracts.chat import Arm
 from services.contracts.feedback import Retraction, Subject, Thumb
 from services.feedback.events import FeedbackEvent, created_us
 from services.feedback.lake import parquet
@@ -172,15 +173,35 @@ class Thumbs:
         pending = await self._pending.latest(None)
         return await asyncio.to_thread(self._user_totals, pending, since_us)
 
+    async def count_users_by_version(
+        self, versions: Collection[str], since_us: int
+    ) -> dict[str, UserCount]:
+        """Count users by version, as `count_users` does, over all arms except pinned answers.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
+        pending = await self._pending.latest(None)
+        counts = await asyncio.to_thread(self._user_totals, pending, since_us, frozenset(versions))
+        return {version: count for (version, _), count in counts.items()}
+
     def _user_totals(
-        self, pending: Mapping[Key, ThumbState], since_us: int
+        self,
+        pending: Mapping[Key, ThumbState],
+        since_us: int,
+        versions: Collection[str] | None = None,
     ) -> dict[tuple[str, str], UserCount]:
+        """Count users by version and arm; with `versions` by these alone, with "" as the arm."""
         table = tables.thumbs.c
         balance = func.sum(case((table.up, 1), else_=-1)).label("balance")
+        given = [table.accept_us >= since_us, table.up.is_not(None), begun_since(since_us)]
+        arm = table.arm.label("arm") if versions is None else literal("").label("arm")
+        if versions is not None:
+            given += [table.model_version.in_(sorted(versions)), table.arm != Arm.PINNED]
         by_user = (
-            select(table.model_version, table.arm, balance)
-            .where(table.accept_us >= since_us, table.up.is_not(None), _begun_since(since_us))
-            .group_by(table.principal, table.model_version, table.arm)
+            select(table.model_version, arm, balance)
+            .where(*given)
+            .group_by(table.principal, table.model_version, arm)
             .subquery()
         ).c
         side = case((by_user.balance > 0, 1), (by_user.balance < 0, -1), else_=0).label("side")
@@ -195,7 +216,7 @@ class Thumbs:
         after = before | newer(pending, before)
         # The table counted the users with pending thumbs too; their counts are replaced.
         for sign, states in ((-1, before), (1, after)):
-            for voted in _sides(states, since_us):
+            for voted in _sides(states, since_us, versions):
                 totals[voted] += sign
         counts: dict[tuple[str, str], UserCount] = {}
         for (version, arm, majority), number in totals.items():
@@ -241,17 +262,23 @@ def _apply(connection: Connection, changes: Iterable[Change]) -> None:
     upsert_latest(connection, tables.thumbs, KEY_COLUMNS, changes, _read_states)
 
 
-def _sides(states: Mapping[Key, ThumbState], since_us: int) -> list[tuple[str, str, int]]:
+def _sides(
+    states: Mapping[Key, ThumbState], since_us: int, versions: Collection[str] | None
+) -> list[tuple[str, str, int]]:
     """Return version, arm and sign of the majority for each user in these states."""
     balances: Counter[tuple[str, str, str]] = Counter()
     for (principal, message_id), state in states.items():
-        begun_us = created_us(message_id)
+        begun_us, arm = created_us(message_id), state.arm
+        if versions is not None:
+            if state.model_version not in versions or arm == Arm.PINNED:
+                continue
+            arm = ""
         if state.up is not None and min(state.accept_us, begun_us) >= since_us:
-            balances[principal, state.model_version, state.arm] += 1 if state.up else -1
+            balances[principal, state.model_version, arm] += 1 if state.up else -1
     return [(v, arm, (b > 0) - (b < 0)) for (_, v, arm), b in balances.items()]
 
 
-def _begun_since(since_us: int) -> ColumnElement[bool]:
+def begun_since(since_us: int) -> ColumnElement[bool]:
     """Return the condition `created_us(message_id) >= since_us` on the table.
 
     Digits of equal length are in the same order as texts and as numbers.

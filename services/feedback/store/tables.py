@@ -208,6 +208,32 @@ exposure_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
+# Finished answers of versions, for the rates of GetVersionFeedback. There is a row for each answer,
+# because a comparison may start at any time and deleted conversations are removed.
+answers = Table(
+    "answers",
+    metadata,
+    Column("principal", String(64), nullable=False),
+    Column("message_id", String(36), nullable=False),
+    Column("model_version", String(128), nullable=False),
+    Column("arm", String(128), nullable=False),
+    Column("refused", Boolean, nullable=False),  # blocked or redacted by the output guard
+    Column("begin_us", BigInteger, nullable=False),
+    Column("finish_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("principal", "message_id", name="answers_by_principal"),
+    Index("answers_by_version", "model_version", "begin_us"),
+    Index("answers_by_time", "finish_us"),
+)
+
+# Projected end of each log for `answers`.
+answer_positions = Table(
+    "answer_positions",
+    metadata,
+    Column("topic_id", String(36), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("end_offset", BigInteger, nullable=False),
+)
+
 # Events between acceptance and ledger, in the order of acceptance across replicas (Postgres only,
 # see claims.py). Columns from `principal` on are filled for thumbs and retractions.
 accept_orders = Sequence("feedback_accept_order", metadata=metadata)

@@ -29,6 +29,12 @@ def name(text: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, text))
 
 
+def answer_id(begun_us: int, number: int = 0) -> str:
+    """Return the UUIDv7 of an answer that was begun at a time in microseconds since 1970."""
+    stamp = f"{begun_us // 1_000:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7000-8000-{number:012x}"
+
+
 def feedback(
     request: str, message: str = "m", caller: Caller = ADA, at: int = 1_000
 ) -> events_pb2.FeedbackEvent:

@@ -14,7 +14,7 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from tests.services.feedback.clients import Client, running
-from tests.services.feedback.samples import thumb
+from tests.services.feedback.samples import answer_id, thumb
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
 from training.remote import FeedbackLog
 
@@ -35,8 +35,7 @@ class Canary:
         self._number += 1
         event = thumb(f"{self._number}", up, "m", caller, int(SINCE.timestamp()) + 60)
         event.model_version, event.arm = version, ARMS[version]
-        stamp = f"{int(begun.timestamp() * 1_000):012x}"
-        event.message_id = f"{stamp[:8]}-{stamp[8:]}-7000-8000-{self._number:012x}"
+        event.message_id = answer_id(int(begun.timestamp() * 1_000_000), self._number)
         return caller, event
 
     def votes(self, version: str, up: int, down: int) -> list[Vote]:

@@ -191,6 +191,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "GetThumbs": lambda: feedback_pb2.GetThumbsRequest(message_ids=[name("m")]),
     "CountThumbs": feedback_pb2.CountThumbsRequest,
     "GetExperiment": feedback_pb2.GetExperimentRequest,
+    "GetVersionFeedback": lambda: feedback_pb2.GetVersionFeedbackRequest(model_versions=["v1"]),
     "RecordFeedback": lambda: feedback_pb2.RecordFeedbackRequest(event=thumb("a")),
 }
 OF_A_USER = ("GetPrincipalConsent", "SetPrincipalConsent", "ErasePrincipal", "GetPrincipalErasure")
@@ -206,7 +207,7 @@ async def test_calls_without_a_user_are_rejected(tmp_path: Path) -> None:
 async def test_without_the_database_every_call_is_unavailable(tmp_path: Path) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
         engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
-        for table in ("data_keys", "consents", "erasures", "thumbs", "exposures"):
+        for table in ("data_keys", "consents", "erasures", "thumbs", "exposures", "answers"):
             with engine.begin() as connection:
                 connection.execute(text(f"ALTER TABLE {table} RENAME TO away_{table}"))
         engine.dispose()
@@ -215,7 +216,7 @@ async def test_without_the_database_every_call_is_unavailable(tmp_path: Path) ->
                 await client.call(method, request())
             assert caught.value.reason == "FEEDBACK_LEDGER_UNAVAILABLE", method
         engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
-        for table in ("data_keys", "consents", "erasures", "thumbs", "exposures"):
+        for table in ("data_keys", "consents", "erasures", "thumbs", "exposures", "answers"):
             with engine.begin() as connection:
                 connection.execute(text(f"ALTER TABLE away_{table} RENAME TO {table}"))
         engine.dispose()

@@ -367,3 +367,30 @@ async def test_an_experiment_reports_users_and_thumbs_also_to_prometheus(
         later = feedback_pb2.GetExperimentRequest()
         later.since.FromSeconds(3_000)
         assert not (await client.call("GetExperiment", later)).arms
+
+
+async def test_counts_of_versions_over_the_socket(tmp_path: Path) -> None:
+    """Thumbs count at once; the rates follow with the commit of the turns."""
+    async with running(tmp_path) as client:
+        refused_turn = turn(message="m")
+        refused_turn.guard_category = "email"
+        await client.append(refused_turn, turn(message="n"))
+        await client.record(thumb("a"))
+        await client.rows(feedback_pb2.STREAM_TURNS, 2)
+        request = feedback_pb2.GetVersionFeedbackRequest(model_versions=["v2", "v1"])
+        none, found = (await client.call("GetVersionFeedback", request)).versions
+        assert none == feedback_pb2.VersionFeedback(model_version="v2")
+        assert (found.model_version, found.users_up, found.users_down) == ("v1", 1, 0)
+        (rate,) = [rate for rate in found.rates if rate.name == "refused"]
+        assert rate == feedback_pb2.RateSums(
+            name="refused",
+            users=1,
+            trials=2,
+            events=1,
+            trials_squared=4,
+            events_squared=1,
+            events_times_trials=2,
+        )
+        with pytest.raises(InvalidArgumentError) as caught:
+            await client.call("GetVersionFeedback", feedback_pb2.GetVersionFeedbackRequest())
+        assert (caught.value.field, caught.value.limit) == ("model_versions", "1 to 10")

@@ -793,6 +793,146 @@ class ExperimentArm(_message.Message):
 Global___ExperimentArm: _TypeAlias = ExperimentArm  # noqa: Y015
 
 @_typing.final
+class GetVersionFeedbackRequest(_message.Message):
+    """Request of GetVersionFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSIONS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 10 versions."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Include only answers that were begun at or after this time; unset: all. Answers of a pinned
+        version are not counted.
+        """
+
+    def __init__(
+        self,
+        *,
+        model_versions: _abc.Iterable[_builtins.str] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_versions", b"model_versions", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionFeedbackRequest: _TypeAlias = GetVersionFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class GetVersionFeedbackResponse(_message.Message):
+    """Response of GetVersionFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionFeedback]:
+        """One entry for each requested version, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___VersionFeedback] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionFeedbackResponse: _TypeAlias = GetVersionFeedbackResponse  # noqa: Y015
+
+@_typing.final
+class VersionFeedback(_message.Message):
+    """Counts of one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    USERS_UP_FIELD_NUMBER: _builtins.int
+    USERS_DOWN_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """Version."""
+    users_up: _builtins.int
+    """Number of users with more current thumbs up than down; a tie counts for neither."""
+    users_down: _builtins.int
+    """Number of users with more current thumbs down than up."""
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateSums]:
+        """Sums over users, one entry for each rate with observations."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        users_up: _builtins.int = ...,
+        users_down: _builtins.int = ...,
+        rates: _abc.Iterable[Global___RateSums] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "rates", b"rates", "users_down", b"users_down", "users_up", b"users_up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionFeedback: _TypeAlias = VersionFeedback  # noqa: Y015
+
+@_typing.final
+class RateSums(_message.Message):
+    """Sums over users of a rate: user u has n trials (finished answers, or thumbs for "retracted"), of
+    which x were events. The sums suffice for a mean with an error that respects the users.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    TRIALS_SQUARED_FIELD_NUMBER: _builtins.int
+    EVENTS_SQUARED_FIELD_NUMBER: _builtins.int
+    EVENTS_TIMES_TRIALS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"refused", "retracted", "asked_again", "edited", "stopped", "copied" or "left"."""
+    users: _builtins.int
+    """Number of users with trials."""
+    trials: _builtins.int
+    """Sum of n."""
+    events: _builtins.int
+    """Sum of x."""
+    trials_squared: _builtins.int
+    """Sum of n^2."""
+    events_squared: _builtins.int
+    """Sum of x^2."""
+    events_times_trials: _builtins.int
+    """Sum of x*n."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        users: _builtins.int = ...,
+        trials: _builtins.int = ...,
+        events: _builtins.int = ...,
+        trials_squared: _builtins.int = ...,
+        events_squared: _builtins.int = ...,
+        events_times_trials: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "events_squared", b"events_squared", "events_times_trials", b"events_times_trials", "name", b"name", "trials", b"trials", "trials_squared", b"trials_squared", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateSums: _TypeAlias = RateSums  # noqa: Y015
+
+@_typing.final
 class GetThumbsRequest(_message.Message):
     """Request of GetThumbs."""
 

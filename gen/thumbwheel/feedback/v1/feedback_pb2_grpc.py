@@ -319,6 +319,11 @@ class FeedbackLogServiceStub:
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.FromString,
                 _registered_method=True)
+        self.GetVersionFeedback = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/GetVersionFeedback',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackResponse.FromString,
+                _registered_method=True)
         self.GetThumbs = channel.unary_unary(
                 '/thumbwheel.feedback.v1.FeedbackLogService/GetThumbs',
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsRequest.SerializeToString,
@@ -392,6 +397,14 @@ class FeedbackLogServiceServicer:
     def GetExperiment(self, request, context):
         """Returns users, thumbs and an always-valid confidence interval of the rate of thumbs up for each
         version and arm.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVersionFeedback(self, request, context):
+        """Returns counts of feedback, of refused turns and of implicit signals by version, for the tests of
+        a canary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -474,6 +487,11 @@ def add_FeedbackLogServiceServicer_to_server(servicer, server):
                     servicer.GetExperiment,
                     request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.FromString,
                     response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.SerializeToString,
+            ),
+            'GetVersionFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersionFeedback,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackResponse.SerializeToString,
             ),
             'GetThumbs': grpc.unary_unary_rpc_method_handler(
                     servicer.GetThumbs,
@@ -647,6 +665,33 @@ class FeedbackLogService:
             '/thumbwheel.feedback.v1.FeedbackLogService/GetExperiment',
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.SerializeToString,
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersionFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/GetVersionFeedback',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetVersionFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

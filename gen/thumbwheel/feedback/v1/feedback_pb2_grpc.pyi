@@ -110,6 +110,10 @@ class FeedbackLogServiceStub:
     """Returns users, thumbs and an always-valid confidence interval of the rate of thumbs up for each
     version and arm.
     """
+    GetVersionFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetVersionFeedbackRequest, _feedback_pb2.GetVersionFeedbackResponse]
+    """Returns counts of feedback, of refused turns and of implicit signals by version, for the tests of
+    a canary.
+    """
     GetThumbs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetThumbsRequest, _feedback_pb2.GetThumbsResponse]
     """Returns the caller's current feedback on some messages."""
     GetPrincipalConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetPrincipalConsentRequest, _feedback_pb2.GetPrincipalConsentResponse]
@@ -172,6 +176,16 @@ class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_feedback_pb2.GetExperimentResponse]:
         """Returns users, thumbs and an always-valid confidence interval of the rate of thumbs up for each
         version and arm.
+        """
+
+    @_abc_1.abstractmethod
+    def GetVersionFeedback(
+        self,
+        request: _feedback_pb2.GetVersionFeedbackRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetVersionFeedbackRequest, _abc.Awaitable[_feedback_pb2.GetVersionFeedbackResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetVersionFeedbackResponse]:
+        """Returns counts of feedback, of refused turns and of implicit signals by version, for the tests of
+        a canary.
         """
 
     @_abc_1.abstractmethod

@@ -15,8 +15,6 @@ from thumbwheel.feedback.v1 import events_pb2
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
-from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.object_store import Directory
 from services.feedback.projections.experiments import (
     ALPHA,
     NEWEST_VERSIONS,
@@ -32,15 +30,15 @@ from services.feedback.projections.experiments import (
     refresh_periodically,
 )
 from services.feedback.projections.thumbs import ThumbCount
-from services.feedback.sink import FlushLimits, Fold, Sink, no_projection
+from services.feedback.sink import Fold, no_projection
 from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
 from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import ADA, KEY, TURNS, turn
+from tests.services.feedback.sunk_logs import SunkLogs
 from training.evaluation import canary
 
 BOB = Caller("acme", "bob")
-ROOM = 1 << 20
 
 
 @dataclass
@@ -64,37 +62,23 @@ def met(
     return event
 
 
-class World:
-    """Spool of turns and its sink over one database."""
+class World(SunkLogs):
+    """Sunk turns and the experiments over one database."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
-        self.engine, self.ledger, self.store = engine, Ledger(engine), Directory(root / "objects")
-        self.said, self.root = FakeThumbCounts(), root
+        super().__init__(root, engine)
+        self.said = FakeThumbCounts()
         self.experiments = Experiments(engine, self.said)
-        self.spools: list[Spool] = []
 
     def sink(
         self, *turns: events_pb2.TurnEvent, by: Fold[Any] = fold, on: Spool | None = None
     ) -> Spool:
-        """Sink events through a new log, like another partition, or through an existing log."""
-        spool = on or Spool(
-            self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM
-        )
-        if not on:
-            self.spools.append(spool)
-        spool.append([codec.turn_entry(turn) for turn in turns])
-        sink = Sink(TURNS, spool, self.store, self.ledger, FlushLimits(100, ROOM), by)
-        sink.assign()
-        sink.flush()
-        return spool
+        """Sink turns through a new log, or through an existing log."""
+        return self.sink_entries(TURNS, map(codec.turn_entry, turns), by, on)
 
     def rows(self) -> set[tuple[str, str, str, int]]:
         with self.engine.begin() as connection:
             return {tuple(row) for row in connection.execute(select(tables.exposures))}
-
-    def close(self) -> None:
-        for spool in self.spools:
-            spool.close()
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones
         engine.dispose()
 
 
-@pytest.mark.parametrize("earlier", ["0007", "0008", "0009"])
+@pytest.mark.parametrize("earlier", ["0007", "0008", "0009", "0010"])
 def test_a_database_whose_revision_was_set_back_is_migrated_again(
     engine: Engine, earlier: str
 ) -> None:
