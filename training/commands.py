@@ -108,7 +108,12 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     tracing = commands.add_parser(
         "lineage", parents=[state], help="feedback each version learned from, and its erasures"
     )
-    tracing.add_argument(
+    subject = tracing.add_mutually_exclusive_group()
+    subject.add_argument(
+        "version", nargs="?", help="full account: data and consent, scores, gate, canary"
+    )
+    subject.add_argument("--answer", metavar="MESSAGE_ID", help="account of an answer's version")
+    subject.add_argument(
         "--erased", action="store_true", help="only versions that learned from erased feedback"
     )
     tracing.set_defaults(command=lineage)
@@ -284,15 +289,38 @@ def forget_erased(options: argparse.Namespace) -> int:
 
 
 def lineage(options: argparse.Namespace) -> int:
-    """Print a line per version: its stage, the feedback it learned from, and erasures."""
+    """Print a line per version, or the full account of a version or of an answer's version."""
     if not options.state.is_dir():
         raise ConfigError(
             f"state: folder {options.state} does not exist", field="state", reason="MISSING"
         )
+    if version := _version_of_answer(options) if options.answer else options.version:
+        from training.reporting.lineage import describe_version
+
+        registry = Registry(options.state / "models")
+        print(describe_version(version, options.state / "loop", registry))
+        return 0
     for ancestry in _ancestries(options):
         if ancestry.erasures or ancestry.unknown or not options.erased:
             print(ancestry.text())
     return 0
+
+
+def _version_of_answer(options: argparse.Namespace) -> str:
+    from training.data.feedback.catalogue import find_answer
+    from training.remote import FeedbackLog
+
+    with closing(FeedbackLog(options.feedback, _tls(options), identity=_identity(options))) as log:
+        found = find_answer(log, _objects(options), options.answer)
+    if found is None or not found.model_version:
+        raise ConfigError(
+            f"answer: no finished turn in the feedback table has the answer {options.answer}; "
+            "turns arrive some seconds after their end",
+            field="answer",
+            reason="UNKNOWN",
+        )
+    print(f"{'answer':<12}{options.answer}, arm {found.arm or 'unknown'}")
+    return found.model_version
 
 
 def _tls(options: argparse.Namespace) -> TlsFiles | None:

@@ -56,6 +56,14 @@ class Segment:
         return not self.topic_id
 
 
+@dataclass(frozen=True)
+class AnswerOrigin:
+    """Version of an answer and the arm of its user; "" for the version if none is recorded."""
+
+    model_version: str
+    arm: str
+
+
 class Catalogue(Protocol):
     """List of the committed segments in ledger order."""
 
@@ -122,3 +130,21 @@ def read_segment(objects: Objects, segment: Segment) -> pa.Table:
             limit=str(segment.rows),
         )
     return table
+
+
+def find_answer(catalogue: Catalogue, objects: Objects, message_id: str) -> AnswerOrigin | None:
+    """Return version and arm of an answer, from its last revision; None if it is not in the log.
+
+    Texts are not decrypted, so no consent is needed.
+
+    Raises:
+        CatalogueError: an object is unavailable or differs from the ledger.
+    """
+    for segment in reversed(catalogue.turn_segments()):
+        if not segment.object_key:
+            continue
+        rows = read_segment(objects, segment).select(["message_id", "model_version", "arm"])
+        matches = [row for row in rows.to_pylist() if row["message_id"] == message_id]
+        if matches:
+            return AnswerOrigin(matches[-1]["model_version"] or "", matches[-1]["arm"] or "")
+    return None
