@@ -8,7 +8,16 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 BUF = "infra/install/node/node_modules/.bin/buf"
-CODE = ("services", "training", "infra", "thumbwheel_cli", "charts", "tests", "benchmarks")
+CODE = (
+    "services",
+    "training",
+    "sequential",
+    "infra",
+    "thumbwheel_cli",
+    "charts",
+    "tests",
+    "benchmarks",
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from infra.check.readability import PRODUCT, crowded_folders, read
 from infra.service_table import service_table
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("services", "training", "infra", "thumbwheel_cli", "benchmarks")
+CODE = ("services", "training", "sequential", "infra", "thumbwheel_cli", "benchmarks")
 MAX_FUNCTION_LINES, USUAL_FUNCTION_LINES = 60, 40
 # A benchmark is a single script.
 MAX_MODULE_LINES, MAX_BENCHMARK_LINES = 400, 460
@@ -253,6 +254,14 @@ def test_contracts_import_no_service() -> None:
 def test_training_imports_no_service() -> None:
     for file in (ROOT / "training").rglob("*.py"):
         names = [name for name in imported(file) if name.startswith(("services", "infra"))]
+        assert not names, f"{relative(file)} imports {names}"
+
+
+def test_sequential_imports_numpy_and_no_other_package() -> None:
+    """Services and training share the package, so neither may come with it."""
+    allowed = {"sequential", "numpy", *sys.stdlib_module_names}
+    for file in (ROOT / "sequential").rglob("*.py"):
+        names = [name for name in imported(file) if name.split(".")[0] not in allowed]
         assert not names, f"{relative(file)} imports {names}"
 
 

@@ -1,0 +1,313 @@
+"""Table of sequential tests of a candidate against an incumbent.
+
+Each row has a share of alpha (Bonferroni), so a false alarm of any row at any time has probability
+at most alpha. Thumbs count users, one outcome each, so their test needs no assumption on users.
+All other trials repeat users; their counts are divided by the design effect before the test (Rao
+and Scott 1992), which is exact for many users. Simulations: benchmarks/canary.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from sequential.figures import RATIO, RateSums, VersionFigures
+from sequential.histograms import counts_by_bin, log_e_distribution, log_e_quantile, quantile
+from sequential.rates import LOW, RARE, log_e_value
+
+ADVISED_USERS = 20  # users of each version: below, a few friends of one user decide
+LOG_E_CAP = 700.0  # exp() of larger values overflows
+
+# Shares of alpha. Thumbs are scarce and decide most; latency and errors come with every request.
+ALPHA_SHARES = {
+    "thumbs": 0.50,
+    "errors": 0.12,
+    "first text p50": 0.08,
+    "first text p95": 0.04,
+    "first text": 0.04,
+    "answer length": 0.03,
+    "cost": 0.03,
+    "refused": 0.04,
+    "retracted": 0.04,
+    "asked_again": 0.02,
+    "edited": 0.02,
+    "stopped": 0.02,
+    "left": 0.02,
+}
+# Permitted increases of rates. With enough traffic any difference is found, however small.
+ERROR_TOLERANCE = 0.0025
+RATE_TOLERANCES = {
+    "refused": 0.01,
+    "retracted": 0.02,
+    "asked_again": 0.02,
+    "edited": 0.02,
+    "stopped": 0.02,
+    "left": 0.02,
+}
+SHOWN_ONLY = "copied"  # copying may express approval or not
+
+
+@dataclass(frozen=True)
+class HistogramTest:
+    """Test of a histogram.
+
+    Attributes:
+        figures: attribute of VersionFigures.
+        unit: unit of the values.
+        share: quantile to compare; None compares whole distributions.
+        shift: permitted increase in bins.
+        correlation: assumed correlation of the values of a user.
+    """
+
+    figures: str
+    unit: str
+    share: float | None
+    shift: int
+    correlation: float
+
+
+# A median rises by a bin before the test can tell, hence no further tolerance. Latency depends
+# little on the user, while users keep their topics and long conversations.
+HISTOGRAM_TESTS = {
+    "first text p50": HistogramTest("first_text_ms", "ms", 0.5, 0, 0.1),
+    "first text p95": HistogramTest("first_text_ms", "ms", 0.95, 1, 0.1),
+    "first text": HistogramTest("first_text_ms", "ms", None, 2, 0.1),
+    "answer length": HistogramTest("answer_tokens", "tokens", None, 8, 0.5),
+    "cost": HistogramTest("total_tokens", "tokens", None, 5, 0.5),
+}
+# Correlation of a user's trials: the least for rates, whose correlation is estimated, and that of
+# errors.
+RATE_CORRELATION = 0.1
+# Mean requests of the user of a request, if the figures contain no sums over users.
+ASSUMED_REPETITION = 10.0
+
+
+class Verdict(StrEnum):
+    """Decision of a comparison."""
+
+    WAIT = "wait"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Row of the table.
+
+    Attributes:
+        name: for example "thumbs", "errors", "first text p50".
+        candidate: the candidate's figure as text.
+        incumbent: the incumbent's figure as text.
+        limit: the permitted difference as text.
+        e_worse: e-value against "not worse than the limit".
+        verdict: ROLL_BACK if the row shows harm; PROMOTE only for the row of thumbs.
+        e_better: e-value against "not better" of the row of thumbs; 1 in other rows.
+    """
+
+    name: str
+    candidate: str
+    incumbent: str
+    limit: str
+    e_worse: float
+    verdict: Verdict
+    e_better: float = 1.0
+
+
+@dataclass(frozen=True)
+class RowsConfig:
+    """Settings of the comparison.
+
+    Attributes:
+        alpha: bound on the probability of a false alarm over all rows and the whole time.
+        margin: promote a candidate that is not worse than the incumbent by more than this share of
+            satisfied users; 0 requires a better candidate.
+        min_users: rating users of each version before a decision by thumbs.
+    """
+
+    alpha: float = 0.05
+    margin: float = 0.0
+    min_users: int = 1
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Table with its verdict and the reason in a single line."""
+
+    rows: tuple[Row, ...]
+    verdict: Verdict
+    reason: str
+
+    @property
+    def thumbs(self) -> Row:
+        """The row of thumbs, the first one."""
+        return self.rows[0]
+
+
+def judge(candidate: VersionFigures, incumbent: VersionFigures, config: RowsConfig) -> Judgement:
+    """Compare two versions; valid at every look.
+
+    Any row that shows harm gives ROLL_BACK. Thumbs alone give PROMOTE, if no row shows harm.
+    """
+    thumbs, undecided = _thumbs(candidate, incumbent, config)
+    rows = (
+        thumbs,
+        _errors(candidate, incumbent, config.alpha),
+        *_histograms(candidate, incumbent, config.alpha),
+        *_rates(candidate, incumbent, config.alpha),
+    )
+    harmful = [row for row in rows if row.verdict is Verdict.ROLL_BACK]
+    if harmful:
+        worst = max(harmful, key=lambda row: row.e_worse * ALPHA_SHARES[row.name])
+        reason = f"{worst.name}: {worst.candidate} against {worst.incumbent}, limit {worst.limit}"
+        if worst is thumbs:
+            reason = f"fewer users satisfied: {_users(thumbs, candidate, incumbent)}"
+        return Judgement(rows, Verdict.ROLL_BACK, reason)
+    if thumbs.verdict is Verdict.PROMOTE:
+        finding = "more users satisfied"
+        if config.margin > 0:
+            finding = f"satisfied users not more than {config.margin:.0%} below the incumbent's"
+        reason = f"{finding}: {_users(thumbs, candidate, incumbent)}"
+        return Judgement(rows, Verdict.PROMOTE, reason)
+    return Judgement(rows, Verdict.WAIT, undecided)
+
+
+def _thumbs(
+    candidate: VersionFigures, incumbent: VersionFigures, config: RowsConfig
+) -> tuple[Row, str]:
+    """Return the row, and the reason of WAIT."""
+    up, trials = candidate.users_up, candidate.users_up + candidate.users_down
+    other_up, other_trials = incumbent.users_up, incumbent.users_up + incumbent.users_down
+    e_better = _e(log_e_value(up, trials, other_up, other_trials, -config.margin))
+    e_worse = _e(log_e_value(other_up, other_trials, up, trials))
+    verdict, reason = Verdict.WAIT, "undecided"
+    if min(trials, other_trials) < config.min_users:
+        reason = f"{trials} and {other_trials} users, {config.min_users} of each needed"
+    elif e_worse >= 1 / (config.alpha * ALPHA_SHARES["thumbs"]):
+        verdict = Verdict.ROLL_BACK
+    elif e_better >= 1 / config.alpha:
+        verdict = Verdict.PROMOTE
+    figures = (_share(up, trials, "users"), _share(other_up, other_trials, "users"))
+    return Row("thumbs", *figures, "no fewer satisfied", e_worse, verdict, e_better), reason
+
+
+def _errors(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -> Row:
+    arms = candidate, incumbent
+    effects = [1 + RATE_CORRELATION * (_repetition(arm) - 1) for arm in arms]
+    log_e = log_e_value(
+        candidate.errors / effects[0],
+        candidate.requests / effects[0],
+        incumbent.errors / effects[1],
+        incumbent.requests / effects[1],
+        ERROR_TOLERANCE,
+        RARE,
+    )
+    figures = [_share(arm.errors, arm.requests, "requests", 2) for arm in arms]
+    return _row("errors", figures[0], figures[1], f"+{ERROR_TOLERANCE:.2%}", _e(log_e), alpha)
+
+
+def _histograms(
+    candidate: VersionFigures, incumbent: VersionFigures, alpha: float
+) -> Iterator[Row]:
+    for name, test in HISTOGRAM_TESTS.items():
+        arms = candidate, incumbent
+        counts = [counts_by_bin(getattr(arm, test.figures)) for arm in arms]
+        scaled = [
+            count / (1 + test.correlation * (_repetition(arm) - 1))
+            for arm, count in zip(arms, counts, strict=True)
+        ]
+        if test.share is None:
+            log_e = log_e_distribution(scaled[0], scaled[1], test.shift)
+        else:
+            log_e = log_e_quantile(scaled[0], scaled[1], test.share, test.shift)
+        shares = (0.5, 0.95) if test.share is None else (test.share,)
+        figures = [
+            ", ".join(
+                f"{quantile(count, share):,.0f} {test.unit} (p{100 * share:.0f})"
+                for share in shares
+            )
+            if count.any()
+            else "none"
+            for count in counts
+        ]
+        bins = test.shift + (test.share is not None)
+        limit = f"× {RATIO**bins:.2f}"
+        yield _row(name, figures[0], figures[1], limit, _e(log_e), alpha)
+
+
+def _rates(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -> Iterator[Row]:
+    for name, tolerance in RATE_TOLERANCES.items():
+        arms = [arm.rates.get(name, RateSums()) for arm in (candidate, incumbent)]
+        trials = sum(arm.trials for arm in arms)
+        pooled = sum(arm.events for arm in arms) / trials if trials else 0.0
+        effects = [_design_effect(arm, pooled) for arm in arms]
+        log_e = log_e_value(
+            arms[0].events / effects[0],
+            arms[0].trials / effects[0],
+            arms[1].events / effects[1],
+            arms[1].trials / effects[1],
+            tolerance,
+            LOW,
+        )
+        figures = [
+            _share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms
+        ]
+        yield _row(name, figures[0], figures[1], f"+{tolerance:.0%}", _e(log_e), alpha)
+    copied = [arm.rates.get(SHOWN_ONLY, RateSums()) for arm in (candidate, incumbent)]
+    figures = [_share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in copied]
+    yield Row(SHOWN_ONLY, figures[0], figures[1], "shown only", 1.0, Verdict.WAIT)
+
+
+def _design_effect(sums: RateSums, pooled: float) -> float:
+    """Return the variance of the events over that of independent trials with the pooled rate.
+
+    The rate is that of both arms, since a few users who give most trials of an arm also determine
+    its own rate, and would seem to vary little around it.
+    """
+    least = 1 + RATE_CORRELATION * (_repeats(sums) - 1)
+    variance = pooled * (1 - pooled) * sums.trials
+    if not variance:
+        return least
+    squares = (
+        sums.events_squared
+        - 2 * pooled * sums.events_times_trials
+        + pooled * pooled * sums.trials_squared
+    )
+    return max(least, squares / variance)
+
+
+def _repetition(figures: VersionFigures) -> float:
+    """Return the mean requests of the user of a request, from the sums over finished answers."""
+    sums = figures.rates.get("refused", RateSums())
+    return _repeats(sums) if sums.trials else ASSUMED_REPETITION
+
+
+def _repeats(sums: RateSums) -> float:
+    return sums.trials_squared / sums.trials if sums.trials else 1.0
+
+
+def _row(
+    name: str, candidate: str, incumbent: str, limit: str, e_worse: float, alpha: float
+) -> Row:
+    is_harmful = e_worse >= 1 / (alpha * ALPHA_SHARES[name])
+    verdict = Verdict.ROLL_BACK if is_harmful else Verdict.WAIT
+    return Row(name, candidate, incumbent, limit, e_worse, verdict)
+
+
+def _e(log_e: np.ndarray) -> float:
+    return math.exp(min(float(log_e), LOG_E_CAP))
+
+
+def _share(events: float, trials: float, noun: str, digits: int = 0) -> str:
+    return f"{events / trials:.{digits}%} of {trials:,} {noun}" if trials else "none"
+
+
+def _users(thumbs: Row, candidate: VersionFigures, incumbent: VersionFigures) -> str:
+    text = f"{thumbs.candidate} against {thumbs.incumbent}"
+    least = min(arm.users_up + arm.users_down for arm in (candidate, incumbent))
+    if least < ADVISED_USERS:
+        text += f"; decided by fewer than {ADVISED_USERS} users of a version"
+    return text
