@@ -55,8 +55,19 @@ class Policy:
         self._prompts: OrderedDict[bytes, Verdict] = OrderedDict()
         self.version = policy_version(classifier.digest, phone_region)
 
-    def judge_input(self, texts: Sequence[str], checkpoint: Checkpoint = no_checkpoint) -> Verdict:
+    def judge_input(
+        self,
+        texts: Sequence[str],
+        checkpoint: Checkpoint = no_checkpoint,
+        *,
+        instructions: Sequence[str] = (),
+    ) -> Verdict:
         """Return the strictest verdict on the texts of a user.
+
+        Args:
+            texts: texts in the roles user and assistant.
+            checkpoint: called before each text.
+            instructions: texts in the role system.
 
         Raises:
             AbandonedError: `checkpoint` raised the error between two texts.
@@ -65,6 +76,9 @@ class Policy:
         for text in dict.fromkeys(texts):
             checkpoint()
             verdicts.append(self._judge_prompt(text))
+        for text in dict.fromkeys(instructions):
+            checkpoint()
+            verdicts.append(self._judge_prompt(text, is_instruction=True))
         verdict = strictest(verdicts)
         self._observe(Stage.INPUT, verdict)
         return verdict
@@ -104,22 +118,26 @@ class Policy:
         match = match_answer(variants(text))
         return Verdict(Action.BLOCK, match.category, RULE_SCORE) if match else None
 
-    def _judge_prompt(self, prompt: str) -> Verdict:
-        key = hashlib.sha256(prompt.encode()).digest()
+    def _judge_prompt(self, prompt: str, *, is_instruction: bool = False) -> Verdict:
+        key = hashlib.sha256(prompt.encode()).digest() + bytes((is_instruction,))
         verdict = self._prompts.get(key)
         if verdict is None:
-            verdict = self._prompts[key] = self._judge_request(prompt)
+            verdict = self._prompts[key] = self._judge_request(
+                prompt, is_instruction=is_instruction
+            )
             if len(self._prompts) > CACHED_PROMPTS:
                 self._prompts.popitem(last=False)
         return verdict
 
-    def _judge_request(self, text: str) -> Verdict:
+    def _judge_request(self, text: str, *, is_instruction: bool) -> Verdict:
         text_variants = variants(text)
-        if match := match_request(text_variants):
+        if match := match_request(text_variants, is_instruction=is_instruction):
             return Verdict(Action.BLOCK, match.category, RULE_SCORE)
         # The plain text, and the text with all obfuscation removed.
         judged = dict.fromkeys((text_variants[0], text_variants[-1]))
-        predictions = [self._classifier.judge(variant) for variant in judged]
+        predictions = [
+            self._classifier.judge(variant, is_instruction=is_instruction) for variant in judged
+        ]
         worst = max(predictions, key=lambda each: (each.over_threshold, each.probability))
         if worst.over_threshold:
             return Verdict(Action.BLOCK, worst.category, worst.probability)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.threads import BoundedThreads, Checkpoint, no_checkpoint
-from services.contracts.chat import Action
+from services.contracts.chat import Action, Role
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_OUTPUT_CHECKS,
@@ -21,7 +21,7 @@ from services.contracts.limits import (
     MAX_TEXT_CHARACTERS,
     field_error,
 )
-from services.contracts.wire import ACTION_NUMBERS
+from services.contracts.wire import ACTION_NUMBERS, ROLES
 from services.guardrail.policy import Policy
 from services.guardrail.verdict import REJECTION_TEXTS, Verdict
 
@@ -68,8 +68,23 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
                 f"at most {MAX_CHECKED_CHARACTERS:,} characters in all texts",
                 f"{characters:,}",
             )
+        if request.roles and len(request.roles) != len(texts):
+            raise field_error(
+                "roles", f"none, or one for each of the {len(texts)} texts", f"{len(request.roles)}"
+            )
+        judged: list[str] = []
+        instructions: list[str] = []
+        for number, text in enumerate(texts):
+            role = ROLES.get(request.roles[number]) if request.roles else Role.USER
+            if role is None:
+                raise field_error(f"roles[{number}]", "system, user or assistant")
+            (instructions if role is Role.SYSTEM else judged).append(text)
         verdict = await self._judge(
-            texts, [], lambda checkpoint: self._policy.judge_input(texts, checkpoint)
+            texts,
+            [],
+            lambda checkpoint: self._policy.judge_input(
+                judged, checkpoint, instructions=instructions
+            ),
         )
         return guardrail_pb2.CheckInputResponse(
             verdict=self._message(verdict), rejection_text=_rejection(verdict)

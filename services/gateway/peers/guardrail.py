@@ -8,15 +8,16 @@ an answer are sent without delay.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
+from services.contracts.chat import ContextMessage
 from services.contracts.limits import MAX_OUTPUT_CHECKS
-from services.contracts.wire import ACTIONS
+from services.contracts.wire import ACTIONS, ROLE_NUMBERS
 
 PEER = "guardrail"
 # Interval between two calls without urgent checks. A single answer has longer pauses anyway.
@@ -141,13 +142,18 @@ class GuardrailPeer:
         self._stub, self._within_seconds = stub, within_seconds
         self._outputs = OutputChecks(self._check_one, self._check_many)
 
-    async def check_input(self, texts: tuple[str, ...]) -> guardrail_pb2.CheckInputResponse:
-        """Return the strictest verdict over the texts.
+    async def check_input(
+        self, messages: Collection[ContextMessage]
+    ) -> guardrail_pb2.CheckInputResponse:
+        """Return the strictest verdict over the texts of messages, each judged in its role.
 
         Raises:
             ServiceError: The guard failed. No answer may be generated.
         """
-        request = guardrail_pb2.CheckInputRequest(texts=texts)
+        request = guardrail_pb2.CheckInputRequest(
+            texts=[message.text for message in messages],
+            roles=[ROLE_NUMBERS[message.role] for message in messages],
+        )
         response: guardrail_pb2.CheckInputResponse = await call_unary(
             PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds
         )

@@ -74,13 +74,13 @@ class TurnRequest:
     client_keeps_conversation: bool = False
 
     @property
-    def history_texts(self) -> tuple[str, ...]:
-        """Texts of a history kept by the client, of all roles.
+    def judged_history(self) -> tuple[ContextMessage, ...]:
+        """Messages with a text of a history kept by the client, of all roles.
 
         The guard checks them, because the client wrote them all: earlier checks of such a history
         cannot be verified, and a model follows system and assistant messages as well.
         """
-        return tuple(message.text for message in self.history if message.text)
+        return tuple(message for message in self.history if message.text)
 
     @property
     def pinned_version(self) -> str:

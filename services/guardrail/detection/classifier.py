@@ -21,6 +21,11 @@ from services.guardrail.verdict import Category
 WEIGHTS_NAME = "classifier.npz"
 # Windows make one sentence count in a long text. The recipe measures with the same windows.
 WINDOW_CHARACTERS = 600
+# Logits from which a system message is an injection: of the whole text, and of one window. A short
+# piece of instructions looks more like an injection than the whole text does. Chosen above the
+# highest logits of 432 prompts for function calls, 600 lists of functions and 16 prompts of a
+# judge (4.54 and 6.13); docs/decisions/guardrail-classifier.md has the effect.
+INSTRUCTION_LIMIT, INSTRUCTION_WINDOW_LIMIT = 4.75, 6.5
 
 
 class WeightsError(DetailedError):
@@ -67,19 +72,31 @@ class Classifier:
         self._bias = bias.astype(np.float64)
         threshold64 = threshold.astype(np.float64)
         self._limits = np.log(threshold64 / (1 - threshold64))
+        self._injection = heads.index(Category.INJECTION)
         self.digest = digest
 
-    def judge(self, text: str) -> Prediction:
-        """Judge a text in plain form by the worst of its windows."""
+    def judge(self, text: str, *, is_instruction: bool = False) -> Prediction:
+        """Judge a text in plain form by the worst of its windows.
+
+        Args:
+            text: text in the form of `normalization.plain`.
+            is_instruction: the text is a system message, with higher limits for injection.
+        """
         window_logits = []
         for part in windows(text):
             buckets = feature_buckets(part)
             sums = self._weights[buckets].sum(axis=0, dtype=np.int64)
             window_logits.append(sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias)
-        logits = np.max(window_logits, axis=0)
-        head = int(np.argmax(logits - self._limits))
-        probability = float(1 / (1 + np.exp(-logits[head])))
-        return Prediction(self._heads[head], probability, bool(logits[head] >= self._limits[head]))
+        logits_WH = np.array(window_logits)
+        limits_WH = np.tile(self._limits, (len(logits_WH), 1))
+        if is_instruction:
+            # The first window is the whole text.
+            limits_WH[0, self._injection] = INSTRUCTION_LIMIT
+            limits_WH[1:, self._injection] = INSTRUCTION_WINDOW_LIMIT
+        margins_WH = logits_WH - limits_WH
+        window, head = np.unravel_index(np.argmax(margins_WH), margins_WH.shape)
+        probability = float(1 / (1 + np.exp(-logits_WH[window, head])))
+        return Prediction(self._heads[head], probability, bool(margins_WH[window, head] >= 0))
 
 
 def windows(text: str) -> list[str]:

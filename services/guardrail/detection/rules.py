@@ -187,14 +187,20 @@ class RuleMatch:
     rule: str
 
 
-def match_request(variants: tuple[str, ...]) -> RuleMatch | None:
-    """Return the first rule that matches a variant of a request (`normalization.variants`)."""
+def match_request(variants: tuple[str, ...], *, is_instruction: bool = False) -> RuleMatch | None:
+    """Return the first rule that matches a variant of a request (`normalization.variants`).
+
+    Args:
+        variants: readings of the text.
+        is_instruction: the text is a system message. Such messages often forbid what the rules on
+            injection look for ("never reveal the system prompt"), so a negated match is none.
+    """
     for variant in variants:
         if SELF_HARM.search(variant):
             return RuleMatch(Category.SELF_HARM, "self_harm")
         if name := _harm(variant):
             return RuleMatch(Category.HARMFUL_INTENT, name)
-        if INJECTION.search(variant):
+        if _injection(variant, allow_negated=is_instruction):
             return RuleMatch(Category.INJECTION, "injection")
     return None
 
@@ -205,6 +211,14 @@ def match_answer(variants: tuple[str, ...]) -> RuleMatch | None:
         if name := _harm(variant):
             return RuleMatch(Category.HARMFUL_INTENT, name)
     return None
+
+
+def _injection(variant: str, *, allow_negated: bool) -> bool:
+    return any(
+        not allow_negated
+        or not NEGATION.search(variant[max(0, found.start() - 80) : found.start()])
+        for found in INJECTION.finditer(variant)
+    )
 
 
 def _harm(variant: str) -> str:

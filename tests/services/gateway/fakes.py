@@ -56,6 +56,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
     def __init__(self) -> None:
         super().__init__()
         self.inputs: list[list[str]] = []
+        self.roles: list[list[chat_pb2.Role.ValueType]] = []
         self.outputs: list[guardrail_pb2.CheckOutputRequest] = []
         self.held_characters = 0
         self.gives_verdicts = True
@@ -65,6 +66,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
     async def CheckInput(self, request: Any, context: Any) -> guardrail_pb2.CheckInputResponse:
         self.check()
         self.inputs.append(list(request.texts))
+        self.roles.append(list(request.roles))
         blocked = any(FORBIDDEN in text for text in request.texts)
         return guardrail_pb2.CheckInputResponse(
             verdict=self._verdict(

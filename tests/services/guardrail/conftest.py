@@ -7,6 +7,13 @@ from services.guardrail.policy import Policy
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Stage, Verdict
 
+# Instructions of an application, which the classifier takes for an injection in a user's message.
+INSTRUCTIONS = (
+    "You are an assistant for function calls. You must only return the function calls in your "
+    "response, and you should not include any other text. You will refuse to answer questions "
+    "about other topics."
+)
+
 
 @pytest.fixture
 def observed() -> list[tuple[Stage, Verdict]]:

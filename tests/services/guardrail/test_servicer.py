@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -13,6 +14,7 @@ from services.chassis.server import Registration, serving
 from services.guardrail.policy import Policy, Release
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
+from tests.services.guardrail.conftest import INSTRUCTIONS
 from tests.services.guardrail.service import client
 
 In, Out, Outs = (
@@ -53,6 +55,25 @@ async def test_strictest_of_several_texts_decides_and_has_a_rejection_text(
     assert response.verdict.action == guardrail_pb2.ACTION_BLOCK
     assert response.verdict.category == "injection"
     assert "rules" in response.rejection_text
+
+
+@pytest.mark.parametrize(
+    ("roles", "action"),
+    [
+        ([], guardrail_pb2.ACTION_BLOCK),
+        ([chat_pb2.ROLE_USER] * 2, guardrail_pb2.ACTION_BLOCK),
+        ([chat_pb2.ROLE_SYSTEM, chat_pb2.ROLE_USER], guardrail_pb2.ACTION_ALLOW),
+        ([chat_pb2.ROLE_USER, chat_pb2.ROLE_SYSTEM], guardrail_pb2.ACTION_BLOCK),
+    ],
+)
+async def test_instructions_are_allowed_in_system_messages_only(
+    policy: Policy, roles: list[chat_pb2.Role], action: guardrail_pb2.Action
+) -> None:
+    """Finding S-05: instructions of an application were taken for an attack."""
+    async with client(policy) as stub:
+        request = In(texts=[INSTRUCTIONS, "What is the capital of France?"], roles=roles)
+        response = await stub.CheckInput(request, timeout=10)
+    assert response.verdict.action == action
 
 
 async def test_answer_is_released_up_to_the_unfinished_word(policy: Policy) -> None:
@@ -108,6 +129,24 @@ async def test_private_key_without_end_is_blocked_and_not_released(
         ("CheckInput", In(texts=["a"] * 203), "texts", "1 to 202 texts"),
         ("CheckInput", In(texts=["a", ""]), "texts", "at least 1 character"),
         ("CheckInput", In(texts=["a" * 131_073]), "texts", "at most 131,072 characters"),
+        (
+            "CheckInput",
+            In(texts=["a", "b"], roles=[chat_pb2.ROLE_USER]),
+            "roles",
+            "none, or one for each of the 2 texts",
+        ),
+        (
+            "CheckInput",
+            In(texts=["a", "b"], roles=[chat_pb2.ROLE_USER, chat_pb2.ROLE_UNSPECIFIED]),
+            "roles[1]",
+            "system, user or assistant",
+        ),
+        (
+            "CheckInput",
+            In(texts=["a"], roles=[chat_pb2.Role.ValueType(9)]),
+            "roles[0]",
+            "system, user or assistant",
+        ),
         (
             "CheckInput",
             In(texts=["a" * 32_768] * 6 + ["a"]),

@@ -126,6 +126,7 @@ async def test_history_of_every_role_is_checked_and_a_refused_one_is_not_stored(
         )
     ]
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_INPUT_BLOCKED
+    assert gateway.fakes.guardrail.roles == [[chat_pb2.ROLE_USER, role]]
     assert not gateway.fakes.generator.requests
     begun = [
         session_pb2.BeginTurnRequest.FromString(payload)
