@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 from thumbwheel.generator.v1 import generator_pb2_grpc
@@ -39,6 +40,7 @@ from services.generator.rollout.current_rollout import (
 )
 from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler, RunningGenerations
 from services.generator.rollout.rollout import Deployment, Rollout
+from services.generator.rollout.traffic import TrafficCounter, TrafficStore
 from services.generator.servicer import (
     GENERATOR_NAME,
     ROLLOUT_NAME,
@@ -65,11 +67,13 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             store, await first_rollout(store, settings.stable_directory), now_us
         )
         running_generations = RunningGenerations()
+        traffic = TrafficCounter(store, lambda: None)
         reconciler = Reconciler(current, server, running_generations, intervals)
         engine = Engine(
             Router(current, reconciler),
             server,
             running_generations,
+            traffic,
             await asyncio.to_thread(settings.task_presets),
             settings.reply_tokens,
             settings.coalesce_seconds,
@@ -81,9 +85,9 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         async with asyncio.TaskGroup() as loops:
             tasks = [
                 loops.create_task(loop)
-                for loop in (current.poll(settings.poll_seconds), reconciler.run())
+                for loop in (current.poll(settings.poll_seconds), reconciler.run(), traffic.run())
             ]
-            yield registrations(engine, current, reconciler, canary_controller)
+            yield registrations(engine, current, reconciler, canary_controller, traffic)
             for task in tasks:
                 task.cancel()
 
@@ -125,8 +129,12 @@ async def model_server(
         yield InferenceServices(api, http, release, timeouts, settings.load_seconds)
 
 
+class Store(RolloutStore, TrafficStore, Protocol):
+    """Store of the rollout and of the counts of generations."""
+
+
 @asynccontextmanager
-async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutStore]:
+async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
     """Open the database of the settings, or the rollout file.
 
     Raises:
@@ -150,6 +158,7 @@ def registrations(
     current: CurrentRollout,
     reconciler: Reconciler,
     canary_controller: CanaryController,
+    traffic: TrafficCounter,
 ) -> Sequence[Registration]:
     """Return the registrations of both gRPC services."""
     add_generator = generator_pb2_grpc.add_GeneratorServiceServicer_to_server
@@ -157,7 +166,9 @@ def registrations(
     return [
         Registration(GENERATOR_NAME, add_generator, GeneratorServicer(engine)),
         Registration(
-            ROLLOUT_NAME, add_rollout, RolloutServicer(current, reconciler, canary_controller)
+            ROLLOUT_NAME,
+            add_rollout,
+            RolloutServicer(current, reconciler, canary_controller, traffic),
         ),
     ]
 

@@ -15,4 +15,5 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.generator.v1.RolloutService.RenewCanary": LOOP,
     "thumbwheel.generator.v1.RolloutService.PromoteCanary": LOOP,
     "thumbwheel.generator.v1.RolloutService.RollBackCanary": LOOP,
+    "thumbwheel.generator.v1.RolloutService.GetVersionTraffic": LOOP,
 }

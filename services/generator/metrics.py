@@ -28,6 +28,10 @@ FIRST_TEXT_SECONDS = Histogram(
     ["version"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
+TRAFFIC_LOST = Counter(
+    "thumbwheel_traffic_counts_lost_total",
+    "Generations missing in the counts of all replicas, because a commit had an unknown outcome.",
+)
 RUNNING = Gauge("thumbwheel_generations_running", "Running generations.", ["version"])
 VERSIONS_READY = Gauge(
     "thumbwheel_version_ready",

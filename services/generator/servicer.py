@@ -10,11 +10,14 @@ from services.generator.answering.engine import Engine
 from services.generator.rollout.canary import CanaryController
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler, shares
+from services.generator.rollout.traffic import TrafficCounter
 from services.generator.wire import (
     canary_request_from,
     generate_event,
     generate_request_from,
     rollout_response,
+    traffic_response,
+    traffic_versions_from,
 )
 
 GENERATOR_NAME = "thumbwheel.generator.v1.GeneratorService"
@@ -39,11 +42,16 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
     """RolloutService; errors are listed in proto/thumbwheel/generator/v1."""
 
     def __init__(
-        self, current: CurrentRollout, reconciler: Reconciler, canary_controller: CanaryController
+        self,
+        current: CurrentRollout,
+        reconciler: Reconciler,
+        canary_controller: CanaryController,
+        traffic: TrafficCounter,
     ) -> None:
         self._current = current
         self._reconciler = reconciler
         self._canary_controller = canary_controller
+        self._traffic = traffic
 
     async def GetRollout(
         self, request: generator_pb2.GetRolloutRequest, context: Any
@@ -77,3 +85,8 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
     ) -> generator_pb2.RollBackCanaryResponse:
         await self._canary_controller.roll_back(request.version, request.reason)
         return generator_pb2.RollBackCanaryResponse()
+
+    async def GetVersionTraffic(
+        self, request: generator_pb2.GetVersionTrafficRequest, context: Any
+    ) -> generator_pb2.GetVersionTrafficResponse:
+        return traffic_response(await self._traffic.read(traffic_versions_from(request)))

@@ -1,8 +1,11 @@
 """Conversion between protobuf messages and the domain."""
 
+from collections.abc import Mapping, Sequence
+
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
+from sequential.figures import VersionFigures
 from services.contracts.chat import ContextMessage, Finished
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import (
@@ -16,11 +19,12 @@ from services.contracts.wire import (
     usage_message,
 )
 from services.generator.answering.engine import GenerateRequest, Selected
-from services.generator.rollout.canary import CanaryRequest
+from services.generator.rollout.canary import VERSION_LIMIT, CanaryRequest, is_version
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
 
 MAX_USER_KEY_CHARACTERS = 256
+MAX_TRAFFIC_VERSIONS = 10
 STATES = {
     State.LOADING: generator_pb2.VERSION_STATE_LOADING,
     State.READY: generator_pb2.VERSION_STATE_READY,
@@ -129,4 +133,37 @@ def rollout_response(
         )
         if rollout.halt
         else None,
+    )
+
+
+def traffic_versions_from(request: generator_pb2.GetVersionTrafficRequest) -> Sequence[str]:
+    """Check and convert a GetVersionTrafficRequest.
+
+    Raises:
+        InvalidArgumentError: a field is out of its range; names field and limit.
+    """
+    if not 1 <= len(request.versions) <= MAX_TRAFFIC_VERSIONS:
+        raise field_error("versions", f"1 to {MAX_TRAFFIC_VERSIONS}", str(len(request.versions)))
+    for number, version in enumerate(request.versions):
+        if not is_version(version):
+            raise field_error(f"versions[{number}]", VERSION_LIMIT)
+    return list(request.versions)
+
+
+def traffic_response(
+    figures: Mapping[str, VersionFigures],
+) -> generator_pb2.GetVersionTrafficResponse:
+    """Convert the figures of versions."""
+    return generator_pb2.GetVersionTrafficResponse(
+        versions=[
+            generator_pb2.VersionTraffic(
+                version=version,
+                requests=found.requests,
+                errors=found.errors,
+                first_text_ms_bins=found.first_text_ms,
+                answer_tokens_bins=found.answer_tokens,
+                total_tokens_bins=found.total_tokens,
+            )
+            for version, found in figures.items()
+        ]
     )

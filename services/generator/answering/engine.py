@@ -28,6 +28,7 @@ from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES,
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler, RunningGenerations, State
 from services.generator.rollout.rollout import Assignment
+from services.generator.rollout.traffic import TrafficCounter
 
 RETRY_SECONDS = 2.0
 NO_MODEL = (
@@ -168,13 +169,13 @@ class _Answer:
         self._sample = SampleParts()
         self._version = version
         self._began = time.perf_counter()
-        self._has_text = False
+        self.first_text_seconds: float | None = None
 
     def add(self, chunk: Chunk) -> None:
         if chunk.text:
-            if not self._has_text:
-                FIRST_TEXT_SECONDS.labels(self._version).observe(time.perf_counter() - self._began)
-            self._has_text = True
+            if self.first_text_seconds is None:
+                self.first_text_seconds = time.perf_counter() - self._began
+                FIRST_TEXT_SECONDS.labels(self._version).observe(self.first_text_seconds)
             self.texts.put_nowait(chunk.text)
         self._sample.add(chunk.token_ids, chunk.log_probs)
         self.finish_reason = chunk.finish_reason or self.finish_reason
@@ -203,6 +204,7 @@ class Engine:
         router: Router,
         server: ChatServer,
         running: RunningGenerations,
+        traffic: TrafficCounter,
         presets: Mapping[Task, Preset],
         reply_tokens: int,
         coalesce_seconds: float,
@@ -211,6 +213,7 @@ class Engine:
         self._router = router
         self._server = server
         self._running = running
+        self._traffic = traffic
         self._presets = presets
         self._reply_tokens = reply_tokens
         self._coalesce_seconds = coalesce_seconds
@@ -237,6 +240,7 @@ class Engine:
         # text.
         sampling = replace(sampling, return_tokens=self._return_tokens and not sampling.stop)
         assignment = self._router.choose(request.user_key, request.pinned_version)
+        counted = self._traffic.begin(assignment)
         reason = "cancelled"
         with self._running.track(assignment.version):
             try:
@@ -255,9 +259,11 @@ class Engine:
                 SAMPLES.labels(
                     assignment.version, "none" if finished.sample is None else "whole"
                 ).inc()
+                counted.finished(answer.first_text_seconds, usage)
                 yield finished
             except ServiceError as error:
                 reason = error.reason.lower()
+                counted.failed(error)
                 raise
             finally:
                 GENERATIONS.labels(assignment.version, assignment.arm, reason).inc()

@@ -179,8 +179,13 @@ class CanaryController:
         return self._current.now_us() + int(seconds * 1e6)
 
 
+def is_version(name: str) -> bool:
+    """Return True for a valid name of a version, see VERSION_LIMIT."""
+    return VERSION.fullmatch(name) is not None
+
+
 def _check_version(version: str) -> None:
-    if not VERSION.fullmatch(version):
+    if not is_version(version):
         raise field_error("version", VERSION_LIMIT)
 
 

@@ -1,6 +1,6 @@
-"""The rollout in Postgres, shared by several generators.
+"""The rollout and the counts of generations in Postgres, shared by several generators.
 
-The table has one row, replaced only if its serial number is unchanged (optimistic locking). The
+The rollout has one row, replaced only if its serial number is unchanged (optimistic locking). The
 content is the JSON of the rollout file, stored as text; `content::json` opens the text in SQL.
 After an error the outcome of a statement is unknown.
 """
@@ -15,8 +15,10 @@ from sqlalchemy import (
     Executable,
     Integer,
     MetaData,
+    String,
     Table,
     Text,
+    delete,
     select,
     text,
     update,
@@ -35,13 +37,16 @@ from services.generator.rollout.current_rollout import (
     UnusableStoreError,
 )
 from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
+from services.generator.rollout.traffic import ALL_TIME, OUTCOME_UNKNOWN, CountKey, CountKind
 
 # Oldest migration that this code works with. During a rolling upgrade the database may be newer.
-REVISION = "0002"
+REVISION = "0003"
 REVISION_TABLE = "generator_revision"
 MIGRATE_COMMAND = "python -m services.generator migrate"
 RETRY_SECONDS = 1.0
 ROW_ID = 1
+# Rows of a statement; the protocol permits 32,767 parameters.
+MAX_COUNT_ROWS = 1_000
 
 METADATA = MetaData()
 ROLLOUT = Table(
@@ -54,9 +59,19 @@ ROLLOUT = Table(
 
 AUDIT = audit_table(METADATA, "generator")
 
+TRAFFIC = Table(
+    "generator_traffic",
+    METADATA,
+    Column("version", String(128), primary_key=True),
+    Column("since_us", BigInteger, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("bin", Integer, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
 
 class RolloutRow:
-    """The rollout in one table row; implements `current_rollout.RolloutStore`."""
+    """The rollout in one table row; implements `RolloutStore` and, with a table, `TrafficStore`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -104,6 +119,49 @@ class RolloutRow:
         rows = await self._run(records_since(AUDIT, since_us))
         return [dict(row) for row in rows.mappings()]
 
+    async def add_traffic(self, counts: Mapping[CountKey, int]) -> None:
+        """Implement the method `TrafficStore.add_traffic`.
+
+        The rows are sorted, so that two replicas lock them in the same order.
+        """
+        names = [column.name for column in TRAFFIC.columns]
+        rows = [
+            dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items())
+        ]
+        is_committing = False
+        try:
+            async with self._engine.connect() as connection:
+                for start in range(0, len(rows), MAX_COUNT_ROWS):
+                    added = insert(TRAFFIC).values(rows[start : start + MAX_COUNT_ROWS])
+                    await connection.execute(
+                        added.on_conflict_do_update(
+                            index_elements=TRAFFIC.primary_key,
+                            set_={"count": TRAFFIC.c.count + added.excluded.count},
+                        )
+                    )
+                # Before COMMIT is sent, every failure is a rollback.
+                is_committing = True
+                await connection.commit()
+        except (SQLAlchemyError, OSError) as error:
+            raise _unavailable_error(
+                OUTCOME_UNKNOWN if is_committing else STORE_UNAVAILABLE
+            ) from error
+
+    async def read_traffic(self, versions: Sequence[str], since_us: int) -> Mapping[CountKey, int]:
+        """Implement the method `TrafficStore.read_traffic`."""
+        query = select(TRAFFIC).where(
+            TRAFFIC.c.version.in_(versions), TRAFFIC.c.since_us == since_us
+        )
+        return {
+            CountKey(version, since_us, CountKind(kind), number): count
+            for version, since_us, kind, number, count in await self._run(query)
+        }
+
+    async def forget_traffic(self, except_since_us: int) -> None:
+        """Implement the method `TrafficStore.forget_traffic`."""
+        kept = TRAFFIC.c.since_us.in_((ALL_TIME, except_since_us))
+        await self._run(delete(TRAFFIC).where(~kept))
+
     async def require_migrations(self) -> None:
         """Check that the database has all migrations that this code needs.
 
@@ -134,16 +192,18 @@ class RolloutRow:
             async with self._engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise UnavailableError(
-                "the rollout's database is unavailable",
-                reason=STORE_UNAVAILABLE,
-                retry_seconds=RETRY_SECONDS,
-            ) from error
+            raise _unavailable_error(STORE_UNAVAILABLE) from error
+
+
+def _unavailable_error(reason: str) -> UnavailableError:
+    return UnavailableError(
+        "the rollout's database is unavailable", reason=reason, retry_seconds=RETRY_SECONDS
+    )
 
 
 @asynccontextmanager
 async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow]:
-    """Open the row on a pool of one connection, as its only user runs statements one by one.
+    """Open the row on a pool of one connection, for which its users wait.
 
     The connection opens with the first statement.
     """

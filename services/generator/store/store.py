@@ -1,7 +1,7 @@
-"""The rollout on disk, for a single generator and the commands of its operator.
+"""The rollout and the counts of generations on disk, for a single generator and its commands.
 
-One JSON file, replaced atomically and synced before a change takes effect. Writers hold a lock, and
-a file that another process has replaced is read again.
+Two JSON files, replaced atomically. A change of the rollout is synced before it takes effect.
+Writers hold a lock, and a rollout that another process has replaced is read again.
 """
 
 import asyncio
@@ -23,10 +23,14 @@ from services.generator.rollout.current_rollout import (
     UnusableStoreError,
 )
 from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
+from services.generator.rollout.traffic import ALL_TIME, CountKey, CountKind
+
+# The file of the counts is written as a whole, so it holds the versions that were counted last.
+MAX_COUNTED_VERSIONS = 20
 
 
 class RolloutFile:
-    """The rollout in a file; implements `current_rollout.RolloutStore`.
+    """The rollout in a file; implements `RolloutStore` and, in a second file, `TrafficStore`.
 
     The serial number is a key of the JSON object. Files of earlier versions have none.
     """
@@ -73,6 +77,26 @@ class RolloutFile:
                 file=sys.stderr,
             )
         return [record for record in records if record["time_us"] >= since_us]
+
+    async def add_traffic(self, counts: Mapping[CountKey, int]) -> None:
+        """Implement `TrafficStore.add_traffic`; the rename of the new file adds all counts."""
+        with _translated_errors():
+            await asyncio.to_thread(self._add_traffic, counts)
+
+    async def read_traffic(self, versions: Sequence[str], since_us: int) -> Mapping[CountKey, int]:
+        """Implement the method `TrafficStore.read_traffic`."""
+        with _translated_errors():
+            counts = await asyncio.to_thread(self._traffic)
+        return {
+            key: count
+            for key, count in counts.items()
+            if key.version in versions and key.since_us == since_us
+        }
+
+    async def forget_traffic(self, except_since_us: int) -> None:
+        """Implement the method `TrafficStore.forget_traffic`."""
+        with _translated_errors():
+            await asyncio.to_thread(self._forget_traffic, except_since_us)
 
     def _load(self) -> StoredRollout:
         try:
@@ -128,6 +152,47 @@ class RolloutFile:
             self._load()
         return True
 
+    @property
+    def _traffic_path(self) -> Path:
+        return self._path.with_name("traffic.json")
+
+    def _traffic(self) -> dict[CountKey, int]:
+        try:
+            rows = json.loads(self._traffic_path.read_bytes())["counts"]
+            return {
+                CountKey(version, since_us, CountKind(kind), number): count
+                for version, since_us, kind, number, count in rows
+            }
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnavailableError(
+                f"{self._traffic_path} holds no counts of this version", reason=STORE_UNAVAILABLE
+            ) from error
+
+    def _add_traffic(self, added: Mapping[CountKey, int]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            counts = self._traffic()
+            for key, count in added.items():
+                counts[key] = counts.pop(key, 0) + count  # moves the key to the end
+            newest = list(dict.fromkeys(key.version for key in reversed(counts)))
+            kept = set(newest[:MAX_COUNTED_VERSIONS])
+            self._write_traffic({key: n for key, n in counts.items() if key.version in kept})
+
+    def _forget_traffic(self, except_since_us: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            counts, kept = self._traffic(), (ALL_TIME, except_since_us)
+            if any(key.since_us not in kept for key in counts):
+                self._write_traffic({key: n for key, n in counts.items() if key.since_us in kept})
+
+    def _write_traffic(self, counts: Mapping[CountKey, int]) -> None:
+        rows = [[*key, count] for key, count in counts.items()]
+        # Nothing can fail after the rename, so an error means that the counts were not added. A
+        # power failure may lose them, for which the folder is not synced.
+        _write_new(self._traffic_path, json.dumps({"counts": rows})).replace(self._traffic_path)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude other writers; the lock of a killed process is released by the kernel."""
@@ -139,18 +204,23 @@ class RolloutFile:
             os.close(folder)
 
     def _write(self, text: str) -> None:
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        _write_new(self._path, text).replace(self._path)
         # The rename itself is durable only after a sync of the directory.
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _write_new(path: Path, text: str) -> Path:
+    """Write and sync a file beside `path`, and return the path of the new file."""
+    temporary = path.with_suffix(".new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
 
 
 def _decoded(line: bytes) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.generator.store.database import ROLLOUT
+from services.generator.store.database import ROLLOUT, TRAFFIC
 from services.generator.store.migrate import migrate
 from tests.servers import PostgresServer
 
@@ -38,4 +38,5 @@ async def _empty(url: str) -> None:
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.execute(delete(ROLLOUT))
+        await connection.execute(delete(TRAFFIC))
     await engine.dispose()

@@ -586,3 +586,163 @@ class RollBackCanaryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollBackCanaryResponse: _TypeAlias = RollBackCanaryResponse  # noqa: Y015
+
+@_typing.final
+class GetVersionTrafficRequest(_message.Message):
+    """Request of GetVersionTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 10 versions."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionTrafficRequest: _TypeAlias = GetVersionTrafficRequest  # noqa: Y015
+
+@_typing.final
+class GetVersionTrafficResponse(_message.Message):
+    """Response of GetVersionTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionTraffic]:
+        """One entry for each version with generations, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___VersionTraffic] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionTrafficResponse: _TypeAlias = GetVersionTrafficResponse  # noqa: Y015
+
+@_typing.final
+class VersionTraffic(_message.Message):
+    """Counts of the generations of a version, of at most 15 s ago. Generations that the caller aborted
+    and generations with a pinned version are not counted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FirstTextMsBinsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AnswerTokensBinsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TotalTokensBinsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    FIRST_TEXT_MS_BINS_FIELD_NUMBER: _builtins.int
+    ANSWER_TOKENS_BINS_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_BINS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version."""
+    requests: _builtins.int
+    """Number of generations that ended or failed."""
+    errors: _builtins.int
+    """Number of generations that failed."""
+    @_builtins.property
+    def first_text_ms_bins(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Time to the first text in milliseconds: number of generations by bin. Bin k holds values from
+        1.05^k to below 1.05^(k+1); values below 1 are in bin 0.
+        """
+
+    @_builtins.property
+    def answer_tokens_bins(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Length of the answer in tokens, by bin as above."""
+
+    @_builtins.property
+    def total_tokens_bins(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Tokens of prompt and answer, by bin as above."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        first_text_ms_bins: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        answer_tokens_bins: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        total_tokens_bins: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens_bins", b"answer_tokens_bins", "errors", b"errors", "first_text_ms_bins", b"first_text_ms_bins", "requests", b"requests", "total_tokens_bins", b"total_tokens_bins", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionTraffic: _TypeAlias = VersionTraffic  # noqa: Y015

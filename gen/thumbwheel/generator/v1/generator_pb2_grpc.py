@@ -145,6 +145,11 @@ class RolloutServiceStub:
                 request_serializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryResponse.FromString,
                 _registered_method=True)
+        self.GetVersionTraffic = channel.unary_unary(
+                '/thumbwheel.generator.v1.RolloutService/GetVersionTraffic',
+                request_serializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class RolloutServiceServicer:
@@ -195,6 +200,14 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetVersionTraffic(self, request, context):
+        """Returns counts of the generations of versions over all replicas, for the tests of a canary.
+        Counts only grow; a caller that compares a period subtracts the counts at its start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -222,6 +235,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.RollBackCanary,
                     request_deserializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryRequest.FromString,
                     response_serializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryResponse.SerializeToString,
+            ),
+            'GetVersionTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersionTraffic,
+                    request_deserializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficRequest.FromString,
+                    response_serializer=thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -364,6 +382,33 @@ class RolloutService:
             '/thumbwheel.generator.v1.RolloutService/RollBackCanary',
             thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryRequest.SerializeToString,
             thumbwheel_dot_generator_dot_v1_dot_generator__pb2.RollBackCanaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersionTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.generator.v1.RolloutService/GetVersionTraffic',
+            thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficRequest.SerializeToString,
+            thumbwheel_dot_generator_dot_v1_dot_generator__pb2.GetVersionTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

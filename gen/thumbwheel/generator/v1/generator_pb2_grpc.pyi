@@ -71,6 +71,10 @@ class RolloutServiceStub:
     """Makes the candidate stable. The old version is unloaded after its streams end."""
     RollBackCanary: _aio.UnaryUnaryMultiCallable[_generator_pb2.RollBackCanaryRequest, _generator_pb2.RollBackCanaryResponse]
     """Returns all traffic to stable and unloads the candidate."""
+    GetVersionTraffic: _aio.UnaryUnaryMultiCallable[_generator_pb2.GetVersionTrafficRequest, _generator_pb2.GetVersionTrafficResponse]
+    """Returns counts of the generations of versions over all replicas, for the tests of a canary.
+    Counts only grow; a caller that compares a period subtracts the counts at its start.
+    """
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves traffic between versions. Called by the training loop and by operators.
@@ -127,5 +131,15 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_generator_pb2.RollBackCanaryRequest, _abc.Awaitable[_generator_pb2.RollBackCanaryResponse]],
     ) -> _abc.Awaitable[_generator_pb2.RollBackCanaryResponse]:
         """Returns all traffic to stable and unloads the candidate."""
+
+    @_abc_1.abstractmethod
+    def GetVersionTraffic(
+        self,
+        request: _generator_pb2.GetVersionTrafficRequest,
+        context: _aio.ServicerContext[_generator_pb2.GetVersionTrafficRequest, _abc.Awaitable[_generator_pb2.GetVersionTrafficResponse]],
+    ) -> _abc.Awaitable[_generator_pb2.GetVersionTrafficResponse]:
+        """Returns counts of the generations of versions over all replicas, for the tests of a canary.
+        Counts only grow; a caller that compares a period subtracts the counts at its start.
+        """
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _aio.Server) -> None: ...
