@@ -26,7 +26,8 @@ from tests.charts.rendering import component, helm, of_kind, parse
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "adding-a-service.md"
 COPIED = (
-    *("proto", "gen", "services", "training", "infra", "charts", "thumbwheel_cli", "locks"),
+    *("proto", "gen", "sequential", "services", "training", "infra", "charts"),
+    *("thumbwheel_cli", "locks"),
     *("tests/architecture", "tests/services/gateway", "tests/support"),
 )
 FILES = ("pyproject.toml", "tests/conftest.py", "tests/__init__.py")

@@ -115,16 +115,16 @@ class Router:
             # A version that is ready may be pinned even if it is not part of the rollout.
             if self._reconciler.is_served(pinned_version):
                 return Assignment(pinned_version, Arm.PINNED, 1.0)
-            if any(
-                deployment is not None and deployment.version == pinned_version
-                for deployment in (rollout.stable, rollout.candidate)
-            ):
+            if any(found.version == pinned_version for found in rollout.deployments):
                 self._check_ready(pinned_version)
             raise _not_served_error()
-        candidate = rollout.candidate
-        candidate_ready = candidate is not None and self._reconciler.is_served(candidate.version)
+        candidate, watch = rollout.candidate, rollout.watch
+        is_served = self._reconciler.is_served
         assignment = rollout.assign(
-            user_key, self._current.now_us(), candidate_ready=candidate_ready
+            user_key,
+            self._current.now_us(),
+            candidate_ready=candidate is not None and is_served(candidate.version),
+            previous_ready=watch is not None and is_served(watch.previous.version),
         )
         if assignment is None:
             raise UnavailableError(NO_MODEL, reason="MODEL_NOT_READY")

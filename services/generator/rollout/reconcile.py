@@ -291,15 +291,13 @@ def shares(rollout: Rollout) -> dict[str, float]:
     if rollout.candidate is not None:
         taken = rollout.candidate.share if rollout.candidate.live else 0.0
         found[rollout.candidate.version] = taken
+    if rollout.watch is not None:
+        found[rollout.watch.previous.version] = taken = rollout.watch.share
     if rollout.stable is not None:
         found[rollout.stable.version] = 1.0 - taken
     return found
 
 
 def _wanted(rollout: Rollout) -> dict[str, str]:
-    """Return version and directory of the stable version and of the candidate."""
-    return {
-        deployment.version: deployment.directory
-        for deployment in (rollout.stable, rollout.candidate)
-        if deployment is not None
-    }
+    """Return the directory of each version that must be loaded."""
+    return {deployment.version: deployment.directory for deployment in rollout.deployments}

@@ -1,29 +1,21 @@
-"""State machine of the rollout: stable version, candidate with lease, promotion, rollback, halt.
+"""State machine of the rollout: stable version, candidate, promotion, rollback, watch, halt.
 
-Stored as JSON. Pure functions without clock and files. A user is assigned to the candidate if the
-hash of user and candidate is below the share. A growing share therefore keeps its users, and
-another candidate selects other users. Times are microseconds since 1970 in UTC.
+Stored as JSON (encoding.py). Pure functions without clock and files. A user is assigned to the
+candidate if the hash of user and candidate is below the share. A growing share therefore keeps its
+users, and another candidate selects other users. During the watch after a promotion the version
+before keeps the users with the highest hashes, which were never users of the candidate. Times are
+microseconds since 1970 in UTC.
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from services.chassis.errors import FailedPreconditionError
 from services.contracts.chat import Arm
 
 MAX_HISTORY = 50
-# Formats of the JSON text in the file and in the database. Earlier versions ignore the key `halt`
-# in format 1 and would remove the halt with their next change, so a halted rollout has a format
-# that they refuse.
-FORMAT, HALTED_FORMAT = 1, 2
 HALTED = "ROLLOUT_HALTED"
-
-
-class InvalidRolloutError(Exception):
-    """The text is not a rollout of the supported format."""
 
 
 class ChangeKind(StrEnum):
@@ -33,6 +25,8 @@ class ChangeKind(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     LEASE_EXPIRED = "lease_expired"
+    WATCH_ROLLED_BACK = "watch_rolled_back"
+    WATCH_ENDED = "watch_ended"
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,35 @@ class Candidate:
     share: float
     lease_end_us: int
     live: bool = False
+
+
+@dataclass(frozen=True)
+class WatchTerms:
+    """Terms of the watch after a promotion; without a watch if share or duration is 0."""
+
+    share: float
+    duration_us: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Comparison of the stable version with the version before, after a promotion.
+
+    Args:
+        previous: the version before, which returns as the stable version after harm.
+        share: its share of the users.
+        start_us: time of the promotion, which also identifies the watch.
+        end_us: end without harm; then the version before is retired.
+        owner: replica that compares the versions; empty without one.
+        owner_lease_end_us: time from which another replica may become the owner.
+    """
+
+    previous: Deployment
+    share: float
+    start_us: int
+    end_us: int
+    owner: str = ""
+    owner_lease_end_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,7 @@ class Rollout:
         retired: versions outside the rollout, possibly still loaded.
         history: changes, newest first.
         halt: order of an operator; without a candidate while set.
+        watch: comparison after a promotion; without a candidate while set.
     """
 
     stable: Deployment | None = None
@@ -99,9 +123,19 @@ class Rollout:
     retired: tuple[str, ...] = ()
     history: tuple[Change, ...] = ()
     halt: Halt | None = None
+    watch: Watch | None = None
+
+    @property
+    def deployments(self) -> tuple[Deployment | Candidate, ...]:
+        """Return all versions that must be loaded."""
+        previous = self.watch.previous if self.watch else None
+        return tuple(found for found in (self.stable, self.candidate, previous) if found)
 
     def propose(self, candidate: Candidate) -> "Rollout":
         """Add a candidate without traffic, or change share and lease of the present candidate.
+
+        A new candidate ends the watch: a run of the loop must not wait for it, and the model
+        server must not hold three versions.
 
         Raises:
             FailedPreconditionError: the rollout is halted, or there is no stable version, or
@@ -119,8 +153,8 @@ class Rollout:
             if (present.version, present.directory) != (candidate.version, candidate.directory):
                 raise _precondition_error("there is another candidate", "ANOTHER_CANDIDATE")
             candidate = replace(candidate, live=present.live)
-        retired = tuple(version for version in self.retired if version != candidate.version)
-        return replace(self, candidate=candidate, retired=retired)
+        retired = tuple(v for v in self._without_watch().retired if v != candidate.version)
+        return replace(self, candidate=candidate, retired=retired, watch=None)
 
     def start(self, version: str, lease_end_us: int, now_us: int) -> "Rollout":
         """Assign the candidate its share of the users.
@@ -140,8 +174,12 @@ class Rollout:
         """
         return replace(self, candidate=replace(self._candidate(version), lease_end_us=lease_end_us))
 
-    def promote(self, version: str, reason: str, now_us: int) -> "Rollout":
+    def promote(
+        self, version: str, reason: str, now_us: int, terms: WatchTerms | None = None
+    ) -> "Rollout":
         """Make the candidate stable. For the stable version nothing changes.
+
+        With terms, the version before keeps a share of the users until the watch ends.
 
         Raises:
             FailedPreconditionError: the version is neither, or was never live.
@@ -151,10 +189,14 @@ class Rollout:
         candidate = self._candidate(version)
         if not candidate.live:
             raise _precondition_error("the candidate is not ready yet", "CANDIDATE_NOT_READY")
+        watch = None
+        if terms is not None and self.stable is not None and terms.share and terms.duration_us:
+            watch = Watch(self.stable, terms.share, now_us, now_us + terms.duration_us)
         return Rollout(
             stable=Deployment(version, candidate.directory),
-            retired=self._retiring(self.stable.version if self.stable else ""),
+            retired=self._retiring(self.stable.version if self.stable and not watch else ""),
             history=self._with_change(Change(now_us, ChangeKind.PROMOTED, version, reason)),
+            watch=watch,
         )
 
     def roll_back(self, version: str, reason: str, now_us: int) -> "Rollout":
@@ -173,7 +215,10 @@ class Rollout:
         return self._without_candidate(Change(now_us, ChangeKind.ROLLED_BACK, version, reason))
 
     def halted(self, halt: Halt) -> "Rollout":
-        """Remove the candidate and refuse others until `resumed`. An existing halt is unchanged."""
+        """Remove the candidate and refuse others until `resumed`. An existing halt is unchanged.
+
+        A watch continues: its only act is the return to the version before.
+        """
         if self.halt is not None:
             return self
         ended = self
@@ -189,6 +234,8 @@ class Rollout:
     def restored(self, stable: Deployment, reason: str, now_us: int) -> "Rollout":
         """Make another version stable without a canary; permitted during a halt only.
 
+        The order ends a watch.
+
         Raises:
             FailedPreconditionError: the rollout is not halted, or the version is stable already.
         """
@@ -198,9 +245,10 @@ class Rollout:
             )
         if self.stable is not None and self.stable.version == stable.version:
             raise _precondition_error("this version is stable already", "ALREADY_STABLE")
-        retired = self._retiring(self.stable.version if self.stable else "")
+        ended = self._without_watch()
+        retired = ended._retiring(self.stable.version if self.stable else "")
         return replace(
-            self,
+            ended,
             stable=stable,
             retired=tuple(version for version in retired if version != stable.version),
             history=self._with_change(
@@ -208,8 +256,38 @@ class Rollout:
             ),
         )
 
+    def own_watch(self, start_us: int, owner: str, now_us: int, lease_end_us: int) -> "Rollout":
+        """Make a replica the owner of the watch, or extend its lease.
+
+        Nothing changes if the watch has ended or another replica holds a lease.
+        """
+        watch = self.watch
+        if watch is None or watch.start_us != start_us:
+            return self
+        if watch.owner not in ("", owner) and now_us < watch.owner_lease_end_us:
+            return self
+        return replace(self, watch=replace(watch, owner=owner, owner_lease_end_us=lease_end_us))
+
+    def roll_back_watched(self, start_us: int, owner: str, reason: str, now_us: int) -> "Rollout":
+        """Return to the version before the promotion, by the owner of the watch only."""
+        watch, stable = self.watch, self.stable
+        if watch is None or stable is None or (watch.start_us, watch.owner) != (start_us, owner):
+            return self
+        change = Change(now_us, ChangeKind.WATCH_ROLLED_BACK, stable.version, reason)
+        return replace(
+            self,
+            stable=watch.previous,
+            watch=None,
+            retired=self._retiring(stable.version),
+            history=self._with_change(change),
+        )
+
     def expire(self, now_us: int) -> "Rollout":
-        """Remove the candidate if its lease has ended."""
+        """Remove the candidate if its lease has ended, and end a watch whose time is over."""
+        if self.watch is not None and self.stable is not None and now_us >= self.watch.end_us:
+            reason = f"no harm in comparison with {self.watch.previous.version}"
+            change = Change(now_us, ChangeKind.WATCH_ENDED, self.stable.version, reason)
+            return replace(self._without_watch(), history=self._with_change(change))
         if self.candidate is None or now_us < self.candidate.lease_end_us:
             return self
         change = Change(
@@ -218,12 +296,8 @@ class Rollout:
         return self._without_candidate(change)
 
     def retire(self, versions: frozenset[str]) -> "Rollout":
-        """Add loaded versions to `retired`, except the stable version and the candidate."""
-        serving = {
-            deployment.version
-            for deployment in (self.stable, self.candidate)
-            if deployment is not None
-        }
+        """Add loaded versions to `retired`, except those that must be loaded."""
+        serving = {deployment.version for deployment in self.deployments}
         return replace(
             self, retired=(*self.retired, *sorted(versions - serving - set(self.retired)))
         )
@@ -234,13 +308,21 @@ class Rollout:
             self, retired=tuple(version for version in self.retired if version not in unloaded)
         )
 
-    def assign(self, user_key: str, now_us: int, *, candidate_ready: bool) -> Assignment | None:
+    def assign(
+        self, user_key: str, now_us: int, *, candidate_ready: bool, previous_ready: bool = False
+    ) -> Assignment | None:
         """Return the version assigned to this user, or None without a stable version.
 
-        A candidate that is not ready has no users.
+        A candidate that is not ready has no users, and neither has the version before during a
+        watch.
         """
         if self.stable is None:
             return None
+        watch = self.watch
+        if watch is not None and previous_ready and now_us < watch.end_us:
+            if user_fraction(self.stable.version, user_key) >= 1.0 - watch.share:
+                return Assignment(watch.previous.version, Arm.STABLE, watch.share)
+            return Assignment(self.stable.version, Arm.STABLE, 1.0 - watch.share)
         share, candidate = 0.0, self.candidate
         if candidate is not None and candidate_ready:
             share = candidate.share if candidate.live and now_us < candidate.lease_end_us else 0.0
@@ -266,6 +348,11 @@ class Rollout:
             history=self._with_change(change),
         )
 
+    def _without_watch(self) -> "Rollout":
+        if self.watch is None:
+            return self
+        return replace(self, watch=None, retired=self._retiring(self.watch.previous.version))
+
     def _retiring(self, version: str) -> tuple[str, ...]:
         return (*self.retired, version) if version and version not in self.retired else self.retired
 
@@ -277,41 +364,6 @@ def user_fraction(version: str, user_key: str) -> float:
     """Return the stable hash of the user into [0, 1), uniform for each version."""
     digest = hashlib.sha256(f"{version}\n{user_key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def encode(rollout: Rollout) -> str:
-    """Return the rollout as JSON text."""
-    number = FORMAT if rollout.halt is None else HALTED_FORMAT
-    return json.dumps({"format": number, **asdict(rollout)}, indent=2)
-
-
-def decode(text: str | bytes) -> Rollout:
-    """Parse the JSON text of a rollout.
-
-    Raises:
-        InvalidRolloutError: the text is not JSON, or has another format.
-    """
-    try:
-        content: Any = json.loads(text)
-        if content["format"] not in (FORMAT, HALTED_FORMAT):
-            raise ValueError("another format")
-        stable, candidate = content["stable"], content["candidate"]
-        history = tuple(
-            Change(entry["time_us"], ChangeKind(entry["kind"]), entry["version"], entry["reason"])
-            for entry in content["history"]
-        )
-        halt = content.get("halt")  # absent in rollouts of earlier versions
-        return Rollout(
-            stable=Deployment(**stable) if stable else None,
-            candidate=Candidate(**candidate) if candidate else None,
-            retired=tuple(content["retired"]),
-            history=history,
-            halt=Halt(**halt) if halt else None,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRolloutError(
-            f"not a rollout of format {FORMAT} or {HALTED_FORMAT}: {error!r}"
-        ) from error
 
 
 def _precondition_error(text: str, reason: str) -> FailedPreconditionError:

@@ -36,7 +36,8 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
+from services.generator.rollout.encoding import InvalidRolloutError, decode, encode
+from services.generator.rollout.rollout import Rollout
 from services.generator.rollout.traffic import ALL_TIME, OUTCOME_UNKNOWN, CountKey, CountKind
 
 # Oldest migration that this code works with. During a rolling upgrade the database may be newer.

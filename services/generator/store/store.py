@@ -22,7 +22,8 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
-from services.generator.rollout.rollout import InvalidRolloutError, Rollout, decode, encode
+from services.generator.rollout.encoding import InvalidRolloutError, decode, encode
+from services.generator.rollout.rollout import Rollout
 from services.generator.rollout.traffic import ALL_TIME, CountKey, CountKind
 
 # The file of the counts is written as a whole, so it holds the versions that were counted last.

@@ -9,6 +9,7 @@ from services.generator.rollout.rollout import (
     Deployment,
     Halt,
     Rollout,
+    Watch,
 )
 
 texts = st.text(max_size=20)
@@ -23,4 +24,14 @@ rollouts = st.builds(
         max_size=3,
     ).map(tuple),
     halt=st.none() | st.builds(Halt, st.integers(0, 2**60), texts, texts),
+    watch=st.none()
+    | st.builds(
+        Watch,
+        st.builds(Deployment, texts, texts),
+        st.floats(0, 0.5),
+        st.integers(0, 2**60),
+        st.integers(0, 2**60),
+        texts,
+        st.integers(0, 2**60),
+    ),
 )

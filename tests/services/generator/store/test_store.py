@@ -15,6 +15,7 @@ from services.generator.rollout.current_rollout import (
     StoredRollout,
     UnusableStoreError,
 )
+from services.generator.rollout.encoding import encode
 from services.generator.rollout.rollout import (
     Candidate,
     Change,
@@ -22,7 +23,6 @@ from services.generator.rollout.rollout import (
     Deployment,
     Halt,
     Rollout,
-    encode,
 )
 from services.generator.store.store import RolloutFile
 from tests.services.generator.rollouts import rollouts

@@ -16,4 +16,5 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(16), primary_key=True),
         sa.Column("bin", sa.Integer, primary_key=True),
         sa.Column("count", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
