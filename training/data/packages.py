@@ -12,9 +12,7 @@ from pathlib import Path
 
 from training.errors import DetailedError
 
-LOCKS = Path(__file__).resolve().parents[3] / "locks"
-TRAINING_LOCK = LOCKS / "guardrail_data.txt"
-EVALUATION_LOCK = LOCKS / "guardrail_evaluation.txt"
+LOCKS = Path(__file__).resolve().parents[2] / "locks"
 
 
 class DataError(DetailedError):
@@ -23,12 +21,21 @@ class DataError(DetailedError):
     reason = "UNREACHABLE"
 
 
-def installed(lock: Path) -> Path:
-    """Return the folder with the packages of the lock file; install them if missing."""
+def home_of(lock: Path) -> Path:
+    """Return the folder in the cache for the packages of the lock file; it may be missing."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(os.environ.get("THUMBWHEEL_CACHE") or Path(user_cache) / "thumbwheel")
-    home = cache / "data" / f"{lock.stem}-{digest}"
+    return cache / "data" / f"{lock.stem}-{digest}"
+
+
+def installed(lock: Path) -> Path:
+    """Return the folder with the packages of the lock file; install them if missing.
+
+    Raises:
+        DataError: pip failed.
+    """
+    home = home_of(lock)
     if home.exists():
         return home
     print(f"installing the data packages of locks/{lock.name} into {home}", flush=True)
