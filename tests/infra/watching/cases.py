@@ -25,6 +25,7 @@ RPCS = 'thumbwheel_rpcs_total{{job="{0}",method="{1}",code="{2}"}}'.format
 HTTP = 'thumbwheel_http_requests_total{{route="/api/messages",status="{0}"}}'.format
 TTFT = "thumbwheel_ttft_seconds"
 LAG = 'thumbwheel_event_loop_lag_seconds_bucket{{job="session",instance="s1",le="{0}"}}'.format
+TOKENS = 'thumbwheel_service_token_errors_total{{job="{0}",instance="{1}",reason="{2}"}}'.format
 SHARE, READY = (
     f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready")
 )
@@ -203,6 +204,20 @@ CHAT = (
     Case(
         "ManyRefusedKeys", {'thumbwheel_refused_bearers_total{reason="KEY_UNKNOWN"}': "0+30x40"}, 25
     ),
+    # Two replicas are one alert; one refused call in two minutes suffices.
+    Case(
+        "ServiceTokensInvalid",
+        {
+            TOKENS("session", "s1", "EXPIRED"): "0 0 1 1 2 2 3 3 4 4 5 5 6 6 7 7 8 8 9 9 10 10 11",
+            TOKENS("session", "s2", "EXPIRED"): "1+1x30",
+        },
+        22,
+        "session gets calls without a valid token of a service: EXPIRED",
+        {"job": "session", "reason": "EXPIRED"},
+    ),
+    # Refusals of five minutes, for example during a rotation, are too few.
+    Case("ServiceTokensInvalid", {TOKENS("session", "s1", "EXPIRED"): "0 1 2 3 4 5x30"}, 10),
+    Case("ServiceTokensInvalid", {TOKENS("session", "s1", "EXPIRED"): "7x40"}, 30),
 )
 
 MODELS = (
