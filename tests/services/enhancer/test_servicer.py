@@ -104,6 +104,27 @@ def test_text_of_repeated_letters_is_linted_once(
     assert len(linted) == 1
 
 
+@pytest.mark.parametrize("marks", ["(", '"', "( ", "[]", "_"])
+def test_text_with_a_long_run_of_marks_is_not_linted(
+    enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch, marks: str
+) -> None:
+    """Harper took 0.5 s for 8,000 brackets; its time grows with the square of their number."""
+    linted = []
+
+    class CountingLinter:
+        def lint(self, text: str, language: str) -> list[object]:
+            linted.append(text)
+            return []
+
+    monkeypatch.setattr(Grammar, "_linter", lambda grammar: CountingLinter())
+    question = "what is teh capital of France "
+    for length, lints in ((190, 1), (7_900, 0)):
+        linted.clear()
+        run = (marks * length)[: length - 1]
+        assert enhancer.enhance(question + run).text.startswith("What is the capital of France ")
+        assert len(linted) == lints
+
+
 async def test_short_text_does_not_wait_for_long_texts(enhancer: Enhancer) -> None:
     """Finding S-08: one lock for all made every message wait for the slowest."""
     long = "wat is teh captial of frnace and " * 200
