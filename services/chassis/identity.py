@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry.context import Context
 
@@ -23,15 +23,24 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class Caller:
-    """One user of one tenant; both are empty for a call that a service makes for itself."""
+    """One user of one tenant; both are empty for a call that a service makes for itself.
+
+    `key_user` is set in the gateway only, for an end user of a shared key: the user of the key.
+    """
 
     tenant: str = ""
     user: str = ""
+    key_user: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
         """Stable name of the user, unique across tenants."""
         return f"{self.tenant}/{self.user}"
+
+    @property
+    def holder(self) -> "Caller":
+        """User of the key with which the caller was authenticated."""
+        return Caller(self.tenant, self.key_user) if self.key_user else self
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class ReceiveSlotsByCaller:
         """Return the slots of a user; without a limit for a service that calls for itself."""
         if caller is None or not caller.user:
             return nullcontext()
-        return self._slots.setdefault(caller, ReceiveSlots(self._max_waiting))
+        return self._slots.setdefault(caller.holder, ReceiveSlots(self._max_waiting))
 
 
 class RequestReader:

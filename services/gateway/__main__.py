@@ -24,6 +24,7 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.admission import Admission
 from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
+from services.chassis.interceptor import Authorize
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
@@ -48,6 +49,7 @@ from services.gateway.identity.authentication import (
     owner_secret,
     stored_key,
 )
+from services.gateway.identity.end_users import EndUsers
 from services.gateway.identity.key_commands import (
     add_audit_command,
     add_key_commands,
@@ -138,9 +140,10 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             settings.session_secrets(),
             CookieRules(settings.page_session_seconds, settings.is_session_secure),
         )
-        router = Router(authenticator, sessions, settings.max_rpc_seconds)
+        end_users = EndUsers(principal_key)
+        router = Router(authenticator, sessions, end_users, settings.max_rpc_seconds)
         routes = [
-            *OpenAiApi(turns, peers.generator).routes(router),
+            *OpenAiApi(turns, peers.generator, end_users).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
             *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
@@ -152,7 +155,11 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         )
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Servers(_registrations(chat, feedback, authenticator, turns.hand_over), app, port)
+        yield Servers(
+            _registrations(chat, feedback, access_check(authenticator, end_users), turns.hand_over),
+            app,
+            port,
+        )
 
 
 def _turns(
@@ -328,7 +335,7 @@ def _page(settings: GatewaySettings) -> Path | None:
 def _registrations(
     chat: ChatServicer,
     feedback: FeedbackServicer,
-    authenticator: Authenticator,
+    authorize: Authorize,
     on_drain: Callable[[], None],
 ) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
@@ -338,7 +345,7 @@ def _registrations(
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
             with_known_fields(chat_service, chat),
-            access_check(authenticator),
+            authorize,
             on_drain,
             # Turns have their own admission control for all APIs, and a cancel reduces load.
             unlimited=frozenset({"SendMessage", "ResumeMessage", "CancelMessage"}),
@@ -347,7 +354,7 @@ def _registrations(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
             with_known_fields(feedback_service, feedback),
-            access_check(authenticator),
+            authorize,
         ),
     ]
 

@@ -17,6 +17,7 @@ from services.chassis.identity import bind_call, current_call
 from services.chassis.interceptor import Authorize, Context
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import ANONYMOUS, Credential, Scope
+from services.gateway.identity.end_users import END_USER_KEY, EndUsers
 from services.gateway.request_counts import check_message_counts
 
 
@@ -109,7 +110,7 @@ async def authorize(
     return credential
 
 
-def access_check(authenticator: Authenticator) -> Authorize:
+def access_check(authenticator: Authenticator, end_users: EndUsers) -> Authorize:
     """Return the check of the callers, which the chassis makes before it receives a request."""
 
     async def check(method: str, context: Context) -> None:
@@ -119,7 +120,9 @@ def access_check(authenticator: Authenticator) -> Authorize:
         authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
         rule = RPCS.get(method[1:].replace("/", "."))
         credential = await authorize(rule, partial(authenticator.authenticate, authorization))
-        bind_call(replace(current_call(), caller=credential.caller))
+        names = [value for key, value in metadata if key == END_USER_KEY]
+        caller = end_users.named_in_metadata(credential, names)
+        bind_call(replace(current_call(), caller=caller))
 
     return check
 

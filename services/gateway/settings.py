@@ -276,6 +276,11 @@ class GatewaySettings(ServiceSettings):
             "the general limits apply to the rest"
         ),
     )
+    shared_key_users: int = Field(
+        10,
+        ge=1,
+        description="limits of a key with the scope end_users, in multiples of one user's limits",
+    )
     quota_reply_tokens: int = Field(
         1024, ge=1, description="tokens reserved for an answer if a request sets no max_tokens"
     )
@@ -354,7 +359,9 @@ class GatewaySettings(ServiceSettings):
             tenant: _allowances({**general, **override.model_dump(exclude_none=True)})
             for tenant, override in self.quota_overrides.items()
         }
-        return QuotaRules(*_allowances(general), overrides, self.quota_reply_tokens)
+        return QuotaRules(
+            *_allowances(general), overrides, self.quota_reply_tokens, self.shared_key_users
+        )
 
     @model_validator(mode="after")
     def _check_valkey(self) -> Self:

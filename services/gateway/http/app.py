@@ -6,6 +6,7 @@ The rules are in access.py. Routes without a rule are denied.
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from services.gateway.http.errors import MethodNotAllowedError, error_response
 from services.gateway.http.session import PageSessions
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import Credential
+from services.gateway.identity.end_users import END_USER_KEY, EndUsers
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
@@ -56,10 +58,14 @@ class Router:
     """
 
     def __init__(
-        self, authenticator: Authenticator, sessions: PageSessions, max_seconds: float
+        self,
+        authenticator: Authenticator,
+        sessions: PageSessions,
+        end_users: EndUsers,
+        max_seconds: float,
     ) -> None:
         self._authenticator, self._sessions = authenticator, sessions
-        self._max_seconds = max_seconds
+        self._end_users, self._max_seconds = end_users, max_seconds
         self._receive_slots = ReceiveSlotsByCaller(MAX_WAITING_BODIES)
 
     def route(
@@ -81,6 +87,9 @@ class Router:
             )
             try:
                 credential = await authorize(rule, partial(self._authenticate, rule, request))
+                names = request.headers.getlist(END_USER_KEY)
+                caller = self._end_users.named_in_metadata(credential, names)
+                credential = replace(credential, caller=caller)
                 request.state.credential = credential
                 request.state.receive_slot = self._receive_slots.of(credential.caller)
                 deadline = time.monotonic() + self._max_seconds

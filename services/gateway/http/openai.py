@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -16,12 +16,13 @@ from starlette.responses import JSONResponse, Response
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import NotFoundError, ServiceError
-from services.chassis.identity import require_caller
+from services.chassis.identity import bind_call, current_call
 from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body, rate_limit_headers
 from services.gateway.http.openai_request import completion_request, openai_names
+from services.gateway.identity.end_users import EndUsers
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.turns.request import ROLLOUT_MODEL
 from services.gateway.turns.turns import Turns
@@ -117,8 +118,8 @@ Events = AsyncGenerator[chat_pb2.ChatEvent, None]
 class OpenAiApi:
     """HTTP endpoints under /v1."""
 
-    def __init__(self, turns: Turns, generator: GeneratorPeer) -> None:
-        self._turns, self._generator = turns, generator
+    def __init__(self, turns: Turns, generator: GeneratorPeer, end_users: EndUsers) -> None:
+        self._turns, self._generator, self._end_users = turns, generator, end_users
 
     def routes(self, router: Router) -> list[ProtectedRoute]:
         """Return the routes. Their rules are in access.py."""
@@ -131,8 +132,10 @@ class OpenAiApi:
     async def complete(self, request: Request) -> Response:
         body = await read_object(request, MAX_COMPLETION_BYTES)
         wanted = completion_request(body)
+        caller = self._end_users.named_in_body(request.state.credential, body)
+        bind_call(replace(current_call(), caller=caller))
         completion = Completion(wanted.model, wanted.include_usage)
-        turn = self._turns.start(require_caller(), wanted.turn)
+        turn = self._turns.start(caller, wanted.turn)
         events = turn.events_after(0)
         if not wanted.stream:
             with openai_names(body):

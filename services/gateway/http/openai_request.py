@@ -45,7 +45,8 @@ SUPPORTED = frozenset(
         "max_completion_tokens",
     )
 ) | {"stop", "seed"}
-# About the caller, without effect on the answer.
+# About the caller, without effect on the answer. With a shared key `user` and `safety_identifier`
+# name the end user (identity/end_users.py).
 IGNORED = frozenset(
     (
         "user",

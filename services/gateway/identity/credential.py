@@ -16,9 +16,11 @@ class Scope(StrEnum):
     OPERATE = (
         "operate"  # read access to rollout and loop; loop reports contain samples of all users
     )
+    END_USERS = "end_users"  # the key is shared; its calls name their end users
 
 
-ALL_SCOPES = frozenset(Scope)
+# Keys of one user. A shared key is marked explicitly.
+ALL_SCOPES = frozenset(Scope) - {Scope.END_USERS}
 # Scopes needed by a user of the page. The loop panel is reserved for operators.
 DEFAULT_SCOPES = frozenset((Scope.CHAT, Scope.FEEDBACK, Scope.ACCOUNT))
 

@@ -6,7 +6,7 @@ ever contains more than the limit, and capacity returns at most one step late.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 
 from cachetools import LRUCache
@@ -18,6 +18,7 @@ class Holder(StrEnum):
     """Owner of a quota."""
 
     USER = "user"
+    KEY = "key"  # a shared key, over all of its end users
     TENANT = "tenant"
 
 
@@ -75,12 +76,23 @@ class Allowance:
             Limit.READERS: self.readers_at_once,
         }[limit]
 
+    def times(self, number: int) -> "Allowance":
+        """Return the limits of a number of holders together."""
+        return Allowance(*(number * limit for limit in astuple(self)))
+
+
+def accounts(caller: Caller) -> Mapping[Holder, str]:
+    """Return the names of the accounts on which a caller's use counts, in the order of Holder."""
+    shared = {Holder.KEY: caller.holder.key} if caller.key_user else {}
+    return {Holder.USER: caller.key, **shared, Holder.TENANT: caller.tenant}
+
 
 @dataclass(frozen=True)
 class QuotaRequest:
     """Request for the amounts in `needs`: of a turn, or of one feedback event.
 
     A turn needs one request, one concurrent turn and the tokens to reserve, until it is settled.
+    `allowances` has the holders of the caller's accounts.
     """
 
     id: str
@@ -91,7 +103,12 @@ class QuotaRequest:
     @property
     def is_limited(self) -> bool:
         """True if any limit applies."""
-        return any(self.maximum(holder, limit) for holder in Holder for limit in self.needs)
+        return any(self.maximum(holder, limit) for holder in self.holders for limit in self.needs)
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """Holders of the caller's accounts."""
+        return tuple(accounts(self.caller))
 
     @property
     def tokens(self) -> int:
@@ -124,12 +141,12 @@ class QuotaDecision:
 MAX_ACCOUNTS = 20_000
 # The end of a running turn is unpredictable, so clients retry at a fixed interval.
 TURN_RETRY_SECONDS = 1.0
-# Order of the checks. The first exceeded limit rejects.
-CHECK_ORDER = tuple(
-    (holder, limit)
-    for limit in (Limit.REQUESTS, Limit.FEEDBACK, Limit.TURNS, Limit.TOKENS)
-    for holder in Holder
-)
+
+
+def check_order(request: QuotaRequest) -> tuple[tuple[Holder, Limit], ...]:
+    """Return the order of the checks. The first exceeded limit rejects."""
+    limits = (Limit.REQUESTS, Limit.FEEDBACK, Limit.TURNS, Limit.TOKENS)
+    return tuple((holder, limit) for limit in limits for holder in request.holders)
 
 
 @dataclass
@@ -202,7 +219,7 @@ class LocalQuotaStore:
     def admit(self, request: QuotaRequest) -> QuotaDecision:
         """Decide on a request, and record the request if admitted."""
         now_ms = self._clean(request)
-        for holder, limit in CHECK_ORDER:
+        for holder, limit in check_order(request):
             maximum, account = request.maximum(holder, limit), self._account(holder, request)
             if limit not in request.needs or not maximum:
                 continue
@@ -218,7 +235,7 @@ class LocalQuotaStore:
     def record(self, request: QuotaRequest) -> None:
         """Record an admitted request, including those admitted by the shared store."""
         now_ms = self._clean(request)
-        for holder in Holder:
+        for holder in request.holders:
             account = self._account(holder, request)
             steps = {
                 limit: account.counts[limit].add(amount, now_ms)
@@ -230,7 +247,7 @@ class LocalQuotaStore:
 
     def settle(self, request: QuotaRequest, used_tokens: int) -> None:
         """Replace the reservation of an ended turn by its usage. Idempotent."""
-        for holder in Holder:
+        for holder in request.holders:
             account = self._account(holder, request)
             if held := account.held.pop(request.id, None):
                 step, reserved = held
@@ -238,13 +255,13 @@ class LocalQuotaStore:
 
     def _clean(self, request: QuotaRequest) -> int:
         now_ms = int(1000 * self._monotonic())
-        for holder in Holder:
+        for holder in request.holders:
             for counts in self._account(holder, request).counts.values():
                 counts.clean(now_ms)
         return now_ms
 
     def _account(self, holder: Holder, request: QuotaRequest) -> _Account:
-        key = (holder, request.caller.key if holder is Holder.USER else request.caller.tenant)
+        key = (holder, accounts(request.caller)[holder])
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = _Account(
@@ -255,7 +272,7 @@ class LocalQuotaStore:
     def _usage(self, request: QuotaRequest, now_ms: int) -> dict[tuple[Holder, Limit], WindowUsage]:
         return {
             (holder, limit): self._account(holder, request).counts[limit].usage(now_ms)
-            for holder in Holder
+            for holder in request.holders
             for limit in self._windows
             if limit in request.needs and request.maximum(holder, limit)
         }

@@ -28,6 +28,7 @@ from services.gateway.quotas.quota import (
     LocalQuotaStore,
     QuotaDecision,
     QuotaRequest,
+    accounts,
 )
 from services.gateway.shared import StoreUnavailableError
 from services.gateway.turns.request import Regenerate, TurnRequest
@@ -50,7 +51,7 @@ LIMIT_TEXT = {
     Limit.FEEDBACK: "feedback events per minute",
     Limit.READERS: "concurrent readers of turns",
 }
-HOLDER_TEXT = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
+HOLDER_TEXT = {Holder.USER: "a user", Holder.KEY: "the key", Holder.TENANT: "the tenant"}
 
 
 class OutagePolicy(StrEnum):
@@ -109,13 +110,15 @@ class SharedQuotaStore(Protocol):
 class QuotaRules:
     """Limits per user and tenant, with overrides by tenant name.
 
-    `reply_tokens` is the reservation for the answer if a request sets no max_tokens.
+    `reply_tokens` is the reservation for the answer if a request sets no max_tokens. A shared key
+    has the limits of `shared_key_users` users, over all of its end users.
     """
 
     user: Allowance
     tenant: Allowance
     overrides: Mapping[str, tuple[Allowance, Allowance]] = field(default_factory=dict)
     reply_tokens: int = 1024
+    shared_key_users: int = 10
 
     def request_for(self, caller: Caller, request: TurnRequest) -> QuotaRequest:
         """Return the quota request of a turn."""
@@ -124,9 +127,14 @@ class QuotaRules:
         return QuotaRequest(uuid.uuid4().hex, caller, needs, self.allowances(caller))
 
     def allowances(self, caller: Caller) -> Mapping[Holder, Allowance]:
-        """Return the limits of a caller and of the caller's tenant."""
+        """Return the limits of a caller, of a shared key, and of the caller's tenant."""
         user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
-        return {Holder.USER: user, Holder.TENANT: tenant}
+        limits = {
+            Holder.USER: user,
+            Holder.KEY: user.times(self.shared_key_users),
+            Holder.TENANT: tenant,
+        }
+        return {holder: limits[holder] for holder in accounts(caller)}
 
 
 class Reservation:
@@ -202,18 +210,18 @@ class Quotas:
         Raises:
             QuotaError: The user or the tenant has too many readers.
         """
-        accounts = {Holder.USER: caller.key, Holder.TENANT: caller.tenant}
+        counted = accounts(caller)
         allowances = self._rules.allowances(caller)
-        for account in accounts.items():
+        for account in counted.items():
             holder, maximum = account[0], allowances[account[0]].readers_at_once
             if maximum and self._readers[account] >= maximum:
                 QUOTA_DECISIONS.labels(Limit.READERS, holder, "refused").inc()
                 raise QuotaError(holder, Limit.READERS, maximum, TURN_RETRY_SECONDS, {})
-        self._readers.update(accounts.items())
+        self._readers.update(counted.items())
         try:
             yield
         finally:
-            for account in accounts.items():
+            for account in counted.items():
                 self._readers[account] -= 1
                 if not self._readers[account]:
                     del self._readers[account]

@@ -2,14 +2,13 @@
 
 The scripts use the server's time. An account has five keys: `requests`, `tokens` and `feedback`
 (hashes: step → count), `turns` (sorted set: turn → end of its lease) and `held` (hash: turn →
-"step:reserved tokens"). KEYS are those of the user, then those of the tenant.
+"step:reserved tokens"). KEYS are those of the user, of the shared key if any, and of the tenant.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.gateway.quotas.quota import (
-    CHECK_ORDER,
     TURN_RETRY_SECONDS,
     WINDOWS,
     Holder,
@@ -18,13 +17,15 @@ from services.gateway.quotas.quota import (
     QuotaRequest,
     Window,
     WindowUsage,
+    check_order,
 )
 from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
 
 ACCOUNT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local ACCOUNTS = {1, 6}  -- offset of the keys of each account
+local ACCOUNTS = {}  -- offset of the keys of each account
+for first = 1, #KEYS, 5 do ACCOUNTS[#ACCOUNTS + 1] = first end
 
 local function step_now(what) return math.floor(now / STEP[what]) end
 
@@ -61,9 +62,9 @@ local function settle(account, turn, used)
 end
 """
 
-# ARGV: turn, lease in ms, then the needs, and for user and tenant the maxima (0: unlimited), in the
-# order of LIMITS. Reply: position in CHECK_ORDER of the rejecting limit, from 1 (0: admitted), ms
-# to wait, then for user and tenant and each of requests, tokens, feedback: the amount used, and ms
+# ARGV: turn, lease in ms, then the needs, and for each account the maxima (0: unlimited), in the
+# order of LIMITS. Reply: position in check_order of the rejecting limit, from 1 (0: admitted), ms
+# to wait, then for each account and each of requests, tokens, feedback: the amount used, and ms
 # to reset.
 ADMIT = """
 local lease = tonumber(ARGV[2])
@@ -120,7 +121,7 @@ for check, what in ipairs({REQUESTS, FEEDBACK, TURNS, TOKENS}) do
   for number in ipairs(ACCOUNTS) do
     local excess = used[number][what] + needs(what) - most(number, what)
     if refused == 0 and most(number, what) > 0 and excess > 0 then
-      refused = 2 * (check - 1) + number
+      refused = #ACCOUNTS * (check - 1) + number
       wait = what ~= TURNS and frees_in(steps[number][what], what, excess) or 0
     end
   end
@@ -154,7 +155,7 @@ end
 return reply
 """
 
-# ARGV: turn, lease in ms, reserved tokens of the user and of the tenant.
+# ARGV: turn, lease in ms, reserved tokens of each account.
 HOLD = """
 for number, account in ipairs(ACCOUNTS) do
   hold(account, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[2 + number]))
@@ -206,27 +207,28 @@ class ValkeyQuotaStore:
 
     async def admit(self, request: QuotaRequest) -> QuotaDecision:
         needs = [request.needs.get(limit, 0) for limit in LIMITS]
-        maxima = [request.maximum(holder, limit) for holder in Holder for limit in LIMITS]
+        maxima = [request.maximum(holder, limit) for holder in request.holders for limit in LIMITS]
         keys, lease_ms = keys_of(request), self._lease_ms
         reply = await self._valkey.run(
             Use.QUOTAS, self._scripts.admit, keys, request.id, lease_ms, *needs, *maxima
         )
         usage = {}
         for place, (holder, limit) in enumerate(
-            (holder, limit) for holder in Holder for limit in WINDOWS
+            (holder, limit) for holder in request.holders for limit in WINDOWS
         ):
             if limit in request.needs and request.maximum(holder, limit):
                 used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]
                 usage[holder, limit] = WindowUsage(used, reset_ms / 1000)
         if not reply[0]:
             return QuotaDecision(usage=usage)
-        holder, limit = CHECK_ORDER[reply[0] - 1]
+        holder, limit = check_order(request)[reply[0] - 1]
         retry_seconds = TURN_RETRY_SECONDS if limit is Limit.TURNS else reply[1] / 1000
         return QuotaDecision((holder, limit), retry_seconds, usage)
 
     async def hold(self, request: QuotaRequest) -> None:
         reserved = [
-            request.tokens if request.maximum(holder, Limit.TOKENS) else 0 for holder in Holder
+            request.tokens if request.maximum(holder, Limit.TOKENS) else 0
+            for holder in request.holders
         ]
         await self._valkey.run(
             Use.QUOTAS, self._scripts.hold, keys_of(request), request.id, self._lease_ms, *reserved
@@ -239,8 +241,12 @@ class ValkeyQuotaStore:
 
 
 def keys_of(request: QuotaRequest) -> list[str]:
-    """Return the keys of both accounts, user first. A tenant's keys share one cluster slot."""
-    tenant = f"tw:{{quota/{request.caller.tenant}}}"
-    accounts = (f"{tenant}:user/{request.caller.user}", f"{tenant}:tenant")
+    """Return the keys of all accounts, user first. A tenant's keys share one cluster slot."""
+    tenant, caller = f"tw:{{quota/{request.caller.tenant}}}", request.caller
+    names = {
+        Holder.USER: f"{tenant}:user/{caller.user}",
+        Holder.KEY: f"{tenant}:key/{caller.key_user}",
+        Holder.TENANT: f"{tenant}:tenant",
+    }
     # Same order as the constants of the Lua scripts.
-    return [f"{account}:{name}" for account in accounts for name in (*LIMITS, "held")]
+    return [f"{names[holder]}:{name}" for holder in request.holders for name in (*LIMITS, "held")]

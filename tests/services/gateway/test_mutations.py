@@ -26,6 +26,7 @@ from services.contracts.chat import FinishReason, Role
 from services.gateway.access import access_check, with_known_fields
 from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
+from services.gateway.identity.end_users import EndUsers
 from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
@@ -151,7 +152,7 @@ class Handlers:
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self._found: dict[str, Any] = {}
-        check = access_check(authenticator)
+        check = access_check(authenticator, EndUsers(PRINCIPAL_KEY))
         self._authorize = {each.full_name: check for each in (chat_service, feedback_service)}
         chat_pb2_grpc.add_ChatServiceServicer_to_server(with_known_fields(chat_service, chat), self)  # type: ignore[arg-type]
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(

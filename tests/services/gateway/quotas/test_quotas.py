@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +142,34 @@ async def test_feedback_limit_of_a_tenant_covers_all_its_users(store: Books) -> 
     allowance = Allowance(feedback_per_minute=2)
     found = [await store.refusal(event(caller, tenant=allowance)) for caller in (ADA, BOB, ADA)]
     assert found == [None, None, (Holder.TENANT, Limit.FEEDBACK)]
+
+
+@pytest.mark.parametrize(
+    "allowance",
+    [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)],
+)
+async def test_limit_of_a_shared_key_covers_its_end_users_only(
+    store: Books, allowance: Allowance
+) -> None:
+    def ask_through(key_user: str, user: str, tenant: Allowance = FREE) -> QuotaRequest:
+        limits = {Holder.USER: FREE, Holder.KEY: allowance, Holder.TENANT: tenant}
+        return replace(ask(Caller("acme", user, key_user)), allowances=limits)
+
+    first = ask_through("app", "end-1")
+    found = [await store.refusal(each) for each in (first, ask_through("app", "end-2"))]
+    assert found == [None, None]
+    holder, _ = await store.refusal(ask_through("app", "end-3")) or (None, None)
+    assert holder is Holder.KEY
+    assert await store.refusal(ask_through("other", "end-3")) is None
+    assert await store.refusal(ask(Caller("acme", "app"))) is None
+    # The settled usage counts for the key as well.
+    await store.settle(first, 0)
+    is_free = allowance.requests_per_minute == 0
+    assert (await store.refusal(ask_through("app", "end-3")) is None) == is_free
+    # Valkey counts for a tenant with a limit only.
+    last = [ask_through("third", "end-4", tenant=Allowance(requests_per_minute=1)) for _ in "12"]
+    found = [await store.refusal(each) for each in last]
+    assert found[-1] == (Holder.TENANT, Limit.REQUESTS)
 
 
 @pytest.mark.parametrize(
