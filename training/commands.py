@@ -177,6 +177,7 @@ def loop(options: argparse.Namespace) -> int:
 
 def _run_once(options: argparse.Namespace) -> int:
     from training.evaluation.canary_run import WallClock
+    from training.evaluation.judges import judge_from
     from training.loop import run_loop
     from training.loop_run import HaltWatch, LoopEnvironment, NotEnoughFeedbackError
     from training.remote import FeedbackLog, RolloutClient
@@ -216,6 +217,7 @@ def _run_once(options: argparse.Namespace) -> int:
             display=display,
             code_commit=code_commit(),
             halt_reason=lambda: watch.reason if watch else None,
+            judge=judge_from(os.environ),
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)

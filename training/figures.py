@@ -38,30 +38,6 @@ class Samples:
     ended_share: float
 
 
-@dataclass(frozen=True)
-class Probes:
-    """Fraction of probes with a correct answer per model, and the paired change."""
-
-    candidate: float
-    incumbent: float
-    change: Estimate
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Candidate against incumbent.
-
-    `retention` is the rise in bits per byte; positive is worse.
-    """
-
-    win_rate: Estimate
-    retention: Estimate
-    knowledge: Probes
-    refusals: Probes
-    candidate: Samples
-    incumbent: Samples
-
-
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     """Return the mean, with the standard error of a mean of clusters.
 

@@ -15,6 +15,7 @@ from typing import Any
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, plain, read_manifest
 from training.artifacts.registry import VersionStage
+from training.artifacts.scores import ScoreStore
 from training.cluster.runner import StageRun, run_stages
 from training.erasure import apply_erasures
 from training.evaluation import health
@@ -27,6 +28,7 @@ from training.evaluation.canary_run import (
 from training.evaluation.comparison import compare
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
+from training.evaluation.task_rows import check_scores
 from training.loop_run import (
     LoopEnvironment,
     LoopRun,
@@ -187,13 +189,18 @@ class _StageProgress:
 def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
     """Compare the candidate with the incumbent; return the rows of the gate's table."""
     with run.reporter.step("evaluation") as step:
-        compared = compare(run.config.evaluation)
-        step.detail = f"win rate {compared.win_rate.text()}"
+        compared = compare(run.config.evaluation, run.env.judge)
+        step.detail = f"win rate {compared.win_rate.candidate:.3f}"
     # After an alarm the exported update is not the last measured update.
     exported = int(candidate.report["exported_update"])
     updates = read_progress(run.directory / STAGES / "ppo" / PROGRESS)
     kls = [update.metrics["kl"] for update in updates if update.step <= exported]
-    return check_candidate(compared, kls[-1] if kls else 0.0, run.config.gate)
+    gate, record = run.config.gate, run.record
+    store = ScoreStore(run.env.loop_directory)
+    return [
+        *check_candidate(compared, kls[-1] if kls else 0.0, gate),
+        *check_scores(store, record.version, record.incumbent, gate),
+    ]
 
 
 def admit(run: LoopRun, decision: Decision) -> None:
@@ -244,9 +251,4 @@ def run_canary(run: LoopRun, rollout: RolloutControl) -> CanaryResult:
 
 
 def _write_gate(run: LoopRun, decision: Decision) -> None:
-    fields = {
-        "passed": decision.passed,
-        "reason": decision.reason,
-        "checks": [asdict(c) for c in decision.checks],
-    }
-    write_json(run.directory / GATE, fields)
+    write_json(run.directory / GATE, decision.fields())

@@ -33,6 +33,7 @@ from training.evaluation.canary_run import (
     RolloutControl,
     ThumbCounter,
 )
+from training.evaluation.judges import Judge
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
@@ -56,7 +57,8 @@ class LoopEnvironment:
     """Services, folders and display of a run.
 
     Without a rollout, the run ends after the gate. `halt_reason` returns the reason of the halt
-    that interrupted the run, None for other interruptions.
+    that interrupted the run, None for other interruptions. `judge` is the operator's judge of the
+    gate, in addition to the second reward model.
     """
 
     state: Path
@@ -67,6 +69,7 @@ class LoopEnvironment:
     display: Display
     code_commit: str = ""
     halt_reason: Callable[[], str | None] = lambda: None
+    judge: Judge | None = None
 
     @property
     def loop_directory(self) -> Path:

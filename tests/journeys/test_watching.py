@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -20,7 +20,7 @@ from tests.journeys.client import Client, finish_of
 from tests.journeys.prometheus import SERVICES, PrometheusServer, check_panels, excuse, watched
 from tests.journeys.stack import Stack, running_stack
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
-from training.evaluation.gate import Check
+from training.evaluation.gate import Check, Result
 from training.reporting.progress import Lines, ProgressReporter
 
 SELECTOR = re.compile(r"\b(?:thumbwheel_[a-z_]+|up)\b(?:\{[^}]*\})?")
@@ -131,8 +131,8 @@ def write_loop(directory: Path) -> None:
     ).finish("refused", "", None)
     gate = directory / "runs" / "nano-1" / "gate.json"
     gate.parent.mkdir(parents=True)
-    check = Check("win rate", "0.480 ± 0.020 on 90 held-out prompts", "0.5", False, "")
-    gate.write_text(json.dumps({"passed": False, "reason": "", "checks": [asdict(check)]}))
+    check = Check("win rate", "0.480 ± 0.020 on 90 held-out prompts", "0.5", Result.FAIL, "")
+    gate.write_text(json.dumps({"passed": False, "reason": "", "checks": [check.fields()]}))
     score = TaskScore("nano-1", "piqa", "acc_norm", 0.5, 0.35, 2, "a" * 64, "b" * 64)
     ScoreStore(directory).write(score, [ItemScore("0", 1.0), ItemScore("1", 0.0)])
 

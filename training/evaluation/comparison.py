@@ -6,31 +6,24 @@ The manifest is written last; a second call reads the stored figures.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.artifacts.manifest import MANIFEST, write_manifest
-from training.data.chat import Message, load_chat
+from training.artifacts.manifest import MANIFEST, plain, write_manifest
+from training.data.chat import Message
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
-from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling, score
-from training.figures import (
-    SAMPLES,
-    Comparison,
-    Estimate,
-    Probes,
-    Samples,
-    clustered_mean,
-)
-from training.model.reward import load_reward_model
+from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling
+from training.evaluation.judges import Contest, Judge, RewardModelJudge
+from training.evaluation.paired import Comparison, Paired, paired, read_paired
+from training.figures import SAMPLES, Samples
 from training.runtime.context import Machine
 from training.runtime.machine import configure_device
 
 FIGURES = "figures.json"
-TIE = 1e-6  # equal answers have equal scores except for rounding
+FORMAT = 2  # 1: figures without the differences of items
 
 
 @dataclass(frozen=True)
@@ -76,54 +69,74 @@ class Probe:
     expect: tuple[str, ...]
 
 
-def compare(config: EvaluationConfig) -> Comparison:
-    """Compare candidate and incumbent: win rate on held-out prompts, perplexity, probes, length."""
+def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
+    """Compare candidate and incumbent: win rate on held-out prompts, perplexity, probes, length.
+
+    Args:
+        judge: a judge of the operator, in addition to the second reward model.
+    """
     directory = config.output_directory
-    if not (directory / MANIFEST).exists():
+    if not (directory / MANIFEST).exists() or _format(directory) != FORMAT:
         configure_device(config.machine)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
         before = _measure(config.incumbent_directory, prompts, config)
         after = _measure(config.candidate_directory, prompts, config)
-        wins = _wins(config, prompts, before.answers, after.answers)
+        contests = [
+            Contest(prompts[new.prompt], new.text, old.text)
+            for new, old in zip(after.answers, before.answers, strict=True)
+        ]
+        clusters = [str(answer.prompt) for answer in after.answers]
+        wins = _reward_model_judge(config).wins(contests)
+        judged = judge.wins(contests) if judge else None
+        texts = [str(number) for number in range(len(after.bits))]
         probes = read_probes(config.probes)
-        rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
         comparison = Comparison(
-            win_rate=clustered_mean(wins, [str(answer.prompt) for answer in after.answers]),
-            retention=clustered_mean(rises, [str(number) for number in range(len(rises))]),
+            win_rate=win_rate(wins, clusters),
+            retention=paired(after.bits, before.bits, texts, share=False),
             knowledge=_change("knowledge", before, after, probes),
             refusals=_change("refusal", before, after, probes),
             candidate=_samples(after.answers),
             incumbent=_samples(before.answers),
+            judged=win_rate(judged, clusters) if judged else None,
+            invalid=_mean([float(win is None) for win in judged or ()]),
         )
-        _write_samples(
-            directory,
-            prompts,
-            before.answers,
-            after.answers,
-            wins,
-            config.sampling.samples_per_prompt,
-        )
+        _write_samples(directory, contests, wins, config.sampling.samples_per_prompt)
         parents = (
             config.candidate_directory.name,
             config.incumbent_directory.name,
             config.judge_directory.name,
         )
-        write_figures(directory, "evaluation", asdict(comparison), parents, config)
+        figures = {"format": FORMAT, **_fields(comparison)}
+        write_figures(directory, "evaluation", figures, parents, config)
     return read_comparison(directory)
 
 
 def read_comparison(directory: Path) -> Comparison:
     """Read a stored comparison."""
     figures = json.loads((directory / FIGURES).read_text())
+    differences = {
+        name: read_paired(figures[name])
+        for name in ("win_rate", "retention", "knowledge", "refusals")
+    }
     return Comparison(
-        win_rate=Estimate(**figures["win_rate"]),
-        retention=Estimate(**figures["retention"]),
-        knowledge=_read_probes(figures["knowledge"]),
-        refusals=_read_probes(figures["refusals"]),
+        **differences,
         candidate=Samples(**figures["candidate"]),
         incumbent=Samples(**figures["incumbent"]),
+        judged=read_paired(figures["judged"]) if figures["judged"] else None,
+        invalid=figures["invalid"],
     )
+
+
+def win_rate(wins: Sequence[float | None], clusters: Sequence[str]) -> Paired:
+    """Return the shares of comparisons won by candidate and incumbent, clustered by prompt.
+
+    Args:
+        wins: see `Judge.wins`. An invalid answer counts as lost, so a judge that cannot answer
+            never helps a candidate.
+    """
+    shares = [win or 0.0 for win in wins]
+    return paired(shares, [1 - share for share in shares], clusters, share=True)
 
 
 def read_probes(path: Path) -> list[Probe]:
@@ -150,11 +163,6 @@ def write_figures(
     write_manifest(
         directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds
     )
-
-
-def beats(high: float, low: float) -> float:
-    """Return 1 if the first score is higher, 0.5 for a tie, otherwise 0."""
-    return 0.5 if math.isclose(high, low, abs_tol=TIE) else float(high > low)
 
 
 @dataclass(frozen=True)
@@ -186,34 +194,29 @@ def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfi
     return _Measurements(model.answer(prompts, sampling), model.bits(texts, tokens), right)
 
 
-def _wins(
-    config: EvaluationConfig,
-    prompts: Sequence[Prompt],
-    before: list[SampledAnswer],
-    after: list[SampledAnswer],
-) -> list[float]:
-    """Return 1 where the judge prefers the candidate's answer, and 0.5 for ties."""
-    reward, chat = (
-        load_reward_model(config.judge_directory, config.judge_base),
-        load_chat(config.judge_base),
-    )
+def _reward_model_judge(config: EvaluationConfig) -> RewardModelJudge:
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
-    old, new = (
-        score(reward, chat, [(prompts[answer.prompt], answer.text) for answer in some], tokens)
-        for some in (before, after)
-    )
-    return [beats(high, low) for high, low in zip(new, old, strict=True)]
+    return RewardModelJudge(config.judge_directory, config.judge_base, tokens)
+
+
+def _format(directory: Path) -> int:
+    """Return the format of stored figures; a run of an earlier version is measured again."""
+    return int(json.loads((directory / FIGURES).read_text()).get("format", 1))
+
+
+def _fields(comparison: Comparison) -> dict[str, Any]:
+    return {
+        name: value.fields() if isinstance(value, Paired) else plain(value)
+        for name, value in vars(comparison).items()
+    }
 
 
 def _change(
     kind: str, before: _Measurements, after: _Measurements, probes: Sequence[Probe]
-) -> Probes:
+) -> Paired:
     numbers = [number for number, probe in enumerate(probes) if probe.kind == kind]
     old, new = ([seen.probes[number] for number in numbers] for seen in (before, after))
-    change = clustered_mean(
-        [b - a for a, b in zip(old, new, strict=True)], [str(number) for number in numbers]
-    )
-    return Probes(_mean(new), _mean(old), change)
+    return paired(new, old, [str(number) for number in numbers], share=True)
 
 
 def _samples(answers: Sequence[SampledAnswer]) -> Samples:
@@ -221,29 +224,21 @@ def _samples(answers: Sequence[SampledAnswer]) -> Samples:
 
 
 def _write_samples(
-    directory: Path,
-    prompts: Sequence[Prompt],
-    before: list[SampledAnswer],
-    after: list[SampledAnswer],
-    wins: list[float],
-    each: int,
+    directory: Path, contests: Sequence[Contest], wins: Sequence[float | None], each: int
 ) -> None:
     """Write the first answer of both models to every prompt, for people to read."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / SAMPLES).open("w") as opened:
-        for place in range(0, len(after), each):
-            asked = [{"role": m.role, "content": m.content} for m in prompts[after[place].prompt]]
+        for place in range(0, len(contests), each):
+            contest = contests[place]
+            asked = [{"role": m.role, "content": m.content} for m in contest.prompt]
             row = {
                 "messages": asked,
-                "before": before[place].text,
-                "after": after[place].text,
+                "before": contest.incumbent,
+                "after": contest.candidate,
                 "win": wins[place],
             }
             opened.write(json.dumps(row) + "\n")
-
-
-def _read_probes(figures: dict[str, Any]) -> Probes:
-    return Probes(figures["candidate"], figures["incumbent"], Estimate(**figures["change"]))
 
 
 def _holds(text: str, expected: Sequence[str]) -> bool:

@@ -18,12 +18,9 @@ from training.artifacts.manifest import Manifest, read_manifest
 from training.data.chat import load_chat
 from training.data.examples import PairExample, read_pairs, read_thumbs
 from training.evaluation.answers import score
-from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
-from training.evaluation.gate import (
-    Check,
-    GateConfig,
-    decide,
-)
+from training.evaluation.comparison import FIGURES, EvaluationConfig, write_figures
+from training.evaluation.gate import Check, GateConfig, Result, decide
+from training.evaluation.judges import beats
 from training.figures import Estimate, clustered_mean
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
@@ -193,7 +190,7 @@ def check_labels(noise: float | None, config: GateConfig) -> list[Check]:
             "label noise",
             f"{noise:.3f}",
             limit,
-            passed,
+            Result.PASS if passed else Result.FAIL,
             "fraction of thumbs that contradict others",
         )
     ]
@@ -203,13 +200,17 @@ def check_reward_model(
     name: str, accuracy: Estimate, ceiling: float | None, config: GateConfig
 ) -> list[Check]:
     """Check that accuracy on held-out prompts is above chance and near the noise ceiling."""
-    low = accuracy.low(ONE_SIDED_99)
+    low, result = accuracy.low(ONE_SIDED_99), Result.FAIL
+    if low > 0.5:
+        result = Result.PASS
+    elif accuracy.value > 0.5 or accuracy.clusters < 2:
+        result = Result.NOT_ENOUGH_DATA
     checks = [
         Check(
             f"{name} beats a coin",
             f"{accuracy.text()} on {accuracy.count} pairs of {accuracy.clusters} prompts",
             f"99 % bound above 0.5 (is {low:.3f})",
-            low > 0.5,
+            result,
             "the preferences learned from thumbs must generalise to unseen prompts",
         )
     ]
@@ -220,7 +221,8 @@ def check_reward_model(
                 f"{name} near its ceiling",
                 accuracy.text(),
                 f"at least {least:.3f} within noise; ceiling {ceiling:.3f}",
-                accuracy.value + 2 * accuracy.error >= least,
+                # A warning of a poor model, no requirement on the amount of data: the row above is.
+                Result.PASS if accuracy.value + 2 * accuracy.error >= least else Result.FAIL,
                 "the ceiling is the accuracy of a perfect judge on labels with this noise",
             )
         )
@@ -235,6 +237,7 @@ def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Che
     if served is None:
         return []
     near = served.mismatch is not None and served.mismatch <= config.served_mismatch_nats
+    fit = served.unfit <= UNFIT_SHARE * served.answers
     limit = f"at most {config.served_mismatch_nats:g} nats, and {UNFIT_SHARE:.0%} unfit"
     why = (
         "the tokenizer, chat template, quantisation or weights that served under the "
@@ -245,7 +248,7 @@ def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Che
             "served as trained",
             served.text(),
             limit,
-            near and served.unfit <= UNFIT_SHARE * served.answers,
+            Result.PASS if near and fit else Result.FAIL,
             why,
         )
     ]

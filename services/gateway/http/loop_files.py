@@ -151,14 +151,16 @@ def _checks(gate: Mapping[str, Any]) -> Iterable[Metric]:
     )
     passed = GaugeMetricFamily(
         "thumbwheel_loop_check_passed",
-        "1 for a passed check of the gate, 0 for a failed check.",
+        "1 for a passed check of the gate, 0 for a check that failed or had too little data; "
+        "none for a check that does not count.",
         labels=["check"],
     )
     try:
         for check in gate["checks"]:
             if number := _NUMBER.search(str(check["value"])):
                 value.add_metric([str(check["name"])], float(number.group()))
-            passed.add_metric([str(check["name"])], float(check["passed"]))
-    except (KeyError, TypeError, ValueError):
+            if check.get("result") != "uninformative":
+                passed.add_metric([str(check["name"])], float(check["passed"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
         return ()
     return value, passed

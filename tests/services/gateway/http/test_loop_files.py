@@ -2,13 +2,12 @@
 
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from services.gateway.http.loop_files import LoopMetrics
-from training.evaluation.gate import Check
+from training.evaluation.gate import Check, Result
 from training.reporting.progress import Lines, ProgressReporter
 
 
@@ -45,13 +44,26 @@ def test_running_run_has_no_result(tmp_path: Path) -> None:
 def test_ended_run_reports_its_result_and_gate_checks(tmp_path: Path) -> None:
     board(tmp_path).finish("rolled back", "users like it less", None)
     accuracy = Check(
-        "reward model beats a coin", "0.812 ± 0.021 on 90 pairs of 40 prompts", "0.5", True, ""
+        "reward model beats a coin",
+        "0.812 ± 0.021 on 90 pairs of 40 prompts",
+        "0.5",
+        Result.PASS,
+        "",
     )
-    rise = Check("perplexity on fixed texts", "-0.120 ± 0.010 bits per byte", "0.1", False, "")
+    rise = Check(
+        "perplexity on fixed texts", "-0.120 ± 0.010 bits per byte", "0.1", Result.FAIL, ""
+    )
+    unclear = Check("arc_easy", "0.25 against 0.25", "0.02", Result.UNINFORMATIVE, "")
     gate = tmp_path / "runs" / "small-7" / "gate.json"
     gate.parent.mkdir(parents=True)
     gate.write_text(
-        json.dumps({"passed": False, "reason": "", "checks": [asdict(accuracy), asdict(rise)]})
+        json.dumps(
+            {
+                "passed": False,
+                "reason": "",
+                "checks": [accuracy.fields(), rise.fields(), unclear.fields()],
+            }
+        )
     )
     found = scraped(tmp_path)
     assert found.get_sample_value("thumbwheel_loop_running") == 0
@@ -65,6 +77,8 @@ def test_ended_run_reports_its_result_and_gate_checks(tmp_path: Path) -> None:
     assert found.get_sample_value("thumbwheel_loop_check_value", {"check": rise.name}) == -0.12
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": accuracy.name}) == 1
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": rise.name}) == 0
+    assert found.get_sample_value("thumbwheel_loop_check_value", {"check": unclear.name}) == 0.25
+    assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": unclear.name}) is None
 
 
 def test_invalid_files_do_not_break_the_metrics(

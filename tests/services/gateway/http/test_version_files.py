@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from services.gateway.http.version_files import EvaluationMetrics, read_versions
 from training.artifacts.manifest import write_manifest
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
-from training.evaluation.gate import Check
+from training.evaluation.gate import Check, Result
 from training.runs import RunRecord, RunResult, Runs, write_json
 
 SCORE = TaskScore("nano-1", "piqa", "acc_norm", 0.5, 0.1, 2, "a" * 64, "b" * 64)
@@ -35,10 +35,10 @@ def loop_with_runs(directory: Path) -> None:
     )
     runs.begin(RunRecord("nano-1", "nano", "nano-0", SNAPSHOT, "2026-11-01T00:00:00+00:00"))
     runs.begin(RunRecord("nano-2", "nano", "nano-1", "snapshot-ffff", "2026-11-02T00:00:00+00:00"))
-    check = Check("win rate", "0.8", "0.5", True, "people prefer it")
+    check = Check("win rate", "0.8", "0.5", Result.PASS, "people prefer it")
     write_json(
         runs.directory("nano-1") / "gate.json",
-        {"passed": True, "reason": "all checks passed", "checks": [check.__dict__]},
+        {"passed": True, "reason": "all checks passed", "checks": [check.fields()]},
     )
     runs.end("nano-1", RunResult("promoted", "more users satisfied", "2026-11-01T01:00:00+00:00"))
     store = ScoreStore(directory)
