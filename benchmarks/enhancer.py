@@ -21,7 +21,8 @@ from services.enhancer.correction.language import LanguageDetector
 from services.enhancer.correction.spelling import Speller
 from services.enhancer.correction.vocabulary import read_vocabulary
 from services.enhancer.prompt import Enhancer
-from training.recipes.guardrail.packages import EVALUATION_LOCK, LOCKS, TRAINING_LOCK, installed
+from training.data.packages import LOCKS, installed
+from training.recipes.guardrail.recipe import EVALUATION_LOCK, TRAINING_LOCK
 
 TYPO_LOCK = LOCKS / "enhancer_evaluation.txt"
 WORD_KINDS = frozenset({EditKind.SPELLING, EditKind.GRAMMAR, EditKind.ABBREVIATION})
