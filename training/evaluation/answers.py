@@ -7,7 +7,7 @@ the memory of one model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,23 @@ class ChatModel:
                 text = self.chat.decode(continued.ids).strip()
                 answers.append(SampledAnswer(prompt, text, len(continued.ids), continued.ended))
         return answers
+
+    def answer_greedily(
+        self, conversations: Sequence[Sequence[Mapping[str, str]]], max_tokens: int
+    ) -> list[SampledAnswer]:
+        """Return the greedy answer to each conversation of {"role", "content"}, in order.
+
+        Prompts that leave no room for `max_tokens` in the window lose their oldest tokens.
+        """
+        window = self.backbone.decoder.config.max_positions
+        sampling = Sampling(
+            samples_per_prompt=1,
+            max_prompt_tokens=max(1, window - max_tokens),
+            max_response_tokens=max_tokens,
+            temperature=0.0,
+        )
+        prompts = [[Message(**message) for message in asked] for asked in conversations]
+        return self.answer(prompts, sampling)
 
     @torch.no_grad()
     def bits(self, texts: Sequence[str], max_tokens: int) -> list[float]:
