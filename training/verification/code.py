@@ -44,6 +44,15 @@ def judge_code(check: CodeCheck, response: str, runner: Runner) -> Verdict:
         return Verdict(
             Outcome.UNPARSABLE, f"no code, or more than {MAX_CODE_CHARACTERS} characters of it"
         )
+    return run_checks(check, code, runner)
+
+
+def run_checks(check: CodeCheck, code: str, runner: Runner) -> Verdict:
+    """Judge code without the text around it; right only if every case is.
+
+    Raises:
+        SandboxUnavailableError: the code could not be run; no verdict exists.
+    """
     request: dict[str, object] = {"code": code}
     if isinstance(check, Calls):
         request |= {
