@@ -36,6 +36,7 @@ from training.loop_run import (
     begin,
     conclude,
     give_up,
+    note_undone,
     resume,
 )
 from training.progress_log import PROGRESS, read_progress
@@ -78,8 +79,11 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
             record, reporter = None, _reporter(None, recipe_name, env)
         reporter.note_erased(erased_versions(env.ancestries()))
         # After the erasures, which a halt must not delay.
-        if env.rollout is not None and (halt := env.rollout.view().halt) is not None:
-            raise HaltedError(halt)
+        if env.rollout is not None:
+            view = env.rollout.view()
+            note_undone(env.registry, view.undone)
+            if view.halt is not None:
+                raise HaltedError(view.halt)
         run = (
             resume(record, recipe, env, reporter)
             if record

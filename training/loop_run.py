@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -277,6 +277,17 @@ def _check_enough(
             field="snapshot",
             reason="DUPLICATE",
         )
+
+
+def note_undone(registry: Registry, undone: Mapping[str, str]) -> None:
+    """Record promotions that the generator's watch has rolled back while no run was in progress.
+
+    Args:
+        undone: reason by version; versions of another registry are left out.
+    """
+    promoted = {e.version for e in registry.history() if e.stage is VersionStage.PROMOTED}
+    for version in promoted & undone.keys():
+        registry.note(version, VersionStage.ROLLED_BACK, undone[version], version)
 
 
 def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:

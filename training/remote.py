@@ -310,11 +310,13 @@ class RolloutClient:
         request = generator_pb2.GetRolloutRequest()
         reply = self._call(lambda: self._stub.GetRollout(request, timeout=CALL_SECONDS))
         halt = reply.halt.reason if reply.HasField("halt") else None
+        undone = {c.version: c.reason for c in reply.history if c.kind == "watch_rolled_back"}
+        stable = reply.stable.version
         if not reply.HasField("candidate"):
-            return RolloutView(reply.stable.version, "", CandidateState.ABSENT, halt=halt)
+            return RolloutView(stable, "", CandidateState.ABSENT, halt=halt, undone=undone)
         state = STATES.get(reply.candidate.state, CandidateState.LOADING)
         return RolloutView(
-            reply.stable.version, reply.candidate.version, state, reply.candidate.reason, halt
+            stable, reply.candidate.version, state, reply.candidate.reason, halt, undone=undone
         )
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 GATEWAY = frozenset({"gateway"})
 SESSION = frozenset({"session"})
 LOOP = frozenset({"training", "operator"})
+# Compares versions after a promotion.
+GENERATOR = frozenset({"generator"})
 
 CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.RecordFeedback": GATEWAY,
@@ -15,7 +17,7 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.ListSegments": LOOP,
     "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP | GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetExperiment": LOOP | GATEWAY,
-    "thumbwheel.feedback.v1.FeedbackLogService.GetVersionFeedback": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetVersionFeedback": LOOP | GENERATOR,
     "thumbwheel.feedback.v1.FeedbackLogService.GetThumbs": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalConsent": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.SetPrincipalConsent": GATEWAY,

@@ -6,16 +6,21 @@ Commands: `migrate` applies the migrations of the generator's database; `rollout
 
 import argparse
 import asyncio
+import socket
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2_grpc
 
+from sequential.rows import RowsConfig
+from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
@@ -30,6 +35,7 @@ from services.generator.kubernetes.api import (
     read_namespace,
 )
 from services.generator.kubernetes.inference_services import InferenceServices, Release
+from services.generator.peers import FeedbackPeer
 from services.generator.rollout.canary import CanaryController, ManifestError, manifest_version
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
@@ -39,8 +45,9 @@ from services.generator.rollout.current_rollout import (
     UnusableStoreError,
 )
 from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler, RunningGenerations
-from services.generator.rollout.rollout import Deployment, Rollout
+from services.generator.rollout.rollout import Deployment, Rollout, WatchTerms
 from services.generator.rollout.traffic import TrafficCounter, TrafficStore
+from services.generator.rollout.watch import VersionWatch
 from services.generator.servicer import (
     GENERATOR_NAME,
     ROLLOUT_NAME,
@@ -53,7 +60,7 @@ from services.generator.store.store import RolloutFile
 
 @asynccontextmanager
 async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Open the store of the rollout and the model server, and run the two background loops."""
+    """Open the store of the rollout and the model server, and run the background loops."""
     timeouts = Timeouts(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
     intervals = ReconcileIntervals(
         settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds
@@ -62,12 +69,30 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         rollout_store(settings) as store,
         open_http(settings.connect_seconds, settings.model_server_key.get_secret_value()) as http,
         model_server(settings, http, timeouts) as server,
+        open_channel(
+            settings.feedback_target,
+            feedback_pb2.DESCRIPTOR,
+            peer="feedback",
+            tls=settings.tls_files(),
+            signer=settings.token_signer("generator"),
+        ) as feedback_channel,
     ):
         current = CurrentRollout(
             store, await first_rollout(store, settings.stable_directory), now_us
         )
         running_generations = RunningGenerations()
-        traffic = TrafficCounter(store, lambda: None)
+        terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
+        traffic = TrafficCounter(store, current.watch_start_us)
+        feedback = feedback_pb2_grpc.FeedbackLogServiceStub(feedback_channel)
+        watch = VersionWatch(
+            current,
+            traffic,
+            FeedbackPeer(feedback.GetVersionFeedback, settings.feedback_seconds),
+            # Unique also for a restarted process of the same pod.
+            f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+            settings.watch_poll_seconds,
+            RowsConfig() if terms.is_on else None,
+        )
         reconciler = Reconciler(current, server, running_generations, intervals)
         engine = Engine(
             Router(current, reconciler),
@@ -79,13 +104,18 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             settings.coalesce_seconds,
             settings.served_samples,
         )
-        canary_controller = CanaryController(current, reconciler, settings.load_seconds)
+        canary_controller = CanaryController(current, reconciler, settings.load_seconds, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
         # answering by an outdated rollout.
         async with asyncio.TaskGroup() as loops:
             tasks = [
                 loops.create_task(loop)
-                for loop in (current.poll(settings.poll_seconds), reconciler.run(), traffic.run())
+                for loop in (
+                    current.poll(settings.poll_seconds),
+                    reconciler.run(),
+                    traffic.run(),
+                    watch.run(),
+                )
             ]
             yield registrations(engine, current, reconciler, canary_controller, traffic)
             for task in tasks:

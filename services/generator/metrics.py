@@ -46,11 +46,29 @@ KUBERNETES_UP = Gauge(
 SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])
 ROLLOUT_SERIAL = Gauge(
     "thumbwheel_rollout_serial",
-    "Serial number of this replica's rollout; replicas differ only briefly.",
+    "Serial number of this replica's rollout, without renewals of the lease of a watch; "
+    "replicas differ only briefly.",
 )
 ROLLOUT_READ_TIME = Gauge(
     "thumbwheel_rollout_read_time_seconds",
     "Unix time of the last read of the rollout; ages while the store is unavailable.",
+)
+ROLLOUT_WATCHED = Gauge(
+    "thumbwheel_rollout_watched",
+    "1 while the stable version is compared with the version before its promotion, otherwise 0.",
+)
+ROLLOUT_REGRESSED = Gauge(
+    "thumbwheel_rollout_regressed",
+    "1 after the watch has rolled a promotion back, until the next change of the rollout.",
+)
+WATCH_E_VALUE = Gauge(
+    "thumbwheel_watch_e_value",
+    "Evidence of the watch by version and row of the comparison; a rollback needs hundreds.",
+    ["version", "row"],
+)
+WATCH_LOOK_TIME = Gauge(
+    "thumbwheel_watch_look_time_seconds",
+    "Unix time of the last comparison by this replica; 0 before the first.",
 )
 ROLLOUT_HALTED = Gauge(
     "thumbwheel_rollout_halted",

@@ -158,6 +158,36 @@ class GeneratorSettings(ServiceSettings):
         "so that no replica still uses the version",
     )
 
+    watch_share: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="share of the users that keep the version before a promotion, "
+        "for comparison; 0: no watch after a promotion",
+    )
+    watch_seconds: float = Field(
+        24 * 3600.0,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="time after a promotion during which the version before stays loaded and "
+        "returns if the new version is worse; 0: no watch",
+    )
+    watch_poll_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="interval between comparisons; six times this value without one, "
+        "and another replica takes over",
+    )
+    feedback_target: str = Field(
+        "127.0.0.1:50056",
+        description="feedback service, host:port or dns:///name:port; without an answer "
+        "the watch compares errors, latency and length alone",
+    )
+    feedback_seconds: float = Field(
+        5.0, gt=0, description="timeout of a call to the feedback service"
+    )
+
     def task_presets(self) -> dict[Task, Preset]:
         """Return the presets of models/presets.json with the overrides of `presets`. Blocking.
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
-from sequential.figures import VersionFigures
+from sequential.figures import RATES, RateSums, VersionFigures
 from services.contracts.chat import ContextMessage, Finished
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import (
@@ -22,6 +23,7 @@ from services.generator.answering.engine import GenerateRequest, Selected
 from services.generator.rollout.canary import VERSION_LIMIT, CanaryRequest, is_version
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
+from services.generator.rollout.watch import VersionFeedback
 
 MAX_USER_KEY_CHARACTERS = 256
 MAX_TRAFFIC_VERSIONS = 10
@@ -133,6 +135,14 @@ def rollout_response(
         )
         if rollout.halt
         else None,
+        watch=generator_pb2.RolloutWatch(
+            previous=served(rollout.watch.previous.version),
+            start_time=timestamp(rollout.watch.start_us),
+            end_time=timestamp(rollout.watch.end_us),
+            owner=rollout.watch.owner,
+        )
+        if rollout.watch
+        else None,
     )
 
 
@@ -167,3 +177,37 @@ def traffic_response(
             for version, found in figures.items()
         ]
     )
+
+
+def version_feedback_request(
+    versions: Sequence[str], since_us: int
+) -> feedback_pb2.GetVersionFeedbackRequest:
+    """Return the request for the feedback on answers since a time."""
+    return feedback_pb2.GetVersionFeedbackRequest(
+        model_versions=versions, since=timestamp(since_us)
+    )
+
+
+def version_feedback_from(
+    reply: feedback_pb2.GetVersionFeedbackResponse,
+) -> Mapping[str, VersionFeedback]:
+    """Convert the counts of feedback; rates of newer services are left out."""
+    return {
+        found.model_version: VersionFeedback(
+            found.users_up,
+            found.users_down,
+            {
+                sums.name: RateSums(
+                    sums.users,
+                    sums.trials,
+                    sums.events,
+                    sums.trials_squared,
+                    sums.events_squared,
+                    sums.events_times_trials,
+                )
+                for sums in found.rates
+                if sums.name in RATES
+            },
+        )
+        for found in reply.versions
+    }

@@ -26,7 +26,7 @@ from tests.charts.rendering import (
 )
 
 INTERNAL = {service.name for service in service_table().internal}
-SIGNING = {"gateway", "session", "training"}
+SIGNING = {"gateway", "generator", "session", "training"}
 LOCAL, RAY, EXISTING = "one-node-values.yaml", "ray-values.yaml", "gitops-values.yaml"
 
 
@@ -49,7 +49,7 @@ def environment(objects: list[Object]) -> Mapping[str, str]:
 def test_created_keys_sign_and_verify_for_their_callers(tmp_path: Path) -> None:
     objects = list(render(LOCAL))
     private, public = secret(objects, "identity")["data"], secret(objects, "callers")["data"]
-    callers = {"gateway", "operator", "session", "training"}
+    callers = {*SIGNING, "operator"}
     assert private.keys() == {f"{name}.key" for name in callers}
     assert public.keys() == {f"{name}.pem" for name in callers}
     assert len(set(private.values())) == len(set(public.values())) == len(callers)

@@ -31,6 +31,8 @@ VALKEY = "an embedded run has no Valkey"
 # must be removed.
 EXCUSED = {
     "vllm:": "our own model server answers",
+    "thumbwheel_watch_e_value": "no version was promoted",
+    "thumbwheel_watch_look_time_seconds) > 0": "no version was promoted",
     "thumbwheel_kubernetes_up": "versions are not Kubernetes' objects",
     "thumbwheel_feedback_relay_lag_seconds": KAFKA,
     "thumbwheel_feedback_consumer_lag_events": KAFKA,

@@ -117,7 +117,12 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
         )
         if self.halt:
             halt = generator_pb2.RolloutHalt(operator="ada", reason=self.halt)
-            return generator_pb2.GetRolloutResponse(stable=stable, halt=halt)
+            kinds = ("started", "promoted", "watch_rolled_back")
+            history = [
+                generator_pb2.RolloutChange(kind=kind, version=f"nano-{number}", reason=kind)
+                for number, kind in enumerate(kinds)
+            ]
+            return generator_pb2.GetRolloutResponse(stable=stable, halt=halt, history=history)
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
 
     def StartCanary(self, request, context):
@@ -204,12 +209,13 @@ def test_users_are_counted_by_version_without_pinned_answers(servers) -> None:
     client.close()
 
 
-def test_halt_is_read(servers) -> None:
+def test_halt_and_rollbacks_of_the_watch_are_read(servers) -> None:
     target, _, rollout = servers
     client = RolloutClient(target)
     assert client.view().halt is None
     rollout.halt = "odd answers"
     assert (client.view().halt, client.view().candidate) == ("odd answers", "")
+    assert client.view().undone == {"nano-2": "watch_rolled_back"}
     client.close()
 
 

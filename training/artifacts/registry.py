@@ -122,9 +122,15 @@ class Registry:
         return [Event(**{**row, "stage": VersionStage(row["stage"])}) for row in rows]
 
     def promoted(self) -> str | None:
-        """Return the version that was promoted last."""
+        """Return the version that was promoted last and not rolled back since."""
+        stages = {event.version: event.stage for event in self.history()}
         return next(
-            (e.version for e in reversed(self.history()) if e.stage is VersionStage.PROMOTED), None
+            (
+                e.version
+                for e in reversed(self.history())
+                if e.stage is VersionStage.PROMOTED and stages[e.version] is VersionStage.PROMOTED
+            ),
+            None,
         )
 
     def next_version(self, name: str, taken: Sequence[str]) -> str:

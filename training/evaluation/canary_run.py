@@ -7,8 +7,8 @@ single test.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -40,7 +40,8 @@ class RolloutView:
     """Versions in use.
 
     `candidate` is "" without a candidate. `halt` is the reason of an operator who has halted the
-    rollout, None otherwise.
+    rollout, None otherwise. `undone` has the reason of each promotion that the generator's watch
+    has rolled back.
     """
 
     stable: str
@@ -48,6 +49,7 @@ class RolloutView:
     candidate_state: CandidateState
     candidate_reason: str = ""
     halt: str | None = None
+    undone: Mapping[str, str] = field(default_factory=dict)
 
     def state_of(self, version: str) -> CandidateState:
         """Return the state of a version."""

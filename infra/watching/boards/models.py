@@ -32,6 +32,40 @@ ROLLOUT = Row(
             Unit.COUNT,
             [Query("max(thumbwheel_rollout_halted)", "halted")],
         ),
+        Panel(
+            "Watch after a promotion",
+            "Watched 1: a share of the users keeps the version before, for comparison. "
+            "Regressed 1: the promotion was rolled back (alert VersionRegressed).",
+            Unit.COUNT,
+            [
+                Query("max(thumbwheel_rollout_watched)", "watched"),
+                Query("max(thumbwheel_rollout_regressed)", "regressed"),
+            ],
+        ),
+        Panel(
+            "Evidence of the watch",
+            "E-value against 'not worse' by row of the comparison. Thumbs roll back at 40, "
+            "errors at 167, other rows at 250 to 1,000.",
+            Unit.COUNT,
+            [Query("max by (version, row) (thumbwheel_watch_e_value)", "{{version}} {{row}}")],
+        ),
+        Panel(
+            "Age of the last comparison",
+            "Of the replica that compares; above a minute during a watch, none does.",
+            Unit.SECONDS,
+            [Query("time() - (max(thumbwheel_watch_look_time_seconds) > 0)", "comparison")],
+        ),
+        Panel(
+            "Generations missing in the comparison",
+            "A commit of their counts had an unknown outcome.",
+            Unit.COUNT,
+            [
+                Query(
+                    "sum(increase(thumbwheel_traffic_counts_lost_total[$__rate_interval]))",
+                    "generations",
+                )
+            ],
+        ),
     ),
 )
 THUMBS = Row(

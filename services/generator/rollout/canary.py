@@ -13,7 +13,7 @@ from services.chassis.telemetry import fields
 from services.contracts.limits import field_error
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler
-from services.generator.rollout.rollout import Candidate
+from services.generator.rollout.rollout import Candidate, WatchTerms
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +76,16 @@ class CanaryController:
     """Starts, renews, promotes and rolls back canaries; changes are stored before the return."""
 
     def __init__(
-        self, current: CurrentRollout, reconciler: Reconciler, load_seconds: float
+        self,
+        current: CurrentRollout,
+        reconciler: Reconciler,
+        load_seconds: float,
+        watch: WatchTerms,
     ) -> None:
         self._current = current
         self._reconciler = reconciler
         self._load_seconds = load_seconds
+        self._watch = watch
 
     async def start(self, request: CanaryRequest) -> None:
         """Load the version, wait until the version is ready, then give the candidate its share.
@@ -141,7 +146,7 @@ class CanaryController:
         await self._current.change(lambda rollout: rollout.renew(version, lease_end))
 
     async def promote(self, version: str, reason: str) -> None:
-        """Make the candidate the stable version.
+        """Make the candidate the stable version, and begin the watch.
 
         Raises:
             InvalidArgumentError: version or reason is invalid.
@@ -151,7 +156,7 @@ class CanaryController:
         _check_reason(reason)
         now = self._current.now_us()
         await self._current.change(
-            lambda rollout: rollout.promote(version, reason, now),
+            lambda rollout: rollout.promote(version, reason, now, self._watch),
             Act("canary promoted", calling_service(), version, detail=reason),
         )
         log.info("canary promoted", extra=fields(version=version))

@@ -16,8 +16,14 @@ from typing import Any, Protocol
 from services.chassis.audit.acts import Act
 from services.chassis.errors import DetailedError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
-from services.generator.metrics import ROLLOUT_HALTED, ROLLOUT_READ_TIME, ROLLOUT_SERIAL
-from services.generator.rollout.rollout import Rollout
+from services.generator.metrics import (
+    ROLLOUT_HALTED,
+    ROLLOUT_READ_TIME,
+    ROLLOUT_REGRESSED,
+    ROLLOUT_SERIAL,
+    ROLLOUT_WATCHED,
+)
+from services.generator.rollout.rollout import ChangeKind, Rollout
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +86,11 @@ class CurrentRollout:
         The end of the lease may not be stored yet.
         """
         return self._stored.rollout.expire(self.now_us())
+
+    def watch_start_us(self) -> int | None:
+        """Return the start of the present watch, None without a watch."""
+        watch = self._stored.rollout.watch
+        return watch.start_us if watch else None
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of the rollout by any replica."""
@@ -193,6 +204,11 @@ class CurrentRollout:
         self._stored = stored
         self._store_unavailable = False
         self._read_us = self.now_us()
-        ROLLOUT_SERIAL.set(stored.serial)
+        # Renewals come so often that replicas which are scraped at different times would differ.
+        watch = stored.rollout.watch
+        ROLLOUT_SERIAL.set(stored.serial - (watch.renewals if watch else 0))
         ROLLOUT_HALTED.set(stored.rollout.halt is not None)
+        ROLLOUT_WATCHED.set(stored.rollout.watch is not None)
+        last = stored.rollout.history[0].kind if stored.rollout.history else None
+        ROLLOUT_REGRESSED.set(last is ChangeKind.WATCH_ROLLED_BACK)
         ROLLOUT_READ_TIME.set(self._read_us / 1e6)

@@ -55,6 +55,11 @@ class WatchTerms:
     share: float
     duration_us: int
 
+    @property
+    def is_on(self) -> bool:
+        """Return True if promotions are watched."""
+        return self.share > 0 and self.duration_us > 0
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -67,6 +72,7 @@ class Watch:
         end_us: end without harm; then the version before is retired.
         owner: replica that compares the versions; empty without one.
         owner_lease_end_us: time from which another replica may become the owner.
+        renewals: number of changes of owner and lease, which are no changes for users.
     """
 
     previous: Deployment
@@ -75,6 +81,7 @@ class Watch:
     end_us: int
     owner: str = ""
     owner_lease_end_us: int = 0
+    renewals: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ class Rollout:
         if not candidate.live:
             raise _precondition_error("the candidate is not ready yet", "CANDIDATE_NOT_READY")
         watch = None
-        if terms is not None and self.stable is not None and terms.share and terms.duration_us:
+        if terms is not None and terms.is_on and self.stable is not None:
             watch = Watch(self.stable, terms.share, now_us, now_us + terms.duration_us)
         return Rollout(
             stable=Deployment(version, candidate.directory),
@@ -266,7 +273,10 @@ class Rollout:
             return self
         if watch.owner not in ("", owner) and now_us < watch.owner_lease_end_us:
             return self
-        return replace(self, watch=replace(watch, owner=owner, owner_lease_end_us=lease_end_us))
+        owned = replace(
+            watch, owner=owner, owner_lease_end_us=lease_end_us, renewals=watch.renewals + 1
+        )
+        return replace(self, watch=owned)
 
     def roll_back_watched(self, start_us: int, owner: str, reason: str, now_us: int) -> "Rollout":
         """Return to the version before the promotion, by the owner of the watch only."""
@@ -282,12 +292,17 @@ class Rollout:
             history=self._with_change(change),
         )
 
+    def end_watch(self, reason: str, now_us: int) -> "Rollout":
+        """Keep the stable version and retire the version before, if there is a watch."""
+        if self.watch is None or self.stable is None:
+            return self
+        change = Change(now_us, ChangeKind.WATCH_ENDED, self.stable.version, reason)
+        return replace(self._without_watch(), history=self._with_change(change))
+
     def expire(self, now_us: int) -> "Rollout":
         """Remove the candidate if its lease has ended, and end a watch whose time is over."""
-        if self.watch is not None and self.stable is not None and now_us >= self.watch.end_us:
-            reason = f"no harm in comparison with {self.watch.previous.version}"
-            change = Change(now_us, ChangeKind.WATCH_ENDED, self.stable.version, reason)
-            return replace(self._without_watch(), history=self._with_change(change))
+        if self.watch is not None and now_us >= self.watch.end_us:
+            return self.end_watch(f"no harm against {self.watch.previous.version}", now_us)
         if self.candidate is None or now_us < self.candidate.lease_end_us:
             return self
         change = Change(

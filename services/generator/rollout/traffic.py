@@ -135,6 +135,14 @@ class TrafficCounter:
         found = figures(await self._store.read_traffic(versions, since_us))
         return {version: found[version] for version in versions if version in found}
 
+    async def forget(self, except_since_us: int) -> None:
+        """Remove the counts of earlier watches.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        await self._store.forget_traffic(except_since_us)
+
     async def flush(self) -> None:
         """Add the counts to the store. Without the store, keep them for the next call."""
         async with self._flushing:

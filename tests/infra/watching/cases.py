@@ -30,6 +30,9 @@ SHARE, READY = (
     f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready")
 )
 SERIAL = 'thumbwheel_rollout_serial{{instance="{0}"}}'.format
+REGRESSED = 'thumbwheel_rollout_regressed{{instance="{0}"}}'.format
+WATCHED = 'thumbwheel_rollout_watched{instance="g1"}'
+LOOKED = 'thumbwheel_watch_look_time_seconds{{instance="{0}"}}'.format
 HALTED = 'thumbwheel_rollout_halted{{instance="{0}"}}'.format
 WAITING = 'thumbwheel_predictor_waiting_requests{instance="p1",version="small-1"}'
 SPOOLED, LIMIT = (
@@ -252,6 +255,21 @@ MODELS = (
         "an operator has halted canaries, promotions and training runs",
     ),
     Case("RolloutHalted", {HALTED("g1"): "1 1 0", HALTED("g2"): "1 1 0"}, 2),
+    Case(
+        "VersionRegressed",
+        {REGRESSED("g1"): "0 0 1", REGRESSED("g2"): "0 0 0"},
+        2,
+        "a promoted version was worse in use and was rolled back",
+    ),
+    Case("VersionRegressed", {REGRESSED("g1"): "1 1 0"}, 2),
+    Case(
+        "WatchStands",
+        {WATCHED: "1x20", LOOKED("g1"): "0x20", LOOKED("g2"): "0 60 120x18"},
+        10,
+        "no replica of the generator compares the promoted version with the version before",
+    ),
+    Case("WatchStands", {WATCHED: "1x20", LOOKED("g1"): "0x20", LOOKED("g2"): "0+60x20"}, 10),
+    Case("WatchStands", {WATCHED: "0x20", LOOKED("g1"): "0x20"}, 10),
     Case(
         "KubernetesAway",
         {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0x9"},

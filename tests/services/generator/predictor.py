@@ -48,6 +48,7 @@ class FakePredictor:
     load_seconds: float = 0.0
     broken: dict[str, str] = field(default_factory=dict)
     refusal: tuple[int, dict[str, Any]] | None = None
+    refused_versions: set[str] = field(default_factory=set)
     silent_after: int | None = None
     cut_after: int | None = None
     error_after: int | None = None
@@ -143,6 +144,8 @@ class FakePredictor:
         if self.refusal is not None:
             status, content = self.refusal
             return web.json_response(content, status=status, headers={"Retry-After": "3"})
+        if body["model"] in self.refused_versions:
+            return web.json_response({"error": {}}, status=500)
         if self.states.get(body["model"]) != "READY":
             return web.json_response(
                 {"error": {"message": "no such version", "param": "model"}}, status=404

@@ -99,6 +99,7 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
         "poll_seconds": 0.05,
         "unload_grace_seconds": 0,
         "connect_seconds": 1.0,
+        "watch_share": 0,
     }
     if "serving" not in changes:
         values["predictor_url"] = f"http://127.0.0.1:{predictor_port}"

@@ -72,6 +72,14 @@ def test_history_grows_without_duplicates(tmp_path: Path) -> None:
     assert registry.promoted() == "nano-1"
 
 
+def test_a_promotion_that_was_rolled_back_later_does_not_count(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for version in ("nano-1", "nano-2"):
+        registry.note(version, VersionStage.PROMOTED, "users like it more", version)
+    registry.note("nano-2", VersionStage.ROLLED_BACK, "errors", "nano-2")
+    assert registry.promoted() == "nano-1"
+
+
 def test_partial_line_is_ignored(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.note("nano-1", VersionStage.GATED, "", "nano-1")

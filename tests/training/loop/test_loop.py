@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.training.loop.nano_run import BASE, run_nano
 from training.__main__ import main
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import write_manifest
-from training.artifacts.registry import Registry, RegistryError
+from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
@@ -93,6 +94,27 @@ def test_no_run_starts_during_a_halt_but_erasures_are_applied(
     assert status(tmp_path)["result"] == "stopped"
     assert "odd answers" in str(status(tmp_path)["reason"])
     assert Runs(tmp_path / "loop").names() == []
+
+
+class RolledBackByTheWatch(FakeRollout):
+    """A rollout whose watch has rolled two promotions back, one of another registry."""
+
+    def view(self) -> RolloutView:
+        return replace(super().view(), undone={"nano-1": "errors", "other-1": "errors"})
+
+
+def test_rollbacks_of_the_watch_are_recorded_at_the_next_start(
+    tmp_path: Path, log: FeedbackLog
+) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.note("nano-1", VersionStage.PROMOTED, "users like it more", "nano-1")
+    rollout = RolledBackByTheWatch(FakeClock())
+    rollout.halt("odd answers")
+    for _ in range(2):
+        with pytest.raises(HaltedError):
+            run_nano(tmp_path, log, rollout)
+    events = [(event.version, event.stage, event.reason) for event in registry.history()[1:]]
+    assert events == [("nano-1", VersionStage.ROLLED_BACK, "errors")]
 
 
 def test_an_interruption_by_a_halt_names_its_reason(

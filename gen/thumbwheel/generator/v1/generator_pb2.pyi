@@ -278,6 +278,7 @@ class GetRolloutResponse(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     STALE_SINCE_TIME_FIELD_NUMBER: _builtins.int
     HALT_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stable(self) -> Global___ServedVersion:
         """Version for all users without the candidate."""
@@ -306,6 +307,10 @@ class GetRolloutResponse(_message.Message):
         training runs wait. Ordered and lifted by `python -m services.generator halt` and `resume`.
         """
 
+    @_builtins.property
+    def watch(self) -> Global___RolloutWatch:
+        """Set during the watch after a promotion."""
+
     def __init__(
         self,
         *,
@@ -315,10 +320,11 @@ class GetRolloutResponse(_message.Message):
         history: _abc.Iterable[Global___RolloutChange] | None = ...,
         stale_since_time: _timestamp_pb2.Timestamp | None = ...,
         halt: Global___RolloutHalt | None = ...,
+        watch: Global___RolloutWatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "halt", b"halt", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "_watch", b"_watch", "candidate", b"candidate", "halt", b"halt", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "halt", b"halt", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "_watch", b"_watch", "candidate", b"candidate", "halt", b"halt", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
     _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
@@ -326,14 +332,60 @@ class GetRolloutResponse(_message.Message):
     _WhichOneofArgType__halt: _TypeAlias = _typing.Literal["_halt", b"_halt"]  # noqa: Y015
     _WhichOneofReturnType__stale_since_time: _TypeAlias = _typing.Literal["stale_since_time"]  # noqa: Y015
     _WhichOneofArgType__stale_since_time: _TypeAlias = _typing.Literal["_stale_since_time", b"_stale_since_time"]  # noqa: Y015
+    _WhichOneofReturnType__watch: _TypeAlias = _typing.Literal["watch"]  # noqa: Y015
+    _WhichOneofArgType__watch: _TypeAlias = _typing.Literal["_watch", b"_watch"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidate) -> _WhichOneofReturnType__candidate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__halt) -> _WhichOneofReturnType__halt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stale_since_time) -> _WhichOneofReturnType__stale_since_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watch) -> _WhichOneofReturnType__watch | None: ...
 
 Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
+
+@_typing.final
+class RolloutWatch(_message.Message):
+    """Comparison of the stable version with the version before its promotion. Harm returns all users to
+    the version before; a new candidate ends the watch.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """Replica that compares the versions; empty before the first comparison."""
+    @_builtins.property
+    def previous(self) -> Global___ServedVersion:
+        """The version before, with its share of the users."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the promotion."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End without harm; then the version before is unloaded."""
+
+    def __init__(
+        self,
+        *,
+        previous: Global___ServedVersion | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "previous", b"previous", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "owner", b"owner", "previous", b"previous", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutWatch: _TypeAlias = RolloutWatch  # noqa: Y015
 
 @_typing.final
 class RolloutHalt(_message.Message):
@@ -378,7 +430,9 @@ class RolloutChange(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"started", "promoted", "rolled_back", "lease_expired"."""
+    """"started", "promoted", "rolled_back", "lease_expired", "watch_rolled_back" (a promotion was
+    undone by the watch), "watch_ended" (without harm).
+    """
     version: _builtins.str
     """Affected version."""
     reason: _builtins.str

@@ -190,6 +190,8 @@ TWO_REPLICAS = {
     "services": {
         "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
         "feedback": {"replicas": 2},
+        # All users get the promoted version.
+        "generator": {"settings": {"watch_share": 0}},
     },
     "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
 }

@@ -37,6 +37,8 @@ WITHOUT_SERIES = {
     "vllm:": "our own model server answers",
     "thumbwheel_loop": "no run of training has ended",
     "thumbwheel_evaluation": "no version was evaluated",
+    "thumbwheel_watch_e_value": "no version was promoted",
+    "thumbwheel_watch_look_time_seconds) > 0": "no version was promoted",
     "thumbwheel_session_work_failed_total": "no statement failed",
     "thumbwheel_feedback_lost_offsets": "retention deleted no event",
     "thumbwheel_feedback_sink_failures_total": "the store never failed",

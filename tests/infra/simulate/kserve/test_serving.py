@@ -116,7 +116,9 @@ def installed(shell: ClusterShell) -> Iterator[World]:
     values = yaml.safe_load(VALUES.read_text())
     # The script in the pod calls the generator as training and as the gateway.
     values["identity"] = {"mode": "none"}
-    values["services"] = {"generator": {"settings": {"load_seconds": LOAD_SECONDS}}}
+    values["services"] = {
+        "generator": {"settings": {"load_seconds": LOAD_SECONDS, "watch_share": 0}}
+    }
     tags = load_images(shell, ("services", "predictor", "stores"), print)
     shell.run(
         "kubectl",
