@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.commands import HALTED, REPORTED_ERRORS, code_commit
+from training.commands import HALTED, REPORTED_ERRORS
 from training.commands import describe as describe_loop
+from training.data_commands import code_commit
+from training.data_commands import describe as describe_data
 from training.decoding.arguments import describe as describe_generate
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
@@ -112,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
         help="client certificate and key of training, and its trusted authorities (for mutual TLS)",
     )
     describe_loop(commands, common)
+    describe_data(commands, common)
     describe_reports(commands, common)
     describe_generate(commands)
     describe_nano_base(commands, code_commit)

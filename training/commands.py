@@ -1,4 +1,4 @@
-"""Commands on the state of the loop: `loop`, `canary`, `snapshot`, `forget` and `lineage`.
+"""Commands that train and try versions: `loop` and `canary`.
 
 Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 3 another loop is
 running, 4 too little feedback, 5 halted by an operator. Modules with imports of seconds are
@@ -10,33 +10,26 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.artifacts.lineage import Ancestry, erased_versions, trace
-from training.artifacts.registry import Registry
 from training.cluster.group import GPUS_HELP, parse_workers
-from training.errors import ConfigError, UnavailableError
-from training.reporting.progress import Lines, note_erased, open_display
-from training.runs import FAILED, HaltedError, Runs, Step, exclusive, read_status
+from training.data_commands import code_commit, identity, objects, tls_files
+from training.errors import UnavailableError
+from training.reporting.progress import Lines, open_display
+from training.runs import FAILED, HaltedError, Step, exclusive, read_status
 from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
-    from training.data.feedback.catalogue import Objects
-    from training.erasure import ErasureResult
     from training.evaluation.canary import Reading
     from training.recipes.recipe import LoopConfig, Plan, Recipe
-    from training.remote import FeedbackLog, TlsFiles
-    from training.service_identity import ServiceIdentity
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -98,25 +91,6 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         checkpoints_in_bucket=None,
         device=None,
     )
-    commands.add_parser("snapshot", parents=[state], help="take a snapshot now").set_defaults(
-        command=snapshot
-    )
-    forgetting = commands.add_parser(
-        "forget", parents=[state], help="apply erasures to training data; loop does this too"
-    )
-    forgetting.set_defaults(command=forget_erased)
-    tracing = commands.add_parser(
-        "lineage", parents=[state], help="feedback each version learned from, and its erasures"
-    )
-    subject = tracing.add_mutually_exclusive_group()
-    subject.add_argument(
-        "version", nargs="?", help="full account: data and consent, scores, gate, canary"
-    )
-    subject.add_argument("--answer", metavar="MESSAGE_ID", help="account of an answer's version")
-    subject.add_argument(
-        "--erased", action="store_true", help="only versions that learned from erased feedback"
-    )
-    tracing.set_defaults(command=lineage)
 
 
 def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -187,21 +161,16 @@ def _run_once(options: argparse.Namespace) -> int:
             exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience)
         )
         display = stack.enter_context(open_display())
+        tls, signer = tls_files(options), identity(options)
         feedback = stack.enter_context(
-            closing(
-                FeedbackLog(options.feedback, _tls(options), options.patience, _identity(options))
-            )
+            closing(FeedbackLog(options.feedback, tls, options.patience, signer))
         )
         rollout = watch = None
         if not options.no_rollout:
             # The second client is for the thread of the watch, which never waits for the service.
             rollout, watched = (
                 stack.enter_context(
-                    closing(
-                        RolloutClient(
-                            options.generator, _tls(options), patience, _identity(options)
-                        )
-                    )
+                    closing(RolloutClient(options.generator, tls, patience, signer))
                 )
                 for patience in (options.patience, 0.0)
             )
@@ -211,7 +180,7 @@ def _run_once(options: argparse.Namespace) -> int:
         env = LoopEnvironment(
             state=options.state.absolute(),
             feedback=feedback,
-            objects=_objects(options),
+            objects=objects(options),
             rollout=rollout,
             clock=WallClock(time.sleep),
             display=display,
@@ -250,12 +219,10 @@ def canary(options: argparse.Namespace) -> int:
     ).canary
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
-        tls, identity = _tls(options), _identity(options)
-        feedback = stack.enter_context(
-            closing(FeedbackLog(options.feedback, tls, identity=identity))
-        )
+        tls, signer = tls_files(options), identity(options)
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, tls, identity=signer)))
         rollout = stack.enter_context(
-            closing(RolloutClient(options.generator, tls, identity=identity))
+            closing(RolloutClient(options.generator, tls, identity=signer))
         )
         record = options.state / "loop" / "canaries" / options.version
         lines = Lines(sys.stdout)
@@ -269,108 +236,6 @@ def canary(options: argparse.Namespace) -> int:
         )
     lines.say(f"{end.verdict}: {end.reason}")
     return 0
-
-
-def snapshot(options: argparse.Namespace) -> int:
-    """Take a snapshot of the committed feedback."""
-    from training.data.feedback.snapshot import SnapshotConfig, take_snapshot
-
-    with _exclusive_log(options, "a snapshot") as log:
-        _apply_erasures(options, log)
-        into = Runs(options.state / "loop").snapshots
-        taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, code_commit())
-    print(taken.directory)
-    return 0
-
-
-def forget_erased(options: argparse.Namespace) -> int:
-    """Apply pending erasures, as the loop does before each run."""
-    with _exclusive_log(options, "erasures") as log:
-        print(_apply_erasures(options, log).text())
-    return 0
-
-
-def lineage(options: argparse.Namespace) -> int:
-    """Print a line per version, or the full account of a version or of an answer's version."""
-    if not options.state.is_dir():
-        raise ConfigError(
-            f"state: folder {options.state} does not exist", field="state", reason="MISSING"
-        )
-    if version := _version_of_answer(options) if options.answer else options.version:
-        from training.reporting.lineage import describe_version
-
-        registry = Registry(options.state / "models")
-        print(describe_version(version, options.state / "loop", registry))
-        return 0
-    for ancestry in _ancestries(options):
-        if ancestry.erasures or ancestry.unknown or not options.erased:
-            print(ancestry.text())
-    return 0
-
-
-def _version_of_answer(options: argparse.Namespace) -> str:
-    from training.data.feedback.catalogue import find_answer
-    from training.remote import FeedbackLog
-
-    with closing(FeedbackLog(options.feedback, _tls(options), identity=_identity(options))) as log:
-        found = find_answer(log, _objects(options), options.answer)
-    if found is None or not found.model_version:
-        raise ConfigError(
-            f"answer: no finished turn in the feedback table has the answer {options.answer}; "
-            "turns arrive some seconds after their end",
-            field="answer",
-            reason="UNKNOWN",
-        )
-    print(f"{'answer':<12}{options.answer}, arm {found.arm or 'unknown'}")
-    return found.model_version
-
-
-def _tls(options: argparse.Namespace) -> TlsFiles | None:
-    from training.remote import TlsFiles
-
-    return TlsFiles(*options.tls) if options.tls else None
-
-
-def _identity(options: argparse.Namespace) -> ServiceIdentity | None:
-    from training.service_identity import training_identity
-
-    return training_identity(os.environ, options.state)
-
-
-@contextmanager
-def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
-    """Open the feedback log while no run is active.
-
-    A run must not read data that is written or erased meanwhile.
-    """
-    from training.remote import FeedbackLog
-
-    with (
-        exclusive(options.state / "loop", doing),
-        closing(FeedbackLog(options.feedback, _tls(options), identity=_identity(options))) as log,
-    ):
-        yield log
-
-
-def _apply_erasures(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:
-    from training.erasure import apply_erasures
-
-    forgotten = apply_erasures(log, options.state / "loop", Registry(options.state / "models"))
-    note_erased(options.state / "loop", erased_versions(_ancestries(options)))
-    return forgotten
-
-
-def _ancestries(options: argparse.Namespace) -> list[Ancestry]:
-    return trace(Runs(options.state / "loop"), Registry(options.state / "models"))
-
-
-def _objects(options: argparse.Namespace) -> Objects:
-    """Return the bucket of TW_TRAINING_S3_*, or the directory of an embedded run."""
-    from training.data.feedback.bucket import Bucket, bucket_location
-    from training.data.feedback.catalogue import Directory
-
-    place = bucket_location(os.environ)
-    return Directory(options.state / "objects") if place is None else Bucket(place)
 
 
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
@@ -399,21 +264,6 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
         )
 
     return adjusted
-
-
-def code_commit() -> str:
-    """Return the commit of the checkout; "" if the code was installed without a checkout."""
-    git = shutil.which("git")
-    if git is None:
-        return ""
-    found = subprocess.run(  # noqa: S603 - no input from outside
-        [git, "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip()
 
 
 def _seconds(text: str) -> float:

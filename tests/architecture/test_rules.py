@@ -75,6 +75,7 @@ TRAINING_LAYERS = (
     ("recipes", "launching", "erasure"),
     ("loop_run", "remote"),
     ("loop",),
+    ("data_commands",),
     ("commands",),
     ("__main__",),
 )

@@ -117,7 +117,7 @@ class Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connections."""
+        """Close all open connections."""
         self._pool.clear()
 
     def complete(

@@ -43,6 +43,6 @@ class SunkLogs:
         return spool
 
     def close(self) -> None:
-        """Close all logs."""
+        """Close the logs of all replicas."""
         for spool in self.spools:
             spool.close()

@@ -1,0 +1,178 @@
+"""Commands on the data of the loop: `snapshot`, `forget` and `lineage`.
+
+Modules with imports of seconds are imported on use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.artifacts.lineage import Ancestry, erased_versions, trace
+from training.artifacts.registry import Registry
+from training.errors import ConfigError
+from training.reporting.progress import note_erased
+from training.runs import Runs, exclusive
+
+if TYPE_CHECKING:
+    from training.data.feedback.catalogue import Objects
+    from training.erasure import ErasureResult
+    from training.remote import FeedbackLog, TlsFiles
+    from training.service_identity import ServiceIdentity
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        state: parser with the options for the loop's state.
+    """
+    commands.add_parser("snapshot", parents=[state], help="take a snapshot now").set_defaults(
+        command=snapshot
+    )
+    forgetting = commands.add_parser(
+        "forget", parents=[state], help="apply erasures to training data; loop does this too"
+    )
+    forgetting.set_defaults(command=forget_erased)
+    tracing = commands.add_parser(
+        "lineage", parents=[state], help="feedback each version learned from, and its erasures"
+    )
+    subject = tracing.add_mutually_exclusive_group()
+    subject.add_argument(
+        "version", nargs="?", help="full account: data and consent, scores, gate, canary"
+    )
+    subject.add_argument("--answer", metavar="MESSAGE_ID", help="account of an answer's version")
+    subject.add_argument(
+        "--erased", action="store_true", help="only versions that learned from erased feedback"
+    )
+    tracing.set_defaults(command=lineage)
+
+
+def snapshot(options: argparse.Namespace) -> int:
+    """Take a snapshot of the committed feedback."""
+    from training.data.feedback.snapshot import SnapshotConfig, take_snapshot
+
+    with _exclusive_log(options, "a snapshot") as log:
+        _apply_erasures(options, log)
+        into = Runs(options.state / "loop").snapshots
+        taken = take_snapshot(log, objects(options), SnapshotConfig(), into, code_commit())
+    print(taken.directory)
+    return 0
+
+
+def forget_erased(options: argparse.Namespace) -> int:
+    """Apply pending erasures, as the loop does before each run."""
+    with _exclusive_log(options, "erasures") as log:
+        print(_apply_erasures(options, log).text())
+    return 0
+
+
+def lineage(options: argparse.Namespace) -> int:
+    """Print a line per version, or the full account of a version or of an answer's version."""
+    if not options.state.is_dir():
+        raise ConfigError(
+            f"state: folder {options.state} does not exist", field="state", reason="MISSING"
+        )
+    if version := _version_of_answer(options) if options.answer else options.version:
+        from training.reporting.lineage import describe_version
+
+        registry = Registry(options.state / "models")
+        print(describe_version(version, options.state / "loop", registry))
+        return 0
+    for ancestry in _ancestries(options):
+        if ancestry.erasures or ancestry.unknown or not options.erased:
+            print(ancestry.text())
+    return 0
+
+
+def _version_of_answer(options: argparse.Namespace) -> str:
+    from training.data.feedback.catalogue import find_answer
+
+    with closing(
+        FeedbackLog(options.feedback, tls_files(options), identity=identity(options))
+    ) as log:
+        found = find_answer(log, objects(options), options.answer)
+    if found is None or not found.model_version:
+        raise ConfigError(
+            f"answer: no finished turn in the feedback table has the answer {options.answer}; "
+            "turns arrive some seconds after their end",
+            field="answer",
+            reason="UNKNOWN",
+        )
+    print(f"{'answer':<12}{options.answer}, arm {found.arm or 'unknown'}")
+    return found.model_version
+
+
+def tls_files(options: argparse.Namespace) -> TlsFiles | None:
+    """Return the certificate files of `--tls`."""
+    from training.remote import TlsFiles
+
+    return TlsFiles(*options.tls) if options.tls else None
+
+
+def identity(options: argparse.Namespace) -> ServiceIdentity | None:
+    """Return the identity that signs the calls of training; None if there is no key."""
+    from training.service_identity import training_identity
+
+    return training_identity(os.environ, options.state)
+
+
+@contextmanager
+def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
+    """Open the feedback log while no run is active.
+
+    A run must not read data that is written or erased meanwhile.
+    """
+    from training.remote import FeedbackLog
+
+    with (
+        exclusive(options.state / "loop", doing),
+        closing(
+            FeedbackLog(options.feedback, tls_files(options), identity=identity(options))
+        ) as log,
+    ):
+        yield log
+
+
+def _apply_erasures(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:
+    from training.erasure import apply_erasures
+
+    forgotten = apply_erasures(log, options.state / "loop", Registry(options.state / "models"))
+    note_erased(options.state / "loop", erased_versions(_ancestries(options)))
+    return forgotten
+
+
+def _ancestries(options: argparse.Namespace) -> list[Ancestry]:
+    return trace(Runs(options.state / "loop"), Registry(options.state / "models"))
+
+
+def objects(options: argparse.Namespace) -> Objects:
+    """Return the bucket of TW_TRAINING_S3_*, or the directory of an embedded run."""
+    from training.data.feedback.bucket import Bucket, bucket_location
+    from training.data.feedback.catalogue import Directory
+
+    place = bucket_location(os.environ)
+    return Directory(options.state / "objects") if place is None else Bucket(place)
+
+
+def code_commit() -> str:
+    """Return the commit of the checkout; "" if the code was installed without a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    found = subprocess.run(  # noqa: S603 - no input from outside
+        [git, "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip()
