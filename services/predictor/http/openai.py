@@ -1,6 +1,6 @@
 """OpenAI's endpoints /v1/chat/completions, /v1/completions and /v1/models.
 
-Also vLLM's /tokenize and /detokenize.
+Also vLLM's /tokenize, /detokenize and /tokenizer_info, which evaluations with lm-eval need.
 """
 
 import asyncio
@@ -53,6 +53,7 @@ class OpenAIRoutes:
             web.get("/v1/models", self.models),
             web.post("/tokenize", self.tokenize),
             web.post("/detokenize", self.detokenize),
+            web.get("/tokenizer_info", self.tokenizer_info),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -159,7 +160,34 @@ class OpenAIRoutes:
             {"prompt": version.codec.decode(body.tokens, skip_special_tokens=False)}
         )
 
-    def _version(self, request: web.Request, name: str) -> Version:
+    async def tokenizer_info(self, request: web.Request) -> web.Response:
+        """Return special tokens and chat template of the version of the query `model`.
+
+        `eos_token` is always present, since clients take its absence for a missing tokenizer.
+        """
+        template = self._version(request, request.query.get("model")).template
+        return web.json_response(
+            {"eos_token": None, **template.special_tokens, "chat_template": template.source}
+        )
+
+    def _version(self, request: web.Request, name: str | None) -> Version:
+        """Return the named version; without a name the only one.
+
+        Raises:
+            InvalidRequestError: several versions can answer, and none is named.
+            VersionNotFoundError: no such version is loaded.
+            UnavailableError: the version cannot answer.
+        """
+        if name is None:
+            ready = self._repository.ready()
+            if len(ready) != 1:
+                raise InvalidRequestError(
+                    f"model: must be named, since {len(ready)} versions are loaded",
+                    "model",
+                    reason="MISSING",
+                    limit="a name of /v1/models",
+                )
+            name = ready[0].name
         version = self._repository.get(name)
         request[VERSION] = version.name
         return version
@@ -216,7 +244,10 @@ async def _echoed(
     details: TokenDetails,
 ) -> tuple[str, str, dict[str, Any] | None]:
     """Return text, finish reason and log-probs of a choice, with the prompt first for echo."""
-    scores = generated_scores(details.tokens(reply.tokens)) if details.log_probs else None
+    # With echo the end token is reported as in vLLM: lm-eval drops the last log-prob as that of the
+    # generated token, and would otherwise lose a token of the prompt.
+    tokens = reply.tokens if body.echo else details.tokens(reply.tokens)
+    scores = generated_scores(tokens) if details.log_probs else None
     if not body.echo:
         return reply.text, reply.finish, scores
     given = body.prompts[index]

@@ -221,9 +221,12 @@ class CompletionRequest(GenerationRequest):
 
 
 class TokenizeRequest(_Body):
-    """Body of POST /tokenize: a prompt, or messages for the chat template."""
+    """Body of POST /tokenize: a prompt, or messages for the chat template.
 
-    model: Name
+    Without `model` the only loaded version answers, as in vLLM.
+    """
+
+    model: Name | None = None
     prompt: str | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
     add_special_tokens: bool = True
@@ -238,9 +241,9 @@ class TokenizeRequest(_Body):
 
 
 class DetokenizeRequest(_Body):
-    """Body of POST /detokenize with token ids."""
+    """Body of POST /detokenize with token ids; `model` as in TokenizeRequest."""
 
-    model: Name
+    model: Name | None = None
     tokens: list[TokenId] = Field(max_length=1_000_000)
 
 

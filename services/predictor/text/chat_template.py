@@ -29,7 +29,8 @@ class ChatTemplate:
         special_tokens: Mapping[str, str],
         control_tokens: Sequence[str] = (),
     ) -> None:
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
+        self.source = source
         self._control_tokens = control_tokens
         try:
             self._template = _environment().from_string(source) if source else None
@@ -87,7 +88,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=escaped,
                 add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                **self.special_tokens,
             )
         except _TemplateRejectionError as error:
             raise InvalidRequestError(
