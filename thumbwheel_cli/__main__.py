@@ -14,7 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2
 # One package of each dependency group that no other group installs.
-PROBES = {"services": "starlette", "predictor": "openvino", "training": "torch"}
+PROBES = {
+    "services": "starlette",
+    "predictor": "openvino",
+    "training": "torch",
+    "evaluation": "lm_eval",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Command:
 
 EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "training"
 OPERATE = "infra.run.operate"
+WITH_TRAINING = ("services", "predictor", "training")
 COMMANDS = {
     "up": Command(
         "run the whole system, print one URL", EMBEDDED, ("up",), ("services", "predictor")
@@ -50,9 +56,15 @@ COMMANDS = {
     "stack": Command(
         "run the system on real Kafka, Postgres, Valkey and S3", "infra.run.stack", ("up",)
     ),
-    "loop": Command("run the training loop once", EMBEDDED, ("loop",), tuple(PROBES)),
+    "loop": Command("run the training loop once", EMBEDDED, ("loop",), WITH_TRAINING),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
+    "evaluate": Command(
+        "score a model on benchmarks",
+        TRAINING,
+        ("evaluate",),
+        ("predictor", "training", "evaluation"),
+    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

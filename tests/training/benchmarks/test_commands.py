@@ -1,0 +1,92 @@
+"""The command `thumbwheel evaluate`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.model_server import KEY, FakeModelServer, fake_model_server
+from training.__main__ import main
+from training.artifacts.scores import ScoreStore, TaskScore
+from training.benchmarks.commands import table
+from training.benchmarks.tasks import BENCHMARKS
+
+pytestmark = pytest.mark.xdist_group("lm_eval")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model", "--tasks", "hellaswgag"], ("hellaswgag", "openbookqa")),
+        (["model"], ("tasks", "none")),
+        (["--tasks", "piqa"], ("model", "directory")),
+        (["model", "--quick", "--limit", "5"], ("quick", "limit")),
+        (["model", "--tasks", "piqa", "--limit", "1"], ("limit", "1 items")),
+        (["Unknown-1", "--tasks", "piqa"], ("model", "manifest.json")),
+        (["unknown-1", "--tasks", "piqa"], ("version", "unknown-1")),
+        (["model", "--tasks", "piqa", "--served-name", "a"], ("served_name", "URL")),
+        (["http://127.0.0.1", "--tasks", "piqa", "--key-file", "none"], ("key_file", "none")),
+    ],
+)
+def test_bad_input_is_one_line_with_field_and_value(
+    arguments: list[str], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--state", str(tmp_path), *arguments]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words), line
+
+
+def test_list_names_all_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--tasks", "list"]) == 0
+
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(BENCHMARKS)
+
+
+def evaluate(server: FakeModelServer, state: Path, *arguments: str) -> int:
+    key = state / "key"
+    key.write_text(KEY)
+    return main(["evaluate", server.url, "--state", str(state), "--key-file", str(key), *arguments])
+
+
+def test_url_is_evaluated_and_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], benchmark_data: None
+) -> None:
+    with fake_model_server(answer=lambda prompt: " July 4") as server:
+        assert evaluate(server, tmp_path, "--tasks", "nq_open", "--limit", "8") == 0
+
+    (score,) = ScoreStore(tmp_path / "loop").scores("fake-1").values()
+    assert (score.task, score.items, score.is_complete) == ("nq_open", 8, False)
+    assert "not for the gate" in capsys.readouterr().out
+
+
+def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], benchmark_data: None
+) -> None:
+    arguments = ("--tasks", "nq_open", "--limit", "40")
+    with fake_model_server(fail_after=70) as server:
+        assert evaluate(server, tmp_path, *arguments, "--version", "v-1") == 1
+        assert "HTTP 500" in capsys.readouterr().err
+        assert ScoreStore(tmp_path / "loop").scores("v-1") == {}
+
+        server.fail_after = None
+        assert evaluate(server, tmp_path, *arguments, "--version", "v-1") == 0
+
+    assert "32 of 40 items from an earlier evaluation" in capsys.readouterr().err
+    assert len(ScoreStore(tmp_path / "loop").items("v-1", "nq_open")) == 40
+
+
+def test_unknown_model_of_an_endpoint_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_model_server() as server:
+        assert evaluate(server, tmp_path, "--tasks", "piqa", "--served-name", "other") == 1
+
+    assert "fake-1" in capsys.readouterr().err
+
+
+def test_table_has_error_interval_and_items_beside_each_score() -> None:
+    score = TaskScore("v-1", "piqa", "acc_norm", 0.5, 0.05, 100, "", "", chance=0.5)
+
+    _, line = table([score]).splitlines()
+
+    assert line.split() == "piqa acc_norm 0.5000 0.0500 0.404 to 0.596 0.500 100 0".split()

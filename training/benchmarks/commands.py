@@ -1,0 +1,220 @@
+"""Command `thumbwheel evaluate MODEL --tasks …`: scores of a model on benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.artifacts.scores import ScoreStore, TaskScore
+from training.benchmarks.models import ModelChoice, opened
+from training.benchmarks.tasks import BENCHMARKS, QUICK, QUICK_ITEMS, chosen, load
+from training.errors import ConfigError
+from training.figures import Z_95, Estimate, share_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from training.benchmarks.runner import Evaluated
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+REPORT_SECONDS = 15.0
+LOOK = "for a look, not for the gate: a subset of the items"
+
+
+def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+    """Add `evaluate` to the command line.
+
+    Args:
+        state: parser with the options for the state.
+    """
+    parser = commands.add_parser(
+        "evaluate", parents=[state, model_arguments()], help="score a model on benchmarks"
+    )
+    parser.add_argument(
+        "--tasks",
+        metavar="NAMES",
+        help='benchmarks separated by commas, "all", or "list" to list them',
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_ITEMS} items of {', '.join(QUICK)}; {LOOK}",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"at most N items of each benchmark; {LOOK}"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="compute finished items of these benchmarks again"
+    )
+    parser.set_defaults(command=evaluate)
+
+
+def model_arguments() -> argparse.ArgumentParser:
+    """Return the parser of the options that choose a model, for all evaluations."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="model directory, version of the registry, or URL of an OpenAI-compatible endpoint",
+    )
+    parser.add_argument(
+        "--served-name", default="", metavar="NAME", help="name of the model at the URL"
+    )
+    parser.add_argument(
+        "--version",
+        default="",
+        help="name under which scores are stored (default: the name of the model)",
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="file with the key of the URL"
+    )
+    return parser
+
+
+def model_choice(options: argparse.Namespace) -> ModelChoice:
+    """Return the chosen model.
+
+    Raises:
+        ConfigError: no model is given, or the file of the key is unreadable.
+    """
+    if not options.model:
+        raise ConfigError(
+            "model: a directory, a version or a URL is needed", field="model", reason="MISSING"
+        )
+    key = ""
+    if options.key_file is not None:
+        try:
+            key = options.key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"key_file: {options.key_file} is unreadable", field="key_file"
+            ) from error
+    return ModelChoice(options.model, options.state, options.served_name, options.version, key)
+
+
+def score_store(options: argparse.Namespace) -> ScoreStore:
+    """Return the store of the scores in the loop's state."""
+    return ScoreStore(options.state / "loop")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluate the chosen benchmarks, print a table and store the scores."""
+    if options.tasks == "list":
+        for benchmark in BENCHMARKS.values():
+            print(
+                f"{benchmark.name:<15}{benchmark.items:>7}  {benchmark.metric:<12}{benchmark.about}"
+            )
+        return 0
+    if options.quick and (options.tasks or options.limit is not None):
+        raise ConfigError(
+            "quick: has its own tasks and limit",
+            field="quick",
+            reason="CONFLICT",
+            limit="without --tasks and --limit",
+        )
+    names = QUICK if options.quick else [name for name in (options.tasks or "").split(",") if name]
+    limit = QUICK_ITEMS if options.quick else options.limit
+    benchmarks = chosen(names)
+    choice = model_choice(options)
+    from training.benchmarks.language_model import EndpointModel
+    from training.benchmarks.runner import MIN_ITEMS
+    from training.benchmarks.runner import evaluate as run
+
+    if limit is not None and limit < MIN_ITEMS:
+        raise ConfigError(
+            f"limit: {limit} items are too few for a standard error",
+            field="limit",
+            reason="OUT_OF_RANGE",
+            limit=f"at least {MIN_ITEMS}",
+        )
+    found = []
+    with ExitStack() as stack:
+        judge = stack.enter_context(_MathJudge())
+        model = stack.enter_context(opened(choice))
+        language_model = EndpointModel(model)
+        for benchmark in benchmarks:
+            done = run(
+                benchmark,
+                load(benchmark, judge),
+                language_model,
+                model.digest,
+                model.version,
+                score_store(options),
+                limit,
+                options.restart,
+                _progress(benchmark.name),
+            )
+            found.append(done)
+            _note(done)
+    print(table([done.score for done in found]))
+    return 0
+
+
+class _MathJudge:
+    """Scores of mathematical answers, parsed in disposable processes."""
+
+    def __enter__(self) -> Callable[[str, str], float]:
+        from training.verification.checks import Mathematics
+        from training.verification.workers import Workers
+
+        self._workers = Workers(1)
+        return lambda expected, response: (
+            self._workers.judge(Mathematics(expected), response).reward
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+
+
+def _progress(name: str) -> Callable[[int, int, float], None]:
+    reported = time.monotonic()
+
+    def report(done: int, of: int, seconds: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS and done < of:
+            reported = time.monotonic()
+            print(
+                f"{name}: {done} of {of} items, {seconds:.0f} s, "
+                f"about {seconds / done * (of - done):.0f} s left",
+                file=sys.stderr,
+            )
+
+    return report
+
+
+def _note(done: Evaluated) -> None:
+    notes = []
+    if done.reused:
+        notes.append(f"{done.reused} of {done.score.items} items from an earlier evaluation")
+    if done.shortened:
+        notes.append(f"{done.shortened} prompts shortened to the window of the model")
+    if notes:
+        print(f"{done.score.task}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def table(scores: Sequence[TaskScore]) -> str:
+    """Return scores with 95 % intervals as a table for the terminal."""
+    lines = [
+        f"{'task':<15}{'metric':<13}{'score':>8}{'error':>8}{'95 % interval':>18}"
+        f"{'chance':>8}{'items':>8}{'seconds':>9}"
+    ]
+    for score in scores:
+        share = Estimate(score.value, score.standard_error, score.items, score.items)
+        low, high = share_bounds(share, Z_95)
+        chance = "" if score.chance is None else f"{score.chance:.3f}"
+        mark = "" if score.is_complete else " *"
+        lines.append(
+            f"{score.task:<15}{score.metric:<13}{score.value:>8.4f}{score.standard_error:>8.4f}"
+            f"{f'{low:.3f} to {high:.3f}':>18}{chance:>8}{score.items:>8}"
+            f"{score.seconds:>9.0f}{mark}"
+        )
+    if not all(score.is_complete for score in scores):
+        lines.append(f"* {LOOK}")
+    return "\n".join(lines)

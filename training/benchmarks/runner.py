@@ -1,0 +1,302 @@
+"""Evaluation of a model on a benchmark: items, their results on disk, and the score.
+
+Finished items are appended to a journal beside the scores, so that an interrupted evaluation
+continues with the others. The journal belongs to one model, one item list and one set of prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
+from training.benchmarks.data import item_ids
+from training.benchmarks.tasks import Benchmark, Part
+from training.errors import ConfigError, DetailedError
+from training.figures import clustered_mean
+from training.runs import now
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from training.benchmarks.language_model import EndpointModel
+
+CHUNK_ITEMS = 32  # written together; at most this many are computed again after an interruption
+MIN_ITEMS = 2  # a single item has no standard error
+
+Progress = Callable[[int, int, float], None]
+"""Called with finished items, all items, and the seconds so far."""
+
+
+class JournalError(DetailedError, ValueError):
+    """The journal of an interrupted evaluation belongs to another model, item list or prompts."""
+
+    reason = "CHANGED"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An item with its rendered requests; `place` is the row within its part."""
+
+    id: str
+    part: Part
+    place: int
+    requests: Sequence[Instance]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Result of an evaluation.
+
+    Attributes:
+        reused: number of items that were finished before.
+        shortened: number of requests whose prompt lost its beginning to fit into the window.
+    """
+
+    score: TaskScore
+    items: Sequence[ItemScore]
+    reused: int
+    shortened: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Origin of results; results of different origins are never mixed."""
+
+    model: str
+    items_sha256: str
+    prompts_sha256: str
+
+
+class Journal:
+    """File with a line for the identity, then a line for each chunk of finished items."""
+
+    def __init__(self, path: Path, identity: Identity, restart: bool = False) -> None:
+        """Read the finished items.
+
+        Raises:
+            JournalError: the file has another identity; `restart` removes it instead.
+        """
+        self._path = path
+        self.values: dict[str, float] = {}
+        self.seconds, self.shortened = 0.0, 0
+        if restart:
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(asdict(identity))
+            return
+        lines = path.read_bytes().split(b"\n")
+        # The last line is empty, or was interrupted and is written again.
+        if lines.pop():
+            path.write_bytes(b"".join(line + b"\n" for line in lines))
+        found = json.loads(lines[0]) if lines else asdict(identity)
+        for name, value in asdict(identity).items():
+            if found.get(name) != value:
+                raise JournalError(
+                    f"{path}: the interrupted evaluation has another {name}; "
+                    "--restart discards its items",
+                    field=name,
+                )
+        if not lines:
+            self._append(asdict(identity))
+        for line in lines[1:]:
+            chunk = json.loads(line)
+            self.values |= chunk["values"]
+            self.seconds += chunk["seconds"]
+            self.shortened += chunk["shortened"]
+
+    def add(self, values: Mapping[str, float], seconds: float, shortened: int) -> None:
+        """Append finished items."""
+        self._append({"values": values, "seconds": round(seconds, 3), "shortened": shortened})
+        self.values |= values
+        self.seconds += seconds
+        self.shortened += shortened
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a") as opened:
+            opened.write(json.dumps(line) + "\n")
+
+
+def select(ids: Sequence[str], limit: int | None) -> list[str]:
+    """Return all ids, or a fixed subset of `limit` ids by their hashes, in the given order.
+
+    Raises:
+        ConfigError: the limit is too small for a standard error.
+    """
+    if limit is None or limit >= len(ids):
+        return list(ids)
+    if limit < MIN_ITEMS:
+        raise ConfigError(
+            f"limit: {limit} items are too few for a standard error, at least {MIN_ITEMS}",
+            field="limit",
+            reason="OUT_OF_RANGE",
+            limit=f"at least {MIN_ITEMS}",
+        )
+    ranked = sorted(ids, key=lambda item: hashlib.sha256(f"limit {item}".encode()).digest())
+    kept = set(ranked[:limit])
+    return [item for item in ids if item in kept]
+
+
+def questions(parts: Sequence[Part], limit: int | None) -> list[Question]:
+    """Return the chosen items of all parts with their rendered prompts, in order."""
+    named = [
+        (item, part, place)
+        for part in parts
+        for place, item in enumerate(
+            item_ids(list(part.items), f"{part.name}/" if part.name else "")
+        )
+    ]
+    kept = set(select([item for item, _, _ in named], limit))
+    return [
+        Question(item, part, place, _requests(part, place))
+        for item, part, place in named
+        if item in kept
+    ]
+
+
+def _requests(part: Part, place: int) -> list[Instance]:
+    task = part.task
+    item = task.task_docs[place]
+    context = task.fewshot_context(item, num_fewshot=task.config.num_fewshot or 0)
+    built = task.construct_requests(
+        doc=item,
+        ctx=context,
+        metadata=(task.config.task, place, 1),
+        apply_chat_template=False,
+        chat_template=None,
+    )
+    return built if isinstance(built, list) else [built]
+
+
+def evaluate(
+    benchmark: Benchmark,
+    parts: Sequence[Part],
+    model: EndpointModel,
+    identity_of_model: str,
+    version: str,
+    store: ScoreStore,
+    limit: int | None = None,
+    restart: bool = False,
+    report: Progress = lambda done, of, seconds: None,
+) -> Evaluated:
+    """Evaluate a model on a benchmark and store the score.
+
+    A score over a subset never replaces one over all items.
+
+    Args:
+        identity_of_model: hash that differs between models of the same name.
+        limit: number of items; None for all.
+        restart: discard the finished items of an earlier evaluation.
+
+    Raises:
+        JournalError: finished items belong to another model, item list or prompts.
+        EndpointError: the endpoint stopped answering; finished items are kept.
+        RefusedError: the endpoint refused a request.
+    """
+    asked = questions(parts, limit)
+    identity = Identity(
+        identity_of_model,
+        _sha256(question.id for question in asked),
+        _sha256(
+            json.dumps([request.request_type, request.args])
+            for question in asked
+            for request in question.requests
+        ),
+    )
+    total = sum(len(part.items) for part in parts)
+    suffix = "" if len(asked) == total else f".{len(asked)}"
+    path = store.folder(version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
+    journal = Journal(path, identity, restart)
+    reused = sum(question.id in journal.values for question in asked)
+    waiting = [question for question in asked if question.id not in journal.values]
+    for chunk in _chunks(waiting):
+        began, shortened = time.monotonic(), model.shortened
+        values = _values(benchmark, chunk, model)
+        journal.add(values, time.monotonic() - began, model.shortened - shortened)
+        report(len(journal.values), len(asked), journal.seconds)
+    items = [ItemScore(question.id, journal.values[question.id]) for question in asked]
+    score = _score(benchmark, version, asked, items, identity, total, journal.seconds)
+    if score.is_complete or not _is_complete(store, version, benchmark.name):
+        store.write(score, items)
+    return Evaluated(score, items, reused, journal.shortened)
+
+
+def _values(
+    benchmark: Benchmark, asked: Sequence[Question], model: EndpointModel
+) -> dict[str, float]:
+    """Return the metric of each item."""
+    requests = [request for question in asked for request in question.requests]
+    by_type: defaultdict[str, list[Instance]] = defaultdict(list)
+    for request in requests:
+        by_type[request.request_type].append(request)
+    for kind, same in by_type.items():
+        answers = getattr(model, kind)(same, disable_tqdm=True)
+        for request, answer in zip(same, answers, strict=True):
+            request.resps = [answer]
+    found = {}
+    for question in asked:
+        task = question.part.task
+        for pipeline in task._filters:
+            pipeline.apply(question.requests)
+        metrics = task.process_results(
+            task.task_docs[question.place],
+            [request.filtered_resps[benchmark.filter] for request in question.requests],
+        )
+        found[question.id] = float(metrics[benchmark.metric])
+    return found
+
+
+def _score(
+    benchmark: Benchmark,
+    version: str,
+    asked: Sequence[Question],
+    items: Sequence[ItemScore],
+    identity: Identity,
+    total: int,
+    seconds: float,
+) -> TaskScore:
+    values = [item.value for item in items]
+    estimate = clustered_mean(values, [item.item for item in items])
+    by_part: defaultdict[str, list[float]] = defaultdict(list)
+    for question, value in zip(asked, values, strict=True):
+        by_part[question.part.name].append(value)
+    return TaskScore(
+        version=version,
+        task=benchmark.name,
+        metric=benchmark.metric,
+        value=estimate.value,
+        standard_error=estimate.error,
+        items=len(items),
+        items_sha256=identity.items_sha256,
+        prompts_sha256=identity.prompts_sha256,
+        chance=benchmark.chance,
+        is_complete=len(items) == total,
+        seconds=round(seconds, 1),
+        finished=now(),
+        breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name},
+    )
+
+
+def _is_complete(store: ScoreStore, version: str, task: str) -> bool:
+    score = store.scores(version).get(task)
+    return score is not None and score.is_complete
+
+
+def _chunks(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    for start in range(0, len(asked), CHUNK_ITEMS):
+        yield asked[start : start + CHUNK_ITEMS]
+
+
+def _sha256(texts: Iterator[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\n")
+    return digest.hexdigest()
