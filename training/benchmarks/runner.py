@@ -114,7 +114,7 @@ class Journal:
             self.shortened += chunk["shortened"]
 
     def add(self, values: Mapping[str, float], seconds: float, shortened: int) -> None:
-        """Append finished items."""
+        """Append finished items with their time."""
         self._append({"values": values, "seconds": round(seconds, 3), "shortened": shortened})
         self.values |= values
         self.seconds += seconds
