@@ -20,13 +20,14 @@ interface Props {
   show: (message: Message) => void;
   regenerate: () => void;
   rate: (value: FeedbackValue) => Promise<boolean>;
+  copied: () => void;
 }
 
-export function Answer({ message, siblings, running, busy, show, regenerate, rate }: Props) {
+export function Answer({ message, siblings, running, busy, show, regenerate, rate, copied }: Props) {
   const ending = message.finishReason ? ENDINGS[message.finishReason] : undefined;
   return (
     <article className="answer">
-      <div className={running ? "text running" : "text"}>
+      <div className={running ? "text running" : "text"} onCopy={running ? undefined : copied}>
         {/* No images: loading a remote image would reveal the answer to a third party. */}
         <Markdown disallowedElements={["img"]} unwrapDisallowed>{fenceCode(message.text ?? "", running)}</Markdown>
       </div>

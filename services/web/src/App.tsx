@@ -83,6 +83,7 @@ export function App({ account, lost }: Props) {
         api={api}
         conversationId={open.id}
         trains={consent?.training ?? true}
+        signals={consent?.training === true}
         named={named}
         openDrawer={() => setDrawer(true)}
       />

@@ -1,8 +1,9 @@
 // One conversation: its messages and the composer.
-import { useLayoutEffect, useRef } from "react";
+import { useLayoutEffect, useMemo, useRef } from "react";
 import type { Api } from "./api";
 import { Answer } from "./Answer";
 import { Composer } from "./Composer";
+import { Copies } from "./copies";
 import { Question } from "./Question";
 import { branch, siblings } from "./tree";
 import { useConversation } from "./useConversation";
@@ -14,12 +15,15 @@ interface Props {
   conversationId: string;
   /** True if models may be trained on chats and thumbs of the user. */
   trains: boolean;
+  /** True if the user is known to allow training, so that signals may be reported. */
+  signals: boolean;
   named: (id: string) => void;
   openDrawer: () => void;
 }
 
-export function Chat({ api, conversationId, trains, named, openDrawer }: Props) {
+export function Chat({ api, conversationId, trains, signals, named, openDrawer }: Props) {
   const talk = useConversation(api, conversationId, named);
+  const copies = useMemo(() => new Copies(api), [api]);
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
   // The view follows the end until the user scrolls up; a new message starts following again.
@@ -89,6 +93,7 @@ export function Chat({ api, conversationId, trains, named, openDrawer }: Props) 
                 show={talk.show}
                 regenerate={() => void talk.regenerate(message)}
                 rate={(value) => talk.rate(message, value)}
+                copied={() => void copies.copied(message, signals)}
               />
             ),
           )}

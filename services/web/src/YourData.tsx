@@ -58,6 +58,9 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
         <p id="training-note" className="quiet">
           {consent && !consent.updateTime && "The operator of this system chose this setting; you can change it. "}
           A change holds from the next training on, for what you said before too.
+          While this is on, the system also counts for each version how often answers are asked for
+          again, edited, stopped or copied. These counts compare versions and train nothing. They are
+          deleted with your data and with a deleted conversation.
         </p>
         {problem && <p className="problem" role="alert">{problem}</p>}
       </section>

@@ -12,6 +12,7 @@ import type {
   LoopVersion,
   MessagePage,
   SendRequest,
+  Signal,
   ThumbCount,
 } from "./wire";
 
@@ -58,6 +59,11 @@ export class Api {
 
   async feedback(messageId: string, value: FeedbackValue): Promise<void> {
     await this.call("POST", "/api/feedback", { messageId, requestId: crypto.randomUUID(), ...value });
+  }
+
+  /** Report a signal. The same signal on the same answer is one event. */
+  async signal(messageId: string, signal: Signal): Promise<void> {
+    await this.call("POST", "/api/feedback", { messageId, requestId: `${signal.kind}-${messageId}`, signal });
   }
 
   async consent(): Promise<Consent> {

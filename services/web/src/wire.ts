@@ -70,6 +70,11 @@ export type FeedbackValue =
   | { correction: { text: string } }
   | { retraction: { kind: "thumb" | "correction" } };
 
+/** What the user did with an answer. It is counted by version and is no opinion. */
+export interface Signal {
+  kind: "copied";
+}
+
 export interface Account {
   tenant: string;
   user: string;
