@@ -82,6 +82,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MonitoredSystem
             # after turns are in the ledger and the feedback service has polled
             shown = "thumbwheel_experiment_thumbs_up_ratio"
             prometheus.wait("the experiment is shown", lambda: bool(prometheus.query(shown)))
+            rates = "thumbwheel_version_rate_ratio"
+            prometheus.wait("the rates are shown", lambda: bool(prometheus.query(rates)))
             yield MonitoredSystem(stack, prometheus)
 
 

@@ -105,6 +105,29 @@ THUMBS = Row(
             width=12,
         ),
         Panel(
+            "Rates of answers and thumbs",
+            "Share of the answers of the last day that were refused, asked again, edited, stopped "
+            "or copied, and of the thumbs on them that were withdrawn. Implicit signals count with "
+            "the user's consent only. They are no opinion: compare versions, not rates.",
+            Unit.RATIO,
+            [
+                Query(
+                    "max by (version, rate) (thumbwheel_version_rate_ratio)", "{{version}} {{rate}}"
+                )
+            ],
+        ),
+        Panel(
+            "Answers behind the rates",
+            "Number of answers, or of thumbs, behind each rate.",
+            Unit.COUNT,
+            [
+                Query(
+                    "max by (version, rate) (thumbwheel_version_rate_trials)",
+                    "{{version}} {{rate}}",
+                )
+            ],
+        ),
+        Panel(
             "Rate of thumbs",
             "Thumbs received by version.",
             Unit.PER_SECOND,
