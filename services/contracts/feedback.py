@@ -1,4 +1,4 @@
-"""Values of feedback on an answer: thumb, correction, retraction."""
+"""Values of feedback on an answer: thumb, correction, retraction, implicit signal."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,4 +34,17 @@ class Retraction:
     subject: str
 
 
-FeedbackValue = Thumb | Correction | Retraction
+class SignalKind(StrEnum):
+    """Implicit signal that a client reports."""
+
+    COPIED = "copied"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Implicit signal on an answer; counted by version, never shown and never a reward."""
+
+    kind: str
+
+
+FeedbackValue = Thumb | Correction | Retraction | Signal

@@ -24,7 +24,7 @@ from services.contracts.chat import (
     TextEdit,
     Usage,
 )
-from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Signal, Thumb
 from services.contracts.limits import MAX_REASONS, MAX_REPLY_TOKENS
 
 ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
@@ -111,7 +111,7 @@ def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
 def feedback_value_from(
     message: events_pb2.FeedbackEvent | feedback_pb2.SubmitFeedbackRequest,
 ) -> FeedbackValue | None:
-    """Return the thumb, correction or retraction of a message, or None if none is set.
+    """Return the value of a feedback message, or None if none is set.
 
     Reasons beyond the limit are cut off, except for one, so that the check refuses them.
     """
@@ -126,6 +126,8 @@ def feedback_value_from(
             return Correction(message.correction.text)
         case "retraction":
             return Retraction(message.retraction.kind)
+        case "signal":
+            return Signal(message.signal.kind)
         case _:
             return None
 
@@ -139,6 +141,8 @@ def set_feedback_value(message: events_pb2.FeedbackEvent, value: FeedbackValue) 
             message.correction.text = text
         case Retraction(subject):
             message.retraction.kind = subject
+        case Signal(kind):
+            message.signal.kind = kind
 
 
 def timestamp(microseconds: int | None) -> Timestamp | None:

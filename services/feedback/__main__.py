@@ -36,10 +36,21 @@ from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys, FingerprintKeyMissingError
 from services.feedback.principals.erasures import Erasures, update_metrics_periodically
 from services.feedback.principals.sealing import MasterKeyError, Sealer, overtaken_turns
-from services.feedback.projections import answers, current_feedback, experiments, remarks, thumbs
+from services.feedback.projections import (
+    answers,
+    current_feedback,
+    experiments,
+    expiry,
+    remarks,
+    thumbs,
+)
 from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
-from services.feedback.projections.version_feedback import VersionFeedbacks
+from services.feedback.projections.version_feedback import (
+    RateMetrics,
+    VersionFeedbacks,
+    refresh_rates_periodically,
+)
 from services.feedback.servicer import FeedbackLogServicer, Principals
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.accept import Claims, NoClaims
@@ -73,7 +84,9 @@ BATCH = frozenset(
 
 @asynccontextmanager
 async def wiring(
-    settings: FeedbackSettings, exported: ExperimentMetrics | None = None
+    settings: FeedbackSettings,
+    exported: ExperimentMetrics | None = None,
+    rates: RateMetrics | None = None,
 ) -> AsyncIterator[Sequence[Registration]]:
     """Open the stores and both streams, and close them in reverse order.
 
@@ -81,15 +94,17 @@ async def wiring(
         settings: Settings of the service.
         exported: Collector for the figures of experiments; by default a new, unregistered
             collector.
+        rates: Collector for the rates of versions, as above.
     """
     with opened_database(settings.database_url) as engine:
-        async with _open_streams(settings, engine, exported or ExperimentMetrics()) as running:
+        collectors = exported or ExperimentMetrics(), rates or RateMetrics()
+        async with _open_streams(settings, engine, *collectors) as running:
             yield running
 
 
 @asynccontextmanager
 async def _open_streams(
-    settings: FeedbackSettings, engine: Engine, exported: ExperimentMetrics
+    settings: FeedbackSettings, engine: Engine, exported: ExperimentMetrics, rates: RateMetrics
 ) -> AsyncIterator[Sequence[Registration]]:
     configured = settings.master_keys()
     keys = DataKeys(engine, configured)
@@ -116,6 +131,7 @@ async def _open_streams(
     ):
         current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
         figures = experiments.Experiments(engine, current_thumbs)
+        versions = VersionFeedbacks(engine, current_thumbs, settings.training_consent_default)
         servicer = FeedbackLogServicer(
             settings.principal_key.get_secret_value(),
             feedback.group,
@@ -126,12 +142,13 @@ async def _open_streams(
                 remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),
             ),
             figures,
-            VersionFeedbacks(engine, current_thumbs),
+            versions,
             Principals(keys, consents, erasures, mode.on_erased),
         )
         background = [
             *_periodic_deletions(settings, engine, claims),
             refresh_periodically(figures, exported),
+            refresh_rates_periodically(figures, versions, rates),
             update_metrics_periodically(erasures),
             catch_up_periodically(partial(_catch_up, stores)),
         ]
@@ -153,13 +170,13 @@ async def _open_streams(
 def _periodic_deletions(
     settings: FeedbackSettings, engine: Engine, claims: Sequence[Claims]
 ) -> list[Coroutine[None, None, None]]:
-    """Return coroutines for deleting expired claims, payloads and remarks until cancelled."""
+    """Return coroutines for deleting expired claims, payloads and rows until cancelled."""
     work = [
         *(sweep_hourly(each, settings.claim_days * DAY_SECONDS) for each in claims),
         clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
     ]
     if settings.keep_days:
-        work.append(remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS))
+        work.append(expiry.expire_hourly(engine, settings.keep_days * DAY_SECONDS))
     return work
 
 
@@ -227,9 +244,11 @@ def main() -> int:
     try:
         if options.command not in {None, "serve"}:
             return run_command(settings, options)
-        exported = ExperimentMetrics()
+        exported, rates = ExperimentMetrics(), RateMetrics()
         REGISTRY.register(exported)
-        run_service("feedback", settings, partial(wiring, exported=exported), CALLERS)
+        REGISTRY.register(rates)
+        wire = partial(wiring, exported=exported, rates=rates)
+        run_service("feedback", settings, wire, CALLERS)
         return 0
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.contracts.chat import Sample
-from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
+from services.contracts.feedback import (
+    Correction,
+    FeedbackValue,
+    Retraction,
+    Signal,
+    SignalKind,
+    Subject,
+    Thumb,
+)
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
@@ -68,6 +76,7 @@ class TurnEvent:
 
     `context` holds role and text of each message. Roles, `finish_reason` and `task` are names of
     chat.v1 in lower case, or the number of a value that this version does not know.
+    `parent_message_id` is None without consent to implicit signals.
     """
 
     event_id: str
@@ -93,6 +102,7 @@ class TurnEvent:
     finish_us: int
     erased: bool
     cached: bool = False
+    parent_message_id: str | None = None
     sample: Sample | None = None
     sealed: bytes = b""
     unknown_bytes: bytes = b""
@@ -132,8 +142,14 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
                 raise field_error(
                     f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject)
                 )
+        case Signal(kind):
+            _check_seal(event.sealed, f"{path}.sealed", False)
+            if kind not in list(SignalKind):
+                raise field_error(
+                    f"{path}.signal.kind", " or ".join(f'"{kind}"' for kind in SignalKind)
+                )
         case None:
-            raise field_error(f"{path}.value", "one of thumb, correction, retraction")
+            raise field_error(f"{path}.value", "one of thumb, correction, retraction, signal")
 
 
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
@@ -144,6 +160,7 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     """
     _check_common(event, path)
     check_uuid(event.user_message_id, f"{path}.user_message_id")
+    check_uuid(event.parent_message_id or "", f"{path}.parent_message_id", optional=True)
     has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:

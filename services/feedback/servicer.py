@@ -8,10 +8,10 @@ from typing import Any
 
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from services.chassis.errors import PermissionDeniedError
+from services.chassis.errors import FailedPreconditionError, PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
-from services.contracts.feedback import Thumb
+from services.contracts.feedback import Signal, Thumb
 from services.contracts.identifiers import principal_of
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, check_uuid, field_error
 from services.contracts.wire import timestamp
@@ -91,6 +91,13 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             raise PermissionDeniedError(
                 "the event belongs to another principal", field="event.principal"
             )
+        if isinstance(event.value, Signal) and not await self._allows(event.principal):
+            raise FailedPreconditionError(
+                "the user does not allow training",
+                field="event.signal",
+                reason="CONSENT_REQUIRED",
+                limit="only with consent to training",
+            )
         new = await _acknowledge(
             Stream.FEEDBACK,
             self._feedback,
@@ -117,6 +124,13 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             event = codec.turn_from(turn)
             check_turn(event, f"turns[{number}]")
             check_unsealed(event, f"turns[{number}]")
+        # Before anything is stored: without consent a turn has no implicit signals.
+        allowed = await asyncio.to_thread(
+            self._principals.consents.allowed, {turn.principal for turn in request.turns}
+        )
+        for turn in request.turns:
+            if turn.principal not in allowed:
+                turn.ClearField("parent_message_id")
         trace = trace_headers().get("traceparent", "")
         await _acknowledge(
             Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns]
@@ -227,6 +241,10 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
                 for message_id, current in words.items()
             },
         )
+
+    async def _allows(self, principal: str) -> bool:
+        """Return True if the user allows training."""
+        return bool(await asyncio.to_thread(self._principals.consents.allowed, [principal]))
 
     def _principal(self) -> str:
         """Return the caller's principal.

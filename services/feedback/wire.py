@@ -36,8 +36,16 @@ def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> 
 
 
 def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
-    """Return the log entry of a turn event."""
-    return _entry(message, message, traceparent)
+    """Return the log entry of a turn event.
+
+    The fingerprint excludes parent_message_id, because the consent may change before a retry.
+    """
+    content = message
+    if message.HasField("parent_message_id"):
+        content = events_pb2.TurnEvent()
+        content.CopyFrom(message)
+        content.ClearField("parent_message_id")
+    return _entry(message, content, traceparent)
 
 
 def extract_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
@@ -147,6 +155,9 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         finish_us=_microseconds(message.finish_time),
         erased=message.erased,
         cached=message.cached,
+        parent_message_id=(
+            message.parent_message_id if message.HasField("parent_message_id") else None
+        ),
         sample=sample_from(message),
         sealed=message.sealed,
         unknown_bytes=_unknown(message),

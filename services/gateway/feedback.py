@@ -14,7 +14,15 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
 from services.contracts.chat import Role
-from services.contracts.feedback import Correction, FeedbackValue, Retraction, Subject, Thumb
+from services.contracts.feedback import (
+    Correction,
+    FeedbackValue,
+    Retraction,
+    Signal,
+    SignalKind,
+    Subject,
+    Thumb,
+)
 from services.contracts.identifiers import principal_of
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
@@ -121,7 +129,8 @@ class Feedback:
             InvalidArgumentError: A limit is exceeded, the message is not an answer, or the guard
                 rejects the correction.
             NotFoundError: The message is unknown or belongs to another user.
-            FailedPreconditionError: The answer is not finished, so its version is not final.
+            FailedPreconditionError: The answer is not finished, so its version is not final; or a
+                signal of a user who does not allow training.
             AlreadyExistsError: The request_id was used with other content.
             QuotaError: The user or the tenant sent too many feedback events.
             UnavailableError: The guard, the feedback service or the quota store is unavailable.
@@ -202,3 +211,6 @@ def check_submission(submission: FeedbackSubmission) -> None:
         case Retraction(subject):
             if subject not in list(Subject):
                 raise field_error("retraction.kind", " or ".join(Subject))
+        case Signal(kind):
+            if kind not in list(SignalKind):
+                raise field_error("signal.kind", " or ".join(SignalKind))

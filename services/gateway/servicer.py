@@ -102,7 +102,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> feedback_pb2.SubmitFeedbackResponse:
         value = feedback_value_from(request)
         if value is None:
-            raise field_error("value", "one of thumb, correction, retraction")
+            raise field_error("value", "one of thumb, correction, retraction, signal")
         submission = FeedbackSubmission(request.message_id, value, request.request_id)
         event_id, durability = await self._feedback.submit(require_caller(), submission)
         return feedback_pb2.SubmitFeedbackResponse(

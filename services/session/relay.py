@@ -98,6 +98,7 @@ class TurnRecorder:
             finish_time=timestamp(now_us),
             cached=answer.usage.cached,
             sample=answer.sample if answer.HasField("sample") else None,
+            parent_message_id=question.parent_id,
         )
         return event.SerializeToString(deterministic=True)
 

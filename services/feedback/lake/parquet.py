@@ -10,7 +10,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.contracts.feedback import Correction, Retraction, Thumb
+from services.contracts.feedback import Correction, Retraction, Signal, Thumb
 from services.feedback.events import FeedbackEvent, TurnEvent
 
 Row = dict[str, object]
@@ -41,7 +41,7 @@ FEEDBACK_SCHEMA = pa.schema(
     [
         *_COORDINATES,
         pa.field("accept_time", _TIME, nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # thumb, correction or retraction
+        pa.field("kind", pa.string(), nullable=False),  # thumb, correction, retraction, signal
         pa.field("up", pa.bool_()),  # of a thumb
         pa.field("reasons", pa.list_(pa.string())),  # of a thumb
         pa.field("comment", pa.string()),  # of a thumb
@@ -49,6 +49,7 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("retracts", pa.string()),  # thumb or correction
         pa.field("unknown_bytes", pa.binary()),  # protobuf fields of a newer writer
         _SEALED,
+        pa.field("signal", pa.string()),  # kind of a signal; missing in older files
     ]
 )
 TURNS_SCHEMA = pa.schema(
@@ -82,6 +83,9 @@ TURNS_SCHEMA = pa.schema(
             "cached", pa.bool_()
         ),  # answer from the cache, written for an earlier turn; null in older files
         _SEALED,
+        pa.field(
+            "parent_message_id", pa.string()
+        ),  # null without consent to implicit signals; missing in older files
     ]
 )
 
@@ -96,6 +100,8 @@ def feedback_row(event: FeedbackEvent) -> Row:
             return row | {"kind": "correction", "correction": text}
         case Retraction(subject):
             return row | {"kind": "retraction", "retracts": subject}
+        case Signal(kind):
+            return row | {"kind": "signal", "signal": kind}
         case None:
             raise ValueError("an event without a value has no row")
 
@@ -119,6 +125,7 @@ def turn_row(event: TurnEvent) -> Row:
         "finish_time": event.finish_us,
         "erased": event.erased,
         "cached": event.cached,
+        "parent_message_id": event.parent_message_id,
     }
 
 

@@ -53,6 +53,11 @@ class Consents:
                     found[row.principal] = Consent(bool(row.training), row.update_us)
         return found
 
+    def allowed(self, principals: Collection[str]) -> set[str]:
+        """Return the principals that allow training."""
+        found = self.get(principals)
+        return {principal for principal, consent in found.items() if consent.training}
+
     def set(self, principal: str, training: bool) -> Consent:
         """Store the consent of a principal and return the stored value."""
         consent = Consent(training, self._now_us())

@@ -31,6 +31,14 @@ from services.feedback.store.database import chunks, scrub, transaction
 log = logging.getLogger(__name__)
 
 ERASURES_PER_PAGE = 1_000
+# Tables with rows of a principal that an erasure deletes.
+PROJECTIONS = (
+    tables.thumbs,
+    tables.remarks,
+    tables.exposures,
+    tables.answers,
+    tables.signals,
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Erasures:
             connection.execute(insert(tables.audit).values(act.record()))
             # Delete the rows of projections, and clear thumbs in claims. Claims are locked in the
             # common order, to avoid deadlocks.
-            for table in (tables.thumbs, tables.remarks, tables.exposures, tables.answers):
+            for table in PROJECTIONS:
                 connection.execute(delete(table).where(table.c.principal == principal))
             claims = tables.claims
             mine = claims.c.principal == principal

@@ -1,6 +1,7 @@
 """Current feedback of users: thumbs, comments and corrections, updated together.
 
-A batch of turns updates exposures and answers, and removes remarks on retracted answers.
+A batch of turns updates exposures and answers, and removes remarks and signals on retracted
+answers.
 """
 
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 from services.feedback.events import FeedbackEvent, TurnEvent, Words
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.projections import answers, experiments, remarks, thumbs
+from services.feedback.projections import answers, experiments, remarks, signals, thumbs
 from services.feedback.projections.remarks import Remarks
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.sink import Position
@@ -46,29 +47,31 @@ class CurrentFeedback:
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
 ) -> None:
-    """Update both tables from one batch, inside the ledger's transaction."""
+    """Update thumbs, remarks and signals from one batch, inside the ledger's transaction."""
     thumbs.fold(connection, position, kept)
     remarks.fold(connection, position, kept)
+    signals.fold(connection, position, kept)
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> None:
-    """Rebuild thumbs and remarks if they are behind the ledger."""
+    """Rebuild thumbs, remarks and signals if they are behind the ledger."""
     thumbs.catch_up(ledger, store, stream)
     remarks.catch_up(ledger, store, stream)
+    signals.catch_up(ledger, store, stream)
 
 
 def fold_turns(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
 ) -> None:
-    """Update exposures and answers, and delete remarks on retracted answers.
+    """Update exposures and answers, and delete remarks and signals on retracted answers.
 
     The updates are part of the ledger's transaction.
     """
     experiments.fold(connection, position, kept)
     answers.fold(connection, position, kept)
-    remarks.delete_remarks(
-        connection, {(event.principal, event.message_id) for _, event in kept if event.erased}
-    )
+    retracted = {(event.principal, event.message_id) for _, event in kept if event.erased}
+    remarks.delete_remarks(connection, retracted)
+    signals.delete_signals(connection, retracted)
 
 
 KeyT = TypeVar("KeyT", bound=tuple[str, ...])

@@ -6,15 +6,12 @@ are unsealed for a single response and never cached.
 """
 
 import asyncio
-import contextlib
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from services.chassis.errors import UnavailableError
 from services.contracts.feedback import Correction, Retraction, Subject, Thumb
 from services.feedback.events import FeedbackEvent, Words
 from services.feedback.lake import parquet
@@ -39,7 +36,6 @@ from services.feedback.store.database import chunks, transaction
 KEY_COLUMNS = ("principal", "message_id", "subject")
 Key = tuple[str, str, str]
 """Principal, message id and subject of a remark."""
-SWEEP_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +64,19 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
             subject = Subject.CORRECTION
         case Retraction(subject=subject):
             pass
-        case None:
+        case _:
             return None
     remark = Remark(event.event_id, _without_empty(event.sealed), event.accept_us, accept_order)
     return (event.principal, event.message_id, str(subject)), remark
 
 
-def change_of_row(row: parquet.Row) -> Change:
-    """Return the effect of a row on the remarks.
+def change_of_row(row: parquet.Row) -> Change | None:
+    """Return the effect of a row on the remarks, or None without an effect.
 
     Rows of the first version are unsealed and yield no texts.
     """
+    if row["kind"] not in {"thumb", "correction", "retraction"}:
+        return None
     subject = row["retracts"] or row["kind"]
     sealed = row.get("sealed") or b""
     accept_us = row["accept_time"]
@@ -213,36 +211,10 @@ def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild outdated remarks and return True after a rebuild."""
 
     def apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-        _apply(connection, map(change_of_row, rows))
+        _apply(connection, [change for row in rows if (change := change_of_row(row))])
 
     projection = Projection(tables.remarks, tables.remark_positions, apply_rows)
     return rebuild(projection, ledger, store, stream)
-
-
-async def expire_hourly(
-    engine: Engine,
-    older_than_seconds: float,
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-) -> None:
-    """Delete expired remarks now and every hour until cancelled.
-
-    Texts must not outlive their rows in the objects, removed by compaction.
-    """
-    while True:
-        before_us = now_us() - int(older_than_seconds * 1_000_000)
-        with contextlib.suppress(UnavailableError):
-            await asyncio.to_thread(expire, engine, before_us)
-        await asyncio.sleep(SWEEP_SECONDS)
-
-
-def expire(engine: Engine, before_us: int) -> None:
-    """Delete the remarks accepted before a time.
-
-    Raises:
-        LedgerUnavailableError: The database does not answer.
-    """
-    with transaction(engine) as connection:
-        connection.execute(delete(tables.remarks).where(tables.remarks.c.accept_us < before_us))
 
 
 def _apply(connection: Connection, changes: Iterable[Change]) -> None:

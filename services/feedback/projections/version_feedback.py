@@ -6,17 +6,42 @@ pinned version are not counted, because they express no preference between arms.
 """
 
 import asyncio
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, case, func, select, true
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Table,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    true,
+)
 
+from services.chassis.telemetry import fields
 from services.contracts.chat import Arm
+from services.contracts.feedback import SignalKind
+from services.feedback.projections.experiments import REFRESH_SECONDS, FigureSource
 from services.feedback.projections.thumbs import UserCount, begun_since
 from services.feedback.store import tables
-from services.feedback.store.database import transaction
+from services.feedback.store.database import LedgerUnavailableError, transaction
+
+log = logging.getLogger(__name__)
+
+# Metrics count the answers of one day, so that a reading takes about as long on any day.
+METRICS_DAYS = 1
 
 
 @dataclass(frozen=True)
@@ -59,9 +84,38 @@ class Rate:
     event: ColumnElement[bool]
 
 
-ANSWER_RATES: Mapping[str, Rate] = {"refused": Rate(true(), tables.answers.c.refused)}
+# Answers with the consent of the user and with the signals that the user's client has reported.
+ANSWERS = tables.answers.outerjoin(
+    tables.consents, tables.consents.c.principal == tables.answers.c.principal
+).outerjoin(
+    tables.signals,
+    and_(
+        tables.signals.c.principal == tables.answers.c.principal,
+        tables.signals.c.message_id == tables.answers.c.message_id,
+        tables.signals.c.kind == SignalKind.COPIED,
+    ),
+)
 # A row without a thumb stays after a retraction.
 THUMB_RATES: Mapping[str, Rate] = {"retracted": Rate(true(), tables.thumbs.c.up.is_(None))}
+
+
+def answer_rates(training_default: bool) -> Mapping[str, Rate]:
+    """Return the rates of answers.
+
+    Args:
+        training_default: Consent of users without a choice. Implicit signals count only with the
+            user's consent, at the time of the answer (then the answer has a parent) and now.
+    """
+    answers, training = tables.answers.c, tables.consents.c.training
+    allowed = or_(training, training.is_(None)) if training_default else training.is_(True)
+    consented = and_(answers.parent_message_id.is_not(None), allowed)
+    return {
+        "refused": Rate(true(), answers.refused),
+        "asked_again": Rate(consented, answers.asked_again),
+        "edited": Rate(consented, answers.edited),
+        "stopped": Rate(consented, answers.stopped),
+        "copied": Rate(consented, tables.signals.c.kind.is_not(None)),
+    }
 
 
 class UserCounter(Protocol):
@@ -80,8 +134,9 @@ class UserCounter(Protocol):
 class VersionFeedbacks:
     """Reader of counts by version."""
 
-    def __init__(self, engine: Engine, thumbs: UserCounter) -> None:
+    def __init__(self, engine: Engine, thumbs: UserCounter, training_default: bool) -> None:
         self._engine, self._thumbs = engine, thumbs
+        self._answer_rates = answer_rates(training_default)
 
     async def of_versions(
         self, versions: Sequence[str], since_us: int = 0
@@ -95,33 +150,59 @@ class VersionFeedbacks:
             LedgerUnavailableError: The database does not answer.
         """
         users = await self._thumbs.count_users_by_version(versions, since_us)
-        rates = await asyncio.to_thread(self._rates, versions, since_us)
+        rates = await self.rates(versions, since_us)
         found = []
         for version in versions:
             count = users.get(version, UserCount())
-            found.append(VersionFeedback(version, count.up, count.down, tuple(rates[version])))
+            found.append(
+                VersionFeedback(version, count.up, count.down, tuple(rates.get(version, ())))
+            )
         return found
 
+    async def rates(
+        self, versions: Sequence[str], since_us: int
+    ) -> Mapping[str, Sequence[RateSums]]:
+        """Return the rates of versions with trials, of answers begun at or after a time.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
+        return await asyncio.to_thread(self._rates, versions, since_us)
+
     def _rates(self, versions: Sequence[str], since_us: int) -> defaultdict[str, list[RateSums]]:
-        answers, thumbs = tables.answers, tables.thumbs
         found: defaultdict[str, list[RateSums]] = defaultdict(list)
         with transaction(self._engine) as connection:
-            for table, since, rates in (
-                (answers, answers.c.begin_us >= since_us, ANSWER_RATES),
-                (thumbs, begun_since(since_us), THUMB_RATES),
+            for table, source, since, rates in (
+                (
+                    tables.answers,
+                    ANSWERS,
+                    tables.answers.c.begin_us >= since_us,
+                    self._answer_rates,
+                ),
+                (tables.thumbs, tables.thumbs, begun_since(since_us), THUMB_RATES),
             ):
                 counted = and_(
                     table.c.model_version.in_(versions), table.c.arm != Arm.PINNED, since
                 )
-                for version, sums in _sums(connection, table, counted, rates):
+                for version, sums in _sums(connection, table, source, counted, rates):
                     found[version].append(sums)
         return found
 
 
 def _sums(
-    connection: Connection, table: Table, counted: ColumnElement[bool], rates: Mapping[str, Rate]
+    connection: Connection,
+    table: Table,
+    source: FromClause,
+    counted: ColumnElement[bool],
+    rates: Mapping[str, Rate],
 ) -> list[tuple[str, RateSums]]:
-    """Return the sums of each version and rate of a table with trials."""
+    """Return the sums of each version and rate with trials.
+
+    Args:
+        table: Table with principal and version of each row.
+        source: The table, with the tables joined to it.
+        counted: Condition of the rows that count.
+    """
     counts = []
     for name, rate in rates.items():
         trials, events = case((rate.trial, 1), else_=0), and_(rate.trial, rate.event)
@@ -129,6 +210,7 @@ def _sums(
         counts.append(func.sum(case((events, 1), else_=0)).label(f"{name}_x"))
     by_user = (
         select(table.c.model_version, *counts)
+        .select_from(source)
         .where(counted)
         .group_by(table.c.principal, table.c.model_version)
         .subquery()
@@ -142,3 +224,68 @@ def _sums(
             # Postgres sums 64-bit integers as exact decimals.
             found.append((version, RateSums(name, *map(int, numbers))))
     return found
+
+
+class RateSource(Protocol):
+    """Source of the rates of versions."""
+
+    async def rates(
+        self, versions: Sequence[str], since_us: int
+    ) -> Mapping[str, Sequence[RateSums]]:
+        """Return the rates of versions with trials, of answers begun at or after a time.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
+
+
+class RateMetrics(Collector):
+    """Collector of the rates of the newest versions.
+
+    Every replica exports the same values; queries take the maximum.
+    """
+
+    def __init__(self) -> None:
+        self._rates: Mapping[str, Sequence[RateSums]] = {}
+
+    def update(self, rates: Mapping[str, Sequence[RateSums]]) -> None:
+        """Replace the exported rates."""
+        self._rates = rates
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the latest rates."""
+        trials, ratio = families = (
+            GaugeMetricFamily(
+                "thumbwheel_version_rate_trials",
+                "Answers of the last day, or thumbs on them, that a rate of a version counts.",
+                labels=["version", "rate"],
+            ),
+            GaugeMetricFamily(
+                "thumbwheel_version_rate_ratio",
+                "Share of these with the event that the label names.",
+                labels=["version", "rate"],
+            ),
+        )
+        for version, rates in self._rates.items():
+            for sums in rates:
+                trials.add_metric([version, sums.name], sums.trials)
+                ratio.add_metric([version, sums.name], sums.events / sums.trials)
+        return families
+
+
+async def refresh_rates_periodically(
+    experiments: FigureSource,
+    source: RateSource,
+    exported: RateMetrics,
+    seconds: float = REFRESH_SECONDS,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+) -> None:
+    """Refresh the rates of the newest versions until cancelled; after a failure the last stay."""
+    while True:
+        try:
+            versions = {arm.model_version for arm in await experiments.figures()}
+            since_us = now_us() - METRICS_DAYS * 86_400 * 1_000_000
+            exported.update(await source.rates(sorted(versions), since_us))
+        except LedgerUnavailableError as error:
+            log.warning("rates of versions not refreshed", extra=fields(reason=error.reason))
+        await asyncio.sleep(seconds)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from services.chassis.audit.table import audit_table
@@ -220,14 +221,43 @@ answers = Table(
     Column("refused", Boolean, nullable=False),  # blocked or redacted by the output guard
     Column("begin_us", BigInteger, nullable=False),
     Column("finish_us", BigInteger, nullable=False),
+    Column("conversation_id", String(36), nullable=False, server_default=""),
+    Column("user_message_id", String(36), nullable=False, server_default=""),
+    # Null if the user did not allow training; the answer then has no implicit signals.
+    Column("parent_message_id", String(36)),
+    Column("stopped", Boolean, nullable=False, server_default=false()),
+    Column("asked_again", Boolean, nullable=False, server_default=false()),
+    Column("edited", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("principal", "message_id", name="answers_by_principal"),
     Index("answers_by_version", "model_version", "begin_us"),
     Index("answers_by_time", "finish_us"),
+    Index("answers_by_parent", "principal", "conversation_id", "parent_message_id"),
 )
 
 # Projected end of each log for `answers`.
 answer_positions = Table(
     "answer_positions",
+    metadata,
+    Column("topic_id", String(36), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("end_offset", BigInteger, nullable=False),
+)
+
+# Signals that clients have reported on answers.
+signals = Table(
+    "signals",
+    metadata,
+    Column("principal", String(64), nullable=False),
+    Column("message_id", String(36), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("accept_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("principal", "message_id", "kind", name="signals_by_principal"),
+    Index("signals_by_time", "accept_us"),
+)
+
+# Projected end of each log for `signals`.
+signal_positions = Table(
+    "signal_positions",
     metadata,
     Column("topic_id", String(36), primary_key=True),
     Column("partition", Integer, primary_key=True),

@@ -13,6 +13,7 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     InvalidArgumentError,
     PermissionDeniedError,
     ServiceError,
@@ -394,3 +395,33 @@ async def test_counts_of_versions_over_the_socket(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError) as caught:
             await client.call("GetVersionFeedback", feedback_pb2.GetVersionFeedbackRequest())
         assert (caught.value.field, caught.value.limit) == ("model_versions", "1 to 10")
+
+
+async def test_turns_and_signals_without_consent_are_stored_without_signals(
+    tmp_path: Path,
+) -> None:
+    """The gateway sends copies with consent only; the service checks consent as well."""
+    async with running(tmp_path, training_consent_default=False) as client:
+        copied = feedback("copied")
+        copied.signal.kind = "copied"
+        with pytest.raises(FailedPreconditionError) as caught:
+            await client.record(copied)
+        assert (caught.value.field, caught.value.reason) == ("event.signal", "CONSENT_REQUIRED")
+        first = turn(message="m")
+        first.parent_message_id = name("parent")
+        await client.append(first)
+        allow = feedback_pb2.SetPrincipalConsentRequest(training=True)
+        await client.call("SetPrincipalConsent", allow)
+        # A retry of session's outbox after the choice is no other content.
+        await client.append(first)
+        second = turn(message="n")
+        second.parent_message_id = name("parent")
+        await client.append(second)
+        await client.record(copied)
+        turns = await client.rows(feedback_pb2.STREAM_TURNS, 2)
+        assert [row["parent_message_id"] for row in turns] == [None, name("parent")]
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
+        assert [(row["kind"], row["signal"]) for row in rows] == [("signal", "copied")]
+        assert await client.thumbs("m", "n") == {}
+        counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(users=True))
+        assert not counts.counts

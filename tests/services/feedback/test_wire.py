@@ -167,6 +167,20 @@ def test_a_retry_at_another_time_has_the_same_fingerprint() -> None:
     assert codec.turn_entry(turn("x")).fingerprint != codec.turn_entry(turn("y")).fingerprint
 
 
+def test_a_retry_after_a_change_of_consent_has_the_same_fingerprint() -> None:
+    allowed, refused = turn(), turn()
+    allowed.parent_message_id = name("parent")
+    assert codec.turn_entry(allowed).fingerprint == codec.turn_entry(refused).fingerprint
+    assert codec.turn_entry(allowed).payload != codec.turn_entry(refused).payload
+
+
+def test_an_absent_parent_differs_from_an_empty_one() -> None:
+    first, without = turn(), turn()
+    first.parent_message_id = ""
+    assert codec.turn_from(first).parent_message_id == ""
+    assert codec.turn_from(without).parent_message_id is None
+
+
 def sealed(message: events_pb2.FeedbackEvent, with_bytes: bytes) -> events_pb2.FeedbackEvent:
     message.sealed = with_bytes
     return message

@@ -194,6 +194,14 @@ TABLE = (
         method=FEEDBACK,
     ),
     BadInput(
+        "unknown signal",
+        {"messageId": ANSWER, "requestId": "r", "signal": {"kind": "read"}},
+        WRONG,
+        "signal.kind",
+        "copied",
+        method=FEEDBACK,
+    ),
+    BadInput(
         "thumb without a key",
         _thumb(ANSWER),
         "UNAUTHENTICATED",

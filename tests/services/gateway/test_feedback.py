@@ -110,6 +110,18 @@ async def test_corrections_and_retractions_are_recorded(gateway: GatewayUnderTes
     assert gateway.fakes.feedback.events[retraction.event_id].retraction.kind == "correction"
 
 
+async def test_signal_is_recorded_and_is_no_thumb(gateway: GatewayUnderTest) -> None:
+    message_id = (await gateway.ask())[0].message_id
+    response = await submit(gateway, message_id, signal=events_pb2.Signal(kind="copied"))
+    event = gateway.fakes.feedback.events[response.event_id]
+    assert (event.signal.kind, event.model_version, event.message_id) == (
+        "copied",
+        STABLE,
+        message_id,
+    )
+    assert not event.HasField("thumb")
+
+
 async def test_missing_ack_is_an_error(gateway: GatewayUnderTest) -> None:
     message_id = (await gateway.ask())[0].message_id
     gateway.fakes.feedback.away = True

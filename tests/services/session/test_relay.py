@@ -103,9 +103,41 @@ async def test_finished_turn_is_published_with_the_exact_model_input(home: Home)
         guard_category="secret",
         finish_time=event.finish_time,
         cached=True,
+        parent_message_id=opening.assistant_message_id,
     )
     assert event == expected
+    # The first message has no parent, which is not the same as an absent field.
+    assert feedback.turns[0].HasField("parent_message_id")
+    assert feedback.turns[0].parent_message_id == ""
     assert feedback.turns[0].sample == feedback.turns[1].sample == SAMPLE
+
+
+async def test_a_new_answer_and_an_edit_have_the_parent_of_the_earlier_turn(home: Home) -> None:
+    """The feedback service counts implicit signals by these ids."""
+    feedback = FakeFeedback()
+    async with (
+        feedback_service(feedback) as port,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
+    ):
+        opening = await talk(stub, "one", "two")
+        place = {
+            "conversation_id": opening.conversation_id,
+            "parent_message_id": opening.assistant_message_id,
+        }
+        await talk(stub, "three", "four", **place)
+        await talk(stub, "five", "six", **place)
+        again = session_pb2.BeginTurnRequest(
+            regenerate_message_id=opening.assistant_message_id, task=chat_pb2.TASK_CHAT
+        )
+        turn = await stub.BeginTurn(again, timeout=5, metadata=ADA)
+        await stub.FinishTurn(finish(turn.assistant_message_id, "2"), timeout=5, metadata=ADA)
+        await until(lambda: len(feedback.turns) == 4)
+    first, reply, edited, regenerated = feedback.turns
+    assert reply.parent_message_id == edited.parent_message_id == first.message_id
+    assert reply.user_message_id < edited.user_message_id
+    assert regenerated.user_message_id == first.user_message_id
+    assert regenerated.parent_message_id == first.parent_message_id == ""
+    assert regenerated.message_id > first.message_id
 
 
 async def test_turn_without_a_model_answer_is_not_published(home: Home) -> None:

@@ -101,6 +101,30 @@ class Retraction(_message.Message):
 Global___Retraction: _TypeAlias = Retraction  # noqa: Y015
 
 @_typing.final
+class Signal(_message.Message):
+    """Implicit signal: something that the user did with an answer. It is no opinion: counted by version,
+    never shown and never a reward.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"copied": the user copied text of the answer."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Signal: _TypeAlias = Signal  # noqa: Y015
+
+@_typing.final
 class FeedbackEvent(_message.Message):
     """Feedback of a user on an answer. The conversation is not part of the event: the snapshot joins it
     by message_id.
@@ -119,6 +143,7 @@ class FeedbackEvent(_message.Message):
     THUMB_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     RETRACTION_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of (tenant, user, request_id). The same request_id always means the same event."""
@@ -156,6 +181,10 @@ class FeedbackEvent(_message.Message):
     def retraction(self) -> Global___Retraction:
         """Withdrawal of earlier feedback."""
 
+    @_builtins.property
+    def signal(self) -> Global___Signal:
+        """Implicit signal; stored only if the user allows training."""
+
     def __init__(
         self,
         *,
@@ -170,13 +199,14 @@ class FeedbackEvent(_message.Message):
         thumb: Global___Thumb | None = ...,
         correction: Global___Correction | None = ...,
         retraction: Global___Retraction | None = ...,
+        signal: Global___Signal | None = ...,
         sealed: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "correction", b"correction", "retraction", b"retraction", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "correction", b"correction", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "retraction", b"retraction", "sealed", b"sealed", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "retraction", b"retraction", "sealed", b"sealed", "signal", b"signal", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction", "signal"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
@@ -212,6 +242,7 @@ class TurnEvent(_message.Message):
     CACHED_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    PARENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of the answer's id and revision."""
     tenant: _builtins.str
@@ -255,6 +286,12 @@ class TurnEvent(_message.Message):
     sealed: _builtins.bytes
     """Encrypted texts, as in FeedbackEvent.sealed, of a TurnEvent: context, original_text, answer and
     sample. These fields are then empty above.
+    """
+    parent_message_id: _builtins.str
+    """Message before the user's message, empty for the first message. Turns with the same parent are
+    implicit signals on the earlier answer: with the same user message the user asked again, with
+    another one the user edited. Absent if the user does not allow training, or if a release before
+    this field wrote the turn; the turn then has no implicit signals.
     """
     @_builtins.property
     def context(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.HistoryMessage]:
@@ -302,13 +339,19 @@ class TurnEvent(_message.Message):
         cached: _builtins.bool = ...,
         sealed: _builtins.bytes = ...,
         sample: _sample_pb2.Sample | None = ...,
+        parent_message_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "finish_time", b"finish_time", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "_sample", b"_sample", "finish_time", b"finish_time", "parent_message_id", b"parent_message_id", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "sample", b"sample", "sealed", b"sealed", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "_sample", b"_sample", "answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "parent_message_id", b"parent_message_id", "policy_version", b"policy_version", "principal", b"principal", "sample", b"sample", "sealed", b"sealed", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parent_message_id: _TypeAlias = _typing.Literal["parent_message_id"]  # noqa: Y015
+    _WhichOneofArgType__parent_message_id: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id"]  # noqa: Y015
     _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
     _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_message_id) -> _WhichOneofReturnType__parent_message_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
 
 Global___TurnEvent: _TypeAlias = TurnEvent  # noqa: Y015

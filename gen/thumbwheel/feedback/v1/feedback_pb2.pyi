@@ -75,6 +75,7 @@ class SubmitFeedbackRequest(_message.Message):
     THUMB_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     RETRACTION_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Id of the answer, a UUID."""
@@ -92,6 +93,10 @@ class SubmitFeedbackRequest(_message.Message):
     def retraction(self) -> _events_pb2.Retraction:
         """Withdrawal of the user's thumb or correction on this message."""
 
+    @_builtins.property
+    def signal(self) -> _events_pb2.Signal:
+        """Implicit signal. FAILED_PRECONDITION if the user does not allow training; nothing was stored."""
+
     def __init__(
         self,
         *,
@@ -99,13 +104,14 @@ class SubmitFeedbackRequest(_message.Message):
         thumb: _events_pb2.Thumb | None = ...,
         correction: _events_pb2.Correction | None = ...,
         retraction: _events_pb2.Retraction | None = ...,
+        signal: _events_pb2.Signal | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "retraction", b"retraction", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "message_id", b"message_id", "request_id", b"request_id", "retraction", b"retraction", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "message_id", b"message_id", "request_id", b"request_id", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction", "signal"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
@@ -887,7 +893,9 @@ Global___VersionFeedback: _TypeAlias = VersionFeedback  # noqa: Y015
 @_typing.final
 class RateSums(_message.Message):
     """Sums over users of a rate: user u has n trials (finished answers, or thumbs for "retracted"), of
-    which x were events. The sums suffice for a mean with an error that respects the users.
+    which x were events. The sums suffice for a mean with an error that respects the users. Implicit
+    signals ("asked_again", "edited", "stopped", "copied") count only users that allow training, and
+    only their answers from times when they allowed it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -900,7 +908,7 @@ class RateSums(_message.Message):
     EVENTS_SQUARED_FIELD_NUMBER: _builtins.int
     EVENTS_TIMES_TRIALS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"refused", "retracted", "asked_again", "edited", "stopped", "copied" or "left"."""
+    """"refused", "retracted", "asked_again", "edited", "stopped" or "copied"; "left" is reserved."""
     users: _builtins.int
     """Number of users with trials."""
     trials: _builtins.int

@@ -15,14 +15,16 @@ from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import Words
+from services.feedback.lake import parquet
 from services.feedback.projections import thumbs
 from services.feedback.projections.current_feedback import CurrentFeedback
+from services.feedback.projections.expiry import expire
 from services.feedback.projections.remarks import (
     NoPendingRemarks,
     Remark,
     Remarks,
     change_of,
-    expire,
+    change_of_row,
 )
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.log import Record
@@ -194,6 +196,13 @@ def test_an_older_remark_never_replaces_a_newer_one() -> None:
     older, newer = Remark("a", b"", 5, accept_order=1), Remark("b", b"", 4, accept_order=2)
     assert newer.replaces(older)
     assert not older.replaces(newer)
+
+
+def test_a_signal_changes_no_remark_and_no_thumb() -> None:
+    event = codec.feedback_from(events_pb2.FeedbackEvent(signal={"kind": "copied"}))
+    assert change_of(event, 0) is None
+    assert change_of_row(parquet.feedback_row(event)) is None
+    assert thumbs.change_of(event, 0) is None
 
 
 def test_an_event_without_a_value_changes_no_remark() -> None:

@@ -1,76 +1,58 @@
-"""Counts by version: users, refused answers and withdrawn thumbs, for any order of delivery."""
+"""Counts by version: users, refused answers, withdrawn thumbs and implicit signals."""
 
-import random
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, delete, select
 from thumbwheel.chat.v1 import chat_pb2
-from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import InvalidArgumentError
-from services.chassis.identity import Caller
-from services.contracts.identifiers import ERASED, principal_of, turn_event_id
+from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
 from services.feedback.events import check_versions
-from services.feedback.projections import answers, current_feedback
-from services.feedback.projections.thumbs import Key, Thumbs, ThumbState
+from services.feedback.principals.consents import Consents
+from services.feedback.projections import answers, signals
+from services.feedback.projections.experiments import ArmFigures
+from services.feedback.projections.expiry import expire
+from services.feedback.projections.thumbs import Thumbs
 from services.feedback.projections.version_feedback import (
+    RateMetrics,
     RateSums,
     VersionFeedback,
     VersionFeedbacks,
+    refresh_rates_periodically,
 )
 from services.feedback.sink import no_projection
-from services.feedback.spool.spool import Spool
 from services.feedback.store import tables
-from tests.services.feedback.databases import open_sqlite
+from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import (
     ADA,
-    FEEDBACK,
     KEY,
     TURNS,
-    answer_id,
+    name,
     retraction,
     thumb,
-    turn,
 )
 from tests.services.feedback.sealing_world import SealingWorld
-from tests.services.feedback.sunk_logs import SunkLogs
-
-BOB, CLEO = Caller("acme", "bob"), Caller("acme", "cleo")
-SECOND = 1_000_000
-SINCE = 1_795_900_000 * SECOND
-
-
-class NoPending:
-    """Pending thumbs of a service whose thumbs are all in the ledger."""
-
-    async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
-        return {}
-
-
-class World(SunkLogs):
-    """Both streams over one database."""
-
-    def turns(self, *turns: events_pb2.TurnEvent, on: Spool | None = None) -> Spool:
-        """Sink turns through a new log."""
-        entries = map(codec.turn_entry, turns)
-        return self.sink_entries(TURNS, entries, current_feedback.fold_turns, on)
-
-    def feedback(self, *events: events_pb2.FeedbackEvent) -> Spool:
-        """Sink feedback through a new log."""
-        entries = map(codec.feedback_entry, events)
-        return self.sink_entries(FEEDBACK, entries, current_feedback.fold)
-
-    async def read(self, *versions: str, since_us: int = SINCE) -> dict[str, VersionFeedback]:
-        reader = VersionFeedbacks(self.engine, Thumbs(self.engine, NoPending()))
-        return {each.model_version: each for each in await reader.of_versions(versions, since_us)}
-
-    def rows(self) -> set[tuple[object, ...]]:
-        with self.engine.begin() as connection:
-            return {tuple(row) for row in connection.execute(select(tables.answers))}
+from tests.services.feedback.version_world import (
+    BOB,
+    CLEO,
+    SECOND,
+    SINCE,
+    NoPending,
+    World,
+    answer,
+    copied,
+    deleted,
+    on,
+    rebuilt,
+    replied,
+    sums,
+    without_consent,
+)
 
 
 @pytest.fixture
@@ -78,55 +60,6 @@ def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
     world = World(tmp_path, engine)
     yield world
     world.close()
-
-
-def answer(
-    number: int,
-    version: str = "v1",
-    caller: Caller = ADA,
-    begun_us: int = SINCE,
-    finish: chat_pb2.FinishReason.ValueType = chat_pb2.FINISH_REASON_STOP,
-    category: str = "",
-) -> events_pb2.TurnEvent:
-    """Return a finished turn; a number names the answer."""
-    event = turn(message=f"{number}")
-    event.message_id = answer_id(begun_us, number)
-    event.principal, event.model_version, event.arm = principal_of(KEY, caller), version, "stable"
-    event.finish_reason, event.guard_category = finish, category
-    event.finish_time.FromMicroseconds(begun_us + SECOND)
-    return event
-
-
-def deleted(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
-    """Return the turn that session sends when the conversation of a turn was deleted."""
-    gone = events_pb2.TurnEvent()
-    gone.CopyFrom(event)
-    for field in ("context", "original_text", "answer"):
-        gone.ClearField(field)
-    gone.event_id, gone.erased = turn_event_id(event.message_id, ERASED), True
-    return gone
-
-
-def on(event: events_pb2.TurnEvent, vote: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
-    """Return the vote on this answer by the user of the turn, a second later."""
-    for field in ("principal", "message_id", "model_version", "arm", "conversation_id"):
-        setattr(vote, field, getattr(event, field))
-    vote.accept_time.FromMicroseconds(event.finish_time.ToMicroseconds() + SECOND)
-    return vote
-
-
-def sums(name: str, *users: tuple[int, int]) -> RateSums:
-    """Return the sums over users, each with trials and events."""
-    counted = [(n, x) for n, x in users if n]
-    return RateSums(
-        name,
-        len(counted),
-        sum(n for n, _ in counted),
-        sum(x for _, x in counted),
-        sum(n * n for n, _ in counted),
-        sum(x * x for _, x in counted),
-        sum(x * n for n, x in counted),
-    )
 
 
 BLOCKED = chat_pb2.FINISH_REASON_OUTPUT_BLOCKED
@@ -200,7 +133,7 @@ async def test_a_version_without_feedback_has_zeros_and_the_order_is_the_request
     world: World,
 ) -> None:
     world.turns(answer(1, version="v2"))
-    reader = VersionFeedbacks(world.engine, Thumbs(world.engine, NoPending()))
+    reader = VersionFeedbacks(world.engine, Thumbs(world.engine, NoPending()), True)
     found = await reader.of_versions(["v3", "v2"], 0)
     assert [each.model_version for each in found] == ["v3", "v2"]
     assert found[0] == VersionFeedback("v3", 0, 0, ())
@@ -215,15 +148,6 @@ async def test_answers_of_deleted_conversations_leave_the_counts(world: World, l
     assert (await world.read("v1"))["v1"].rates == (sums("refused", (1, 0)),)
     rebuilt(world)
     assert (await world.read("v1"))["v1"].rates == (sums("refused", (1, 0)),)
-
-
-def rebuilt(world: World) -> set[tuple[object, ...]]:
-    """Rebuild the table from the objects and return its rows."""
-    with world.engine.begin() as connection:
-        connection.execute(delete(tables.answer_positions))
-    assert answers.catch_up(world.ledger, world.store, "turns")
-    assert not answers.catch_up(world.ledger, world.store, "turns")
-    return world.rows()
 
 
 def test_commits_of_an_older_release_trigger_a_rebuild(world: World) -> None:
@@ -252,67 +176,164 @@ def test_answers_of_an_erased_user_are_deleted_and_stay_away(
     world.close()
 
 
-class Scenario:
-    """Random distinct events of a few users, and the counts that follow from them."""
-
-    def __init__(self, seed: int) -> None:
-        chance = self.chance = random.Random(seed)
-        self.turns: list[events_pb2.TurnEvent] = []
-        trials: Counter[tuple[str, str]] = Counter()
-        refused: Counter[tuple[str, str]] = Counter()
-        for number in range(chance.randint(1, 30)):
-            caller, version = chance.choice([ADA, BOB, CLEO]), chance.choice(["v1", "v2"])
-            event = answer(number, version, caller, SINCE + number * 1_000)
-            event.guard_category = chance.choice(["", "", "email"])
-            self.turns.append(event)
-            if chance.random() < 0.2:
-                self.turns.append(deleted(event))
-                continue
-            trials[version, event.principal] += 1
-            refused[version, event.principal] += bool(event.guard_category)
-        self.expected = {
-            version: [
-                (count, refused[key]) for key, count in sorted(trials.items()) if key[0] == version
-            ]
-            for version in ("v1", "v2")
+async def test_asked_again_and_edited_count_for_the_earlier_answer(world: World) -> None:
+    first = replied(1)
+    again, reply = replied(2, question=1), replied(3, parent=first.message_id)
+    edited = replied(4, parent=first.message_id, version="v2")
+    world.turns(first, again, reply, edited)
+    rates = await world.rates()
+    assert (rates["asked_again"], rates["edited"]) == ((3, 1), (3, 1))
+    assert (await world.rates("v2"))["edited"] == (1, 0)
+    with world.engine.begin() as connection:
+        marked = {
+            row.message_id: (bool(row.asked_again), bool(row.edited))
+            for row in connection.execute(select(tables.answers))
         }
-
-    def deliveries(self) -> Iterable[list[events_pb2.TurnEvent]]:
-        """Yield batches: each event at least once, in any order."""
-        repeated = self.turns + self.chance.choices(self.turns, k=len(self.turns) // 2)
-        self.chance.shuffle(repeated)
-        while repeated:
-            end = self.chance.randint(1, 12)
-            yield repeated[:end]
-            repeated = repeated[end:]
+    assert marked == {
+        first.message_id: (True, False),
+        again.message_id: (False, False),
+        reply.message_id: (False, True),
+        edited.message_id: (False, False),
+    }
 
 
-async def check_scenario(world: World, seed: int) -> None:
-    scenario = Scenario(seed)
-    for batch in scenario.deliveries():
-        world.turns(*batch)
-    before = world.rows()
-    found = await world.read("v1", "v2")
-    for version, users in scenario.expected.items():
-        expected = (sums("refused", *users),) if users else ()
-        assert found[version].rates == expected, f"seed {seed}"
-    assert rebuilt(world) == before, f"seed {seed}"
+async def test_an_edited_first_message_counts_within_its_conversation_only(world: World) -> None:
+    other = replied(3)
+    other.conversation_id = name("another conversation")
+    world.turns(replied(1), replied(2), other, replied(4, caller=BOB))
+    assert (await world.rates())["edited"] == (4, 1)
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_counts_follow_from_the_distinct_events(seed: int, fast_directory: Path) -> None:
-    world = World(fast_directory, open_sqlite(fast_directory / "ledger.db"))
-    await check_scenario(world, seed)
-    world.close()
-    world.engine.dispose()
+async def test_stopped_answers_are_counted_by_user(world: World) -> None:
+    stopped = replied(1)
+    stopped.finish_reason = chat_pb2.FINISH_REASON_CANCELLED
+    world.turns(stopped, replied(2, parent=stopped.message_id), replied(3, caller=BOB))
+    found = (await world.read("v1"))["v1"]
+    assert sums("stopped", (2, 1), (1, 0)) in found.rates
 
 
-async def test_counts_follow_from_the_distinct_events_on_postgres(
-    fast_directory: Path, postgres_engine: Engine
+async def test_a_copied_answer_counts_once(world: World) -> None:
+    first, of_another = replied(1), replied(2, caller=BOB)
+    world.feedback(copied(first), copied(first, request="again"))
+    world.turns(first, of_another)
+    assert (await world.rates())["copied"] == (2, 1)
+    # A signal is no thumb.
+    found = (await world.read("v1"))["v1"]
+    assert (found.users_up, found.users_down) == (0, 0)
+    assert "retracted" not in {sums.name for sums in found.rates}
+
+
+async def test_answers_without_consent_have_no_signals(world: World) -> None:
+    first, stopped = without_consent(replied(1)), without_consent(replied(3, question=1))
+    stopped.finish_reason = chat_pb2.FINISH_REASON_CANCELLED
+    world.turns(first, replied(2, question=1), stopped)
+    world.feedback(copied(first))
+    rates = await world.rates()
+    assert rates["refused"] == (3, 0)
+    expected = dict.fromkeys(("asked_again", "edited", "stopped", "copied"), (1, 0))
+    assert {name: rates[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("training_default", [True, False])
+async def test_withdrawn_consent_ends_the_counting_of_signals(
+    world: World, training_default: bool
 ) -> None:
-    world = World(fast_directory, postgres_engine)
-    await check_scenario(world, 100)
+    world.turns(replied(1), replied(2, caller=BOB), replied(3, caller=CLEO))
+    consents = Consents(world.engine, training_default)
+    consents.set(principal_of(KEY, ADA), True)
+    consents.set(principal_of(KEY, BOB), False)
+    rates = await world.rates(training_default=training_default)
+    assert rates["refused"] == (3, 0)
+    assert rates["stopped"] == (1 + training_default, 0)
+
+
+async def test_signals_on_answers_of_deleted_conversations_are_deleted(world: World) -> None:
+    first, again = replied(1), replied(2, question=1)
+    world.turns(first, again)
+    world.feedback(copied(first))
+    world.turns(deleted(again))
+    assert (await world.rates())["asked_again"] == (1, 0)
+    world.turns(deleted(first))
+    world.feedback(copied(first, request="late"))
+    assert world.rows() == set()
+    assert rebuilt(world) == set()
+
+
+def test_signals_of_an_erased_user_are_deleted_and_stay_away(
+    tmp_path: Path, engine: Engine
+) -> None:
+    world = SealingWorld(tmp_path, engine)
+    first = replied(1)
+    world.say(copied(first), copied(replied(2, caller=BOB), BOB))
+    world.sink()
+    world.say(copied(replied(3)))
+    world.erasures.erase(principal_of(KEY, ADA), "acme")
+    world.sink()
+    left = [row["principal"] for row in world.all_of(tables.signals)]
+    assert left == [principal_of(KEY, BOB)]
+    with engine.begin() as connection:
+        connection.execute(delete(tables.signal_positions))
+    assert signals.catch_up(world.ledger, world.store, "feedback")
+    assert [row["principal"] for row in world.all_of(tables.signals)] == left
     world.close()
+
+
+def test_answers_and_signals_expire(world: World) -> None:
+    early, late = replied(1), replied(2)
+    world.turns(early, late)
+    world.feedback(copied(early), copied(late))
+    finished_us, accepted_us = (SINCE + 2_000 + seconds * SECOND for seconds in (1, 2))
+    expire(world.engine, finished_us)
+    with world.engine.begin() as connection:
+        assert connection.execute(select(tables.answers.c.message_id)).scalars().all() == [
+            late.message_id
+        ]
+    expire(world.engine, accepted_us)
+    with world.engine.begin() as connection:
+        assert connection.execute(select(tables.signals.c.message_id)).scalars().all() == [
+            late.message_id
+        ]
+
+
+class Figures:
+    """Experiments with one version."""
+
+    async def figures(self, since_us: int = 0) -> list[ArmFigures]:
+        return [ArmFigures("v1", arm, 1, 1, 0, 0) for arm in ("stable", "candidate")]
+
+
+class Rates:
+    """Rates that fail after the first reading."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Sequence[str], int]] = []
+        self.failed = asyncio.Event()
+
+    async def rates(
+        self, versions: Sequence[str], since_us: int
+    ) -> Mapping[str, Sequence[RateSums]]:
+        self.asked.append((versions, since_us))
+        if len(self.asked) > 2:
+            self.failed.set()
+        if len(self.asked) > 1:
+            raise LedgerUnavailableError("away")
+        return {"v1": [sums("stopped", (3, 1), (1, 0))]}
+
+
+async def test_rates_of_a_day_are_exported_and_stay_during_an_outage() -> None:
+    exported, source = RateMetrics(), Rates()
+    day_us = 86_400 * SECOND
+    refreshing = asyncio.create_task(
+        refresh_rates_periodically(Figures(), source, exported, 0.001, lambda: day_us + 5)
+    )
+    await asyncio.wait_for(source.failed.wait(), 30)
+    refreshing.cancel()
+    assert source.asked[0] == (["v1"], 5)
+    registry = CollectorRegistry()
+    registry.register(exported)
+    labels = {"version": "v1", "rate": "stopped"}
+    assert registry.get_sample_value("thumbwheel_version_rate_trials", labels) == 4
+    assert registry.get_sample_value("thumbwheel_version_rate_ratio", labels) == 0.25
 
 
 @pytest.mark.parametrize(

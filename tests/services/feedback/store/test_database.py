@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.chassis.errors import AlreadyExistsError
@@ -22,6 +22,7 @@ from services.feedback import wire as codec
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
+from services.feedback.projections import answers
 from services.feedback.projections.current_feedback import Overlay
 from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
 from services.feedback.sink import FlushLimits, Sink
@@ -149,12 +150,7 @@ def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones
     old = connect(f"sqlite:///{tmp_path}/old.db")
     before = time.time_ns() // 1_000
     with old.begin() as connection:
-        config = Config()
-        folder = Path(database.__file__).parent / "migrations"
-        config.set_main_option("script_location", str(folder))
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0008")
+        command.upgrade(alembic(connection), "0008")
         # A stream with records in its topic and without a segment: a sink has taken the partition.
         connection.execute(text("INSERT INTO partitions VALUES ('id', 0, 'feedback', 1, 0)"))
         connection.execute(text("INSERT INTO streams VALUES ('turns', 5, 0)"))
@@ -167,7 +163,43 @@ def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones
         engine.dispose()
 
 
-@pytest.mark.parametrize("earlier", ["0007", "0008", "0009", "0010"])
+def test_answers_are_filled_from_objects_of_earlier_versions(tmp_path: Path) -> None:
+    """Rows of revision 0011 lack the columns of 0012, so the table is filled again."""
+    root = yesterday(tmp_path)
+    engine = connect(f"sqlite:///{root}/ledger.db")
+    with engine.begin() as connection:
+        command.upgrade(alembic(connection), "0011")
+        connection.execute(text("INSERT INTO answers VALUES ('p', 'm', 'v1', 'stable', 0, 1, 2)"))
+        connection.execute(
+            text(
+                "INSERT INTO answer_positions "
+                "SELECT topic_id, partition, max(end_offset) FROM segments "
+                "WHERE stream = 'turns' GROUP BY topic_id, partition"
+            )
+        )
+    migrate(engine)
+    store = Directory(root / "objects")
+    assert answers.catch_up(Ledger(engine), store, "turns")
+    assert not answers.catch_up(Ledger(engine), store, "turns")
+    with engine.begin() as connection:
+        (row,) = connection.execute(tables.answers.select())
+    assert (row.principal, row.model_version) == (principal_of(KEY, ADA), "v1")
+    assert row.conversation_id
+    assert row.parent_message_id is None, "turns of earlier versions have no implicit signals"
+    engine.dispose()
+
+
+def alembic(connection: Connection) -> Config:
+    """Return the configuration of the migrations for an open transaction."""
+    config = Config()
+    folder = Path(database.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+@pytest.mark.parametrize("earlier", ["0007", "0008", "0009", "0010", "0011"])
 def test_a_database_whose_revision_was_set_back_is_migrated_again(
     engine: Engine, earlier: str
 ) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.contracts.feedback import Correction, Retraction, Thumb
+from services.contracts.feedback import Correction, Retraction, Signal, Thumb
 from services.feedback import wire as codec
 from services.feedback.events import FeedbackEvent, TurnEvent
 from services.feedback.lake import parquet
@@ -103,6 +103,14 @@ def test_feedback_rows_match_the_sinks_format() -> None:
     )
     assert (correction.kind, correction.text) == (FeedbackKind.CORRECTION, "better")
     assert (retraction.kind, retraction.retracts) == (FeedbackKind.RETRACTION, "thumb")
+
+
+def test_signals_are_no_judgements() -> None:
+    """Implicit signals are counted by version and are never a reward."""
+    values = [Signal("copied"), Thumb(True), Signal("copied")]
+    rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
+    (event,) = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT, DECRYPTOR)
+    assert (event.kind, event.place) == (FeedbackKind.THUMB, (0, 1, 1))
 
 
 def test_turn_rows_match_the_sinks_format() -> None:
