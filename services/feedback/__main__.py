@@ -44,6 +44,7 @@ from services.feedback.projections import (
     remarks,
     thumbs,
 )
+from services.feedback.projections.current_feedback import CurrentFeedback, fold, fold_turns
 from services.feedback.projections.experiments import ExperimentMetrics, refresh_periodically
 from services.feedback.projections.projection import catch_up_periodically
 from services.feedback.projections.version_feedback import (
@@ -122,7 +123,6 @@ async def _open_streams(
         Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
     )
     claims = mode.claims
-    fold, fold_turns = current_feedback.fold, current_feedback.fold_turns
     async with (
         open_stream(
             settings, FEEDBACK, stores, fold, claims[0], sealers[0], mode.on_stored, mode.on_sunk
@@ -137,7 +137,7 @@ async def _open_streams(
             feedback.group,
             turns.group,
             stores.ledger,
-            current_feedback.CurrentFeedback(
+            CurrentFeedback(
                 current_thumbs,
                 remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),
             ),
@@ -156,9 +156,8 @@ async def _open_streams(
             background.append(
                 report_periodically(registry, lambda: [feedback.log_state(), turns.log_state()])
             )
-        compaction = run_compaction(
-            compaction_of(settings, engine, stores), settings.compaction_minutes * 60
-        )
+        compactor = compaction_of(settings, engine, stores)
+        compaction = run_compaction(compactor, settings.compaction_minutes * 60)
         async with _background_tasks(*background), compaction:
             yield [
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
