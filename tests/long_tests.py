@@ -65,12 +65,16 @@ FEEDBACK_FAULTS = tuple(
         "f54",
         "f55",
         "f56",
+        "f59",
+        "f60",
     )
 )
 
 
 def feedback_faults() -> tuple[str, ...]:
-    """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F56."""
+    """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F56,
+    F59 and F60.
+    """
     found = sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
     )
