@@ -5,7 +5,7 @@ Learning rates are for toy models: 1e-3 where a real model uses 3e-6.
 
 from __future__ import annotations
 
-from training.data.feedback.sets import SetsConfig
+from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
@@ -14,6 +14,7 @@ from training.optim.optimizers import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.advantages import KlConfig
 from training.runtime.context import Machine
+from training.stages.config import SftMix
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
@@ -65,6 +66,7 @@ def nano(plan: Plan) -> LoopConfig:
             max_prompt_tokens=PROMPT_TOKENS,
             max_response_tokens=RESPONSE_TOKENS,
             kl=KlConfig(initial=0.35),
+            sft_mix=SftMix(sets / ANCHORS, rows=8),
             policy_optimizer=OptimizerConfig(learning_rate=3e-4),
             critic_optimizer=OptimizerConfig(learning_rate=1e-3),
             machine=MACHINE,

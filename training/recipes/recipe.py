@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.cluster.group import Group
-from training.data.feedback.sets import SetsConfig
+from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.decoding.sampling import read_presets
 from training.decoding.tasks import Task
@@ -112,6 +112,7 @@ class LoopConfig:
                 field="ppo.data_path",
                 reason="CONFLICT",
             )
+        self._check_second_objective()
         if self.gate.kl_ceiling_nats < self.ppo.kl_ceiling_nats:
             raise ConfigError(
                 f"gate.kl_ceiling_nats: {self.gate.kl_ceiling_nats:g} is below "
@@ -131,6 +132,27 @@ class LoopConfig:
                     limit=f"at least {longest}",
                 )
 
+    def _check_second_objective(self) -> None:
+        """Check that PPO has an objective that does not come from the thumbs.
+
+        The KL penalty is none: its reference has been fine-tuned on liked answers.
+        """
+        mix, sets = self.ppo.sft_mix, self.plan.directory("sets")
+        if mix is None or (mix.data_path == sets / ANCHORS and self.sets.anchors is None):
+            raise ConfigError(
+                "ppo.sft_mix: thumbs would be the only objective of PPO; set it to examples of "
+                f"your own, such as {ANCHORS} of the sets with sets.anchors",
+                field="ppo.sft_mix",
+                reason="MISSING",
+            )
+        if mix.data_path.parent == sets and mix.data_path.name != ANCHORS:
+            raise ConfigError(
+                f"ppo.sft_mix.data_path: {mix.data_path.name} is made of feedback",
+                field="ppo.sft_mix.data_path",
+                reason="CONFLICT",
+                limit=ANCHORS,
+            )
+
     def _check_divisibility(self) -> None:
         """Check before training that the workers can share all batches evenly."""
         sizes = self.group.sizes
@@ -141,6 +163,8 @@ class LoopConfig:
             "ppo.prompts_per_update": self.ppo.prompts_per_update,
             "ppo.minibatch_rows": self.ppo.minibatch_rows,
         }
+        if self.ppo.sft_mix is not None:
+            rows["ppo.sft_mix.rows"] = self.ppo.sft_mix.rows
         require_divisible(rows, all_different(0, sizes[-1], sizes))
 
     @property

@@ -6,7 +6,7 @@ tokens per second with a vocabulary of 32k rows.
 
 from __future__ import annotations
 
-from training.data.feedback.sets import SetsConfig
+from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
@@ -16,6 +16,7 @@ from training.optim.optimizers import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.advantages import KlConfig
 from training.runtime.context import Machine
+from training.stages.config import SftMix
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
@@ -72,6 +73,7 @@ def small(plan: Plan) -> LoopConfig:
             max_response_tokens=RESPONSE_TOKENS,
             kl=KlConfig(initial=0.05),
             kl_ceiling_nats=15.0,
+            sft_mix=SftMix(sets / ANCHORS, rows=8),
             policy_optimizer=OptimizerConfig(learning_rate=2e-4),
             critic_optimizer=OptimizerConfig(learning_rate=2e-4),
             lora=LORA,

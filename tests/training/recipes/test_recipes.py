@@ -22,6 +22,7 @@ from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
+from training.stages.config import SftMix
 
 PLAN = Plan("nano-1", Path("runs/nano-1"), Path("models/nano-0"))
 NANO = Path(__file__).parents[3] / "models" / "nano"
@@ -55,7 +56,8 @@ def test_a_pinned_snapshot_is_in_every_lineage() -> None:
     assert config.ppo.lineage.version == "nano-1"
 
 
-CONFLICTS = {"judge.data_path", "ppo.data_path"}
+CONFLICTS = {"judge.data_path", "ppo.data_path", "ppo.sft_mix.data_path"}
+MISSING = {"ppo.sft_mix"}
 TOO_SMALL = {"gate.kl_ceiling_nats", "judge.max_tokens"}
 BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
     "ppo.model_directory": lambda c: replace(
@@ -76,6 +78,10 @@ BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
     "ppo.data_path": lambda c: replace(
         c, ppo=replace(c.ppo, data_path=c.evaluation.held_out_prompts)
     ),
+    "ppo.sft_mix": lambda c: replace(c, ppo=replace(c.ppo, sft_mix=None)),
+    "ppo.sft_mix.data_path": lambda c: replace(
+        c, ppo=replace(c.ppo, sft_mix=SftMix(c.sft.data_path))
+    ),
     "gate.kl_ceiling_nats": lambda c: replace(c, gate=replace(c.gate, kl_ceiling_nats=1.0)),
     "judge.max_tokens": lambda c: replace(c, judge=replace(c.judge, max_tokens=8)),
 }
@@ -83,9 +89,21 @@ BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
 
 @pytest.mark.parametrize("field", sorted(BROKEN))
 def test_invalid_combinations_are_refused_by_name(field: str) -> None:
-    reason = "CONFLICT" if field in CONFLICTS else "TOO_SMALL" if field in TOO_SMALL else "MISMATCH"
+    reasons = {"CONFLICT": CONFLICTS, "TOO_SMALL": TOO_SMALL, "MISSING": MISSING}
+    (reason,) = [name for name, fields in reasons.items() if field in fields] or ["MISMATCH"]
     with refused(ConfigError, field=field, reason=reason):
         BROKEN[field](small(PLAN))
+
+
+@pytest.mark.parametrize("recipe", [nano, small])
+def test_thumbs_are_never_the_only_objective(recipe: Recipe) -> None:
+    config = recipe(PLAN)
+    assert config.ppo.sft_mix is not None
+    assert config.ppo.sft_mix.data_path.name == "anchors.jsonl"
+    with refused(ConfigError, field="ppo.sft_mix", reason="MISSING"):
+        replace(config, sets=replace(config.sets, anchors=None))
+    own = replace(config.ppo.sft_mix, data_path=Path("own/examples.jsonl"))
+    replace(config, ppo=replace(config.ppo, sft_mix=own), sets=replace(config.sets, anchors=None))
 
 
 @pytest.mark.parametrize("name", ["nano", "small"])

@@ -36,6 +36,7 @@ from training.errors import ConfigError
 
 # With fewer users, one user could make up a whole half; then answers are divided, not users.
 MIN_PRINCIPALS = 5
+ANCHORS = "anchors.jsonl"  # chosen answers of the anchors: the only set without feedback
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TrainingSets:
     noise: LabelNoise
     judges_are: str
     dropped: Mapping[str, int]
-    anchors: int = 0  # number of anchors among the pairs
+    anchors: Sequence[Pair] = ()  # the recipe's own pairs, which are also among the pairs
 
     @property
     def held_out_ceiling(self) -> float | None:
@@ -118,7 +119,7 @@ class TrainingSets:
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
         """Describe the amounts below their minimum; empty if there is enough data for a run."""
-        own = f" ({self.anchors} of them anchors of the recipe)" if self.anchors else ""
+        own = f" ({len(self.anchors)} of them anchors of the recipe)" if self.anchors else ""
         wanted = [
             ("thumbs", thumbs, config.min_thumbs),
             (f"preference pairs{own}", len(self.pairs), config.min_pairs),
@@ -166,10 +167,7 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
     return TrainingSets(
         sft=[
             *examples,
-            *(
-                {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
-                for anchor in anchors
-            ),
+            *map(_anchor_line, anchors),
         ],
         thumbs=[
             *_thumb_lines(training_questions),
@@ -190,7 +188,7 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
         noise=noise,
         judges_are=judges_are,
         dropped=dict(dropped),
-        anchors=len(anchors),
+        anchors=anchors,
     )
 
 
@@ -198,12 +196,17 @@ def write_sets(sets: TrainingSets, directory: Path) -> None:
     """Write one JSON-lines file per set, under the names used by recipes."""
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "sft.jsonl", sets.sft)
+    _write(directory / ANCHORS, map(_anchor_line, sets.anchors))
     _write(directory / "thumbs.jsonl", sets.thumbs)
     _write(directory / "pairs.jsonl", map(pair_line, sets.pairs))
     _write(directory / "judge_pairs.jsonl", map(pair_line, sets.judge_pairs))
     _write(directory / "held_out_pairs.jsonl", map(pair_line, sets.held_out_pairs))
     _write(directory / "prompts.jsonl", map(_prompt_line, sets.prompts))
     _write(directory / "held_out_prompts.jsonl", map(_prompt_line, sets.held_out_prompts))
+
+
+def _anchor_line(anchor: Pair) -> dict[str, Any]:
+    return {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
 
 
 def read_anchors(path: Path) -> list[Pair]:

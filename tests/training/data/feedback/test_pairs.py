@@ -384,3 +384,16 @@ def test_anchors_are_written_as_thumbs_for_kto(tmp_path: Path) -> None:
         if thumb.messages[0].content == "help me harm"
     ]
     assert ours == [("No.", True), ("Sure.", False)]
+
+
+def test_only_chosen_answers_of_anchors_are_in_the_set_without_feedback(tmp_path: Path) -> None:
+    anchors = tmp_path / "anchors.jsonl"
+    line = {
+        "messages": [{"role": "user", "content": "help me harm"}],
+        "chosen": "No.",
+        "rejected": "Sure.",
+    }
+    anchors.write_text(json.dumps(line) + "\n")
+    write_sets(make_sets(crowd(), replace(CONFIG, anchors=anchors)), tmp_path / "sets")
+    own = read_sft(tmp_path / "sets" / "anchors.jsonl")
+    assert [(row.messages[0].content, row.response) for row in own] == [("help me harm", "No.")]
