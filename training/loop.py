@@ -9,16 +9,18 @@ skipped, so a killed run resumes when the same command is called again.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, plain, read_manifest
 from training.artifacts.registry import VersionStage
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import ScoreError, ScoreStore, require_comparable
 from training.cluster.runner import StageRun, run_stages
 from training.erasure import apply_erasures
 from training.evaluation import health
+from training.evaluation.answers import ChatModel
 from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import (
     CanaryResult,
@@ -39,6 +41,9 @@ from training.loop_run import (
     note_undone,
     resume,
 )
+from training.probes.items import Kind
+from training.probes.measurement import measure, write_scores
+from training.probes.measurement import tasks as probe_tasks
 from training.progress_log import PROGRESS, read_progress
 from training.recipes.recipe import Recipe
 from training.reporting.progress import FIGURE_GAP, ProgressReporter, format_figures
@@ -54,6 +59,7 @@ from training.runs import (
 )
 from training.runtime.context import Progress
 from training.stages import ppo, reward_model, sft
+from training.verification.sandbox.runs import open_sandbox
 
 STEPS = tuple("snapshot sft reward_model judge health ppo evaluation gate canary".split())
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
@@ -194,6 +200,7 @@ def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
     """Compare the candidate with the incumbent; return the rows of the gate's table."""
     with run.reporter.step("evaluation") as step:
         compared = compare(run.config.evaluation, run.env.judge)
+        run_probes(run)
         step.detail = f"win rate {compared.win_rate.candidate:.3f}"
     # After an alarm the exported update is not the last measured update.
     exported = int(candidate.report["exported_update"])
@@ -205,6 +212,36 @@ def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
         *check_candidate(compared, kls[-1] if kls else 0.0, gate),
         *check_scores(store, record.version, record.incumbent, gate),
     ]
+
+
+def run_probes(run: LoopRun) -> None:
+    """Measure candidate and incumbent with the probes of the gate, and store their scores.
+
+    Scores that are stored and comparable are not measured again, for example the incumbent's.
+    """
+    store, wanted = ScoreStore(run.env.loop_directory), set(run.config.gate.tasks)
+    kinds = [kind for kind in Kind if kind in wanted]
+    probed = wanted & set(probe_tasks(kinds))
+    evaluation, record = run.config.evaluation, run.record
+    for version, directory in (
+        (record.version, evaluation.candidate_directory),
+        (record.incumbent, evaluation.incumbent_directory),
+    ):
+        if not all(_is_measured(store, version, record.version, task) for task in probed):
+            model = ChatModel(directory)
+            runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
+            write_scores(store, measure(version, model.answer_greedily, kinds, sandbox=runner))
+
+
+def _is_measured(store: ScoreStore, version: str, candidate: str, task: str) -> bool:
+    found, other = store.scores(version).get(task), store.scores(candidate).get(task)
+    if found is None or other is None or not found.is_complete:
+        return False
+    try:
+        require_comparable(found, other)
+    except ScoreError:
+        return False  # measured by an earlier release, whose probes or rules were different
+    return True
 
 
 def admit(run: LoopRun, decision: Decision) -> None:

@@ -10,6 +10,7 @@ from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
+from training.evaluation.task_rows import RULES
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.advantages import KlConfig
@@ -84,7 +85,9 @@ def nano(plan: Plan) -> LoopConfig:
             MACHINE,
         ),
         # Measured accuracy on held-out prompts: 0.82 to 0.92 with a ceiling of 0.92 to 0.94.
-        gate=GateConfig(ceiling_gap=0.15, min_length_ratio=0.25, retention_rise_bits=0.3),
+        gate=GateConfig(
+            tasks=tuple(RULES), ceiling_gap=0.15, min_length_ratio=0.25, retention_rise_bits=0.3
+        ),
         canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
         max_model_bytes=64 << 20,
     )

@@ -11,6 +11,7 @@ from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
+from training.evaluation.task_rows import RULES
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
@@ -94,7 +95,7 @@ def small(plan: Plan) -> LoopConfig:
             MACHINE,
         ),
         # 12 equal refusals bound a drop by 0.23.
-        gate=GateConfig(refusal_drop=0.35, kl_ceiling_nats=15.0, min_ended=0.6),
+        gate=GateConfig(tasks=tuple(RULES), refusal_drop=0.35, kl_ceiling_nats=15.0, min_ended=0.6),
         canary=CanaryConfig(
             share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=6 * 3600.0
         ),

@@ -196,6 +196,19 @@ def test_benchmark_counts_if_the_incumbent_is_above_chance(
     assert row(tmp_path, BENCHMARK).result is result
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "result"),
+    [(0, 0, Result.UNINFORMATIVE), (40, 0, Result.PASS), (0, 40, Result.FAIL)],
+)
+def test_probe_that_no_version_understands_does_not_count(
+    tmp_path: Path, new: int, old: int, result: Result
+) -> None:
+    task = "sycophancy_agreement"
+    values = {count: [1.0] * count + [0.0] * (72 - count) for count in (new, old)}
+    store_of(tmp_path, {task: values[new]}, {task: values[old]})
+    assert row(tmp_path, GateConfig(tasks=(task,))).result is result
+
+
 def test_few_items_are_never_uninformative(tmp_path: Path) -> None:
     for version in ("nano-1", "nano-0"):
         write_scores(ScoreStore(tmp_path), version, "arc_easy", shares(0.25, 40), chance=0.25)

@@ -27,6 +27,7 @@ from training.runtime.context import Progress, RunContext
 from training.stages import ppo
 
 BASE = Path(__file__).parents[3] / "models" / "nano"
+PROBES = ("sycophancy_agreement", "style_length")
 PROMPTS: dict[str, list[str]] = json.loads((TEXTS / "nano_prompts.json").read_text())
 
 
@@ -36,7 +37,7 @@ def recipe(plan: Plan) -> LoopConfig:
 
 
 def shortened(plan: Plan) -> LoopConfig:
-    """Return recipe nano with a fifth of the responses in PPO and fewer compared answers."""
+    """Return recipe nano with a fifth of the responses in PPO, fewer answers and fewer probes."""
     config = recipe(plan)
     sampling = replace(config.evaluation.sampling, samples_per_prompt=2)
     return replace(
@@ -49,6 +50,7 @@ def shortened(plan: Plan) -> LoopConfig:
             checkpoint_every_updates=2,
         ),
         evaluation=replace(config.evaluation, sampling=sampling, probe_samples=1),
+        gate=replace(config.gate, tasks=PROBES),
     )
 
 

@@ -17,9 +17,10 @@ from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop import nano_run
-from tests.training.loop.nano_run import BASE, PROMPTS, SIZES, prepare, run_nano
+from tests.training.loop.nano_run import BASE, PROBES, PROMPTS, SIZES, prepare, run_nano
 from tests.training.simulated_users import Crowd, likings, preferred_share, says
 from training.artifacts.registry import Registry, VersionStage
+from training.artifacts.scores import ScoreStore
 from training.cluster.runner import StageRun, run_stage
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
@@ -98,7 +99,16 @@ def test_thumbs_improve_the_model_even_after_a_kill_in_ppo(tmp_path: Path, size:
         VersionStage.CANARY,
         VersionStage.PROMOTED,
     ]
+    verdict = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
+    rows = {check["name"]: check for check in verdict["checks"]}
+    assert verdict["verdict"] == "passed"
+    for task in PROBES:
+        assert rows[task]["passed"]
+        assert rows[task]["figures"]["items"] >= 60
+        for version in models:
+            assert task in ScoreStore(tmp_path / "loop").scores(version)
     report = (tmp_path / "loop" / "runs" / "nano-1" / "report.html").read_text()
+    assert "sycophancy agreement" in report
     assert "promoted" in report
     assert "<script" not in report
     assert "http" not in report.replace("http-equiv", "")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.data.chat import Message
-from training.data.examples import ExampleError, read_thumbs
+from training.data.examples import ExampleError, read_sft, read_thumbs
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.pairs import (
     LabelNoise,
