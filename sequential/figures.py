@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Bin k of a histogram holds values v (milliseconds or tokens) with RATIO**k <= v < RATIO**(k + 1).
 # Values below 1 are in bin 0.
@@ -57,3 +57,19 @@ class VersionFigures:
     first_text_ms: Mapping[int, int] = field(default_factory=dict)
     answer_tokens: Mapping[int, int] = field(default_factory=dict)
     total_tokens: Mapping[int, int] = field(default_factory=dict)
+
+    def traffic_since(self, before: VersionFigures) -> VersionFigures:
+        """Return the figures with the traffic since an earlier reading of the same counts."""
+        return replace(
+            self,
+            requests=max(0, self.requests - before.requests),
+            errors=max(0, self.errors - before.errors),
+            first_text_ms=_difference(self.first_text_ms, before.first_text_ms),
+            answer_tokens=_difference(self.answer_tokens, before.answer_tokens),
+            total_tokens=_difference(self.total_tokens, before.total_tokens),
+        )
+
+
+def _difference(bins: Mapping[int, int], before: Mapping[int, int]) -> dict[int, int]:
+    # Counts of a restored database may be lower than before.
+    return {k: count - before.get(k, 0) for k, count in bins.items() if count > before.get(k, 0)}

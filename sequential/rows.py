@@ -9,15 +9,13 @@ and Scott 1992), which is exact for many users. Simulations: benchmarks/canary.p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from sequential.figures import RATIO, RateSums, VersionFigures
 from sequential.histograms import counts_by_bin, log_e_distribution, log_e_quantile, quantile
-from sequential.rates import LOW, RARE, log_e_value
+from sequential.rates import LOW, RARE, Array, log_e_value
 
 ADVISED_USERS = 20  # users of each version: below, a few friends of one user decide
 LOG_E_CAP = 700.0  # exp() of larger values overflows
@@ -181,8 +179,8 @@ def _thumbs(
     """Return the row, and the reason of WAIT."""
     up, trials = candidate.users_up, candidate.users_up + candidate.users_down
     other_up, other_trials = incumbent.users_up, incumbent.users_up + incumbent.users_down
-    e_better = _e(log_e_value(up, trials, other_up, other_trials, -config.margin))
-    e_worse = _e(log_e_value(other_up, other_trials, up, trials))
+    e_better = _e(float(log_e_value(up, trials, other_up, other_trials, -config.margin)))
+    e_worse = _e(float(log_e_value(other_up, other_trials, up, trials)))
     verdict, reason = Verdict.WAIT, "undecided"
     if min(trials, other_trials) < config.min_users:
         reason = f"{trials} and {other_trials} users, {config.min_users} of each needed"
@@ -196,69 +194,59 @@ def _thumbs(
 
 def _errors(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -> Row:
     arms = candidate, incumbent
-    effects = [1 + RATE_CORRELATION * (_repetition(arm) - 1) for arm in arms]
-    log_e = log_e_value(
-        candidate.errors / effects[0],
-        candidate.requests / effects[0],
-        incumbent.errors / effects[1],
-        incumbent.requests / effects[1],
-        ERROR_TOLERANCE,
-        RARE,
-    )
+    log_e = 0.0
+    if all(arm.requests for arm in arms):
+        effects = [1 + RATE_CORRELATION * (_repetition(arm) - 1) for arm in arms]
+        counts = _scaled([(arm.errors, arm.requests) for arm in arms], effects)
+        log_e = float(log_e_value(*counts, ERROR_TOLERANCE, RARE))
     figures = [_share(arm.errors, arm.requests, "requests", 2) for arm in arms]
-    return _row("errors", figures[0], figures[1], f"+{ERROR_TOLERANCE:.2%}", _e(log_e), alpha)
+    return _row("errors", figures, f"+{ERROR_TOLERANCE:.2%}", log_e, alpha)
 
 
 def _histograms(
     candidate: VersionFigures, incumbent: VersionFigures, alpha: float
 ) -> Iterator[Row]:
+    arms = candidate, incumbent
     for name, test in HISTOGRAM_TESTS.items():
-        arms = candidate, incumbent
         counts = [counts_by_bin(getattr(arm, test.figures)) for arm in arms]
-        scaled = [
-            count / (1 + test.correlation * (_repetition(arm) - 1))
-            for arm, count in zip(arms, counts, strict=True)
-        ]
-        if test.share is None:
-            log_e = log_e_distribution(scaled[0], scaled[1], test.shift)
-        else:
-            log_e = log_e_quantile(scaled[0], scaled[1], test.share, test.shift)
-        shares = (0.5, 0.95) if test.share is None else (test.share,)
-        figures = [
-            ", ".join(
-                f"{quantile(count, share):,.0f} {test.unit} (p{100 * share:.0f})"
-                for share in shares
-            )
-            if count.any()
-            else "none"
-            for count in counts
-        ]
+        log_e = 0.0
+        if all(count.any() for count in counts):
+            effects = [1 + test.correlation * (_repetition(arm) - 1) for arm in arms]
+            first, second = (count / effect for count, effect in zip(counts, effects, strict=True))
+            if test.share is None:
+                log_e = float(log_e_distribution(first, second, test.shift))
+            else:
+                log_e = float(log_e_quantile(first, second, test.share, test.shift))
+        figures = [_quantiles(count, test) for count in counts]
+        # A difference below a bin is not seen by quantiles, which are compared by bin.
         bins = test.shift + (test.share is not None)
-        limit = f"× {RATIO**bins:.2f}"
-        yield _row(name, figures[0], figures[1], limit, _e(log_e), alpha)
+        yield _row(name, figures, f"× {RATIO**bins:.2f}", log_e, alpha)
 
 
 def _rates(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -> Iterator[Row]:
     for name, tolerance in RATE_TOLERANCES.items():
         arms = [arm.rates.get(name, RateSums()) for arm in (candidate, incumbent)]
-        trials = sum(arm.trials for arm in arms)
-        pooled = sum(arm.events for arm in arms) / trials if trials else 0.0
-        effects = [_design_effect(arm, pooled) for arm in arms]
-        log_e = log_e_value(
-            arms[0].events / effects[0],
-            arms[0].trials / effects[0],
-            arms[1].events / effects[1],
-            arms[1].trials / effects[1],
-            tolerance,
-            LOW,
-        )
+        log_e = 0.0
+        if all(arm.trials for arm in arms):
+            pooled = sum(arm.events for arm in arms) / sum(arm.trials for arm in arms)
+            effects = [_design_effect(arm, pooled) for arm in arms]
+            counts = _scaled([(arm.events, arm.trials) for arm in arms], effects)
+            log_e = float(log_e_value(*counts, tolerance, LOW))
         figures = [
             _share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms
         ]
-        yield _row(name, figures[0], figures[1], f"+{tolerance:.0%}", _e(log_e), alpha)
+        yield _row(name, figures, f"+{tolerance:.0%}", log_e, alpha)
     copied = [arm.rates.get(SHOWN_ONLY, RateSums()) for arm in (candidate, incumbent)]
-    figures = [_share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in copied]
+    figures = _cases(copied)
     yield Row(SHOWN_ONLY, figures[0], figures[1], "shown only", 1.0, Verdict.WAIT)
+
+
+def _scaled(
+    counts: Sequence[tuple[int, int]], effects: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """Divide events and trials of both arms by the design effect of the arm."""
+    (x1, n1), (x2, n2) = counts
+    return x1 / effects[0], n1 / effects[0], x2 / effects[1], n2 / effects[1]
 
 
 def _design_effect(sums: RateSums, pooled: float) -> float:
@@ -289,20 +277,32 @@ def _repeats(sums: RateSums) -> float:
     return sums.trials_squared / sums.trials if sums.trials else 1.0
 
 
-def _row(
-    name: str, candidate: str, incumbent: str, limit: str, e_worse: float, alpha: float
-) -> Row:
+def _row(name: str, figures: Sequence[str], limit: str, log_e: float, alpha: float) -> Row:
+    e_worse = _e(log_e)
     is_harmful = e_worse >= 1 / (alpha * ALPHA_SHARES[name])
     verdict = Verdict.ROLL_BACK if is_harmful else Verdict.WAIT
-    return Row(name, candidate, incumbent, limit, e_worse, verdict)
+    return Row(name, figures[0], figures[1], limit, e_worse, verdict)
 
 
-def _e(log_e: np.ndarray) -> float:
-    return math.exp(min(float(log_e), LOG_E_CAP))
+def _e(log_e: float) -> float:
+    return math.exp(min(log_e, LOG_E_CAP))
+
+
+def _quantiles(counts: Array, test: HistogramTest) -> str:
+    if not counts.any():
+        return "none"
+    shares = (0.5, 0.95) if test.share is None else (test.share,)
+    return ", ".join(
+        f"{quantile(counts, share):,.0f} {test.unit} (p{100 * share:.0f})" for share in shares
+    )
 
 
 def _share(events: float, trials: float, noun: str, digits: int = 0) -> str:
     return f"{events / trials:.{digits}%} of {trials:,} {noun}" if trials else "none"
+
+
+def _cases(arms: Sequence[RateSums]) -> list[str]:
+    return [_share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms]
 
 
 def _users(thumbs: Row, candidate: VersionFigures, incumbent: VersionFigures) -> str:

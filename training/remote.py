@@ -9,6 +9,7 @@ run. `timeout_seconds` covers longer outages and names that cannot be resolved.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
+from sequential.figures import RateSums, VersionFigures
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
@@ -30,6 +32,8 @@ from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView
 from training.service_identity import TOKEN_SECONDS, ServiceIdentity
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 20.0
 # StartCanary answers when the version is ready. Each call waits less than the longest deadline that
@@ -194,6 +198,7 @@ class FeedbackLog:
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
         self._channel = ServiceChannel(target, "feedback", tls, identity)
+        self._unknown = UnknownCall("feedback", "GetVersionFeedback")
 
     def feedback_segments(self) -> Sequence[Segment]:
         return self._segments(feedback_pb2.STREAM_FEEDBACK)
@@ -248,6 +253,31 @@ class FeedbackLog:
                 )
         return found
 
+    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
+        """Return rates by version of answers since this time; empty with an earlier service."""
+        stamp = timestamp_pb2.Timestamp()
+        stamp.FromDatetime(since)
+        request = feedback_pb2.GetVersionFeedbackRequest(model_versions=versions, since=stamp)
+        try:
+            reply = self._call(lambda: self._stub.GetVersionFeedback(request, timeout=CALL_SECONDS))
+        except RemoteError as error:
+            self._unknown.note(error)
+            return {}
+        return {
+            found.model_version: {
+                sums.name: RateSums(
+                    users=sums.users,
+                    trials=sums.trials,
+                    events=sums.events,
+                    trials_squared=sums.trials_squared,
+                    events_squared=sums.events_squared,
+                    events_times_trials=sums.events_times_trials,
+                )
+                for sums in found.rates
+            }
+            for found in reply.versions
+        }
+
     def close(self) -> None:
         self._channel.close()
 
@@ -293,6 +323,29 @@ class FeedbackLog:
         return _translated("feedback", self._target, self._patience_seconds, call)
 
 
+class UnknownCall:
+    """Call that an earlier release of a service does not know; logged once."""
+
+    def __init__(self, service: str, call: str) -> None:
+        self._service, self._call, self._is_noted = service, call, False
+
+    def note(self, error: RemoteError) -> None:
+        """Log the first error.
+
+        Raises:
+            RemoteError: the error has another reason than an unknown call.
+        """
+        if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
+            raise error
+        if not self._is_noted:
+            log.warning(
+                "%s does not know %s: rows of the canary without observations",
+                self._service,
+                self._call,
+            )
+        self._is_noted = True
+
+
 class RolloutClient:
     """Client of RolloutService: view, start, renew and finish a canary."""
 
@@ -305,6 +358,7 @@ class RolloutClient:
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
         self._channel = ServiceChannel(target, "generator", tls, identity)
+        self._unknown = UnknownCall("generator", "GetVersionTraffic")
 
     def view(self) -> RolloutView:
         request = generator_pb2.GetRolloutRequest()
@@ -314,10 +368,28 @@ class RolloutClient:
         stable = reply.stable.version
         if not reply.HasField("candidate"):
             return RolloutView(stable, "", CandidateState.ABSENT, halt=halt, undone=undone)
-        state = STATES.get(reply.candidate.state, CandidateState.LOADING)
-        return RolloutView(
-            stable, reply.candidate.version, state, reply.candidate.reason, halt, undone=undone
-        )
+        found = reply.candidate
+        state = STATES.get(found.state, CandidateState.LOADING)
+        return RolloutView(stable, found.version, state, found.reason, halt, undone, found.share)
+
+    def traffic(self, versions: Sequence[str]) -> dict[str, VersionFigures]:
+        """Return the traffic of versions; empty with an earlier service."""
+        request = generator_pb2.GetVersionTrafficRequest(versions=versions)
+        try:
+            reply = self._call(lambda: self._stub.GetVersionTraffic(request, timeout=CALL_SECONDS))
+        except RemoteError as error:
+            self._unknown.note(error)
+            return {}
+        return {
+            found.version: VersionFigures(
+                requests=found.requests,
+                errors=found.errors,
+                first_text_ms=dict(found.first_text_ms_bins),
+                answer_tokens=dict(found.answer_tokens_bins),
+                total_tokens=dict(found.total_tokens_bins),
+            )
+            for found in reply.versions
+        }
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
         request = generator_pb2.StartCanaryRequest(

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sequential.figures import RateSums
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -24,7 +25,9 @@ from training.remote import RolloutClient
 
 BAD, GOOD = "zyx", "good"
 USERS = [f"acme/user {number}" for number in range(40)]
-CONFIG = CanaryConfig(share=0.5, poll_seconds=0.1, lease_seconds=10, max_seconds=60, min_users=20)
+CONFIG = CanaryConfig(
+    share=0.5, poll_seconds=0.1, lease_seconds=10, max_seconds=60, min_users=20, steps=()
+)
 LIKED = {GOOD: 0.8, BAD: 0.1}
 
 
@@ -54,6 +57,9 @@ class SimulatedUsers:
             version: Thumbs(votes[True], votes[False])
             for version, votes in list(self.thumbs.items())
         }
+
+    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
+        return {}
 
 
 def trial(

@@ -1,8 +1,10 @@
 """Fakes of the generator rollout and of the clock, for tests of the canary."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sequential.figures import RateSums, VersionFigures
 from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import REFUSED, CandidateState, RolloutView
@@ -29,6 +31,8 @@ class FakeRollout:
         self.stable, self.candidate = stable, ""
         self.lease_end = clock.now()
         self.calls: list[str] = []
+        self.share = 0.0
+        self.counts: dict[str, VersionFigures] = {}
         self.reason: str | None = None
 
     def halt(self, reason: str) -> None:
@@ -41,11 +45,16 @@ class FakeRollout:
         if not self.candidate:
             return RolloutView(self.stable, "", CandidateState.ABSENT, halt=self.reason)
         state = CandidateState.READY if self._loads else CandidateState.FAILED
-        return RolloutView(self.stable, self.candidate, state, "" if self._loads else "no memory")
+        reason = "" if self._loads else "no memory"
+        return RolloutView(self.stable, self.candidate, state, reason, share=self.share)
+
+    def traffic(self, versions: Sequence[str]) -> Mapping[str, VersionFigures]:
+        return self.counts
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
         self.calls.append(f"start {version} {share}")
         self._refuse_if(self.reason is not None)
+        self.share = share
         self.candidate = version
         self.renew(version, lease_seconds)
 
@@ -72,6 +81,7 @@ class GrowingThumbs:
         self._rates, self._each = rates, each
         self.looks = 0
         self.asked_since: list[datetime] = []
+        self.sums: dict[str, dict[str, RateSums]] = {}
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
         self.looks += 1
@@ -80,3 +90,8 @@ class GrowingThumbs:
         return {
             v: Thumbs(round(total * r), total - round(total * r)) for v, r in self._rates.items()
         }
+
+    def rates(
+        self, versions: Sequence[str], since: datetime
+    ) -> Mapping[str, Mapping[str, RateSums]]:
+        return self.sums

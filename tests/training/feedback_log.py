@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sequential.figures import RateSums
 from tests.training.sealing import Key, sealed_row
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
@@ -125,6 +126,9 @@ class FeedbackLog:
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
         return self.counts
+
+    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
+        return {}
 
     def _say(self, name: str, user: str, event: str, **columns: Any) -> None:
         self._append("feedback", {**_common(event, user, name), **columns})

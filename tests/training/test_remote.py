@@ -19,6 +19,7 @@ from infra.machine.certificates.authority import (
     tls_settings,
     write_pair,
 )
+from sequential.figures import RateSums, VersionFigures
 from tests.support.errors import refused
 from training import remote
 from training.data.feedback.events import Erasure
@@ -41,6 +42,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         self.asked: list[Any] = []
         self.restarting = True
         self.compacted = False
+        self.rates: list[Any] = []
 
     def ListSegments(self, request, context):
         self.asked.append(request)
@@ -76,6 +78,17 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         ]
         return feedback_pb2.CountThumbsResponse(counts=counts)
 
+    def GetVersionFeedback(self, request, context):
+        """Return rates of the first version, or none as an earlier release."""
+        if self.rates == []:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown call")
+        self.asked.append(request)
+        found = [
+            feedback_pb2.VersionFeedback(model_version=version, rates=[] if number else self.rates)
+            for number, version in enumerate(request.model_versions)
+        ]
+        return feedback_pb2.GetVersionFeedbackResponse(versions=found)
+
     def GetDataKeys(self, request, context):
         """Return consent for all principals except p1; p2 is unknown."""
         self.asked.append(request)
@@ -107,6 +120,7 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
         self.asked: list[Any] = []
         self.halt = ""
         self.loads_slowly = 0
+        self.traffic: list[Any] | None = []
 
     def GetRollout(self, request, context):
         candidate = generator_pb2.ServedVersion(
@@ -124,6 +138,15 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
             ]
             return generator_pb2.GetRolloutResponse(stable=stable, halt=halt, history=history)
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
+
+    def GetVersionTraffic(self, request, context):
+        """Return traffic, or none as an earlier release."""
+        if self.traffic is None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "versions")
+        if self.traffic == []:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown call")
+        self.asked.append(request)
+        return generator_pb2.GetVersionTrafficResponse(versions=self.traffic)
 
     def StartCanary(self, request, context):
         if self.loads_slowly:
@@ -207,6 +230,53 @@ def test_users_are_counted_by_version_without_pinned_answers(servers) -> None:
     assert client.count(SINCE) == {"nano-0": Thumbs(3, 4), "nano-1": Thumbs(5, 1)}
     assert log.asked[0].since.ToDatetime(UTC) == SINCE
     client.close()
+
+
+def test_rates_and_traffic_are_read_by_version(servers) -> None:
+    target, log, rollout = servers
+    log.rates = [feedback_pb2.RateSums(name="refused", users=3, trials=9, events=2)]
+    rollout.traffic = [
+        generator_pb2.VersionTraffic(
+            version="nano-1", requests=7, errors=1, first_text_ms_bins={120: 6}
+        )
+    ]
+    feedback, generator = FeedbackLog(target), RolloutClient(target)
+    assert feedback.rates(("nano-1", "nano-0"), SINCE) == {
+        "nano-1": {"refused": RateSums(users=3, trials=9, events=2)},
+        "nano-0": {},
+    }
+    assert log.asked[-1].since.ToDatetime(UTC) == SINCE
+    assert generator.traffic(("nano-1", "nano-0")) == {
+        "nano-1": VersionFigures(requests=7, errors=1, first_text_ms={120: 6})
+    }
+    assert list(rollout.asked[-1].versions) == ["nano-1", "nano-0"]
+    feedback.close()
+    generator.close()
+
+
+def test_services_without_the_counts_leave_rows_empty_and_are_logged_once(
+    servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, _, _ = servers
+    feedback, generator = FeedbackLog(target), RolloutClient(target)
+    for _ in range(2):
+        assert feedback.rates(("nano-1",), SINCE) == {}
+        assert generator.traffic(("nano-1",)) == {}
+    assert [record.args for record in caplog.records if record.name == "training.remote"] == [
+        ("feedback", "GetVersionFeedback"),
+        ("generator", "GetVersionTraffic"),
+    ]
+    feedback.close()
+    generator.close()
+
+
+def test_other_errors_of_the_counts_are_raised(servers) -> None:
+    target, _, rollout = servers
+    rollout.traffic = None
+    generator = RolloutClient(target)
+    with refused(RemoteError, field="generator", reason="INVALID_ARGUMENT"):
+        generator.traffic(("nano-1",))
+    generator.close()
 
 
 def test_halt_and_rollbacks_of_the_watch_are_read(servers) -> None:

@@ -1,4 +1,4 @@
-"""Execution of a canary: start, poll thumbs, renew the lease, finish.
+"""Execution of a canary: start, poll figures, raise the share, renew the lease, finish.
 
 A restarted loop continues with the same start time, so no thumb is lost and the test remains a
 single test.
@@ -7,16 +7,18 @@ single test.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from sequential.figures import RateSums, VersionFigures
+from sequential.rows import Row
 from training.artifacts.manifest import plain
 from training.errors import UnavailableError
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
+from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate
 from training.runs import HaltedError, write_json
 
 COURSE = "course.jsonl"
@@ -41,7 +43,7 @@ class RolloutView:
 
     `candidate` is "" without a candidate. `halt` is the reason of an operator who has halted the
     rollout, None otherwise. `undone` has the reason of each promotion that the generator's watch
-    has rolled back.
+    has rolled back. `share` is the candidate's share of the users.
     """
 
     stable: str
@@ -50,6 +52,7 @@ class RolloutView:
     candidate_reason: str = ""
     halt: str | None = None
     undone: Mapping[str, str] = field(default_factory=dict)
+    share: float = 0.0
 
     def state_of(self, version: str) -> CandidateState:
         """Return the state of a version."""
@@ -73,11 +76,23 @@ class RolloutControl(Protocol):
 
     def finish(self, version: str, verdict: Verdict, reason: str) -> None: ...
 
+    def traffic(self, versions: Sequence[str]) -> Mapping[str, VersionFigures]:
+        """Return the traffic of versions; counts only grow. Empty without the generator's help."""
+        ...
+
 
 class ThumbCounter(Protocol):
-    """Counts users by version and by the majority of their thumbs since a time."""
+    """Counts feedback by version on answers since a time."""
 
-    def count(self, since: datetime) -> dict[str, Thumbs]: ...
+    def count(self, since: datetime) -> dict[str, Thumbs]:
+        """Return users by the majority of their thumbs."""
+        ...
+
+    def rates(
+        self, versions: Sequence[str], since: datetime
+    ) -> Mapping[str, Mapping[str, RateSums]]:
+        """Return the rates of `sequential.figures` by version; empty without the service's help."""
+        ...
 
 
 class Clock(Protocol):
@@ -100,6 +115,19 @@ class CanaryResult:
     last: Reading | None
 
 
+@dataclass(frozen=True)
+class CanaryStart:
+    """Start of a canary.
+
+    `traffic` contains the counts of both versions at the start, None after a start by a release
+    without them.
+    """
+
+    incumbent: str
+    since: datetime
+    traffic: Mapping[str, VersionFigures] | None
+
+
 def serve_canary(
     version: str,
     model_directory: Path,
@@ -110,10 +138,10 @@ def serve_canary(
     record: Path,
     watch: Callable[[Reading, float], None],
 ) -> CanaryResult:
-    """Serve the version to a share of users until their thumbs decide or the time is over.
+    """Serve the version to a rising share of users until a decision or the end of the time.
 
     Args:
-        record: directory for the start time and for one line per poll.
+        record: directory for the start and for one line per poll.
         watch: called with every reading and the elapsed fraction of the maximum time.
 
     Raises:
@@ -122,8 +150,8 @@ def serve_canary(
     """
     if (ended := _ended(record)) is not None:
         return _finish(version, ended, rollout, record)
-    incumbent, since = _begin(version, model_directory, config, rollout, clock, record)
-    looks = 0
+    begun = _begin(version, model_directory, config, rollout, clock, record)
+    since, looks = begun.since, 0
 
     def end(verdict: Verdict, reason: str, last: Reading | None) -> CanaryResult:
         ended = CanaryResult(
@@ -132,16 +160,15 @@ def serve_canary(
         return _finish(version, ended, rollout, record)
 
     while True:
-        if (lost := _lost(rollout.view(), version)) is not None:
+        view = rollout.view()
+        if (lost := _lost(view, version)) is not None:
             return end(Verdict.ROLL_BACK, lost, None)
-        counts = thumbs.count(since)
-        reading = evaluate_thumbs(
-            counts.get(version, Thumbs()), counts.get(incumbent, Thumbs()), config
-        )
+        figures = _figures((version, begun.incumbent), begun, rollout, thumbs)
+        reading = evaluate(figures[version], figures[begun.incumbent], config)
         looks += 1
-        passed = (clock.now() - since) / timedelta(seconds=config.max_seconds)
-        with (record / COURSE).open("a") as opened:
-            opened.write(json.dumps({"time": clock.now().isoformat(), **asdict(reading)}) + "\n")
+        seconds = (clock.now() - since).total_seconds()
+        passed = seconds / config.max_seconds
+        _note(record / COURSE, reading, view.share, clock.now())
         watch(reading, min(passed, 1.0))
         if reading.verdict is not Verdict.WAIT:
             return end(reading.verdict, reading.reason, reading)
@@ -149,7 +176,12 @@ def serve_canary(
             late = f"undecided after {config.max_seconds:.0f} s, so the incumbent stays"
             return end(Verdict.ROLL_BACK, f"{late}: {reading.reason}", reading)
         try:
-            rollout.renew(version, config.lease_seconds)
+            share = config.share_after(figures[version].requests, seconds)
+            # The service stores shares with single precision.
+            if view.share < share - 1e-6:
+                rollout.start(version, model_directory, share, config.lease_seconds)
+            else:
+                rollout.renew(version, config.lease_seconds)
         except UnavailableError as error:
             if _lost_by(error, version, rollout) is None:
                 raise
@@ -164,15 +196,15 @@ def _begin(
     rollout: RolloutControl,
     clock: Clock,
     record: Path,
-) -> tuple[str, datetime]:
-    """Start or resume the canary; return the incumbent and the start of counting."""
+) -> CanaryStart:
+    """Start or resume the canary."""
     view, start = rollout.view(), record / START
     if view.halt is not None and not start.exists():
         raise HaltedError(view.halt)
     # Also after a restart, because the lease may have expired.
     if view.halt is None and view.state_of(version) is CandidateState.ABSENT:
         try:
-            rollout.start(version, directory, config.share, config.lease_seconds)
+            rollout.start(version, directory, config.share_after(0, 0.0), config.lease_seconds)
         except UnavailableError as error:
             # The halt may come while the version loads.
             halt = rollout.view().halt if error.reason == REFUSED else None
@@ -183,11 +215,57 @@ def _begin(
     if not start.exists():
         # Time starts after a successful start of the canary.
         record.mkdir(parents=True, exist_ok=True)
-        write_json(
-            start, {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
-        )
+        traffic = rollout.traffic((version, view.stable))
+        facts = {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
+        counts = {name: asdict(found) for name, found in traffic.items()}
+        write_json(start, {**facts, "traffic": counts})
     begun = json.loads(start.read_text())
-    return begun["incumbent"], datetime.fromisoformat(begun["since"])
+    counts = begun.get("traffic")
+    return CanaryStart(
+        begun["incumbent"],
+        datetime.fromisoformat(begun["since"]),
+        None if counts is None else {name: _traffic(found) for name, found in counts.items()},
+    )
+
+
+def _traffic(found: Mapping[str, Any]) -> VersionFigures:
+    """Return the traffic of a version from JSON, whose keys are strings."""
+
+    def bins(name: str) -> dict[int, int]:
+        return {int(k): count for k, count in found[name].items()}
+
+    return VersionFigures(
+        requests=found["requests"],
+        errors=found["errors"],
+        first_text_ms=bins("first_text_ms"),
+        answer_tokens=bins("answer_tokens"),
+        total_tokens=bins("total_tokens"),
+    )
+
+
+def _figures(
+    versions: Sequence[str], begun: CanaryStart, rollout: RolloutControl, thumbs: ThumbCounter
+) -> dict[str, VersionFigures]:
+    """Return the figures of the versions since the start."""
+    counts, rates = thumbs.count(begun.since), thumbs.rates(versions, begun.since)
+    traffic = rollout.traffic(versions) if begun.traffic is not None else {}
+    none = VersionFigures()
+    found = {}
+    for name in versions:
+        users = counts.get(name, Thumbs())
+        since = traffic.get(name, none).traffic_since((begun.traffic or {}).get(name, none))
+        found[name] = replace(
+            since, users_up=users.up, users_down=users.down, rates=rates.get(name, {})
+        )
+    return found
+
+
+def _note(course: Path, reading: Reading, share: float, now: datetime) -> None:
+    """Append a line; of the rows only the evidence, because a canary has thousands of lines."""
+    evidence = {row.name: float(f"{row.e_worse:.3g}") for row in reading.rows}
+    line = {"time": now.isoformat(), **asdict(reading), "rows": evidence, "share": share}
+    with course.open("a") as opened:
+        opened.write(json.dumps(line) + "\n")
 
 
 def _finish(
@@ -231,7 +309,11 @@ def _ended(record: Path) -> CanaryResult | None:
     last = fields["last"]
     if last is not None:
         arms = {arm: Thumbs(**last[arm]) for arm in ("candidate", "incumbent")}
-        last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"])})
+        # Records of earlier releases have no rows.
+        rows = tuple(
+            Row(**{**row, "verdict": Verdict(row["verdict"])}) for row in last.get("rows", ())
+        )
+        last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"]), "rows": rows})
     return CanaryResult(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
 
 

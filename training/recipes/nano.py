@@ -88,7 +88,10 @@ def nano(plan: Plan) -> LoopConfig:
         gate=GateConfig(
             tasks=tuple(RULES), ceiling_gap=0.15, min_length_ratio=0.25, retention_rise_bits=0.3
         ),
-        canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
+        # A handful of users: the first steps would contain none of them.
+        canary=CanaryConfig(
+            share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0, steps=()
+        ),
         max_model_bytes=64 << 20,
     )
 

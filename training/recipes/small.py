@@ -97,7 +97,12 @@ def small(plan: Plan) -> LoopConfig:
         # 12 equal refusals bound a drop by 0.23.
         gate=GateConfig(tasks=tuple(RULES), refusal_drop=0.35, kl_ceiling_nats=15.0, min_ended=0.6),
         canary=CanaryConfig(
-            share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=6 * 3600.0
+            share=0.5,
+            poll_seconds=10.0,
+            lease_seconds=300.0,
+            max_seconds=6 * 3600.0,
+            # Deployments with few users; others pass --canary-steps.
+            steps=(),
         ),
     )
 

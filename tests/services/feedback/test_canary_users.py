@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
+from sequential.figures import VersionFigures
 from services.chassis.identity import Caller
 from tests.services.feedback.clients import Client, running
 from tests.services.feedback.samples import answer_id, thumb
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate_thumbs
+from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate
 from training.remote import FeedbackLog
 
 SINCE = datetime(2026, 11, 28, tzinfo=UTC)
@@ -56,7 +57,8 @@ class Canary:
 
         counts = await asyncio.to_thread(count)
         config = CanaryConfig(min_users=min_users)
-        return evaluate_thumbs(counts.get("v2", Thumbs()), counts.get("v1", Thumbs()), config)
+        new, old = (counts.get(version, Thumbs()) for version in ("v2", "v1"))
+        return evaluate(VersionFigures(new.up, new.down), VersionFigures(old.up, old.down), config)
 
 
 @pytest.fixture

@@ -1,15 +1,21 @@
 """Execution of the canary: it ends by itself, renews its lease, and survives a killed loop."""
 
+import json
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from sequential.figures import RateSums, VersionFigures
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
 from training.evaluation.canary_run import CanaryResult, serve_canary
 from training.runs import HaltedError
 
-CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_users=20)
+CONFIG = CanaryConfig(
+    share=0.5, poll_seconds=15, lease_seconds=60, max_seconds=600, min_users=20, steps=()
+)
 
 
 class Stopped(Exception):
@@ -72,7 +78,7 @@ def test_undecided_canary_is_rolled_back_after_its_time(tmp_path: Path) -> None:
     assert end.last.verdict is Verdict.WAIT
     assert "600" in end.reason
     assert trial.rollout.stable == "nano-0"
-    assert end.looks == 121  # the lease of 60 s was renewed until the end
+    assert end.looks == 41  # the lease of 60 s was renewed until the end
 
 
 def test_version_that_fails_to_load_is_rolled_back(tmp_path: Path) -> None:
@@ -225,3 +231,122 @@ def test_a_halt_while_the_version_loads_leaves_the_canary_for_later(
             trial.run()
     trial.rollout.reason = None
     assert trial.run().verdict is Verdict.PROMOTE
+
+
+def traffic(requests: int, errors: int = 0) -> VersionFigures:
+    return VersionFigures(requests=requests, errors=errors, first_text_ms={120: requests - errors})
+
+
+def test_share_rises_by_steps_with_requests_of_the_candidate(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    config = replace(
+        CONFIG, share=0.3, steps=(0.02, 0.05, 0.5), step_requests=100, step_seconds=10_000
+    )
+    trial.rollout.counts["nano-1"] = traffic(5)  # from before the canary
+    requests = iter([5, 45, 104, 105, 155, 225])
+
+    def watch(reading: Reading, passed: float) -> None:
+        trial.rollout.counts["nano-1"] = traffic(next(requests, 5_000))
+
+    trial.watch = watch  # type: ignore[method-assign]
+    trial.run(config)
+    starts = [call for call in trial.rollout.calls if call.startswith("start")]
+    # A step above the share of the canary is left out.
+    assert starts == ["start nano-1 0.02", "start nano-1 0.05", "start nano-1 0.3"]
+    lines = [json.loads(line) for line in (tmp_path / "course.jsonl").read_text().splitlines()]
+    assert [line["share"] for line in lines[:8]] == [0.02] * 5 + [0.05] * 2 + [0.3]
+
+
+def test_share_rises_with_time_if_requests_are_few(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    trial.run(replace(CONFIG, steps=(0.02,), step_seconds=60))
+    assert trial.rollout.calls[:2] == ["start nano-1 0.02", "start nano-1 0.5"]
+
+
+def test_harm_is_rolled_back_within_a_minute_and_before_the_next_step(tmp_path: Path) -> None:
+    """Count from the first poll that could show the harm; counts are at most 15 s old."""
+    trial = Trial(tmp_path, candidate=0.5)
+    harmed = []
+
+    def watch(reading: Reading, passed: float) -> None:
+        trial.rollout.counts = {"nano-0": traffic(40_000), "nano-1": traffic(900, errors=90)}
+        harmed.append(trial.clock.now())
+
+    trial.watch = watch  # type: ignore[method-assign]
+    end = trial.run(replace(CanaryConfig(), max_seconds=3_600))
+    assert end.verdict is Verdict.ROLL_BACK
+    assert end.reason.startswith("errors")
+    assert trial.clock.now() - harmed[0] <= timedelta(seconds=60 - 15)
+    assert trial.rollout.calls == ["start nano-1 0.02", "roll_back nano-1"]
+    assert trial.rollout.candidate == ""
+
+
+def test_traffic_before_the_canary_does_not_count_even_after_a_restart(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    trial.rollout.counts = {
+        "nano-0": traffic(50_000, errors=100),
+        "nano-1": traffic(2_000, errors=1_900),
+    }
+    trial.kill_at = 2
+    with pytest.raises(Stopped):
+        trial.run()
+    trial.rollout.counts = {
+        "nano-0": traffic(51_000, errors=102),
+        "nano-1": traffic(2_500, errors=1_901),
+    }
+    end = trial.run()
+    assert end.last is not None
+    rows = {row.name: row for row in end.last.rows}
+    assert (rows["errors"].candidate, rows["errors"].incumbent) == (
+        "0.20% of 500 requests",
+        "0.20% of 1,000 requests",
+    )
+    assert "p50" in rows["first text p50"].candidate
+    assert rows["errors"].verdict is Verdict.WAIT
+
+
+def test_canary_that_an_earlier_release_started_uses_thumbs_only(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    trial.kill_at = 1
+    with pytest.raises(Stopped):
+        trial.run()
+    start = json.loads((tmp_path / "start.json").read_text())
+    del start["traffic"]
+    (tmp_path / "start.json").write_text(json.dumps(start))
+    trial.rollout.counts = {"nano-0": traffic(50_000), "nano-1": traffic(2_000, errors=1_900)}
+    end = trial.run()
+    assert end.verdict is Verdict.PROMOTE
+    assert end.last is not None
+    assert {row.candidate for row in end.last.rows if row.name != "thumbs"} == {"none"}
+
+
+def test_rates_by_user_roll_back_and_all_rows_are_recorded(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    trial.thumbs.sums = {
+        "nano-0": {"refused": RateSums(4_000, 8_000, 80, 16_000, 80, 160)},
+        "nano-1": {"refused": RateSums(1_000, 2_000, 200, 4_000, 200, 400)},
+    }
+    end = trial.run()
+    assert end.verdict is Verdict.ROLL_BACK
+    assert end.reason.startswith("refused")
+    found = json.loads((tmp_path / "end.json").read_text())["last"]
+    assert end.last is not None
+    assert found["rows"] == json.loads(json.dumps([asdict(row) for row in end.last.rows]))
+    assert {"candidate", "incumbent", "e_better", "e_worse", "verdict", "reason"} <= found.keys()
+    line = json.loads((tmp_path / "course.jsonl").read_text().splitlines()[-1])
+    assert line["rows"]["refused"] > 1_000
+    assert line["candidate"] == {"up": 5, "down": 5}
+    # The record is read again, for example after a kill during the decision.
+    assert trial.run() == end
+
+
+def test_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.1)
+    first = trial.run()
+    record = json.loads((tmp_path / "end.json").read_text())
+    del record["last"]["rows"]
+    (tmp_path / "end.json").write_text(json.dumps(record))
+    again = trial.run()
+    assert again.last is not None
+    assert first.last is not None
+    assert again.last == replace(first.last, rows=())

@@ -13,6 +13,7 @@ from statistics import fmean
 
 import pytest
 
+from sequential.figures import RateSums
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
@@ -68,6 +69,9 @@ class Feedback:
             for _ in range(10):
                 self._counts[version][0 if next(self._thumbs[version]) else 1] += 1
         return {version: Thumbs(*counts) for version, counts in self._counts.items()}
+
+    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
+        return {}
 
 
 @pytest.mark.parametrize("size", ["short", pytest.param("whole", marks=pytest.mark.long)])
@@ -166,7 +170,7 @@ def test_a_degraded_version_is_rolled_back_automatically(tmp_path: Path) -> None
     clock = FakeClock()
     rollout = FakeRollout(clock)
     feedback = Feedback(None, {"nano-0": BASE, "nano-1": worse})
-    config = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=1000)
+    config = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=1000, steps=())
     end = serve_canary(
         "nano-1", worse, config, rollout, feedback, clock, tmp_path / "canary", lambda *_: None
     )
