@@ -77,6 +77,12 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     trial.add_argument(
         "--canary-users", type=int, metavar="N", help="rating users per version for a decision"
     )
+    trial.add_argument(
+        "--canary-steps",
+        type=_shares,
+        metavar="S,S",
+        help="shares before the last one; each step needs requests without harm, or time",
+    )
     _describe_loop(commands, [state, trial])
     tried = commands.add_parser(
         "canary", parents=[state, trial], help="try an existing model directory on users"
@@ -203,6 +209,10 @@ def _run_once(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(share) for share in text.split(","))
+
+
 def _in_canary(state: Path) -> bool:
     status = read_status(state / "loop")
     return status is not None and status.step == "canary"
@@ -244,14 +254,14 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
 
     def adjusted(plan: Plan) -> LoopConfig:
         config = recipe(plan)
-        if options.canary_share is not None:
-            config = replace(config, canary=replace(config.canary, share=options.canary_share))
-        if options.canary_seconds is not None:
-            config = replace(
-                config, canary=replace(config.canary, max_seconds=options.canary_seconds)
-            )
-        if options.canary_users is not None:
-            config = replace(config, canary=replace(config.canary, min_users=options.canary_users))
+        canary = {
+            "share": options.canary_share,
+            "max_seconds": options.canary_seconds,
+            "min_users": options.canary_users,
+            "steps": options.canary_steps,
+        }
+        changes = {name: value for name, value in canary.items() if value is not None}
+        config = replace(config, canary=replace(config.canary, **changes))
         if options.workers is not None:
             most, fewest = options.workers
             config = replace(config, num_workers=most, fewest_workers=fewest)

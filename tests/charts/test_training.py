@@ -80,6 +80,7 @@ def test_training_accepts_its_arguments(values: str) -> None:
         options.canary_seconds,
     ) == expected
     assert options.canary_users == 20
+    assert options.canary_steps == (0.02, 0.05, 0.2)
 
 
 def test_extra_arguments_take_precedence() -> None:

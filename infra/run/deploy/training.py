@@ -51,6 +51,8 @@ def chart_values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
             "recipe": "nano",
             "suspend": True,
             "resources": RESOURCES,
+            # A handful of simulated users: the first steps would contain none of them.
+            "canary": {"steps": ""},
             **({} if whole else packages),
         },
         "ray": {
