@@ -22,6 +22,8 @@ from tests.services.generator.replicas import agreed, expected, replicas, versio
 from tests.services.generator.service import Stubs, generator_service, model_directory, until_ready
 
 AWAY = "ROLLOUT_STORE_UNAVAILABLE"
+# Default intervals of polling and unloading.
+SHIPPED = {"poll_seconds": 0.5, "reconcile_seconds": 1.0, "unload_grace_seconds": 5.0}
 
 
 async def test_surviving_replica_finishes_a_load_without_a_second_one(
@@ -103,11 +105,10 @@ async def until_known(pair: Sequence[Stubs]) -> None:
 @asynccontextmanager
 async def default_intervals(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]]:
     """Run two replicas with default intervals of polling and unloading."""
-    shipped = {"poll_seconds": 0.5, "reconcile_seconds": 1.0, "unload_grace_seconds": 5.0}
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(predictor_server(FakePredictor()))
         services = [
-            generator_service(root, port, database_url=database, **shipped) for _ in range(2)
+            generator_service(root, port, database_url=database, **SHIPPED) for _ in range(2)
         ]
         yield [await stack.enter_async_context(service) for service in services]
 
@@ -129,3 +130,70 @@ async def test_change_at_one_replica_reaches_the_other_within_a_second(
             waits.append(await agreed(pair, ["v1"] * len(expected(0.5))))
     record_property("window_ms", [round(wait * 1000) for wait in sorted(waits)])
     assert max(waits) < 2.5
+
+
+def degrade_errors(predictor: FakePredictor) -> None:
+    predictor.refused_versions = {"v2"}
+
+
+def degrade_latency(predictor: FakePredictor) -> None:
+    predictor.delays = {"v2": 0.3}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("degrade", [degrade_errors, degrade_latency])
+async def test_a_degraded_version_is_rolled_back_after_the_owner_of_the_watch_was_killed(
+    tmp_path: Path, database: str, degrade: Any, record_property: Any
+) -> None:
+    """No loop and no feedback service runs, and all intervals are the default ones."""
+    predictor = FakePredictor(delays={"v1": 0.05, "v2": 0.05})
+    changes = {
+        **SHIPPED,
+        "database_url": database,
+        "watch_share": 0.2,
+        "feedback_target": "127.0.0.1:1",
+    }
+    users = [f"acme/user {number}" for number in range(50)]
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(predictor_server(predictor))
+        here, process = await stack.enter_async_context(
+            generator_process(tmp_path, port, **changes)
+        )
+        await until_ready(here, "v1")
+        await here.start("v2", model_directory(tmp_path, "v2"))
+        await here.promote("v2")
+        async with asyncio.timeout(30):
+            while not (owner := (await here.state()).watch.owner):
+                await asyncio.sleep(0.05)
+        there, _ = await stack.enter_async_context(generator_process(tmp_path, port, **changes))
+        await until_ready(there, "v2")
+
+        async def ask_all() -> None:
+            asked = (there.generate(user_key=user) for user in users)
+            await asyncio.gather(*asked, return_exceptions=True)
+
+        async def answering() -> set[str]:
+            asked = (there.version_for(user) for user in users)
+            return {str(found) for found in await asyncio.gather(*asked, return_exceptions=True)}
+
+        for _ in range(5):
+            await ask_all()
+        assert (await there.state()).watch.owner == owner
+        degrade(predictor)
+        process.kill()
+        began, answers = time.monotonic(), 0
+        async with asyncio.timeout(120):
+            while (await there.state()).stable.version != "v1":
+                await ask_all()
+                answers += len(users)
+                await asyncio.sleep(0.5)
+        record_property("rolled_back_seconds", round(time.monotonic() - began, 1))
+        record_property("requests", answers)
+        change = (await there.state()).history[0]
+        record_property("reason", change.reason)
+        assert (change.kind, change.version) == ("watch_rolled_back", "v2")
+        rolled_back = time.monotonic()
+        async with asyncio.timeout(60):
+            while await answering() != {"v1"}:
+                await asyncio.sleep(0.05)
+        record_property("all_traffic_seconds", round(time.monotonic() - rolled_back, 2))

@@ -49,6 +49,7 @@ class FakePredictor:
     broken: dict[str, str] = field(default_factory=dict)
     refusal: tuple[int, dict[str, Any]] | None = None
     refused_versions: set[str] = field(default_factory=set)
+    delays: dict[str, float] = field(default_factory=dict)
     silent_after: int | None = None
     cut_after: int | None = None
     error_after: int | None = None
@@ -150,6 +151,7 @@ class FakePredictor:
             return web.json_response(
                 {"error": {"message": "no such version", "param": "model"}}, status=404
             )
+        await asyncio.sleep(self.delays.get(body["model"], 0.0))
         self.counters.running += 1
         self.in_use[body["model"]] += 1
         try:
