@@ -23,7 +23,8 @@ from training.runs import Runs, exclusive
 if TYPE_CHECKING:
     from training.data.feedback.catalogue import Objects
     from training.erasure import ErasureResult
-    from training.remote import FeedbackLog, TlsFiles
+    from training.remote import FeedbackLog
+    from training.service_channel import TlsFiles
     from training.service_identity import ServiceIdentity
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -113,7 +114,7 @@ def _version_of_answer(options: argparse.Namespace) -> str:
 
 def tls_files(options: argparse.Namespace) -> TlsFiles | None:
     """Return the certificate files of `--tls`."""
-    from training.remote import TlsFiles
+    from training.service_channel import TlsFiles
 
     return TlsFiles(*options.tls) if options.tls else None
 

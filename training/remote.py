@@ -1,25 +1,18 @@
 """gRPC clients of the loop for the feedback service and the generator's rollout.
 
-The only module of training that imports grpc.
-
 Every call has a deadline and may be repeated, so a restart of a service costs a retry and not the
 run. `timeout_seconds` covers longer outages and names that cannot be resolved.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import grpc
 from google.protobuf import duration_pb2, timestamp_pb2
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
@@ -28,10 +21,17 @@ from sequential.figures import RateSums, VersionFigures
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
-from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView
-from training.service_identity import TOKEN_SECONDS, ServiceIdentity
+from training.service_channel import (
+    DeadlineError,
+    RemoteError,
+    ServiceChannel,
+    TlsFiles,
+    UnknownCall,
+    translated,
+)
+from training.service_identity import ServiceIdentity
 
 log = logging.getLogger(__name__)
 
@@ -40,150 +40,13 @@ CALL_SECONDS = 20.0
 # a service allows, and is repeated for up to two hours. The generator itself ends a load after its
 # `load_seconds`.
 LOAD_SECONDS, MOST_CALLS_A_LOAD = 840.0, 9
-AGAIN_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500  # the limit of RolloutService
 MAX_PRINCIPALS = 1_000  # limit of GetDataKeys per call
-RETRIES = {
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "5s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-OPTIONS = [
-    ("grpc.service_config", json.dumps(RETRIES)),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-]
 STATES = {
     generator_pb2.VERSION_STATE_LOADING: CandidateState.LOADING,
     generator_pb2.VERSION_STATE_READY: CandidateState.READY,
     generator_pb2.VERSION_STATE_FAILED: CandidateState.FAILED,
 }
-
-
-class RemoteError(UnavailableError):
-    """A service is unreachable or rejected a call; the text names service, address and cause."""
-
-    reason = "UNREACHABLE"
-
-
-class DeadlineError(RemoteError):
-    """A call missed its deadline; its effect may still happen."""
-
-    reason = "DEADLINE_EXCEEDED"
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """Client certificate, key and trusted authorities of training."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-
-    def read(self) -> Sequence[bytes]:
-        """Return the bytes of authority, key and certificate, all of the same generation.
-
-        Raises:
-            RemoteError: a file cannot be read.
-        """
-        try:
-            found = self._read()
-            # The kubelet replaces all files at once, but possibly between two reads of this loop.
-            while (again := self._read()) != found:
-                found = again
-        except OSError as error:
-            raise RemoteError(
-                f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
-            ) from error
-        return found
-
-    def _read(self) -> Sequence[bytes]:
-        return [file.read_bytes() for file in (self.authority, self.key, self.certificate)]
-
-
-class ServiceChannel:
-    """Channel to a service; with TLS, opened again after a change of the certificate files.
-
-    A run can last longer than a certificate. Replaced channels stay open until `close`, because
-    another thread may have a call on them.
-
-    Args:
-        identity: signs the calls; None sends calls without a token.
-    """
-
-    def __init__(
-        self,
-        target: str,
-        service: str,
-        tls: TlsFiles | None,
-        identity: ServiceIdentity | None = None,
-    ) -> None:
-        self._target, self._service, self._tls = target, service, tls
-        self._identity = identity
-        self._files: Sequence[bytes] = tls.read() if tls else ()
-        self._channels = [self._open()]
-
-    def current(self) -> grpc.Channel:
-        """Return the channel with the present certificate."""
-        if self._tls:
-            # Files that cannot be read now are being replaced; the next call reads them.
-            with suppress(RemoteError):
-                if (files := self._tls.read()) != self._files:
-                    self._files = files
-                    self._channels.append(self._open())
-        return self._channels[-1]
-
-    def close(self) -> None:
-        for channel in self._channels:
-            channel.close()
-
-    def _open(self) -> grpc.Channel:
-        channel = self._open_unsigned()
-        if not self._identity:
-            return channel
-        return grpc.intercept_channel(channel, _SigningInterceptor(self._identity))
-
-    def _open_unsigned(self) -> grpc.Channel:
-        if not self._tls:
-            return grpc.insecure_channel(self._target, options=OPTIONS)
-        # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
-        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{self._service}.thumbwheel")]
-        return grpc.secure_channel(
-            self._target, grpc.ssl_channel_credentials(*self._files), options
-        )
-
-
-class _CallDetails(NamedTuple):
-    """Details of a call, with the fields of `grpc.ClientCallDetails`."""
-
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
-
-
-class _SigningInterceptor(grpc.UnaryUnaryClientInterceptor):
-    """Interceptor with a token for each call."""
-
-    def __init__(self, identity: ServiceIdentity) -> None:
-        self._identity = identity
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        token = self._identity.metadata(details.method)
-        present = _CallDetails(*(getattr(details, name) for name in _CallDetails._fields))
-        metadata = (*(present.metadata or ()), token)
-        return continuation(present._replace(metadata=metadata), request)
 
 
 class FeedbackLog:
@@ -320,30 +183,7 @@ class FeedbackLog:
         return feedback_pb2_grpc.FeedbackLogServiceStub(self._channel.current())  # type: ignore[arg-type]
 
     def _call(self, call: Callable[[], Any]) -> Any:
-        return _translated("feedback", self._target, self._patience_seconds, call)
-
-
-class UnknownCall:
-    """Call that an earlier release of a service does not know; logged once."""
-
-    def __init__(self, service: str, call: str) -> None:
-        self._service, self._call, self._is_noted = service, call, False
-
-    def note(self, error: RemoteError) -> None:
-        """Log the first error.
-
-        Raises:
-            RemoteError: the error has another reason than an unknown call.
-        """
-        if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
-            raise error
-        if not self._is_noted:
-            log.warning(
-                "%s does not know %s: rows of the canary without observations",
-                self._service,
-                self._call,
-            )
-        self._is_noted = True
+        return translated("feedback", self._target, self._patience_seconds, call)
 
 
 class RolloutClient:
@@ -435,34 +275,7 @@ class RolloutClient:
         return generator_pb2_grpc.RolloutServiceStub(self._channel.current())  # type: ignore[arg-type]
 
     def _call(self, call: Callable[[], Any]) -> Any:
-        return _translated("generator", self._target, self._patience_seconds, call)
-
-
-def _translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:
-    end, repeated = time.monotonic() + timeout_seconds, False
-    while True:
-        started = time.monotonic()
-        try:
-            return call()
-        except grpc.RpcError as error:
-            # The retries of gRPC repeat the token, which expires during a long attempt.
-            is_late = time.monotonic() - started >= TOKEN_SECONDS
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED and is_late and not repeated:
-                repeated = True
-                continue
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
-                kind = (
-                    DeadlineError
-                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                    else RemoteError
-                )
-                code = error.code().name
-                raise kind(
-                    f"{service} service at {target}: {code}: {error.details()}",
-                    field=service,
-                    reason=code,
-                ) from error
-        time.sleep(AGAIN_SECONDS)
+        return translated("generator", self._target, self._patience_seconds, call)
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -16,7 +16,8 @@ import pytest
 from tests.journeys.client import Client
 from tests.journeys.stack import ROOT, Stack, running_stack
 from training.evaluation.canary import Verdict
-from training.remote import RemoteError, RolloutClient
+from training.remote import RolloutClient
+from training.service_channel import RemoteError
 from training.service_identity import FOLDER, OPERATOR, ServiceIdentity
 
 PROMOTED, USERS = "nano-1", 60

@@ -26,7 +26,8 @@ from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.canary_run import CandidateState
-from training.remote import DeadlineError, FeedbackLog, RemoteError, RolloutClient, TlsFiles
+from training.remote import FeedbackLog, RolloutClient
+from training.service_channel import DeadlineError, RemoteError, TlsFiles
 
 REFUSAL = "another candidate is there"
 SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -262,7 +263,9 @@ def test_services_without_the_counts_leave_rows_empty_and_are_logged_once(
     for _ in range(2):
         assert feedback.rates(("nano-1",), SINCE) == {}
         assert generator.traffic(("nano-1",)) == {}
-    assert [record.args for record in caplog.records if record.name == "training.remote"] == [
+    assert [
+        record.args for record in caplog.records if record.name == "training.service_channel"
+    ] == [
         ("feedback", "GetVersionFeedback"),
         ("generator", "GetVersionTraffic"),
     ]

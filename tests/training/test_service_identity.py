@@ -19,7 +19,8 @@ from services.chassis.service_identity import IDENTITY_KEY, ServiceTokenError, T
 from tests.support.errors import refused
 from training import remote, service_identity
 from training.errors import ConfigError
-from training.remote import FeedbackLog, RemoteError, RolloutClient
+from training.remote import FeedbackLog, RolloutClient
+from training.service_channel import RemoteError
 from training.service_identity import ServiceIdentity, identity_in, training_identity
 
 

@@ -51,7 +51,7 @@ Answerer = Callable[[Sequence[Conversation], int], Sequence[Answer]]
 
 @dataclass(frozen=True)
 class Said:
-    """A stored answer."""
+    """Stored answer of a model."""
 
     text: str
     tokens: int

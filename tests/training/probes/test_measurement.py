@@ -127,7 +127,7 @@ def test_given_prompts_count_for_the_style_only() -> None:
 
 
 class Interrupted(Exception):
-    """The answerer stopped."""
+    """Interruption of the answerer."""
 
 
 class CountingAnswerer:

@@ -1,0 +1,213 @@
+"""gRPC channel of training to a service: certificates, signed calls, retries and errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+from training.errors import UnavailableError
+from training.service_identity import TOKEN_SECONDS, ServiceIdentity
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 1.0
+RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "5s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+OPTIONS = [
+    ("grpc.service_config", json.dumps(RETRIES)),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+class RemoteError(UnavailableError):
+    """A service is unreachable or rejected a call; the text names service, address and cause."""
+
+    reason = "UNREACHABLE"
+
+
+class DeadlineError(RemoteError):
+    """A call missed its deadline; its effect may still happen."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Client certificate, key and trusted authorities of training."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def read(self) -> Sequence[bytes]:
+        """Return the bytes of authority, key and certificate, all of the same generation.
+
+        Raises:
+            RemoteError: a file cannot be read.
+        """
+        try:
+            found = self._read()
+            # The kubelet replaces all files at once, but possibly between two reads of this loop.
+            while (again := self._read()) != found:
+                found = again
+        except OSError as error:
+            raise RemoteError(
+                f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
+            ) from error
+        return found
+
+    def _read(self) -> Sequence[bytes]:
+        return [file.read_bytes() for file in (self.authority, self.key, self.certificate)]
+
+
+class ServiceChannel:
+    """Channel to a service; with TLS, opened again after a change of the certificate files.
+
+    A run can last longer than a certificate. Replaced channels stay open until `close`, because
+    another thread may have a call on them.
+
+    Args:
+        identity: signs the calls; None sends calls without a token.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        service: str,
+        tls: TlsFiles | None,
+        identity: ServiceIdentity | None = None,
+    ) -> None:
+        self._target, self._service, self._tls = target, service, tls
+        self._identity = identity
+        self._files: Sequence[bytes] = tls.read() if tls else ()
+        self._channels = [self._open()]
+
+    def current(self) -> grpc.Channel:
+        """Return the channel with the present certificate."""
+        if self._tls:
+            # Files that cannot be read now are being replaced; the next call reads them.
+            with suppress(RemoteError):
+                if (files := self._tls.read()) != self._files:
+                    self._files = files
+                    self._channels.append(self._open())
+        return self._channels[-1]
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    def _open(self) -> grpc.Channel:
+        channel = self._open_unsigned()
+        if not self._identity:
+            return channel
+        return grpc.intercept_channel(channel, _SigningInterceptor(self._identity))
+
+    def _open_unsigned(self) -> grpc.Channel:
+        if not self._tls:
+            return grpc.insecure_channel(self._target, options=OPTIONS)
+        # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
+        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{self._service}.thumbwheel")]
+        return grpc.secure_channel(
+            self._target, grpc.ssl_channel_credentials(*self._files), options
+        )
+
+
+class _CallDetails(NamedTuple):
+    """Details of a call, with the fields of `grpc.ClientCallDetails`."""
+
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _SigningInterceptor(grpc.UnaryUnaryClientInterceptor):
+    """Interceptor with a token for each call."""
+
+    def __init__(self, identity: ServiceIdentity) -> None:
+        self._identity = identity
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        token = self._identity.metadata(details.method)
+        present = _CallDetails(*(getattr(details, name) for name in _CallDetails._fields))
+        metadata = (*(present.metadata or ()), token)
+        return continuation(present._replace(metadata=metadata), request)
+
+
+class UnknownCall:
+    """Call that an earlier release of a service does not know; logged once."""
+
+    def __init__(self, service: str, call: str) -> None:
+        self._service, self._call, self._is_noted = service, call, False
+
+    def note(self, error: RemoteError) -> None:
+        """Log the first error.
+
+        Raises:
+            RemoteError: the error has another reason than an unknown call.
+        """
+        if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
+            raise error
+        if not self._is_noted:
+            log.warning(
+                "%s does not know %s: rows of the canary without observations",
+                self._service,
+                self._call,
+            )
+        self._is_noted = True
+
+
+def translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:
+    """Make a call, and repeat it while the service is unavailable, up to a time limit.
+
+    Raises:
+        DeadlineError: the call missed its deadline.
+        RemoteError: any other error of the call.
+    """
+    end, repeated = time.monotonic() + timeout_seconds, False
+    while True:
+        started = time.monotonic()
+        try:
+            return call()
+        except grpc.RpcError as error:
+            # The retries of gRPC repeat the token, which expires during a long attempt.
+            is_late = time.monotonic() - started >= TOKEN_SECONDS
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED and is_late and not repeated:
+                repeated = True
+                continue
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
+                kind = (
+                    DeadlineError
+                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                    else RemoteError
+                )
+                code = error.code().name
+                raise kind(
+                    f"{service} service at {target}: {code}: {error.details()}",
+                    field=service,
+                    reason=code,
+                ) from error
+        time.sleep(AGAIN_SECONDS)
