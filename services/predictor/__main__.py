@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -66,7 +67,12 @@ def build_repository(settings: PredictorSettings, metrics: Metrics, journal: Jou
     graphs.mkdir(parents=True, exist_ok=True)
     loader = Loader(
         digests=DigestCache(settings.cache_directory / "digests.json"),
-        graphs=IrCache(graphs, settings.cached_graphs, convert_in_process),
+        graphs=IrCache(
+            graphs,
+            settings.cached_graphs,
+            partial(convert_in_process, weights=settings.weights),
+            settings.weights,
+        ),
         options=PipelineOptions(
             kv_blocks=settings.kv_blocks,
             prefill_chunk_tokens=settings.prefill_chunk_tokens,

@@ -18,18 +18,29 @@ from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.__main__ import REFUSED
 from services.predictor.graph.checkpoint import weight_files
 from services.predictor.graph.conversion import IR_NAME
+from services.predictor.graph.weights import WeightFormat
 from services.predictor.manifest import Manifest
 
 Convert = Callable[[Path, Path], None]  # model directory, existing target directory
 
 
 class IrCache:
-    """Holds the `entries` most recently used graphs."""
+    """Holds the `entries` most recently used graphs.
 
-    def __init__(self, directory: Path, entries: int, convert: Convert) -> None:
+    `weights` is the format that `convert` writes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        entries: int,
+        convert: Convert,
+        weights: WeightFormat = WeightFormat.U8,
+    ) -> None:
         self._directory = directory
         self._entries = entries
         self._convert = convert
+        self._weights = weights
 
     def get(self, manifest: Manifest) -> Path:
         """Return the directory of the model's IR, converted first if necessary.
@@ -44,6 +55,7 @@ class IrCache:
             digest.update(source.read_bytes())
         content = {
             "converter": digest.hexdigest(),
+            "weights": self._weights,
             **{name: manifest.files[name] for name in names},
         }
         target = (
@@ -69,7 +81,7 @@ class IrCache:
         return target
 
 
-def convert_in_process(source: Path, target: Path) -> None:
+def convert_in_process(source: Path, target: Path, weights: WeightFormat = WeightFormat.U8) -> None:
     """Run `python -m services.predictor.graph` with low priority and wait.
 
     In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and the
@@ -78,7 +90,7 @@ def convert_in_process(source: Path, target: Path) -> None:
     Raises:
         ModelRefusedError: the converter refused the model, or failed.
     """
-    command = [sys.executable, "-m", "services.predictor.graph", str(source), str(target)]
+    command = [sys.executable, "-m", "services.predictor.graph", str(source), str(target), weights]
     root = str(Path(__file__).resolve().parents[2])
     environment = {
         **os.environ,

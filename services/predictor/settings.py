@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import MIN_HEADER_KEY_CHARACTERS, HeaderKey
 from services.predictor.engine.pipeline import Precision
+from services.predictor.graph.weights import WeightFormat
 
 
 class PredictorSettings(BaseSettings):
@@ -75,6 +76,10 @@ class PredictorSettings(BaseSettings):
     )
     threads: int = Field(0, ge=0, description="inference threads; 0 lets OpenVINO choose")
     precision: Precision = Field(Precision.AUTO, description="auto or f32")
+    weights: WeightFormat = Field(
+        WeightFormat.U8,
+        description="u8, or f32 for log-probs of the checkpoint itself, at four times the memory",
+    )
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body")
     drain_seconds: float = Field(
         30.0, ge=0, description="time for running generations at unload and shutdown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -134,6 +135,8 @@ def evaluate(options: argparse.Namespace) -> int:
             reason="OUT_OF_RANGE",
             limit=f"at least {MIN_ITEMS}",
         )
+    # Without a handler SIGTERM would leave the model server of a directory running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = []
     with ExitStack() as stack:
         judge = stack.enter_context(_MathJudge())

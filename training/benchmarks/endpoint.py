@@ -296,7 +296,7 @@ def _completion(choice: Json, text: str, body: Json) -> Completion:
 def serving(model_directory: Path) -> Iterator[Endpoint]:
     """Start the CPU model server for a model directory and stop it at the end of the block.
 
-    Weights are computed in float32, so that scores do not depend on the processor.
+    Weights and arithmetic are float32, so that scores are those of the checkpoint on any processor.
 
     Raises:
         ConfigError: the directory has no manifest.
@@ -324,6 +324,7 @@ def serving(model_directory: Path) -> Iterator[Endpoint]:
             "STARTUP_MODELS": json.dumps([str(model_directory.absolute())]),
             "FAILURE_FILE": str(failure),
             "PRECISION": "f32",
+            "WEIGHTS": "f32",
             "LOG_FORMAT": "text",
         }
         environment = {name: value for name, value in os.environ.items() if name[:3] != "TW_"}

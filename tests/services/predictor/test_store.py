@@ -2,12 +2,14 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.conversion import IR_NAME
+from services.predictor.graph.weights import WeightFormat
 from services.predictor.ir_cache import IrCache, convert_in_process
 from services.predictor.manifest import DigestCache, check_manifest
 from services.predictor.repository import Journal
@@ -121,6 +123,22 @@ def test_graphs_are_converted_once_and_the_least_recently_used_are_deleted(
     assert list(graphs.iterdir()) == [second]
     cache.get(one)
     assert calls == ["tiny-1", "tiny-2", "tiny-1"]
+
+
+def test_weight_formats_have_different_graphs(
+    first_model: Path, tmp_path: Path, digests: DigestCache
+) -> None:
+    (graphs := tmp_path / "graphs").mkdir()
+    manifest = check_manifest(first_model, "tiny-1", digests)
+
+    small, exact = (
+        IrCache(graphs, 2, partial(convert_in_process, weights=weights), weights).get(manifest)
+        for weights in (WeightFormat.U8, WeightFormat.F32)
+    )
+
+    assert small != exact
+    sizes = [(path / "openvino_model.bin").stat().st_size for path in (small, exact)]
+    assert sizes[1] > 2 * sizes[0]
 
 
 def test_a_failed_conversion_leaves_no_files(
