@@ -5,15 +5,16 @@ The reply waits for the acknowledgement of the feedback service, so confirmed fe
 
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from thumbwheel.guardrail.v1 import guardrail_pb2
 
-from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError, ServiceError
 from services.chassis.identity import Caller
-from services.contracts.chat import Role
+from services.contracts.chat import Role, Task
 from services.contracts.feedback import (
     Correction,
     FeedbackValue,
@@ -34,12 +35,16 @@ from services.contracts.limits import (
 )
 from services.contracts.wire import ACTIONS
 from services.gateway.answering.output_guard import OutputGuard
-from services.gateway.metrics import GUARD_VERDICTS, THUMBS
+from services.gateway.metrics import GUARD_VERDICTS, RATED_ANSWERS, THUMBS
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.turns.request import check_uuid
 
 # A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
 EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.FeedbackEvent")
+
+
+# Names of lengths of answers, with the characters that are no longer of this length.
+LENGTHS = {"short": 200, "medium": 1_000}
 
 
 class Durability(StrEnum):
@@ -66,6 +71,9 @@ class RatedMessage:
     model_version: str
     arm: str
     finished: bool
+    task: Task = Task.UNSPECIFIED
+    characters: int = 0
+    parent_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,13 @@ class RatedMessages(Protocol):
 
         Raises:
             NotFoundError: The message is unknown or belongs to another user.
+        """
+
+    async def is_enhanced(self, message_id: str) -> bool:
+        """Return True if the enhancer has changed a user's message.
+
+        Raises:
+            ServiceError: The message cannot be read.
         """
 
 
@@ -160,10 +175,21 @@ class Feedback:
         )
         durability = await self._log.record(event)
         if isinstance(submission.value, Thumb):
-            THUMBS.labels(
-                message.model_version, message.arm, "up" if submission.value.up else "down"
-            ).inc()
+            await self._count_thumb(message, "up" if submission.value.up else "down")
         return event.event_id, durability
+
+    async def _count_thumb(self, message: RatedMessage, value: str) -> None:
+        THUMBS.labels(message.model_version, message.arm, value).inc()
+        length = next(
+            (name for name, limit in LENGTHS.items() if message.characters < limit), "long"
+        )
+        traits = [f"task_{message.task}", f"length_{length}"]
+        # The thumb is stored, so a missing question only costs its trait.
+        with suppress(ServiceError):
+            is_enhanced = await self._messages.is_enhanced(message.parent_id)
+            traits.append("question_enhanced" if is_enhanced else "question_as_typed")
+        for trait in traits:
+            RATED_ANSWERS.labels(message.model_version, trait, value).inc()
 
     async def _check_correction(self, text: str) -> None:
         """Check a text that a model will learn to answer with.

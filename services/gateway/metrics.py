@@ -44,6 +44,13 @@ THUMBS = Counter(
     "Acknowledged thumbs by version and value.",
     ["version", "arm", "value"],
 )
+RATED_ANSWERS = Counter(
+    "thumbwheel_rated_answers_total",
+    "Acknowledged thumbs by version, value and trait. Each thumb counts for three traits: task_*; "
+    "length_short (of the answer, below 200 characters), _medium (below 1,000) or _long; "
+    "question_enhanced or question_as_typed.",
+    ["version", "trait", "value"],
+)
 ERASURES = Counter(
     "thumbwheel_gateway_erasures_total",
     "Erasures of users' data: done, or unfinished (to be repeated).",

@@ -4,6 +4,13 @@ from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles,
 
 GENERATIONS, TURNS = "thumbwheel_generations_total", "thumbwheel_turns_total"
 EXPERIMENT = "thumbwheel_experiment"
+RATED = "thumbwheel_rated_answers_total"
+
+
+def _thumbs_up(traits: str) -> str:
+    """Return the share of thumbs up by version and trait, for traits of a pattern."""
+    return share(RATED, f'value="up", trait=~"{traits}"', "version, trait")
+
 
 ROLLOUT = Row(
     "Served versions",
@@ -137,6 +144,24 @@ THUMBS = Row(
                     "{{version}} {{arm}} {{value}}",
                 )
             ],
+        ),
+        Panel(
+            "Share of thumbs up by task",
+            "By version. A version may be better at one task and worse at another.",
+            Unit.RATIO,
+            [Query(_thumbs_up("task_.*"), "{{version}} {{trait}}")],
+        ),
+        Panel(
+            "Share of thumbs up by length",
+            "By version and length of the answer: short is below 200 characters, long from 1,000.",
+            Unit.RATIO,
+            [Query(_thumbs_up("length_.*"), "{{version}} {{trait}}")],
+        ),
+        Panel(
+            "Share of thumbs up by change of the question",
+            "By version: enhanced if the enhancer has changed the question.",
+            Unit.RATIO,
+            [Query(_thumbs_up("question_.*"), "{{version}} {{trait}}")],
         ),
         Panel(
             "Failed turns by version",

@@ -9,7 +9,7 @@ from services.chassis.channel import call_unary
 from services.chassis.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError
 from services.chassis.identity import request_id_from
 from services.chassis.telemetry import fields
-from services.contracts.chat import FinishReason
+from services.contracts.chat import FinishReason, Task
 from services.contracts.limits import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -17,7 +17,7 @@ from services.contracts.limits import (
     field_error,
     with_field,
 )
-from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, history_message
+from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, TASKS, history_message
 from services.gateway.feedback import RatedMessage
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
@@ -123,7 +123,14 @@ class SessionPeer:
             message.model_version,
             message.arm,
             _finish_reason(message) is not FinishReason.OPEN,
+            TASKS.get(message.task, Task.UNSPECIFIED),
+            len(message.text),
+            message.parent_id,
         )
+
+    async def is_enhanced(self, message_id: str) -> bool:
+        """Implement the method `RatedMessages.is_enhanced`."""
+        return bool((await self.message(message_id)).edits)
 
     async def erase_user(self) -> int:
         """Implement the method `OwnConversations.erase_user`."""

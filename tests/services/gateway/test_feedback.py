@@ -12,6 +12,7 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.errors import from_rpc
 from services.gateway.feedback import EVENT_NAMESPACE
+from services.gateway.metrics import RATED_ANSWERS
 from tests.services.gateway.fakes import BAD_WORD, SECRET, STABLE
 from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest
 
@@ -178,3 +179,45 @@ async def test_conversation_shows_comments_and_corrections(
         "",
         "",
     )
+
+
+def rated() -> dict[tuple[str, str], float]:
+    """Return the counts of rated answers by trait and value."""
+    [metric] = RATED_ANSWERS.collect()
+    return {
+        (sample.labels["trait"], sample.labels["value"]): sample.value
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+async def test_thumbs_are_counted_by_task_length_and_change_of_the_question(
+    gateway: GatewayUnderTest,
+) -> None:
+    RATED_ANSWERS.clear()
+    for number, text in enumerate(("hw are you", "how are you")):
+        turn = await gateway.ask(text)
+        await submit(
+            gateway, turn[0].message_id, f"r{number}", thumb=events_pb2.Thumb(up=number == 0)
+        )
+    await submit(gateway, turn[0].message_id, "r9", retraction=events_pb2.Retraction(kind="thumb"))
+    assert rated() == {
+        ("task_unspecified", "up"): 1,
+        ("task_unspecified", "down"): 1,
+        ("length_short", "up"): 1,
+        ("length_short", "down"): 1,
+        ("question_enhanced", "up"): 1,
+        ("question_as_typed", "down"): 1,
+    }
+
+
+async def test_a_thumb_is_acknowledged_if_its_question_cannot_be_read(
+    gateway: GatewayUnderTest,
+) -> None:
+    RATED_ANSWERS.clear()
+    turn = await gateway.ask("how are you")
+    answer = gateway.fakes.session.messages[turn[0].message_id]
+    del gateway.fakes.session.messages[answer.parent_id]
+    response = await submit(gateway, turn[0].message_id)
+    assert response.durability == feedback_pb2.DURABILITY_SPOOL
+    assert set(rated()) == {("task_unspecified", "up"), ("length_short", "up")}
