@@ -65,6 +65,12 @@ COMMANDS = {
         ("evaluate",),
         ("predictor", "training", "evaluation"),
     ),
+    "evaluate perplexity": Command(
+        "perplexity and bits per byte of a model on texts",
+        TRAINING,
+        ("perplexity",),
+        ("training",),
+    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

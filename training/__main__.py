@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.benchmarks.commands import describe as describe_evaluation
+from training.benchmarks.perplexity_command import describe as describe_perplexity
 from training.commands import HALTED, REPORTED_ERRORS
 from training.commands import describe as describe_loop
 from training.data_commands import code_commit
@@ -118,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     describe_data(commands, common)
     describe_reports(commands, common)
     describe_evaluation(commands, common)
+    describe_perplexity(commands, common)
     describe_generate(commands)
     describe_nano_base(commands, code_commit)
     describe_pretraining(commands, code_commit)

@@ -1,0 +1,171 @@
+"""Command `thumbwheel evaluate perplexity MODEL --text FILE…`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.artifacts.manifest import MANIFEST
+from training.artifacts.registry import VERSION, Registry
+from training.artifacts.scores import TaskScore
+from training.benchmarks.commands import model_arguments, model_choice, score_store
+from training.benchmarks.models import URL, opened
+from training.benchmarks.perplexity import (
+    DEFAULT_WINDOW,
+    MAX_BYTES,
+    EndpointScorer,
+    TextScore,
+    TokenScorer,
+    choose_windows,
+    hash_prompts,
+    measure,
+    read_documents,
+)
+from training.data.corpus import TEXTS_HELP
+from training.errors import ConfigError
+from training.runtime.context import DEVICE_HELP
+
+if TYPE_CHECKING:
+    from training.figures import Estimate
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+MIN_DOCUMENTS = 2  # for a standard error
+
+
+@dataclass(frozen=True)
+class NamedScorer:
+    """A model with the name under which its scores are stored."""
+
+    version: str
+    scorer: TokenScorer
+
+
+def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+    """Add `perplexity` to the command line.
+
+    Args:
+        state: parser with the options for the state.
+    """
+    parser = commands.add_parser(
+        "perplexity",
+        parents=[state, model_arguments()],
+        help="perplexity and bits per byte of a model on texts",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=f"{TEXTS_HELP}; at most {MAX_BYTES >> 20} MiB",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        metavar="TOKENS",
+        help=f"context of long texts (default: {DEFAULT_WINDOW}, at most the model's)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="TOKENS",
+        help="distance of windows (default: half a window); smaller is exacter and slower",
+    )
+    parser.add_argument("--device", default="cpu", help=f"for a directory: {DEVICE_HELP}")
+    parser.add_argument(
+        "--store-as",
+        default="",
+        metavar="TASK",
+        help=f"store bits per byte as this task; needs {MIN_DOCUMENTS} texts or more",
+    )
+    parser.set_defaults(command=perplexity)
+
+
+def perplexity(options: argparse.Namespace) -> int:
+    """Measure the model, print the figures, and store them if asked."""
+    documents = read_documents(options.text)
+    if options.store_as and len(documents) < MIN_DOCUMENTS:
+        raise ConfigError(
+            f"store_as: {len(documents)} text has no standard error",
+            field="store_as",
+            reason="TOO_FEW",
+            limit=f"at least {MIN_DOCUMENTS} texts",
+        )
+    began = time.monotonic()
+    with _opened(options) as model:
+        windows = choose_windows(model.scorer, options.window, options.stride)
+        score = measure(model.scorer, documents, windows)
+        version = model.version
+    seconds = time.monotonic() - began
+    size = f"{score.bytes:,} bytes, {score.tokens:,} tokens"
+    print(f"model         {version}")
+    print(f"texts         {len(documents):,} ({size})")
+    print(f"windows       {windows.tokens:,} tokens, stride {windows.stride:,}")
+    print(f"bits/byte     {_text(score.bits_per_byte)}")
+    print(f"nats/token    {_text(score.nats_per_token)}")
+    print(f"perplexity    {_text(score.perplexity)}")
+    print(f"seconds       {seconds:.1f}")
+    if options.store_as:
+        ids = json.dumps([document.item for document in documents])
+        stored = TaskScore(
+            version=version,
+            task=options.store_as,
+            metric="bits_per_byte",
+            value=score.bits_per_byte.value,
+            standard_error=score.bits_per_byte.error,
+            items=len(documents),
+            items_sha256=hashlib.sha256(ids.encode()).hexdigest(),
+            prompts_sha256=hash_prompts(documents, windows),
+            higher_is_better=False,
+            seconds=round(seconds, 3),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            breakdown=_breakdown(score),
+        )
+        score_store(options).write(stored, [document.as_item() for document in score.documents])
+    return 0
+
+
+def _breakdown(score: TextScore) -> dict[str, float]:
+    figures = {"nats_per_token": score.nats_per_token, "perplexity": score.perplexity}
+    # An infinite perplexity is no JSON number.
+    finite = {name: one.value for name, one in figures.items() if math.isfinite(one.value)}
+    return {**finite, "tokens": score.tokens, "bytes": score.bytes}
+
+
+def _text(figure: Estimate) -> str:
+    if math.isinf(figure.error):
+        return f"{figure.value:.4f} (no standard error: one text)"
+    return f"{figure.value:.4f} ± {figure.error:.4f}"
+
+
+@contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
+    """Load the model of a directory or version, or connect to the URL, in the block."""
+    choice = model_choice(options)
+    if URL.match(choice.model):
+        with opened(choice) as served:
+            yield NamedScorer(served.version, EndpointScorer(served.endpoint, served.window_tokens))
+        return
+    for name in ("served_name", "key_file"):
+        if getattr(options, name):
+            raise ConfigError(
+                f"{name}: only for a URL", field=name, reason="CONFLICT", limit="a URL as model"
+            )
+    from training.benchmarks.local_model import LocalModel  # imports torch
+
+    directory = Path(choice.model)
+    if not directory.is_dir() and VERSION.fullmatch(choice.model):
+        directory = Registry(choice.state / "models").directory(choice.model)
+    manifest = directory / MANIFEST
+    version = json.loads(manifest.read_text())["version"] if manifest.is_file() else directory.name
+    yield NamedScorer(choice.version or version, LocalModel(directory, options.device))
