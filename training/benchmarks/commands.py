@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
 from training.benchmarks.models import ModelChoice, opened
-from training.benchmarks.tasks import BENCHMARKS, QUICK, QUICK_ITEMS, chosen, load
+from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, chosen, load
 from training.errors import ConfigError
 from training.figures import Z_95, Estimate, share_bounds
 
@@ -124,9 +126,16 @@ def evaluate(options: argparse.Namespace) -> int:
     limit = QUICK_ITEMS if options.quick else options.limit
     benchmarks = chosen(names)
     choice = model_choice(options)
+    from training.benchmarks.code_tasks import LIMITS, read_items
+    from training.benchmarks.data import rows
     from training.benchmarks.language_model import EndpointModel
-    from training.benchmarks.runner import MIN_ITEMS
-    from training.benchmarks.runner import evaluate as run
+    from training.benchmarks.runner import MIN_ITEMS, evaluate_code
+    from training.benchmarks.runner import evaluate as evaluate_texts
+    from training.verification.sandbox.runs import open_sandbox
+
+    sandbox = cache(partial(open_sandbox, os.environ, LIMITS))
+    if any(benchmark.name in CODE for benchmark in benchmarks):
+        sandbox()  # a missing sandbox is reported before hours of other benchmarks
 
     if limit is not None and limit < MIN_ITEMS:
         raise ConfigError(
@@ -143,10 +152,7 @@ def evaluate(options: argparse.Namespace) -> int:
         model = stack.enter_context(opened(choice))
         language_model = EndpointModel(model)
         for benchmark in benchmarks:
-            done = run(
-                benchmark,
-                load(benchmark, judge),
-                language_model,
+            options_of_run = (
                 model.digest,
                 model.version,
                 score_store(options),
@@ -154,6 +160,12 @@ def evaluate(options: argparse.Namespace) -> int:
                 options.restart,
                 _progress(benchmark.name),
             )
+            if benchmark.name in CODE:
+                items = read_items(benchmark.name, rows(benchmark.name))
+                done = evaluate_code(benchmark, items, model.endpoint, sandbox(), *options_of_run)
+            else:
+                parts = load(benchmark, judge)
+                done = evaluate_texts(benchmark, parts, language_model, *options_of_run)
             found.append(done)
             _note(done)
     print(table([done.score for done in found]))

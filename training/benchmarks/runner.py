@@ -11,17 +11,20 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
+from training.benchmarks.code_tasks import CodeItem, Completer
+from training.benchmarks.code_tasks import run as run_code
 from training.benchmarks.data import item_ids
 from training.benchmarks.tasks import Benchmark, Part
 from training.errors import ConfigError, DetailedError
 from training.figures import clustered_mean
 from training.runs import now
+from training.verification.code import Runner
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -201,32 +204,126 @@ def evaluate(
         EndpointError: the endpoint stopped answering; finished items are kept.
         RefusedError: the endpoint refused a request.
     """
-    asked = questions(parts, limit)
-    identity = Identity(
-        identity_of_model,
-        _sha256(question.id for question in asked),
-        _sha256(
-            json.dumps([request.request_type, request.args])
-            for question in asked
-            for request in question.requests
-        ),
+    asked = {question.id: question for question in questions(parts, limit)}
+    prompts = (
+        json.dumps([request.request_type, request.args])
+        for question in asked.values()
+        for request in question.requests
     )
-    total = sum(len(part.items) for part in parts)
-    suffix = "" if len(asked) == total else f".{len(asked)}"
+
+    def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
+        shortened = model.shortened
+        values = _values(benchmark, [asked[item] for item in ids], model)
+        return values, model.shortened - shortened
+
+    return _evaluate(
+        benchmark,
+        {item: question.part.name for item, question in asked.items()},
+        Identity(identity_of_model, _sha256(asked), _sha256(prompts)),
+        version,
+        store,
+        len(asked) == sum(len(part.items) for part in parts),
+        restart,
+        compute,
+        report,
+    )
+
+
+def evaluate_code(
+    benchmark: Benchmark,
+    items: Sequence[CodeItem],
+    endpoint: Completer,
+    sandbox: Runner,
+    identity_of_model: str,
+    version: str,
+    store: ScoreStore,
+    limit: int | None = None,
+    restart: bool = False,
+    report: Progress = lambda done, of, seconds: None,
+) -> Evaluated:
+    """Evaluate a model on a benchmark whose answers are programs, by greedy decoding.
+
+    Args:
+        sandbox: runs the programs; other arguments are as in `evaluate`.
+
+    Raises:
+        SandboxUnavailableError: the sandbox did not start; no program counts as wrong for that.
+        JournalError, EndpointError, RefusedError: as in `evaluate`.
+    """
+    by_id = {item.item: item for item in items}
+    asked = select(list(by_id), limit)
+
+    def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
+        scored = run_code(endpoint, [by_id[item] for item in ids], sandbox)
+        return {one.item: one.value for one in scored}, 0
+
+    return _evaluate(
+        benchmark,
+        dict.fromkeys(asked, ""),
+        Identity(
+            identity_of_model,
+            _sha256(asked),
+            _sha256(json.dumps([by_id[item].prompt, by_id[item].tests]) for item in asked),
+        ),
+        version,
+        store,
+        len(asked) == len(by_id),
+        restart,
+        compute,
+        report,
+    )
+
+
+def _evaluate(
+    benchmark: Benchmark,
+    asked: Mapping[str, str],
+    identity: Identity,
+    version: str,
+    store: ScoreStore,
+    is_complete: bool,
+    restart: bool,
+    compute: Callable[[Sequence[str]], tuple[dict[str, float], int]],
+    report: Progress,
+) -> Evaluated:
+    """Compute the items that are not in the journal, and store the score.
+
+    Args:
+        asked: name of the part by id, in order.
+        compute: returns the values of items by id, and the number of shortened prompts.
+    """
+    suffix = "" if is_complete else f".{len(asked)}"
     path = store.folder(version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
     journal = Journal(path, identity, restart)
-    reused = sum(question.id in journal.values for question in asked)
-    waiting = [question for question in asked if question.id not in journal.values]
-    for chunk in _chunks(waiting):
-        began, shortened = time.monotonic(), model.shortened
-        values = _values(benchmark, chunk, model)
-        journal.add(values, time.monotonic() - began, model.shortened - shortened)
+    waiting = [item for item in asked if item not in journal.values]
+    for start in range(0, len(waiting), CHUNK_ITEMS):
+        began = time.monotonic()
+        values, shortened = compute(waiting[start : start + CHUNK_ITEMS])
+        journal.add(values, time.monotonic() - began, shortened)
         report(len(journal.values), len(asked), journal.seconds)
-    items = [ItemScore(question.id, journal.values[question.id]) for question in asked]
-    score = _score(benchmark, version, asked, items, identity, total, journal.seconds)
-    if score.is_complete or not _is_complete(store, version, benchmark.name):
+    items = [ItemScore(item, journal.values[item]) for item in asked]
+    estimate = clustered_mean([item.value for item in items], list(asked))
+    by_part: defaultdict[str, list[float]] = defaultdict(list)
+    for item in items:
+        by_part[asked[item.item]].append(item.value)
+    score = TaskScore(
+        version=version,
+        task=benchmark.name,
+        metric=benchmark.metric,
+        value=estimate.value,
+        standard_error=estimate.error,
+        items=len(items),
+        items_sha256=identity.items_sha256,
+        prompts_sha256=identity.prompts_sha256,
+        chance=benchmark.chance,
+        is_complete=is_complete,
+        seconds=round(journal.seconds, 1),
+        finished=now(),
+        breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name},
+    )
+    stored = store.scores(version).get(benchmark.name)
+    if is_complete or stored is None or not stored.is_complete:
         store.write(score, items)
-    return Evaluated(score, items, reused, journal.shortened)
+    return Evaluated(score, items, len(asked) - len(waiting), journal.shortened)
 
 
 def _values(
@@ -254,48 +351,7 @@ def _values(
     return found
 
 
-def _score(
-    benchmark: Benchmark,
-    version: str,
-    asked: Sequence[Question],
-    items: Sequence[ItemScore],
-    identity: Identity,
-    total: int,
-    seconds: float,
-) -> TaskScore:
-    values = [item.value for item in items]
-    estimate = clustered_mean(values, [item.item for item in items])
-    by_part: defaultdict[str, list[float]] = defaultdict(list)
-    for question, value in zip(asked, values, strict=True):
-        by_part[question.part.name].append(value)
-    return TaskScore(
-        version=version,
-        task=benchmark.name,
-        metric=benchmark.metric,
-        value=estimate.value,
-        standard_error=estimate.error,
-        items=len(items),
-        items_sha256=identity.items_sha256,
-        prompts_sha256=identity.prompts_sha256,
-        chance=benchmark.chance,
-        is_complete=len(items) == total,
-        seconds=round(seconds, 1),
-        finished=now(),
-        breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name},
-    )
-
-
-def _is_complete(store: ScoreStore, version: str, task: str) -> bool:
-    score = store.scores(version).get(task)
-    return score is not None and score.is_complete
-
-
-def _chunks(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    for start in range(0, len(asked), CHUNK_ITEMS):
-        yield asked[start : start + CHUNK_ITEMS]
-
-
-def _sha256(texts: Iterator[str]) -> str:
+def _sha256(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode() + b"\n")

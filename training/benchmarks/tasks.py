@@ -37,6 +37,7 @@ MATH = {
     },
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
+CODE = ("humaneval", "mbpp")
 QUICK = ("hellaswag", "piqa", "arc_easy", "lambada")
 QUICK_ITEMS = 100
 
@@ -150,6 +151,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             overrides=_answers(320, ("Q:", "</s>", "<|im_end|>")),
         ),
         Benchmark("math500", "competition mathematics", "", "exact_match", None),
+        Benchmark("humaneval", "Python functions, run in the sandbox", "", "pass@1", None),
+        Benchmark("mbpp", "short Python programs, run in the sandbox", "", "pass@1", None),
         Benchmark("lambada", "last word of a passage", "lambada/lambada_openai.yaml", "acc", None),
     )
 }
@@ -175,7 +178,7 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
 
 
 def load(benchmark: Benchmark, judge_math: MathJudge) -> list[Part]:
-    """Return the parts of a benchmark.
+    """Return the parts of a benchmark whose answers are texts, so not of CODE.
 
     Args:
         judge_math: scores the responses of MATH, since answers are parsed only in other processes.
