@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from infra.machine.certificates.authority import certificate_names, issue_certificates
 from infra.machine.cluster.installation import find_installed
 from infra.machine.cluster.layout import Layout
 from infra.run.deploy.cluster_shell import ClusterShell
 from tests.infra.run.deploy.clusters import deploy, deployed_cluster, skip_if_disabled
 from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.tls_secrets import write_secrets
 
+CERTIFICATE_DAYS = 1.0
 UNSEEN, DEPLOY_SECONDS = "the chart is not tried on a real cluster", 600
 
 
@@ -31,3 +34,15 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS
     ) as found:
         yield found
+
+
+@pytest.fixture
+def certificates(deployed: Deployed, tmp_path: Path) -> Iterator[Path]:
+    """Return the folder with the certificates of a release with mutual TLS."""
+    issue_certificates(tmp_path, certificate_names(), CERTIFICATE_DAYS)
+    write_secrets(deployed, tmp_path)
+    deployed.install({"tls": {"mode": "secrets"}})
+    deployed.settle()
+    yield tmp_path
+    deployed.install()
+    deployed.settle()

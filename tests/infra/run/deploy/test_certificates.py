@@ -1,9 +1,7 @@
 """Mutual TLS between the services of a release, and strangers at its inner ports (finding S-11)."""
 
-import base64
 import json
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from infra.machine.certificates.authority import (
     Authority,
     CertificatePair,
     certificate_names,
-    issue_certificates,
     write_pair,
 )
 from infra.machine.cluster.errors import ClusterError
@@ -21,6 +18,7 @@ from infra.run.deploy import release
 from infra.service_table import service_table
 from tests.infra.run.deploy.deployed import Deployed, until
 from tests.infra.run.deploy.load import running_load
+from tests.infra.run.deploy.tls_secrets import write_secrets
 from tests.support.errors import refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,41 +30,6 @@ SHOW_CERTIFICATE = """
 import ssl, sys
 print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2])), timeout=5))
 """
-
-
-def write_secrets(deployed: Deployed, folder: Path) -> None:
-    """Create or replace the secrets of all names, as docs/kubernetes.md describes."""
-    secrets = [
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/tls",
-            "metadata": {"name": f"{deployed.name}-{name}-tls"},
-            "data": {
-                key: base64.b64encode((folder / file).read_bytes()).decode()
-                for key, file in (
-                    ("tls.crt", f"{name}.pem"),
-                    ("tls.key", f"{name}.key"),
-                    ("ca.crt", "authority.pem"),
-                )
-            },
-        }
-        for name in certificate_names()
-    ]
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": secrets})
-    deployed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=listed)
-
-
-@pytest.fixture
-def certificates(deployed: Deployed, tmp_path: Path) -> Iterator[Path]:
-    """Return the folder with the certificates of a release with mutual TLS."""
-    issue_certificates(tmp_path, certificate_names(), LIFETIME_DAYS)
-    write_secrets(deployed, tmp_path)
-    deployed.install({"tls": {"mode": "secrets"}})
-    deployed.settle()
-    yield tmp_path
-    deployed.install()
-    deployed.settle()
 
 
 def shown(deployed: Deployed, service: str, port: int) -> bytes:
