@@ -21,7 +21,7 @@ from infra.machine.certificates.authority import (
 )
 from sequential.figures import RateSums, VersionFigures
 from tests.support.errors import refused
-from training import remote
+from training import remote, service_channel
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
 from training.evaluation.canary import Thumbs, Verdict
@@ -341,7 +341,7 @@ def test_start_is_repeated_if_a_version_loads_longer_than_a_call(
 
 def test_error_names_the_unreachable_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        remote, "OPTIONS", []
+        service_channel, "OPTIONS", []
     )  # eight seconds of retries, which the loop's own test covers
     client = FeedbackLog("127.0.0.1:1")
     with refused(RemoteError, field="feedback", reason="UNAVAILABLE") as caught:
@@ -353,7 +353,9 @@ def test_error_names_the_unreachable_service(monkeypatch: pytest.MonkeyPatch) ->
 def test_mutual_tls_authenticates_both_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: a rejected connection stays rejected
+    monkeypatch.setattr(
+        service_channel, "OPTIONS", []
+    )  # no retries: a rejected connection stays rejected
     issue_certificates(tmp_path, ("feedback", "training"), 1)
     server = grpc.server(futures.ThreadPoolExecutor(1))
     log = Log()
@@ -426,8 +428,8 @@ def test_replaced_certificate_is_used_by_the_next_call(tmp_path: Path) -> None:
 def test_unavailable_service_is_awaited_up_to_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries by gRPC itself
-    monkeypatch.setattr(remote, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(service_channel, "OPTIONS", [])  # no retries by gRPC itself
+    monkeypatch.setattr(service_channel, "AGAIN_SECONDS", 0.05)
     log = Log()  # fails once as if restarting
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)

@@ -17,7 +17,7 @@ from services.chassis.identity import Caller
 from services.chassis.identity_keys import create_key_pair, retire_keys
 from services.chassis.service_identity import IDENTITY_KEY, ServiceTokenError, TokenVerifier
 from tests.support.errors import refused
-from training import remote, service_identity
+from training import service_channel, service_identity
 from training.errors import ConfigError
 from training.remote import FeedbackLog, RolloutClient
 from training.service_channel import RemoteError
@@ -127,7 +127,7 @@ def test_token_that_expired_in_a_long_attempt_is_replaced_once(
     target, _, fake = services
     log = FeedbackLog(target, identity=identity_in(state, "training"))
     for token_seconds, refusals, is_answered in ((60, 1, False), (0, 1, True), (0, 2, False)):
-        monkeypatch.setattr(remote, "TOKEN_SECONDS", token_seconds)
+        monkeypatch.setattr(service_channel, "TOKEN_SECONDS", token_seconds)
         fake.refusals = refusals
         if is_answered:
             log.count(SINCE)

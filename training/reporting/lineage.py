@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, read_manifest
@@ -87,7 +86,10 @@ def _data(ancestry: Ancestry, runs: Runs) -> Iterator[tuple[str, str]]:
 
 
 def _verdicts(run_directory: Path) -> Iterator[tuple[str, str]]:
-    gate, canary = (_read(run_directory / f"{name}.json") for name in ("gate", "canary"))
+    gate, canary = (
+        json.loads(path.read_text()) if path.exists() else None
+        for path in (run_directory / "gate.json", run_directory / "canary.json")
+    )
     if gate:
         yield "gate", f"{'passed' if gate['passed'] else 'refused'}: {gate['reason']}"
         for check in gate["checks"]:
@@ -107,7 +109,3 @@ def _scores(version: str, loop_directory: Path) -> Iterator[tuple[str, str]]:
             f"on {score.items} items{part}",
         )
         name = ""
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
