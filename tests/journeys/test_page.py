@@ -329,6 +329,37 @@ def test_user_sets_consent_and_erases_all_data(page: Page) -> None:
     expect(dialog.get_by_role("status")).to_contain_text("cannot be read any more")
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_copies_of_answers_are_reported_with_consent_only(page: Page, stack: Stack) -> None:
+    ask(page, "hello")
+    answer = page.locator(".answer .text").last
+    expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
+    answer.select_text()
+    with page.expect_response(f"{stack.http}/api/feedback") as reported:
+        page.keyboard.press("Control+C")
+    assert reported.value.request.post_data_json["signal"] == {"kind": "copied"}
+    assert reported.value.ok
+    # Not by the event's id: the page does not read the body, so the browser never completes it.
+    wait_for_row(stack, "signal", "copied")
+    # A copy is no rating.
+    expect(page.get_by_label("Good answer")).to_have_attribute("aria-pressed", "false")
+
+    page.get_by_role("button", name="Your data").click()
+    page.get_by_role("switch").click()
+    expect(page.get_by_role("switch")).not_to_be_checked()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.get_by_text("2 / 2")).to_be_visible(timeout=30_000)
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.post_data or ""))
+    answer.select_text()
+    page.keyboard.press("Control+C")
+    with page.expect_response(f"{stack.http}/api/feedback"):
+        page.get_by_label("Good answer").click()
+    assert len([body for body in sent if "thumb" in body]) == 1
+    assert not [body for body in sent if "signal" in body]
+
+
 def test_operator_sees_the_ratings_of_the_versions(operators_page: Page, stack: Stack) -> None:
     page, somebody = operators_page, Client(stack.http, stack.make_keys("rater")[0])
     expect(page.get_by_text("Learning")).to_have_count(1)

@@ -262,7 +262,7 @@ class RateMetrics(Collector):
             ),
             GaugeMetricFamily(
                 "thumbwheel_version_rate_ratio",
-                "Share of these with the event that the label names.",
+                "Share of the answers of the last day, or of thumbs on them, with the event.",
                 labels=["version", "rate"],
             ),
         )
