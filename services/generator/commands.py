@@ -102,6 +102,7 @@ async def run_rollout_command(
         "halt": asdict(rollout.halt) if rollout.halt else None,
         "stable": asdict(rollout.stable) if rollout.stable else None,
         "candidate": asdict(rollout.candidate) if rollout.candidate else None,
+        "watch": asdict(rollout.watch) if rollout.watch else None,
         "history": [asdict(change) for change in rollout.history[:5]],
     }
     print(json.dumps(shown, indent=2))

@@ -1,6 +1,7 @@
 """The watch after a promotion returns to the version before if the promoted version is worse."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,7 +41,9 @@ from tests.services.generator.replicas import agreed, replicas
 from tests.services.generator.service import (
     Stubs,
     generator_service,
+    generator_settings,
     model_directory,
+    operate,
     until_ready,
 )
 
@@ -341,7 +344,9 @@ async def test_a_start_with_the_watch_switched_off_ends_it(tmp_path: Path) -> No
     assert (state.stable.version, state.history[0].reason) == ("v2", "switched off")
 
 
-async def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
+async def test_a_watch_survives_a_restart_and_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with predictor_server(FakePredictor()) as port:
         async with generator_service(tmp_path, port, **WATCH) as stubs:
             await until_ready(stubs, "v1")
@@ -350,4 +355,7 @@ async def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
         async with generator_service(tmp_path, port, **WATCH) as stubs:
             await until_ready(stubs, "v2")
             after = (await stubs.state()).watch
+        assert await operate(generator_settings(tmp_path, port), "rollout") == 0
+    printed = json.loads(capsys.readouterr().out)["watch"]
+    assert (printed["previous"]["version"], printed["share"]) == ("v1", 0.5)
     assert (after.start_time, after.end_time) == (before.start_time, before.end_time)
