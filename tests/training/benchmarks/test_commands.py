@@ -9,6 +9,7 @@ from training.__main__ import main
 from training.artifacts.scores import ScoreStore, TaskScore
 from training.benchmarks.commands import table
 from training.benchmarks.tasks import BENCHMARKS
+from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
 pytestmark = pytest.mark.xdist_group("lm_eval")
 
@@ -90,3 +91,15 @@ def test_table_has_error_interval_and_items_beside_each_score() -> None:
     _, line = table([score]).splitlines()
 
     assert line.split() == "piqa acc_norm 0.5000 0.0500 0.404 to 0.596 0.500 100 0".split()
+
+
+def test_code_task_without_a_sandbox_asks_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PROGRAM_VARIABLE, str(tmp_path / "absent"))
+    with fake_model_server() as server:
+        assert evaluate(server, tmp_path, "--tasks", "mbpp", "--limit", "4") == 1
+        assert server.requests == []
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bubblewrap" in line

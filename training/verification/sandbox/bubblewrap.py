@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.errors import DetailedError
+from training.errors import UnavailableError
 
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
 HOME = "/python"  # path of the interpreter inside the sandbox
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 }
 
 
-class SandboxUnavailableError(DetailedError):
+class SandboxUnavailableError(UnavailableError):
     """Error for a machine without a safe sandbox; the message gives the remedy."""
 
     reason = "SANDBOX_UNAVAILABLE"
