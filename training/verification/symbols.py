@@ -102,7 +102,7 @@ def is_number(answer: str) -> bool:
 def to_latex(answer: str) -> str | None:
     """Convert plain notation to LaTeX; None for ambiguous text."""
     answer = _TEXT_COMMAND.sub(r"\1", answer).strip()
-    if not answer or len(answer) > MAX_ANSWER_CHARACTERS or "$" in answer.lstrip("$"):
+    if not answer or len(answer) > MAX_ANSWER_CHARACTERS or "$" in answer.lstrip("\\$"):
         return None
     if mixed := _MIXED.fullmatch(answer):
         sign, whole, part, parts = mixed.groups()

@@ -25,6 +25,14 @@ def test_gold_answers_are_choices(benchmark_data: None) -> None:
     assert not any(item["question_stem"].startswith("Question") for item in items)
 
 
+def test_answers_of_math_are_those_of_the_solutions(benchmark_data: None) -> None:
+    answers = [item["answer"] for item in rows("math500")]
+
+    assert r"\left( 3, \frac{\pi}{2} \right)" in answers
+    assert "32,348" in answers
+    assert not [answer for answer in answers if r"\iny" in answer or not answer]
+
+
 def test_repeated_items_have_different_ids() -> None:
     first, second, third = item_ids([{"text": "a"}, {"text": "b"}, {"text": "a"}])
 
