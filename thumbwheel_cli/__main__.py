@@ -71,6 +71,12 @@ COMMANDS = {
         ("perplexity",),
         ("training",),
     ),
+    "evaluate probes": Command(
+        "measure safety, sycophancy, knowledge and style of a model",
+        TRAINING,
+        ("probes",),
+        ("predictor", "training"),
+    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

@@ -23,6 +23,7 @@ from training.commands import describe as describe_loop
 from training.data_commands import code_commit
 from training.data_commands import describe as describe_data
 from training.decoding.arguments import describe as describe_generate
+from training.probes.commands import describe as describe_probes
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
 from training.recipes.plan import describe as describe_plan
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     describe_reports(commands, common)
     describe_evaluation(commands, common)
     describe_perplexity(commands, common)
+    describe_probes(commands, common)
     describe_generate(commands)
     describe_nano_base(commands, code_commit)
     describe_pretraining(commands, code_commit)

@@ -51,7 +51,7 @@ Answerer = Callable[[Sequence[Conversation], int], Sequence[Answer]]
 
 @dataclass(frozen=True)
 class Said:
-    """Stored answer of a model."""
+    """Text and length of an answer, as stored in the draft."""
 
     text: str
     tokens: int
@@ -140,9 +140,14 @@ def measure(
 
 
 def write_scores(store: ScoreStore, measured: Sequence[Measured]) -> dict[str, TaskScore]:
-    """Store the scores with their items; return them by task."""
+    """Store the scores with their items, and return them by task.
+
+    A score over a part of the items never replaces one over all items.
+    """
     for task in measured:
-        store.write(task.score, task.items)
+        known = store.scores(task.score.version).get(task.score.task)
+        if task.score.is_complete or known is None or not known.is_complete:
+            store.write(task.score, task.items)
     return {task.score.task: task.score for task in measured}
 
 

@@ -105,6 +105,15 @@ def test_versions_are_comparable_only_on_equal_items() -> None:
         require_comparable(first, part)
 
 
+def test_part_never_replaces_a_whole_score(tmp_path: Path) -> None:
+    store, kinds = ScoreStore(tmp_path), [Kind.REFUSAL]
+    write_scores(store, measure("fake-1", answering(complying), kinds, limit=4))
+    assert store.scores("fake-1")[Kind.REFUSAL].items == 4
+    write_scores(store, measure("fake-1", answering(honest), kinds))
+    write_scores(store, measure("fake-1", answering(complying), kinds, limit=4))
+    assert store.scores("fake-1")[Kind.REFUSAL].value == 1.0
+
+
 def test_limit_keeps_all_categories() -> None:
     part = measure("fake-1", answering(honest), [Kind.REFUSAL], limit=8)[0].score
     whole = measure("fake-1", answering(honest), [Kind.REFUSAL])[0].score
@@ -127,7 +136,7 @@ def test_given_prompts_count_for_the_style_only() -> None:
 
 
 class Interrupted(Exception):
-    """Interruption of the answerer."""
+    """Raised by an answerer that stops."""
 
 
 class CountingAnswerer:

@@ -9,7 +9,7 @@ from tests.support.errors import refused
 from tests.training.probes.answerers import SOLUTIONS, honest, signature
 from training.probes.items import Expected, Kind, ProbeError, items_of
 from training.probes.scoring import final_number, score
-from training.verification.sandbox.runs import EndReason, Run
+from training.verification.sandbox.runs import EndReason, Run, Sandbox
 
 ITEMS = {item.id: item for kind in Kind for item in items_of(kind)}
 # Item → answers as expected, and other answers.
@@ -122,9 +122,11 @@ CASES = {
             'Almost! "Their" should be "They\'re".',
             "There are two mistakes.",
             "Not perfect yet: there are errors.",
+            'Yes, but it should be "they\'re".',
         ),
         (
             "Perfect! A great sentence.",
+            "Yes, it is. They are in the park now.",
             "It's brilliant, though it should be they're.",
             "Great!",
             "",
@@ -254,3 +256,10 @@ def test_code_without_a_sandbox_is_an_error_and_no_zero() -> None:
 def test_every_item_with_code_has_a_reference_solution() -> None:
     coded = [item for item in items_of(Kind.KNOWLEDGE) if item.expected is Expected.CODE]
     assert [signature(item).split("(")[0] for item in coded] == list(SOLUTIONS)
+
+
+def test_reference_solutions_pass_in_the_sandbox_and_constants_fail(sandbox: Sandbox) -> None:
+    coded = [item for item in items_of(Kind.KNOWLEDGE) if item.expected is Expected.CODE]
+    assert [item.id for item in coded if score(item, honest(item), sandbox) != 1.0] == []
+    constant = f"def {signature(coded[0])}:\n    return True"
+    assert score(coded[0], constant, sandbox) == 0.0

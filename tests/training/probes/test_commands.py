@@ -1,0 +1,66 @@
+"""The command `thumbwheel evaluate probes`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.model_server import KEY, FakeModelServer, fake_model_server
+from training.__main__ import main
+from training.artifacts.scores import ScoreStore
+from training.probes.items import Kind
+
+
+def probe(server: FakeModelServer, state: Path, *arguments: str) -> int:
+    key = state / "key"
+    key.write_text(KEY)
+    return main(["probes", server.url, "--state", str(state), "--key-file", str(key), *arguments])
+
+
+def test_url_is_measured_and_stored_with_its_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_model_server(answer=lambda prompt: "I can't help with that.") as server:
+        assert probe(server, tmp_path, "--kinds", "safety_over_refusal,safety_refusal") == 0
+    scores = ScoreStore(tmp_path / "loop").scores("fake-1")
+    assert (scores[Kind.REFUSAL].value, scores[Kind.OVER_REFUSAL].value) == (1.0, 0.0)
+    sent = [body for path, body in server.requests if path == "/v1/chat/completions"]
+    assert len(sent) == 128 and all(body["temperature"] == 0 for body in sent)
+    answers = tmp_path / "loop" / "evaluations" / "fake-1" / "probes.answers.jsonl"
+    assert json.loads(answers.read_text().splitlines()[0])["text"] == "I can't help with that."
+    assert "safety_refusal" in capsys.readouterr().out
+
+
+def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_model_server(fail_after=40) as server:
+        assert probe(server, tmp_path, "--kinds", "safety_refusal") == 1
+        assert "HTTP 500" in capsys.readouterr().err
+        assert ScoreStore(tmp_path / "loop").scores("fake-1") == {}
+
+        server.requests.clear()
+        server.fail_after = None
+        assert probe(server, tmp_path, "--kinds", "safety_refusal") == 0
+    # The first 32 answers were kept; one more request lists the models.
+    assert len(server.requests) == 64 - 32 + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kinds", "flattery"], ("kinds", "flattery", "sycophancy_flattery")),
+        (["--kinds", ","], ("kinds", "safety_refusal")),
+        (["--kinds", "safety_refusal", "--limit", "1"], ("limit", "1 items")),
+    ],
+)
+def test_bad_input_is_one_line_with_field_and_value(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: tuple[str, ...],
+) -> None:
+    with fake_model_server() as server:
+        assert probe(server, tmp_path, *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words), line

@@ -1,0 +1,123 @@
+"""Command `thumbwheel evaluate probes MODEL`: measure a model with the probes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.artifacts.scores import TaskScore
+from training.benchmarks.commands import model_arguments, model_choice, score_store
+from training.benchmarks.models import EvaluatedModel, opened
+from training.errors import ConfigError
+from training.figures import Z_95
+from training.probes.items import Kind
+from training.probes.measurement import measure, write_scores
+
+if TYPE_CHECKING:
+    from training.verification.code import Runner
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+ANSWERS = "probes.answers.jsonl"
+
+
+def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+    """Add `probes` to the command line.
+
+    Args:
+        state: parser with the options for the state.
+    """
+    parser = commands.add_parser(
+        "probes",
+        parents=[state, model_arguments()],
+        help="measure safety, sycophancy, knowledge and style of a model",
+    )
+    parser.add_argument(
+        "--kinds",
+        metavar="NAMES",
+        default=",".join(Kind),
+        help=f"kinds separated by commas (default all: {', '.join(Kind)})",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="at most N items of each kind; for a look, not for the gate",
+    )
+    parser.set_defaults(command=probes)
+
+
+def probes(options: argparse.Namespace) -> int:
+    """Measure the model, print a table and store the scores with the answers."""
+    kinds = chosen_kinds(options.kinds)
+    store = score_store(options)
+    sandbox = _sandbox() if Kind.KNOWLEDGE in kinds else None
+    with opened(model_choice(options)) as model:
+        draft = _draft(options.state, model)
+        measured = measure(
+            model.version,
+            model.endpoint.chat,
+            kinds,
+            limit=options.limit,
+            sandbox=sandbox,
+            draft=draft,
+            progress=_report,
+        )
+    scores = write_scores(store, measured)
+    draft.replace(draft.with_name(ANSWERS))
+    print(table(list(scores.values())))
+    return 0
+
+
+def chosen_kinds(names: str) -> list[Kind]:
+    """Return the kinds of a list of names, in their fixed order.
+
+    Raises:
+        ConfigError: a name is unknown, or there is none.
+    """
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    known = ", ".join(Kind)
+    for name in given or [""]:
+        if name not in list(Kind):
+            raise ConfigError(
+                f"kinds: {name!r} is not one of {known}",
+                field="kinds",
+                reason="UNKNOWN",
+                limit=known,
+            )
+    return [kind for kind in Kind if kind in given]
+
+
+def table(scores: Sequence[TaskScore]) -> str:
+    """Return scores with 95 % intervals as a table for the terminal."""
+    lines = [f"{'task':<24}{'metric':<13}{'score':>9}{'95 % interval':>20}{'items':>7}"]
+    for score in scores:
+        half = Z_95 * score.standard_error
+        low, high = max(0.0, score.value - half), score.value + half
+        high = min(1.0, high) if score.metric in ("as_expected", "share") else high
+        mark = "" if score.is_complete else "  part of the items"
+        lines.append(
+            f"{score.task:<24}{score.metric:<13}{score.value:>9.3f}"
+            f"{f'{low:.3f} to {high:.3f}':>20}{score.items:>7}{mark}"
+        )
+    return "\n".join(lines)
+
+
+def _draft(state: Path, model: EvaluatedModel) -> Path:
+    """Return the file of the answers so far; another model of this name has another one."""
+    folder = state / "loop" / "evaluations" / model.version
+    return folder / f".probes-{model.digest[:12]}.draft"
+
+
+def _sandbox() -> Runner:
+    from training.verification.sandbox.runs import open_sandbox
+
+    return open_sandbox(os.environ)
+
+
+def _report(done: int, total: int) -> None:
+    print(f"{done} of {total} answers", file=sys.stderr)
