@@ -17,6 +17,9 @@ from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, plain, read_manifest
 from training.artifacts.registry import VersionStage
 from training.artifacts.scores import ScoreError, ScoreStore, require_comparable
+from training.benchmarks.commands import run_benchmarks
+from training.benchmarks.models import ModelChoice
+from training.benchmarks.tasks import BENCHMARKS
 from training.cluster.runner import StageRun, run_stages
 from training.erasure import apply_erasures
 from training.evaluation import health
@@ -200,7 +203,7 @@ def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
     """Compare the candidate with the incumbent; return the rows of the gate's table."""
     with run.reporter.step("evaluation") as step:
         compared = compare(run.config.evaluation, run.env.judge)
-        run_probes(run)
+        measure_tasks(run)
         step.detail = f"win rate {compared.win_rate.candidate:.3f}"
     # After an alarm the exported update is not the last measured update.
     exported = int(candidate.report["exported_update"])
@@ -214,23 +217,27 @@ def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
     ]
 
 
-def run_probes(run: LoopRun) -> None:
-    """Measure candidate and incumbent with the probes of the gate, and store their scores.
+def measure_tasks(run: LoopRun) -> None:
+    """Measure candidate and incumbent on the tasks of the gate, and store their scores.
 
     Scores that are stored and comparable are not measured again, for example the incumbent's.
     """
-    store, wanted = ScoreStore(run.env.loop_directory), set(run.config.gate.tasks)
+    store, wanted = ScoreStore(run.env.loop_directory), run.config.gate.tasks
     kinds = [kind for kind in Kind if kind in wanted]
-    probed = wanted & set(probe_tasks(kinds))
-    evaluation, record = run.config.evaluation, run.record
+    probes = set(wanted) & set(probe_tasks(kinds))
+    evaluation, candidate = run.config.evaluation, run.record.version
     for version, directory in (
-        (record.version, evaluation.candidate_directory),
-        (record.incumbent, evaluation.incumbent_directory),
+        (candidate, evaluation.candidate_directory),
+        (run.record.incumbent, evaluation.incumbent_directory),
     ):
-        if not all(_is_measured(store, version, record.version, task) for task in probed):
+        missing = [task for task in wanted if not _is_measured(store, version, candidate, task)]
+        if probes & set(missing):
             model = ChatModel(directory)
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
             write_scores(store, measure(version, model.answer_greedily, kinds, sandbox=runner))
+        if benchmarks := [BENCHMARKS[task] for task in missing if task in BENCHMARKS]:
+            choice = ModelChoice(str(directory), run.env.state, version=version)
+            run_benchmarks(benchmarks, choice, store)
 
 
 def _is_measured(store: ScoreStore, version: str, candidate: str, task: str) -> bool:

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_manifest
 from training.artifacts.registry import Registry, RegistryError, VersionStage
+from training.benchmarks.tasks import BENCHMARKS
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
@@ -34,6 +36,7 @@ from training.evaluation.canary_run import (
     ThumbCounter,
 )
 from training.evaluation.judges import Judge
+from training.probes.measurement import tasks as probe_tasks
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
@@ -187,6 +190,7 @@ def begin(
     plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
     config = recipe(plan)
     _check_size(config)
+    _check_tasks(config)
     last = runs.last(name)
     reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with reporter.step("snapshot") as step:
@@ -258,6 +262,29 @@ def _check_size(config: LoopConfig) -> None:
             field="recipe",
             reason="TOO_LARGE",
             limit=f"{config.max_model_bytes >> 20} MiB",
+        )
+
+
+def _check_tasks(config: LoopConfig) -> None:
+    """Check before training that the loop can measure the tasks of the gate.
+
+    The group `evaluation` of dependencies is in no image, so it may be missing.
+    """
+    tasks = config.gate.tasks
+    known = {*probe_tasks(), *BENCHMARKS}
+    if unknown := [task for task in tasks if task not in known]:
+        raise ConfigError(
+            f"gate.tasks: {', '.join(unknown)} unknown",
+            field="gate.tasks",
+            reason="UNKNOWN",
+            limit=", ".join(sorted(known)),
+        )
+    benchmarks = [task for task in tasks if task in BENCHMARKS]
+    if benchmarks and find_spec("lm_eval") is None:
+        raise ConfigError(
+            f"gate.tasks: {', '.join(benchmarks)} need the dependency group evaluation",
+            field="gate.tasks",
+            reason="MISSING",
         )
 
 

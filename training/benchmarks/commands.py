@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
 from training.benchmarks.models import ModelChoice, opened
-from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, chosen, load
+from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
 from training.errors import ConfigError
 from training.figures import Z_95, Estimate, share_bounds
 
@@ -126,16 +126,7 @@ def evaluate(options: argparse.Namespace) -> int:
     limit = QUICK_ITEMS if options.quick else options.limit
     benchmarks = chosen(names)
     choice = model_choice(options)
-    from training.benchmarks.code_tasks import LIMITS, read_items
-    from training.benchmarks.data import rows
-    from training.benchmarks.language_model import EndpointModel
-    from training.benchmarks.runner import MIN_ITEMS, evaluate_code
-    from training.benchmarks.runner import evaluate as evaluate_texts
-    from training.verification.sandbox.runs import open_sandbox
-
-    sandbox = cache(partial(open_sandbox, os.environ, LIMITS))
-    if any(benchmark.name in CODE for benchmark in benchmarks):
-        sandbox()  # a missing sandbox is reported before hours of other benchmarks
+    from training.benchmarks.runner import MIN_ITEMS
 
     if limit is not None and limit < MIN_ITEMS:
         raise ConfigError(
@@ -146,6 +137,30 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     # Without a handler SIGTERM would leave the model server of a directory running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = run_benchmarks(benchmarks, choice, score_store(options), limit, options.restart)
+    print(table([done.score for done in found]))
+    return 0
+
+
+def run_benchmarks(
+    benchmarks: Sequence[Benchmark],
+    choice: ModelChoice,
+    store: ScoreStore,
+    limit: int | None = None,
+    restart: bool = False,
+) -> list[Evaluated]:
+    """Evaluate a model on benchmarks and store the scores; see `runner.evaluate`."""
+    from training.benchmarks.code_tasks import LIMITS, read_items
+    from training.benchmarks.data import rows
+    from training.benchmarks.language_model import EndpointModel
+    from training.benchmarks.runner import evaluate as evaluate_texts
+    from training.benchmarks.runner import evaluate_code
+    from training.verification.sandbox.runs import open_sandbox
+
+    sandbox = cache(partial(open_sandbox, os.environ, LIMITS))
+    if any(benchmark.name in CODE for benchmark in benchmarks):
+        sandbox()  # a missing sandbox is reported before hours of other benchmarks
+
     found = []
     with ExitStack() as stack:
         judge = stack.enter_context(_MathJudge())
@@ -155,9 +170,9 @@ def evaluate(options: argparse.Namespace) -> int:
             options_of_run = (
                 model.digest,
                 model.version,
-                score_store(options),
+                store,
                 limit,
-                options.restart,
+                restart,
                 _progress(benchmark.name),
             )
             if benchmark.name in CODE:
@@ -168,8 +183,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 done = evaluate_texts(benchmark, parts, language_model, *options_of_run)
             found.append(done)
             _note(done)
-    print(table([done.score for done in found]))
-    return 0
+    return found
 
 
 class _MathJudge:

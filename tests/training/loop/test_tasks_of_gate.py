@@ -1,0 +1,114 @@
+"""Tasks of the gate: both versions are measured, comparable scores are not measured again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.errors import refused
+from tests.training.evaluation.measurements import shares, write_scores
+from tests.training.feedback_log import FeedbackLog
+from tests.training.loop.nano_run import BASE, PROBES, recipe, run_nano
+from training import loop, loop_run
+from training.artifacts.registry import Registry
+from training.artifacts.scores import ScoreStore
+from training.benchmarks.models import ModelChoice
+from training.benchmarks.tasks import Benchmark
+from training.errors import ConfigError
+from training.evaluation.answers import SampledAnswer
+from training.evaluation.gate import GateConfig, Result
+from training.evaluation.task_rows import check_scores
+from training.loop_run import NotEnoughFeedbackError
+from training.recipes.nano import nano
+from training.recipes.recipe import LoopConfig, Plan
+
+TASKS = set(PROBES)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the directories of the models that were measured."""
+    seen: list[Path] = []
+
+    class Model:
+        def __init__(self, directory: Path) -> None:
+            seen.append(directory)
+
+        def answer_greedily(self, asked: Sequence[object], max_tokens: int) -> list[SampledAnswer]:
+            return [SampledAnswer(place, "Yes.", 2, True) for place in range(len(asked))]
+
+    monkeypatch.setattr(loop, "ChatModel", Model)
+    return seen
+
+
+def run_of(
+    root: Path, version: str, incumbent: str, tasks: tuple[str, ...] = PROBES
+) -> SimpleNamespace:
+    config = nano(Plan(version, root / version, root / incumbent))
+    return SimpleNamespace(
+        env=SimpleNamespace(loop_directory=root, state=root),
+        config=replace(config, gate=GateConfig(tasks=tasks)),
+        record=SimpleNamespace(version=version, incumbent=incumbent),
+    )
+
+
+def test_incumbent_is_measured_once(tmp_path: Path, opened: list[Path]) -> None:
+    loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0"))
+    store = ScoreStore(tmp_path)
+    assert store.versions() == ["nano-0", "nano-1"]
+    assert [path.name for path in opened] == ["nano-1", "nano-0"]
+    rows = check_scores(store, "nano-1", "nano-0", GateConfig(tasks=PROBES))
+    assert {row.name for row in rows} == TASKS
+    assert Result.FAIL not in {row.result for row in rows}
+    loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0"))
+    loop.measure_tasks(run_of(tmp_path, "nano-2", "nano-0"))
+    assert [path.name for path in opened] == ["nano-1", "nano-0", "nano-2"]
+    earlier = store.scores("nano-0")[PROBES[0]]
+    store.write(replace(earlier, prompts_sha256="0" * 64), store.items("nano-0", PROBES[0]))
+    loop.measure_tasks(run_of(tmp_path, "nano-2", "nano-0"))
+    assert [path.name for path in opened][3:] == ["nano-0"]
+
+
+def test_benchmarks_of_the_recipe_are_run(
+    tmp_path: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, list[str]]] = []
+
+    def run(benchmarks: Sequence[Benchmark], choice: ModelChoice, store: ScoreStore) -> None:
+        names = [benchmark.name for benchmark in benchmarks]
+        asked.append((Path(choice.model).name, choice.version, names))
+        for name in names:
+            write_scores(store, choice.version, name, shares(0.5), chance=0.25)
+
+    monkeypatch.setattr(loop, "run_benchmarks", run)
+    for _ in range(2):
+        loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0", ("arc_easy", "piqa")))
+    both = ["arc_easy", "piqa"]
+    assert asked == [("nano-1", "nano-1", both), ("nano-0", "nano-0", both)]
+    loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0", ("arc_easy", "lambada")))
+    assert asked[2:] == [("nano-1", "nano-1", ["lambada"]), ("nano-0", "nano-0", ["lambada"])]
+    assert opened == []
+
+
+def test_tasks_that_cannot_be_measured_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_tasks(*tasks: str) -> Callable[[Plan], LoopConfig]:
+        return lambda plan: replace(recipe(plan), gate=GateConfig(tasks=tasks))
+
+    log = prepare_nothing(tmp_path)
+    with refused(ConfigError, field="gate.tasks", reason="UNKNOWN"):
+        run_nano(tmp_path, log, recipe=with_tasks("arc_esay"))
+    monkeypatch.setattr(loop_run, "find_spec", lambda _: None)
+    with refused(ConfigError, field="gate.tasks", reason="MISSING"):
+        run_nano(tmp_path, log, recipe=with_tasks("piqa"))
+    with refused(NotEnoughFeedbackError):
+        run_nano(tmp_path, log, recipe=with_tasks(*PROBES))
+
+
+def prepare_nothing(state: Path) -> FeedbackLog:
+    """Return a log without feedback."""
+    Registry(state / "models").admit(BASE, "nano-0")
+    return FeedbackLog(state / "objects")
