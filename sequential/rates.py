@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# Effects of the prior: log-odds of the first arm above the second, all with the same weight.
-EFFECTS = np.array((0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0))
+# Effects of the prior: log-odds of the first arm above the second. An effect that is listed twice
+# has the double weight: small effects need many trials, and gain most.
+EFFECTS = np.array((0.15, 0.2, 0.25, 0.3, 0.4, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0))
 RARE_EFFECTS = np.array((0.4, 0.8, 1.2, 1.8, 2.6))
 
 

@@ -37,7 +37,7 @@ ALPHA_SHARES = {
     "left": 0.02,
 }
 # Permitted increases of rates. With enough traffic any difference is found, however small.
-ERROR_TOLERANCE = 0.0025
+ERROR_TOLERANCE = 0.001
 RATE_TOLERANCES = {
     "refused": 0.01,
     "retracted": 0.02,
