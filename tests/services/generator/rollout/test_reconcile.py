@@ -22,7 +22,13 @@ from services.generator.rollout.reconcile import (
     RunningGenerations,
     State,
 )
-from services.generator.rollout.rollout import Candidate, ChangeKind, Deployment, Rollout
+from services.generator.rollout.rollout import (
+    Candidate,
+    ChangeKind,
+    Deployment,
+    Rollout,
+    WatchTerms,
+)
 
 SECOND = 1_000_000
 
@@ -137,7 +143,9 @@ async def test_a_renewed_lease_starts_at_the_present_time() -> None:
     world = World()
     await world.rounds()
     world.now_us = 59 * SECOND
-    canaries = CanaryController(world.current, world.reconciler, load_seconds=60)
+    canaries = CanaryController(
+        world.current, world.reconciler, load_seconds=60, watch=WatchTerms(0.0, 0)
+    )
     await canaries.renew("v2", 30)
     world.now_us = 88 * SECOND
     await world.rounds()
