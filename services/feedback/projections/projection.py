@@ -17,7 +17,18 @@ from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 
 from services.chassis.telemetry import fields
 from services.feedback.lake import parquet
@@ -191,5 +202,10 @@ def upsert_latest(
 
 
 def key_in(table: Table, names: Sequence[str], keys: Sequence[Any]) -> ColumnElement[bool]:
-    """Return the condition that selects the rows of some keys."""
-    return tuple_(*(table.c[name] for name in names)).in_(keys)
+    """Return the condition that selects the rows of some keys.
+
+    The condition on the first column is implied. SQLite scans the table without it, because it uses
+    no index for a list of tuples.
+    """
+    first = table.c[names[0]].in_(sorted({key[0] for key in keys}))
+    return and_(first, tuple_(*(table.c[name] for name in names)).in_(keys))
