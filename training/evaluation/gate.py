@@ -243,16 +243,16 @@ def check_win_rate(name: str, rate: Paired, config: GateConfig, reason: str) -> 
     Args:
         rate: shares of comparisons won by candidate and incumbent; their sum is 1.
     """
-    least = 2 * config.min_win_rate - 1
-    result = Result.FAIL if rate.high <= least else Result.NOT_ENOUGH_DATA
+    margin = 1 - 2 * config.min_win_rate
+    result = Result.FAIL if rate.high <= -margin else Result.NOT_ENOUGH_DATA
     return Check(
         name,
         f"{rate.candidate:.3f} on {rate.clusters} held-out prompts",
         f"95 % bound above {config.min_win_rate:.2f} (is {(1 + rate.low) / 2:.3f})",
-        Result.PASS if rate.low > least else result,
+        Result.PASS if rate.low > -margin else result,
         reason,
         rate,
-        -least,
+        margin,
     )
 
 
