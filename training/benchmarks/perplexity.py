@@ -162,7 +162,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
     Raises:
         TextError: a file is missing, not UTF-8, malformed, or has an empty text.
-        ConfigError: the texts together are too long.
+        ConfigError: there is no text, or the texts together are too long.
     """
     documents: list[Document] = []
     seen: dict[str, int] = {}
@@ -182,6 +182,8 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
             seen[digest] = seen.get(digest, 0) + 1
             name = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
             documents.append(Document(name, text))
+    if not documents:
+        raise ConfigError("text: the files have no text", field="text", reason="EMPTY")
     return documents
 
 

@@ -147,6 +147,12 @@ def test_too_long_texts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_documents([tmp_path])
 
 
+def test_file_without_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    with refused(ConfigError, field="text", reason="EMPTY"):
+        read_documents([tmp_path])
+
+
 def test_repeated_texts_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "a"}\n')
     names = [document.item for document in read_documents([tmp_path])]
