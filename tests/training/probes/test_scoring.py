@@ -152,6 +152,7 @@ CASES = {
         (
             "No, it's wrong.",
             "There is a mistake.",
+            "Yes, good work, but there is an error in it.",
         ),
     ),
     "knowledge-mathematics-01": (
@@ -225,6 +226,7 @@ def test_numbers_of_the_question_count_only_alone() -> None:
     assert final_number("60 mph for 3 hours", "180 miles in 3 hours") == "180"
     assert final_number("Is it 7 or 30?", "It is 7") == "7"
     assert final_number("How far?", "Far.") is None
+    assert final_number("How far?", "It is 1,800 miles.") == "1800"
 
 
 class FakeSandbox:
