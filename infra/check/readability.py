@@ -103,18 +103,34 @@ class Module:
         ]
 
     def called_once(self) -> list[Function]:
-        """Private functions whose name this module mentions exactly once."""
-        uses = Counter(
-            node.id if isinstance(node, ast.Name) else node.attr
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Name | ast.Attribute)
+        """Private functions with one call in this module and no other mention.
+
+        A function that is passed as a value, such as a callback, has no call and could not be
+        replaced by its body.
+        """
+        mentions = Counter(
+            found for node in ast.walk(self.tree) if (found := _mentioned(node)) is not None
+        )
+        calls = Counter(
+            _mentioned(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)
         )
         private = [
             function
             for function in self.functions
             if function.name.startswith("_") and not function.name.startswith("__")
         ]
-        return [function for function in private if uses[function.name] == 1]
+        return [
+            function
+            for function in private
+            if mentions[function.name] == 1 and calls[function.name] == 1
+        ]
+
+
+def _mentioned(node: ast.AST) -> str | None:
+    """Return the name in a mention of a variable or an attribute."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else None
 
 
 @dataclass
@@ -179,7 +195,7 @@ class Figures:
 # Enforced for the product as a whole.
 MAX_SHORT_MODULES = 0.08
 # The goal is 0.10; most that remain are callbacks, tasks and steps of a long function.
-MAX_CALLED_ONCE = 0.115
+MAX_CALLED_ONCE = 0.10
 
 
 def main(words: Sequence[str]) -> int:

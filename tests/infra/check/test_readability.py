@@ -87,6 +87,13 @@ def test_private_function_with_a_single_call_is_counted() -> None:
     assert (twice.called_once, once.called_once) == (0.0, 0.5)
 
 
+def test_private_function_that_is_passed_as_a_value_is_not_counted() -> None:
+    passed = "def _close() -> None:\n    pass\n\n\ncallbacks = [_close]\n"
+    called = passed.replace("[_close]", "[_close()]")
+    assert Figures([module(passed)]).called_once == 0.0
+    assert Figures([module(called)]).called_once == 1.0
+
+
 def test_short_modules_count_except_package_and_main_files() -> None:
     names = ("a/x.py", "a/__init__.py", "a/__main__.py")
     long = module("\n" * 40, "a/y.py")
