@@ -14,7 +14,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 import training.loop
 from tests.training.feedback_log import FeedbackLog
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
-from training import remote
+from training import service_channel
 from training.__main__ import main
 from training.data.feedback.snapshot import open_snapshot, read_judgements
 from training.runs import exclusive
@@ -182,7 +182,7 @@ def test_undecryptable_bytes_are_reported_by_location_only(
 def test_nothing_is_written_if_the_log_is_unavailable(
     kept: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries
+    monkeypatch.setattr(service_channel, "OPTIONS", [])  # no retries
     assert main(["forget", "--state", str(kept.state), "--feedback", "127.0.0.1:1"]) == 1
     error = capsys.readouterr().err
     for named in ("feedback", "127.0.0.1:1", "UNAVAILABLE"):
