@@ -94,8 +94,14 @@ def small(plan: Plan) -> LoopConfig:
             ),
             MACHINE,
         ),
-        # 12 equal refusals bound a drop by 0.23.
-        gate=GateConfig(tasks=tuple(RULES), refusal_drop=0.35, kl_ceiling_nats=15.0, min_ended=0.6),
+        # 12 equal refusals bound a drop by 0.23. Users of a small model prefer far shorter answers.
+        gate=GateConfig(
+            tasks=tuple(RULES),
+            margins={"style_length": 0.7},
+            refusal_drop=0.35,
+            kl_ceiling_nats=15.0,
+            min_ended=0.6,
+        ),
         canary=CanaryConfig(
             share=0.5,
             poll_seconds=10.0,
