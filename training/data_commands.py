@@ -97,9 +97,7 @@ def lineage(options: argparse.Namespace) -> int:
 def _version_of_answer(options: argparse.Namespace) -> str:
     from training.data.feedback.catalogue import find_answer
 
-    with closing(
-        FeedbackLog(options.feedback, tls_files(options), identity=identity(options))
-    ) as log:
+    with closing(_feedback_log(options)) as log:
         found = find_answer(log, objects(options), options.answer)
     if found is None or not found.model_version:
         raise ConfigError(
@@ -132,15 +130,14 @@ def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[Feedback
 
     A run must not read data that is written or erased meanwhile.
     """
+    with exclusive(options.state / "loop", doing), closing(_feedback_log(options)) as log:
+        yield log
+
+
+def _feedback_log(options: argparse.Namespace) -> FeedbackLog:
     from training.remote import FeedbackLog
 
-    with (
-        exclusive(options.state / "loop", doing),
-        closing(
-            FeedbackLog(options.feedback, tls_files(options), identity=identity(options))
-        ) as log,
-    ):
-        yield log
+    return FeedbackLog(options.feedback, tls_files(options), identity=identity(options))
 
 
 def _apply_erasures(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:

@@ -179,6 +179,15 @@ def test_undecryptable_bytes_are_reported_by_location_only(
     assert "whispered" not in line
 
 
+def test_the_version_of_an_answer_needs_the_feedback_service(
+    kept: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_channel, "OPTIONS", [])  # no retries
+    words = ("lineage", "--answer", "a", "--state", str(kept.state), "--feedback", "127.0.0.1:1")
+    assert main([*words]) == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
 def test_nothing_is_written_if_the_log_is_unavailable(
     kept: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,13 +117,19 @@ def evaluate(options: argparse.Namespace) -> int:
         return 0
     if options.quick and (options.tasks or options.limit is not None):
         raise ConfigError(
-            "quick: has its own tasks and limit",
+            "quick: cannot be combined with --tasks or --limit, because it has its own",
             field="quick",
             reason="CONFLICT",
             limit="without --tasks and --limit",
         )
     names = QUICK if options.quick else [name for name in (options.tasks or "").split(",") if name]
     limit = QUICK_ITEMS if options.quick else options.limit
+    if not names:
+        raise ConfigError(
+            "tasks: none given; --tasks list shows the benchmarks, --quick chooses some",
+            field="tasks",
+            reason="MISSING",
+        )
     benchmarks = chosen(names)
     choice = model_choice(options)
     from training.benchmarks.runner import MIN_ITEMS
@@ -177,7 +183,7 @@ def run_benchmarks(
             )
             if benchmark.name in CODE:
                 items = read_items(benchmark.name, rows(benchmark.name))
-                done = evaluate_code(benchmark, items, model.endpoint, sandbox(), *options_of_run)
+                done = evaluate_code(benchmark, items, language_model, sandbox(), *options_of_run)
             else:
                 parts = load(benchmark, judge)
                 done = evaluate_texts(benchmark, parts, language_model, *options_of_run)
@@ -224,6 +230,8 @@ def _note(done: Evaluated) -> None:
         notes.append(f"{done.reused} of {done.score.items} items from an earlier evaluation")
     if done.shortened:
         notes.append(f"{done.shortened} prompts shortened to the window of the model")
+    if not done.is_stored:
+        notes.append("not stored, because a score of all items is stored")
     if notes:
         print(f"{done.score.task}: {'; '.join(notes)}", file=sys.stderr)
 

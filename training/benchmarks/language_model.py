@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.api.model import TemplateLM
 from tokenizers import Tokenizer
 
-from training.benchmarks.endpoint import RefusedError
+from training.benchmarks.endpoint import Completion, RefusedError
 from training.benchmarks.models import EvaluatedModel
 
 DEFAULT_ANSWER_TOKENS = 256  # as in lm-eval
@@ -80,22 +80,35 @@ class EndpointModel(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the greedy answer to each prompt, up to a stop text or the task's limit."""
-        answers = []
-        for request in requests:
-            context, options = request.args
-            new_tokens = min(
-                int(options.get("max_gen_toks", DEFAULT_ANSWER_TOKENS)),
-                self._model.window_tokens // 2,
-            )
-            limit = self._model.window_tokens - new_tokens
-            ids = self.tok_encode(context)
-            self.shortened += len(ids) > limit
-            answers.append((ids[-limit:], new_tokens, tuple(options["until"])))
+        settings = [
+            (int(options.get("max_gen_toks", DEFAULT_ANSWER_TOKENS)), tuple(options["until"]))
+            for _context, options in (request.args for request in requests)
+        ]
         texts: dict[int, str] = {}
-        for settings in {answer[1:] for answer in answers}:
-            places = [place for place, answer in enumerate(answers) if answer[1:] == settings]
-            completions = self._model.endpoint.complete(
-                [answers[place][0] for place in places], settings[0], settings[1]
+        for max_tokens, stop in dict.fromkeys(settings):
+            places = [place for place, found in enumerate(settings) if found == (max_tokens, stop)]
+            completions = self.complete(
+                [requests[place].args[0] for place in places], max_tokens, stop
             )
             texts |= dict(zip(places, (one.text for one in completions), strict=True))
-        return [texts[place] for place in range(len(answers))]
+        return [texts[place] for place in range(len(requests))]
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int,
+        stop: Sequence[str],
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[Completion]:
+        """Continue each prompt; arguments and errors are those of `Endpoint.complete`.
+
+        An answer gets at most half of the window, and a prompt that does not fit beside it loses
+        its beginning.
+        """
+        new_tokens = min(max_tokens, self._model.window_tokens // 2)
+        limit = self._model.window_tokens - new_tokens
+        ids = [self.tok_encode(prompt) for prompt in prompts]
+        self.shortened += sum(len(prompt) > limit for prompt in ids)
+        kept = [prompt[-limit:] for prompt in ids]
+        return self._model.endpoint.complete(kept, new_tokens, stop, temperature, seed)

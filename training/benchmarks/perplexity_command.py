@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from training.artifacts.manifest import MANIFEST
 from training.artifacts.registry import VERSION, Registry
-from training.artifacts.scores import TaskScore
+from training.artifacts.scores import TASK, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
 from training.benchmarks.models import URL, opened
 from training.benchmarks.perplexity import (
@@ -30,6 +30,7 @@ from training.benchmarks.perplexity import (
     measure,
     read_documents,
 )
+from training.benchmarks.tasks import BENCHMARKS
 from training.data.corpus import TEXTS_HELP
 from training.errors import ConfigError
 from training.runtime.context import DEVICE_HELP
@@ -100,6 +101,13 @@ def perplexity(options: argparse.Namespace) -> int:
             field="store_as",
             reason="TOO_FEW",
             limit=f"at least {MIN_DOCUMENTS} texts",
+        )
+    if options.store_as in BENCHMARKS or not TASK.fullmatch(options.store_as or "none"):
+        raise ConfigError(
+            f"store_as: {options.store_as!r} is a benchmark, or no name of a task",
+            field="store_as",
+            reason="CONFLICT",
+            limit="1 to 64 of a-z, 0-9, '_', '.', '-', and no benchmark",
         )
     began = time.monotonic()
     with _opened(options) as model:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.benchmarks.code_tasks import CodeItem, Completer
@@ -61,12 +61,14 @@ class Evaluated:
     Attributes:
         reused: number of items that were finished before.
         shortened: number of requests whose prompt lost its beginning to fit into the window.
+        is_stored: False for a part of the items if the store has a score of all items.
     """
 
     score: TaskScore
     items: Sequence[ItemScore]
     reused: int
     shortened: int
+    is_stored: bool
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,16 @@ def evaluate(
     )
 
 
+class WindowedCompleter(Completer, Protocol):
+    """Completer that shortens prompts to its window; `EndpointModel` is one."""
+
+    shortened: int
+
+
 def evaluate_code(
     benchmark: Benchmark,
     items: Sequence[CodeItem],
-    endpoint: Completer,
+    model: WindowedCompleter,
     sandbox: Runner,
     identity_of_model: str,
     version: str,
@@ -254,8 +262,9 @@ def evaluate_code(
     asked = select(list(by_id), limit)
 
     def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
-        scored = run_code(endpoint, [by_id[item] for item in ids], sandbox)
-        return {one.item: one.value for one in scored}, 0
+        shortened = model.shortened
+        scored = run_code(model, [by_id[item] for item in ids], sandbox)
+        return {one.item: one.value for one in scored}, model.shortened - shortened
 
     return _evaluate(
         benchmark,
@@ -321,9 +330,10 @@ def _evaluate(
         breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name},
     )
     stored = store.scores(version).get(benchmark.name)
-    if is_complete or stored is None or not stored.is_complete:
+    is_stored = is_complete or stored is None or not stored.is_complete
+    if is_stored:
         store.write(score, items)
-    return Evaluated(score, items, len(asked) - len(waiting), journal.shortened)
+    return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, is_stored)
 
 
 def _values(

@@ -193,6 +193,15 @@ def test_one_text_is_not_stored(tmp_path: Path) -> None:
         run(str(NANO), "--text", str(tmp_path / "a.txt"), "--store-as", "bpb")
 
 
+@pytest.mark.parametrize("name", ["piqa", "a/b"])
+def test_name_of_a_benchmark_or_no_name_is_refused_before_the_measurement(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n{"text": "abcde"}\n')
+    with refused(ConfigError, field="store_as", reason="CONFLICT"):
+        run("absent-1", "--text", str(tmp_path / "a.jsonl"), "--store-as", name)
+
+
 @pytest.mark.parametrize(
     ("words", "field"),
     [(["absent-1"], "version"), ([str(NANO), "--served-name", "a"], "served_name")],

@@ -259,12 +259,39 @@ def test_reference_solutions_of_humaneval_pass(tmp_path: Path, sandbox: Sandbox)
     store = ScoreStore(tmp_path)
     with fake_model_server(answer=answers.__getitem__) as server:
         endpoint = Endpoint(server.url, "fake-1", KEY)
+        model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
         found = evaluate_code(
-            BENCHMARKS["humaneval"], items, endpoint, sandbox, "digest", "fake-1", store, limit=4
+            BENCHMARKS["humaneval"], items, model, sandbox, "digest", "fake-1", store, limit=4
         )
 
     assert found.score.value == 1.0
     assert (found.score.metric, found.score.is_complete) == ("pass@1", False)
+
+
+def test_code_prompts_are_shortened_to_the_window(
+    tmp_path: Path, sandbox: Sandbox, byte_model: Callable[..., EndpointModel]
+) -> None:
+    """A prompt beyond the window of a small model was an error that ended the evaluation."""
+    items = read_items("humaneval", rows("humaneval"))
+    model = byte_model(window=64, answer=lambda prompt: "    return None")
+    found = evaluate_code(
+        BENCHMARKS["humaneval"],
+        items,
+        model,
+        sandbox,
+        "digest",
+        "fake-1",
+        ScoreStore(tmp_path),
+        limit=2,
+    )
+    assert (found.score.items, found.shortened) == (2, 2)
+
+
+def test_a_part_of_the_items_is_not_stored_over_all_items(
+    openbookqa: list[Part], tmp_path: Path
+) -> None:
+    assert run(KnownModel(), openbookqa, tmp_path).is_stored
+    assert not run(KnownModel(), openbookqa, tmp_path, limit=2).is_stored
 
 
 def test_too_few_items_are_refused(openbookqa: list[Part], tmp_path: Path) -> None:
