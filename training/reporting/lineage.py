@@ -10,7 +10,6 @@ from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.artifacts.registry import Registry, RegistryError
 from training.artifacts.scores import ScoreStore
-from training.figures import Z_95
 from training.runs import RECORD, Runs
 
 INDENT = 12
@@ -105,7 +104,7 @@ def _scores(version: str, loop_directory: Path) -> Iterator[tuple[str, str]]:
         part = "" if score.is_complete else ", a part of the task"
         yield (
             name,
-            f"{score.task}: {score.metric} {score.value:.4g} ± {Z_95 * score.standard_error:.2g} "
-            f"on {score.items} items{part}",
+            f"{score.task}: {score.metric} {score.value:.4g} ± {score.standard_error:.2g} "
+            f"(standard error) on {score.items} items{part}",
         )
         name = ""

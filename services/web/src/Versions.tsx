@@ -1,36 +1,47 @@
-// Versions of the loop: origin, checks of the gate, result and scores. Loaded when opened.
-import { useState } from "react";
+// Versions of the loop in a dialog: origin, checks of the gate, result and scores.
+import { useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
 import { origin, shownCheck, shownScore } from "./versions";
 import type { LoopVersion } from "./wire";
 
 export function Versions({ api }: { api: Api }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <>
+      <button className="link" onClick={() => setOpen(true)}>Versions and their evaluation</button>
+      {open && <VersionsDialog api={api} close={() => setOpen(false)} />}
+    </>
+  );
+}
+
+function VersionsDialog({ api, close }: { api: Api; close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
   const [versions, setVersions] = useState<LoopVersion[] | null>(null);
   const [problem, setProblem] = useState("");
 
-  async function load() {
-    try {
-      setVersions(await api.versions());
-      setProblem("");
-    } catch (error) {
-      setProblem(error instanceof Error ? error.message : String(error));
-    }
-  }
+  useEffect(() => {
+    dialog.current?.showModal();
+    api.versions().then(setVersions, (error: unknown) => setProblem(error instanceof Error ? error.message : String(error)));
+  }, [api]);
 
   return (
-    <details className="experiment" onToggle={(event) => event.currentTarget.open && void load()}>
-      <summary>Versions and their evaluation</summary>
-      {problem && <p role="alert">{problem}</p>}
+    <dialog ref={dialog} className="dialog versions" aria-labelledby="versions-title" onClose={close}>
+      <header>
+        <h2 id="versions-title">Versions and their evaluation</h2>
+        <button className="link" onClick={() => dialog.current?.close()}>Close</button>
+      </header>
+      {problem && <p className="problem" role="alert">{problem}</p>}
       {versions?.length === 0 && <p className="quiet">No run has begun, and no version was evaluated.</p>}
       {versions?.map((version) => <Version key={version.version} version={version} />)}
-    </details>
+      {versions && versions.length > 0 && <p className="quiet">±: standard error over the items of the task.</p>}
+    </dialog>
   );
 }
 
 function Version({ version }: { version: LoopVersion }) {
   const checks = (version.gate?.checks ?? []).map(shownCheck);
   return (
-    <section className="version" aria-label={version.version}>
+    <section aria-label={version.version}>
       <h3>{version.version} {version.result && <small>{version.result.result.replaceAll("_", " ")}</small>}</h3>
       <p className="quiet">{origin(version)}</p>
       {version.result?.reason && <p className="quiet">{version.result.reason}</p>}
@@ -56,7 +67,8 @@ function Version({ version }: { version: LoopVersion }) {
             {version.scores.map(shownScore).map((score) => (
               <tr key={score.task}>
                 <th scope="row">{score.task}</th>
-                <td>{score.text} {score.note && <small>{score.note}</small>}</td>
+                <td>{score.text}</td>
+                <td><small>{score.note}</small></td>
               </tr>
             ))}
           </tbody>

@@ -1,9 +1,6 @@
 // Versions of the loop for display: scores with their errors, verdicts, and the origin of a version.
 import type { GateCheck, LoopVersion, TaskScore } from "./wire";
 
-/** Standard errors on each side of a 95 % interval. */
-const Z_95 = 1.96;
-
 export interface ShownScore {
   task: string;
   text: string;
@@ -11,13 +8,12 @@ export interface ShownScore {
   note: string;
 }
 
-/** Format a score with half the width of its 95 % interval; ratios of correct items in percent. */
+/** Format a score with its standard error; shares of items or answers in percent. */
 export function shownScore(score: TaskScore): ShownScore {
-  const half = Z_95 * score.standard_error;
-  const isShare = /^(acc|exact_match|pass|share)/.test(score.metric);
+  const isShare = /^(acc|exact_match|pass|share|f1)/.test(score.metric);
   const text = isShare
-    ? `${(100 * score.value).toFixed(1)} ± ${(100 * half).toFixed(1)} %`
-    : `${score.value.toPrecision(4)} ± ${half.toPrecision(2)} ${score.metric.replaceAll("_", " ")}`;
+    ? `${(100 * score.value).toFixed(1)} ± ${(100 * score.standard_error).toFixed(1)} %`
+    : `${score.value.toPrecision(4)} ± ${score.standard_error.toPrecision(2)} ${score.metric.replaceAll("_", " ")}`;
   return { task: score.task.replaceAll("_", " "), text, note: score.is_complete ? "" : `${score.items} items, for a look` };
 }
 

@@ -4,13 +4,13 @@ import type { LoopVersion, TaskScore } from "../src/wire";
 
 const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
 
-test("a share of correct items is shown in percent with its interval", () => {
-  expect(shownScore(SCORE)).toEqual({ task: "arc easy", text: "50.0 ± 2.0 %", note: "" });
+test("a share of correct items is shown in percent with its standard error", () => {
+  expect(shownScore(SCORE)).toEqual({ task: "arc easy", text: "50.0 ± 1.0 %", note: "" });
 });
 
 test("another metric keeps its unit, and a part of the list is marked", () => {
   const score = { ...SCORE, metric: "bits_per_byte", value: 1.23456, standard_error: 0.01, items: 100, is_complete: false };
-  expect(shownScore(score)).toEqual({ task: "arc easy", text: "1.235 ± 0.020 bits per byte", note: "100 items, for a look" });
+  expect(shownScore(score)).toEqual({ task: "arc easy", text: "1.235 ± 0.010 bits per byte", note: "100 items, for a look" });
 });
 
 test("a check of an earlier release has a result too", () => {

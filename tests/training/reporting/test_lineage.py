@@ -60,7 +60,7 @@ def test_a_finished_version_is_traced_to_its_data_and_verdicts(loop: Path) -> No
     assert facts["gate"] == "passed: all checks passed"
     assert facts["canary"] == "promote: liked"
     assert facts["result"].startswith("promoted at 2026-11-01T01:00:00+00:00")
-    assert facts["scores"].startswith("piqa: acc_norm 0.5 ± 0.2 on 2 items")
+    assert facts["scores"].startswith("piqa: acc_norm 0.5 ± 0.1 (standard error) on 2 items")
 
 
 def test_an_unfinished_version_with_a_deleted_snapshot_says_so(loop: Path) -> None:
