@@ -53,7 +53,7 @@ def requests(version: str, since_us: int = ALL_TIME) -> CountKey:
     return CountKey(version, since_us, CountKind.REQUESTS, 0)
 
 
-@pytest.fixture(params=["file", "database"])
+@pytest.fixture(params=["file", "postgres"])
 def opened(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AbstractAsyncContextManager[RolloutFile | RolloutRow]:
