@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
+from sequential import rates
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
@@ -36,7 +38,6 @@ from services.feedback.store import tables
 from services.feedback.store.database import LedgerUnavailableError
 from tests.services.feedback.samples import ADA, KEY, TURNS, turn
 from tests.services.feedback.sunk_logs import SunkLogs
-from training.evaluation import canary
 
 BOB = Caller("acme", "bob")
 
@@ -183,14 +184,15 @@ COUNTS = [(0, 0), (1, 0), (0, 1), (7, 3), (40, 60), (195, 5), (150, 150)]
 
 @pytest.mark.parametrize(("up", "down"), COUNTS)
 def test_the_mixture_equals_the_canarys_for_one_version(up: int, down: int) -> None:
-    of_grid = canary._log_mixture(canary.Thumbs(), canary.Thumbs(up, down))
-    assert log_mixture(up, down) == pytest.approx(of_grid, abs=0.02)
+    none, ups, users = (np.array(float(count)) for count in (0, up, up + down))
+    of_canary = rates._log_mixture(none, none, ups, users, rates.UNIFORM)
+    assert log_mixture(up, down) == pytest.approx(float(of_canary), abs=1e-6)
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
 def test_the_likelihood_equals_the_canarys(up: int, down: int) -> None:
-    thumbs = canary.Thumbs(up, down)
-    assert log_likelihood(up, down, 0.3) == pytest.approx(canary._log_likelihood(thumbs, 0.3))
+    of_canary = rates._log_likelihood(*(np.array(value) for value in (up, up + down, 0.3)))
+    assert log_likelihood(up, down, 0.3) == pytest.approx(float(of_canary))
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
