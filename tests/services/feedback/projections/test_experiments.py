@@ -186,7 +186,7 @@ COUNTS = [(0, 0), (1, 0), (0, 1), (7, 3), (40, 60), (195, 5), (150, 150)]
 def test_the_mixture_equals_the_canarys_for_one_version(up: int, down: int) -> None:
     none, ups, users = (np.array(float(count)) for count in (0, up, up + down))
     of_canary = rates._log_mixture(none, none, ups, users, rates.UNIFORM)
-    assert log_mixture(up, down) == pytest.approx(float(of_canary), abs=1e-6)
+    assert log_mixture(up, down) == pytest.approx(float(of_canary), abs=1e-5)  # tails
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
