@@ -28,7 +28,7 @@ export interface ShownCheck {
 export function shownCheck(check: GateCheck): ShownCheck {
   const given = check.result?.toLowerCase().replaceAll("_", " ");
   const result = given === "pass" || given === "fail" || given === "not enough data" || given === "uninformative" ? given : check.passed ? "pass" : "fail";
-  return { name: check.name, value: check.value, result, reason: check.reason };
+  return { name: check.name.replaceAll("_", " "), value: check.value, result, reason: check.reason };
 }
 
 /** Describe the origin of a version in one sentence. */
