@@ -94,8 +94,13 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each describes itself."""
+    # `thumbwheel evaluate …` and `thumbwheel models lineage …` run a command of this parser. The
+    # command line of Thumbwheel puts its own name before the arguments.
+    own = sys.argv[0]
+    is_command = own.startswith("thumbwheel ") and own != "thumbwheel train"
     root: argparse.ArgumentParser = _Parser(
-        prog="thumbwheel train", description="From thumbs to a better model."
+        prog=own.rpartition(" ")[0] if is_command else "thumbwheel train",
+        description="From thumbs to a better model.",
     )
     commands = root.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)

@@ -31,11 +31,13 @@ def test_every_command_names_a_module_that_exists() -> None:
         assert (ROOT / Path(*command.module.split(".")) / "__main__.py").is_file(), name
 
 
-@pytest.mark.parametrize("words", [("train", "--help"), ("models", "lineage", "--help")])
+@pytest.mark.parametrize(
+    "words", [("train", "--help"), ("models", "lineage", "--help"), ("evaluate", "--help")]
+)
 def test_command_gets_the_remaining_arguments(words: tuple[str, ...]) -> None:
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage:")
+    assert done.stdout.startswith(f"usage: thumbwheel {' '.join(words[:-1])} ")
 
 
 def test_unknown_command_is_a_usage_error() -> None:

@@ -28,7 +28,8 @@ def main() -> None:
     interruption.treat_sigterm_as_ctrl_c()
     try:
         if arguments.command == "install":
-            install(partial(terminal.say, SUPERVISOR))
+            found = install(partial(terminal.say, SUPERVISOR))
+            terminal.say(SUPERVISOR, f"TW_TRAINING_BUBBLEWRAP={found.bubblewrap}")
         else:
             asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except (ServerError, ChildFailedError, AlreadyRunningError) as error:

@@ -77,9 +77,8 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
     if not found or not Path(found).exists():
         raise SandboxUnavailableError(
             f"{named or 'bwrap'} not found: code rewards require bubblewrap. Install it (Debian:"
-            " apt-get install bubblewrap), or run `python -m infra.machine.servers install`, which"
-            " needs no root, and set"
-            f" {PROGRAM_VARIABLE} to usr/bin/bwrap in the printed folder",
+            " apt-get install bubblewrap), or run `python -m infra.machine.servers install` in a"
+            f" clone, which needs no root and prints the value for {PROGRAM_VARIABLE}",
             field=named or "bwrap",
             reason="MISSING",
         )
