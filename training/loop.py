@@ -16,7 +16,7 @@ from typing import Any
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, plain, read_manifest
 from training.artifacts.registry import VersionStage
-from training.artifacts.scores import ScoreError, ScoreStore, require_comparable
+from training.artifacts.scores import ScoreError, ScoreStore, TaskScore, require_comparable
 from training.benchmarks.commands import run_benchmarks
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import BENCHMARKS
@@ -230,7 +230,8 @@ def measure_tasks(run: LoopRun) -> None:
         (candidate, evaluation.candidate_directory),
         (run.record.incumbent, evaluation.incumbent_directory),
     ):
-        missing = [task for task in wanted if not _is_measured(store, version, candidate, task)]
+        found, others = store.scores(version), store.scores(candidate)
+        missing = [t for t in wanted if not _is_measured(found.get(t), others.get(t))]
         if probes & set(missing):
             model = ChatModel(directory)
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
@@ -240,8 +241,7 @@ def measure_tasks(run: LoopRun) -> None:
             run_benchmarks(benchmarks, choice, store)
 
 
-def _is_measured(store: ScoreStore, version: str, candidate: str, task: str) -> bool:
-    found, other = store.scores(version).get(task), store.scores(candidate).get(task)
+def _is_measured(found: TaskScore | None, other: TaskScore | None) -> bool:
     if found is None or other is None or not found.is_complete:
         return False
     try:

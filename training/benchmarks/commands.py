@@ -124,12 +124,6 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     names = QUICK if options.quick else [name for name in (options.tasks or "").split(",") if name]
     limit = QUICK_ITEMS if options.quick else options.limit
-    if not names:
-        raise ConfigError(
-            "tasks: none given; --tasks list shows the benchmarks, --quick chooses some",
-            field="tasks",
-            reason="MISSING",
-        )
     benchmarks = chosen(names)
     choice = model_choice(options)
     from training.benchmarks.runner import MIN_ITEMS

@@ -140,9 +140,7 @@ class Endpoint:
             EndpointError: the server does not answer.
             RefusedError: the server refused a parameter, for example a prompt that is too long.
         """
-        sampling: Json = {"max_tokens": max_tokens, "temperature": temperature}
-        if stop:
-            sampling["stop"] = list(stop)
+        sampling = _sampling(max_tokens, stop, temperature)
 
         def one(place: int) -> Completion:
             prompt = prompts[place]
@@ -173,9 +171,7 @@ class Endpoint:
             EndpointError: the server does not answer.
             RefusedError: the server refused a parameter.
         """
-        sampling: Json = {"max_tokens": max_tokens, "temperature": temperature}
-        if stop:
-            sampling["stop"] = list(stop)
+        sampling = _sampling(max_tokens, stop, temperature)
 
         def one(place: int) -> Completion:
             messages = [dict(message) for message in conversations[place]]
@@ -281,6 +277,11 @@ class Endpoint:
         if status in (401, 403):
             return EndpointError(message, field="key", reason="UNAUTHENTICATED")
         return EndpointError(message, field="endpoint")
+
+
+def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:
+    given = {"stop": list(stop)} if stop else {}
+    return {"max_tokens": max_tokens, "temperature": temperature, **given}
 
 
 def _seeded(seed: int | None, place: int) -> Json:

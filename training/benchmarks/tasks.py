@@ -165,11 +165,16 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
         ConfigError: a name is unknown, or none is given.
     """
     wanted = list(dict.fromkeys(BENCHMARKS if list(names) == ["all"] else names))
-    unknown = [name for name in wanted if name not in BENCHMARKS]
-    if unknown or not wanted:
+    if not wanted:
+        raise ConfigError(
+            "tasks: none given; --tasks list shows the benchmarks, --quick chooses some",
+            field="tasks",
+            reason="MISSING",
+        )
+    if unknown := [name for name in wanted if name not in BENCHMARKS]:
         known = ", ".join(BENCHMARKS)
         raise ConfigError(
-            f"tasks: {', '.join(unknown) or 'none'} unknown; known are {known}",
+            f"tasks: {', '.join(unknown)} unknown; known are {known}",
             field="tasks",
             reason="UNKNOWN",
             limit=known,

@@ -115,7 +115,6 @@ class TopicConsumer:
                 self._wait_after("kafka is unavailable", error)
                 continue
             try:
-                self._rebalancing = True
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
                 while not self._restart.is_set():
                     self._poll_once(consumer)
