@@ -2,10 +2,10 @@
 
 Without the CLI, the same command line is `python -m training COMMAND`.
 
-Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 1 an error, 3
-another loop is running, 4 too little feedback, 5 halted by an operator, 130 stopped by Ctrl-C or by
-SIGTERM, which a cluster sends. Every training command that was stopped after a completed and saved
-step exits with 143 after SIGTERM and with 130 after Ctrl-C.
+Exit status of `loop`: 0 the run ended (promoted, rolled back, refused, held or passed), 1 an error,
+3 another loop is running, 4 too little feedback, 5 halted by an operator, 130 stopped by Ctrl-C or
+by SIGTERM, which a cluster sends. Every training command that was stopped after a completed and
+saved step exits with 143 after SIGTERM and with 130 after Ctrl-C.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Commands that train and try versions: `loop` and `canary`.
 
-Exit status of `loop`: 0 the run ended (promoted, rolled back, refused or passed), 3 another loop is
-running, 4 too little feedback, 5 halted by an operator. Modules with imports of seconds are
+Exit status of `loop`: 0 the run ended (promoted, rolled back, refused, held or passed), 3 another
+loop is running, 4 too little feedback, 5 halted by an operator. Modules with imports of seconds are
 imported on use.
 """
 

@@ -130,7 +130,7 @@ def run_steps(run: LoopRun) -> RunResult:
     """Run all steps after the snapshot; finished steps are skipped on a second call."""
     decision = learn(run)
     if not decision.passed:
-        return refuse(run, decision)
+        return stop_at_gate(run, decision)
 
     admit(run, decision)
     if run.env.rollout is None:
@@ -261,15 +261,14 @@ def admit(run: LoopRun, decision: Decision) -> None:
         registry.note(version, VersionStage.GATED, decision.reason, version)
 
 
-def refuse(run: LoopRun, decision: Decision) -> RunResult:
-    """Record that the gate failed, and end the run."""
+def stop_at_gate(run: LoopRun, decision: Decision) -> RunResult:
+    """Record that the gate refused or held the candidate, and end the run."""
+    verdict, version = decision.verdict.value, run.record.version
     with run.reporter.step("gate") as step:
-        step.state, step.detail = StepState.REFUSED, decision.reason
+        step.state, step.detail = StepState(verdict), decision.reason
         _write_gate(run, decision)
-        run.env.registry.note(
-            run.record.version, VersionStage.REFUSED, decision.reason, run.record.version
-        )
-    return conclude(run.record, "refused", decision.reason, run.env)
+        run.env.registry.note(version, VersionStage(verdict), decision.reason, version)
+    return conclude(run.record, verdict, decision.reason, run.env)
 
 
 def run_canary(run: LoopRun, rollout: RolloutControl) -> CanaryResult:

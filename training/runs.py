@@ -67,8 +67,8 @@ class RunRecord:
 class RunResult:
     """Result of a run.
 
-    It is promoted, rolled back, refused, passed (no rollout was requested), or erased (the training
-    data was erased).
+    It is promoted, rolled back, refused, held (the gate had too little data), passed (no rollout
+    was requested), or erased (the training data was erased).
     """
 
     result: str
@@ -184,6 +184,7 @@ class StepState(StrEnum):
     DONE = "done"
     SKIPPED = "skipped"
     REFUSED = "refused"
+    HELD = "held"
     FAILED = "failed"
 
 

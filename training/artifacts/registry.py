@@ -29,6 +29,7 @@ class VersionStage(StrEnum):
     CANDIDATE = "candidate"
     GATED = "gated"
     REFUSED = "refused"
+    HELD = "held"
     CANARY = "canary"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"

@@ -20,6 +20,8 @@ from training.errors import ConfigError
 from training.evaluation.paired import Comparison, Paired
 from training.figures import Samples
 
+HELD_ADVICE = "No row failed: collect more feedback and run the loop again."
+
 
 class Result(StrEnum):
     """Result of a row, from the best to the worst. The last two prevent a promotion."""
@@ -165,7 +167,8 @@ class Decision:
         ]
         if not blocking:
             return "all checks passed"
-        return f"{self.verdict}: {'; '.join(blocking)}"
+        next_step = f" {HELD_ADVICE}" if self.verdict is Verdict.HELD else ""
+        return f"{self.verdict}: {'; '.join(blocking)}.{next_step}"
 
     def fields(self) -> dict[str, Any]:
         """Return the verdict with all rows for gate.json."""

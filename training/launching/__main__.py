@@ -1,7 +1,7 @@
 """Command of the chart's CronJob if runs are RayJobs: `python -m training.launching`.
 
-Exit status: 0 the run ended (promoted, refused, too little feedback; see the loop's status), 1 the
-run failed. The run survives a killed launcher; the next launcher adopts its RayJob.
+Exit status: 0 the run ended (promoted, refused, held, too little feedback; see the loop's status),
+1 the run failed. The run survives a killed launcher; the next launcher adopts its RayJob.
 """
 
 from __future__ import annotations

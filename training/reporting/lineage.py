@@ -90,7 +90,10 @@ def _verdicts(run_directory: Path) -> Iterator[tuple[str, str]]:
         for path in (run_directory / "gate.json", run_directory / "canary.json")
     )
     if gate:
-        yield "gate", f"{'passed' if gate['passed'] else 'refused'}: {gate['reason']}"
+        # Files of earlier releases have no verdict.
+        verdict = gate.get("verdict") or ("passed" if gate["passed"] else "refused")
+        reason = gate["reason"]
+        yield "gate", reason if reason.startswith(f"{verdict}:") else f"{verdict}: {reason}"
         for check in gate["checks"]:
             result = check.get("result") or ("pass" if check["passed"] else "fail")
             yield "", f"{check['name']}: {check['value']}, {result.lower().replace('_', ' ')}"

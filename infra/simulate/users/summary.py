@@ -57,7 +57,7 @@ def lines(outcome: Outcome) -> Iterable[str]:
         ("thumbs", outcome.crowd.text()),
         ("meanwhile", outcome.companions.text() + waits),
         *_run_rows(outcome.turn),
-        ("result", f"{outcome.turn.result}: {outcome.turn.reason}"),
+        ("result", result_text(outcome.turn)),
         ("served now", outcome.served),
         ("win rate", win_rate),
         ("minutes", f"{sum(outcome.minutes.values()):.1f} ({minutes})"),
@@ -74,6 +74,11 @@ def lines(outcome: Outcome) -> Iterable[str]:
         yield f"  before  {sample.before}"
         yield f"  after   {sample.after}"
     yield from claim_lines(outcome.claims)
+
+
+def result_text(run: LoopRun) -> str:
+    """Return the result with its reason; reasons of the gate begin with the result."""
+    return run.reason if run.reason.startswith(run.result) else f"{run.result}: {run.reason}"
 
 
 def claim_lines(claims: Sequence[Claim]) -> Iterable[str]:

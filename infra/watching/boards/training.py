@@ -9,7 +9,7 @@ RUN = Row(
     (
         Panel(
             "Result",
-            "Result of the last run; running during a run.",
+            "Result of the last run. Held: too little data; collect more feedback and run again.",
             Unit.COUNT,
             [Query(f"max by (recipe, result) ({LOOP}_turn_result) == 1", "{{recipe}}: {{result}}")],
             now=True,

@@ -80,6 +80,7 @@ RESULTS = (
     "promoted",
     "rolled_back",
     "refused",
+    "held",
     "passed",
     "not_enough_feedback",
     "failed",

@@ -8,7 +8,7 @@ import type { LoopStatus } from "./wire";
 
 const BUSY_MS = 3_000;
 const QUIET_MS = 20_000;
-const MARKS = { waiting: "·", running: "▸", done: "✓", failed: "✗", skipped: "–" };
+const MARKS = { waiting: "·", running: "▸", done: "✓", failed: "✗", skipped: "–", refused: "✗", held: "?" };
 
 export function LoopPanel({ api }: { api: Api }) {
   const [status, setStatus] = useState<LoopStatus>({});

@@ -109,7 +109,7 @@ export interface ExperimentArm {
 
 export interface LoopStep {
   name: string;
-  state: "waiting" | "running" | "done" | "failed" | "skipped";
+  state: "waiting" | "running" | "done" | "failed" | "skipped" | "refused" | "held";
   progress?: number;
   detail?: string;
 }

@@ -150,7 +150,8 @@ def test_random_thumbs_promote_nothing(tmp_path: Path, seed: int) -> None:
     size = SIZES["short"]
     log = prepare(tmp_path, Crowd(size.thumbs, seed=seed, shuffled=True))
     result = run_nano(tmp_path, log, recipe=size.recipe)
-    assert result.result == "refused"
+    # Held if an accuracy happens to be above 0.5.
+    assert result.result in ("refused", "held")
     gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
     failed = {check["name"] for check in gate["checks"] if not check["passed"]}
     assert failed & {"reward model beats a coin", "judge beats a coin", "label noise"}

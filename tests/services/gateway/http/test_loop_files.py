@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from services.gateway.http.loop_files import LoopMetrics
@@ -79,6 +80,13 @@ def test_ended_run_reports_its_result_and_gate_checks(tmp_path: Path) -> None:
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": rise.name}) == 0
     assert found.get_sample_value("thumbwheel_loop_check_value", {"check": unclear.name}) == 0.25
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": unclear.name}) is None
+
+
+@pytest.mark.parametrize("result", ["held", "refused"])
+def test_a_result_of_the_gate_is_a_label(tmp_path: Path, result: str) -> None:
+    board(tmp_path).finish(result, "", None)
+    labels = {"recipe": "small", "result": result}
+    assert scraped(tmp_path).get_sample_value("thumbwheel_loop_turn_result", labels) == 1
 
 
 def test_invalid_files_do_not_break_the_metrics(
