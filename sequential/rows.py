@@ -44,7 +44,8 @@ RATE_TOLERANCES = {
     "asked_again": 0.02,
     "edited": 0.02,
     "stopped": 0.02,
-    "left": 0.02,
+    # Good answers end conversations too, so only a rise that they hardly explain is harm.
+    "left": 0.10,
 }
 SHOWN_ONLY = "copied"  # copying may express approval or not
 

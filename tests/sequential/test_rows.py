@@ -57,8 +57,9 @@ HARM = {
     "cost": replace(CANDIDATE, total_tokens=histogram(1_300, 4_000)),
     **{
         name: replace(CANDIDATE, rates={**CANDIDATE.rates, name: sums(1_000, 0.14)})
-        for name in ("refused", "retracted", "asked_again", "edited", "stopped", "left")
+        for name in ("refused", "retracted", "asked_again", "edited", "stopped")
     },
+    "left": replace(CANDIDATE, rates={**CANDIDATE.rates, "left": sums(1_000, 0.25)}),
 }
 
 

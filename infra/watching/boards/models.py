@@ -113,9 +113,10 @@ THUMBS = Row(
         ),
         Panel(
             "Rates of answers and thumbs",
-            "Share of the answers of the last day that were refused, asked again, edited, stopped "
-            "or copied, and of the thumbs on them that were withdrawn. Implicit signals count with "
-            "the user's consent only. They are no opinion: compare versions, not rates.",
+            "Share of the answers of the last day that were refused, asked again, edited, "
+            "stopped, copied or left, and of the thumbs on them that were withdrawn. Implicit "
+            "signals count with the user's consent only. They are no opinion: compare versions, "
+            "not rates.",
             Unit.RATIO,
             [
                 Query(

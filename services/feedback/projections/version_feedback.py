@@ -21,10 +21,10 @@ from sqlalchemy import (
     Connection,
     Engine,
     FromClause,
-    Table,
     and_,
     case,
     func,
+    not_,
     or_,
     select,
     true,
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 # Metrics count the answers of one day, so that a reading takes about as long on any day.
 METRICS_DAYS = 1
+# Time after which a conversation without a reaction is left; the usual end of a visit in web
+# analytics.
+LEFT_AFTER_US = 30 * 60 * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -84,38 +87,96 @@ class Rate:
     event: ColumnElement[bool]
 
 
-# Answers with the consent of the user and with the signals that the user's client has reported.
-ANSWERS = tables.answers.outerjoin(
-    tables.consents, tables.consents.c.principal == tables.answers.c.principal
-).outerjoin(
-    tables.signals,
-    and_(
-        tables.signals.c.principal == tables.answers.c.principal,
-        tables.signals.c.message_id == tables.answers.c.message_id,
-        tables.signals.c.kind == SignalKind.COPIED,
-    ),
-)
 # A row without a thumb stays after a retraction.
 THUMB_RATES: Mapping[str, Rate] = {"retracted": Rate(true(), tables.thumbs.c.up.is_(None))}
 
 
-def answer_rates(training_default: bool) -> Mapping[str, Rate]:
-    """Return the rates of answers.
+@dataclass(frozen=True)
+class CountedRows:
+    """Rows that count, and their rates.
+
+    Attributes:
+        table: Table or query with principal, version and arm of each row.
+        source: The table, with the tables joined to it.
+        begun: Condition of the rows begun since the start of a comparison.
+        rates: Rates by name.
+    """
+
+    table: FromClause
+    source: FromClause
+    begun: ColumnElement[bool]
+    rates: Mapping[str, Rate]
+
+
+def answers_since(since_us: int, now_us: int, training_default: bool) -> CountedRows:
+    """Return the answers begun since a time.
+
+    An answer is left if the user did not react to it in time: no later answer in the conversation,
+    no thumb, no copy. Trials are answers after an earlier one, because each answer of a client that
+    keeps its conversations itself has a conversation of its own. An answer is a trial when its time
+    has passed, and later reactions change nothing, so that a test may look at any time.
 
     Args:
+        since_us: Start of the comparison.
+        now_us: Time of the reading.
         training_default: Consent of users without a choice. Implicit signals count only with the
             user's consent, at the time of the answer (then the answer has a parent) and now.
     """
-    answers, training = tables.answers.c, tables.consents.c.training
+    table = tables.answers.c
+    conversation = (table.principal, table.conversation_id)
+    earlier_id = func.lag(table.message_id).over(
+        partition_by=conversation, order_by=table.message_id
+    )
+    next_begin_us = func.lead(table.begin_us).over(
+        partition_by=conversation, order_by=table.message_id
+    )
+    rows = (
+        select(
+            tables.answers,
+            earlier_id.label("earlier_id"),
+            next_begin_us.label("next_begin_us"),
+        )
+        .where(table.begin_us >= since_us)
+        .subquery("answers_in_conversations")
+    )
+    answers, consents, signals, thumbs = rows.c, tables.consents, tables.signals, tables.thumbs
+    source = (
+        rows.outerjoin(consents, consents.c.principal == answers.principal)
+        .outerjoin(
+            signals,
+            and_(
+                signals.c.principal == answers.principal,
+                signals.c.message_id == answers.message_id,
+                signals.c.kind == SignalKind.COPIED,
+            ),
+        )
+        .outerjoin(
+            thumbs,
+            and_(
+                thumbs.c.principal == answers.principal, thumbs.c.message_id == answers.message_id
+            ),
+        )
+    )
+    training = consents.c.training
     allowed = or_(training, training.is_(None)) if training_default else training.is_(True)
     consented = and_(answers.parent_message_id.is_not(None), allowed)
-    return {
+    deadline_us = answers.finish_us + LEFT_AFTER_US
+    in_time = [
+        and_(time_us.is_not(None), time_us <= deadline_us)
+        for time_us in (answers.next_begin_us, thumbs.c.accept_us, signals.c.accept_us)
+    ]
+    rates = {
         "refused": Rate(true(), answers.refused),
         "asked_again": Rate(consented, answers.asked_again),
         "edited": Rate(consented, answers.edited),
         "stopped": Rate(consented, answers.stopped),
-        "copied": Rate(consented, tables.signals.c.kind.is_not(None)),
+        "copied": Rate(consented, signals.c.kind.is_not(None)),
+        "left": Rate(
+            and_(consented, answers.earlier_id.is_not(None), deadline_us <= now_us),
+            not_(or_(*in_time)),
+        ),
     }
+    return CountedRows(rows, source, true(), rates)
 
 
 class UserCounter(Protocol):
@@ -134,9 +195,15 @@ class UserCounter(Protocol):
 class VersionFeedbacks:
     """Reader of counts by version."""
 
-    def __init__(self, engine: Engine, thumbs: UserCounter, training_default: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        thumbs: UserCounter,
+        training_default: bool,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
         self._engine, self._thumbs = engine, thumbs
-        self._answer_rates = answer_rates(training_default)
+        self._training_default, self._now_us = training_default, now_us
 
     async def of_versions(
         self, versions: Sequence[str], since_us: int = 0
@@ -172,37 +239,21 @@ class VersionFeedbacks:
     def _rates(self, versions: Sequence[str], since_us: int) -> defaultdict[str, list[RateSums]]:
         found: defaultdict[str, list[RateSums]] = defaultdict(list)
         with transaction(self._engine) as connection:
-            for table, source, since, rates in (
-                (
-                    tables.answers,
-                    ANSWERS,
-                    tables.answers.c.begin_us >= since_us,
-                    self._answer_rates,
-                ),
-                (tables.thumbs, tables.thumbs, begun_since(since_us), THUMB_RATES),
+            now_us = self._now_us()
+            for counted in (
+                answers_since(since_us, now_us, self._training_default),
+                CountedRows(tables.thumbs, tables.thumbs, begun_since(since_us), THUMB_RATES),
             ):
-                counted = and_(
-                    table.c.model_version.in_(versions), table.c.arm != Arm.PINNED, since
-                )
-                for version, sums in _sums(connection, table, source, counted, rates):
+                for version, sums in _sums(connection, counted, versions):
                     found[version].append(sums)
         return found
 
 
 def _sums(
-    connection: Connection,
-    table: Table,
-    source: FromClause,
-    counted: ColumnElement[bool],
-    rates: Mapping[str, Rate],
+    connection: Connection, counted: CountedRows, versions: Sequence[str]
 ) -> list[tuple[str, RateSums]]:
-    """Return the sums of each version and rate with trials.
-
-    Args:
-        table: Table with principal and version of each row.
-        source: The table, with the tables joined to it.
-        counted: Condition of the rows that count.
-    """
+    """Return the sums of each version and rate with trials."""
+    table, rates = counted.table, counted.rates
     counts = []
     for name, rate in rates.items():
         trials, events = case((rate.trial, 1), else_=0), and_(rate.trial, rate.event)
@@ -210,8 +261,8 @@ def _sums(
         counts.append(func.sum(case((events, 1), else_=0)).label(f"{name}_x"))
     by_user = (
         select(table.c.model_version, *counts)
-        .select_from(source)
-        .where(counted)
+        .select_from(counted.source)
+        .where(table.c.model_version.in_(versions), table.c.arm != Arm.PINNED, counted.begun)
         .group_by(table.c.principal, table.c.model_version)
         .subquery()
     ).c

@@ -32,6 +32,7 @@ from tests.services.feedback.sunk_logs import SunkLogs
 
 BOB, CLEO = Caller("acme", "bob"), Caller("acme", "cleo")
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 SINCE = 1_795_900_000 * SECOND
 
 
@@ -60,10 +61,14 @@ class World(SunkLogs):
         return self.sink_entries(FEEDBACK, entries, current_feedback.fold)
 
     async def read(
-        self, *versions: str, since_us: int = SINCE, training_default: bool = True
+        self,
+        *versions: str,
+        since_us: int = SINCE,
+        training_default: bool = True,
+        now_us: int = SINCE + DAY,
     ) -> dict[str, VersionFeedback]:
         thumbs = Thumbs(self.engine, NoPending())
-        reader = VersionFeedbacks(self.engine, thumbs, training_default)
+        reader = VersionFeedbacks(self.engine, thumbs, training_default, lambda: now_us)
         return {each.model_version: each for each in await reader.of_versions(versions, since_us)}
 
     def rows(self) -> set[tuple[object, ...]]:
@@ -74,9 +79,13 @@ class World(SunkLogs):
                 for row in connection.execute(select(table))
             }
 
-    async def rates(self, version: str = "v1", training_default: bool = True) -> dict[str, Counts]:
+    async def rates(
+        self, version: str = "v1", training_default: bool = True, now_us: int = SINCE + DAY
+    ) -> dict[str, Counts]:
         """Return trials and events by rate."""
-        found = (await self.read(version, training_default=training_default))[version]
+        found = (await self.read(version, training_default=training_default, now_us=now_us))[
+            version
+        ]
         return {sums.name: (sums.trials, sums.events) for sums in found.rates}
 
 

@@ -894,8 +894,10 @@ Global___VersionFeedback: _TypeAlias = VersionFeedback  # noqa: Y015
 class RateSums(_message.Message):
     """Sums over users of a rate: user u has n trials (finished answers, or thumbs for "retracted"), of
     which x were events. The sums suffice for a mean with an error that respects the users. Implicit
-    signals ("asked_again", "edited", "stopped", "copied") count only users that allow training, and
-    only their answers from times when they allowed it.
+    signals ("asked_again", "edited", "stopped", "copied", "left") count only users that allow
+    training, and only their answers from times when they allowed it. Trials of "left" are answers
+    after another one in their conversation, 30 minutes after their end; events are those to which
+    the user did not react until then with a message, a thumb or a copy.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -908,7 +910,7 @@ class RateSums(_message.Message):
     EVENTS_SQUARED_FIELD_NUMBER: _builtins.int
     EVENTS_TIMES_TRIALS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"refused", "retracted", "asked_again", "edited", "stopped" or "copied"; "left" is reserved."""
+    """"refused", "retracted", "asked_again", "edited", "stopped", "copied" or "left"."""
     users: _builtins.int
     """Number of users with trials."""
     trials: _builtins.int

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, delete, select
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.identifiers import principal_of
@@ -19,6 +20,7 @@ from services.feedback.projections.experiments import ArmFigures
 from services.feedback.projections.expiry import expire
 from services.feedback.projections.thumbs import Thumbs
 from services.feedback.projections.version_feedback import (
+    LEFT_AFTER_US,
     RateMetrics,
     RateSums,
     VersionFeedback,
@@ -32,6 +34,7 @@ from tests.services.feedback.samples import (
     ADA,
     KEY,
     TURNS,
+    answer_id,
     name,
     retraction,
     thumb,
@@ -221,6 +224,43 @@ async def test_a_copied_answer_counts_once(world: World) -> None:
     found = (await world.read("v1"))["v1"]
     assert (found.users_up, found.users_down) == (0, 0)
     assert "retracted" not in {sums.name for sums in found.rates}
+
+
+def at(event: events_pb2.TurnEvent, seconds: float) -> events_pb2.TurnEvent:
+    """Return the turn, begun and finished that much later."""
+    begun_us = SINCE + round(seconds * SECOND)
+    event.message_id = answer_id(begun_us, 1)
+    event.finish_time.FromMicroseconds(begun_us + SECOND)
+    return event
+
+
+FINISHED = SINCE + 2_000 + SECOND  # of the answer with the number 2
+
+
+async def test_a_conversation_is_left_when_its_time_has_passed(world: World) -> None:
+    first = replied(1)
+    world.turns(first, replied(2, parent=first.message_id), replied(3, caller=BOB))
+    assert "left" not in await world.rates(now_us=FINISHED + LEFT_AFTER_US - 1)
+    # The only answers of their conversations are no trials, like those of clients without one.
+    assert (await world.rates(now_us=FINISHED + LEFT_AFTER_US))["left"] == (1, 1)
+
+
+@pytest.mark.parametrize(("minutes", "events"), [(29, 0), (31, 1)])
+@pytest.mark.parametrize("reaction", ["message", "thumb", "copy"])
+async def test_a_reaction_counts_within_its_time(
+    world: World, reaction: str, minutes: int, events: int
+) -> None:
+    first = replied(1)
+    last = replied(2, parent=first.message_id)
+    world.turns(first, last)
+    match reaction:
+        case "message":
+            world.turns(at(replied(3, parent=last.message_id, version="v2"), minutes * 60))
+        case "thumb" | "copy":
+            event = on(last, thumb("a")) if reaction == "thumb" else copied(last)
+            event.accept_time.FromMicroseconds(SINCE + minutes * 60 * SECOND)
+            world.feedback(event)
+    assert (await world.rates())["left"] == (1, events)
 
 
 async def test_answers_without_consent_have_no_signals(world: World) -> None:

@@ -29,6 +29,10 @@ from tests.services.feedback.version_world import (
 Event = events_pb2.TurnEvent | events_pb2.FeedbackEvent
 
 
+def _place(turn: events_pb2.TurnEvent) -> str:
+    return turn.message_id
+
+
 class Scenario:
     """Random distinct events of a few users, and the counts that follow from them."""
 
@@ -76,6 +80,10 @@ class Scenario:
         """Return the expected sums of a version, by comparison of all pairs of turns."""
         consented = [turn for turn in counted if turn.HasField("parent_message_id")]
         marked = {event.message_id for event in self.signals}
+        last = {turn.conversation_id: turn.message_id for turn in sorted(counted, key=_place)}
+        first = {
+            turn.conversation_id: turn.message_id for turn in sorted(counted, key=_place)[::-1]
+        }
 
         def siblings(turn: events_pb2.TurnEvent) -> list[events_pb2.TurnEvent]:
             place = (turn.principal, turn.conversation_id, turn.parent_message_id)
@@ -96,12 +104,19 @@ class Scenario:
             ),
             "stopped": lambda turn: turn.finish_reason == chat_pb2.FINISH_REASON_CANCELLED,
             "copied": lambda turn: turn.message_id in marked,
+            "left": lambda turn: (
+                turn.message_id == last[turn.conversation_id] and turn.message_id not in marked
+            ),
+        }
+        of_rate = dict.fromkeys(events, consented) | {
+            "refused": counted,
+            "left": [turn for turn in consented if turn.message_id != first[turn.conversation_id]],
         }
         found = []
         for rate, is_event in events.items():
             trials: Counter[str] = Counter()
             happened: Counter[str] = Counter()
-            for turn in counted if rate == "refused" else consented:
+            for turn in of_rate[rate]:
                 if turn.model_version == version:
                     trials[turn.principal] += 1
                     happened[turn.principal] += is_event(turn)
