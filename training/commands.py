@@ -96,6 +96,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         rollout_actors=None,
         checkpoints_in_bucket=None,
         device=None,
+        gate_tasks=(),
     )
 
 
@@ -115,6 +116,13 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
     )
     command.add_argument("--gpus-per-worker", type=int, help=GPUS_HELP)
     command.add_argument("--device", help=DEVICE_HELP)
+    command.add_argument(
+        "--gate-tasks",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=(),
+        metavar="TASK,TASK",
+        help="benchmarks and probes with a row in the gate, in addition to the recipe's",
+    )
     command.add_argument(
         "--rollout-actors",
         type=int,
@@ -261,7 +269,12 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
             "steps": options.canary_steps,
         }
         changes = {name: value for name, value in canary.items() if value is not None}
-        config = replace(config, canary=replace(config.canary, **changes))
+        tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
+        config = replace(
+            config,
+            canary=replace(config.canary, **changes),
+            gate=replace(config.gate, tasks=tasks),
+        )
         if options.workers is not None:
             most, fewest = options.workers
             config = replace(config, num_workers=most, fewest_workers=fewest)

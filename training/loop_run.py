@@ -17,6 +17,7 @@ from typing import Protocol
 from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_manifest
 from training.artifacts.registry import Registry, RegistryError, VersionStage
+from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import TrainingSets, make_sets, write_sets
@@ -27,6 +28,7 @@ from training.data.feedback.snapshot import (
     read_judgements,
     take_snapshot,
 )
+from training.data.packages import DataError, home_of, installed
 from training.errors import ConfigError, DetailedError, UnavailableError
 from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import (
@@ -268,7 +270,11 @@ def _check_size(config: LoopConfig) -> None:
 def _check_tasks(config: LoopConfig) -> None:
     """Check before training that the loop can measure the tasks of the gate.
 
-    The group `evaluation` of dependencies is in no image, so it may be missing.
+    Packages, items and the model server for benchmarks are needed only with such tasks, so they may
+    be missing.
+
+    Raises:
+        ConfigError: a task is unknown, or packages or items are missing.
     """
     tasks = config.gate.tasks
     known = {*probe_tasks(), *BENCHMARKS}
@@ -280,12 +286,25 @@ def _check_tasks(config: LoopConfig) -> None:
             limit=", ".join(sorted(known)),
         )
     benchmarks = [task for task in tasks if task in BENCHMARKS]
-    if benchmarks and find_spec("lm_eval") is None:
+    groups = {"evaluation": "lm_eval", "predictor": "openvino_genai"}
+    missing = [group for group, package in groups.items() if find_spec(package) is None]
+    if benchmarks and missing:
         raise ConfigError(
-            f"gate.tasks: {', '.join(benchmarks)} need the dependency group evaluation",
+            f"gate.tasks: {', '.join(benchmarks)} need the dependency groups {', '.join(missing)}",
             field="gate.tasks",
             reason="MISSING",
         )
+    if not benchmarks:
+        return
+    try:
+        installed(DATA_LOCK)
+    except DataError as error:
+        raise ConfigError(
+            f"gate.tasks: the items of {', '.join(benchmarks)} are missing: {error}. They may also "
+            f"be copied to {home_of(DATA_LOCK)}",
+            field="gate.tasks",
+            reason="MISSING",
+        ) from error
 
 
 def _check_enough(

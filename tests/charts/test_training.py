@@ -4,6 +4,7 @@ Training accepts the arguments of the chart, and every pod has only the mounts a
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,29 @@ def test_extra_arguments_take_precedence() -> None:
     assert options.workers == (2, None)
     options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=1..2}"))
     assert options.workers == (2, 1)
+
+
+@every_mode
+def test_benchmarks_of_the_gate_reach_the_loop_with_their_items(values: str) -> None:
+    items = "training.benchmarks.items.existingClaim=items"
+    given = ("training.benchmarks.tasks={piqa,lambada}", items)
+    assert training_parser().parse_args(arguments(values, *given)).gate_tasks == ("piqa", "lambada")
+    assert training_parser().parse_args(arguments(values)).gate_tasks == ()
+    found = pods(render(values, *given))
+    loop_pod = found[LOOP_PODS[values]]
+    folder = Path(environment(loop_pod)["THUMBWHEEL_CACHE"]) / "data"
+    assert mounts(loop_pod)[str(folder)] == ("items", False)
+    others = [pod for name, pod in found.items() if name != LOOP_PODS[values]]
+    assert "items" not in {
+        volume.get("persistentVolumeClaim", {}).get("claimName")
+        for pod in others
+        for volume in pod["spec"].get("volumes", ())
+    }
+    assert "THUMBWHEEL_CACHE" not in environment(pods(render(values))[LOOP_PODS[values]])
+
+
+def environment(pod: Any) -> dict[str, str]:
+    return {item["name"]: item.get("value", "") for item in only(pod)["env"]}
 
 
 def test_worker_ranges_and_rollout_actors_reach_training_and_have_pods() -> None:

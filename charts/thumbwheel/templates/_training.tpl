@@ -23,6 +23,7 @@
   {{- $range := ternary (printf "%d..%d" (int $workers.fewest) (int $workers.replicas)) (toString $workers.replicas) (gt (int $workers.fewest) 0) -}}
   {{- $words = concat $words (list "--workers" $range "--gpus-per-worker" (toString $workers.gpus) "--rollout-actors" (toString .Values.ray.rolloutActors)) -}}
 {{- end -}}
+{{- with $v.benchmarks.tasks -}}{{- $words = concat $words (list "--gate-tasks" (join "," .)) -}}{{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
 {{- with include "thumbwheel.tlsSettings" . | fromYaml -}}{{- $words = concat $words (list "--tls" .tls_certificate .tls_key .tls_authority) -}}{{- end -}}
 {{- concat $words $v.extraArgs | toJson -}}
@@ -40,6 +41,9 @@
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
 {{- include "thumbwheel.trustEnvironment" . }}
+{{- if .Values.training.benchmarks.items.existingClaim }}
+- {name: THUMBWHEEL_CACHE, value: /items}
+{{- end }}
 {{- end -}}
 
 {{/* Egress rule to the bucket. */}}
@@ -64,6 +68,9 @@
 - {name: loop, mountPath: /loop}
 {{- end }}
 {{- if eq (index . 1) "loop" }}
+{{- if $root.Values.training.benchmarks.items.existingClaim }}
+- {name: benchmark-items, mountPath: /items/data, readOnly: true}
+{{- end }}
 {{- include "thumbwheel.tlsMount" $root }}
 {{- include "thumbwheel.identityMounts" (list $root "training" false) }}
 {{- end }}
@@ -78,6 +85,9 @@
 - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}
 {{- end }}
 {{- if eq (index . 1) "loop" }}
+{{- with $root.Values.training.benchmarks.items.existingClaim }}
+- {name: benchmark-items, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+{{- end }}
 {{- include "thumbwheel.tlsVolume" (list $root "training") }}
 {{- include "thumbwheel.identityVolumes" (list $root "training" false) }}
 {{- end }}

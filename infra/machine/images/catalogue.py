@@ -14,7 +14,7 @@ EVERY_SERVICE = "services/*"
 
 @dataclass(frozen=True)
 class Image:
-    """An image: packages of a lock, code in `paths`, system programs and the default module.
+    """An image: packages of locks, code in `paths`, system programs and the default module.
 
     Args:
         scripts: console scripts of packages by name, as `module:function`.
@@ -24,7 +24,7 @@ class Image:
 
     name: str
     about: str
-    lock: Path
+    locks: Sequence[Path]
     paths: Sequence[Path]
     module: str
     programs: Sequence[str] = ()
@@ -66,7 +66,7 @@ def read_catalogue(text: str | None = None) -> Catalogue:
         name: Image(
             name,
             entry["about"],
-            Path(entry["lock"]),
+            [Path(lock) for lock in entry["locks"]],
             [
                 path
                 for listed in entry["paths"]

@@ -63,9 +63,9 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
     places = [f"{SITE}/{pattern}" for pattern in left_out if not pattern.startswith("**/")]
     yield [
         f"FROM base AS {image.name}-packages",
-        f"COPY {image.lock} /tmp/lock.txt",
+        f"COPY {' '.join(map(str, image.locks))} /tmp/locks/",
         "RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes "
-        f"--target {SITE} -r /tmp/lock.txt \\",
+        f"--target {SITE} {' '.join(f'-r /tmp/locks/{lock.name}' for lock in image.locks)} \\",
         *[
             f"    && find {SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\"
             for name in everywhere

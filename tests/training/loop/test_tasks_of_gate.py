@@ -12,10 +12,13 @@ from tests.training.evaluation.measurements import shares, write_scores
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_run import BASE, PROBES, recipe, run_nano
 from training import loop, loop_run
+from training.__main__ import parser
 from training.artifacts.registry import Registry
 from training.artifacts.scores import ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
+from training.commands import adjusted_recipe
+from training.data.packages import DataError
 from training.errors import ConfigError
 from training.evaluation.answers import SampledAnswer
 from training.evaluation.gate import GateConfig, Result
@@ -104,8 +107,26 @@ def test_tasks_that_cannot_be_measured_are_refused_before_training(
     monkeypatch.setattr(loop_run, "find_spec", lambda _: None)
     with refused(ConfigError, field="gate.tasks", reason="MISSING"):
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
+    monkeypatch.undo()
+    monkeypatch.setattr(loop_run, "installed", not_installed)
+    with refused(ConfigError, field="gate.tasks", reason="MISSING"):
+        run_nano(tmp_path, log, recipe=with_tasks("piqa"))
     with refused(NotEnoughFeedbackError):
         run_nano(tmp_path, log, recipe=with_tasks(*PROBES))
+
+
+def not_installed(lock: Path) -> Path:
+    raise DataError("no package index", field=lock.name)
+
+
+def test_command_line_adds_tasks_to_those_of_the_recipe(tmp_path: Path) -> None:
+    def tasks(*more: str) -> tuple[str, ...]:
+        options = parser().parse_args(["loop", "--recipe", "nano", *more])
+        plan = Plan("nano-1", tmp_path / "run", tmp_path / "nano-0")
+        return adjusted_recipe(options)(plan).gate.tasks
+
+    own = tasks()
+    assert tasks("--gate-tasks", f"piqa,{own[0]},lambada") == (*own, "piqa", "lambada")
 
 
 def prepare_nothing(state: Path) -> FeedbackLog:

@@ -8,6 +8,7 @@ from infra.machine.images.build import JARS, SITE, locks_of
 from infra.machine.images.catalogue import ROOT, read_catalogue
 from infra.machine.images.containerfile import render
 from services.generator.answering.presets import PRESETS_FILE
+from training.benchmarks.data import DATA_LOCK
 
 CATALOGUE = read_catalogue()
 
@@ -40,6 +41,24 @@ def test_images_that_read_presets_contain_the_presets() -> None:
         if PRESETS_FILE.relative_to(ROOT) in image.paths
     }
     assert holding == reading
+
+
+def test_training_contains_what_benchmarks_of_the_gate_start() -> None:
+    training, predictor = CATALOGUE.images["training"], CATALOGUE.images["predictor"]
+    # The model server is a process of the loop's pod.
+    assert {*predictor.paths, DATA_LOCK.relative_to(ROOT)} <= {*training.paths}
+    assert {*predictor.locks, Path("locks/evaluation.txt")} <= {*training.locks}
+    assert predictor.scripts.items() <= training.scripts.items()
+
+
+def test_an_image_of_several_locks_installs_all_of_them() -> None:
+    text = render(CATALOGUE)[ROOT / "Containerfile"]
+    image = CATALOGUE.images["training"]
+    (stage,) = re.findall(r"FROM base AS training-packages\n.*?\n\n", text, re.DOTALL)
+    copied = re.findall(r"^COPY (.+) /tmp/locks/$", stage, re.MULTILINE)
+    assert copied == [" ".join(map(str, image.locks))]
+    assert re.findall(r"-r /tmp/(\S+)", stage) == [str(lock) for lock in image.locks]
+    assert [*locks_of(image)] == [*image.locks]
 
 
 def test_images_contain_no_tests_tools_or_page_sources() -> None:
