@@ -1,7 +1,9 @@
 """Finding S-11: keys of signed calls; private keys are in the pods of their callers only."""
 
 import base64
+import copy
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -126,6 +128,21 @@ def replica_sets(objects: Sequence[Object], replicas: int, *names: str) -> list[
 
 
 UNSIGNED, SIGNED = "identity.mode=none", "identity.mode=permissive"
+UPGRADE = ("template", "tw", str(CHART), "--namespace", "chat", "--is-upgrade")
+
+
+def upgrade(
+    existing: Sequence[Object],
+    kinds: Sequence[Object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> subprocess.CompletedProcess[str]:
+    """Render an upgrade in a cluster with existing objects."""
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
+    with serving(existing, kinds=kinds) as url:
+        server = ("--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url)
+        return helm(*UPGRADE, "-f", str(VALUES / LOCAL), *server)
 
 
 @pytest.mark.parametrize(
@@ -147,20 +164,49 @@ def test_tokens_are_required_when_no_pod_of_a_caller_runs_without_a_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The secrets exist in all cases, because Helm keeps them."""
-    monkeypatch.setenv("KUBECONFIG", os.devnull)
-    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
     rendered = render(LOCAL, SIGNED)
     existing = [*of_kind(rendered, "Secret")]
     for mode, replicas, release in running:
         existing += replica_sets(render(LOCAL, mode, release=release), replicas, "session")
-    with serving(existing, kinds=rendered) as url:
-        words = ["--namespace", "chat", "-f", str(VALUES / LOCAL), "--is-upgrade"]
-        server = ["--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url]
-        result = helm("template", "tw", str(CHART), *words, *server)
+    result = upgrade(existing, rendered, tmp_path, monkeypatch)
     assert result.returncode == 0, result.stderr
     found = environment(parse(result.stdout))
     assert "TW_GATEWAY_IDENTITY_KEY" in found
     assert ("TW_SESSION_IDENTITY_REQUIRED" not in found) == required
+
+
+def test_tokens_stay_required_while_a_service_becomes_a_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator of earlier releases calls no service, so its old pods need no key."""
+    rendered = render(LOCAL)
+    old = copy.deepcopy(replica_sets(rendered, 1, "gateway", "session", "generator"))
+    for replica_set in old:
+        (container,) = replica_set["spec"]["template"]["spec"]["containers"]
+        container["env"] = [
+            item
+            for item in container["env"]
+            if item["name"] not in ("TW_GENERATOR_IDENTITY_KEY", "TW_GENERATOR_FEEDBACK_TARGET")
+        ]
+    result = upgrade([*of_kind(rendered, "Secret"), *old], rendered, tmp_path, monkeypatch)
+    assert result.returncode == 0, result.stderr
+    found = environment(parse(result.stdout))
+    assert "TW_GENERATOR_IDENTITY_KEY" in found
+    assert not {name for name in found if name.endswith("IDENTITY_REQUIRED")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("identity", "generator.key"), ("callers", "generator.pem")]
+)
+def test_upgrade_without_the_key_of_a_new_caller_is_refused(
+    kind: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = copy.deepcopy(render(LOCAL))
+    lacking = secret(list(rendered), kind)
+    del lacking["data"][file]
+    result = upgrade(of_kind(rendered, "Secret"), rendered, tmp_path, monkeypatch)
+    assert result.returncode != 0
+    assert f"{file} in {lacking['metadata']['name']}" in result.stderr
 
 
 def test_services_that_sign_are_deployments() -> None:

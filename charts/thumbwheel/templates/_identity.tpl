@@ -26,40 +26,40 @@
 {{- sortAlpha $callers | toJson -}}
 {{- end -}}
 
-{{/* JSON list of the files of private keys. */}}
-{{- define "thumbwheel.identityKeys" -}}
-{{- $keys := list -}}
-{{- range include "thumbwheel.callers" . | fromJsonArray }}{{- $keys = append $keys (printf "%s.key" .) -}}{{- end -}}
-{{- $keys | toJson -}}
-{{- end -}}
-
 {{/* Non-empty if services refuse unsigned calls. An upgrade accepts them while the pods that it
      replaces sign no calls. */}}
 {{- define "thumbwheel.identityRequired" -}}
 {{- if and (eq .Values.identity.mode "required") (not (and .Release.IsUpgrade (include "thumbwheel.unsigned" .))) }}yes{{ end -}}
 {{- end -}}
 
-{{/* Non-empty if the secret with the keys does not exist, or if a pod of a caller runs without a
-     key. The secret alone proves nothing: it remains after a failed upgrade, whose old pods go on,
-     and after an upgrade to mode none. Deployments show their new template before the old pods
-     have ended; ReplicaSets show both. With gitops nothing is looked up. */}}
+{{/* Non-empty if the secret with the keys does not exist, or if a pod that calls others runs without
+     a key. The secret alone proves nothing: it remains after a failed upgrade, whose old pods go on,
+     and after an upgrade to mode none. A service that calls nothing in the earlier release needs no
+     key there. Deployments show their new template before the old pods have ended; ReplicaSets show
+     both. With gitops nothing is looked up. */}}
 {{- define "thumbwheel.unsigned" -}}
 {{- $root := . -}}
 {{- include "thumbwheel.makes" (list $root "identity") -}}
 {{- if not $root.Values.gitops -}}
-{{- $variables := dict -}}
-{{- range $name, $facts := include "thumbwheel.known" $root | fromYaml -}}
-  {{- if include "thumbwheel.signs" (list $root $facts) -}}
-    {{- $_ := set $variables (include "thumbwheel.name" (list $root $name)) (printf "TW_%s_IDENTITY_KEY" (upper $name)) -}}
+{{- $callers := dict -}}
+{{- $known := include "thumbwheel.known" $root | fromYaml -}}
+{{- range $name, $facts := $known -}}
+  {{- $targets := list -}}
+  {{- range $facts.calls -}}
+    {{- if hasKey $known . -}}{{- $targets = append $targets (printf "TW_%s_%s_TARGET" (upper $name) (upper .)) -}}{{- end -}}
   {{- end -}}
+  {{- $_ := set $callers (include "thumbwheel.name" (list $root $name)) (dict "key" (printf "TW_%s_IDENTITY_KEY" (upper $name)) "targets" $targets) -}}
 {{- end -}}
 {{- range (lookup "apps/v1" "ReplicaSet" $root.Release.Namespace "").items -}}
   {{- $replicas := dig "status" "replicas" 0 . | int -}}
   {{- $found := list -}}
   {{- range .spec.template.spec.containers -}}{{- range .env -}}{{- $found = append $found .name -}}{{- end -}}{{- end -}}
   {{- range .metadata.ownerReferences -}}
-    {{- $variable := get $variables .name -}}
-    {{- if and $variable $replicas (not (has $variable $found)) }}yes{{ end -}}
+    {{- with get $callers .name -}}
+      {{- $calls := false -}}
+      {{- range .targets -}}{{- if has . $found -}}{{- $calls = true -}}{{- end -}}{{- end -}}
+      {{- if and $replicas $calls (not (has .key $found)) }}yes{{ end -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -113,16 +113,29 @@ identity_required: false
 {{- end }}
 {{- end -}}
 
-{{/* Reject half of the keys: a new private key without its public key would end all calls. */}}
+{{/* Reject half of the keys: a private key without its public key would end all calls of a caller,
+     and pods would wait for a missing private key. A caller that is new in this chart has none in
+     the secrets of an earlier release. With gitops and in `helm template` nothing is looked up. */}}
 {{- define "thumbwheel.validateIdentity" -}}
 {{- if include "thumbwheel.identity" . -}}
 {{- $existing := .Values.identity.existing -}}
 {{- if ne (empty $existing.private) (empty $existing.public) -}}{{ fail "identity.existing: set private and public, or none of the two" }}{{- end -}}
 {{- if and .Values.gitops (not $existing.private) -}}{{ fail "identity.existing: gitops generates no keys; secrets with private and public keys are required (or identity.mode: none)" }}{{- end -}}
-{{- if not (or .Values.gitops $existing.private) -}}
-  {{- $private := lookup "v1" "Secret" .Release.Namespace (include "thumbwheel.identitySecret" .) -}}
-  {{- $public := lookup "v1" "Secret" .Release.Namespace (include "thumbwheel.callersSecret" .) -}}
-  {{- if ne (empty $private) (empty $public) -}}{{ fail (printf "identity: only one of the secrets %s and %s exists; restore the other, or delete both so that the chart creates them" (include "thumbwheel.identitySecret" .) (include "thumbwheel.callersSecret" .)) }}{{- end -}}
+{{- if not .Values.gitops -}}
+  {{- $privateName := include "thumbwheel.identitySecret" . -}}{{- $publicName := include "thumbwheel.callersSecret" . -}}
+  {{- $private := lookup "v1" "Secret" .Release.Namespace $privateName -}}
+  {{- $public := lookup "v1" "Secret" .Release.Namespace $publicName -}}
+  {{- if and (not $existing.private) (ne (empty $private) (empty $public)) -}}{{ fail (printf "identity: only one of the secrets %s and %s exists; restore the other, or delete both so that the chart creates them" $privateName $publicName) }}{{- end -}}
+  {{- if and $private $public -}}
+  {{- range $caller := include "thumbwheel.callers" . | fromJsonArray -}}
+    {{- $lacking := list -}}
+    {{- if not (hasKey (default dict $private.data) (printf "%s.key" $caller)) -}}{{- $lacking = append $lacking (printf "%s.key in %s" $caller $privateName) -}}{{- end -}}
+    {{- $known := false -}}
+    {{- range keys (default dict $public.data) -}}{{- if hasPrefix (printf "%s." $caller) . -}}{{- $known = true -}}{{- end -}}{{- end -}}
+    {{- if not $known -}}{{- $lacking = append $lacking (printf "%s.pem in %s" $caller $publicName) -}}{{- end -}}
+    {{- if $lacking -}}{{ fail (printf "identity: the caller %s is new in this chart, or its key was lost: the secrets lack %s. Nothing was changed. Create the key, then upgrade: docs/kubernetes.md, Key of a new caller" $caller (join " and " $lacking)) }}{{- end -}}
+  {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

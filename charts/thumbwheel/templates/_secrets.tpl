@@ -1,10 +1,10 @@
 {{/* Secrets that the chart generates, or receives as existing secrets, with the value that names
-     them and their keys. */}}
+     them and their keys. Those of callers are checked by `thumbwheel.validateIdentity`. */}}
 {{- define "thumbwheel.secrets" -}}
 keys: {name: {{ include "thumbwheel.secret" . }}, value: secrets.existing, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
 modelServer: {name: {{ include "thumbwheel.modelServerSecret" . }}, value: serving.existingSecret, made: {{ not .Values.serving.existingSecret }}, keys: [model-server-key]}
 {{- if include "thumbwheel.identity" . }}
-identity: {name: {{ include "thumbwheel.identitySecret" . }}, value: identity.existing.private, made: {{ not .Values.identity.existing.private }}, keys: {{ include "thumbwheel.identityKeys" . }}}
+identity: {name: {{ include "thumbwheel.identitySecret" . }}, value: identity.existing.private, made: {{ not .Values.identity.existing.private }}, keys: []}
 callers: {name: {{ include "thumbwheel.callersSecret" . }}, value: identity.existing.public, made: {{ not .Values.identity.existing.public }}, keys: []}
 {{- end }}
 {{- if .Values.evaluation.enabled }}

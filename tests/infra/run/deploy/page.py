@@ -17,12 +17,13 @@ def blocks() -> dict[str, str]:
 
 
 def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
-    """Run a block in a folder with the chart and values.
+    """Run a block in a folder with the chart, the values and the commands of this clone.
 
     Raises:
         ClusterError: a command failed; contains its output.
     """
-    for name, target in (("charts", ROOT / "charts"), ("my-values.yaml", values)):
+    links = {"charts": ROOT / "charts", ".venv": ROOT / ".venv", "my-values.yaml": values}
+    for name, target in links.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target)
     names = f"release={deployed.name} namespace={deployed.namespace} name={deployed.name}"

@@ -4,14 +4,19 @@ Without the wait before termination calls do fail.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.machine.cluster.errors import ClusterError
+from tests.infra.run.deploy import page
 from tests.infra.run.deploy.deployed import SERVICES, TWO_REPLICAS, Deployed, annotated, rows, until
 from tests.infra.run.deploy.load import Load, running_load
 from tests.infra.run.deploy.models import ENDLESS, NANO_VERSION, install_endless, promote
+from tests.support.errors import refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,14 +35,40 @@ def release(deployed: Deployed) -> Iterator[Deployed]:
     deployed.install()
 
 
-def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> Load:
-    """Upgrade with load from before its start to after its end."""
+def roll(
+    deployed: Deployed, *changes: Mapping[str, Any], prepare: Callable[[], object] = lambda: None
+) -> Load:
+    """Upgrade with load from before its start to after its end.
+
+    Args:
+        prepare: called under load before the upgrade.
+    """
     before = deployed.pods(*ROLLED)
     with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
+        prepare()
         deployed.install(TWO_REPLICAS, *changes)
         deployed.settle()
     assert not before.items() & deployed.pods(*ROLLED).items(), "a pod was not rolled"
     return people
+
+
+def create_lost_key(deployed: Deployed, folder: Path) -> None:
+    """Remove the key of the generator, as in releases in which it called no service.
+
+    The upgrade is refused before it changes a pod, until the commands of the operating page have
+    created the key.
+    """
+    for secret, file in (("identity", "generator.key"), ("callers", "generator.pem")):
+        patch = json.dumps({"data": {file: None}})
+        deployed.kubectl(
+            "patch", "secret", f"{deployed.name}-{secret}", "--type", "merge", "--patch", patch
+        )
+    pods = deployed.pods(*ROLLED)
+    with refused(ClusterError, field="helm", reason="FAILED") as caught:
+        deployed.install(TWO_REPLICAS, annotated("refused"))
+    assert f"generator.key in {deployed.name}-identity" in caught.value.text
+    assert deployed.pods(*ROLLED) == pods
+    page.run(deployed, "create the key of a new caller", folder, deployed.values())
 
 
 def check_no_losses(observed: Mapping[str, Any], record: Any) -> None:
@@ -63,10 +94,11 @@ def check_no_losses(observed: Mapping[str, Any], record: Any) -> None:
 
 @pytest.mark.long
 def test_upgrade_and_rollback_lose_no_call_and_no_answer(
-    release: Deployed, record_property: Any
+    release: Deployed, tmp_path: Path, record_property: Any
 ) -> None:
     before = rows(release.audit(), "feedback")
-    upgraded = roll(release, annotated("after")).observed
+    prepare = partial(create_lost_key, release, tmp_path)
+    upgraded = roll(release, annotated("after"), prepare=prepare).observed
     check_no_losses(upgraded, record_property)
     pods = release.pods(*ROLLED)
     with running_load(release, STREAMS, CALLS_A_SECOND) as people:
