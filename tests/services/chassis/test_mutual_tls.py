@@ -12,6 +12,12 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
@@ -124,6 +130,18 @@ async def test_only_services_named_by_the_rule_are_served(folder: Path) -> None:
             with pytest.raises(PermissionDeniedError) as caught:
                 await promote(port, files(folder, service))
             assert caught.value.reason == "PEER_NOT_ALLOWED"
+
+
+async def test_keys_in_the_encoding_of_cert_manager_are_accepted(folder: Path) -> None:
+    """cert-manager writes EC keys as SEC 1 (`BEGIN EC PRIVATE KEY`)."""
+    for service in ("generator", "operator"):
+        file = folder / f"{service}.key"
+        key = load_pem_private_key(file.read_bytes(), None)
+        sec1 = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        assert sec1.startswith(b"-----BEGIN EC PRIVATE KEY-----")
+        file.write_bytes(sec1)
+    async with generator(folder) as (_, port):
+        await promote(port, files(folder, "operator"))
 
 
 class Certified:
