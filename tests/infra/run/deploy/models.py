@@ -47,15 +47,31 @@ with grpc.insecure_channel("127.0.0.1:50055") as channel:
 
 def install_endless(deployed: Deployed) -> None:
     """Copy nano without an end token, so that answers have the maximum length."""
-    folder = claim_folder(deployed, f"{deployed.name}-models") / ENDLESS
-    if folder.exists():
-        return
+    if not (claim_folder(deployed, f"{deployed.name}-models") / ENDLESS).exists():
+        make_endless(install_copy(deployed, ENDLESS))
+
+
+def install_copy(deployed: Deployed, version: str) -> Path:
+    """Copy nano as another version into the claim; return the folder on this machine."""
+    folder = claim_folder(deployed, f"{deployed.name}-models") / version
     shutil.copytree(NANO, folder)
+    write_manifest(folder)
+    return folder
+
+
+def make_endless(folder: Path) -> None:
+    """Remove the end token of a model, so that answers have the maximum length."""
     settings = folder / "generation_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": NEVER}))
+    write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the name of the folder and the hashes of its files into the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["version"] = ENDLESS
-    manifest["files"][settings.name] = hashlib.sha256(settings.read_bytes()).hexdigest()
+    manifest["version"] = folder.name
+    for name in manifest["files"]:
+        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

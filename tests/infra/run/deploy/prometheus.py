@@ -2,11 +2,15 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from infra.install.definitions.in_cluster import apply_definitions
+from infra.install.definitions.installation import find_installed as find_definitions
 from infra.machine.cluster.node import import_command
 from infra.machine.images import interpreter
 from infra.machine.images.archive import describe, write_archive
@@ -14,12 +18,35 @@ from infra.machine.images.layer import LayerWriter
 from infra.machine.servers.installation import find_installed
 from infra.run.deploy.port_forward import forward_port
 from infra.run.deploy.storage import RESTRICTED
-from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.deployed import Deployed, Values
 from tests.infra.run.deploy.pod_monitors import scrape_configs, targets
 from tests.journeys.prometheus import PrometheusServer
 
 NAMESPACE, NAME, PORT = "monitoring", "prometheus", 9090
 IMAGE = "localhost/thumbwheel-test-prometheus:1"
+FROM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}}
+MONITORED = {
+    "monitoring": {
+        "podMonitors": {"enabled": True, "interval": "2s", "labels": {"release": "prometheus"}},
+        "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"enabled": True},
+    },
+    "networkPolicies": {"metricsFrom": [FROM]},
+}
+
+
+@contextmanager
+def monitored(deployed: Deployed, *changes: Values) -> Iterator[None]:
+    """Install the release with monitors, rules and dashboards, and undo it afterwards."""
+    resources = find_definitions() / "prometheus-operator"
+    apply_definitions(deployed.shell, resources)
+    try:
+        deployed.install(MONITORED, *changes)
+        yield
+    finally:
+        ended(deployed)
+        deployed.install()
+        deployed.shell.run("kubectl", "delete", "-f", str(resources))
 
 
 def started(deployed: Deployed) -> PrometheusServer:

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.install.definitions.in_cluster import apply_definitions
-from infra.install.definitions.installation import find_installed as find_definitions
 from infra.machine.servers.installation import find_installed
 from infra.watching.boards import BOARDS
 from infra.watching.panels import Dashboard
@@ -22,15 +20,6 @@ from tests.journeys.prometheus import PrometheusServer, check_panels
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
-FROM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": prometheus.NAMESPACE}}}
-WATCHED = {
-    "monitoring": {
-        "podMonitors": {"enabled": True, "interval": "2s", "labels": {"release": "prometheus"}},
-        "rules": {"enabled": True, "labels": {"release": "prometheus"}},
-        "dashboards": {"enabled": True},
-    },
-    "networkPolicies": {"metricsFrom": [FROM]},
-}
 # Parts of queries, and the reason for missing series on the first day of a healthy cluster. Entries
 # with series must be removed.
 WITHOUT_SERIES = {
@@ -74,12 +63,9 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(deployed: Deployed) -> Iterator[Watched]:
-    resources = find_definitions() / "prometheus-operator"
-    apply_definitions(deployed.shell, resources)
     deployed.settle()
     before = deployed.pods(*SERVICES)
-    try:
-        deployed.install(WATCHED)
+    with prometheus.monitored(deployed):
         assert deployed.pods(*SERVICES) == before, "who is watched is not moved"
         asked = prometheus.started(deployed)
         for _ in range(2):
@@ -89,10 +75,6 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
         shown = "thumbwheel_experiment_thumbs_up_ratio"
         until("the experiment is shown", lambda: bool(asked.query(shown)))
         yield Watched(deployed, asked)
-    finally:
-        prometheus.ended(deployed)
-        deployed.install()
-        deployed.shell.run("kubectl", "delete", "-f", str(resources))
 
 
 def generate_traffic(deployed: Deployed) -> None:
