@@ -114,7 +114,14 @@ class System:
 
     @asynccontextmanager
     async def also_serving(self, version: str) -> AsyncIterator[None]:
-        """Serve a version of the registry next to the stable version, for pinned requests."""
+        """Serve a version of the registry next to the stable version, for pinned requests.
+
+        During the watch after its replacement the version is served already; a canary would end
+        the watch.
+        """
+        if (await self.rollout()).watch.previous.version == version:
+            yield
+            return
         async with self._channel("generator") as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             request = generator_pb2.StartCanaryRequest(
