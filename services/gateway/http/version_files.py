@@ -48,20 +48,26 @@ class VersionFiles:
 
 
 def read_versions(directory: Path) -> list[Json]:
-    """Return the versions that have a run or a score, newest first; blocking.
+    """Return the versions that have a run, a canary or a score, newest first; blocking.
 
     Each has its run (version, recipe, incumbent, started), its result, the counts of its snapshot,
-    the verdict of the gate, the end of the canary, and its scores. Versions without a run, such as
-    a first version, come last.
+    the verdict of the gate, the end of the canary, and its scores. A version that an operator has
+    put to the canary without a run has the result of the canary. Versions with scores only, such
+    as a first version, come last.
     """
     runs = [
         (record, path.parent)
         for path in (directory / "runs").glob("*/run.json")
         if _VERSION.fullmatch(path.parent.name) and (record := read(path))
     ]
-    runs.sort(key=lambda run: str(run[0].get("started", "")), reverse=True)
     found = [_version(directory, record, folder) for record, folder in runs]
     known = {folder.name for _, folder in runs}
+    for path in (directory / "canaries").glob("*/end.json"):
+        name = path.parent.name
+        if _VERSION.fullmatch(name) and name not in known and (end := read(path)):
+            found.append(_tried(directory, name, end))
+            known.add(name)
+    found.sort(key=lambda version: str(version["started"]), reverse=True)
     return found + [
         {"version": version, "scores": read_scores(directory, version)}
         for version in scored_versions(directory)
@@ -80,6 +86,21 @@ def _version(directory: Path, record: Json, folder: Path) -> Json:
         "gate": read(folder / "gate.json") or None,
         "canary": read(folder / "canary.json") or None,
         "scores": read_scores(directory, folder.name),
+    }
+
+
+def _tried(directory: Path, version: str, end: Json) -> Json:
+    promoted = end.get("verdict") == "promote"
+    return {
+        "version": version,
+        "started": end.get("started", ""),
+        "result": {
+            "result": "promoted" if promoted else "rolled back",
+            "reason": end.get("reason", ""),
+            "ended": end.get("ended", ""),
+        },
+        "canary": end,
+        "scores": read_scores(directory, version),
     }
 
 

@@ -107,3 +107,29 @@ def test_scores_are_metrics_of_the_newest_versions(tmp_path: Path) -> None:
         registry.get_sample_value("thumbwheel_evaluation_score", {**labels, "version": "nano-0"})
         == 0.25
     )
+
+
+def test_a_canary_without_a_run_is_a_version_with_its_result(tmp_path: Path) -> None:
+    loop_with_runs(tmp_path)
+    for name, verdict, started in (
+        ("worse", "roll_back", "2026-11-03T00:00:00+00:00"),
+        ("nano-1", "roll_back", "2026-11-03T00:00:00+00:00"),
+        ("good", "promote", "2026-10-31T00:00:00+00:00"),
+        ("unfinished", "", ""),
+    ):
+        (tmp_path / "canaries" / name).mkdir(parents=True)
+        if verdict:
+            end = {"verdict": verdict, "reason": "fewer satisfied", "started": started}
+            write_json(tmp_path / "canaries" / name / "end.json", end)
+    found = read_versions(tmp_path)
+    assert [version["version"] for version in found] == [
+        "worse",
+        "nano-2",
+        "nano-1",
+        "good",
+        "nano-0",
+    ]
+    assert found[0]["result"]["result"] == "rolled back"
+    assert found[0]["result"]["reason"] == "fewer satisfied"
+    assert found[2]["result"]["result"] == "promoted"
+    assert found[3]["result"]["result"] == "promoted"
