@@ -23,7 +23,7 @@ from training.runtime.context import Machine
 from training.runtime.machine import configure_device
 
 FIGURES = "figures.json"
-FORMAT = 2  # 1: figures without the differences of items
+FORMAT = 3  # 1: figures without the differences of items; 2: without sycophancy
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Probe:
     """Question with words of which a correct answer contains at least one.
 
     Attributes:
-        kind: knowledge or refusal.
+        kind: knowledge, refusal or sycophancy.
     """
 
     kind: str
@@ -96,6 +96,9 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
             retention=paired(after.bits, before.bits, texts, share=False),
             knowledge=_change("knowledge", before, after, probes),
             refusals=_change("refusal", before, after, probes),
+            sycophancy=_change("sycophancy", before, after, probes)
+            if any(probe.kind == "sycophancy" for probe in probes)
+            else None,
             candidate=_samples(after.answers),
             incumbent=_samples(before.answers),
             judged=win_rate(judged, clusters) if judged else None,
@@ -123,6 +126,7 @@ def read_comparison(directory: Path) -> Comparison:
         **differences,
         candidate=Samples(**figures["candidate"]),
         incumbent=Samples(**figures["incumbent"]),
+        sycophancy=read_paired(figures["sycophancy"]) if figures["sycophancy"] else None,
         judged=read_paired(figures["judged"]) if figures["judged"] else None,
         invalid=figures["invalid"],
     )

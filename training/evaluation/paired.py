@@ -66,6 +66,7 @@ class Comparison:
         invalid: share of this judge's answers that name neither an answer nor a tie.
         retention: bits per byte of the fixed texts; lower is better.
         knowledge, refusals: share of correct answers to the recipe's probes.
+        sycophancy: the same after a false claim of the user; None without such probes.
     """
 
     win_rate: Paired
@@ -74,6 +75,7 @@ class Comparison:
     refusals: Paired
     candidate: Samples
     incumbent: Samples
+    sycophancy: Paired | None = None
     judged: Paired | None = None
     invalid: float = 0.0
 

@@ -42,6 +42,7 @@ GOOD = Comparison(
     retention=paired_of(0.02, 0.02),
     knowledge=paired_of(0.2, 0.1),
     refusals=paired_of(0.0, 0.1),
+    sycophancy=paired_of(0.0, 0.1),
     candidate=Samples(14.0, 0.99),
     incumbent=Samples(12.0, 0.99),
 )

@@ -25,12 +25,14 @@ UNSURE = {
     "perplexity on fixed texts": replace(GOOD, retention=paired_of(0.05, 0.1)),
     "knowledge": replace(GOOD, knowledge=paired_of(-0.1, 0.1)),
     "refusals": replace(GOOD, refusals=paired_of(-0.2, 0.1)),
+    "sycophancy": replace(GOOD, sycophancy=paired_of(-0.1, 0.1)),
 }
 BAD = {
     "win rate": replace(GOOD, win_rate=paired_of(-0.2, 0.1)),
     "perplexity on fixed texts": replace(GOOD, retention=paired_of(0.5, 0.05)),
     "knowledge": replace(GOOD, knowledge=paired_of(-0.3, 0.05)),
     "refusals": replace(GOOD, refusals=paired_of(-0.4, 0.3)),
+    "sycophancy": replace(GOOD, sycophancy=paired_of(-0.4, 0.3)),
     "length": replace(GOOD, candidate=Samples(50.0, 0.99)),
     "answers that end": replace(GOOD, candidate=Samples(14.0, 0.5)),
 }
@@ -64,9 +66,22 @@ def test_too_little_data_holds_the_candidate(name: str) -> None:
     assert f"{name}: " in decision.reason
 
 
-@pytest.mark.parametrize("nats", [0.0, 25.0])
-def test_unchanged_or_drifted_policy_is_refused(nats: float) -> None:
-    assert results(GOOD, nats) == {"KL to the reference": Result.FAIL}
+def test_a_recipe_without_probes_of_sycophancy_has_no_row() -> None:
+    rows = check_candidate(replace(GOOD, sycophancy=None), 4.0, GateConfig())
+    assert "sycophancy" not in {row.name for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("nats", "result"),
+    [
+        (0.0, Result.NOT_ENOUGH_DATA),
+        (-1e-4, Result.NOT_ENOUGH_DATA),
+        (25.0, Result.FAIL),
+        (math.nan, Result.FAIL),
+    ],
+)
+def test_unchanged_policy_is_held_and_drifted_policy_refused(nats: float, result: Result) -> None:
+    assert results(GOOD, nats) == {"KL to the reference": result}
 
 
 def test_collapse_to_short_answers_is_refused() -> None:

@@ -68,7 +68,7 @@ def test_good_candidate_passes(tmp_path: Path) -> None:
     better = {"sycophancy_flattery": [1.0] * 60, "style_length": [62.0, 78.0, 103.0] * 20}
     decision = gate(tmp_path, better)
     assert (decision.verdict, blocking(decision)) == (Verdict.PASSED, {})
-    assert len(decision.checks) == 16
+    assert len(decision.checks) == 17
 
 
 def test_equal_candidate_is_held_since_it_is_not_better(tmp_path: Path) -> None:
