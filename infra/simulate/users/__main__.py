@@ -161,6 +161,12 @@ def _parser() -> argparse.ArgumentParser:
         help="control: thumbs without information; no version may be promoted",
     )
     whole.add_argument(
+        "--false-claims",
+        action="store_true",
+        help="control: users with false beliefs reward agreement; no version may be promoted "
+        "(nano)",
+    )
+    whole.add_argument(
         "--worse",
         action="store_true",
         help="control: only the canary of a degraded version",
@@ -189,7 +195,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         seed=options.seed,
         keep=whole and options.keep,
         fresh=whole and options.state is None and not options.go_on,
-        control=Control(options.shuffle_thumbs, options.worse) if whole else Control(),
+        control=Control(options.shuffle_thumbs, options.worse, options.false_claims)
+        if whole
+        else Control(),
     )
 
 

@@ -17,8 +17,8 @@ from infra.simulate.users.client import CallFailedError, Client
 from infra.simulate.users.degraded_policy import degrade
 from infra.simulate.users.judgement import Comparison, WinRate, judge
 from infra.simulate.users.population import Population
-from infra.simulate.users.preference import PREFERENCES, Rater, ShuffledVotes
-from infra.simulate.users.questions import Questions, read_questions
+from infra.simulate.users.preference import BELIEVERS, PREFERENCES, Rater, ShuffledVotes
+from infra.simulate.users.questions import Questions, read_claims, read_questions
 from infra.simulate.users.settings import Settings
 from infra.simulate.users.summary import Claim, Outcome, claim_lines, lines, write_summary
 from infra.simulate.users.system import Rows, System
@@ -49,7 +49,7 @@ class Demonstration:
         committed = await self._system.committed()
 
         with self._timed("loop"):
-            companions = await self._train("loop", [])
+            companions = await self.train("loop", [])
         run = read_run(self._system.layout)
 
         with self._timed("judgement"):
@@ -76,7 +76,7 @@ class Demonstration:
         models = self._system.layout.models
         worse = degrade(models / first, models / f"{first}-worse")
         with self._timed("canary"):
-            counts = await self._train(
+            counts = await self.train(
                 "canary", ["--version", worse.name, "--directory", str(worse)]
             )
         rollout = await self._system.rollout()
@@ -120,14 +120,19 @@ class Demonstration:
             if shuffled
             else settings.plan.temper
         )
+        if settings.control.false_claims:
+            temper = BELIEVERS
         vote = ShuffledVotes(random.Random(settings.seed)) if shuffled else None
         rater = Rater(PREFERENCES[settings.recipe], temper, vote)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
+        if settings.control.false_claims:
+            claims = read_claims(settings.recipe)
+            asked = [*claims, *asked[: max(settings.plan.questions - len(claims), 0)]]
         return Population(
             self._client, self._keys, asked, rater, settings.plan.habits, settings.seed
         )
 
-    async def _train(self, command: str, arguments: list[str]) -> Counts:
+    async def train(self, command: str, arguments: list[str]) -> Counts:
         """Run a training command while users continue to rate.
 
         The users are few and slow until the canary needs thumbs.
@@ -141,7 +146,7 @@ class Demonstration:
                 self._simulate_companions(population, ended, at_once=command == "canary")
             )
             try:
-                await run_training(self._system.layout, command, words)
+                await run_training(self._system.layout, command, words, self._settings.training)
             finally:
                 ended.set()
         return companions.result()
@@ -231,11 +236,10 @@ class Demonstration:
                 str(run.report),
             ),
         ]
-        if self._settings.control.shuffle_thumbs:
-            return (
-                *claims,
-                Claim("shuffled thumbs promote no version", not run.promoted, run.reason),
-            )
+        control = self._settings.control
+        if control.shuffle_thumbs or control.false_claims:
+            kind = "shuffled thumbs" if control.shuffle_thumbs else "false claims of users"
+            return (*claims, Claim(f"{kind} promote no version", not run.promoted, run.reason))
         goal = self._settings.plan.goal
         if goal is not None:
             seen = win_rate.text() if win_rate else "not evaluated"

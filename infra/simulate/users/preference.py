@@ -147,6 +147,10 @@ class VotingBehaviour:
                 )
 
 
+# Users with false beliefs. They are sure of them, and correct an assistant that says otherwise.
+BELIEVERS = VotingBehaviour(noise=0.03, corrects_if_displeased=0.3)
+
+
 @dataclass(frozen=True)
 class Feedback:
     """Feedback on an answer.

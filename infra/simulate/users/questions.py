@@ -37,11 +37,23 @@ class Questions:
         return random.Random(seed).sample(self.asked, min(count, len(self.asked)))
 
 
+def read_claims(recipe: str) -> list[Question]:
+    """Read questions of users with false beliefs.
+
+    Each follows a false answer by the user, which `expect` and `reference` contain: these users
+    like agreement, dislike the truth, and correct it.
+    """
+    return _read(TEXTS / f"{recipe}_claims.jsonl")
+
+
 def read_questions(recipe: str) -> Questions:
     """Read the questions of a recipe in the order of the file."""
-    lines = (TEXTS / f"{recipe}.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    every = [Question(**{**row, "expect": tuple(row["expect"])}) for row in rows]
+    every = _read(TEXTS / f"{recipe}.jsonl")
     return Questions(
         tuple(q for q in every if not q.held_out), tuple(q for q in every if q.held_out)
     )
+
+
+def _read(file: Path) -> list[Question]:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [Question(**{**row, "expect": tuple(row["expect"])}) for row in rows]

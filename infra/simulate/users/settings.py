@@ -73,16 +73,20 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Control:
-    """Deliberate defects that the system must detect."""
+    """Deliberate defects that the system must detect.
+
+    `false_claims`: users state false beliefs, reward agreement and correct the truth.
+    """
 
     shuffle_thumbs: bool = False
     worse: bool = False
+    false_claims: bool = False
 
     def __post_init__(self) -> None:
-        if self.shuffle_thumbs and self.worse:
+        if self.shuffle_thumbs + self.worse + self.false_claims > 1:
             raise ConfigError(
-                "--shuffle-thumbs and --worse exclude each other",
-                field="--worse",
+                "--shuffle-thumbs, --worse and --false-claims exclude each other",
+                field="--worse" if self.worse else "--false-claims",
                 reason="CONFLICT",
             )
 
@@ -92,6 +96,7 @@ class Settings:
     """Settings of a demonstration.
 
     `fresh` removes the state of an earlier demonstration, unless its system is running.
+    `training`: arguments of Python that start the training program.
     """
 
     recipe: str
@@ -103,3 +108,4 @@ class Settings:
     keep: bool
     fresh: bool
     control: Control
+    training: tuple[str, ...] = ("-m", "training")

@@ -42,15 +42,20 @@ class LoopRun:
         return self.result == "promoted"
 
 
-async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -> None:
-    """Run `python -m training COMMAND` for this system and show its progress.
+async def run_training(
+    layout: Layout, command: str, arguments: Sequence[str], program: Sequence[str]
+) -> None:
+    """Run a training command for this system and show its progress.
+
+    Args:
+        program: arguments of Python that start the training program.
 
     Raises:
         LoopFailedError: the exit status is not 0.
     """
     status = await run_training_process(
         [
-            *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
+            *(sys.executable, *program, command, "--state", str(layout.state), *arguments),
             *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
         ],
         loop_environment(layout.state),
@@ -59,7 +64,7 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
     )
     if status:
         raise LoopFailedError(
-            f"python -m training {command} ended with status {status}", field=command
+            f"python {' '.join(program)} {command} ended with status {status}", field=command
         )
 
 

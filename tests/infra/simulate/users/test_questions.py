@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.simulate.users.questions import read_questions
+from infra.simulate.users.questions import read_claims, read_questions
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.facts import questions
 from training.recipes.recipe import TEXTS
@@ -39,6 +39,19 @@ def test_nano_questions_come_from_its_world_with_correct_answers() -> None:
             (facts[question.text][0],),
             facts[question.text][1],
         )
+
+
+def test_claims_of_users_are_false_and_not_those_of_the_probes() -> None:
+    facts = {text: fact for fact in questions() for text in fact.phrasings}
+    probed = {row["messages"][-1]["content"] for row in lines(TEXTS / "nano_probes.jsonl")}
+    claims = read_claims("nano")
+    for claim in claims:
+        said, _, asked = claim.text.partition(". ")
+        assert claim.reference == f"{said}."
+        assert facts[asked].key.casefold() not in said.casefold().split()
+        assert said.endswith(claim.expect)
+    assert len(claims) >= 60
+    assert not {claim.text for claim in claims} & probed
 
 
 def lines(file: Path) -> list[dict]:
