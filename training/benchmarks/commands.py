@@ -22,11 +22,13 @@ from training.figures import Z_95, Estimate, share_bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from training.benchmarks.code_tasks import Decoding
     from training.benchmarks.runner import Evaluated
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 REPORT_SECONDS = 15.0
+SAMPLED_TEMPERATURE = 0.8  # Chen et al. 2021 for pass@100
 LOOK = "for a look, not for the gate: a subset of the items"
 
 
@@ -51,6 +53,20 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit", type=int, metavar="N", help=f"at most N items of each benchmark; {LOOK}"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="programs for each item of humaneval and mbpp, for pass@k; stored beside the greedy"
+        " score, never in its place",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help=f"temperature of several samples (default: {SAMPLED_TEMPERATURE:g})",
     )
     parser.add_argument(
         "--restart", action="store_true", help="compute finished items of these benchmarks again"
@@ -125,6 +141,7 @@ def evaluate(options: argparse.Namespace) -> int:
     names = QUICK if options.quick else [name for name in (options.tasks or "").split(",") if name]
     limit = QUICK_ITEMS if options.quick else options.limit
     benchmarks = chosen(names)
+    decoding = _decoding(options, benchmarks)
     choice = model_choice(options)
     from training.benchmarks.runner import MIN_ITEMS
 
@@ -137,9 +154,34 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     # Without a handler SIGTERM would leave the model server of a directory running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = run_benchmarks(benchmarks, choice, score_store(options), limit, options.restart)
+    found = run_benchmarks(
+        benchmarks, choice, score_store(options), limit, options.restart, decoding
+    )
     print(table([done.score for done in found]))
     return 0
+
+
+def _decoding(options: argparse.Namespace, benchmarks: Sequence[Benchmark]) -> Decoding:
+    """Return the decoding of programs.
+
+    Raises:
+        ConfigError: a value is out of range, or a benchmark has answers other than programs.
+    """
+    from training.benchmarks.code_tasks import Decoding
+
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.0 if options.samples == 1 else SAMPLED_TEMPERATURE
+    decoding = Decoding(options.samples, temperature)
+    others = [benchmark.name for benchmark in benchmarks if benchmark.name not in CODE]
+    if decoding.samples > 1 and others:
+        raise ConfigError(
+            f"samples: {', '.join(others)} has no pass@k, only {', '.join(CODE)}",
+            field="samples",
+            reason="CONFLICT",
+            limit=", ".join(CODE),
+        )
+    return decoding
 
 
 def run_benchmarks(
@@ -148,8 +190,13 @@ def run_benchmarks(
     store: ScoreStore,
     limit: int | None = None,
     restart: bool = False,
+    decoding: Decoding | None = None,
 ) -> list[Evaluated]:
-    """Evaluate a model on benchmarks and store the scores; see `runner.evaluate`."""
+    """Evaluate a model on benchmarks and store the scores; see `runner.evaluate`.
+
+    Args:
+        decoding: of programs; greedy by default.
+    """
     from training.benchmarks.code_tasks import LIMITS, read_items
     from training.benchmarks.data import rows
     from training.benchmarks.language_model import EndpointModel
@@ -177,7 +224,9 @@ def run_benchmarks(
             )
             if benchmark.name in CODE:
                 items = read_items(benchmark.name, rows(benchmark.name))
-                done = evaluate_code(benchmark, items, language_model, sandbox(), *options_of_run)
+                done = evaluate_code(
+                    benchmark, items, language_model, sandbox(), *options_of_run, decoding
+                )
             else:
                 parts = load(benchmark, judge)
                 done = evaluate_texts(benchmark, parts, language_model, *options_of_run)
@@ -246,6 +295,11 @@ def table(scores: Sequence[TaskScore]) -> str:
             f"{f'{low:.3f} to {high:.3f}':>18}{chance:>8}{score.items:>8}"
             f"{score.seconds:>9.0f}{mark}"
         )
+        lines += [
+            f"{'':<15}{name:<13}{value:>8.4f}"
+            for name, value in score.breakdown.items()
+            if name.startswith("pass@") and name != score.metric
+        ]
     if not all(score.is_complete for score in scores):
         lines.append(f"* {LOOK}")
     return "\n".join(lines)

@@ -12,12 +12,12 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
-from training.benchmarks.code_tasks import CodeItem, Completer
+from training.benchmarks.code_tasks import CodeItem, Completer, Decoding, pass_rates
 from training.benchmarks.code_tasks import run as run_code
 from training.benchmarks.data import item_ids
 from training.benchmarks.tasks import Benchmark, Part
@@ -248,38 +248,46 @@ def evaluate_code(
     limit: int | None = None,
     restart: bool = False,
     report: Progress = lambda done, of, seconds: None,
+    decoding: Decoding | None = None,
 ) -> Evaluated:
-    """Evaluate a model on a benchmark whose answers are programs, by greedy decoding.
+    """Evaluate a model on a benchmark whose answers are programs.
+
+    The value of an item is the share of its samples that pass, and the score their mean, pass@1.
+    The breakdown of several samples is pass@k.
 
     Args:
         sandbox: runs the programs; other arguments are as in `evaluate`.
+        decoding: greedy by default. Scores of samples are stored as a task of their own.
 
     Raises:
         SandboxUnavailableError: the sandbox did not start; no program counts as wrong for that.
         JournalError, EndpointError, RefusedError: as in `evaluate`.
     """
+    decoding = decoding or Decoding()
     by_id = {item.item: item for item in items}
     asked = select(list(by_id), limit)
+    is_greedy = decoding.samples == 1
+    prompts = [json.dumps([by_id[item].prompt, by_id[item].tests]) for item in asked]
+    if not is_greedy:
+        prompts.append(json.dumps(asdict(decoding)))
 
     def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
         shortened = model.shortened
-        scored = run_code(model, [by_id[item] for item in ids], sandbox)
+        scored = run_code(model, [by_id[item] for item in ids], sandbox, decoding)
         return {one.item: one.value for one in scored}, model.shortened - shortened
 
     return _evaluate(
-        benchmark,
+        replace(benchmark, name=decoding.task(benchmark.name)),
         dict.fromkeys(asked, ""),
-        Identity(
-            identity_of_model,
-            _sha256(asked),
-            _sha256(json.dumps([by_id[item].prompt, by_id[item].tests]) for item in asked),
-        ),
+        Identity(identity_of_model, _sha256(asked), _sha256(prompts)),
         version,
         store,
         len(asked) == len(by_id),
         restart,
         compute,
         report,
+        lambda shares: {} if is_greedy else pass_rates(shares, decoding.samples),
+        max(1, CHUNK_ITEMS // decoding.samples),
     )
 
 
@@ -293,20 +301,24 @@ def _evaluate(
     restart: bool,
     compute: Callable[[Sequence[str]], tuple[dict[str, float], int]],
     report: Progress,
+    more: Callable[[Sequence[float]], dict[str, float]] = lambda values: {},
+    chunk_items: int = CHUNK_ITEMS,
 ) -> Evaluated:
     """Compute the items that are not in the journal, and store the score.
 
     Args:
         asked: name of the part by id, in order.
         compute: returns the values of items by id, and the number of shortened prompts.
+        more: further figures of the breakdown, from the values of all items.
+        chunk_items: number of items that are computed and written together.
     """
     suffix = "" if is_complete else f".{len(asked)}"
     path = store.folder(version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
     journal = Journal(path, identity, restart)
     waiting = [item for item in asked if item not in journal.values]
-    for start in range(0, len(waiting), CHUNK_ITEMS):
+    for start in range(0, len(waiting), chunk_items):
         began = time.monotonic()
-        values, shortened = compute(waiting[start : start + CHUNK_ITEMS])
+        values, shortened = compute(waiting[start : start + chunk_items])
         journal.add(values, time.monotonic() - began, shortened)
         report(len(journal.values), len(asked), journal.seconds)
     items = [ItemScore(item, journal.values[item]) for item in asked]
@@ -327,7 +339,8 @@ def _evaluate(
         is_complete=is_complete,
         seconds=round(journal.seconds, 1),
         finished=now(),
-        breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name},
+        breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name}
+        | more([item.value for item in items]),
     )
     stored = store.scores(version).get(benchmark.name)
     is_stored = is_complete or stored is None or not stored.is_complete

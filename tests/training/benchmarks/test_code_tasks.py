@@ -14,6 +14,7 @@ from training.benchmarks.code_tasks import (
     CodeItem,
     Decoding,
     pass_at_k,
+    pass_rates,
     read_items,
     run,
 )
@@ -172,7 +173,7 @@ def test_greedy_scores_are_in_the_order_of_the_items() -> None:
 
 
 def test_samples_of_an_item_depend_on_its_id_alone() -> None:
-    decoding = Decoding(samples=8, k=2, temperature=0.8)
+    decoding = Decoding(samples=8, temperature=0.8)
     model = Model(lambda _, seed: "right" if (seed or 0) % 7 < 3 else "false")
 
     whole = list(run(model, items(6), Passing(), decoding))
@@ -200,12 +201,18 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_pass(samples: int, passed: int
     assert math.isclose(pass_at_k(samples, passed, k), expected)
 
 
+def test_pass_rates_are_means_over_items() -> None:
+    found = pass_rates([0.0, 1 / 3, 1.0], 3)
+    assert found == pytest.approx({"pass@1": 4 / 9, "pass@2": (2 / 3 + 1) / 3, "pass@3": 2 / 3})
+    assert set(pass_rates([0.5], 200)) == {f"pass@{k}" for k in (1, 2, 5, 10, 20, 50, 100, 200)}
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
         ({"samples": 0}, "samples"),
         ({"samples": 201, "temperature": 0.8}, "samples"),
-        ({"samples": 4, "k": 5, "temperature": 0.8}, "k"),
+        ({"samples": 4, "temperature": 2.1}, "temperature"),
         ({"samples": 4}, "temperature"),
         ({"temperature": 0.8}, "temperature"),
     ],

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.support.errors import refused
 from tests.support.model_server import KEY, fake_model_server
 from training.artifacts.scores import ScoreStore, require_comparable
-from training.benchmarks.code_tasks import read_items
+from training.benchmarks.code_tasks import Decoding, read_items
 from training.benchmarks.data import BOX, boxed, rows
 from training.benchmarks.endpoint import Endpoint, EndpointError
 from training.benchmarks.language_model import EndpointModel
@@ -266,6 +268,37 @@ def test_reference_solutions_of_humaneval_pass(tmp_path: Path, sandbox: Sandbox)
 
     assert found.score.value == 1.0
     assert (found.score.metric, found.score.is_complete) == ("pass@1", False)
+
+
+def test_samples_give_pass_at_k_beside_the_greedy_score(tmp_path: Path, sandbox: Sandbox) -> None:
+    items = read_items("humaneval", rows("humaneval"))[:2]
+    references = {item.prompt: item.reference for item in items}
+    asked: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def answer(prompt: str) -> str:
+        """Answer every second time as the data set does."""
+        with lock:
+            asked[prompt] += 1
+            return references[prompt] if asked[prompt] % 2 else "    return None"
+
+    store = ScoreStore(tmp_path)
+    with fake_model_server(answer=answer) as server:
+        endpoint = Endpoint(server.url, "fake-1", KEY)
+        model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
+        arguments = (BENCHMARKS["humaneval"], items, model, sandbox, "digest", "fake-1", store)
+        greedy = evaluate_code(*arguments)
+        asked.clear()
+        found = evaluate_code(*arguments, decoding=Decoding(4, 0.8))
+
+    assert found.score.value == 0.5
+    assert found.score.breakdown == pytest.approx({"pass@1": 0.5, "pass@2": 5 / 6, "pass@4": 1})
+    assert found.score.task == "humaneval.samples-4.temperature-0.8"
+    assert found.score.prompts_sha256 != greedy.score.prompts_sha256
+    assert store.scores("fake-1") == {
+        "humaneval": greedy.score,
+        found.score.task: found.score,
+    }
 
 
 def test_code_prompts_are_shortened_to_the_window(
