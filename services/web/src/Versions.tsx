@@ -1,7 +1,7 @@
 // Versions of the loop in a dialog: origin, checks of the gate, result and scores.
 import { useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
-import { origin, shownCheck, shownScore } from "./versions";
+import { byResult, checkCounts, origin, shownCheck, shownScore } from "./versions";
 import type { LoopVersion } from "./wire";
 
 export function Versions({ api }: { api: Api }) {
@@ -47,10 +47,10 @@ function Version({ version }: { version: LoopVersion }) {
       {version.result?.reason && <p className="quiet">{version.result.reason}</p>}
       {checks.length > 0 && (
         <details>
-          <summary>Gate: {checks.filter((check) => check.result === "pass").length} of {checks.length} checks passed</summary>
+          <summary>Gate: {checkCounts(checks)}</summary>
           <table aria-label={`Gate of ${version.version}`}>
             <tbody>
-              {checks.map((check) => (
+              {byResult(checks).map((check) => (
                 <tr key={check.name} title={check.reason}>
                   <th scope="row">{check.name}</th>
                   <td>{check.value}</td>

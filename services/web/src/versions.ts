@@ -31,6 +31,24 @@ export function shownCheck(check: GateCheck): ShownCheck {
   return { name: check.name.replaceAll("_", " "), value: check.value, result, reason: check.reason };
 }
 
+const OUTCOMES: [ShownCheck["result"], string][] = [
+  ["fail", "failed"],
+  ["not enough data", "with too little data"],
+  ["pass", "passed"],
+  ["uninformative", "that do not count"],
+];
+
+/** Count the checks by result, those that prevent a promotion first. */
+export function checkCounts(checks: ShownCheck[]): string {
+  const counts = OUTCOMES.map(([result, words]) => [checks.filter((check) => check.result === result).length, words] as const);
+  return counts.filter(([count]) => count > 0).map(([count, words]) => `${count} ${words}`).join(", ");
+}
+
+/** Order the checks by result, those that prevent a promotion first. */
+export function byResult(checks: ShownCheck[]): ShownCheck[] {
+  return OUTCOMES.flatMap(([result]) => checks.filter((check) => check.result === result));
+}
+
 /** Describe the origin of a version in one sentence. */
 export function origin(version: LoopVersion): string {
   if (!version.incumbent) return "Not trained by a run of the loop.";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { origin, shownCheck, shownScore } from "../src/versions";
+import { byResult, checkCounts, origin, shownCheck, shownScore } from "../src/versions";
 import type { LoopVersion, TaskScore } from "../src/wire";
 
 const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
@@ -18,6 +18,14 @@ test("a check of an earlier release has a result too", () => {
   expect(shownCheck(check).result).toBe("fail");
   expect(shownCheck({ ...check, passed: true }).result).toBe("pass");
   expect(shownCheck({ ...check, result: "NOT_ENOUGH_DATA" }).result).toBe("not enough data");
+});
+
+test("checks that prevent a promotion come first", () => {
+  const results = ["pass", "uninformative", "not enough data", "fail", "pass"] as const;
+  const checks = results.map((result, number) => ({ name: `${number}`, value: "", result, reason: "" }));
+  expect(checkCounts(checks)).toBe("1 failed, 1 with too little data, 2 passed, 1 that do not count");
+  expect(byResult(checks).map((check) => check.name)).toEqual(["3", "2", "0", "4", "1"]);
+  expect(checkCounts(checks.slice(0, 1))).toBe("1 passed");
 });
 
 test("the origin names the incumbent, the snapshot and erasures since", () => {
