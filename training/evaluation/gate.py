@@ -219,7 +219,7 @@ def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) ->
         *_check_sycophancy(compared, config),
         Check(
             "KL to the reference",
-            f"{kl_nats:.2f} nats per answer",
+            f"{kl_nats:.4f} nats per answer",
             f"above 0 up to {config.kl_ceiling_nats:g}",
             # The estimate has either sign if the policy has hardly changed, which is no harm.
             Result.NOT_ENOUGH_DATA if kl_nats <= 0 else _result(kl_nats <= config.kl_ceiling_nats),

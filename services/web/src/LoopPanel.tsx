@@ -4,6 +4,7 @@ import type { Api } from "./api";
 import { Experiment } from "./Experiment";
 import { ThumbsSoFar } from "./ThumbsSoFar";
 import { Versions } from "./Versions";
+import { shownReason } from "./versions";
 import type { LoopStatus } from "./wire";
 
 const BUSY_MS = 3_000;
@@ -65,7 +66,7 @@ export function LoopPanel({ api }: { api: Api }) {
         </>
       )}
       {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
-      {status.reason && status.reason !== status.result && <p className="quiet">{status.reason}</p>}
+      {status.reason && status.reason !== status.result && <p className="quiet">{shownReason(status.result ?? "", status.reason)}</p>}
       {/* A stopped run continues with the thumbs of its snapshot. */}
       {status.result && status.result !== "stopped" && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
       {status.erased_versions && status.erased_versions.length > 0 && (

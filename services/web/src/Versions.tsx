@@ -1,7 +1,7 @@
 // Versions of the loop in a dialog: origin, checks of the gate, result and scores.
 import { useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
-import { byResult, checkCounts, origin, shownCheck, shownScore } from "./versions";
+import { byResult, checkCounts, origin, shownCheck, shownReason, shownScore } from "./versions";
 import type { LoopVersion } from "./wire";
 
 export function Versions({ api }: { api: Api }) {
@@ -44,7 +44,7 @@ function Version({ version }: { version: LoopVersion }) {
     <section aria-label={version.version}>
       <h3>{version.version} {version.result && <small>{version.result.result.replaceAll("_", " ")}</small>}</h3>
       <p className="quiet">{origin(version)}</p>
-      {version.result?.reason && <p className="quiet">{version.result.reason}</p>}
+      {version.result?.reason && <p className="quiet">{shownReason(version.result.result, version.result.reason)}</p>}
       {checks.length > 0 && (
         <details>
           <summary>Gate: {checkCounts(checks)}</summary>

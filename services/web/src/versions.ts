@@ -10,7 +10,7 @@ export interface ShownScore {
 
 /** Format a score with its standard error; shares of items or answers in percent. */
 export function shownScore(score: TaskScore): ShownScore {
-  const isShare = /^(acc|exact_match|pass|share|f1)/.test(score.metric);
+  const isShare = /^(acc|as_expected|exact_match|pass|share|f1)/.test(score.metric);
   const text = isShare
     ? `${(100 * score.value).toFixed(1)} ± ${(100 * score.standard_error).toFixed(1)} %`
     : `${score.value.toPrecision(4)} ± ${score.standard_error.toPrecision(2)} ${score.metric.replaceAll("_", " ")}`;
@@ -47,6 +47,12 @@ export function checkCounts(checks: ShownCheck[]): string {
 /** Order the checks by result, those that prevent a promotion first. */
 export function byResult(checks: ShownCheck[]): ShownCheck[] {
   return OUTCOMES.flatMap(([result]) => checks.filter((check) => check.result === result));
+}
+
+/** Return the reason of a result without the result, with which reasons of the gate begin. */
+export function shownReason(result: string, reason: string): string {
+  const words = result.replaceAll("_", " ");
+  return reason.startsWith(`${words}: `) ? reason.slice(words.length + 2) : reason;
 }
 
 /** Describe the origin of a version in one sentence. */

@@ -1,11 +1,21 @@
 import { expect, test } from "vitest";
-import { byResult, checkCounts, origin, shownCheck, shownScore } from "../src/versions";
+import { byResult, checkCounts, origin, shownCheck, shownReason, shownScore } from "../src/versions";
 import type { LoopVersion, TaskScore } from "../src/wire";
 
 const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
 
 test("a share of correct items is shown in percent with its standard error", () => {
   expect(shownScore(SCORE)).toEqual({ task: "arc easy", text: "50.0 ± 1.0 %", note: "" });
+});
+
+test("a share of probes as expected is shown in percent", () => {
+  expect(shownScore({ ...SCORE, metric: "as_expected" }).text).toBe("50.0 ± 1.0 %");
+});
+
+test("the result is not repeated in its reason", () => {
+  expect(shownReason("held", "held: win rate: not enough data")).toBe("win rate: not enough data");
+  expect(shownReason("not_enough_feedback", "not enough feedback: 3 thumbs")).toBe("3 thumbs");
+  expect(shownReason("promoted", "more users satisfied")).toBe("more users satisfied");
 });
 
 test("another metric keeps its unit, and a part of the list is marked", () => {
