@@ -35,6 +35,10 @@ NAMESPACE = ["--namespace", release.NAMESPACE]
 VALUES = release.CHART / "ci" / "kserve-values.yaml"
 SCRIPT = Path(__file__).with_name("rollout_inside.py")
 LOAD_SECONDS = 60
+# A large share, so that few users are enough.
+WATCH_SHARE = 0.5
+# Longer than `unload_grace_seconds` and the interval of the reconcile loop.
+RETIRED_SECONDS = 10
 USER = 10001
 # Status, reason and field of a version that cannot be loaded.
 FAILED = ["FAILED_PRECONDITION", "VERSION_FAILED", "directory"]
@@ -116,9 +120,8 @@ def installed(shell: ClusterShell) -> Iterator[World]:
     values = yaml.safe_load(VALUES.read_text())
     # The script in the pod calls the generator as training and as the gateway.
     values["identity"] = {"mode": "none"}
-    values["services"] = {
-        "generator": {"settings": {"load_seconds": LOAD_SECONDS, "watch_share": 0}}
-    }
+    settings = {"load_seconds": LOAD_SECONDS, "watch_share": WATCH_SHARE}
+    values["services"] = {"generator": {"settings": settings}}
     tags = load_images(shell, ("services", "predictor", "stores"), print)
     shell.run(
         "kubectl",
@@ -140,6 +143,14 @@ def installed(shell: ClusterShell) -> Iterator[World]:
 def pods_of(world: World, service: Any) -> list[Any]:
     label = f"serving.kserve.io/inferenceservice={service['metadata']['name']}"
     return list(world.get("pods", "--selector", label)["items"])
+
+
+def served_pods(world: World) -> dict[str, set[str]]:
+    """Return the uids of the pods by version."""
+    return {
+        version: {pod["metadata"]["uid"] for pod in pods_of(world, service)}
+        for version, service in world.services().items()
+    }
 
 
 def answered(world: World, pod: Any) -> float:
@@ -218,7 +229,7 @@ def test_api_server_rejects_unknown_field(world: World) -> None:
     assert "maxReplica" in caught.value.text
 
 
-def test_candidate_gets_its_share_and_replaces_the_old_version(world: World) -> None:
+def test_candidate_gets_its_share(world: World) -> None:
     (old,) = world.services()
     world.model("nano-b")
     started = world.rollout("start", "nano-b")
@@ -226,26 +237,32 @@ def test_candidate_gets_its_share_and_replaces_the_old_version(world: World) -> 
     assert started["rollout"]["candidate"]["state"] == "VERSION_STATE_READY"
     assert set(world.services()) == {old, "nano-b"}
     assert set(world.rollout("users", "12")["versions"]) == {old, "nano-b"}
-    world.rollout("promote", "nano-b")
-    until(lambda: set(world.services()) == {"nano-b"})
-    assert set(world.rollout("users", "4")["versions"]) == {"nano-b"}
+
+
+def test_version_before_a_promotion_stays_served_during_the_watch(world: World) -> None:
+    before = served_pods(world)
+    assert "error" not in world.rollout("promote", "nano-b")
+    time.sleep(RETIRED_SECONDS)
+    assert served_pods(world) == before
+    assert set(world.rollout("users", "12")["versions"]) == set(before)
     assert world.chat()[0] == 200
 
 
-def test_upgrade_replaces_pods_without_failed_calls(
+def test_upgrade_replaces_pods_without_failed_calls_and_ends_the_watch(
     world: World,
 ) -> None:
     """KServe reports Unknown during this time."""
-    (before,) = world.services().values()
+    before = world.services()["nano-b"]
     old = {pod["metadata"]["uid"] for pod in pods_of(world, before)}
     world.values["serving"]["kserve"]["drainSeconds"] = 60
+    world.values["services"]["generator"]["settings"]["watch_share"] = 0
     upgrading, failures = threading.Thread(target=world.install), []
     upgrading.start()
 
     def replaced() -> bool:
         status, answer = world.chat()
         failures.extend([answer] if status != 200 else [])
-        (now,) = world.services().values()
+        now = world.services()["nano-b"]
         if upgrading.is_alive() or now["spec"]["predictor"]["terminationGracePeriodSeconds"] != 80:
             return False
         pods = pods_of(world, now)
@@ -253,7 +270,10 @@ def test_upgrade_replaces_pods_without_failed_calls(
 
     until(replaced, 240)
     upgrading.join()
-    (after,) = world.services().values()
+    # Without a share the watch ends, and the version before is retired.
+    until(lambda: set(world.services()) == {"nano-b"})
+    assert set(world.rollout("users", "4")["versions"]) == {"nano-b"}
+    after = world.services()["nano-b"]
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert failures == []
 
