@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
@@ -36,10 +37,12 @@ async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict
     Raises:
         BodyTooLargeError: The body exceeds `max_bytes`. Reading stops.
         BodyTooSlowError: The body took longer than 30 s.
-        InvalidArgumentError: The body is not UTF-8, not JSON, or not an object.
+        InvalidArgumentError: The body is not UTF-8, not JSON, or not an object, or an object in it
+            has a field twice.
     """
     try:
-        value = json.loads((await read_bytes(request, max_bytes)).decode())
+        text = (await read_bytes(request, max_bytes)).decode()
+        value = json.loads(text, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _body_error("the body is not valid UTF-8", "UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -47,6 +50,19 @@ async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict
     if not isinstance(value, dict):
         raise _body_error("the body is not a JSON object", "one JSON object")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose names are unique.
+
+    Parsers disagree on which of two values counts (RFC 8259, section 4), so a proxy or a filter in
+    front of the gateway could have judged the other one.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        [(name, count)] = Counter(name for name, _ in pairs).most_common(1)
+        raise BodyFieldError(f"{name[:64]} is given {count} times", field=name[:64], limit="once")
+    return found
 
 
 async def read_message(request: Request, kind: type[MessageT]) -> MessageT:

@@ -296,6 +296,7 @@ BAD_JSON = (
         "input.history[0].role",
     ),
     BadJson("two actions", b'{"input": {"text": "a"}, "regenerate": {}}', "body", "oneof"),
+    BadJson("a field twice", b'{"input": {"text": "a", "text": "b"}}', "text", "once"),
     BadJson("300 KB", b" " * 300_000, "body", "262144", status=413),
     BadJson("no body for consent", b"", "body", "JSON", "/api/consent", method="PUT"),
     BadJson(
