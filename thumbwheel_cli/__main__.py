@@ -5,7 +5,10 @@ the dependency groups of the commands that it runs.
 """
 
 import importlib.util
+import os
 import runpy
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +112,29 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the subcommand in `sys.argv`; exit with its status, or 2 if it cannot be run."""
+    """Run the subcommand in `sys.argv`; exit with its status, or 2 if it cannot be run.
+
+    A reader such as `head` may close the output early. The exit status is then that of a program
+    ended by SIGPIPE, which Python ignores.
+    """
+    try:
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, 0)
+        if not poll.poll(0):
+            raise  # another pipe
+        # The interpreter flushes the output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def run() -> None:
+    """Run the subcommand."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())

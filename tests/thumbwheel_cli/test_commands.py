@@ -1,6 +1,8 @@
 """The command line `thumbwheel`: its list of commands, lazy loading, and missing dependencies."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,22 @@ def test_command_gets_the_remaining_arguments(words: tuple[str, ...]) -> None:
     done = run(*words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: thumbwheel {' '.join(words[:-1])} ")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("evaluate", "--tasks", "list")])
+def test_output_that_is_closed_early_is_no_error(words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "thumbwheel_cli", *words],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_unknown_command_is_a_usage_error() -> None:
