@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, Response
 from services.gateway.http.app import ProtectedRoute, Router
 
 Json = Mapping[str, Any]
+FileState = tuple[int, int, int]
+"""Number of the file, time of its last change in nanoseconds, and its size."""
 # The limit of RolloutService. Such a name has no separator and cannot leave its folder.
 _VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _SNAPSHOT = re.compile(r"snapshot-[0-9a-f]{1,64}")
@@ -144,10 +146,14 @@ def read(file: Path) -> Json:
 
 
 class EvaluationMetrics(Collector):
-    """Collector of the scores of the newest NEWEST_SCORED_VERSIONS versions."""
+    """Collector of the scores of the newest NEWEST_SCORED_VERSIONS versions.
+
+    A file is read again only after a change; every scrape looks at all of them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._known: Mapping[Path, tuple[FileState, Json]] = {}
 
     def collect(self) -> Iterable[Metric]:
         """Yield value, standard error and number of items of each score."""
@@ -167,8 +173,14 @@ class EvaluationMetrics(Collector):
             labels=["version", "task", "metric"],
         )
         families = (value, error, items)
+        known: dict[Path, tuple[FileState, Json]] = {}
         for version in scored_versions(self._directory)[:NEWEST_SCORED_VERSIONS]:
-            for score in read_scores(self._directory, version):
+            for path in sorted((self._directory / "evaluations" / version).glob("*.json")):
+                state = _state(path)
+                before, score = self._known.get(path, (None, {}))
+                if state != before:
+                    score = read(path)
+                known[path] = (state, score)
                 try:
                     labels = [version, str(score["task"]), str(score["metric"])]
                     figures = [float(score[key]) for key in ("value", "standard_error", "items")]
@@ -176,4 +188,14 @@ class EvaluationMetrics(Collector):
                     continue
                 for family, figure in zip(families, figures, strict=True):
                     family.add_metric(labels, figure)
+        self._known = known
         return [family for family in families if family.samples]
+
+
+def _state(path: Path) -> FileState:
+    """Return a value that changes with the content; scores are replaced by renaming."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return found.st_ino, found.st_mtime_ns, found.st_size

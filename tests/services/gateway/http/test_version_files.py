@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
-from services.gateway.http.version_files import EvaluationMetrics, read_versions
+from services.gateway.http import version_files
+from services.gateway.http.version_files import EvaluationMetrics, read, read_versions
 from training.artifacts.manifest import write_manifest
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.evaluation.gate import Check, Result
@@ -107,6 +110,35 @@ def test_scores_are_metrics_of_the_newest_versions(tmp_path: Path) -> None:
         registry.get_sample_value("thumbwheel_evaluation_score", {**labels, "version": "nano-0"})
         == 0.25
     )
+
+
+def test_scores_are_read_again_only_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_with_runs(tmp_path)
+    asked: list[str] = []
+
+    def counted(path: Path) -> Any:
+        asked.append(f"{path.parent.name}/{path.name}")
+        return read(path)
+
+    monkeypatch.setattr(version_files, "read", counted)
+    metrics = EvaluationMetrics(tmp_path)
+
+    def values() -> dict[str, float]:
+        (score, *_) = metrics.collect()
+        return {sample.labels["version"]: sample.value for sample in score.samples}
+
+    assert values() == {"nano-0": 0.25, "nano-1": 0.5}
+    asked.clear()
+    assert values() == {"nano-0": 0.25, "nano-1": 0.5}
+    assert asked == []
+    changed = tmp_path / "evaluations" / "nano-0" / "piqa.json"
+    write_json(changed, {**json.loads(changed.read_text()), "value": 0.75})
+    assert values() == {"nano-0": 0.75, "nano-1": 0.5}
+    assert asked == ["nano-0/piqa.json"]
+    changed.unlink()
+    assert values() == {"nano-1": 0.5}
 
 
 def test_a_canary_without_a_run_is_a_version_with_its_result(tmp_path: Path) -> None:
