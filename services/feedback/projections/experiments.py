@@ -21,14 +21,14 @@ from typing import Protocol
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from services.chassis.telemetry import fields
 from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.projections.projection import Projection, advance_position
+from services.feedback.projections.projection import Projection, advance_position, key_in
 from services.feedback.projections.projection import catch_up as rebuild
 from services.feedback.projections.thumbs import ThumbCount
 from services.feedback.sink import Position
@@ -38,6 +38,7 @@ from services.feedback.store.database import LedgerUnavailableError, chunks, tra
 
 log = logging.getLogger(__name__)
 
+KEY_COLUMNS = ("principal", "model_version", "arm")
 Key = tuple[str, str, str]
 """Principal, model version and arm of an exposure."""
 # Limit for metrics and responses, since versions accumulate over the years.
@@ -181,18 +182,20 @@ def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
             first[key] = min(finish_us, first.get(key, finish_us))
     table = tables.exposures
     for chunk in chunks(first.keys()):
-        key_in = tuple_(table.c.principal, table.c.model_version, table.c.arm).in_(chunk)
-        known = {
-            tuple(row[:3]): row.first_us for row in connection.execute(select(table).where(key_in))
-        }
+        rows = connection.execute(select(table).where(key_in(table, KEY_COLUMNS, chunk)))
+        known = {tuple(row[:3]): row.first_us for row in rows}
         # Partitions arrive in any order, so an earlier turn may come later.
         moved = [key for key in chunk if key not in known or first[key] < known[key]]
         if earlier := [key for key in moved if key in known]:
-            connection.execute(delete(table).where(tuple_(*table.primary_key.columns).in_(earlier)))
+            connection.execute(delete(table).where(key_in(table, KEY_COLUMNS, earlier)))
         if moved:
-            names = ("principal", "model_version", "arm")
-            rows = [{**dict(zip(names, key, strict=True)), "first_us": first[key]} for key in moved]
-            connection.execute(insert(table), rows)
+            connection.execute(
+                insert(table),
+                [
+                    {**dict(zip(KEY_COLUMNS, key, strict=True)), "first_us": first[key]}
+                    for key in moved
+                ],
+            )
 
 
 def interval(up: int, down: int, alpha: float = ALPHA) -> Interval:

@@ -8,7 +8,7 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.dialects import sqlite
 
 from services.feedback.lake.object_store import ObjectStoreError
-from services.feedback.projections import answers, remarks, signals, thumbs
+from services.feedback.projections import answers, experiments, remarks, signals, thumbs
 from services.feedback.projections.projection import catch_up_periodically, key_in
 from services.feedback.store import tables
 from tests.services.feedback.databases import memory_sqlite
@@ -40,6 +40,7 @@ async def test_an_unavailable_store_is_retried() -> None:
         (tables.signals, signals.KEY_COLUMNS),
         (tables.answers, answers.KEY_COLUMNS),
         (tables.answers, answers.PARENT_COLUMNS),
+        (tables.exposures, experiments.KEY_COLUMNS),
     ],
 )
 def test_rows_of_keys_are_found_by_an_index_of_sqlite(table: Table, names: tuple[str, ...]) -> None:
