@@ -1,6 +1,6 @@
 // "Delete my data": explanation, confirmation, and progress.
 import { useEffect, useRef, useState } from "react";
-import { ApiError, type Api } from "./api";
+import { ApiError, problemOf, type Api } from "./api";
 import type { Erasure } from "./wire";
 
 const LAST = "thumbwheel.erasure";
@@ -60,7 +60,7 @@ function Confirmation({ api, done, keep }: { api: Api; done: (erasure: Erasure, 
       const { erasure, removedConversations } = await api.erase();
       done(erasure, removedConversations);
     } catch (error) {
-      setProblem(error instanceof Error ? error.message : "The server did not answer as it should.");
+      setProblem(problemOf(error));
       setRunning(false);
     }
   }

@@ -1,6 +1,6 @@
 // Versions of the loop in a dialog: origin, checks of the gate, result and scores.
 import { useEffect, useRef, useState } from "react";
-import type { Api } from "./api";
+import { problemOf, type Api } from "./api";
 import { byResult, checkCounts, origin, shownCheck, shownReason, shownScore } from "./versions";
 import type { LoopVersion } from "./wire";
 
@@ -21,7 +21,7 @@ function VersionsDialog({ api, close }: { api: Api; close: () => void }) {
 
   useEffect(() => {
     dialog.current?.showModal();
-    api.versions().then(setVersions, (error: unknown) => setProblem(error instanceof Error ? error.message : String(error)));
+    api.versions().then(setVersions, (error: unknown) => setProblem(problemOf(error)));
   }, [api]);
 
   return (

@@ -1,6 +1,6 @@
 // Decisions of a user about their data: consent to training, and deletion.
 import { useEffect, useRef, useState } from "react";
-import type { Api } from "./api";
+import { problemOf, type Api } from "./api";
 import { Deletion } from "./Deletion";
 import type { Account, Consent } from "./wire";
 
@@ -21,7 +21,7 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
   useEffect(() => {
     dialog.current?.showModal();
     // Another client may have changed the consent since the page was opened.
-    api.consent().then(said, (error: unknown) => setProblem(words(error)));
+    api.consent().then(said, (error: unknown) => setProblem(problemOf(error)));
   }, [api, said]);
 
   async function allow(training: boolean) {
@@ -30,7 +30,7 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
     try {
       said(await api.setConsent(training));
     } catch (error) {
-      setProblem(words(error));
+      setProblem(problemOf(error));
     }
     setSaving(false);
   }
@@ -59,16 +59,13 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
           {consent && !consent.updateTime && "The operator of this system chose this setting; you can change it. "}
           A change holds from the next training on, for what you said before too.
           While this is on, the system also counts for each version how often answers are asked for
-          again, edited, stopped or copied. These counts compare versions and train nothing. They are
-          deleted with your data and with a deleted conversation.
+          again, edited, stopped or copied, and how often a conversation ends after them. These counts
+          compare versions and train nothing. They are deleted with your data and with a deleted
+          conversation.
         </p>
         {problem && <p className="problem" role="alert">{problem}</p>}
       </section>
       <Deletion api={api} owner={`${account.tenant}/${account.user}`} erased={erased} />
     </dialog>
   );
-}
-
-function words(error: unknown): string {
-  return error instanceof Error ? error.message : "The server did not answer as it should.";
 }

@@ -173,6 +173,11 @@ function sleep(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
+/** Message of an error, or a fixed text for anything else that was thrown. */
+export function problemOf(error: unknown, otherwise = "The server did not answer as it should."): string {
+  return error instanceof Error ? error.message : otherwise;
+}
+
 function errorText(body: string): string {
   try {
     return (JSON.parse(body) as { error: { message: string } }).error.message;

@@ -1,6 +1,6 @@
 // State of one conversation: its tree, the running turn, and the actions of the user.
 import { useCallback, useEffect, useRef, useState } from "react";
-import type { Api } from "./api";
+import { problemOf, type Api } from "./api";
 import { EMPTY, apply, branch, change, choose, isOpen, noted, prepend, type Asked } from "./tree";
 import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
 
@@ -43,7 +43,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
           await read(api.resume(answerId, last));
         }
       } catch (error) {
-        if (alive.current) setProblem(error instanceof Error ? error.message : "The connection broke.");
+        if (alive.current) setProblem(problemOf(error, "The connection broke."));
       }
       if (alive.current) setRunning(null);
       return answerId !== "";
@@ -63,7 +63,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
         const leaf = branch(loaded).at(-1);
         if (leaf?.role === "ROLE_ASSISTANT" && isOpen(leaf)) await follow(api.resume(leaf.id, "0"));
       } catch (error) {
-        if (alive.current) setProblem(error instanceof Error ? error.message : "The conversation could not be read.");
+        if (alive.current) setProblem(problemOf(error, "The conversation could not be read."));
       }
     }
     if (conversationId) void load();
@@ -82,7 +82,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
     } catch (error) {
       if (!alive.current) return;
       setOlder(older);
-      setProblem(error instanceof Error ? error.message : "Earlier messages could not be read.");
+      setProblem(problemOf(error, "Earlier messages could not be read."));
     }
   }
 
@@ -106,7 +106,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
       setTree((now) => change(now, answer.id, noted(value)));
       return true;
     } catch (error) {
-      setProblem(error instanceof Error ? error.message : "Your feedback was not stored.");
+      setProblem(problemOf(error, "Your feedback was not stored."));
       return false;
     }
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { ApiError, patiently } from "../src/api";
+import { ApiError, patiently, problemOf } from "../src/api";
 
 /** A server that refuses some calls, and the seconds that were waited. */
 function refusing(times: number, error: unknown): { call: () => Promise<string>; wait: (s: number) => Promise<void>; waited: number[] } {
@@ -38,4 +38,10 @@ describe("patiently", () => {
     await expect(patiently(call, wait)).rejects.toBe(error);
     expect(waited).toEqual([]);
   });
+});
+
+test("the message of an error is shown, or a fixed text for anything else", () => {
+  expect(problemOf(new ApiError("the answer is still being written", 409))).toBe("the answer is still being written");
+  expect(problemOf("no error", "The connection broke.")).toBe("The connection broke.");
+  expect(problemOf(undefined)).toBe("The server did not answer as it should.");
 });
