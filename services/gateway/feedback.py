@@ -5,14 +5,13 @@ The reply waits for the acknowledgement of the feedback service, so confirmed fe
 
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from thumbwheel.guardrail.v1 import guardrail_pb2
 
-from services.chassis.errors import FailedPreconditionError, InvalidArgumentError, ServiceError
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
 from services.contracts.chat import Role, Task
 from services.contracts.feedback import (
@@ -64,7 +63,7 @@ class FeedbackSubmission:
 
 @dataclass(frozen=True)
 class RatedMessage:
-    """The message under feedback."""
+    """The message under feedback; `question_enhanced` is None for a session that does not tell."""
 
     conversation_id: str
     role: Role
@@ -73,7 +72,7 @@ class RatedMessage:
     finished: bool
     task: Task = Task.UNSPECIFIED
     characters: int = 0
-    parent_id: str = ""
+    question_enhanced: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,6 @@ class RatedMessages(Protocol):
 
         Raises:
             NotFoundError: The message is unknown or belongs to another user.
-        """
-
-    async def is_enhanced(self, message_id: str) -> bool:
-        """Return True if the enhancer has changed a user's message.
-
-        Raises:
-            ServiceError: The message cannot be read.
         """
 
 
@@ -175,21 +167,8 @@ class Feedback:
         )
         durability = await self._log.record(event)
         if isinstance(submission.value, Thumb):
-            await self._count_thumb(message, "up" if submission.value.up else "down")
+            _count_thumb(message, "up" if submission.value.up else "down")
         return event.event_id, durability
-
-    async def _count_thumb(self, message: RatedMessage, value: str) -> None:
-        THUMBS.labels(message.model_version, message.arm, value).inc()
-        length = next(
-            (name for name, limit in LENGTHS.items() if message.characters < limit), "long"
-        )
-        traits = [f"task_{message.task}", f"length_{length}"]
-        # The thumb is stored, so a missing question only costs its trait.
-        with suppress(ServiceError):
-            is_enhanced = await self._messages.is_enhanced(message.parent_id)
-            traits.append("question_enhanced" if is_enhanced else "question_as_typed")
-        for trait in traits:
-            RATED_ANSWERS.labels(message.model_version, trait, value).inc()
 
     async def _check_correction(self, text: str) -> None:
         """Check a text that a model will learn to answer with.
@@ -207,6 +186,16 @@ class Feedback:
                 reason="CORRECTION_REJECTED",
                 limit="no harmful content, secrets or personal data",
             )
+
+
+def _count_thumb(message: RatedMessage, value: str) -> None:
+    THUMBS.labels(message.model_version, message.arm, value).inc()
+    length = next((name for name, limit in LENGTHS.items() if message.characters < limit), "long")
+    traits = [f"task_{message.task}", f"length_{length}"]
+    if message.question_enhanced is not None:
+        traits.append("question_enhanced" if message.question_enhanced else "question_as_typed")
+    for trait in traits:
+        RATED_ANSWERS.labels(message.model_version, trait, value).inc()
 
 
 def check_submission(submission: FeedbackSubmission) -> None:

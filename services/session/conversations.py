@@ -75,16 +75,22 @@ class Conversations:
         self._max_turn_us = int(max_turn_seconds * 1e6)
         self._now_us = now_us
 
-    async def message(self, owner: Caller, message_id: str) -> Message:
-        """Return one message.
+    async def message(self, owner: Caller, message_id: str) -> tuple[Message, bool | None]:
+        """Return one message, and for an answer whether the enhancer has changed its question.
 
         Raises:
             InvalidArgumentError: the id is malformed.
             NotFoundError: the message is missing or belongs to another user.
         """
         check_uuid(message_id, "message_id")
-        message = await self._store.read(owner, lambda rows: rows.message(message_id))
-        return self._expire(message)
+
+        def read(rows: OwnedRows) -> tuple[Message, bool | None]:
+            message = rows.message(message_id)
+            is_answer = message.role is Role.ASSISTANT
+            return message, rows.is_edited(message.parent_id) if is_answer else None
+
+        message, question_enhanced = await self._store.read(owner, read)
+        return self._expire(message), question_enhanced
 
     async def conversation(
         self, owner: Caller, conversation_id: str, page_size: int = 0, page_token: str = ""

@@ -47,8 +47,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def GetMessage(
         self, request: session_pb2.GetMessageRequest, context: Any
     ) -> session_pb2.GetMessageResponse:
-        message = await self._conversations.message(require_caller(), request.message_id)
-        return session_pb2.GetMessageResponse(message=message_proto(message))
+        message, question_enhanced = await self._conversations.message(
+            require_caller(), request.message_id
+        )
+        return session_pb2.GetMessageResponse(
+            message=message_proto(message), question_enhanced=question_enhanced
+        )
 
     async def GetConversation(
         self, request: session_pb2.GetConversationRequest, context: Any

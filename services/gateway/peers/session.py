@@ -116,7 +116,9 @@ class SessionPeer:
 
     async def rated_message(self, message_id: str) -> RatedMessage:
         """Implement the method `RatedMessages.rated_message`."""
-        message = await self.message(message_id)
+        response = await self._get(message_id)
+        message = response.message
+        is_told = response.HasField("question_enhanced")
         return RatedMessage(
             message.conversation_id,
             ROLES[message.role],
@@ -125,12 +127,8 @@ class SessionPeer:
             _finish_reason(message) is not FinishReason.OPEN,
             TASKS.get(message.task, Task.UNSPECIFIED),
             len(message.text),
-            message.parent_id,
+            response.question_enhanced if is_told else None,
         )
-
-    async def is_enhanced(self, message_id: str) -> bool:
-        """Implement the method `RatedMessages.is_enhanced`."""
-        return bool((await self.message(message_id)).edits)
 
     async def erase_user(self) -> int:
         """Implement the method `OwnConversations.erase_user`."""
@@ -146,12 +144,15 @@ class SessionPeer:
         Raises:
             NotFoundError: The message is unknown or belongs to another user.
         """
+        found: chat_pb2.Message = (await self._get(message_id)).message
+        return found
+
+    async def _get(self, message_id: str) -> session_pb2.GetMessageResponse:
         request = session_pb2.GetMessageRequest(message_id=message_id)
-        response = await call_unary(
+        response: session_pb2.GetMessageResponse = await call_unary(
             PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds
         )
-        found: chat_pb2.Message = response.message
-        return found
+        return response
 
 
 def _check_page_size(page_size: int) -> None:

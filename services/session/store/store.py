@@ -29,6 +29,7 @@ from services.session.store.tables import (
     COUNT_CONVERSATIONS,
     COUNT_TENANT_CONVERSATIONS,
     FIRST_PAGE,
+    IS_EDITED,
     LOCK_OWNER,
     LOCKED_CONVERSATION,
     LOCKED_CONVERSATION_OF_MESSAGE,
@@ -124,6 +125,10 @@ class OwnedRows:
         if row is None:
             raise _not_found("message")
         return message_from(row)
+
+    def is_edited(self, message_id: str) -> bool:
+        """Return True if the enhancer has changed a message; False for a missing message."""
+        return bool(self._run(IS_EDITED, row_id=message_id).scalar())
 
     def newest(self, conversation_id: str) -> str:
         """Return the id of the newest message, which is always a leaf, or ""."""

@@ -227,6 +227,9 @@ REMOVE_CONVERSATIONS = delete(conversations).where(
 )
 
 MESSAGE = select(*MESSAGE_COLUMNS).where(messages.c.id == bindparam("row_id"), *_owned(messages))
+IS_EDITED = select(messages.c.edits != "").where(
+    messages.c.id == bindparam("row_id"), *_owned(messages)
+)
 MESSAGES_BEFORE = (
     select(*MESSAGE_COLUMNS)
     .where(

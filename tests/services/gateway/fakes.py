@@ -131,6 +131,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
     def __init__(self) -> None:
         super().__init__()
         self.conversations: dict[str, str] = {}
+        self.is_earlier_release = False
         self.messages: dict[str, chat_pb2.Message] = {}
         self.requests: dict[tuple[str, str], tuple[bytes, session_pb2.BeginTurnResponse]] = {}
         self.finished: dict[str, session_pb2.FinishTurnRequest] = {}
@@ -216,7 +217,11 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
 
     async def GetMessage(self, request: Any, context: Any) -> session_pb2.GetMessageResponse:
         self.check()
-        return session_pb2.GetMessageResponse(message=self._own_message(request.message_id))
+        message = self._own_message(request.message_id)
+        response = session_pb2.GetMessageResponse(message=message)
+        if message.role == chat_pb2.ROLE_ASSISTANT and not self.is_earlier_release:
+            response.question_enhanced = bool(self.messages[message.parent_id].edits)
+        return response
 
     async def GetConversation(
         self, request: Any, context: Any

@@ -211,13 +211,12 @@ async def test_thumbs_are_counted_by_task_length_and_change_of_the_question(
     }
 
 
-async def test_a_thumb_is_acknowledged_if_its_question_cannot_be_read(
+async def test_a_thumb_is_counted_without_the_question_by_an_earlier_session(
     gateway: GatewayUnderTest,
 ) -> None:
     RATED_ANSWERS.clear()
     turn = await gateway.ask("how are you")
-    answer = gateway.fakes.session.messages[turn[0].message_id]
-    del gateway.fakes.session.messages[answer.parent_id]
+    gateway.fakes.session.is_earlier_release = True
     response = await submit(gateway, turn[0].message_id)
     assert response.durability == feedback_pb2.DURABILITY_SPOOL
     assert set(rated()) == {("task_unspecified", "up"), ("length_short", "up")}

@@ -89,9 +89,6 @@ class Behind:
     async def rated_message(self, message_id: str) -> RatedMessage:
         return RatedMessage("conversation", Role.ASSISTANT, "v1", "stable", True)
 
-    async def is_enhanced(self, message_id: str) -> bool:
-        return False
-
     async def record(self, event: FeedbackEvent) -> Durability:
         return Durability.SPOOL
 

@@ -37,6 +37,17 @@ async def conversation(stub: Any, conversation_id: str) -> Any:
     return await stub.GetConversation(request, timeout=5, metadata=ADA)
 
 
+async def question_enhanced(stub: Any, turn: Any) -> list[bool | None]:
+    """Return the field in the responses for the question and the answer of a turn."""
+    found = []
+    for message_id in (turn.user_message_id, turn.assistant_message_id):
+        request = session_pb2.GetMessageRequest(message_id=message_id)
+        response = await stub.GetMessage(request, timeout=5, metadata=ADA)
+        is_told = response.HasField("question_enhanced")
+        found.append(response.question_enhanced if is_told else None)
+    return found
+
+
 async def test_turn_stores_both_texts_and_sends_the_enhanced_text_to_the_model(home: Home) -> None:
     edit = chat_pb2.TextEdit(start=0, end=2, replacement="How", kind="abbreviation")
     user = session_pb2.UserMessage(original_text="hw are you", text="How are you", edits=[edit])
@@ -45,6 +56,10 @@ async def test_turn_stores_both_texts_and_sends_the_enhanced_text_to_the_model(h
         turn = await stub.BeginTurn(request, timeout=5, metadata=ADA)
         await stub.FinishTurn(finish(turn.assistant_message_id, "Fine."), timeout=5, metadata=ADA)
         stored = await conversation(stub, turn.conversation_id)
+        enhanced = await question_enhanced(stub, turn)
+        other = await stub.BeginTurn(begin("hi"), timeout=5, metadata=ADA)
+        typed = await question_enhanced(stub, other)
+    assert (enhanced, typed) == ([None, True], [None, False])
     assert texts(turn) == ["How are you"]
     assert turn.context_tokens == 3 + 2
     question, answer = stored.messages

@@ -314,6 +314,11 @@ class GetMessageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
+    QUESTION_ENHANCED_FIELD_NUMBER: _builtins.int
+    question_enhanced: _builtins.bool
+    """For an answer: true if the enhancer has changed the user's message. Absent for other messages,
+    and from a release before this field.
+    """
     @_builtins.property
     def message(self) -> _chat_pb2.Message:
         """Message."""
@@ -322,12 +327,15 @@ class GetMessageResponse(_message.Message):
         self,
         *,
         message: _chat_pb2.Message | None = ...,
+        question_enhanced: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__question_enhanced: _TypeAlias = _typing.Literal["question_enhanced"]  # noqa: Y015
+    _WhichOneofArgType__question_enhanced: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__question_enhanced) -> _WhichOneofReturnType__question_enhanced | None: ...
 
 Global___GetMessageResponse: _TypeAlias = GetMessageResponse  # noqa: Y015
 
