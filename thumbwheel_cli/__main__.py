@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the subcommand."""
+    """Run the subcommand, or print the usage."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
