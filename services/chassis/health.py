@@ -1,8 +1,8 @@
 """Health of a server: grpc.health.v1 with bounded memory, and /health for probes of Kubernetes.
 
-A stranger may call Check on a public port. Each call therefore has a deadline for its request,
-there are limits on unfinished calls, and no name of a request is retained. Watch is for the
-channels of other services (`healthCheckConfig`). The servicer of grpcio-health-checking is not
+A client without a key may call Check on a public port. Each call therefore has a deadline for its
+request, there are limits on unfinished calls, and no name of a request is retained. Watch is for
+the channels of other services (`healthCheckConfig`). The servicer of grpcio-health-checking is not
 used: docs/decisions/health.md.
 """
 
@@ -150,8 +150,9 @@ def _exhausted(things: str, limit: int) -> ResourceExhaustedError:
 class HttpHealth:
     """GET /health: 200 while the service accepts calls, otherwise 503.
 
-    Probes use the metrics port, because strangers can occupy all connections of a public port. The
-    answer is computed in the event loop, so that a service whose event loop hangs is not healthy.
+    Probes use the metrics port, because clients without a key can occupy all connections of a
+    public port. The answer is computed in the event loop, so that a service whose event loop hangs
+    is not healthy.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,7 +1,7 @@
 """Server interceptor: identity, deadline, access rule, request, admission, call, errors, log.
 
-These steps run in this order; the request is received after the access rule, so that a stranger's
-message is never held. One interceptor does all of them, because each layer of grpc.aio
+These steps run in this order; the request is received after the access rule, so that a message of a
+client without a key is never held. One interceptor does all of them, because each layer of grpc.aio
 interceptors adds time before the first token.
 """
 
