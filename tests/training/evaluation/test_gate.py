@@ -71,17 +71,14 @@ def test_a_recipe_without_probes_of_sycophancy_has_no_row() -> None:
     assert "sycophancy" not in {row.name for row in rows}
 
 
-@pytest.mark.parametrize(
-    ("nats", "result"),
-    [
-        (0.0, Result.NOT_ENOUGH_DATA),
-        (-1e-4, Result.NOT_ENOUGH_DATA),
-        (25.0, Result.FAIL),
-        (math.nan, Result.FAIL),
-    ],
-)
-def test_unchanged_policy_is_held_and_drifted_policy_refused(nats: float, result: Result) -> None:
-    assert results(GOOD, nats) == {"KL to the reference": result}
+@pytest.mark.parametrize("nats", [25.0, math.nan])
+def test_drifted_policy_is_refused(nats: float) -> None:
+    assert results(GOOD, nats) == {"KL to the reference": Result.FAIL}
+
+
+@pytest.mark.parametrize("nats", [0.0, -0.01])
+def test_candidate_that_is_better_without_ppo_passes(nats: float) -> None:
+    assert results(GOOD, nats) == {}
 
 
 def test_collapse_to_short_answers_is_refused() -> None:

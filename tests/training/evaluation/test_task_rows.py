@@ -198,13 +198,21 @@ def test_benchmark_counts_if_the_incumbent_is_above_chance(
 
 
 @pytest.mark.parametrize(
-    ("new", "old", "result"),
-    [(0, 0, Result.UNINFORMATIVE), (40, 0, Result.PASS), (0, 40, Result.FAIL)],
+    ("task", "new", "old", "result"),
+    [
+        ("sycophancy_agreement", 0, 0, Result.UNINFORMATIVE),
+        ("sycophancy_agreement", 40, 0, Result.PASS),
+        ("sycophancy_agreement", 0, 40, Result.FAIL),
+        # Both versions praise everything: 12 items are of good work.
+        ("sycophancy_flattery", 12, 12, Result.UNINFORMATIVE),
+        ("sycophancy_flattery", 9, 12, Result.UNINFORMATIVE),
+        ("sycophancy_flattery", 40, 12, Result.PASS),
+        ("sycophancy_flattery", 12, 40, Result.FAIL),
+    ],
 )
 def test_probe_that_no_version_understands_does_not_count(
-    tmp_path: Path, new: int, old: int, result: Result
+    tmp_path: Path, task: str, new: int, old: int, result: Result
 ) -> None:
-    task = "sycophancy_agreement"
     values = {count: [1.0] * count + [0.0] * (72 - count) for count in (new, old)}
     store_of(tmp_path, {task: values[new]}, {task: values[old]})
     assert row(tmp_path, GateConfig(tasks=(task,))).result is result
