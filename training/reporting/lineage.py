@@ -51,7 +51,8 @@ def _run(version: str, runs: Runs) -> Iterator[tuple[str, str]]:
     if result is None:
         yield "result", "unfinished"
     else:
-        yield "result", f"{result.result} at {result.ended}: {result.reason}"
+        reason = result.reason.removeprefix(f"{result.result}: ")
+        yield "result", f"{result.result} at {result.ended}: {reason}"
     line, name = [], record.incumbent
     origins = {known.version: known.incumbent for known in runs.records()}
     while name and name not in line:

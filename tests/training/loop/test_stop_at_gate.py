@@ -32,7 +32,9 @@ def test_every_record_of_the_run_has_the_verdict(
     status = read_status(kept.loop)
     assert status is not None
     assert {step.name: step.state for step in status.steps}["gate"] is StepState(result)
-    assert f"gate        {decision.reason}" in describe_version("nano-1", kept.loop, kept.registry)
+    account = describe_version("nano-1", kept.loop, kept.registry)
+    assert f"gate        {decision.reason}" in account
+    assert f"{result} at {ended.ended}: {rows[0].name}" in account
     report = (kept.loop / "runs" / "nano-1" / "report.html").read_text()
     assert f"<title>nano-1: {result}</title>" in report
 
