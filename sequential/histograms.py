@@ -2,8 +2,9 @@
 
 Quantile: if the candidate's quantile is not above the incumbent's, the incumbent's true quantile q
 separates both arms: a share of at most 1 - p of the candidate's values is above q, and a share of
-at most p of the incumbent's is below. The product of the evidence against both is an e-process at
-the true q, and so is its minimum over all q (Howard and Ramdas 2022 invert the same two sums).
+at least 1 - p of the incumbent's is q or above. The evidence against these two rates is an
+e-process at the true q, and so is its minimum over all q (Howard and Ramdas 2022 invert the same
+two sums).
 Distribution: the mean of e-processes at fixed values, each against "no larger share above".
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sequential.figures import RATIO
-from sequential.rates import Array, log_e_value, log_likelihood_ratio, log_one_rate
+from sequential.rates import Array, log_e_at, log_e_value, log_likelihood_ratio
 
 BINS = 240  # up to 1.05^240, 121,000 ms or tokens; larger values count in the last bin
 LEAST_LOG_E = 1.0
@@ -51,11 +52,9 @@ def log_e_quantile(candidate: Array, incumbent: Array, share: float, shift: int 
         share: for example 0.5 for the median.
         shift: permitted difference in bins.
     """
-    incumbent = _shifted(incumbent, shift)
+    other = _at_or_above(_shifted(incumbent, shift))
     above = _at_or_above(candidate) - candidate
-    below = np.cumsum(incumbent, axis=-1) - incumbent
-    trials = candidate.sum(axis=-1)[..., None], incumbent.sum(axis=-1)[..., None]
-    evidence = log_one_rate(above, trials[0], 1 - share) + log_one_rate(below, trials[1], share)
+    evidence = log_e_at(above, candidate.sum(axis=-1)[..., None], other, other[..., :1], 1 - share)
     lowest: Array = evidence.min(axis=-1)
     return lowest
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from sequential.figures import RATIO, RateSums, VersionFigures
 from sequential.histograms import counts_by_bin, log_e_distribution, log_e_quantile, quantile
-from sequential.rates import LOW, RARE, Array, log_e_value
+from sequential.rates import RARE_EFFECTS, Array, log_e_value
 
 ADVISED_USERS = 20  # users of each version: below, a few friends of one user decide
 LOG_E_CAP = 700.0  # exp() of larger values overflows
@@ -199,7 +199,7 @@ def _errors(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) 
     if all(arm.requests for arm in arms):
         effects = [1 + RATE_CORRELATION * (_repetition(arm) - 1) for arm in arms]
         counts = _scaled([(arm.errors, arm.requests) for arm in arms], effects)
-        log_e = float(log_e_value(*counts, ERROR_TOLERANCE, RARE))
+        log_e = float(log_e_value(*counts, ERROR_TOLERANCE, RARE_EFFECTS))
     figures = [_share(arm.errors, arm.requests, "requests", 2) for arm in arms]
     return _row("errors", figures, f"+{ERROR_TOLERANCE:.2%}", log_e, alpha)
 
@@ -232,7 +232,7 @@ def _rates(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -
             pooled = sum(arm.events for arm in arms) / sum(arm.trials for arm in arms)
             effects = [_design_effect(arm, pooled) for arm in arms]
             counts = _scaled([(arm.events, arm.trials) for arm in arms], effects)
-            log_e = float(log_e_value(*counts, tolerance, LOW))
+            log_e = float(log_e_value(*counts, tolerance))
         figures = [
             _share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms
         ]
