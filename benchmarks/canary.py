@@ -1,4 +1,6 @@
-"""Simulate canaries: false alarms over all rows, and requests or users until harm is found.
+"""Simulate canaries: false alarms over all rows, and requests until harm is found.
+
+Thumbs alone: benchmarks/canary_thumbs.py.
 
 Usage: python -m benchmarks.canary [--trials 2000] [--power-trials 500], 0 to omit
 
@@ -26,7 +28,7 @@ from sequential.histograms import (
     log_e_distribution,
     log_e_quantile,
 )
-from sequential.rates import LOW, RARE, UNIFORM, Prior, log_e_value, log_likelihood_ratio
+from sequential.rates import EFFECTS, RARE_EFFECTS, log_e_value, log_likelihood_ratio
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -134,13 +136,13 @@ def picked_of(counts: Counts, picked: Index) -> Counts:
 
 
 def look_at_rate(
-    alarms: Alarms, name: str, counts: Counts, tolerance: float, prior: Prior = UNIFORM
+    alarms: Alarms, name: str, counts: Counts, tolerance: float, effects: Array = EFFECTS
 ) -> None:
     # Without the tolerance the ratio is larger, and has a closed form.
     alarms.look(
         name,
         np.where((counts[1] > 0) & (counts[3] > 0), log_likelihood_ratio(*counts), 0.0),
-        lambda picked: log_e_value(*picked_of(counts, picked), tolerance, prior),
+        lambda picked: log_e_value(*picked_of(counts, picked), tolerance, effects),
     )
 
 
@@ -257,10 +259,10 @@ def equal_versions(rng: np.random.Generator, trials: int) -> Alarms:
                 # The service knows no users: the repetition is that of finished answers.
                 effects = 1 + table.RATE_CORRELATION * (sums["refused"].repetition() - 1)
                 counts = scaled(sums[name], np.maximum(effects, 1))
-                look_at_rate(alarms, name, counts, table.ERROR_TOLERANCE, RARE)
+                look_at_rate(alarms, name, counts, table.ERROR_TOLERANCE, RARE_EFFECTS)
                 continue
             counts = scaled(sums[name], sums[name].effects())
-            look_at_rate(alarms, name, counts, table.RATE_TOLERANCES[name], LOW)
+            look_at_rate(alarms, name, counts, table.RATE_TOLERANCES[name])
         is_thumbed = rng.random(trials) < THUMBED
         vote = np.where(rng.random(trials) < likes[index, user], 1.0, -1.0) * is_thumbed
         majorities.add(user, arm, vote)
@@ -270,29 +272,12 @@ def equal_versions(rng: np.random.Generator, trials: int) -> Alarms:
         majorities.add(user, arm, -vote * gone)
         majorities.look(alarms)
         counts = scaled(sums["retracted"], sums["retracted"].effects())
-        look_at_rate(alarms, "retracted", counts, table.RATE_TOLERANCES["retracted"], LOW)
+        look_at_rate(alarms, "retracted", counts, table.RATE_TOLERANCES["retracted"])
         for histogram in histograms:
             histogram.add(user, arm)
             if number % HISTOGRAM_LOOKS == 0:
                 histogram.look(alarms, np.maximum(sums["refused"].repetition(), 1))
     return alarms
-
-
-def thumbs_until(
-    rng: np.random.Generator, trials: int, candidate: float, users: int, step: int = 20
-) -> Iterator[tuple[str, int]]:
-    """Yield the decision by thumbs of 60 % in the stable version, and the candidate's users."""
-    for _ in range(trials):
-        up = np.cumsum(rng.random(users) < candidate)[step - 1 :: step].astype(float)
-        other = np.cumsum(rng.random(users) < LIKED)[step - 1 :: step].astype(float)
-        n = np.arange(step, users + 1, step).astype(float)
-        worse = log_e_value(other, n, up, n) >= threshold("thumbs")
-        better = log_e_value(up, n, other, n) >= -math.log(0.05)
-        first = [int(seen.argmax()) if seen.any() else users for seen in (worse, better)]
-        if min(first) == users:
-            yield "undecided", users
-        else:
-            yield ("rolled back" if first[0] < first[1] else "promoted"), (min(first) + 1) * step
 
 
 def requests_until(
@@ -306,7 +291,7 @@ def requests_until(
         if kind == "errors":
             x = np.cumsum(rng.random(most) < 0.03)[step - 1 :: step] / effect
             y = np.cumsum(rng.random(4 * most) < 0.01)[4 * step - 1 :: 4 * step] / effect
-            e = log_e_value(x, n / effect, y, 4 * n / effect, table.ERROR_TOLERANCE, RARE)
+            e = log_e_value(x, n / effect, y, 4 * n / effect, table.ERROR_TOLERANCE, RARE_EFFECTS)
             found = e >= threshold("errors")
         else:
             first = _histograms(bin_of(sample(most, MORE_MS)), step) / effect
@@ -364,16 +349,6 @@ def show_false_alarms(rng: np.random.Generator, trials: int) -> None:
 
 
 def show_power(rng: np.random.Generator, trials: int) -> None:
-    for candidate, most in ((0.5, 4_000), (0.65, 4_000), (0.65, 5_000)):
-        found = list(thumbs_until(rng, trials, candidate, most))
-        for verdict in ("rolled back", "promoted"):
-            users = [n for name, n in found if name == verdict]
-            share = len(users) / len(found)
-            median = f", median {np.median(users):.0f} users of the candidate" if users else ""
-            print(
-                f"60 % -> {candidate:.0%}, {most} users an arm: {verdict} {share:.1%}{median}",
-                flush=True,
-            )
     for kind in ("errors", "latency"):
         needed = np.array(list(requests_until(rng, trials, latencies(rng), kind)))
         quarters = np.percentile(needed, [25, 50, 75, 90])
