@@ -5,6 +5,7 @@ A run begins with a snapshot of the feedback, which later calls reopen.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_manifest
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
-from training.benchmarks.tasks import BENCHMARKS
+from training.benchmarks.tasks import BENCHMARKS, CODE
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
@@ -38,11 +39,13 @@ from training.evaluation.canary_run import (
     ThumbCounter,
 )
 from training.evaluation.judges import Judge
+from training.probes.items import Kind
 from training.probes.measurement import tasks as probe_tasks
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
+from training.verification.sandbox.bubblewrap import SandboxUnavailableError, find_bubblewrap
 
 CONFIG = "config.json"
 
@@ -270,11 +273,11 @@ def _check_size(config: LoopConfig) -> None:
 def _check_tasks(config: LoopConfig) -> None:
     """Check before training that the loop can measure the tasks of the gate.
 
-    Packages, items and the model server for benchmarks are needed only with such tasks, so they may
-    be missing.
+    Packages, items and the model server for benchmarks, and the sandbox for code, are needed only
+    with such tasks, so they may be missing.
 
     Raises:
-        ConfigError: a task is unknown, or packages or items are missing.
+        ConfigError: a task is unknown, or packages, items or the sandbox are missing.
     """
     tasks = config.gate.tasks
     known = {*probe_tasks(), *BENCHMARKS}
@@ -285,6 +288,15 @@ def _check_tasks(config: LoopConfig) -> None:
             reason="UNKNOWN",
             limit=", ".join(sorted(known)),
         )
+    if programs := [task for task in tasks if task in (*CODE, Kind.KNOWLEDGE)]:
+        try:
+            find_bubblewrap(os.environ)
+        except SandboxUnavailableError as error:
+            raise ConfigError(
+                f"gate.tasks: {', '.join(programs)} run code: {error}",
+                field="gate.tasks",
+                reason="MISSING",
+            ) from error
     benchmarks = [task for task in tasks if task in BENCHMARKS]
     groups = {"evaluation": "lm_eval", "predictor": "openvino_genai"}
     missing = [group for group, package in groups.items() if find_spec(package) is None]

@@ -281,8 +281,9 @@ def _note(done: Evaluated) -> None:
 
 def table(scores: Sequence[TaskScore]) -> str:
     """Return scores with 95 % intervals as a table for the terminal."""
+    width = max([15, *(len(score.task) + 2 for score in scores)])
     lines = [
-        f"{'task':<15}{'metric':<13}{'score':>8}{'error':>8}{'95 % interval':>18}"
+        f"{'task':<{width}}{'metric':<13}{'score':>8}{'error':>8}{'95 % interval':>18}"
         f"{'chance':>8}{'items':>8}{'seconds':>9}"
     ]
     for score in scores:
@@ -291,12 +292,12 @@ def table(scores: Sequence[TaskScore]) -> str:
         chance = "" if score.chance is None else f"{score.chance:.3f}"
         mark = "" if score.is_complete else " *"
         lines.append(
-            f"{score.task:<15}{score.metric:<13}{score.value:>8.4f}{score.standard_error:>8.4f}"
+            f"{score.task:<{width}}{score.metric:<13}{score.value:>8.4f}{score.standard_error:>8.4f}"
             f"{f'{low:.3f} to {high:.3f}':>18}{chance:>8}{score.items:>8}"
             f"{score.seconds:>9.0f}{mark}"
         )
         lines += [
-            f"{'':<15}{name:<13}{value:>8.4f}"
+            f"{'':<{width}}{name:<13}{value:>8.4f}"
             for name, value in score.breakdown.items()
             if name.startswith("pass@") and name != score.metric
         ]

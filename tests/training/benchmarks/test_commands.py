@@ -96,6 +96,17 @@ def test_table_has_error_interval_and_items_beside_each_score() -> None:
     assert line.split() == "piqa acc_norm 0.5000 0.0500 0.404 to 0.596 0.500 100 0".split()
 
 
+def test_table_has_a_line_for_each_pass_at_k() -> None:
+    name = "humaneval.samples-4.temperature-0.8"
+    rates = {"pass@1": 0.5, "pass@2": 0.75}
+    score = TaskScore("v-1", name, "pass@1", 0.5, 0.05, 100, "", "", breakdown=rates)
+
+    _, line, more = table([score]).splitlines()
+
+    assert line.split()[:3] == [name, "pass@1", "0.5000"]
+    assert more.split() == ["pass@2", "0.7500"]
+
+
 def test_code_task_without_a_sandbox_asks_no_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

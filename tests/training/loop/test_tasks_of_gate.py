@@ -26,6 +26,7 @@ from training.evaluation.task_rows import check_scores
 from training.loop_run import NotEnoughFeedbackError
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
+from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
 TASKS = set(PROBES)
 
@@ -108,6 +109,10 @@ def test_tasks_that_cannot_be_measured_are_refused_before_training(
     with refused(ConfigError, field="gate.tasks", reason="MISSING"):
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
     monkeypatch.undo()
+    monkeypatch.setenv(PROGRAM_VARIABLE, str(tmp_path / "absent"))
+    for task in ("humaneval", "knowledge"):
+        with refused(ConfigError, field="gate.tasks", reason="MISSING"):
+            run_nano(tmp_path, log, recipe=with_tasks(task))
     monkeypatch.setattr(loop_run, "installed", not_installed)
     with refused(ConfigError, field="gate.tasks", reason="MISSING"):
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
