@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Copied folders have no link to the original tree; the others are linked.
+# Copied folders have no link to the original tree; the other folders are linked.
 COPIED = ("training", "tests", "pyproject.toml")
-LINKED = ("gen", "infra", "models", "services")
 PRELOADED = ["torch", "transformers", "pytest"]  # imports dominate the time of a short run
 TIMEOUT_SECONDS = 1200
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
@@ -96,8 +95,9 @@ def copy_to(directory: Path) -> None:
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, directory / name)
-    for name in LINKED:
-        (directory / name).symlink_to(ROOT / name)
+    for folder in ROOT.iterdir():
+        if folder.is_dir() and folder.name not in COPIED and not folder.name.startswith("."):
+            (directory / folder.name).symlink_to(folder)
 
 
 def plant(mutant: Mutant, directory: Path) -> Verdict:
