@@ -35,7 +35,7 @@ const OUTCOMES: [ShownCheck["result"], string][] = [
   ["fail", "failed"],
   ["not enough data", "with too little data"],
   ["pass", "passed"],
-  ["uninformative", "that do not count"],
+  ["uninformative", "not counted"],
 ];
 
 /** Count the checks by result, those that prevent a promotion first. */

@@ -33,7 +33,7 @@ test("a check of an earlier release has a result too", () => {
 test("checks that prevent a promotion come first", () => {
   const results = ["pass", "uninformative", "not enough data", "fail", "pass"] as const;
   const checks = results.map((result, number) => ({ name: `${number}`, value: "", result, reason: "" }));
-  expect(checkCounts(checks)).toBe("1 failed, 1 with too little data, 2 passed, 1 that do not count");
+  expect(checkCounts(checks)).toBe("1 failed, 1 with too little data, 2 passed, 1 not counted");
   expect(byResult(checks).map((check) => check.name)).toEqual(["3", "2", "0", "4", "1"]);
   expect(checkCounts(checks.slice(0, 1))).toBe("1 passed");
 });
