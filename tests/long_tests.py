@@ -83,6 +83,7 @@ def feedback_faults() -> tuple[str, ...]:
 
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
+CANDIDATES = "tests/journeys/test_candidates.py"
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -108,11 +109,16 @@ SLICES: dict[str, Slice] = {
             "-m",
             "long and not cluster",
             *ONE_BY_ONE,
+            f"--ignore={CANDIDATES}",
             "tests/journeys",
             "tests/services",
             "tests/infra",
             "tests/charts",
         ),
+    ),
+    "candidates": Slice(
+        "five candidates with simulated users: promoted, held, refused, rolled back",
+        pytest=("-m", "long", *ONE_BY_ONE, CANDIDATES),
     ),
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",

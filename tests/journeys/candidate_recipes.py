@@ -1,0 +1,52 @@
+"""Variants of recipe nano for candidates that deserve each verdict.
+
+As a program, `candidate_recipes.py VARIANT COMMAND …`, the command of training with a variant in
+place of nano. Gate and canary are those of nano in all variants.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+from training import commands
+from training.__main__ import main
+from training.optim.optimizers import OptimizerConfig
+from training.recipes.nano import nano
+from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.rl.advantages import KlConfig
+
+
+def equal(plan: Plan) -> LoopConfig:
+    """Return nano with learning rates that change no answer."""
+    config, still = nano(plan), OptimizerConfig(learning_rate=1e-6)
+    ppo = replace(config.ppo, updates=2, policy_optimizer=still)
+    return replace(config, sft=replace(config.sft, epochs=1, optimizer=still), ppo=ppo)
+
+
+def reward_hacked(plan: Plan) -> LoopConfig:
+    """Return nano with PPO that exploits its reward model.
+
+    There is no KL penalty, the second objective has no weight, and the learning rate is high.
+    """
+    config = nano(plan)
+    ppo = replace(
+        config.ppo,
+        updates=20,
+        kl=KlConfig(initial=0.0),
+        policy_optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
+    if ppo.sft_mix is not None:
+        ppo = replace(ppo, sft_mix=replace(ppo.sft_mix, coefficient=1e-6))
+    return replace(config, ppo=ppo)
+
+
+VARIANTS: Mapping[str, Recipe] = {
+    "good": nano,
+    "equal": equal,
+    "reward-hacked": reward_hacked,
+    "sycophantic": nano,
+}
+
+if __name__ == "__main__":
+    commands.RECIPES = {"nano": VARIANTS[sys.argv[1]]}
+    sys.exit(main(sys.argv[2:]))
