@@ -71,6 +71,9 @@ PLANS = {
 }
 
 
+CLAIM_RECIPES = ("nano",)  # recipes with questions for users with false beliefs
+
+
 @dataclass(frozen=True)
 class Control:
     """Deliberate defects that the system must detect.
@@ -109,3 +112,12 @@ class Settings:
     fresh: bool
     control: Control
     training: tuple[str, ...] = ("-m", "training")
+
+    def __post_init__(self) -> None:
+        if self.control.false_claims and self.recipe not in CLAIM_RECIPES:
+            raise ConfigError(
+                f"--false-claims: there are no claims for recipe {self.recipe}",
+                field="--false-claims",
+                reason="UNKNOWN",
+                limit=", ".join(CLAIM_RECIPES),
+            )
