@@ -1,6 +1,7 @@
 """Runs of the loop in a row: does each promoted version please users more than the one before?
 
 Usage: python -m benchmarks.loop_series [--runs 5] [--thumbs 1000] [--into .state/loop-series]
+       [--go-on]
 
 Simulated users rate the answers of the stable version of nano, then the loop runs with its gate and
 its canary; the next run starts from the version that is stable then. Each candidate, promoted or
@@ -144,16 +145,21 @@ def _row(row: Fields | None) -> str:
     return f"{value} {row['result'].replace('_', ' ')}"
 
 
-async def run_series(state: Path, runs: int, thumbs: int) -> list[Fields]:
-    """Run the loop in a new system; each run has other users' questions and answers."""
-    remove_previous(state, say)
+async def run_series(state: Path, runs: int, thumbs: int, go_on: bool) -> list[Fields]:
+    """Run the loop in a new system, or the remaining runs in the system of an interrupted series.
+
+    Each run has other users' questions and answers.
+    """
+    written = state / "series.json"
+    if not go_on:
+        remove_previous(state, say)
     settings = demonstration_settings(state, thumbs, PLANS[RECIPE].people)
-    done: list[Fields] = []
+    done: list[Fields] = json.loads(written.read_text()) if written.exists() else []
     async with running_system(*find_system(state, RECIPE, 0, 0, say), say) as system:
-        for number in range(runs):
+        for number in range(len(done), runs):
             done.append(await run_once(system, replace(settings, seed=number)))
             text = json.dumps(done, indent=1, default=str, ensure_ascii=False)
-            (state / "series.json").write_text(text + "\n")
+            written.write_text(text + "\n")
             say(f"run {number + 1} of {runs}: {done[-1]['version']} {done[-1]['result']}")
     return done
 
@@ -163,8 +169,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--thumbs", type=int, default=1000, help="thumbs before each run")
     parser.add_argument("--into", type=Path, default=Path(".state/loop-series"))
+    parser.add_argument("--go-on", action="store_true", help="continue an interrupted series")
     options = parser.parse_args()
-    done = asyncio.run(run_series(options.into.resolve(), options.runs, options.thumbs))
+    into = options.into.resolve()
+    done = asyncio.run(run_series(into, options.runs, options.thumbs, options.go_on))
     print("\n".join(table(done)))
 
 
