@@ -1,7 +1,7 @@
 """Does the reward model predict the canary? Candidates of nano from one snapshot, and their users.
 
 Usage: python -m benchmarks.reward_and_canary [--thumbs 1000] [--canary-thumbs 400] [--only A,B]
-       [--into .state/reward-and-canary]
+       [--into .state/reward-and-canary] [--go-on]
 
 Candidates differ in their training; some are over-optimised or worse than nano-0. Each is scored by
 the recipe's reward model (mean difference to nano-0 on held-out prompts), by the judge (win rate of
@@ -52,7 +52,7 @@ from training.evaluation.gate import decide
 from training.evaluation.health import HealthConfig
 from training.loop import STEPS, train
 from training.loop import evaluate as evaluate_candidate
-from training.loop_run import LoopEnvironment, LoopRun, begin
+from training.loop_run import LoopEnvironment, LoopRun, begin, resume
 from training.model.reward import load_reward_model
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.nano import nano
@@ -117,17 +117,17 @@ VARIANTS: dict[str, Variant] = {
     "inverted": Variant(flipped=1.0),
     "over-optimised": Variant(
         _policy(
-            updates=25,
+            updates=15,
             kl=KlConfig(initial=0.0),
-            policy_optimizer=OptimizerConfig(learning_rate=1e-3),
+            policy_optimizer=OptimizerConfig(learning_rate=2e-3),
         )
     ),
     "unguarded": Variant(
         lambda config: _policy(
-            updates=40,
+            updates=15,
             kl=KlConfig(initial=0.0),
             length_floor_fraction=0.0,
-            policy_optimizer=OptimizerConfig(learning_rate=1e-3),
+            policy_optimizer=OptimizerConfig(learning_rate=2e-3),
         )(_mix(1e-9)(config))
     ),
     "sft-damaged": Variant(
@@ -164,6 +164,15 @@ def shared_parts(config: LoopConfig, first: LoopConfig, variant: Variant) -> tup
     return ("judge", *same, *(() if variant.flipped else ("reward", "health")))
 
 
+def prepare(config: LoopConfig, variant: Variant, first: LoopConfig | None) -> None:
+    """Change the pairs of a candidate, and copy what it would train like the first candidate."""
+    if variant.flipped:
+        flip(config.reward_model.data_path, variant.flipped)
+    if first is not None:
+        for part in shared_parts(config, first, variant):
+            shutil.copytree(first.plan.directory(part), config.plan.directory(part))
+
+
 def train_candidate(
     name: str, variant: Variant, env: LoopEnvironment, first: LoopConfig | None
 ) -> tuple[LoopRun, Fields]:
@@ -174,13 +183,12 @@ def train_candidate(
     """
     version = f"nano-{name}"
     reporter = ProgressReporter(env.loop_directory, env.display, version, name, STEPS)
-    run = begin(version, name, recipe_of(variant), env, reporter)
+    if (record := env.runs.unfinished(name)) is not None:
+        run = resume(record, recipe_of(variant), env, reporter)
+    else:
+        run = begin(version, name, recipe_of(variant), env, reporter)
+        prepare(run.config, variant, first)
     config = run.config
-    if variant.flipped:
-        flip(config.reward_model.data_path, variant.flipped)
-    if first is not None:
-        for part in shared_parts(config, first, variant):
-            shutil.copytree(first.plan.directory(part), config.plan.directory(part))
     noise, ceiling = run.sets.noise.flipped, run.sets.held_out_ceiling
     check = HealthConfig(config.evaluation, config.gate, noise, ceiling)
     outputs = train(
@@ -276,9 +284,16 @@ async def serve(system: System, users: Demonstration, row: Fields) -> Fields:
     return {"users": asdict(new), "stable_users": asdict(old), "verdict": reading.verdict.value}
 
 
-async def measure(state: Path, thumbs: int, canary_thumbs: int, names: Sequence[str]) -> None:
-    """Train the candidates on thumbs of nano-0, then serve each to users; write all figures."""
-    remove_previous(state, say)
+async def measure(
+    state: Path, thumbs: int, canary_thumbs: int, names: Sequence[str], go_on: bool
+) -> None:
+    """Train the candidates on thumbs of nano-0, then serve each to users; write all figures.
+
+    Args:
+        go_on: use the thumbs and models of an interrupted call.
+    """
+    if not go_on:
+        remove_previous(state, say)
     settings = demonstration_settings(state, thumbs, 120)
     # As many users as thumbs, so that most users give one or two.
     served = demonstration_settings(state, canary_thumbs, canary_thumbs)
@@ -287,8 +302,9 @@ async def measure(state: Path, thumbs: int, canary_thumbs: int, names: Sequence[
         open_client(system.gateway) as client,
     ):
         layout = system.layout
-        counts = await Demonstration(settings, system, client).fill()
-        await system.wait_committed(Rows(counts.events, counts.turns))
+        if not go_on:
+            counts = await Demonstration(settings, system, client).fill()
+            await system.wait_committed(Rows(counts.events, counts.turns))
         words = (sys.executable, "-m", "benchmarks.reward_and_canary", "--train", str(state))
         targets = (layout.target("feedback"), layout.target("generator"))
         command = (*words, *targets, "--only", ",".join(names))
@@ -375,6 +391,7 @@ def main() -> None:
     parser.add_argument("--canary-thumbs", type=int, default=400, help="thumbs of each canary")
     parser.add_argument("--only", default=",".join(VARIANTS), help="candidates")
     parser.add_argument("--into", type=Path, default=Path(".state/reward-and-canary"))
+    parser.add_argument("--go-on", action="store_true", help="continue an interrupted call")
     parser.add_argument(
         "--train", nargs=3, metavar=("STATE", "FEEDBACK", "GENERATOR"), help=argparse.SUPPRESS
     )
@@ -385,8 +402,8 @@ def main() -> None:
     if options.train:
         train_all(Path(options.train[0]), options.train[1], options.train[2], names)
     else:
-        into = options.into.resolve()
-        asyncio.run(measure(into, options.thumbs, options.canary_thumbs, names))
+        into, thumbs = options.into.resolve(), options.canary_thumbs
+        asyncio.run(measure(into, options.thumbs, thumbs, names, options.go_on))
 
 
 if __name__ == "__main__":
