@@ -117,17 +117,17 @@ VARIANTS: dict[str, Variant] = {
     "inverted": Variant(flipped=1.0),
     "over-optimised": Variant(
         _policy(
-            updates=15,
+            updates=25,
             kl=KlConfig(initial=0.0),
-            policy_optimizer=OptimizerConfig(learning_rate=2e-3),
+            policy_optimizer=OptimizerConfig(learning_rate=6e-4),
         )
     ),
     "unguarded": Variant(
         lambda config: _policy(
-            updates=15,
+            updates=25,
             kl=KlConfig(initial=0.0),
             length_floor_fraction=0.0,
-            policy_optimizer=OptimizerConfig(learning_rate=2e-3),
+            policy_optimizer=OptimizerConfig(learning_rate=6e-4),
         )(_mix(1e-9)(config))
     ),
     "sft-damaged": Variant(
@@ -174,20 +174,27 @@ def prepare(config: LoopConfig, variant: Variant, first: LoopConfig | None) -> N
 
 
 def train_candidate(
-    name: str, variant: Variant, env: LoopEnvironment, first: LoopConfig | None
+    name: str, variant: Variant, env: LoopEnvironment, first: LoopRun | None
 ) -> tuple[LoopRun, Fields]:
     """Train and compare a candidate, even if its reward model would stop a run of the loop.
 
     Args:
-        first: candidate whose models are used where the training does not differ.
+        first: candidate with the snapshot, whose models are used where training does not differ.
     """
     version = f"nano-{name}"
     reporter = ProgressReporter(env.loop_directory, env.display, version, name, STEPS)
-    if (record := env.runs.unfinished(name)) is not None:
-        run = resume(record, recipe_of(variant), env, reporter)
-    else:
-        run = begin(version, name, recipe_of(variant), env, reporter)
-        prepare(run.config, variant, first)
+    record, recipe = env.runs.unfinished(name), recipe_of(variant)
+    is_new = record is None
+    if record is None and first is not None:
+        record = replace(first.record, version=version, recipe=name)
+        env.runs.begin(record)
+    run = (
+        resume(record, recipe, env, reporter)
+        if record
+        else begin(version, name, recipe, env, reporter)
+    )
+    if is_new:
+        prepare(run.config, variant, first.config if first else None)
     config = run.config
     noise, ceiling = run.sets.noise.flipped, run.sets.held_out_ceiling
     check = HealthConfig(config.evaluation, config.gate, noise, ceiling)
@@ -204,7 +211,6 @@ def train_candidate(
     return run, {
         "name": name,
         "version": version,
-        "snapshot": run.record.snapshot,
         "directory": str(config.ppo.output_directory),
         "judge": compared.win_rate.candidate,
         "judge_bound": (1 + compared.win_rate.low) / 2,
@@ -226,11 +232,10 @@ def train_all(state: Path, feedback: str, generator: str, names: Sequence[str]) 
         )
         trained: list[tuple[LoopRun, Fields]] = []
         for name in names:
-            first = trained[0][0].config if trained else None
+            first = trained[0][0] if trained else None
             trained.append(train_candidate(name, VARIANTS[name], env, first))
             say(f"{name}: {trained[-1][1]['gate']['reason']}")
-    (snapshot,) = {row["snapshot"] for _, row in trained}
-    say(f"{len(trained)} candidates from {snapshot}")
+    say(f"{len(trained)} candidates from {trained[0][0].record.snapshot}")
     # The reward model of the recipe scores all, as those of other candidates may be damaged.
     scorer = trained[0][0].config.evaluation
     before = _scores(scorer, scorer.incumbent_directory)
@@ -242,6 +247,11 @@ def train_all(state: Path, feedback: str, generator: str, names: Sequence[str]) 
             run.config.ppo.output_directory, scorer.incumbent_directory, questions
         )
         row["preference"] = asdict(preference)
+    written = state / "candidates.json"
+    if written.exists():  # of an interrupted call
+        served = {row["name"]: row for row in json.loads(written.read_text())}
+        for _, row in trained:
+            row["canary"] = served.get(row["name"], {}).get("canary")
     write_rows(state, [row for _, row in trained])
 
 
@@ -312,7 +322,7 @@ async def measure(
             raise RuntimeError("the training of the candidates failed")
         rows: list[Fields] = json.loads((state / "candidates.json").read_text())
         users = Demonstration(replace(served, seed=1), system, client)
-        for row in rows:
+        for row in (row for row in rows if not row.get("canary")):
             row["canary"] = await serve(system, users, row)
             write_rows(state, rows)
             say(f"{row['name']}: {row['canary']}")
