@@ -279,7 +279,10 @@ async def serve(system: System, users: Demonstration, row: Fields) -> Fields:
         closing(FeedbackLog(layout.target("feedback"), identity=identity)) as log,
         closing(RolloutClient(layout.target("generator"), identity=identity)) as rollout,
     ):
-        stable = rollout.view().stable
+        view = rollout.view()
+        stable = view.stable
+        if view.candidate:  # of an interrupted call
+            rollout.finish(view.candidate, Verdict.ROLL_BACK, "served for a comparison only")
         await asyncio.to_thread(rollout.start, version, directory, 0.5, CANARY_SECONDS)
         try:
             since, before = datetime.now(UTC), await system.committed()
