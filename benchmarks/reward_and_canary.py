@@ -392,10 +392,20 @@ def table(rows: Sequence[Fields]) -> Iterator[str]:
             f"{canary_ranks[i]:>6.1f}{row['tokens']:>8.1f}  {row['canary']['verdict']:<11}"
             f"{row['gate']['verdict']} {'; '.join(failed)}"
         )
-    for name, values in columns.items():
-        for statistic in (pearson, spearman):
-            value, low, high = interval(values, found, statistic)
-            yield f"{name} against canary, {statistic.__name__}: {value:.3f} ({low:.2f}-{high:.2f})"
+    known = np.array([keeps_knowledge(row) for row in rows])
+    for label, chosen in (("all", np.full(len(rows), True)), ("knowledge kept", known)):
+        for name, values in columns.items():
+            for statistic in (pearson, spearman):
+                value, low, high = interval(values[chosen], found[chosen], statistic)
+                yield (
+                    f"{label}, {chosen.sum()} candidates: {name} against canary, "
+                    f"{statistic.__name__}: {value:.3f} ({low:.2f} to {high:.2f})"
+                )
+
+
+def keeps_knowledge(row: Fields) -> bool:
+    """Return True if the gate's row of knowledge passed, which no reward model measures."""
+    return any(c["name"] == "knowledge" and c["passed"] for c in row["gate"]["checks"])
 
 
 def main() -> None:

@@ -78,7 +78,10 @@ def test_table_ranks_candidates_against_the_pooled_stable_version() -> None:
                 "judge": 0.8 - 0.1 * number,
                 "preference": {"rate": 0.5 + 0.1 * number},
                 "tokens": 10.0,
-                "gate": {"verdict": "passed", "checks": []},
+                "gate": {
+                    "verdict": "passed",
+                    "checks": [{"name": "knowledge", "result": "pass", "passed": number > 0}],
+                },
                 "canary": {
                     "users": {"up": up, "down": 100 - up},
                     "stable_users": {"up": 30 + number, "down": 70 - number},
@@ -89,5 +92,7 @@ def test_table_ranks_candidates_against_the_pooled_stable_version() -> None:
     assert gains(rows) == pytest.approx([-0.115, -0.015, 0.085, 0.185])
     lines = list(table(rows))
     assert lines[1].startswith("candidate 3")
-    assert "reward against canary, pearson: 1.000" in "\n".join(lines)
-    assert "judge against canary, spearman: -1.000" in "\n".join(lines)
+    text = "\n".join(lines)
+    assert "all, 4 candidates: reward against canary, pearson: 1.000" in text
+    assert "all, 4 candidates: judge against canary, spearman: -1.000" in text
+    assert "knowledge kept, 3 candidates: judge against canary, pearson: -1.000" in text
