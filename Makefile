@@ -98,7 +98,7 @@ demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nan
 	@$(PYTHON) infra/install/environment.py training
 	@$(THUMBWHEEL) demo --recipe $(RECIPE)
 
-bench: ## run the benchmarks, a file per claim
+bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev
 	@for file in benchmarks/[a-z]*.py; do echo "==> $$file"; $(VENV) $$file || exit 1; done
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loop_series import preferred, table
+from benchmarks.loop.series import preferred, table
 from infra.run.embedded.layout import ROOT
 from infra.simulate.users.degraded_policy import degrade
 from infra.simulate.users.questions import read_questions

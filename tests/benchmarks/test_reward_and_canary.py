@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.reward_and_canary import (
+from benchmarks.loop.reward_and_canary import (
     VARIANTS,
     flip,
     gains,

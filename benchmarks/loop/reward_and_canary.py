@@ -1,6 +1,6 @@
 """Does the reward model predict the canary? Candidates of nano from one snapshot, and their users.
 
-Usage: python -m benchmarks.reward_and_canary [--thumbs 1000] [--canary-thumbs 400] [--only A,B]
+Usage: python -m benchmarks.loop.reward_and_canary [--thumbs 1000] [--canary-thumbs 400] [--only A,B]
        [--into .state/reward-and-canary] [--go-on]
 
 Candidates differ in their training; some are over-optimised or worse than nano-0. Each is scored by
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.loop_series import demonstration_settings, preferred
+from benchmarks.loop.series import demonstration_settings, preferred
 from infra.run.embedded.environment import loop_environment
 from infra.run.embedded.training_process import run_training_process
 from infra.simulate.users.client import open_client
@@ -318,7 +318,7 @@ async def measure(
         if not go_on:
             counts = await Demonstration(settings, system, client).fill()
             await system.wait_committed(Rows(counts.events, counts.turns))
-        words = (sys.executable, "-m", "benchmarks.reward_and_canary", "--train", str(state))
+        words = (sys.executable, "-m", "benchmarks.loop.reward_and_canary", "--train", str(state))
         targets = (layout.target("feedback"), layout.target("generator"))
         command = (*words, *targets, "--only", ",".join(names))
         if await run_training_process(command, loop_environment(state), layout.loop, say):

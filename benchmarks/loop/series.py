@@ -1,6 +1,6 @@
 """Runs of the loop in a row: does each promoted version please users more than the one before?
 
-Usage: python -m benchmarks.loop_series [--runs 5] [--thumbs 1000] [--into .state/loop-series]
+Usage: python -m benchmarks.loop.series [--runs 5] [--thumbs 1000] [--into .state/loop-series]
        [--go-on]
 
 Simulated users rate the answers of the stable version of nano, then the loop runs with its gate and
