@@ -1,7 +1,7 @@
 """Does the reward model predict the canary? Candidates of nano from one snapshot, and their users.
 
-Usage: python -m benchmarks.loop.reward_and_canary [--thumbs 1000] [--canary-thumbs 400] [--only A,B]
-       [--into .state/reward-and-canary] [--go-on]
+Usage: python -m benchmarks.loop.reward_and_canary [--thumbs 1000] [--canary-thumbs 400]
+       [--only A,B] [--into .state/reward-and-canary] [--go-on]
 
 Candidates differ in their training; some are over-optimised or worse than nano-0. Each is scored by
 the recipe's reward model (mean difference to nano-0 on held-out prompts), by the judge (win rate of
