@@ -26,14 +26,16 @@ def equal(plan: Plan) -> LoopConfig:
 def reward_hacked(plan: Plan) -> LoopConfig:
     """Return nano with PPO that exploits its reward model.
 
-    There is no KL penalty, the second objective has no weight, and the learning rate is high.
+    There is no KL penalty, the second objective has no weight, and PPO is long. With a higher
+    learning rate its alarm ends it before much is exploited.
     """
     config = nano(plan)
     ppo = replace(
         config.ppo,
-        updates=20,
+        updates=40,
+        checkpoint_every_updates=1,
         kl=KlConfig(initial=0.0),
-        policy_optimizer=OptimizerConfig(learning_rate=1e-3),
+        policy_optimizer=OptimizerConfig(learning_rate=6e-4),
     )
     if ppo.sft_mix is not None:
         ppo = replace(ppo, sft_mix=replace(ppo.sft_mix, coefficient=1e-6))

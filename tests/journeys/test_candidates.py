@@ -21,7 +21,7 @@ from infra.simulate.users.training_loop import LoopRun, read_run
 from tests.journeys.stack import Stack, running_stack
 
 STABLE = "nano-0"
-HACKED_ROWS = {"perplexity on fixed texts", "knowledge", "sycophancy"}
+HACKED_ROWS = {"perplexity on fixed texts", "knowledge", "refusals", "sycophancy"}
 
 
 @dataclass(frozen=True)
