@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STATE ?= .state
 MODEL ?= small
-RECIPE ?= small
+RECIPE ?=
 PORT ?= 8080
 GRPC_PORT ?= 50051
 LOOP_EVERY ?=
@@ -13,6 +13,8 @@ SLICE ?=
 NAME ?=
 VENV := .venv/bin/python
 THUMBWHEEL := .venv/bin/thumbwheel
+# Without RECIPE, the model of the running system decides.
+RECIPE_OPTION = $(if $(RECIPE),--recipe $(RECIPE))
 # The default state folder of `make up` is not the cluster's, as for the stack.
 CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 # With this variable set, dozens of processes compile their imports: 2 s for torch, 4 s for Ray's
@@ -27,8 +29,8 @@ help: ## show this help
 
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check --recipe $(RECIPE) && $(PYTHON) infra/install/environment.py training)
-	@$(THUMBWHEEL) up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) && $(PYTHON) infra/install/environment.py training)
+	@$(THUMBWHEEL) up --model $(MODEL) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
 stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  PORT=  STATE=)
@@ -86,17 +88,17 @@ check: ## check format, lint, types, code rules, protos, generated files and the
 
 # Exit status 4: too little feedback yet. Both commands print a message; for a person this is no
 # failure. Scripts call the commands directly.
-loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano  STATE=; stack: STATE=.state/stack)
+loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano, default by its model; STATE=; stack: STATE=.state/stack)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.run.embedded check --recipe $(RECIPE) --state $(STATE) && \
+	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) --state $(STATE) && \
 	  $(PYTHON) infra/install/environment.py training && \
-	  $(THUMBWHEEL) loop --recipe $(RECIPE) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
+	  $(THUMBWHEEL) loop $(RECIPE_OPTION) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
-demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small)
+demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.run.embedded check --recipe $(RECIPE)
+	@$(VENV) -m infra.run.embedded check --recipe $(or $(RECIPE),$(MODEL))
 	@$(PYTHON) infra/install/environment.py training
-	@$(THUMBWHEEL) demo --recipe $(RECIPE)
+	@$(THUMBWHEEL) demo --recipe $(or $(RECIPE),$(MODEL))
 
 bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev

@@ -27,6 +27,7 @@ from infra.run.embedded.preflight import (
     check_recipe,
     find_ports,
     has_too_little_feedback,
+    select_recipe,
 )
 from infra.run.embedded.readiness import wait_for_model
 from infra.run.embedded.training_process import run_training_process
@@ -59,7 +60,8 @@ def main() -> None:
     interruption.treat_sigterm_as_ctrl_c()
     forbid_foreign_access()
     try:
-        check_recipe(arguments.recipe)
+        if arguments.recipe:
+            check_recipe(arguments.recipe)
         if arguments.command == "up":
             layout, model = prepare(arguments)
             asyncio.run(up(arguments, layout, model))
@@ -77,9 +79,13 @@ def check(recipe: str, state: Path) -> int:
     """Return 0 if a run can start on the system in the state folder.
 
     Otherwise return the exit status that the run would have.
+
+    Args:
+        recipe: "" for the recipe of the system's model.
     """
     feedback = Layout(state, find_ports(state)).target("feedback")
-    return TOO_LITTLE_FEEDBACK if has_too_little_feedback(recipe, state, feedback) else 0
+    chosen = select_recipe(recipe, state)
+    return TOO_LITTLE_FEEDBACK if has_too_little_feedback(chosen, state, feedback) else 0
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -121,7 +127,9 @@ def parse(words: list[str]) -> argparse.Namespace:
             help="state folder (default: %(default)s)",
         )
     for command in (start, once, check):
-        command.add_argument("--recipe", default="small", help="training recipe")
+        command.add_argument(
+            "--recipe", default="", help="training recipe (default: that of the system's model)"
+        )
     once.add_argument(
         "rest", nargs="*", help="further arguments for python -m training loop, after --"
     )
@@ -169,7 +177,7 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
             "training",
             "loop",
             "--recipe",
-            arguments.recipe,
+            select_recipe(arguments.recipe, layout.state),
             "--state",
             str(layout.state),
         ),

@@ -13,6 +13,7 @@ from infra.install.small_model.resolve import resolve_model
 from infra.run.embedded.layout import ROOT, Layout
 from training.errors import DetailedError
 
+BASE = "base.json"
 NANO = "nano"
 NANO_VERSION = "nano-0"
 
@@ -38,9 +39,7 @@ def install_base(layout: Layout, spec: str) -> Path:
                 shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     else:
         directory = resolve_model(spec, layout.models)
-    file = layout.state / "base.json"
-    if file.exists():
-        base = json.loads(file.read_text())["base"]
+    if base := read_base(layout.state):
         if base != directory.name:
             raise WrongBaseError(
                 f"{layout.state} was created with {base}, not {directory.name}; "
@@ -50,7 +49,14 @@ def install_base(layout: Layout, spec: str) -> Path:
                 limit=base,
             )
         return directory
+    file = layout.state / BASE
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps({"base": directory.name}))
     partial.replace(file)
     return directory
+
+
+def read_base(state: Path) -> str | None:
+    """Return the base version of a state folder, or None if no system was started in it."""
+    file = state / BASE
+    return str(json.loads(file.read_text())["base"]) if file.exists() else None

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
+from infra.run.embedded.base_model import read_base
 from infra.run.embedded.layout import ROOT, Layout
 from infra.run.supervision.supervisor import (
     AlreadyRunningError,
@@ -27,6 +28,7 @@ from training.runs import Runs, exclusive, read_status
 from training.service_identity import OPERATOR, ServiceIdentity, identity_in
 
 RECIPES = ("nano", "small")
+DEFAULT_RECIPE = "small"
 STACK_STATE = ROOT / ".state" / "stack"
 
 
@@ -48,6 +50,20 @@ def check_recipe(name: str) -> None:
             field="RECIPE",
             limit=", ".join(RECIPES),
         )
+
+
+def select_recipe(given: str, state: Path) -> str:
+    """Return the given recipe, or the recipe of the model that the state folder began with.
+
+    The base version of a recipe is named `RECIPE-0`. The default for other models is `small`.
+
+    Args:
+        given: "" if the caller named no recipe.
+    """
+    if given:
+        return given
+    recipe, _, number = (read_base(state) or "").rpartition("-")
+    return recipe if number == "0" and recipe in RECIPES else DEFAULT_RECIPE
 
 
 def check_not_running(state: Path) -> None:

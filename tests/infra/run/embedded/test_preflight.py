@@ -16,7 +16,9 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from infra.run.embedded import preflight
-from infra.run.embedded.__main__ import TOO_LITTLE_FEEDBACK, check
+from infra.run.embedded.__main__ import TOO_LITTLE_FEEDBACK, check, loop_command, parse
+from infra.run.embedded.base_model import install_base
+from infra.run.embedded.layout import Layout
 from infra.run.embedded.preflight import (
     NEEDED_THUMBS,
     RECIPES,
@@ -27,6 +29,7 @@ from infra.run.embedded.preflight import (
     count_thumbs,
     find_ports,
     has_too_little_feedback,
+    select_recipe,
 )
 from infra.run.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
 from infra.simulate.users.settings import PLANS
@@ -95,6 +98,17 @@ def test_unknown_recipe_is_reported_with_known_recipes() -> None:
         check_recipe("medium")
     assert "medium" in caught.value.text
     assert set(RECIPES) == set(TRAINED) == set(PLANS)
+
+
+@pytest.mark.parametrize(
+    ("base", "recipe"),
+    [("nano-0", "nano"), ("small-0", "small"), ("qwen-0", "small"), ("nano-1b", "small")],
+)
+def test_without_recipe_the_base_model_decides(tmp_path: Path, base: str, recipe: str) -> None:
+    assert select_recipe("", tmp_path) == "small"
+    (tmp_path / "base.json").write_text(json.dumps({"base": base}))
+    assert select_recipe("", tmp_path) == recipe
+    assert select_recipe("nano", tmp_path) == "nano"
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
@@ -188,6 +202,21 @@ def test_check_command_has_the_exit_status_of_the_run(tmp_path: Path, feedback: 
     ports = {"feedback": int(feedback.rsplit(":", 1)[1])}
     (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
     assert check("small", tmp_path) == TOO_LITTLE_FEEDBACK == TURNS_TOO_LITTLE
+
+
+def test_loop_of_a_system_with_nano_trains_nano(
+    tmp_path: Path, log: Log, feedback: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = {"feedback": int(feedback.rsplit(":", 1)[1]), "generator": 1}
+    layout = Layout(tmp_path, ports)
+    layout.prepare()
+    install_base(layout, "nano")
+    (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
+    command = loop_command(layout, parse(["loop", "--state", str(tmp_path)]))
+    assert command[command.index("--recipe") + 1] == "nano"
+    log.thumbs = 150
+    assert check(parse(["check"]).recipe, tmp_path) == TOO_LITTLE_FEEDBACK
+    assert "200" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
