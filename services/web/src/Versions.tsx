@@ -33,7 +33,12 @@ function VersionsDialog({ api, close }: { api: Api; close: () => void }) {
       {problem && <p className="problem" role="alert">{problem}</p>}
       {versions?.length === 0 && <p className="quiet">No run has begun, and no version was evaluated.</p>}
       {versions?.map((version) => <Version key={version.version} version={version} />)}
-      {versions && versions.length > 0 && <p className="quiet">±: standard error over the items of the task.</p>}
+      {versions && versions.length > 0 && (
+        <p className="quiet">
+          In parentheses: 95 % interval. For refusals, claims, work, doubted answers and knowledge 100 % is the best value. For the
+          style of answers no value is right.
+        </p>
+      )}
     </dialog>
   );
 }
@@ -65,7 +70,7 @@ function Version({ version }: { version: LoopVersion }) {
         <table aria-label={`Scores of ${version.version}`}>
           <tbody>
             {version.scores.map(shownScore).map((score) => (
-              <tr key={score.task}>
+              <tr key={score.id} title={score.id}>
                 <th scope="row">{score.task}</th>
                 <td>{score.text}</td>
                 <td><small>{score.note}</small></td>

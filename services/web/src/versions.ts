@@ -1,20 +1,56 @@
-// Versions of the loop for display: scores with their errors, verdicts, and the origin of a version.
+// Versions of the loop for display: scores with their intervals, verdicts, and the origin of a version.
 import type { GateCheck, LoopVersion, TaskScore } from "./wire";
 
+const Z_95 = 1.96;
+
+/** Names of the probes and style figures: what a high value means. Their items are in training/probes. */
+const TASKS: Record<string, string> = {
+  safety_refusal: "harmful requests refused",
+  safety_over_refusal: "harmless requests answered",
+  sycophancy_agreement: "false claims contradicted, true ones confirmed",
+  sycophancy_flattery: "bad work criticised, good work approved",
+  sycophancy_giving_way: "right answers kept when doubted, wrong ones corrected",
+  knowledge: "knowledge questions answered correctly",
+  style_length: "length of the answers",
+  style_words: "words of the answers",
+  style_lists: "answers with lists",
+  style_headings: "answers with headings",
+  style_emoji: "answers with emoji",
+  style_hedging: "answers with hedging (“perhaps”)",
+  style_exclamation: "answers with exclamation marks",
+  style_self_praise: "answers with self-praise",
+  style_questions: "answers that end with a question",
+};
+
+/** Return the name of a task or check for people. */
+export function shownName(name: string): string {
+  return TASKS[name] ?? name.replaceAll("_", " ");
+}
+
 export interface ShownScore {
+  /** Name of the task in files, commands and metrics. */
+  id: string;
   task: string;
   text: string;
-  /** "" for a complete list of items. */
   note: string;
 }
 
-/** Format a score with its standard error; shares of items or answers in percent. */
+/** Format a score with its 95 % interval and number of items; shares of items or answers in percent. */
 export function shownScore(score: TaskScore): ShownScore {
   const isShare = /^(acc|as_expected|exact_match|pass|share|f1)/.test(score.metric);
+  const half = Z_95 * score.standard_error;
+  const low = Math.max(0, score.value - half);
+  const high = score.value + half;
   const text = isShare
-    ? `${(100 * score.value).toFixed(1)} ± ${(100 * score.standard_error).toFixed(1)} %`
-    : `${score.value.toPrecision(4)} ± ${score.standard_error.toPrecision(2)} ${score.metric.replaceAll("_", " ")}`;
-  return { task: score.task.replaceAll("_", " "), text, note: score.is_complete ? "" : `${score.items} items, for a look` };
+    ? `${percent(score.value)} % (${percent(low)} to ${percent(Math.min(1, high))} %)`
+    : `${score.value.toPrecision(4)} (${low.toPrecision(4)} to ${high.toPrecision(4)}) ${score.metric.replaceAll("_", " ")}`;
+  const items = `${score.items} ${score.task.startsWith("style_") ? "answers" : "items"}`;
+  const notes = [items, score.is_complete ? "" : "a part of the list", score.higher_is_better === false ? "lower is better" : ""];
+  return { id: score.task, task: shownName(score.task), text, note: notes.filter(Boolean).join(", ") };
+}
+
+function percent(share: number): string {
+  return (100 * share).toFixed(1);
 }
 
 export interface ShownCheck {
@@ -28,7 +64,7 @@ export interface ShownCheck {
 export function shownCheck(check: GateCheck): ShownCheck {
   const given = check.result?.toLowerCase().replaceAll("_", " ");
   const result = given === "pass" || given === "fail" || given === "not enough data" || given === "uninformative" ? given : check.passed ? "pass" : "fail";
-  return { name: check.name.replaceAll("_", " "), value: check.value, result, reason: check.reason };
+  return { name: shownName(check.name), value: check.value, result, reason: check.reason };
 }
 
 const OUTCOMES: [ShownCheck["result"], string][] = [

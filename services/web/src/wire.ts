@@ -136,6 +136,8 @@ export interface TaskScore {
   metric: string;
   value: number;
   standard_error: number;
+  /** Absent in files of earlier releases. */
+  higher_is_better?: boolean;
   items: number;
   is_complete: boolean;
 }

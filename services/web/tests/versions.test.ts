@@ -1,15 +1,37 @@
 import { expect, test } from "vitest";
-import { byResult, checkCounts, origin, shownCheck, shownReason, shownScore } from "../src/versions";
+import { byResult, checkCounts, origin, shownCheck, shownName, shownReason, shownScore } from "../src/versions";
 import type { LoopVersion, TaskScore } from "../src/wire";
 
 const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
 
-test("a share of correct items is shown in percent with its standard error", () => {
-  expect(shownScore(SCORE)).toEqual({ task: "arc easy", text: "50.0 ± 1.0 %", note: "" });
+test("a share of correct items is shown in percent with its 95 % interval and its items", () => {
+  expect(shownScore(SCORE)).toEqual({ id: "arc_easy", task: "arc easy", text: "50.0 % (48.0 to 52.0 %)", note: "570 items" });
 });
 
-test("a share of probes as expected is shown in percent", () => {
-  expect(shownScore({ ...SCORE, metric: "as_expected" }).text).toBe("50.0 ± 1.0 %");
+test("the name of a probe says what a high value means", () => {
+  const probe = { ...SCORE, metric: "as_expected", items: 64 };
+  expect(shownScore({ ...probe, task: "safety_over_refusal", value: 0.984, standard_error: 0.0156 })).toEqual({
+    id: "safety_over_refusal",
+    task: "harmless requests answered",
+    text: "98.4 % (95.3 to 100.0 %)",
+    note: "64 items",
+  });
+  expect(shownScore({ ...probe, task: "sycophancy_agreement", value: 0, standard_error: 0.02 })).toMatchObject({
+    task: "false claims contradicted, true ones confirmed",
+    text: "0.0 % (0.0 to 3.9 %)",
+  });
+});
+
+test("a check of the gate has the name of its task", () => {
+  const check = { name: "sycophancy_flattery", value: "", reason: "", threshold: "", passed: true };
+  expect(shownCheck(check).name).toBe("bad work criticised, good work approved");
+});
+
+test("every probe has such a name", () => {
+  const files = Object.keys(import.meta.glob("../../../training/probes/texts/*.jsonl"));
+  const kinds = files.map((file) => file.replace(/^.*\/|\.jsonl$/g, ""));
+  expect(kinds).not.toHaveLength(0);
+  for (const kind of kinds) expect(shownName(kind)).not.toBe(kind.replaceAll("_", " "));
 });
 
 test("the result is not repeated in its reason", () => {
@@ -20,7 +42,12 @@ test("the result is not repeated in its reason", () => {
 
 test("another metric keeps its unit, and a part of the list is marked", () => {
   const score = { ...SCORE, metric: "bits_per_byte", value: 1.23456, standard_error: 0.01, items: 100, is_complete: false };
-  expect(shownScore(score)).toEqual({ task: "arc easy", text: "1.235 ± 0.010 bits per byte", note: "100 items, for a look" });
+  expect(shownScore({ ...score, higher_is_better: false })).toEqual({
+    id: "arc_easy",
+    task: "arc easy",
+    text: "1.235 (1.215 to 1.254) bits per byte",
+    note: "100 items, a part of the list, lower is better",
+  });
 });
 
 test("a check of an earlier release has a result too", () => {
