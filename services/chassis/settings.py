@@ -8,6 +8,7 @@ predictor does not install.
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
@@ -216,3 +217,15 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
         raise SettingsError("\n".join(lines), wrong) from None
     except InvalidJsonError as error:
         raise SettingsError(f"settings: {error}", [("", "MALFORMED")]) from None
+
+
+def program(service: str) -> str:
+    """Return the name of a service's command line, for its usage.
+
+    The command line of Thumbwheel puts its own name, such as `thumbwheel halt`, before the
+    arguments.
+    """
+    own = sys.argv[0]
+    return (
+        own.rpartition(" ")[0] if own.startswith("thumbwheel ") else f"python -m services.{service}"
+    )

@@ -26,7 +26,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.interceptor import Authorize
 from services.chassis.server import Registration, run_service
-from services.chassis.settings import load_settings
+from services.chassis.settings import load_settings, program
 from services.chassis.telemetry import fields, tracer
 from services.gateway.access import access_check, with_known_fields
 from services.gateway.answering.answer import AnswerTiming
@@ -361,7 +361,7 @@ def _registrations(
 
 def main() -> int:
     """Run the command. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("gateway"), description=__doc__)
     commands = parser.add_subparsers(dest="group")
     database_url = load_settings(DatabaseSettings).database_url
     add_key_commands(commands.add_parser("keys", help="API keys"), database_url)

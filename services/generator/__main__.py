@@ -23,7 +23,7 @@ from sequential.rows import RowsConfig
 from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
-from services.chassis.settings import load_settings
+from services.chassis.settings import load_settings, program
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.model_server import HttpModelServer
@@ -244,7 +244,7 @@ async def run_command(options: argparse.Namespace, settings: GeneratorSettings) 
 
 def main() -> None:
     """Run the service until SIGTERM, or a command."""
-    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("generator"), description=__doc__)
     add_commands(parser)
     options = parser.parse_args()
     settings = load_settings(GeneratorSettings)

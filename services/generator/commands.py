@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from services.chassis.audit.acts import (
@@ -36,6 +37,7 @@ from services.generator.rollout.rollout import Deployment, Halt, Rollout
 NO_CHANGE = "no change"
 ACTS = {"halt": "halted", "restore": "restored", "resume": "resumed"}
 USAGE_ERROR = 2
+SHOWN_CHANGES = 5
 
 
 def add_commands(parser: ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def add_commands(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="run the service (default)")
     commands.add_parser("migrate", help="migrate the database of the rollout")
-    commands.add_parser("rollout", help="print the stored rollout as JSON")
+    rollout = commands.add_parser("rollout", help="print the stored rollout")
     add_audit_options(commands.add_parser("audit-log", help="print administrative acts as JSON"))
     halt = commands.add_parser(
         "halt", help="end the canary at once; no canary, promotion or training run until `resume`"
@@ -62,6 +64,10 @@ def add_commands(parser: ArgumentParser) -> None:
         )
     for command in (halt, restore, resume):
         add_operator(command)
+    for command in (rollout, halt, restore, resume):
+        command.add_argument(
+            "--json", action="store_true", help="print the rollout as JSON, for programs"
+        )
 
 
 async def run_rollout_command(
@@ -97,16 +103,55 @@ async def run_rollout_command(
             file=sys.stderr,
         )
         return USAGE_ERROR
-    rollout = current.rollout
+    print(_json(current.rollout) if options.json else _text(current.rollout))
+    return 0
+
+
+def _json(rollout: Rollout) -> str:
     shown = {
         "halt": asdict(rollout.halt) if rollout.halt else None,
         "stable": asdict(rollout.stable) if rollout.stable else None,
         "candidate": asdict(rollout.candidate) if rollout.candidate else None,
         "watch": asdict(rollout.watch) if rollout.watch else None,
-        "history": [asdict(change) for change in rollout.history[:5]],
+        "history": [asdict(change) for change in rollout.history[:SHOWN_CHANGES]],
     }
-    print(json.dumps(shown, indent=2))
-    return 0
+    return json.dumps(shown, indent=2)
+
+
+def _text(rollout: Rollout) -> str:
+    """Return the rollout for an operator, with times in ISO 8601 (UTC)."""
+    halt, stable, watch = rollout.halt, rollout.stable, rollout.watch
+    lines = [
+        ("halt", f"since {_time(halt.time_us)} by {halt.operator}: {halt.reason}" if halt else ""),
+        ("stable", f"{stable.version} in {stable.directory}" if stable else ""),
+    ]
+    canary = ""
+    if candidate := rollout.candidate:
+        users = f"{candidate.share:.1%} of the users"
+        canary = (
+            f"{candidate.version}, {users if candidate.live else f'being loaded for {users}'}; "
+            f"ends at {_time(candidate.lease_end_us)} unless its run extends it"
+        )
+    lines.append(("canary", canary))
+    watched = ""
+    if watch:
+        watched = (
+            f"{watch.previous.version} keeps {watch.share:.1%} of the users "
+            f"until {_time(watch.end_us)}"
+        )
+    lines.append(("watch", watched))
+    changes = rollout.history[:SHOWN_CHANGES]
+    for number, change in enumerate(changes):
+        about = f"{_time(change.time_us)}  {change.version} {change.kind.replace('_', ' ')}"
+        reason = f": {change.reason}" if change.reason else ""
+        lines.append(("" if number else "changes", about + reason))
+    if not changes:
+        lines.append(("changes", ""))
+    return "\n".join(f"{name:<9}{value or 'none'}" for name, value in lines)
+
+
+def _time(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _change(

@@ -23,6 +23,8 @@ SERVICES = {
 # Commands of services that have another name in `thumbwheel`.
 NAMES = {"rotate-master-key": "keys master"}
 USAGE_ERROR = 2
+# Runs the module of the second argument under the name of the first, for the usage in its errors.
+START = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv.pop(1), None, '__main__')"
 AUDITED = ("feedback", "gateway", "generator")
 
 
@@ -45,7 +47,9 @@ def main() -> None:
     if is_help:
         print_help(words, environment)
     else:
-        os.execve(sys.executable, words, environment)  # noqa: S606
+        name = NAMES.get(options.command, options.command)
+        start = [sys.executable, "-c", START, f"thumbwheel {name}", *words[2:]]
+        os.execve(sys.executable, start, environment)  # noqa: S606
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:

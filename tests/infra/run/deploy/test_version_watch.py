@@ -100,7 +100,7 @@ def kill_owner(deployed: Deployed) -> None:
 def stored_rollout(deployed: Deployed) -> dict[str, Any]:
     """Return the rollout as operators see it."""
     found: dict[str, Any] = json.loads(
-        deployed.python("generator", "-m", "services.generator", "rollout")
+        deployed.python("generator", "-m", "services.generator", "rollout", "--json")
     )
     return found
 

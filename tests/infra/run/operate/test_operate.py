@@ -42,7 +42,7 @@ def halted(state: Path) -> Any:
     file = state / "generator" / "rollout.json"
     file.parent.mkdir()
     file.write_text(ROLLOUT)
-    words = ("halt", "--state", str(state), "--reason", "odd answers", "--by", "ada")
+    words = ("halt", "--state", str(state), "--reason", "odd answers", "--by", "ada", "--json")
     return json.loads(run("thumbwheel_cli", *words))
 
 
@@ -151,6 +151,14 @@ def test_missing_state_folder_is_named(tmp_path: Path, words: tuple[str, ...]) -
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--state: no state folder {missing}" in done.stderr
     assert not missing.exists()
+
+
+@pytest.mark.parametrize("words", [("halt",), ("keys", "create")])
+def test_usage_of_an_error_names_the_command(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = operate(words[0], "--state", str(tmp_path), *words[1:])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: thumbwheel {' '.join(words)} ")
+    assert "python -m" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -97,19 +97,20 @@ async def test_halt_returns_the_users_at_once_and_survives_a_restart(
             await until_ready(stubs, "v1")
             await stubs.start("v2", candidate)
             assert await stubs.version_for(CANDIDATES_USER) == "v2"
-            assert await operate(settings, "halt", "--reason", "odd answers", "--by", "ada") == 0
+            halt = ("halt", "--reason", "odd answers", "--by", "ada", "--json")
+            assert await operate(settings, *halt) == 0
             async with asyncio.timeout(30):
                 while await stubs.version_for(CANDIDATES_USER) != "v1":
                     await asyncio.sleep(0.02)
-            halt = (await stubs.state()).halt
-            assert (halt.operator, halt.reason) == ("ada", "odd answers")
+            order = (await stubs.state()).halt
+            assert (order.operator, order.reason) == ("ada", "odd answers")
             assert (await error_of(stubs.promote("v2"))).reason == HALTED
         ROLLOUT_HALTED.set(0)  # the command in this process has set it too
         async with generator_service(tmp_path, port) as stubs:
             await until_ready(stubs, "v1")
             assert halted_metric() == 1
             assert (await error_of(stubs.start("v2", candidate))).reason == HALTED
-            assert await operate(settings, "resume") == 0
+            assert await operate(settings, "resume", "--json") == 0
             assert not (await stubs.state()).HasField("halt")
             assert halted_metric() == 0
             await stubs.start("v2", candidate)

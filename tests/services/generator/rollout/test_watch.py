@@ -355,7 +355,7 @@ async def test_a_watch_survives_a_restart_and_is_printed(
         async with generator_service(tmp_path, port, **WATCH) as stubs:
             await until_ready(stubs, "v2")
             after = (await stubs.state()).watch
-        assert await operate(generator_settings(tmp_path, port), "rollout") == 0
+        assert await operate(generator_settings(tmp_path, port), "rollout", "--json") == 0
     printed = json.loads(capsys.readouterr().out)["watch"]
     assert (printed["previous"]["version"], printed["share"]) == ("v1", 0.5)
     assert (after.start_time, after.end_time) == (before.start_time, before.end_time)
