@@ -7,10 +7,10 @@ its incumbents. The ancestry shows which versions learned from erased feedback.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.artifacts.manifest import MANIFEST, read_manifest
-from training.artifacts.registry import Registry
+from training.artifacts.registry import Registry, VersionStage
 from training.runs import Runs
 
 
@@ -25,6 +25,7 @@ class Ancestry:
         through: ancestors that learned from erased feedback.
         unknown: snapshots of this version or its ancestors that are not stored any more, so their
             users are unknown.
+        unfinished: the training of the version is active or was interrupted.
     """
 
     version: str
@@ -33,10 +34,12 @@ class Ancestry:
     erasures: int
     through: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    unfinished: bool = False
 
     def text(self) -> str:
         """Describe the ancestry in a single line."""
-        learned = f"learned from {self.snapshot}" if self.snapshot else "learned from no feedback"
+        learned = "unfinished run with" if self.unfinished else "learned from"
+        learned += f" {self.snapshot or 'no feedback'}"
         gone = f", {self.erasures} erased since" if self.erasures else ""
         through = f", through {', '.join(self.through)}" if self.through else ""
         unknown = f", unknown: {', '.join(self.unknown)} not stored" if self.unknown else ""
@@ -68,7 +71,20 @@ def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
             else None
         )
     stages = {event.version: event.stage.value for event in registry.history()}
-    return [_ancestry(version, origins, erased, stages.get(version, "")) for version in origins]
+    # After the gate the version has learned, although its run has no result before the canary ends.
+    unfinished = {
+        record.version
+        for record in runs.records()
+        if stages.get(record.version, "") in ("", VersionStage.CANDIDATE)
+        and runs.result(record.version) is None
+    }
+    return [
+        replace(
+            _ancestry(version, origins, erased, stages.get(version, "")),
+            unfinished=version in unfinished,
+        )
+        for version in origins
+    ]
 
 
 def erased_versions(ancestries: list[Ancestry]) -> list[Mapping[str, object]]:

@@ -1,7 +1,7 @@
 // Versions of the loop in a dialog: origin, checks of the gate, result and scores.
 import { useEffect, useRef, useState } from "react";
 import { problemOf, type Api } from "./api";
-import { byResult, checkCounts, origin, shownCheck, shownReason, shownScore } from "./versions";
+import { byResult, checkCounts, isUnfinished, origin, shownCheck, shownReason, shownScore } from "./versions";
 import type { LoopVersion } from "./wire";
 
 export function Versions({ api }: { api: Api }) {
@@ -44,10 +44,11 @@ function VersionsDialog({ api, close }: { api: Api; close: () => void }) {
 }
 
 function Version({ version }: { version: LoopVersion }) {
+  const result = isUnfinished(version) ? "unfinished" : version.result?.result.replaceAll("_", " ");
   const checks = (version.gate?.checks ?? []).map(shownCheck);
   return (
     <section aria-label={version.version}>
-      <h3>{version.version} {version.result && <small>{version.result.result.replaceAll("_", " ")}</small>}</h3>
+      <h3>{version.version} {result && <small>{result}</small>}</h3>
       <p className="quiet">{origin(version)}</p>
       {version.result?.reason && <p className="quiet">{shownReason(version.result.result, version.result.reason)}</p>}
       {checks.length > 0 && (

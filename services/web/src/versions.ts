@@ -91,10 +91,15 @@ export function shownReason(result: string, reason: string): string {
   return reason.startsWith(`${words}: `) ? reason.slice(words.length + 2) : reason;
 }
 
+/** True for a version whose training is active or was interrupted; the gate ends it. */
+export function isUnfinished(version: LoopVersion): boolean {
+  return Boolean(version.incumbent) && !version.result && !version.gate;
+}
+
 /** Describe the origin of a version in one sentence. */
 export function origin(version: LoopVersion): string {
   if (!version.incumbent) return "Not trained by a run of the loop.";
-  const parts = [`Trained from ${version.incumbent}`];
+  const parts = [`${isUnfinished(version) ? "Unfinished run, starts from" : "Trained from"} ${version.incumbent}`];
   const snapshot = version.snapshot;
   if (snapshot) {
     const counts = snapshot.is_stored

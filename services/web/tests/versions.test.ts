@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { byResult, checkCounts, origin, shownCheck, shownName, shownReason, shownScore } from "../src/versions";
+import { byResult, checkCounts, isUnfinished, origin, shownCheck, shownName, shownReason, shownScore } from "../src/versions";
 import type { LoopVersion, TaskScore } from "../src/wire";
 
 const SCORE: TaskScore = { task: "arc_easy", metric: "acc_norm", value: 0.5, standard_error: 0.01, items: 570, is_complete: true };
@@ -70,6 +70,7 @@ test("the origin names the incumbent, the snapshot and erasures since", () => {
     version: "nano-1",
     incumbent: "nano-0",
     snapshot: { id: "snapshot-1", is_stored: true, erasures: 2, thumbs_up: 7, thumbs_down: 3, principals: 4 },
+    result: { result: "promoted", reason: "" },
     scores: [],
   };
   expect(origin(version)).toBe(
@@ -78,5 +79,12 @@ test("the origin names the incumbent, the snapshot and erasures since", () => {
   expect(origin({ ...version, snapshot: { id: "snapshot-1", is_stored: false, erasures: 0 } })).toBe(
     "Trained from nano-0 and snapshot-1 (no longer stored).",
   );
+  expect(origin({ ...version, result: null, snapshot: { id: "snapshot-1", is_stored: false, erasures: 0 } })).toBe(
+    "Unfinished run, starts from nano-0 and snapshot-1 (no longer stored).",
+  );
+  expect(isUnfinished(version)).toBe(false);
+  expect(isUnfinished({ ...version, result: null })).toBe(true);
+  expect(isUnfinished({ ...version, result: null, gate: { passed: true, reason: "", checks: [] } })).toBe(false);
+  expect(isUnfinished({ version: "nano-0", scores: [] })).toBe(false);
   expect(origin({ version: "nano-0", scores: [] })).toBe("Not trained by a run of the loop.");
 });
