@@ -220,12 +220,7 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
 
 
 def program(service: str) -> str:
-    """Return the name of a service's command line, for its usage.
-
-    The command line of Thumbwheel puts its own name, such as `thumbwheel halt`, before the
-    arguments.
-    """
-    own = sys.argv[0]
-    return (
-        own.rpartition(" ")[0] if own.startswith("thumbwheel ") else f"python -m services.{service}"
-    )
+    """Return the name of a service's command line for its usage, such as `thumbwheel`."""
+    if sys.argv[0].startswith("thumbwheel "):  # set by the command line of Thumbwheel
+        return sys.argv[0].rpartition(" ")[0]
+    return f"python -m services.{service}"
