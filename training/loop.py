@@ -16,7 +16,7 @@ from typing import Any
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, plain, read_manifest
 from training.artifacts.registry import VersionStage
-from training.artifacts.scores import ScoreError, ScoreStore, TaskScore, require_comparable
+from training.artifacts.scores import WEIGHTS, ScoreError, ScoreStore, TaskScore, require_comparable
 from training.benchmarks.commands import run_benchmarks
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import BENCHMARKS
@@ -45,7 +45,7 @@ from training.loop_run import (
     resume,
 )
 from training.probes.items import Kind
-from training.probes.measurement import measure, write_scores
+from training.probes.measurement import measure, style_items_sha256, write_scores
 from training.probes.measurement import tasks as probe_tasks
 from training.progress_log import PROGRESS, read_progress
 from training.recipes.recipe import Recipe
@@ -225,6 +225,7 @@ def measure_tasks(run: LoopRun) -> None:
     store, wanted = ScoreStore(run.env.loop_directory), run.config.gate.tasks
     kinds = [kind for kind in Kind if kind in wanted]
     probes = set(wanted) & set(probe_tasks(kinds))
+    styles, style_list = probes - set(kinds), style_items_sha256(kinds)
     evaluation, candidate = run.config.evaluation, run.record.version
     for version, directory in (
         (candidate, evaluation.candidate_directory),
@@ -232,17 +233,21 @@ def measure_tasks(run: LoopRun) -> None:
     ):
         found, others = store.scores(version), store.scores(candidate)
         missing = [t for t in wanted if not _is_measured(found.get(t), others.get(t))]
+        # An operator may have measured the style on the answers of other kinds.
+        missing += [t for t in styles if t in found and found[t].items_sha256 != style_list]
         if probes & set(missing):
             model = ChatModel(directory)
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
-            write_scores(store, measure(version, model.answer_greedily, kinds, sandbox=runner))
+            answerer = model.answer_greedily
+            measured = measure(version, answerer, kinds, sandbox=runner, complete_kinds=kinds)
+            write_scores(store, measured)
         if benchmarks := [BENCHMARKS[task] for task in missing if task in BENCHMARKS]:
             choice = ModelChoice(str(directory), run.env.state, version=version)
             run_benchmarks(benchmarks, choice, store)
 
 
 def _is_measured(found: TaskScore | None, other: TaskScore | None) -> bool:
-    if found is None or other is None or not found.is_complete:
+    if found is None or other is None or not found.is_complete or found.source != WEIGHTS:
         return False
     try:
         require_comparable(found, other)

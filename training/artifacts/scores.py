@@ -2,7 +2,7 @@
 
 A score is written after its items, by an atomic rename, so that an interrupted run leaves the items
 that were finished and no score. Two scores are comparable only if their items and their rendered
-prompts are equal, which their hashes show.
+prompts are equal, which their hashes show, and if both are of the weights or both of an endpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from training.artifacts.registry import VERSION
 from training.errors import DetailedError
 from training.runs import write_json
 
+# Sources of a score: weights in float32 with arithmetic of this project, or a model server with
+# arithmetic of its own, for example weights in 8 bits.
+WEIGHTS, ENDPOINT = "weights", "endpoint"
 TASK = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+NOT_STORED = "not stored"
 
 
 class ScoreError(DetailedError, ValueError):
@@ -56,6 +62,7 @@ class TaskScore:
         seconds: wall time of the evaluation.
         finished: time in ISO 8601, UTC.
         breakdown: values of parts of the task, for example of MMLU's subjects.
+        source: WEIGHTS or ENDPOINT; scores of different sources are not comparable.
     """
 
     version: str
@@ -72,6 +79,7 @@ class TaskScore:
     seconds: float = 0.0
     finished: str = ""
     breakdown: Mapping[str, float] = field(default_factory=dict)
+    source: str = WEIGHTS
 
 
 class ScoreStore:
@@ -95,6 +103,34 @@ class ScoreStore:
                 opened.write(json.dumps(asdict(item)) + "\n")
         draft.rename(folder / f"{score.task}.items.jsonl")
         write_json(folder / f"{score.task}.json", asdict(score))
+
+    def offer(self, score: TaskScore, items: Sequence[ItemScore]) -> str:
+        """Store a score unless a better founded one is stored; return a note for the user.
+
+        A part of the items never replaces all items or a larger part. A score of an endpoint never
+        replaces one of the weights; the opposite is allowed.
+
+        Returns:
+            "" if there is nothing to say; a text that begins with NOT_STORED for a score that was
+            not stored.
+        """
+        known = self.scores(score.version).get(score.task)
+        if known is None or (known.source == score.source and score.is_complete):
+            obstacle = ""
+        elif known.source != score.source:
+            obstacle = "" if score.source == WEIGHTS else "a score of the weights is stored"
+        elif known.is_complete:
+            obstacle = "a score of all items is stored"
+        elif known.items > score.items:
+            obstacle = f"a score of {known.items} items is stored"
+        else:
+            obstacle = ""
+        if obstacle:
+            return f"{NOT_STORED}, because {obstacle} for {score.version}"
+        self.write(score, items)
+        if known is not None and known.source != score.source:
+            return "replaces a score of an endpoint"
+        return ""
 
     def scores(self, version: str) -> dict[str, TaskScore]:
         """Return the scores of a version by task; empty for an unknown version.
@@ -143,12 +179,12 @@ class ScoreStore:
 
 
 def require_comparable(first: TaskScore, second: TaskScore) -> None:
-    """Check that two scores have the same task, metric, items and prompts.
+    """Check that two scores have the same task, metric, source, items and prompts.
 
     Raises:
         ScoreError: they differ; `field` is the first field that differs.
     """
-    for name in ("task", "metric", "items_sha256", "prompts_sha256"):
+    for name in ("task", "metric", "source", "items_sha256", "prompts_sha256"):
         if getattr(first, name) != getattr(second, name):
             raise ScoreError(
                 f"{first.version} and {second.version} cannot be compared on {first.task}: "

@@ -221,6 +221,7 @@ def run_benchmarks(
                 limit,
                 restart,
                 _progress(benchmark.name),
+                model.source,
             )
             if benchmark.name in CODE:
                 items = read_items(benchmark.name, rows(benchmark.name))
@@ -273,8 +274,8 @@ def _note(done: Evaluated) -> None:
         notes.append(f"{done.reused} of {done.score.items} items from an earlier evaluation")
     if done.shortened:
         notes.append(f"{done.shortened} prompts shortened to the window of the model")
-    if not done.is_stored:
-        notes.append("not stored, because a score of all items is stored")
+    if done.note:
+        notes.append(done.note)
     if notes:
         print(f"{done.score.task}: {'; '.join(notes)}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST
 from training.artifacts.registry import VERSION, Registry
+from training.artifacts.scores import ENDPOINT, WEIGHTS
 from training.benchmarks.endpoint import Endpoint, EndpointError, serving
 from training.errors import ConfigError
 
@@ -52,6 +53,11 @@ class EvaluatedModel:
     window_tokens: int
     digest: str
     directory: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """Return the source of the model's scores."""
+        return ENDPOINT if self.directory is None else WEIGHTS
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from training.artifacts.manifest import MANIFEST
 from training.artifacts.registry import VERSION, Registry
-from training.artifacts.scores import TASK, TaskScore
+from training.artifacts.scores import ENDPOINT, TASK, WEIGHTS, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
 from training.benchmarks.models import URL, opened
 from training.benchmarks.perplexity import (
@@ -138,8 +139,11 @@ def perplexity(options: argparse.Namespace) -> int:
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             breakdown=_breakdown(score),
+            source=ENDPOINT if URL.match(options.model) else WEIGHTS,
         )
-        score_store(options).write(stored, [document.as_item() for document in score.documents])
+        items = [document.as_item() for document in score.documents]
+        if note := score_store(options).offer(stored, items):
+            print(f"{options.store_as}: {note}", file=sys.stderr)
     return 0
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
+from training.artifacts.scores import ENDPOINT, WEIGHTS, ItemScore, ScoreStore, TaskScore
 from training.benchmarks.code_tasks import CodeItem, Completer, Decoding, pass_rates
 from training.benchmarks.code_tasks import run as run_code
 from training.benchmarks.data import item_ids
@@ -61,14 +61,14 @@ class Evaluated:
     Attributes:
         reused: number of items that were finished before.
         shortened: number of requests whose prompt lost its beginning to fit into the window.
-        is_stored: False for a part of the items if the store has a score of all items.
+        note: remark of the store, for example that a better founded score is stored; "" for none.
     """
 
     score: TaskScore
     items: Sequence[ItemScore]
     reused: int
     shortened: int
-    is_stored: bool
+    note: str
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,15 @@ def evaluate(
     limit: int | None = None,
     restart: bool = False,
     report: Progress = lambda done, of, seconds: None,
+    source: str = WEIGHTS,
 ) -> Evaluated:
     """Evaluate a model on a benchmark and store the score.
 
-    A score over a subset never replaces one over all items.
+    `ScoreStore.offer` decides if the score replaces a stored one.
 
     Args:
         identity_of_model: hash that differs between models of the same name.
+        source: of the score; WEIGHTS or ENDPOINT.
         limit: number of items; None for all.
         restart: discard the finished items of an earlier evaluation.
 
@@ -228,6 +230,7 @@ def evaluate(
         restart,
         compute,
         report,
+        source,
     )
 
 
@@ -248,6 +251,7 @@ def evaluate_code(
     limit: int | None = None,
     restart: bool = False,
     report: Progress = lambda done, of, seconds: None,
+    source: str = WEIGHTS,
     decoding: Decoding | None = None,
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose answers are programs.
@@ -274,7 +278,9 @@ def evaluate_code(
     def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
         shortened = model.shortened
         scored = run_code(model, [by_id[item] for item in ids], sandbox, decoding)
-        return {one.item: one.value for one in scored}, model.shortened - shortened
+        # Every sample of an item is a request with the same prompt.
+        prompts_shortened = (model.shortened - shortened) // decoding.samples
+        return {one.item: one.value for one in scored}, prompts_shortened
 
     return _evaluate(
         replace(benchmark, name=decoding.task(benchmark.name)),
@@ -286,6 +292,7 @@ def evaluate_code(
         restart,
         compute,
         report,
+        source,
         lambda shares: {} if is_greedy else pass_rates(shares, decoding.samples),
         max(1, CHUNK_ITEMS // decoding.samples),
     )
@@ -301,6 +308,7 @@ def _evaluate(
     restart: bool,
     compute: Callable[[Sequence[str]], tuple[dict[str, float], int]],
     report: Progress,
+    source: str,
     more: Callable[[Sequence[float]], dict[str, float]] = lambda values: {},
     chunk_items: int = CHUNK_ITEMS,
 ) -> Evaluated:
@@ -313,6 +321,7 @@ def _evaluate(
         chunk_items: number of items that are computed and written together.
     """
     suffix = "" if is_complete else f".{len(asked)}"
+    suffix += f".{ENDPOINT}" if source == ENDPOINT else ""
     path = store.folder(version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
     journal = Journal(path, identity, restart)
     waiting = [item for item in asked if item not in journal.values]
@@ -341,12 +350,10 @@ def _evaluate(
         finished=now(),
         breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name}
         | more([item.value for item in items]),
+        source=source,
     )
-    stored = store.scores(version).get(benchmark.name)
-    is_stored = is_complete or stored is None or not stored.is_complete
-    if is_stored:
-        store.write(score, items)
-    return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, is_stored)
+    note = store.offer(score, items)
+    return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, note)
 
 
 def _values(

@@ -66,10 +66,14 @@ def probes(options: argparse.Namespace) -> int:
             sandbox=sandbox,
             draft=draft,
             progress=_report,
+            source=model.source,
         )
-    scores = write_scores(store, measured)
+    notes = write_scores(store, measured)
     draft.replace(draft.with_name(ANSWERS))
-    print(table(list(scores.values())))
+    print(table([task.score for task in measured]))
+    for note in dict.fromkeys(filter(None, notes.values())):
+        named = ", ".join(task for task, found in notes.items() if found == note)
+        print(f"{named}: {note}", file=sys.stderr)
     return 0
 
 

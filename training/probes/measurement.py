@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
+from training.artifacts.scores import WEIGHTS, ItemScore, ScoreStore, TaskScore
 from training.figures import clustered_mean
 from training.probes.items import Kind, ProbeError, ProbeItem, digest, items_of
 from training.probes.scoring import score
@@ -79,8 +79,12 @@ def measure(
     sandbox: Runner | None = None,
     draft: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    complete_kinds: Sequence[Kind] = tuple(Kind),
+    source: str = WEIGHTS,
 ) -> list[Measured]:
     """Measure a model on kinds of probes, and its style on all of these answers.
+
+    The scores of the style are complete only if the answers of all `complete_kinds` count for them.
 
     Args:
         prompts: conversations whose answers count for the style only.
@@ -88,6 +92,9 @@ def measure(
             as incomplete.
         draft: file for the answers so far; answers in it are not asked for again.
         progress: called with the number of answers and their total.
+        complete_kinds: kinds of the full list of the style; the gate's list has only the kinds of
+            its tasks.
+        source: of the scores; WEIGHTS or ENDPOINT.
 
     Raises:
         ProbeError: `limit` is too small, an item with code meets no sandbox, or the answerer does
@@ -115,6 +122,7 @@ def measure(
                 is_complete=limit is None,
                 seconds=seconds * len(items) / len(conversations),
                 breakdown=_breakdown(items, scores),
+                source=source,
                 expected=[[item.expected, item.right, item.wrong] for item in items],
             )
         )
@@ -132,23 +140,22 @@ def measure(
                 metric,
                 scores,
                 conversations,
-                is_complete=limit is None,
+                is_complete=limit is None and set(kinds) == set(complete_kinds),
                 seconds=seconds,
+                source=source,
             )
         )
     return measured
 
 
-def write_scores(store: ScoreStore, measured: Sequence[Measured]) -> dict[str, TaskScore]:
-    """Store the scores with their items, and return them by task.
+def style_items_sha256(kinds: Sequence[Kind]) -> str:
+    """Return the hash of the items of a score of the style that is complete for these kinds."""
+    return digest([item.id for kind in kinds for item in items_of(kind)])
 
-    A score over a part of the items never replaces one over all items.
-    """
-    for task in measured:
-        known = store.scores(task.score.version).get(task.score.task)
-        if task.score.is_complete or known is None or not known.is_complete:
-            store.write(task.score, task.items)
-    return {task.score.task: task.score for task in measured}
+
+def write_scores(store: ScoreStore, measured: Sequence[Measured]) -> dict[str, str]:
+    """Offer the scores with their items to the store; return its notes by task, "" for none."""
+    return {task.score.task: store.offer(task.score, task.items) for task in measured}
 
 
 def _check(kinds: Sequence[Kind], limit: int | None, sandbox: Runner | None) -> None:
@@ -249,6 +256,7 @@ def _measured(
     conversations: Mapping[str, Conversation],
     is_complete: bool,
     seconds: float,
+    source: str,
     breakdown: Mapping[str, float] | None = None,
     expected: object = None,
 ) -> Measured:
@@ -268,6 +276,7 @@ def _measured(
         seconds=seconds,
         finished=now(),
         breakdown=breakdown or {},
+        source=source,
     )
     if not math.isfinite(found.standard_error):
         raise ProbeError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.artifacts.registry import Registry, RegistryError
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import WEIGHTS, ScoreStore
 from training.runs import RECORD, Runs
 
 INDENT = 12
@@ -106,6 +106,7 @@ def _scores(version: str, loop_directory: Path) -> Iterator[tuple[str, str]]:
     name = "scores"
     for score in ScoreStore(loop_directory).scores(version).values():
         part = "" if score.is_complete else ", a part of the task"
+        part += "" if score.source == WEIGHTS else f", by an {score.source}"
         yield (
             name,
             f"{score.task}: {score.metric} {score.value:.4g} ± {score.standard_error:.2g} "

@@ -13,7 +13,13 @@ import pytest
 
 from tests.support.errors import refused
 from tests.support.model_server import KEY, fake_model_server
-from training.artifacts.scores import ScoreStore, require_comparable
+from training.artifacts.scores import (
+    ENDPOINT,
+    NOT_STORED,
+    ScoreError,
+    ScoreStore,
+    require_comparable,
+)
 from training.benchmarks.code_tasks import Decoding, read_items
 from training.benchmarks.data import BOX, boxed, rows
 from training.benchmarks.endpoint import Endpoint, EndpointError
@@ -323,8 +329,30 @@ def test_code_prompts_are_shortened_to_the_window(
 def test_a_part_of_the_items_is_not_stored_over_all_items(
     openbookqa: list[Part], tmp_path: Path
 ) -> None:
-    assert run(KnownModel(), openbookqa, tmp_path).is_stored
-    assert not run(KnownModel(), openbookqa, tmp_path, limit=2).is_stored
+    assert not run(KnownModel(), openbookqa, tmp_path).note
+    assert run(KnownModel(), openbookqa, tmp_path, limit=2).note.startswith(NOT_STORED)
+
+
+def test_score_of_an_endpoint_never_replaces_one_of_the_weights(
+    openbookqa: list[Part], tmp_path: Path
+) -> None:
+    store = ScoreStore(tmp_path)
+    served = {"digest": "served", "source": ENDPOINT}
+    whole = run(KnownModel(), openbookqa, tmp_path, **served)
+    assert store.scores("fake-1")["openbookqa"] == whole.score
+    weights = run(KnownModel(), openbookqa, tmp_path, limit=4)
+    assert "replaces a score of an endpoint" in weights.note
+    assert NOT_STORED in run(KnownModel(), openbookqa, tmp_path, **served).note
+    assert store.scores("fake-1")["openbookqa"] == weights.score
+    with refused(ScoreError, field="source"):
+        require_comparable(whole.score, weights.score)
+
+
+def test_fewer_items_never_replace_more(openbookqa: list[Part], tmp_path: Path) -> None:
+    more = run(KnownModel(), openbookqa, tmp_path, limit=8)
+    assert "8 items" in run(KnownModel(), openbookqa, tmp_path, limit=4).note
+    assert ScoreStore(tmp_path).scores("fake-1")["openbookqa"] == more.score
+    assert not run(KnownModel(), openbookqa, tmp_path, limit=9).note
 
 
 def test_too_few_items_are_refused(openbookqa: list[Part], tmp_path: Path) -> None:

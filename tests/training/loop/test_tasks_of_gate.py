@@ -14,7 +14,7 @@ from tests.training.loop.nano_run import BASE, PROBES, recipe, run_nano
 from training import loop, loop_run
 from training.__main__ import parser
 from training.artifacts.registry import Registry
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import ENDPOINT, ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
 from training.commands import adjusted_recipe
@@ -24,6 +24,9 @@ from training.evaluation.answers import SampledAnswer
 from training.evaluation.gate import GateConfig, Result
 from training.evaluation.task_rows import check_scores
 from training.loop_run import NotEnoughFeedbackError
+from training.probes.items import Kind
+from training.probes.measurement import measure
+from training.probes.measurement import write_scores as write_probes
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
@@ -73,6 +76,27 @@ def test_incumbent_is_measured_once(tmp_path: Path, opened: list[Path]) -> None:
     store.write(replace(earlier, prompts_sha256="0" * 64), store.items("nano-0", PROBES[0]))
     loop.measure_tasks(run_of(tmp_path, "nano-2", "nano-0"))
     assert [path.name for path in opened][3:] == ["nano-0"]
+
+
+def test_scores_of_other_items_or_of_an_endpoint_are_measured_again(
+    tmp_path: Path, opened: list[Path]
+) -> None:
+    def say_no(asked: Sequence[object], max_tokens: int) -> list[SampledAnswer]:
+        return [SampledAnswer(place, "No.", 2, True) for place in range(len(asked))]
+
+    store, kinds = ScoreStore(tmp_path), [Kind.REFUSAL]
+    for version in ("nano-0", "nano-1"):  # the operator measured both on the same other kinds
+        write_probes(store, measure(version, say_no, kinds, complete_kinds=kinds))
+    loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0"))
+    assert [path.name for path in opened] == ["nano-1", "nano-0"]
+    rows = check_scores(store, "nano-1", "nano-0", GateConfig(tasks=PROBES))
+    assert Result.NOT_ENOUGH_DATA not in {row.result for row in rows}
+
+    for version in ("nano-0", "nano-1"):
+        score = store.scores(version)[PROBES[0]]
+        store.write(replace(score, source=ENDPOINT), store.items(version, PROBES[0]))
+    loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0"))
+    assert [path.name for path in opened][2:] == ["nano-1", "nano-0"]
 
 
 def test_benchmarks_of_the_recipe_are_run(

@@ -16,7 +16,7 @@ from tests.training.probes.answerers import (
     honest,
     refusing,
 )
-from training.artifacts.scores import ScoreError, ScoreStore, require_comparable
+from training.artifacts.scores import NOT_STORED, ScoreError, ScoreStore, require_comparable
 from training.probes.items import Kind, ProbeError, items_of
 from training.probes.measurement import Answer, Answerer, Measured, measure, tasks, write_scores
 
@@ -80,11 +80,12 @@ def test_one_worse_answer_lowers_the_score_by_one_item(kind: Kind) -> None:
 def test_scores_have_errors_hashes_and_all_tasks(tmp_path: Path) -> None:
     store = ScoreStore(tmp_path)
     measured = measure("fake-1", answering(honest), WITHOUT_CODE, prompts=[])
-    written = write_scores(store, measured)
-    assert list(written) == tasks(WITHOUT_CODE)
+    assert list(write_scores(store, measured)) == tasks(WITHOUT_CODE)
+    written = {task.score.task: task.score for task in measured}
     assert store.scores("fake-1") == written
     for task, score in written.items():
-        assert score.standard_error > 0 and score.is_complete
+        assert score.standard_error > 0
+        assert score.is_complete == (task in WITHOUT_CODE)
         assert [item.item for item in store.items("fake-1", task)] == [
             item.item for found in measured if found.score.task == task for item in found.items
         ]
@@ -112,6 +113,18 @@ def test_part_never_replaces_a_whole_score(tmp_path: Path) -> None:
     write_scores(store, measure("fake-1", answering(honest), kinds))
     write_scores(store, measure("fake-1", answering(complying), kinds, limit=4))
     assert store.scores("fake-1")[Kind.REFUSAL].value == 1.0
+
+
+def test_style_of_some_kinds_is_a_part_and_never_replaces_the_whole(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path)
+    write_scores(
+        store, measure("fake-1", answering(honest), WITHOUT_CODE, complete_kinds=WITHOUT_CODE)
+    )
+    whole = store.scores("fake-1")["style_length"]
+    assert whole.is_complete
+    notes = write_scores(store, measure("fake-1", answering(honest), [Kind.REFUSAL]))
+    assert store.scores("fake-1")["style_length"] == whole
+    assert notes["style_length"].startswith(NOT_STORED) and not notes[Kind.REFUSAL]
 
 
 def test_limit_keeps_all_categories() -> None:
