@@ -21,7 +21,7 @@ from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
 from training.data.feedback.catalogue import Objects
-from training.data.feedback.sets import TrainingSets, make_sets, write_sets
+from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
     Log,
     Snapshot,
@@ -203,8 +203,10 @@ def begin(
             env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
         )
         sets = make_sets(read_judgements(snapshot), config.sets)
-        step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
-        _check_enough(runs, name, snapshot, sets, config)
+        step.detail = f"{snapshot.thumbs} thumbs, {sets.user_pairs} pairs for training"
+        step.detail += f" ({snapshot.id})"
+    # Outside the step: the snapshot has not failed if its feedback is too little.
+    _check_enough(runs, name, snapshot, sets, config)
     record = RunRecord(
         version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds")
     )
@@ -323,7 +325,9 @@ def _check_enough(
     runs: Runs, name: str, snapshot: Snapshot, sets: TrainingSets, config: LoopConfig
 ) -> None:
     if missing := sets.missing(config.sets, snapshot.thumbs):
-        raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")
+        raise NotEnoughFeedbackError(
+            f"not enough feedback: {'; '.join(missing)}. {PAIR_ADVICE}", field="feedback"
+        )
     last = runs.last(name)
     if last is None or not (runs.snapshots / last.snapshot / MANIFEST).exists():
         return

@@ -40,9 +40,10 @@ export function LoopPanel({ api }: { api: Api }) {
       <section className="loop">
         <h2>Learning</h2>
         <p className="quiet">
-          Press thumbs, then run <code>make loop</code>: a new version is trained from them. It needs at least a hundred thumbs, up and down.
+          Press thumbs, then run <code>make loop</code>: a new version is trained from them. The model small needs at least 100
+          thumbs, nano 200. Part of them must be pairs: ask the same question twice and rate one answer up, the other down.
         </p>
-        <ThumbsSoFar api={api} needed={0} since="" />
+        <ThumbsSoFar api={api} needed={0} since="" tooFew={false} />
         <Experiment api={api} />
         <Versions api={api} />
       </section>
@@ -68,7 +69,14 @@ export function LoopPanel({ api }: { api: Api }) {
       {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
       {status.reason && status.reason !== status.result && <p className="quiet">{shownReason(status.result ?? "", status.reason)}</p>}
       {/* A stopped run continues with the thumbs of its snapshot. */}
-      {status.result && status.result !== "stopped" && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
+      {status.result && status.result !== "stopped" && (
+        <ThumbsSoFar
+          api={api}
+          needed={status.needed_thumbs ?? 0}
+          since={status.learned_until ?? ""}
+          tooFew={status.result === "not_enough_feedback"}
+        />
+      )}
       {status.erased_versions && status.erased_versions.length > 0 && (
         <p className="quiet">
           Learned from what people have had deleted since: {status.erased_versions.map((each) => each.version).join(", ")}.

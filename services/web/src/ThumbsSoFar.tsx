@@ -11,9 +11,11 @@ interface Props {
   needed: number;
   /** Start of the last run with enough thumbs; empty before the first. */
   since: string;
+  /** The last run had too few thumbs or pairs. */
+  tooFew: boolean;
 }
 
-export function ThumbsSoFar({ api, needed, since }: Props) {
+export function ThumbsSoFar({ api, needed, since, tooFew }: Props) {
   const [counts, setCounts] = useState<{ all: number; fresh: number } | null>(null);
 
   useEffect(() => {
@@ -38,8 +40,9 @@ export function ThumbsSoFar({ api, needed, since }: Props) {
   if (!counts) return null;
   return (
     <div className="thumbs-so-far">
-      {needed > 0 && <progress max={needed} value={Math.min(counts.all, needed)} aria-label="Thumbs for the next training run" />}
-      <p className="quiet">{thumbCount(counts.all, counts.fresh, needed, since !== "")}</p>
+      {/* A full bar would hide the lack of pairs. */}
+      {needed > 0 && !(tooFew && counts.all >= needed) && <progress max={needed} value={Math.min(counts.all, needed)} aria-label="Thumbs for the next training run" />}
+      <p className="quiet">{thumbCount(counts.all, counts.fresh, needed, since !== "", tooFew)}</p>
     </div>
   );
 }

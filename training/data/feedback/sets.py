@@ -37,6 +37,10 @@ from training.errors import ConfigError
 # With fewer users, one user could make up a whole half; then answers are divided, not users.
 MIN_PRINCIPALS = 5
 ANCHORS = "anchors.jsonl"  # chosen answers of the anchors: the only set without feedback
+PAIR_ADVICE = (
+    "A pair is a liked and a disliked answer to the same question, or an answer and its "
+    "correction: ask a question twice and rate one answer up, the other down."
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ class TrainingSets:
     anchors: Sequence[Pair] = ()  # the recipe's own pairs, which are also among the pairs
 
     @property
+    def user_pairs(self) -> int:
+        """Number of training pairs from feedback, without the recipe's own."""
+        return len(self.pairs) - len(self.anchors)
+
+    @property
     def held_out_ceiling(self) -> float | None:
         """Highest expected accuracy on the held-out pairs; None for unknown noise."""
         return noise_ceiling(self.held_out_pairs)
@@ -118,17 +127,15 @@ class TrainingSets:
         }
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
-        """Describe the amounts below their minimum; empty if there is enough data for a run."""
-        own = f" ({len(self.anchors)} of them anchors of the recipe)" if self.anchors else ""
+        """Describe the amounts below their minimum; empty if there is enough data for a run.
+
+        The text is for users: the recipe's own pairs are counted neither as given nor as needed.
+        """
         wanted = [
             ("thumbs", thumbs, config.min_thumbs),
-            (f"preference pairs{own}", len(self.pairs), config.min_pairs),
-            ("preference pairs of judges", len(self.judge_pairs), config.min_pairs // 2),
-            (
-                "preference pairs on held-out prompts",
-                len(self.held_out_pairs),
-                config.min_held_out_pairs,
-            ),
+            ("pairs for training", self.user_pairs, config.min_pairs - len(self.anchors)),
+            ("pairs to compare versions", len(self.judge_pairs), config.min_pairs // 2),
+            ("pairs kept for evaluation", len(self.held_out_pairs), config.min_held_out_pairs),
         ]
         return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
 
