@@ -35,6 +35,7 @@ class Command:
         words: arguments before those of the user.
         groups: dependency groups of the module's imports.
         image_module: module that runs in an image, which has no state folder; by default `module`.
+        is_slow: its imports take many seconds on a busy machine, so a line is printed before them.
     """
 
     summary: str
@@ -42,6 +43,7 @@ class Command:
     words: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("services",)
     image_module: str = ""
+    is_slow: bool = False
 
     def module_here(self) -> str:
         """Return the module to run in this clone or image."""
@@ -60,6 +62,9 @@ COMMANDS = {
         "run the system on real Kafka, Postgres, Valkey and S3", "infra.run.stack", ("up",)
     ),
     "loop": Command("run the training loop once", EMBEDDED, ("loop",), WITH_TRAINING),
+    "canary": Command(
+        "try an existing version on users, who decide", EMBEDDED, ("canary",), WITH_TRAINING
+    ),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
     "evaluate": Command(
@@ -67,18 +72,21 @@ COMMANDS = {
         TRAINING,
         ("evaluate",),
         ("predictor", "training", "evaluation"),
+        is_slow=True,
     ),
     "evaluate perplexity": Command(
         "perplexity and bits per byte of a model on texts",
         TRAINING,
         ("perplexity",),
         ("training",),
+        is_slow=True,
     ),
     "evaluate probes": Command(
         "measure safety, sycophancy, knowledge and style of a model",
         TRAINING,
         ("probes",),
         ("predictor", "training"),
+        is_slow=True,
     ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
@@ -147,6 +155,8 @@ def run() -> None:
     if obstacle := missing(command):
         print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+    if command.is_slow and {"-h", "--help"}.isdisjoint(rest):
+        print(f"thumbwheel {name}: loading", file=sys.stderr, flush=True)
     sys.argv = [f"thumbwheel {name}", *command.words, *rest]
     runpy.run_module(command.module_here(), run_name="__main__")
 

@@ -37,6 +37,7 @@ from training.runtime.outputs import check_writable, describe_os_error
 from training.verification.commands import describe as describe_tasks
 
 # Options that name output paths. Only some commands write into the state.
+ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS, STATE = ("output", "page", "work"), "state"
 LOCKED, STOPPED, BY_SIGNAL = 3, 130, 128
 
@@ -107,8 +108,8 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--state",
         type=Path,
-        default=Path(".state"),
-        help="folder of the state (default .state); it contains the objects, "
+        default=ROOT / ".state",
+        help="state folder of the system (default: %(default)s); it contains the objects, "
         "unless TW_TRAINING_S3_* names a bucket",
     )
     common.add_argument(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP, parse_workers
-from training.data_commands import code_commit, identity, objects, tls_files
+from training.data_commands import code_commit, identity, objects, require_state, tls_files
 from training.errors import UnavailableError
 from training.reporting.progress import Lines, open_display
 from training.runs import FAILED, HaltedError, Step, exclusive, read_status
@@ -153,6 +153,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
 def loop(options: argparse.Namespace) -> int:
     """Run the loop once, or periodically with `--every`."""
     os.nice(NICENESS)
+    print("loading the training code", flush=True)
     # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
@@ -207,7 +208,7 @@ def _run_once(options: argparse.Namespace) -> int:
         except NotEnoughFeedbackError:
             return TOO_LITTLE
         except HaltedError as error:
-            display.say(str(error))
+            display.say(f"{error} (exit status {0 if options.scheduled else HALTED})")
             return HALTED
         except REPORTED_ERRORS as error:
             if options.every is None:
@@ -232,6 +233,7 @@ def canary(options: argparse.Namespace) -> int:
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
 
+    require_state(options)
     config = adjusted_recipe(options)(
         Plan(options.version, options.directory, options.directory)
     ).canary

@@ -78,10 +78,7 @@ def forget_erased(options: argparse.Namespace) -> int:
 
 def lineage(options: argparse.Namespace) -> int:
     """Print a line per version, or the full account of a version or of an answer's version."""
-    if not options.state.is_dir():
-        raise ConfigError(
-            f"state: folder {options.state} does not exist", field="state", reason="MISSING"
-        )
+    require_state(options)
     if version := _version_of_answer(options) if options.answer else options.version:
         from training.reporting.lineage import describe_version
 
@@ -110,6 +107,21 @@ def _version_of_answer(options: argparse.Namespace) -> str:
     return found.model_version
 
 
+def require_state(options: argparse.Namespace) -> None:
+    """Check that the state folder exists, for commands that have no use for a new one.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not options.state.is_dir():
+        raise ConfigError(
+            f"state: folder {options.state} does not exist; `make up` creates one, and --state "
+            "names another",
+            field="state",
+            reason="MISSING",
+        )
+
+
 def tls_files(options: argparse.Namespace) -> TlsFiles | None:
     """Return the certificate files of `--tls`."""
     from training.service_channel import TlsFiles
@@ -130,6 +142,7 @@ def _exclusive_log(options: argparse.Namespace, doing: str) -> Iterator[Feedback
 
     A run must not read data that is written or erased meanwhile.
     """
+    require_state(options)
     with exclusive(options.state / "loop", doing), closing(_feedback_log(options)) as log:
         yield log
 

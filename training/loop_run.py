@@ -107,8 +107,8 @@ class HaltWatch:
     Args:
         rollout: client used by no other thread.
         in_canary: returns True during a canary, which ends with a result of its own.
-        say: shows a line to the operator if the rollout cannot be read for another reason than an
-            unavailable service.
+        say: shows a line to the operator when a halt is seen, or if the rollout cannot be read for
+            another reason than an unavailable service.
     """
 
     def __init__(
@@ -157,6 +157,11 @@ class HaltWatch:
             if self._ended.is_set():
                 return False
             self.reason = reason
+            # Before the signal, because a start of Ray or a long step ends much later.
+            self._say(
+                f"halted by an operator: {reason}; the run stops after its current step, which is "
+                "saved"
+            )
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             return True
 

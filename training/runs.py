@@ -46,7 +46,10 @@ class HaltedError(KeyboardInterrupt):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"halted by an operator: {reason}; resume the rollout to continue")
+        super().__init__(
+            f"halted by an operator: {reason}; after `thumbwheel resume` the same "
+            "command continues the run"
+        )
 
 
 @dataclass(frozen=True)

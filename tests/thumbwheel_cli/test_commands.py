@@ -55,7 +55,8 @@ def test_output_that_is_closed_early_is_no_error(words: tuple[str, ...]) -> None
         check=False,
     )
     os.close(writing)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    errors = done.stderr.removeprefix("thumbwheel evaluate: loading\n")
+    assert (done.returncode, errors) == (128 + signal.SIGPIPE, "")
 
 
 def test_unknown_command_is_a_usage_error() -> None:

@@ -15,7 +15,7 @@ import training.loop
 from tests.training.feedback_log import FeedbackLog
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
 from training import service_channel
-from training.__main__ import main
+from training.__main__ import main, parser
 from training.data.feedback.snapshot import open_snapshot, read_judgements
 from training.runs import exclusive
 
@@ -84,6 +84,22 @@ def test_forget_erases_state_and_updates_the_page_between_runs(
     ]
     assert main(["forget", *options]) == 0
     assert printed_erasures(capsys.readouterr().out) == []
+
+
+def test_all_commands_use_the_state_folder_of_the_clone() -> None:
+    commands = (["lineage"], ["evaluate"], ["forget"], ["loop", "--recipe", "nano"])
+    state = Path(__file__).parents[2] / ".state"
+    assert {parser().parse_args(words).state for words in commands} == {state}
+
+
+@pytest.mark.parametrize("command", ["lineage", "forget", "snapshot"])
+def test_missing_state_folder_is_named_and_not_created(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert main([command, "--state", str(missing)]) == 1
+    assert f"state: folder {missing} does not exist" in capsys.readouterr().err
+    assert not missing.exists()
 
 
 def test_snapshot_applies_erasures_first_and_contains_readable_feedback(

@@ -120,6 +120,8 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
 
 def score_store(options: argparse.Namespace) -> ScoreStore:
     """Return the store of the scores in the loop's state."""
+    if not options.state.is_dir():
+        print(f"no state folder {options.state}: it is created for the scores", file=sys.stderr)
     return ScoreStore(options.state / "loop")
 
 

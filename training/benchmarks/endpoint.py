@@ -314,6 +314,7 @@ def serving(model_directory: Path) -> Iterator[Endpoint]:
             reason="NOT_A_MODEL",
             limit="a directory with manifest.json",
         ) from error
+    print(f"starting the model server for {version}", file=sys.stderr, flush=True)
     key = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="thumbwheel-evaluate-") as folder:
         log, failure = Path(folder, "log"), Path(folder, "failure")

@@ -6,8 +6,10 @@ functions (see runner.py).
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +98,11 @@ def _start(num_cpus: int) -> None:
     """
     import ray
 
+    print("starting Ray, which takes up to a minute", file=sys.stderr, flush=True)
+    # Its only lines are warnings about the mode of authentication, which OWN_ENVIRONMENT selects.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
+        logging.ERROR
+    )
     for tries_left in reversed(range(START_TRIES)):
         try:
             # "local", because any `ray start` on this machine leaves an address file for others.

@@ -1,6 +1,6 @@
 """Run the whole system on this machine, or a run of training against it.
 
-Usage: `thumbwheel up` and `thumbwheel loop`. The Makefile calls both.
+Usage: `thumbwheel up`, `thumbwheel loop` and `thumbwheel canary`. The Makefile calls the first two.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
         if arguments.command == "up":
             layout, model = prepare(arguments)
             asyncio.run(up(arguments, layout, model))
-        elif arguments.command == "loop":
+        elif arguments.command in {"loop", "canary"}:
             sys.exit(asyncio.run(run_loop(arguments)))
         elif arguments.state:
             sys.exit(check(arguments.recipe, arguments.state.resolve()))
@@ -113,26 +113,33 @@ def parse(words: list[str]) -> argparse.Namespace:
     once = commands.add_parser(
         "loop", help="execute one run, from thumbs to a promoted or rejected version"
     )
+    canary = commands.add_parser(
+        "canary", help="try an existing version on users, who promote it or roll it back"
+    )
+    canary.add_argument("--version", required=True, help="name of its folder in the models")
     check = commands.add_parser(
         "check",
         prog="python -m infra.run.embedded check",
         help="check whether a run can start (exit status 4: too little feedback)",
     )
     check.add_argument("--state", type=Path, help="state folder of the running system")
-    for command in (start, once):
+    for command in (start, once, canary):
         command.add_argument(
             "--state",
             type=Path,
             default=ROOT / ".state",
             help="state folder (default: %(default)s)",
         )
-    for command in (start, once, check):
+    for command in (start, once, canary, check):
         command.add_argument(
             "--recipe", default="", help="training recipe (default: that of the system's model)"
         )
-    once.add_argument(
-        "rest", nargs="*", help="further arguments for python -m training loop, after --"
-    )
+    for command in (once, canary):
+        command.add_argument(
+            "rest",
+            nargs="*",
+            help="further arguments of the command of python -m training, after --",
+        )
     return parser.parse_args(words)
 
 
@@ -169,19 +176,24 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
 
 
 def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
-    """Return the command for a run of the loop against this system."""
+    """Return the command for a run of the loop, or for a canary, against this system."""
+    canary = []
+    if arguments.command == "canary":
+        directory = layout.models / arguments.version
+        canary = ["--version", arguments.version, "--directory", str(directory)]
     return [
         *(
             sys.executable,
             "-m",
             "training",
-            "loop",
+            "canary" if canary else "loop",
             "--recipe",
             select_recipe(arguments.recipe, layout.state),
             "--state",
             str(layout.state),
         ),
         *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
+        *canary,
     ]
 
 
@@ -199,6 +211,7 @@ async def run_loop(arguments: argparse.Namespace) -> int:
     layout = Layout(arguments.state.resolve(), find_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
     say = partial(Terminal().say, SUPERVISOR)
+    say("starting the run")
     with interruptible(say, "training progress is preserved"):
         return await run_training_process(command, loop_environment(layout.state), layout.loop, say)
     return interruption.STATUS

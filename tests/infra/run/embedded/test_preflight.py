@@ -34,8 +34,10 @@ from infra.run.embedded.preflight import (
 from infra.run.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
 from infra.simulate.users.settings import PLANS
 from tests.support.errors import refused
+from training.__main__ import parser
 from training.commands import RECIPES as TRAINED
 from training.commands import TOO_LITTLE as TURNS_TOO_LITTLE
+from training.commands import canary
 from training.recipes.recipe import Plan
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 
@@ -217,6 +219,15 @@ def test_loop_of_a_system_with_nano_trains_nano(
     log.thumbs = 150
     assert check(parse(["check"]).recipe, tmp_path) == TOO_LITTLE_FEEDBACK
     assert "200" in capsys.readouterr().out
+
+
+def test_canary_of_a_version_gets_the_addresses_of_the_system(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, {"feedback": 1, "generator": 2})
+    words = ["canary", "--version", "nano-1", "--state", str(tmp_path)]
+    options = parser().parse_args(loop_command(layout, parse(words))[3:])
+    assert options.command is canary
+    assert (options.version, options.directory) == ("nano-1", tmp_path / "models" / "nano-1")
+    assert (options.feedback, options.generator) == (layout.target("feedback"), "127.0.0.1:2")
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
