@@ -130,6 +130,10 @@ def main() -> None:
             run()
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Commands handle Ctrl-C in their work; this one came during their imports.
+        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         output = sys.stdout.fileno()
         poll = select.poll()
@@ -149,7 +153,13 @@ def run() -> None:
         return
     name, rest = split(words)
     if name not in COMMANDS:
-        print(f"{usage()}\n\nthumbwheel: {name!r} is not a command", file=sys.stderr)
+        parts = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        known = f"; its commands are: {', '.join(parts)}" if parts else ""
+        typed = " ".join(words[:2]) if parts else name
+        print(
+            f"thumbwheel: {typed!r} is not a command{known} (thumbwheel --help lists all)",
+            file=sys.stderr,
+        )
         sys.exit(USAGE_ERROR)
     command = COMMANDS[name]
     if obstacle := missing(command):

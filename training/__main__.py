@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return HALTED
     except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        print(f"stopped; {options.resumption}", file=sys.stderr)
         return STOPPED
 
 
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         prog=own.rpartition(" ")[0] if is_command else "thumbwheel train",
         description="From thumbs to a better model.",
     )
+    root.set_defaults(resumption="the same command resumes from the last checkpoint")
     commands = root.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(

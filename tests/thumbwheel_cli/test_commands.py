@@ -65,6 +65,26 @@ def test_unknown_command_is_a_usage_error() -> None:
     assert "'trian'" in done.stderr and not done.stdout
 
 
+def test_incomplete_command_names_its_group_only() -> None:
+    done = run("models", "list")
+    assert done.returncode == cli.USAGE_ERROR
+    (line,) = done.stderr.splitlines()
+    assert "'models list'" in line and "models fetch" in line
+
+
+def test_ctrl_c_during_imports_is_one_line() -> None:
+    program = (
+        "import runpy, sys\n"
+        "from thumbwheel_cli.__main__ import main\n"
+        "def interrupted(*_, **__): raise KeyboardInterrupt\n"
+        "runpy.run_module = interrupted\n"
+        "main()"
+    )
+    done = run("rollout", program=program)
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr == "thumbwheel rollout: stopped\n"
+
+
 def test_missing_dependency_group_is_named_with_its_installation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

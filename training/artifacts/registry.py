@@ -68,7 +68,9 @@ class Registry:
         directory = self._root / _checked(version)
         if not (directory / MANIFEST).is_file():
             raise RegistryError(
-                f"version: {version} is not in the registry", field="version", reason="UNKNOWN"
+                f"version: {version} is not in the registry {self._root}",
+                field="version",
+                reason="UNKNOWN",
             )
         return directory
 

@@ -8,19 +8,21 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
+from training.benchmarks.endpoint import EndpointError
 from training.benchmarks.models import ModelChoice, opened
 from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
-from training.errors import ConfigError
+from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
+from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from training.benchmarks.code_tasks import Decoding
     from training.benchmarks.runner import Evaluated
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 15.0
 SAMPLED_TEMPERATURE = 0.8  # Chen et al. 2021 for pass@100
+RESUMPTION = "finished items are kept, and the same command resumes after them"
 LOOK = "for a look, not for the gate: a subset of the items"
 
 
@@ -39,7 +42,11 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         state: parser with the options for the state.
     """
     parser = commands.add_parser(
-        "evaluate", parents=[state, model_arguments()], help="score a model on benchmarks"
+        "evaluate",
+        parents=[state, model_arguments()],
+        help="score a model on benchmarks",
+        epilog="`thumbwheel evaluate perplexity --help` and `thumbwheel evaluate probes --help`: "
+        "bits per byte of texts, and safety, sycophancy, knowledge and style.",
     )
     parser.add_argument(
         "--tasks",
@@ -71,7 +78,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart", action="store_true", help="compute finished items of these benchmarks again"
     )
-    parser.set_defaults(command=evaluate)
+    parser.set_defaults(command=evaluate, resumption=RESUMPTION)
 
 
 def model_arguments() -> argparse.ArgumentParser:
@@ -113,7 +120,7 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
             key = options.key_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"key_file: {options.key_file} is unreadable", field="key_file"
+                f"--key-file: {options.key_file} is unreadable", field="key_file"
             ) from error
     return ModelChoice(options.model, options.state, options.served_name, options.version, key)
 
@@ -135,7 +142,7 @@ def evaluate(options: argparse.Namespace) -> int:
         return 0
     if options.quick and (options.tasks or options.limit is not None):
         raise ConfigError(
-            "quick: cannot be combined with --tasks or --limit, because it has its own",
+            "--quick: cannot be combined with --tasks or --limit, because it has its own",
             field="quick",
             reason="CONFLICT",
             limit="without --tasks and --limit",
@@ -149,11 +156,12 @@ def evaluate(options: argparse.Namespace) -> int:
 
     if limit is not None and limit < MIN_ITEMS:
         raise ConfigError(
-            f"limit: {limit} items are too few for a standard error",
+            f"--limit: {limit} items are too few for a standard error",
             field="limit",
             reason="OUT_OF_RANGE",
             limit=f"at least {MIN_ITEMS}",
         )
+    check_writable(options.state)
     # Without a handler SIGTERM would leave the model server of a directory running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = run_benchmarks(
@@ -178,7 +186,7 @@ def _decoding(options: argparse.Namespace, benchmarks: Sequence[Benchmark]) -> D
     others = [benchmark.name for benchmark in benchmarks if benchmark.name not in CODE]
     if decoding.samples > 1 and others:
         raise ConfigError(
-            f"samples: {', '.join(others)} has no pass@k, only {', '.join(CODE)}",
+            f"--samples: {', '.join(others)} has no pass@k, only {', '.join(CODE)}",
             field="samples",
             reason="CONFLICT",
             limit=", ".join(CODE),
@@ -215,6 +223,7 @@ def run_benchmarks(
         judge = stack.enter_context(_MathJudge())
         model = stack.enter_context(opened(choice))
         language_model = EndpointModel(model)
+        stack.enter_context(resumable())
         for benchmark in benchmarks:
             options_of_run = (
                 model.digest,
@@ -236,6 +245,15 @@ def run_benchmarks(
             found.append(done)
             _note(done)
     return found
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Add to an error of the endpoint in the block that finished items are kept."""
+    try:
+        yield
+    except EndpointError as error:
+        raise EndpointError(f"{error.text}; {RESUMPTION}", **details_of(error)) from error
 
 
 class _MathJudge:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import TimeoutError as RequestTimeoutError
 from urllib3.util import Retry
 
 from training.errors import ConfigError, UnavailableError
@@ -232,8 +233,12 @@ class Endpoint:
 
     def models(self) -> dict[str, int]:
         """Return the windows in tokens by name of model; 0 where the server names none."""
-        entries = self._request("GET", "/v1/models")["data"]
-        return {str(entry["id"]): int(entry.get("max_model_len") or 0) for entry in entries}
+        found = self.descriptions()
+        return {name: int(found[name].get("max_model_len") or 0) for name in found}
+
+    def descriptions(self) -> dict[str, Json]:
+        """Return the entries of `/v1/models` by name of model."""
+        return {str(entry["id"]): entry for entry in self._request("GET", "/v1/models")["data"]}
 
     def _each(
         self, call: Callable[[Argument], Result], arguments: Sequence[Argument]
@@ -257,7 +262,7 @@ class Endpoint:
             content = json.loads(response.data) if response.data else {}
         except HTTPError as error:
             raise EndpointError(
-                f"{self.base_url}: the model server does not answer ({type(error).__name__})",
+                f"{self.base_url}: the model server does not answer ({_cause(error)})",
                 field="endpoint",
                 limit=f"{ATTEMPTS + 1} attempts",
             ) from error
@@ -277,6 +282,15 @@ class Endpoint:
         if status in (401, 403):
             return EndpointError(message, field="key", reason="UNAUTHENTICATED")
         return EndpointError(message, field="endpoint")
+
+
+def _cause(error: HTTPError) -> str:
+    """Return the cause of a failed request in words."""
+    cause = error.reason if isinstance(error, MaxRetryError) else error
+    if isinstance(cause, NewConnectionError):  # a subclass of the timeout in urllib3
+        return "no connection"
+    is_late = isinstance(cause, RequestTimeoutError)
+    return "no answer in time" if is_late else "the connection was interrupted"
 
 
 def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from training.artifacts.scores import ENDPOINT, WEIGHTS
 from training.benchmarks.endpoint import Endpoint, EndpointError, serving
 from training.errors import ConfigError
 
+# Fields of /v1/models that identify a model; `created` changes with each request in vLLM.
+DESCRIPTION = ("id", "root", "parent", "owned_by", "max_model_len")
 URL = re.compile(r"https?://")
 
 
@@ -44,7 +47,8 @@ class EvaluatedModel:
     Attributes:
         version: name under which scores are stored.
         window_tokens: prompt and answer together.
-        digest: hash of the manifest; for a URL of address and name, since weights are unknown.
+        digest: hash of the manifest; for a URL of the model's description by the endpoint, since
+            weights are unknown. The address does not count.
         directory: None for a URL.
     """
 
@@ -75,7 +79,7 @@ def opened(choice: ModelChoice) -> Iterator[EvaluatedModel]:
         return
     if choice.served_name or choice.key:
         raise ConfigError(
-            "served_name and key are only for a URL",
+            "--served-name and --key-file are only for a URL",
             field="served_name" if choice.served_name else "key",
             limit="a URL as model",
         )
@@ -93,17 +97,19 @@ def opened(choice: ModelChoice) -> Iterator[EvaluatedModel]:
 
 
 def _connected(choice: ModelChoice, endpoint: Endpoint) -> EvaluatedModel:
-    models = endpoint.models()
+    models = endpoint.descriptions()
     known = ", ".join(sorted(models)) or "none"
     name = choice.served_name or (next(iter(models)) if len(models) == 1 else "")
     if name not in models:
         raise ConfigError(
-            f"served_name: {name!r} is not a model of {endpoint.base_url}; it serves {known}",
+            f"--served-name: {name!r} is not a model of {endpoint.base_url}; it serves {known}",
             field="served_name",
             reason="UNKNOWN",
             limit=known,
         )
-    if not models[name]:
+    description = {key: models[name].get(key) for key in DESCRIPTION}
+    window_tokens = int(description["max_model_len"] or 0)
+    if not window_tokens:
         raise EndpointError(
             f"{endpoint.base_url}/v1/models names no max_model_len for {name}",
             field="max_model_len",
@@ -113,8 +119,8 @@ def _connected(choice: ModelChoice, endpoint: Endpoint) -> EvaluatedModel:
     return EvaluatedModel(
         version=_storable(choice.version or name),
         endpoint=endpoint,
-        window_tokens=models[name],
-        digest=hashlib.sha256(f"{endpoint.base_url} {name}".encode()).hexdigest(),
+        window_tokens=window_tokens,
+        digest=hashlib.sha256(json.dumps(description).encode()).hexdigest(),
     )
 
 
@@ -122,7 +128,7 @@ def _storable(version: str) -> str:
     if not VERSION.fullmatch(version):
         limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
         raise ConfigError(
-            f"version: {version!r} is not {limit}; name it with --version",
+            f"--version: {version!r} is not {limit}; choose a name with --version",
             field="version",
             reason="MALFORMED",
             limit=limit,

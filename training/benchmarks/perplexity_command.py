@@ -35,6 +35,7 @@ from training.benchmarks.tasks import BENCHMARKS
 from training.data.corpus import TEXTS_HELP
 from training.errors import ConfigError
 from training.runtime.context import DEVICE_HELP
+from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
     from training.figures import Estimate
@@ -90,7 +91,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help=f"store bits per byte as this task; needs {MIN_DOCUMENTS} texts or more",
     )
-    parser.set_defaults(command=perplexity)
+    parser.set_defaults(command=perplexity, resumption="nothing was stored")
 
 
 def perplexity(options: argparse.Namespace) -> int:
@@ -98,18 +99,20 @@ def perplexity(options: argparse.Namespace) -> int:
     documents = read_documents(options.text)
     if options.store_as and len(documents) < MIN_DOCUMENTS:
         raise ConfigError(
-            f"store_as: {len(documents)} text has no standard error",
+            f"--store-as: {len(documents)} text has no standard error",
             field="store_as",
             reason="TOO_FEW",
             limit=f"at least {MIN_DOCUMENTS} texts",
         )
     if options.store_as in BENCHMARKS or not TASK.fullmatch(options.store_as or "none"):
         raise ConfigError(
-            f"store_as: {options.store_as!r} is a benchmark, or no name of a task",
+            f"--store-as: {options.store_as!r} is a benchmark, or no name of a task",
             field="store_as",
             reason="CONFLICT",
             limit="1 to 64 of a-z, 0-9, '_', '.', '-', and no benchmark",
         )
+    if options.store_as:
+        check_writable(options.state)
     began = time.monotonic()
     with _opened(options) as model:
         windows = choose_windows(model.scorer, options.window, options.stride)
@@ -120,9 +123,9 @@ def perplexity(options: argparse.Namespace) -> int:
     print(f"model         {version}")
     print(f"texts         {len(documents):,} ({size})")
     print(f"windows       {windows.tokens:,} tokens, stride {windows.stride:,}")
-    print(f"bits/byte     {_text(score.bits_per_byte)}")
-    print(f"nats/token    {_text(score.nats_per_token)}")
-    print(f"perplexity    {_text(score.perplexity)}")
+    print(f"bits/byte     {figure_text(score.bits_per_byte)}")
+    print(f"nats/token    {figure_text(score.nats_per_token)}")
+    print(f"perplexity    {figure_text(score.perplexity)}")
     print(f"seconds       {seconds:.1f}")
     if options.store_as:
         ids = json.dumps([document.item for document in documents])
@@ -154,10 +157,17 @@ def _breakdown(score: TextScore) -> dict[str, float]:
     return {**finite, "tokens": score.tokens, "bytes": score.bytes}
 
 
-def _text(figure: Estimate) -> str:
+def figure_text(figure: Estimate) -> str:
+    """Return a figure with its standard error, without digits below the error's second."""
     if math.isinf(figure.error):
         return f"{figure.value:.4f} (no standard error: one text)"
-    return f"{figure.value:.4f} ± {figure.error:.4f}"
+    if figure.error < 1:
+        return f"{figure.value:.4f} ± {figure.error:.4f}"
+    digits = 1 - math.floor(math.log10(figure.error))  # two significant digits of the error
+    decimals = max(0, digits)
+    return (
+        f"{round(figure.value, digits):,.{decimals}f} ± {round(figure.error, digits):,.{decimals}f}"
+    )
 
 
 @contextmanager
@@ -171,7 +181,10 @@ def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
     for name in ("served_name", "key_file"):
         if getattr(options, name):
             raise ConfigError(
-                f"{name}: only for a URL", field=name, reason="CONFLICT", limit="a URL as model"
+                f"--{name.replace('_', '-')}: only for a URL",
+                field=name,
+                reason="CONFLICT",
+                limit="a URL as model",
             )
     from training.benchmarks.local_model import LocalModel  # imports torch
 

@@ -106,7 +106,7 @@ class Journal:
         for name, value in asdict(identity).items():
             if found.get(name) != value:
                 raise JournalError(
-                    f"{path}: the interrupted evaluation has another {name}; "
+                    f"{path}: the earlier evaluation has another {name}; "
                     "--restart discards its items",
                     field=name,
                 )

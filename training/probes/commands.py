@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import TaskScore
-from training.benchmarks.commands import model_arguments, model_choice, score_store
+from training.benchmarks.commands import (
+    RESUMPTION,
+    model_arguments,
+    model_choice,
+    resumable,
+    score_store,
+)
 from training.benchmarks.models import EvaluatedModel, opened
-from training.errors import ConfigError
+from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
 from training.probes.measurement import measure, write_scores
+from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
     from training.verification.code import Runner
@@ -48,15 +55,17 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most N items of each kind; for a look, not for the gate",
     )
-    parser.set_defaults(command=probes)
+    parser.set_defaults(command=probes, resumption=RESUMPTION)
 
 
 def probes(options: argparse.Namespace) -> int:
     """Measure the model, print a table and store the scores with the answers."""
     kinds = chosen_kinds(options.kinds)
     store = score_store(options)
-    sandbox = _sandbox() if Kind.KNOWLEDGE in kinds else None
-    with opened(model_choice(options)) as model:
+    choice = model_choice(options)
+    check_writable(options.state)
+    sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
+    with opened(choice) as model, resumable():
         draft = _draft(options.state, model)
         measured = measure(
             model.version,
@@ -88,7 +97,7 @@ def chosen_kinds(names: str) -> list[Kind]:
     for name in given or [""]:
         if name not in list(Kind):
             raise ConfigError(
-                f"kinds: {name!r} is not one of {known}",
+                f"--kinds: {name!r} is not one of {known}",
                 field="kinds",
                 reason="UNKNOWN",
                 limit=known,
@@ -117,10 +126,23 @@ def _draft(state: Path, model: EvaluatedModel) -> Path:
     return folder / f".probes-{model.digest[:12]}.draft"
 
 
-def _sandbox() -> Runner:
+def _sandbox(kinds: Sequence[Kind]) -> Runner:
+    """Open the sandbox for the kind with code.
+
+    Raises:
+        SandboxUnavailableError: the text names the kinds that need none.
+    """
+    from training.verification.sandbox.bubblewrap import SandboxUnavailableError
     from training.verification.sandbox.runs import open_sandbox
 
-    return open_sandbox(os.environ)
+    try:
+        return open_sandbox(os.environ)
+    except SandboxUnavailableError as error:
+        others = ",".join(kind for kind in kinds if kind is not Kind.KNOWLEDGE)
+        hint = f"; without it: --kinds {others}" if others else ""
+        raise SandboxUnavailableError(
+            f"{Kind.KNOWLEDGE} runs code: {error}{hint}", **details_of(error)
+        ) from error
 
 
 def _report(done: int, total: int) -> None:

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.xdist_group("lm_eval")
         (["model", "--tasks", "mbpp", "--samples", "201"], ("samples", "200")),
         (["model", "--tasks", "mbpp", "--temperature", "0.5"], ("temperature", "several")),
         (["Unknown-1", "--tasks", "piqa"], ("model", "manifest.json")),
-        (["unknown-1", "--tasks", "piqa"], ("version", "unknown-1")),
-        (["model", "--tasks", "piqa", "--served-name", "a"], ("served_name", "URL")),
-        (["http://127.0.0.1", "--tasks", "piqa", "--key-file", "none"], ("key_file", "none")),
+        (["unknown-1", "--tasks", "piqa"], ("version", "unknown-1", "models")),
+        (["model", "--tasks", "piqa", "--served-name", "a"], ("--served-name", "URL")),
+        (["http://127.0.0.1", "--tasks", "piqa", "--key-file", "none"], ("--key-file", "none")),
     ],
 )
 def test_bad_input_is_one_line_with_field_and_value(
@@ -69,10 +69,12 @@ def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
     arguments = ("--tasks", "nq_open", "--limit", "40")
     with fake_model_server(fail_after=70) as server:
         assert evaluate(server, tmp_path, *arguments, "--version", "v-1") == 1
-        assert "HTTP 500" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "HTTP 500" in error and "the same command resumes" in error
         assert ScoreStore(tmp_path / "loop").scores("v-1") == {}
 
-        server.fail_after = None
+    # The same model at another address continues.
+    with fake_model_server() as server:
         assert evaluate(server, tmp_path, *arguments, "--version", "v-1") == 0
 
     assert "32 of 40 items from an earlier evaluation" in capsys.readouterr().err
@@ -86,6 +88,30 @@ def test_unknown_model_of_an_endpoint_is_reported(
         assert evaluate(server, tmp_path, "--tasks", "piqa", "--served-name", "other") == 1
 
     assert "fake-1" in capsys.readouterr().err
+
+
+def test_state_that_cannot_be_written_is_reported_before_a_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with fake_model_server() as server:
+        for command in (["evaluate", "--tasks", "piqa"], ["probes", "--kinds", "safety_refusal"]):
+            words = [command[0], server.url, *command[1:], "--state", str(file / "state")]
+            assert main(words) == 1
+            assert str(file / "state") in capsys.readouterr().err
+        assert server.requests == []
+
+
+def test_ctrl_c_names_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.benchmarks.commands.run_benchmarks", stopped)
+    assert main(["evaluate", "model", "--tasks", "piqa", "--state", str(tmp_path)]) == 130
+    assert "finished items are kept" in capsys.readouterr().err
 
 
 def test_table_has_error_interval_and_items_beside_each_score() -> None:

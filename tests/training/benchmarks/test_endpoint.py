@@ -89,9 +89,10 @@ def test_unreachable_server_is_reported(
     monkeypatch.setattr("training.benchmarks.endpoint.BACKOFF_SECONDS", 0.0)
     with (
         Endpoint("http://127.0.0.1:1", "fake-1", KEY) as endpoint,
-        refused(EndpointError, field="endpoint", limit="5 attempts"),
+        refused(EndpointError, field="endpoint", limit="5 attempts") as raised,
     ):
         endpoint.models()
+    assert "no connection" in str(raised.value) and "Error" not in str(raised.value)
 
 
 def test_text_survives_tokenize_and_detokenize(endpoint: Endpoint) -> None:

@@ -22,8 +22,10 @@ from training.benchmarks.perplexity import (
     ratio,
     read_documents,
 )
+from training.benchmarks.perplexity_command import figure_text
 from training.data.corpus import TextError
 from training.errors import ConfigError
+from training.figures import Estimate
 
 NANO = Path(__file__).resolve().parents[3] / "models" / "nano"
 WORDS = "A boy went to the market with a basket. He bought bread, “figs” and 12 eggs. "
@@ -191,6 +193,18 @@ def test_one_text_is_not_stored(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc")
     with refused(ConfigError, field="store_as", reason="TOO_FEW"):
         run(str(NANO), "--text", str(tmp_path / "a.txt"), "--store-as", "bpb")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (751047.8423, 150213.6289, "750,000 ± 150,000"),
+        (31.256, 2.345, "31.3 ± 2.3"),
+        (2.5, 0.01, "2.5000 ± 0.0100"),
+    ],
+)
+def test_figures_have_the_digits_of_their_error(value: float, error: float, text: str) -> None:
+    assert figure_text(Estimate(value, error, 2, 2)) == text
 
 
 @pytest.mark.parametrize("name", ["piqa", "a/b"])

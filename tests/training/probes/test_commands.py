@@ -9,6 +9,7 @@ from tests.support.model_server import KEY, FakeModelServer, fake_model_server
 from training.__main__ import main
 from training.artifacts.scores import ScoreStore
 from training.probes.items import Kind
+from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
 
 def probe(server: FakeModelServer, state: Path, *arguments: str) -> int:
@@ -44,6 +45,15 @@ def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
         assert probe(server, tmp_path, "--kinds", "safety_refusal") == 0
     # The first 32 answers were kept; one more request lists the models.
     assert len(server.requests) == 64 - 32 + 1
+
+
+def test_missing_sandbox_names_the_kinds_that_need_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PROGRAM_VARIABLE, str(tmp_path / "absent"))
+    with fake_model_server() as server:
+        assert probe(server, tmp_path, "--kinds", "safety_refusal,knowledge") == 1
+    assert "--kinds safety_refusal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

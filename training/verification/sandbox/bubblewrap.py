@@ -76,9 +76,9 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
     found = named or shutil.which("bwrap", path=environment.get("PATH"))
     if not found or not Path(found).exists():
         raise SandboxUnavailableError(
-            f"{named or 'bwrap'} not found: code rewards require bubblewrap. Install it (Debian:"
-            " apt-get install bubblewrap), or run `python -m infra.machine.servers install` in a"
-            f" clone, which needs no root and prints the value for {PROGRAM_VARIABLE}",
+            f"{named or 'bwrap'} not found: running programs requires bubblewrap. Install it "
+            "(Debian: apt-get install bubblewrap), or run `python -m infra.machine.servers install`"
+            f" in a clone, which needs no root and prints the value for {PROGRAM_VARIABLE}",
             field=named or "bwrap",
             reason="MISSING",
         )
