@@ -6,7 +6,7 @@ with a version under an arm counts. The figures are valid at every look.
 The confidence interval of a thumbs-up rate is anytime-valid. The mixture of all rates divided by
 the likelihood of the true rate is a non-negative martingale starting at 1. Its probability of ever
 exceeding 1/alpha is at most alpha (Ville; Robbins 1970). The interval holds all rates below that
-bound. The canary decides by a mixture with the same prior of the rate; a test compares both.
+bound. The canary compares two versions instead (sequential/rates.py).
 
 The Prometheus metrics of experiments are refreshed periodically and never during a scrape.
 """

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
-from sequential import rates
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
@@ -183,16 +182,15 @@ COUNTS = [(0, 0), (1, 0), (0, 1), (7, 3), (40, 60), (195, 5), (150, 150)]
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS)
-def test_the_mixture_equals_the_canarys_for_one_version(up: int, down: int) -> None:
-    none, ups, users = (np.array(float(count)) for count in (0, up, up + down))
-    of_canary = rates._log_mixture(none, none, ups, users, rates.UNIFORM)
-    assert log_mixture(up, down) == pytest.approx(float(of_canary), abs=1e-5)  # tails
+def test_the_mixture_is_the_mean_likelihood_over_all_rates(up: int, down: int) -> None:
+    rates = (np.arange(100_000) + 0.5) / 100_000
+    mean = np.mean(rates**up * (1 - rates) ** down)
+    assert log_mixture(up, down) == pytest.approx(math.log(mean), abs=1e-6)
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
-def test_the_likelihood_equals_the_canarys(up: int, down: int) -> None:
-    of_canary = rates._log_likelihood(*(np.array(value) for value in (up, up + down, 0.3)))
-    assert log_likelihood(up, down, 0.3) == pytest.approx(float(of_canary))
+def test_the_likelihood_is_the_product_of_the_trials(up: int, down: int) -> None:
+    assert log_likelihood(up, down, 0.3) == pytest.approx(math.log(0.3**up * 0.7**down))
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
