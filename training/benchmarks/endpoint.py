@@ -233,8 +233,8 @@ class Endpoint:
 
     def models(self) -> dict[str, int]:
         """Return the windows in tokens by name of model; 0 where the server names none."""
-        found = self.descriptions()
-        return {name: int(found[name].get("max_model_len") or 0) for name in found}
+        entries = self.descriptions().items()
+        return {name: int(entry.get("max_model_len") or 0) for name, entry in entries}
 
     def descriptions(self) -> dict[str, Json]:
         """Return the entries of `/v1/models` by name of model."""
@@ -289,8 +289,7 @@ def _cause(error: HTTPError) -> str:
     cause = error.reason if isinstance(error, MaxRetryError) else error
     if isinstance(cause, NewConnectionError):  # a subclass of the timeout in urllib3
         return "no connection"
-    is_late = isinstance(cause, RequestTimeoutError)
-    return "no answer in time" if is_late else "the connection was interrupted"
+    return "no answer in time" if isinstance(cause, RequestTimeoutError) else "interrupted"
 
 
 def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:
@@ -383,10 +382,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, failure: Path
             if found:
                 port = int(found[1])
                 try:
-                    if (
-                        http.request("GET", f"http://127.0.0.1:{port}/v2/health/ready").status
-                        == 200
-                    ):
+                    ready = http.request("GET", f"http://127.0.0.1:{port}/v2/health/ready")
+                    if ready.status == 200:
                         return port
                 except HTTPError:
                     pass  # the process may end between the check and the request
