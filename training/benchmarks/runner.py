@@ -278,9 +278,9 @@ def evaluate_code(
     def compute(ids: Sequence[str]) -> tuple[dict[str, float], int]:
         shortened = model.shortened
         scored = run_code(model, [by_id[item] for item in ids], sandbox, decoding)
+        values = {one.item: one.value for one in scored}
         # Every sample of an item is a request with the same prompt.
-        prompts_shortened = (model.shortened - shortened) // decoding.samples
-        return {one.item: one.value for one in scored}, prompts_shortened
+        return values, (model.shortened - shortened) // decoding.samples
 
     return _evaluate(
         replace(benchmark, name=decoding.task(benchmark.name)),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.artifacts.scores import TaskScore
+from training.artifacts.scores import NOT_STORED, TaskScore
 from training.benchmarks.commands import (
     RESUMPTION,
     model_arguments,
@@ -21,7 +21,7 @@ from training.benchmarks.models import EvaluatedModel, opened
 from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
-from training.probes.measurement import measure, write_scores
+from training.probes.measurement import keep_answers, measure, write_scores
 from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def probes(options: argparse.Namespace) -> int:
             source=model.source,
         )
     notes = write_scores(store, measured)
-    draft.replace(draft.with_name(ANSWERS))
+    if not all(note.startswith(NOT_STORED) for note in notes.values()):
+        keep_answers(draft, draft.with_name(ANSWERS))
+    draft.unlink()
     print(table([task.score for task in measured]))
     for note in dict.fromkeys(filter(None, notes.values())):
         named = ", ".join(task for task, found in notes.items() if found == note)

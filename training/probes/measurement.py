@@ -230,6 +230,15 @@ def _append_draft(path: Path, answers: Mapping[str, Said]) -> None:
             opened.write(json.dumps(row) + "\n")
 
 
+def keep_answers(draft: Path, path: Path) -> None:
+    """Write the answers of a draft to a file; its answers to other conversations remain."""
+    answers = _read_draft(path) | _read_draft(draft)
+    merged = draft.with_suffix(".merged")
+    merged.unlink(missing_ok=True)
+    _append_draft(merged, answers)
+    merged.replace(path)
+
+
 def _scores(
     items: Sequence[ProbeItem], answers: Sequence[str], sandbox: Runner | None
 ) -> list[ItemScore]:

@@ -307,8 +307,9 @@ def test_samples_give_pass_at_k_beside_the_greedy_score(tmp_path: Path, sandbox:
     }
 
 
+@pytest.mark.parametrize("samples", [1, 3])
 def test_code_prompts_are_shortened_to_the_window(
-    tmp_path: Path, sandbox: Sandbox, byte_model: Callable[..., EndpointModel]
+    tmp_path: Path, sandbox: Sandbox, byte_model: Callable[..., EndpointModel], samples: int
 ) -> None:
     """A prompt beyond the window of a small model was an error that ended the evaluation."""
     items = read_items("humaneval", rows("humaneval"))
@@ -322,6 +323,7 @@ def test_code_prompts_are_shortened_to_the_window(
         "fake-1",
         ScoreStore(tmp_path),
         limit=2,
+        decoding=Decoding(samples, 0.0 if samples == 1 else 0.8),
     )
     assert (found.score.items, found.shortened) == (2, 2)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.model_server import KEY, FakeModelServer, fake_model_server
 from training.__main__ import main
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import NOT_STORED, ScoreStore
 from training.probes.items import Kind
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
@@ -45,6 +45,20 @@ def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
         assert probe(server, tmp_path, "--kinds", "safety_refusal") == 0
     # The first 32 answers were kept; one more request lists the models.
     assert len(server.requests) == 64 - 32 + 1
+
+
+def test_smaller_part_is_not_stored_and_other_kinds_keep_their_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "loop" / "evaluations" / "fake-1" / "probes.answers.jsonl"
+    sizes = []
+    with fake_model_server() as server:
+        for kind, limit in (("refusal", "9"), ("refusal", "4"), ("over_refusal", "9")):
+            assert probe(server, tmp_path, "--kinds", f"safety_{kind}", "--limit", limit) == 0
+            sizes.append(
+                (len(answers.read_text().splitlines()), NOT_STORED in capsys.readouterr().err)
+            )
+    assert sizes == [(9, False), (9, True), (18, False)]
 
 
 def test_missing_sandbox_names_the_kinds_that_need_none(
