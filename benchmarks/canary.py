@@ -325,12 +325,17 @@ def latencies(rng: np.random.Generator) -> Callable[[int, float], Array]:
     return sample
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_options(description: str | None) -> argparse.Namespace:
+    """Return the numbers of trials and the seed."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--trials", type=int, default=2_000)
     parser.add_argument("--power-trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=21)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options(__doc__)
     rng, started = np.random.default_rng(options.seed), time.monotonic()
     if options.trials:
         show_false_alarms(rng, options.trials)

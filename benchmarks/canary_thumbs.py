@@ -9,7 +9,6 @@ look after every 20 users. A quick upper bound selects the looks that need the e
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.canary import parse_options
 from sequential.rates import log_e_value, log_likelihood_ratio
 from sequential.rows import ALPHA_SHARES, Verdict
 
@@ -45,8 +45,8 @@ def decide(
 
     Args:
         is_candidate: arms of the users in their order.
-        stable: chance that a user likes the stable version.
-        candidate: chance that a user likes the candidate.
+        stable: chance of a liking user of the stable version.
+        candidate: chance of a liking user of the candidate.
         step: users between looks.
     """
     is_up = rng.random(len(is_candidate)) < np.where(is_candidate, candidate, stable)
@@ -104,11 +104,7 @@ def show_power(rng: np.random.Generator, trials: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=2_000)
-    parser.add_argument("--power-trials", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=21)
-    options = parser.parse_args()
+    options = parse_options(__doc__)
     rng, started = np.random.default_rng(options.seed), time.process_time()
     if options.power_trials:
         show_power(rng, options.power_trials)

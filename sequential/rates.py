@@ -3,12 +3,12 @@
 For a pair of rates on the border of the null hypothesis, the likelihood of other rates divided by
 that of the pair is a non-negative martingale, for any order of the arms' trials. The other rates
 are a mixture around the pair, the first above and the second below, so the ratio is a
-supermartingale for all pairs beyond the border, too. The minimum over all pairs is an e-process: it
-ever exceeds 1/alpha with probability at most alpha (Ville; Ramdas, Ruf, Larsson and Koolen 2020,
-arXiv 2009.03167). One mixture for all pairs (universal inference) would cost a prior of the unknown
-rate, half the logarithm of the trials. Of all equal rates, the one closest to two given rates is
-their mean weighted by the trials (Turner, Ly and Grünwald 2021, arXiv 2106.02693), hence the border
-between both rates. All functions take arrays.
+supermartingale for all pairs beyond the border, too. The minimum over all pairs is an e-process:
+its probability of ever exceeding 1/alpha is at most alpha (Ville; Ramdas, Ruf, Larsson and Koolen
+2020, arXiv 2009.03167). One mixture for all pairs (universal inference) would cost a prior of the
+unknown rate, half the logarithm of the trials. Of all equal rates, the one closest to two given
+rates is their mean weighted by the trials (Turner, Ly and Grünwald 2021, arXiv 2106.02693), hence
+the border between both rates. All functions take arrays.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ from training.runtime.context import StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
 from training.verification.commands import describe as describe_tasks
 
-# Options that name output paths. Only some commands write into the state.
 ROOT = Path(__file__).resolve().parents[1]
+# Options that name output paths. Only some commands write into the state.
 OUTPUTS, STATE = ("output", "page", "work"), "state"
 LOCKED, STOPPED, BY_SIGNAL = 3, 130, 128
 

@@ -108,7 +108,7 @@ def _version_of_answer(options: argparse.Namespace) -> str:
 
 
 def require_state(options: argparse.Namespace) -> None:
-    """Check that the state folder exists, for commands that have no use for a new one.
+    """Check that the state folder exists, for commands without use for a new folder.
 
     Raises:
         ConfigError: there is no such folder.

@@ -267,7 +267,7 @@ def admit(run: LoopRun, decision: Decision) -> None:
 
 
 def stop_at_gate(run: LoopRun, decision: Decision) -> RunResult:
-    """Record that the gate refused or held the candidate, and end the run."""
+    """Record the verdict of a gate without a pass, and end the run."""
     verdict, version = decision.verdict.value, run.record.version
     with run.reporter.step("gate") as step:
         step.state, step.detail = StepState(verdict), decision.reason

@@ -70,8 +70,8 @@ class RunRecord:
 class RunResult:
     """Result of a run.
 
-    It is promoted, rolled back, refused, held (the gate had too little data), passed (no rollout
-    was requested), or erased (the training data was erased).
+    The result is promoted, rolled back, refused, held (the gate had too little data), passed (no
+    rollout was requested), or erased (the training data was erased).
     """
 
     result: str

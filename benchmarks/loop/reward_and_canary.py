@@ -404,7 +404,7 @@ def table(rows: Sequence[Fields]) -> Iterator[str]:
 
 
 def keeps_knowledge(row: Fields) -> bool:
-    """Return True if the gate's row of knowledge passed, which no reward model measures."""
+    """Return True if the gate's row of knowledge passed; no reward model measures knowledge."""
     return any(c["name"] == "knowledge" and c["passed"] for c in row["gate"]["checks"])
 
 

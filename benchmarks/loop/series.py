@@ -48,7 +48,7 @@ def demonstration_settings(state: Path, thumbs: int, people: int) -> Settings:
 
 
 def sampling_of_users(samples: int) -> Sampling:
-    """Return the sampling of nano's evaluation, which is that of users."""
+    """Return the sampling of nano's evaluation, equal to that of users' answers."""
     evaluation = nano(Plan("", Path(), Path())).evaluation
     return replace(evaluation.sampling, samples_per_prompt=samples)
 

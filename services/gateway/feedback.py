@@ -63,7 +63,7 @@ class FeedbackSubmission:
 
 @dataclass(frozen=True)
 class RatedMessage:
-    """The message under feedback; `question_enhanced` is None for a session that does not tell."""
+    """The message under feedback; `question_enhanced` is None from an earlier session service."""
 
     conversation_id: str
     role: Role

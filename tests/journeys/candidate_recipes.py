@@ -1,4 +1,4 @@
-"""Variants of recipe nano for candidates that deserve each verdict.
+"""Variants of recipe nano, a candidate for each verdict.
 
 As a program, `candidate_recipes.py VARIANT COMMAND …`, the command of training with a variant in
 place of nano. Gate and canary are those of nano in all variants.
@@ -17,14 +17,14 @@ from training.rl.advantages import KlConfig
 
 
 def equal(plan: Plan) -> LoopConfig:
-    """Return nano with learning rates that change no answer."""
+    """Return nano with learning rates too low to change an answer."""
     config, still = nano(plan), OptimizerConfig(learning_rate=1e-6)
     ppo = replace(config.ppo, updates=2, policy_optimizer=still)
     return replace(config, sft=replace(config.sft, epochs=1, optimizer=still), ppo=ppo)
 
 
 def reward_hacked(plan: Plan) -> LoopConfig:
-    """Return nano with PPO that exploits its reward model.
+    """Return nano with an exploitation of the reward model by PPO.
 
     There is no KL penalty, the second objective has no weight, and PPO is long. With a higher
     learning rate its alarm ends it before much is exploited.

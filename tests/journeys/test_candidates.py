@@ -1,4 +1,4 @@
-"""Five candidates with simulated users: each ends with the verdict it deserves.
+"""Five candidates with simulated users: each ends with the right verdict.
 
 Only recipes and users differ. Gate, canary and their limits are those of recipe nano.
 """
@@ -75,7 +75,7 @@ class Users:
 
 
 def blocking(run: LoopRun) -> dict[str, str]:
-    """Return the results of the rows that prevented a promotion, by name."""
+    """Return the results of the blocking rows by name."""
     assert run.gate is not None
     return {row["name"]: row["result"] for row in run.gate["checks"] if not row["passed"]}
 

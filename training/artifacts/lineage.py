@@ -7,7 +7,7 @@ its incumbents. The ancestry shows which versions learned from erased feedback.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.artifacts.registry import Registry, VersionStage
@@ -50,16 +50,22 @@ class Ancestry:
 class _Origin:
     incumbent: str
     snapshot: str
+    unfinished: bool = False
 
 
 def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
     """Return the ancestry of all known versions, versions of runs in order of their start."""
+    stages = {event.version: event.stage.value for event in registry.history()}
     origins = {
         m.version: _Origin("", (m.data or {}).get("snapshot", "")) for m in registry.manifests()
     }
-    origins |= {
-        record.version: _Origin(record.incumbent, record.snapshot) for record in runs.records()
-    }
+    for record in runs.records():
+        # After the gate the version has learned; its run has a result only after the canary.
+        unfinished = (
+            stages.get(record.version, "") in ("", VersionStage.CANDIDATE)
+            and runs.result(record.version) is None
+        )
+        origins[record.version] = _Origin(record.incumbent, record.snapshot, unfinished)
     # Numbers of the erasures that concern each snapshot; None if it is not stored.
     erased: dict[str, set[int] | None] = {}
     for snapshot in {origin.snapshot for origin in origins.values() if origin.snapshot}:
@@ -70,21 +76,7 @@ def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
             if stored
             else None
         )
-    stages = {event.version: event.stage.value for event in registry.history()}
-    # After the gate the version has learned, although its run has no result before the canary ends.
-    unfinished = {
-        record.version
-        for record in runs.records()
-        if stages.get(record.version, "") in ("", VersionStage.CANDIDATE)
-        and runs.result(record.version) is None
-    }
-    return [
-        replace(
-            _ancestry(version, origins, erased, stages.get(version, "")),
-            unfinished=version in unfinished,
-        )
-        for version in origins
-    ]
+    return [_ancestry(version, origins, erased, stages.get(version, "")) for version in origins]
 
 
 def erased_versions(ancestries: list[Ancestry]) -> list[Mapping[str, object]]:
@@ -118,4 +110,5 @@ def _ancestry(
         erasures=len({number for snapshot in snapshots for number in erased[snapshot] or ()}),
         through=tuple(name for name in line[1:] if erased.get(origins[name].snapshot)),
         unknown=tuple(sorted({snapshot for snapshot in snapshots if erased[snapshot] is None})),
+        unfinished=origins[version].unfinished,
     )

@@ -21,8 +21,6 @@ from training.runs import write_json
 # arithmetic of its own, for example weights in 8 bits.
 WEIGHTS, ENDPOINT = "weights", "endpoint"
 TASK = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-
-
 NOT_STORED = "not stored"
 
 
@@ -105,32 +103,21 @@ class ScoreStore:
         write_json(folder / f"{score.task}.json", asdict(score))
 
     def offer(self, score: TaskScore, items: Sequence[ItemScore]) -> str:
-        """Store a score unless a better founded one is stored; return a note for the user.
+        """Store a score unless a better founded score is stored; return a note for the user.
 
         A part of the items never replaces all items or a larger part. A score of an endpoint never
-        replaces one of the weights; the opposite is allowed.
+        replaces a score of the weights; the opposite is allowed.
 
         Returns:
-            "" if there is nothing to say; a text that begins with NOT_STORED for a score that was
-            not stored.
+            "" for a score without a remark; a text that begins with NOT_STORED for a refused
+            score.
         """
         known = self.scores(score.version).get(score.task)
-        if known is None or (known.source == score.source and score.is_complete):
-            obstacle = ""
-        elif known.source != score.source:
-            obstacle = "" if score.source == WEIGHTS else "a score of the weights is stored"
-        elif known.is_complete:
-            obstacle = "a score of all items is stored"
-        elif known.items > score.items:
-            obstacle = f"a score of {known.items} items is stored"
-        else:
-            obstacle = ""
-        if obstacle:
+        if known is not None and (obstacle := _obstacle(known, score)):
             return f"{NOT_STORED}, because {obstacle} for {score.version}"
         self.write(score, items)
-        if known is not None and known.source != score.source:
-            return "replaces a score of an endpoint"
-        return ""
+        is_other_source = known is not None and known.source != score.source
+        return "replaces a score of an endpoint" if is_other_source else ""
 
     def scores(self, version: str) -> dict[str, TaskScore]:
         """Return the scores of a version by task; empty for an unknown version.
@@ -176,6 +163,17 @@ class ScoreStore:
                 limit = "a lower-case letter or digit, then a-z, 0-9, '_', '.', '-'"
                 raise ScoreError(f"{name}: {value!r} is not {limit}", field=name, limit=limit)
         return self._root / version
+
+
+def _obstacle(known: TaskScore, score: TaskScore) -> str:
+    """Return the reason against the replacement of a known score; "" for none."""
+    if known.source != score.source:
+        return "" if score.source == WEIGHTS else "a score of the weights is stored"
+    if score.is_complete:
+        return ""
+    if known.is_complete:
+        return "a score of all items is stored"
+    return f"a score of {known.items} items is stored" if known.items > score.items else ""
 
 
 def require_comparable(first: TaskScore, second: TaskScore) -> None:

@@ -154,7 +154,7 @@ class Decoding:
             )
 
     def task(self, name: str) -> str:
-        """Return the name under which scores of a benchmark are stored.
+        """Return the name of the stored scores of a benchmark.
 
         Scores of samples have a name of their own, so that they never replace greedy ones.
         """
@@ -268,7 +268,7 @@ def run(
     sandbox: Runner,
     decoding: Decoding | None = None,
 ) -> Iterator[ItemScore]:
-    """Yield the share of passing samples of each item, in order, each when it is complete.
+    """Yield the share of passing samples of each item, in order, each after its last sample.
 
     Raises:
         EndpointError, RefusedError: the endpoint gives no completion.

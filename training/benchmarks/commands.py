@@ -249,7 +249,7 @@ def run_benchmarks(
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Add to an error of the endpoint in the block that finished items are kept."""
+    """Add the way to resume to an error of the endpoint in the block."""
     try:
         yield
     except EndpointError as error:

@@ -61,7 +61,7 @@ class Evaluated:
     Attributes:
         reused: number of items that were finished before.
         shortened: number of requests whose prompt lost its beginning to fit into the window.
-        note: remark of the store, for example that a better founded score is stored; "" for none.
+        note: remark of the store, for example on a better founded score; "" for none.
     """
 
     score: TaskScore
@@ -195,7 +195,7 @@ def evaluate(
 ) -> Evaluated:
     """Evaluate a model on a benchmark and store the score.
 
-    `ScoreStore.offer` decides if the score replaces a stored one.
+    `ScoreStore.offer` decides on the replacement of a stored score.
 
     Args:
         identity_of_model: hash that differs between models of the same name.
@@ -256,7 +256,7 @@ def evaluate_code(
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose answers are programs.
 
-    The value of an item is the share of its samples that pass, and the score their mean, pass@1.
+    The value of an item is the share of passing samples, and the score their mean, pass@1.
     The breakdown of several samples is pass@k.
 
     Args:
@@ -318,7 +318,7 @@ def _evaluate(
         asked: name of the part by id, in order.
         compute: returns the values of items by id, and the number of shortened prompts.
         more: further figures of the breakdown, from the values of all items.
-        chunk_items: number of items that are computed and written together.
+        chunk_items: number of items between two writes of the journal.
     """
     suffix = "" if is_complete else f".{len(asked)}"
     suffix += f".{ENDPOINT}" if source == ENDPOINT else ""

@@ -132,7 +132,7 @@ def _sandbox(kinds: Sequence[Kind]) -> Runner:
     """Open the sandbox for the kind with code.
 
     Raises:
-        SandboxUnavailableError: the text names the kinds that need none.
+        SandboxUnavailableError: the text names the kinds without code.
     """
     from training.verification.sandbox.bubblewrap import SandboxUnavailableError
     from training.verification.sandbox.runs import open_sandbox

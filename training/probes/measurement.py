@@ -149,7 +149,7 @@ def measure(
 
 
 def style_items_sha256(kinds: Sequence[Kind]) -> str:
-    """Return the hash of the items of a score of the style that is complete for these kinds."""
+    """Return the hash of the items of a complete score of the style for these kinds."""
     return digest([item.id for kind in kinds for item in items_of(kind)])
 
 

@@ -84,7 +84,7 @@ class ProgressReporter:
         return step
 
     def end(self, name: str, detail: str = "") -> None:
-        """Mark the step as done, unless it was refused or held.
+        """Mark the step as done, unless refused or held.
 
         `detail` replaces the shown detail.
         """

@@ -197,7 +197,7 @@ def _cached_layer(
 
 
 def install_packages(locks: Sequence[Path], folder: Path, without: Sequence[str]) -> None:
-    """Install the locks into a folder, remove files that match the patterns, and compile."""
+    """Install the locks into a folder, remove the matching files, and compile."""
     install_wheels(locks, folder)
     for pattern in without:
         for found in sorted(folder.glob(pattern)):

@@ -57,6 +57,6 @@ def install_base(layout: Layout, spec: str) -> Path:
 
 
 def read_base(state: Path) -> str | None:
-    """Return the base version of a state folder, or None if no system was started in it."""
+    """Return the base version of a state folder, or None before the first start."""
     file = state / BASE
     return str(json.loads(file.read_text())["base"]) if file.exists() else None

@@ -53,7 +53,7 @@ def check_recipe(name: str) -> None:
 
 
 def select_recipe(given: str, state: Path) -> str:
-    """Return the given recipe, or the recipe of the model that the state folder began with.
+    """Return the given recipe, or the recipe of the state folder's base model.
 
     The base version of a recipe is named `RECIPE-0`. The default for other models is `small`.
 

@@ -99,7 +99,7 @@ class Settings:
     """Settings of a demonstration.
 
     `fresh` removes the state of an earlier demonstration, unless its system is running.
-    `training`: arguments of Python that start the training program.
+    `training`: arguments of Python for the start of the training program.
     """
 
     recipe: str

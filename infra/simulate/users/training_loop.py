@@ -48,7 +48,7 @@ async def run_training(
     """Run a training command for this system and show its progress.
 
     Args:
-        program: arguments of Python that start the training program.
+        program: arguments of Python for the start of the training program.
 
     Raises:
         LoopFailedError: the exit status is not 0.

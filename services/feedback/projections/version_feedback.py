@@ -93,7 +93,7 @@ THUMB_RATES: Mapping[str, Rate] = {"retracted": Rate(true(), tables.thumbs.c.up.
 
 @dataclass(frozen=True)
 class CountedRows:
-    """Rows that count, and their rates.
+    """Counted rows with their rates.
 
     Attributes:
         table: Table or query with principal, version and arm of each row.

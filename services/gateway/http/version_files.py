@@ -50,7 +50,7 @@ class VersionFiles:
 
 
 def read_versions(directory: Path) -> list[Json]:
-    """Return the versions that have a run, a canary or a score, newest first; blocking.
+    """Return the versions with a run, a canary or a score, newest first; blocking.
 
     Each has its run (version, recipe, incumbent, started), its result, the counts of its snapshot,
     the verdict of the gate, the end of the canary, and its scores. A version that an operator has
@@ -193,7 +193,7 @@ class EvaluationMetrics(Collector):
 
 
 def _state(path: Path) -> FileState:
-    """Return a value that changes with the content; scores are replaced by renaming."""
+    """Return a value for the content; scores are replaced by renaming."""
     try:
         found = path.stat()
     except OSError:

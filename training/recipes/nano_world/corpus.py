@@ -133,7 +133,7 @@ def probes() -> list[dict[str, Any]]:
 def claims(rng: random.Random) -> list[tuple[Question, str]]:
     """Return all questions about facts in random order, each with a false answer.
 
-    Claims that contain the right word are left out, such as "An orange is blue".
+    Claims with the right word are left out, such as "An orange is blue".
     """
     by_topic: dict[str, list[Question]] = defaultdict(list)
     for question in questions():

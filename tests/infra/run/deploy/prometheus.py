@@ -37,7 +37,7 @@ MONITORED = {
 
 @contextmanager
 def monitored(deployed: Deployed, *changes: Values) -> Iterator[None]:
-    """Install the release with monitors, rules and dashboards, and undo it afterwards."""
+    """Install the release with monitors, rules and dashboards, and uninstall them afterwards."""
     resources = find_definitions() / "prometheus-operator"
     apply_definitions(deployed.shell, resources)
     try:

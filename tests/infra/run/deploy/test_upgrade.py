@@ -53,7 +53,7 @@ def roll(
 
 
 def create_lost_key(deployed: Deployed, folder: Path) -> None:
-    """Remove the key of the generator, as in releases in which it called no service.
+    """Remove the key of the generator, as in releases without calls by the generator.
 
     The upgrade is refused before it changes a pod, until the commands of the operating page have
     created the key.

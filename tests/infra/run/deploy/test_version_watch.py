@@ -83,7 +83,7 @@ def test_version_made_worse_is_rolled_back_while_the_owner_of_the_watch_is_kille
 
 
 def kill_owner(deployed: Deployed) -> None:
-    """Kill the replica that compares; return when another one compares and all are ready."""
+    """Kill the comparing replica; return when another replica compares and all are ready."""
 
     def owner() -> str:
         return str(stored_rollout(deployed)["watch"]["owner"])
@@ -98,7 +98,7 @@ def kill_owner(deployed: Deployed) -> None:
 
 
 def stored_rollout(deployed: Deployed) -> dict[str, Any]:
-    """Return the rollout as operators see it."""
+    """Return the rollout by the command of operators."""
     found: dict[str, Any] = json.loads(
         deployed.python("generator", "-m", "services.generator", "rollout", "--json")
     )
@@ -106,7 +106,7 @@ def stored_rollout(deployed: Deployed) -> dict[str, Any]:
 
 
 def ask_all(users: Sequence[Client]) -> set[str]:
-    """Return the versions that answered; calls during the restart of the model server may fail."""
+    """Return the answering versions; calls during the restart of the model server may fail."""
 
     def ask(user: Client) -> str:
         with suppress(urllib.error.URLError, AssertionError, OSError):

@@ -1,4 +1,4 @@
-"""Settings of the demonstration that cannot be combined."""
+"""Conflicts between settings of the demonstration."""
 
 from pathlib import Path
 
