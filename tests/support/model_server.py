@@ -58,24 +58,30 @@ class FakeModelServer:
 
     def _complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         given = body["prompt"]
+        several = isinstance(given, list) and any(isinstance(prompt, list) for prompt in given)
+        choices: list[dict[str, Any]] = []
+        for index, prompt in enumerate(given if several else [given]):
+            if len(prompt) > self.window:
+                text = f"prompt has {len(prompt)} tokens; the limit is {self.window}"
+                return 400, {"error": {"message": text, "param": "prompt"}}
+            choices.append({"index": index, **self._choice(prompt, body)})
+        tokens = sum(len(choice["text"]) for choice in choices)
+        return 200, {"choices": choices, "usage": {"completion_tokens": tokens}}
+
+    def _choice(self, given: str | list[int], body: dict[str, Any]) -> dict[str, Any]:
         prompt = given if isinstance(given, str) else bytes(given).decode(errors="replace")
-        size = len(given)
-        if size > self.window:
-            text = f"prompt has {size} tokens; the limit is {self.window}"
-            return 400, {"error": {"message": text, "param": "prompt"}}
         if body.get("echo"):
-            values = [self.log_prob(prompt, position) for position in range(1, size)]
+            values = [self.log_prob(prompt, position) for position in range(1, len(given))]
             scores = {
                 "token_logprobs": [None, *values],
                 # Above the limit of -1, another token would be likelier.
                 "top_logprobs": [None, *({"a": value, "b": -1.0} for value in values)],
             }
-            return 200, {"choices": [{"text": prompt, "logprobs": scores}]}
+            return {"text": prompt, "logprobs": scores}
         text = self.answer(prompt)
         for stop in body.get("stop", []):
             text = text.split(stop)[0]
-        choice = {"text": text, "finish_reason": "stop"}
-        return 200, {"choices": [choice], "usage": {"completion_tokens": len(text)}}
+        return {"text": text, "finish_reason": "stop"}
 
 
 @contextmanager

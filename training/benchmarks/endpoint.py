@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONCURRENCY = 8
 # A restart of a model server behind a load balancer takes seconds; all requests are idempotent.
 ATTEMPTS, BACKOFF_SECONDS = 4, 0.5
+MAX_PROMPTS = 16  # of a request; servers refuse long lists
 CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
 READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 600.0, 30.0, 0.1
 MAX_ERROR_CHARACTERS = 300
@@ -192,31 +193,38 @@ class Endpoint:
             RefusedError: a prompt is empty or longer than the window.
         """
 
-        def one(prompt: Prompt) -> PromptScores:
-            ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
-            # With max_tokens 0 the prompt is only scored; vLLM and OpenAI accept it too.
-            body = self._post(
-                "/v1/completions",
-                {"prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0},
-            )
-            scores = body["choices"][0].get("logprobs") or {}
-            log_probs = scores.get("token_logprobs") or []
-            tops = scores.get("top_logprobs") or []
-            if len(log_probs) < len(ids) or len(tops) < len(ids):
-                raise EndpointError(
-                    f"{self.base_url}: /v1/completions returns no log-probs of the prompt "
-                    "(echo with logprobs 1)",
-                    field="logprobs",
-                    limit=f"{len(ids)} log-probs",
-                )
-            chosen = [float(value) for value in log_probs[1 : len(ids)]]
-            greedy = [
-                value >= max(top.values())
-                for value, top in zip(chosen, tops[1 : len(ids)], strict=True)
-            ]
-            return PromptScores(tuple(ids), tuple(chosen), tuple(greedy))
+        def ids(prompt: Prompt) -> list[int]:
+            return self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
 
-        return self._each(one, prompts)
+        groups = _similar(self._each(ids, prompts))
+        return [scores for group in self._each(self._scored, groups) for scores in group]
+
+    def _scored(self, prompts: Sequence[list[int]]) -> list[PromptScores]:
+        # With max_tokens 0 the prompt is only scored; vLLM and OpenAI accept it too.
+        body = self._post(
+            "/v1/completions",
+            {"prompt": prompts, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0},
+        )
+        choices = sorted(body["choices"], key=lambda choice: int(choice["index"]))
+        return [self._scores(ids, choice) for ids, choice in zip(prompts, choices, strict=True)]
+
+    def _scores(self, ids: Sequence[int], choice: Json) -> PromptScores:
+        scores = choice.get("logprobs") or {}
+        log_probs = scores.get("token_logprobs") or []
+        tops = scores.get("top_logprobs") or []
+        if len(log_probs) < len(ids) or len(tops) < len(ids):
+            raise EndpointError(
+                f"{self.base_url}: /v1/completions returns no log-probs of the prompt "
+                "(echo with logprobs 1)",
+                field="logprobs",
+                limit=f"{len(ids)} log-probs",
+            )
+        chosen = [float(value) for value in log_probs[1 : len(ids)]]
+        greedy = [
+            value >= max(top.values())
+            for value, top in zip(chosen, tops[1 : len(ids)], strict=True)
+        ]
+        return PromptScores(tuple(ids), tuple(chosen), tuple(greedy))
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text."""
@@ -282,6 +290,22 @@ class Endpoint:
         if status in (401, 403):
             return EndpointError(message, field="key", reason="UNAUTHENTICATED")
         return EndpointError(message, field="endpoint")
+
+
+def _similar(prompts: Sequence[list[int]]) -> list[list[list[int]]]:
+    """Divide prompts into requests: in one, consecutive prompts share half of their tokens.
+
+    Model servers compute the shared beginning once, for example a question before its answers.
+    """
+    groups: list[list[list[int]]] = []
+    for ids in prompts:
+        before = groups[-1][-1] if groups else []
+        half = max(len(before), len(ids)) // 2
+        if before and before[:half] == ids[:half] and len(groups[-1]) < MAX_PROMPTS:
+            groups[-1].append(ids)
+        else:
+            groups.append([ids])
+    return groups
 
 
 def _cause(error: HTTPError) -> str:

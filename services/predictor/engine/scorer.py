@@ -6,7 +6,7 @@ reported. The same IR is therefore compiled a second time, on first use, for pla
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class TokenScore:
 
 
 class PromptScorer:
-    """Scores one text at a time under a lock. Blocking; call `score` in a thread."""
+    """Scores one list of texts at a time under a lock. Blocking; call `score` in a thread."""
 
     def __init__(self, ir: Path, vocab_size: int, options: PipelineOptions) -> None:
         self._ir = ir
@@ -38,34 +38,67 @@ class PromptScorer:
         self._lock = threading.Lock()
         self._request: ov.InferRequest | None = None
 
-    def score(self, ids: Sequence[int]) -> list[TokenScore]:
-        """Return the scores of ids[1:]; the first token has no context."""
+    def score(self, texts: Sequence[Sequence[int]]) -> list[list[TokenScore]]:
+        """Return for each text the scores of ids[1:]; the first token has no context.
+
+        The beginning shared with the text before is computed once: the answers to one question
+        differ in their last tokens only. Nothing is shared between calls, so that equal calls give
+        equal scores.
+        """
         with self._lock:
             if self._request is None:
                 compiled = ov.Core().compile_model(self._ir / IR_NAME, "CPU", self._properties)
                 self._request = compiled.create_infer_request()
             self._request.reset_state()
-            scores: list[TokenScore] = []
-            for start in range(0, len(ids) - 1, self._chunk_tokens):
-                chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
-                # The logits at position i score the token at position i + 1.
-                targets = ids[start + 1 : start + 1 + len(chunk)]
-                total = start + len(chunk)
-                inputs = {
-                    "input_ids": np.array([chunk], np.int64),
-                    "attention_mask": np.ones((1, total), np.int64),
-                    "position_ids": np.arange(start, total, dtype=np.int64)[None],
-                    "beam_idx": np.zeros(1, np.int32),
-                }
-                logits_LV = np.asarray(self._request.infer(inputs)["logits"][0])
-                # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
-                top = logits_LV.max(-1)
-                norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
-                chosen = logits_LV[np.arange(len(targets)), list(targets)]
-                scores += [
-                    TokenScore(float(own - z), int(best), float(high - z))
-                    for own, best, high, z in zip(
-                        chosen, logits_LV.argmax(-1), top, norm, strict=True
-                    )
-                ]
-            return scores
+            found: list[list[TokenScore]] = []
+            before: Sequence[int] = ()
+            for ids in texts:
+                # The last shared token is computed again: its logits score the token after it.
+                start = max(0, _shared(before, ids) - 1)
+                self._shorten_cache(start, max(0, len(before) - 1))
+                known = found[-1][:start] if found else []
+                found.append([*known, *self._scores(self._request, ids, start)])
+                before = ids
+            return found
+
+    def _shorten_cache(self, tokens: int, cached: int) -> None:
+        """Reduce the cache from `cached` to `tokens` tokens."""
+        if self._request is None or tokens == cached:
+            return
+        if tokens == 0:
+            self._request.reset_state()
+            return
+        for variable in self._request.query_state():
+            kept_BKTd = variable.state.data[:, :, :tokens]
+            variable.state = ov.Tensor(np.ascontiguousarray(kept_BKTd))
+
+    def _scores(
+        self, request: ov.InferRequest, ids: Sequence[int], begin: int
+    ) -> Iterator[TokenScore]:
+        """Yield the scores of ids[begin + 1:], with ids[:begin] in the cache."""
+        for start in range(begin, len(ids) - 1, self._chunk_tokens):
+            chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
+            # The logits at position i score the token at position i + 1.
+            targets = ids[start + 1 : start + 1 + len(chunk)]
+            total = start + len(chunk)
+            inputs = {
+                "input_ids": np.array([chunk], np.int64),
+                "attention_mask": np.ones((1, total), np.int64),
+                "position_ids": np.arange(start, total, dtype=np.int64)[None],
+                "beam_idx": np.zeros(1, np.int32),
+            }
+            logits_LV = np.asarray(request.infer(inputs)["logits"][0])
+            # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
+            top = logits_LV.max(-1)
+            norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
+            chosen = logits_LV[np.arange(len(targets)), list(targets)]
+            for own, best, high, z in zip(chosen, logits_LV.argmax(-1), top, norm, strict=True):
+                yield TokenScore(float(own - z), int(best), float(high - z))
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the length of the common beginning."""
+    pairs = zip(first, second, strict=False)
+    return next(
+        (place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second))
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from services.predictor.engine.generation import Finish, Sampling
+from services.predictor.engine.scorer import TokenScore
 from services.predictor.errors import InvalidRequestError
 from services.predictor.http.replies import (
     VERSION,
@@ -97,10 +98,15 @@ class OpenAIRoutes:
                 continue
             sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
             replies.append(await version.complete(prompt, sampling, body.stops))
+        scored: list[list[TokenScore]] | list[None] = [None] * len(prompts)
+        if body.echo and body.logprobs is not None:
+            scored = await asyncio.to_thread(version.scorer.score, prompts)
         choices = [
             bodies.choice(
                 index,
-                *await _echoed(version, body, index, prompts[index], reply, bodies.details),
+                *_echoed(
+                    version, body, index, prompts[index], reply, bodies.details, scored[index]
+                ),
                 reply.tokens,
             )
             for index, reply in enumerate(replies)
@@ -235,13 +241,14 @@ async def _render(
     return await version.codec.encode(text, add_special_tokens=False)
 
 
-async def _echoed(
+def _echoed(
     version: Version,
     body: CompletionRequest,
     index: int,
     prompt: list[int],
     reply: Reply,
     details: TokenDetails,
+    scored: list[TokenScore] | None,
 ) -> tuple[str, str, dict[str, Any] | None]:
     """Return text, finish reason and log-probs of a choice, with the prompt first for echo."""
     # With echo the end token is reported as in vLLM: lm-eval drops the last log-prob as that of the
@@ -252,8 +259,7 @@ async def _echoed(
         return reply.text, reply.finish, scores
     given = body.prompts[index]
     text = given if isinstance(given, str) else version.codec.decode(prompt)
-    if body.logprobs is not None:
-        scored = await asyncio.to_thread(version.scorer.score, prompt)
+    if scored is not None:
         scores = echoed_scores(version.codec, prompt, scored, scores)
     return text + reply.text, reply.finish, scores
 

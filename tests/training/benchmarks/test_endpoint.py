@@ -8,7 +8,14 @@ import pytest
 
 from tests.support.errors import refused
 from tests.support.model_server import KEY, FakeModelServer, fake_model_server
-from training.benchmarks.endpoint import Completion, Endpoint, EndpointError, RefusedError, serving
+from training.benchmarks.endpoint import (
+    MAX_PROMPTS,
+    Completion,
+    Endpoint,
+    EndpointError,
+    RefusedError,
+    serving,
+)
 from training.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,11 +64,33 @@ def test_log_probs_are_those_of_the_tokens_after_the_first(
     assert scores.greedy == (True, False)
 
 
+def test_prompts_with_a_common_beginning_are_sent_in_one_request(
+    server: FakeModelServer, endpoint: Endpoint
+) -> None:
+    server.log_prob = lambda text, position: -float(ord(text[position]))
+    texts = ["a question: A", "a question: B", "another one: C", "another one: DE"]
+
+    found = endpoint.log_probs([list(text.encode()) for text in texts])
+
+    assert [scores.token_ids for scores in found] == [tuple(text.encode()) for text in texts]
+    assert [scores.log_probs[-1] for scores in found] == [-65.0, -66.0, -67.0, -69.0]
+    assert sorted(len(body["prompt"]) for _, body in server.requests) == [2, 2]
+
+
+def test_many_similar_prompts_are_divided(server: FakeModelServer, endpoint: Endpoint) -> None:
+    found = endpoint.log_probs([[1, 2, 3, n] for n in range(MAX_PROMPTS + 1)])
+
+    assert [scores.token_ids[-1] for scores in found] == list(range(MAX_PROMPTS + 1))
+    assert sorted(len(body["prompt"]) for _, body in server.requests) == [1, MAX_PROMPTS]
+
+
 def test_server_without_log_probs_of_prompts_is_refused(
     server: FakeModelServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        FakeModelServer, "_complete", lambda self, body: (200, {"choices": [{"text": ""}]})
+        FakeModelServer,
+        "_complete",
+        lambda self, body: (200, {"choices": [{"index": 0, "text": ""}]}),
     )
 
     with refused(EndpointError, field="logprobs", limit="3 log-probs"):

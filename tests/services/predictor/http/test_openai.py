@@ -264,6 +264,26 @@ async def test_echo_without_new_tokens_scores_the_prompt(predictor: Predictor) -
     assert reply["usage"]["completion_tokens"] == 0
 
 
+@pytest.mark.parametrize("kept", [0, 1, 30, 60], ids="{} shared".format)
+async def test_scores_are_equal_whether_prompts_share_a_beginning_or_not(
+    predictor: Predictor, kept: int
+) -> None:
+    _, start = await predictor.post("/tokenize", {"model": "tiny-1", "prompt": "a prompt " * 8})
+    ids = start["tokens"]
+    prompts = [ids, [*ids[:kept], *reversed(ids[:20])], [*ids[:kept], ids[5]], ids, ids]
+    scoring = {"model": "tiny-1", "max_tokens": 0, "echo": True, "logprobs": 1}
+
+    _, together = await predictor.post("/v1/completions", {**scoring, "prompt": prompts})
+
+    for prompt, choice in zip(prompts, together["choices"], strict=True):
+        _, alone = await predictor.post("/v1/completions", {**scoring, "prompt": prompt})
+        found, expected = (
+            reply["logprobs"]["token_logprobs"] for reply in (choice, alone["choices"][0])
+        )
+        assert len(found) == len(prompt)
+        assert found[1:] == pytest.approx(expected[1:], abs=1e-4)
+
+
 async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None:
     async with openai.AsyncOpenAI(
         base_url=f"{predictor.url}/v1", api_key=KEY, max_retries=0
