@@ -201,13 +201,10 @@ class LocalCacheBackend:
         )
 
     async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
-        """Implement the method `CacheBackend.find`."""
         return self._kept[cache_key.tenant].get(cache_key)
 
     async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
-        """Implement the method `CacheBackend.store`."""
         self._kept[cache_key.tenant][cache_key] = answer
 
     async def drop_tenant(self, tenant: str) -> None:
-        """Implement the method `CacheBackend.drop_tenant`."""
         self._kept.pop(tenant, None)

@@ -28,7 +28,6 @@ class FeedbackPeer:
         self._stub, self._within_seconds = stub, within_seconds
 
     async def record(self, event: FeedbackEvent) -> Durability:
-        """Implement the method `FeedbackLog.record`."""
         message = events_pb2.FeedbackEvent(
             event_id=event.event_id,
             tenant=event.tenant,
@@ -82,7 +81,6 @@ class FeedbackPeer:
         return found
 
     async def consent(self) -> Consent:
-        """Implement the method `OwnLog.consent`."""
         return _consent(
             await self._call(
                 self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()
@@ -90,18 +88,15 @@ class FeedbackPeer:
         )
 
     async def set_consent(self, *, training: bool) -> Consent:
-        """Implement the method `OwnLog.set_consent`."""
         request = feedback_pb2.SetPrincipalConsentRequest(training=training)
         return _consent(await self._call(self._stub.SetPrincipalConsent, request))
 
     async def erase_principal(self) -> Erasure:
-        """Implement the method `OwnLog.erase_principal`."""
         return _erasure(
             await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest())
         )
 
     async def erasure(self, erasure_id: str) -> Erasure:
-        """Implement the method `OwnLog.erasure`."""
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
         try:
             return _erasure(await self._call(self._stub.GetPrincipalErasure, request))

@@ -53,7 +53,6 @@ class GeneratorPeer:
         return tuple(version for version in versions if version)
 
     async def sole_version(self) -> str:
-        """Implement the method `answer_cache.Versions.sole_version`."""
         rollout = await self.rollout()
         return "" if rollout.candidate.version else str(rollout.stable.version)
 

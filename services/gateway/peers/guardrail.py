@@ -163,7 +163,6 @@ class GuardrailPeer:
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
     ) -> Result:
-        """Implement the method `OutputGuard.check_output`."""
         response = await self._outputs.check(
             Check(prompt=prompt, released_tail=released_tail, pending=pending, final=final)
         )

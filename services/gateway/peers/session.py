@@ -115,7 +115,6 @@ class SessionPeer:
         return None if _finish_reason(message) is FinishReason.OPEN else message
 
     async def rated_message(self, message_id: str) -> RatedMessage:
-        """Implement the method `RatedMessages.rated_message`."""
         response = await self._get(message_id)
         message = response.message
         is_told = response.HasField("question_enhanced")
@@ -131,7 +130,6 @@ class SessionPeer:
         )
 
     async def erase_user(self) -> int:
-        """Implement the method `OwnConversations.erase_user`."""
         request = session_pb2.EraseUserRequest()
         response = await call_unary(
             PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds

@@ -52,11 +52,9 @@ class ErasureRequests:
         self._processed: str | None = None
 
     def on_forget(self, forget: Callable[[str], Awaitable[None]]) -> None:
-        """Implement the method `TurnHistory.on_forget`."""
         self._forget = forget
 
     async def forget(self, caller_key: str) -> None:
-        """Implement the method `TurnHistory.forget`."""
         request_id = (
             await self._valkey.run(
                 Use.TURNS, ADD_REQUEST, [REQUESTS_KEY], caller_key, self._keep_ms

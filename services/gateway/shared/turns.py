@@ -50,7 +50,6 @@ class ValkeyTurns:
         self._erasures, self._lease_seconds = erasures, lease_seconds
 
     async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
-        """Implement the method `Announcer.claim`."""
         if not turn.request.request_id:
             return Claim.OURS
         try:
@@ -69,11 +68,9 @@ class ValkeyTurns:
         return claim
 
     def announce(self, turn: Turn) -> None:
-        """Implement the method `Announcer.announce`."""
         self._publisher.announce(turn)
 
     async def follow(self, turn: Turn) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
-        """Implement the method `Announcer.follow`."""
         state = await self._state(turn.caller, turn.message_id)
         async with aclosing(self._readers.follow(state, 0)) as events:
             async for event in events:
@@ -82,7 +79,6 @@ class ValkeyTurns:
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
     ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
-        """Implement the method `RemoteTurns.resume`."""
         state = await self._state(caller, message_id)
         if state.restarted and after_sequence:
             raise answer_restarted()
@@ -91,7 +87,6 @@ class ValkeyTurns:
         return self._readers.follow(state, after_sequence)
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
-        """Implement the method `RemoteTurns.cancel`."""
         state = await self._state(caller, message_id)
         if state.events is not None or not await self._is_alive(state.gateway):
             return False
@@ -100,7 +95,6 @@ class ValkeyTurns:
         return True
 
     def hand_over(self) -> bool:
-        """Implement the method `RemoteTurns.hand_over`."""
         # Without Valkey other gateways cannot continue the turns, so readers stay.
         if not self._valkey.connected:
             return False

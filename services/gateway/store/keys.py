@@ -92,13 +92,11 @@ class SqlKeyStore:
         self._engine = engine
 
     async def find(self, digest: bytes) -> StoredKey | None:
-        """Implement the method `KeyLookup.find`."""
         async with transaction(self._engine) as connection:
             row = (await connection.execute(_with_digest(digest))).one_or_none()
         return _key(row) if row else None
 
     async def recent_digests(self, most: int) -> Sequence[bytes]:
-        """Implement the method `KeyLookup.recent_digests`."""
         use_time = func.coalesce(api_keys.c.last_use_time, api_keys.c.create_time)
         statement = (
             select(api_keys.c.digest, api_keys.c.previous_digest)
@@ -111,7 +109,6 @@ class SqlKeyStore:
         return [digest for row in rows for digest in row if digest is not None]
 
     async def record_use(self, key_id: str, use_time: float) -> None:
-        """Implement the method `KeyLookup.record_use`."""
         statement = (
             update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
         )

@@ -111,12 +111,10 @@ class RolloutRow:
         return is_replaced
 
     async def append(self, act: Act) -> None:
-        """Implement the method `RolloutStore.append`."""
         await self._run(AUDIT.insert().values(act.record()))
         act.log()
 
     async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
-        """Implement the method `RolloutStore.audit_records`."""
         rows = await self._run(records_since(AUDIT, since_us))
         return [dict(row) for row in rows.mappings()]
 
@@ -149,7 +147,6 @@ class RolloutRow:
             ) from error
 
     async def read_traffic(self, versions: Sequence[str], since_us: int) -> Mapping[CountKey, int]:
-        """Implement the method `TrafficStore.read_traffic`."""
         query = select(TRAFFIC).where(
             TRAFFIC.c.version.in_(versions), TRAFFIC.c.since_us == since_us
         )
@@ -159,7 +156,6 @@ class RolloutRow:
         }
 
     async def forget_traffic(self, except_since_us: int) -> None:
-        """Implement the method `TrafficStore.forget_traffic`."""
         kept = TRAFFIC.c.since_us.in_((ALL_TIME, except_since_us))
         await self._run(delete(TRAFFIC).where(~kept))
 

@@ -62,12 +62,10 @@ class RolloutFile:
             return await asyncio.to_thread(self._replace, rollout, serial, act)
 
     async def append(self, act: Act) -> None:
-        """Implement the method `RolloutStore.append`."""
         with _translated_errors():
             await asyncio.to_thread(self._append, act)
 
     async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
-        """Implement the method `RolloutStore.audit_records`."""
         with _translated_errors():
             content = await asyncio.to_thread(self._read_audit)
         lines = content.splitlines()
@@ -85,7 +83,6 @@ class RolloutFile:
             await asyncio.to_thread(self._add_traffic, counts)
 
     async def read_traffic(self, versions: Sequence[str], since_us: int) -> Mapping[CountKey, int]:
-        """Implement the method `TrafficStore.read_traffic`."""
         with _translated_errors():
             counts = await asyncio.to_thread(self._traffic)
         return {
@@ -95,7 +92,6 @@ class RolloutFile:
         }
 
     async def forget_traffic(self, except_since_us: int) -> None:
-        """Implement the method `TrafficStore.forget_traffic`."""
         with _translated_errors():
             await asyncio.to_thread(self._forget_traffic, except_since_us)
 
