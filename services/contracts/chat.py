@@ -51,14 +51,6 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
-class ContextMessage:
-    """One message of a context or of a history brought by the client."""
-
-    role: Role
-    text: str
-
-
-@dataclass(frozen=True)
 class TextEdit:
     """One correction of the enhancer. `start` and `end` count code points of the original text."""
 
@@ -97,12 +89,3 @@ class Sample:
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """End of a generation. `sample` is None if the model server reports no tokens."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    sample: Sample | None = None

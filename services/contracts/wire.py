@@ -15,7 +15,6 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.contracts.chat import (
     Action,
-    ContextMessage,
     FinishReason,
     Role,
     Sample,
@@ -48,11 +47,6 @@ ACTION_NUMBERS = {action: number for number, action in ACTIONS.items()}
 # The context of a turn as the session service returns it. The gateway hands it to the generator
 # without decoding.
 Context = Sequence[session_pb2.ContextMessage]
-
-
-def history_message(message: ContextMessage) -> chat_pb2.HistoryMessage:
-    """Convert one message of a context or history to protobuf."""
-    return chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
 
 
 def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:

@@ -7,10 +7,12 @@ without such a fixed point after MAX_ROUNDS is returned unchanged.
 import re
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
+from thumbwheel.enhancer.v1 import enhancer_pb2
+
 from services.chassis.threads import Checkpoint, no_checkpoint
+from services.contracts.wire import edit_message
 from services.enhancer.correction.edits import Draft, Edit, EditKind, TooManyEditsError
 from services.enhancer.correction.grammar import Grammar, confusion_edits
 from services.enhancer.correction.known_words import ABBREVIATIONS
@@ -50,15 +52,6 @@ class SkipReason(StrEnum):
     TOO_LONG = "too_long"
 
 
-@dataclass(frozen=True)
-class Enhancement:
-    """The text after all edits, and the edits of the original; or the reason for no attempt."""
-
-    text: str
-    edits: tuple[Edit, ...] = ()
-    skipped: SkipReason = SkipReason.NONE
-
-
 class Enhancer:
     """Corrects prompts deterministically; texts are not stored."""
 
@@ -74,7 +67,9 @@ class Enhancer:
         self._language = language
         self._longest_characters = longest_characters
 
-    def enhance(self, text: str, checkpoint: Checkpoint = no_checkpoint) -> Enhancement:
+    def enhance(
+        self, text: str, checkpoint: Checkpoint = no_checkpoint
+    ) -> enhancer_pb2.EnhanceResponse:
         """Correct a text, or return the reason for not correcting the text.
 
         Raises:
@@ -82,13 +77,13 @@ class Enhancer:
         """
         skipped = self._skip(text)
         if skipped:
-            return Enhancement(text, skipped=skipped)
+            return enhancer_pb2.EnhanceResponse(text=text, skipped=skipped)
         try:
             return self._corrected(text, checkpoint)
         except TooManyEditsError:
-            return Enhancement(text)
+            return enhancer_pb2.EnhanceResponse(text=text)
 
-    def _corrected(self, text: str, checkpoint: Checkpoint) -> Enhancement:
+    def _corrected(self, text: str, checkpoint: Checkpoint) -> enhancer_pb2.EnhanceResponse:
         draft = Draft(text)
         for _ in range(MAX_ROUNDS):
             before = draft.text
@@ -107,8 +102,9 @@ class Enhancer:
                     if not any(edit.start < span.end and edit.end > span.start for span in spans)
                 )
                 if draft.text == before:
-                    return Enhancement(draft.text, draft.edits())
-        return Enhancement(text)
+                    edits = map(edit_message, draft.edits())
+                    return enhancer_pb2.EnhanceResponse(text=draft.text, edits=edits)
+        return enhancer_pb2.EnhanceResponse(text=text)
 
     def _skip(self, text: str) -> SkipReason:
         if len(text) > self._longest_characters:

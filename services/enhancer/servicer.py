@@ -1,4 +1,4 @@
-"""Servicer of EnhancerService: checks limits, calls the enhancer, converts edits.
+"""Servicer of EnhancerService: checks limits, calls the enhancer.
 
 Texts of more than INLINE_CHARACTERS are corrected in a thread, one at a time and until the call
 ends. Shorter texts do not wait for them.
@@ -10,7 +10,6 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.threads import BoundedThreads
 from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
-from services.contracts.wire import edit_message
 from services.enhancer.prompt import Enhancer
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
@@ -35,13 +34,5 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
             )
         text = request.text
         if len(text) <= INLINE_CHARACTERS:
-            enhancement = self._enhancer.enhance(text)
-        else:
-            enhancement = await self._threads.run(
-                lambda checkpoint: self._enhancer.enhance(text, checkpoint)
-            )
-        return enhancer_pb2.EnhanceResponse(
-            text=enhancement.text,
-            edits=map(edit_message, enhancement.edits),
-            skipped=enhancement.skipped,
-        )
+            return self._enhancer.enhance(text)
+        return await self._threads.run(lambda checkpoint: self._enhancer.enhance(text, checkpoint))

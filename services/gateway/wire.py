@@ -11,7 +11,6 @@ from typing import TypeVar
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from services.contracts.chat import ContextMessage
 from services.contracts.limits import field_error
 from services.contracts.wire import ROLES, TASKS, overrides_from
 from services.gateway.turns.request import DisconnectPolicy, Regenerate, TurnRequest, typed_message
@@ -42,18 +41,15 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
     match request.WhichOneof("action"):
         case "input":
             action = typed_message(request.input.text)
+            for number, message in enumerate(request.input.history):
+                _known(ROLES, message.role, f"input.history[{number}].role")
         case "regenerate":
             action = Regenerate(request.regenerate.message_id)
         case _:
             raise field_error("action", "one of input, regenerate")
     return TurnRequest(
         action=action,
-        history=tuple(
-            ContextMessage(
-                _known(ROLES, message.role, f"input.history[{number}].role"), message.text
-            )
-            for number, message in enumerate(request.input.history)
-        ),
+        history=request.input.history,
         conversation_id=request.conversation_id,
         parent_message_id=request.parent_message_id,
         request_id=request.request_id,

@@ -13,8 +13,7 @@ from services.generator.rollout.reconcile import Reconciler, shares
 from services.generator.rollout.traffic import TrafficCounter
 from services.generator.wire import (
     canary_request_from,
-    generate_event,
-    generate_request_from,
+    check_generate_request,
     rollout_response,
     traffic_response,
     traffic_versions_from,
@@ -33,9 +32,10 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generator_pb2.GenerateEvent]:
-        async with aclosing(self._engine.generate(generate_request_from(request))) as events:
+        check_generate_request(request)
+        async with aclosing(self._engine.generate(request)) as events:
             async for event in events:
-                yield generate_event(event)
+                yield event
 
 
 class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):

@@ -1,4 +1,4 @@
-"""Conversion between protobuf messages and the domain."""
+"""Checks of requests, and conversion between protobuf messages and the domain."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,19 +7,8 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from sequential.figures import RATES, RateSums, VersionFigures
-from services.contracts.chat import ContextMessage, Finished
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
-from services.contracts.wire import (
-    FINISH_REASON_NUMBERS,
-    ROLES,
-    TASK_NUMBERS,
-    TASKS,
-    overrides_from,
-    sample_message,
-    timestamp,
-    usage_message,
-)
-from services.generator.answering.engine import GenerateRequest, Selected
+from services.contracts.wire import ROLES, TASKS, timestamp
 from services.generator.rollout.canary import VERSION_LIMIT, CanaryRequest, is_version
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
@@ -34,8 +23,8 @@ STATES = {
 }
 
 
-def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateRequest:
-    """Check and convert a GenerateRequest.
+def check_generate_request(request: generator_pb2.GenerateRequest) -> None:
+    """Check a GenerateRequest, except for its sampling parameters.
 
     Raises:
         InvalidArgumentError: a field is out of its range; names field and limit.
@@ -50,7 +39,6 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
         raise field_error("messages", "at least 1, and the last by the user")
     if request.task not in TASKS:
         raise field_error("task", "a task of chat.v1")
-    messages = []
     for number, entry in enumerate(request.messages):
         if entry.role not in ROLES:
             raise field_error(f"messages[{number}].role", "system, user or assistant")
@@ -58,37 +46,6 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
             raise field_error(
                 f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters"
             )
-        messages.append(ContextMessage(ROLES[entry.role], entry.text))
-    return GenerateRequest(
-        user_key=request.user_key,
-        messages=messages,
-        task=TASKS[request.task],
-        overrides=overrides_from(request.sampling),
-        pinned_version=request.pinned_version,
-    )
-
-
-def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEvent:
-    """Convert one event of a generation."""
-    if isinstance(event, str):
-        return generator_pb2.GenerateEvent(text_delta=event)
-    if isinstance(event, Finished):
-        finished = generator_pb2.Finished(
-            finish_reason=FINISH_REASON_NUMBERS[event.finish_reason],
-            usage=usage_message(event.usage),
-            sample=sample_message(event.sample),
-        )
-        return generator_pb2.GenerateEvent(finished=finished)
-    selected = generator_pb2.Selected(
-        model_version=event.assignment.version,
-        arm=event.assignment.arm,
-        assignment_probability=event.assignment.probability,
-        task=TASK_NUMBERS[event.task],
-        temperature=event.sampling.temperature,
-        top_p=event.sampling.top_p,
-        max_tokens=event.sampling.max_tokens,
-    )
-    return generator_pb2.GenerateEvent(selected=selected)
 
 
 def canary_request_from(request: generator_pb2.StartCanaryRequest) -> CanaryRequest:

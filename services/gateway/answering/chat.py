@@ -25,7 +25,6 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import bind_call, current_call
 from services.chassis.telemetry import fields
-from services.contracts.chat import ContextMessage, Role
 from services.contracts.wire import FINISH_REASONS
 from services.gateway.answering.answer import AnswerTiming, AnswerWriter, replay
 from services.gateway.answering.answer_cache import AnswerCache
@@ -87,11 +86,8 @@ class Chat:
         clock.passed("enhance")
 
         request = turn.request
-        typed, enhanced = (
-            ContextMessage(Role.USER, text) for text in (prompt.original_text, prompt.text)
-        )
-        messages = dict.fromkeys((typed, enhanced, *request.judged_history))
-        async with concurrently(self._guardrail.check_input(messages)) as verdict:
+        check = self._guardrail.check_input(prompt, request.history)
+        async with concurrently(check) as verdict:
             # Later turns of a stored conversation check only their own text, so that a history is
             # stored after its verdict, and a refused history is not stored at all.
             if request.history and _is_blocked(await verdict):

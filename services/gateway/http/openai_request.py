@@ -5,15 +5,16 @@ dropped silently.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.contracts.chat import ContextMessage, Role, SamplingOverrides
+from services.contracts.chat import SamplingOverrides
 from services.contracts.limits import MAX_HISTORY, MAX_STOPS, field_error, with_field
 from services.gateway.turns.request import (
     MODEL_PATTERN,
@@ -28,10 +29,10 @@ ValueT = TypeVar("ValueT", bool, int, float)
 MAX_EXACT_INTEGER = 2**53
 MAX_PARTS = 64  # in the content of one message
 ROLES = {
-    "system": Role.SYSTEM,
-    "developer": Role.SYSTEM,
-    "user": Role.USER,
-    "assistant": Role.ASSISTANT,
+    "system": chat_pb2.ROLE_SYSTEM,
+    "developer": chat_pb2.ROLE_SYSTEM,
+    "user": chat_pb2.ROLE_USER,
+    "assistant": chat_pb2.ROLE_ASSISTANT,
 }
 SUPPORTED = frozenset(
     (
@@ -156,10 +157,10 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
             )
 
 
-def _input(messages: Any) -> tuple[session_pb2.UserMessage, tuple[ContextMessage, ...]]:
+def _input(messages: Any) -> tuple[session_pb2.UserMessage, Sequence[chat_pb2.HistoryMessage]]:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_HISTORY + 1:
         raise field_error("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
-    read: list[ContextMessage] = []
+    read: list[chat_pb2.HistoryMessage] = []
     for number, message in enumerate(messages):
         path = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -182,12 +183,13 @@ def _input(messages: Any) -> tuple[session_pb2.UserMessage, tuple[ContextMessage
             raise field_error(
                 f"{path}.content", "a text in valid Unicode, or a list of parts of type text"
             )
-        read.append(ContextMessage(ROLES[role], "".join(part["text"] for part in parts)))
-    if read[-1].role is not Role.USER:
+        text = "".join(part["text"] for part in parts)
+        read.append(chat_pb2.HistoryMessage(role=ROLES[role], text=text))
+    if read[-1].role != chat_pb2.ROLE_USER:
         raise field_error(
             f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
         )
-    return typed_message(read[-1].text), tuple(read[:-1])
+    return typed_message(read[-1].text), read[:-1]
 
 
 def is_unicode(text: Any) -> bool:

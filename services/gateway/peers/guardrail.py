@@ -8,16 +8,17 @@ an answer are sent without delay.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
-from services.contracts.chat import ContextMessage
 from services.contracts.limits import MAX_OUTPUT_CHECKS
-from services.contracts.wire import ACTIONS, ROLE_NUMBERS
+from services.contracts.wire import ACTIONS
 
 PEER = "guardrail"
 # Interval between two calls without urgent checks. A single answer has longer pauses anyway.
@@ -143,16 +144,26 @@ class GuardrailPeer:
         self._outputs = OutputChecks(self._check_one, self._check_many)
 
     async def check_input(
-        self, messages: Collection[ContextMessage]
+        self, prompt: session_pb2.UserMessage, history: Iterable[chat_pb2.HistoryMessage]
     ) -> guardrail_pb2.CheckInputResponse:
-        """Return the strictest verdict over the texts of messages, each judged in its role.
+        """Return the strictest verdict over both texts of the prompt and those of a history.
+
+        The history is that of a client that keeps its conversation. All its messages are judged in
+        their roles, because the client wrote them all: earlier checks cannot be verified, and a
+        model follows system and assistant messages as well.
 
         Raises:
             ServiceError: The guard failed. No answer may be generated.
         """
+        judged = dict.fromkeys(
+            (
+                (chat_pb2.ROLE_USER, prompt.original_text),
+                (chat_pb2.ROLE_USER, prompt.text),
+                *((message.role, message.text) for message in history if message.text),
+            )
+        )
         request = guardrail_pb2.CheckInputRequest(
-            texts=[message.text for message in messages],
-            roles=[ROLE_NUMBERS[message.role] for message in messages],
+            texts=[text for _, text in judged], roles=[role for role, _ in judged]
         )
         response: guardrail_pb2.CheckInputResponse = await call_unary(
             PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds

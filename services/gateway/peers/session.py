@@ -17,7 +17,7 @@ from services.contracts.limits import (
     field_error,
     with_field,
 )
-from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, TASKS, history_message
+from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, TASKS
 from services.gateway.feedback import RatedMessage
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
@@ -68,7 +68,7 @@ class SessionPeer:
                 message.regenerate_message_id = message_id
             case session_pb2.UserMessage():
                 message.user.CopyFrom(prompt)
-                message.history.extend(map(history_message, request.history))
+                message.history.extend(request.history)
         try:
             response: session_pb2.BeginTurnResponse = await call_unary(
                 PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds

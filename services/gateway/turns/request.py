@@ -6,13 +6,15 @@ is checked once and reported in the same words.
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.contracts import limits
-from services.contracts.chat import ContextMessage, SamplingOverrides, Task
+from services.contracts.chat import SamplingOverrides, Task
 from services.contracts.limits import (
     MAX_HISTORY,
     MAX_REPLY_TOKENS,
@@ -62,7 +64,7 @@ class TurnRequest:
     """
 
     action: session_pb2.UserMessage | Regenerate
-    history: tuple[ContextMessage, ...] = ()
+    history: Sequence[chat_pb2.HistoryMessage] = ()
     conversation_id: str = ""
     parent_message_id: str = ""
     request_id: str = ""
@@ -72,15 +74,6 @@ class TurnRequest:
     model: str = ""
     skip_enhancer: bool = False
     client_keeps_conversation: bool = False
-
-    @property
-    def judged_history(self) -> tuple[ContextMessage, ...]:
-        """Messages with a text of a history kept by the client, of all roles.
-
-        The guard checks them, because the client wrote them all: earlier checks of such a history
-        cannot be verified, and a model follows system and assistant messages as well.
-        """
-        return tuple(message for message in self.history if message.text)
 
     @property
     def pinned_version(self) -> str:

@@ -8,18 +8,21 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
+
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
-from services.contracts.chat import (
-    Arm,
-    ContextMessage,
-    Finished,
-    FinishReason,
-    SamplingOverrides,
-    Task,
-    Usage,
+from services.contracts.chat import Arm, FinishReason, Task, Usage
+from services.contracts.wire import (
+    FINISH_REASON_NUMBERS,
+    TASK_NUMBERS,
+    TASKS,
+    overrides_from,
+    sample_message,
+    usage_message,
 )
 from services.generator.answering.presets import Preset, Sampling, sampling_for
 from services.generator.answering.stream import Chunk, SampleParts, coalesced
@@ -35,34 +38,6 @@ NO_MODEL = (
     "no model is installed; `make up` installs the small model, `make up MODEL=...` another one, "
     "and TW_GENERATOR_STABLE_DIRECTORY names a model directory"
 )
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    """Request for one answer.
-
-    Args:
-        user_key: stable key of the user, for the assignment to an arm.
-        messages: the context, with the user's message last.
-        task: kind of answer; UNSPECIFIED chooses the task from the last message.
-        overrides: sampling parameters of the caller.
-        pinned_version: version that must answer; empty follows the rollout.
-    """
-
-    user_key: str
-    messages: Sequence[ContextMessage]
-    task: Task = Task.UNSPECIFIED
-    overrides: SamplingOverrides = field(default_factory=SamplingOverrides)
-    pinned_version: str = ""
-
-
-@dataclass(frozen=True)
-class Selected:
-    """First event of a generation, with the assigned version, the task and the sampling."""
-
-    assignment: Assignment
-    task: Task
-    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -89,7 +64,7 @@ class ChatServer(Protocol):
     async def answer(
         self,
         version: str,
-        messages: Sequence[ContextMessage],
+        messages: Sequence[chat_pb2.HistoryMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None: ...
@@ -159,6 +134,21 @@ def _not_served_error() -> NotFoundError:
     )
 
 
+def _selected(
+    assignment: Assignment, task: Task, sampling: Sampling
+) -> generator_pb2.GenerateEvent:
+    selected = generator_pb2.Selected(
+        model_version=assignment.version,
+        arm=assignment.arm,
+        assignment_probability=assignment.probability,
+        task=TASK_NUMBERS[task],
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+    )
+    return generator_pb2.GenerateEvent(selected=selected)
+
+
 class _Answer:
     """Chunks of one answer so far. The queue `texts` ends with None."""
 
@@ -182,7 +172,7 @@ class _Answer:
         if chunk.usage:
             self.usage = Usage(*chunk.usage)
 
-    def finished(self) -> Finished:
+    def finished(self) -> generator_pb2.Finished:
         """Return the final event.
 
         Raises:
@@ -192,8 +182,11 @@ class _Answer:
             raise UnavailableError(
                 "the model server ended the stream early", reason="MODEL_SERVER_LOST"
             )
-        sample = self._sample.joined(self.usage.completion_tokens)
-        return Finished(FinishReason(self.finish_reason), self.usage, sample)
+        return generator_pb2.Finished(
+            finish_reason=FINISH_REASON_NUMBERS[FinishReason(self.finish_reason)],
+            usage=usage_message(self.usage),
+            sample=sample_message(self._sample.joined(self.usage.completion_tokens)),
+        )
 
 
 class Engine:
@@ -220,9 +213,9 @@ class Engine:
         self._return_tokens = return_tokens
 
     async def generate(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[Selected | str | Finished, None]:
-        """Yield Selected, then texts, then Finished.
+        self, request: generator_pb2.GenerateRequest
+    ) -> AsyncGenerator[generator_pb2.GenerateEvent, None]:
+        """Yield `selected`, then texts, then `finished`; the request has been checked.
 
         Raises:
             InvalidArgumentError: sampling is out of range, or the context is too long for the
@@ -232,10 +225,11 @@ class Engine:
                 ends the stream early.
             ResourceExhaustedError: the model server's queue is full.
         """
-        task = request.task
+        task = TASKS[request.task]
         if task is Task.UNSPECIFIED:
             task = choose_task(request.messages[-1].text)
-        sampling = sampling_for(self._presets[task], request.overrides, self._reply_tokens)
+        overrides = overrides_from(request.sampling)
+        sampling = sampling_for(self._presets[task], overrides, self._reply_tokens)
         # Tokens of a stop string are sampled but not shown, so the sample would not match the shown
         # text.
         sampling = replace(sampling, return_tokens=self._return_tokens and not sampling.stop)
@@ -244,23 +238,23 @@ class Engine:
         reason = "cancelled"
         with self._running.track(assignment.version):
             try:
-                yield Selected(assignment, task, sampling)
+                yield _selected(assignment, task, sampling)
                 answer = _Answer(assignment.version)
                 async with self._read_in_background(
                     answer, assignment, request, sampling
                 ) as reader:
                     async for text in coalesced(answer.texts, self._coalesce_seconds):
-                        yield text
+                        yield generator_pb2.GenerateEvent(text_delta=text)
                     await reader
                 finished = answer.finished()
-                reason, usage = finished.finish_reason.value, finished.usage
+                reason, usage = str(answer.finish_reason), answer.usage
                 TOKENS.labels(assignment.version, "prompt").inc(usage.prompt_tokens)
                 TOKENS.labels(assignment.version, "completion").inc(usage.completion_tokens)
                 SAMPLES.labels(
-                    assignment.version, "none" if finished.sample is None else "whole"
+                    assignment.version, "whole" if finished.HasField("sample") else "none"
                 ).inc()
                 counted.finished(answer.first_text_seconds, usage)
-                yield finished
+                yield generator_pb2.GenerateEvent(finished=finished)
             except ServiceError as error:
                 reason = error.reason.lower()
                 counted.failed(error)
@@ -270,7 +264,11 @@ class Engine:
 
     @asynccontextmanager
     async def _read_in_background(
-        self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
+        self,
+        answer: _Answer,
+        assignment: Assignment,
+        request: generator_pb2.GenerateRequest,
+        sampling: Sampling,
     ) -> AsyncIterator[asyncio.Task[None]]:
         """Read the stream in a task of its own, independent of the reader of our events.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.http_exceptions import LineTooLong
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import (
     FailedPreconditionError,
@@ -25,7 +26,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import trace_headers
-from services.contracts.chat import ContextMessage
+from services.contracts.wire import ROLES
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
 from services.generator.answering.stream import Chunk, MalformedStreamError, parse_line
@@ -81,7 +82,7 @@ class Completions:
     async def answer(
         self,
         version: str,
-        messages: Sequence[ContextMessage],
+        messages: Sequence[chat_pb2.HistoryMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
@@ -225,7 +226,7 @@ class HttpModelServer:
     async def answer(
         self,
         version: str,
-        messages: Sequence[ContextMessage],
+        messages: Sequence[chat_pb2.HistoryMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
@@ -260,11 +261,13 @@ def _stream_lost_error() -> UnavailableError:
 
 
 def _chat_body(
-    version: str, messages: Sequence[ContextMessage], sampling: Sampling
+    version: str, messages: Sequence[chat_pb2.HistoryMessage], sampling: Sampling
 ) -> dict[str, object]:
     body: dict[str, object] = {
         "model": version,
-        "messages": [{"role": message.role, "content": message.text} for message in messages],
+        "messages": [
+            {"role": ROLES[message.role], "content": message.text} for message in messages
+        ],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,

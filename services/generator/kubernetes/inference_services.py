@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import aiohttp
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import (
     FailedPreconditionError,
@@ -23,7 +24,6 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import fields
-from services.contracts.chat import ContextMessage
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.model_server import Completions
 from services.generator.answering.presets import Sampling
@@ -168,7 +168,7 @@ class InferenceServices:
     async def answer(
         self,
         version: str,
-        messages: Sequence[ContextMessage],
+        messages: Sequence[chat_pb2.HistoryMessage],
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thumbwheel.enhancer.v1 import enhancer_pb2
 
 from services.enhancer.correction.edits import apply
 from services.enhancer.prompt import Enhancer, SkipReason
@@ -70,7 +71,7 @@ def test_typed_text_is_corrected(enhancer: Enhancer, typed: str, meant: str) -> 
 )
 def test_correct_or_protected_text_does_not_change(enhancer: Enhancer, text: str) -> None:
     enhancement = enhancer.enhance(text)
-    assert (enhancement.text, enhancement.edits) == (text, ())
+    assert (enhancement.text, list(enhancement.edits)) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_other_languages_code_and_documents_are_skipped(
     enhancer: Enhancer, text: str, skipped: SkipReason
 ) -> None:
     enhancement = enhancer.enhance(text)
-    assert (enhancement.text, enhancement.edits, enhancement.skipped) == (text, (), skipped)
+    assert enhancement == enhancer_pb2.EnhanceResponse(text=text, skipped=skipped)
 
 
 WORDS = st.sampled_from(

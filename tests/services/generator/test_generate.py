@@ -15,7 +15,6 @@ from thumbwheel.generator.v1 import generator_pb2
 
 from infra.run.supervision.ports import HOST, free_port
 from services.chassis.errors import ServiceError, UnavailableError, from_rpc
-from services.contracts.chat import ContextMessage, Role
 from services.generator.answering.engine import NO_MODEL, Timeouts
 from services.generator.answering.model_server import HttpModelServer
 from services.generator.answering.presets import Sampling
@@ -390,7 +389,12 @@ async def test_a_user_sees_no_address_of_the_model_server() -> None:
     async with aiohttp.ClientSession() as http:
         server = HttpModelServer(http, f"http://{HOST}:{free_port()}", Timeouts(5, 5, 5), 5)
         with pytest.raises(UnavailableError) as caught:
-            await server.answer("nano-0", [ContextMessage(Role.USER, "Hi")], sampling, print)
+            await server.answer(
+                "nano-0",
+                [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="Hi")],
+                sampling,
+                print,
+            )
     assert caught.value.reason == "MODEL_NOT_READY"
     assert HOST not in caught.value.text
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
-from services.contracts.chat import ContextMessage, Role, SamplingOverrides
+from services.contracts.chat import SamplingOverrides
 from services.gateway.background_tasks import background_tasks
 from services.gateway.quotas.quota import (
     Allowance,
@@ -442,7 +443,7 @@ async def test_tenant_can_have_its_own_limits(rules: QuotaRules) -> None:
 
 
 def test_prompt_estimate_includes_the_whole_request(rules: QuotaRules) -> None:
-    history = (ContextMessage(Role.SYSTEM, "Be brief."), ContextMessage(Role.USER, "é" * 3))
+    history = [chat_pb2.HistoryMessage(text=text) for text in ("Be brief.", "é" * 3)]
     asked = rules.request_for(ADA, TurnRequest(typed_message("What is it?"), history))
     assert asked.tokens == 4 + 3 + 2 + 50
 

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client import REGISTRY
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from services.contracts.chat import ContextMessage
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.model_server import SILENT_REASON
 from services.generator.answering.presets import Sampling
@@ -73,7 +73,10 @@ class World:
     async def answer(self, version: str) -> str:
         chunks: list[Chunk] = []
         await self.services.answer(
-            version, [ContextMessage("user", "hello")], Sampling(0.5, 0.9, 8), chunks.append
+            version,
+            [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="hello")],
+            Sampling(0.5, 0.9, 8),
+            chunks.append,
         )
         return "".join(chunk.text for chunk in chunks)
 
