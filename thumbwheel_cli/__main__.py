@@ -22,6 +22,7 @@ PROBES = {
     "predictor": "openvino",
     "training": "torch",
     "evaluation": "lm_eval",
+    "corpus": "scrapy",
 }
 
 

@@ -25,6 +25,7 @@ GROUPS = {
     "predictor": "the model server (120 MB to download)",
     "training": "torch and ray (3 GB to download, 6 GB on disk)",
     "evaluation": "lm-eval, for benchmarks (60 MB to download)",
+    "corpus": "crawler, extraction and filters of training texts (150 MB to download)",
     "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
 }
 # Exit statuses of a step interrupted by Ctrl-C. The signal reaches the whole terminal, and the step

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 compile() { uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate "$@"; }
 compile --group dev -o locks/resolution.txt
-for group in services predictor training evaluation dev; do
+for group in services predictor training evaluation corpus dev; do
   compile --group "$group" --constraints locks/resolution.txt --generate-hashes -o "locks/$group.txt"
 done
 # Packages of tests/oracle: torch and transformers as above, so that little besides TRL is downloaded.

@@ -63,6 +63,7 @@ TRAINING_LAYERS = (
     ("model", "optim"),
     ("tokenization",),
     ("data",),
+    ("corpus",),
     ("losses", "parallelism"),
     ("decoding",),
     ("rl",),

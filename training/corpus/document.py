@@ -1,0 +1,134 @@
+"""Types that the steps of the data path exchange.
+
+A reader yields an `Item` for each record of its input. Each step takes a document and returns it,
+perhaps with another text, or a verdict that drops it. The document log has one row for each item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from training.errors import DetailedError
+
+ID_DIGITS = 32
+
+
+class CorpusError(DetailedError, ValueError):
+    """Error for input, settings or output of the data path; texts of documents never occur in it.
+
+    `field` is the setting, or "file:record".
+    """
+
+    reason = "INVALID_CORPUS"
+
+
+class Stage(StrEnum):
+    """Stages of the data path, in order. `KEPT` is the verdict on a document in the result."""
+
+    READ = "read"
+    URL = "url"
+    EXTRACTION = "extraction"
+    LANGUAGE = "language"
+    QUALITY = "quality"
+    CONTENT = "content"
+    EXACT_DUPLICATE = "exact duplicate"
+    NEAR_DUPLICATE = "near duplicate"
+    DECONTAMINATION = "decontamination"
+    MIXING = "mixing"
+    REMOVAL = "removal"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Reason for dropping a document.
+
+    Attributes:
+        rule: name of the rule within the stage, for example "gopher stop words".
+        value: measured value with its limit, for example "1 (at least 2)"; never text of the
+            document.
+    """
+
+    stage: Stage
+    rule: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Origin of a record.
+
+    Attributes:
+        id: identifier from `document_id`, equal in each run over the same input.
+        url: address of the page; "" if the input has none.
+        source: name of the source in the configuration.
+        licence: SPDX identifier or free text; "" if unknown.
+        date: time of the crawl, ISO 8601; "" if unknown.
+    """
+
+    id: str
+    url: str = ""
+    source: str = ""
+    licence: str = ""
+    date: str = ""
+
+    @property
+    def host(self) -> str:
+        """Return the host of the URL in lower case, without port; "" without a usable URL."""
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A downloaded page, before the extraction of its text.
+
+    Attributes:
+        content: body of the response, decompressed.
+        content_type: value of the HTTP header; "" if absent.
+    """
+
+    origin: Origin
+    content: bytes
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text of natural language.
+
+    Attributes:
+        language: ISO 639-1 code, or 639-3 where there is none; "" before identification.
+    """
+
+    origin: Origin
+    text: str
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that gave no page and no document, for example a truncated one."""
+
+    origin: Origin
+    verdict: Verdict
+
+
+Item = Page | Document | Rejected
+
+
+def document_id(source: str, file: str, record: int) -> str:
+    """Return the identifier of a record.
+
+    Args:
+        source: name of the source.
+        file: path of the file relative to the source, with "/" as separator.
+        record: number of the record in the file, from 0.
+    """
+    name = f"{source}\0{file}\0{record}".encode()
+    return hashlib.sha256(name).hexdigest()[:ID_DIGITS]
