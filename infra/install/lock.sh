@@ -12,3 +12,9 @@ done
 oracle() { echo "trl==$1" | compile - --constraints locks/resolution.txt --generate-hashes -o "locks/$2.txt"; }
 oracle 1.16.0 oracle
 oracle 1.12.0 oracle_ppo # the last version with PPO
+# datatrove, the peer of training/corpus, in an environment of its own with the spaCy of `corpus`.
+# It excludes the xxhash of `dev`.
+grep -v '^xxhash==' locks/resolution.txt > locks/datatrove.constraints
+printf '%s\n' 'datatrove[io,processing]==0.10.1' spacy |
+  compile - --constraints locks/datatrove.constraints --generate-hashes -o locks/datatrove.txt
+rm locks/datatrove.constraints
