@@ -1,4 +1,4 @@
-"""Client of an OpenAI-compatible model server, and a server for a model directory.
+"""Client of an OpenAI-compatible model server.
 
 The paths are those of vLLM and of the CPU model server: `/v1/completions` with echo and log-probs,
 `/v1/chat/completions`, `/v1/models`, `/tokenize`, `/detokenize`.
@@ -7,18 +7,9 @@ The paths are those of vLLM and of the CPU model server: `/v1/completions` with 
 from __future__ import annotations
 
 import json
-import os
-import re
-import secrets
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import urllib3
@@ -28,14 +19,12 @@ from urllib3.util import Retry
 
 from training.errors import ConfigError, UnavailableError
 
-ROOT = Path(__file__).resolve().parents[2]
 # Requests at once. The CPU model server generates 16 answers in one step and queues 64 more.
 CONCURRENCY = 8
 # A restart of a model server behind a load balancer takes seconds; all requests are idempotent.
 ATTEMPTS, BACKOFF_SECONDS = 4, 0.5
 MAX_PROMPTS = 16  # of a request; servers refuse long lists
 CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
-READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 600.0, 30.0, 0.1
 MAX_ERROR_CHARACTERS = 300
 
 Prompt = str | Sequence[int]
@@ -328,95 +317,3 @@ def _seeded(seed: int | None, place: int) -> Json:
 def _completion(choice: Json, text: str, body: Json) -> Completion:
     tokens = int((body.get("usage") or {}).get("completion_tokens", 0))
     return Completion(text, str(choice.get("finish_reason") or ""), tokens)
-
-
-@contextmanager
-def serving(model_directory: Path) -> Iterator[Endpoint]:
-    """Start the CPU model server for a model directory and stop it at the end of the block.
-
-    Weights and arithmetic are float32, so that scores are those of the checkpoint on any processor.
-
-    Raises:
-        ConfigError: the directory has no manifest.
-        EndpointError: the server does not start; the text has the server's reason.
-    """
-    try:
-        manifest = json.loads((model_directory / "manifest.json").read_bytes())
-        version = str(manifest["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"model: {model_directory} is not a model directory with a manifest.json; "
-            "`thumbwheel models fetch` makes one",
-            field="model",
-            reason="NOT_A_MODEL",
-            limit="a directory with manifest.json",
-        ) from error
-    print(f"starting the model server for {version}", file=sys.stderr, flush=True)
-    key = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="thumbwheel-evaluate-") as folder:
-        log, failure = Path(folder, "log"), Path(folder, "failure")
-        own = {
-            "PORT": "0",
-            "METRICS_PORT": "0",
-            "MODEL_SERVER_KEY": key,
-            "CACHE_DIRECTORY": folder,
-            "STARTUP_MODELS": json.dumps([str(model_directory.absolute())]),
-            "FAILURE_FILE": str(failure),
-            "PRECISION": "f32",
-            "WEIGHTS": "f32",
-            "LOG_FORMAT": "text",
-        }
-        environment = {name: value for name, value in os.environ.items() if name[:3] != "TW_"}
-        environment |= {f"TW_PREDICTOR_{name}": value for name, value in own.items()}
-        with log.open("wb") as opened:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.predictor"],
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=opened,
-            )
-        try:
-            port = _wait_until_ready(process, log, failure)
-            with Endpoint(f"http://127.0.0.1:{port}", version, key) as endpoint:
-                yield endpoint
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, failure: Path) -> int:
-    """Return the port when the model is loaded."""
-    end = time.monotonic() + READY_SECONDS
-    port = 0
-    with urllib3.PoolManager(retries=False, timeout=CONNECT_SECONDS) as http:
-        while time.monotonic() < end:
-            if process.poll() is not None:
-                reason = failure.read_text() if failure.exists() else _last_line(log)
-                raise EndpointError(
-                    f"the model server for the model ended: {reason[:MAX_ERROR_CHARACTERS]}",
-                    field="model",
-                    reason="NOT_SERVED",
-                )
-            found = re.search(r"listening .*port=(\d+)", log.read_text(errors="replace"))
-            if found:
-                port = int(found[1])
-                try:
-                    ready = http.request("GET", f"http://127.0.0.1:{port}/v2/health/ready")
-                    if ready.status == 200:
-                        return port
-                except HTTPError:
-                    pass  # the process may end between the check and the request
-            time.sleep(POLL_SECONDS)
-    raise EndpointError(
-        "the model server for the model is not ready", field="model", limit=f"{READY_SECONDS:g} s"
-    )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no reason"

@@ -13,7 +13,8 @@ from pathlib import Path
 from training.artifacts.manifest import MANIFEST
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
-from training.benchmarks.endpoint import Endpoint, EndpointError, serving
+from training.benchmarks.endpoint import Endpoint, EndpointError
+from training.benchmarks.model_server import serving
 from training.errors import ConfigError
 
 # Fields of /v1/models that identify a model; `created` changes with each request in vLLM.

@@ -14,8 +14,8 @@ from training.benchmarks.endpoint import (
     Endpoint,
     EndpointError,
     RefusedError,
-    serving,
 )
+from training.benchmarks.model_server import serving
 from training.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
