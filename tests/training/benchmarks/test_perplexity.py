@@ -11,8 +11,8 @@ from tests.support.errors import refused
 from tests.support.model_server import KEY, fake_model_server
 from training.__main__ import parser
 from training.artifacts.scores import ScoreStore
-from training.benchmarks.model_server import serving
 from training.benchmarks.local_model import LocalModel
+from training.benchmarks.model_server import serving
 from training.benchmarks.perplexity import (
     Document,
     EndpointScorer,
