@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from infra.install import documentation as manuals
 from infra.install import requirements
 
 if TYPE_CHECKING:
@@ -292,3 +293,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Itera
         with running_stack(tmp_path_factory.mktemp("state")) as running:
             environment.undo()
             yield running
+
+
+@pytest.fixture(scope="session")
+def documentation() -> Path:
+    """Return the folder with the manuals of Debian packages, a subfolder for each."""
+    return manuals.find_installed()

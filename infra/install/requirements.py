@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from infra.install import tools
+from infra.install import documentation, tools
 from infra.install.definitions import installation as definitions
 from infra.machine.cluster import installation as cluster
 from infra.machine.servers import installation as servers
@@ -149,6 +149,12 @@ REQUIREMENTS = (
         install_benchmark_items,
         "of benchmarks on their real items",
         frozenset({"benchmark_data"}),
+    ),
+    Requirement(
+        "manuals of Debian packages",
+        *of_parts(lambda: [documentation.part()]),
+        "of the data path on real pages",
+        frozenset({"documentation"}),
     ),
     Requirement(
         "Helm and kubectl",
