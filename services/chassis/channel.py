@@ -11,11 +11,12 @@ certificates or addresses change, and learns of a new replica before the old rep
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import Message
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
@@ -49,7 +50,6 @@ CONNECT_SECONDS = 10.0
 # Grace period of a replaced channel: its streams may end by themselves, up to the longest call.
 CLOSE_GRACE_SECONDS = 900.0
 
-RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
@@ -83,7 +83,13 @@ def open_channel(
     return cast(grpc.aio.Channel, SigningChannel(channel, signer) if signer else channel)
 
 
-async def call_unary(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> Any:
+async def call_unary(
+    peer: str,
+    method: Callable[..., Awaitable[ResponseT]],
+    request: Message,
+    *,
+    within_seconds: float,
+) -> ResponseT:
     """Call a unary method with the identity and the trace of the running call.
 
     The timeout is `within_seconds` or the rest of the running call's deadline, whichever is less.
@@ -99,7 +105,7 @@ async def call_unary(peer: str, method: Any, request: RequestT, *, within_second
 
 
 async def call_stream(
-    peer: str, method: Any, request: RequestT, *, within_seconds: float
+    peer: str, method: Any, request: Message, *, within_seconds: float
 ) -> AsyncGenerator[Any, None]:
     """Call a server-streaming method; closing the iterator cancels the call.
 

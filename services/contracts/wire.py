@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
-from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.generator.v1 import generator_pb2, sample_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
@@ -102,10 +102,8 @@ def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
     return sample_pb2.Sample(**vars(sample)) if sample else None
 
 
-def feedback_value_from(
-    message: events_pb2.FeedbackEvent | feedback_pb2.SubmitFeedbackRequest,
-) -> FeedbackValue | None:
-    """Return the value of a feedback message, or None if none is set.
+def feedback_value_from(message: events_pb2.FeedbackEvent) -> FeedbackValue | None:
+    """Return the value of a feedback event, or None if none is set.
 
     Reasons beyond the limit are cut off, except for one, so that the check refuses them.
     """
@@ -124,19 +122,6 @@ def feedback_value_from(
             return Signal(message.signal.kind)
         case _:
             return None
-
-
-def set_feedback_value(message: events_pb2.FeedbackEvent, value: FeedbackValue) -> None:
-    """Set the `value` of a feedback event."""
-    match value:
-        case Thumb(up, reasons, comment):
-            message.thumb.CopyFrom(events_pb2.Thumb(up=up, reasons=reasons, comment=comment))
-        case Correction(text):
-            message.correction.text = text
-        case Retraction(subject):
-            message.retraction.kind = subject
-        case Signal(kind):
-            message.signal.kind = kind
 
 
 def timestamp(microseconds: int | None) -> Timestamp | None:

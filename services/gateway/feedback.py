@@ -6,23 +6,15 @@ The reply waits for the acknowledgement of the feedback service, so confirmed fe
 import time
 import uuid
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
 from services.contracts.chat import Role, Task
-from services.contracts.feedback import (
-    Correction,
-    FeedbackValue,
-    Retraction,
-    Signal,
-    SignalKind,
-    Subject,
-    Thumb,
-)
+from services.contracts.feedback import SignalKind, Subject
 from services.contracts.identifiers import principal_of
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
@@ -46,21 +38,6 @@ EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.Feedbac
 LENGTHS = {"short": 200, "medium": 1_000}
 
 
-class Durability(StrEnum):
-    """Durability of an acknowledged event."""
-
-    SPOOL = "spool"
-
-
-@dataclass(frozen=True)
-class FeedbackSubmission:
-    """Feedback sent by a user. Never contains the transcript."""
-
-    message_id: str
-    value: FeedbackValue
-    request_id: str
-
-
 @dataclass(frozen=True)
 class RatedMessage:
     """The message under feedback; `question_enhanced` is None from an earlier session service."""
@@ -73,21 +50,6 @@ class RatedMessage:
     task: Task = Task.UNSPECIFIED
     characters: int = 0
     question_enhanced: bool | None = None
-
-
-@dataclass(frozen=True)
-class FeedbackEvent:
-    """Feedback event to be stored. `accept_ns` is Unix time in nanoseconds."""
-
-    event_id: str
-    tenant: str
-    principal: str
-    conversation_id: str
-    message_id: str
-    model_version: str
-    arm: str
-    accept_ns: int
-    value: FeedbackValue
 
 
 class RatedMessages(Protocol):
@@ -104,8 +66,8 @@ class RatedMessages(Protocol):
 class FeedbackLog(Protocol):
     """Client of the feedback log."""
 
-    async def record(self, event: FeedbackEvent) -> Durability:
-        """Store an event. Idempotent by event_id.
+    async def record(self, event: events_pb2.FeedbackEvent) -> feedback_pb2.Durability.ValueType:
+        """Store an event, idempotent by event_id, and return its durability.
 
         Raises:
             AlreadyExistsError: The event_id was used with other content. Nothing was stored.
@@ -128,9 +90,9 @@ class Feedback:
         self._quotas, self._principal_key = quotas, principal_key
 
     async def submit(
-        self, caller: Caller, submission: FeedbackSubmission
-    ) -> tuple[str, Durability]:
-        """Store feedback. Returns the event id and its durability.
+        self, caller: Caller, request: feedback_pb2.SubmitFeedbackRequest
+    ) -> feedback_pb2.SubmitFeedbackResponse:
+        """Store feedback of a user.
 
         Raises:
             InvalidArgumentError: A limit is exceeded, the message is not an answer, or the guard
@@ -143,32 +105,32 @@ class Feedback:
             UnavailableError: The guard, the feedback service or the quota store is unavailable.
                 Nothing was stored.
         """
-        check_submission(submission)
+        kind = check_submission(request)
         # Before all calls of other services, which cost more than the count.
         await self._quotas.admit_feedback(caller)
-        message = await self._messages.rated_message(submission.message_id)
+        message = await self._messages.rated_message(request.message_id)
         if message.role is not Role.ASSISTANT:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")
         if not message.finished:
             raise FailedPreconditionError("the answer is still being written", field="message_id")
-        if isinstance(submission.value, Correction):
-            await self._check_correction(submission.value.text)
+        if kind == "correction":
+            await self._check_correction(request.correction.text)
         # The id is derived from the request_id, which makes retries idempotent.
-        event = FeedbackEvent(
-            event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{submission.request_id}")),
+        event = events_pb2.FeedbackEvent(
+            event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{request.request_id}")),
             tenant=caller.tenant,
             principal=principal_of(self._principal_key, caller),
             conversation_id=message.conversation_id,
-            message_id=submission.message_id,
+            message_id=request.message_id,
             model_version=message.model_version,
             arm=message.arm,
-            accept_ns=time.time_ns(),
-            value=submission.value,
         )
+        event.accept_time.FromNanoseconds(time.time_ns())
+        getattr(event, kind).CopyFrom(getattr(request, kind))
         durability = await self._log.record(event)
-        if isinstance(submission.value, Thumb):
-            _count_thumb(message, "up" if submission.value.up else "down")
-        return event.event_id, durability
+        if kind == "thumb":
+            _count_thumb(message, "up" if request.thumb.up else "down")
+        return feedback_pb2.SubmitFeedbackResponse(event_id=event.event_id, durability=durability)
 
     async def _check_correction(self, text: str) -> None:
         """Check a text that a model will learn to answer with.
@@ -198,17 +160,23 @@ def _count_thumb(message: RatedMessage, value: str) -> None:
         RATED_ANSWERS.labels(message.model_version, trait, value).inc()
 
 
-def check_submission(submission: FeedbackSubmission) -> None:
-    """Check all limits of a submission.
+def check_submission(
+    request: feedback_pb2.SubmitFeedbackRequest,
+) -> Literal["thumb", "correction", "retraction", "signal"]:
+    """Check all limits of a submission and return the name of its value.
 
     Raises:
         InvalidArgumentError: A field is outside its limit. The error names both.
     """
-    check_uuid(submission.message_id, "message_id")
-    if not 1 <= len(submission.request_id) <= MAX_REQUEST_ID_CHARACTERS:
+    kind = request.WhichOneof("value")
+    if kind is None:
+        raise field_error("value", "one of thumb, correction, retraction, signal")
+    check_uuid(request.message_id, "message_id")
+    if not 1 <= len(request.request_id) <= MAX_REQUEST_ID_CHARACTERS:
         raise field_error("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
-    match submission.value:
-        case Thumb(_, reasons, comment):
+    match kind:
+        case "thumb":
+            reasons, comment = request.thumb.reasons, request.thumb.comment
             if len(reasons) > MAX_REASONS or any(
                 not 1 <= len(reason) <= MAX_REASON_CHARACTERS for reason in reasons
             ):
@@ -218,14 +186,15 @@ def check_submission(submission: FeedbackSubmission) -> None:
                 )
             if len(comment) > MAX_COMMENT_CHARACTERS:
                 raise field_error("thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
-        case Correction(text):
-            if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
+        case "correction":
+            if not 1 <= len(request.correction.text) <= MAX_CORRECTION_CHARACTERS:
                 raise field_error(
                     "correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
                 )
-        case Retraction(subject):
-            if subject not in list(Subject):
+        case "retraction":
+            if request.retraction.kind not in list(Subject):
                 raise field_error("retraction.kind", " or ".join(Subject))
-        case Signal(kind):
-            if kind not in list(SignalKind):
+        case "signal":
+            if request.signal.kind not in list(SignalKind):
                 raise field_error("signal.kind", " or ".join(SignalKind))
+    return kind

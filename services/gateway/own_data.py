@@ -5,8 +5,9 @@ conversations, destroy the key of the feedback, then clear the memory of all gat
 """
 
 import logging
-from dataclasses import dataclass
 from typing import Protocol
+
+from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError, UnavailableError
 from services.chassis.identity import Caller
@@ -15,30 +16,6 @@ from services.gateway.metrics import ERASURES
 from services.gateway.turns.request import check_uuid
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Consent:
-    """Consent of a user to training.
-
-    `update_us` is Unix time in microseconds. None means the operator's default applies.
-    """
-
-    training: bool
-    update_us: int | None
-
-
-@dataclass(frozen=True)
-class Erasure:
-    """Progress of an erasure. Times are Unix microseconds.
-
-    `rewrite_us` is None while objects with unreadable rows of the user remain.
-    """
-
-    erasure_id: str
-    request_us: int
-    shred_us: int
-    rewrite_us: int | None
 
 
 class OwnTurns(Protocol):
@@ -69,16 +46,16 @@ class OwnConversations(Protocol):
 class OwnLog(Protocol):
     """Feedback data of the current caller. All methods raise ServiceError."""
 
-    async def consent(self) -> Consent:
+    async def consent(self) -> feedback_pb2.Consent:
         """Return the current consent."""
 
-    async def set_consent(self, *, training: bool) -> Consent:
+    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
         """Set the consent. Returns the new state."""
 
-    async def erase_principal(self) -> Erasure:
+    async def erase_principal(self) -> feedback_pb2.Erasure:
         """Make all earlier feedback unreadable. A repeated call returns the same erasure."""
 
-    async def erasure(self, erasure_id: str) -> Erasure:
+    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
         """Return an erasure of the caller.
 
         Raises:
@@ -114,7 +91,7 @@ class OwnData:
             answers,
         )
 
-    async def consent(self) -> Consent:
+    async def consent(self) -> feedback_pb2.Consent:
         """Return the caller's consent.
 
         Raises:
@@ -122,7 +99,7 @@ class OwnData:
         """
         return await self._log.consent()
 
-    async def set_consent(self, *, training: bool) -> Consent:
+    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
         """Set the caller's consent, valid from the next training run.
 
         Raises:
@@ -130,7 +107,7 @@ class OwnData:
         """
         return await self._log.set_consent(training=training)
 
-    async def erase(self, caller: Caller) -> tuple[Erasure, int]:
+    async def erase(self, caller: Caller) -> tuple[feedback_pb2.Erasure, int]:
         """Erase all data of the caller.
 
         Returns:
@@ -158,7 +135,7 @@ class OwnData:
         ERASURES.labels("done").inc()
         return erasure, removed
 
-    async def erasure(self, erasure_id: str) -> Erasure:
+    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
         """Return the progress of an erasure of the caller.
 
         Raises:

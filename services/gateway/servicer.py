@@ -10,20 +10,12 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from services.chassis.identity import require_caller
 from services.contracts.chat import Role
 from services.contracts.limits import field_error
-from services.contracts.wire import feedback_value_from, timestamp
-from services.gateway.feedback import (
-    Durability,
-    Feedback,
-    FeedbackSubmission,
-    RatedMessages,
-)
-from services.gateway.own_data import Consent, Erasure, OwnData
+from services.gateway.feedback import Feedback, RatedMessages
+from services.gateway.own_data import OwnData
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
 from services.gateway.wire import turn_request
-
-DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
@@ -100,19 +92,12 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
     ) -> feedback_pb2.SubmitFeedbackResponse:
-        value = feedback_value_from(request)
-        if value is None:
-            raise field_error("value", "one of thumb, correction, retraction, signal")
-        submission = FeedbackSubmission(request.message_id, value, request.request_id)
-        event_id, durability = await self._feedback.submit(require_caller(), submission)
-        return feedback_pb2.SubmitFeedbackResponse(
-            event_id=event_id, durability=DURABILITY_NUMBERS[durability]
-        )
+        return await self._feedback.submit(require_caller(), request)
 
     async def GetConsent(
         self, request: feedback_pb2.GetConsentRequest, context: Any
     ) -> feedback_pb2.GetConsentResponse:
-        return feedback_pb2.GetConsentResponse(consent=_consent(await self._own_data.consent()))
+        return feedback_pb2.GetConsentResponse(consent=await self._own_data.consent())
 
     async def SetConsent(
         self, request: feedback_pb2.SetConsentRequest, context: Any
@@ -120,32 +105,17 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         if not request.HasField("training"):
             raise field_error("training", "true or false")
         consent = await self._own_data.set_consent(training=request.training)
-        return feedback_pb2.SetConsentResponse(consent=_consent(consent))
+        return feedback_pb2.SetConsentResponse(consent=consent)
 
     async def EraseMyData(
         self, request: feedback_pb2.EraseMyDataRequest, context: Any
     ) -> feedback_pb2.EraseMyDataResponse:
         erasure, removed = await self._own_data.erase(require_caller())
-        return feedback_pb2.EraseMyDataResponse(
-            erasure=_erasure(erasure), removed_conversations=removed
-        )
+        return feedback_pb2.EraseMyDataResponse(erasure=erasure, removed_conversations=removed)
 
     async def GetErasure(
         self, request: feedback_pb2.GetErasureRequest, context: Any
     ) -> feedback_pb2.GetErasureResponse:
         return feedback_pb2.GetErasureResponse(
-            erasure=_erasure(await self._own_data.erasure(request.erasure_id))
+            erasure=await self._own_data.erasure(request.erasure_id)
         )
-
-
-def _consent(consent: Consent) -> feedback_pb2.Consent:
-    return feedback_pb2.Consent(training=consent.training, update_time=timestamp(consent.update_us))
-
-
-def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
-    return feedback_pb2.Erasure(
-        erasure_id=erasure.erasure_id,
-        request_time=timestamp(erasure.request_us),
-        shred_time=timestamp(erasure.shred_us),
-        rewrite_time=timestamp(erasure.rewrite_us),
-    )

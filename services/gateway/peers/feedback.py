@@ -1,20 +1,15 @@
 """Client of the feedback service."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from services.chassis.channel import call_unary
+from services.chassis.channel import ResponseT, call_unary
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
-from services.contracts.wire import set_feedback_value
-from services.gateway.feedback import Durability, FeedbackEvent
-from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
-DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
 # Largest number of answers whose feedback fits into a 4 MiB message, at 43 KB of text per answer.
 MAX_THUMBS_A_CALL = 90
 
@@ -27,19 +22,8 @@ class FeedbackPeer:
     ) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
-    async def record(self, event: FeedbackEvent) -> Durability:
-        message = events_pb2.FeedbackEvent(
-            event_id=event.event_id,
-            tenant=event.tenant,
-            principal=event.principal,
-            conversation_id=event.conversation_id,
-            message_id=event.message_id,
-            model_version=event.model_version,
-            arm=event.arm,
-        )
-        message.accept_time.FromNanoseconds(event.accept_ns)
-        set_feedback_value(message, event.value)
-        request = feedback_pb2.RecordFeedbackRequest(event=message)
+    async def record(self, event: events_pb2.FeedbackEvent) -> feedback_pb2.Durability.ValueType:
+        request = feedback_pb2.RecordFeedbackRequest(event=event)
         try:
             response = await self._call(self._stub.RecordFeedback, request)
         except AlreadyExistsError as error:
@@ -49,12 +33,12 @@ class FeedbackPeer:
                 field="request_id",
                 limit="one content per request_id",
             ) from error
-        if response.durability not in DURABILITIES:
+        if response.durability != feedback_pb2.DURABILITY_SPOOL:
             raise UnavailableError(
                 "the feedback service reported no durability",
                 reason="FEEDBACK_UNAVAILABLE",
             )
-        return DURABILITIES[response.durability]
+        return response.durability
 
     async def current_feedback(self, message_ids: Sequence[str]) -> feedback_pb2.GetThumbsResponse:
         """Return the caller's current feedback on messages."""
@@ -68,68 +52,42 @@ class FeedbackPeer:
 
     async def experiment(self) -> feedback_pb2.GetExperimentResponse:
         """Return the comparison of the newest versions."""
-        found: feedback_pb2.GetExperimentResponse = await self._call(
-            self._stub.GetExperiment, feedback_pb2.GetExperimentRequest()
-        )
-        return found
+        return await self._call(self._stub.GetExperiment, feedback_pb2.GetExperimentRequest())
 
     async def count_thumbs(self, since: Timestamp | None) -> feedback_pb2.CountThumbsResponse:
         """Return current thumbs of all users by version, since a time if given."""
-        found: feedback_pb2.CountThumbsResponse = await self._call(
-            self._stub.CountThumbs, feedback_pb2.CountThumbsRequest(since=since)
-        )
-        return found
+        request = feedback_pb2.CountThumbsRequest(since=since)
+        return await self._call(self._stub.CountThumbs, request)
 
-    async def consent(self) -> Consent:
-        return _consent(
-            await self._call(
-                self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()
-            )
-        )
+    async def consent(self) -> feedback_pb2.Consent:
+        request = feedback_pb2.GetPrincipalConsentRequest()
+        return (await self._call(self._stub.GetPrincipalConsent, request)).consent
 
-    async def set_consent(self, *, training: bool) -> Consent:
+    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
         request = feedback_pb2.SetPrincipalConsentRequest(training=training)
-        return _consent(await self._call(self._stub.SetPrincipalConsent, request))
+        return (await self._call(self._stub.SetPrincipalConsent, request)).consent
 
-    async def erase_principal(self) -> Erasure:
-        return _erasure(
-            await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest())
-        )
+    async def erase_principal(self) -> feedback_pb2.Erasure:
+        request = feedback_pb2.ErasePrincipalRequest()
+        return _confirmed((await self._call(self._stub.ErasePrincipal, request)).erasure)
 
-    async def erasure(self, erasure_id: str) -> Erasure:
+    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
         try:
-            return _erasure(await self._call(self._stub.GetPrincipalErasure, request))
+            return _confirmed((await self._call(self._stub.GetPrincipalErasure, request)).erasure)
         except NotFoundError as error:
             raise NotFoundError("the erasure is unknown", field="erasure_id") from error
 
-    async def _call(self, method: Any, request: Message) -> Any:
+    async def _call(
+        self, method: Callable[..., Awaitable[ResponseT]], request: Message
+    ) -> ResponseT:
         return await call_unary(PEER, method, request, within_seconds=self._within_seconds)
 
 
-def _consent(
-    response: feedback_pb2.GetPrincipalConsentResponse | feedback_pb2.SetPrincipalConsentResponse,
-) -> Consent:
-    consent = response.consent
-    return Consent(
-        consent.training,
-        consent.update_time.ToMicroseconds() if consent.HasField("update_time") else None,
-    )
-
-
-def _erasure(
-    response: feedback_pb2.ErasePrincipalResponse | feedback_pb2.GetPrincipalErasureResponse,
-) -> Erasure:
-    found = response.erasure
-    if not found.HasField("shred_time"):
+def _confirmed(erasure: feedback_pb2.Erasure) -> feedback_pb2.Erasure:
+    if not erasure.HasField("shred_time"):
         raise UnavailableError(
             "the feedback service reported no time of key destruction",
             reason="FEEDBACK_UNAVAILABLE",
         )
-    rewrite_us = found.rewrite_time.ToMicroseconds() if found.HasField("rewrite_time") else None
-    return Erasure(
-        found.erasure_id,
-        found.request_time.ToMicroseconds(),
-        found.shred_time.ToMicroseconds(),
-        rewrite_us,
-    )
+    return erasure

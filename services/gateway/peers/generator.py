@@ -54,15 +54,14 @@ class GeneratorPeer:
 
     async def sole_version(self) -> str:
         rollout = await self.rollout()
-        return "" if rollout.candidate.version else str(rollout.stable.version)
+        return "" if rollout.candidate.version else rollout.stable.version
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
         """Return the current rollout."""
         request = generator_pb2.GetRolloutRequest()
-        response: generator_pb2.GetRolloutResponse = await call_unary(
+        return await call_unary(
             PEER, self._rollout.GetRollout, request, within_seconds=ROLLOUT_SECONDS
         )
-        return response
 
     async def generate(
         self, request: TurnRequest, context: Context

@@ -165,7 +165,7 @@ class GuardrailPeer:
         request = guardrail_pb2.CheckInputRequest(
             texts=[text for _, text in judged], roles=[role for role, _ in judged]
         )
-        response: guardrail_pb2.CheckInputResponse = await call_unary(
+        response = await call_unary(
             PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds
         )
         _require_verdict(response.verdict)
@@ -181,18 +181,16 @@ class GuardrailPeer:
         return response
 
     async def _check_one(self, check: Check) -> Result:
-        result: Result = await call_unary(
+        return await call_unary(
             PEER, self._stub.CheckOutput, check, within_seconds=self._within_seconds
         )
-        return result
 
     async def _check_many(self, checks: Sequence[Check]) -> Sequence[Result]:
         request = guardrail_pb2.CheckOutputsRequest(checks=checks)
         response = await call_unary(
             PEER, self._stub.CheckOutputs, request, within_seconds=self._within_seconds
         )
-        results: Sequence[Result] = response.results
-        return results
+        return response.results
 
 
 def _require_verdict(verdict: guardrail_pb2.Verdict) -> None:

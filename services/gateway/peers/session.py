@@ -70,7 +70,7 @@ class SessionPeer:
                 message.user.CopyFrom(prompt)
                 message.history.extend(request.history)
         try:
-            response: session_pb2.BeginTurnResponse = await call_unary(
+            return await call_unary(
                 PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
             )
         except InvalidArgumentError as error:
@@ -80,7 +80,6 @@ class SessionPeer:
                 # Not a sign of load, which would lower the number of turns of all users.
                 raise ConversationLimitError(error.text, limit=error.limit) from error
             raise
-        return response
 
     async def finish_turn(self, answer: session_pb2.FinishTurnRequest) -> None:
         """Store an answer. Idempotent.
@@ -134,7 +133,7 @@ class SessionPeer:
         response = await call_unary(
             PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds
         )
-        return int(response.removed_conversations)
+        return response.removed_conversations
 
     async def message(self, message_id: str) -> chat_pb2.Message:
         """Return a message of the caller.
@@ -142,15 +141,13 @@ class SessionPeer:
         Raises:
             NotFoundError: The message is unknown or belongs to another user.
         """
-        found: chat_pb2.Message = (await self._get(message_id)).message
-        return found
+        return (await self._get(message_id)).message
 
     async def _get(self, message_id: str) -> session_pb2.GetMessageResponse:
         request = session_pb2.GetMessageRequest(message_id=message_id)
-        response: session_pb2.GetMessageResponse = await call_unary(
+        return await call_unary(
             PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds
         )
-        return response
 
 
 def _check_page_size(page_size: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.generator.v1 import generator_pb2
@@ -16,7 +17,7 @@ from services.contracts.chat import (
     TextEdit,
     Usage,
 )
-from services.contracts.feedback import Correction, FeedbackValue, Retraction, Thumb
+from services.contracts.feedback import Correction, FeedbackValue, Retraction, Signal, Thumb
 from services.contracts.limits import MAX_REASONS, MAX_REPLY_TOKENS
 
 
@@ -66,13 +67,24 @@ def test_usage_and_sample_survive_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [Thumb(up=False, reasons=("wrong",), comment="no"), Correction("56"), Retraction("thumb")],
+    ("field", "message", "value"),
+    [
+        (
+            "thumb",
+            events_pb2.Thumb(up=False, reasons=["wrong"], comment="no"),
+            Thumb(up=False, reasons=("wrong",), comment="no"),
+        ),
+        ("correction", events_pb2.Correction(text="56"), Correction("56")),
+        ("retraction", events_pb2.Retraction(kind="thumb"), Retraction("thumb")),
+        ("signal", events_pb2.Signal(kind="copied"), Signal("copied")),
+    ],
 )
-def test_feedback_value_survives_the_round_trip(value: FeedbackValue) -> None:
+def test_feedback_value_is_that_of_the_message(
+    field: str, message: Message, value: FeedbackValue
+) -> None:
     event = events_pb2.FeedbackEvent()
     assert wire.feedback_value_from(event) is None
-    wire.set_feedback_value(event, value)
+    getattr(event, field).CopyFrom(message)
     assert wire.feedback_value_from(event) == value
 
 

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
-from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
 
@@ -24,10 +24,10 @@ from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
 from services.contracts.chat import FinishReason, Role
 from services.gateway.access import access_check, with_known_fields
-from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
+from services.gateway.feedback import Feedback, RatedMessage
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
 from services.gateway.identity.end_users import EndUsers
-from services.gateway.own_data import Consent, Erasure, OwnData
+from services.gateway.own_data import OwnData
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.turns.turn import Turn
@@ -89,8 +89,8 @@ class Behind:
     async def rated_message(self, message_id: str) -> RatedMessage:
         return RatedMessage("conversation", Role.ASSISTANT, "v1", "stable", True)
 
-    async def record(self, event: FeedbackEvent) -> Durability:
-        return Durability.SPOOL
+    async def record(self, event: events_pb2.FeedbackEvent) -> feedback_pb2.Durability.ValueType:
+        return feedback_pb2.DURABILITY_SPOOL
 
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
@@ -98,20 +98,20 @@ class Behind:
         verdict = guardrail_pb2.Verdict(action=guardrail_pb2.ACTION_ALLOW)
         return guardrail_pb2.CheckOutputResponse(verdict=verdict)
 
-    async def consent(self) -> Consent:
-        return Consent(True, None)
+    async def consent(self) -> feedback_pb2.Consent:
+        return feedback_pb2.Consent(training=True)
 
-    async def set_consent(self, *, training: bool) -> Consent:
-        return Consent(training, 1)
+    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
+        return feedback_pb2.Consent(training=training)
 
     async def erase_user(self) -> int:
         return 0
 
-    async def erase_principal(self) -> Erasure:
+    async def erase_principal(self) -> feedback_pb2.Erasure:
         return await self.erasure(UUID)
 
-    async def erasure(self, erasure_id: str) -> Erasure:
-        return Erasure(erasure_id, 1, 1, None)
+    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
+        return feedback_pb2.Erasure(erasure_id=erasure_id)
 
     async def drop_tenant(self, tenant: str) -> None:
         """Accept a removal of cached answers."""

@@ -17,7 +17,7 @@ from services.chassis.errors import (
     UnavailableError,
     from_rpc,
 )
-from services.gateway.own_data import Consent, Erasure, OwnData
+from services.gateway.own_data import OwnData
 from services.gateway.turns import turns
 from tests.services.gateway.calls import (
     GeneratorGate,
@@ -30,7 +30,7 @@ from tests.services.gateway.calls import (
 from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest, run_gateway
 from tests.support.errors import refused
 
-ERASURE = Erasure("018f0000-0000-7000-8000-000000000000", 1, 2, None)
+ERASURE = feedback_pb2.Erasure(erasure_id="018f0000-0000-7000-8000-000000000000")
 STEPS = ("stop", "conversations", "key", "forget", "answers")
 
 
@@ -59,7 +59,7 @@ class Parts:
         self._step("conversations")
         return 3
 
-    async def erase_principal(self) -> Erasure:
+    async def erase_principal(self) -> feedback_pb2.Erasure:
         self._step("key")
         return ERASURE
 
@@ -67,13 +67,13 @@ class Parts:
         assert tenant == ADA.tenant
         self._step("answers")
 
-    async def consent(self) -> Consent:
+    async def consent(self) -> feedback_pb2.Consent:
         raise AssertionError("not asked for")
 
-    async def set_consent(self, *, training: bool) -> Consent:
+    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
         raise AssertionError("not asked for")
 
-    async def erasure(self, erasure_id: str) -> Erasure:
+    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
         raise AssertionError("not asked for")
 
 
