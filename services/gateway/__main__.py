@@ -52,8 +52,8 @@ from services.gateway.identity.authentication import (
 from services.gateway.identity.end_users import EndUsers
 from services.gateway.identity.key_commands import (
     add_audit_command,
+    add_database,
     add_key_commands,
-    add_migrate_command,
     run_audit_command,
     run_key_command,
     run_migrate_command,
@@ -134,6 +134,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
                 principal_key,
             ),
             OwnData(turns, peers.session, peers.feedback, cache),
+            peers.feedback,
         )
         sessions = PageSessions(
             authenticator,
@@ -365,7 +366,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="group")
     database_url = load_settings(DatabaseSettings).database_url
     add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
-    add_migrate_command(
+    add_database(
         commands.add_parser("migrate", help="migrate the database to the current revision"),
         database_url,
     )

@@ -1,4 +1,4 @@
-"""Control of users over their own data: consent to training, and erasure.
+"""Erasure of all data of a user.
 
 The order of an erasure makes repetition after a failure safe: stop new writes, remove the
 conversations, destroy the key of the feedback, then clear the memory of all gateways.
@@ -13,7 +13,6 @@ from services.chassis.errors import ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
 from services.gateway.metrics import ERASURES
-from services.gateway.turns.request import check_uuid
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +45,8 @@ class OwnConversations(Protocol):
 class OwnLog(Protocol):
     """Feedback data of the current caller. All methods raise ServiceError."""
 
-    async def consent(self) -> feedback_pb2.Consent:
-        """Return the current consent."""
-
-    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
-        """Set the consent. Returns the new state."""
-
     async def erase_principal(self) -> feedback_pb2.Erasure:
         """Make all earlier feedback unreadable. A repeated call returns the same erasure."""
-
-    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
-        """Return an erasure of the caller.
-
-        Raises:
-            NotFoundError: The erasure is unknown.
-        """
 
 
 class TenantAnswers(Protocol):
@@ -75,7 +61,7 @@ class TenantAnswers(Protocol):
 
 
 class OwnData:
-    """Consent and erasure of a user's data."""
+    """Data of users in all services and in this gateway."""
 
     def __init__(
         self,
@@ -90,22 +76,6 @@ class OwnData:
             own_log,
             answers,
         )
-
-    async def consent(self) -> feedback_pb2.Consent:
-        """Return the caller's consent.
-
-        Raises:
-            UnavailableError: The feedback service is unavailable.
-        """
-        return await self._log.consent()
-
-    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
-        """Set the caller's consent, valid from the next training run.
-
-        Raises:
-            UnavailableError: The consent may not be stored. The call can be repeated.
-        """
-        return await self._log.set_consent(training=training)
 
     async def erase(self, caller: Caller) -> tuple[feedback_pb2.Erasure, int]:
         """Erase all data of the caller.
@@ -134,14 +104,3 @@ class OwnData:
             ) from error
         ERASURES.labels("done").inc()
         return erasure, removed
-
-    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
-        """Return the progress of an erasure of the caller.
-
-        Raises:
-            InvalidArgumentError: The id is not a UUID.
-            NotFoundError: The erasure is unknown or belongs to another user.
-            UnavailableError: The feedback service is unavailable.
-        """
-        check_uuid(erasure_id, "erasure_id")
-        return await self._log.erasure(erasure_id)

@@ -12,6 +12,7 @@ from services.contracts.chat import Role
 from services.contracts.limits import field_error
 from services.gateway.feedback import Feedback, RatedMessages
 from services.gateway.own_data import OwnData
+from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
@@ -86,8 +87,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """Feedback of the caller, and control over the caller's own data."""
 
-    def __init__(self, feedback: Feedback, own_data: OwnData) -> None:
-        self._feedback, self._own_data = feedback, own_data
+    def __init__(self, feedback: Feedback, own_data: OwnData, log: FeedbackPeer) -> None:
+        self._feedback, self._own_data, self._log = feedback, own_data, log
 
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
@@ -97,14 +98,14 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def GetConsent(
         self, request: feedback_pb2.GetConsentRequest, context: Any
     ) -> feedback_pb2.GetConsentResponse:
-        return feedback_pb2.GetConsentResponse(consent=await self._own_data.consent())
+        return feedback_pb2.GetConsentResponse(consent=await self._log.consent())
 
     async def SetConsent(
         self, request: feedback_pb2.SetConsentRequest, context: Any
     ) -> feedback_pb2.SetConsentResponse:
         if not request.HasField("training"):
             raise field_error("training", "true or false")
-        consent = await self._own_data.set_consent(training=request.training)
+        consent = await self._log.set_consent(training=request.training)
         return feedback_pb2.SetConsentResponse(consent=consent)
 
     async def EraseMyData(
@@ -116,6 +117,5 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def GetErasure(
         self, request: feedback_pb2.GetErasureRequest, context: Any
     ) -> feedback_pb2.GetErasureResponse:
-        return feedback_pb2.GetErasureResponse(
-            erasure=await self._own_data.erasure(request.erasure_id)
-        )
+        check_uuid(request.erasure_id, "erasure_id")
+        return feedback_pb2.GetErasureResponse(erasure=await self._log.erasure(request.erasure_id))

@@ -45,25 +45,9 @@ class CacheKey:
 
     def canonical(self) -> str:
         """Return a unique text for this key."""
-        sampling = self.sampling
-        parameters = [
-            sampling.temperature,
-            sampling.top_p,
-            sampling.max_tokens,
-            sampling.stop,
-            sampling.seed,
-        ]
-        return json.dumps(
-            [
-                self.tenant,
-                self.model_version,
-                self.pinned,
-                self.policy_version,
-                self.task,
-                parameters,
-                self.context,
-            ]
-        )
+        # Gateways of other versions hash the same text: all fields in their order.
+        values = vars(self) | {"sampling": list(vars(self.sampling).values())}
+        return json.dumps(list(values.values()))
 
 
 @dataclass(frozen=True)

@@ -57,17 +57,7 @@ class Chat:
         timing: AnswerTiming,
         finish_seconds: float,
     ) -> None:
-        """Create the chat path.
-
-        Args:
-            enhancer: Client of the enhancer service.
-            guardrail: Client of the guardrail service.
-            session: Client of the session service.
-            generator: Client of the generator service.
-            cache: Answers of earlier turns.
-            timing: Pauses and timeouts of an answer.
-            finish_seconds: Longest time for storing an answer, with all retries.
-        """
+        """Create the chat path. `finish_seconds` limits storing an answer, with all retries."""
         self._enhancer, self._guardrail = enhancer, guardrail
         self._session, self._generator = session, generator
         self._cache, self._timing, self._finish_seconds = cache, timing, finish_seconds
@@ -90,7 +80,7 @@ class Chat:
         async with concurrently(check) as verdict:
             # Later turns of a stored conversation check only their own text, so that a history is
             # stored after its verdict, and a refused history is not stored at all.
-            if request.history and _is_blocked(await verdict):
+            if request.history and (await verdict).verdict.action == guardrail_pb2.ACTION_BLOCK:
                 request = replace(request, history=())
             begun = await self._session.begin_turn(request, prompt)
             turn.begin(begun.assistant_message_id, restarted=begun.replayed)
@@ -203,10 +193,6 @@ class Chat:
                 raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-def _is_blocked(checked: guardrail_pb2.CheckInputResponse) -> bool:
-    return checked.verdict.action == guardrail_pb2.ACTION_BLOCK
 
 
 def _report_not_stored(answer: session_pb2.FinishTurnRequest, error: ServiceError) -> None:

@@ -35,7 +35,7 @@ MAX_DAYS = 36_500
 
 def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None:
     """Add the subcommands of `keys` to the parser."""
-    _add_database(parser, database_url)
+    add_database(parser, database_url)
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="create keys and print them, once")
     create.add_argument(
@@ -70,7 +70,7 @@ def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None
 
 def add_audit_command(parser: argparse.ArgumentParser, database_url: str) -> None:
     """Add the arguments of `audit-log` to the parser."""
-    _add_database(parser, database_url)
+    add_database(parser, database_url)
     add_audit_options(parser)
 
 
@@ -84,11 +84,6 @@ async def run_audit_command(options: argparse.Namespace) -> int:
     async with open_database(options.database) as engine:
         print_records("gateway", await SqlKeyStore(engine).audit_records(options.since))
     return 0
-
-
-def add_migrate_command(parser: argparse.ArgumentParser, database_url: str) -> None:
-    """Add the arguments of `migrate` to the parser."""
-    _add_database(parser, database_url)
 
 
 async def run_key_command(options: argparse.Namespace) -> int:
@@ -132,7 +127,8 @@ async def run_migrate_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
+def add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
+    """Add the option `--database` to the parser of a command."""
     parser.add_argument(
         "--database",
         default=database_url,

@@ -15,7 +15,7 @@ MAX_THUMBS_A_CALL = 90
 
 
 class FeedbackPeer:
-    """Implements `feedback.FeedbackLog` and `own_data.OwnLog`."""
+    """Implements `feedback.FeedbackLog` and `own_data.OwnLog`; all methods raise ServiceError."""
 
     def __init__(
         self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float
@@ -60,10 +60,12 @@ class FeedbackPeer:
         return await self._call(self._stub.CountThumbs, request)
 
     async def consent(self) -> feedback_pb2.Consent:
+        """Return the consent of the current caller."""
         request = feedback_pb2.GetPrincipalConsentRequest()
         return (await self._call(self._stub.GetPrincipalConsent, request)).consent
 
     async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
+        """Set the caller's consent, valid from the next training run."""
         request = feedback_pb2.SetPrincipalConsentRequest(training=training)
         return (await self._call(self._stub.SetPrincipalConsent, request)).consent
 
@@ -72,6 +74,11 @@ class FeedbackPeer:
         return _confirmed((await self._call(self._stub.ErasePrincipal, request)).erasure)
 
     async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
+        """Return the progress of an erasure of the caller.
+
+        Raises:
+            NotFoundError: The erasure is unknown or belongs to another user.
+        """
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
         try:
             return _confirmed((await self._call(self._stub.GetPrincipalErasure, request)).erasure)

@@ -78,11 +78,6 @@ class Batch:
     rows: Sequence[OutboxRow]
     waiting: int
 
-    @property
-    def is_last(self) -> bool:
-        """True if these are the last pending records."""
-        return len(self.rows) == self.waiting
-
 
 class Outbox:
     """The waiting records and the lease of the relay."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Executable, Row
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
@@ -86,12 +86,8 @@ class OwnedRows:
         Raises:
             NotFoundError: the conversation is missing or belongs to another user.
         """
-        row = self._run(
-            LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id
-        ).first()
-        if row is None:
-            raise _not_found("conversation")
-        return conversation_from(row)
+        statement = LOCKED_CONVERSATION if lock else CONVERSATION
+        return Conversation(**self._one("conversation", statement, conversation_id)._mapping)
 
     def conversation_of_message(self, message_id: str) -> Conversation:
         """Lock and return the conversation of a message.
@@ -99,21 +95,21 @@ class OwnedRows:
         Raises:
             NotFoundError: the message is missing or belongs to another user.
         """
-        row = self._run(LOCKED_CONVERSATION_OF_MESSAGE, row_id=message_id).first()
-        if row is None:
-            raise _not_found("message")
-        return conversation_from(row)
+        row = self._one("message", LOCKED_CONVERSATION_OF_MESSAGE, message_id)
+        return Conversation(**row._mapping)
 
     def first_conversations(self, size: int) -> list[Conversation]:
         """Lock and return the first `size` conversations in the order of their ids."""
-        return [conversation_from(row) for row in self._run(LOCKED_CONVERSATIONS, size=size)]
+        return [
+            Conversation(**row) for row in self._run(LOCKED_CONVERSATIONS, size=size).mappings()
+        ]
 
     def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
         """Return conversations, most recently used first, that follow `after` (update_us, id)."""
         if after is None:
-            return [conversation_from(row) for row in self._run(FIRST_PAGE, size=size)]
+            return [Conversation(**row) for row in self._run(FIRST_PAGE, size=size).mappings()]
         rows = self._run(NEXT_PAGE, size=size, after_us=after[0], after_id=after[1])
-        return [conversation_from(row) for row in rows]
+        return [Conversation(**row) for row in rows.mappings()]
 
     def message(self, message_id: str) -> Message:
         """Return one message.
@@ -121,10 +117,7 @@ class OwnedRows:
         Raises:
             NotFoundError: the message is missing or belongs to another user.
         """
-        row = self._run(MESSAGE, row_id=message_id).first()
-        if row is None:
-            raise _not_found("message")
-        return message_from(row)
+        return message_from(self._one("message", MESSAGE, message_id))
 
     def is_edited(self, message_id: str) -> bool:
         """Return True if the enhancer has changed a message; False for a missing message."""
@@ -228,8 +221,8 @@ class OwnedRows:
 
     def turn(self, request_id: str) -> StoredTurn | None:
         """Return the turn that was begun with this idempotency key, or None."""
-        row = self._run(TURN, key=request_id).first()
-        return None if row is None else stored_turn_from(row)
+        row = self._run(TURN, key=request_id).mappings().first()
+        return None if row is None else StoredTurn(**row)
 
     def add_turn(self, request_id: str, turn: StoredTurn) -> None:
         """Store a begun turn; a unique violation if another transaction stored the key first."""
@@ -257,9 +250,11 @@ class OwnedRows:
     def _run(self, statement: Executable, **parameters: object) -> CursorResult[Any]:
         return self._connection.execute(statement, {**parameters, **self._owner_parameters})
 
-
-def _not_found(kind: str) -> NotFoundError:
-    return NotFoundError(f"no such {kind}", field=f"{kind}_id")
+    def _one(self, kind: str, statement: Executable, row_id: str) -> Row[Any]:
+        row = self._run(statement, row_id=row_id).first()
+        if row is None:
+            raise NotFoundError(f"no such {kind}", field=f"{kind}_id")
+        return row
 
 
 # A dict look-up takes a tenth of the time of an enum call.
@@ -328,30 +323,6 @@ def message_row(message: Message, owner: Caller) -> Mapping[str, object]:
     }
 
 
-def conversation_from(row: Any) -> Conversation:
-    """Create a conversation from its row."""
-    return Conversation(
-        row.id,
-        row.title,
-        row.create_us,
-        row.update_us,
-        row.next_position,
-        row.client_keeps_conversation,
-    )
-
-
 def conversation_row(conversation: Conversation, owner: Caller) -> Mapping[str, object]:
     """Return the column values of a conversation."""
     return {**vars(conversation), "tenant": owner.tenant, "user": owner.user}
-
-
-def stored_turn_from(row: Any) -> StoredTurn:
-    """Create a stored turn from its row."""
-    return StoredTurn(
-        payload_sha256=row.payload_sha256,
-        conversation_id=row.conversation_id,
-        user_message_id=row.user_message_id,
-        assistant_message_id=row.assistant_message_id,
-        context_tokens=row.context_tokens,
-        dropped_messages=row.dropped_messages,
-    )

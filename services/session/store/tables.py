@@ -165,13 +165,22 @@ MESSAGE_COLUMNS = (
 
 TEXTS = {"text", "original_text", "edits", "context_ids", "pinned_ids"}
 
+# The fields of `message.Conversation`.
+CONVERSATION_COLUMNS = (
+    conversations.c.id,
+    conversations.c.title,
+    conversations.c.create_us,
+    conversations.c.update_us,
+    conversations.c.next_position,
+    conversations.c.client_keeps_conversation,
+)
 # A change of a conversation locks its row first, and reads afterwards.
-CONVERSATION = select(conversations).where(
+CONVERSATION = select(*CONVERSATION_COLUMNS).where(
     conversations.c.id == bindparam("row_id"), *_owned(conversations)
 )
 LOCKED_CONVERSATION = CONVERSATION.with_for_update()
 LOCKED_CONVERSATION_OF_MESSAGE = (
-    select(conversations)
+    select(*CONVERSATION_COLUMNS)
     .where(
         conversations.c.id
         == select(messages.c.conversation_id)
@@ -183,14 +192,14 @@ LOCKED_CONVERSATION_OF_MESSAGE = (
 )
 # Locked in one order, so that concurrent erasures of one user do not deadlock.
 LOCKED_CONVERSATIONS = (
-    select(conversations)
+    select(*CONVERSATION_COLUMNS)
     .where(*_owned(conversations))
     .order_by(conversations.c.id)
     .limit(bindparam("size"))
     .with_for_update()
 )
 FIRST_PAGE = (
-    select(conversations)
+    select(*CONVERSATION_COLUMNS)
     .where(*_owned(conversations))
     .order_by(conversations.c.update_us.desc(), conversations.c.id.desc())
     .limit(bindparam("size"))
@@ -283,7 +292,16 @@ PATH = (
     .order_by(messages.c.position)
 )
 
-TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_owned(turns))
+# The fields of `message.StoredTurn`.
+TURN_COLUMNS = (
+    turns.c.payload_sha256,
+    turns.c.conversation_id,
+    turns.c.user_message_id,
+    turns.c.assistant_message_id,
+    turns.c.context_tokens,
+    turns.c.dropped_messages,
+)
+TURN = select(*TURN_COLUMNS).where(turns.c.request_id == bindparam("key"), *_owned(turns))
 ADD_TURN = insert(turns)
 REMOVE_TURNS = delete(turns).where(
     turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_owned(turns)

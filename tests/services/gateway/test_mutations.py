@@ -148,6 +148,7 @@ class Handlers:
         said = FeedbackServicer(
             Feedback(behind, behind, behind, shared_state.quotas, PRINCIPAL_KEY),
             OwnData(turns, behind, behind, behind),
+            behind,
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]

@@ -67,15 +67,6 @@ class Parts:
         assert tenant == ADA.tenant
         self._step("answers")
 
-    async def consent(self) -> feedback_pb2.Consent:
-        raise AssertionError("not asked for")
-
-    async def set_consent(self, *, training: bool) -> feedback_pb2.Consent:
-        raise AssertionError("not asked for")
-
-    async def erasure(self, erasure_id: str) -> feedback_pb2.Erasure:
-        raise AssertionError("not asked for")
-
 
 def own_data(parts: Parts) -> OwnData:
     return OwnData(parts, parts, parts, parts)
