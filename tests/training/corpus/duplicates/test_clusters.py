@@ -1,0 +1,232 @@
+"""Clusters of duplicates: equal for each order of input, memory and layout of files."""
+
+import itertools
+import random
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.corpus.document import CorpusError, Stage
+from training.corpus.duplicates.clusters import (
+    MIN_MEMORY_BYTES,
+    Duplicate,
+    find_duplicates,
+    find_duplicates_in,
+)
+from training.corpus.duplicates.exact import digest
+from training.corpus.duplicates.minhash import FINEWEB, MinHashConfig, signatures
+from training.corpus.duplicates.rows import Row, order_key, read_rows, rows_of, write_rows
+
+WORDS = [a + b for a, b in itertools.product("bcdfghklmnprst", ("ala", "ore", "int", "us", "em"))]
+
+
+def make_id(number: int) -> str:
+    return sha256(str(number).encode()).hexdigest()[:32]
+
+
+def texts(seed: int = 1) -> list[tuple[str, str]]:
+    """Return 300 documents: 60 texts, each with an exact copy and three edited copies."""
+    generator = random.Random(seed)
+    found = []
+    for _ in range(60):
+        words = generator.choices(WORDS, k=200)
+        edited = [list(words) for _ in range(3)]
+        for number, copy in enumerate(edited):
+            copy[generator.randrange(200)] = f"edited{'abc'[number]}"
+        found += [" ".join(copy) for copy in (words, words, *edited)]
+    return [(make_id(number), text) for number, text in enumerate(found)]
+
+
+def reference(rows: Iterable[Row], config: MinHashConfig = FINEWEB) -> list[Duplicate]:
+    """Return the duplicates by dictionaries and repeated relabelling."""
+    ordered = sorted(rows, key=lambda row: (row.order, row.id))
+    first: dict[bytes, Row] = {}
+    exact = {row.id: first.setdefault(row.digest, row).id for row in ordered}
+    label = {row.id: place for place, row in enumerate(ordered) if exact[row.id] == row.id}
+    buckets: dict[tuple[int, bytes], list[str]] = {}
+    for row in ordered:
+        if row.id in label:
+            for band in range(config.bands):
+                part = np.asarray(row.signature)[band * config.band_hashes :][: config.band_hashes]
+                buckets.setdefault((band, part.tobytes()), []).append(row.id)
+    changed = True
+    while changed:
+        changed = False
+        for members in buckets.values():
+            lowest = min(label[id] for id in members)
+            for id in members:
+                changed |= label[id] != lowest
+                label[id] = lowest
+    found = []
+    for row in ordered:
+        if exact[row.id] != row.id:
+            found.append(Duplicate(row.id, Stage.EXACT_DUPLICATE, exact[row.id]))
+        elif (kept := ordered[label[row.id]].id) != row.id:
+            found.append(Duplicate(row.id, Stage.NEAR_DUPLICATE, kept))
+    return found
+
+
+def test_clusters_equal_the_reference(tmp_path: Path) -> None:
+    rows = list(rows_of(texts()))
+    found = list(find_duplicates(rows, tmp_path))
+    assert found == reference(rows)
+    stages = [duplicate.stage for duplicate in found]
+    assert stages.count(Stage.EXACT_DUPLICATE) == 60
+    assert 150 < stages.count(Stage.NEAR_DUPLICATE) <= 180
+    assert list(tmp_path.iterdir()) == []
+
+
+def linked(first: Iterable[int], second: Iterable[int], seed: int = 1) -> list[Row]:
+    """Return rows that share their first band by the numbers `first`, their second by `second`."""
+    groups = np.array([list(first), list(second)], dtype=np.uint32)
+    count = groups.shape[1]
+    generator = np.random.default_rng(seed)
+    minima = generator.integers(2**31, 2**32, size=(count, FINEWEB.hashes), dtype=np.uint32)
+    minima[:, :8], minima[:, 8:16] = groups[0][:, None], groups[1][:, None]
+    return [Row(make_id(n), order_key(make_id(n)), digest(str(n)), minima[n]) for n in range(count)]
+
+
+def test_long_chain_is_one_cluster(tmp_path: Path) -> None:
+    count = 3000
+    rows = linked((n // 2 for n in range(count)), ((n + 1) // 2 for n in range(count)))
+    found = list(find_duplicates(rows, tmp_path))
+    kept = min(row.id for row in rows)
+    assert len(found) == count - 1
+    assert {duplicate.kept for duplicate in found} == {kept}
+
+
+def test_sorted_runs_give_the_same_clusters(tmp_path: Path) -> None:
+    """21,000 band keys are more than a run of 1 MiB; half of them are equal."""
+    count = 1500 * 14
+    generator = np.random.default_rng(5)
+    rows = linked(generator.integers(0, count, size=count), np.arange(count) // (count // 2))
+    expected = list(find_duplicates(rows, tmp_path))
+    assert len(expected) > count * 0.9
+    random.Random(2).shuffle(rows)
+    files = [tmp_path / name for name in "abc"]
+    for number, file in enumerate(files):
+        write_rows(file, rows[number::3])
+    assert list(find_duplicates_in(files, tmp_path / "work", MIN_MEMORY_BYTES)) == expected
+
+
+def test_input_order_and_layout_do_not_matter(tmp_path: Path) -> None:
+    documents = texts(seed=2)
+    expected = list(find_duplicates(rows_of(documents), tmp_path))
+    random.Random(3).shuffle(documents)
+    files = [tmp_path / name for name in ("first", "second")]
+    write_rows(files[0], rows_of(documents[:17]))
+    write_rows(files[1], rows_of(documents[17:]))
+    assert list(find_duplicates_in(files, tmp_path / "work")) == expected
+    assert list(find_duplicates_in(files[::-1], tmp_path / "work")) == expected
+
+
+def test_without_the_kept_document_the_next_one_is_kept(tmp_path: Path) -> None:
+    rows = list(rows_of(texts()))
+    found = list(find_duplicates(rows, tmp_path))
+    kept = found[0].kept
+    members = [duplicate.id for duplicate in found if duplicate.kept == kept]
+    rest = [row for row in rows if row.id != kept]
+    again = list(find_duplicates(rest, tmp_path))
+    assert again == reference(rest)
+    dropped = {duplicate.id for duplicate in again}
+    assert min(members) not in dropped
+    assert len(again) == len(found) - 1
+
+
+def test_lowest_order_is_kept(tmp_path: Path) -> None:
+    rows = [row._replace(order=2**64 - 1 - row.order) for row in rows_of(texts())]
+    found = list(find_duplicates(rows, tmp_path))
+    assert found == reference(rows)
+    assert all(duplicate.kept > duplicate.id for duplicate in found)
+
+
+def test_equal_orders_are_decided_by_the_id(tmp_path: Path) -> None:
+    rows = [row._replace(order=0) for row in rows_of(texts())]
+    assert list(find_duplicates(rows, tmp_path)) == reference(rows)
+
+
+def test_other_settings(tmp_path: Path) -> None:
+    config = MinHashConfig(ngram=3, bands=20, band_hashes=5, seed=9)
+    rows = list(rows_of(texts(), config))
+    assert list(find_duplicates(rows, tmp_path, config=config)) == reference(rows, config)
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    assert list(find_duplicates([], tmp_path)) == []
+
+
+def test_files_of_an_interrupted_search_are_removed(tmp_path: Path) -> None:
+    rows = list(rows_of(texts()))
+    interrupted = find_duplicates(rows, tmp_path)
+    next(interrupted)
+    (tmp_path / "sorts.partial").mkdir(exist_ok=True)
+    (tmp_path / "sorts.partial" / "bands-0").write_bytes(b"part of a run")
+    assert list(find_duplicates(rows, tmp_path)) == reference(rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_id_is_refused(tmp_path: Path) -> None:
+    row = Row("0" * 32, 1, digest("a"), signatures("a"))
+    with pytest.raises(CorpusError) as caught:
+        list(find_duplicates([row, row], tmp_path))
+    assert (caught.value.field, caught.value.reason) == ("id", "REPEATED")
+
+
+def test_too_little_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError) as caught:
+        list(find_duplicates([], tmp_path, MIN_MEMORY_BYTES - 1))
+    assert caught.value.field == "duplicates.memory_bytes"
+    assert str(MIN_MEMORY_BYTES) in caught.value.limit
+
+
+VALID = Row("0" * 32, 1, digest("a"), signatures("a"))
+
+
+@pytest.mark.parametrize(
+    ("field", "row"),
+    [
+        ("id", VALID._replace(id="0" * 31)),
+        ("id", VALID._replace(id="g" * 32)),
+        ("order", VALID._replace(order=2**64)),
+        ("order", VALID._replace(order=-1)),
+        ("digest", VALID._replace(digest=b"short")),
+        ("signature", VALID._replace(signature=b"short")),
+        ("signature", VALID._replace(signature=signatures("a", MinHashConfig(bands=13)))),
+    ],
+)
+def test_row_of_another_form_is_refused(tmp_path: Path, field: str, row: Row) -> None:
+    with pytest.raises(CorpusError) as caught:
+        write_rows(tmp_path / "rows", [row])
+    assert caught.value.field == field
+    assert caught.value.limit
+    assert not (tmp_path / "rows").exists()
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    rows = list(rows_of(texts()[:3]))
+    write_rows(tmp_path / "rows", [row._replace(signature=bytes(row.signature)) for row in rows])
+    (batch,) = read_rows([tmp_path / "rows"])
+    assert [f"{row['id_high']:016x}{row['id_low']:016x}" for row in batch] == [r.id for r in rows]
+    assert batch["order"].tolist() == [row.order for row in rows]
+    assert batch["signature"].tolist() == [np.asarray(row.signature).tolist() for row in rows]
+
+
+def test_damaged_or_other_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows"
+    write_rows(file, [VALID])
+    whole = file.read_bytes()
+    with pytest.raises(CorpusError) as caught:
+        list(read_rows([file], MinHashConfig(seed=2)))
+    assert "2" in caught.value.limit
+    file.write_bytes(whole[:-1])
+    with pytest.raises(CorpusError) as caught:
+        list(read_rows([file]))
+    assert caught.value.reason == "TRUNCATED"
+    for other in (b"", b"x" * len(whole)):
+        file.write_bytes(other)
+        with pytest.raises(CorpusError) as caught:
+            list(read_rows([file]))
+        assert caught.value.field == "rows"

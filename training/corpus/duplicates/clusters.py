@@ -1,0 +1,211 @@
+"""Global search for exact and near duplicates over the rows of all documents, out of core.
+
+1. Sort the documents by order key and id. The place in this order identifies a document from
+   here on, so the result does not depend on the order of the input.
+2. Sort (digest, place). Of equal digests the lowest place is kept; the others are exact duplicates.
+3. Sort (band key, place) of the remaining documents. Equal band keys make candidates.
+4. Join candidates with union-find. Of each cluster the lowest place is kept.
+
+Sorts use `memory_bytes`; beside them, places and ids need 28 bytes a document.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from training.corpus.document import CorpusError, Stage
+from training.corpus.duplicates.external_sort import ExternalSort
+from training.corpus.duplicates.minhash import FINEWEB, MinHashConfig, band_keys
+from training.corpus.duplicates.rows import Row, read_rows, write_rows
+
+Places = npt.NDArray[np.uint32]
+
+MEMORY_BYTES = 256 * 2**20
+MIN_MEMORY_BYTES = 2**20
+MAX_DOCUMENTS = 2**32 - 1
+ID_BYTES = 16
+
+
+class Duplicate(NamedTuple):
+    """A document to drop.
+
+    Attributes:
+        stage: EXACT_DUPLICATE or NEAR_DUPLICATE.
+        kept: id of the document for which it is dropped. That of an exact duplicate may itself be
+            a near duplicate of another document.
+    """
+
+    id: str
+    stage: Stage
+    kept: str
+
+
+def find_duplicates(
+    rows: Iterable[Row],
+    folder: Path,
+    memory_bytes: int = MEMORY_BYTES,
+    config: MinHashConfig = FINEWEB,
+) -> Iterator[Duplicate]:
+    """Yield the duplicates among documents, in the order of the kept rule.
+
+    The result depends on the set of rows alone: neither on their order nor on `memory_bytes`.
+
+    Args:
+        folder: for temporary files: about 500 bytes a document for the rows, and as many for sorts.
+
+    Raises:
+        CorpusError: a row has another form, an id occurs twice with the same order, or
+            `memory_bytes` is too small.
+    """
+    work = folder / "rows.partial"
+    shutil.rmtree(work, ignore_errors=True)  # of an interrupted search
+    work.mkdir(parents=True)
+    write_rows(work / "rows", rows, config)
+    yield from find_duplicates_in([work / "rows"], folder, memory_bytes, config)
+    shutil.rmtree(work)
+
+
+def find_duplicates_in(
+    files: Sequence[Path],
+    folder: Path,
+    memory_bytes: int = MEMORY_BYTES,
+    config: MinHashConfig = FINEWEB,
+) -> Iterator[Duplicate]:
+    """Yield the duplicates among the rows of files from `write_rows`; see `find_duplicates`."""
+    if memory_bytes < MIN_MEMORY_BYTES:
+        raise CorpusError(
+            f"duplicates.memory_bytes: {memory_bytes}, must be at least {MIN_MEMORY_BYTES}",
+            field="duplicates.memory_bytes",
+            limit=f"at least {MIN_MEMORY_BYTES}",
+        )
+    work = folder / "sorts.partial"
+    shutil.rmtree(work, ignore_errors=True)  # of an interrupted search
+    work.mkdir(parents=True)
+    places = _places(files, work, memory_bytes, config)
+    exact = _exact_duplicates(files, places, work, memory_bytes, config)
+    near = _near_duplicates(files, places, exact, work, memory_bytes, config)
+    del places
+    ids = np.fromfile(work / "ids", dtype=f"V{ID_BYTES}")
+    shutil.rmtree(work)
+    same = np.arange(len(exact), dtype=np.uint32)
+    for place in np.flatnonzero((exact != same) | (near != same)):
+        is_exact = exact[place] != place
+        stage = Stage.EXACT_DUPLICATE if is_exact else Stage.NEAR_DUPLICATE
+        kept = exact[place] if is_exact else near[place]
+        yield Duplicate(ids[place].tobytes().hex(), stage, ids[kept].tobytes().hex())
+
+
+def _places(files: Sequence[Path], work: Path, memory_bytes: int, config: MinHashConfig) -> Places:
+    """Return the place of each document, in the order of the input; write the ids by place.
+
+    Raises:
+        CorpusError: an id occurs twice with the same order, or there are too many documents.
+    """
+    dtype = [("order", "<u8"), ("high", "<u8"), ("low", "<u8"), ("position", "<u4")]
+    sort = ExternalSort(dtype, work / "order", memory_bytes)
+    count = 0
+    for batch in read_rows(files, config):
+        if count + len(batch) > MAX_DOCUMENTS:
+            raise CorpusError(
+                f"more than {MAX_DOCUMENTS} documents",
+                field="documents",
+                limit=str(MAX_DOCUMENTS),
+            )
+        positions = np.arange(count, count + len(batch), dtype=np.uint32)
+        sort.add(batch["order"], batch["id_high"], batch["id_low"], positions)
+        count += len(batch)
+    places = np.empty(count, dtype=np.uint32)
+    first = 0
+    with (work / "ids").open("wb") as file:
+        for batch in sort.batches():
+            ids = np.stack([batch["high"], batch["low"]], axis=1).astype(">u8")  # as bytes, the id
+            repeated = (ids[1:] == ids[:-1]).all(axis=1)
+            if repeated.any():
+                id = ids[np.flatnonzero(repeated)[0]].tobytes().hex()
+                raise CorpusError(f"id {id} occurs twice", field="id", reason="REPEATED")
+            ids.tofile(file)
+            places[batch["position"]] = np.arange(first, first + len(batch), dtype=np.uint32)
+            first += len(batch)
+    return places
+
+
+def _exact_duplicates(
+    files: Sequence[Path], places: Places, work: Path, memory_bytes: int, config: MinHashConfig
+) -> Places:
+    """Return for each place the lowest place with the same digest."""
+    sort = ExternalSort(
+        [("high", "<u8"), ("low", "<u8"), ("place", "<u4")], work / "digests", memory_bytes
+    )
+    first = 0
+    for batch in read_rows(files, config):
+        sort.add(batch["digest_high"], batch["digest_low"], places[first : first + len(batch)])
+        first += len(batch)
+    kept = np.arange(len(places), dtype=np.uint32)
+    for batch in sort.batches():
+        kept[batch["place"]] = _leaders(batch["place"], batch["high"], batch["low"])
+    return kept
+
+
+def _near_duplicates(
+    files: Sequence[Path],
+    places: Places,
+    exact: Places,
+    work: Path,
+    memory_bytes: int,
+    config: MinHashConfig,
+) -> Places:
+    """Return for each place the lowest place of its cluster."""
+    sort = ExternalSort([("key", "<u8"), ("place", "<u4")], work / "bands", memory_bytes)
+    first = 0
+    for batch in read_rows(files, config):
+        own = places[first : first + len(batch)]
+        first += len(batch)
+        distinct = exact[own] == own
+        keys = band_keys(batch["signature"][distinct], config)
+        sort.add(keys.ravel(), np.repeat(own[distinct], config.bands))
+    parents = np.arange(len(places), dtype=np.uint32)
+    for batch in sort.batches():
+        leaders = _leaders(batch["place"], batch["key"])
+        linked = leaders != batch["place"]
+        _join(parents, leaders[linked], batch["place"][linked])
+    # A parent is never above its child, so one pass upwards by jumps ends at the roots.
+    while (jumped := parents[parents] != parents).any():
+        parents[jumped] = parents[parents[jumped]]
+    return parents
+
+
+def _leaders(places: Places, *keys: npt.NDArray[np.uint64]) -> Places:
+    """Return the first place among those with equal keys, for sorted keys and places."""
+    begins = np.ones(len(places), dtype=bool)
+    begins[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    starts = np.flatnonzero(begins)
+    return np.repeat(places[starts], np.diff(starts, append=len(places)))
+
+
+def _join(parents: Places, first: Places, second: Places) -> None:
+    """Join the clusters of pairs of places; the root of a cluster is its lowest place."""
+    while len(first):
+        first, second = _roots(parents, first), _roots(parents, second)
+        apart = first != second
+        first, second = first[apart], second[apart]
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        # Of several new parents of a root the lowest wins; the next round joins the others.
+        np.minimum.at(parents, high, low)
+
+
+def _roots(parents: Places, places: Places) -> Places:
+    """Return the roots of places, and shorten the paths to them."""
+    start = places
+    while len(places):
+        above = parents[places]
+        if (above == places).all():
+            break
+        places = above
+    parents[start] = places
+    return places

@@ -1,0 +1,180 @@
+"""Files with a fixed-size row for each document: order key, id, digest and signature.
+
+Workers write one file each, in parallel. A file appears whole, by a rename, so that an interrupted
+worker leaves no part of one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from training.corpus.document import ID_DIGITS, CorpusError
+from training.corpus.duplicates.exact import DIGEST_BYTES, digest
+from training.corpus.duplicates.minhash import (
+    FINEWEB,
+    MinHashConfig,
+    Signatures,
+    signature_matrix,
+)
+
+Rows = npt.NDArray[np.void]
+
+MAGIC = b"TWROWS1\0"
+HEADER = np.dtype([("magic", "S8"), ("config", "<u8", (4,))])
+BATCH_ROWS = 4096
+# Texts of a batch for rensa, so that few large texts need little memory.
+BATCH_CHARACTERS = 4_000_000
+ORDER_DIGITS = 16
+
+
+class Row(NamedTuple):
+    """Fields of a document that the search for duplicates reads.
+
+    Attributes:
+        id: 32 hexadecimal digits, as from `document_id`.
+        order: 0 to 2^64 - 1. The document with the lowest order is kept, at equal orders that with
+            the lowest id.
+        digest: from `exact.digest`.
+        signature: from `minhash.signatures`, as an array or its bytes.
+    """
+
+    id: str
+    order: int
+    digest: bytes
+    signature: Signatures | bytes
+
+
+def order_key(id: str) -> int:
+    """Return the order key of a document: the first 64 bits of its id, which is a hash.
+
+    The kept document depends neither on the layout of files nor on the number of workers, and no
+    source or host is preferred.
+    """
+    return int(id[:ORDER_DIGITS], 16)
+
+
+def rows_of(documents: Iterable[tuple[str, str]], config: MinHashConfig = FINEWEB) -> Iterator[Row]:
+    """Yield a row for each pair of id and text, in order."""
+    for batch in _batches(documents):
+        matrix = signature_matrix([text for _, text in batch], config)
+        for (id, text), signature in zip(batch, matrix, strict=True):
+            yield Row(id, order_key(id), digest(text), signature)
+
+
+def write_rows(path: Path, rows: Iterable[Row], config: MinHashConfig = FINEWEB) -> None:
+    """Write a file of rows, whole and durably; its content depends on the rows alone.
+
+    Raises:
+        CorpusError: an id, an order, a digest or a signature has another form.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        np.array((MAGIC, _numbers(config)), dtype=HEADER).tofile(file)
+        remaining = iter(rows)
+        while batch := list(itertools.islice(remaining, BATCH_ROWS)):
+            _packed(batch, config).tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_rows(paths: Sequence[Path], config: MinHashConfig = FINEWEB) -> Iterator[Rows]:
+    """Yield the rows of files in batches.
+
+    Raises:
+        CorpusError: a file is no file of rows, or its signatures have other settings.
+    """
+    dtype = row_dtype(config)
+    for path in paths:
+        with path.open("rb") as file:
+            _check_header(file, path, config)
+            while len(batch := np.fromfile(file, dtype, BATCH_ROWS)):
+                yield batch
+
+
+def row_dtype(config: MinHashConfig) -> np.dtype[Any]:
+    """Return the type of a row."""
+    return np.dtype(
+        [
+            ("order", "<u8"),
+            ("id_high", "<u8"),
+            ("id_low", "<u8"),
+            ("digest_high", "<u8"),
+            ("digest_low", "<u8"),
+            ("signature", "<u4", (config.hashes,)),
+        ]
+    )
+
+
+def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[1])
+        if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _packed(batch: Sequence[Row], config: MinHashConfig) -> Rows:
+    signature_bytes = config.hashes * np.dtype(np.uint32).itemsize
+    signatures = [
+        row.signature
+        if isinstance(row.signature, bytes)
+        else row.signature.astype("<u4", copy=False).tobytes()
+        for row in batch
+    ]
+    for row, signature in zip(batch, signatures, strict=True):
+        _check("digest", len(row.digest) == DIGEST_BYTES, f"{DIGEST_BYTES} bytes")
+        _check("signature", len(signature) == signature_bytes, f"{signature_bytes} bytes")
+        _check("id", len(row.id) == ID_DIGITS, f"{ID_DIGITS} hexadecimal digits")
+        _check("order", 0 <= row.order < 2**64, "0 to 2^64 - 1")
+    packed = np.empty(len(batch), dtype=row_dtype(config))
+    packed["order"] = np.array([row.order for row in batch], dtype=np.uint64)
+    try:
+        ids = bytes.fromhex("".join(row.id for row in batch))
+    except ValueError:
+        _check("id", False, f"{ID_DIGITS} hexadecimal digits")
+    for name, joined in (("id", ids), ("digest", b"".join(row.digest for row in batch))):
+        halves = np.frombuffer(joined, dtype=">u8").reshape(-1, 2)
+        packed[f"{name}_high"], packed[f"{name}_low"] = halves[:, 0], halves[:, 1]
+    packed["signature"] = np.frombuffer(b"".join(signatures), dtype="<u4").reshape(
+        -1, config.hashes
+    )
+    return packed
+
+
+def _check(field: str, valid: bool, limit: str) -> None:
+    if not valid:
+        raise CorpusError(f"{field} of a row must be {limit}", field=field, limit=limit)
+
+
+def _numbers(config: MinHashConfig) -> tuple[int, int, int, int]:
+    return config.ngram, config.bands, config.band_hashes, config.seed
+
+
+def _check_header(file: BinaryIO, path: Path, config: MinHashConfig) -> None:
+    size = path.stat().st_size - HEADER.itemsize
+    header = np.fromfile(file, HEADER, 1)
+    if not len(header) or header["magic"][0] != MAGIC.rstrip(b"\0"):
+        raise CorpusError(f"{path.name} is no file of rows", field=path.name)
+    found = tuple(int(number) for number in header["config"][0])
+    if found != _numbers(config):
+        raise CorpusError(
+            f"{path.name}: signatures with n-gram, bands, hashes, seed {found},"
+            f" expected {_numbers(config)}",
+            field=path.name,
+            limit=str(_numbers(config)),
+        )
+    if size % row_dtype(config).itemsize:
+        raise CorpusError(f"{path.name} ends within a row", field=path.name, reason="TRUNCATED")
