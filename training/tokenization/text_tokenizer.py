@@ -1,8 +1,8 @@
 """Tokenizers opened from a directory, for encoding and for display of each token's bytes.
 
-Our byte pairs encode through tiktoken, all others through the library `tokenizers`
-(docs/decisions/pre-training.md). Both treat control tokens inside a text as text; only
-chat templates insert real ones.
+Our byte pairs and the published encodings (published.py) encode through tiktoken, all others
+through the library `tokenizers` (docs/decisions/pre-training.md). Both treat control tokens inside
+a text as text; only chat templates insert real ones.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class TextTokenizer(Protocol):
         """Return the number of unknown tokens."""
 
     def pieces(self, text: str) -> list[Piece]:
-        """Return the tokens with their bytes; all bytes together are the text."""
+        """Return the tokens with their bytes.
+
+        All bytes together are the text, less the white space that a splitter of words drops.
+        """
 
 
 class LibraryTokenizer:
@@ -129,19 +132,32 @@ class LibraryTokenizer:
 
 
 class BytePairs:
-    """Our byte pairs through tiktoken, with the same ids as the library."""
+    """Byte pairs through tiktoken.
 
-    def __init__(self, library: LibraryTokenizer, encoding: tiktoken.Encoding) -> None:
-        self.name = library.name
-        self.vocabulary_size = library.vocabulary_size
-        self._library, self._encoding = library, encoding
+    Args:
+        library: a tokenizer with the same ids, for texts that tiktoken cannot encode; without it
+            they are refused.
+    """
+
+    def __init__(
+        self, encoding: tiktoken.Encoding, library: LibraryTokenizer | None = None
+    ) -> None:
+        self.name = encoding.name
+        self.vocabulary_size = encoding.n_vocab
+        self._encoding, self._library = encoding, library
 
     def encode(self, text: str) -> list[int]:
-        return (
-            self._library.encode(text)
-            if _is_too_long(text)
-            else self._encoding.encode_ordinary(text)
-        )
+        if not _is_too_long(text):
+            return self._encoding.encode_ordinary(text)
+        if self._library is None:
+            raise TokenizerError(
+                f"text: {LONG_RUN_CHARACTERS} white-space characters in a row; {self.name} allows"
+                f" fewer",
+                field="text",
+                reason="TOO_LONG",
+                limit=str(LONG_RUN_CHARACTERS - 1),
+            )
+        return self._library.encode(text)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         if any(map(_is_too_long, texts)):
@@ -186,7 +202,7 @@ def open_tokenizer(directory: Path) -> TextTokenizer:
     _check_rows(directory, library.vocabulary_size)
     if incompatibility(tokenizer, spec):
         return library
-    return BytePairs(library, to_tiktoken(tokenizer, spec, directory.name))
+    return BytePairs(to_tiktoken(tokenizer, spec, directory.name), library)
 
 
 def _is_too_long(text: str) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from training.recipes.tokenizer.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.byte_pairs import Split
+from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
 
 TEXT = (Path(__file__).parents[3] / "LICENSE").read_text()

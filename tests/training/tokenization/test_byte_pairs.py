@@ -101,6 +101,21 @@ def test_gpt4_splitting_separates_digit_groups_and_contractions() -> None:
     assert "'LL" not in older
 
 
+def test_common_word_is_one_token_and_a_rare_one_its_parts() -> None:
+    words = ["walk", "talk", "sing", "king"] * 20 + ["walked", "talked", "walks", "talks"] * 10
+    texts = [*words, *["going", "doing", "being", "seeing", "the"] * 20]
+    tokenizer = train_byte_pairs(290, texts=texts)
+    assert tokenizer.encode("walking").tokens == ["walk", "ing"]
+    assert tokenizer.encode("the").tokens == ["the"]
+
+
+def test_most_frequent_pair_is_merged_first_until_the_requested_size() -> None:
+    tokenizer = train_byte_pairs(MIN_VOCABULARY + 2, texts=["ab"] * 3 + ["cd"] * 2 + ["ef"])
+    merged = {tokenizer.id_to_token(MIN_VOCABULARY), tokenizer.id_to_token(MIN_VOCABULARY + 1)}
+    assert tokenizer.get_vocab_size() == MIN_VOCABULARY + 2
+    assert (tokenizer.id_to_token(MIN_VOCABULARY), merged) == ("ab", {"ab", "cd"})
+
+
 def test_pair_with_one_occurrence_is_merged_only_on_request() -> None:
     once = ["the quick brown fox jumps"]
     assert learn_byte_pairs(once, 500, Split.GPT4, least_count=2).get_vocab_size() == MIN_VOCABULARY

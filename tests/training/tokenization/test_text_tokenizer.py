@@ -17,8 +17,8 @@ from tests.training.tokenization.sample_tokenizers import (
     train_byte_pairs,
     unicode_texts,
 )
-from training.recipes.tokenizer.learning import TokenKind
 from training.tokenization.byte_pairs import CONTROL, Split, bytes_by_letter, write_tokenizer
+from training.tokenization.learning import TokenKind
 from training.tokenization.text_tokenizer import (
     BytePairs,
     LibraryTokenizer,
@@ -39,7 +39,8 @@ CODE_POINTS = (*range(0xD800), *range(0xE000, 0x20100), *range(0xE0000, 0xE0200)
 @pytest.fixture(scope="module")
 def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> list[TextTokenizer]:
     home = tmp_path_factory.mktemp("tokenizers")
-    ours = [open_trained(home / kind, kind, 600) for kind in TokenKind]
+    kinds = (TokenKind.BYTE_PAIRS, TokenKind.CHARACTERS)  # words lose the white space
+    ours = [open_trained(home / kind, kind, 600) for kind in kinds]
     write_tokenizer(with_byte_fallback(), home / "fallback")
     return [
         *ours,
@@ -75,7 +76,7 @@ def test_our_byte_pairs_use_tiktoken_and_others_use_the_library(
     all_kinds: list[TextTokenizer],
 ) -> None:
     found = [type(tokenizer) for tokenizer in all_kinds]
-    assert found == [BytePairs, LibraryTokenizer, LibraryTokenizer, BytePairs, LibraryTokenizer]
+    assert found == [BytePairs, LibraryTokenizer, BytePairs, LibraryTokenizer]
     assert isinstance(open_tokenizer(NANO), BytePairs)
 
 
@@ -168,7 +169,7 @@ def spec_of(tokenizer: Tokenizer) -> dict[str, Any]:
 def both(split: Split) -> tuple[LibraryTokenizer, BytePairs]:
     tokenizer = SPLITS[split]
     library = LibraryTokenizer("ours", tokenizer, spec_of(tokenizer))
-    return library, BytePairs(library, to_tiktoken(tokenizer, spec_of(tokenizer), "ours"))
+    return library, BytePairs(to_tiktoken(tokenizer, spec_of(tokenizer), "ours"), library)
 
 
 BOTH = {split: both(split) for split in Split}

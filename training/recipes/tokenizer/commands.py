@@ -13,17 +13,12 @@ from pathlib import Path
 
 from training.data.corpus import TEXTS_HELP, TextError, check_unicode
 from training.data.seeds import is_held_out
-from training.recipes.tokenizer.comparison import measure, table
-from training.recipes.tokenizer.learning import (
-    TokenizerConfig,
-    TokenKind,
-    learn,
-    make_directory,
-    save,
-)
+from training.recipes.tokenizer.learning import make_directory
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
 from training.recipes.tokenizer.text_files import ProgressReader, TextFiles
 from training.tokenization.byte_pairs import Split
+from training.tokenization.comparison import measure, table
+from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.text_tokenizer import open_tokenizer
 
 VOCABULARIES = (4096, 16_384)
@@ -32,7 +27,12 @@ HELD_OUT_SHARE = 0.1
 # Length of the text shown per tokenizer. A token may be one character and takes about 100 bytes of
 # the page.
 COMPARED_CHARACTERS = 2_000
-SHORT_NAMES = {TokenKind.BYTE_PAIRS: "bpe", TokenKind.WORDS: "word", TokenKind.CHARACTERS: "char"}
+SHORT_NAMES = {
+    TokenKind.BYTE_PAIRS: "bpe",
+    TokenKind.WORDS: "word",
+    TokenKind.WORDS_AND_MARKS: "word-mark",
+    TokenKind.CHARACTERS: "char",
+}
 SHOW_USAGE = "%(prog)s (FILE | --text TEXT) DIR [DIR ...] --page FILE"
 MERGING_LABEL = "counting pairs and merging"
 

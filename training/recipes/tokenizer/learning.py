@@ -7,56 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-
-from tokenizers import Tokenizer
 
 from training.artifacts.manifest import Manifest, hash_file, write_manifest
 from training.errors import ConfigError
 from training.recipes.tokenizer.text_files import TextFiles
-from training.tokenization.byte_pairs import (
-    Split,
-    learn_byte_pairs,
-    write_chat_files,
-    write_tokenizer,
-)
-from training.tokenization.units import CHARACTER, WORD, learn_units
-
-
-class TokenKind(StrEnum):
-    """Kind of the tokens in a vocabulary."""
-
-    BYTE_PAIRS = "byte-pairs"
-    WORDS = "words"
-    CHARACTERS = "characters"
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Training settings of a tokenizer. `split` and `least_count` apply to byte pairs only."""
-
-    vocabulary: int
-    kind: TokenKind = TokenKind.BYTE_PAIRS
-    split: Split = Split.GPT4
-    # A pair with a single occurrence would only add an embedding row.
-    least_count: int = 2
-
-
-def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Train a tokenizer in one pass over the texts."""
-    if config.kind is TokenKind.BYTE_PAIRS:
-        return learn_byte_pairs(texts, config.vocabulary, config.split, config.least_count)
-    return learn_units(
-        texts, config.vocabulary, WORD if config.kind is TokenKind.WORDS else CHARACTER
-    )
-
-
-def save(tokenizer: Tokenizer, config: TokenizerConfig, directory: Path) -> None:
-    """Write tokenizer.json and, for byte pairs, the chat files."""
-    write = write_chat_files if config.kind is TokenKind.BYTE_PAIRS else write_tokenizer
-    write(tokenizer, directory)
+from training.tokenization.learning import TokenizerConfig, learn, save
 
 
 def make_directory(

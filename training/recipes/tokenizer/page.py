@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.recipes.tokenizer.comparison import COLUMNS, Figures, rows
 from training.reporting import pages
+from training.tokenization.comparison import COLUMNS, Figures, rows
 from training.tokenization.text_tokenizer import Piece, TextTokenizer
 
 TEMPLATE = "tokenizers.html.jinja"

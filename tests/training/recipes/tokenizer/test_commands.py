@@ -94,7 +94,7 @@ def test_usage_of_show_lists_its_alternatives(capsys: pytest.CaptureFixture[str]
     )
 
 
-@pytest.mark.parametrize("kind", ["words", "characters"])
+@pytest.mark.parametrize("kind", ["words", "words-and-marks", "characters"])
 def test_train_writes_word_and_character_tokenizers(texts: Path, tmp_path: Path, kind: str) -> None:
     assert train(texts, tmp_path / kind, "--kind", kind) == 0
     assert list(verify_manifest(tmp_path / kind).files) == ["tokenizer.json"]

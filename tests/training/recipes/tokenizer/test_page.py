@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from infra.install.tools import install_browser
 from tests.training.tokenization.sample_tokenizers import DIFFICULT, open_trained
-from training.recipes.tokenizer.comparison import measure
-from training.recipes.tokenizer.learning import TokenKind
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
+from training.tokenization.comparison import measure
+from training.tokenization.learning import TokenKind
 from training.tokenization.text_tokenizer import TextTokenizer
 
 # Flags of the browser tests: without GPU, /dev/shm and sandbox.

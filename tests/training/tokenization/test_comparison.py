@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from training.data.corpus import TextError
-from training.recipes.tokenizer.comparison import COLUMNS, Figures, measure, rows, table
+from training.errors import ConfigError
+from training.tokenization.comparison import COLUMNS, Figures, measure, rows, table
 from training.tokenization.text_tokenizer import Piece
 
 
@@ -52,7 +52,7 @@ def test_tokens_per_word_is_undefined_without_words(directory: Path) -> None:
 
 
 def test_measurement_without_texts_is_refused(directory: Path) -> None:
-    with refused(TextError, field="texts", reason="EMPTY") as caught:
+    with refused(ConfigError, field="texts", reason="EMPTY") as caught:
         measure(Pairs(), directory, [])
     assert "pairs" in caught.value.text  # name of the tokenizer
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.corpus import TextError
+from training.errors import ConfigError
 from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.text_tokenizer import TextTokenizer
 
@@ -53,7 +53,7 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
     """Measure a tokenizer in one pass over the texts.
 
     Raises:
-        TextError: there are no texts.
+        ConfigError: there are no texts.
     """
     count = exact = text_bytes = words = tokens = unknowns = 0
     for text in texts:
@@ -65,7 +65,7 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
         tokens += len(ids)
         unknowns += tokenizer.unknowns(ids)
     if tokens == 0:
-        raise TextError(
+        raise ConfigError(
             f"texts: nothing to measure {tokenizer.name} on", field="texts", reason="EMPTY"
         )
     size = (directory / TOKENIZER).stat().st_size
