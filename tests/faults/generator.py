@@ -98,14 +98,25 @@ async def generator_process(
         env={**os.environ, **variables, "PYTHONPATH": "gen"},
         stderr=PIPE,
     )
+    reading: asyncio.Task[None] | None = None
     try:
         port = await asyncio.wait_for(_port(process), 60)
+        reading = asyncio.create_task(_read(process))
         async with open_channel(f"127.0.0.1:{port}") as channel:
             yield stubs_of(channel, port), process
     finally:
         if process.returncode is None:
             process.kill()
+        if reading is not None:
+            await reading
         await process.communicate()
+
+
+async def _read(process: Process) -> None:
+    """Read the log to its end, since a full pipe would block the process."""
+    assert process.stderr
+    while await process.stderr.read(1 << 16):
+        pass
 
 
 async def _port(process: Process) -> int:
