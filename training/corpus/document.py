@@ -67,6 +67,7 @@ class Origin:
         source: name of the source in the configuration.
         licence: SPDX identifier or free text; "" if unknown.
         date: time of the crawl, ISO 8601; "" if unknown.
+        collection: source that the record itself names, for example in Dolma; "" if it names none.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Origin:
     source: str = ""
     licence: str = ""
     date: str = ""
+    collection: str = ""
 
     @property
     def host(self) -> str:
