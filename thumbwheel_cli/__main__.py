@@ -89,6 +89,12 @@ COMMANDS = {
         ("predictor", "training"),
         is_slow=True,
     ),
+    "data items": Command(
+        "index the evaluation's items for the decontamination of training texts",
+        "training.corpus",
+        ("items",),
+        ("corpus",),
+    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

@@ -70,6 +70,7 @@ TRAINING_LAYERS = (
     ("stages", "evaluation", "verification"),
     ("benchmarks",),
     ("probes",),
+    ("evaluation_items",),
     ("planning", "stage_record"),
     ("progress_log",),
     ("reporting",),

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 from training.errors import DetailedError
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "items": "training.evaluation_items",
+}
 
 
 def main(arguments: Sequence[str] = ()) -> int:

@@ -77,14 +77,19 @@ def word_hashes(text: str) -> Hashes:
 
 def ngram_hashes(words_W: Hashes, size: int) -> Hashes:
     """Return the hash of each n-gram of `size` words [G]; a shorter text has none."""
-    count = len(words_W) - size + 1
-    if count <= 0:
-        return np.empty(0, dtype=np.uint64)
-    sums_G = words_W[:count].copy()
-    for place in range(1, size):
-        sums_G *= GOLDEN
-        sums_G += words_W[place : place + count]
-    return mix(sums_G)
+    return ngram_hashes_of_sizes(words_W, range(size, size + 1))
+
+
+def ngram_hashes_of_sizes(words_W: Hashes, sizes: range) -> Hashes:
+    """Return the hashes of the n-grams of each size, one size after the other [G]."""
+    found = [np.empty(0, dtype=np.uint64)]
+    sums = words_W
+    for size in range(1, min(sizes.stop - 1, len(words_W)) + 1):
+        if size > 1:
+            sums = sums[:-1] * GOLDEN + words_W[size - 1 :]
+        if size in sizes:
+            found.append(mix(sums))
+    return np.concatenate(found)
 
 
 def mix(values: Hashes) -> Hashes:
