@@ -90,8 +90,7 @@ class GradientLimit:
         """Add the latency of an answered call, or the refusal of a peer, to the current window.
 
         Args:
-            ticket: the call.
-            now: time of the answer, in seconds.
+            now: time of the answer.
             waiting: calls without a first answer at that time, this call included.
             refused: a peer refused the call; counts as an infinite latency.
         """

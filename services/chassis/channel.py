@@ -51,6 +51,7 @@ CONNECT_SECONDS = 10.0
 CLOSE_GRACE_SECONDS = 900.0
 
 ResponseT = TypeVar("ResponseT")
+UnaryMethod = Callable[..., Awaitable[ResponseT]]
 
 
 def open_channel(
@@ -84,11 +85,7 @@ def open_channel(
 
 
 async def call_unary(
-    peer: str,
-    method: Callable[..., Awaitable[ResponseT]],
-    request: Message,
-    *,
-    within_seconds: float,
+    peer: str, method: UnaryMethod[ResponseT], request: Message, *, within_seconds: float
 ) -> ResponseT:
     """Call a unary method with the identity and the trace of the running call.
 

@@ -1,12 +1,12 @@
 """Client of the feedback service."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from services.chassis.channel import ResponseT, call_unary
+from services.chassis.channel import ResponseT, UnaryMethod, call_unary
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
 
 PEER = "feedback"
@@ -85,9 +85,7 @@ class FeedbackPeer:
         except NotFoundError as error:
             raise NotFoundError("the erasure is unknown", field="erasure_id") from error
 
-    async def _call(
-        self, method: Callable[..., Awaitable[ResponseT]], request: Message
-    ) -> ResponseT:
+    async def _call(self, method: UnaryMethod[ResponseT], request: Message) -> ResponseT:
         return await call_unary(PEER, method, request, within_seconds=self._within_seconds)
 
 

@@ -2,10 +2,11 @@
 
 import logging
 
+from google.protobuf.message import Message
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
-from services.chassis.channel import call_unary
+from services.chassis.channel import ResponseT, UnaryMethod, call_unary
 from services.chassis.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError
 from services.chassis.identity import request_id_from
 from services.chassis.telemetry import fields
@@ -35,14 +36,21 @@ PUBLIC_FIELDS = {
 }
 
 
-class SessionPeer:
+class _Client:
+    """Calls of the session service."""
+
+    def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def _call(self, method: UnaryMethod[ResponseT], request: Message) -> ResponseT:
+        return await call_unary(PEER, method, request, within_seconds=self._within_seconds)
+
+
+class SessionPeer(_Client):
     """Begins and finishes turns, and reads messages, for the caller of the current call.
 
     Implements `feedback.RatedMessages` and `own_data.OwnConversations`.
     """
-
-    def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
-        self._stub, self._within_seconds = stub, within_seconds
 
     async def begin_turn(
         self, request: TurnRequest, prompt: session_pb2.UserMessage
@@ -70,9 +78,7 @@ class SessionPeer:
                 message.user.CopyFrom(prompt)
                 message.history.extend(request.history)
         try:
-            return await call_unary(
-                PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
-            )
+            return await self._call(self._stub.BeginTurn, message)
         except InvalidArgumentError as error:
             raise with_field(error, PUBLIC_FIELDS.get(error.field, error.field)) from error
         except ResourceExhaustedError as error:
@@ -87,7 +93,7 @@ class SessionPeer:
         Raises:
             ServiceError: The session service failed.
         """
-        await call_unary(PEER, self._stub.FinishTurn, answer, within_seconds=self._within_seconds)
+        await self._call(self._stub.FinishTurn, answer)
 
     async def stored_prompt(self, message_id: str) -> session_pb2.UserMessage:
         """Return a user's message, named by its own id or by the id of its answer.
@@ -129,10 +135,7 @@ class SessionPeer:
         )
 
     async def erase_user(self) -> int:
-        request = session_pb2.EraseUserRequest()
-        response = await call_unary(
-            PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds
-        )
+        response = await self._call(self._stub.EraseUser, session_pb2.EraseUserRequest())
         return response.removed_conversations
 
     async def message(self, message_id: str) -> chat_pb2.Message:
@@ -145,9 +148,7 @@ class SessionPeer:
 
     async def _get(self, message_id: str) -> session_pb2.GetMessageResponse:
         request = session_pb2.GetMessageRequest(message_id=message_id)
-        return await call_unary(
-            PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds
-        )
+        return await self._call(self._stub.GetMessage, request)
 
 
 def _check_page_size(page_size: int) -> None:
@@ -160,7 +161,7 @@ def _finish_reason(message: chat_pb2.Message) -> FinishReason:
     return FINISH_REASONS.get(message.finish_reason, FinishReason.OPEN)
 
 
-class ConversationsPeer:
+class ConversationsPeer(_Client):
     """Reads and removes conversations. The session service checks the owner."""
 
     def __init__(
@@ -169,7 +170,8 @@ class ConversationsPeer:
         feedback: FeedbackPeer,
         within_seconds: float,
     ) -> None:
-        self._stub, self._feedback, self._within_seconds = stub, feedback, within_seconds
+        super().__init__(stub, within_seconds)
+        self._feedback = feedback
 
     async def get(
         self, request: chat_pb2.GetConversationRequest
@@ -187,9 +189,7 @@ class ConversationsPeer:
             page_size=request.page_size,
             page_token=request.page_token,
         )
-        found = await call_unary(
-            PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds
-        )
+        found = await self._call(self._stub.GetConversation, asked)
         response = chat_pb2.GetConversationResponse(
             conversation=found.conversation,
             messages=found.messages,
@@ -227,9 +227,7 @@ class ConversationsPeer:
         asked = session_pb2.ListConversationsRequest(
             page_size=request.page_size, page_token=request.page_token
         )
-        found = await call_unary(
-            PEER, self._stub.ListConversations, asked, within_seconds=self._within_seconds
-        )
+        found = await self._call(self._stub.ListConversations, asked)
         return chat_pb2.ListConversationsResponse(
             conversations=found.conversations, next_page_token=found.next_page_token
         )
@@ -244,9 +242,7 @@ class ConversationsPeer:
         """
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.ClearConversationRequest(conversation_id=request.conversation_id)
-        await call_unary(
-            PEER, self._stub.ClearConversation, asked, within_seconds=self._within_seconds
-        )
+        await self._call(self._stub.ClearConversation, asked)
         return chat_pb2.ClearConversationResponse()
 
     async def delete(
@@ -259,7 +255,5 @@ class ConversationsPeer:
         """
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.DeleteConversationRequest(conversation_id=request.conversation_id)
-        await call_unary(
-            PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds
-        )
+        await self._call(self._stub.DeleteConversation, asked)
         return chat_pb2.DeleteConversationResponse()
