@@ -7,7 +7,7 @@ events are ordered by acceptance.
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -191,7 +191,7 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
         check_uuid(getattr(event, name), f"{path}.{name}")
     if not event.tenant:
         raise field_error(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
-    _check_principal(event.principal, f"{path}.principal")
+    check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
         # Postgres rejects NUL in text. An accepted event with NUL would stop the sink permanently.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
@@ -200,45 +200,28 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
             )
 
 
-def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
-    """Check number and form of message ids.
+def check_each(
+    values: Sequence[str], field: str, limit: int, check: Callable[[str, str], None]
+) -> None:
+    """Check the number of values and, by `check(value, field)`, the form of each.
 
     Raises:
-        InvalidArgumentError: Too many ids or a malformed id; the error names field and limit.
+        InvalidArgumentError: Too many values or a malformed one; the error names field and limit.
     """
-    if not 1 <= len(message_ids) <= limit:
-        raise field_error("message_ids", f"1 to {limit:,}")
-    for number, message_id in enumerate(message_ids):
-        check_uuid(message_id, f"message_ids[{number}]")
+    if not 1 <= len(values) <= limit:
+        raise field_error(field, f"1 to {limit:,}")
+    for number, value in enumerate(values):
+        check(value, f"{field}[{number}]")
 
 
-def check_principals(principals: Sequence[str], limit: int) -> None:
-    """Check number and form of principals.
+def check_version(version: str, field: str) -> None:
+    """Check the form of a version.
 
     Raises:
-        InvalidArgumentError: Too many principals or a malformed one; the error names field and
-            limit.
+        InvalidArgumentError: The version is malformed; the error names field and limit.
     """
-    if not 1 <= len(principals) <= limit:
-        raise field_error("principals", f"1 to {limit:,}")
-    for number, principal in enumerate(principals):
-        _check_principal(principal, f"principals[{number}]")
-
-
-def check_versions(versions: Sequence[str], limit: int) -> None:
-    """Check number and form of versions.
-
-    Raises:
-        InvalidArgumentError: Too many versions or a malformed one; the error names field and limit.
-    """
-    if not 1 <= len(versions) <= limit:
-        raise field_error("model_versions", f"1 to {limit:,}")
-    for number, version in enumerate(versions):
-        if not 1 <= len(version) <= MAX_NAME_CHARACTERS or "\0" in version:
-            raise field_error(
-                f"model_versions[{number}]",
-                f"1 to {MAX_NAME_CHARACTERS} characters, none of them NUL",
-            )
+    if not 1 <= len(version) <= MAX_NAME_CHARACTERS or "\0" in version:
+        raise field_error(field, f"1 to {MAX_NAME_CHARACTERS} characters, none of them NUL")
 
 
 def check_position(position: int, field: str) -> None:
@@ -251,7 +234,12 @@ def check_position(position: int, field: str) -> None:
         raise field_error(field, f"at most {MAX_POSITION:,}")
 
 
-def _check_principal(text: str, field: str) -> None:
+def check_principal(text: str, field: str) -> None:
+    """Check the form of a principal.
+
+    Raises:
+        InvalidArgumentError: The principal is malformed; the error names field and limit.
+    """
     if not _PRINCIPAL.fullmatch(text):
         raise field_error(field, "64 hexadecimal digits, lower case")
 

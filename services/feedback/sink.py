@@ -53,14 +53,10 @@ EventT = TypeVar("EventT", bound=SealableEvent)
 
 
 class CommitPoint(Protocol):
-    """Ledger interface of a sink."""
+    """Ledger interface of a sink; all methods raise LedgerUnavailableError."""
 
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
-        """Acquire the lease of a partition.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Acquire the lease of a partition."""
 
     def commit(
         self, lease: Lease, batch: Batch, in_transaction: InTransaction
@@ -69,29 +65,17 @@ class CommitPoint(Protocol):
 
         Raises:
             FencedError: The lease is not the newest.
-            LedgerUnavailableError: The database does not answer, or the outcome is unknown.
+            LedgerUnavailableError: The outcome may be unknown.
         """
 
     def end_offset(self, topic_id: str, partition: int) -> int:
-        """Return the offset after the last committed offset.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the offset after the last committed offset."""
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Return the committed ids among the given ids, with fingerprints.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the committed ids among the given ids, with fingerprints."""
 
     def erased(self, owners: Collection[Owner]) -> set[Owner]:
-        """Return the owners whose events were erased.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the owners whose events were erased."""
 
 
 class SinkStep(StrEnum):

@@ -88,18 +88,17 @@ class KafkaPublisher:
             for future in futures:
                 future.get(timeout=self._watchdog_seconds)
         except (KafkaError, OSError) as error:
-            self._discard()
+            self.close()
             # Only the type, since the client's text may quote a record.
             raise PublishError(type(error).__name__) from error
         except WeakTopicError as error:
             raise PublishError(str(error)) from error
 
     def close(self) -> None:
-        """Discard the producer; no records are in flight between two calls of `publish`."""
-        self._discard()
+        """Discard the producer, including a producer that hangs.
 
-    def _discard(self) -> None:
-        """Discard the producer, including a producer that hangs."""
+        No records are in flight between two calls of `publish`.
+        """
         producer, self._producer = self._producer, None
         if producer is None:
             return

@@ -38,17 +38,10 @@ class NamedTopic:
         with self._mutex:
             try:
                 self._admin = self._admin or open_admin(self._cluster)
-                (found,) = self._admin.describe_topics([self._name])
+                return str(_existing(self._admin, self._name)["topic_id"])
             except (KafkaError, OSError) as error:
                 self._close_admin()
                 raise LogUnavailableError("kafka does not answer") from error
-        if found["error_code"]:
-            raise LogUnavailableError(
-                f"there is no topic {self._name}: run `python -m services.feedback topics`",
-                field=self._name,
-                reason="MISSING",
-            )
-        return str(found["topic_id"])
 
     def require(self, topic_id: str) -> None:
         """Check that the name still refers to a topic id.
@@ -91,13 +84,7 @@ def partition_views(cluster: Cluster, name: str) -> list[LogView]:
     """
     try:
         with closing(open_admin(cluster)) as admin:
-            (found,) = admin.describe_topics([name])
-        if found["error_code"]:
-            raise LogUnavailableError(
-                f"there is no topic {name}: run `python -m services.feedback topics`",
-                field=name,
-                reason="MISSING",
-            )
+            found = _existing(admin, name)
         topic_partitions = [
             TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]
         ]
@@ -115,6 +102,18 @@ def partition_views(cluster: Cluster, name: str) -> list[LogView]:
         )
         for topic_partition in topic_partitions
     ]
+
+
+def _existing(admin: KafkaAdminClient, name: str) -> dict[str, Any]:
+    (found,) = admin.describe_topics([name])
+    if found["error_code"]:
+        raise LogUnavailableError(
+            f"there is no topic {name}: run `python -m services.feedback topics`",
+            field=name,
+            reason="MISSING",
+        )
+    topic: dict[str, Any] = found
+    return topic
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,7 @@ def require_durable(cluster: Cluster, name: str, settings: TopicSettings) -> Non
         topic, found = _describe(admin, name, settings)
     copies = min(len(partition["replica_nodes"]) for partition in topic["partitions"])
     insync, unclean = "min.insync.replicas", "unclean.leader.election.enable"
+    in_sync = int(found[insync]) if found[insync].isdecimal() else 0
     for field, value, minimum, is_weak in (
         (
             "replicas",
@@ -200,7 +200,12 @@ def require_durable(cluster: Cluster, name: str, settings: TopicSettings) -> Non
             settings.replication_factor,
             copies < settings.replication_factor,
         ),
-        (insync, found[insync], settings.min_insync_replicas, _is_below(found[insync], settings)),
+        (
+            insync,
+            found[insync],
+            settings.min_insync_replicas,
+            in_sync < settings.min_insync_replicas,
+        ),
         (unclean, found[unclean], "false", found[unclean] != "false"),
     ):
         if is_weak:
@@ -209,10 +214,6 @@ def require_durable(cluster: Cluster, name: str, settings: TopicSettings) -> Non
                 field=field,
                 limit=str(minimum),
             )
-
-
-def _is_below(value: str, settings: TopicSettings) -> bool:
-    return not value.isdecimal() or int(value) < settings.min_insync_replicas
 
 
 def _describe(

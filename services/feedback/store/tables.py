@@ -26,6 +26,21 @@ metadata = MetaData()
 
 audit = audit_table(metadata, "feedback")
 
+
+def _positions(name: str) -> Table:
+    """Return the table of a projection's end in each log.
+
+    A difference from the ledger's end triggers a rebuild.
+    """
+    return Table(
+        name,
+        metadata,
+        Column("topic_id", String(36), primary_key=True),
+        Column("partition", Integer, primary_key=True),
+        Column("end_offset", BigInteger, nullable=False),
+    )
+
+
 # One row per partition: end of its ledger and epoch of its writer.
 partitions = Table(
     "partitions",
@@ -154,14 +169,7 @@ thumbs = Table(
     Index("thumbs_by_time", "accept_us"),
 )
 
-# Projected end of each log. A difference from the ledger's end triggers a rebuild.
-thumb_positions = Table(
-    "thumb_positions",
-    metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("end_offset", BigInteger, nullable=False),
-)
+thumb_positions = _positions("thumb_positions")
 
 # Last texts of a user on a message by subject (thumb or correction), sealed as in the log and empty
 # if the last event had no text. The row stays, as in `thumbs`.
@@ -179,14 +187,7 @@ remarks = Table(
     Index("remarks_by_time", "accept_us"),
 )
 
-# Projected end of each log for `remarks`.
-remark_positions = Table(
-    "remark_positions",
-    metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("end_offset", BigInteger, nullable=False),
-)
+remark_positions = _positions("remark_positions")
 
 # First turn of a user with a version under an arm, across all logs.
 exposures = Table(
@@ -200,14 +201,7 @@ exposures = Table(
     Index("exposures_by_version", "model_version", "arm", "first_us"),
 )
 
-# Projected end of each log for `exposures`.
-exposure_positions = Table(
-    "exposure_positions",
-    metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("end_offset", BigInteger, nullable=False),
-)
+exposure_positions = _positions("exposure_positions")
 
 # Finished answers of versions, for the rates of GetVersionFeedback. There is a row for each answer,
 # because a comparison may start at any time and deleted conversations are removed.
@@ -234,14 +228,7 @@ answers = Table(
     Index("answers_by_parent", "principal", "conversation_id", "parent_message_id"),
 )
 
-# Projected end of each log for `answers`.
-answer_positions = Table(
-    "answer_positions",
-    metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("end_offset", BigInteger, nullable=False),
-)
+answer_positions = _positions("answer_positions")
 
 # Signals that clients have reported on answers.
 signals = Table(
@@ -255,14 +242,7 @@ signals = Table(
     Index("signals_by_time", "accept_us"),
 )
 
-# Projected end of each log for `signals`.
-signal_positions = Table(
-    "signal_positions",
-    metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("end_offset", BigInteger, nullable=False),
-)
+signal_positions = _positions("signal_positions")
 
 # Events between acceptance and ledger, in the order of acceptance across replicas (Postgres only,
 # see claims.py). Columns from `principal` on are filled for thumbs and retractions.

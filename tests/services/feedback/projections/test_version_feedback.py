@@ -13,7 +13,7 @@ from thumbwheel.feedback.v1 import events_pb2
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
-from services.feedback.events import check_versions
+from services.feedback.events import check_each, check_version
 from services.feedback.principals.consents import Consents
 from services.feedback.projections import answers, signals
 from services.feedback.projections.experiments import ArmFigures
@@ -388,6 +388,6 @@ async def test_rates_of_a_day_are_exported_and_stay_during_an_outage() -> None:
 )
 def test_versions_outside_their_limits_are_refused(versions: list[str], field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        check_versions(versions, 10)
+        check_each(versions, "model_versions", 10, check_version)
     assert caught.value.field == field
     assert caught.value.limit
