@@ -76,9 +76,9 @@ def outcome(
     fired = int(str(figures.pop("fired", 0)))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = round(os.getloadavg()[0], 1)
-    return Outcome(
-        *about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), load
-    )
+    command = ("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return Outcome(*about, test, fired, figures, round(seconds, 1), when, commit, machine(), load)
 
 
 def add(one: Outcome, file: Path) -> None:
@@ -159,11 +159,6 @@ def machine() -> str:
         f"{cores} cores, {gibibytes:.0f} GiB, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}"
     )
-
-
-def _commit() -> str:
-    command = ("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> None:

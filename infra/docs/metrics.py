@@ -46,7 +46,12 @@ def page() -> str:
     parts = [HEAD]
     for service in dict.fromkeys(metric.service for metric in found):
         title = "every service" if service == "chassis" else service
-        rows = "".join(_row(metric) for metric in found if metric.service == service)
+        rows = "".join(
+            f"| `{one.name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} "
+            f"| {one.text} |\n"
+            for one in found
+            if one.service == service
+        )
         parts.append(f"\n## {title}\n\n| metric | kind | labels | |\n|---|---|---|---|\n{rows}")
     return "".join(parts)
 
@@ -86,11 +91,6 @@ def _words(nodes: list[ast.expr]) -> Iterator[str]:
             yield node.value
         elif isinstance(node, ast.List | ast.Tuple):
             yield from _words(node.elts)
-
-
-def _row(metric: Metric) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.text} |\n"
 
 
 if __name__ == "__main__":

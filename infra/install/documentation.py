@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from infra.machine.servers.installation import (
     install_missing,
     require_installed,
 )
-from infra.run.supervision import interruption
+from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
 LOCK = LOCKS / "documentation.sha256"
@@ -104,13 +103,8 @@ def fill(folder: Path) -> None:
 
 
 def main() -> None:
-    interruption.treat_sigterm_as_ctrl_c()
-    try:
+    with as_command(ServerError):
         print(install(partial(Terminal().say, SUPERVISOR)))
-    except ServerError as error:
-        sys.exit(f"==> {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
 
 
 if __name__ == "__main__":

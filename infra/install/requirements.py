@@ -20,7 +20,7 @@ from infra.machine.cluster import installation as cluster
 from infra.machine.servers import installation as servers
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.installation import Part
-from infra.run.supervision import interruption
+from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.benchmarks.data import DATA_LOCK
 from training.data.packages import DataError, home_of, installed
@@ -188,18 +188,15 @@ def is_ci() -> bool:
 
 
 def main() -> None:
-    interruption.treat_sigterm_as_ctrl_c()
     say = partial(Terminal().say, SUPERVISOR)
     failed = []
-    try:
+    with as_command():
         for one in REQUIREMENTS:
             try:
                 one.install(say)
             except (ServerError, tools.ToolError) as error:
                 failed.append(one)
                 say(f"missing: {one.name}; tests {one.about} are skipped. Reason: {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
     if failed and is_ci():
         sys.exit(f"==> CI=true: {', '.join(one.name for one in failed)} must be installed")
 

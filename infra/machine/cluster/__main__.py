@@ -32,8 +32,8 @@ from infra.machine.cluster.node import Node, import_command, run_first_process
 from infra.machine.cluster.policies.enforcement import PolicyEnforcer, apply_table
 from infra.machine.cluster.programs import check_disk_space
 from infra.machine.servers.errors import ServerError
-from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError
+from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.errors import details_of
 
@@ -63,15 +63,10 @@ def main() -> None:
     arguments = parse(words)
     layout = Layout(arguments.state.resolve())
     say = partial(Terminal().say, SUPERVISOR)
-    interruption.treat_sigterm_as_ctrl_c()
-    try:
+    with as_command(ClusterError, ServerError, ChildFailedError):
         sys.exit(
             COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say)
         )
-    except (ClusterError, ServerError, ChildFailedError) as error:
-        sys.exit(f"==> {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.fleet import Fleet, assemble, choose_ports
 from infra.machine.servers.installation import install
-from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError, Program
-from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.interruption import as_command, interruptible
 from infra.run.supervision.supervisor import AlreadyRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
@@ -25,17 +24,12 @@ ROOT = Path(__file__).resolve().parents[3]
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal(with_children=False)
-    interruption.treat_sigterm_as_ctrl_c()
-    try:
+    with as_command(ServerError, ChildFailedError, AlreadyRunningError):
         if arguments.command == "install":
             found = install(partial(terminal.say, SUPERVISOR))
             terminal.say(SUPERVISOR, f"TW_TRAINING_BUBBLEWRAP={found.bubblewrap}")
         else:
             asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
-    except (ServerError, ChildFailedError, AlreadyRunningError) as error:
-        sys.exit(f"==> {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from infra.run.deploy.port_forward import forward_port
 from infra.run.deploy.release import load_images
 from infra.run.deploy.storage import prepare_storage
 from infra.run.deploy.training import RayMode, chart_values, install_operator, prepare_packages
-from infra.run.supervision import interruption
+from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
 IMAGES = ("services", "predictor", "stores")
@@ -56,8 +56,7 @@ def main() -> int:
         help="load the whole training image (six gigabytes) instead of mounting .venv",
     )
     options = parser.parse_args()
-    interruption.treat_sigterm_as_ctrl_c()
-    try:
+    with as_command(ClusterError, ServerError, OSError):
         deploy(
             Layout(options.state.resolve()),
             options.port,
@@ -65,11 +64,6 @@ def main() -> int:
             options.training,
             whole=options.whole,
         )
-    except (ClusterError, ServerError, OSError) as error:
-        print(f"==> {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
     return 0
 
 

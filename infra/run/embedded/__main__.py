@@ -31,9 +31,8 @@ from infra.run.embedded.preflight import (
 )
 from infra.run.embedded.readiness import wait_for_model
 from infra.run.embedded.training_process import run_training_process
-from infra.run.supervision import interruption
 from infra.run.supervision.child import Child, ChildFailedError, Program
-from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.interruption import STATUS, as_command, interruptible
 from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
@@ -57,9 +56,8 @@ TOO_LITTLE_FEEDBACK = 4
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    interruption.treat_sigterm_as_ctrl_c()
-    forbid_foreign_access()
-    try:
+    with as_command(*EXPECTED_ERRORS):
+        forbid_foreign_access()
         if arguments.recipe:
             check_recipe(arguments.recipe)
         if arguments.command == "up":
@@ -69,10 +67,6 @@ def main() -> None:
             sys.exit(asyncio.run(run_loop(arguments)))
         elif arguments.state:
             sys.exit(check(arguments.recipe, arguments.state.resolve()))
-    except EXPECTED_ERRORS as error:
-        sys.exit(f"==> {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
 
 
 def check(recipe: str, state: Path) -> int:
@@ -214,7 +208,7 @@ async def run_loop(arguments: argparse.Namespace) -> int:
     say("starting the run")
     with interruptible(say, "training progress is preserved"):
         return await run_training_process(command, loop_environment(layout.state), layout.loop, say)
-    return interruption.STATUS
+    return STATUS
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ from infra.run.embedded.preflight import STACK_STATE, check_not_running
 from infra.run.embedded.readiness import wait_for_model
 from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
 from infra.run.stack.preparation import prepare_stores
-from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError, Program
-from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.interruption import as_command, interruptible
 from infra.run.supervision.ports import HOST
 from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, supervised
@@ -43,14 +42,9 @@ EXPECTED_ERRORS = (
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal()
-    interruption.treat_sigterm_as_ctrl_c()
-    forbid_foreign_access()
-    try:
+    with as_command(*EXPECTED_ERRORS):
+        forbid_foreign_access()
         asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
-    except EXPECTED_ERRORS as error:
-        sys.exit(f"==> {error}")
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
 
 
 def parse(words: list[str]) -> argparse.Namespace:

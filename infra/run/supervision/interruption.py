@@ -10,21 +10,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 128 + signal.SIGINT
 
 
-def treat_sigterm_as_ctrl_c() -> None:
-    """Handle SIGTERM like SIGINT from now on: raise KeyboardInterrupt to unwind the program."""
+@contextmanager
+def as_command(*expected: type[Exception]) -> Iterator[None]:
+    """Run the block of a command: expected errors end it with their text and status 1.
+
+    SIGTERM is handled like SIGINT: KeyboardInterrupt unwinds the block, with status 130.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def exit_interrupted() -> NoReturn:
-    """Print a message and exit after KeyboardInterrupt."""
-    print("==> stopped", flush=True)
-    sys.exit(STATUS)
+    try:
+        yield
+    except expected as error:
+        sys.exit(f"==> {error}")
+    except KeyboardInterrupt:
+        print("==> stopped", flush=True)
+        sys.exit(STATUS)
 
 
 @contextmanager

@@ -15,9 +15,8 @@ from infra.install.small_model.errors import ModelError
 from infra.run.embedded.base_model import WrongBaseError
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError
 from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_recipe
-from infra.run.supervision import interruption
 from infra.run.supervision.child import ChildFailedError
-from infra.run.supervision.interruption import interruptible
+from infra.run.supervision.interruption import as_command, interruptible
 from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
 from infra.simulate.users.bounds import PopulationError
@@ -57,26 +56,22 @@ EXPECTED_ERRORS = (
 
 def main() -> None:
     options = _parser().parse_args()
-    interruption.treat_sigterm_as_ctrl_c()
-    forbid_foreign_access()
-    try:
+    with as_command(*EXPECTED_ERRORS):
+        forbid_foreign_access()
         check_recipe(options.recipe)
         settings = _settings(options)
-        holds = asyncio.run(
-            demo(settings, *find_or_prepare(settings))
-            if options.command == "demo"
-            else simulate(settings)
-        )
-    except EXPECTED_ERRORS as error:
-        sys.exit(f"==> {error}")
-    except ExceptionGroup as group:
-        expected, other = group.split(EXPECTED_ERRORS)
-        if other or expected is None:
-            raise
-        sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
-    except KeyboardInterrupt:
-        interruption.exit_interrupted()
-    sys.exit(0 if holds else 1)
+        try:
+            holds = asyncio.run(
+                demo(settings, *find_or_prepare(settings))
+                if options.command == "demo"
+                else simulate(settings)
+            )
+        except ExceptionGroup as group:
+            expected, other = group.split(EXPECTED_ERRORS)
+            if other or expected is None:
+                raise
+            sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
+        sys.exit(0 if holds else 1)
 
 
 def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:

@@ -86,7 +86,10 @@ class Answer:
 
 
 class Client:
-    """Client with a single channel for all users; each call carries the API key of its user."""
+    """Client with a single channel for all users; each call carries the API key of its user.
+
+    All methods raise CallFailedError for a call that failed permanently.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, retry_policy: RetryPolicy) -> None:
         self._chat = chat_pb2_grpc.ChatServiceStub(channel)
@@ -96,11 +99,7 @@ class Client:
     async def ask(
         self, key: str, text: str, place: MessageTarget | None = None, model: str = ""
     ) -> Answer:
-        """Send a message and read the complete answer.
-
-        Raises:
-            CallFailedError: the call failed permanently.
-        """
+        """Send a message and read the complete answer."""
         where = place or MessageTarget()
         request = self._request(model)
         request.conversation_id, request.parent_message_id = (
@@ -111,32 +110,20 @@ class Client:
         return await self._turn(key, request)
 
     async def ask_again(self, key: str, answer: Answer) -> Answer:
-        """Request another answer to the same message.
-
-        Raises:
-            CallFailedError: the call failed permanently.
-        """
+        """Request another answer to the same message."""
         request = self._request("")
         request.conversation_id = answer.conversation_id
         request.regenerate.message_id = answer.user_message_id
         return await self._turn(key, request)
 
     async def rate(self, key: str, message_id: str, up: bool) -> None:
-        """Submit a thumb and wait for its acknowledgement.
-
-        Raises:
-            CallFailedError: the call failed permanently.
-        """
+        """Submit a thumb and wait for its acknowledgement."""
         await self._submit(
             key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up))
         )
 
     async def correct(self, key: str, message_id: str, text: str) -> None:
-        """Submit a correction and wait for its acknowledgement.
-
-        Raises:
-            CallFailedError: the call failed permanently.
-        """
+        """Submit a correction and wait for its acknowledgement."""
         await self._submit(
             key,
             feedback_pb2.SubmitFeedbackRequest(
