@@ -1,8 +1,7 @@
 """Judges: which of two answers to a prompt is better.
 
 A judge decides a row of the gate only if it has not learned from the thumbs of the reward model.
-That is a second reward model with thumbs of other users, an endpoint of the operator, or, in
-experiments, the preference by which simulated users give their thumbs.
+That is a second reward model with thumbs of other users, or an endpoint of the operator.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -70,26 +69,6 @@ class RewardModelJudge:
             )
         )
         return [beats(high, low) for high, low in zip(new, old, strict=True)]
-
-
-@dataclass(frozen=True)
-class RatingJudge:
-    """Judge by a rating of single answers, for experiments with a known preference of the users.
-
-    Attributes:
-        rate: rating of an answer to a prompt; higher is better.
-    """
-
-    rate: Callable[[Prompt, str], float]
-
-    def wins(self, contests: Sequence[Contest]) -> list[float | None]:
-        return [
-            beats(
-                self.rate(contest.prompt, contest.candidate),
-                self.rate(contest.prompt, contest.incumbent),
-            )
-            for contest in contests
-        ]
 
 
 INSTRUCTION = """Two assistants answered the same request. Decide which answer is better for the \

@@ -56,7 +56,7 @@ class KubernetesTarget:
 
 
 class KubernetesApi:
-    """Objects of one namespace."""
+    """Objects of one namespace; all methods raise ApiError if the call fails."""
 
     def __init__(self, target: KubernetesTarget) -> None:
         self._target = target
@@ -71,9 +71,6 @@ class KubernetesApi:
 
         Args:
             kind: group, version and plural, such as `apis/ray.io/v1/rayjobs`.
-
-        Raises:
-            ApiError: the call failed.
         """
         try:
             found: Manifest = self._call("GET", self._path(kind, name))
@@ -84,19 +81,11 @@ class KubernetesApi:
         return found
 
     def select(self, kind: str, labels: str) -> list[Manifest]:
-        """Return all objects with these labels.
-
-        Raises:
-            ApiError: the call failed.
-        """
+        """Return all objects with these labels."""
         return self._list(kind, {"labelSelector": labels})
 
     def events(self, pod: str) -> list[Manifest]:
-        """Return the events of a pod, which Kubernetes stores for an hour.
-
-        Raises:
-            ApiError: the call failed.
-        """
+        """Return the events of a pod, which Kubernetes stores for an hour."""
         return self._list(
             "api/v1/events", {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"}
         )
@@ -105,8 +94,8 @@ class KubernetesApi:
         """Create an object; return False if the name exists.
 
         Raises:
-            ApiError: the call failed, or the API server does not know a field. By default it would
-                drop the field, such as the authentication of a Ray cluster.
+            ApiError: the API server does not know a field. By default it would drop the field, such
+                as the authentication of a Ray cluster.
         """
         try:
             self._call("POST", f"{self._path(kind)}?fieldValidation=Strict", manifest)
@@ -120,9 +109,6 @@ class KubernetesApi:
         """Delete an object with this uid after its dependents (foreground deletion).
 
         A missing object is not an error.
-
-        Raises:
-            ApiError: the call failed.
         """
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         try:

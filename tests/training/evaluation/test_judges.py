@@ -19,7 +19,6 @@ from training.evaluation.judges import (
     URL,
     Contest,
     EndpointJudge,
-    RatingJudge,
     both_orders,
     judge_from,
     read_verdict,
@@ -71,11 +70,6 @@ def answers_of(prompt: str) -> tuple[str, str]:
 def honest(prompt: str) -> str:
     first, second = (liking(QUESTION[0].content, answer) for answer in answers_of(prompt))
     return "tie" if first == second else "A" if first > second else "B."
-
-
-def test_hidden_preference_of_simulated_users_is_a_judge() -> None:
-    judge = RatingJudge(lambda prompt, answer: liking(prompt[-1].content, answer))
-    assert judge.wins(CONTESTS) == [1.0, 0.0, 0.5]
 
 
 def test_endpoint_sees_both_orders() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from tests.training.model.hub_configs import GEMMA_3_1B, QWEN3_0_6B
+from tests.training.model_configs import gpt2_json
 from tests.training.planning.kept import kept, kept_of_responses
 from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled, updated
 from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
-from training.model.config import gpt2_json, llama_json, parse_config
+from training.model.config import llama_json, parse_config
 from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.memory import (

@@ -90,48 +90,33 @@ def qwen3_06b_sft(places: Places) -> OpenRecipe:
     """Full training of a small model on one GPU, then GRPO on problems with a verifier."""
     builder = _StageBuilder("qwen3-0.6b-sft-grpo", "qwen3-0.6b", places, Parallelism())
     sft = builder.sft(batch_rows=64, microbatch_rows=8, max_tokens=1024, rate=1e-5)
-    return OpenRecipe(
-        builder.name,
-        1,
-        builder.shape,
-        (sft, builder.grpo(after="sft", minibatch_rows=8, prompts=16)),
-    )
+    return builder.recipe(1, sft, builder.grpo(after="sft", minibatch_rows=8, prompts=16))
 
 
 def llama_31_8b_lora(places: Places) -> OpenRecipe:
     """Train adapters of an 8B model on one GPU."""
     builder = _StageBuilder("llama-3.1-8b-lora", "llama-3.1-8b", places, Parallelism(), LORA)
     sft = builder.sft(batch_rows=64, microbatch_rows=1, max_tokens=1024, rate=1e-4)
-    return OpenRecipe(
-        builder.name,
-        1,
-        builder.shape,
-        (sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=512)),
-    )
+    return builder.recipe(1, sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=512))
 
 
 def gemma3_1b_full(places: Places) -> OpenRecipe:
     """Full training of a small model with a large vocabulary on one GPU."""
     builder = _StageBuilder("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
     sft = builder.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
-    return OpenRecipe(
-        builder.name,
-        1,
-        builder.shape,
-        (sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=1024)),
-    )
+    return builder.recipe(1, sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=1024))
 
 
 def llama_31_8b_full(places: Places) -> OpenRecipe:
     """Full training of an 8B model on 8 GPUs, from SFT to PPO."""
     builder = _StageBuilder("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
     split = replace(builder, parallelism=Parallelism(shard=2, tensor=4), recomputed=True)
-    stages = (
+    return builder.recipe(
+        8,
         builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5),
         builder.reward_model(batch_pairs=64, max_tokens=768),
         split.ppo(minibatch_rows=8, prompts=64),
     )
-    return OpenRecipe(builder.name, 8, builder.shape, stages)
 
 
 def qwen3_8b_grpo(places: Places) -> OpenRecipe:
@@ -139,9 +124,7 @@ def qwen3_8b_grpo(places: Places) -> OpenRecipe:
     builder = _StageBuilder(
         "qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=2, tensor=2), recomputed=True
     )
-    return OpenRecipe(
-        builder.name, 8, builder.shape, (builder.grpo(after=None, minibatch_rows=8, prompts=32),)
-    )
+    return builder.recipe(8, builder.grpo(after=None, minibatch_rows=8, prompts=32))
 
 
 def qwen25_7b_full(places: Places) -> OpenRecipe:
@@ -149,7 +132,7 @@ def qwen25_7b_full(places: Places) -> OpenRecipe:
     builder = _StageBuilder("qwen2.5-7b-sft-kto", "qwen2.5-7b", places, Parallelism(shard=8))
     sft = builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5)
     kto = replace(builder, recomputed=True).kto(after="sft", batch_rows=64, microbatch_rows=4)
-    return OpenRecipe(builder.name, 8, builder.shape, (sft, kto))
+    return builder.recipe(8, sft, kto)
 
 
 def qwen3_32b_full(places: Places) -> OpenRecipe:
@@ -159,7 +142,7 @@ def qwen3_32b_full(places: Places) -> OpenRecipe:
     )
     sft = builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
     dpo = builder.dpo(after="sft", batch_pairs=64, microbatch_pairs=2, max_tokens=768)
-    return OpenRecipe(builder.name, 64, builder.shape, (sft, dpo))
+    return builder.recipe(64, sft, dpo)
 
 
 def llama_31_70b_full(places: Places) -> OpenRecipe:
@@ -171,12 +154,7 @@ def llama_31_70b_full(places: Places) -> OpenRecipe:
         Parallelism(shard=8, tensor=8),
         recomputed=True,
     )
-    return OpenRecipe(
-        builder.name,
-        64,
-        builder.shape,
-        (builder.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),),
-    )
+    return builder.recipe(64, builder.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6))
 
 
 def gemma3_27b_full(places: Places) -> OpenRecipe:
@@ -184,12 +162,7 @@ def gemma3_27b_full(places: Places) -> OpenRecipe:
     builder = _StageBuilder(
         "gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=32, tensor=2), recomputed=True
     )
-    return OpenRecipe(
-        builder.name,
-        64,
-        builder.shape,
-        (builder.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),),
-    )
+    return builder.recipe(64, builder.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6))
 
 
 RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
@@ -230,6 +203,9 @@ class _StageBuilder:
     lora: LoraConfig | None = None
     # Recompute activations, where larger microbatches or fewer parts of a model gain more time.
     recomputed: bool = False
+
+    def recipe(self, gpus: int, *stages: PlannedStage) -> OpenRecipe:
+        return OpenRecipe(self.name, gpus, self.shape, stages)
 
     def sft(
         self, batch_rows: int, microbatch_rows: int, max_tokens: int, rate: float
