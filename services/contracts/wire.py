@@ -4,6 +4,7 @@ Each enum has one table. A value of a newer sender is missing from its table; ea
 whether that is an error of the caller or has a default.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -122,6 +123,11 @@ def feedback_value_from(message: events_pb2.FeedbackEvent) -> FeedbackValue | No
             return Signal(message.signal.kind)
         case _:
             return None
+
+
+def now_us() -> int:
+    """Return the present time in microseconds since 1970, in UTC."""
+    return time.time_ns() // 1_000
 
 
 def timestamp(microseconds: int | None) -> Timestamp | None:

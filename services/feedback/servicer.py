@@ -19,13 +19,13 @@ from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import (
     Stream,
+    check_each,
     check_feedback,
-    check_message_ids,
     check_position,
-    check_principals,
+    check_principal,
     check_turn,
     check_unsealed,
-    check_versions,
+    check_version,
 )
 from services.feedback.lake.ledger import Ledger
 from services.feedback.principals.consents import Consent, Consents
@@ -91,7 +91,9 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             raise PermissionDeniedError(
                 "the event belongs to another principal", field="event.principal"
             )
-        if isinstance(event.value, Signal) and not await self._allows(event.principal):
+        if isinstance(event.value, Signal) and not await asyncio.to_thread(
+            self._principals.consents.allowed, [event.principal]
+        ):
             raise FailedPreconditionError(
                 "the user does not allow training",
                 field="event.signal",
@@ -213,7 +215,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     async def GetVersionFeedback(
         self, request: feedback_pb2.GetVersionFeedbackRequest, context: Any
     ) -> feedback_pb2.GetVersionFeedbackResponse:
-        check_versions(request.model_versions, MAX_VERSIONS)
+        check_each(request.model_versions, "model_versions", MAX_VERSIONS, check_version)
         found = await self._versions.of_versions(
             request.model_versions, request.since.ToMicroseconds()
         )
@@ -232,7 +234,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     async def GetThumbs(
         self, request: feedback_pb2.GetThumbsRequest, context: Any
     ) -> feedback_pb2.GetThumbsResponse:
-        check_message_ids(request.message_ids, MAX_MESSAGES)
+        check_each(request.message_ids, "message_ids", MAX_MESSAGES, check_uuid)
         thumbs, words = await self._current.of_principal(self._principal(), request.message_ids)
         return feedback_pb2.GetThumbsResponse(
             thumbs=thumbs,
@@ -241,10 +243,6 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
                 for message_id, current in words.items()
             },
         )
-
-    async def _allows(self, principal: str) -> bool:
-        """Return True if the user allows training."""
-        return bool(await asyncio.to_thread(self._principals.consents.allowed, [principal]))
 
     def _principal(self) -> str:
         """Return the caller's principal.
@@ -296,7 +294,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     async def GetDataKeys(
         self, request: feedback_pb2.GetDataKeysRequest, context: Any
     ) -> feedback_pb2.GetDataKeysResponse:
-        check_principals(request.principals, MAX_PRINCIPALS)
+        check_each(request.principals, "principals", MAX_PRINCIPALS, check_principal)
         principals = self._principals
         consents = await asyncio.to_thread(principals.consents.get, request.principals)
         allowed = [principal for principal, consent in consents.items() if consent.training]

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import socket
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings, program
+from services.contracts.wire import now_us
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.model_server import HttpModelServer
@@ -229,11 +229,6 @@ def deployment_in(directory: Path) -> Deployment:
         ManifestError: the directory has no usable manifest.
     """
     return Deployment(manifest_version(directory), str(directory.absolute()))
-
-
-def now_us() -> int:
-    """Return the microseconds since 1970, UTC."""
-    return time.time_ns() // 1_000
 
 
 async def run_command(options: argparse.Namespace, settings: GeneratorSettings) -> int:

@@ -164,7 +164,9 @@ async def _change(
         FailedPreconditionError: the rollout does not permit the act.
         UnavailableError: the store does not answer.
     """
-    act, unchanged = _act(options), False
+    version = options.version if options.command == "restore" else "rollout"
+    name, reason = f"rollout {ACTS[options.command]}", getattr(options, "reason", "")
+    act, unchanged = Act(name, operator(options), version, detail=reason), False
     try:
         transition = _transition(options, current.rollout, now_us)
     except InvalidArgumentError as error:
@@ -183,12 +185,6 @@ async def _change(
         state = f"halted already by {halt.operator}: {halt.reason}" if halt else "not halted"
         print(f"nothing was changed, the rollout is {state}", file=sys.stderr)
         await store.append(replace(act, outcome=NO_CHANGE))
-
-
-def _act(options: Namespace) -> Act:
-    version = options.version if options.command == "restore" else "rollout"
-    act = f"rollout {ACTS[options.command]}"
-    return Act(act, operator(options), version, detail=getattr(options, "reason", ""))
 
 
 def _transition(options: Namespace, rollout: Rollout, now_us: int) -> Callable[[Rollout], Rollout]:

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -19,6 +18,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.contracts.wire import now_us
 from services.session.access import CALLERS
 from services.session.context import TokenizerMissingError, load_counter
 from services.session.conversations import ConversationLimits, Conversations, Erasure
@@ -109,11 +109,6 @@ def relay_intervals(settings: SessionSettings) -> RelayIntervals:
         settings.relay_max_backoff_seconds,
         settings.relay_lease_seconds / 3,
     )
-
-
-def now_us() -> int:
-    """Return the present time in microseconds since 1970, UTC."""
-    return time.time_ns() // 1_000
 
 
 def main() -> None:

@@ -76,7 +76,11 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
         judge: a judge of the operator, in addition to the second reward model.
     """
     directory = config.output_directory
-    if not (directory / MANIFEST).exists() or _format(directory) != FORMAT:
+    # A run of an earlier version, whose figures have another format, is measured again.
+    if (
+        not (directory / MANIFEST).exists()
+        or json.loads((directory / FIGURES).read_text()).get("format") != FORMAT
+    ):
         configure_device(config.machine)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
@@ -87,7 +91,9 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
             for new, old in zip(after.answers, before.answers, strict=True)
         ]
         clusters = [str(answer.prompt) for answer in after.answers]
-        wins = _reward_model_judge(config).wins(contests)
+        tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
+        second = RewardModelJudge(config.judge_directory, config.judge_base, tokens)
+        wins = second.wins(contests)
         judged = judge.wins(contests) if judge else None
         texts = [str(number) for number in range(len(after.bits))]
         probes = read_probes(config.probes)
@@ -196,16 +202,6 @@ def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfi
     tokens = sampling.max_prompt_tokens + sampling.max_response_tokens
     texts = read_texts(config.retention_texts)[: config.max_texts]
     return _Measurements(model.answer(prompts, sampling), model.bits(texts, tokens), right)
-
-
-def _reward_model_judge(config: EvaluationConfig) -> RewardModelJudge:
-    tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
-    return RewardModelJudge(config.judge_directory, config.judge_base, tokens)
-
-
-def _format(directory: Path) -> int:
-    """Return the format of stored figures; a run of an earlier version is measured again."""
-    return int(json.loads((directory / FIGURES).read_text()).get("format", 1))
 
 
 def _fields(comparison: Comparison) -> dict[str, Any]:

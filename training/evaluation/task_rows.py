@@ -83,17 +83,13 @@ def check_scores(
     new, old = store.scores(candidate), store.scores(incumbent)
     rows = []
     for task in config.tasks:
-        rule = _rule(task, config)
+        rule = RULES.get(task, TaskRule(task, config.margin, "abilities must remain"))
+        rule = replace(rule, margin=config.margins.get(task, rule.margin))
         try:
             rows.append(_check_task(store, new.get(task), old.get(task), rule, config))
         except ScoreError as error:
             rows.append(_no_data(rule, "scores are not comparable", error.text))
     return rows
-
-
-def _rule(task: str, config: GateConfig) -> TaskRule:
-    rule = RULES.get(task, TaskRule(task, config.margin, "abilities must remain"))
-    return replace(rule, margin=config.margins.get(task, rule.margin))
 
 
 def _check_task(

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import NOT_STORED, TaskScore
@@ -17,7 +16,7 @@ from training.benchmarks.commands import (
     resumable,
     score_store,
 )
-from training.benchmarks.models import EvaluatedModel, opened
+from training.benchmarks.models import opened
 from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
@@ -66,7 +65,9 @@ def probes(options: argparse.Namespace) -> int:
     check_writable(options.state)
     sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
     with opened(choice) as model, resumable():
-        draft = _draft(options.state, model)
+        # Answers so far; another model of this name has another file.
+        folder = options.state / "loop" / "evaluations" / model.version
+        draft = folder / f".probes-{model.digest[:12]}.draft"
         measured = measure(
             model.version,
             model.endpoint.chat,
@@ -120,12 +121,6 @@ def table(scores: Sequence[TaskScore]) -> str:
             f"{f'{low:.3f} to {high:.3f}':>20}{score.items:>7}{mark}"
         )
     return "\n".join(lines)
-
-
-def _draft(state: Path, model: EvaluatedModel) -> Path:
-    """Return the file of the answers so far; another model of this name has another one."""
-    folder = state / "loop" / "evaluations" / model.version
-    return folder / f".probes-{model.digest[:12]}.draft"
 
 
 def _sandbox(kinds: Sequence[Kind]) -> Runner:

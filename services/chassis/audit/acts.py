@@ -89,16 +89,12 @@ def operator(options: argparse.Namespace) -> str:
 
 
 def print_records(service: str, records: Iterable[Mapping[str, Any]]) -> None:
-    """Print records as lines of JSON."""
-    for record in records:
-        print(_line(service, record))
-
-
-def _line(service: str, record: Mapping[str, Any]) -> str:
-    """Return a record as a line of JSON; the time comes first, for sorting."""
-    stamp = datetime.fromtimestamp(record["time_us"] / 1e6, UTC).isoformat(timespec="microseconds")
+    """Print records as lines of JSON; the time comes first, for sorting."""
     names = ("actor", "act", "object", "outcome", "detail", "request_id")
-    return json.dumps({"time": stamp, "service": service} | {n: record[n] for n in names})
+    for record in records:
+        moment = datetime.fromtimestamp(record["time_us"] / 1e6, UTC)
+        head = {"time": moment.isoformat(timespec="microseconds"), "service": service}
+        print(json.dumps(head | {name: record[name] for name in names}))
 
 
 def _operator(text: str) -> str:

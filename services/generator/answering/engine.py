@@ -134,21 +134,6 @@ def _not_served_error() -> NotFoundError:
     )
 
 
-def _selected(
-    assignment: Assignment, task: Task, sampling: Sampling
-) -> generator_pb2.GenerateEvent:
-    selected = generator_pb2.Selected(
-        model_version=assignment.version,
-        arm=assignment.arm,
-        assignment_probability=assignment.probability,
-        task=TASK_NUMBERS[task],
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-    )
-    return generator_pb2.GenerateEvent(selected=selected)
-
-
 class _Answer:
     """Chunks of one answer so far. The queue `texts` ends with None."""
 
@@ -238,7 +223,16 @@ class Engine:
         reason = "cancelled"
         with self._running.track(assignment.version):
             try:
-                yield _selected(assignment, task, sampling)
+                selected = generator_pb2.Selected(
+                    model_version=assignment.version,
+                    arm=assignment.arm,
+                    assignment_probability=assignment.probability,
+                    task=TASK_NUMBERS[task],
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                )
+                yield generator_pb2.GenerateEvent(selected=selected)
                 answer = _Answer(assignment.version)
                 async with self._read_in_background(
                     answer, assignment, request, sampling
