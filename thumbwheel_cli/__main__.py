@@ -68,6 +68,12 @@ COMMANDS = {
     ),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
+    "data chat": Command(
+        "convert tables of instructions for train sft",
+        "training.corpus",
+        ("chat",),
+        ("corpus",),
+    ),
     "evaluate": Command(
         "score a model on benchmarks",
         TRAINING,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from training.errors import DetailedError
 
 COMMANDS: dict[str, str] = {
+    "chat": "training.corpus.chat",
     "items": "training.evaluation_items",
 }
 

@@ -20,7 +20,7 @@ from training.corpus.document import (
     Verdict,
     document_id,
 )
-from training.corpus.sources.config import Columns, SourceConfig
+from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.members import open_members
 
 BUFFER_BYTES = 256 << 10
@@ -29,21 +29,44 @@ BATCH_BYTES = 16 << 20
 MAX_BATCH_ROWS = 1024
 # Bytes of a column chunk that are read at once instead of the whole chunk.
 CHUNK_BUFFER_BYTES = 1 << 20
+# Alpaca is a single array of 23 MB.
+ARRAY_BYTES = 64 << 20
 MAX_FIELD_CHARACTERS = 8192
 
 
-def read_json_lines(source: SourceConfig, file: Path) -> Iterator[Item]:
-    """Yield an item for each line that is not blank, or for damaged data, in order.
+# A row of a table by its number, or the reason why it cannot be read.
+Row = tuple[int, Mapping[str, object] | Verdict]
 
-    Records are numbered by their lines. Lines above the limit are skipped without being held in
-    memory.
+
+def read_json_lines(source: SourceConfig, file: Path) -> Iterator[Item]:
+    """Yield an item for each line that is not blank, or for damaged data, in order."""
+    name = source.relative_name(file)
+    for number, row in json_rows(file, source.max_record_bytes):
+        yield _item(source, name, number, row)
+
+
+def read_parquet(source: SourceConfig, file: Path) -> Iterator[Item]:
+    """Yield an item for each row, in order; a file that is not Parquet is a single record."""
+    columns = source.columns
+    wanted = (*columns.text, *columns.url, *columns.date, *columns.licence, *columns.collection)
+    name = source.relative_name(file)
+    for number, row in parquet_rows(file, wanted):
+        yield _item(source, name, number, row)
+
+
+def json_rows(file: Path, limit: int) -> Iterator[Row]:
+    """Yield the objects of a file of JSON lines, numbered by their lines.
+
+    Lines above the limit in bytes are skipped without being held in memory. A file with the ending
+    .json may also be an array of at most `ARRAY_BYTES`.
     """
-    row_reader = _RowReader(source, source.relative_name(file))
-    limit = source.max_record_bytes
-    number = 0
     with open_members(file, joined=True) as members:
         stream = io.BufferedReader(members, BUFFER_BYTES)
+        number = 0
         while members.next_member():
+            if not number and ".json" in file.suffixes and stream.peek(1)[:1] == b"[":
+                yield from _array_rows(stream)
+                return
             while line := stream.readline(limit + 1):
                 size, is_whole = len(line), line.endswith(b"\n")
                 while not is_whole and (more := stream.readline(BUFFER_BYTES)):
@@ -53,22 +76,56 @@ def read_json_lines(source: SourceConfig, file: Path) -> Iterator[Item]:
                     break
                 if size > limit + 1:
                     value = f"{size} bytes (at most {limit})"
-                    yield row_reader.reject(number, "record size", value)
+                    yield number, Verdict(Stage.READ, "record size", value)
                 elif line.strip():
-                    yield row_reader.parse(number, line)
+                    yield number, _checked_object(_parse(line))
                 number += 1
-            if (damage := members.damage) is not None:
-                yield row_reader.reject(number, damage.rule, damage.value)
+            if members.damage is not None:
+                yield number, members.damage
                 number += 1
 
 
-def read_parquet(source: SourceConfig, file: Path) -> Iterator[Item]:
-    """Yield an item for each row, in order.
+def _array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
+    content = stream.read(ARRAY_BYTES + 1)
+    if len(content) > ARRAY_BYTES:
+        value = f"an array above {ARRAY_BYTES >> 20} MiB; write one object a line"
+        yield 0, Verdict(Stage.READ, "json", value)
+        return
+    rows = _parse(content)
+    if not isinstance(rows, list):
+        yield 0, _checked_object(rows)
+        return
+    for number, row in enumerate(rows):
+        yield number, _checked_object(row)
 
-    Rows of a damaged row group, and all rows of a file without a column of text, are rejected one
-    by one. A file that is not Parquet is a single rejected record.
+
+def _parse(line: bytes) -> object:
+    """Return the value of a line of JSON, or the verdict on the line."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return Verdict(Stage.READ, "json", f"invalid at character {error.pos}")
+    except UnicodeDecodeError as error:
+        return Verdict(Stage.READ, "json", f"not UTF-8 at byte {error.start}")
+    except (RecursionError, ValueError):
+        # Deep nesting, or a number with thousands of digits.
+        return Verdict(Stage.READ, "json", "beyond the limits of the parser")
+
+
+def _checked_object(row: object) -> Mapping[str, object] | Verdict:
+    if isinstance(row, dict | Verdict):
+        return row
+    return Verdict(Stage.READ, "json", f"{type(row).__name__} instead of an object")
+
+
+def parquet_rows(file: Path, wanted: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a Parquet file.
+
+    Rows of a damaged row group are reported one by one.
+
+    Args:
+        wanted: names of columns, with dots for columns inside of others; empty reads all.
     """
-    row_reader = _RowReader(source, source.relative_name(file))
     try:
         # Without memory_map pages are read in pieces of the buffer.
         table = pq.ParquetFile(
@@ -78,10 +135,11 @@ def read_parquet(source: SourceConfig, file: Path) -> Iterator[Item]:
             page_checksum_verification=True,
         )
     except (pa.ArrowException, OSError):
-        yield row_reader.reject(0, "parquet", "not readable")
+        yield 0, Verdict(Stage.READ, "parquet", "not readable")
         return
     with table:
-        names = _top_names(source.columns, table.schema_arrow.names)
+        tops = {name.partition(".")[0] for name in wanted} | set(wanted)
+        names = [name for name in table.schema_arrow.names if not wanted or name in tops]
         number = 0
         for group in range(table.num_row_groups):
             about = table.metadata.row_group(group)
@@ -89,81 +147,51 @@ def read_parquet(source: SourceConfig, file: Path) -> Iterator[Item]:
             mean_bytes = about.total_byte_size // max(1, about.num_rows) + 1
             rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // mean_bytes))
             try:
-                batches = table.iter_batches(rows, [group], names, use_threads=False)
-                for batch in batches:
+                for batch in table.iter_batches(rows, [group], names, use_threads=False):
                     for row in batch.to_pylist():
-                        yield row_reader.convert(number, row)
+                        yield number, row
                         number += 1
             except (pa.ArrowException, OSError, UnicodeDecodeError):
                 for rest in range(number, end):
-                    yield row_reader.reject(rest, "parquet", "damaged row group")
+                    yield rest, Verdict(Stage.READ, "parquet", "damaged row group")
             number = end
 
 
-def _top_names(columns: Columns, existing: Sequence[str]) -> list[str]:
-    wanted = (*columns.text, *columns.url, *columns.date, *columns.licence, *columns.collection)
-    tops = {name.partition(".")[0] for name in wanted}
-    return [name for name in existing if name in tops or name in wanted]
-
-
-class _RowReader:
-    """Conversion of rows of a file into items."""
-
-    def __init__(self, source: SourceConfig, name: str) -> None:
-        self._source = source
-        self._name = name
-
-    def reject(self, number: int, rule: str, value: str) -> Rejected:
-        """Return the item of a record that cannot be read."""
-        identifier = document_id(self._source.name, self._name, number)
-        origin = Origin(identifier, "", self._source.name, self._source.licence)
+def _item(
+    source: SourceConfig, name: str, number: int, row: Mapping[str, object] | Verdict
+) -> Item:
+    """Return the document in a row, or the reason why there is none."""
+    identifier = document_id(source.name, name, number)
+    if isinstance(row, Verdict):
+        return Rejected(Origin(identifier, "", source.name, source.licence), row)
+    columns = source.columns
+    origin = Origin(
+        identifier,
+        field_of(row, columns.url),
+        source.name,
+        field_of(row, columns.licence) or source.licence,
+        field_of(row, columns.date),
+        field_of(row, columns.collection),
+    )
+    text = first_of(row, columns.text)
+    limit = source.max_record_bytes
+    rule, value = "", ""
+    if not isinstance(text, str):
+        found = "missing" if text is None else type(text).__name__
+        rule, value = "text column", f"{found} ({', '.join(columns.text)})"
+    elif not text.strip():
+        rule = "empty text"
+    elif len(text) > limit:
+        rule, value = "record size", f"{len(text)} characters (at most {limit})"
+    elif (place := find_surrogate(text)) >= 0:
+        rule, value = "encoding", f"unpaired surrogate at character {place}"
+    if rule:
         return Rejected(origin, Verdict(Stage.READ, rule, value))
-
-    def parse(self, number: int, line: bytes) -> Item:
-        """Return the item of a line of JSON."""
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            return self.reject(number, "json", f"invalid at character {error.pos}")
-        except UnicodeDecodeError as error:
-            return self.reject(number, "json", f"not UTF-8 at byte {error.start}")
-        except (RecursionError, ValueError):
-            # Deep nesting, or a number with thousands of digits.
-            return self.reject(number, "json", "beyond the limits of the parser")
-        if not isinstance(row, dict):
-            return self.reject(number, "json", f"{type(row).__name__} instead of an object")
-        return self.convert(number, row)
-
-    def convert(self, number: int, row: Mapping[str, object]) -> Item:
-        """Return the item of a row."""
-        columns = self._source.columns
-        origin = Origin(
-            document_id(self._source.name, self._name, number),
-            _field(row, columns.url),
-            self._source.name,
-            _field(row, columns.licence) or self._source.licence,
-            _field(row, columns.date),
-            _field(row, columns.collection),
-        )
-        text = _first(row, columns.text)
-        rule, value = "", ""
-        if not isinstance(text, str):
-            found = "missing" if text is None else type(text).__name__
-            rule, value = "text column", f"{found} ({', '.join(columns.text)})"
-        elif not text.strip():
-            rule = "empty text"
-        elif len(text) > self._source.max_record_bytes:
-            rule = "record size"
-            value = f"{len(text)} characters (at most {self._source.max_record_bytes})"
-        elif (place := _surrogate(text)) >= 0:
-            rule, value = "encoding", f"unpaired surrogate at character {place}"
-        if rule:
-            return Rejected(origin, Verdict(Stage.READ, rule, value))
-        assert isinstance(text, str)
-        return Document(origin, text)
+    assert isinstance(text, str)
+    return Document(origin, text)
 
 
-def _first(row: Mapping[str, object], names: Sequence[str]) -> object:
+def first_of(row: Mapping[str, object], names: Sequence[str]) -> object:
     """Return the value of the first column that the row has; None if there is none."""
     for name in names:
         value: object = row
@@ -177,17 +205,17 @@ def _first(row: Mapping[str, object], names: Sequence[str]) -> object:
     return None
 
 
-def _field(row: Mapping[str, object], names: Sequence[str]) -> str:
+def field_of(row: Mapping[str, object], names: Sequence[str]) -> str:
     """Return a short text of a row; "" if it is missing, too long, or not text or a time."""
-    value = _first(row, names)
+    value = first_of(row, names)
     if isinstance(value, datetime | date):
         return value.isoformat()
-    if isinstance(value, str) and len(value) <= MAX_FIELD_CHARACTERS and _surrogate(value) < 0:
+    if isinstance(value, str) and len(value) <= MAX_FIELD_CHARACTERS and find_surrogate(value) < 0:
         return value
     return ""
 
 
-def _surrogate(text: str) -> int:
+def find_surrogate(text: str) -> int:
     """Return the place of an unpaired surrogate, which JSON can spell but UTF-8 cannot; else -1."""
     try:
         text.encode()

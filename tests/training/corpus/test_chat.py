@@ -1,0 +1,150 @@
+"""`thumbwheel data chat`: columns of published instruction sets, read back by `train sft`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from training.corpus.__main__ import main
+from training.data.chat import Message
+from training.data.examples import read_sft
+
+ROWS = {
+    "Alpaca": (
+        {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"},
+        "Translate.\n\nGuten Tag",
+    ),
+    "Alpaca without input": (
+        {"instruction": "Name a colour.", "input": "", "output": "Red"},
+        "Name a colour.",
+    ),
+    "Dolly": (
+        {"instruction": "When?", "context": "In 1998.", "response": "1998", "category": "qa"},
+        "When?\n\nIn 1998.",
+    ),
+    "FLAN": (
+        {"inputs": "2 + 2 = ?", "targets": "4", "task_source": "Flan2021", "task_name": "x"},
+        "2 + 2 = ?",
+    ),
+    "completion": ({"prompt": "Say hello.", "completion": " Hello "}, "Say hello."),
+}
+
+
+def convert(folder: Path, *arguments: str) -> tuple[int, Path]:
+    out = folder / "out" / "chat.jsonl"
+    return main(["chat", *arguments, "--out", str(out)]), out
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("ending", ["jsonl", "json.gz", "json", "parquet"])
+def test_rows_become_examples_of_train_sft(tmp_path, name, ending):
+    row, prompt = ROWS[name]
+    file = tmp_path / f"data.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist([row, row]), file)
+    elif ending == "json":
+        file.write_text(json.dumps([row, row], indent=1))
+    else:
+        data = (json.dumps(row) + "\n").encode() * 2
+        file.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    status, out = convert(tmp_path, str(file), "--licence", "CC-BY-4.0")
+    assert status == 0
+    examples = read_sft(out)
+    assert [example.messages for example in examples] == [(Message("user", prompt),)] * 2
+    answers = {str(row[key]).strip() for key in row} & {example.response for example in examples}
+    assert len(answers) == 1
+    line = json.loads(out.read_text().splitlines()[0])
+    assert (line["source"], line["licence"]) == (file.name, "CC-BY-4.0")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [
+            {"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"},
+            {"role": "assistant", "content": "See you"},
+        ]},
+        {"conversations": [
+            {"from": "system", "value": "Be short."}, {"from": "human", "value": "Hi"},
+            {"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Bye"},
+            {"from": "gpt", "value": "See you"},
+        ]},
+    ],
+)  # fmt: skip
+def test_conversations(tmp_path, row):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(row))
+    _, out = convert(tmp_path, str(file))
+    [example] = read_sft(out)
+    assert example.response == "See you"
+    assert [message.role for message in example.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+def test_wrong_rows_are_counted_and_others_kept(tmp_path, capsys):
+    good = ROWS["Alpaca"][0]
+    rows = [
+        good,
+        {**good, "output": " "},
+        {**good, "instruction": ""},
+        {**good, "output": 5},
+        {**good, "output": "\ud800"},
+        {"body": "x"},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "robot", "content": "Hi"}, {"role": "user", "content": "Hi"}]},
+        [1],
+        good,
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
+    status, out = convert(tmp_path, str(file))
+    assert status == 0
+    assert len(read_sft(out)) == 2
+    said = capsys.readouterr().out
+    for rule in ("empty response", "empty prompt", "column that is not text", "encoding",
+                 "no known columns", "conversation without", "malformed", "json"):  # fmt: skip
+        assert rule in said
+    assert sum(int(line.split()[0]) for line in said.splitlines()) == len(rows) + 1
+
+
+def test_columns_by_option(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"q": "Why?", "doc": "Because.", "a": "So", "prompt": "x"}))
+    _, out = convert(tmp_path, str(file), "--prompt", "q", "--context", "doc", "--response", "a")
+    [example] = read_sft(out)
+    assert (example.messages[0].content, example.response) == ("Why?\n\nBecause.", "So")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.jsonl", "", []),
+        ("a.jsonl", '{"x": 1}\n', []),
+        ("a.csv", "a,b\n", []),
+        ("a.jsonl", '{"prompt": "a", "response": "b"}', ["--prompt", "prompt"]),
+        ("a.jsonl", '{"prompt": "a", "response": "b"}', ["--context", "prompt"]),
+    ],
+)
+def test_unusable_input_is_an_error_and_keeps_the_last_output(tmp_path, name, content, options):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / "out" / "chat.jsonl"
+    out.parent.mkdir()
+    out.write_text("before")
+    status, _ = convert(tmp_path, str(tmp_path / name), *options)
+    assert status == 2
+    assert out.read_text() == "before"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_missing_file_is_an_error(tmp_path):
+    assert convert(tmp_path, str(tmp_path / "none.jsonl"))[0] == 2
