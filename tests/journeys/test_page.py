@@ -4,43 +4,28 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
-from infra.install.tools import install_browser
+from tests.journeys.browser import SIZES, opened
 from tests.journeys.client import Client
 from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
 
-# Without GPU, /dev/shm and sandbox, since the sandbox requires additional rights.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-software-rasterizer",
-    "--disable-dev-shm-usage",
-]
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 CODE = """def total(rows):
     # **All** rows
     return sum(row * 2 for row in rows)
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Run one browser for all tests. Each test has its own context without cookies and storage."""
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
-        yield started
-        started.close()
-
-
 @pytest.fixture(params=SIZES, ids=str)
 def page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iterator[Page]:
     somebody_new = f"browser-{uuid.uuid4().hex[:8]}"
-    with opened(browser, stack, SIZES[request.param], stack.make_keys(somebody_new)[0]) as page:
+    with opened(
+        browser, stack, SIZES[request.param], f"/#key={stack.make_keys(somebody_new)[0]}"
+    ) as page:
         yield page
 
 
@@ -48,37 +33,8 @@ def page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iter
 def operators_page(
     request: pytest.FixtureRequest, stack: Stack, browser: Browser
 ) -> Iterator[Page]:
-    with opened(browser, stack, SIZES[request.param], stack.owner_key) as page:
+    with opened(browser, stack, SIZES[request.param], f"/#key={stack.owner_key}") as page:
         yield page
-
-
-@contextmanager
-def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
-    """Open the page in a new context. Logged errors and requests to other hosts fail the test."""
-    width, height = size
-    troubles: list[str] = []
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            troubles.append(message.text)
-            if message.type == "error" and not is_session_lookup(message)
-            else None
-        ),
-    )
-    page.on(
-        "request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None
-    )
-    page.goto(f"{stack.http}/#key={key}")
-    yield page
-    page.close()
-    assert not troubles
-
-
-def is_session_lookup(message: ConsoleMessage) -> bool:
-    """Return True for the 401 by which a page without a session learns that it has none."""
-    return "401" in message.text and message.location["url"].endswith("/api/account")
 
 
 def open_menu(page: Page) -> None:

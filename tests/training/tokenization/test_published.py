@@ -1,6 +1,7 @@
 """Published encodings: definitions equal to tiktoken's, published ids, and refused files."""
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from tiktoken_ext import openai_public
 
 from tests.support.errors import refused
+from tests.support.page_encodings import GOLDEN, golden
 from tests.training.tokenization.sample_tokenizers import DIFFICULT, unicode_texts
 from training.tokenization.published import PUBLISHED, open_published, rank_file, read_ranks
 from training.tokenization.text_tokenizer import LONG_RUN_CHARACTERS, TokenizerError
@@ -52,6 +54,11 @@ def test_i_love_machine_learning_has_the_published_ids() -> None:
 )
 def test_vocabulary_has_the_published_size(name: str, size: int) -> None:
     assert open_published(name).vocabulary_size == size
+
+
+def test_ids_of_the_pages_unit_tests_are_current() -> None:
+    """Run `python -m tests.support.page_encodings` after a change of the texts."""
+    assert json.loads(GOLDEN.read_text()) == golden()
 
 
 @pytest.mark.parametrize(
