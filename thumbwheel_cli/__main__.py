@@ -110,6 +110,12 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
+    "data crawl": Command(
+        "download pages of allowed hosts into WARC files",
+        "training.corpus",
+        ("crawl",),
+        ("corpus",),
+    ),
     "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(
         "wrap the keys of stored texts under a new master key", OPERATE, ("rotate-master-key",)

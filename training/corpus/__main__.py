@@ -16,6 +16,7 @@ from training.errors import DetailedError
 COMMANDS: dict[str, str] = {
     "chat": "training.corpus.chat",
     "items": "training.evaluation_items",
+    "crawl": "training.corpus.crawl.command",
 }
 
 
