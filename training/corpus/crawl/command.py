@@ -141,11 +141,11 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     frontier = Frontier(folder)
     previous = out / finished if finished and finished != folder.name else None
     previous_frontier = Frontier(previous) if previous else None
+    archive = Archive(folder, settings.file_bytes, settings.agent)
     progress = Progress(is_terminal=sys.stderr.isatty())
     try:
         check_identity(frontier.get("settings"), settings, folder)
         frontier.set("settings", json.dumps(settings.identity, sort_keys=True))
-        archive = Archive(folder, settings.file_bytes, settings.agent)
         archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
         if is_continued:
             print(f"{folder}: continuing with {frontier.queued():,} URLs queued", file=sys.stderr)
@@ -157,11 +157,11 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
             progress.report,
         )
         run_crawl(settings, crawl.run, crawl.stop)
-        archive.close()
         write_log(frontier, folder / LOG)
         progress.report(crawl, is_last=True)
         counts = {fate: count for fate, count in sorted(frontier.counts().items()) if fate}
     finally:
+        archive.close()
         frontier.close()
         if previous_frontier:
             previous_frontier.close()

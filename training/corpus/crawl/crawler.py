@@ -131,6 +131,9 @@ class Crawl:
             host = self._host(name)
             host.begin_round()
             host.is_scheduled = False
+            if host.closed:
+                self._close(host, host.closed)
+                continue
             self._push(host, host.next_time)
         running: dict[asyncio.Task[None], Host] = {}
         try:

@@ -279,13 +279,14 @@ class Frontier:
         return int(row[0])
 
     def abandon(self, result: Result, host: str = "") -> None:
-        """Store a result for all pending URLs.
+        """Store a result for all pending URLs of a host, or for all that are not done.
 
         Args:
-            host: restricts the URLs to one host.
+            host: "" for all hosts.
         """
+        condition = "state = 0 AND host = ?" if host else "state != 2 AND host != ?"
         self._database.execute(
-            "UPDATE urls SET state = ?, fate = ?, value = ? WHERE state = 0 AND ? IN ('', host)",
+            f"UPDATE urls SET state = ?, fate = ?, value = ? WHERE {condition}",  # noqa: S608
             (State.DONE, result.fate, result.value, host),
         )
 

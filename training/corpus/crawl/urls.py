@@ -104,8 +104,11 @@ def url_key(url: str) -> bytes:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a canonical URL, with the port unless it is the default."""
-    return urlsplit(url).netloc
+    """Return the host of a canonical URL, with the port unless it is the default; "" without."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def is_repeating(url: str) -> bool:
