@@ -4,49 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from training.corpus.crawl.admission import Admission
 from training.corpus.crawl.archive import Archive, read_page
 from training.corpus.crawl.download import Fetch, FetchError, Response
 from training.corpus.crawl.fates import Fate
 from training.corpus.crawl.frontier import Frontier, Kind, Result, Target
-from training.corpus.crawl.host import MAX_TRIES, Host
-from training.corpus.crawl.page import ParsedPage, parse_page, signals_of_headers
-from training.corpus.crawl.robots import (
-    MAX_ROBOTS_BYTES,
-    MAX_ROBOTS_REDIRECTS,
-    MAX_SITEMAPS,
-    Robots,
-    parse_robots,
+from training.corpus.crawl.host import MAX_TRIES, Host, retry_after
+from training.corpus.crawl.page import (
+    ParsedPage,
+    is_page,
+    is_page_type,
+    parse_page,
+    signals_of_headers,
 )
+from training.corpus.crawl.robots import REDIRECTS, load_robots
 from training.corpus.crawl.settings import CrawlSettings, Signal
 from training.corpus.crawl.sitemaps import MAX_SITEMAP_BYTES, parse_sitemap
-from training.corpus.crawl.urls import (
-    canonical_url,
-    host_of,
-    is_private,
-    is_repeating,
-    is_web_link,
-)
+from training.corpus.crawl.urls import canonical_url, is_private
 
-MAX_HOPS = 10
 BATCH = 64
 COMMIT_SECONDS = 1.0
-# URLs that were admitted lately; a link to one of them needs no look into the frontier.
-RECENT_URLS = 100_000
-REDIRECTS = (301, 302, 303, 307, 308)
 REFUSALS = (429, 503)
 # Answers of servers with a passing problem, worth a repetition.
 PASSING = (500, 502, 504, *REFUSALS)
-HTML_TYPES = ("text/html", "application/xhtml+xml")
-PAGE_TYPES = (*HTML_TYPES, "text/plain", "")
 DROPPING = (
     (Signal.NOINDEX, Fate.NOINDEX),
     (Signal.NOAI, Fate.NOAI),
@@ -83,10 +70,9 @@ class Crawl:
         self.requests = 0
         self._previous = previous
         self._report = report
-        self._scope = settings.scope
         self._stored_before = frontier.stored_by_host()
         self.stored = sum(self._stored_before.values())
-        self._recent: set[str] = set()
+        self._admission = Admission(settings, frontier, self.hosts)
         self._next_commit = 0.0
         self._schedule: list[tuple[float, int, Host]] = []
         self._pushed = 0
@@ -104,7 +90,7 @@ class Crawl:
         frontier = self.frontier
         if not frontier.get("seeded"):
             seeds = [canonical_url(seed) or "" for seed in self.settings.seeds]
-            self._admit(Target(url, 0) for url in dict.fromkeys(seeds))
+            self._admission.admit(Target(url, 0) for url in dict.fromkeys(seeds))
             frontier.set("seeded", "yes")
         try:
             depth = frontier.current_depth()
@@ -237,45 +223,23 @@ class Crawl:
 
     async def _load_robots(self, host: Host, scheme: str, depth: int) -> None:
         """Load the rules of an origin, and admit its sitemaps."""
-        loop = asyncio.get_running_loop()
-        robots = Robots(unreachable="no answer")
-        for number in range(MAX_TRIES):
-            if number:
-                await asyncio.sleep(min(2.0 ** (number - 1), self.settings.wait_seconds))
-            robots = await self._robots(f"{scheme}://{host.name}/robots.txt")
-            if not robots.unreachable:
-                break
-        host.next_time = max(host.next_time, loop.time() + host.delay_seconds)
+        origin = f"{scheme}://{host.name}/"
+        try:
+            robots = await load_robots(origin, self._get, self.settings)
+        except FetchError as error:
+            self._close(host, Result(error.fate, error.value))
+            return
+        now = asyncio.get_running_loop().time()
+        host.next_time = max(host.next_time, now + host.delay_seconds)
         host.apply_robots(scheme, robots, self.settings.wait_seconds)
         if host.closed:
             self._close(host, host.closed)
         elif self.settings.sitemaps and not robots.unreachable:
-            origin = f"{scheme}://{host.name}/"
             urls = [canonical_url(url, origin) for url in robots.sitemaps or ("sitemap.xml",)]
-            self._admit(Target(url, depth, kind=Kind.SITEMAP) for url in urls if url)
-
-    async def _robots(self, url: str) -> Robots:
-        """Return the rules of a file. RFC 9309, sections 2.3.1.2 to 2.3.1.4, decides on errors."""
-        for _ in range(MAX_ROBOTS_REDIRECTS + 1):
-            try:
-                response = await self._get(url, {}, MAX_ROBOTS_BYTES * 2, lambda _: True)
-            except FetchError as error:
-                return Robots(unreachable=str(error))
-            if response.status in REDIRECTS:
-                target = canonical_url(response.header(b"location"), url)
-                if target is None or not self._scope.allows(host_of(target)):
-                    return Robots(unreachable="redirect to another host")
-                url = target
-                continue
-            if response.status in REFUSALS or response.status >= 500:
-                return Robots(unreachable=f"http status {response.status}")
-            if response.status >= 400:
-                return Robots()
-            return parse_robots(response.body, self.settings.product)
-        return Robots(unreachable=f"more than {MAX_ROBOTS_REDIRECTS} redirects")
+            self._admission.admit(Target(url, depth, kind=Kind.SITEMAP) for url in urls if url)
 
     async def _get(
-        self, url: str, headers: dict[str, str], max_bytes: int, accepts: Callable[[str], bool]
+        self, url: str, headers: Mapping[str, str], max_bytes: int, accepts: Callable[[str], bool]
     ) -> Response:
         self.requests += 1
         if is_private(urlsplit(url).hostname or "") and not self.settings.private_addresses:
@@ -358,7 +322,9 @@ class Crawl:
                 result = replace(result, value=f"{status} with an unusable location")
             else:
                 result = replace(result, fate=Fate.REDIRECT, value=url)
-                self._admit([replace(target, url=url, hops=target.hops + 1, referrer=target.url)])
+                self._admission.admit(
+                    [replace(target, url=url, hops=target.hops + 1, referrer=target.url)]
+                )
         elif status == 304 and earlier and earlier.position and self._previous:
             page = read_page(self._previous[0], earlier.position)
             if page is None:
@@ -395,7 +361,7 @@ class Crawl:
         obeyed = page.signals & settings.obey
         base = canonical_url(page.base, target.url, page.encoding) or target.url
         if Signal.NOFOLLOW not in obeyed:
-            self._admit_links(target, page, base)
+            self._admission.admit_links(target, page, base)
         for signal, fate in DROPPING:
             if signal in obeyed:
                 self.frontier.finish(target, replace(result, fate=fate, position=None))
@@ -403,8 +369,8 @@ class Crawl:
         named = canonical_url(page.canonical, base, page.encoding) if page.canonical else None
         if named and named != target.url and not target.ignores_canonical:
             canonical = replace(target, url=named, hops=target.hops + 1, referrer=target.url)
-            if self._objection(canonical) is None:
-                self._admit([canonical])
+            if self._admission.objection(canonical) is None:
+                self._admission.admit([canonical])
                 self.frontier.wait_for_canonical(target, named)
                 return
         if result.position and self._previous:
@@ -420,90 +386,15 @@ class Crawl:
         host.stored += 1
         self.stored += 1
 
-    def _admit_links(self, target: Target, page: ParsedPage, base: str) -> None:
-        """Admit the links of a page; links to other schemes than http and https are left out."""
-        found: list[tuple[Target, Result | None]] = []
-        for href, is_nofollow in page.links:
-            if not is_web_link(href):
-                continue
-            url = canonical_url(href, base, page.encoding)
-            if url in self._recent:
-                continue
-            if url is None:
-                # The text of the link may be anything; its beginning suffices to find it.
-                shown = href[:100].encode("utf-8", "replace").decode()
-                found.append((Target(shown, target.depth + 1, target.url), Result(Fate.INVALID)))
-                continue
-            link = Target(url, target.depth + 1, target.url)
-            if is_nofollow and Signal.NOFOLLOW in self.settings.obey:
-                found.append((link, Result(Fate.NOFOLLOW)))
-            else:
-                found.append((link, self._objection(link)))
-        self._remember(found)
-
-    def _admit(self, targets: Iterable[Target]) -> None:
-        self._remember([(target, self._objection(target)) for target in targets])
-
-    def _remember(self, found: list[tuple[Target, Result | None]]) -> None:
-        self.frontier.admit(found)
-        if len(self._recent) > RECENT_URLS:
-            self._recent.clear()
-        self._recent.update(target.url for target, result in found if result is None)
-
-    def _objection(self, target: Target) -> Result | None:
-        """Return the result of a URL that is not requested; None if it is."""
-        settings, host = self.settings, self.hosts.get(target.host)
-        if not self._scope.allows(target.host):
-            return Result(Fate.OFF_HOST)
-        if host and host.closed:
-            return host.closed
-        if is_repeating(target.url):
-            return Result(Fate.REPEATING_PATH)
-        if target.depth > settings.depth:
-            return Result(Fate.TOO_DEEP, f"{target.depth} (at most {settings.depth})")
-        if target.hops > MAX_HOPS:
-            return Result(Fate.REDIRECT_LIMIT, f"{target.hops} (at most {MAX_HOPS})")
-        if target.kind is Kind.SITEMAP and self.frontier.sitemaps(target.host) >= MAX_SITEMAPS:
-            return Result(Fate.SITEMAP_LIMIT, f"at most {MAX_SITEMAPS:,}")
-        return None
-
     def _read_sitemap(self, target: Target, response: Response, result: Result) -> Result:
         """Admit the entries of a sitemap, and return its result."""
         sitemap = parse_sitemap(response.body)
         pages = [canonical_url(url, target.url) for url in sitemap.pages]
-        self._admit(Target(url, target.depth + 1, target.url) for url in pages if url)
+        self._admission.admit(Target(url, target.depth + 1, target.url) for url in pages if url)
         for entry in sitemap.sitemaps:
             if url := canonical_url(entry, target.url):
-                self._admit([replace(target, url=url, referrer=target.url)])
+                self._admission.admit([replace(target, url=url, referrer=target.url)])
         value = f"{len(sitemap.pages):,} pages, {len(sitemap.sitemaps):,} sitemaps"
         return replace(
             result, fate=Fate.SITEMAP, value=f"{value}; {sitemap.cut}" if sitemap.cut else value
         )
-
-
-def is_page_type(content_type: str) -> bool:
-    """Return True if a response of a type may be a page; an absent type may."""
-    return content_type.partition(";")[0].strip().lower() in PAGE_TYPES
-
-
-def is_page(media_type: str, body: bytes) -> bool:
-    """Return True for a page; without a type its beginning decides."""
-    if media_type:
-        return media_type in PAGE_TYPES
-    return (
-        body[:1024]
-        .lstrip(b"\xef\xbb\xbf \t\r\n")[:14]
-        .lower()
-        .startswith((b"<!doctype html", b"<html"))
-    )
-
-
-def retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header, also from a date; None if absent or malformed."""
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        then = parsedate_to_datetime(value)
-        return max(then.timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 
 from training.corpus.crawl.fates import Fate
 from training.corpus.crawl.frontier import Result, Target
@@ -110,3 +112,14 @@ class Host:
     def _backoff(self, number: int) -> float:
         """Return the seconds before a repetition; they double with each."""
         return max(self.delay_seconds, FIRST_BACKOFF_SECONDS) * 2.0 ** (number - 1)
+
+
+def retry_after(value: str) -> float | None:
+    """Return the seconds of a Retry-After header, also from a date; None if absent or malformed."""
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        then = parsedate_to_datetime(value)
+        return max(then.timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -12,6 +12,7 @@ from w3lib.encoding import html_to_unicode
 
 from training.corpus.crawl.settings import Signal
 
+PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
 MAX_LINKS = 10_000
 LINK_ATTRIBUTES = {"a": "href", "area": "href", "frame": "src", "iframe": "src"}
 REFRESH = re.compile(r"\s*[\d.]*\s*[;,]?\s*(?:url\s*=\s*)?['\"]?([^'\"\s]+)", re.IGNORECASE)
@@ -135,3 +136,20 @@ def directives(words: Iterable[str]) -> frozenset[Signal]:
             case "noai" | "noimageai":
                 found.add(Signal.NOAI)
     return frozenset(found)
+
+
+def is_page_type(content_type: str) -> bool:
+    """Return True if a response of a type may be a page; an absent type may."""
+    return content_type.partition(";")[0].strip().lower() in PAGE_TYPES
+
+
+def is_page(media_type: str, body: bytes) -> bool:
+    """Return True for a page; without a type its beginning decides."""
+    if media_type:
+        return media_type in PAGE_TYPES
+    return (
+        body[:1024]
+        .lstrip(b"\xef\xbb\xbf \t\r\n")[:14]
+        .lower()
+        .startswith((b"<!doctype html", b"<html"))
+    )

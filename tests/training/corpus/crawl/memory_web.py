@@ -48,7 +48,7 @@ class Web:
         die_after: number of requests after which each request raises an error, as at a crash.
     """
 
-    pages: dict[str, Answer] = field(default_factory=dict)
+    pages: Mapping[str, Answer] = field(default_factory=dict)
     requests: list[tuple[str, float]] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
     draw: random.Random = field(default_factory=random.Random)

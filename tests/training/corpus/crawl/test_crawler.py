@@ -287,8 +287,8 @@ def test_infinite_pages_are_bounded(tmp_path: Path) -> None:
                 return page(f"/day/{2 * day}", f"/day/{2 * day + 1}")
             return super().get(url, default)
 
-    web = Web({"/": page("/day/1", "/a/"), "/a/": page("a/")})
-    web.pages.update({f"{SEED}{'a/' * number}": page("a/") for number in range(1, 20)})
+    nested = {f"/{'a/' * number}": page("a/") for number in range(1, 20)}
+    web = Web({"/": page("/day/1", "/a/"), **nested})
     web.pages = Calendar(web.pages)
     done = crawl_into(tmp_path, web, depth=5, host_pages=1000)
     assert done.fates["/a/a/a/a/"] == "repeating path"
