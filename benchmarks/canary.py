@@ -12,7 +12,6 @@ each e-value selects the looks that need the e-value.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.canary_thumbs import UserThumbs, parse_options
 from sequential import rows as table
 from sequential.figures import RATIO
 from sequential.histograms import (
@@ -28,7 +28,12 @@ from sequential.histograms import (
     log_e_distribution,
     log_e_quantile,
 )
-from sequential.rates import EFFECTS, RARE_EFFECTS, log_e_value, log_likelihood_ratio
+from sequential.rates import (
+    EFFECTS,
+    RARE_EFFECTS,
+    log_e_value,
+    log_likelihood_ratio,
+)
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -60,20 +65,7 @@ class Alarms:
 
     def look(self, name: str, bound: Array, exact: Callable[[Index], Array]) -> None:
         """Compute the e-values of the trials whose bound reaches the threshold."""
-        self._note(self.rows[name], threshold(name), bound, exact)
-
-    def look_better(
-        self, bound: Array, exact: Callable[[Index], Array], alpha: float = 0.05
-    ) -> None:
-        self._note(self.promoted, -math.log(alpha), bound, exact)
-
-    def _note(
-        self,
-        seen: npt.NDArray[np.bool_],
-        limit: float,
-        bound: Array,
-        exact: Callable[[Index], Array],
-    ) -> None:
+        seen, limit = self.rows[name], threshold(name)
         picked = np.flatnonzero((bound >= limit) & ~seen)
         if picked.size:
             seen[picked[exact(picked) >= limit]] = True
@@ -212,33 +204,12 @@ def _one(x: Array, n: Array, rate: Array) -> Array:
     return np.where(share > rate, ratio, 0.0)
 
 
-class Majorities:
-    """Users by the majority of their thumbs, [trials, arm]."""
+def equal_versions(rng: np.random.Generator, trials: int) -> tuple[Alarms, Alarms]:
+    """Simulate A/A canaries, all trials at once, event by event.
 
-    def __init__(self, trials: int) -> None:
-        self.balance = np.zeros((trials, USERS))
-        self.up, self.down = np.zeros((trials, 2)), np.zeros((trials, 2))
-        self._index = np.arange(trials)
-
-    def add(self, user: Index, arm: Index, change: Array) -> None:
-        i, old = self._index, self.balance[self._index, user]
-        new = old + change
-        self.up[i, arm] += (new > 0).astype(float) - (old > 0)
-        self.down[i, arm] += (new < 0).astype(float) - (old < 0)
-        self.balance[i, user] = new
-
-    def look(self, alarms: Alarms) -> None:
-        up, n = self.up, self.up + self.down
-        better = up[:, 0], n[:, 0], up[:, 1], n[:, 1]
-        worse = up[:, 1], n[:, 1], up[:, 0], n[:, 0]
-        look_at_rate(alarms, "thumbs", worse, 0.0)
-        alarms.look_better(
-            log_likelihood_ratio(*better), lambda picked: log_e_value(*picked_of(better, picked))
-        )
-
-
-def equal_versions(rng: np.random.Generator, trials: int) -> Alarms:
-    """Simulate A/A canaries, all trials at once, event by event."""
+    Returns:
+        The alarms of all rows, and those of thumbs by the users' majorities.
+    """
     index, alarms = np.arange(trials), Alarms(trials)
     arms = (rng.random((trials, USERS)) >= SHARE).astype(np.intp)  # 0 is the candidate
     chances = np.full(USERS, 0.5 / (USERS - HEAVY))
@@ -248,7 +219,8 @@ def equal_versions(rng: np.random.Generator, trials: int) -> Alarms:
     retracts = beta_rates(rng, RETRACTED, (trials, USERS))
     sums = {name: Sums(trials) for name in (*RATES, "retracted")}
     histograms = [Histogram(rng, trials, figures) for figures in VALUES]
-    majorities = Majorities(trials)
+    thumbs = [UserThumbs(trials, USERS, by_majority) for by_majority in (False, True)]
+    before = Alarms(trials)
     for number in range(1, REQUESTS + 1):
         user = rng.choice(USERS, size=trials, p=chances)
         arm = arms[index, user]
@@ -264,20 +236,21 @@ def equal_versions(rng: np.random.Generator, trials: int) -> Alarms:
             counts = scaled(sums[name], sums[name].effects())
             look_at_rate(alarms, name, counts, table.RATE_TOLERANCES[name])
         is_thumbed = rng.random(trials) < THUMBED
-        vote = np.where(rng.random(trials) < likes[index, user], 1.0, -1.0) * is_thumbed
-        majorities.add(user, arm, vote)
-        majorities.look(alarms)
+        up = (rng.random(trials) < likes[index, user]).astype(np.intp)
         gone = is_thumbed & (rng.random(trials) < retracts[index, user])
         sums["retracted"].add(user, arm, is_thumbed.astype(float), gone.astype(float))
-        majorities.add(user, arm, -vote * gone)
-        majorities.look(alarms)
+        for counts_of, noted in zip(thumbs, (alarms, before), strict=True):
+            for given, change in ((is_thumbed, 1), (gone, -1)):
+                trial = np.flatnonzero(given)
+                counts_of.add(trial, user[trial], arm[trial], change * up[trial], change)
+                counts_of.look(noted.promoted, noted.rows["thumbs"], trial)
         counts = scaled(sums["retracted"], sums["retracted"].effects())
         look_at_rate(alarms, "retracted", counts, table.RATE_TOLERANCES["retracted"])
         for histogram in histograms:
             histogram.add(user, arm)
             if number % HISTOGRAM_LOOKS == 0:
                 histogram.look(alarms, np.maximum(sums["refused"].repetition(), 1))
-    return alarms
+    return alarms, before
 
 
 def requests_until(
@@ -325,15 +298,6 @@ def latencies(rng: np.random.Generator) -> Callable[[int, float], Array]:
     return sample
 
 
-def parse_options(description: str | None) -> argparse.Namespace:
-    """Return the numbers of trials and the seed."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--trials", type=int, default=2_000)
-    parser.add_argument("--power-trials", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=21)
-    return parser.parse_args()
-
-
 def main() -> None:
     options = parse_options(__doc__)
     rng, started = np.random.default_rng(options.seed), time.monotonic()
@@ -346,11 +310,15 @@ def main() -> None:
 
 
 def show_false_alarms(rng: np.random.Generator, trials: int) -> None:
-    alarms = equal_versions(rng, trials)
+    alarms, before = equal_versions(rng, trials)
     print(f"A/A: false alarms over all rows {alarms.any().mean():.2%} of {trials} (bound 5 %)")
     for name, seen in alarms.rows.items():
         print(f"  {name}: {seen.mean():.2%} (bound {0.05 * table.ALPHA_SHARES[name]:.2%})")
     print(f"  promoted: {alarms.promoted.mean():.2%} (bound 5 %)")
+    print(
+        f"  by majorities: thumbs {before.rows['thumbs'].mean():.2%}, "
+        f"promoted {before.promoted.mean():.2%}"
+    )
 
 
 def show_power(rng: np.random.Generator, trials: int) -> None:

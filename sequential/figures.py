@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 # Bin k of a histogram holds values v (milliseconds or tokens) with RATIO**k <= v < RATIO**(k + 1).
@@ -35,12 +36,19 @@ class RateSums:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """Approval of a version: the mean over users of the share of thumbs up among their thumbs."""
+
+    users: int = 0
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
 class VersionFigures:
     """Figures of a version since the start of a comparison.
 
     Attributes:
-        users_up: users with more current thumbs up than down; a tie counts for neither side.
-        users_down: users with more current thumbs down than up.
+        user_shares: users by the share of thumbs up among their current thumbs, see `shares_of`.
         rates: sums by the names of RATES; a missing name has no observations.
         requests: generations that ended, failed ones included, without those that callers aborted.
         errors: generations that failed.
@@ -49,14 +57,24 @@ class VersionFigures:
         total_tokens: histogram of prompt and answer tokens, which stand for the cost.
     """
 
-    users_up: int = 0
-    users_down: int = 0
+    user_shares: Mapping[float, int] = field(default_factory=dict)
     rates: Mapping[str, RateSums] = field(default_factory=dict)
     requests: int = 0
     errors: int = 0
     first_text_ms: Mapping[int, int] = field(default_factory=dict)
     answer_tokens: Mapping[int, int] = field(default_factory=dict)
     total_tokens: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def approval(self) -> Approval:
+        """Mean of the users' shares; 0 without users."""
+        users = sum(self.user_shares.values())
+        total = sum(share * number for share, number in self.user_shares.items())
+        return Approval(users, total / users if users else 0.0)
+
+    def with_feedback(self, feedback: VersionFigures) -> VersionFigures:
+        """Return the figures with the users' shares and the rates of other figures."""
+        return replace(self, user_shares=feedback.user_shares, rates=feedback.rates)
 
     def traffic_since(self, before: VersionFigures) -> VersionFigures:
         """Return the figures with the traffic since an earlier reading of the same counts."""
@@ -68,6 +86,19 @@ class VersionFigures:
             answer_tokens=_difference(self.answer_tokens, before.answer_tokens),
             total_tokens=_difference(self.total_tokens, before.total_tokens),
         )
+
+
+def shares_of(rows: Iterable[tuple[int, int, int]]) -> dict[float, int]:
+    """Return users by their share of thumbs up; users without thumbs have none.
+
+    Args:
+        rows: thumbs up and thumbs down of a user, and the number of such users.
+    """
+    shares: Counter[float] = Counter()
+    for up, down, users in rows:
+        if up + down:
+            shares[up / (up + down)] += users
+    return dict(shares)
 
 
 def _difference(bins: Mapping[int, int], before: Mapping[int, int]) -> dict[int, int]:

@@ -1,9 +1,10 @@
 """Table of sequential tests of a candidate against an incumbent.
 
 Each row has a share of alpha (Bonferroni), so a false alarm of any row at any time has probability
-at most alpha. Thumbs count users, one outcome each, so their test needs no assumption on users.
-All other trials repeat users; their counts are divided by the design effect before the test (Rao
-and Scott 1992), which is exact for many users. Simulations: benchmarks/canary.py.
+at most alpha. Thumbs count each user once, by the user's share of thumbs up, so their test needs no
+assumption on users except that they are independent. All other trials repeat users; their counts
+are divided by the design effect before the test (Rao and Scott 1992), which is exact for many
+users. Shares that still move: docs/decisions/gate-and-canary.md. Simulations: benchmarks/canary.py.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sequential.figures import RATIO, RateSums, VersionFigures
+from sequential.figures import RATIO, Approval, RateSums, VersionFigures
 from sequential.histograms import counts_by_bin, log_e_distribution, log_e_quantile, quantile
-from sequential.rates import RARE_EFFECTS, Array, log_e_value
+from sequential.rates import RARE_EFFECTS, Array, log_e_shares, log_e_value
 
 ADVISED_USERS = 20  # users of each version: below, a few friends of one user decide
 LOG_E_CAP = 700.0  # exp() of larger values overflows
@@ -122,8 +123,8 @@ class RowsConfig:
 
     Attributes:
         alpha: bound on the probability of a false alarm over all rows and the whole time.
-        margin: promote a candidate that is not worse than the incumbent by more than this share of
-            satisfied users; 0 requires a better candidate.
+        margin: promote a candidate whose approval is not more than this below the incumbent's; 0
+            requires a better candidate.
         min_users: rating users of each version before a decision by thumbs.
     """
 
@@ -163,13 +164,13 @@ def judge(candidate: VersionFigures, incumbent: VersionFigures, config: RowsConf
         worst = max(harmful, key=lambda row: row.e_worse * ALPHA_SHARES[row.name])
         reason = f"{worst.name}: {worst.candidate} against {worst.incumbent}, limit {worst.limit}"
         if worst is thumbs:
-            reason = f"fewer users satisfied: {_users(thumbs, candidate, incumbent)}"
+            reason = f"lower approval: {_approvals(candidate, incumbent)}"
         return Judgement(rows, Verdict.ROLL_BACK, reason)
     if thumbs.verdict is Verdict.PROMOTE:
-        finding = "more users satisfied"
+        finding = "higher approval"
         if config.margin > 0:
-            finding = f"satisfied users not more than {config.margin:.0%} below the incumbent's"
-        reason = f"{finding}: {_users(thumbs, candidate, incumbent)}"
+            finding = f"approval not more than {config.margin:.0%} below the incumbent's"
+        reason = f"{finding}: {_approvals(candidate, incumbent)}"
         return Judgement(rows, Verdict.PROMOTE, reason)
     return Judgement(rows, Verdict.WAIT, undecided)
 
@@ -178,19 +179,19 @@ def _thumbs(
     candidate: VersionFigures, incumbent: VersionFigures, config: RowsConfig
 ) -> tuple[Row, str]:
     """Return the row, and the reason of WAIT."""
-    up, trials = candidate.users_up, candidate.users_up + candidate.users_down
-    other_up, other_trials = incumbent.users_up, incumbent.users_up + incumbent.users_down
-    e_better = _e(float(log_e_value(up, trials, other_up, other_trials, -config.margin)))
-    e_worse = _e(float(log_e_value(other_up, other_trials, up, trials)))
+    shares, other_shares = candidate.user_shares, incumbent.user_shares
+    e_better = _e(log_e_shares(shares, other_shares, -config.margin))
+    e_worse = _e(log_e_shares(other_shares, shares))
+    users, other_users = candidate.approval.users, incumbent.approval.users
     verdict, reason = Verdict.WAIT, "undecided"
-    if min(trials, other_trials) < config.min_users:
-        reason = f"{trials} and {other_trials} users, {config.min_users} of each needed"
+    if min(users, other_users) < config.min_users:
+        reason = f"{users} and {other_users} users, {config.min_users} of each needed"
     elif e_worse >= 1 / (config.alpha * ALPHA_SHARES["thumbs"]):
         verdict = Verdict.ROLL_BACK
     elif e_better >= 1 / config.alpha:
         verdict = Verdict.PROMOTE
-    figures = (_share(up, trials, "users"), _share(other_up, other_trials, "users"))
-    return Row("thumbs", *figures, "no fewer satisfied", e_worse, verdict, e_better), reason
+    figures = (_approval(candidate.approval), _approval(incumbent.approval))
+    return Row("thumbs", *figures, "no lower approval", e_worse, verdict, e_better), reason
 
 
 def _errors(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -> Row:
@@ -306,9 +307,15 @@ def _cases(arms: Sequence[RateSums]) -> list[str]:
     return [_share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms]
 
 
-def _users(thumbs: Row, candidate: VersionFigures, incumbent: VersionFigures) -> str:
-    text = f"{thumbs.candidate} against {thumbs.incumbent}"
-    least = min(arm.users_up + arm.users_down for arm in (candidate, incumbent))
-    if least < ADVISED_USERS:
+def _approval(approval: Approval) -> str:
+    if not approval.users:
+        return "none"
+    return f"{approval.share:.0%} thumbs up by {approval.users:,} users"
+
+
+def _approvals(candidate: VersionFigures, incumbent: VersionFigures) -> str:
+    arms = candidate.approval, incumbent.approval
+    text = " against ".join(_approval(arm) for arm in arms)
+    if min(arm.users for arm in arms) < ADVISED_USERS:
         text += f"; decided by fewer than {ADVISED_USERS} users of a version"
     return text

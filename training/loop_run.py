@@ -35,8 +35,8 @@ from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import (
     CandidateState,
     Clock,
+    FeedbackCounts,
     RolloutControl,
-    ThumbCounter,
 )
 from training.evaluation.judges import Judge
 from training.probes.items import Kind
@@ -56,7 +56,7 @@ class NotEnoughFeedbackError(DetailedError, RuntimeError):
     reason = "TOO_SMALL"
 
 
-class Feedback(Log, ThumbCounter, Protocol):
+class Feedback(Log, FeedbackCounts, Protocol):
     """Calls of the feedback service that the loop uses."""
 
 

@@ -17,11 +17,11 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from sequential.figures import RateSums, VersionFigures
+from sequential.figures import RateSums, VersionFigures, shares_of
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
-from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import CandidateState, RolloutView
 from training.service_channel import (
     DeadlineError,
@@ -50,7 +50,7 @@ STATES = {
 
 
 class FeedbackLog:
-    """Client of FeedbackLogService: segments, data keys, erasures and counts of thumbs."""
+    """Client of FeedbackLogService: segments, data keys, erasures and counts by version."""
 
     def __init__(
         self,
@@ -97,27 +97,13 @@ class FeedbackLog:
                 for entry in reply.erasures
             ]
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
-        """Return the users by version, each by the majority of the current thumbs.
+    def version_feedback(
+        self, versions: Sequence[str], since: datetime
+    ) -> dict[str, VersionFigures]:
+        """Return users' shares and rates by version, of answers since this time.
 
-        Only answers since this time count. Pinned answers are not counted, because they express no
-        preference between arms.
+        Earlier services lack the shares, and the earliest of them the call; both are then empty.
         """
-        stamp = timestamp_pb2.Timestamp()
-        stamp.FromDatetime(since)
-        request = feedback_pb2.CountThumbsRequest(since=stamp, users=True)
-        reply = self._call(lambda: self._stub.CountThumbs(request, timeout=CALL_SECONDS))
-        found: dict[str, Thumbs] = {}
-        for row in reply.counts:
-            if row.arm != "pinned":
-                before = found.get(row.model_version, Thumbs())
-                found[row.model_version] = Thumbs(
-                    before.up + row.users_up, before.down + row.users_down
-                )
-        return found
-
-    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
-        """Return rates by version of answers since this time; empty with an earlier service."""
         stamp = timestamp_pb2.Timestamp()
         stamp.FromDatetime(since)
         request = feedback_pb2.GetVersionFeedbackRequest(model_versions=versions, since=stamp)
@@ -127,17 +113,20 @@ class FeedbackLog:
             self._unknown.note(error)
             return {}
         return {
-            found.model_version: {
-                sums.name: RateSums(
-                    users=sums.users,
-                    trials=sums.trials,
-                    events=sums.events,
-                    trials_squared=sums.trials_squared,
-                    events_squared=sums.events_squared,
-                    events_times_trials=sums.events_times_trials,
-                )
-                for sums in found.rates
-            }
+            found.model_version: VersionFigures(
+                user_shares=shares_of((row.up, row.down, row.users) for row in found.user_thumbs),
+                rates={
+                    sums.name: RateSums(
+                        users=sums.users,
+                        trials=sums.trials,
+                        events=sums.events,
+                        trials_squared=sums.trials_squared,
+                        events_squared=sums.events_squared,
+                        events_times_trials=sums.events_times_trials,
+                    )
+                    for sums in found.rates
+                },
+            )
             for found in reply.versions
         }
 

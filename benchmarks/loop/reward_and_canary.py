@@ -6,9 +6,9 @@ Usage: python -m benchmarks.loop.reward_and_canary [--thumbs 1000] [--canary-thu
 Candidates differ in their training; some are over-optimised or worse than nano-0. Each is scored by
 the recipe's reward model (mean difference to nano-0 on held-out prompts), by the judge (win rate of
 the gate), and by the hidden preference on other held-out questions. Each is then served to half of
-the simulated users through gateway and feedback service; the canary's figure is the share of users
-with more thumbs up than down, less that of nano-0. The correlations have bootstrap intervals over
-candidates. All figures are written to candidates.json.
+the simulated users through gateway and feedback service; the canary's figure is the approval, the
+mean of the users' shares of thumbs up, less that of nano-0. The correlations have bootstrap
+intervals over candidates. All figures are written to candidates.json.
 """
 
 import argparse
@@ -45,8 +45,8 @@ from training.data.feedback.catalogue import Directory
 from training.data_commands import code_commit
 from training.evaluation import health
 from training.evaluation.answers import ChatModel, score
-from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, evaluate
-from training.evaluation.canary_run import WallClock
+from training.evaluation.canary import CanaryConfig, Verdict, evaluate
+from training.evaluation.canary_run import WallClock, approval_of
 from training.evaluation.comparison import EvaluationConfig, read_comparison
 from training.evaluation.gate import decide
 from training.evaluation.health import HealthConfig
@@ -288,13 +288,17 @@ async def serve(system: System, users: Demonstration, row: Fields) -> Fields:
             since, before = datetime.now(UTC), await system.committed()
             counts = await users.fill()
             await system.wait_committed(Rows(before.feedback + counts.events, before.turns))
-            arms = log.count(since)
+            arms = log.version_feedback((version, stable), since)
         finally:
             rollout.finish(version, Verdict.ROLL_BACK, "served for a comparison only")
-    new, old = arms.get(version, Thumbs()), arms.get(stable, Thumbs())
-    figures = [VersionFigures(users_up=arm.up, users_down=arm.down) for arm in (new, old)]
-    reading = evaluate(figures[0], figures[1], CanaryConfig(share=0.5))
-    return {"users": asdict(new), "stable_users": asdict(old), "verdict": reading.verdict.value}
+    none = VersionFigures()
+    new, old = arms.get(version, none), arms.get(stable, none)
+    reading = evaluate(new, old, CanaryConfig(share=0.5))
+    return {
+        "users": asdict(new.approval),
+        "stable_users": asdict(old.approval),
+        "verdict": reading.verdict.value,
+    }
 
 
 async def measure(
@@ -361,9 +365,9 @@ def interval(x: Array, y: Array, statistic: Callable[[Array, Array], float]) -> 
 
 def gains(rows: Sequence[Fields]) -> Array:
     """Return the canary's figure of each candidate, against nano-0 in all canaries together."""
-    old = [row["canary"]["stable_users"] for row in rows]
-    stable = Thumbs(sum(arm["up"] for arm in old), sum(arm["down"] for arm in old)).rate
-    return np.array([Thumbs(**row["canary"]["users"]).rate - stable for row in rows])
+    old = [approval_of(row["canary"]["stable_users"]) for row in rows]
+    stable = sum(arm.users * arm.share for arm in old) / sum(arm.users for arm in old)
+    return np.array([approval_of(row["canary"]["users"]).share - stable for row in rows])
 
 
 def table(rows: Sequence[Fields]) -> Iterator[str]:
@@ -382,8 +386,9 @@ def table(rows: Sequence[Fields]) -> Iterator[str]:
     canary_ranks = len(rows) - ranks(found)
     for i in np.argsort(-columns["reward"]):
         row = rows[i]
-        users = Thumbs(**row["canary"]["users"])
-        error = (users.rate * (1 - users.rate) / max(users.total, 1)) ** 0.5
+        approval = approval_of(row["canary"]["users"])
+        # The variance of shares is at most that of events.
+        error = (approval.share * (1 - approval.share) / max(approval.users, 1)) ** 0.5
         failed = [f"{c['name']}: {c['result']}" for c in row["gate"]["checks"] if not c["passed"]]
         yield (
             f"{row['name']:<16}{columns['reward'][i]:>+8.2f}{order['reward'][i]:>6.1f}"

@@ -33,7 +33,7 @@ from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasure, Erasures
 from services.feedback.projections.current_feedback import CurrentFeedback
 from services.feedback.projections.experiments import Experiments
-from services.feedback.projections.thumbs import UserCount
+from services.feedback.projections.thumbs import UserCount, majorities
 from services.feedback.projections.version_feedback import VersionFeedbacks
 from services.feedback.spool.accept import GroupCommit
 from services.feedback.spool.log import Entry
@@ -181,14 +181,14 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         users = await thumbs.count_users(since_us) if request.users else {}
         answer = feedback_pb2.CountThumbsResponse()
         for count in counts:
-            voters = users.get((count.model_version, count.arm), UserCount())
+            up, down = majorities(users.get((count.model_version, count.arm), UserCount()))
             answer.counts.add(
                 model_version=count.model_version,
                 arm=count.arm,
                 up=count.up,
                 down=count.down,
-                users_up=voters.up,
-                users_down=voters.down,
+                users_up=up,
+                users_down=down,
             )
         return answer
 
@@ -219,17 +219,20 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         found = await self._versions.of_versions(
             request.model_versions, request.since.ToMicroseconds()
         )
-        return feedback_pb2.GetVersionFeedbackResponse(
-            versions=[
-                feedback_pb2.VersionFeedback(
-                    model_version=version.model_version,
-                    users_up=version.users_up,
-                    users_down=version.users_down,
-                    rates=[feedback_pb2.RateSums(**vars(sums)) for sums in version.rates],
-                )
-                for version in found
-            ]
-        )
+        reply = feedback_pb2.GetVersionFeedbackResponse()
+        for version in found:
+            up, down = majorities(version.users)
+            reply.versions.add(
+                model_version=version.model_version,
+                users_up=up,
+                users_down=down,
+                rates=[feedback_pb2.RateSums(**vars(sums)) for sums in version.rates],
+                user_thumbs=[
+                    feedback_pb2.UserThumbs(up=ups, down=downs, users=users)
+                    for (ups, downs), users in sorted(version.users.items())
+                ],
+            )
+        return reply
 
     async def GetThumbs(
         self, request: feedback_pb2.GetThumbsRequest, context: Any

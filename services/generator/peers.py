@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sequential.figures import VersionFigures
 from services.chassis.channel import call_unary
-from services.generator.rollout.watch import VersionFeedback
 from services.generator.wire import version_feedback_from, version_feedback_request
 
 
@@ -22,7 +22,7 @@ class FeedbackPeer:
 
     async def version_feedback(
         self, versions: Sequence[str], since_us: int
-    ) -> Mapping[str, VersionFeedback]:
+    ) -> Mapping[str, VersionFigures]:
         """Return the feedback on answers since a time, by version.
 
         Raises:

@@ -6,13 +6,12 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
-from sequential.figures import RATES, RateSums, VersionFigures
+from sequential.figures import RATES, RateSums, VersionFigures, shares_of
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import ROLES, TASKS, timestamp
 from services.generator.rollout.canary import VERSION_LIMIT, CanaryRequest, is_version
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
-from services.generator.rollout.watch import VersionFeedback
 
 MAX_USER_KEY_CHARACTERS = 256
 MAX_TRAFFIC_VERSIONS = 10
@@ -147,13 +146,12 @@ def version_feedback_request(
 
 def version_feedback_from(
     reply: feedback_pb2.GetVersionFeedbackResponse,
-) -> Mapping[str, VersionFeedback]:
+) -> Mapping[str, VersionFigures]:
     """Convert the counts of feedback; rates of newer services are left out."""
     return {
-        found.model_version: VersionFeedback(
-            found.users_up,
-            found.users_down,
-            {
+        found.model_version: VersionFigures(
+            user_shares=shares_of((row.up, row.down, row.users) for row in found.user_thumbs),
+            rates={
                 sums.name: RateSums(
                     sums.users,
                     sums.trials,

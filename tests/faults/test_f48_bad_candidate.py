@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sequential.figures import RateSums
+from sequential.figures import VersionFigures
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -19,7 +19,7 @@ from tests.services.generator.service import (
     text_of,
     until_ready,
 )
-from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
+from training.evaluation.canary import CanaryConfig, Verdict
 from training.evaluation.canary_run import CanaryResult, WallClock, serve_canary
 from training.remote import RolloutClient
 
@@ -52,14 +52,13 @@ class SimulatedUsers:
         self.thumbs.setdefault(events[0].selected.model_version, Counter())[liked] += 1
         return text
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
+    def version_feedback(
+        self, versions: Sequence[str], since: datetime
+    ) -> dict[str, VersionFigures]:
         return {
-            version: Thumbs(votes[True], votes[False])
+            version: VersionFigures(user_shares={1.0: votes[True], 0.0: votes[False]})
             for version, votes in list(self.thumbs.items())
         }
-
-    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
-        return {}
 
 
 def trial(

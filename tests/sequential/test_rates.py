@@ -11,6 +11,7 @@ from sequential.rates import (
     EFFECTS,
     PARTS,
     RARE_EFFECTS,
+    SHARE_EFFECTS,
     Array,
     log_e_at,
     log_e_value,
@@ -39,7 +40,7 @@ def binomial(trials: int, rate: float) -> Array:
     )
 
 
-@pytest.mark.parametrize("effects", [EFFECTS, RARE_EFFECTS])
+@pytest.mark.parametrize("effects", [EFFECTS, RARE_EFFECTS, SHARE_EFFECTS])
 @pytest.mark.parametrize(("rate", "other_rate", "tolerance"), NULL_RATES)
 @pytest.mark.parametrize(("trials", "other_trials"), [(12, 9), (3, 40), (25, 25)])
 def test_mean_e_value_is_at_most_one(

@@ -30,8 +30,7 @@ def sums(users: int, rate: float) -> RateSums:
 def version(requests: int) -> VersionFigures:
     users = requests // 4
     return VersionFigures(
-        users_up=round(users * 0.15),
-        users_down=round(users * 0.1),
+        user_shares={1.0: round(users * 0.15), 0.0: round(users * 0.1)},
         rates={
             name: sums(users, 0.05)
             for name in ("refused", "retracted", "asked_again", "edited", "stopped", "left")
@@ -46,7 +45,7 @@ def version(requests: int) -> VersionFigures:
 
 CANDIDATE, INCUMBENT, CONFIG = version(4_000), version(16_000), RowsConfig()
 HARM = {
-    "thumbs": replace(CANDIDATE, users_up=90, users_down=160),
+    "thumbs": replace(CANDIDATE, user_shares={1.0: 90, 0.0: 160}),
     "errors": replace(CANDIDATE, errors=120),
     "first text p50": replace(CANDIDATE, first_text_ms=histogram(350, 4_000)),
     "first text p95": replace(
@@ -98,7 +97,7 @@ def test_copied_answers_are_shown_and_decide_nothing() -> None:
 
 
 def test_harm_in_another_row_prevents_the_promotion() -> None:
-    liked = replace(CANDIDATE, users_up=230, users_down=20)
+    liked = replace(CANDIDATE, user_shares={1.0: 230, 0.0: 20})
     assert judge(liked, INCUMBENT, CONFIG).verdict is Verdict.PROMOTE
     judgement = judge(replace(liked, errors=200), INCUMBENT, CONFIG)
     assert (judgement.verdict, judgement.thumbs.verdict) == (Verdict.ROLL_BACK, Verdict.PROMOTE)
@@ -136,6 +135,6 @@ def test_requests_of_few_users_weigh_less() -> None:
 
 
 def test_few_users_decide_nothing_before_the_least_number() -> None:
-    liked = VersionFigures(users_up=19), VersionFigures(users_down=500)
+    liked = VersionFigures(user_shares={1.0: 19}), VersionFigures(user_shares={0.0: 500})
     assert judge(*liked, RowsConfig(min_users=20)).verdict is Verdict.WAIT
     assert judge(*liked, RowsConfig(min_users=19)).verdict is Verdict.PROMOTE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sequential.figures import RateSums, VersionFigures
 from training.errors import UnavailableError
-from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import REFUSED, CandidateState, RolloutView
 
 
@@ -75,7 +75,7 @@ class FakeRollout:
 
 
 class GrowingThumbs:
-    """Thumb counts that grow with each count at the given rates per arm."""
+    """Users with a thumb each, whose number grows with each reading, at the given rates by arm."""
 
     def __init__(self, rates: dict[str, float], each: int = 10) -> None:
         self._rates, self._each = rates, each
@@ -83,15 +83,16 @@ class GrowingThumbs:
         self.asked_since: list[datetime] = []
         self.sums: dict[str, dict[str, RateSums]] = {}
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
+    def version_feedback(
+        self, versions: Sequence[str], since: datetime
+    ) -> Mapping[str, VersionFigures]:
         self.looks += 1
         self.asked_since.append(since)
         total = self.looks * self._each
+        ups = {version: round(total * rate) for version, rate in self._rates.items()}
         return {
-            v: Thumbs(round(total * r), total - round(total * r)) for v, r in self._rates.items()
+            version: VersionFigures(
+                user_shares={1.0: up, 0.0: total - up}, rates=self.sums.get(version, {})
+            )
+            for version, up in ups.items()
         }
-
-    def rates(
-        self, versions: Sequence[str], since: datetime
-    ) -> Mapping[str, Mapping[str, RateSums]]:
-        return self.sums

@@ -14,12 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sequential.figures import RateSums
+from sequential.figures import VersionFigures
 from tests.training.sealing import Key, sealed_row
 from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
-from training.evaluation.canary import Thumbs
 
 TOPIC = "11111111-2222-3333-4444-555555555555"
 
@@ -47,7 +46,7 @@ class FeedbackLog:
         self._segments: dict[str, list[Segment]] = {"feedback": [], "turns": []}
         self._pending: dict[str, list[dict[str, Any]]] = {"feedback": [], "turns": []}
         self._offsets = {"feedback": 0, "turns": 0}
-        self.counts: dict[str, Thumbs] = {}
+        self.counts: dict[str, VersionFigures] = {}
 
     @classmethod
     def reopen(cls, store: Path, sealing: bool = False) -> "FeedbackLog":
@@ -124,11 +123,10 @@ class FeedbackLog:
     def erasures(self, after: int) -> Sequence[Erasure]:
         return self.ledger[after:]
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
+    def version_feedback(
+        self, versions: Sequence[str], since: datetime
+    ) -> dict[str, VersionFigures]:
         return self.counts
-
-    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
-        return {}
 
     def _say(self, name: str, user: str, event: str, **columns: Any) -> None:
         self._append("feedback", {**_common(event, user, name), **columns})

@@ -24,7 +24,7 @@ from tests.support.errors import refused
 from training import remote, service_channel
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
-from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import CandidateState
 from training.remote import FeedbackLog, RolloutClient
 from training.service_channel import DeadlineError, RemoteError, TlsFiles
@@ -34,7 +34,7 @@ SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Fake with two segments on a page each, and counts of three arms.
+    """Fake with two segments on a page each, and feedback on versions.
 
     The first call of each method fails as if the service restarted.
     """
@@ -43,7 +43,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         self.asked: list[Any] = []
         self.restarting = True
         self.compacted = False
-        self.rates: list[Any] = []
+        self.feedback: Any = feedback_pb2.VersionFeedback(model_version="nano-1")
 
     def ListSegments(self, request, context):
         self.asked.append(request)
@@ -66,26 +66,13 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         )
         return feedback_pb2.ListSegmentsResponse(segments=[segment])
 
-    def CountThumbs(self, request, context):
-        self.asked.append(request)
-        rows = [
-            ("nano-0", "stable", 3, 4),
-            ("nano-1", "candidate", 5, 1),
-            ("nano-1", "pinned", 100, 0),
-        ]
-        counts = [
-            feedback_pb2.ThumbCount(model_version=v, arm=a, up=9, users_up=u, users_down=d)
-            for v, a, u, d in rows
-        ]
-        return feedback_pb2.CountThumbsResponse(counts=counts)
-
     def GetVersionFeedback(self, request, context):
-        """Return rates of the first version, or none as an earlier release."""
-        if self.rates == []:
+        """Return the feedback on the first version, or fail as the earliest releases do."""
+        if self.feedback is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown call")
         self.asked.append(request)
         found = [
-            feedback_pb2.VersionFeedback(model_version=version, rates=[] if number else self.rates)
+            self.feedback if number == 0 else feedback_pb2.VersionFeedback(model_version=version)
             for number, version in enumerate(request.model_versions)
         ]
         return feedback_pb2.GetVersionFeedbackResponse(versions=found)
@@ -225,26 +212,30 @@ def test_all_erasure_pages_after_a_number_are_listed(servers) -> None:
     client.close()
 
 
-def test_users_are_counted_by_version_without_pinned_answers(servers) -> None:
-    target, log, _ = servers
-    client = FeedbackLog(target)
-    assert client.count(SINCE) == {"nano-0": Thumbs(3, 4), "nano-1": Thumbs(5, 1)}
-    assert log.asked[0].since.ToDatetime(UTC) == SINCE
-    client.close()
-
-
-def test_rates_and_traffic_are_read_by_version(servers) -> None:
+def test_feedback_and_traffic_are_read_by_version(servers) -> None:
     target, log, rollout = servers
-    log.rates = [feedback_pb2.RateSums(name="refused", users=3, trials=9, events=2)]
+    log.feedback = feedback_pb2.VersionFeedback(
+        model_version="nano-1",
+        users_up=6,
+        user_thumbs=[
+            feedback_pb2.UserThumbs(up=3, down=1, users=2),
+            feedback_pb2.UserThumbs(up=15, down=5, users=1),
+            feedback_pb2.UserThumbs(up=0, down=1, users=4),
+        ],
+        rates=[feedback_pb2.RateSums(name="refused", users=3, trials=9, events=2)],
+    )
     rollout.traffic = [
         generator_pb2.VersionTraffic(
             version="nano-1", requests=7, errors=1, first_text_ms_bins={120: 6}
         )
     ]
     feedback, generator = FeedbackLog(target), RolloutClient(target)
-    assert feedback.rates(("nano-1", "nano-0"), SINCE) == {
-        "nano-1": {"refused": RateSums(users=3, trials=9, events=2)},
-        "nano-0": {},
+    assert feedback.version_feedback(("nano-1", "nano-0"), SINCE) == {
+        "nano-1": VersionFigures(
+            user_shares={0.75: 3, 0.0: 4},
+            rates={"refused": RateSums(users=3, trials=9, events=2)},
+        ),
+        "nano-0": VersionFigures(),
     }
     assert log.asked[-1].since.ToDatetime(UTC) == SINCE
     assert generator.traffic(("nano-1", "nano-0")) == {
@@ -258,10 +249,11 @@ def test_rates_and_traffic_are_read_by_version(servers) -> None:
 def test_services_without_the_counts_leave_rows_empty_and_are_logged_once(
     servers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target, _, _ = servers
+    target, log, _ = servers
+    log.feedback = None
     feedback, generator = FeedbackLog(target), RolloutClient(target)
     for _ in range(2):
-        assert feedback.rates(("nano-1",), SINCE) == {}
+        assert feedback.version_feedback(("nano-1",), SINCE) == {}
         assert generator.traffic(("nano-1",)) == {}
     assert [
         record.args for record in caplog.records if record.name == "training.service_channel"
@@ -271,6 +263,14 @@ def test_services_without_the_counts_leave_rows_empty_and_are_logged_once(
     ]
     feedback.close()
     generator.close()
+
+
+def test_counts_by_majority_of_an_earlier_service_are_not_shares(servers) -> None:
+    target, log, _ = servers
+    log.feedback = feedback_pb2.VersionFeedback(model_version="nano-1", users_up=6, users_down=1)
+    feedback = FeedbackLog(target)
+    assert feedback.version_feedback(("nano-1",), SINCE) == {"nano-1": VersionFigures()}
+    feedback.close()
 
 
 def test_other_errors_of_the_counts_are_raised(servers) -> None:
@@ -372,9 +372,9 @@ def test_mutual_tls_authenticates_both_sides(
         FeedbackLog(target),
         RolloutClient(target, tls),
     )
-    assert client.count(SINCE)
+    assert client.version_feedback(("nano-1",), SINCE)
     # Neither a plaintext call, nor a client that expects another service.
-    for call in (lambda: stranger.count(SINCE), mistaken.view):
+    for call in (lambda: stranger.version_feedback(("nano-1",), SINCE), mistaken.view):
         with refused(RemoteError, reason="UNAVAILABLE"):
             call()
     for channel in (client, stranger, mistaken):
@@ -392,9 +392,9 @@ def test_replaced_certificate_is_used_by_the_next_call(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     class RecordingLog(Log):
-        def CountThumbs(self, request, context):
+        def GetVersionFeedback(self, request, context):
             seen.extend(context.auth_context()["x509_pem_cert"])
-            return super().CountThumbs(request, context)
+            return super().GetVersionFeedback(request, context)
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(RecordingLog(), server)
@@ -413,11 +413,11 @@ def test_replaced_certificate_is_used_by_the_next_call(tmp_path: Path) -> None:
     expected = []
     try:
         for _ in range(2):
-            client.count(SINCE)
+            client.version_feedback(("nano-1",), SINCE)
             expected.append(certificate.read_bytes())
             write_pair(tmp_path, "training", Authority(authority).issue("training", 1))
         certificate.unlink()  # being replaced: the channel stays in use
-        client.count(SINCE)
+        client.version_feedback(("nano-1",), SINCE)
         assert seen == [*expected, expected[-1]]
         assert expected[0] != expected[1]
     finally:

@@ -48,10 +48,13 @@ class Services(
     def __init__(self) -> None:
         self.refusals = 0
 
-    def CountThumbs(self, request: Any, context: Any) -> Any:
+    def GetVersionFeedback(self, request: Any, context: Any) -> Any:
         if self.refusals:
             self.refusals -= 1
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "expired")
+        return feedback_pb2.GetVersionFeedbackResponse()
+
+    def CountThumbs(self, request: Any, context: Any) -> Any:
         return feedback_pb2.CountThumbsResponse(counts=[feedback_pb2.ThumbCount(up=7)])
 
     def GetRollout(self, request: Any, context: Any) -> Any:
@@ -90,7 +93,7 @@ def test_signed_calls_of_training_and_operators_are_accepted(state: Path, servic
         FeedbackLog(target, identity=training),
         RolloutClient(target, identity=training),
     )
-    log.count(SINCE)
+    log.version_feedback(("v1",), SINCE)
     rollout.view()
     assert count_thumbs(target, identity_in(state, "operator")) == 7
     assert verifying.callers == ["training", "training", "operator"]
@@ -101,7 +104,7 @@ def test_signed_calls_of_training_and_operators_are_accepted(state: Path, servic
 def test_unsigned_call_is_refused_with_the_reason_of_the_service(services: Any) -> None:
     log = FeedbackLog(services[0])
     with refused(RemoteError, field="feedback", reason="UNAUTHENTICATED") as caught:
-        log.count(SINCE)
+        log.version_feedback(("v1",), SINCE)
     assert "SERVICE_TOKEN_MISSING" in str(caught.value)
     log.close()
 
@@ -110,12 +113,12 @@ def test_run_follows_a_rotation_of_its_key(state: Path, services: Any) -> None:
     target, verifying, _ = services
     folder = state / "identity"
     log = FeedbackLog(target, identity=identity_in(state, "training"))
-    log.count(SINCE)
+    log.version_feedback(("v1",), SINCE)
     create_key_pair("training", folder / "next.key", folder / "public")
     (folder / "next.key").replace(folder / "training.key")
     retire_keys("training", folder / "training.key", folder / "public")
     verifying.verifier = TokenVerifier(folder / "public", required=True)
-    log.count(SINCE)
+    log.version_feedback(("v1",), SINCE)
     assert verifying.callers == ["training"] * 2
     log.close()
 
@@ -130,10 +133,10 @@ def test_token_that_expired_in_a_long_attempt_is_replaced_once(
         monkeypatch.setattr(service_channel, "TOKEN_SECONDS", token_seconds)
         fake.refusals = refusals
         if is_answered:
-            log.count(SINCE)
+            log.version_feedback(("v1",), SINCE)
             continue
         with refused(RemoteError, reason="UNAUTHENTICATED"):
-            log.count(SINCE)
+            log.version_feedback(("v1",), SINCE)
     assert fake.refusals == 0
     log.close()
 
@@ -152,7 +155,7 @@ def test_unusable_key_is_named(tmp_path: Path, services: Any) -> None:
     file.write_text("no key")
     log = FeedbackLog(services[0], identity=ServiceIdentity("training", file))
     with refused(ConfigError, field=str(file), reason="INVALID_IDENTITY_KEY"):
-        log.count(SINCE)
+        log.version_feedback(("v1",), SINCE)
     log.close()
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sequential.figures import VersionFigures
+from sequential.figures import Approval, VersionFigures
 from sequential.rows import Row, RowsConfig, Verdict, judge
 from training.errors import ConfigError
 
-__all__ = ["CanaryConfig", "Reading", "Thumbs", "Verdict", "evaluate"]
+__all__ = ["CanaryConfig", "Reading", "Verdict", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CanaryConfig:
         share: fraction of users who get the candidate in the end.
         alpha: bound on the probability of each error over the whole canary: a rollback without
             harm, by any row, and a promotion without improvement.
-        margin: promote a candidate that is not worse than the incumbent by more than this; 0
+        margin: promote a candidate whose approval is not more than this below the incumbent's; 0
             requires a better candidate.
         min_users: users per version before any decision by thumbs; the chart sets
             `ADVISED_USERS`.
@@ -76,22 +76,6 @@ class CanaryConfig:
 
 
 @dataclass(frozen=True)
-class Thumbs:
-    """Users of a version by the majority of their current thumbs. Ties count for neither side."""
-
-    up: int = 0
-    down: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.up + self.down
-
-    @property
-    def rate(self) -> float:
-        return self.up / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True)
 class Reading:
     """State of the tests.
 
@@ -99,8 +83,8 @@ class Reading:
     those of `sequential.rows`.
     """
 
-    candidate: Thumbs
-    incumbent: Thumbs
+    candidate: Approval
+    incumbent: Approval
     e_better: float
     e_worse: float
     verdict: Verdict
@@ -109,10 +93,9 @@ class Reading:
 
     def text(self) -> str:
         """Describe the reading in a single line."""
-        new, old = self.candidate, self.incumbent
-        return (
-            f"candidate {new.up}/{new.total} up, incumbent {old.up}/{old.total} up: {self.reason}"
-        )
+        arms = {"candidate": self.candidate, "incumbent": self.incumbent}
+        figures = (f"{arm} {a.share:.0%} up by {a.users} users" for arm, a in arms.items())
+        return f"{', '.join(figures)}: {self.reason}"
 
 
 def evaluate(candidate: VersionFigures, incumbent: VersionFigures, config: CanaryConfig) -> Reading:
@@ -120,8 +103,8 @@ def evaluate(candidate: VersionFigures, incumbent: VersionFigures, config: Canar
     rows_config = RowsConfig(config.alpha, config.margin, config.min_users)
     judgement = judge(candidate, incumbent, rows_config)
     return Reading(
-        Thumbs(candidate.users_up, candidate.users_down),
-        Thumbs(incumbent.users_up, incumbent.users_down),
+        candidate.approval,
+        incumbent.approval,
         judgement.thumbs.e_better,
         judgement.thumbs.e_worse,
         judgement.verdict,

@@ -14,11 +14,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from sequential.figures import RateSums, VersionFigures
+from sequential.figures import Approval, VersionFigures
 from sequential.rows import Row
 from training.artifacts.manifest import plain
 from training.errors import UnavailableError
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate
+from training.evaluation.canary import CanaryConfig, Reading, Verdict, evaluate
 from training.runs import HaltedError, write_json
 
 COURSE = "course.jsonl"
@@ -81,17 +81,16 @@ class RolloutControl(Protocol):
         ...
 
 
-class ThumbCounter(Protocol):
-    """Counts feedback by version on answers since a time."""
+class FeedbackCounts(Protocol):
+    """Counts feedback on versions."""
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
-        """Return users by the majority of their thumbs."""
-        ...
-
-    def rates(
+    def version_feedback(
         self, versions: Sequence[str], since: datetime
-    ) -> Mapping[str, Mapping[str, RateSums]]:
-        """Return the rates of `sequential.figures` by version; empty without the service's help."""
+    ) -> Mapping[str, VersionFigures]:
+        """Return users' shares and rates by version, of answers since a time.
+
+        Versions without feedback may be absent; with an earlier service all are.
+        """
         ...
 
 
@@ -133,7 +132,7 @@ def serve_canary(
     model_directory: Path,
     config: CanaryConfig,
     rollout: RolloutControl,
-    thumbs: ThumbCounter,
+    feedback: FeedbackCounts,
     clock: Clock,
     record: Path,
     watch: Callable[[Reading, float], None],
@@ -163,7 +162,7 @@ def serve_canary(
         view = rollout.view()
         if (lost := _lost(view, version)) is not None:
             return end(Verdict.ROLL_BACK, lost, None)
-        figures = _figures((version, begun.incumbent), begun, rollout, thumbs)
+        figures = _figures((version, begun.incumbent), begun, rollout, feedback)
         reading = evaluate(figures[version], figures[begun.incumbent], config)
         looks += 1
         seconds = (clock.now() - since).total_seconds()
@@ -244,19 +243,16 @@ def _traffic(found: Mapping[str, Any]) -> VersionFigures:
 
 
 def _figures(
-    versions: Sequence[str], begun: CanaryStart, rollout: RolloutControl, thumbs: ThumbCounter
+    versions: Sequence[str], begun: CanaryStart, rollout: RolloutControl, feedback: FeedbackCounts
 ) -> dict[str, VersionFigures]:
     """Return the figures of the versions since the start."""
-    counts, rates = thumbs.count(begun.since), thumbs.rates(versions, begun.since)
+    counts = feedback.version_feedback(versions, begun.since)
     traffic = rollout.traffic(versions) if begun.traffic is not None else {}
     none = VersionFigures()
     found = {}
     for name in versions:
-        users = counts.get(name, Thumbs())
         since = traffic.get(name, none).traffic_since((begun.traffic or {}).get(name, none))
-        found[name] = replace(
-            since, users_up=users.up, users_down=users.down, rates=rates.get(name, {})
-        )
+        found[name] = since.with_feedback(counts.get(name, none))
     return found
 
 
@@ -308,13 +304,21 @@ def _ended(record: Path) -> CanaryResult | None:
     fields = json.loads(path.read_text())
     last = fields["last"]
     if last is not None:
-        arms = {arm: Thumbs(**last[arm]) for arm in ("candidate", "incumbent")}
+        arms = {arm: approval_of(last[arm]) for arm in ("candidate", "incumbent")}
         # Records of earlier releases have no rows.
         rows = tuple(
             Row(**{**row, "verdict": Verdict(row["verdict"])}) for row in last.get("rows", ())
         )
         last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"]), "rows": rows})
     return CanaryResult(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
+
+
+def approval_of(fields: Mapping[str, Any]) -> Approval:
+    """Return the approval in a record; earlier releases counted users by their majority."""
+    if "up" not in fields:
+        return Approval(**fields)
+    users = fields["up"] + fields["down"]
+    return Approval(users, fields["up"] / users if users else 0.0)
 
 
 class WallClock:

@@ -11,7 +11,7 @@ from typing import Any
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import MANIFEST, read_manifest
 from training.data.feedback.sets import MIN_PRINCIPALS
-from training.evaluation.canary_run import COURSE
+from training.evaluation.canary_run import COURSE, approval_of
 from training.figures import SAMPLES
 from training.reporting.pages import Chart, chart, curves, write_page
 from training.reporting.stage import read_stages
@@ -55,8 +55,8 @@ def write_report(
 
 def _canary_charts(path: Path) -> list[Chart]:
     looks = _lines(path)
-    rates = {
-        arm: [(number, _rate(look[arm])) for number, look in enumerate(looks, start=1)]
+    approvals = {
+        arm: [(number, _share(look[arm])) for number, look in enumerate(looks, start=1)]
         for arm in ("candidate", "incumbent")
     }
     evidence = {
@@ -67,15 +67,15 @@ def _canary_charts(path: Path) -> list[Chart]:
         for name in ("e_better", "e_worse")
     }
     charts = [
-        chart("share of satisfied users, by look", rates),
+        chart("approval (mean share of thumbs up by user), by look", approvals),
         chart("log10 of the evidence, by look", evidence),
     ]
     return [drawn for drawn in charts if drawn is not None]
 
 
-def _rate(thumbs: Mapping[str, int]) -> float:
-    total = thumbs["up"] + thumbs["down"]
-    return thumbs["up"] / total if total else math.nan
+def _share(fields: Mapping[str, Any]) -> float:
+    approval = approval_of(fields)
+    return approval.share if approval.users else math.nan
 
 
 def _json(path: Path) -> Any:

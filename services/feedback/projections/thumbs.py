@@ -7,7 +7,7 @@ and an older state never replaces a newer one.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,12 +70,16 @@ class ThumbCount:
     down: int
 
 
-@dataclass
-class UserCount:
-    """Users of one version under one arm, by the majority of their thumbs."""
+UserCount = Counter[tuple[int, int]]
+"""Number of users by their numbers of current thumbs up and down."""
 
-    up: int = 0
-    down: int = 0
+
+def majorities(users: UserCount) -> tuple[int, int]:
+    """Return the users with more thumbs up than down, and with more down than up."""
+    sides: Counter[int] = Counter()
+    for (up, down), number in users.items():
+        sides[(up > down) - (up < down)] += number
+    return sides[1], sides[-1]
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
@@ -162,10 +166,10 @@ class Thumbs:
         return [count for count in counts if count.up or count.down]
 
     async def count_users(self, since_us: int) -> dict[tuple[str, str], UserCount]:
-        """Count users by version and arm, each by the majority of the current thumbs.
+        """Count users by version and arm, each by the numbers of current thumbs up and down.
 
         Only thumbs count that were given at or after a time, on answers that were begun at or after
-        it. A user with as many thumbs up as down counts for neither.
+        it.
 
         Raises:
             LedgerUnavailableError: The database does not answer.
@@ -193,37 +197,35 @@ class Thumbs:
     ) -> dict[tuple[str, str], UserCount]:
         """Count users by version and arm; with `versions` by these alone, with "" as the arm."""
         table = tables.thumbs.c
-        balance = func.sum(case((table.up, 1), else_=-1)).label("balance")
         given = [table.accept_us >= since_us, table.up.is_not(None), begun_since(since_us)]
         arm = table.arm.label("arm") if versions is None else literal("").label("arm")
         if versions is not None:
             given += [table.model_version.in_(sorted(versions)), table.arm != Arm.PINNED]
+        up, down = (
+            func.sum(case((table.up.is_(side), 1), else_=0)).label(name)
+            for name, side in (("up", True), ("down", False))
+        )
         by_user = (
-            select(table.model_version, arm, balance)
+            select(table.model_version, arm, up, down)
             .where(*given)
             .group_by(table.principal, table.model_version, arm)
             .subquery()
         ).c
-        side = case((by_user.balance > 0, 1), (by_user.balance < 0, -1), else_=0).label("side")
-        by_side = select(by_user.model_version, by_user.arm, side, func.count()).group_by(
-            by_user.model_version, by_user.arm, "side"
-        )
+        key = (by_user.model_version, by_user.arm, by_user.up, by_user.down)
         with transaction(self._engine) as connection:
-            found = connection.execute(by_side)
-            totals = Counter({(v, arm, int(sign)): number for v, arm, sign, number in found})
+            found = connection.execute(select(*key, func.count()).group_by(*key))
+            totals = Counter({(v, a, int(u), int(d)): number for v, a, u, d, number in found})
             principals = {principal for principal, _ in pending}
             before = _states_of(connection, principals)
         after = before | newer(pending, before)
         # The table counted the users with pending thumbs too; their counts are replaced.
-        for sign, states in ((-1, before), (1, after)):
-            for voted in _sides(states, since_us, versions):
-                totals[voted] += sign
-        counts: dict[tuple[str, str], UserCount] = {}
-        for (version, arm, majority), number in totals.items():
-            count = counts.setdefault((version, arm), UserCount())
-            count.up += number if majority > 0 else 0
-            count.down += number if majority < 0 else 0
-        return counts
+        totals.subtract(_thumbs_by_user(before, since_us, versions))
+        totals.update(_thumbs_by_user(after, since_us, versions))
+        counts: defaultdict[tuple[str, str], UserCount] = defaultdict(Counter)
+        for (version, name, ups, downs), number in totals.items():
+            if number:
+                counts[version, name][ups, downs] = number
+        return dict(counts)
 
     def _totals(
         self, pending: Mapping[Key, ThumbState], since_us: int
@@ -262,11 +264,11 @@ def _apply(connection: Connection, changes: Iterable[Change]) -> None:
     upsert_latest(connection, tables.thumbs, KEY_COLUMNS, changes, _read_states)
 
 
-def _sides(
+def _thumbs_by_user(
     states: Mapping[Key, ThumbState], since_us: int, versions: Collection[str] | None
-) -> list[tuple[str, str, int]]:
-    """Return version, arm and sign of the majority for each user in these states."""
-    balances: Counter[tuple[str, str, str]] = Counter()
+) -> list[tuple[str, str, int, int]]:
+    """Return version, arm, thumbs up and thumbs down for each user in these states."""
+    thumbs: defaultdict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for (principal, message_id), state in states.items():
         begun_us, arm = created_us(message_id), state.arm
         if versions is not None:
@@ -274,8 +276,8 @@ def _sides(
                 continue
             arm = ""
         if state.up is not None and min(state.accept_us, begun_us) >= since_us:
-            balances[principal, state.model_version, arm] += 1 if state.up else -1
-    return [(v, arm, (b > 0) - (b < 0)) for (_, v, arm), b in balances.items()]
+            thumbs[principal, state.model_version, arm].append(state.up)
+    return [(v, arm, ups.count(True), ups.count(False)) for (_, v, arm), ups in thumbs.items()]
 
 
 def begun_since(since_us: int) -> ColumnElement[bool]:

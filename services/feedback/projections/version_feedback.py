@@ -1,8 +1,8 @@
 """Feedback on versions, as counts by user, for the tests of a canary.
 
-Users are counted by the majority of their current thumbs. Each rate is given by sums over the
-users, which suffice for a mean with an error that respects users with many answers. Answers of a
-pinned version are not counted, because they express no preference between arms.
+Users are counted by their numbers of current thumbs up and down. Each rate is given by sums over
+the users, which suffice for a mean with an error that respects users with many answers. Answers of
+a pinned version are not counted, because they express no preference between arms.
 """
 
 import asyncio
@@ -74,8 +74,7 @@ class VersionFeedback:
     """Counts of one version; `rates` contains only rates with trials."""
 
     model_version: str
-    users_up: int
-    users_down: int
+    users: UserCount
     rates: tuple[RateSums, ...]
 
 
@@ -185,7 +184,7 @@ class UserCounter(Protocol):
     async def count_users_by_version(
         self, versions: Sequence[str], since_us: int
     ) -> dict[str, UserCount]:
-        """Return the users of each version by the majority of their current thumbs.
+        """Return the users of each version by their numbers of current thumbs up and down.
 
         Raises:
             LedgerUnavailableError: The database does not answer.
@@ -218,13 +217,10 @@ class VersionFeedbacks:
         """
         users = await self._thumbs.count_users_by_version(versions, since_us)
         rates = await self.rates(versions, since_us)
-        found = []
-        for version in versions:
-            count = users.get(version, UserCount())
-            found.append(
-                VersionFeedback(version, count.up, count.down, tuple(rates.get(version, ())))
-            )
-        return found
+        return [
+            VersionFeedback(version, users.get(version, UserCount()), tuple(rates.get(version, ())))
+            for version in versions
+        ]
 
     async def rates(
         self, versions: Sequence[str], since_us: int

@@ -8,10 +8,9 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sequential.figures import RateSums, VersionFigures
+from sequential.figures import VersionFigures
 from sequential.rows import Judgement, RowsConfig, Verdict, judge
 from services.chassis.audit.acts import Act
 from services.chassis.errors import ServiceError, UnavailableError
@@ -28,21 +27,12 @@ log = logging.getLogger(__name__)
 LEASE_POLLS = 6
 
 
-@dataclass(frozen=True)
-class VersionFeedback:
-    """Feedback on a version: users by the majority of their thumbs, and sums of rates."""
-
-    users_up: int = 0
-    users_down: int = 0
-    rates: Mapping[str, RateSums] | None = None
-
-
 class FeedbackCounts(Protocol):
-    """Counts of feedback on answers since a time, by version. Raises ServiceError."""
+    """Users' shares and rates by version, of answers since a time. Raises ServiceError."""
 
     async def version_feedback(
         self, versions: Sequence[str], since_us: int
-    ) -> Mapping[str, VersionFeedback]: ...
+    ) -> Mapping[str, VersionFigures]: ...
 
 
 class VersionWatch:
@@ -100,8 +90,9 @@ class VersionWatch:
         versions = (stable.version, watch.previous.version)
         traffic = await self._traffic.read(versions, watch.start_us)
         feedback = await self._version_feedback(versions, watch.start_us)
+        none = VersionFigures()
         promoted, before = (
-            _with_feedback(traffic.get(version, VersionFigures()), feedback.get(version))
+            traffic.get(version, none).with_feedback(feedback.get(version, none))
             for version in versions
         )
         # In a thread, since the tests of histograms take longer than a callback may.
@@ -132,7 +123,7 @@ class VersionWatch:
 
     async def _version_feedback(
         self, versions: Sequence[str], since_us: int
-    ) -> Mapping[str, VersionFeedback]:
+    ) -> Mapping[str, VersionFigures]:
         """Return the feedback; without the feedback service nothing, so that traffic decides."""
         try:
             found = await self._feedback.version_feedback(versions, since_us)
@@ -157,17 +148,6 @@ class VersionWatch:
             log.warning(
                 "promotion rolled back", extra=fields(version=version, stable=_stable(rollout))
             )
-
-
-def _with_feedback(traffic: VersionFigures, feedback: VersionFeedback | None) -> VersionFigures:
-    if feedback is None:
-        return traffic
-    return replace(
-        traffic,
-        users_up=feedback.users_up,
-        users_down=feedback.users_down,
-        rates=feedback.rates or {},
-    )
 
 
 def _stable(rollout: Rollout) -> str:

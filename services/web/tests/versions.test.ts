@@ -37,7 +37,7 @@ test("every probe has such a name", () => {
 test("the result is not repeated in its reason", () => {
   expect(shownReason("held", "held: win rate: not enough data")).toBe("win rate: not enough data");
   expect(shownReason("not_enough_feedback", "not enough feedback: 3 thumbs")).toBe("3 thumbs");
-  expect(shownReason("promoted", "more users satisfied")).toBe("more users satisfied");
+  expect(shownReason("promoted", "higher approval")).toBe("higher approval");
 });
 
 test("another metric keeps its unit, and a part of the list is marked", () => {

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
-from sequential.figures import VersionFigures
+from sequential.figures import Approval, VersionFigures
 from services.chassis.identity import Caller
 from tests.services.feedback.clients import Client, running
 from tests.services.feedback.samples import answer_id, thumb
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate
+from training.evaluation.canary import CanaryConfig, Reading, Verdict, evaluate
 from training.remote import FeedbackLog
 
 SINCE = datetime(2026, 11, 28, tzinfo=UTC)
@@ -51,14 +51,12 @@ class Canary:
         await asyncio.gather(*(self._client.record(event, caller) for caller, event in votes))
 
     async def read(self, min_users: int = 20) -> Reading:
-        def count() -> dict[str, Thumbs]:
+        def read() -> dict[str, VersionFigures]:
             with closing(FeedbackLog(self._client.address)) as log:
-                return log.count(SINCE)
+                return log.version_feedback(("v2", "v1"), SINCE)
 
-        counts = await asyncio.to_thread(count)
-        config = CanaryConfig(min_users=min_users)
-        new, old = (counts.get(version, Thumbs()) for version in ("v2", "v1"))
-        return evaluate(VersionFigures(new.up, new.down), VersionFigures(old.up, old.down), config)
+        found = await asyncio.to_thread(read)
+        return evaluate(found["v2"], found["v1"], CanaryConfig(min_users=min_users))
 
 
 @pytest.fixture
@@ -84,8 +82,8 @@ async def test_one_user_with_fifty_thumbs_changes_nothing(
     await canary.send(*canary.of_one("v2", 50, up))
     attacked = await canary.read()
     assert honest.verdict is attacked.verdict is Verdict.WAIT
-    assert attacked.incumbent == honest.incumbent == Thumbs(half, half)
-    assert attacked.candidate == Thumbs(half + up, half + (not up))
+    assert attacked.incumbent == honest.incumbent == Approval(users, 0.5)
+    assert attacked.candidate == Approval(users + 1, (half + up) / (users + 1))
 
 
 async def test_one_user_does_not_promote_a_candidate_liked_half_as_much(canary: Canary) -> None:
@@ -94,23 +92,23 @@ async def test_one_user_does_not_promote_a_candidate_liked_half_as_much(canary: 
     await canary.send(*canary.of_one("v2", 125, True))
     reading = await canary.read()
     assert reading.verdict is not Verdict.PROMOTE
-    assert reading.candidate == Thumbs(10, 21)
+    assert reading.candidate == Approval(31, 10 / 31)
 
 
 @pytest.mark.parametrize("flush_seconds", [60.0, 0.001], ids=["in the spool", "in the ledger"])
-async def test_the_majority_of_a_users_thumbs_counts_and_a_tie_does_not(canary: Canary) -> None:
+async def test_each_user_counts_by_the_share_of_thumbs_up(canary: Canary) -> None:
     """Finding S-09: users counted as often as they rated."""
     ada, bob, cleo = (Caller("acme", name) for name in ("ada", "bob", "cleo"))
     sides = [(ada, True), (ada, True), (ada, False), (bob, True), (bob, False), (cleo, False)]
     await canary.send(*(canary.vote(user, "v2", up) for user, up in sides))
-    assert (await canary.read()).candidate == Thumbs(1, 1)
+    assert (await canary.read()).candidate == Approval(3, pytest.approx((2 / 3 + 1 / 2) / 3))
 
 
 async def test_answers_from_before_the_canary_do_not_count(canary: Canary) -> None:
     """Finding S-09: old answers of the incumbent could be rated during the canary."""
     before = SINCE - timedelta(milliseconds=1)
     await canary.send(canary.vote(EVE, "v1", False, before), *canary.votes("v1", 1, 0))
-    assert (await canary.read()).incumbent == Thumbs(1, 0)
+    assert (await canary.read()).incumbent == Approval(1, 1.0)
 
 
 async def test_a_decision_by_few_users_says_so(canary: Canary) -> None:

@@ -10,18 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequential.figures import VersionFigures
-from sequential.rates import log_e_value
+from sequential.rates import SHARE_EFFECTS, log_e_value
 from sequential.rows import ALPHA_SHARES
 from tests.support.errors import refused
 from training.errors import ConfigError
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, evaluate
+from training.evaluation.canary import CanaryConfig, Reading, Verdict, evaluate
 
 
-def evaluate_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
-    """Evaluate versions of which only the thumbs are known."""
+def evaluate_thumbs(
+    candidate: tuple[int, int], incumbent: tuple[int, int], config: CanaryConfig
+) -> Reading:
+    """Evaluate versions of which only users with thumbs up and with thumbs down are known."""
     new, old = (
-        VersionFigures(candidate.up, candidate.down),
-        VersionFigures(incumbent.up, incumbent.down),
+        VersionFigures(user_shares={1.0: up, 0.0: down}) for up, down in (candidate, incumbent)
     )
     return evaluate(new, old, config)
 
@@ -42,9 +43,11 @@ def verdicts(
         for seen in (is_candidate & is_up, is_candidate, ~is_candidate & is_up, ~is_candidate)
     ]
     is_permitted = np.minimum(counts[1], counts[3]) >= config.min_users
-    better = log_e_value(*counts, tolerance=-config.margin) >= math.log(1 / config.alpha)
+    tested = log_e_value(*counts, tolerance=-config.margin, effects=SHARE_EFFECTS)
+    better = tested >= math.log(1 / config.alpha)
     limit = math.log(1 / (config.alpha * ALPHA_SHARES["thumbs"]))
-    worse = log_e_value(counts[2], counts[3], counts[0], counts[1]) >= limit
+    tested = log_e_value(counts[2], counts[3], counts[0], counts[1], effects=SHARE_EFFECTS)
+    worse = tested >= limit
     found = []
     for ups, downs in zip(is_permitted & better, is_permitted & worse, strict=True):
         first_up, first_down = (
@@ -82,8 +85,8 @@ def test_much_better_version_is_promoted_and_much_worse_rolled_back() -> None:
 def test_swapping_the_arms_swaps_the_evidence(
     up: int, down: int, other_up: int, other_down: int
 ) -> None:
-    one = evaluate_thumbs(Thumbs(up, down), Thumbs(other_up, other_down), CONFIG)
-    two = evaluate_thumbs(Thumbs(other_up, other_down), Thumbs(up, down), CONFIG)
+    one = evaluate_thumbs((up, down), (other_up, other_down), CONFIG)
+    two = evaluate_thumbs((other_up, other_down), (up, down), CONFIG)
     assert one.e_better == pytest.approx(two.e_worse, rel=1e-6)
     assert min(one.e_better, one.e_worse) < 20
 
@@ -99,19 +102,16 @@ def test_swapping_the_arms_swaps_the_evidence(
 def test_a_wider_margin_never_makes_promotion_harder(
     up: int, down: int, a: int, b: int, margin: float
 ) -> None:
-    strict = evaluate_thumbs(Thumbs(up, down), Thumbs(a, b), CONFIG)
-    lenient = evaluate_thumbs(Thumbs(up, down), Thumbs(a, b), CanaryConfig(margin=margin))
+    strict = evaluate_thumbs((up, down), (a, b), CONFIG)
+    lenient = evaluate_thumbs((up, down), (a, b), CanaryConfig(margin=margin))
     assert lenient.e_better >= strict.e_better * (1 - 1e-6)
 
 
 def test_few_thumbs_are_undecided() -> None:
-    reading = evaluate_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_users=20))
+    reading = evaluate_thumbs((19, 0), (0, 500), CanaryConfig(min_users=20))
     assert reading.verdict is Verdict.WAIT
     assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
-    assert (
-        evaluate_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_users=20)).verdict
-        is Verdict.PROMOTE
-    )
+    assert evaluate_thumbs((20, 0), (0, 500), CanaryConfig(min_users=20)).verdict is Verdict.PROMOTE
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sequential.figures import RateSums, VersionFigures
+from sequential.figures import Approval, RateSums, VersionFigures
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
-from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
+from training.evaluation.canary import CanaryConfig, Reading, Verdict
 from training.evaluation.canary_run import CanaryResult, serve_canary
 from training.runs import HaltedError
 
@@ -150,7 +150,7 @@ def test_thumbs_of_other_versions_do_not_count(tmp_path: Path) -> None:
     trial.thumbs = GrowingThumbs({"nano-0": 0.5, "nano-7": 0.9})
     end = trial.run()
     assert end.last is not None
-    assert end.last.candidate == Thumbs(0, 0)
+    assert end.last.candidate == Approval(0, 0.0)
 
 
 def test_a_halt_during_the_canary_rolls_back_for_good(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_rates_by_user_roll_back_and_all_rows_are_recorded(tmp_path: Path) -> No
     assert {"candidate", "incumbent", "e_better", "e_worse", "verdict", "reason"} <= found.keys()
     line = json.loads((tmp_path / "course.jsonl").read_text().splitlines()[-1])
     assert line["rows"]["refused"] > 1_000
-    assert line["candidate"] == {"up": 5, "down": 5}
+    assert line["candidate"] == {"users": 10, "share": 0.5}
     # The record is read again, for example after a kill during the decision.
     assert trial.run() == end
 
@@ -345,6 +345,10 @@ def test_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     first = trial.run()
     record = json.loads((tmp_path / "end.json").read_text())
     del record["last"]["rows"]
+    for arm in ("candidate", "incumbent"):
+        found = record["last"][arm]
+        up = round(found["users"] * found["share"])
+        record["last"][arm] = {"up": up, "down": found["users"] - up}
     (tmp_path / "end.json").write_text(json.dumps(record))
     again = trial.run()
     assert again.last is not None

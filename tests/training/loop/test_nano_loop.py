@@ -13,7 +13,7 @@ from statistics import fmean
 
 import pytest
 
-from sequential.figures import RateSums
+from sequential.figures import VersionFigures
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
@@ -27,7 +27,7 @@ from training.data.feedback.catalogue import Segment
 from training.data.feedback.events import Erasure
 from training.data.feedback.rows import DataKey
 from training.erasure import apply_erasures
-from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
+from training.evaluation.canary import CanaryConfig, Verdict
 from training.evaluation.canary_run import serve_canary
 from training.loop_run import NotEnoughFeedbackError
 from training.optim.optimizers import OptimizerConfig
@@ -62,16 +62,18 @@ class Feedback:
     def erasures(self, after: int) -> Sequence[Erasure]:
         return self._log.erasures(after)
 
-    def count(self, since: datetime) -> dict[str, Thumbs]:
+    def version_feedback(
+        self, versions: Sequence[str], since: datetime
+    ) -> dict[str, VersionFigures]:
         for version, model in self._models.items():
             if version not in self._thumbs:
                 self._thumbs[version] = iter(says(model, PROMPTS["ask"], seed=5, count=2000))
             for _ in range(10):
                 self._counts[version][0 if next(self._thumbs[version]) else 1] += 1
-        return {version: Thumbs(*counts) for version, counts in self._counts.items()}
-
-    def rates(self, versions: Sequence[str], since: datetime) -> dict[str, dict[str, RateSums]]:
-        return {}
+        return {
+            version: VersionFigures(user_shares={1.0: up, 0.0: down})
+            for version, (up, down) in self._counts.items()
+        }
 
 
 @pytest.mark.parametrize("size", ["short", pytest.param("whole", marks=pytest.mark.long)])

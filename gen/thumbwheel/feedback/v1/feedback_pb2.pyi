@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Durability:
@@ -608,8 +613,20 @@ class CountThumbsRequest(_message.Message):
 
     SINCE_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
-    users: _builtins.bool
-    """Count users too: users_up and users_down."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users(self) -> _builtins.bool:
+        """Count users too: users_up and users_down. For readers before
+        VersionFeedback.user_thumbs.
+        """
+
+    @users.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users(self, value: _builtins.bool) -> None:
+        """Count users too: users_up and users_down. For readers before
+        VersionFeedback.user_thumbs.
+        """
+
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Count only thumbs given at or after this time; unset: all."""
@@ -672,12 +689,30 @@ class ThumbCount(_message.Message):
     """Number of thumbs up."""
     down: _builtins.int
     """Number of thumbs down."""
-    users_up: _builtins.int
-    """Number of users with more thumbs up than down on answers that were begun at or after since; a
-    tie counts for neither. Set if requested.
-    """
-    users_down: _builtins.int
-    """Number of users with more thumbs down than up."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_up(self) -> _builtins.int:
+        """Number of users with more thumbs up than down on answers that were begun at or after since; a
+        tie counts for neither. Set if requested.
+        """
+
+    @users_up.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_up(self, value: _builtins.int) -> None:
+        """Number of users with more thumbs up than down on answers that were begun at or after since; a
+        tie counts for neither. Set if requested.
+        """
+
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_down(self) -> _builtins.int:
+        """Number of users with more thumbs down than up."""
+
+    @users_down.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_down(self, value: _builtins.int) -> None:
+        """Number of users with more thumbs down than up."""
+
     def __init__(
         self,
         *,
@@ -864,15 +899,40 @@ class VersionFeedback(_message.Message):
     USERS_UP_FIELD_NUMBER: _builtins.int
     USERS_DOWN_FIELD_NUMBER: _builtins.int
     RATES_FIELD_NUMBER: _builtins.int
+    USER_THUMBS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Version."""
-    users_up: _builtins.int
-    """Number of users with more current thumbs up than down; a tie counts for neither."""
-    users_down: _builtins.int
-    """Number of users with more current thumbs down than up."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_up(self) -> _builtins.int:
+        """Number of users with more current thumbs up than down; a tie counts for neither. For readers
+        before user_thumbs.
+        """
+
+    @users_up.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_up(self, value: _builtins.int) -> None:
+        """Number of users with more current thumbs up than down; a tie counts for neither. For readers
+        before user_thumbs.
+        """
+
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_down(self) -> _builtins.int:
+        """Number of users with more current thumbs down than up. For readers before user_thumbs."""
+
+    @users_down.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def users_down(self, value: _builtins.int) -> None:
+        """Number of users with more current thumbs down than up. For readers before user_thumbs."""
+
     @_builtins.property
     def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateSums]:
         """Sums over users, one entry for each rate with observations."""
+
+    @_builtins.property
+    def user_thumbs(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserThumbs]:
+        """Users by their numbers of current thumbs, one entry for each pair of numbers."""
 
     def __init__(
         self,
@@ -881,14 +941,45 @@ class VersionFeedback(_message.Message):
         users_up: _builtins.int = ...,
         users_down: _builtins.int = ...,
         rates: _abc.Iterable[Global___RateSums] | None = ...,
+        user_thumbs: _abc.Iterable[Global___UserThumbs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "rates", b"rates", "users_down", b"users_down", "users_up", b"users_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "rates", b"rates", "user_thumbs", b"user_thumbs", "users_down", b"users_down", "users_up", b"users_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VersionFeedback: _TypeAlias = VersionFeedback  # noqa: Y015
+
+@_typing.final
+class UserThumbs(_message.Message):
+    """Users with equal numbers of current thumbs on the answers of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_FIELD_NUMBER: _builtins.int
+    DOWN_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    up: _builtins.int
+    """Number of thumbs up of each user."""
+    down: _builtins.int
+    """Number of thumbs down of each user."""
+    users: _builtins.int
+    """Number of users."""
+    def __init__(
+        self,
+        *,
+        up: _builtins.int = ...,
+        down: _builtins.int = ...,
+        users: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["down", b"down", "up", b"up", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserThumbs: _TypeAlias = UserThumbs  # noqa: Y015
 
 @_typing.final
 class RateSums(_message.Message):

@@ -97,7 +97,7 @@ async def test_partitions_and_rebuilds_give_the_same_thumb(engine: Engine, tmp_p
     sink_all(engine, tmp_path, Partition(2, said()[3:]))
     assert await ups(thumbs, PRINCIPAL, [M]) == {M: True}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 1, 0)]
-    assert await thumbs.count_users(0) == {("v1", "stable"): UserCount(1, 0)}
+    assert await thumbs.count_users(0) == {("v1", "stable"): UserCount({(1, 0): 1})}
     assert await thumbs.count_users(1) == {}  # the ids of the samples have no time
     assert not catch_up(Ledger(engine), Directory(tmp_path), "feedback")
 
@@ -119,7 +119,7 @@ async def test_a_thumb_acknowledged_by_another_replica_is_visible_before_the_sin
     last_order = there.claim([last])[last.event_id].accept_order
     assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]
-    assert await thumbs.count_users(0) == {("v1", "stable"): UserCount(0, 1)}
+    assert await thumbs.count_users(0) == {("v1", "stable"): UserCount({(0, 1): 1})}
 
     # The second event is sunk first. The claim of the first is older than the table and has no
     # effect.

@@ -18,7 +18,7 @@ from services.feedback.principals.consents import Consents
 from services.feedback.projections import answers, signals
 from services.feedback.projections.experiments import ArmFigures
 from services.feedback.projections.expiry import expire
-from services.feedback.projections.thumbs import Thumbs
+from services.feedback.projections.thumbs import Thumbs, UserCount
 from services.feedback.projections.version_feedback import (
     LEFT_AFTER_US,
     RateMetrics,
@@ -104,8 +104,7 @@ async def test_withdrawn_thumbs_are_counted_by_user(world: World) -> None:
     )
     found = (await world.read("v1"))["v1"]
     assert found.rates == (sums("retracted", (3, 1), (1, 0)),)
-    # The user with one thumb up and one down counts for neither side.
-    assert (found.users_up, found.users_down) == (1, 0)
+    assert found.users == {(1, 1): 1, (1, 0): 1}
 
 
 async def test_a_user_counts_once_over_all_arms_and_not_by_pinned_answers(world: World) -> None:
@@ -118,7 +117,7 @@ async def test_a_user_counts_once_over_all_arms_and_not_by_pinned_answers(world:
         votes.append(on(event, thumb(f"{number}", up=up)))
     world.feedback(*votes)
     found = (await world.read("v1"))["v1"]
-    assert (found.users_up, found.users_down) == (0, 1)
+    assert found.users == {(1, 2): 1}
 
 
 async def test_only_answers_begun_since_a_time_count(world: World) -> None:
@@ -139,7 +138,7 @@ async def test_a_version_without_feedback_has_zeros_and_the_order_is_the_request
     reader = VersionFeedbacks(world.engine, Thumbs(world.engine, NoPending()), True)
     found = await reader.of_versions(["v3", "v2"], 0)
     assert [each.model_version for each in found] == ["v3", "v2"]
-    assert found[0] == VersionFeedback("v3", 0, 0, ())
+    assert found[0] == VersionFeedback("v3", UserCount(), ())
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["after the answer", "before the answer"])
@@ -222,7 +221,7 @@ async def test_a_copied_answer_counts_once(world: World) -> None:
     assert (await world.rates())["copied"] == (2, 1)
     # A signal is no thumb.
     found = (await world.read("v1"))["v1"]
-    assert (found.users_up, found.users_down) == (0, 0)
+    assert found.users == {}
     assert "retracted" not in {sums.name for sums in found.rates}
 
 

@@ -43,7 +43,7 @@ def loop_with_runs(directory: Path) -> None:
         runs.directory("nano-1") / "gate.json",
         {"passed": True, "reason": "all checks passed", "checks": [check.fields()]},
     )
-    runs.end("nano-1", RunResult("promoted", "more users satisfied", "2026-11-01T01:00:00+00:00"))
+    runs.end("nano-1", RunResult("promoted", "higher approval", "2026-11-01T01:00:00+00:00"))
     store = ScoreStore(directory)
     store.write(SCORE, [ItemScore("0", 1.0), ItemScore("1", 0.0)])
     store.write(replace(SCORE, version="nano-0", value=0.25), [])
@@ -151,7 +151,7 @@ def test_a_canary_without_a_run_is_a_version_with_its_result(tmp_path: Path) -> 
     ):
         (tmp_path / "canaries" / name).mkdir(parents=True)
         if verdict:
-            end = {"verdict": verdict, "reason": "fewer satisfied", "started": started}
+            end = {"verdict": verdict, "reason": "lower approval", "started": started}
             write_json(tmp_path / "canaries" / name / "end.json", end)
     found = read_versions(tmp_path)
     assert [version["version"] for version in found] == [
@@ -162,6 +162,6 @@ def test_a_canary_without_a_run_is_a_version_with_its_result(tmp_path: Path) -> 
         "nano-0",
     ]
     assert found[0]["result"]["result"] == "rolled back"
-    assert found[0]["result"]["reason"] == "fewer satisfied"
+    assert found[0]["result"]["reason"] == "lower approval"
     assert found[2]["result"]["result"] == "promoted"
     assert found[3]["result"]["result"] == "promoted"

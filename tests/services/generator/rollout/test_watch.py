@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2
 
-from sequential.figures import RateSums
+from sequential.figures import RateSums, VersionFigures
 from sequential.rows import RowsConfig, Verdict
 from services.chassis.channel import open_channel
 from services.chassis.errors import ServiceError, UnavailableError
@@ -31,7 +31,7 @@ from services.generator.rollout.rollout import (
     WatchTerms,
 )
 from services.generator.rollout.traffic import TrafficCounter
-from services.generator.rollout.watch import LEASE_POLLS, VersionFeedback, VersionWatch
+from services.generator.rollout.watch import LEASE_POLLS, VersionWatch
 from services.generator.store.database import open_rollout_row
 from services.generator.store.store import RolloutFile
 from tests.services.generator.canaries import until
@@ -56,21 +56,22 @@ WATCHED = (
     .start("v2", 10**12, 0)
     .promote("v2", "better", 10, WatchTerms(0.05, 10**12))
 )
-WORSE = {"v1": VersionFeedback(900, 100), "v2": VersionFeedback(500, 500)}
-EQUAL = {"v1": VersionFeedback(900, 100), "v2": VersionFeedback(900, 100)}
+LIKED = VersionFigures(user_shares={1.0: 900, 0.0: 100})
+WORSE = {"v1": LIKED, "v2": VersionFigures(user_shares={1.0: 500, 0.0: 500})}
+EQUAL = {"v1": LIKED, "v2": LIKED}
 
 
 class Feedback:
     """Feedback service with fixed counts, or with an error."""
 
-    def __init__(self, counts: Mapping[str, VersionFeedback]) -> None:
+    def __init__(self, counts: Mapping[str, VersionFigures]) -> None:
         self.counts = counts
         self.error: ServiceError | None = None
         self.calls: list[tuple[Sequence[str], int]] = []
 
     async def version_feedback(
         self, versions: Sequence[str], since_us: int
-    ) -> Mapping[str, VersionFeedback]:
+    ) -> Mapping[str, VersionFigures]:
         self.calls.append((versions, since_us))
         if self.error is not None:
             raise self.error
@@ -222,7 +223,7 @@ async def test_an_outdated_owner_rolls_nothing_back(database: str) -> None:
 
             async def version_feedback(
                 self, versions: Sequence[str], since_us: int
-            ) -> Mapping[str, VersionFeedback]:
+            ) -> Mapping[str, VersionFigures]:
                 await taken_over.wait()
                 return WORSE
 
@@ -245,8 +246,17 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             feedback_pb2.RateSums(name="refused", users=1, trials=2, events=1),
             feedback_pb2.RateSums(name="newer", users=1),
         ]
-        found = feedback_pb2.VersionFeedback(model_version="v1", users_up=3, rates=rates)
-        return feedback_pb2.GetVersionFeedbackResponse(versions=[found])
+        found = feedback_pb2.VersionFeedback(
+            model_version="v1",
+            users_up=3,
+            user_thumbs=[
+                feedback_pb2.UserThumbs(up=3, down=1, users=2),
+                feedback_pb2.UserThumbs(up=1, down=0, users=1),
+            ],
+            rates=rates,
+        )
+        earlier = feedback_pb2.VersionFeedback(model_version="v0", users_up=3, users_down=4)
+        return feedback_pb2.GetVersionFeedbackResponse(versions=[found, earlier])
 
 
 @asynccontextmanager
@@ -265,7 +275,10 @@ async def feedback_peer(servicer: Any) -> AsyncIterator[FeedbackPeer]:
 async def test_feedback_is_read_over_grpc() -> None:
     async with feedback_peer(FeedbackServicer()) as peer:
         found = await peer.version_feedback(["v1"], 10)
-    assert found == {"v1": VersionFeedback(3, 0, {"refused": RateSums(1, 2, 1)})}
+    shares, rates = {0.75: 2, 1.0: 1}, {"refused": RateSums(1, 2, 1)}
+    assert found["v1"] == VersionFigures(user_shares=shares, rates=rates)
+    # An earlier service gives majorities only, which are not read.
+    assert found["v0"] == VersionFigures()
 
 
 async def test_an_earlier_feedback_service_is_a_service_error() -> None:
