@@ -101,6 +101,7 @@ COMMANDS = {
         ("items",),
         ("corpus",),
     ),
+    "data pii": Command("replace personal data in texts", "training.corpus", ("pii",), ("corpus",)),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_ma
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
+from training.corpus.pii.judgements import redact_judgements
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
@@ -207,7 +208,7 @@ def begin(
         snapshot = take_snapshot(
             env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
         )
-        sets = make_sets(read_judgements(snapshot), config.sets)
+        sets = _make_sets(snapshot, config)
         step.detail = f"{snapshot.thumbs} thumbs, {sets.user_pairs} pairs for training"
         step.detail += f" ({snapshot.id})"
     # Outside the step: the snapshot has not failed if its feedback is too little.
@@ -231,9 +232,19 @@ def resume(
     config = recipe(plan)
     with reporter.step("snapshot") as step:
         snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
-        sets = make_sets(read_judgements(snapshot), config.sets)
+        sets = _make_sets(snapshot, config)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
     return _open(record, config, snapshot, sets, reporter, env)
+
+
+def _make_sets(snapshot: Snapshot, config: LoopConfig) -> TrainingSets:
+    """Divide a snapshot into sets, without personal data unless the recipe keeps it."""
+    judgements = read_judgements(snapshot)
+    if not config.sets.redact_personal_data:
+        return make_sets(judgements, config.sets)
+    judgements, counts = redact_judgements(judgements, config.sets.language)
+    redacted = {kind.value: count for kind, count in sorted(counts.items())}
+    return replace(make_sets(judgements, config.sets), redacted=redacted)
 
 
 def _open(

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "chat": "training.corpus.chat",
     "items": "training.evaluation_items",
     "crawl": "training.corpus.crawl.command",
+    "pii": "training.corpus.pii.command",
 }
 
 

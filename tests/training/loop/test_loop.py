@@ -14,10 +14,11 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop.nano_run import BASE, run_nano
+from tests.training.loop.nano_run import BASE, recipe, run_nano
+from training import loop
 from training.__main__ import main
 from training.artifacts.lineage import Ancestry
-from training.artifacts.manifest import write_manifest
+from training.artifacts.manifest import read_manifest, write_manifest
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
@@ -25,6 +26,7 @@ from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
 from training.errors import ConfigError
 from training.evaluation.canary_run import RolloutView
 from training.loop_run import HaltWatch, NotEnoughFeedbackError
+from training.recipes.recipe import LoopConfig, Plan
 from training.reporting.run import write_report
 from training.runs import HaltedError, RunRecord, RunResult, Runs, exclusive
 
@@ -58,6 +60,31 @@ def test_too_little_feedback_is_reported_and_starts_no_run(
     assert '"failed"' not in (tmp_path / "loop" / "status.json").read_text()
     assert (status(tmp_path)["needed_thumbs"], status(tmp_path)["learned_until"]) == (200, "")
     assert Runs(tmp_path / "loop").names() == []
+
+
+@pytest.mark.parametrize("redacts", [True, False])
+def test_training_sets_have_no_personal_data_unless_the_recipe_keeps_it(
+    redacts: bool, tmp_path: Path, log: FeedbackLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, up in enumerate((True, False)):
+        log.turn(f"a{number}", "ann", "I am anna@example.org", f"Hello anna@example.org {number}")
+        log.thumb(f"a{number}", "ann", up)
+    log.commit()
+
+    def small(plan: Plan) -> LoopConfig:
+        config = recipe(plan)
+        limits = {"min_thumbs": 0, "min_pairs": 0, "min_held_out_pairs": 0}
+        sets = replace(config.sets, redact_personal_data=redacts, **limits)
+        return replace(config, sets=sets)
+
+    monkeypatch.setattr(loop, "run_steps", lambda run: RunResult("passed", "", ""))
+    run_nano(tmp_path, log, recipe=small)
+    sets = tmp_path / "loop" / "runs" / "nano-1" / "nano-1-sets"
+    texts = "".join(path.read_text() for path in sets.glob("*.jsonl"))
+    assert ("anna@example.org" in texts) is not redacts
+    assert ("<EMAIL_1>" in texts) is redacts
+    report = read_manifest(sets).report
+    assert report["personal_data_replaced"] == ({"email": 4} if redacts else {})
 
 
 def test_a_manually_stopped_run_is_not_reported_as_failed(

@@ -12,7 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,9 @@ class SetsConfig:
     """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
 
     `max_user_share` bounds the share of SFT examples, and of pairs in each set, that depend on one
-    user alone.
+    user alone. With `redact_personal_data`, mail addresses, telephone numbers and other personal
+    data become placeholders before the division; `language` is the ISO 639-1 code of the users'
+    language, which selects the national numbers.
     """
 
     held_out_fraction: float = 0.2
@@ -62,6 +64,8 @@ class SetsConfig:
     min_pairs: int = 60
     min_held_out_pairs: int = 20
     seed: int = 0
+    redact_personal_data: bool = True
+    language: str = "en"
 
     def __post_init__(self) -> None:
         for name in ("held_out_fraction", "judge_fraction"):
@@ -96,6 +100,7 @@ class TrainingSets:
     judges_are: str
     dropped: Mapping[str, int]
     anchors: Sequence[Pair] = ()  # the recipe's own pairs, which are also among the pairs
+    redacted: Mapping[str, int] = field(default_factory=dict)  # placeholders by kind of data
 
     @property
     def user_pairs(self) -> int:
@@ -124,6 +129,7 @@ class TrainingSets:
             "held_out_ceiling": self.held_out_ceiling,
             "judges_are": self.judges_are,
             "dropped": dict(self.dropped),
+            "personal_data_replaced": dict(self.redacted),
         }
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:

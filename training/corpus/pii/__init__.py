@@ -1,0 +1,1 @@
+"""Detection of personal data in texts, and its replacement by typed placeholders."""
