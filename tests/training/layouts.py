@@ -26,7 +26,7 @@ from training.model.reward import ScalarHead, ScalarModel
 from training.optim.gradients import apply_gradients
 from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.parallelism.layout import Parallelism, arrange, distribute, gathered, whole_weights
-from training.rl.rollout import CachedEngine
+from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints, TrainingState
@@ -142,7 +142,7 @@ def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
     """
     with gathered(decoder):  # type: ignore[arg-type]
         engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
-        rollout = engine.sample([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7])
+        rollout = engine.sample(SampleRequest.of([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7]))
     return {"sampled": float(rollout.response_ids_BR[:, :6].sum())}
 
 

@@ -134,7 +134,7 @@ class Sampler:
             for name, parameter in self._policy.named_parameters():
                 parameter.copy_(torch.tensor(weights[name]))
             self._loaded = found
-        return request.of_engine(CachedEngine(self._policy, stop_ids, version))
+        return CachedEngine(self._policy, stop_ids, version).sample(request)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.rl.alarms import Limits, alarm
-from training.rl.rollout import CachedEngine, Rollout, response_log_probs
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest, response_log_probs
 from training.runtime.ranges import Count, FractionBelowOne, Limit, check_ranges
 from training.runtime.ranks import Ranks
 
@@ -125,11 +125,13 @@ class Watch:
         # A dummy row for ranks without prompts: a forward of a sharded reference needs all ranks.
         places = mine or [0]
         rollout = CachedEngine(models.policy, self.stop_ids).sample(
-            [self.prompts[place] for place in places],
-            1,
-            self.config.max_response_tokens,
-            1.0,
-            [seed_of(self.seed, "watch", place) for place in places],
+            SampleRequest.of(
+                [self.prompts[place] for place in places],
+                1,
+                self.config.max_response_tokens,
+                1.0,
+                [seed_of(self.seed, "watch", place) for place in places],
+            )
         )
         with autocast() if ranks.narrow else nullcontext():
             reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)

@@ -87,7 +87,13 @@ class Rollout:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Request to an engine: n responses to each prompt, with one seed per prompt."""
+    """Request to an engine: n responses to each prompt, with one seed per prompt.
+
+    Args:
+        max_new: tokens of a response, including the stop token.
+        temperature: 0 is greedy. There is no top-p or top-k, because log-probs must be those of the
+            sampled distribution.
+    """
 
     token_ids: tuple[tuple[int, ...], ...]
     n: int
@@ -104,7 +110,7 @@ class SampleRequest:
         temperature: float,
         seeds: Sequence[int],
     ) -> SampleRequest:
-        """Return the request for these arguments of `RolloutEngine.sample`."""
+        """Return the request for sequences of any type."""
         return cls(tuple(map(tuple, token_ids)), n, max_new, temperature, tuple(seeds))
 
     def rows(self, these: slice) -> SampleRequest:
@@ -113,10 +119,6 @@ class SampleRequest:
             self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these]
         )
 
-    def of_engine(self, engine: RolloutEngine) -> Rollout:
-        """Send the request to an engine; return its rollout."""
-        return engine.sample(self.token_ids, self.n, self.max_new, self.temperature, self.seeds)
-
 
 class RolloutEngine(Protocol):
     """Sampler: the policy in this process, or a model server behind an adapter.
@@ -124,22 +126,8 @@ class RolloutEngine(Protocol):
     Input and output are token ids.
     """
 
-    def sample(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        n: int,
-        max_new: int,
-        temperature: float,
-        seeds: Sequence[int],
-    ) -> Rollout:
-        """Sample n responses to each prompt, in the order of the prompts.
-
-        Args:
-            max_new: tokens, including the stop token.
-            temperature: 0 is greedy. There is no top-p or top-k, because log-probs must be those of
-                the sampled distribution.
-            seeds: one per prompt.
-        """
+    def sample(self, request: SampleRequest) -> Rollout:
+        """Sample the responses, in the order of the prompts."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +142,12 @@ class CachedEngine:
     version: str = ""
 
     @torch.no_grad()
-    def sample(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        n: int,
-        max_new: int,
-        temperature: float,
-        seeds: Sequence[int],
-    ) -> Rollout:
+    def sample(self, request: SampleRequest) -> Rollout:
         """Implement `RolloutEngine.sample` in fp32."""
-        rows = Rows(self.backbone, token_ids, max_new, copies=n)
+        n, max_new, temperature = request.n, request.max_new, request.temperature
+        rows = Rows(self.backbone, request.token_ids, max_new, copies=n)
         prompt_ids_BP, prompt_mask_BP = rows.ids_BS, rows.mask_BS
-        noise_BR = row_noise(seeds, n, max_new).to(prompt_ids_BP.device)
+        noise_BR = row_noise(request.seeds, n, max_new).to(prompt_ids_BP.device)
 
         def draw(_: Rows, logits_BV: Tensor, column: int) -> Tensor:
             return choose(logits_BV, noise_BR[:, column], temperature)

@@ -115,16 +115,9 @@ class _PendingRollout:
     request: SampleRequest
     answer: Callable[[], Rollout]
 
-    def sample(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        n: int,
-        max_new: int,
-        temperature: float,
-        seeds: Sequence[int],
-    ) -> Rollout:
+    def sample(self, request: SampleRequest) -> Rollout:
         """Implement `RolloutEngine.sample`; the request must be the one that was started."""
-        if SampleRequest.of(token_ids, n, max_new, temperature, seeds) != self.request:
+        if request != self.request:
             raise ValueError("rollout: the request differs from the one that was started ahead")
         return self.answer()
 

@@ -8,7 +8,7 @@ with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,17 +179,10 @@ class GatheredPolicy:
 
     engine: CachedEngine
 
-    def sample(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        n: int,
-        max_new: int,
-        temperature: float,
-        seeds: Sequence[int],
-    ) -> Rollout:
-        """Sample with the complete decoder; arguments as in `RolloutEngine.sample`."""
+    def sample(self, request: SampleRequest) -> Rollout:
+        """Sample with the complete decoder."""
         with gathered(self.engine.backbone.decoder):
-            return self.engine.sample(token_ids, n, max_new, temperature, seeds)
+            return self.engine.sample(request)
 
 
 def sample_rollout(
@@ -197,7 +190,7 @@ def sample_rollout(
 ) -> Rollout:
     """Return the responses of this rank in an update."""
     with sampling_threads(config.machine):
-        rollout = rollout_request(update, prompts, config, ranks).of_engine(engine)
+        rollout = engine.sample(rollout_request(update, prompts, config, ranks))
     rows = [
         row
         for row, _ in _draw_prompts(update, prompts, config, ranks)

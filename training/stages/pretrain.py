@@ -33,7 +33,7 @@ from training.optim.learner import Learner
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers
-from training.rl.rollout import CachedEngine
+from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
 from training.runtime.machine import Autocast, configure_device, sampling_threads, step_usage
 from training.runtime.ranges import Count, CountOrZero, NonNegative, check_ranges
@@ -339,7 +339,7 @@ def write_samples(
     seeds = [seed_of(config.seed, "sample", index) for index in range(len(prompts))]
     with sampling_threads(config.machine), autocast():
         rollout = engine.sample(
-            ids, 1, config.samples.max_tokens, config.samples.temperature, seeds
+            SampleRequest.of(ids, 1, config.samples.max_tokens, config.samples.temperature, seeds)
         )
     for prompt, response, mask in zip(
         prompts, rollout.response_ids_BR, rollout.response_mask_BR, strict=True

@@ -24,7 +24,7 @@ from training.optim.learner import Learner
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, distribute, gathered
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
-from training.rl.rollout import CachedEngine
+from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, configure_device, sampling_threads
 from training.runtime.ranges import Count, FractionBelowOne
@@ -289,7 +289,7 @@ def sample_answers(
     engine = CachedEngine(backbone, examples.stop_ids)
     tokens = min(SHOWN_TOKENS, positions - max(map(len, prompts)))
     with sampling_threads(config.machine), gathered(backbone.decoder):
-        rollout = engine.sample(prompts, 1, tokens, 0.0, range(len(prompts)))
+        rollout = engine.sample(SampleRequest.of(prompts, 1, tokens, 0.0, range(len(prompts))))
     for prompt, response in rollout.read(examples.decode, SHOWN_PROMPTS):
         context.samples(Sample(STAGE, step, prompt, response))
 

@@ -71,7 +71,7 @@ def test_actor_samples_with_the_requested_weights_and_loads_them_once(
         rollout = sampler.sample(
             lambda _, label=label: find(label), sources, prompts.stop_ids, "update-4", request
         )  # type: ignore[misc]
-        expected = request.of_engine(CachedEngine(policies[int(label)], prompts.stop_ids))
+        expected = CachedEngine(policies[int(label)], prompts.stop_ids).sample(request)
         assert rollout.version == "update-4"
         assert torch.equal(rollout.response_ids_BR, expected.response_ids_BR)
         assert torch.equal(rollout.log_probs_BR, expected.log_probs_BR)

@@ -22,7 +22,7 @@ from training.optim.gradients import apply_gradients
 from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.parallelism.layout import Parallelism, arrange, distribute
 from training.rl.networks import Networks
-from training.rl.rollout import CachedEngine
+from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.ranks import ALONE, all_different
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_inputs import PolicyInputs, Prompts
@@ -121,7 +121,9 @@ def sampled(
     with living:
         engine = CachedEngine(Backbone(decoder), stop_ids=())
         engine.sample(
-            [[7] * prompt_tokens] * prompts, copies, response_tokens, 1.0, list(range(prompts))
+            SampleRequest.of(
+                [[7] * prompt_tokens] * prompts, copies, response_tokens, 1.0, list(range(prompts))
+            )
         )
     return living.peak
 
@@ -155,7 +157,7 @@ def updated(config: GrpoConfig) -> int:
         prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE
     )
     algorithm = Grpo(Networks(policy, Backbone(decoder)), config, setting)
-    rollout = CachedEngine(policy, ()).sample(prompts.ids, 4, 8, 1.0, [1, 2])
+    rollout = CachedEngine(policy, ()).sample(SampleRequest.of(prompts.ids, 4, 8, 1.0, [1, 2]))
     living = Living()
     for parameter in decoder.parameters():
         living.note(parameter)

@@ -11,7 +11,7 @@ from training.model.backbone import Backbone
 from training.model.reward import RewardModel, ScalarHead, ScalarModel
 from training.optim.learner import Learner
 from training.optim.optimizers import OptimizerConfig
-from training.rl.rollout import CachedEngine, Rollout
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.runtime.ranks import ALONE
 
 PAIRS, HELD_OUT = 2560, 1024  # with 1,024 the gap to the ceiling is known within 0.02
@@ -71,7 +71,7 @@ def sample_pairs(seed: int) -> Rollout:
     """Sample two responses to each of PAIRS + HELD_OUT prompts."""
     prompts = toy_prompts(PAIRS + HELD_OUT, seed=seed).ids
     return CachedEngine(Backbone(toy_decoder(heads=HEADS)), (STOP,)).sample(
-        prompts, 2, 12, 1.0, list(range(len(prompts)))
+        SampleRequest.of(prompts, 2, 12, 1.0, list(range(len(prompts))))
     )
 
 

@@ -19,7 +19,7 @@ from training.losses.policy import Clip, policy_loss
 from training.model.reward import critic_from
 from training.optim.optimizers import OptimizerConfig
 from training.rl.advantages import KlConfig, RewardShape
-from training.rl.rollout import CachedEngine, Rollout
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.scores import Score, score_by_model
 from training.runtime.context import Progress, RunContext
 from training.runtime.training_state import DirectoryCheckpoints
@@ -192,7 +192,7 @@ def test_sampled_gradient_equals_the_exact_bandit_gradient() -> None:
     assert weight.grad is not None
     expected = weight.grad.clone()
     weight.grad.zero_()
-    rollout = CachedEngine(policy, (STOP,)).sample([prompt], 40_000, 1, 1.0, [7])
+    rollout = CachedEngine(policy, (STOP,)).sample(SampleRequest.of([prompt], 40_000, 1, 1.0, [7]))
     drawn = rollout.response_ids_BR[:, 0]
     log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(
         40_000, -1

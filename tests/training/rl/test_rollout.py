@@ -12,7 +12,7 @@ from training.decoding.sampling import choose
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import ScalarHead, ScalarModel
-from training.rl.rollout import CachedEngine, before_response, response_log_probs
+from training.rl.rollout import CachedEngine, SampleRequest, before_response, response_log_probs
 
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9, 10]]
 
@@ -27,7 +27,9 @@ def backbone() -> Backbone:
 
 
 def test_mask_ends_with_the_stop_token(backbone: Backbone) -> None:
-    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 20, 16, 1.0, [1, 2, 3])
+    rollout = CachedEngine(backbone, (STOP,)).sample(
+        SampleRequest.of(PROMPTS, 20, 16, 1.0, [1, 2, 3])
+    )
     ids, mask = rollout.response_ids_BR, rollout.response_mask_BR
     assert 0 < rollout.ended_B.sum() < len(mask)
     for row in range(len(mask)):
@@ -40,7 +42,9 @@ def test_mask_ends_with_the_stop_token(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_sampler_and_trainer_have_equal_log_probs(backbone: Backbone, temperature: float) -> None:
-    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 4, 12, temperature, [1, 2, 3])
+    rollout = CachedEngine(backbone, (STOP,)).sample(
+        SampleRequest.of(PROMPTS, 4, 12, temperature, [1, 2, 3])
+    )
     with torch.no_grad():
         recomputed, _ = response_log_probs(backbone, rollout, temperature)
     assert (recomputed - rollout.log_probs_BR).abs().max() < 1e-5
@@ -48,7 +52,7 @@ def test_sampler_and_trainer_have_equal_log_probs(backbone: Backbone, temperatur
 
 
 def test_log_probs_are_conditional_on_all_earlier_tokens(backbone: Backbone) -> None:
-    rollout = CachedEngine(backbone, (STOP,)).sample([PROMPTS[0]], 1, 6, 1.0, [5])
+    rollout = CachedEngine(backbone, (STOP,)).sample(SampleRequest.of([PROMPTS[0]], 1, 6, 1.0, [5]))
     with torch.no_grad():
         recomputed, _ = response_log_probs(backbone, rollout, 1.0)
         for t in range(int(rollout.response_mask_BR.sum())):
@@ -66,7 +70,9 @@ def test_shared_prompts_give_the_same_log_probs_and_gradients(
 ) -> None:
     oracle(family, tmp_path)
     decoder = load_decoder(tmp_path).requires_grad_(True)
-    rollout = CachedEngine(Backbone(decoder), (STOP,)).sample(PROMPTS, 3, 9, 1.0, [1, 2, 3])
+    rollout = CachedEngine(Backbone(decoder), (STOP,)).sample(
+        SampleRequest.of(PROMPTS, 3, 9, 1.0, [1, 2, 3])
+    )
     assert rollout.copies == 3
     if rows is not None:  # as in a shuffled minibatch: one copy of a prompt, two of another
         rollout = rollout.rows(torch.tensor(rows))
@@ -87,7 +93,9 @@ def test_shared_prompts_give_the_same_log_probs_and_gradients(
 
 
 def test_one_token_responses_need_only_the_prompt_pass(backbone: Backbone) -> None:
-    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 2, 1, 1.0, [1, 2, 3])
+    rollout = CachedEngine(backbone, (STOP,)).sample(
+        SampleRequest.of(PROMPTS, 2, 1, 1.0, [1, 2, 3])
+    )
     with torch.no_grad():
         once, _ = response_log_probs(backbone, rollout, 1.0)
     assert once.shape == (6, 1)
@@ -106,7 +114,7 @@ def test_sampled_frequencies_match_probabilities(backbone: Backbone) -> None:
 
 
 def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
-    rollout = CachedEngine(backbone, (STOP,)).sample([PROMPTS[0]], 1, 5, 0.0, [1])
+    rollout = CachedEngine(backbone, (STOP,)).sample(SampleRequest.of([PROMPTS[0]], 1, 5, 0.0, [1]))
     context = list(PROMPTS[0])
     with torch.no_grad():
         for token in rollout.response_ids_BR[0, : int(rollout.response_mask_BR.sum())].tolist():
@@ -121,8 +129,8 @@ def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
 
 def test_rows_are_independent(backbone: Backbone) -> None:
     engine = CachedEngine(backbone, (STOP,))
-    together = engine.sample(PROMPTS, 2, 10, 1.0, [11, 12, 13])
-    alone = engine.sample([PROMPTS[1]], 2, 10, 1.0, [12])
+    together = engine.sample(SampleRequest.of(PROMPTS, 2, 10, 1.0, [11, 12, 13]))
+    alone = engine.sample(SampleRequest.of([PROMPTS[1]], 2, 10, 1.0, [12]))
     columns = alone.response_ids_BR.shape[1]
     assert torch.equal(together.response_ids_BR[2:4, :columns], alone.response_ids_BR)
     assert not torch.equal(alone.response_ids_BR[0], alone.response_ids_BR[1])
@@ -138,7 +146,7 @@ def test_impossible_tokens_are_never_sampled() -> None:
 
 def test_value_belongs_to_the_state_before_its_token(backbone: Backbone) -> None:
     critic = ScalarModel(backbone, ScalarHead(backbone.decoder.config.hidden_size, seed=1))
-    rollout = CachedEngine(backbone, ()).sample(PROMPTS, 1, 8, 1.0, [1, 2, 3])
+    rollout = CachedEngine(backbone, ()).sample(SampleRequest.of(PROMPTS, 1, 8, 1.0, [1, 2, 3]))
     changed = rollout.rows(torch.arange(3))
     changed.response_ids_BR[:, 4] = (changed.response_ids_BR[:, 4] + 1) % TOKENS
     with torch.no_grad():

@@ -53,7 +53,7 @@ class CopiesHere:
                 for name, parameter in self.backbone.named_parameters():
                     parameter.copy_(self.kept[version][name])
             engine = CachedEngine(self.backbone, self.stop_ids, version)
-            return join([part.of_engine(engine) for part in split(request, self.parts)])
+            return join([engine.sample(part) for part in split(request, self.parts)])
 
         return answer
 
@@ -190,7 +190,9 @@ def test_old_or_different_weights_are_rejected(tmp_path: Path) -> None:
     with refused(StaleRolloutError, field="max_staleness_updates", limit="at most 0") as caught:
         trained(short_config(), tmp_path, copies)
     assert "update-0" in str(caught.value)
-    part = CachedEngine(copies.backbone, (1,), "update-3").sample([[2]], 1, 2, 1.0, [1])
+    part = CachedEngine(copies.backbone, (1,), "update-3").sample(
+        SampleRequest.of([[2]], 1, 2, 1.0, [1])
+    )
     with refused(StaleRolloutError, field="version", reason="MISMATCH") as caught:
         join([part, replace(part, version="update-4")])
     assert re.findall(r"update-\d", str(caught.value)) == ["update-3", "update-4"]
@@ -207,7 +209,7 @@ def test_request_must_equal_the_started_request() -> None:
     )
     engine = RemoteSampling(copies, dict, plan)(0)
     with pytest.raises(ValueError, match=r"\brollout\b"):
-        engine.sample([[2, 3]], 1, 6, 1.0, [1])
+        engine.sample(SampleRequest.of([[2, 3]], 1, 6, 1.0, [1]))
 
 
 def test_parts_are_nearly_equal_and_complete() -> None:

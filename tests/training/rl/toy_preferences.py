@@ -18,7 +18,7 @@ from training.data.tensors import TokenisedExample
 from training.model.backbone import Backbone
 from training.optim.optimizers import OptimizerConfig
 from training.rl.reference import PolicyAndReference, WatchConfig
-from training.rl.rollout import CachedEngine
+from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.context import Lineage, Machine
 from training.runtime.ranks import Ranks
 from training.stages import dpo, kto
@@ -38,7 +38,9 @@ def toy_responses(
     torch.set_num_threads(1)
     prompts = toy_prompts(count, seed).ids
     rollout = CachedEngine(Backbone(toy_decoder()), (STOP,)).sample(
-        prompts, each, 12, 1.0, [seed_of(seed, "toy", place) for place in range(count)]
+        SampleRequest.of(
+            prompts, each, 12, 1.0, [seed_of(seed, "toy", place) for place in range(count)]
+        )
     )
     rows = zip(
         rollout.response_ids_BR.tolist(), rollout.response_mask_BR.sum(1).tolist(), strict=True
@@ -127,7 +129,7 @@ def toy_kto(**changes: object) -> kto.KtoConfig:
 def gold_of(models: PolicyAndReference, prompts: int = 256) -> tuple[float, float]:
     """Return mean score and mean length of the policy's answers to separate prompts."""
     rollout = CachedEngine(models.policy, (STOP,)).sample(
-        toy_prompts(prompts, 11).ids, 1, 12, 1.0, range(prompts)
+        SampleRequest.of(toy_prompts(prompts, 11).ids, 1, 12, 1.0, range(prompts))
     )
     return float(sentiment(rollout).mean()), float(rollout.response_mask_BR.sum(1).float().mean())
 

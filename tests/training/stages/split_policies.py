@@ -28,7 +28,7 @@ from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange, arrange_context, distribute_views
 from training.rl.advantages import KlConfig
 from training.rl.reference import WatchConfig
-from training.rl.rollout import response_log_probs
+from training.rl.rollout import SampleRequest, response_log_probs
 from training.rl.samplers import Samplers
 from training.rl.scores import Answer, score_by_verifier
 from training.runtime.context import Lineage, Machine, Progress, RunContext
@@ -228,7 +228,7 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
     prompts = replace(toy_prompts(4), stop_ids=stop_ids)
     for copies in (1, 2):
         rollout = local_engine(models.policy, prompts)(0).sample(
-            prompts.ids, copies, 5, 1.0, range(4)
+            SampleRequest.of(prompts.ids, copies, 5, 1.0, range(4))
         )
         assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
         torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0)[0].sum())

@@ -15,7 +15,7 @@ from training.losses.policy import Normalisation
 from training.model.backbone import Backbone
 from training.rl.correction import StaleRolloutError
 from training.rl.networks import Networks
-from training.rl.rollout import CachedEngine, Rollout
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.runtime.context import Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
@@ -38,7 +38,7 @@ def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, R
         PolicyInputs(prompts, lambda r: right(r), no_autocast, ALONE),
     )
     engine = CachedEngine(policy, (STOP,), "update-0")
-    rollout = engine.sample(prompts.ids, 4, 3, config.temperature, [1, 2])
+    rollout = engine.sample(SampleRequest.of(prompts.ids, 4, 3, config.temperature, [1, 2]))
     return algorithm, replace(rollout, tasks=("1+2",) * 4 + ("7+8",) * 4)
 
 

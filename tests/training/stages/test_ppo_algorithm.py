@@ -9,7 +9,7 @@ import torch
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from tests.training.toys import ProgressList
 from training.rl.advantages import KlConfig, RewardShape
-from training.rl.rollout import CachedEngine, Rollout
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.runtime.context import RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
@@ -31,7 +31,9 @@ def drifted(**changes: object) -> tuple[Ppo, PpoNetworks, Rollout]:
     algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
     engine = CachedEngine(networks.policy, prompts.stop_ids, "update-0")
     rollout = engine.sample(
-        prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6))
+        SampleRequest.of(
+            prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6))
+        )
     )
     return algorithm, networks, rollout
 
