@@ -15,7 +15,7 @@ from sqlalchemy import select, text
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.gateway.identity.authentication import ApiKeys, digest_of, mint, new_secret
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
-from services.gateway.identity.key_commands import add_migrate_command, run_migrate_command
+from services.gateway.identity.key_commands import add_database, run_migrate_command
 from services.gateway.store.database import (
     MIGRATION_LOCK,
     REVISIONS,
@@ -82,7 +82,7 @@ async def test_process_exits_with_the_migration_command_and_it_works(
     assert b"python -m services.gateway migrate" in err
     assert b"Traceback" not in err
     parser = argparse.ArgumentParser()
-    add_migrate_command(parser, empty)
+    add_database(parser, empty)
     assert await run_migrate_command(parser.parse_args([])) == 0
     assert HEAD in capsys.readouterr().out
     assert await run_at(empty, "create", "--user", "ada") == 0
