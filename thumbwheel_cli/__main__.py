@@ -102,6 +102,9 @@ COMMANDS = {
         ("corpus",),
     ),
     "data pii": Command("replace personal data in texts", "training.corpus", ("pii",), ("corpus",)),
+    "data tokenizers": Command(
+        "compare tokenizers on texts, by language", "training.corpus", ("tokenizers",), ("corpus",)
+    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),

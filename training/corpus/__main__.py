@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "items": "training.evaluation_items",
     "crawl": "training.corpus.crawl.command",
     "pii": "training.corpus.pii.command",
+    "tokenizers": "training.corpus.tokenizers",
 }
 
 

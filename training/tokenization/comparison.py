@@ -7,11 +7,10 @@ token shorten the sequence and cost embedding rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.errors import ConfigError
-from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.text_tokenizer import TextTokenizer
 
 
@@ -21,7 +20,7 @@ class Figures:
 
     name: str
     vocabulary: int
-    disk_bytes: int  # size of tokenizer.json
+    disk_bytes: int  # size of tokenizer.json or of the rank file
     texts: int = 0
     exact_texts: int = 0  # texts with an exact round trip
     text_bytes: int = 0
@@ -49,8 +48,11 @@ class Figures:
 COLUMNS = ("tokenizer", "vocabulary", "on disk", "bytes/token", "tokens/word", "unknown", "exact")
 
 
-def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> Figures:
+def measure(tokenizer: TextTokenizer, file: Path, texts: Iterable[str]) -> Figures:
     """Measure a tokenizer in one pass over the texts.
+
+    Args:
+        file: the file of the tokenizer, for its size.
 
     Raises:
         ConfigError: there are no texts.
@@ -68,11 +70,10 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
         raise ConfigError(
             f"texts: nothing to measure {tokenizer.name} on", field="texts", reason="EMPTY"
         )
-    size = (directory / TOKENIZER).stat().st_size
     return Figures(
         tokenizer.name,
         tokenizer.vocabulary_size,
-        size,
+        file.stat().st_size,
         count,
         exact,
         text_bytes,
@@ -82,8 +83,21 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
     )
 
 
+def total(parts: Sequence[Figures]) -> Figures:
+    """Return the figures of one tokenizer on several sets of texts together."""
+    return replace(
+        parts[0],
+        texts=sum(part.texts for part in parts),
+        exact_texts=sum(part.exact_texts for part in parts),
+        text_bytes=sum(part.text_bytes for part in parts),
+        words=sum(part.words for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        unknowns=sum(part.unknowns for part in parts),
+    )
+
+
 def rows(measured: Sequence[Figures]) -> list[tuple[str, ...]]:
-    """Return the formatted figures, in the columns of HEAD."""
+    """Return the formatted figures, in the order of COLUMNS."""
     return [
         (
             one.name,

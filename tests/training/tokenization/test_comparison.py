@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.errors import ConfigError
-from training.tokenization.comparison import COLUMNS, Figures, measure, rows, table
+from training.tokenization.comparison import COLUMNS, Figures, measure, rows, table, total
 from training.tokenization.text_tokenizer import Piece
 
 
@@ -31,13 +31,14 @@ class Pairs:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    (tmp_path / "tokenizer.json").write_bytes(b"x" * 2500)
-    return tmp_path
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b"x" * 2500)
+    return path
 
 
-def test_figures_are_sums_over_all_texts(directory: Path) -> None:
-    figures = measure(Pairs(), directory, ["abab", "ab ?é", "ab"])
+def test_figures_are_sums_over_all_texts(file: Path) -> None:
+    figures = measure(Pairs(), file, ["abab", "ab ?é", "ab"])
     assert figures == Figures("pairs", 1234, 2500, 3, 2, 4 + 6 + 2, 4, 2 + 3 + 1, 1)
     assert figures.bytes_per_token == 2.0
     assert figures.tokens_per_word == 1.5
@@ -45,20 +46,26 @@ def test_figures_are_sums_over_all_texts(directory: Path) -> None:
     assert figures.exact_share == pytest.approx(2 / 3)
 
 
-def test_tokens_per_word_is_undefined_without_words(directory: Path) -> None:
-    figures = measure(Pairs(), directory, ["    "])
+def test_total_of_parts_equals_the_figures_of_all_texts(file: Path) -> None:
+    texts = ["abab", "ab ?é", "ab"]
+    parts = [measure(Pairs(), file, texts[:1]), measure(Pairs(), file, texts[1:])]
+    assert total(parts) == measure(Pairs(), file, texts)
+
+
+def test_tokens_per_word_is_undefined_without_words(file: Path) -> None:
+    figures = measure(Pairs(), file, ["    "])
     assert figures.tokens_per_word is None
     assert rows([figures])[0][4] == "–"
 
 
-def test_measurement_without_texts_is_refused(directory: Path) -> None:
+def test_measurement_without_texts_is_refused(file: Path) -> None:
     with refused(ConfigError, field="texts", reason="EMPTY") as caught:
-        measure(Pairs(), directory, [])
+        measure(Pairs(), file, [])
     assert "pairs" in caught.value.text  # name of the tokenizer
 
 
-def test_comparison_table_is_aligned(directory: Path) -> None:
-    lines = table([measure(Pairs(), directory, ["abab ?"])]).splitlines()
+def test_comparison_table_is_aligned(file: Path) -> None:
+    lines = table([measure(Pairs(), file, ["abab ?"])]).splitlines()
     assert lines[0].split() == " ".join(COLUMNS).split()
     assert lines[1].split() == ["pairs", "1,234", "2", "kB", "2.00", "1.50", "33.33%", "0.0%"]
     assert len({len(line) for line in lines}) == 1

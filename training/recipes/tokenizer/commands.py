@@ -16,7 +16,7 @@ from training.data.seeds import is_held_out
 from training.recipes.tokenizer.learning import make_directory
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
 from training.recipes.tokenizer.text_files import ProgressReader, TextFiles
-from training.tokenization.byte_pairs import Split
+from training.tokenization.byte_pairs import TOKENIZER, Split
 from training.tokenization.comparison import measure, table
 from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.text_tokenizer import open_tokenizer
@@ -153,7 +153,7 @@ def _compare(options: argparse.Namespace) -> int:
         measured = [
             measure(
                 tokenizer,
-                directory,
+                directory / TOKENIZER,
                 _split_texts(
                     ProgressReader(files, f"on {tokenizer.name}", "", sys.stderr), share, True
                 ),

@@ -139,7 +139,7 @@ def test_comparison_table_precedes_the_tokens(
         path,
         SampleText("abc", "Held-out text", whole=False),
         [ours],
-        [measure(ours, home, ["the words", "  "])],
+        [measure(ours, home / "tokenizer.json", ["the words", "  "])],
     )
     browser.goto(path.as_uri())
     expect(browser.locator("td").first).to_have_text(ours.name)
