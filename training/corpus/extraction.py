@@ -32,8 +32,12 @@ PLAIN_TYPE = "text/plain"
 # Types that servers send for any file.
 UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "unknown/unknown", "text"})
 MEDIA_TYPE = re.compile(r"[a-z0-9.+*-]{1,60}/[a-z0-9.+*-]{1,80}")
-# detect_mime takes many kinds of text for these.
-TEXT_BY_CONTENT = ("text/", "application/xml", "application/octet-stream")
+# Types by content of pages: detect_mime takes many kinds of text for the last.
+PAGE_SIGNATURES = ("text/", "application/xhtml+xml", "application/xml", "application/octet-stream")
+# Formats that begin with readable text. A text about BMW begins like a BMP image, so that other
+# signatures count only beside control characters.
+READABLE_SIGNATURES = ("application/pdf", "application/postscript", "application/rtf")
+CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 MARKUP = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|p|div|h[1-6]|table|a\s)\b", re.IGNORECASE
 )
@@ -80,11 +84,14 @@ def extract(page: Page, options: ExtractionOptions | None = None) -> Document | 
     if (size := len(page.content)) > options.max_page_bytes:
         return _dropped("page size", f"{size} bytes (at most {options.max_page_bytes})")
     media_type = page.content_type.partition(";")[0].strip().lower()
-    by_content = detect_mime(page.content[:SNIFFED_BYTES])
-    if not by_content.startswith(TEXT_BY_CONTENT):
-        return _dropped("content type", by_content)
+    start = page.content[:SNIFFED_BYTES]
+    signature = detect_mime(start)
+    if not signature.startswith(PAGE_SIGNATURES) and (
+        signature in READABLE_SIGNATURES or CONTROL.search(start)
+    ):
+        return _dropped("content type", signature)
     if media_type in UNSPECIFIC_TYPES:
-        has_markup = MARKUP.search(page.content, 0, SNIFFED_BYTES) is not None
+        has_markup = MARKUP.search(start) is not None
         media_type = "text/html" if has_markup else PLAIN_TYPE
     if media_type not in HTML_TYPES and media_type != PLAIN_TYPE:
         named = media_type if MEDIA_TYPE.fullmatch(media_type) else "malformed"

@@ -20,6 +20,11 @@ ARTICLE = (
     "<footer>Imprint and contact</footer></body></html>"
 )
 
+XHTML = (
+    '<?xml version="1.0" encoding="utf-8"?>'
+    '<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "xhtml1-strict.dtd">'
+)
+
 
 def page(content: bytes | str, content_type: str = "text/html; charset=utf-8") -> Page:
     return Page(ORIGIN, content.encode() if isinstance(content, str) else content, content_type)
@@ -60,6 +65,10 @@ def test_encoding_of_the_header_is_used():
         (ARTICLE, "", True),
         (ARTICLE, "application/octet-stream", True),
         (ARTICLE, "application/xhtml+xml", True),
+        (XHTML + ARTICLE, "text/html", True),
+        (XHTML + ARTICLE, "", True),
+        ("BMW and ID3 are names.", "text/plain", True),
+        ("ID3 is an algorithm.", "", True),
         ("Plain words, <b>not</b> markup.", "text/plain", True),
         ("Plain words.", "", True),
         ("body { color: red }", "text/css", False),
@@ -67,6 +76,7 @@ def test_encoding_of_the_header_is_used():
         ("%PDF-1.7 abc", "text/html", False),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "text/html", False),
         (b"\xff\xd8\xff\xe0" + bytes(50), "", False),
+        (b"BM6\0\x0c\0\0\0\0" + b"abc" * 50, "text/plain", False),
         (b"PK\x03\x04" + bytes(50), "application/octet-stream", False),
         ("abc", "image/png; name=x", False),
         ("abc", "a secret text", False),
