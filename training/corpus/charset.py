@@ -29,9 +29,10 @@ WIDER_CODECS = {
 }
 # Labels that resiliparse does not map.
 FURTHER_LABELS = {"x-mac-cyrillic": "mac_cyrillic"}
-# Two bytes of another encoding form a character of UTF-8 by chance in about 1 of 20 cases, so this
-# many in a row, without an error between them, are no coincidence.
-CERTAIN_UTF8_CHARACTERS = 8
+# UTF-8 allows a quarter of the values for each byte of a character after the first. So many of
+# these bytes without an error between them are no coincidence: 16 letters of Cyrillic, 8 of
+# Chinese.
+CERTAIN_UTF8_BYTES = 16
 # WHATWG asks for 1,024 bytes; many pages have long scripts before the element.
 META_BYTES = 4096
 # resiliparse's limit for text in `detect_mime`.
@@ -76,9 +77,8 @@ def decode(content: bytes, declared: str = "", is_html: bool = False) -> str | N
     # ISO-2022-JP consists of ASCII bytes.
     is_escaped = b"\x1b" in content and "iso2022_jp" in named
     if as_utf8 is not None and not is_escaped:
-        foreign = len(content) - len(as_utf8)
-        # A character outside of ASCII adds one to three bytes.
-        if not named or not foreign or foreign >= 2 * CERTAIN_UTF8_CHARACTERS:
+        following_bytes = len(content) - len(as_utf8)
+        if not named or not following_bytes or following_bytes >= CERTAIN_UTF8_BYTES:
             return _checked(as_utf8)
     for name in named:
         if (text := _decode_strictly(content, name)) is not None:

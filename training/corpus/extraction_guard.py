@@ -130,9 +130,11 @@ class GuardedExtractor:
             EOFError: the process ended, or was ended because it does not answer.
         """
         replies = cast(IO[bytes], process.stdout)
+        poll = select.poll()
+        poll.register(replies, select.POLLIN)
         parts = []
         while length:
-            if not select.select([replies], [], [], WALL_SECONDS)[0]:
+            if not poll.poll(WALL_SECONDS * 1000):
                 process.kill()
                 raise EOFError
             part = os.read(replies.fileno(), min(length, 1 << 20))

@@ -27,7 +27,9 @@ from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.http_response import parse_headers, parse_response
 from training.corpus.sources.members import MemberStream, open_members
 
-VERSION_LINE = re.compile(rb"WARC/\d+\.\d+\s*$")
+# At the end of a line, because a record may end without one.
+VERSION_LINE = re.compile(rb"WARC/\d+\.\d+\r?\n$")
+SWALLOWED_RECORD = re.compile(rb"WARC/\d+\.\d+\r?\nWARC-")
 PREFIX = b"WARC/"
 LINE_BYTES = 16 << 10
 HEAD_BYTES = 64 << 10
@@ -69,11 +71,11 @@ class _WarcReader:
         while line := self._next_line():
             was_reported = False
             if not VERSION_LINE.match(line):
-                skipped = len(line) + self._skip_to_record()
+                self._line = line
+                skipped = self._skip_to_record()
                 yield self._reject({}, "record header", f"{skipped} bytes outside of records")
                 continue
-            headers = self._read_headers()
-            item = self._read_record(headers)
+            item = self._read_record(self._read_headers())
             was_reported = isinstance(item, Rejected) and self._is_at_end()
             if item is not None:
                 yield item
@@ -91,15 +93,15 @@ class _WarcReader:
         return line
 
     def _skip_to_record(self) -> int:
-        """Skip lines up to the first line of a record; return the number of bytes."""
+        """Skip everything up to the first line of a record; return the number of bytes."""
         skipped = 0
-        at_line_start = True
-        while line := self._stream.readline(LINE_BYTES):
-            if at_line_start and VERSION_LINE.match(line):
-                self._line = line
-                break
+        line, self._line = self._line, b""
+        while line := line or self._stream.readline(LINE_BYTES):
+            if version := VERSION_LINE.search(line):
+                self._line = version[0]
+                return skipped + version.start()
             skipped += len(line)
-            at_line_start = line.endswith(b"\n")
+            line = b""
         return skipped
 
     def _read_headers(self) -> dict[str, str]:
@@ -107,6 +109,10 @@ class _WarcReader:
         lines = []
         size = 0
         while (line := self._stream.readline(LINE_BYTES)) and line not in (b"\r\n", b"\n"):
+            if version := VERSION_LINE.search(line):
+                # The end of the headers is missing, and with it the block.
+                self._line = version[0]
+                return {**parse_headers(lines), "content-length": ""}
             lines.append(line)
             size += len(line)
             if size > HEAD_BYTES:
@@ -128,11 +134,8 @@ class _WarcReader:
         start = self._stream.tell() if self._members.seekable() else 0
         block = self._stream.read(min(length, limit))
         found = len(block) + self._skip(length - len(block))
-        following = self._stream.peek(1)[:1]
-        # Writers may leave out the empty lines after a record.
-        if found < length or following not in (b"", b"\r", b"\n", b"W"):
+        if found < length or not self._ends_here(block):
             return self._resume(headers, start, length, found)
-        self._line = self._next_line()
         if not self._line and (damage := self._members.damage) is not None:
             return self._reject(headers, damage.rule, damage.value)
         if headers.get("warc-type", "").lower() in DESCRIPTIVE_TYPES:
@@ -140,6 +143,17 @@ class _WarcReader:
         if length > limit:
             return self._reject(headers, "record size", f"{length} bytes (at most {limit})")
         return _item(self._origin(headers), headers, block, limit)
+
+    def _ends_here(self, block: bytes) -> bool:
+        """Read ahead to the next record; False if the block ended at the wrong place."""
+        empty_lines = 0
+        while (line := self._stream.readline(LINE_BYTES)) in (b"\r\n", b"\n"):
+            empty_lines += 1
+        self._line = line
+        # Some writers leave out the two empty lines after a record.
+        if not line or VERSION_LINE.match(line):
+            return True
+        return empty_lines >= 2 and not SWALLOWED_RECORD.search(block)
 
     def _skip(self, size: int) -> int:
         left = size
@@ -153,6 +167,7 @@ class _WarcReader:
         if self._members.seekable():
             # The block may have swallowed further records.
             self._stream.seek(start)
+            self._line = b""
         self._skip_to_record()
         if found == length:
             return self._reject(

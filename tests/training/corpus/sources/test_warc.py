@@ -24,6 +24,7 @@ from tests.support.archives import (
     response_record,
     warc_record,
 )
+from training.corpus.crawl.archive import Archive
 from training.corpus.document import Document, Item, Page, Rejected, document_id
 from training.corpus.sources import members
 from training.corpus.sources.config import SourceConfig
@@ -121,6 +122,20 @@ def test_records_of_fastwarc(tmp_path):
     assert urls(items) == pages(*range(6))
 
 
+def test_archive_of_our_crawler(tmp_path):
+    archive = Archive(tmp_path, 1 << 20, "agent (https://site.example/contact)")
+    headers = ((b"Content-Type", b"text/html"), (b"Content-Encoding", b"gzip"))
+    for number in range(3):
+        archive.append_page(
+            page_url(number), "HTTP/1.1 200 OK", headers, page_text(number), "127.0.0.1"
+        )
+    archive.close()
+    source = SourceConfig("crawl", tmp_path)
+    items = [item for file in source.list_files() for item in read(source, file)]
+    assert urls(items) == pages(0, 1, 2)
+    assert [item.content for item in items] == [page_text(number) for number in range(3)]
+
+
 def test_wet_gives_documents(tmp_path):
     text = "Ein Satz über Äpfel.\nНовая строка."
     data = warc_record(text.encode(), page_url(1), "conversion", media="text/plain")
@@ -186,7 +201,7 @@ def test_record_cut_by_the_end_of_the_file(tmp_path):
         assert [rule for _, rule in rules(items)] == ["truncated"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_lose_their_member_only(tmp_path_factory, data):
     """Any change of the bytes of a member leaves all other members readable."""
@@ -202,6 +217,28 @@ def test_damaged_bytes_lose_their_member_only(tmp_path_factory, data):
     assert [url for url in urls(items) if url != page_url(hit)] == others
     damaged = [item for item in items if item.origin.url not in others]
     assert damaged
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    place=st.integers(0, sum(map(len, RECORDS)) - 1),
+    content=st.binary(max_size=40),
+    replaced=st.integers(0, 400),
+)
+def test_damaged_bytes_of_a_plain_file_lose_neighbours_at_most(
+    tmp_path_factory, place, content, replaced
+):
+    """A change inside of a record leaves all but those that it touches."""
+    data = b"".join(RECORDS)
+    changed = data[:place] + content + data[place + replaced :]
+    items = items_of(tmp_path_factory.mktemp("warc"), changed, "a.warc")
+    ends = [sum(map(len, RECORDS[: number + 1])) for number in range(6)]
+    untouched = [
+        page_url(number)
+        for number, end in enumerate(ends)
+        if end <= place or end - len(RECORDS[number]) >= place + replaced
+    ]
+    assert set(untouched) <= set(urls(items))
 
 
 def test_damaged_member_names_rule_and_url(tmp_path):
