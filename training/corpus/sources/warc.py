@@ -106,7 +106,7 @@ class _WarcReader:
 
     def _read_headers(self) -> dict[str, str]:
         """Read the headers of a record; empty if they are too long or the data ends in them."""
-        lines = []
+        lines: list[bytes] = []
         size = 0
         while (line := self._stream.readline(LINE_BYTES)) and line not in (b"\r\n", b"\n"):
             if version := VERSION_LINE.search(line):
