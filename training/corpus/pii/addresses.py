@@ -16,7 +16,9 @@ MAX_LOCAL, MAX_DOMAIN = 64, 255
 # address: quotes, slash, braces, pipe, "=", "*", "&".
 LOCAL = frozenset(string.ascii_letters + string.digits + ".!#$%'+?^_~-")
 LOCAL_CHARACTERS = "".join(sorted(LOCAL))
-DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}")
+DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24})"
+)
 # "jane [dot] doe (at) example (dot) org"; the dots may be written plainly.
 OPEN, CLOSE = r"\s?[\[({<]\s?", r"\s?[\])}>]\s?"
 DISGUISED_AT = re.compile(rf"{OPEN}(?:at|AT|@){CLOSE}")
@@ -65,6 +67,8 @@ PRIVATE_NETWORKS = tuple(
 )
 # "This network", multicast, reserved and masks (RFC 1122, 5771, 1112) identify no host.
 NO_HOSTS = (ipaddress.ip_network("0.0.0.0/8"), ipaddress.ip_network("224.0.0.0/3"))
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last bits
+NETWORK = re.compile(r"/(?!128)[0-9]{1,3}")
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # RFC 4291, 2.4
 
 
@@ -132,8 +136,6 @@ def _ipv4(text: str, found: re.Match[str]) -> Span | None:
     except ValueError:
         return None
     octets = address.packed
-    if any(address in network for network in NO_HOSTS):
-        return None
     labels = labels_before(text, found.start())
     before = text[max(0, found.start() - 3) : found.start()]
     is_host = IP in labels or before.endswith(("//", "@"))
@@ -158,12 +160,18 @@ def _ipv6(text: str, start: int, end: int) -> Span | None:
     # "2024::10" is a slice; addresses have letters or more than two groups.
     if written.replace(":", "").isdecimal() and len(written.split(":")) <= 3:
         return None
+    if NETWORK.match(text, end):
+        return None
+    if address in TRANSLATED or address.ipv4_mapped:
+        return _address_span(start, end, ipaddress.IPv4Address(address.packed[-4:]))
     return _address_span(start, end, address)
 
 
 def _address_span(
     start: int, end: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address
 ) -> Span | None:
+    if any(address in network for network in NO_HOSTS):
+        return None
     if any(address in network for network in PRIVATE_NETWORKS):
         return Span(start, end, Kind.PRIVATE_IP_ADDRESS, address.compressed)
     if address.version == 6 and address not in GLOBAL_IPV6:

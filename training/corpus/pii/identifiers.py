@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 
 from training.corpus.pii.labels import CARD, ID, NOT_CONTINUED, OTHER, PHONE, WORD_CHARACTERS
 
@@ -49,6 +49,9 @@ class Identifier:
         """Return True if country of the text and labels suffice; see `Evidence`."""
         if f"id:{self.country}" in labels or (ID in labels and home == self.country):
             return True
+        # "ID number": of any country, if the number has more than one weak check digit.
+        if ID in labels and self.evidence is not Evidence.LABEL:
+            return True
         if self.evidence is Evidence.LABEL or not {OTHER, PHONE, CARD}.isdisjoint(labels):
             return False
         return self.evidence is Evidence.NONE or home == self.country
@@ -57,21 +60,17 @@ class Identifier:
 NONE, HOME, LABEL = Evidence.NONE, Evidence.HOME, Evidence.LABEL
 # Day and month of a date of birth.
 DAY, MONTH = r"(?:0[1-9]|[12]\d|3[01])", r"(?:0[1-9]|1[0-2])"
+# HMRC's manual NIM39110: unused prefixes and second letters of a National Insurance number.
+NINO = r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
 IDENTIFIERS = tuple(
     Identifier(*row)
     for row in (
         ("US", "us.ssn", r"\d{3}-\d{2}-\d{4}", NONE),
-        ("US", "us.ssn", r"\d{3}[ ]?\d{2}[ ]?\d{4}", LABEL),
-        ("US", "us.itin", r"9\d{2}-[5-9]\d-\d{4}", NONE),
-        # HMRC's manual NIM39110: unused prefixes and second letters.
-        (
-            "GB",
-            "",
-            r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
-            r"(?: \d\d){3} [A-D]",
-            NONE,
-        ),
-        ("GB", "", r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]\d{6}[A-D]", LABEL),
+        ("US", "us.ssn", r"\d{3}[ .]?\d{2}[ .]?\d{4}", LABEL),
+        # IRS, "ITIN": groups 50-65, 70-88, 90-92, 94-99; the module has those before 2011.
+        ("US", "", r"9\d{2}-(?:5\d|6[0-5]|7\d|8[0-8]|9[0-24-9])-\d{4}", NONE),
+        ("GB", "", rf"{NINO}(?: \d\d){{3}} [A-D]", NONE),
+        ("GB", "", rf"(?i:{NINO} ?\d\d ?\d\d ?\d\d ?[A-D])", LABEL),
         ("CA", "ca.sin", r"\d{3}(?:-\d{3}-| \d{3} |\d{3})\d{3}", LABEL),
         ("AU", "au.tfn", r"\d{3}[ ]?\d{3}[ ]?\d{2,3}", LABEL),
         ("IN", "in_.aadhaar", r"[2-9]\d{3}(?:-\d{4}-| \d{4} )\d{4}", HOME),
@@ -85,8 +84,8 @@ IDENTIFIERS = tuple(
         ("FR", "fr.nir", r"[12][ ]?\d\d[ ]?\d\d[ ]?\d[\dAB][ ]?\d{3}[ ]?\d{3}[ ]?\d\d", NONE),
         ("BE", "be.nn", rf"\d\d\.{MONTH}\.{DAY}-\d{{3}}\.\d\d", NONE),
         ("BE", "be.nn", r"\d{6}[ -]?\d{3}[ .-]?\d\d", LABEL),
-        ("ES", "es.dni", r"\d{8}[ -]?[A-HJ-NP-TV-Z]", HOME),
-        ("ES", "es.nie", r"[XYZ][ -]?\d{7}[ -]?[A-HJ-NP-TV-Z]", HOME),
+        ("ES", "es.dni", r"\d{8}[ -]?[A-HJ-NP-TV-Za-hj-np-tv-z]", HOME),
+        ("ES", "es.nie", r"(?i:[XYZ][ -]?\d{7}[ -]?[A-HJ-NP-TV-Z])", HOME),
         ("PT", "pt.nif", r"\d{3}[ ]?\d{3}[ ]?\d{3}", LABEL),
         ("IT", "it.codicefiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]", NONE),
         ("NL", "nl.bsn", r"\d{4}[.]?\d{2}[.]?\d{3}", LABEL),
@@ -98,6 +97,7 @@ IDENTIFIERS = tuple(
         ("CL", "cl.rut", r"\d{7,8}-[\dK]", HOME),
         ("AR", "ar.cuit", r"2[0347]-\d{8}-\d", HOME),
         ("SE", "se.personnummer", rf"(?:19|20)\d\d{MONTH}{DAY}[-+]\d{{4}}", NONE),
+        ("SE", "se.personnummer", rf"(?:18|19|20)?\d\d{MONTH}{DAY}\d{{4}}", LABEL),
         ("SE", "se.personnummer", rf"\d\d{MONTH}{DAY}[-+]\d{{4}}", HOME),
         ("NO", "no.fodselsnummer", rf"[0-7]\d{MONTH}\d\d[ ]?\d{{5}}", HOME),
         ("DK", "dk.cpr", rf"{DAY}{MONTH}\d\d-?\d{{4}}", LABEL),
@@ -115,6 +115,8 @@ IDENTIFIERS = tuple(
         ("IL", "il.idnr", r"\d{9}", LABEL),
         ("ZA", "za.idnr", rf"\d\d{MONTH}{DAY}[ ]?\d{{4}}[ ]?[012]\d\d", HOME),
         ("KR", "kr.rrn", rf"\d\d{MONTH}{DAY}-[1-8]\d{{6}}", NONE),
+        # Numbers since October 2020 have no check digit.
+        ("KR", "", rf"\d\d{MONTH}{DAY}-?[1-8]\d{{6}}", LABEL),
         ("CN", "cn.ric", rf"[1-8]\d{{5}}(?:19|20)\d\d{MONTH}{DAY}\d{{3}}[\dXx]", NONE),
     )
 )
@@ -122,7 +124,7 @@ IDENTIFIERS = tuple(
 
 # Positions at which a shape begins. The search for it is one pass instead of one for each rule.
 BEGINNING = re.compile(
-    rf"(?=[0-9A-Z])(?<![{WORD_CHARACTERS}.])(?<![{WORD_CHARACTERS}][-/])"
+    rf"(?=[0-9A-Za-z])(?<![{WORD_CHARACTERS}.])(?<![{WORD_CHARACTERS}][-/])"
     rf"(?=(?:{'|'.join(i.shape for i in IDENTIFIERS)}){NOT_CONTINUED})"
 )
 
@@ -135,5 +137,6 @@ def compiled(identifier: Identifier) -> re.Pattern[str]:
 
 @cache
 def _validator(module: str) -> Callable[[str], bool]:
-    found: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
-    return found
+    found: Callable[..., bool] = importlib.import_module(f"stdnum.{module}").is_valid
+    # Hospitals give temporary identifiers to patients without one.
+    return partial(found, allow_temporary=True) if module == "fi.hetu" else found

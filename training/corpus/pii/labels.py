@@ -19,7 +19,7 @@ WORDS = {
     PHONE: """tel telefon* telephon* telefoon* phone* mobile* mobil movil cell cellphone celular
         cellulare handy* fax telefax call calling dial ring text sms whatsapp hotline landline
         anruf* rufnummer ruf rufen portable appelez appeler joindre fixe llama* llame* fijo chiama*
-        chiamami bel bellen mobiel gsm komork* zadzwon* ringa puhelin* puh тел телефон*
+        chiamami bel bellen mobiel gsm komork* zadzwon* ringa puhelin* puh cep тел телефон*
         моб звоните mob telf tlf hp τηλ τηλεφων*""",
     CARD: """card cards visa mastercard amex discover maestro kreditkarte* kartennummer karte carte
         tarjeta carta cartao karta kort kaart kredi credit debit""",
@@ -34,7 +34,7 @@ WORDS = {
         identity_card id_card""",
     "id:US": "ssn ssns social_security itin tax_id",
     "id:GB": "nino ni_number ni_no national_insurance",
-    "id:CA": "sin social_insurance",
+    "id:CA": "sin nas social_insurance assurance_sociale",
     "id:AU": "tfn tax_file",
     "id:IN": "aadhaar aadhar uidai pan",
     "id:DE": """steuer_id steuerid idnr steueridentifikationsnummer steuer_idnr
@@ -63,9 +63,9 @@ WORDS = {
     "id:CZ": "rodne_cislo rc",
     "id:SK": "rodne_cislo rc",
     "id:GR": "amka αμκα",
-    "id:TR": "kimlik tckn tc_kimlik",
+    "id:TR": "kimlik tckn tc_kimlik turkish_id",
     "id:IL": "teudat_zehut",
-    "id:ZA": "sa_id id_number",
+    "id:ZA": "sa_id rsa_id african_id",
     "id:KR": "rrn",
     "id:CN": "",
     "id:IE": "pps ppsn",

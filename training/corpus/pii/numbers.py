@@ -50,7 +50,7 @@ CARD_NUMBER = re.compile(
     rf"{NOT_CONTINUED})"
 )
 IBAN = re.compile(
-    rf"[A-Za-z](?<![{WORD_CHARACTERS}].)(?=([A-Za-z]\d{{2}}(?: ?[A-Za-z0-9]){{11,30}}))"
+    rf"[A-Za-z](?<![{WORD_CHARACTERS}].)(?=([A-Za-z]\d{{2}}(?:[ -]?[A-Za-z0-9]){{11,30}}))"
 )
 ACCOUNT_NUMBER = re.compile(rf"\d{NOT_INSIDE}(?:[ -]?\d){{5,19}}{NOT_CONTINUED}")
 SORT_CODE_SHAPE = re.compile(r"\d\d([ -])\d\d\1\d\d")
@@ -72,7 +72,7 @@ IBAN_LENGTHS = {
             "21:CH,HR,LI,LV 22:BG,BH,CR,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL "
             "24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,GR,IT,MC,MR,SM "
             "28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC "
-            "33:RU"
+            "32:LC 33:RU"
         ).split()
     )
     for country in countries.split(",")
@@ -98,11 +98,11 @@ def find_ibans(text: str, part: Part) -> Iterator[Span]:
     for found in IBAN.finditer(text, part.start, part.end):
         run = found[0] + found[1]
         characters = IBAN_LENGTHS.get(run[:2].upper(), 0)
-        positions = [position for position, letter in enumerate(run) if letter != " "]
+        positions = [position for position, letter in enumerate(run) if letter not in " -"]
         if found.start() < end or not characters or len(positions) < characters:
             continue
         length = positions[characters - 1] + 1
-        is_whole = length == len(run) or run[length] == " "
+        is_whole = length == len(run) or run[length] in " -"
         # The check of the bank's part uses lists of banks, which age.
         if is_whole and iban.is_valid(run[:length], check_country=False):
             end = found.start() + length

@@ -82,9 +82,9 @@ def _national(
             # Without the usual trunk prefix, counts after "call" or "text" are valid numbers.
             usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
             usual_digits = phonenumbers.normalize_digits_only(usual)
-            if (
-                digits in (usual_digits, f"1{usual_digits}") or region == "IN"
-            ):  # mobile numbers are written without it
+            # In India, mobile numbers are written without it. After a colon the label is certain.
+            is_field = text[max(0, start - 2) : start].strip().endswith(":")
+            if digits in (usual_digits, f"1{usual_digits}") or region == "IN" or is_field:
                 return number
         return None
     if labels or not SEPARATED.search(written) or OTHER_SHAPES.fullmatch(written):

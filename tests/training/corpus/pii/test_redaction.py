@@ -65,6 +65,8 @@ def test_labelled_files_are_those_of_the_generator(part: str) -> None:
         ("@app.route, @pytest.fixture, logo@2x.png, lodash@4.17.21", "en"),
         ("std::vector, a[1::2], x::y, 12:34:56, 00:1b:44:11:3a:b7", "en"),
         ("version 4.17.21.3, Chrome/120.0.0.0, section 1.2.3.4, 10.0.0.0/8", "en"),
+        ("prefixes 2001:db8::/32 and 64:ff9b::192.0.2.0/96", "en"),
+        ("backup 198712202384 and 202611290405", "sv"),
         ("order 4111111111111111 of the shop", "en"),
         ("https://shop.example.com/4111111111111111?id=2025550123", "en"),
         ("9223372036854775807 and 299792458 and 3.14159265358979", "en"),
@@ -73,6 +75,29 @@ def test_labelled_files_are_those_of_the_generator(part: str) -> None:
 )
 def test_look_alikes_stay(text: str, language: str) -> None:
     assert kinds_of(text, language) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "kind", "value"),
+    [
+        # Forms of the test cases of presidio-analyzer that the first rules missed.
+        ("a@xn--d1acufc.xn--p1ai!", "en", "email", "a@xn--d1acufc.xn--p1ai"),
+        ("AL47-2121-1009-0000-0002-3569-8741", "en", "iban", "AL47-2121-1009-0000-0002-3569-8741"),
+        ("LC55HEMM000100010012001200023015", "en", "iban", "LC55HEMM000100010012001200023015"),
+        ("peer ::ffff:192.0.2.1 closed", "en", "ip address", "::ffff:192.0.2.1"),
+        ("via 64:ff9b::198.51.100.1", "en", "ip address", "64:ff9b::198.51.100.1"),
+        ("911-53-1234", "en", "national id", "911-53-1234"),
+        ("nino: pr 123612c", "en", "national id", "pr 123612c"),
+        ("mon NAS: 258 933 688", "fr", "national id", "258 933 688"),
+        ("x9613851n", "es", "national id", "x9613851n"),
+        ("personnummer 198712202384", "sv", "national id", "198712202384"),
+        ("His RRN is 960121-1234567", "en", "national id", "960121-1234567"),
+        ("hetu 010594Y9032", "en", "national id", "010594Y9032"),
+        ("Phone: 5321234567", "tr", "phone", "5321234567"),
+    ],
+)
+def test_further_forms_are_found(text: str, language: str, kind: str, value: str) -> None:
+    assert kinds_of(text, language) == [(kind, value)]
 
 
 def test_check_digits_decide() -> None:
