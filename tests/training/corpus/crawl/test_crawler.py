@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.training.corpus.crawl.memory_web import SEED, Crawled, Web, crawl_into, page, reply
-from training.corpus.crawl.download import FetchError
+from training.corpus.crawl.archive import Position, read_bytes
+from training.corpus.crawl.download import FetchError, Response
 from training.corpus.crawl.fates import Fate
 from training.corpus.crawl.settings import Signal
 
@@ -381,3 +383,43 @@ def test_order_of_answers_and_crashes_do_not_change_the_result(tmp_path: Path, s
         break
     assert crashes >= 3
     assert fates(done) == fates(expected)
+
+
+def test_recrawl_copies_unchanged_pages(tmp_path: Path) -> None:
+    def tagged(*targets: str) -> Any:
+        tag = repr(targets)
+
+        def answer(headers: Mapping[str, str]) -> Response:
+            if headers.get("If-None-Match") == tag:
+                return reply(304)
+            return page(*targets, etag=tag)
+
+        return answer
+
+    dated = "Sun, 29 Nov 2026 04:00:00 GMT"
+    pages: dict[str, Any] = {
+        "/": tagged("/same", "/other", "/gone", "/date"),
+        "/same": tagged("/below"),
+        "/other": tagged("/a"),
+        "/gone": tagged("/b"),
+        "/below": page(),
+        "/date": lambda headers: (
+            reply(304) if headers.get("If-Modified-Since") == dated else page(last_modified=dated)
+        ),
+    }
+    first = crawl_into(tmp_path / "1", Web(pages))
+    assert first.stored == {"/", "/same", "/other", "/gone", "/below", "/date"}
+    pages |= {"/other": tagged("/new"), "/new": page(), "/gone": reply(410)}
+    second = crawl_into(tmp_path / "2", Web(pages), previous=tmp_path / "1")
+    assert second.fates == {
+        **dict.fromkeys(("/", "/same", "/date"), "unchanged"),
+        **dict.fromkeys(("/other", "/below", "/new"), "stored"),
+        "/gone": "http status",
+    }
+    for path in ("/", "/same", "/date"):
+        old, new = (
+            read_bytes(done.folder, Position(*(row[name] for name in ("file", "offset", "length"))))
+            for done, row in ((first, first.rows[path]), (second, second.rows[path]))
+        )
+        assert old == new
+        assert first.rows[path]["fetched"] == second.rows[path]["fetched"]
