@@ -100,7 +100,18 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         CorpusError: a setting is wrong, or the folder belongs to another crawl.
     """
-    settings = CrawlSettings(
+    settings = settings_of(options)
+    with locked(options.out):
+        return crawl_into(settings, options.out, is_recrawl=options.recrawl)
+
+
+def settings_of(options: argparse.Namespace) -> CrawlSettings:
+    """Return the settings of the command line.
+
+    Raises:
+        CorpusError: a setting is wrong.
+    """
+    return CrawlSettings(
         seeds=read_seeds(options.seeds),
         agent=options.agent,
         hosts=tuple(options.hosts),
@@ -118,8 +129,6 @@ def run(options: argparse.Namespace) -> int:
         sitemaps=not options.no_sitemaps,
         private_addresses=options.private_addresses,
     )
-    with locked(options.out):
-        return crawl_into(settings, options.out, is_recrawl=options.recrawl)
 
 
 def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
@@ -145,7 +154,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     progress = Progress(is_terminal=sys.stderr.isatty())
     try:
         check_identity(frontier.get("settings"), settings, folder)
-        frontier.set("settings", json.dumps(settings.identity, sort_keys=True))
+        frontier.set("settings", identity_text(settings))
         archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
         if is_continued:
             print(f"{folder}: continuing with {frontier.queued():,} URLs queued", file=sys.stderr)
@@ -241,13 +250,18 @@ def read_seeds(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(seeds)
 
 
+def identity_text(settings: CrawlSettings) -> str:
+    """Return the settings that determine the set of pages, as stored in the frontier."""
+    return json.dumps(settings.identity, sort_keys=True)
+
+
 def check_identity(stored: str, settings: CrawlSettings, folder: Path) -> None:
     """Check that an interrupted crawl continues with the same settings.
 
     Raises:
         CorpusError: a setting that determines the set of pages differs.
     """
-    wanted = json.loads(json.dumps(settings.identity))
+    wanted = json.loads(identity_text(settings))
     for name, value in (json.loads(stored) if stored else wanted).items():
         if wanted[name] != value:
             raise CorpusError(

@@ -14,8 +14,14 @@ from training.corpus.crawl.settings import Signal
 
 PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
 MAX_LINKS = 10_000
+# Links and signals are searched in the beginning of a page only.
+SEARCHED_BYTES = 2 << 20
+# libxml2 takes seconds for a tag with 100,000 attributes. Longer tags are left out; most are images
+# with their content in the URL.
+MAX_TAG_CHARS = 2 << 10
+TAG = re.compile("<[a-zA-Z]")
 LINK_ATTRIBUTES = {"a": "href", "area": "href", "frame": "src", "iframe": "src"}
-REFRESH = re.compile(r"\s*[\d.]*\s*[;,]?\s*(?:url\s*=\s*)?['\"]?([^'\"\s]+)", re.IGNORECASE)
+REFRESH = re.compile(r"\s*[\d.]*\s*[;,]\s*(?:url\s*=\s*)?['\"]?([^'\"\s]+)", re.IGNORECASE)
 # Directives with a value after a colon; any other word before a colon names a crawler.
 VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
@@ -51,11 +57,13 @@ def parse_page(
         product: name of the crawler, for directives that address it alone.
         header_signals: signals of the HTTP headers.
     """
-    encoding, text = html_to_unicode(content_type, body, auto_detect_fun=detect_encoding)
+    encoding, text = html_to_unicode(
+        content_type, body[:SEARCHED_BYTES], auto_detect_fun=detect_encoding
+    )
     # libxml2 ends at a depth of 256 elements unless `huge_tree` is set, which bounds its recursion.
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=False, remove_comments=True)
     try:
-        root = etree.fromstring(text.encode("utf-8", "replace"), parser)
+        root = etree.fromstring(without_long_tags(text).encode("utf-8", "replace"), parser)
     except (etree.XMLSyntaxError, ValueError):
         root = None
     if root is None:
@@ -63,6 +71,8 @@ def parse_page(
     links: dict[str, bool] = {}
     signals = set(header_signals)
     base = canonical = cut = ""
+    if len(body) > SEARCHED_BYTES:
+        cut = f"links after the first {SEARCHED_BYTES:,} bytes are not followed"
     for element in root.iter("a", "area", "frame", "iframe", "base", "link", "meta"):
         name, rel = element.tag, (element.get("rel") or "").lower().split()
         if name == "meta":
@@ -90,6 +100,18 @@ def parse_page(
     if any(entry.type == etree.ErrorTypes.ERR_RESOURCE_LIMIT for entry in parser.error_log):
         cut = "elements nested too deep are not searched for links"
     return ParsedPage(tuple(links.items()), base, canonical, frozenset(signals), encoding, cut)
+
+
+def without_long_tags(text: str) -> str:
+    """Return HTML without tags over the limit."""
+    parts = text.split(">")
+    for index, part in enumerate(parts):
+        if len(part) > MAX_TAG_CHARS and (found := TAG.search(part)):
+            start = found.start()
+            if len(part) - start > MAX_TAG_CHARS:
+                # The rest "<wbr" becomes an element without meaning for the search.
+                parts[index] = part[:start] + "<wbr"
+    return ">".join(parts)
 
 
 def meta_signals(element: etree._Element, product: str) -> frozenset[Signal]:
