@@ -1,9 +1,10 @@
 """The tokenizer page in a real browser: tokens of a live text in several encodings."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.journeys.browser import SIZES, opened
 from tests.journeys.stack import Stack
@@ -30,6 +31,8 @@ def tokens(page: Page, encoding: str) -> list[str]:
 
 
 def test_live_text_is_shown_as_tokens_in_several_encodings(page: Page) -> None:
+    requests = list[Request]()
+    page.on("request", lambda asked: requests.append(asked))
     text = page.get_by_label("Text", exact=True)
     text.fill("I love machine learning!")
     panel = page.get_by_role("region", name="cl100k_base")
@@ -55,6 +58,14 @@ def test_live_text_is_shown_as_tokens_in_several_encodings(page: Page) -> None:
     cut = old.get_by_role("listitem").last
     expect(cut).to_have_attribute("title", "id 109, 1 byte: B1, part of 東 U+6771")
     expect(page.get_by_role("list", name="Tokens of nano")).to_be_visible()
+
+    # No text leaves the browser.
+    files = re.compile(
+        re.escape(page.url.removesuffix("tokenizer.html")) + r"(icon\.svg|assets/[\w.-]+)"
+    )
+    assert [
+        one.url for one in requests if one.method != "GET" or not files.fullmatch(one.url)
+    ] == []
 
     page.get_by_label("Show ids").uncheck()
     assert tokens(page, "cl100k_base")[:2] == ["I", "·love"]

@@ -16,12 +16,12 @@ export interface Encoding {
 }
 
 // Patterns of tiktoken_ext/openai_public.py (tiktoken 0.14). JavaScript's \s has U+FEFF and lacks
-// U+0085, unlike Unicode's property; (?i:…) is spelled out for older browsers, where s also means
-// the long s (U+017F).
+// U+0085, unlike Unicode's property; (?i:…) is spelled out for older browsers. It also covers the
+// long s (U+017F), which is left out here, since no token joins it with a neighbour.
 const SPACE = String.raw`\p{White_Space}`;
 const LAST_OF_RUN = String.raw`${SPACE}+(?!\P{White_Space})`;
 const MARKS = String.raw` ?[^${SPACE}\p{L}\p{N}]+`;
-const SUFFIX = "'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])";
+const SUFFIX = "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])";
 const UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
 const LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
 const BEFORE = String.raw`[^\r\n\p{L}\p{N}]?`;
