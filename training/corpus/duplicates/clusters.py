@@ -3,10 +3,12 @@
 1. Sort the documents by order key and id. The place in this order identifies a document from
    here on, so the result does not depend on the order of the input.
 2. Sort (digest, place). Of equal digests the lowest place is kept; the others are exact duplicates.
-3. Sort (band key, place) of the remaining documents. Equal band keys make candidates.
-4. Join candidates with union-find. Of each cluster the lowest place is kept.
+3. Sort (band key, place) of the remaining documents. Of those with equal band keys, each is a
+   candidate with the first and with the one before it.
+4. Join candidates with union-find, if wanted only those whose signatures are similar enough. Of
+   each cluster the lowest place is kept.
 
-Sorts use `memory_bytes`; beside them, places and ids need 28 bytes a document.
+Sorts use `memory_bytes`; beside them, places and ids need 32 bytes a document.
 """
 
 from __future__ import annotations
@@ -21,8 +23,13 @@ import numpy.typing as npt
 
 from training.corpus.document import CorpusError, Stage
 from training.corpus.duplicates.external_sort import ExternalSort
-from training.corpus.duplicates.minhash import FINEWEB, MinHashConfig, band_keys
-from training.corpus.duplicates.rows import Row, read_rows, write_rows
+from training.corpus.duplicates.minhash import (
+    FINEWEB,
+    MinHashConfig,
+    band_keys,
+    estimated_similarity,
+)
+from training.corpus.duplicates.rows import Row, read_rows, read_signatures, write_rows
 
 Places = npt.NDArray[np.uint32]
 
@@ -30,6 +37,8 @@ MEMORY_BYTES = 256 * 2**20
 MIN_MEMORY_BYTES = 2**20
 MAX_DOCUMENTS = 2**32 - 1
 ID_BYTES = 16
+# Signatures of compared pairs need at most two pages of memory each, 130 MB in all.
+COMPARED_PAIRS = 16_384
 
 
 class Duplicate(NamedTuple):
@@ -51,6 +60,7 @@ def find_duplicates(
     folder: Path,
     memory_bytes: int = MEMORY_BYTES,
     config: MinHashConfig = FINEWEB,
+    least_similarity: float = 0.0,
 ) -> Iterator[Duplicate]:
     """Yield the duplicates among documents, in the order of the kept rule.
 
@@ -58,16 +68,18 @@ def find_duplicates(
 
     Args:
         folder: for temporary files: about 500 bytes a document for the rows, and as many for sorts.
+        least_similarity: candidates are joined if their signatures agree in this share of minima,
+            an estimate of the Jaccard similarity. 0 joins all candidates, as FineWeb does.
 
     Raises:
         CorpusError: a row has another form, an id occurs twice with the same order, or
-            `memory_bytes` is too small.
+            `memory_bytes` or `least_similarity` is out of range.
     """
     work = folder / "rows.partial"
     shutil.rmtree(work, ignore_errors=True)  # of an interrupted search
     work.mkdir(parents=True)
     write_rows(work / "rows", rows, config)
-    yield from find_duplicates_in([work / "rows"], folder, memory_bytes, config)
+    yield from find_duplicates_in([work / "rows"], folder, memory_bytes, config, least_similarity)
     shutil.rmtree(work)
 
 
@@ -76,20 +88,30 @@ def find_duplicates_in(
     folder: Path,
     memory_bytes: int = MEMORY_BYTES,
     config: MinHashConfig = FINEWEB,
+    least_similarity: float = 0.0,
 ) -> Iterator[Duplicate]:
     """Yield the duplicates among the rows of files from `write_rows`; see `find_duplicates`."""
-    if memory_bytes < MIN_MEMORY_BYTES:
-        raise CorpusError(
-            f"duplicates.memory_bytes: {memory_bytes}, must be at least {MIN_MEMORY_BYTES}",
-            field="duplicates.memory_bytes",
-            limit=f"at least {MIN_MEMORY_BYTES}",
-        )
+    for name, value, valid, limit in (
+        (
+            "memory_bytes",
+            memory_bytes,
+            memory_bytes >= MIN_MEMORY_BYTES,
+            f"at least {MIN_MEMORY_BYTES}",
+        ),
+        ("least_similarity", least_similarity, 0 <= least_similarity <= 1, "0 to 1"),
+    ):
+        if not valid:
+            raise CorpusError(
+                f"duplicates.{name}: {value}, must be {limit}",
+                field=f"duplicates.{name}",
+                limit=limit,
+            )
     work = folder / "sorts.partial"
     shutil.rmtree(work, ignore_errors=True)  # of an interrupted search
     work.mkdir(parents=True)
     places = _places(files, work, memory_bytes, config)
     exact = _exact_duplicates(files, places, work, memory_bytes, config)
-    near = _near_duplicates(files, places, exact, work, memory_bytes, config)
+    near = _near_duplicates(files, places, exact, work, memory_bytes, config, least_similarity)
     del places
     ids = np.fromfile(work / "ids", dtype=f"V{ID_BYTES}")
     shutil.rmtree(work)
@@ -159,6 +181,7 @@ def _near_duplicates(
     work: Path,
     memory_bytes: int,
     config: MinHashConfig,
+    least_similarity: float,
 ) -> Places:
     """Return for each place the lowest place of its cluster."""
     sort = ExternalSort([("key", "<u8"), ("place", "<u4")], work / "bands", memory_bytes)
@@ -170,10 +193,28 @@ def _near_duplicates(
         keys = band_keys(batch["signature"][distinct], config)
         sort.add(keys.ravel(), np.repeat(own[distinct], config.bands))
     parents = np.arange(len(places), dtype=np.uint32)
+    positions = np.empty_like(places)
+    positions[places] = parents
     for batch in sort.batches():
         leaders = _leaders(batch["place"], batch["key"])
-        linked = leaders != batch["place"]
-        _join(parents, leaders[linked], batch["place"][linked])
+        linked = np.flatnonzero(leaders != batch["place"])
+        members = batch["place"][linked]
+        if not least_similarity:
+            _join(parents, leaders[linked], members)
+            continue
+        for others in (leaders[linked], batch["place"][linked - 1]):
+            for start in range(0, len(members), COMPARED_PAIRS):
+                one, other = (each[start : start + COMPARED_PAIRS] for each in (others, members))
+                apart = _roots(parents, one) != _roots(parents, other)
+                one, other = one[apart], other[apart]
+                similar = (
+                    estimated_similarity(
+                        read_signatures(files, positions[one], config),
+                        read_signatures(files, positions[other], config),
+                    )
+                    >= least_similarity
+                )
+                _join(parents, one[similar], other[similar])
     # A parent is never above its child, so one pass upwards by jumps ends at the roots.
     while (jumped := parents[parents] != parents).any():
         parents[jumped] = parents[parents[jumped]]

@@ -99,6 +99,28 @@ def read_rows(paths: Sequence[Path], config: MinHashConfig = FINEWEB) -> Iterato
                 yield batch
 
 
+def read_signatures(
+    paths: Sequence[Path], positions: npt.NDArray[np.integer[Any]], config: MinHashConfig = FINEWEB
+) -> Signatures:
+    """Return the signatures of rows of files: [positions, bands * band_hashes].
+
+    The files are mapped for this call only, so pages of them do not stay in memory.
+
+    Args:
+        positions: numbers of rows, counted over all files from 0.
+    """
+    dtype = row_dtype(config)
+    counts = [(path.stat().st_size - HEADER.itemsize) // dtype.itemsize for path in paths]
+    ends = np.cumsum(counts)
+    owners = np.searchsorted(ends, positions, side="right")
+    found = np.empty((len(positions), config.hashes), dtype=np.uint32)
+    for file in np.unique(owners):
+        own = owners == file
+        rows = np.memmap(paths[file], dtype=dtype, mode="r", offset=HEADER.itemsize)
+        found[own] = rows["signature"][positions[own] - (ends[file] - counts[file])]
+    return found
+
+
 def row_dtype(config: MinHashConfig) -> np.dtype[Any]:
     """Return the type of a row."""
     return np.dtype(

@@ -40,24 +40,33 @@ def texts(seed: int = 1) -> list[tuple[str, str]]:
     return [(make_id(number), text) for number, text in enumerate(found)]
 
 
-def reference(rows: Iterable[Row], config: MinHashConfig = FINEWEB) -> list[Duplicate]:
+def reference(
+    rows: Iterable[Row], config: MinHashConfig = FINEWEB, least_similarity: float = 0.0
+) -> list[Duplicate]:
     """Return the duplicates by dictionaries and repeated relabelling."""
     ordered = sorted(rows, key=lambda row: (row.order, row.id))
     first: dict[bytes, Row] = {}
     exact = {row.id: first.setdefault(row.digest, row).id for row in ordered}
     label = {row.id: place for place, row in enumerate(ordered) if exact[row.id] == row.id}
-    buckets: dict[tuple[int, bytes], list[str]] = {}
+    buckets: dict[tuple[int, bytes], list[Row]] = {}
     for row in ordered:
         if row.id in label:
             for band in range(config.bands):
                 part = np.asarray(row.signature)[band * config.band_hashes :][: config.band_hashes]
-                buckets.setdefault((band, part.tobytes()), []).append(row.id)
+                buckets.setdefault((band, part.tobytes()), []).append(row)
+    pairs = {
+        (one.id, other.id)
+        for bucket in buckets.values()
+        for place, other in enumerate(bucket[1:])
+        for one in (bucket[0], bucket[place])
+        if np.mean(np.asarray(one.signature) == np.asarray(other.signature)) >= least_similarity
+    }
     changed = True
     while changed:
         changed = False
-        for members in buckets.values():
-            lowest = min(label[id] for id in members)
-            for id in members:
+        for pair in pairs:
+            lowest = min(label[id] for id in pair)
+            for id in pair:
                 changed |= label[id] != lowest
                 label[id] = lowest
     found = []
@@ -154,6 +163,42 @@ def test_other_settings(tmp_path: Path) -> None:
     assert list(find_duplicates(rows, tmp_path, config=config)) == reference(rows, config)
 
 
+def test_candidates_below_the_least_similarity_stay_apart(tmp_path: Path) -> None:
+    """Documents of a group share their first half, and pairs of them three quarters."""
+    generator = random.Random(6)
+    documents = []
+    for _ in range(40):
+        half = generator.choices(WORDS, k=150)
+        for _ in range(3):
+            more = half + generator.choices(WORDS, k=75)
+            documents += [" ".join(more + generator.choices(WORDS, k=75)) for _ in range(2)]
+    rows = list(rows_of((make_id(number), text) for number, text in enumerate(documents)))
+    counts = []
+    for least in (0.0, 0.5, 0.6, 0.9):
+        found = list(find_duplicates(rows, tmp_path, least_similarity=least))
+        assert found == reference(rows, least_similarity=least)
+        counts.append(len(found))
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[2] > 0
+    files = [tmp_path / name for name in "abc"]
+    for number, file in enumerate(files):
+        write_rows(file, rows[number::3])
+    found = list(find_duplicates_in(files, tmp_path / "work", least_similarity=0.6))
+    assert found == reference(rows, least_similarity=0.6)
+
+
+def test_neighbours_of_an_equal_band_are_compared(tmp_path: Path) -> None:
+    """The first of three documents shares only a band with the others, which are alike."""
+    minima = np.arange(3 * FINEWEB.hashes, dtype=np.uint32).reshape(3, FINEWEB.hashes)
+    minima[2] = minima[1]
+    minima[2, ::8] += 1000  # a minimum of each band
+    minima[:, :8] = 7
+    rows = [Row(make_id(n), n, digest(str(n)), minima[n]) for n in range(3)]
+    (found,) = find_duplicates(rows, tmp_path, least_similarity=0.8)
+    assert found == Duplicate(make_id(2), Stage.NEAR_DUPLICATE, make_id(1))
+    assert len(list(find_duplicates(rows, tmp_path))) == 2
+
+
 def test_no_rows(tmp_path: Path) -> None:
     assert list(find_duplicates([], tmp_path)) == []
 
@@ -175,11 +220,21 @@ def test_repeated_id_is_refused(tmp_path: Path) -> None:
     assert (caught.value.field, caught.value.reason) == ("id", "REPEATED")
 
 
-def test_too_little_memory_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        ("memory_bytes", MIN_MEMORY_BYTES - 1, str(MIN_MEMORY_BYTES)),
+        ("least_similarity", 1.01, "1"),
+        ("least_similarity", -0.1, "0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    tmp_path: Path, field: str, value: float, limit: str
+) -> None:
     with pytest.raises(CorpusError) as caught:
-        list(find_duplicates([], tmp_path, MIN_MEMORY_BYTES - 1))
-    assert caught.value.field == "duplicates.memory_bytes"
-    assert str(MIN_MEMORY_BYTES) in caught.value.limit
+        list(find_duplicates([], tmp_path, **{field: value}))  # type: ignore[arg-type]
+    assert caught.value.field == f"duplicates.{field}"
+    assert limit in caught.value.limit
 
 
 VALID = Row("0" * 32, 1, digest("a"), signatures("a"))
