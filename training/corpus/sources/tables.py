@@ -22,11 +22,14 @@ from training.corpus.document import (
 )
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.members import open_members
+from training.corpus.sources.parquet_pages import PageHeaderError, largest_page
 
 BUFFER_BYTES = 256 << 10
 # Texts that are in memory at the same time, by the mean length of a row group.
 BATCH_BYTES = 16 << 20
-MAX_BATCH_ROWS = 1024
+MAX_BATCH_ROWS = 64
+# Arrow needs four times the size of a page. Writers end a page at 1 MB, or after a longer text.
+MAX_PAGE_BYTES = 128 << 20
 # Bytes of a column chunk that are read at once instead of the whole chunk.
 CHUNK_BUFFER_BYTES = 1 << 20
 # Alpaca is a single array of 23 MB.
@@ -142,19 +145,49 @@ def parquet_rows(file: Path, wanted: Sequence[str] = ()) -> Iterator[Row]:
         names = [name for name in table.schema_arrow.names if not wanted or name in tops]
         number = 0
         for group in range(table.num_row_groups):
-            about = table.metadata.row_group(group)
-            end = number + about.num_rows
-            mean_bytes = about.total_byte_size // max(1, about.num_rows) + 1
-            rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // mean_bytes))
+            end = number + table.metadata.row_group(group).num_rows
+            verdict = Verdict(Stage.READ, "parquet", "damaged row group")
             try:
-                for batch in table.iter_batches(rows, [group], names, use_threads=False):
+                for batch in _batches(table, file, group, names):
                     for row in batch.to_pylist():
                         yield number, row
                         number += 1
-            except (pa.ArrowException, OSError, UnicodeDecodeError):
-                for rest in range(number, end):
-                    yield rest, Verdict(Stage.READ, "parquet", "damaged row group")
+            except _LargePageError as error:
+                verdict = Verdict(Stage.READ, "parquet page", str(error))
+            except (pa.ArrowException, OSError, UnicodeDecodeError, PageHeaderError):
+                pass
+            for rest in range(number, end):
+                yield rest, verdict
             number = end
+
+
+class _LargePageError(Exception):
+    """Error for a page that needs too much memory, with its size."""
+
+
+def _batches(
+    table: pq.ParquetFile, file: Path, group: int, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a row group in batches of bounded size.
+
+    Raises:
+        _LargePageError: a page is too large.
+        PageHeaderError: a page cannot be found.
+    """
+    about = table.metadata.row_group(group)
+    with file.open("rb") as opened:
+        for place in range(about.num_columns):
+            chunk = about.column(place)
+            path = chunk.path_in_schema
+            if path not in names and path.partition(".")[0] not in names:
+                continue
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            page = largest_page(opened, start, chunk.total_compressed_size)
+            if page > MAX_PAGE_BYTES:
+                raise _LargePageError(f"{page >> 20} MiB (at most {MAX_PAGE_BYTES >> 20})")
+    mean_bytes = about.total_byte_size // max(1, about.num_rows) + 1
+    rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // mean_bytes))
+    yield from table.iter_batches(rows, [group], names, use_threads=False)
 
 
 def _item(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from training.corpus.document import Document, Item, Origin, Rejected, document_id
+from training.corpus.sources import tables
 from training.corpus.sources.config import Columns, SourceConfig
+from training.corpus.sources.parquet_pages import PageHeaderError, largest_page
 from training.corpus.sources.reading import read
 
 LIMIT = 1 << 20
@@ -197,6 +203,46 @@ def test_damaged_row_group_of_parquet_loses_its_own_rows_only(tmp_path):
         row["text"] for row in (*rows[:30], *rows[60:])
     ]
     assert {rule_of(item) for item in items[30:60]} == {"parquet"}
+
+
+def test_large_page_of_parquet_costs_its_row_group_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_PAGE_BYTES", 2 << 20)
+    file = tmp_path / "a.parquet"
+    with pq.ParquetWriter(file, pa.schema([("text", pa.string())]), compression="zstd") as writer:
+        for texts in (["a"], ["b", "c" * (3 << 20), "d"], ["e"]):
+            writer.write_table(pa.table({"text": texts}))
+    items = items_of(tmp_path, b"", "a.parquet")
+    assert [item.text for item in (items[0], items[4])] == ["a", "e"]
+    assert [rule_of(item) for item in items[1:4]] == ["parquet page"] * 3
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_largest_page_is_found(tmp_path, version, compression, dictionary):
+    """Pages of 1, 50 and 3 texts of 10,000 characters, with statistics in their headers."""
+    file = tmp_path / "a.parquet"
+    texts = [f"{number % 60} " + "ab " * 3300 for number in range(54)]
+    pq.write_table(
+        pa.table({"text": texts, "n": list(range(54))}), file, data_page_version=version,
+        compression=compression, use_dictionary=dictionary, data_page_size=400_000,
+        write_batch_size=1, write_statistics=True,
+    )  # fmt: skip
+    about = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    start = about.dictionary_page_offset or about.data_page_offset
+    with file.open("rb") as opened:
+        largest = largest_page(opened, start, about.total_compressed_size)
+        assert 400_000 < largest < (560_000 if dictionary else 430_000)
+        for wrong in (start + 1, start + about.total_compressed_size - 3):
+            with pytest.raises(PageHeaderError):
+                largest_page(opened, wrong, about.total_compressed_size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=200))
+def test_any_bytes_as_page_headers(content):
+    with contextlib.suppress(PageHeaderError):
+        largest_page(io.BytesIO(content), 0, len(content))
 
 
 @pytest.mark.parametrize("data", [b"PAR1 no table", b"PAR1" + bytes(100) + b"PAR1"])
