@@ -22,7 +22,7 @@ from training.corpus.language import LanguageIdentifier
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.reading import read
 from training.tokenization.byte_pairs import TOKENIZER
-from training.tokenization.comparison import Figures, measure, table, total
+from training.tokenization.comparison import Figures, measure, parse_sizes, table, total
 from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.published import PUBLISHED, open_published, rank_file
 from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
@@ -89,24 +89,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--published",
-        type=_parse_names,
-        default=tuple(PUBLISHED),
-        metavar="NAME,NAME",
-        help=f"published encodings, by default all: {', '.join(PUBLISHED)}",
+        choices=PUBLISHED,
+        action="append",
+        metavar="NAME",
+        help=f"a published encoding, by default all: {', '.join(PUBLISHED)}; may be repeated",
     )
     parser.add_argument(
         "--vocabulary",
-        type=_parse_sizes,
+        type=parse_sizes,
         default=VOCABULARIES,
         metavar="N,N",
         help="sizes of the learned byte pairs (8192,32768); words have the largest",
     )
     parser.add_argument(
         "--sample-megabytes",
-        type=_parse_megabytes,
+        type=int,
         default=SAMPLE_MEGABYTES,
         metavar="N",
-        help="text to learn from, and text to measure on, at most (10)",
+        help="text to learn from, and text to measure on, at most (10; up to 100)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
 
@@ -115,11 +115,18 @@ def run(options: argparse.Namespace) -> int:
     """Compare and print the tables.
 
     Raises:
-        CorpusError: a file is missing, or the texts are too few.
+        CorpusError: a file is missing, the texts are too few, or an option is out of range.
         TokenizerError: a given tokenizer cannot be opened.
     """
+    if not 1 <= options.sample_megabytes <= MAX_SAMPLE_MEGABYTES:
+        raise CorpusError(
+            f"sample-megabytes: {options.sample_megabytes}, from 1 to {MAX_SAMPLE_MEGABYTES}",
+            field="sample-megabytes",
+            reason="OUT_OF_RANGE",
+            limit=f"1 to {MAX_SAMPLE_MEGABYTES}",
+        )
     # Open given tokenizers first, so that errors appear before the reading.
-    given = [(open_published(name), rank_file(name)) for name in options.published]
+    given = [(open_published(name), rank_file(name)) for name in options.published or PUBLISHED]
     given += [(open_tokenizer(folder), folder / TOKENIZER) for folder in options.tokenizer]
     learning, held_out = take_sample(
         read_documents(options.texts), HELD_OUT_SHARE, options.sample_megabytes * MEGABYTE
@@ -223,24 +230,3 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     if not counts[Document.__name__]:
         names = ", ".join(path.name for path in paths)
         raise CorpusError(f"texts: no text in {names}", field="texts", reason="EMPTY")
-
-
-def _parse_sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a list of sizes such as 8192,32768"
-        ) from error
-
-
-def _parse_names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _parse_megabytes(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SAMPLE_MEGABYTES:
-        raise argparse.ArgumentTypeError(
-            f"{text} must be a whole number from 1 to {MAX_SAMPLE_MEGABYTES}"
-        )
-    return int(text)

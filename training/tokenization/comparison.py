@@ -6,6 +6,7 @@ token shorten the sequence and cost embedding rows.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,3 +126,13 @@ def table(measured: Sequence[Figures]) -> str:
         )
         for line in lines
     )
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Return the vocabulary sizes of a command-line argument such as "4096,16384"."""
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a list of sizes such as 4096,16384"
+        ) from error

@@ -17,7 +17,7 @@ from training.recipes.tokenizer.learning import make_directory
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
 from training.recipes.tokenizer.text_files import ProgressReader, TextFiles
 from training.tokenization.byte_pairs import TOKENIZER, Split
-from training.tokenization.comparison import measure, table
+from training.tokenization.comparison import measure, parse_sizes, table
 from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.text_tokenizer import open_tokenizer
 
@@ -87,7 +87,7 @@ def _add_compare(
     )
     compare.add_argument(
         "--vocabulary",
-        type=_parse_sizes,
+        type=parse_sizes,
         default=VOCABULARIES,
         metavar="N,N",
         help="sizes to learn (4096,16384)",
@@ -234,15 +234,6 @@ def _limited(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 def _sample_text(text: str, source: str, max_characters: int = MAX_CHARACTERS) -> SampleText:
     return SampleText(text[:max_characters], source, whole=len(text) <= max_characters)
-
-
-def _parse_sizes(text: str) -> list[int]:
-    try:
-        return [int(size) for size in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a list of sizes such as 4096,16384"
-        ) from error
 
 
 def _parse_share(text: str) -> float:
