@@ -19,7 +19,7 @@ from typing import Any
 from training.corpus.block_sample import Block, take_sample
 from training.corpus.document import CorpusError, Document, Origin, Rejected
 from training.corpus.language import LanguageIdentifier
-from training.corpus.sources.config import SourceConfig
+from training.corpus.sources.config import ENDINGS, SourceConfig, detect_kind
 from training.corpus.sources.reading import read
 from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.comparison import Figures, measure, parse_sizes, table, total
@@ -133,11 +133,14 @@ def run(options: argparse.Namespace) -> int:
     )
     compared = compare(learning, held_out, options.vocabulary, given)
     print(f"{compared.learned_bytes / MEGABYTE:,.1f} MB of text to learn from")
-    for language, figures in list(compared.languages.items())[: SHOWN_LANGUAGES + 1]:
+    languages = list(compared.languages.items())
+    # The totals come first; with one language they are its figures.
+    shown = languages[1:] if len(languages) == 2 else languages[: SHOWN_LANGUAGES + 1]
+    for language, figures in shown:
         size = figures[0].text_bytes / MEGABYTE
         print(f"\n{language}: {figures[0].texts:,} held-out blocks, {size:,.2f} MB")
         print(table(figures))
-    if hidden := len(compared.languages) - SHOWN_LANGUAGES - 1:
+    if (hidden := len(languages) - SHOWN_LANGUAGES - 1) > 0:
         print(f"\n{hidden} more languages with less text (--json has all)")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +217,14 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     for path in paths:
         if not path.exists():
             raise CorpusError(f"texts: {path} is missing", field="texts", reason="MISSING")
+        if path.is_file() and detect_kind(path) is None:
+            allowed = ", ".join(ending for group in ENDINGS.values() for ending in group)
+            raise CorpusError(
+                f"texts: {path.name} has none of the endings {allowed}",
+                field="texts",
+                reason="UNSUPPORTED",
+                limit=allowed,
+            )
         source = SourceConfig("texts", path if path.is_dir() else path.parent)
         for file in source.list_files() if path.is_dir() else [path]:
             for item in read(source, file):

@@ -70,6 +70,17 @@ def test_figures_are_printed_by_language_and_written_as_json(
     assert "2 of 122 records left out: 1 pages without extracted text, 1 unreadable" in printed.err
 
 
+def test_texts_in_one_language_have_one_table(
+    texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = texts / "english.parquet"
+    options = ["--vocabulary", "300", "--published", "r50k_base"]
+    assert main(["tokenizers", str(only), *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("r50k_base") == 1
+    assert "more languages" not in printed
+
+
 def test_published_encoding_is_measured_with_its_own_ids() -> None:
     text = "I love machine learning!"
     blocks = [Block(1, text, "en")]
@@ -89,6 +100,10 @@ def test_missing_path_and_folder_without_texts_are_refused(tmp_path: Path) -> No
     (tmp_path / "page.html").write_text("<p>a page")
     with refused(CorpusError, field="texts", reason="EMPTY"):
         list(read_documents([tmp_path]))
+    (tmp_path / "LICENSE").write_text("a text")
+    with refused(CorpusError, field="texts", reason="UNSUPPORTED") as caught:
+        list(read_documents([tmp_path / "LICENSE"]))
+    assert ".jsonl" in caught.value.text
 
 
 @pytest.mark.parametrize(
