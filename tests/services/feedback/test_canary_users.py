@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from thumbwheel.feedback.v1 import events_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from sequential.figures import Approval, VersionFigures
 from services.chassis.identity import Caller
@@ -58,6 +58,13 @@ class Canary:
         found = await asyncio.to_thread(read)
         return evaluate(found["v2"], found["v1"], CanaryConfig(min_users=min_users))
 
+    async def majorities(self, version: str) -> tuple[int, int]:
+        request = feedback_pb2.CountThumbsRequest(users=True)
+        request.since.FromDatetime(SINCE)
+        counts = (await self._client.call("CountThumbs", request, None)).counts
+        (count,) = (count for count in counts if count.model_version == version)
+        return count.users_up, count.users_down
+
 
 @pytest.fixture
 async def canary(tmp_path: Path, flush_seconds: float) -> AsyncIterator[Canary]:
@@ -102,6 +109,8 @@ async def test_each_user_counts_by_the_share_of_thumbs_up(canary: Canary) -> Non
     sides = [(ada, True), (ada, True), (ada, False), (bob, True), (bob, False), (cleo, False)]
     await canary.send(*(canary.vote(user, "v2", up) for user, up in sides))
     assert (await canary.read()).candidate == Approval(3, pytest.approx((2 / 3 + 1 / 2) / 3))
+    # Loops of earlier releases count by majority, and a tie for neither side.
+    assert await canary.majorities("v2") == (1, 1)
 
 
 async def test_answers_from_before_the_canary_do_not_count(canary: Canary) -> None:
