@@ -1,0 +1,178 @@
+"""Lists of domains and URLs, stored as sorted hashes that all processes share by mapped memory.
+
+The category `adult` comes with the package of locks/url_lists.txt: the list of UT1 (Université
+Toulouse Capitole, CC BY-SA 4.0) with 4.56 million domains, and word lists. Other categories are
+folders in the layout of UT1's archive: files `domains` and `urls` with an entry per line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import shutil
+import tarfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.corpus.document import CorpusError
+from training.data.packages import LOCKS, home_of, installed
+
+ADULT = "adult"
+LOCK = LOCKS / "url_lists.txt"
+ASSETS = Path("datatrove", "assets")
+ARCHIVE = "url_filterblacklistsv0_3_0.tar.gz"
+WORD_LISTS = ("banned_words", "soft_banned_words", "banned_subwords")
+KINDS = ("domains", "urls")
+FORMAT = 1  # of the files; part of the folder's name
+
+
+@dataclass(frozen=True)
+class UrlLists:
+    """A folder for each category with the files `domains.u64` and `urls.u64`.
+
+    Attributes:
+        folder: contains the categories.
+        words: word lists of the category `adult` by name; empty without that category.
+    """
+
+    folder: Path
+    words: dict[str, frozenset[str]]
+
+    def open(self, category: str, kind: str) -> HashSet:
+        """Open the domains or the URLs of a category.
+
+        Raises:
+            CorpusError: the category does not exist.
+        """
+        try:
+            return HashSet(self.folder / category / f"{kind}.u64")
+        except FileNotFoundError as error:
+            names = ", ".join(sorted(one.name for one in self.folder.iterdir()))
+            raise CorpusError(
+                f"{category!r} is unknown; allowed are {names}", field="url.categories"
+            ) from error
+
+
+class HashSet:
+    """A set of strings as sorted 64-bit hashes in a file.
+
+    The probability that a string outside of a set of n is found is n / 2**64.
+    """
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        self._hashes = memoryview(mapped).cast("Q")
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, entry: str) -> bool:
+        value = hash_of(entry)
+        place = bisect_left(self._hashes, value)
+        return place < len(self._hashes) and self._hashes[place] == value
+
+
+def hash_of(entry: str) -> int:
+    """Return the 64-bit hash of an entry."""
+    digest = hashlib.blake2b(entry.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def write_hashes(entries: Iterable[str], file: Path) -> int:
+    """Write the sorted hashes of distinct entries and return their number.
+
+    Spaces around an entry, empty lines and lines that begin with "#" are left out.
+    """
+    hashes = array("Q")
+    for line in entries:
+        if (entry := line.strip()) and line[0] != "#":
+            hashes.append(hash_of(entry))
+    ordered = np.unique(np.frombuffer(hashes, np.uint64)) if hashes else np.empty(0, np.uint64)
+    file.write_bytes(ordered.astype("<u8").tobytes())
+    return len(ordered)
+
+
+def packaged_lists() -> UrlLists:
+    """Return the category `adult`; install the package and hash its lists if missing.
+
+    Raises:
+        DataError: the package could not be installed.
+    """
+    home = home_of(LOCK)
+    folder = home.with_name(f"{home.name}-hashes-{FORMAT}")
+    assets = installed(LOCK) / ASSETS
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        (partial / ADULT).mkdir(parents=True)
+        with tarfile.open(assets / ARCHIVE, "r:gz") as archive:
+            for kind in KINDS:
+                member = archive.extractfile(kind)
+                if member is None:
+                    raise CorpusError(f"{ARCHIVE} has no file {kind}", field="url.lists")
+                lines = io.TextIOWrapper(member, encoding="utf-8")
+                write_hashes(lines, partial / ADULT / f"{kind}.u64")
+        _publish(partial, folder)
+    return UrlLists(folder, {name: _words(assets / f"{name}.txt") for name in WORD_LISTS})
+
+
+def hashed_lists(source: Path, target: Path) -> UrlLists:
+    """Hash the categories in a folder of the operator into `target`, and return them.
+
+    Args:
+        source: has a folder for each category with a file `domains`, a file `urls`, or both.
+
+    Raises:
+        CorpusError: the source has no category.
+    """
+    if not source.is_dir():
+        raise CorpusError(f"{source} is no folder", field="url.lists")
+    categories = [one for one in sorted(source.iterdir()) if _list_files(one)]
+    if not categories:
+        raise CorpusError(
+            f"{source} has no folder with a file `domains` or `urls`", field="url.lists"
+        )
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    for category in categories:
+        (partial / category.name).mkdir(parents=True)
+        for kind in KINDS:
+            file = category / kind
+            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+            write_hashes(lines, partial / category.name / f"{kind}.u64")
+    _publish(partial, target)
+    return UrlLists(target, {})
+
+
+def _list_files(category: Path) -> list[Path]:
+    return [category / kind for kind in KINDS if (category / kind).is_file()]
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Rename a complete folder; another process may have been first."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(partial)
+
+
+def _words(file: Path) -> frozenset[str]:
+    """Return the words of a list in lower case, without characters other than ASCII letters and
+    digits. Lines that begin with "#" are left out.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    words = (
+        "".join(one for one in line if one.isascii() and one.isalnum()).lower()
+        for line in lines
+        if not line.startswith("#")
+    )
+    return frozenset(word for word in words if word)
