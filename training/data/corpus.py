@@ -1,7 +1,8 @@
 """Streaming reader for text corpora.
 
-A .jsonl file has one {"text"} object per line; a .txt file is a single text. Texts are read one at
-a time, so a corpus may be larger than memory. Line ends, spaces and byte order marks are preserved.
+A .jsonl file has one {"text"} object per line, a .parquet file a column `text`; a .txt file is a
+single text. Texts are read one at a time, so a corpus may be larger than memory. Line ends, spaces
+and byte order marks are preserved.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from pathlib import Path
 
 from training.data.examples import ExampleError
 
-ENDINGS = (".txt", ".jsonl")
-TEXTS_HELP = '.txt, .jsonl with {"text"} a line, or folders of them'
+ENDINGS = (".txt", ".jsonl", ".parquet")
+TEXTS_HELP = '.txt, .jsonl with {"text"} a line, .parquet with a column text, or folders of them'
+BATCH_ROWS = 256  # of a .parquet file in memory
 LARGEST_TEXT_BYTES = 256 << 20  # limit per .txt file, because each is read as a whole
 
 
 class TextError(ExampleError):
     """Error for an unreadable text; the message never contains text content.
 
-    `field` is the file, "file:line", "file:line:key" for a .jsonl, or the argument with the paths.
+    `field` is the file, "file:line", "file:line:key" for a .jsonl, "file:row" for a .parquet, or
+    the argument with the paths.
     """
 
     reason = "INVALID_TEXT"
@@ -46,7 +49,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
             raise TextError(
-                f"texts: {file.name} is not a .jsonl or .txt file",
+                f"texts: {file.name} is not a .jsonl, .parquet or .txt file",
                 field=file.name,
                 reason="UNSUPPORTED",
                 limit=", ".join(ENDINGS),
@@ -64,7 +67,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
                 " rename or convert them)"
             )
         raise TextError(
-            f"texts: {names}: no .jsonl or .txt file{note}",
+            f"texts: {names}: no .jsonl, .parquet or .txt file{note}",
             field=names,
             reason="EMPTY",
             limit=", ".join(ENDINGS),
@@ -76,26 +79,34 @@ def read_texts_of(file: Path) -> Iterator[str]:
     """Yield the texts of a file in order.
 
     Raises:
-        TextError: a line is not {"text": str}, or a text is empty; the message names file and line.
+        TextError: a line or row has no text, or a text is empty; the message names file and place.
     """
-    if file.suffix == ".txt":
-        if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
-            raise TextError(
-                f"{file.name}: {size} bytes; a .txt file may have {LARGEST_TEXT_BYTES},"
-                " use .jsonl for more",
-                field=file.name,
-                reason="TOO_LARGE",
-                limit=str(LARGEST_TEXT_BYTES),
-            )
-        try:
-            text = file.read_bytes().decode()
-        except UnicodeDecodeError as error:
-            raise TextError(
-                f"{file.name}: not UTF-8 at byte {error.start}", field=file.name, reason="NOT_UTF8"
-            ) from error
-        yield _check_not_empty(text, file.name, file.name)
+    return (text for text, _ in read_identified(file))
+
+
+def read_identified(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield each text with its identifier: the column `id` of a .parquet file, otherwise "".
+
+    Raises:
+        TextError: as `read_texts_of`.
+    """
+    if file.suffix == ".parquet":
+        yield from ((text, identifier) for text, identifier, _ in _read_rows(file))
+    elif file.suffix == ".txt":
+        yield _read_whole(file), ""
     else:
-        yield from (text for text, _ in read_lines(file))
+        yield from ((text, "") for text, _ in read_lines(file))
+
+
+def read_sized(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield the texts of a .jsonl or .parquet file, each with its bytes in the file.
+
+    Raises:
+        TextError: as `read_texts_of`.
+    """
+    if file.suffix == ".parquet":
+        return ((text, size) for text, _, size in _read_rows(file))
+    return read_lines(file)
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, int]]:
@@ -126,6 +137,51 @@ def read_lines(file: Path) -> Iterator[tuple[str, int]]:
                 ),
                 len(line),
             )
+
+
+def _read_rows(file: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield text, identifier and share of the file's bytes of each row of a .parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise TextError(
+            f"{file.name}: not a Parquet file", field=file.name, reason="MALFORMED"
+        ) from error
+    with opened:
+        names = opened.schema_arrow.names
+        if "text" not in names or not pa.types.is_string(opened.schema_arrow.field("text").type):
+            raise TextError(
+                f"{file.name}: no column `text` of strings", field=file.name, reason="MISSING"
+            )
+        size = file.stat().st_size // max(1, opened.metadata.num_rows)
+        number = 0
+        columns = [name for name in ("text", "id") if name in names]
+        for batch in opened.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                place, field = f"{file.name} row {number}", f"{file.name}:{number}"
+                yield _check_not_empty(row["text"], place, field), row.get("id") or "", size
+
+
+def _read_whole(file: Path) -> str:
+    if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
+        raise TextError(
+            f"{file.name}: {size} bytes; a .txt file may have {LARGEST_TEXT_BYTES},"
+            " use .jsonl for more",
+            field=file.name,
+            reason="TOO_LARGE",
+            limit=str(LARGEST_TEXT_BYTES),
+        )
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{file.name}: not UTF-8 at byte {error.start}", field=file.name, reason="NOT_UTF8"
+        ) from error
+    return _check_not_empty(text, file.name, file.name)
 
 
 def check_unicode(text: str, name: str, field: str = "") -> str:

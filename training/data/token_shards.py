@@ -3,7 +3,9 @@
 A directory holds, for `train` and `held_out`, the files SPLIT-00000.bin and so on (little-endian
 uint16, or uint32 for larger vocabularies; all documents end to end). SPLIT-tokens.bin and
 SPLIT-bytes.bin (int64 [documents + 1]) hold the start of each document in tokens and in text bytes;
-the bytes make bits per byte exact. The manifest is written last; interrupted writing starts over.
+the bytes make bits per byte exact. SPLIT-ids.bin holds 16 bytes for each document: its identifier
+in training/corpus, or a hash of another column `id`. The manifest is written last; interrupted
+writing starts over.
 """
 
 from __future__ import annotations
@@ -30,15 +32,18 @@ from training.artifacts.manifest import (
     write_manifest,
 )
 from training.data.chat import load_chat
-from training.data.corpus import read_texts_of, text_files
+from training.data.corpus import read_identified, text_files
 from training.data.seeds import is_held_out
 from training.errors import DetailedError
 from training.tokenization.text_tokenizer import open_tokenizer
 
 KIND = "token_shards"
+SHARDS_HASH = "shards_sha256"  # key of the data of a model's manifest
 TRAIN, HELD_OUT = "train", "held_out"
+ID_BYTES = 16
+IDENTIFIER = re.compile("[0-9a-f]{32}")
 BATCH_BYTES = 1 << 20  # amount of text per tokenizer call
-SHARD_FILES = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.partial")
+SHARD_FILES = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes|ids)\.bin|manifest\.partial")
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
@@ -50,7 +55,7 @@ class ShardError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """Settings of token shards. `sources` are .jsonl and .txt files, or folders (corpus.py)."""
+    """Settings of token shards. `sources` are files of texts, or folders of them (corpus.py)."""
 
     sources: tuple[Path, ...]
     tokenizer_directory: Path
@@ -115,13 +120,14 @@ def write_shards(
         }
         sizes = [file.stat().st_size for file in files]
         for done, file in enumerate(files):
-            for texts in _batches(read_texts_of(file)):
-                for text, ids in zip(texts, encode(texts), strict=True):
+            for batch in _batches(read_identified(file)):
+                tokens = encode([text for text, _ in batch])
+                for (text, identifier), ids in zip(batch, tokens, strict=True):
                     content = text.encode()
                     held = is_held_out(
                         hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed
                     )
-                    splits[HELD_OUT if held else TRAIN].add(ids, len(content))
+                    splits[HELD_OUT if held else TRAIN].add(ids, len(content), identifier)
                 on_progress(_progress(sizes, done, splits))
         on_progress(_progress(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}
@@ -247,6 +253,26 @@ def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
     return stream
 
 
+def id_bytes(identifier: str) -> bytes:
+    """Return the 16 bytes of an identifier in SPLIT-ids.bin; zeros stand for none."""
+    if not identifier:
+        return bytes(ID_BYTES)
+    if IDENTIFIER.fullmatch(identifier):
+        return bytes.fromhex(identifier)
+    return hashlib.sha256(identifier.encode()).digest()[:ID_BYTES]
+
+
+def shards_hash(directory: Path) -> str:
+    """Return the hash of the tokens in finished shards, which a model records as its data.
+
+    Raises:
+        ManifestError: the directory is incomplete.
+    """
+    files = read_manifest(directory).files
+    tokens = {name: value for name, value in files.items() if name.endswith(".bin")}
+    return hashlib.sha256(json.dumps(tokens, sort_keys=True).encode()).hexdigest()
+
+
 class _SplitWriter:
     """Appends documents to the shards of one split."""
 
@@ -256,13 +282,14 @@ class _SplitWriter:
         self._directory, self._name, self._dtype = config.output_directory, name, dtype
         self._shard_tokens = config.shard_tokens
         self._shard: BinaryIO | None = None
+        self._identifiers: BinaryIO | None = None
         self._begins = [
             (self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")
         ]
         self.documents = self.tokens = self.bytes = 0
         self._write_begins()
 
-    def add(self, ids: Sequence[int], text_bytes: int) -> None:
+    def add(self, ids: Sequence[int], text_bytes: int, identifier: str) -> None:
         left = np.asarray(ids, dtype=self._dtype)
         while len(left):
             place = self.tokens % self._shard_tokens
@@ -276,6 +303,7 @@ class _SplitWriter:
             part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
             self._shard.write(part.tobytes())
             self.tokens += len(part)
+        self._write_identifier(identifier)
         self.documents, self.bytes = self.documents + 1, self.bytes + text_bytes
         self._write_begins()
 
@@ -291,8 +319,16 @@ class _SplitWriter:
         }
 
     def close(self) -> None:
-        for file in (*self._begins, *([] if self._shard is None else [self._shard])):
-            file.close()
+        for file in (*self._begins, self._shard, self._identifiers):
+            if file is not None:
+                file.close()
+
+    def _write_identifier(self, identifier: str) -> None:
+        if self._identifiers is None and identifier:
+            self._identifiers = (self._directory / f"{self._name}-ids.bin").open("wb")
+            self._identifiers.write(bytes(ID_BYTES * self.documents))
+        if self._identifiers is not None:
+            self._identifiers.write(id_bytes(identifier))
 
     def _write_begins(self) -> None:
         for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
@@ -331,11 +367,11 @@ class _Encoder:
         return [[*self.begin_ids, *ids, *self._end_ids] for ids in self._encode_all(texts)]
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(texts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
     size = 0
-    for text in texts:
-        batch.append(text)
+    for text, identifier in texts:
+        batch.append((text, identifier))
         size += len(text)
         if size >= BATCH_BYTES:
             yield batch

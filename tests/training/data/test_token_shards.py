@@ -1,10 +1,13 @@
 """Token shards contain every text once, at deterministic positions; mismatches are refused."""
 
+import hashlib
 import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
@@ -14,11 +17,13 @@ from tests.training.toys import write_lines
 from training.artifacts.manifest import MANIFEST, ManifestError, verify_manifest
 from training.data.corpus import TextError
 from training.data.token_shards import (
+    HELD_OUT,
     TRAIN,
     ShardConfig,
     ShardError,
     TokenisationProgress,
     TokenStream,
+    id_bytes,
     open_shards,
     write_shards,
 )
@@ -73,6 +78,53 @@ def test_every_text_is_in_exactly_one_split_in_order(config: ShardConfig) -> Non
         == splits.train.bytes
     )
     assert manifest.report[TRAIN]["documents"] == len(train)
+
+
+def test_rows_of_parquet_keep_their_identifiers(config: ShardConfig, tmp_path: Path) -> None:
+    ids = [f"{number:032x}" for number in range(len(TEXTS))]
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    pq.write_table(pa.table({"id": ids, "text": TEXTS}), tables / "a.parquet")
+    pq.write_table(pa.table({"text": ["without"], "id": ["urn:x"]}), tables / "b.parquet")
+
+    write_shards(replace(config, sources=(tables,)))
+
+    shards = open_shards(config.output_directory, config.tokenizer_directory)
+    tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
+    expected = {text: id_bytes(one) for one, text in zip(ids, TEXTS, strict=True)}
+    expected["without"] = hashlib.sha256(b"urn:x").digest()[:16]
+    for split in (TRAIN, HELD_OUT):
+        raw = (config.output_directory / f"{split}-ids.bin").read_bytes()
+        texts = documents(getattr(shards, split), tokenizer)
+        assert raw == b"".join(expected[text] for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (pa.table({"content": ["a"]}), "MISSING"),
+        (pa.table({"text": [1]}), "MISSING"),
+        (pa.table({"text": ["a", ""]}), "EMPTY"),
+        (pa.table({"text": pa.array(["a", None])}), "MISSING"),
+    ],
+    ids=["no column", "numbers", "an empty text", "a null"],
+)
+def test_unusable_parquet_is_refused(
+    config: ShardConfig, tmp_path: Path, table: pa.Table, reason: str
+) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(TextError, match=r"a\.parquet") as raised:
+        write_shards(replace(config, sources=(tmp_path / "a.parquet",)))
+
+    assert raised.value.reason == reason
+
+
+def test_a_file_that_is_no_parquet_is_refused(config: ShardConfig, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("text")
+
+    with pytest.raises(TextError, match="not a Parquet file"):
+        write_shards(replace(config, sources=(tmp_path / "a.parquet",)))
 
 
 def test_shards_have_the_ids_of_tokenizer_json(config: ShardConfig, tmp_path: Path) -> None:
@@ -192,10 +244,12 @@ def test_invalid_text_line_is_named_by_file_and_line(
 
 def test_files_without_texts_are_refused(config: ShardConfig, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with refused(TextError, field="empty", reason="EMPTY", limit=".txt, .jsonl"):
+    with refused(TextError, field="empty", reason="EMPTY", limit=".txt, .jsonl, .parquet"):
         write_shards(replace(config, sources=(tmp_path / "empty",)))
     (tmp_path / "table.csv").write_text("a,b")
-    with refused(TextError, field="table.csv", reason="UNSUPPORTED", limit=".txt, .jsonl"):
+    with refused(
+        TextError, field="table.csv", reason="UNSUPPORTED", limit=".txt, .jsonl, .parquet"
+    ):
         write_shards(replace(config, sources=(tmp_path / "table.csv",)))
     with refused(TextError, field="nowhere", reason="MISSING"):
         write_shards(replace(config, sources=(tmp_path / "nowhere",)))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from training.data.corpus import ENDINGS, TextError, read_lines, text_files
+from training.data.corpus import ENDINGS, TextError, read_sized, text_files
 
 FIRST_REPORT_SECONDS, REPORT_SECONDS = 3.0, 10.0
 MEGABYTE = 1_000_000
@@ -56,7 +56,7 @@ class TextFiles:
     def __iter__(self) -> Iterator[str]:
         self.read_bytes = 0
         for path in self.paths:
-            for text, size in read_lines(path) if path.suffix == ".jsonl" else _blocks(path):
+            for text, size in _blocks(path) if path.suffix == ".txt" else read_sized(path):
                 self.read_bytes += size
                 yield text
 

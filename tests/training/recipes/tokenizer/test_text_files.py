@@ -100,7 +100,7 @@ def test_complete_surrogate_pair_in_json_is_one_character(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "reason", "limit"),
     [
-        ("a.md", "x", "UNSUPPORTED", ".txt, .jsonl"),
+        ("a.md", "x", "UNSUPPORTED", ".txt, .jsonl, .parquet"),
         ("a.txt", "", "EMPTY", ""),
         ("b.txt", None, "MISSING", ""),
     ],
