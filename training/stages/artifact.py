@@ -96,15 +96,20 @@ def publish(
     kind: str,
     parents: tuple[str, ...],
     report: Mapping[str, Any],
+    data: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Write the files, then the manifest, on rank 0; return the same manifest on every rank."""
+    """Write the files, then the manifest, on rank 0; return the same manifest on every rank.
+
+    Args:
+        data: identifies the data if they are no snapshot of the lineage.
+    """
     output_directory, lineage = config.output_directory, config.lineage
     if context.ranks.rank == 0:
         write()
         snapshot = (
             {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256}
             if lineage.snapshot
-            else None
+            else data
         )
         write_manifest(
             output_directory,

@@ -22,7 +22,13 @@ from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.packing import PACKINGS, PackedRows
 from training.data.seeds import rows_of_step, seed_of
-from training.data.token_shards import Shards, TokenStream, open_shards
+from training.data.token_shards import (
+    SHARDS_HASH,
+    Shards,
+    TokenStream,
+    open_shards,
+    shards_hash,
+)
 from training.errors import ConfigError
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -228,6 +234,10 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             "parameters": count,
             "steps": config.steps,
             **{name: numbers[name] for name in ("loss", "bits_per_byte") if name in numbers},
+        },
+        data={
+            "shards": config.shards_directory.name,
+            SHARDS_HASH: shards_hash(config.shards_directory),
         },
     )
 
