@@ -68,10 +68,41 @@ COMMANDS = {
     ),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
+    "data crawl": Command(
+        "download pages of allowed hosts into WARC files",
+        "training.corpus",
+        ("crawl",),
+        ("corpus",),
+    ),
+    "data build": Command(
+        "build a corpus: clean, remove duplicates, tokenize",
+        "training.corpus",
+        ("build",),
+        ("corpus", "training"),
+    ),
+    "data why": Command(
+        "show why a page is in a corpus or not", "training.corpus", ("why",), ("corpus", "training")
+    ),
+    "data remove": Command(
+        "remove pages from a corpus, name the models that saw them",
+        "training.corpus",
+        ("remove",),
+        ("corpus", "training"),
+    ),
     "data chat": Command(
         "convert tables of instructions for train sft",
         "training.corpus",
         ("chat",),
+        ("corpus",),
+    ),
+    "data pii": Command("replace personal data in texts", "training.corpus", ("pii",), ("corpus",)),
+    "data tokenizers": Command(
+        "compare tokenizers on texts, by language", "training.corpus", ("tokenizers",), ("corpus",)
+    ),
+    "data items": Command(
+        "index the evaluation's items for the decontamination of training texts",
+        "training.corpus",
+        ("items",),
         ("corpus",),
     ),
     "evaluate": Command(
@@ -95,16 +126,6 @@ COMMANDS = {
         ("predictor", "training"),
         is_slow=True,
     ),
-    "data items": Command(
-        "index the evaluation's items for the decontamination of training texts",
-        "training.corpus",
-        ("items",),
-        ("corpus",),
-    ),
-    "data pii": Command("replace personal data in texts", "training.corpus", ("pii",), ("corpus",)),
-    "data tokenizers": Command(
-        "compare tokenizers on texts, by language", "training.corpus", ("tokenizers",), ("corpus",)
-    ),
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),
@@ -113,12 +134,6 @@ COMMANDS = {
     ),
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
-    ),
-    "data crawl": Command(
-        "download pages of allowed hosts into WARC files",
-        "training.corpus",
-        ("crawl",),
-        ("corpus",),
     ),
     "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(

@@ -75,6 +75,7 @@ TRAINING_LAYERS = (
     ("progress_log",),
     ("reporting",),
     ("cluster",),
+    ("data_path",),
     ("recipes", "launching", "erasure"),
     ("loop_run", "remote"),
     ("loop",),

@@ -14,12 +14,16 @@ from collections.abc import Sequence
 from training.errors import DetailedError
 
 COMMANDS: dict[str, str] = {
-    "chat": "training.corpus.chat",
-    "items": "training.evaluation_items",
     "crawl": "training.corpus.crawl.command",
+    "build": "training.data_path.build_command",
+    "why": "training.data_path.why_command",
+    "remove": "training.data_path.remove_command",
+    "chat": "training.corpus.chat",
     "pii": "training.corpus.pii.command",
     "tokenizers": "training.corpus.tokenizers",
+    "items": "training.evaluation_items",
 }
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -40,6 +44,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     except DetailedError as error:
         print(f"thumbwheel data {given[0]}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

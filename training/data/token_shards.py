@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +34,13 @@ from training.artifacts.manifest import (
 from training.data.chat import load_chat
 from training.data.corpus import read_identified, text_files
 from training.data.seeds import is_held_out
+from training.data.split_writer import SplitWriter
 from training.errors import DetailedError
 from training.tokenization.text_tokenizer import open_tokenizer
 
 KIND = "token_shards"
 SHARDS_HASH = "shards_sha256"  # key of the data of a model's manifest
 TRAIN, HELD_OUT = "train", "held_out"
-ID_BYTES = 16
-IDENTIFIER = re.compile("[0-9a-f]{32}")
 BATCH_BYTES = 1 << 20  # amount of text per tokenizer call
 SHARD_FILES = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes|ids)\.bin|manifest\.partial")
 LARGEST_UINT16_VOCABULARY = 1 << 16
@@ -115,7 +114,9 @@ def write_shards(
     dtype = np.dtype("<u4" if encode.vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
     with ExitStack() as stack:
         splits = {
-            name: stack.enter_context(closing(_SplitWriter(config, name, dtype)))
+            name: stack.enter_context(
+                closing(SplitWriter(config.output_directory, name, dtype, config.shard_tokens))
+            )
             for name in (TRAIN, HELD_OUT)
         }
         sizes = [file.stat().st_size for file in files]
@@ -253,15 +254,6 @@ def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
     return stream
 
 
-def id_bytes(identifier: str) -> bytes:
-    """Return the 16 bytes of an identifier in SPLIT-ids.bin; zeros stand for none."""
-    if not identifier:
-        return bytes(ID_BYTES)
-    if IDENTIFIER.fullmatch(identifier):
-        return bytes.fromhex(identifier)
-    return hashlib.sha256(identifier.encode()).digest()[:ID_BYTES]
-
-
 def shards_hash(directory: Path) -> str:
     """Return the hash of the tokens in finished shards, which a model records as its data.
 
@@ -271,68 +263,6 @@ def shards_hash(directory: Path) -> str:
     files = read_manifest(directory).files
     tokens = {name: value for name, value in files.items() if name.endswith(".bin")}
     return hashlib.sha256(json.dumps(tokens, sort_keys=True).encode()).hexdigest()
-
-
-class _SplitWriter:
-    """Appends documents to the shards of one split."""
-
-    def __init__(
-        self, config: ShardConfig, name: str, dtype: np.dtype[np.unsignedinteger[Any]]
-    ) -> None:
-        self._directory, self._name, self._dtype = config.output_directory, name, dtype
-        self._shard_tokens = config.shard_tokens
-        self._shard: BinaryIO | None = None
-        self._identifiers: BinaryIO | None = None
-        self._begins = [
-            (self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")
-        ]
-        self.documents = self.tokens = self.bytes = 0
-        self._write_begins()
-
-    def add(self, ids: Sequence[int], text_bytes: int, identifier: str) -> None:
-        left = np.asarray(ids, dtype=self._dtype)
-        while len(left):
-            place = self.tokens % self._shard_tokens
-            if place == 0:
-                if self._shard is not None:
-                    self._shard.close()
-                number = self.tokens // self._shard_tokens
-                self._shard = (self._directory / f"{self._name}-{number:05d}.bin").open("wb")
-            assert self._shard is not None
-            # Documents may span shards.
-            part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
-            self._shard.write(part.tobytes())
-            self.tokens += len(part)
-        self._write_identifier(identifier)
-        self.documents, self.bytes = self.documents + 1, self.bytes + text_bytes
-        self._write_begins()
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """Figures for the manifest."""
-        per_token = self.bytes / self.tokens if self.tokens else 0.0
-        return {
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "bytes": self.bytes,
-            "bytes_per_token": per_token,
-        }
-
-    def close(self) -> None:
-        for file in (*self._begins, self._shard, self._identifiers):
-            if file is not None:
-                file.close()
-
-    def _write_identifier(self, identifier: str) -> None:
-        if self._identifiers is None and identifier:
-            self._identifiers = (self._directory / f"{self._name}-ids.bin").open("wb")
-            self._identifiers.write(bytes(ID_BYTES * self.documents))
-        if self._identifiers is not None:
-            self._identifiers.write(id_bytes(identifier))
-
-    def _write_begins(self) -> None:
-        for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
-            file.write(np.int64(begin).astype("<i8").tobytes())
 
 
 class _Encoder:
@@ -417,7 +347,7 @@ def _reuse(directory: Path, settings: dict[str, Any]) -> Manifest:
 
 
 def _progress(
-    sizes: Sequence[int], done: int, splits: Mapping[str, _SplitWriter]
+    sizes: Sequence[int], done: int, splits: Mapping[str, SplitWriter]
 ) -> TokenisationProgress:
     """Return the progress; within a file, only the bytes of tokenised texts count as read."""
     documents, tokens, text = (

@@ -63,7 +63,7 @@ class SourceConfig:
         files: patterns of `Path.glob` below the folder.
         kind: format of all files; None detects it by the name of each file.
         licence: licence of documents whose record names none.
-        weight: relative share in the mixed corpus.
+        weight: share relative to other sources with a weight; None keeps the source whole.
         max_record_bytes: limit per record; larger ones are skipped without being held in memory.
 
     Raises:
@@ -75,14 +75,14 @@ class SourceConfig:
     files: tuple[str, ...] = ("**/*",)
     kind: Kind | None = None
     licence: str = ""
-    weight: float = 1.0
+    weight: float | None = None
     columns: Columns = field(default_factory=Columns)
     max_record_bytes: int = MAX_RECORD_BYTES
 
     def __post_init__(self) -> None:
         if not self.name or "\0" in self.name:
             raise CorpusError("name: must be text and not empty", field="name", reason="EMPTY")
-        if not 0 < self.weight < float("inf"):
+        if self.weight is not None and not 0 < self.weight < float("inf"):
             raise CorpusError(
                 f"weight: {self.weight:g} must be above 0",
                 field="weight",

@@ -1,0 +1,72 @@
+"""The commands build, why and remove, as a user runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.data_path.corpora import page, write_table
+from training.corpus.__main__ import main
+
+SETTINGS = """
+url_categories = []
+decontaminate = false
+[[sources]]
+name = "web"
+folder = "in"
+licence = "CC0-1.0"
+[quality]
+groups = []
+[shards]
+vocabulary = 400
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    copy = page(3) | {"url": "https://copies.example.com/3"}
+    write_table(tmp_path / "in" / "a.jsonl", [*(page(number) for number in range(9)), copy])
+    (tmp_path / "corpus.toml").write_text(SETTINGS)
+    out = tmp_path / "corpus"
+    assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "records                     10" in said
+    assert "exact duplicate             -1  10.0%" in said
+    assert f"shards: {out}/result/shards" in said
+    return out
+
+
+def test_why_names_the_verdict(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["https://copies.example.com/3", "https://example.org/3"]
+    texts = []
+    for url in pair:
+        assert main(["why", url, "--corpus", str(corpus)]) == 0
+        texts.append(capsys.readouterr().out)
+
+    dropped, kept = sorted(texts, key=lambda text: "kept" in text)
+    assert "dropped as exact duplicate of https://" in dropped
+    assert "kept, as document" in kept
+    assert main(["why", "https://example.org/unknown", "--corpus", str(corpus)]) == 1
+
+
+def test_remove_says_what_remains(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = str(corpus.parent)
+    arguments = ["--corpus", str(corpus), "--models", models]
+
+    assert main(["remove", "--host", "Example.org", *arguments]) == 0
+
+    said = capsys.readouterr().out
+    assert "no model in" in said
+    assert "1 remain" in said
+
+
+def test_unusable_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "x", "--corpus", str(tmp_path)]) == 2
+    assert "has no document log" in capsys.readouterr().err
+
+
+def test_report_shows_the_funnel(corpus: Path) -> None:
+    page_text = (corpus / "result" / "report.html").read_text()
+
+    assert "9 of 10 records kept" in page_text
+    assert "exact duplicate" in page_text
+    assert "CC0-1.0" in page_text

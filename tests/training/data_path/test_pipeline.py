@@ -1,0 +1,312 @@
+"""A corpus from its inputs: one verdict for each record, equal bytes in each run, removals."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.errors import refused
+from tests.training.data_path.corpora import (
+    article,
+    build_quietly,
+    content,
+    documents,
+    page,
+    settings,
+    write_table,
+)
+from training.artifacts.manifest import write_manifest
+from training.corpus.document import CorpusError, Stage
+from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
+from training.data_path import pipeline
+from training.data_path.config import CorpusConfig
+from training.data_path.log import entries, find
+from training.data_path.removal import By, builds_with, models_of, record
+from training.data_path.tables import read_rows
+
+MAIL = "Write to jane.doe@example.com or to the editors, who answer within a week of your letter. "
+GERMAN = (
+    "Der Leuchtturm wurde im Jahr 1850 gebaut und steht seitdem auf der kleinen Insel im Meer. "
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CorpusConfig:
+    """Two sources: a table of web pages, and a folder of pages."""
+    rows = [page(number) for number in range(8)]
+    rows += [
+        {"text": GERMAN * 8, "url": "https://example.org/german"},
+        {"text": article(3), "url": "https://copies.example.com/3"},  # exact duplicate
+        {"text": article(4) + " The end.", "url": "https://copies.example.com/4"},
+        {"text": MAIL + article(20), "url": "https://example.org/mail"},
+        {"text": "", "url": "https://example.org/empty"},
+    ]
+    write_table(tmp_path / "in" / "web" / "a.jsonl", rows)
+    write_table(tmp_path / "in" / "web" / "b.jsonl", [page(number) for number in range(30, 36)])
+    manual = tmp_path / "in" / "manual"
+    manual.mkdir()
+    for number in range(40, 43):
+        text = f"<html><body><main><p>{article(number)}</p></main></body></html>"
+        (manual / f"{number}.html").write_text(text)
+    return settings(
+        tmp_path,
+        {"name": "web", "folder": "in/web", "licence": "CC-BY-4.0"},
+        {"name": "manual", "folder": "in/manual", "licence": "MIT"},
+    )
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "corpus"
+
+
+def stages(out: Path) -> dict[str, str]:
+    return {entry.url: entry.stage for entry in entries(out / "result" / "log")}
+
+
+def test_each_record_has_one_verdict(config: CorpusConfig, out: Path) -> None:
+    summary = build_quietly(config, out)
+
+    found = list(entries(out / "result" / "log"))
+    assert len(found) == len({entry.id for entry in found}) == summary.items == 22
+    assert Counter(entry.stage for entry in found) == {
+        Stage.KEPT: 18,
+        Stage.LANGUAGE: 1,
+        Stage.READ: 1,
+        Stage.EXACT_DUPLICATE: 1,
+        Stage.NEAR_DUPLICATE: 1,
+    }
+    kept = {entry.id for entry in found if entry.stage == Stage.KEPT}
+    assert {row["id"] for row in documents(out)} == kept
+    assert summary.kept == len(kept)
+    assert summary.redacted == {"email": 1}
+    assert summary.licences == {"CC-BY-4.0": 15, "MIT": 3}
+
+
+def test_duplicate_names_the_kept_document(config: CorpusConfig, out: Path) -> None:
+    build_quietly(config, out)
+
+    log = out / "result" / "log"
+    pair = [*find(log, "https://example.org/3"), *find(log, "https://copies.example.com/3")]
+    dropped, kept = sorted(pair, key=lambda entry: entry.stage == Stage.KEPT)
+    assert (dropped.stage, dropped.value) == (Stage.EXACT_DUPLICATE, kept.id)
+    assert find(log, kept.id) == [kept]
+    assert find(log, "https://example.org/none") == []
+
+
+def test_personal_data_is_replaced(config: CorpusConfig, out: Path) -> None:
+    build_quietly(config, out)
+
+    (text,) = (row["text"] for row in documents(out) if row["url"].endswith("/mail"))
+    assert text.startswith("Write to <EMAIL_1> or to the editors")
+
+
+def test_documents_of_the_shards_lead_to_their_urls(config: CorpusConfig, out: Path) -> None:
+    build_quietly(config, out)
+
+    result = out / "result"
+    shards = open_shards(result / "shards", result / "tokenizer")
+    urls = {}
+    for split in ("train", "held_out"):
+        raw = (result / "shards" / f"{split}-ids.bin").read_bytes()
+        identifiers = [raw[place : place + 16].hex() for place in range(0, len(raw), 16)]
+        urls[split] = [find(result / "log", one)[0].url for one in identifiers]
+        assert len(identifiers) == getattr(shards, split).documents > 0
+    assert sorted(urls["train"] + urls["held_out"]) == sorted(row["url"] for row in documents(out))
+
+
+def test_order_of_the_work_does_not_matter(
+    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_quietly(config, tmp_path / "first")
+
+    def backwards(
+        function: Callable[[Any], Any], parts: Sequence[Any], workers: int
+    ) -> Iterator[tuple[Any, Any]]:
+        for part in reversed(parts):
+            yield part, function(part)
+
+    monkeypatch.setattr(pipeline, "each", backwards)
+    build_quietly(config, tmp_path / "second")
+
+    assert content(tmp_path / "first") == content(tmp_path / "second")
+
+
+def write_times(out: Path) -> dict[Path, int]:
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != "lock"]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_second_build_does_nothing(config: CorpusConfig, out: Path) -> None:
+    first = build_quietly(config, out)
+    times = write_times(out)
+
+    assert build_quietly(config, out) == first
+    assert write_times(out) == times
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("number", [1, 4, 9, 14, 19, 24])
+def test_interrupted_build_is_continued(
+    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, moment: str
+) -> None:
+    build_quietly(config, tmp_path / "whole")
+    replace, calls = Path.replace, 0
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == number and moment == "before":
+            raise KeyboardInterrupt
+        result = replace(self, target)
+        if calls == number:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_quietly(config, tmp_path / "parts")
+    build_quietly(config, tmp_path / "parts")
+
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_build_interrupted_while_the_result_is_replaced(
+    config: CorpusConfig, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_quietly(config, out)
+    write_table(tmp_path / "in" / "web" / "c.jsonl", [page(50)])
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "building":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_quietly(config, out)
+
+    assert build_quietly(config, out).items == 22 + 1
+    assert stages(out)["https://example.org/50"] == Stage.KEPT
+
+
+def test_new_and_vanished_inputs(config: CorpusConfig, out: Path, tmp_path: Path) -> None:
+    build_quietly(config, out)
+    write_table(tmp_path / "in" / "web" / "c.jsonl", [page(number) for number in (50, 51)])
+    (tmp_path / "in" / "web" / "b.jsonl").unlink()
+
+    summary = build_quietly(config, out)
+
+    assert summary.items == 22 + 2 - 6
+    found = stages(out)
+    assert found["https://example.org/50"] == Stage.KEPT
+    assert "https://example.org/30" not in found
+
+
+def test_changed_input_is_read_again(config: CorpusConfig, out: Path, tmp_path: Path) -> None:
+    build_quietly(config, out)
+    write_table(tmp_path / "in" / "web" / "b.jsonl", [page(60)])
+
+    assert build_quietly(config, out).items == 22 - 5
+    assert stages(out)["https://example.org/60"] == Stage.KEPT
+
+
+def test_removal_gives_the_shards_of_a_build_without_the_documents(
+    config: CorpusConfig, out: Path, tmp_path: Path
+) -> None:
+    """The copies of the removed originals come back, since nothing is kept in their place."""
+    build_quietly(config, out)
+    record(out, By.HOST, "example.org")
+    build_quietly(config, out)
+
+    rest = tmp_path / "in" / "web" / "a.jsonl"
+    lines = [line for line in rest.read_text().splitlines() if "//example.org/" not in line]
+    first = rest.read_text().splitlines().index(lines[0])
+    # Records keep their numbers, which are part of the identifiers.
+    rest.write_text("\n" * first + "\n".join(lines[:2]) + "\n")
+    (tmp_path / "in" / "web" / "b.jsonl").write_text("\n")
+    build_quietly(config, tmp_path / "without")
+
+    after = stages(out)
+    assert after["https://copies.example.com/3"] == Stage.KEPT
+    assert after["https://example.org/5"] == Stage.REMOVAL
+    removed, without = content(out), content(tmp_path / "without")
+    for name in removed:
+        if name.startswith(("documents", "shards")):
+            assert removed[name] == without[name], name
+
+
+def test_removed_texts_are_in_no_file(config: CorpusConfig, out: Path) -> None:
+    build_quietly(config, out)
+    identifier = find(out / "result" / "log", "https://example.org/mail")[0].id
+    record(out, By.URL, "https://example.org/mail")
+    build_quietly(config, out)
+
+    (entry,) = find(out / "result" / "log", "https://example.org/mail")
+    assert (entry.id, entry.stage, entry.rule) == (identifier, Stage.REMOVAL, "url")
+    assert not [row for row in documents(out) if row["id"] == identifier]
+    work = [row for path in (out / "work").glob("*.parquet") for row in read_rows(path)]
+    assert not [row for row in work if row["id"] == identifier and row.get("text")]
+
+
+def test_models_that_saw_a_document_are_named(
+    config: CorpusConfig, out: Path, tmp_path: Path
+) -> None:
+    build_quietly(config, out)
+    models = tmp_path / "models"
+    data = {"shards": "shards", SHARDS_HASH: shards_hash(out / "result" / "shards")}
+    for version, parents, seen in (
+        ("base", (), data),
+        ("chat", ("base",), None),
+        ("other", (), {"shards": "x", SHARDS_HASH: "0" * 64}),
+    ):
+        folder = models / version
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(version)
+        write_manifest(folder, kind="model", version=version, parents=parents, data=seen)
+    identifiers = [entry.id for entry in find(out / "result" / "log", "https://example.org/1")]
+    record(out, By.URL, "https://example.org/1")
+    build_quietly(config, out)  # the models remain known after the shards have changed
+
+    assert models_of(builds_with(out, identifiers), [models]) == ["base", "chat"]
+    assert builds_with(out, ["0" * 32]) == set()
+
+
+def test_folder_with_other_files_is_refused(config: CorpusConfig, out: Path) -> None:
+    out.mkdir()
+    (out / "letter.txt").write_text("mine")
+
+    with refused(CorpusError, field="out", reason="EXISTS"):
+        build_quietly(config, out)
+
+
+def test_exception_in_a_step_loses_no_finished_part(
+    config: CorpusConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.run_clean
+    cleaned: list[str] = []
+
+    def failing(task: Any) -> tuple[int, int]:
+        if task.input.name == "b.jsonl":
+            raise OSError("disk")
+        cleaned.append(task.input.name)
+        return real(task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "run_clean", failing)
+        with pytest.raises(OSError, match="disk"):
+            build_quietly(config, out)
+
+    def counting(task: Any) -> tuple[int, int]:
+        cleaned.append(task.input.name)
+        return real(task)
+
+    monkeypatch.setattr(pipeline, "run_clean", counting)
+    build_quietly(config, out)
+
+    assert sorted(cleaned) == ["/", "a.jsonl", "b.jsonl"]

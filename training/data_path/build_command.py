@@ -1,0 +1,59 @@
+"""`thumbwheel data build`: a corpus from crawls, archives and tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from training.corpus.document import Stage
+from training.data_path.config import CorpusConfig, read_config, write_settings
+from training.data_path.pipeline import DOCUMENTS, REPORT, RESULT, SHARDS, TOKENIZER, build
+from training.data_path.summary import Summary
+from training.reporting.progress import open_display
+
+SUMMARY = "Clean texts, remove duplicates and personal data, and write token shards."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("config", type=Path, help="TOML file with [[sources]]; docs/data-path.md")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, len(os.sched_getaffinity(0))),
+        help="input files at once (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build, continue or update the corpus."""
+    config = read_config(options.config)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_settings(config, options.out)
+    build_and_report(config, options.out, options.workers)
+    return 0
+
+
+def build_and_report(config: CorpusConfig, out: Path, workers: int) -> Summary:
+    """Build the corpus and print the funnel."""
+    with open_display() as display:
+        summary = build(config, out, workers, display)
+    print(funnel(summary))
+    for name in (DOCUMENTS, TOKENIZER, SHARDS, REPORT):
+        if (out / RESULT / name).exists():
+            print(f"{name.partition('.')[0]}: {out / RESULT / name}")
+    return summary
+
+
+def funnel(summary: Summary) -> str:
+    """Return a line for each stage with the documents that it dropped."""
+    lines = [f"{'records':<18}{summary.items:>12,}"]
+    for stage in Stage:
+        count = summary.sizes(stage)["documents"]
+        if count and stage is not Stage.KEPT:
+            lines.append(f"{stage:<18}{-count:>12,}  {count / summary.items:.1%}")
+    kept = summary.kept
+    lines.append(f"{'kept':<18}{kept:>12,}  {kept / max(1, summary.items):.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Third phase: the texts of a part without duplicates, evaluation items and personal data.
+
+The second phase, which compares the texts of all parts, is in `duplicates`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.corpus.document import Document, Origin, Verdict
+from training.data_path.clean import Examples, verdict_row
+from training.data_path.tables import DOCUMENTS, VERDICTS, Row, TableWriter
+
+# Texts that are sorted in memory at once.
+RUN_BYTES = 32 << 20
+ORDER_BYTES = 8
+
+Redact = Callable[[Document], tuple[str, Counter[str]]]
+
+
+@dataclass(frozen=True)
+class FinishSteps:
+    """Steps of the third phase.
+
+    Attributes:
+        decontaminate: verdict on a text that contains items of the evaluation.
+        redact: text with placeholders, and their number by kind.
+    """
+
+    decontaminate: Callable[[Document], Document | Verdict]
+    redact: Redact
+
+
+def document_of(row: Mapping[str, Any]) -> Document:
+    """Return the document of a row of a table."""
+    origin = Origin(row["id"], row["url"], row["source"], row["licence"], row["date"])
+    return Document(origin, row["text"], row["language"])
+
+
+def order_of(identifier: str, seed: int) -> int:
+    """Return the place of a document in the shuffled whole, uniform over 64 bits."""
+    digest = hashlib.sha256(f"order {seed} {identifier}".encode()).digest()
+    return int.from_bytes(digest[:ORDER_BYTES], "big")
+
+
+def finish(
+    rows: Iterable[Mapping[str, Any]],
+    dropped: Mapping[str, Verdict],
+    steps: FinishSteps,
+    folder: Path,
+    name: str,
+    seed: int,
+) -> None:
+    """Write the finished texts of a part as runs sorted by `order`, and the verdicts of others.
+
+    Args:
+        rows: rows of the part's table of cleaned texts.
+        dropped: verdicts on duplicates by identifier.
+        folder: receives NAME-RUN.parquet, NAME.verdicts.parquet, NAME.examples.json and, last,
+            NAME.json with the number of placeholders by kind.
+    """
+    redacted: Counter[str] = Counter()
+    shown, run, size, runs = Examples(), list[Row](), 0, 0
+    with TableWriter(folder / f"{name}.verdicts.parquet", VERDICTS) as verdicts:
+        for row in rows:
+            document = document_of(row)
+            judged = dropped.get(row["id"]) or steps.decontaminate(document)
+            if isinstance(judged, Verdict):
+                shown.add(document.origin, judged, document.text)
+                verdicts.add(verdict_row(document, judged))
+                continue
+            text, counts = steps.redact(judged)
+            redacted += counts
+            run.append(_finished_row(replace(judged, text=text), seed))
+            size += len(text)
+            if size >= RUN_BYTES:
+                _write_run(run, folder / f"{name}-{runs:05}.parquet")
+                run, size, runs = [], 0, runs + 1
+        _write_run(run, folder / f"{name}-{runs:05}.parquet")
+    (folder / f"{name}.examples.json").write_text(json.dumps(shown.rows(), ensure_ascii=False))
+    partial = folder / f"{name}.json.partial"
+    partial.write_text(json.dumps({"redacted": redacted, "runs": runs + 1}, sort_keys=True))
+    partial.replace(folder / f"{name}.json")
+
+
+def runs_of(folder: Path) -> Iterator[Path]:
+    """Yield the runs of all parts in order of their names."""
+    yield from sorted(
+        path for path in folder.glob("*.parquet") if not path.name.endswith(".verdicts.parquet")
+    )
+
+
+def _write_run(rows: list[Row], path: Path) -> None:
+    with TableWriter(path, DOCUMENTS) as table:
+        for row in sorted(rows, key=lambda row: (row["order"], row["id"])):
+            table.add(row)
+
+
+def _finished_row(document: Document, seed: int) -> Row:
+    origin = document.origin
+    return {
+        "id": origin.id,
+        "url": origin.url,
+        "source": origin.source,
+        "licence": origin.licence,
+        "date": origin.date,
+        "language": document.language,
+        "text": document.text,
+        "order": order_of(origin.id, seed),
+    }

@@ -1,0 +1,120 @@
+"""The document log: one row with one verdict for each record of the input.
+
+The rows are divided into files by a hash of the URL (of the identifier, if there is none), so that
+the search for a URL reads a single file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow.parquet as pq
+
+from training.corpus.document import CorpusError
+from training.data_path.tables import VERDICTS, Row, TableWriter
+
+FILE_ROWS, MAX_FILES = 20_000, 256
+LOG = "log"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the log.
+
+    Attributes:
+        stage: "kept", or the stage that dropped the record.
+        rule: rule within the stage; "" for kept documents.
+        value: measured value and limit; for duplicates the identifier of the kept document.
+        size: bytes of the page or text that was judged.
+    """
+
+    id: str
+    url: str
+    source: str
+    licence: str
+    date: str
+    language: str
+    size: int
+    stage: str
+    rule: str
+    value: str
+
+
+class LogWriter:
+    """Divides rows over the files of the log. Use as a context manager."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        """Open the files.
+
+        Args:
+            rows: expected number of rows, which determines the number of files.
+        """
+        count = min(MAX_FILES, max(1, rows // FILE_ROWS))
+        self._tables = [TableWriter(folder / f"{n:03}.parquet", VERDICTS) for n in range(count)]
+
+    def add(self, row: Row) -> None:
+        """Append a row of VERDICTS."""
+        self._tables[_place(row["url"] or row["id"], len(self._tables))].add(row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Complete all files, or discard them after an exception."""
+        for table in self._tables:
+            table.__exit__(kind, error, trace)
+
+
+def find(folder: Path, url_or_id: str) -> list[Entry]:
+    """Return the entries of a URL or an identifier; several inputs may have the same URL.
+
+    Raises:
+        CorpusError: the folder has no log.
+    """
+    files = _files(folder)
+    likely = files[_place(url_or_id, len(files))]
+    found = _search(likely, "url", url_or_id) or _search(likely, "id", url_or_id)
+    # A document with a URL is stored under its URL; an identifier then needs all files.
+    return found or [entry for file in files for entry in _search(file, "id", url_or_id)]
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """Yield all entries of a log."""
+    for file in _files(folder):
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches():
+                yield from (_entry(row) for row in batch.to_pylist())
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise CorpusError(
+            f"corpus: {folder.parent} has no document log; `thumbwheel data build` writes it",
+            field="corpus",
+            reason="MISSING",
+        )
+    return files
+
+
+def _search(file: Path, column: str, value: str) -> list[Entry]:
+    table = pq.read_table(file, filters=[(column, "=", value)])
+    return [_entry(row) for row in table.to_pylist()]
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(**row)
+
+
+def _place(key: str, files: int) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % files

@@ -1,0 +1,182 @@
+"""Work on one input file, as the workers run it: cleaning and finishing, resumable by file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from training.corpus.document import Stage, Verdict
+from training.corpus.duplicates.rows import rows_of, write_rows
+from training.data_path.clean import PartFigures, Steps, clean, verdict_row
+from training.data_path.finish import FinishSteps, document_of, finish
+from training.data_path.removal import Removal, removed_by
+from training.data_path.tables import CLEANED, VERDICTS, TableWriter, read_rows
+
+NAME_DIGITS = 16
+# Row of a duplicate: its stage and the identifier of the document that is kept instead.
+DUPLICATES = pa.schema(
+    [pa.field("id", pa.string()), pa.field("stage", pa.string()), pa.field("kept", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of one input file in a folder of work.
+
+    Attributes:
+        source: name of the source.
+        file: path of the input relative to the source, with "/" as separator.
+    """
+
+    folder: Path
+    source: str
+    file: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of the files of this part, equal in each run."""
+        return hashlib.sha256(f"{self.source}\0{self.file}".encode()).hexdigest()[:NAME_DIGITS]
+
+    def path(self, ending: str) -> Path:
+        """Return the path of a file of the part."""
+        return self.folder / f"{self.name}.{ending}"
+
+    @property
+    def cleaned(self) -> Path:
+        return self.path("parquet")
+
+    @property
+    def signatures(self) -> Path:
+        return self.path("signatures")
+
+    @property
+    def verdicts(self) -> Path:
+        return self.path("verdicts.parquet")
+
+    @property
+    def removed(self) -> Path:
+        return self.path("removed.parquet")
+
+    @property
+    def examples(self) -> Path:
+        return self.path("examples.json")
+
+    @property
+    def record(self) -> Path:
+        return self.path("json")
+
+    def figures(self) -> dict[str, Any]:
+        """Return the recorded figures, {} for an unfinished part."""
+        try:
+            found: dict[str, Any] = json.loads(self.record.read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def delete(self) -> None:
+        """Delete all files of the part, the record first."""
+        for path in (self.record, *sorted(self.folder.glob(f"{self.name}.*"))):
+            path.unlink(missing_ok=True)
+
+
+def clean_part(part: Part, items: Iterator[Any], steps: Steps, stamp: str) -> PartFigures:
+    """Clean the input of a part.
+
+    Args:
+        items: items of the input.
+        stamp: identifies the input and the settings.
+    """
+    part.delete()
+    figures = clean(items, steps, part.cleaned, part.verdicts, part.examples)
+    with figures.timed(Stage.NEAR_DUPLICATE):
+        _write_signatures(part)
+    figures.write(part.record, stamp)
+    return figures
+
+
+def apply_removals(part: Part, found: list[Removal]) -> int:
+    """Delete removed documents from the cleaned texts; return their number.
+
+    The verdicts are written before the texts are deleted, so that an interruption loses no row.
+    """
+    if not found:
+        return 0
+    columns = ["id", "url", "source", "licence", "date"]
+    verdicts = {
+        row["id"]: verdict
+        for row in read_rows(part.cleaned, columns)
+        if (verdict := removed_by(found, document_of({**row, "text": "", "language": ""}).origin))
+    }
+    _forget_examples(part, found)
+    if not verdicts:
+        return 0
+    known = list(read_rows(part.removed)) if part.removed.exists() else []
+    known_ids = {row["id"] for row in known}
+    with TableWriter(part.removed, VERDICTS) as table:
+        for row in known:
+            table.add(row)
+        for row in read_rows(part.cleaned):
+            if row["id"] in verdicts and row["id"] not in known_ids:
+                table.add(verdict_row(document_of(row), verdicts[row["id"]]))
+    # The texts are last: as long as they are complete, a repetition finds the removed ones again.
+    _write_signatures(part, without=verdicts.keys())
+    remaining = (row for row in read_rows(part.cleaned) if row["id"] not in verdicts)
+    with TableWriter(part.cleaned, CLEANED) as texts:
+        for row in remaining:
+            texts.add(row)
+    return len(verdicts)
+
+
+def _write_signatures(part: Part, without: Collection[str] = ()) -> None:
+    """Write digests and signatures of the cleaned texts, with which duplicates are found."""
+    rows = read_rows(part.cleaned, ["id", "text"])
+    texts = ((row["id"], row["text"]) for row in rows if row["id"] not in without)
+    write_rows(part.signatures, rows_of(texts))
+
+
+def _forget_examples(part: Part, found: list[Removal]) -> None:
+    """Delete examples of removed documents, which other stages had dropped."""
+    rows = json.loads(part.examples.read_text())
+    for row in rows:
+        row["examples"] = [
+            example
+            for example in row["examples"]
+            if not removed_by(found, document_of({**example, "language": ""}).origin)
+        ]
+    partial = part.examples.with_name(part.examples.name + ".partial")
+    partial.write_text(json.dumps(rows, ensure_ascii=False))
+    partial.replace(part.examples)
+
+
+def finish_part(
+    cleaned: Path, duplicates: Path, steps: FinishSteps, folder: Path, seed: int
+) -> None:
+    """Finish the texts of a part; a finished part is left as it is."""
+    name = cleaned.name.removesuffix(".parquet")
+    if not (folder / f"{name}.json").exists():
+        finish(read_rows(cleaned), _verdicts(cleaned, duplicates), steps, folder, name, seed)
+
+
+def _verdicts(cleaned: Path, duplicates: Path) -> Mapping[str, Verdict]:
+    """Return the verdicts on the duplicates of a part."""
+    own = pq.read_table(cleaned, columns=["id"])["id"]
+    found: dict[str, Verdict] = {}
+    with pq.ParquetFile(duplicates) as file:
+        for batch in file.iter_batches():
+            mine = batch.filter(pc.is_in(batch["id"], value_set=own))
+            for row in mine.to_pylist():
+                found[row["id"]] = Verdict(Stage(row["stage"]), "duplicate", row["kept"])
+    return found
+
+
+def fingerprint(value: object) -> str:
+    """Return a hash of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,353 @@
+"""A corpus from its inputs: `build` runs all phases, from top to bottom.
+
+1. Clean each input file: read, extract, judge (`clean`). Files run in parallel.
+2. Find exact and near duplicates over all files (`duplicates`).
+3. Finish each file: drop duplicates and evaluation items, replace personal data (`finish`).
+4. Mix the sources and shuffle the documents (`mixing`), and write the document log (`log`).
+5. Tokenize the documents into shards, which `pretrain` reads.
+
+A repeated build continues an interrupted one: a finished file of a phase is kept while its input
+and the settings are the same. New input files are added, vanished ones leave the result. The result
+has the same bytes for any number of workers and interruptions.
+
+Folders of a corpus: `work` (phase 1), `building` (phases 2 to 5, until they are complete), `result`
+(documents, log, tokenizer, shards, summary.json, report.html), `items` (index of the evaluation's
+items), `builds` (hashes of the documents in shards, for removals).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
+from training.cluster.parts import each
+from training.corpus.decontamination import build_index
+from training.corpus.document import CorpusError, Stage, Verdict
+from training.corpus.duplicates.clusters import find_duplicates_in
+from training.data.corpus import read_texts_of
+from training.data.token_shards import ShardConfig, write_shards
+from training.data_path import toolkit
+from training.data_path.clean import verdict_row
+from training.data_path.config import SETTINGS, CorpusConfig
+from training.data_path.finish import document_of, runs_of
+from training.data_path.log import LOG, LogWriter
+from training.data_path.mixing import DocumentFiles, merged, shares, sizes_by_source, stays
+from training.data_path.phases import (
+    DUPLICATES,
+    Part,
+    apply_removals,
+    clean_part,
+    fingerprint,
+    finish_part,
+)
+from training.data_path.removal import BUILDS, REMOVALS, remember_build, removals
+from training.data_path.report import write_report
+from training.data_path.summary import Summary
+from training.data_path.tables import Row, TableWriter, count_rows, read_rows
+from training.evaluation_items import evaluation_items
+from training.reporting.progress import Display
+from training.runs import LOCK, Step, StepState, exclusive
+from training.tokenization.byte_pairs import train_tokenizer
+
+WORK, BUILDING, RESULT, ITEMS = "work", "building", "result", "items"
+BEFORE = "result.before"
+SAMPLE_FILES = 16  # of 64 MB, for a new tokenizer
+DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
+SUMMARY, REPORT, KEY = "summary.json", "report.html", "key"
+
+
+def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Summary:
+    """Build the corpus in a folder, or continue or update the one in it.
+
+    Args:
+        out: folder of the corpus; another program's files in it are refused.
+        workers: input files at once.
+
+    Raises:
+        CorpusError: a setting or an input is unusable.
+        LoopRunningError: another build of the same folder is running.
+    """
+    _check_folder(out)
+    with exclusive(out, "a build of the corpus"):
+        parts = _clean(config, out, workers, display)
+        key = _key(config, out, parts)
+        building, result = out / BUILDING, out / RESULT
+        if _read(result / KEY) == key:
+            return Summary.read(result / SUMMARY)
+        if _read(building / KEY) != key:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir()
+            (building / KEY).write_text(key)
+        if not (building / REPORT).exists():
+            duplicates = _find_duplicates(config, building, parts, display)
+            _finish(config, building, parts, duplicates, workers, display)
+            summary = _write_documents(config, building, parts, display)
+            if (tokenizer := _tokenizer(config, building, display)) is not None:
+                _tokenize(config, tokenizer, building, display)
+                remember_build(out, building / SHARDS)
+            figures = [part.figures() for part in parts]
+            write_report(building / REPORT, out.name, summary, figures)
+        _publish(building, result)
+        return Summary.read(result / SUMMARY)
+
+
+def _clean(config: CorpusConfig, out: Path, workers: int, display: Display) -> list[Part]:
+    """Clean the inputs that are new or changed, and apply removals to all."""
+    folder = out / WORK
+    folder.mkdir(exist_ok=True)
+    inputs = toolkit.inputs(config)
+    settings = fingerprint(plain(config.cleaning))
+    tasks = [CleanTask(config, one, folder, fingerprint([settings, one.stamp()])) for one in inputs]
+    names = {task.part.name for task in tasks}
+    for path in folder.iterdir():
+        if path.name.partition(".")[0] not in names:
+            path.unlink()
+    left = [task for task in tasks if task.part.figures().get("stamp") != task.stamp]
+    with _Progress(display, "clean", len(tasks), len(tasks) - len(left)) as progress:
+        for task, (items, kept) in each(run_clean, left, workers):
+            progress.move(1, f"{task.input.name}: {kept:,} of {items:,} kept")
+    parts = sorted((task.part for task in tasks), key=lambda part: (part.source, part.file))
+    found = removals(out)
+    for part in parts:
+        apply_removals(part, found)
+    return parts
+
+
+@dataclass(frozen=True)
+class CleanTask:
+    """An input file to clean, as sent to a worker."""
+
+    config: CorpusConfig
+    input: toolkit.Input
+    folder: Path
+    stamp: str
+
+    @property
+    def part(self) -> Part:
+        """Return the files of the result."""
+        return Part(self.folder, self.input.source.name, self.input.name)
+
+
+def run_clean(task: CleanTask) -> tuple[int, int]:
+    """Clean a file; return the number of records and of kept texts."""
+    steps = toolkit.clean_steps(task.config)
+    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp)
+    return figures.items, figures.kept
+
+
+def _find_duplicates(
+    config: CorpusConfig, building: Path, parts: Sequence[Part], display: Display
+) -> Path:
+    path = building / "duplicates.parquet"
+    if path.exists():
+        return path
+    scratch = building / "scratch"
+    signatures = [part.signatures for part in parts]
+    with _Progress(display, "duplicates", 1), TableWriter(path, DUPLICATES) as table:
+        for found in find_duplicates_in(signatures, scratch):
+            if config.near_duplicates or found.stage is Stage.EXACT_DUPLICATE:
+                table.add(found._asdict())
+    shutil.rmtree(scratch, ignore_errors=True)
+    return path
+
+
+def _finish(
+    config: CorpusConfig,
+    building: Path,
+    parts: Sequence[Part],
+    duplicates: Path,
+    workers: int,
+    display: Display,
+) -> None:
+    folder = building / "finished"
+    folder.mkdir(exist_ok=True)
+    items = None
+    if config.decontaminate:
+        items = build_index(evaluation_items(), building.parent / ITEMS, config.decontamination)
+    work = partial(run_finish, config, items, duplicates, folder)
+    with _Progress(display, "finish", len(parts)) as progress:
+        for _ in each(work, [part.cleaned for part in parts], workers):
+            progress.move(1, "")
+
+
+def run_finish(
+    config: CorpusConfig, items: Path | None, duplicates: Path, folder: Path, cleaned: Path
+) -> None:
+    """Finish the texts of a part, in a worker."""
+    finish_part(cleaned, duplicates, toolkit.finish_steps(config, items), folder, config.seed)
+
+
+def _write_documents(
+    config: CorpusConfig, building: Path, parts: Sequence[Part], display: Display
+) -> Summary:
+    """Write documents and log; repeated as a whole after an interruption."""
+    path = building / SUMMARY
+    if path.exists():
+        return Summary.read(path)
+    folder, log_folder, scratch = (building / name for name in (DOCUMENTS, LOG, "scratch"))
+    for leftover in (folder, log_folder, scratch):
+        shutil.rmtree(leftover, ignore_errors=True)
+    finished = building / "finished"
+    runs = list(runs_of(finished))
+    kept = shares(sizes_by_source(runs), {one.name: one.weight for one in config.sources})
+    verdicts = _verdict_tables(parts, finished)
+    total = sum(map(count_rows, (*verdicts, *runs)))
+    summary = Summary()
+    with (
+        _Progress(display, "documents", total) as progress,
+        LogWriter(log_folder, total) as log,
+        DocumentFiles(folder) as documents,
+    ):
+
+        def note(row: Row) -> None:
+            log.add(row)
+            summary.add(row)
+            progress.move(1, "")
+
+        for table in verdicts:
+            for row in read_rows(table):
+                note(row)
+        for row in merged(runs, scratch):
+            share = kept[row["source"]]
+            if stays(row["id"], share, config.seed):
+                documents.add(row)
+                note(verdict_row(document_of(row), Verdict(Stage.KEPT, "")))
+            else:
+                reason = Verdict(Stage.MIXING, "weight of the source", f"share {share:.4g}")
+                note(verdict_row(document_of(row), reason))
+    shutil.rmtree(scratch, ignore_errors=True)
+    recorded = [
+        json.loads(file.read_text())
+        for file in sorted(finished.glob("*.json"))
+        if not file.name.endswith(".examples.json")
+    ]
+    summary.complete(
+        items=sum(part.figures()["items"] for part in parts),
+        redacted=[one["redacted"] for one in recorded],
+        examples=[*(part.examples for part in parts), *sorted(finished.glob("*.examples.json"))],
+    )
+    summary.write(path)
+    return summary
+
+
+def _tokenizer(config: CorpusConfig, building: Path, display: Display) -> Path | None:
+    """Return the tokenizer of the settings, trained on the documents if they say so."""
+    if config.shards.vocabulary is None:
+        return config.shards.tokenizer
+    folder = building / TOKENIZER
+    if not (folder / MANIFEST).exists():
+        # The documents are shuffled, so the first files are a sample; pairs need much memory.
+        files = sorted((building / DOCUMENTS).iterdir())[:SAMPLE_FILES]
+        with _Progress(display, "tokenizer", 1):
+            texts = chain.from_iterable(map(read_texts_of, files))
+            train_tokenizer(texts, config.shards.vocabulary, folder)
+            hashes = {file.name: hash_file(file) for file in files}
+            write_manifest(folder, kind="tokenizer", version=folder.name, data=hashes)
+    return folder
+
+
+def _tokenize(config: CorpusConfig, tokenizer: Path, building: Path, display: Display) -> None:
+    shards = ShardConfig(
+        sources=(building / DOCUMENTS,),
+        tokenizer_directory=tokenizer,
+        output_directory=building / SHARDS,
+        held_out_fraction=config.shards.held_out_fraction,
+        seed=config.seed,
+        licence=config.licence,
+    )
+    with _Progress(display, "tokenize", 1) as progress:
+        write_shards(
+            shards,
+            lambda one: progress.show(
+                one.read_bytes / max(1, one.all_bytes), f"{one.tokens:,} tokens"
+            ),
+        )
+
+
+def _publish(building: Path, result: Path) -> None:
+    """Put the complete folder in the place of the result before."""
+    shutil.rmtree(building / "finished", ignore_errors=True)
+    (building / "duplicates.parquet").unlink(missing_ok=True)
+    before = result.with_name(BEFORE)
+    shutil.rmtree(before, ignore_errors=True)
+    if result.exists():
+        result.rename(before)
+    building.rename(result)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _key(config: CorpusConfig, out: Path, parts: Sequence[Part]) -> str:
+    """Return a hash of everything that determines phases 2 to 5."""
+    return fingerprint(
+        [
+            [[part.name, part.figures()["stamp"]] for part in parts],
+            plain(config.finishing),
+            [[removal.by, removal.value] for removal in removals(out)],
+            _tokenizer_hash(config),
+        ]
+    )
+
+
+def _tokenizer_hash(config: CorpusConfig) -> str:
+    if config.shards.tokenizer is None:
+        return ""
+    return hash_file(config.shards.tokenizer / "tokenizer.json")
+
+
+def _verdict_tables(parts: Iterable[Part], finished: Path) -> list[Path]:
+    tables = [path for part in parts for path in (part.verdicts, part.removed) if path.exists()]
+    return [*tables, *sorted(finished.glob("*.verdicts.parquet"))]
+
+
+def _check_folder(out: Path) -> None:
+    """Create the folder.
+
+    Raises:
+        CorpusError: the folder contains something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    own = {WORK, BUILDING, RESULT, BEFORE, ITEMS, BUILDS, REMOVALS, SETTINGS, LOCK}
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if foreign:
+        raise CorpusError(
+            f"out: {out} contains {foreign[0]}, which is no part of a corpus",
+            field="out",
+            reason="EXISTS",
+        )
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+class _Progress:
+    """A phase as a step of a display."""
+
+    def __init__(self, display: Display, name: str, total: int, done: int = 0) -> None:
+        self._display, self._total, self._done = display, total, done
+        self._step = Step(name, StepState.RUNNING)
+
+    def __enter__(self) -> _Progress:
+        self._display.begin(self._step)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._step.progress, self._step.state = 1.0, StepState.DONE
+            self._display.end(self._step)
+
+    def move(self, done: int, detail: str) -> None:
+        """Count finished units."""
+        self._done += done
+        self.show(self._done / max(1, self._total), detail or f"{self._done:,} of {self._total:,}")
+
+    def show(self, share: float, detail: str) -> None:
+        """Show a share of the phase."""
+        self._step.progress, self._step.detail = share, detail
+        self._display.move(self._step)

@@ -1,0 +1,151 @@
+"""Removal of documents from a corpus, and the models that learned from them.
+
+A removal is recorded first and applied by the next build, also after an interruption. For each
+build a table of hashes remembers the documents in its shards, so that the models that saw a
+document can be named when its text no longer exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from training.artifacts.manifest import Manifest, ManifestError, read_manifest
+from training.corpus.document import CorpusError, Origin, Stage, Verdict
+from training.data.split_writer import ID_BYTES
+from training.data.token_shards import SHARDS_HASH, shards_hash
+from training.runs import now
+
+REMOVALS, BUILDS = "removals.jsonl", "builds"
+HASH_DIGITS = 16
+
+
+class By(StrEnum):
+    """Property by which documents are removed."""
+
+    URL = "url"
+    HOST = "host"
+    LICENCE = "licence"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A request to remove documents.
+
+    Attributes:
+        value: URL, host or licence, compared as a whole; a host stands for its subdomains, too.
+    """
+
+    by: By
+    value: str
+    time: str
+
+    def concerns(self, origin: Origin) -> bool:
+        """Return True if a document is removed."""
+        if self.by is By.URL:
+            return origin.url == self.value
+        if self.by is By.LICENCE:
+            return origin.licence == self.value
+        return origin.host == self.value or origin.host.endswith(f".{self.value}")
+
+
+def record(corpus: Path, by: By, value: str) -> Removal:
+    """Append a removal to the corpus; the next build applies it.
+
+    Raises:
+        CorpusError: the value is empty.
+    """
+    if not value:
+        raise CorpusError(f"{by}: is empty", field=by, reason="EMPTY")
+    removal = Removal(by, value.lower() if by is By.HOST else value, now())
+    with (corpus / REMOVALS).open("a") as opened:
+        opened.write(json.dumps(asdict(removal)) + "\n")
+    return removal
+
+
+def removals(corpus: Path) -> list[Removal]:
+    """Return the recorded removals, oldest first."""
+    path = corpus / REMOVALS
+    if not path.exists():
+        return []
+    rows = map(json.loads, path.read_text().splitlines())
+    return [Removal(By(row["by"]), row["value"], row["time"]) for row in rows]
+
+
+def removed_by(found: Sequence[Removal], origin: Origin) -> Verdict | None:
+    """Return the verdict of the first removal that concerns a document."""
+    for removal in found:
+        if removal.concerns(origin):
+            return Verdict(Stage.REMOVAL, removal.by, removal.time)
+    return None
+
+
+def remember_build(corpus: Path, shards: Path) -> str:
+    """Store the identifiers in shards as hashes; return the hash of the shards."""
+    name = shards_hash(shards)
+    raw = b"".join(path.read_bytes() for path in sorted(shards.glob("*-ids.bin")))
+    identifiers = np.frombuffer(raw, dtype=f"V{ID_BYTES}")
+    folder = corpus / BUILDS
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{name}.partial"
+    with partial.open("wb") as opened:
+        np.save(opened, np.sort(_hashes(bytes(one).hex() for one in identifiers)))
+    partial.replace(folder / f"{name}.npy")
+    return name
+
+
+def builds_with(corpus: Path, identifiers: Sequence[str]) -> set[str]:
+    """Return the hashes of the shards that contained one of the documents."""
+    wanted = _hashes(identifiers)
+    return {
+        path.stem
+        for path in (corpus / BUILDS).glob("*.npy")
+        if np.isin(wanted, np.load(path, mmap_mode="r")).any()
+    }
+
+
+def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
+    """Return the versions that were trained on these shards, and their descendants, by name.
+
+    Args:
+        folders: model directories, or folders that contain them.
+    """
+    manifests = list(_manifests(folders))
+    found = {
+        manifest.version
+        for manifest in manifests
+        if (manifest.data or {}).get(SHARDS_HASH) in builds
+    }
+    while True:
+        descendants = {
+            manifest.version
+            for manifest in manifests
+            if manifest.version not in found and found.intersection(manifest.parents)
+        }
+        if not descendants:
+            return sorted(found)
+        found |= descendants
+
+
+def _manifests(folders: Iterable[Path]) -> Iterator[Manifest]:
+    for folder in folders:
+        for path in sorted(folder.rglob("manifest.json")):
+            try:
+                yield read_manifest(path.parent)
+            except ManifestError:
+                continue  # of another kind, or unfinished
+
+
+def _hashes(identifiers: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return 64 bits of a hash of each identifier, so that the table names no document."""
+    return np.array(
+        [int(hashlib.sha256(one.encode()).hexdigest()[:HASH_DIGITS], 16) for one in identifiers],
+        dtype=np.uint64,
+    )

@@ -1,0 +1,51 @@
+"""`thumbwheel data why`: the verdict on a document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from training.corpus.document import Stage
+from training.data_path.log import LOG, Entry, find
+from training.data_path.pipeline import RESULT
+
+SUMMARY = "Show why a page is in the corpus or not: stage, rule and measured value."
+NOT_FOUND = 1
+DUPLICATES = (Stage.EXACT_DUPLICATE, Stage.NEAR_DUPLICATE)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("url", metavar="URL|ID", help="URL as in the input, or a document's id")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of `data build`")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print each entry; exit with 1 if there is none."""
+    folder = options.corpus / RESULT / LOG
+    found = find(folder, options.url)
+    for entry in found:
+        if options.json:
+            print(json.dumps(asdict(entry), ensure_ascii=False))
+        else:
+            print(describe(entry, folder))
+    if not found:
+        print(f"{options.url} is in no input of this corpus")
+        return NOT_FOUND
+    return 0
+
+
+def describe(entry: Entry, folder: Path) -> str:
+    """Return an entry in words."""
+    origin = f"{entry.url or entry.id} (source {entry.source}, {entry.size:,} bytes)"
+    if entry.stage == Stage.KEPT:
+        return f"{origin}: kept, as document {entry.id}"
+    if entry.stage in DUPLICATES:
+        kept = next(iter(find(folder, entry.value)), None)
+        instead = (kept.url or kept.id) if kept else entry.value
+        return f"{origin}: dropped as {entry.stage} of {instead}"
+    value = f": {entry.value}" if entry.value else ""
+    return f"{origin}: dropped by stage {entry.stage}, rule {entry.rule}{value}"
