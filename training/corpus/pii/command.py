@@ -7,10 +7,11 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ FIELDS = (
 MAX_RECORD_CHARACTERS = 1 << 26
 SUFFIXES = (".jsonl", ".txt")
 COMPRESSIONS = ("", ".gz", ".zst")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ def run(options: argparse.Namespace) -> int:
     rules = Rules(options.fields.split(","), wanted, options.language)
     for path in options.files:
         _check_file(path, options.out)
+    names = Counter(path.name for path in options.files)
+    if options.out is not None and (equal := [name for name, n in names.items() if n > 1]):
+        raise CorpusError(
+            f"--out: several files are named {', '.join(equal)}",
+            field="--out",
+            reason="CONFLICT",
+            limit="one file of each name",
+        )
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
     for path in options.files:
@@ -117,23 +127,38 @@ def _check_file(path: Path, out: Path | None) -> None:
 def _process(path: Path, out: Path | None, rules: Rules) -> tuple[int, Counter[Kind]]:
     """Read a file record by record; the output appears under its name when complete."""
     counts: Counter[Kind] = Counter()
-    records = 0
+    records = texts = 0
     is_text = ".txt" in path.suffixes
+    rules = replace(rules, fields=("text",)) if is_text else rules
     partial = None if out is None else out / f"{path.name}.partial"
     with contextlib.ExitStack() as stack:
         read = stack.enter_context(_open(path, path, "r"))
         written = None if partial is None else stack.enter_context(_open(partial, path, "w"))
         for record, given in _records(read, path, is_text):
             changed, found = _redact(given, rules)
+            texts += any(name in given for name in rules.fields)
             counts.update(found)
             records += 1
             if written is not None and found and not is_text:
-                written.write(json.dumps(changed, ensure_ascii=False) + "\n")
+                written.write(_line(changed))
             elif written is not None:
                 written.write(changed["text"] if is_text else record)
+    if records and not texts:
+        raise CorpusError(
+            f"{path}: no record has one of the fields {', '.join(rules.fields)}",
+            field="--fields",
+            reason="MISSING",
+            limit="a field of the records",
+        )
     if partial is not None:
         partial.rename(partial.with_suffix(""))
     return records, counts
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Return a JSON line; unpaired surrogates, which UTF-8 has no bytes for, stay escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    return (line if line.isascii() or not SURROGATE.search(line) else json.dumps(record)) + "\n"
 
 
 @contextlib.contextmanager

@@ -104,6 +104,8 @@ UNSPACED = {
 UNSPACED_CHARACTERS = 12
 SIGNS = "☎☏✆📞📱℡"
 WORD = re.compile(r"[^\W\d_]+\d?")
+# Also without its beginning, because the characters before a number are cut.
+PLACEHOLDER = re.compile(r"<?[A-Z_]{2,}_\d+>")
 
 
 def _table() -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]], tuple[int, ...]]:
@@ -150,6 +152,7 @@ def labels_before(text: str, start: int) -> tuple[str, ...]:
     if above and not WORD.search(left):
         # A number above has the label of its own line, as in a list of words with their counts.
         left = "" if any(letter.isdigit() for letter in above[-1]) else above[-1] + left
+    left = PLACEHOLDER.sub(" ", left)  # the word PHONE in it is no label
     if any(sign in left for sign in SIGNS):
         return (PHONE,)
     words = WORD.findall(_plain(left))

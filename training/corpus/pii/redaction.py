@@ -24,7 +24,7 @@ from training.corpus.pii.numbers import (
     parts_with_digits,
 )
 from training.corpus.pii.phones import find_phones
-from training.corpus.pii.regions import home_of, regions_of
+from training.corpus.pii.regions import regions_of
 
 PLACEHOLDER = re.compile(rf"<({'|'.join(kind.name for kind in Kind)})_([0-9]{{1,6}})>")
 # A span that overlaps an accepted one is dropped. Kinds with the better evidence come first.
@@ -63,7 +63,7 @@ def find(
     parts = parts_with_digits(text)
     if parts:
         regions = regions_of(language, url)
-        home = home_of(regions, language, url)
+        home = regions[0] if regions else ""
         for part in parts:
             if part.digits >= MIN_LONG_DIGITS:
                 found += find_ibans(text, part)
@@ -102,7 +102,7 @@ def redact_all(
     """Replace the personal data of texts that belong together, such as those of a conversation.
 
     Equal values get equal placeholders in all of them. Placeholders that a text already has are
-    kept and their numbers are not used again, so that a second call changes nothing.
+    kept, and their numbers are not used again.
 
     Args:
         public_texts: texts whose values are replaced nowhere.

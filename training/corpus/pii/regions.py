@@ -60,13 +60,3 @@ def regions_of(language: str, url: str = "") -> tuple[str, ...]:
     is_country = len(domain) == 2 and domain.isalpha() and domain not in GENERIC
     country = ({"uk": "GB"}.get(domain, domain.upper()),) if is_country else ()
     return tuple(dict.fromkeys((*country, *REGIONS.get(language, ()))))
-
-
-def home_of(regions: tuple[str, ...], language: str, url: str = "") -> str:
-    """Return the country whose identifiers need no label; "" if the text may be from anywhere.
-
-    English is written everywhere, so that only the URL names a country.
-    """
-    if not regions or (language in ("en", "") and not regions_of("", url)):
-        return ""
-    return regions[0]

@@ -62,6 +62,7 @@ def test_without_an_output_folder_texts_are_only_counted(
         ("a.jsonl.gz", gzip.compress(b"{}\n" * 99)[:-9], [], "a.jsonl.gz:99", "UTF-8, complete"),
         ("a.jsonl.gz", gzip.compress(b"{}\n" * 99)[:12] + b"xx", [], "a.jsonl.gz:0", "UTF-8, comp"),
         ("a.jsonl.zst", b"no frame", [], "a.jsonl.zst:0", "UTF-8, complete"),
+        ("a.jsonl", b'{"body": "x"}\n', [], "--fields", "a field of the records"),
         ("a.pdf", b"", [], "a.pdf", ".jsonl, .jsonl.gz, .jsonl.zst, .txt, .txt.gz, .txt.zst"),
         ("a.txt", b"123456789", [], "a.txt:0", "at most 8 characters"),
         ("a.txt", b"", ["--kinds", "face"], "--kinds", "bank account, card, email"),
@@ -97,6 +98,24 @@ def test_bad_input_is_refused_with_field_and_limit(
     assert errors[0].field == field
     assert errors[0].limit.startswith(limit)
     assert capsys.readouterr().err.startswith("thumbwheel data pii: ")
+
+
+def test_unpaired_surrogates_stay_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud800 é anna@example.org"}\n')
+    assert main(["pii", str(path), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "a.jsonl").read_text())
+    assert found == {"text": "\ud800 é <EMAIL_1>"}
+
+
+def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "a.txt" for folder in ("x", "y")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(MAIL)
+    out = tmp_path / "out"
+    assert main(["pii", *map(str, paths), "--out", str(out)]) == 2
+    assert not out.exists()
 
 
 def test_an_interrupted_file_does_not_appear(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_labelled_files_are_those_of_the_generator(part: str) -> None:
         ("std::vector, a[1::2], x::y, 12:34:56, 00:1b:44:11:3a:b7", "en"),
         ("version 4.17.21.3, Chrome/120.0.0.0, section 1.2.3.4, 10.0.0.0/8", "en"),
         ("prefixes 2001:db8::/32 and 64:ff9b::192.0.2.0/96", "en"),
+        ("the account 5000000000000009 and 2100 0000 0000 0005", "en"),  # of no issuer
+        ("routing number 021000022", "en"),
+        ("https://example.org/?n=4111111111111111&m=110101190409184130", "en"),
+        ("Phone 17\n2025550123", "en"),
+        ("Order 030 23125 123", "de"),
+        ("version 203.0.113.7", "en"),
+        ("git@github.com is a login", "en"),
+        ("x[2024::10]", "en"),
         ("backup 198712202384 and 202611290405", "sv"),
         ("order 4111111111111111 of the shop", "en"),
         ("https://shop.example.com/4111111111111111?id=2025550123", "en"),
@@ -145,7 +153,11 @@ def test_equal_values_get_equal_placeholders_in_all_texts() -> None:
     assert redact(f"x@example.com {MAIL}").text == "<EMAIL_1> <EMAIL_2>"
 
 
-def test_a_second_call_changes_nothing_and_reuses_no_number() -> None:
+def test_a_placeholder_is_no_label_and_its_number_is_not_reused() -> None:
+    assert kinds_of("<PHONE_1> 2025550123 and <CARD_1> 378282246310005") == [
+        ("card", "378282246310005")
+    ]
+    assert kinds_of("x" * 36 + "<PHONE_1> 2025550123") == []
     once = redact(f"write to {MAIL}").text
     assert redact(once).text == once
     assert redact(f"{once} or b@example.com").text == "write to <EMAIL_1> or <EMAIL_2>"
