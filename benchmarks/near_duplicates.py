@@ -1,11 +1,13 @@
 """Speed and memory of the search for near duplicates, and its quality on labelled pairs.
 
-`python benchmarks/near_duplicates.py peer|growth|quality`.
+`python benchmarks/near_duplicates.py peer|growth|documents|quality`.
 
 peer: documents a second against datatrove's four stages on pages of manuals, in alternating rounds
 of processor time on one core, and the agreement of both results beside that of two seeds.
 growth: processor time and peak memory for growing amounts of text (`--gigabytes .3 1 3 10`). The
 texts are lines of the manuals in random order; a tenth of them are copies with one line replaced.
+documents: the search alone for growing numbers of documents (`--documents 1000000 3000000`) with
+random signatures. A tenth of them differ from another one in a few minima.
 quality: precision, recall and F1 on pages of three versions of LLVM's manual. Two versions of a
 page are a pair of near duplicates, two different pages are none.
 """
@@ -39,13 +41,14 @@ from tests.support.near_duplicates import (
 from training.corpus.duplicates.clusters import find_duplicates_in
 from training.corpus.duplicates.exact import digest
 from training.corpus.duplicates.minhash import (
+    FINEWEB,
     MinHashConfig,
     band_keys,
     estimated_similarity,
     jaccard,
     signature_matrix,
 )
-from training.corpus.duplicates.rows import rows_of, write_rows
+from training.corpus.duplicates.rows import Row, order_key, row_dtype, rows_of, write_rows
 
 SEEDS = range(1, 11)
 LEAST_WORDS = 50
@@ -60,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.3, 1.0, 3.0])
+    parser.add_argument("--documents", type=int, nargs="+", default=[350_000, 3_500_000])
     parser.add_argument("--every", type=int, default=4, help="peer: each n-th page")
     parser.add_argument("--rounds", type=int, default=3, help="peer")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -120,6 +124,34 @@ def side(name: str, gigabytes: float, folder: Path) -> dict[str, float]:
     return figures
 
 
+def documents(options: argparse.Namespace) -> None:
+    """Measure the search alone for each number of documents."""
+    for count in options.documents:
+        with TemporaryDirectory(dir=Path.cwd()) as folder:
+            write_rows(Path(folder) / "rows", random_rows(count))
+            figures = side("search", 0, Path(folder))
+        print(
+            f"{count:,} documents, {figures['duplicates']:,} duplicates:"
+            f" {figures['seconds']:.1f} s, {figures['seconds'] / count * MEGABYTE:.2f} s a million,"
+            f" peak {figures['peak'] / MEGABYTE:.0f} MB",
+            flush=True,
+        )
+
+
+def random_rows(count: int) -> Iterator[Row]:
+    """Yield rows with random ids, digests and signatures."""
+    generator = np.random.default_rng(1)
+    signature = np.empty(FINEWEB.hashes, dtype=np.uint32)
+    for _ in range(count):
+        if generator.random() < COPIES:
+            signature = signature.copy()
+            signature[generator.integers(0, FINEWEB.hashes, size=10)] = 0
+        else:
+            signature = np.frombuffer(generator.bytes(4 * FINEWEB.hashes), dtype=np.uint32)
+        id = generator.bytes(16)
+        yield Row(id.hex(), order_key(id.hex()), id, signature)
+
+
 def write_all_rows(options: argparse.Namespace) -> None:
     """Write files of rows; the time of making texts does not count."""
     seconds = 0.0
@@ -139,15 +171,13 @@ def write_all_rows(options: argparse.Namespace) -> None:
 def search_all(options: argparse.Namespace) -> None:
     """Search the files of rows."""
     files = sorted(options.folder.iterdir())
-    documents = sum(file.stat().st_size for file in files) // 488
+    count = sum(file.stat().st_size for file in files) // row_dtype(FINEWEB).itemsize
     start = time.process_time()
     duplicates = sum(1 for _ in find_duplicates_in(files, options.folder / "work"))
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
-        json.dumps(
-            {"seconds": seconds, "peak": peak, "documents": documents, "duplicates": duplicates}
-        )
+        json.dumps({"seconds": seconds, "peak": peak, "documents": count, "duplicates": duplicates})
     )
 
 
@@ -238,7 +268,7 @@ def page_body(page: Path) -> str:
 
 
 SIDES = {"rows": write_all_rows, "search": search_all}
-CASES = {"peer": peer, "growth": growth, "quality": quality, **SIDES}
+CASES = {"peer": peer, "growth": growth, "documents": documents, "quality": quality, **SIDES}
 
 if __name__ == "__main__":
     main()

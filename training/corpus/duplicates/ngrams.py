@@ -40,12 +40,29 @@ SEPARATOR, LETTER, DIGIT, IDEOGRAPH, MARK = range(5)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
+BLOCK_CHARACTERS = 1_000_000
 # Positions within a word repeat after this number of characters.
 WORD_POSITIONS = 1024
 
 
 def word_hashes(text: str) -> Hashes:
-    """Return the hash of each word of the text [W]."""
+    """Return the hash of each word of the text [W].
+
+    Long texts are cut at white space into blocks, which need about 45 bytes a character.
+    """
+    found = []
+    start = 0
+    while start < len(text):
+        end = start + BLOCK_CHARACTERS
+        if end < len(text):
+            space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
+            end = space if space > 0 else end
+        found.append(_block_hashes(text[start:end]))
+        start = end
+    return np.concatenate([np.empty(0, dtype=np.uint64), *found])
+
+
+def _block_hashes(text: str) -> Hashes:
     points = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
     classes, values = _tables()
     kinds_C = classes.take(points, mode="clip")

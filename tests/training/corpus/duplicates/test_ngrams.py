@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from training.corpus.duplicates import ngrams
 from training.corpus.duplicates.ngrams import ngram_hashes, word_hashes
 
 EQUAL = {
@@ -61,6 +62,15 @@ def test_words_do_not_depend_on_their_neighbours() -> None:
     alone = np.concatenate([word_hashes(word) for word in words])
     assert np.array_equal(word_hashes(", ".join(words)), alone)
     assert len(set(alone.tolist())) == len(words)
+
+
+@pytest.mark.parametrize("word", ["alpha 42 ", "alpha\nbeta", "漢字"])
+def test_long_texts_are_cut_between_words(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = word * 500
+    whole = word_hashes(text)
+    monkeypatch.setattr(ngrams, "BLOCK_CHARACTERS", 1000)
+    hashes = word_hashes(text)
+    assert np.array_equal(hashes, whole)
 
 
 def test_ngrams_slide_over_words() -> None:
