@@ -54,6 +54,7 @@ SEEDS = range(1, 11)
 LEAST_WORDS = 50
 LINES = 12
 COPIES = 0.1
+BATCH = 10_000
 SHARD_BYTES = 50_000_000
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000
@@ -141,15 +142,16 @@ def documents(options: argparse.Namespace) -> None:
 def random_rows(count: int) -> Iterator[Row]:
     """Yield rows with random ids, digests and signatures."""
     generator = np.random.default_rng(1)
-    signature = np.empty(FINEWEB.hashes, dtype=np.uint32)
-    for _ in range(count):
-        if generator.random() < COPIES:
-            signature = signature.copy()
-            signature[generator.integers(0, FINEWEB.hashes, size=10)] = 0
-        else:
-            signature = np.frombuffer(generator.bytes(4 * FINEWEB.hashes), dtype=np.uint32)
-        id = generator.bytes(16)
-        yield Row(id.hex(), order_key(id.hex()), id, signature)
+    for start in range(0, count, BATCH):
+        shape = (min(BATCH, count - start), FINEWEB.hashes)
+        signatures = generator.integers(0, 2**32, size=shape, dtype=np.uint32)
+        copies = np.flatnonzero(generator.random(shape[0] - 1) < COPIES) + 1
+        signatures[copies] = signatures[copies - 1]
+        signatures[copies, generator.integers(0, shape[1], size=len(copies))] = 0
+        ids = generator.bytes(16 * shape[0])
+        for place, signature in enumerate(signatures):
+            id = ids[16 * place : 16 * place + 16]
+            yield Row(id.hex(), order_key(id.hex()), id, signature)
 
 
 def write_all_rows(options: argparse.Namespace) -> None:

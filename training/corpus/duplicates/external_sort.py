@@ -104,5 +104,17 @@ class ExternalSort:
 
     def _sorted(self, parts: list[Records]) -> Records:
         records = np.concatenate(parts)
-        columns = [records[name] for name in reversed(self._dtype.names or ())]
-        return records[np.lexsort(columns)]
+        firsts = records[self._first]
+        order = np.argsort(firsts)
+        firsts = firsts[order]
+        # The other fields decide only among equal values of the first: a sort by all takes twice
+        # as long.
+        equal = firsts[1:] == firsts[:-1]
+        tied = np.zeros(len(records), dtype=bool)
+        tied[1:] = equal
+        tied[:-1] |= equal
+        places = np.flatnonzero(tied)
+        group = records[order[places]]
+        columns = [group[name] for name in reversed(self._dtype.names or ())]
+        order[places] = order[places][np.lexsort(columns)]
+        return records[order]
