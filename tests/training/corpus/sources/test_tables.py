@@ -190,7 +190,7 @@ def test_damaged_row_group_of_parquet_loses_its_own_rows_only(tmp_path):
     file = tmp_path / "a.parquet"
     pq.write_table(
         pa.Table.from_pylist(rows), file, row_group_size=30, use_dictionary=False,
-        write_page_checksum=True,
+        write_page_checksum=True, compression="none",
     )  # fmt: skip
     group = pq.ParquetFile(file).metadata.row_group(1).column(0)
     data = bytearray(file.read_bytes())

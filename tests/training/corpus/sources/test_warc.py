@@ -254,6 +254,27 @@ def test_damaged_member_names_rule_and_url(tmp_path):
     assert [rule for _, rule in rules(items)] == ["zstd"]
 
 
+def test_archive_inside_of_a_damaged_record_is_not_read(tmp_path):
+    """A stored page that is itself compressed looks like a member."""
+    inner = gzip.compress(b"packed data " * 20)
+    stored = bytearray(gzip.compress(response_record(9, inner), 0))
+    assert inner in stored
+    stored[-6] ^= 255  # checksum
+    items = items_of(tmp_path, MEMBERS[0] + bytes(stored) + MEMBERS[1])
+    assert urls(items) == pages(0, 1)
+    assert rules(items) == [(page_url(9), "gzip")]
+
+
+def test_length_that_ends_inside_of_the_next_record(tmp_path):
+    """The block ends in front of the empty line after the next record's HTTP head."""
+    block = len(HEAD + b"\r\n" + page_text(0))
+    length = block + 4 + RECORDS[1].index(HEAD) + len(HEAD) - 2
+    data = response_record(0, length=length) + b"".join(RECORDS[1:3])
+    items = items_of(tmp_path, data, "a.warc")
+    assert rules(items) == [(page_url(0), "content length")]
+    assert urls(items) == pages(1, 2)
+
+
 def test_bomb_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "RATIO_FROM_BYTES", 4 << 20)
     bomb = response_record(9, bytes(8 << 20))
