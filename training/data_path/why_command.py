@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from training.corpus.document import Stage
+from training.data_path.config import CorpusConfig, read_settings
 from training.data_path.log import LOG, Entry, find
 from training.data_path.pipeline import RESULT
 
@@ -32,10 +34,27 @@ def run(options: argparse.Namespace) -> int:
             print(json.dumps(asdict(entry), ensure_ascii=False))
         else:
             print(describe(entry, folder))
-    if not found:
+    if found:
+        return 0
+    fates = list(crawl_rows(read_settings(options.corpus), options.url))
+    for row in fates:
+        value = f": {row['value']}" if row["value"] else ""
+        text = f"{options.url}: not downloaded by the crawl, {row['fate']}{value}"
+        print(json.dumps(row, ensure_ascii=False) if options.json else text)
+    if not fates:
         print(f"{options.url} is in no input of this corpus")
-        return NOT_FOUND
-    return 0
+    return 0 if fates else NOT_FOUND
+
+
+def crawl_rows(config: CorpusConfig, url: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a URL in the crawl logs of the sources."""
+    quoted = json.dumps(url, ensure_ascii=False).encode()
+    for source in config.sources:
+        if source.crawl_log is not None:
+            with source.crawl_log.open("rb") as lines:
+                # Without parsing, a million lines take less than a second.
+                rows = (json.loads(line) for line in lines if quoted in line)
+                yield from (row for row in rows if row["url"] == url)
 
 
 def describe(entry: Entry, folder: Path) -> str:

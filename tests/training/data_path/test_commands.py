@@ -48,6 +48,23 @@ def test_why_names_the_verdict(corpus: Path, capsys: pytest.CaptureFixture[str])
     assert main(["why", "https://example.org/unknown", "--corpus", str(corpus)]) == 1
 
 
+def test_why_reads_the_log_of_a_crawl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two crawls the last one is read, and its log is no table of texts."""
+    for name, numbers in (("0001", (1, 2)), ("0002", (2, 3))):
+        write_table(tmp_path / "in" / name / "pages.jsonl", [page(number) for number in numbers])
+    fate = {"url": "https://example.org/private", "fate": "robots", "value": "Disallow: /private"}
+    write_table(tmp_path / "in" / "0002" / "log.jsonl", [fate])
+    (tmp_path / "in" / "latest").symlink_to("0002")
+    (tmp_path / "corpus.toml").write_text(SETTINGS)
+    out = str(tmp_path / "corpus")
+    main(["build", str(tmp_path / "corpus.toml"), "--out", out, "--workers", "1"])
+    assert "records                      2" in capsys.readouterr().out
+
+    assert main(["why", "https://example.org/private", "--corpus", out]) == 0
+    assert "not downloaded by the crawl, robots: Disallow: /private" in capsys.readouterr().out
+    assert main(["why", "https://example.org/1", "--corpus", out]) == 1
+
+
 def test_remove_says_what_remains(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = str(corpus.parent)
     arguments = ["--corpus", str(corpus), "--models", models]

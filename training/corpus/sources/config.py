@@ -34,6 +34,8 @@ ENDINGS = {
     Kind.HTML: (".html", ".htm", ".xhtml"),
 }
 COMPRESSIONS = (".gz", ".zst")
+# Names in the folder of a crawl.
+LATEST_CRAWL, CRAWL_LOG = "latest", "log.jsonl"
 COMPRESSIBLE = frozenset({Kind.WARC, Kind.WET, Kind.JSON_LINES})
 
 
@@ -59,7 +61,8 @@ class SourceConfig:
 
     Attributes:
         name: part of each document's identifier; a new name gives new identifiers.
-        folder: folder of the files; their paths below it are part of the identifiers.
+        folder: folder of the files; their paths below it are part of the identifiers. Of a folder
+            of `thumbwheel data crawl` only the last finished crawl is read.
         files: patterns of `Path.glob` below the folder.
         kind: format of all files; None detects it by the name of each file.
         licence: licence of documents whose record names none.
@@ -117,9 +120,9 @@ class SourceConfig:
         found = {
             file
             for pattern in self.files
-            for file in self.folder.glob(pattern)
+            for file in self.root.glob(pattern)
             if file.is_file() and (self.kind or detect_kind(file))
-        }
+        } - {self.crawl_log}
         if not found:
             endings = sorted(ending for group in ENDINGS.values() for ending in group)
             raise CorpusError(
@@ -132,7 +135,18 @@ class SourceConfig:
 
     def relative_name(self, file: Path) -> str:
         """Return the path below the folder with "/" as separator."""
-        return file.relative_to(self.folder).as_posix()
+        return file.relative_to(self.root).as_posix()
+
+    @property
+    def crawl_log(self) -> Path | None:
+        """Log of the last finished crawl, if the folder is that of a crawl."""
+        log = self.folder / LATEST_CRAWL / CRAWL_LOG
+        return log if log.exists() else None
+
+    @property
+    def root(self) -> Path:
+        """Folder below which the files are."""
+        return self.folder if self.crawl_log is None else self.folder / LATEST_CRAWL
 
     def kind_of(self, file: Path) -> Kind:
         """Return the format of a file.
