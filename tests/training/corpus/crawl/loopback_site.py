@@ -97,12 +97,17 @@ def send(
 
 
 def start_crawl(
-    site: Site, out: Path, *options: str, seeds: tuple[str, ...] = ("/",)
+    site: Site, out: Path, *options: str, seeds: tuple[str, ...] = ("/",), is_private: bool = True
 ) -> subprocess.Popen[str]:
-    """Start the crawler on a site, without delays."""
+    """Start the crawler on a site, without delays.
+
+    Args:
+        is_private: allow private addresses.
+    """
     command = [sys.executable, "-m", "training.corpus", "crawl", "--out", str(out)]
-    command += ["--seeds", *map(site.url, seeds), "--agent", AGENT, "--private-addresses"]
-    command += ["--delay", "0", "--concurrency", "4", *options]
+    command += ["--seeds", *(site.url(seed) if seed[0] == "/" else seed for seed in seeds)]
+    command += ["--agent", AGENT, "--delay", "0", "--concurrency", "4", *options]
+    command += ["--private-addresses"] * is_private
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 

@@ -119,6 +119,17 @@ def test_traps_are_bounded_and_named(tmp_path: Path) -> None:
     assert counts["too large"] == "3"
 
 
+def test_private_addresses_are_refused_by_number_and_by_name(tmp_path: Path) -> None:
+    with serve({"/": links()}) as site:
+        names = ("127.0.0.1", "localhost", "127.1", "2130706433")
+        seeds = tuple(f"http://{name}:{site.port}/" for name in names)
+        process = start_crawl(site, tmp_path, "--wait", "0", seeds=seeds, is_private=False)
+        assert finish(process)[0] == 1
+        assert not site.paths
+        rows = {row["url"]: row["fate"] for row in log_of(site, tmp_path).values()}
+        assert rows == dict.fromkeys(seeds, "private address")
+
+
 @pytest.mark.long
 def test_slow_answers_end_by_the_time_limit(tmp_path: Path) -> None:
     pages: dict[str, Page] = {"/silent": silent, "/trickling": trickling, "/good": links()}
