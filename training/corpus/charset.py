@@ -55,6 +55,19 @@ def charset_of(content_type: str) -> str:
     return found[1] if found else ""
 
 
+def query_codec(content: bytes, content_type: str) -> str:
+    """Return Python's codec for the queries of links in an HTML page.
+
+    Browsers use the declared encoding, but UTF-8 instead of UTF-16 (WHATWG URL §4.1).
+
+    Args:
+        content_type: value of the HTTP header.
+    """
+    labels = (charset_of(content_type), _label_in_page(content))
+    name = next(filter(None, map(_codec_of, labels)), "utf-8")
+    return "utf-8" if name.lower().startswith("utf-16") else name
+
+
 def decode(content: bytes, declared: str = "", is_html: bool = False) -> str | None:
     """Return the text of a page without byte order mark; None if the bytes are no text.
 

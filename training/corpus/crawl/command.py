@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,15 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = settings_of(options)
     with locked(options.out):
-        return crawl_into(settings, options.out, is_recrawl=options.recrawl)
+        try:
+            return crawl_into(settings, options.out, is_recrawl=options.recrawl)
+        except (OSError, sqlite3.Error) as error:
+            raise CorpusError(
+                f"--out: {options.out}: {error}; the same command continues the crawl",
+                field="--out",
+                reason="UNWRITABLE",
+                limit="a writable folder with free space",
+            ) from error
 
 
 def settings_of(options: argparse.Namespace) -> CrawlSettings:

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lxml import etree
-from resiliparse.parse.encoding import detect_encoding
-from w3lib.encoding import html_to_unicode
 
+from training.corpus.charset import charset_of, decode, query_codec
 from training.corpus.crawl.settings import Signal
 
 PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
@@ -35,7 +34,7 @@ class ParsedPage:
         base: value of the element base; "" without.
         canonical: value of the link with rel=canonical; "" without.
         signals: opt-out signals of the headers and the page.
-        encoding: charset of the page.
+        encoding: codec for the queries of the links.
         cut: limit that ended the search for links; "" if all were found.
     """
 
@@ -57,9 +56,9 @@ def parse_page(
         product: name of the crawler, for directives that address it alone.
         header_signals: signals of the HTTP headers.
     """
-    encoding, text = html_to_unicode(
-        content_type, body[:SEARCHED_BYTES], auto_detect_fun=detect_encoding
-    )
+    searched = body[:SEARCHED_BYTES]
+    encoding = query_codec(searched, content_type)
+    text = decode(searched, charset_of(content_type), is_html=True) or ""
     # libxml2 ends at a depth of 256 elements unless `huge_tree` is set, which bounds its recursion.
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=False, remove_comments=True)
     try:

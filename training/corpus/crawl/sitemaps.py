@@ -45,13 +45,13 @@ def parse_sitemap(body: bytes) -> Sitemap:
     try:
         # Entities stay unresolved and nothing is loaded, so the file cannot name other files.
         events = etree.iterparse(
-            io.BytesIO(body), events=("end",), resolve_entities=False, no_network=True, recover=True
+            io.BytesIO(body), events=("end",), resolve_entities=False, no_network=True
         )
         for _, element in events:
-            name = etree.QName(element).localname if isinstance(element.tag, str) else ""
+            name = local_name(element)
             parent = element.getparent()
             if name == "loc" and parent is not None and element.text:
-                kind = etree.QName(parent).localname
+                kind = local_name(parent)
                 if kind in ("url", "sitemap"):
                     (pages if kind == "url" else sitemaps).append(element.text.strip())
                 if len(pages) + len(sitemaps) > MAX_ENTRIES:
@@ -62,6 +62,12 @@ def parse_sitemap(body: bytes) -> Sitemap:
     except etree.XMLSyntaxError:
         cut = "malformed XML"
     return Sitemap(tuple(pages[:MAX_ENTRIES]), tuple(sitemaps[:MAX_ENTRIES]), cut)
+
+
+def local_name(element: etree._Element) -> str:
+    """Return the tag without namespace; "" for comments and processing instructions."""
+    # lxml's QName refuses tags that its lenient parser lets pass.
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def _unpack(body: bytes) -> tuple[bytes, str]:

@@ -97,19 +97,27 @@ def send(
 
 
 def start_crawl(
-    site: Site, out: Path, *options: str, seeds: tuple[str, ...] = ("/",), is_private: bool = True
+    site: Site,
+    out: Path,
+    *options: str,
+    seeds: tuple[str, ...] = ("/",),
+    is_private: bool = True,
+    before: Callable[[], None] | None = None,
 ) -> subprocess.Popen[str]:
     """Start the crawler on a site, without delays.
 
     Args:
         is_private: allow private addresses.
+        before: called in the new process before the crawler.
     """
     command = [sys.executable, "-m", "training.corpus", "crawl", "--out", str(out)]
     command += ["--seeds", *(site.url(seed) if seed[0] == "/" else seed for seed in seeds)]
     command += ["--agent", AGENT, "--delay", "0", "--concurrency", "4", *options]
     command += ["--private-addresses"] * is_private
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=before
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

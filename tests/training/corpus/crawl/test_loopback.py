@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ from tests.training.corpus.crawl.loopback_site import (
     start_crawl,
 )
 from tests.training.corpus.crawl.memory_web import AGENT
+from training.corpus.document import Page as DownloadedPage
+from training.corpus.sources.config import SourceConfig
+from training.corpus.sources.reading import read
 
 MEGABYTE = 1 << 20
 
@@ -141,6 +145,21 @@ def test_slow_answers_end_by_the_time_limit(tmp_path: Path) -> None:
     assert fates == {"/silent": "timeout", "/trickling": "timeout", "/good": "stored"}
 
 
+@pytest.mark.long
+def test_full_disk_is_named_and_the_crawl_continues_later(tmp_path: Path) -> None:
+    pages, stored = tree(300)
+    with serve(pages) as site:
+        limits = (100_000, 100_000)
+        process = start_crawl(
+            site, tmp_path, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        )
+        status, _, err = finish(process)
+        assert (status, "Traceback" in err) == (2, False), err
+        assert "--out" in err
+        assert finish(start_crawl(site, tmp_path))[0] == 0
+        assert sorted(read_by_fastwarc(tmp_path)) == sorted(map(site.url, stored))
+
+
 PRIVATE = tuple(f"/private/{number}" for number in range(8))
 RULES = "User-agent: *\nDisallow: /private\n"
 STOCK = """
@@ -234,6 +253,7 @@ def check_kills(out: Path, count: int, kills: int, seed: int) -> None:
         assert len(stored) > count // 3
         assert sorted(read_by_fastwarc(out)) == sorted(site.url(path) for path in stored)
         check_warc_files(out, {row["url"]: row for row in rows.values()})
+        assert read_by_sources(out) == {site.url(path): "text/html" for path in stored}
 
 
 def test_killed_crawl_continues_with_the_same_pages(tmp_path: Path) -> None:
@@ -254,6 +274,16 @@ def read_by_fastwarc(out: Path) -> list[str]:
                 assert record.http_headers.status_code == 200
                 urls.append(record.headers["WARC-Target-URI"])
     return urls
+
+
+def read_by_sources(out: Path) -> dict[str, str]:
+    """Return the URLs and types of the pages that the next step of the data path reads."""
+    source = SourceConfig("crawl", out / "latest", ("*.warc.gz",))
+    items = [item for file in source.folder.glob("*.warc.gz") for item in read(source, file)]
+    assert all(isinstance(item, DownloadedPage) for item in items)
+    return {
+        item.origin.url: item.content_type for item in items if isinstance(item, DownloadedPage)
+    }
 
 
 def check_warc_files(out: Path, rows: dict[str, dict[str, object]]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.support.errors import refused
 from tests.training.corpus.crawl.memory_web import AGENT
@@ -18,7 +20,9 @@ from training.corpus.crawl.page import (
     parse_page,
     without_long_tags,
 )
+from training.corpus.crawl.robots import parse_robots
 from training.corpus.crawl.settings import CrawlSettings
+from training.corpus.crawl.sitemaps import parse_sitemap
 from training.corpus.crawl.urls import canonical_url, is_private, is_repeating
 from training.corpus.document import CorpusError
 
@@ -61,6 +65,45 @@ def test_links_are_searched_in_the_beginning_of_a_page() -> None:
     page = parse_page(body, "", "TestBot", frozenset())
     assert page.links == (("/1", False),)
     assert f"{SEARCHED_BYTES:,}" in page.cut
+
+
+PIECES = (
+    *(b'<a href="', b"'>", b"<base href=", b"<meta name=robots content=", b"<svg:a ", b"&#xD800;"),
+    *(
+        b"<?xml ",
+        b"<!DOCTYPE ",
+        b"<![CDATA[",
+        b"\x00",
+        b"\xff\xfe",
+        b"\x1f\x8b\x08",
+        b"http://",
+        b"[",
+    ),
+    *(b"<urlset><url><loc>", b"</loc></url>", b"User-agent: *\nCrawl-delay: ", b"nan\n", b"-1\n"),
+    *(b"Disallow: /*$\n", b"Sitemap: ", b"%", b"charset=zip", b":99999", b"//"),
+)
+CHARSETS = ("utf-8", "utf-16", "zip", "idna", "punycode", "undefined", "unicode_escape", "none")
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.sampled_from(PIECES) | st.binary(max_size=6), max_size=20).map(b"".join),
+    st.sampled_from(CHARSETS),
+)
+# Each was an unexpected error of a parser.
+@example(b"<a href=/a>", "zip")
+@example(b"<svg:a ", "utf-8")
+@example(b"<url><loc>&#xD800;", "utf-8")
+def test_no_content_is_an_unexpected_error(body: bytes, charset: str) -> None:
+    page = parse_page(body, f"text/html; charset={charset}", "TestBot", frozenset())
+    for href, _ in page.links:
+        if url := canonical_url(href, "http://h/a", page.encoding):
+            assert canonical_url(url) == url
+            assert url.isascii()
+    parse_sitemap(body)
+    rules = parse_robots(body, "TestBot")
+    rules.allows("http://h/x?y", "TestBot")
+    assert rules.delay_seconds >= 0
 
 
 @pytest.mark.parametrize(
