@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.corpus.crawl.settings import CrawlSettings, Signal
+from training.corpus.crawl.settings import CONTACT, CrawlSettings, Signal
 from training.corpus.crawl.urls import canonical_url
 from training.corpus.document import CorpusError
 
@@ -42,10 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first pages: URLs, or files with a URL in each line",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
+    identity = parser.add_mutually_exclusive_group(required=True)
+    identity.add_argument(
+        "--contact",
+        metavar="MAIL|URL",
+        help="address of the operator, part of the User-Agent for the owners of sites",
+    )
+    identity.add_argument(
         "--agent",
-        required=True,
-        help='User-Agent with a contact, as in "ExampleBot/1.0 (+https://example.org/bot)"',
+        help='whole User-Agent with a contact, as in "ExampleBot/1.0 (+https://example.org/bot)"',
     )
     parser.add_argument(
         "--hosts",
@@ -122,7 +127,7 @@ def settings_of(options: argparse.Namespace) -> CrawlSettings:
     """
     return CrawlSettings(
         seeds=read_seeds(options.seeds),
-        agent=options.agent,
+        agent=options.agent or agent_of(options.contact),
         hosts=tuple(options.hosts),
         depth=options.depth,
         pages=options.pages,
@@ -138,6 +143,21 @@ def settings_of(options: argparse.Namespace) -> CrawlSettings:
         sitemaps=not options.no_sitemaps,
         private_addresses=options.private_addresses,
     )
+
+
+def agent_of(contact: str) -> str:
+    """Return the User-Agent with a contact.
+
+    Raises:
+        CorpusError: the contact is neither a mail address nor a URL.
+    """
+    if not (CONTACT.fullmatch(contact) or contact.startswith(("http://", "https://"))):
+        raise CorpusError(
+            "--contact: neither a mail address nor a URL",
+            field="--contact",
+            limit="a mail address, or a URL with http or https",
+        )
+    return f"Thumbwheel (+{contact})"
 
 
 def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:

@@ -202,3 +202,17 @@ def test_options_have_the_defaults_of_the_settings() -> None:
     command.add_arguments(parser)
     options = parser.parse_args(["--seeds", "http://h/", "--out", "x", "--agent", AGENT])
     assert command.settings_of(options) == CrawlSettings(("http://h/",), AGENT)
+
+
+def test_contact_is_part_of_the_user_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = ["--seeds", "http://h/", "--out", "x"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(given)
+    assert "--contact" in capsys.readouterr().err
+    for contact in ("ops@example.org", "https://example.org/bot"):
+        settings = command.settings_of(parser.parse_args([*given, "--contact", contact]))
+        assert (settings.agent, settings.product) == (f"Thumbwheel (+{contact})", "Thumbwheel")
+    with refused(CorpusError, field="--contact"):
+        command.settings_of(parser.parse_args([*given, "--contact", "nobody"]))
