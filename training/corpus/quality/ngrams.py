@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,7 @@ def exceeding_top_ngram(
     longest = int(_ngram_lengths(words, n).max()) + n - 1
     if longest * _longest_run(np.sort(hashes)) / len(words.text) <= limit:
         return None
-    texts = words.texts()
+    texts = words.texts
     shifted = (texts[shift:] for shift in range(n))
     counts = Counter(map(" ".join, zip(*shifted, strict=False)))
     ngram, occurrences = counts.most_common(1)[0]
@@ -77,13 +76,10 @@ def exceeding_duplicates(
     if counted * int(lengths.max()) / len(words.text) <= limit:
         return None
     # Only n-grams whose hash occurs twice can be repeated or be the first of a repetition.
-    order = np.argsort(hashes, kind="stable")
-    equal = hashes[order][1:] == hashes[order][:-1]
-    candidates = np.zeros(len(hashes), np.bool_)
-    candidates[order[1:][equal]] = True
-    candidates[order[:-1][equal]] = True
-    places = np.flatnonzero(candidates)
-    joined = "".join(words.texts())
+    doubled = ordered[1:][ordered[1:] == ordered[:-1]]
+    nearest = np.searchsorted(doubled, hashes).clip(max=len(doubled) - 1)
+    places = np.flatnonzero(doubled[nearest] == hashes)
+    joined = "".join(words.texts)
     starts = np.concatenate(([0], np.cumsum(words.lengths)))
     seen: set[str] = set()
     characters = following = 0
@@ -113,5 +109,4 @@ def _ngram_lengths(words: Words, n: int) -> npt.NDArray[np.int64]:
 def _longest_run(ordered: npt.NDArray[np.uint64]) -> int:
     """Return the length of the longest run of equal values."""
     ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    bounds = [-1, *ends.tolist(), len(ordered) - 1]
-    return max(after - before for before, after in pairwise(bounds))
+    return int(np.diff(ends, prepend=-1, append=len(ordered) - 1).max())

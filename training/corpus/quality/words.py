@@ -12,6 +12,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,9 +137,9 @@ class Words:
         numbers: numbers of the words in the vocabulary. [words]
     """
 
-    def __init__(self, text: str, numbers: list[int], vocabulary: Vocabulary) -> None:
+    def __init__(self, text: str, numbers: npt.NDArray[np.int64], vocabulary: Vocabulary) -> None:
         self.text = text
-        self.numbers = np.asarray(numbers, np.int64)
+        self.numbers = numbers
         self.vocabulary = vocabulary
 
     def __len__(self) -> int:
@@ -149,8 +150,9 @@ class Words:
         """The characters of each word."""
         return self.vocabulary.lengths(self.numbers)
 
+    @cached_property
     def texts(self) -> list[str]:
-        """Return the words."""
+        """The words."""
         return [self.vocabulary.texts[number] for number in self.numbers.tolist()]
 
     def count_distinct(self, words: frozenset[str]) -> int:
@@ -191,15 +193,7 @@ class Tokenizer:
         """Return the words of a text. The last result is kept, because several rules need it."""
         if self._last is not None and self._last.text == text:
             return self._last
-        entries = (
-            None if self._special_cases.occur_over_spaces(text) else self._entries(text.split())
-        )
-        if entries is None:
-            tokens = self._pipeline.tokenizer(text)
-            numbers = [self._vocabulary.number(one.text) for one in tokens if not one.is_space]
-        else:
-            numbers = [number for entry in entries for number in entry]
-        self._last = Words(text, numbers, self._vocabulary)
+        self._last = Words(text, self._numbers(text), self._vocabulary)
         return self._last
 
     def sentences(self, text: str, enough: int) -> int:
@@ -209,10 +203,9 @@ class Tokenizer:
         sentence end that is no punctuation. Whitespace of two characters or more is such a word.
         """
         parts = _WHITESPACE_OR_CHUNK.findall(text)
-        entries = None
-        if not self._special_cases.occur_over_spaces(text):
-            entries = self._entries([part for part in parts if not part.isspace()])
-        if entries is None:
+        chunks = [part for part in parts if not part.isspace()]
+        entries, dependent = self._entries(chunks)
+        if self._depends_on_context(text, chunks, dependent):
             doc = self._sentencizer(self._pipeline.tokenizer(text))
             return min(enough, sum(1 for _ in doc.sents))
         found, ended, following = 1, False, iter(entries)
@@ -232,24 +225,39 @@ class Tokenizer:
                 return enough
         return min(found, enough)
 
-    def _entries(self, chunks: list[str]) -> list[tuple[int, ...]] | None:
-        """Return the words of each chunk, or None if chunks may influence each other."""
+    def _numbers(self, text: str) -> npt.NDArray[np.int64]:
+        chunks = text.split()
+        entries, dependent = self._entries(chunks)
+        if not self._depends_on_context(text, chunks, dependent):
+            return np.fromiter(chain.from_iterable(entries), np.int64)
+        if "\n" in text:
+            # Chunks influence each other over a single space only.
+            return np.concatenate([self._numbers(line) for line in text.split("\n")])
+        tokens = [token.text for token in self._pipeline.tokenizer(text) if not token.is_space]
+        return np.fromiter(map(self._vocabulary.number, tokens), np.int64)
+
+    def _entries(self, chunks: list[str]) -> tuple[list[tuple[int, ...]], bool]:
+        """Return the words of each chunk, and whether chunks may influence each other."""
         known = self._vocabulary.chunks
         entries = [known.get(chunk) for chunk in chunks]
         if None not in entries:
-            return entries  # type: ignore[return-value]  # no element is None
+            return entries, False  # type: ignore[return-value]  # no element is None
         missing = [place for place, entry in enumerate(entries) if entry is None]
         fresh = self._learn({chunks[place] for place in missing})
         for place in missing:
             entries[place] = fresh[chunks[place]]
         found: list[tuple[int, ...]] = entries  # type: ignore[assignment]
-        if any(
+        return found, any(
             chunks[place] in self._vocabulary.contextual
             and self._neighbours_matter(chunks, found, place)
             for place in missing
-        ) and not any(len(self._pieces(chunk)) > 1 for chunk in chunks):
-            return None
-        return found
+        )
+
+    def _depends_on_context(self, text: str, chunks: list[str], dependent: bool) -> bool:
+        """Return true if spaCy must see the text as a whole; it never sees chunks to be cut."""
+        return (dependent or self._special_cases.occur_over_spaces(text)) and not any(
+            len(self._pieces(chunk)) > 1 for chunk in chunks
+        )
 
     def _neighbours_matter(
         self, chunks: list[str], entries: list[tuple[int, ...]], place: int

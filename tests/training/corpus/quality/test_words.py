@@ -71,15 +71,15 @@ def test_words_and_sentences_equal_those_of_spacy(
 ) -> None:
     doc = reference(text)
     words = [token.text for token in doc if not token.is_space]
-    assert english.words(text).texts() == words
+    assert english.words(text).texts == words
     assert english.sentences(text, enough=10**6) == max(1, len(list(doc.sents)))
 
 
 def test_special_case_over_a_space_suppresses_one_inside_a_chunk(english: Tokenizer) -> None:
     plain = spacy.blank("en")
     alone, together = "has):", "it has): :("
-    assert english.words(alone).texts() == [token.text for token in plain(alone)]
-    assert english.words(together).texts() == [token.text for token in plain(together)]
+    assert english.words(alone).texts == [token.text for token in plain(alone)]
+    assert english.words(together).texts == [token.text for token in plain(together)]
 
 
 @pytest.mark.parametrize("language", ["es", "el"])
@@ -91,14 +91,14 @@ def test_special_cases_that_contain_a_space(language: str) -> None:
     tokenizer = Tokenizer(language)
     for case in cases:
         text = f"abc {case} def."
-        assert tokenizer.words(text).texts() == [
+        assert tokenizer.words(text).texts == [
             token.text for token in plain(text) if not token.is_space
         ]
 
 
 def test_words_have_the_properties_that_rules_count(english: Tokenizer) -> None:
     words = english.words("The cat — 42 … naïve!")
-    assert words.texts() == ["The", "cat", "—", "42", "…", "naïve", "!"]
+    assert words.texts == ["The", "cat", "—", "42", "…", "naïve", "!"]
     vocabulary, numbers = words.vocabulary, words.numbers
     assert words.lengths.tolist() == [3, 3, 1, 2, 1, 5, 1]
     assert vocabulary.symbols(numbers).tolist() == [False, False, True, False, True, False, True]
@@ -112,7 +112,7 @@ def test_cleared_table_changes_no_result(english: Tokenizer) -> None:
     english.clear()
     assert english.bytes == 0
     english.words("Other words take the numbers of the earlier ones.")
-    assert english.words(text).texts() == before.texts()
+    assert english.words(text).texts == before.texts
     assert before.lengths.tolist() == english.words(text).lengths.tolist()
 
 
@@ -120,7 +120,7 @@ def test_cleared_table_changes_no_result(english: Tokenizer) -> None:
 def test_long_chunks_are_cut(english: Tokenizer, unit: str) -> None:
     size = 4 * MAX_CHUNK
     chunk = (unit * size)[:size]
-    words = english.words(f"Before {chunk} after.").texts()
+    words = english.words(f"Before {chunk} after.").texts
     assert "".join(words) == f"Before{chunk}after."
     assert max(map(len, words)) <= MAX_CHUNK
     assert not any(len(known) > CUT_CHUNK for known in english.words(chunk).vocabulary.chunks)
