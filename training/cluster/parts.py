@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any, Self, TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -13,41 +14,61 @@ ATTEMPTS = 3
 ADDRESS = "RAY_ADDRESS"
 
 
-def each(
-    function: Callable[[Part], Result], parts: Sequence[Part], workers: int
-) -> Iterator[tuple[Part, Result]]:
-    """Yield each part with its result, in the order in which they end.
+class Workers:
+    """Runs functions on several parts at once. Use as a context manager.
 
-    Args:
-        function: importable by the workers; its arguments and results are pickled.
-        workers: parts at once; 1 works in this process. With the environment variable RAY_ADDRESS
-            the parts are tasks of that cluster, whose machines must share the file system.
-
-    Raises:
-        Exception: the first exception of the function; later parts are not started.
+    Ray starts with the first work, since its start takes up to a minute, and ends with the block.
     """
-    if workers <= 1 and not os.environ.get(ADDRESS):
-        for part in parts:
-            yield part, function(part)
-        return
-    yield from _on_ray(function, parts, workers)
 
+    def __init__(self, count: int) -> None:
+        """Set the number of workers.
 
-def _on_ray(
-    function: Callable[[Part], Result], parts: Sequence[Part], workers: int
-) -> Iterator[tuple[Part, Result]]:
-    import ray
+        Args:
+            count: parts at once; 1 works in this process. With the environment variable RAY_ADDRESS
+                the parts are tasks of that cluster, whose machines must share the file system.
+        """
+        self._count = count
+        self._cluster = ExitStack()
 
-    from training.cluster.group import ray_cluster
+    def __enter__(self) -> Self:
+        return self
 
-    with ray_cluster(workers):
-        task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(function)
+    def __exit__(self, *_: object) -> None:
+        """End Ray, if it was started here."""
+        self._cluster.close()
+
+    def each(
+        self, function: Callable[[Part], Result], parts: Sequence[Part]
+    ) -> Iterator[tuple[Part, Result]]:
+        """Yield each part with its result, in the order in which they end.
+
+        Args:
+            function: importable by the workers; its arguments and results are pickled.
+
+        Raises:
+            Exception: the first exception of the function; later parts are not started.
+        """
+        if not parts or (self._count <= 1 and not os.environ.get(ADDRESS)):
+            for part in parts:
+                yield part, function(part)
+            return
+        import ray
+
+        from training.cluster.group import ray_cluster
+
+        self._cluster.enter_context(ray_cluster(self._count))
+        task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_call)
+        shared = ray.put(function)
         waiting = list(reversed(parts))
         running: dict[Any, Part] = {}
         while waiting or running:
-            while waiting and len(running) < workers:
+            while waiting and len(running) < self._count:
                 part = waiting.pop()
-                running[task.remote(part)] = part
+                running[task.remote(shared, part)] = part
             done, _ = ray.wait(list(running), num_returns=1)
             for reference in done:
                 yield running.pop(reference), ray.get(reference)
+
+
+def _call(function: Callable[[Part], Result], part: Part) -> Result:
+    return function(part)

@@ -26,7 +26,7 @@ from itertools import chain
 from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
-from training.cluster.parts import each
+from training.cluster.parts import Workers
 from training.corpus.decontamination import build_index
 from training.corpus.document import CorpusError, Stage, Verdict
 from training.corpus.duplicates.clusters import find_duplicates_in
@@ -74,8 +74,8 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
         LoopRunningError: another build of the same folder is running.
     """
     _check_folder(out)
-    with exclusive(out, "a build of the corpus"):
-        parts = _clean(config, out, workers, display)
+    with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
+        parts = _clean(config, out, pool, display)
         key = _key(config, out, parts)
         building, result = out / BUILDING, out / RESULT
         if _read(result / KEY) == key:
@@ -86,7 +86,7 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
             (building / KEY).write_text(key)
         if not (building / REPORT).exists():
             duplicates = _find_duplicates(config, building, parts, display)
-            _finish(config, building, parts, duplicates, workers, display)
+            _finish(config, building, parts, duplicates, pool, display)
             summary = _write_documents(config, building, parts, display)
             if (tokenizer := _tokenizer(config, building, display)) is not None:
                 _tokenize(config, tokenizer, building, display)
@@ -97,7 +97,7 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
         return Summary.read(result / SUMMARY)
 
 
-def _clean(config: CorpusConfig, out: Path, workers: int, display: Display) -> list[Part]:
+def _clean(config: CorpusConfig, out: Path, pool: Workers, display: Display) -> list[Part]:
     """Clean the inputs that are new or changed, and apply removals to all."""
     folder = out / WORK
     folder.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ def _clean(config: CorpusConfig, out: Path, workers: int, display: Display) -> l
             path.unlink()
     left = [task for task in tasks if task.part.figures().get("stamp") != task.stamp]
     with _Progress(display, "clean", len(tasks), len(tasks) - len(left)) as progress:
-        for task, (items, kept) in each(run_clean, left, workers):
+        for task, (items, kept) in pool.each(run_clean, left):
             progress.move(1, f"{task.input.name}: {kept:,} of {items:,} kept")
     parts = sorted((task.part for task in tasks), key=lambda part: (part.source, part.file))
     found = removals(out)
@@ -162,7 +162,7 @@ def _finish(
     building: Path,
     parts: Sequence[Part],
     duplicates: Path,
-    workers: int,
+    pool: Workers,
     display: Display,
 ) -> None:
     folder = building / "finished"
@@ -172,7 +172,7 @@ def _finish(
         items = build_index(evaluation_items(), building.parent / ITEMS, config.decontamination)
     work = partial(run_finish, config, items, duplicates, folder)
     with _Progress(display, "finish", len(parts)) as progress:
-        for _ in each(work, [part.cleaned for part in parts], workers):
+        for _ in pool.each(work, [part.cleaned for part in parts]):
             progress.move(1, "")
 
 

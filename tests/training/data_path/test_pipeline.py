@@ -18,6 +18,7 @@ from tests.training.data_path.corpora import (
     write_table,
 )
 from training.artifacts.manifest import write_manifest
+from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage
 from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
 from training.data_path import pipeline
@@ -123,12 +124,12 @@ def test_order_of_the_work_does_not_matter(
     build_quietly(config, tmp_path / "first")
 
     def backwards(
-        function: Callable[[Any], Any], parts: Sequence[Any], workers: int
+        self: Workers, function: Callable[[Any], Any], parts: Sequence[Any]
     ) -> Iterator[tuple[Any, Any]]:
         for part in reversed(parts):
             yield part, function(part)
 
-    monkeypatch.setattr(pipeline, "each", backwards)
+    monkeypatch.setattr(Workers, "each", backwards)
     build_quietly(config, tmp_path / "second")
 
     assert content(tmp_path / "first") == content(tmp_path / "second")
