@@ -45,7 +45,7 @@ class PartFigures:
     """Figures of a part; they vary with the machine and are no part of the result.
 
     Attributes:
-        seconds: processor time by stage.
+        seconds: processor time by stage; of the extraction, which has its own process, wall time.
         largest_bytes: highest resident memory of the process.
         items: number of records.
         kept: number of texts in the table.
@@ -60,12 +60,13 @@ class PartFigures:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the processor time of the block to a stage."""
-        began = time.process_time()
+        """Add the time of the block to a stage."""
+        clock = time.perf_counter if stage is Stage.EXTRACTION else time.process_time
+        began = clock()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.process_time() - began
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + clock() - began
 
     def write(self, path: Path, stamp: str) -> None:
         """Write the figures with a stamp of the input; the file marks the part as finished."""

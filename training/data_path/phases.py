@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.corpus.document import Stage, Verdict
+from training.corpus.document import Item, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path.clean import PartFigures, Steps, clean, verdict_row
 from training.data_path.finish import FinishSteps, document_of, finish
@@ -87,17 +87,21 @@ class Part:
             path.unlink(missing_ok=True)
 
 
-def clean_part(part: Part, items: Iterator[Any], steps: Steps, stamp: str) -> PartFigures:
+def clean_part(
+    part: Part, items: Iterator[Item], steps: Steps, stamp: str, read_bytes: int
+) -> PartFigures:
     """Clean the input of a part.
 
     Args:
         items: items of the input.
         stamp: identifies the input and the settings.
+        read_bytes: size of the input.
     """
     part.delete()
     figures = clean(items, steps, part.cleaned, part.verdicts, part.examples)
     with figures.timed(Stage.NEAR_DUPLICATE):
         _write_signatures(part)
+    figures.read_bytes = read_bytes
     figures.write(part.record, stamp)
     return figures
 

@@ -137,7 +137,8 @@ class CleanTask:
 def run_clean(task: CleanTask) -> tuple[int, int]:
     """Clean a file; return the number of records and of kept texts."""
     steps = toolkit.clean_steps(task.config)
-    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp)
+    size = sum(file.stat().st_size for file in task.input.files)
+    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp, size)
     return figures.items, figures.kept
 
 

@@ -87,3 +87,4 @@ def test_report_shows_the_funnel(corpus: Path) -> None:
     assert "9 of 10 records kept" in page_text
     assert "exact duplicate" in page_text
     assert "CC0-1.0" in page_text
+    assert " 0 B of input" not in page_text
