@@ -29,6 +29,19 @@ LOG = "log.jsonl"
 MAX_SEED_BYTES = 64 << 20
 FOLDER_DIGITS = 4
 QUIET_SECONDS = 30.0
+# Options with a number: option, field of CrawlSettings, type and description.
+NUMBERS: tuple[tuple[str, str, type, str], ...] = (
+    ("--depth", "depth", int, "links from a seed to a page"),
+    ("--pages", "pages", int, "stored pages"),
+    ("--host-pages", "host_pages", int, "stored pages of one host"),
+    ("--delay", "delay_seconds", float, "seconds between two requests to a host"),
+    ("--concurrency", "concurrency", int, "requests to one host at the same time"),
+    ("--total-concurrency", "total_concurrency", int, "requests at the same time"),
+    ("--timeout", "timeout_seconds", float, "seconds for a response"),
+    ("--wait", "wait_seconds", float, "seconds to wait for a host that asks for it, at most"),
+    ("--page-bytes", "page_bytes", int, "bytes of a page, decompressed"),
+    ("--file-bytes", "file_bytes", int, "bytes of a WARC file"),
+)
 DEFAULTS = {field.name: field.default for field in fields(CrawlSettings)}
 
 
@@ -59,19 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help='allowed hosts, "*.example.org" for all below a domain (default: those of the seeds)',
     )
-    numbers: tuple[tuple[str, str, type, str], ...] = (
-        ("--depth", "depth", int, "links from a seed to a page"),
-        ("--pages", "pages", int, "stored pages"),
-        ("--host-pages", "host_pages", int, "stored pages of one host"),
-        ("--delay", "delay_seconds", float, "seconds between two requests to a host"),
-        ("--concurrency", "concurrency", int, "requests to one host at the same time"),
-        ("--total-concurrency", "total_concurrency", int, "requests at the same time"),
-        ("--timeout", "timeout_seconds", float, "seconds for a response"),
-        ("--wait", "wait_seconds", float, "seconds to wait for a host that asks for it, at most"),
-        ("--page-bytes", "page_bytes", int, "bytes of a page, decompressed"),
-        ("--file-bytes", "file_bytes", int, "bytes of a WARC file"),
-    )
-    for option, name, kind, about in numbers:
+    for option, name, kind, about in NUMBERS:
         default = DEFAULTS[name]
         parser.add_argument(
             option, dest=name, type=kind, default=default, help=f"{about} (default: {default:,})"

@@ -29,6 +29,7 @@ from scrapy.http.request import NO_CALLBACK
 from scrapy.resolver import CachingThreadedResolver
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogBeginner
 
 from training.corpus.crawl.archive import Headers
 from training.corpus.crawl.fates import Fate
@@ -196,13 +197,20 @@ class CrawlSpider(Spider):
             raise FetchError(Fate.CONNECTION, "refused") from error
         except Exception as error:
             # Errors of decompression and of connections have no common class in scrapy's stack.
-            name = type(error).__name__
+            name = reason_of(error)
             is_coding = isinstance(error, (EOFError, ValueError)) or name in ("error", "ZstdError")
             fate = Fate.DECODING if is_coding or "gzip" in name.lower() else Fate.CONNECTION
             raise FetchError(fate, name) from error
         pairs = tuple((name, value) for name, values in got.headers.items() for value in values)
         address = str(got.ip_address or "")
         return Response(got.status, pairs, got.body, address, "download_stopped" in got.flags)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the class of the first cause of an error, or "TLS", which includes certificates."""
+    reasons = getattr(error.__cause__, "reasons", ())
+    kind: type = reasons[0].type if reasons else type(error)
+    return "TLS" if kind.__module__.startswith("OpenSSL") else kind.__name__
 
 
 def run_crawl(
@@ -219,6 +227,8 @@ def run_crawl(
     process = AsyncCrawlerProcess(scrapy_settings(settings))
     crawler = process.create_crawler(CrawlSpider)
     process.crawl(crawler, work=work, stop=stop, settings_of_crawl=settings)
+    # Without a log Twisted prints tracebacks, for example of each refused certificate.
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     process.start(install_signal_handlers=False)
     spider = crawler.spider
     assert isinstance(spider, CrawlSpider)
@@ -247,6 +257,5 @@ def scrapy_settings(settings: CrawlSettings) -> dict[str, object]:
         "CONCURRENT_REQUESTS": 0,
         "CONCURRENT_REQUESTS_PER_DOMAIN": settings.total_concurrency,
         "LOG_ENABLED": False,
-        "LOG_INSTALL_ROOT_HANDLER": False,
         "TELNETCONSOLE_ENABLED": False,
     }

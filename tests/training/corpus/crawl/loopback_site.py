@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -39,8 +40,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def serve(pages: dict[str, Page]) -> Iterator[Site]:
-    """Serve a site during the block."""
+def serve(pages: dict[str, Page], tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """Serve a site during the block, with HTTPS if `tls` is given."""
     site = Site(pages)
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,6 +69,8 @@ def serve(pages: dict[str, Page]) -> Iterator[Site]:
             pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         site.port = server.server_port
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

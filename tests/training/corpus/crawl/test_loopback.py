@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+from infra.machine.certificates.authority import Authority, write_pair
 from tests.training.corpus.crawl.loopback_site import (
     ROOT,
     Page,
@@ -158,6 +161,21 @@ def test_full_disk_is_named_and_the_crawl_continues_later(tmp_path: Path) -> Non
         assert "--out" in err
         assert finish(start_crawl(site, tmp_path))[0] == 0
         assert sorted(read_by_fastwarc(tmp_path)) == sorted(map(site.url, stored))
+
+
+@pytest.mark.long
+def test_unknown_certificate_is_refused(tmp_path: Path) -> None:
+    pair = Authority.create(1).sign(x509.Name([]), [x509.DNSName("localhost")], 1)
+    write_pair(tmp_path, "site", pair)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "site.pem", tmp_path / "site.key")
+    with serve({"/": links()}, tls) as site:
+        seeds = (f"https://localhost:{site.port}/",)
+        status, _, err = finish(start_crawl(site, tmp_path / "out", "--wait", "0", seeds=seeds))
+        row = log_of(site, tmp_path / "out")[seeds[0]]
+    assert (status, "Traceback" in err) == (1, False), err
+    assert (row["fate"], row["value"]) == ("robots unreachable", "connection: TLS")
+    assert not site.paths
 
 
 PRIVATE = tuple(f"/private/{number}" for number in range(8))
