@@ -84,6 +84,9 @@ def feedback_faults() -> tuple[str, ...]:
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
 CANDIDATES = "tests/journeys/test_candidates.py"
+AGAINST_DATATROVE = tuple(
+    f"tests/training/corpus/{name}/test_against_datatrove.py" for name in ("duplicates", "quality")
+)
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -101,7 +104,14 @@ SLICES: dict[str, Slice] = {
     ),
     "training": Slice(
         "learning on three seeds, several processes, Ray, kills in every stage",
-        pytest=("-m", "long", "--numprocesses", "2", "--dist", "loadgroup", "tests/training"),
+        pytest=(
+            *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup", "tests/training"),
+            *(f"--ignore={name}" for name in AGAINST_DATATROVE),
+        ),
+    ),
+    "datatrove": Slice(
+        "filters and near duplicates of the data path against datatrove's",
+        pytest=("-m", "long", *ONE_BY_ONE, *AGAINST_DATATROVE),
     ),
     "system": Slice(
         "journeys of the whole system, long forms of the services' and the tooling's tests",

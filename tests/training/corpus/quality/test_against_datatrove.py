@@ -16,7 +16,7 @@ from training.corpus.quality.steps import QualityConfig, QualityRules, fineweb2_
 from training.corpus.quality.url_lists import packaged_lists
 from training.corpus.quality.urls import UrlFilter
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.usefixtures("documentation")]
 
 RULES = {
     "": "",
@@ -70,12 +70,10 @@ def differences(texts: list[str], language: str, document: Callable[..., Documen
     return found
 
 
-@pytest.mark.timeout(3000)
 def test_pages_of_manuals(document: Callable[..., Document]) -> None:
     assert differences(manual_texts(3000), "en", document) == []
 
 
-@pytest.mark.timeout(3000)
 def test_encyclopedia_texts(document: Callable[..., Document]) -> None:
     assert differences(encyclopedia_texts(20_000), "en", document) == []
 
