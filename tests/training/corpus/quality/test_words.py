@@ -75,11 +75,19 @@ def test_words_and_sentences_equal_those_of_spacy(
     assert english.sentences(text, enough=10**6) == max(1, len(list(doc.sents)))
 
 
-def test_special_case_over_a_space_suppresses_one_inside_a_chunk(english: Tokenizer) -> None:
+@pytest.mark.parametrize(("first", "second"), [("has):", "-("), ("x:)", ")"), ("a:(", "(8")])
+def test_special_case_over_a_space_suppresses_one_inside_a_chunk(
+    english: Tokenizer, first: str, second: str
+) -> None:
     plain = spacy.blank("en")
-    alone, together = "has):", "it has): :("
-    assert english.words(alone).texts == [token.text for token in plain(alone)]
-    assert english.words(together).texts == [token.text for token in plain(together)]
+    together = [token.text for token in plain(f"{first} {second}")]
+    assert together != [token.text for text in (first, second) for token in plain(text)]
+    # A line end between chunks separates them, so that only the dependent line is affected.
+    found = english.words(f"{first}\n{second}\n{first} {second}").texts
+    assert found == [
+        *(token.text for text in (first, second) for token in plain(text)),
+        *together,
+    ]
 
 
 @pytest.mark.parametrize("language", ["es", "el"])
