@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from training.corpus.document import CorpusError
@@ -82,15 +84,31 @@ class _Switch:
         return self._function(text) if self.on and self._function is not None else self._absent
 
 
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Keep an import from loading torch, unless it is loaded already.
+
+    spaCy's library thinc imports torch if it is installed: 490 MB in each worker for nothing.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes the import fail
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
+
+
 def blank_pipeline(language: str) -> Language:
     """Return spaCy's blank pipeline of a language with the sentencizer.
 
     Raises:
         CorpusError: spaCy needs a further package for the language, or does not know it.
     """
-    import spacy
-    from spacy.tokenizer import Tokenizer as SpacyTokenizer
-
+    with without_torch():
+        import spacy
+        from spacy.tokenizer import Tokenizer as SpacyTokenizer
     try:
         pipeline = spacy.blank(language)
     except ImportError as error:

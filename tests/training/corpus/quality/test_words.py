@@ -1,5 +1,7 @@
 """Words and sentences equal those of spaCy, on ordinary and on adversarial texts."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +134,17 @@ def test_long_chunks_are_cut(english: Tokenizer, unit: str) -> None:
     assert "".join(words) == f"Before{chunk}after."
     assert max(map(len, words)) <= MAX_CHUNK
     assert not any(len(known) > CUT_CHUNK for known in english.words(chunk).vocabulary.chunks)
+
+
+def test_tokenizer_does_not_load_torch() -> None:
+    program = (
+        "import sys; from training.corpus.quality.words import Tokenizer; Tokenizer('en');"
+        "print('torch' in sys.modules, 'spacy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_language_without_a_tokenizer_of_its_own_is_refused() -> None:
