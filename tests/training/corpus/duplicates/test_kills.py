@@ -14,7 +14,7 @@ from tests.support.duplicate_search import search
 from tests.training.corpus.duplicates import kill_searches
 
 ROOT = Path(__file__).resolve().parents[4]
-SHARDS, DOCUMENTS = 4, 120
+SHARDS, DOCUMENTS = 4, 60
 
 
 @pytest.fixture
