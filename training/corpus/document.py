@@ -80,10 +80,15 @@ class Origin:
     @property
     def host(self) -> str:
         """Return the host of the URL in lower case, without port; "" without a usable URL."""
-        try:
-            return urlsplit(self.url).hostname or ""
-        except ValueError:
-            return ""
+        return host_of(self.url)
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL in lower case, without port; "" without a usable URL."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

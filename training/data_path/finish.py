@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,14 @@ def finish(
                 continue
             text, counts = steps.redact(judged)
             redacted += counts
-            run.append(_finished_row(replace(judged, text=text), seed))
+            run.append(
+                {
+                    **asdict(judged.origin),
+                    "language": judged.language,
+                    "text": text,
+                    "order": order_of(judged.origin.id, seed),
+                }
+            )
             size += len(text)
             if size >= RUN_BYTES:
                 _write_run(run, folder / f"{name}-{runs:05}.parquet")
@@ -100,17 +107,3 @@ def _write_run(rows: list[Row], path: Path) -> None:
     with TableWriter(path, DOCUMENTS) as table:
         for row in sorted(rows, key=lambda row: (row["order"], row["id"])):
             table.add(row)
-
-
-def _finished_row(document: Document, seed: int) -> Row:
-    origin = document.origin
-    return {
-        "id": origin.id,
-        "url": origin.url,
-        "source": origin.source,
-        "licence": origin.licence,
-        "date": origin.date,
-        "language": document.language,
-        "text": document.text,
-        "order": order_of(origin.id, seed),
-    }

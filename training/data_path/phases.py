@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,20 +165,16 @@ def finish_part(
 ) -> None:
     """Finish the texts of a part; a finished part is left as it is."""
     name = cleaned.name.removesuffix(".parquet")
-    if not (folder / f"{name}.json").exists():
-        finish(read_rows(cleaned), _verdicts(cleaned, duplicates), steps, folder, name, seed)
-
-
-def _verdicts(cleaned: Path, duplicates: Path) -> Mapping[str, Verdict]:
-    """Return the verdicts on the duplicates of a part."""
+    if (folder / f"{name}.json").exists():
+        return
     own = pq.read_table(cleaned, columns=["id"])["id"]
-    found: dict[str, Verdict] = {}
+    dropped: dict[str, Verdict] = {}
     with pq.ParquetFile(duplicates) as file:
         for batch in file.iter_batches():
             mine = batch.filter(pc.is_in(batch["id"], value_set=own))
             for row in mine.to_pylist():
-                found[row["id"]] = Verdict(Stage(row["stage"]), "duplicate", row["kept"])
-    return found
+                dropped[row["id"]] = Verdict(Stage(row["stage"]), "duplicate", row["kept"])
+    finish(read_rows(cleaned), dropped, steps, folder, name, seed)
 
 
 def fingerprint(value: object) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -197,7 +197,8 @@ def _write_documents(
     finished = building / "finished"
     runs = list(runs_of(finished))
     kept = shares(sizes_by_source(runs), {one.name: one.weight for one in config.sources})
-    verdicts = _verdict_tables(parts, finished)
+    tables = (path for part in parts for path in (part.verdicts, part.removed) if path.exists())
+    verdicts = [*tables, *sorted(finished.glob("*.verdicts.parquet"))]
     total = sum(map(count_rows, (*verdicts, *runs)))
     summary = Summary()
     with (
@@ -211,17 +212,16 @@ def _write_documents(
             summary.add(row)
             progress.move(1, "")
 
-        for table in verdicts:
-            for row in read_rows(table):
-                note(row)
+        for row in chain.from_iterable(map(read_rows, verdicts)):
+            note(row)
         for row in merged(runs, scratch):
             share = kept[row["source"]]
+            verdict = Verdict(Stage.KEPT, "")
             if stays(row["id"], share, config.seed):
                 documents.add(row)
-                note(verdict_row(document_of(row), Verdict(Stage.KEPT, "")))
             else:
-                reason = Verdict(Stage.MIXING, "weight of the source", f"share {share:.4g}")
-                note(verdict_row(document_of(row), reason))
+                verdict = Verdict(Stage.MIXING, "weight of the source", f"share {share:.4g}")
+            note(verdict_row(document_of(row), verdict))
     shutil.rmtree(scratch, ignore_errors=True)
     recorded = [
         json.loads(file.read_text())
@@ -285,25 +285,15 @@ def _publish(building: Path, result: Path) -> None:
 
 def _key(config: CorpusConfig, out: Path, parts: Sequence[Part]) -> str:
     """Return a hash of everything that determines phases 2 to 5."""
+    tokenizer = config.shards.tokenizer
     return fingerprint(
         [
             [[part.name, part.figures()["stamp"]] for part in parts],
             plain(config.finishing),
             [[removal.by, removal.value] for removal in removals(out)],
-            _tokenizer_hash(config),
+            "" if tokenizer is None else hash_file(tokenizer / "tokenizer.json"),
         ]
     )
-
-
-def _tokenizer_hash(config: CorpusConfig) -> str:
-    if config.shards.tokenizer is None:
-        return ""
-    return hash_file(config.shards.tokenizer / "tokenizer.json")
-
-
-def _verdict_tables(parts: Iterable[Part], finished: Path) -> list[Path]:
-    tables = [path for part in parts for path in (part.verdicts, part.removed) if path.exists()]
-    return [*tables, *sorted(finished.glob("*.verdicts.parquet"))]
 
 
 def _check_folder(out: Path) -> None:
@@ -344,7 +334,7 @@ class _Progress:
             self._display.end(self._step)
 
     def move(self, done: int, detail: str) -> None:
-        """Count finished units."""
+        """Count further finished units of the phase."""
         self._done += done
         self.show(self._done / max(1, self._total), detail or f"{self._done:,} of {self._total:,}")
 

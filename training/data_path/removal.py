@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -117,7 +118,11 @@ def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
     Args:
         folders: model directories, or folders that contain them.
     """
-    manifests = list(_manifests(folders))
+    manifests: list[Manifest] = []
+    for folder in folders:
+        for path in sorted(folder.rglob("manifest.json")):
+            with suppress(ManifestError):  # of another kind, or unfinished
+                manifests.append(read_manifest(path.parent))
     found = {
         manifest.version
         for manifest in manifests
@@ -132,15 +137,6 @@ def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
         if not descendants:
             return sorted(found)
         found |= descendants
-
-
-def _manifests(folders: Iterable[Path]) -> Iterator[Manifest]:
-    for folder in folders:
-        for path in sorted(folder.rglob("manifest.json")):
-            try:
-                yield read_manifest(path.parent)
-            except ManifestError:
-                continue  # of another kind, or unfinished
 
 
 def _hashes(identifiers: Iterable[str]) -> npt.NDArray[np.uint64]:

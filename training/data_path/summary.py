@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from training.corpus.document import Stage
+from training.corpus.document import Stage, host_of
 from training.data_path.clean import EXAMPLES
 
 HOSTS = 100  # most frequent ones in the summary
@@ -65,7 +64,7 @@ class Summary:
         for counts, key in (
             (self.licences, row["licence"]),
             (self.lengths, str(max(0, row["size"].bit_length() - 1))),
-            (self.hosts, _host(row["url"])),
+            (self.hosts, host_of(row["url"])),
         ):
             counts[key] = counts.get(key, 0) + 1
         if len(self.hosts) > MAX_HOSTS:
@@ -93,7 +92,15 @@ class Summary:
             total.update(counts)
         self.redacted = dict(sorted(total.items()))
         self.hosts = _most_frequent(self.hosts, HOSTS)
-        self.examples = _joined(examples)
+        # Each part has a few examples by stage and rule; so have all parts together.
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for path in examples:
+            for row in json.loads(path.read_text()):
+                found.setdefault((row["stage"], row["rule"]), []).extend(row["examples"])
+        self.examples = [
+            {"stage": stage, "rule": rule, "examples": shown[:EXAMPLES]}
+            for (stage, rule), shown in sorted(found.items())
+        ]
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, atomically."""
@@ -104,7 +111,7 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Summary:
-        """Read a summary."""
+        """Read the summary from its file."""
         return cls(**json.loads(path.read_text()))
 
 
@@ -114,25 +121,6 @@ def _count(counts: dict[str, dict[str, int]], key: str, size: int) -> None:
     entry["bytes"] += size
 
 
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
 def _most_frequent(counts: Mapping[str, int], limit: int) -> dict[str, int]:
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return dict(ordered[:limit])
-
-
-def _joined(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Join the examples of all parts: a few by stage and rule."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in paths:
-        for row in json.loads(path.read_text()):
-            found.setdefault((row["stage"], row["rule"]), []).extend(row["examples"])
-    return [
-        {"stage": stage, "rule": rule, "examples": rows[:EXAMPLES]}
-        for (stage, rule), rows in sorted(found.items())
-    ]

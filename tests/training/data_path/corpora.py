@@ -59,7 +59,7 @@ def article(number: int) -> str:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write JSON lines."""
+    """Write rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -75,7 +75,7 @@ def settings(folder: Path, *sources: Mapping[str, Any], **changes: Any) -> Corpu
 
 
 def build_quietly(config: CorpusConfig, out: Path, workers: int = 1) -> Summary:
-    """Build without output."""
+    """Build a corpus without output."""
     return build(config, out, workers, Silent())
 
 
