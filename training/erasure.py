@@ -94,7 +94,13 @@ def apply_erasures(
 
 def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool:
     """Delete the texts of a snapshot if an erasure concerns it; return True if so."""
-    held = _held(directory)
+    texts, principals = directory / JUDGEMENTS, directory / PRINCIPALS
+    held: set[str] = set()  # hashes of the principals in the snapshot
+    if texts.exists():
+        with texts.open() as opened:
+            held = {_hashed(directory, json.loads(line)["principal"]) for line in opened}
+    elif principals.exists():
+        held = set(json.loads(principals.read_text())["hashed"])
     asked = [(erasure.number, _hashed(directory, erasure.principal)) for erasure in due]
     numbers = [number for number, hashed in asked if hashed in held]
     if not numbers:
@@ -103,8 +109,8 @@ def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool
     for record in runs.records():
         if record.snapshot == directory.name:
             _erase_run(runs.directory(record.version), record.version, numbers)
-    write_json(directory / PRINCIPALS, {"hashed": sorted(held - {hashed for _, hashed in asked})})
-    (directory / JUDGEMENTS).unlink(missing_ok=True)
+    write_json(principals, {"hashed": sorted(held - {hashed for _, hashed in asked})})
+    texts.unlink(missing_ok=True)
     return True
 
 
@@ -128,15 +134,6 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
         write_stage_page(stage)
-
-
-def _held(directory: Path) -> set[str]:
-    """Return the hashes of the principals in a snapshot."""
-    texts, principals = directory / JUDGEMENTS, directory / PRINCIPALS
-    if texts.exists():
-        with texts.open() as opened:
-            return {_hashed(directory, json.loads(line)["principal"]) for line in opened}
-    return set(json.loads(principals.read_text())["hashed"]) if principals.exists() else set()
 
 
 def _hashed(directory: Path, principal: str) -> str:

@@ -93,7 +93,21 @@ def read_identified(file: Path) -> Iterator[tuple[str, str]]:
     if file.suffix == ".parquet":
         yield from ((text, identifier) for text, identifier, _ in _read_rows(file))
     elif file.suffix == ".txt":
-        yield _read_whole(file), ""
+        if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
+            raise TextError(
+                f"{file.name}: {size} bytes; a .txt file may have {LARGEST_TEXT_BYTES},"
+                " use .jsonl for more",
+                field=file.name,
+                reason="TOO_LARGE",
+                limit=str(LARGEST_TEXT_BYTES),
+            )
+        try:
+            text = file.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise TextError(
+                f"{file.name}: not UTF-8 at byte {error.start}", field=file.name, reason="NOT_UTF8"
+            ) from error
+        yield _check_not_empty(text, file.name, file.name), ""
     else:
         yield from ((text, "") for text, _ in read_lines(file))
 
@@ -164,24 +178,6 @@ def _read_rows(file: Path) -> Iterator[tuple[str, str, int]]:
                 number += 1
                 place, field = f"{file.name} row {number}", f"{file.name}:{number}"
                 yield _check_not_empty(row["text"], place, field), row.get("id") or "", size
-
-
-def _read_whole(file: Path) -> str:
-    if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
-        raise TextError(
-            f"{file.name}: {size} bytes; a .txt file may have {LARGEST_TEXT_BYTES},"
-            " use .jsonl for more",
-            field=file.name,
-            reason="TOO_LARGE",
-            limit=str(LARGEST_TEXT_BYTES),
-        )
-    try:
-        text = file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{file.name}: not UTF-8 at byte {error.start}", field=file.name, reason="NOT_UTF8"
-        ) from error
-    return _check_not_empty(text, file.name, file.name)
 
 
 def check_unicode(text: str, name: str, field: str = "") -> str:

@@ -103,9 +103,12 @@ def read_pairs(path: Path) -> list[PairExample]:
 
     def parse(row: Mapping[str, Any]) -> PairExample:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
-        pair = PairExample(
-            _messages(row), *texts, _number(row, "margin", 0.0), _boolean(row, "tie")
-        )
+        messages, margin, tie = _messages(row), _number(row, "margin", 0.0), row.get("tie", False)
+        if not isinstance(tie, bool):
+            raise ExampleError(
+                "tie: must be true or false", field="tie", reason="WRONG_TYPE", limit="true, false"
+            )
+        pair = PairExample(messages, *texts, margin, tie)
         if pair.tie and pair.margin:
             raise ExampleError(
                 f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT"
@@ -273,12 +276,3 @@ def _number(row: Mapping[str, Any], field: str, default: float) -> float:
             limit="at least 0",
         )
     return float(value)
-
-
-def _boolean(row: Mapping[str, Any], field: str) -> bool:
-    value = row.get(field, False)
-    if not isinstance(value, bool):
-        raise ExampleError(
-            f"{field}: must be true or false", field=field, reason="WRONG_TYPE", limit="true, false"
-        )
-    return value

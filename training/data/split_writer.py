@@ -61,7 +61,11 @@ class SplitWriter:
             part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
             self._shard.write(part.tobytes())
             self.tokens += len(part)
-        self._write_identifier(identifier)
+        if self._identifiers is None and identifier:
+            self._identifiers = (self._directory / f"{self._name}-ids.bin").open("wb")
+            self._identifiers.write(bytes(ID_BYTES * self.documents))
+        if self._identifiers is not None:
+            self._identifiers.write(id_bytes(identifier))
         self.documents, self.bytes = self.documents + 1, self.bytes + text_bytes
         self._write_begins()
 
@@ -77,17 +81,10 @@ class SplitWriter:
         }
 
     def close(self) -> None:
-        """Close all files."""
+        """Close the files of the split."""
         for file in (*self._begins, self._shard, self._identifiers):
             if file is not None:
                 file.close()
-
-    def _write_identifier(self, identifier: str) -> None:
-        if self._identifiers is None and identifier:
-            self._identifiers = (self._directory / f"{self._name}-ids.bin").open("wb")
-            self._identifiers.write(bytes(ID_BYTES * self.documents))
-        if self._identifiers is not None:
-            self._identifiers.write(id_bytes(identifier))
 
     def _write_begins(self) -> None:
         for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):

@@ -140,7 +140,9 @@ def _process(path: Path, out: Path | None, rules: Rules) -> tuple[int, Counter[K
             counts.update(found)
             records += 1
             if written is not None and found and not is_text:
-                written.write(_line(changed))
+                line = json.dumps(changed, ensure_ascii=False)
+                # Unpaired surrogates, for which UTF-8 has no bytes, stay escaped.
+                written.write((json.dumps(changed) if SURROGATE.search(line) else line) + "\n")
             elif written is not None:
                 written.write(changed["text"] if is_text else record)
     if records and not texts:
@@ -153,12 +155,6 @@ def _process(path: Path, out: Path | None, rules: Rules) -> tuple[int, Counter[K
     if partial is not None:
         partial.rename(partial.with_suffix(""))
     return records, counts
-
-
-def _line(record: dict[str, Any]) -> str:
-    """Return a JSON line; unpaired surrogates, which UTF-8 has no bytes for, stay escaped."""
-    line = json.dumps(record, ensure_ascii=False)
-    return (line if line.isascii() or not SURROGATE.search(line) else json.dumps(record)) + "\n"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 Example = TypeVar("Example")
@@ -30,7 +30,11 @@ def cap_users(
         judged_by: users of each judgement of an example; none for examples of the recipe.
         max_share: largest share of one user, for example 0.05.
     """
-    weights = [_weights(judgements) for judgements in judged_by]
+    # User → weight in each example; a judgement of several users has no weight.
+    weights = [
+        {user: sides.count(side) / len(sides) for side in sides if len(side) == 1 for user in side}
+        for sides in judged_by
+    ]
     users = {user for judgements in judged_by for side in judgements for user in side}
     share = max(max_share, 2 / len(users)) if users else 1.0
     kept = list(range(len(examples)))
@@ -48,13 +52,3 @@ def cap_users(
         if len(below) == len(kept):
             return [examples[number] for number in sorted(kept)], len(examples) - len(kept)
         kept = below
-
-
-def _weights(judgements: Sequence[frozenset[str]]) -> Mapping[str, float]:
-    """Return user → weight of the user in an example."""
-    weights: dict[str, float] = defaultdict(float)
-    for users in judgements:
-        if len(users) == 1:
-            (user,) = users
-            weights[user] += 1 / len(judgements)
-    return weights
