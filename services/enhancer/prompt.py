@@ -7,6 +7,7 @@ without such a fixed point after MAX_ROUNDS is returned unchanged.
 import re
 import string
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
 from thumbwheel.enhancer.v1 import enhancer_pb2
@@ -78,21 +79,17 @@ class Enhancer:
         skipped = self._skip(text)
         if skipped:
             return enhancer_pb2.EnhanceResponse(text=text, skipped=skipped)
-        try:
-            return self._corrected(text, checkpoint)
-        except TooManyEditsError:
-            return enhancer_pb2.EnhanceResponse(text=text)
-
-    def _corrected(self, text: str, checkpoint: Checkpoint) -> enhancer_pb2.EnhanceResponse:
         draft = Draft(text)
-        for _ in range(MAX_ROUNDS):
-            before = draft.text
-            draft.revise(self._word_edits(draft.text, checkpoint))
-            checkpoint()
-            visible = masked(draft.text, protected_spans(draft.text), MASK)
-            draft.revise(confusion_edits(visible))
-            draft.revise(_line_edits(draft.text))
-            if draft.text == before:
+        with suppress(TooManyEditsError):
+            for _ in range(MAX_ROUNDS):
+                before = draft.text
+                draft.revise(self._word_edits(draft.text, checkpoint))
+                checkpoint()
+                visible = masked(draft.text, protected_spans(draft.text), MASK)
+                draft.revise(confusion_edits(visible))
+                draft.revise(_line_edits(draft.text))
+                if draft.text != before:
+                    continue
                 # Grammar takes as long as all other steps and therefore runs last, for most texts
                 # only once.
                 spans = protected_spans(draft.text)
@@ -166,14 +163,11 @@ def _is_fixed(text: str, match: re.Match[str]) -> bool:
         return True
     if word[1:] != word[1:].lower():
         return True
-    return word[0].isupper() and not _opens_sentence(text, match.start())
-
-
-def _opens_sentence(text: str, start: int) -> bool:
-    """Return True for the first word of a text, a line, or a sentence."""
+    # The first word of a text, a line, or a sentence has a capital anyway.
+    start = match.start()
     while start and text[start - 1] in OPENING_CHARACTERS and text[start - 1] != "\n":
         start -= 1
-    return start == 0 or text[start - 1] in ".!?\n"
+    return word[0].isupper() and start > 0 and text[start - 1] not in ".!?\n"
 
 
 def _without_abbreviations(text: str, spans: Sequence[ProtectedSpan]) -> tuple[ProtectedSpan, ...]:
@@ -215,16 +209,9 @@ def _one_line_edits(line: str, raw: str, opens: bool, closes: bool) -> Iterator[
     run_on = run_on_edit(line)
     if run_on:
         yield run_on
-    elif mark := _closing_mark(line, raw):
-        end = len(line.rstrip())
-        yield Edit(end, end, mark, EditKind.PUNCTUATION)
-
-
-def _closing_mark(line: str, raw: str) -> str:
-    """Return the missing punctuation mark of the last sentence of a line, or ""."""
-    if not OPEN_END.search(line) or UNMARKED.search(raw):
-        return ""
-    last = LAST_SENTENCE.search(line)
-    if not last or len(last["sentence"].split()) < 2:
-        return ""
-    return question_or_statement(last["sentence"])
+    elif OPEN_END.search(line) and not UNMARKED.search(raw):
+        last = LAST_SENTENCE.search(line)
+        words = last["sentence"] if last else ""
+        if len(words.split()) > 1 and (mark := question_or_statement(words)):
+            end = len(line.rstrip())
+            yield Edit(end, end, mark, EditKind.PUNCTUATION)
