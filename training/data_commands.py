@@ -79,7 +79,22 @@ def forget_erased(options: argparse.Namespace) -> int:
 def lineage(options: argparse.Namespace) -> int:
     """Print a line per version, or the full account of a version or of an answer's version."""
     require_state(options)
-    if version := _version_of_answer(options) if options.answer else options.version:
+    version = options.version
+    if options.answer:
+        from training.data.feedback.catalogue import find_answer
+
+        with closing(_feedback_log(options)) as log:
+            found = find_answer(log, objects(options), options.answer)
+        if found is None or not found.model_version:
+            raise ConfigError(
+                f"answer: no finished turn in the feedback table has the answer {options.answer}; "
+                "turns arrive some seconds after their end",
+                field="answer",
+                reason="UNKNOWN",
+            )
+        print(f"{'answer':<12}{options.answer}, arm {found.arm or 'unknown'}")
+        version = found.model_version
+    if version:
         from training.reporting.lineage import describe_version
 
         registry = Registry(options.state / "models")
@@ -89,22 +104,6 @@ def lineage(options: argparse.Namespace) -> int:
         if ancestry.erasures or ancestry.unknown or not options.erased:
             print(ancestry.text())
     return 0
-
-
-def _version_of_answer(options: argparse.Namespace) -> str:
-    from training.data.feedback.catalogue import find_answer
-
-    with closing(_feedback_log(options)) as log:
-        found = find_answer(log, objects(options), options.answer)
-    if found is None or not found.model_version:
-        raise ConfigError(
-            f"answer: no finished turn in the feedback table has the answer {options.answer}; "
-            "turns arrive some seconds after their end",
-            field="answer",
-            reason="UNKNOWN",
-        )
-    print(f"{'answer':<12}{options.answer}, arm {found.arm or 'unknown'}")
-    return found.model_version
 
 
 def require_state(options: argparse.Namespace) -> None:

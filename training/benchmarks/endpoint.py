@@ -258,8 +258,12 @@ class Endpoint:
             response = self._pool.request(method, self.base_url + path, body=body)
             content = json.loads(response.data) if response.data else {}
         except HTTPError as error:
+            cause = error.reason if isinstance(error, MaxRetryError) else error
+            text = "no answer in time" if isinstance(cause, RequestTimeoutError) else "interrupted"
+            if isinstance(cause, NewConnectionError):  # a subclass of the timeout in urllib3
+                text = "no connection"
             raise EndpointError(
-                f"{self.base_url}: the model server does not answer ({_cause(error)})",
+                f"{self.base_url}: the model server does not answer ({text})",
                 field="endpoint",
                 limit=f"{ATTEMPTS + 1} attempts",
             ) from error
@@ -295,14 +299,6 @@ def _similar(prompts: Sequence[list[int]]) -> list[list[list[int]]]:
         else:
             groups.append([ids])
     return groups
-
-
-def _cause(error: HTTPError) -> str:
-    """Return the cause of a failed request in words."""
-    cause = error.reason if isinstance(error, MaxRetryError) else error
-    if isinstance(cause, NewConnectionError):  # a subclass of the timeout in urllib3
-        return "no connection"
-    return "no answer in time" if isinstance(cause, RequestTimeoutError) else "interrupted"
 
 
 def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:

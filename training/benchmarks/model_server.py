@@ -95,7 +95,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, failure: Path
     with urllib3.PoolManager(retries=False, timeout=CONNECT_SECONDS) as http:
         while time.monotonic() < end:
             if process.poll() is not None:
-                reason = failure.read_text() if failure.exists() else _last_line(log)
+                lines = log.read_text(errors="replace").strip().splitlines() or ["no reason"]
+                reason = failure.read_text() if failure.exists() else lines[-1]
                 raise EndpointError(
                     f"the model server for the model ended: {reason[:MAX_ERROR_CHARACTERS]}",
                     field="model",
@@ -114,8 +115,3 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, failure: Path
     raise EndpointError(
         "the model server for the model is not ready", field="model", limit=f"{READY_SECONDS:g} s"
     )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no reason"

@@ -24,7 +24,6 @@ from training.benchmarks.perplexity import (
     DEFAULT_WINDOW,
     MAX_BYTES,
     EndpointScorer,
-    TextScore,
     TokenScorer,
     choose_windows,
     hash_prompts,
@@ -129,6 +128,9 @@ def perplexity(options: argparse.Namespace) -> int:
     print(f"seconds       {seconds:.1f}")
     if options.store_as:
         ids = json.dumps([document.item for document in documents])
+        figures = {"nats_per_token": score.nats_per_token, "perplexity": score.perplexity}
+        # An infinite perplexity is no JSON number.
+        finite = {name: one.value for name, one in figures.items() if math.isfinite(one.value)}
         stored = TaskScore(
             version=version,
             task=options.store_as,
@@ -141,20 +143,13 @@ def perplexity(options: argparse.Namespace) -> int:
             higher_is_better=False,
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            breakdown=_breakdown(score),
+            breakdown={**finite, "tokens": score.tokens, "bytes": score.bytes},
             source=ENDPOINT if URL.match(options.model) else WEIGHTS,
         )
         items = [document.as_item() for document in score.documents]
         if note := score_store(options).offer(stored, items):
             print(f"{options.store_as}: {note}", file=sys.stderr)
     return 0
-
-
-def _breakdown(score: TextScore) -> dict[str, float]:
-    figures = {"nats_per_token": score.nats_per_token, "perplexity": score.perplexity}
-    # An infinite perplexity is no JSON number.
-    finite = {name: one.value for name, one in figures.items() if math.isfinite(one.value)}
-    return {**finite, "tokens": score.tokens, "bytes": score.bytes}
 
 
 def figure_text(figure: Estimate) -> str:

@@ -160,16 +160,9 @@ def _low(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> float
         rows = min(ROWS, RESAMPLES - start)
         picked = generator.integers(0, count, (rows, count))
         means.append(sums[picked].sum(1) / sizes[picked].sum(1))
-    means_sorted = np.sort(np.concatenate(means))
-    return float(means_sorted[math.floor(_percentile(count) * RESAMPLES)])
-
-
-def _percentile(count: int) -> float:
-    """Return the expanded percentile: that of a t quantile and the unbiased variance.
-
-    The t quantile is its Cornish-Fisher expansion to the second order, which is 1 % too low with
-    10 observations.
-    """
+    # The expanded percentile: that of a t quantile and the unbiased variance. The t quantile is its
+    # Cornish-Fisher expansion to the second order, which is 1 % too low with 10 observations.
     z, freedom = NormalDist().inv_cdf(ONE_SIDED), count - 1
     quantile = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return NormalDist().cdf(-quantile * math.sqrt(count / freedom))
+    percentile = NormalDist().cdf(-quantile * math.sqrt(count / freedom))
+    return float(np.sort(np.concatenate(means))[math.floor(percentile * RESAMPLES)])

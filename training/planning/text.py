@@ -68,30 +68,28 @@ def as_json(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> dict
         "accelerator": plan.accelerator.name,
         "gpus": plan.gpus,
         "usable_bytes": plan.accelerator.usable_bytes,
-        "stages": [_stage_json(stage) for stage in plan.stages],
+        "stages": [
+            {
+                "stage": stage.name,
+                "copies": stage.layout.copies,
+                "shard": stage.layout.shard,
+                "tensor": stage.layout.tensor,
+                "peak_bytes": stage.memory.bytes,
+                "peak_while": stage.memory.name,
+                "parts_bytes": {part.name: part.bytes for part in stage.memory.parts},
+                "steps": stage.work.steps,
+                "seconds_per_step": stage.seconds,
+                "spent_seconds": {one.name: one.seconds for one in stage.spent},
+                "tokens_per_second_per_gpu": stage.tokens_per_second,
+                "hours": stage.hours,
+                "bound_by": stage.bound_by,
+            }
+            for stage in plan.stages
+        ],
         "hours": plan.hours,
         "gpu_hours": plan.gpu_hours,
         "dollars": None if dollars_per_gpu_hour is None else plan.gpu_hours * dollars_per_gpu_hour,
         "assumptions": [*ASSUMPTIONS, plan.accelerator.source],
-    }
-
-
-def _stage_json(stage: StagePlan) -> dict[str, Any]:
-    layout = stage.layout
-    return {
-        "stage": stage.name,
-        "copies": layout.copies,
-        "shard": layout.shard,
-        "tensor": layout.tensor,
-        "peak_bytes": stage.memory.bytes,
-        "peak_while": stage.memory.name,
-        "parts_bytes": {part.name: part.bytes for part in stage.memory.parts},
-        "steps": stage.work.steps,
-        "seconds_per_step": stage.seconds,
-        "spent_seconds": {one.name: one.seconds for one in stage.spent},
-        "tokens_per_second_per_gpu": stage.tokens_per_second,
-        "hours": stage.hours,
-        "bound_by": stage.bound_by,
     }
 
 

@@ -119,7 +119,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     many.add_argument("--stages", metavar="A,B", help="only these stages")
     _add_running(many, "STAGE.FIELD=VALUE", samples=True)
-    many.set_defaults(command=lambda options: _run_recipe(options, code_commit))
+
+    def run_stages(options: argparse.Namespace) -> int:
+        from training.recipes.custom.commands import run_recipe
+
+        return run_recipe(options, code_commit())
+
+    many.set_defaults(command=run_stages)
 
 
 def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
@@ -179,9 +185,3 @@ def _run_one(name: str, options: argparse.Namespace, code_commit: Callable[[], s
     from training.recipes.custom.commands import run_one
 
     return run_one(name, options, code_commit())
-
-
-def _run_recipe(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.custom.commands import run_recipe
-
-    return run_recipe(options, code_commit())

@@ -58,7 +58,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     pretrain.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
     add_workers(pretrain)
-    pretrain.set_defaults(command=lambda options: _pretrain(options, code_commit))
+
+    def run_pretrain(options: argparse.Namespace) -> int:
+        from training.recipes.pretraining import commands
+
+        return commands.run_pretrain(options, code_commit())
+
+    pretrain.set_defaults(command=run_pretrain)
     scaling = commands.add_parser(
         "scaling", parents=[work], help="report on loss over compute for three sizes"
     )
@@ -68,25 +74,19 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         default=2.0,
         help="20 as in Chinchilla (default 2)",
     )
-    scaling.set_defaults(command=lambda options: _scale(options, code_commit))
+
+    def run_scaling(options: argparse.Namespace) -> int:
+        from training.recipes.pretraining import commands
+
+        return commands.run_scaling(options, code_commit())
+
+    scaling.set_defaults(command=run_scaling)
 
 
 def _fields() -> str:
     from training.recipes.pretraining.commands import settable_fields
 
     return settable_fields()
-
-
-def _pretrain(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.pretraining.commands import run_pretrain
-
-    return run_pretrain(options, code_commit())
-
-
-def _scale(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.pretraining.commands import run_scaling
-
-    return run_scaling(options, code_commit())
 
 
 def _positive(text: str) -> float:

@@ -68,10 +68,10 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample")
     rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
     rlvr.add_argument("--work", type=Path, required=True, help="folder for items, run and model")
-    rlvr.set_defaults(command=lambda options: _train(options, code_commit))
 
+    def train(options: argparse.Namespace) -> int:
+        from training.recipes.rlvr.commands import train_on_task
 
-def _train(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.rlvr.commands import train_on_task
+        return train_on_task(options, code_commit())
 
-    return train_on_task(options, code_commit())
+    rlvr.set_defaults(command=train)

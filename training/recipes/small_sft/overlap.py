@@ -6,6 +6,7 @@ Overlap is an equal question, or eight consecutive words in common.
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def read_evaluation_texts(folder: Path) -> Iterator[str]:
         if any(part == "train" or part.startswith("train_") for part in path.parts):
             continue
         if path.name == "requests.jsonl.gz":
-            yield from _request_texts(path)
+            with gzip.open(path, "rt") as lines:
+                # Each choice has a line with the whole document.
+                for document, _ in groupby(json.loads(line)["doc"] for line in lines):
+                    for text in _texts(document):
+                        yield text.removeprefix("Question:").removesuffix("Answer:")
         elif path.suffix == ".arrow":
             with pa.memory_map(str(path)) as source:
                 for batch in pa.ipc.open_stream(source):
@@ -59,19 +64,6 @@ def read_evaluation_texts(folder: Path) -> Iterator[str]:
 
 def _runs(found: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(found[i : i + _RUN_WORDS]) for i in range(len(found) - _RUN_WORDS + 1))
-
-
-def _request_texts(path: Path) -> Iterator[str]:
-    last: Any = None
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            document = json.loads(line)["doc"]
-            if document != last:  # one line per choice
-                yield from (
-                    text.removeprefix("Question:").removesuffix("Answer:")
-                    for text in _texts(document)
-                )
-            last = document
 
 
 def _texts(value: Any) -> Iterator[str]:
