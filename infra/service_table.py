@@ -190,7 +190,11 @@ def _parse_service(name: str, row: Any) -> Service:
     if type(port) is not int or not 1024 <= port < 65536 - METRICS_OFFSET:
         limit = f"1024 to {65535 - METRICS_OFFSET}"
         raise _refusal(f"{name}.port", f"is {port!r}", "OUT_OF_RANGE", limit)
-    lists = {key: tuple(_strings(f"{name}.{key}", row.get(key, []))) for key in LISTS}
+    lists = {key: row.get(key, []) for key in LISTS}
+    for key, value in lists.items():
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise _refusal(f"{name}.{key}", f"is {value!r}", "INVALID", "a list of strings")
+        lists[key] = tuple(value)
     for key, members in (("keys", KEYS), ("prepare", PREPARE)):
         _check_members(f"{name}.{key}", lists[key], members)
     database = _parse_database(f"{name}.database", row["database"]) if "database" in row else None
@@ -209,12 +213,6 @@ def _parse_database(field: str, value: Any) -> Database:
     if database.file and not FILE_URL.fullmatch(database.file):
         raise _refusal(f"{field}.file", f"is {database.file!r}", "INVALID", FILE_URL.pattern)
     return database
-
-
-def _strings(field: str, value: Any) -> Sequence[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise _refusal(field, f"is {value!r}", "INVALID", "a list of strings")
-    return value
 
 
 def _check_members(field: str, values: Iterable[str], allowed: Iterable[str]) -> None:

@@ -234,10 +234,7 @@ def _rates(candidate: VersionFigures, incumbent: VersionFigures, alpha: float) -
             effects = [_design_effect(arm, pooled) for arm in arms]
             counts = _scaled([(arm.events, arm.trials) for arm in arms], effects)
             log_e = float(log_e_value(*counts, tolerance))
-        figures = [
-            _share(arm.events, arm.trials, f"cases of {arm.users:,} users", 1) for arm in arms
-        ]
-        yield _row(name, figures, f"+{tolerance:.0%}", log_e, alpha)
+        yield _row(name, _cases(arms), f"+{tolerance:.0%}", log_e, alpha)
     copied = [arm.rates.get(SHOWN_ONLY, RateSums()) for arm in (candidate, incumbent)]
     figures = _cases(copied)
     yield Row(SHOWN_ONLY, figures[0], figures[1], "shown only", 1.0, Verdict.WAIT)

@@ -104,22 +104,18 @@ def page(outcomes: list[Outcome]) -> str:
     for one in outcomes:
         for name in one.scenarios:
             by_scenario.setdefault(name, []).append(one)
-    rows = [
-        _row(name, by_scenario[name])
-        for name in sorted(by_scenario, key=lambda name: (name[0], int(name[1:])))
-    ]
+    rows = []
+    for name in sorted(by_scenario, key=lambda name: (name[0], int(name[1:]))):
+        tests = by_scenario[name]
+        what = " ".join(dict.fromkeys(one.what for one in tests))
+        fired = sum(one.fired for one in tests)
+        measured = "; ".join(_measured(tests))
+        last = max(tests, key=lambda one: one.when)
+        when = f"{last.when}, {last.commit}{f', load {last.load:g}' if last.load else ''}"
+        count = f"{fired:,}" if fired else ""
+        rows.append(f"| {name} | {what} | {len(tests)} | {count} | {measured} | {when} |\n")
     table = "| | fault | tests | injected | measured | when, commit |\n|---|---|---|---|---|---|\n"
     return f"{HEAD}{machine_lines}\n{table}{''.join(rows)}"
-
-
-def _row(name: str, outcomes: list[Outcome]) -> str:
-    what = " ".join(dict.fromkeys(one.what for one in outcomes))
-    fired = sum(one.fired for one in outcomes)
-    measured = "; ".join(_measured(outcomes))
-    last = max(outcomes, key=lambda one: one.when)
-    when = f"{last.when}, {last.commit}{f', load {last.load:g}' if last.load else ''}"
-    count = f"{fired:,}" if fired else ""
-    return f"| {name} | {what} | {len(outcomes)} | {count} | {measured} | {when} |\n"
 
 
 def _measured(outcomes: list[Outcome]) -> Iterator[str]:

@@ -19,7 +19,6 @@ from prometheus_client import Counter
 from services.chassis.errors import SIGNED_CALL_REASONS, UnauthenticatedError
 from services.chassis.identity import Caller, caller_from
 from services.chassis.identity_keys import (
-    CallerKey,
     IdentityKeyError,
     key_id_of,
     public_key_files,
@@ -197,7 +196,20 @@ class TokenVerifier:
             entry = self._keys.value.get(jwt.get_unverified_header(token).get("kid", ""))
             if entry is None:
                 raise _refusal("UNKNOWN_KEY", "the key of the token is unknown")
-            return _verified_claims(token, entry)
+            # Signature and form; the expiry is compared at each call.
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                entry.key,
+                algorithms=[ALGORITHM],
+                issuer=entry.caller,
+                options={
+                    "require": ["exp", "iss", "method", "tenant", "user"],
+                    "verify_exp": False,
+                },
+            )
+            if not isinstance(claims["exp"], int):
+                raise jwt.DecodeError("exp is not a number of seconds")
+            return claims
         except jwt.InvalidTokenError as error:
             raise _refusal("INVALID", "the token of the calling service is invalid") from error
 
@@ -230,20 +242,6 @@ class SigningChannel:
             return call(*arguments, metadata=(*metadata, (IDENTITY_KEY, token)), **named)
 
         return signed
-
-
-def _verified_claims(token: str, entry: CallerKey) -> dict[str, Any]:
-    """Check signature and form. The expiry is compared at each call."""
-    claims: dict[str, Any] = jwt.decode(
-        token,
-        entry.key,
-        algorithms=[ALGORITHM],
-        issuer=entry.caller,
-        options={"require": ["exp", "iss", "method", "tenant", "user"], "verify_exp": False},
-    )
-    if not isinstance(claims["exp"], int):
-        raise jwt.DecodeError("exp is not a number of seconds")
-    return claims
 
 
 def _refusal(reason: str, text: str) -> ServiceTokenError:

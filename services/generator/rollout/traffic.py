@@ -155,7 +155,12 @@ class TrafficCounter:
                 await self._store.add_traffic(counts)
             except UnavailableError as error:
                 if error.reason == OUTCOME_UNKNOWN:
-                    TRAFFIC_LOST.inc(_requests(counts))
+                    lost = (
+                        count
+                        for key, count in counts.items()
+                        if key.kind is CountKind.REQUESTS and key.since_us == ALL_TIME
+                    )
+                    TRAFFIC_LOST.inc(sum(lost))
                 else:
                     self._counts.update(counts)
                 if not self._unavailable:
@@ -198,11 +203,3 @@ def figures(counts: Mapping[CountKey, int]) -> dict[str, VersionFigures]:
         )
         for version in {key.version for key in counts}
     }
-
-
-def _requests(counts: Mapping[CountKey, int]) -> int:
-    return sum(
-        count
-        for key, count in counts.items()
-        if key.kind is CountKind.REQUESTS and key.since_us == ALL_TIME
-    )
