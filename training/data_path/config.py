@@ -17,6 +17,7 @@ from training.corpus.document import CorpusError
 from training.corpus.extraction import ExtractionOptions
 from training.corpus.language import MIN_SCORE
 from training.corpus.pii.kinds import DEFAULT_KINDS, Kind
+from training.corpus.quality.content import ContentConfig
 from training.corpus.quality.steps import QualityConfig
 from training.corpus.quality.url_lists import ADULT
 from training.corpus.sources.config import Columns, SourceConfig
@@ -74,6 +75,7 @@ class CorpusConfig:
     Attributes:
         sources: inputs, each with a name of its own.
         url_categories: categories of the URL lists whose pages are dropped; empty reads no list.
+        content_filter: drop texts with words of the lists of `content`.
         near_duplicates: drop near duplicates; exact ones are always dropped.
         personal_data: kinds of personal data that placeholders replace; empty replaces none.
         decontaminate: drop texts that contain items of the evaluation.
@@ -85,6 +87,8 @@ class CorpusConfig:
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    content_filter: bool = False
+    content: ContentConfig = field(default_factory=ContentConfig)
     near_duplicates: bool = True
     decontaminate: bool = True
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
@@ -105,7 +109,8 @@ class CorpusConfig:
     @property
     def cleaning(self) -> list[object]:
         """Return the settings that determine the first phase, without those of the sources."""
-        return [self.url_categories, self.extraction, self.language, self.quality]
+        content = self.content if self.content_filter else None
+        return [self.url_categories, self.extraction, self.language, self.quality, content]
 
     @property
     def finishing(self) -> list[object]:
@@ -128,6 +133,7 @@ class CorpusConfig:
 for _settings in (
     CorpusConfig,
     Columns,
+    ContentConfig,
     DecontaminationConfig,
     ExtractionOptions,
     LanguageConfig,

@@ -15,7 +15,7 @@ from typing import Any
 
 from training.corpus.document import Document, Origin, Verdict
 from training.data_path.clean import Examples, verdict_row
-from training.data_path.tables import DOCUMENTS, VERDICTS, Row, TableWriter
+from training.data_path.tables import DOCUMENTS, ORIGIN_NAMES, VERDICTS, Row, TableWriter
 
 # Texts that are sorted in memory at once.
 RUN_BYTES = 32 << 20
@@ -39,7 +39,7 @@ class FinishSteps:
 
 def document_of(row: Mapping[str, Any]) -> Document:
     """Return the document of a row of a table."""
-    origin = Origin(row["id"], row["url"], row["source"], row["licence"], row["date"])
+    origin = Origin(**{name: row[name] for name in ORIGIN_NAMES})
     return Document(origin, row["text"], row["language"])
 
 

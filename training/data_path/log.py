@@ -38,6 +38,7 @@ class Entry:
     source: str
     licence: str
     date: str
+    collection: str
     language: str
     size: int
     stage: str

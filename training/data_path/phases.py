@@ -18,7 +18,7 @@ from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path.clean import PartFigures, Steps, clean, verdict_row
 from training.data_path.finish import FinishSteps, document_of, finish
 from training.data_path.removal import Removal, removed_by
-from training.data_path.tables import CLEANED, VERDICTS, TableWriter, read_rows
+from training.data_path.tables import CLEANED, ORIGIN_NAMES, VERDICTS, TableWriter, read_rows
 
 NAME_DIGITS = 16
 # Row of a duplicate: its stage and the identifier of the document that is kept instead.
@@ -113,10 +113,9 @@ def apply_removals(part: Part, found: list[Removal]) -> int:
     """
     if not found:
         return 0
-    columns = ["id", "url", "source", "licence", "date"]
     verdicts = {
         row["id"]: verdict
-        for row in read_rows(part.cleaned, columns)
+        for row in read_rows(part.cleaned, ORIGIN_NAMES)
         if (verdict := removed_by(found, document_of({**row, "text": "", "language": ""}).origin))
     }
     _forget_examples(part, found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,14 +16,16 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.corpus.document import Origin
+
 PARTIAL = ".partial"
 # Rows in memory before they are written. Readers hold one row group for each open file.
 GROUP_ROWS, GROUP_BYTES = 1_000, 4 << 20
 
 Row = Mapping[str, Any]
 
-_NAMES = ("id", "url", "source", "licence", "date")
-ORIGIN = [pa.field(name, pa.string()) for name in _NAMES]
+ORIGIN_NAMES = [field.name for field in fields(Origin)]
+ORIGIN = [pa.field(name, pa.string()) for name in ORIGIN_NAMES]
 # A text with its origin, after cleaning.
 CLEANED = pa.schema([*ORIGIN, pa.field("language", pa.string()), pa.field("text", pa.string())])
 # The result: `order` is the position in the shuffled whole, as a hash.

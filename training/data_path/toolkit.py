@@ -14,6 +14,7 @@ from training.corpus.document import Document, Item, Stage, Verdict
 from training.corpus.extraction_guard import GuardedExtractor
 from training.corpus.language import LanguageIdentifier
 from training.corpus.pii.redaction import redact
+from training.corpus.quality.content import content_step
 from training.corpus.quality.steps import quality_steps
 from training.corpus.quality.url_lists import packaged_lists
 from training.corpus.quality.urls import UrlFilter
@@ -75,6 +76,7 @@ def clean_steps(config: CorpusConfig) -> Steps:
     """Return the steps of the first phase."""
     language = LanguageIdentifier(config.language.keep, config.language.min_score)
     categories = config.url_categories
+    content = [(Stage.CONTENT, content_step(config.content))] if config.content_filter else []
     extractor = GuardedExtractor(config.extraction)
     atexit.register(extractor.close)
     return Steps(
@@ -83,6 +85,7 @@ def clean_steps(config: CorpusConfig) -> Steps:
         later=(
             (Stage.LANGUAGE, language),
             *((Stage.QUALITY, step) for step in quality_steps(config.quality)),
+            *content,
         ),
     )
 

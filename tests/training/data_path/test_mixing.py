@@ -21,6 +21,7 @@ def row(number: int, source: str = "a", text: str = "text") -> dict[str, Any]:
         "source": source,
         "licence": "",
         "date": "",
+        "collection": "",
         "language": "en",
         "text": text,
         "order": order_of(identifier, seed=0),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.training.data_path.corpora import (
 from training.artifacts.manifest import write_manifest
 from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage
+from training.corpus.quality.content import ContentConfig
 from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
 from training.data_path import pipeline
 from training.data_path.config import CorpusConfig
@@ -102,6 +104,20 @@ def test_personal_data_is_replaced(config: CorpusConfig, out: Path) -> None:
 
     (text,) = (row["text"] for row in documents(out) if row["url"].endswith("/mail"))
     assert text.startswith("Write to <EMAIL_1> or to the editors")
+
+
+def test_content_filter_drops_listed_words_without_examples(
+    config: CorpusConfig, out: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "en").write_text("windmill\n")
+    content_config = ContentConfig(lists=str(tmp_path / "lists"))
+
+    summary = build_quietly(replace(config, content_filter=True, content=content_config), out)
+
+    assert summary.sizes(Stage.CONTENT)["documents"] > 0
+    assert not [row for row in documents(out) if "windmill" in row["text"].lower()]
+    assert not [row for row in summary.examples if row["stage"] == Stage.CONTENT]
 
 
 def test_documents_of_the_shards_lead_to_their_urls(config: CorpusConfig, out: Path) -> None:
