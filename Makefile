@@ -8,6 +8,7 @@ GRPC_PORT ?= 50051
 LOOP_EVERY ?=
 TRAINING ?=
 WHOLE ?=
+MINUTES ?=
 BROKERS ?= 1
 SLICE ?=
 NAME ?=
@@ -22,7 +23,7 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test test-cluster test-long faults mutants cluster cluster-down cluster-test deploy check loop demo bench oracle lock page clean
+.PHONY: help up stack test test-cluster test-long faults mutants cluster cluster-down cluster-test deploy check loop demo life bench oracle lock page clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -106,6 +107,10 @@ bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take ha
 
 oracle: ## alias: run the slice that compares losses with TRL's, in separate environments
 	@$(MAKE) --no-print-directory test-long SLICE=oracle
+
+life: ## crawl, clean, pre-train, fine-tune and chat with a small model, offline (30 minutes; MINUTES=  STATE=)
+	@$(PYTHON) infra/install/environment.py services predictor training corpus
+	@$(THUMBWHEEL) life --work $(if $(filter .state,$(STATE)),.state/life,$(STATE)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lock: ## resolve dependencies and write the locks
 	@infra/install/lock.sh

@@ -87,6 +87,7 @@ CANDIDATES = "tests/journeys/test_candidates.py"
 AGAINST_DATATROVE = tuple(
     f"tests/training/corpus/{name}/test_against_datatrove.py" for name in ("duplicates", "quality")
 )
+LIFE = "tests/journeys/test_life.py"
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -120,6 +121,7 @@ SLICES: dict[str, Slice] = {
             "long and not cluster",
             *ONE_BY_ONE,
             f"--ignore={CANDIDATES}",
+            f"--ignore={LIFE}",
             "tests/journeys",
             "tests/services",
             "tests/infra",
@@ -129,6 +131,10 @@ SLICES: dict[str, Slice] = {
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",
         pytest=("-m", "long", *ONE_BY_ONE, CANDIDATES),
+    ),
+    "life": Slice(
+        "the whole life of a small language model, from a crawl to chats",
+        pytest=("-m", "long", *ONE_BY_ONE, LIFE),
     ),
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",

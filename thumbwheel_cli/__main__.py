@@ -67,6 +67,11 @@ COMMANDS = {
         "try an existing version on users, who decide", EMBEDDED, ("canary",), WITH_TRAINING
     ),
     "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
+    "life": Command(
+        "crawl, clean, train and chat with a small model, offline",
+        "infra.life",
+        groups=(*WITH_TRAINING, "corpus"),
+    ),
     "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
     "data crawl": Command(
         "download pages of allowed hosts into WARC files",

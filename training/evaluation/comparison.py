@@ -197,7 +197,7 @@ def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfi
     right = [0.0] * len(probes)
     for answer in answers:
         right[answer.prompt] += (
-            _holds(answer.text, probes[answer.prompt].expect) / config.probe_samples
+            contains_word(answer.text, probes[answer.prompt].expect) / config.probe_samples
         )
     tokens = sampling.max_prompt_tokens + sampling.max_response_tokens
     texts = read_texts(config.retention_texts)[: config.max_texts]
@@ -241,7 +241,8 @@ def _write_samples(
             opened.write(json.dumps(row) + "\n")
 
 
-def _holds(text: str, expected: Sequence[str]) -> bool:
+def contains_word(text: str, expected: Sequence[str]) -> bool:
+    """Return True if the text contains an expected word, whatever its case and punctuation."""
     letters = "".join(c if c.isalnum() or c == "'" else " " for c in text.casefold())
     words = f" {' '.join(letters.split())} "
     return any(f" {word.casefold()} " in words for word in expected)
