@@ -72,7 +72,7 @@ def live(work: Path, plan: Plan) -> Path:
         for name, seeds in ((MANUALS, manual_seeds()), (ARTICLES, article_seeds())):
             journal.step(f"crawl {name}", partial(crawl, work, crawls[name], seeds, plan))
         sources = {name: folder / "latest" for name, folder in crawls.items()}
-        journal.step("corpus", lambda: build(clean, texts.settings(sources, plan.vocabulary)))
+        journal.step("corpus", lambda: build(clean, texts.settings(sources, plan)))
 
         def write_raw() -> Mapping[str, Any]:
             build_corpus(raw, texts.raw_settings(sources))

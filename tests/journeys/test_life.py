@@ -58,6 +58,7 @@ def check_whole(work: Path) -> dict[str, Any]:
     return steps
 
 
+@pytest.mark.timeout(600)
 def test_short_life_continues_after_an_interruption(tmp_path: Path) -> None:
     stopped = subprocess.Popen(command(tmp_path, 0.5), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert stopped.stderr is not None

@@ -45,7 +45,15 @@ class Plan:
     @property
     def pages(self) -> int:
         """Largest number of pages of each of the two crawls."""
-        return self.scaled(3000, 60)
+        return self.scaled(3000, 40)
+
+    @property
+    def decontaminate(self) -> bool:
+        """Drop texts with items of the benchmarks.
+
+        The index of all items takes longer than the other steps of a short run together.
+        """
+        return self.minutes >= FULL_MINUTES / 10
 
     @property
     def vocabulary(self) -> int:
@@ -55,12 +63,12 @@ class Plan:
     @property
     def pretrain_steps(self) -> int:
         """Optimizer steps of each of the two base models."""
-        return self.scaled(1500, 12)
+        return self.scaled(1200, 12)
 
     @property
     def conversations(self) -> int:
         """Conversations of supervised fine-tuning."""
-        return self.scaled(32_000, 256)
+        return self.scaled(24_000, 256)
 
     @property
     def pairs(self) -> int:

@@ -33,7 +33,9 @@ EVALUATION_TOKENS = 1 << 16
 SEED = 20_261_129
 BEGINNINGS = ("The", "PostgreSQL is", "In Python, a function", "He was born in", "A language")
 BASE, RAW_BASE, SFT, REWARD, PPO = "base", "raw-base", "sft", "reward", "ppo"
-MACHINE = Machine(threads=1)  # matrices of 128 columns gain little from a second thread
+# Matrices of 128 columns gain little from a second thread, and on busy cores two threads wait for
+# each other: a step took ten times as long.
+MACHINE = Machine(threads=1)
 EVALUATIONS = 10
 
 
@@ -78,8 +80,8 @@ class Stages:
             lineage=self._lineage(name),
             model_json=shape | {"max_position_embeddings": CONTEXT_TOKENS},
             steps=steps,
-            batch_rows=16,
-            microbatch_rows=16,
+            batch_rows=8,
+            microbatch_rows=8,
             context_tokens=CONTEXT_TOKENS,
             optimizer=OptimizerConfig(
                 algorithm="muon",
@@ -93,7 +95,7 @@ class Stages:
             samples=SampleConfig(BEGINNINGS),
             checkpoint_every_steps=max(10, steps // EVALUATIONS),
             seed=SEED,
-            machine=Machine(),
+            machine=MACHINE,
         )
         return self._run(StageRun(name, pretrain.run, config))
 
@@ -155,7 +157,7 @@ class Stages:
 
     def bits_per_byte(self, name: str) -> float:
         """Return the bits per byte of the held-out cleaned texts."""
-        autocast = configure_device(Machine())
+        autocast = configure_device(MACHINE)
         held_out = open_shards(shards_of(self._clean), tokenizer_of(self._clean)).held_out
         rows = PackedRows(held_out.first(EVALUATION_TOKENS), CONTEXT_TOKENS, "documents")
         decoder = ChatModel(self.model(name)).backbone.decoder

@@ -14,6 +14,7 @@ from training.data.token_shards import ShardConfig, write_shards
 from training.data_path.log import LOG, entries
 from training.data_path.pipeline import DOCUMENTS, RESULT, SHARDS, TOKENIZER
 from training.data_path.tables import read_rows
+from training.recipes.life.plan import Plan
 
 HELD_OUT_FRACTION = 0.1
 LICENCES: Mapping[str, str] = {
@@ -25,17 +26,17 @@ CORPUS_LICENCE = "licences of the sources; for demonstrations only"
 SAMPLES, SAMPLE_CHARACTERS = 3, 500
 
 
-def settings(crawls: Mapping[str, Path], vocabulary: int) -> str:
+def settings(crawls: Mapping[str, Path], plan: Plan) -> str:
     """Return the settings of the cleaned corpus as TOML.
 
     Args:
         crawls: folder of WARC files by source.
-        vocabulary: tokens of the tokenizer that the build trains.
     """
     return (
         f"licence = {json.dumps(CORPUS_LICENCE)}\n"
+        f"decontaminate = {json.dumps(plan.decontaminate)}\n"
         f"{_sources(crawls)}\n"
-        f"[shards]\nvocabulary = {vocabulary}\nheld_out_fraction = {HELD_OUT_FRACTION}\n"
+        f"[shards]\nvocabulary = {plan.vocabulary}\nheld_out_fraction = {HELD_OUT_FRACTION}\n"
     )
 
 
