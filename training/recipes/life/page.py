@@ -96,11 +96,13 @@ def _corpus(journal: Journal, _: Path) -> Section | None:
     for stage, count in found["dropped"].items():
         remaining -= count
         rows.append([stage, f"{count:,}", f"{remaining:,}"])
+    is_decontaminated = journal.plan.decontaminate
+    decontamination = "decontamination against the benchmarks, " if is_decontaminated else ""
     return Section(
         "Corpus",
-        "Extraction, language, quality rules, duplicates, personal data, decontamination against "
-        "the benchmarks, a tokenizer trained on the result, token shards. Each record has one row "
-        "in the document log.",
+        f"Extraction, language, quality rules, duplicates, personal data, {decontamination}a "
+        "tokenizer trained on the result, token shards. Each record has one row in the document "
+        "log.",
         journal.steps["corpus"]["seconds"],
         figures={
             "documents": f"{found['documents']:,}",
