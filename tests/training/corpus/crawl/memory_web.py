@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+
 from tests.support.simulated_time import simulate
 from training.corpus.crawl.archive import Archive
 from training.corpus.crawl.crawler import Crawl
@@ -46,6 +48,7 @@ class Web:
     Attributes:
         seconds: bounds of the time of an answer, drawn from `draw`.
         die_after: number of requests after which each request raises an error, as at a crash.
+        is_dead: True after the crash.
     """
 
     pages: Mapping[str, Answer] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class Web:
     seconds: tuple[float, float] = (0.0, 0.0)
     draw: random.Random = field(default_factory=random.Random)
     die_after: int | None = None
+    is_dead: bool = False
 
     def __post_init__(self) -> None:
         self.pages = {
@@ -64,6 +68,7 @@ class Web:
         self, url: str, headers: Mapping[str, str], max_bytes: int, accepts: Callable[[str], bool]
     ) -> Response:
         if self.die_after is not None and len(self.requests) >= self.die_after:
+            self.is_dead = True
             raise InterruptedError
         self.requests.append((url, asyncio.get_running_loop().time()))
         await asyncio.sleep(self.draw.uniform(*self.seconds))
@@ -83,6 +88,16 @@ class Web:
         return [url for url, _ in self.requests if not url.endswith(ends)]
 
 
+class MortalFrontier(Frontier):
+    """Frontier that commits nothing after the crash of a web, as if the process was killed."""
+
+    web: Web
+
+    def commit(self, file: str, length: int) -> None:
+        if not self.web.is_dead:
+            super().commit(file, length)
+
+
 @dataclass
 class Crawled:
     """Rows of the crawl log by path (by URL on other hosts), the folder and the crawl itself."""
@@ -95,6 +110,16 @@ class Crawled:
     def fates(self) -> dict[str, str]:
         """Fates without the sitemap that is tried on each host."""
         return {path: row["fate"] for path, row in self.rows.items() if path != "/sitemap.xml"}
+
+    @property
+    def archived(self) -> list[str]:
+        """Paths of all response records."""
+        found = []
+        for file in self.folder.glob("*.warc.gz"):
+            with file.open("rb") as stream:
+                records = ArchiveIterator(stream, WarcRecordType.response, verify_digests=True)
+                found += [record.headers["WARC-Target-URI"] for record in records]
+        return sorted(url.removeprefix(SEED[:-1]) for url in found)
 
     @property
     def stored(self) -> set[str]:
@@ -111,7 +136,8 @@ def crawl_into(
     """Crawl a web into a folder, or continue there, without delays by default."""
     folder.mkdir(exist_ok=True, parents=True)
     settings = CrawlSettings(seeds=seeds, agent=AGENT, **{"delay_seconds": 0.0, **given})
-    frontier = Frontier(folder)
+    frontier = MortalFrontier(folder)
+    frontier.web = web
     earlier = (previous, Frontier(previous)) if previous else None
     archive = Archive(folder, settings.file_bytes, settings.agent)
     try:
