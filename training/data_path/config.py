@@ -187,7 +187,10 @@ def from_mapping(settings: Mapping[str, Any], folder: Path) -> CorpusConfig:
     shards = replace(
         config.shards, tokenizer=None if tokenizer is None else (folder / tokenizer).absolute()
     )
-    return replace(config, sources=sources, shards=shards)
+    content = config.content
+    if content.lists:
+        content = replace(content, lists=str((folder / content.lists).absolute()))
+    return replace(config, sources=sources, shards=shards, content=content)
 
 
 def write_settings(config: CorpusConfig, corpus: Path) -> None:

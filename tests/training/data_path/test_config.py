@@ -14,12 +14,15 @@ MINIMAL = '[[sources]]\nname = "web"\nfolder = "in"\n'
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
-    (tmp_path / "corpus.toml").write_text(f'{MINIMAL}\n[shards]\ntokenizer = "models/nano"\n')
+    (tmp_path / "corpus.toml").write_text(
+        f'{MINIMAL}\n[shards]\ntokenizer = "models/nano"\n[content]\nlists = "words"\n'
+    )
 
     config = read_config(tmp_path / "corpus.toml")
 
     assert config.sources[0].folder == tmp_path / "in"
     assert config.shards.tokenizer == tmp_path / "models" / "nano"
+    assert config.content.lists == str(tmp_path / "words")
     assert config.language.keep == ("en",)
 
 
@@ -37,6 +40,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "[shards]\nvocabulary = 10", "shards.vocabulary"),
         (MINIMAL + "[shards]\nvocabulary = 400\ntokenizer = 'x'", "shards.vocabulary"),
         (MINIMAL + "[quality]\ngroups = ['x']", "quality.groups"),
+        (MINIMAL + "[content]\nmost = -1", "content.most"),
+        (MINIMAL + "[content]\nwords = 'x'", "content.words"),
         ("[[sources", "config"),
     ],
 )
