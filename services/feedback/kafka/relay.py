@@ -8,6 +8,7 @@ the spool. The relay blocks and runs in its own thread.
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -147,6 +148,7 @@ class Relay:
             "batch not relayed, retrying",
             extra=fields(stream=self._stream, why=str(error), waiting=self.waiting),
         )
+        _release_frames(error)
 
     def _update_lag_metrics(self) -> None:
         waiting, now = self.waiting, time.monotonic()
@@ -157,3 +159,16 @@ class Relay:
         behind_seconds = 0.0 if self._behind_since is None else now - self._behind_since
         metrics.RELAY_LAG_EVENTS.labels(self._stream).set(waiting)
         metrics.RELAY_LAG_SECONDS.labels(self._stream).set(behind_seconds)
+
+
+def _release_frames(error: BaseException) -> None:
+    """Drop the local variables of the calls that have failed.
+
+    kafka-python's futures hold their own exception, and the frames of its traceback hold the batch.
+    Such a cycle lives until a full garbage collection, which counts objects and not bytes: one
+    after dozens of failures, with up to `relay_bytes` for each.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__

@@ -1,17 +1,26 @@
 """Relay: records stay in the spool until acknowledged and are resent otherwise."""
 
+import gc
+import socket
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from infra.run.supervision.ports import HOST
+from services.feedback.kafka import cluster
+from services.feedback.kafka.producer import KafkaPublisher
+from services.feedback.kafka.record import RecordSigner
 from services.feedback.kafka.relay import PublishError, Relay
+from services.feedback.kafka.topic import TopicSettings
 from services.feedback.spool.log import Record, frame_bytes
 from services.feedback.spool.spool import Spool, SpoolDamagedError
 from tests.services.feedback.samples import entry
 
 ROOM = 1 << 20
+SIGNER = RecordSigner("feedback", bytes(32))
 
 
 class Broker:
@@ -129,3 +138,40 @@ def test_an_unreadable_spool_ends_the_relay(spool: Spool, tmp_path: Path) -> Non
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(SpoolDamagedError):
         relay.run()
+
+
+def test_failed_batches_are_not_kept_until_a_full_garbage_collection(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's exceptions are part of reference cycles; each held its batch."""
+    monkeypatch.setattr(cluster, "REQUEST_MS", 50)
+    with socket.socket() as unused:
+        unused.bind((HOST, 0))
+        address = f"{HOST}:{unused.getsockname()[1]}"  # bound and not listening
+        publisher = KafkaPublisher(
+            cluster.Cluster(address), "t", 1.0, TopicSettings(1, 1, 1, 7.0), SIGNER
+        )
+        # As after an earlier success: the next attempt builds a producer.
+        monkeypatch.setattr(publisher, "_is_verified", True)
+        batches: list[weakref.ref[Record]] = []
+
+        class Watched:
+            """Publisher that notes the first record of each batch and ends the relay."""
+
+            def publish(self, records: Sequence[Record]) -> None:
+                batches.append(weakref.ref(records[0]))
+                if len(batches) == 2:
+                    relay.stop()
+                publisher.publish(records)
+
+            def close(self) -> None:
+                publisher.close()
+
+        relay = Relay("feedback", spool, Watched(), 100, ROOM)
+        spool.append([entry("a")])
+        gc.disable()
+        try:
+            relay.run()
+            assert [batch() for batch in batches] == [None, None]
+        finally:
+            gc.enable()
