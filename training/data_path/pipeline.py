@@ -26,11 +26,13 @@ from itertools import chain
 from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
+from training.benchmarks.data import DATA_LOCK
 from training.cluster.parts import Workers
 from training.corpus.decontamination import build_index
 from training.corpus.document import CorpusError, Stage, Verdict
 from training.corpus.duplicates.clusters import find_duplicates_in
 from training.data.corpus import read_texts_of
+from training.data.packages import installed
 from training.data.token_shards import ShardConfig, write_shards
 from training.data_path import toolkit
 from training.data_path.clean import verdict_row
@@ -72,8 +74,11 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
     Raises:
         CorpusError: a setting or an input is unusable.
         LoopRunningError: another build of the same folder is running.
+        DataError: the items of the benchmarks are missing and could not be installed.
     """
     _check_folder(out)
+    if config.decontaminate:
+        installed(DATA_LOCK)  # an error now, not after the first two phases
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
         parts = _clean(config, out, pool, display)
         key = _key(config, out, parts)

@@ -94,17 +94,17 @@
 {{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}
 
-{{/* Fields common to both kinds of CronJob. */}}
+{{/* Fields common to all CronJobs. Argument: values of training or corpus. */}}
 {{- define "thumbwheel.schedule" -}}
-schedule: {{ .Values.training.schedule | quote }}
-{{- with .Values.training.timeZone }}
+schedule: {{ .schedule | quote }}
+{{- with .timeZone }}
 timeZone: {{ . }}
 {{- end }}
-suspend: {{ .Values.training.suspend }}
+suspend: {{ .suspend }}
 concurrencyPolicy: Forbid
-startingDeadlineSeconds: {{ .Values.training.startingDeadlineSeconds | int64 }}
-successfulJobsHistoryLimit: {{ .Values.training.history.succeeded }}
-failedJobsHistoryLimit: {{ .Values.training.history.failed }}
+startingDeadlineSeconds: {{ .startingDeadlineSeconds | int64 }}
+successfulJobsHistoryLimit: {{ .history.succeeded }}
+failedJobsHistoryLimit: {{ .history.failed }}
 {{- end -}}
 
 {{- define "thumbwheel.queueLabel" -}}

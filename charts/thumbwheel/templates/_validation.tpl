@@ -3,6 +3,7 @@
 {{- $v := .Values -}}
 {{- include "thumbwheel.validateEvaluation" . -}}
 {{- include "thumbwheel.validateTraining" . -}}
+{{- include "thumbwheel.validateCorpus" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
 {{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the Postgres URLs of the services is required (or evaluation.enabled: true, which installs all stores)" }}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of the Kafka brokers is required" }}{{- end -}}
@@ -41,6 +42,18 @@
 {{- if $v.monitoring.podMonitors.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PodMonitor" "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)") }}{{- end -}}
 {{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
 {{- include "thumbwheel.validateIdentity" . -}}
+{{- end -}}
+
+{{/* Reject a corpus without settings or volumes. */}}
+{{- define "thumbwheel.validateCorpus" -}}
+{{- $corpus := .Values.corpus -}}
+{{- if $corpus.enabled -}}
+{{- if not $corpus.config -}}{{ fail "corpus.config: the settings of the build are required, as the text of a TOML file" }}{{- end -}}
+{{- range list "input" "output" -}}
+  {{- if not (index $corpus .).existingClaim -}}{{ fail (printf "corpus.%s.existingClaim: the name of a PersistentVolumeClaim is required" .) }}{{- end -}}
+{{- end -}}
+{{- if and (eq $corpus.input.existingClaim $corpus.output.existingClaim) (eq $corpus.input.subPath $corpus.output.subPath) -}}{{ fail "corpus.output.subPath: equals corpus.input.subPath on the same claim; a build accepts no folder with other files" }}{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Reject external brokers together with Strimzi. */}}

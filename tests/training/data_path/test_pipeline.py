@@ -22,6 +22,7 @@ from training.artifacts.manifest import write_manifest
 from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage
 from training.corpus.quality.content import ContentConfig
+from training.data.packages import DataError
 from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
 from training.data_path import pipeline
 from training.data_path.config import CorpusConfig
@@ -327,3 +328,16 @@ def test_exception_in_a_step_loses_no_finished_part(
     build_quietly(config, out)
 
     assert sorted(cleaned) == ["/", "a.jsonl", "b.jsonl"]
+
+
+def test_missing_items_of_the_evaluation_end_a_build_before_it_begins(
+    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod without network cannot install them; the first phases take hours."""
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    out = tmp_path / "corpus"
+    out.mkdir()
+    with refused(DataError, field="locks/evaluation_data.txt"):
+        build_quietly(replace(config, decontaminate=True), out)
+    assert not (out / pipeline.WORK).exists()

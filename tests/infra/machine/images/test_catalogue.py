@@ -9,6 +9,7 @@ from infra.machine.images.catalogue import ROOT, read_catalogue
 from infra.machine.images.containerfile import render
 from services.generator.answering.presets import PRESETS_FILE
 from training.benchmarks.data import DATA_LOCK
+from training.corpus.quality import content, url_lists
 
 CATALOGUE = read_catalogue()
 
@@ -49,6 +50,13 @@ def test_training_contains_what_benchmarks_of_the_gate_start() -> None:
     assert {*predictor.paths, DATA_LOCK.relative_to(ROOT)} <= {*training.paths}
     assert {*predictor.locks, Path("locks/evaluation.txt")} <= {*training.locks}
     assert predictor.scripts.items() <= training.scripts.items()
+
+
+def test_training_contains_packages_and_lists_of_corpora() -> None:
+    training = CATALOGUE.images["training"]
+    assert Path("locks/corpus.txt") in training.locks
+    lists = {url_lists.LOCK, content.LOCK, DATA_LOCK}
+    assert {lock.relative_to(ROOT) for lock in lists} <= {*training.paths}
 
 
 def test_an_image_of_several_locks_installs_all_of_them() -> None:
