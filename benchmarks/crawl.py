@@ -76,7 +76,7 @@ class Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Print nothing."""
+        """Print no line for a request."""
 
 
 def main() -> None:

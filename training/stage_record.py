@@ -156,7 +156,12 @@ def check_same_run(
             )
         return
     found = _different(before, config) if _is_kept(before, directory) else {}
-    for name in sorted(found, key=lambda name: (_position(name, asked), name)):
+    # Fields that the user set come first, in their order; a field is also set by one of its parts.
+    places = {
+        name: [place for place, one in enumerate(asked) if f"{one}.".startswith(f"{name}.")]
+        for name in found
+    }
+    for name in sorted(found, key=lambda name: (min(places[name], default=len(asked)), name)):
         was, now = map(_value_text, found[name])
         raise ConfigError(
             f"{name}: {directory.name} was started with {was}, not {now}; choose another {other}",
@@ -234,15 +239,6 @@ def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, 
             yield from _leaves(f"{name}.{field}", was[field], now[field])
     else:
         yield name, was, now
-
-
-def _position(name: str, asked: Sequence[str]) -> int:
-    """Return the position of a field, or of one of its parts, among the fields set by the user.
-
-    Other fields come after all of them.
-    """
-    places = [place for place, one in enumerate(asked) if f"{one}.".startswith(f"{name}.")]
-    return min(places, default=len(asked))
 
 
 def _value_text(value: object) -> str:

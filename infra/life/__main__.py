@@ -158,7 +158,7 @@ def build(out: Path, settings: str) -> Mapping[str, Any]:
 
 
 def evaluate(stages: Stages) -> Mapping[str, Any]:
-    """Measure all models."""
+    """Measure the models of all stages."""
     from training.recipes.life.stages import BASE, PPO, RAW_BASE, SFT
 
     return {

@@ -103,19 +103,13 @@ async def run_rollout_command(
             file=sys.stderr,
         )
         return USAGE_ERROR
-    print(_json(current.rollout) if options.json else _text(current.rollout))
+    if options.json:
+        shown = asdict(replace(current.rollout, history=current.rollout.history[:SHOWN_CHANGES]))
+        names = ("halt", "stable", "candidate", "watch", "history")
+        print(json.dumps({name: shown[name] for name in names}, indent=2))
+    else:
+        print(_text(current.rollout))
     return 0
-
-
-def _json(rollout: Rollout) -> str:
-    shown = {
-        "halt": asdict(rollout.halt) if rollout.halt else None,
-        "stable": asdict(rollout.stable) if rollout.stable else None,
-        "candidate": asdict(rollout.candidate) if rollout.candidate else None,
-        "watch": asdict(rollout.watch) if rollout.watch else None,
-        "history": [asdict(change) for change in rollout.history[:SHOWN_CHANGES]],
-    }
-    return json.dumps(shown, indent=2)
 
 
 def _text(rollout: Rollout) -> str:

@@ -185,7 +185,16 @@ class Endpoint:
         def ids(prompt: Prompt) -> list[int]:
             return self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
 
-        groups = _similar(self._each(ids, prompts))
+        # In a request, consecutive prompts share half of their tokens: model servers compute the
+        # shared beginning once, for example a question before its answers.
+        groups: list[list[list[int]]] = []
+        for tokens in self._each(ids, prompts):
+            before = groups[-1][-1] if groups else []
+            half = max(len(before), len(tokens)) // 2
+            if before and before[:half] == tokens[:half] and len(groups[-1]) < MAX_PROMPTS:
+                groups[-1].append(tokens)
+            else:
+                groups.append([tokens])
         return [scores for group in self._each(self._scored, groups) for scores in group]
 
     def _scored(self, prompts: Sequence[list[int]]) -> list[PromptScores]:
@@ -283,22 +292,6 @@ class Endpoint:
         if status in (401, 403):
             return EndpointError(message, field="key", reason="UNAUTHENTICATED")
         return EndpointError(message, field="endpoint")
-
-
-def _similar(prompts: Sequence[list[int]]) -> list[list[list[int]]]:
-    """Divide prompts into requests: in one, consecutive prompts share half of their tokens.
-
-    Model servers compute the shared beginning once, for example a question before its answers.
-    """
-    groups: list[list[list[int]]] = []
-    for ids in prompts:
-        before = groups[-1][-1] if groups else []
-        half = max(len(before), len(ids)) // 2
-        if before and before[:half] == ids[:half] and len(groups[-1]) < MAX_PROMPTS:
-            groups[-1].append(ids)
-        else:
-            groups.append([ids])
-    return groups
 
 
 def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:

@@ -160,25 +160,21 @@ def questions(parts: Sequence[Part], limit: int | None) -> list[Question]:
         )
     ]
     kept = set(select([item for item, _, _ in named], limit))
-    return [
-        Question(item, part, place, _requests(part, place))
-        for item, part, place in named
-        if item in kept
-    ]
-
-
-def _requests(part: Part, place: int) -> list[Instance]:
-    task = part.task
-    item = task.task_docs[place]
-    context = task.fewshot_context(item, num_fewshot=task.config.num_fewshot or 0)
-    built = task.construct_requests(
-        doc=item,
-        ctx=context,
-        metadata=(task.config.task, place, 1),
-        apply_chat_template=False,
-        chat_template=None,
-    )
-    return built if isinstance(built, list) else [built]
+    found = []
+    for item, part, place in named:
+        if item not in kept:
+            continue
+        task, document = part.task, part.task.task_docs[place]
+        built = task.construct_requests(
+            doc=document,
+            ctx=task.fewshot_context(document, num_fewshot=task.config.num_fewshot or 0),
+            metadata=(task.config.task, place, 1),
+            apply_chat_template=False,
+            chat_template=None,
+        )
+        requests = built if isinstance(built, list) else [built]
+        found.append(Question(item, part, place, requests))
+    return found
 
 
 def evaluate(

@@ -151,7 +151,21 @@ class Phase:
 
 def phases(work: Work, layout: Layout) -> list[Phase]:
     """Return all phases of a step."""
-    resident, gradients = _resident(work, layout)
+    learned = frozen = slots = 0.0
+    for network in work.networks:
+        held = _held(network, work, layout)
+        if network.role is Role.FROZEN:
+            frozen += held
+            continue
+        learned += held
+        # AdamW has two numbers per weight, Muon one per weight of a matrix.
+        matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
+        slots += held * 2 - (matrices if work.muon else 0)
+    # Held all the time, while gradients are held during training only.
+    resident = [Part(MemoryKind.WEIGHTS, learned * FP32), Part(MemoryKind.OPTIMIZER, slots * FP32)]
+    if frozen:
+        resident.append(Part(MemoryKind.FROZEN, frozen * FP32))
+    gradients = Part(MemoryKind.GRADIENTS, learned * FP32)
     found = [
         Phase(f"learning ({made.network})", (*resident, gradients, *_learning(made, work, layout)))
         for made in work.passes
@@ -161,13 +175,13 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
         found.append(Phase("reading", (*resident, *_reading(reading, work, layout))))
     if work.sampled is not None:
         found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
-    learned = max(
+    largest = max(
         _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
     )
     found.append(
         Phase(
             "optimizer step",
-            (*resident, gradients, Part(MemoryKind.ROOTS, learned * FOREACH_BYTES)),
+            (*resident, gradients, Part(MemoryKind.ROOTS, largest * FOREACH_BYTES)),
         )
     )
     return found
@@ -181,24 +195,6 @@ def peak(work: Work, layout: Layout) -> Phase:
 def forward_of(work: Work, layout: Layout) -> Forward:
     """Return the settings of a stage's forward passes with gradients."""
     return Forward(layout.tensor, work.narrow, work.adapted, work.recomputed)
-
-
-def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:
-    """Return persistent memory (weights and optimizer state), and the gradients during training."""
-    learned = frozen = slots = 0.0
-    for network in work.networks:
-        held = _held(network, work, layout)
-        if network.role is Role.FROZEN:
-            frozen += held
-            continue
-        learned += held
-        # AdamW has two numbers per weight, Muon one per weight of a matrix.
-        matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
-        slots += held * 2 - (matrices if work.muon else 0)
-    parts = [Part(MemoryKind.WEIGHTS, learned * FP32), Part(MemoryKind.OPTIMIZER, slots * FP32)]
-    if frozen:
-        parts.append(Part(MemoryKind.FROZEN, frozen * FP32))
-    return parts, Part(MemoryKind.GRADIENTS, learned * FP32)
 
 
 def _held(network: Network, work: Work, layout: Layout) -> float:

@@ -152,7 +152,7 @@ class Words:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The words."""
+        """The words of the text."""
         return [self.vocabulary.texts[number] for number in self.numbers.tolist()]
 
     def count_distinct(self, words: frozenset[str]) -> int:

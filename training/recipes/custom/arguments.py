@@ -100,7 +100,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
                 help="source of the scores; without it the tasks of the rows",
             )
         _add_running(one, "FIELD=VALUE", samples=stage.is_judged)
-        one.set_defaults(command=lambda options, name=name: _run_one(name, options, code_commit))
+        one.set_defaults(command=partial(_run_one, name, code_commit=code_commit))
     many = commands.add_parser("run", help="run all stages of a recipe in order")
     many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}")
     many.add_argument(

@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def updates(self) -> int:
-        """Updates of PPO."""
+        """Number of updates of PPO."""
         return self.scaled(12, 1)
 
     @property
