@@ -118,19 +118,17 @@ class ServiceChannel:
             channel.close()
 
     def _open(self) -> grpc.Channel:
-        channel = self._open_unsigned()
+        if self._tls:
+            # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
+            options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{self._service}.thumbwheel")]
+            channel = grpc.secure_channel(
+                self._target, grpc.ssl_channel_credentials(*self._files), options
+            )
+        else:
+            channel = grpc.insecure_channel(self._target, options=OPTIONS)
         if not self._identity:
             return channel
         return grpc.intercept_channel(channel, _SigningInterceptor(self._identity))
-
-    def _open_unsigned(self) -> grpc.Channel:
-        if not self._tls:
-            return grpc.insecure_channel(self._target, options=OPTIONS)
-        # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
-        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{self._service}.thumbwheel")]
-        return grpc.secure_channel(
-            self._target, grpc.ssl_channel_credentials(*self._files), options
-        )
 
 
 class _CallDetails(NamedTuple):

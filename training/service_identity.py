@@ -44,7 +44,17 @@ class ServiceIdentity:
         Raises:
             ConfigError: the key file is unusable.
         """
-        key = self._key()
+        unusable = ConfigError(
+            f"{self.key_file}: is no readable Ed25519 key in PEM",
+            field=str(self.key_file),
+            reason="INVALID_IDENTITY_KEY",
+        )
+        try:
+            key = load_pem_private_key(self.key_file.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as error:
+            raise unusable from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise unusable
         public = key.public_key().public_bytes_raw()
         header = {
             "alg": "EdDSA",
@@ -60,22 +70,6 @@ class ServiceIdentity:
         }
         signed = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
         return IDENTITY_KEY, f"{signed}.{_encoded(key.sign(signed.encode()))}"
-
-    def _key(self) -> Ed25519PrivateKey:
-        try:
-            key = load_pem_private_key(self.key_file.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
-            raise self._unusable() from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise self._unusable()
-        return key
-
-    def _unusable(self) -> ConfigError:
-        return ConfigError(
-            f"{self.key_file}: is no readable Ed25519 key in PEM",
-            field=str(self.key_file),
-            reason="INVALID_IDENTITY_KEY",
-        )
 
 
 def identity_in(state: Path, caller: str) -> ServiceIdentity | None:

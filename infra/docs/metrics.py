@@ -67,21 +67,16 @@ def metrics(folder: Path = ROOT / "services") -> Iterator[Metric]:
 
 
 def _metric(call: ast.Call, service: str) -> Metric | None:
-    kind = _kind(call.func)
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    kind = name.strip("_").removesuffix("MetricFamily").lower()
     words = list(
         _words(
             [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "labels")]
         )
     )
-    if not kind or not words or not words[0].startswith(PREFIX):
+    if kind not in KINDS or not words or not words[0].startswith(PREFIX):
         return None
     return Metric(words[0], kind, words[1], tuple(words[2:]), service)
-
-
-def _kind(function: ast.expr) -> str:
-    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-    name = name.strip("_").removesuffix("MetricFamily").lower()
-    return name if name in KINDS else ""
 
 
 def _words(nodes: list[ast.expr]) -> Iterator[str]:

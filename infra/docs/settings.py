@@ -36,13 +36,18 @@ def main() -> None:
 def page() -> str:
     """Return the whole page with a table per service."""
     common = common_fields()
+    shared = {name: (field.default, field.description) for name, field in common.items()}
     parts = [HEAD, _table("every service but the predictor", common)]
     for service in service_table().names:
         own = settings_class(service).model_fields
         parts.append(
             _table(
                 service,
-                {name: own[name] for name in own if not _is_same(own[name], common.get(name))},
+                {
+                    name: field
+                    for name, field in own.items()
+                    if (field.default, field.description) != shared.get(name)
+                },
             )
         )
     return "".join(parts)
@@ -58,13 +63,6 @@ def settings_class(service: str) -> type[BaseSettings]:
     """Return the settings class of a service."""
     module = import_module(f"services.{service}.settings")
     return getattr(module, f"{service.title()}Settings")  # type: ignore[no-any-return]
-
-
-def _is_same(field: FieldInfo, common: FieldInfo | None) -> bool:
-    return common is not None and (field.default, field.description) == (
-        common.default,
-        common.description,
-    )
 
 
 def _table(title: str, fields: dict[str, FieldInfo]) -> str:

@@ -96,7 +96,13 @@ class GradientLimit:
         """
         seconds = now - ticket.admitted_at
         if ticket.measures_baseline and not refused:
-            self._update_baseline(ticket.method, seconds, now)
+            samples = self._baseline_samples[ticket.method]
+            samples.append(seconds)
+            if len(samples) == BASELINE_CALLS:
+                known, measured_at = self._baselines.get(ticket.method, (math.inf, now))
+                most = known * BASELINE_GROWTH_PER_SECOND ** (now - measured_at)
+                self._baselines[ticket.method] = min(statistics.median(samples), most), now
+                samples.clear()
         # The latency of a call that was admitted under an earlier limit measures that limit.
         if ticket.admitted_at < self._window_began:
             return
@@ -104,19 +110,8 @@ class GradientLimit:
         baseline, _ = self._baselines.get(ticket.method, (seconds, now))
         tolerated = TOLERANCE * baseline + SLACK_SECONDS
         self._excess.append(math.inf if refused else seconds / tolerated)
-        if len(self._excess) >= WINDOW_CALLS and now - self._window_began >= WINDOW_SECONDS:
-            self._update_limit(now)
-
-    def _update_baseline(self, method: str, seconds: float, now: float) -> None:
-        samples = self._baseline_samples[method]
-        samples.append(seconds)
-        if len(samples) == BASELINE_CALLS:
-            known, measured_at = self._baselines.get(method, (math.inf, now))
-            most = known * BASELINE_GROWTH_PER_SECOND ** (now - measured_at)
-            self._baselines[method] = min(statistics.median(samples), most), now
-            samples.clear()
-
-    def _update_limit(self, now: float) -> None:
+        if len(self._excess) < WINDOW_CALLS or now - self._window_began < WINDOW_SECONDS:
+            return
         # Clamped before the division: the excess may be 0, or infinite after refusals.
         excess = min(1 / MIN_GRADIENT, max(1 / MAX_GRADIENT, statistics.median_low(self._excess)))
         gradient = 1 / excess

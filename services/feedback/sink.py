@@ -218,7 +218,15 @@ class Sink(Generic[EventT]):
         self._on_step(SinkStep.READ)
         if not records:
             return None
-        _require_contiguous(lease, records)
+        # Offsets without a record would otherwise count as tombstones, as if dropped by rule.
+        for expected, record in enumerate(records, lease.end_offset):
+            if record.offset != expected:
+                raise OffsetGapError(
+                    f"offset {expected} of partition {lease.partition} of topic {lease.topic_id} "
+                    f"is missing: the log continues at {record.offset}",
+                    field="offset",
+                    limit=str(expected),
+                )
         try:
             segment = self._write(lease, records)
         # A second attempt sees the erasure. A further erasure in between is left to the caller.
@@ -334,25 +342,6 @@ class Sink(Generic[EventT]):
         found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
         found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]
         return found
-
-
-def _require_contiguous(lease: Lease, records: Sequence[Record]) -> None:
-    """Require all offsets from the lease's end on.
-
-    Offsets without a record would otherwise count as tombstones, as if they had been dropped by
-    rule.
-
-    Raises:
-        OffsetGapError: An offset is missing or repeated.
-    """
-    for expected, record in enumerate(records, lease.end_offset):
-        if record.offset != expected:
-            raise OffsetGapError(
-                f"offset {expected} of partition {lease.partition} of topic {lease.topic_id} "
-                f"is missing: the log continues at {record.offset}",
-                field="offset",
-                limit=str(expected),
-            )
 
 
 def _owner(event: SealableEvent) -> Owner:

@@ -129,7 +129,17 @@ class Feedback:
         getattr(event, kind).CopyFrom(getattr(request, kind))
         durability = await self._log.record(event)
         if kind == "thumb":
-            _count_thumb(message, "up" if request.thumb.up else "down")
+            value = "up" if request.thumb.up else "down"
+            THUMBS.labels(message.model_version, message.arm, value).inc()
+            limits = LENGTHS.items()
+            length = next((name for name, limit in limits if message.characters < limit), "long")
+            traits = [f"task_{message.task}", f"length_{length}"]
+            if message.question_enhanced is not None:
+                traits.append(
+                    "question_enhanced" if message.question_enhanced else "question_as_typed"
+                )
+            for trait in traits:
+                RATED_ANSWERS.labels(message.model_version, trait, value).inc()
         return feedback_pb2.SubmitFeedbackResponse(event_id=event.event_id, durability=durability)
 
     async def _check_correction(self, text: str) -> None:
@@ -148,16 +158,6 @@ class Feedback:
                 reason="CORRECTION_REJECTED",
                 limit="no harmful content, secrets or personal data",
             )
-
-
-def _count_thumb(message: RatedMessage, value: str) -> None:
-    THUMBS.labels(message.model_version, message.arm, value).inc()
-    length = next((name for name, limit in LENGTHS.items() if message.characters < limit), "long")
-    traits = [f"task_{message.task}", f"length_{length}"]
-    if message.question_enhanced is not None:
-        traits.append("question_enhanced" if message.question_enhanced else "question_as_typed")
-    for trait in traits:
-        RATED_ANSWERS.labels(message.model_version, trait, value).inc()
 
 
 def check_submission(

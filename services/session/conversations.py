@@ -120,7 +120,9 @@ class Conversations:
         shown: list[Message] = []
         room = MAX_PAGE_BYTES
         for message in found[:size]:
-            room -= _text_bytes(message)
+            original = "" if message.original_text == message.text else message.original_text
+            room -= len(message.text.encode()) + len(original.encode())
+            room -= sum(EDIT_BYTES + len(edit.replacement.encode()) for edit in message.edits)
             if shown and room < 0:
                 break
             shown.append(self._expire(message))
@@ -221,7 +223,15 @@ class Erasure:
         removed: set[str] = set()
 
         def work(rows: OwnedRows) -> bool:
-            batch = _limit_batch(rows.first_conversations(MAX_CONVERSATIONS))
+            # At most MAX_MESSAGES messages in total, but at least one conversation.
+            batch: list[Conversation] = []
+            messages = 0
+            for conversation in rows.first_conversations(MAX_CONVERSATIONS):
+                # An upper bound of the number of messages.
+                messages += conversation.next_position
+                if batch and messages > MAX_MESSAGES:
+                    break
+                batch.append(conversation)
             if batch:
                 self._erase(rows, owner, batch)
                 rows.remove_conversations([conversation.id for conversation in batch])
@@ -253,23 +263,3 @@ def _checked_size(page_size: int) -> int:
 
 def _token_error() -> InvalidArgumentError:
     return field_error("page_token", "next_page_token of the previous page")
-
-
-def _text_bytes(message: Message) -> int:
-    """Return the bytes of a message's texts in a response, edits included."""
-    original = "" if message.original_text == message.text else message.original_text
-    edits = sum(EDIT_BYTES + len(edit.replacement.encode()) for edit in message.edits)
-    return len(message.text.encode()) + len(original.encode()) + edits
-
-
-def _limit_batch(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """Return the first conversations with at most MAX_MESSAGES messages in total, at least one."""
-    chosen: list[Conversation] = []
-    messages = 0
-    for conversation in conversations:
-        # An upper bound of the number of messages.
-        messages += conversation.next_position
-        if chosen and messages > MAX_MESSAGES:
-            break
-        chosen.append(conversation)
-    return chosen

@@ -12,6 +12,7 @@ import asyncio
 import collections
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -204,7 +205,11 @@ class Relay:
                 backoff = min(2 * backoff, self._intervals.max_backoff_seconds)
                 continue
             backoff = FIRST_BACKOFF_SECONDS
-            await self._wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._intervals.poll_seconds):
+                    await self._new_records.wait()
+                # Work at the end of a turn would delay the first token of the next turn.
+                await asyncio.sleep(self._intervals.linger_seconds)
 
     async def relay_batch(self) -> bool:
         """Relay one batch; return True if more records may wait.
@@ -326,13 +331,3 @@ class Relay:
             # No effect on a finished call; stops the call if the lease cannot be renewed.
             sending.cancel()
         await sending
-
-    async def _wait(self) -> None:
-        """Wait for new records or the poll interval."""
-        try:
-            async with asyncio.timeout(self._intervals.poll_seconds):
-                await self._new_records.wait()
-        except TimeoutError:
-            return
-        # Work at the end of a turn would delay the first token of the next turn.
-        await asyncio.sleep(self._intervals.linger_seconds)

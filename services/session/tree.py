@@ -146,7 +146,15 @@ def plan_append(
         InvalidArgumentError: the parent or the message to regenerate has the wrong role.
     """
     if not request.HasField("user"):
-        return _plan_regeneration(rows, request)
+        conversation = rows.conversation_of_message(request.regenerate_message_id)
+        if request.conversation_id and conversation.id != request.conversation_id:
+            raise NotFoundError("no such message", field="regenerate_message_id")
+        message = rows.message(request.regenerate_message_id)
+        above = message.parent_id if message.role is Role.ASSISTANT else message.id
+        branch = branch_to(rows, above)
+        if not branch.newest or branch.newest[-1].role is not Role.USER:
+            raise field_error("regenerate_message_id", "a message of the user, or an answer to one")
+        return AppendPlan(conversation, branch)
     if request.conversation_id:
         # Lock before reading the leaf: concurrent turns of one conversation get distinct positions.
         conversation = rows.conversation(request.conversation_id, lock=True)
@@ -189,17 +197,6 @@ def open_answer(
         context_ids=tuple(message.id for message in context),
     )
     return plan.branch.append(answer).newest[-1]
-
-
-def _plan_regeneration(rows: OwnedRows, request: session_pb2.BeginTurnRequest) -> AppendPlan:
-    conversation = rows.conversation_of_message(request.regenerate_message_id)
-    if request.conversation_id and conversation.id != request.conversation_id:
-        raise NotFoundError("no such message", field="regenerate_message_id")
-    message = rows.message(request.regenerate_message_id)
-    branch = branch_to(rows, message.parent_id if message.role is Role.ASSISTANT else message.id)
-    if not branch.newest or branch.newest[-1].role is not Role.USER:
-        raise field_error("regenerate_message_id", "a message of the user, or an answer to one")
-    return AppendPlan(conversation, branch)
 
 
 def _parent_branch(rows: OwnedRows, request: session_pb2.BeginTurnRequest) -> Branch:

@@ -176,8 +176,15 @@ class BucketCheckpoints:
         listed = self._listed()
         for name in newest_first(_whole(listed), before):
             try:
-                return self._fetch(name, listed[name])
-            except ManifestError:
+                into = self._fresh(name)
+                self._bucket.fetch(self._key(name, MANIFEST), into / MANIFEST)
+                for file in read_manifest(into).files:
+                    if file in listed[name]:
+                        (into / file).parent.mkdir(parents=True, exist_ok=True)
+                        self._bucket.fetch(self._key(name, file), into / file)
+                verify_manifest(into)
+                return into
+            except ManifestError:  # a file is missing or differs from its hash
                 continue
         return None
 
@@ -198,21 +205,6 @@ class BucketCheckpoints:
         whole = _whole(listed)
         for old in listed.keys() - (whole - outdated(name, whole)):
             self._remove(old, listed[old])
-
-    def _fetch(self, name: str, there: Sequence[str]) -> Path:
-        """Download a checkpoint.
-
-        Raises:
-            ManifestError: a file is missing or differs from its hash.
-        """
-        into = self._fresh(name)
-        self._bucket.fetch(self._key(name, MANIFEST), into / MANIFEST)
-        for file in read_manifest(into).files:
-            if file in there:
-                (into / file).parent.mkdir(parents=True, exist_ok=True)
-                self._bucket.fetch(self._key(name, file), into / file)
-        verify_manifest(into)
-        return into
 
     def _listed(self) -> dict[str, list[str]]:
         """Return the files of all checkpoints, complete or not."""

@@ -106,7 +106,12 @@ def write_shards(
         ShardError: output_directory holds other shards or foreign files.
     """
     files = text_files(config.sources)
-    settings = _settings(config, files)
+    # The settings that determine the tokens, without local paths.
+    kept = {name: value for name, value in plain(config).items() if not name.endswith("_directory")}
+    settings = kept | {
+        "sources": [[file.name, hash_file(file)] for file in files],
+        "tokenizer_sha256": hash_file(config.tokenizer_directory / "tokenizer.json"),
+    }
     if (config.output_directory / MANIFEST).exists():
         return _reuse(config.output_directory, settings)
     _clear(config.output_directory)
@@ -308,15 +313,6 @@ def _batches(texts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _settings(config: ShardConfig, files: Sequence[Path]) -> dict[str, Any]:
-    """Return the settings that determine the tokens, without local paths."""
-    kept = {name: value for name, value in plain(config).items() if not name.endswith("_directory")}
-    return kept | {
-        "sources": [[file.name, hash_file(file)] for file in files],
-        "tokenizer_sha256": hash_file(config.tokenizer_directory / "tokenizer.json"),
-    }
 
 
 def _clear(directory: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from torch import Tensor
 
 from training.decoding.rows import DecodingError, Rows
 from training.decoding.sampling import penalise, seen
@@ -143,7 +142,16 @@ def beam_search(
         row_PW, token_PW = first_row_P1 + place_PW // vocab_size, place_PW % vocab_size
         ends_PW = torch.isin(token_PW, stop) | (tokens == max_new)
         # Ended candidates leave the search; the best C of the others continue.
-        _collect_finished(pools, rows, log_p_PW, row_PW, token_PW, ends_PW)
+        # Of the ended ones only those among the best C count.
+        for number, pool in enumerate(pools):
+            if not pool.open:
+                continue
+            ended = ends_PW[number, : beams.count].nonzero().flatten()
+            before = rows.ids_BS[row_PW[number, ended], rows.prompt_columns :].tolist()
+            last, log_p = token_PW[number, ended].tolist(), log_p_PW[number, ended].tolist()
+            pool.add(
+                [(p, (*ids, token)) for p, ids, token in zip(log_p, before, last, strict=True)]
+            )
         running_PC, kept_PC = (log_p_PW + ends_PW * NO_BEAM).topk(beams.count)
         for pool, best in zip(pools, running_PC[:, 0].tolist(), strict=True):
             pool.close_if_final(best, tokens)
@@ -155,25 +163,3 @@ def beam_search(
             torch.ones(len(rows), dtype=torch.bool, device=device),
         )
     return [pool.best for pool in pools]
-
-
-def _collect_finished(
-    pools: Sequence[FinishedHypotheses],
-    rows: Rows,
-    log_p_PW: Tensor,
-    row_PW: Tensor,
-    token_PW: Tensor,
-    ends_PW: Tensor,
-) -> None:
-    """Record the continuations that ended among the best C candidates.
-
-    Candidates behind the best C do not count.
-    """
-    for number, pool in enumerate(pools):
-        if not pool.open:
-            continue
-        count = len(rows) // len(pools)
-        ended = ends_PW[number, :count].nonzero().flatten()
-        before = rows.ids_BS[row_PW[number, ended], rows.prompt_columns :].tolist()
-        last, log_p = token_PW[number, ended].tolist(), log_p_PW[number, ended].tolist()
-        pool.add([(p, (*ids, token)) for p, ids, token in zip(log_p, before, last, strict=True)])

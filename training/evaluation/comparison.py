@@ -116,7 +116,10 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
             config.incumbent_directory.name,
             config.judge_directory.name,
         )
-        figures = {"format": FORMAT, **_fields(comparison)}
+        figures = {
+            name: value.fields() if isinstance(value, Paired) else plain(value)
+            for name, value in {"format": FORMAT, **vars(comparison)}.items()
+        }
         write_figures(directory, "evaluation", figures, parents, config)
     return read_comparison(directory)
 
@@ -202,13 +205,6 @@ def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfi
     tokens = sampling.max_prompt_tokens + sampling.max_response_tokens
     texts = read_texts(config.retention_texts)[: config.max_texts]
     return _Measurements(model.answer(prompts, sampling), model.bits(texts, tokens), right)
-
-
-def _fields(comparison: Comparison) -> dict[str, Any]:
-    return {
-        name: value.fields() if isinstance(value, Paired) else plain(value)
-        for name, value in vars(comparison).items()
-    }
 
 
 def _change(

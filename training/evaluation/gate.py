@@ -18,7 +18,6 @@ from typing import Any
 
 from training.errors import ConfigError
 from training.evaluation.paired import Comparison, Paired
-from training.figures import Samples
 
 HELD_ADVICE = "No row failed: collect more feedback and run the loop again."
 
@@ -184,6 +183,7 @@ class Decision:
 def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) -> list[Check]:
     """Return the rows measured on the recipe's prompts, texts and probes."""
     ended, rise = compared.candidate.ended_share, compared.retention
+    ratio = compared.candidate.mean_tokens / max(compared.incumbent.mean_tokens, 1e-9)
     return [
         check_win_rate(
             "win rate",
@@ -226,7 +226,13 @@ def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) ->
             _result(kl_nats <= config.kl_ceiling_nats),
             "the policy must not change too far",
         ),
-        _check_length(compared.candidate, compared.incumbent, config),
+        Check(
+            "length",
+            f"{compared.candidate.mean_tokens:.1f} tokens, {ratio:.2f} of the incumbent's",
+            f"{config.min_length_ratio:.2f} to {config.max_length_ratio:.2f}",
+            _result(config.min_length_ratio <= ratio <= config.max_length_ratio),
+            "length is the easiest way to exploit a reward model",
+        ),
         Check(
             "answers that end",
             f"{ended:.2f}",
@@ -312,17 +318,6 @@ def result_of(low: float, difference: float, margin: float) -> Result:
     if low > -margin:
         return Result.PASS
     return Result.NOT_ENOUGH_DATA if difference > -margin else Result.FAIL
-
-
-def _check_length(candidate: Samples, incumbent: Samples, config: GateConfig) -> Check:
-    ratio = candidate.mean_tokens / max(incumbent.mean_tokens, 1e-9)
-    return Check(
-        "length",
-        f"{candidate.mean_tokens:.1f} tokens, {ratio:.2f} of the incumbent's",
-        f"{config.min_length_ratio:.2f} to {config.max_length_ratio:.2f}",
-        _result(config.min_length_ratio <= ratio <= config.max_length_ratio),
-        "length is the easiest way to exploit a reward model",
-    )
 
 
 def _result(passed: bool) -> Result:

@@ -15,7 +15,7 @@ from training.evaluation.gate import (
     result_of,
     reversed_figures,
 )
-from training.evaluation.paired import Paired, paired_items
+from training.evaluation.paired import paired_items
 from training.figures import Estimate, share_bounds
 
 Z_ONE_SIDED = 1.645
@@ -110,7 +110,10 @@ def _check_task(
     found = paired_items(items[0], items[1], share=share)
     value = means_text(found)
     if rule.relative:
-        found = _scaled(found)
+        # Fractions of the incumbent's mean.
+        unit = max(abs(found.incumbent), 1e-9)
+        difference, low, high = (n / unit for n in (found.difference, found.low, found.high))
+        found = replace(found, difference=difference, low=low, high=high)
         value += f" ({found.difference:+.0%})"
     if not new.higher_is_better and not rule.both_ways:
         found = reversed_figures(found)
@@ -156,11 +159,3 @@ def _is_at_chance(score: TaskScore, chance: float, config: GateConfig) -> bool:
 def _bounds(score: TaskScore) -> tuple[float, float]:
     found = Estimate(score.value, score.standard_error, score.items, score.items)
     return share_bounds(found, Z_ONE_SIDED)
-
-
-def _scaled(found: Paired) -> Paired:
-    """Return the differences as fractions of the incumbent's mean."""
-    unit = max(abs(found.incumbent), 1e-9)
-    return replace(
-        found, difference=found.difference / unit, low=found.low / unit, high=found.high / unit
-    )

@@ -46,8 +46,17 @@ def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[TimeI
         computing = made.times * operations_seconds(made, work, layout, accelerator)
         exchange = made.times * _exchange_seconds(made, work, layout, accelerator)
         totals[COMPUTING if computing >= exchange else SHARDS] += max(computing, exchange)
-        totals[TENSOR] += made.times * _tensor_seconds(made, work, layout, accelerator)
-    totals[COPIES] = _copies_seconds(work, layout, accelerator)
+        width = work.model.hidden_size * (BF16 if work.narrow else FP32)
+        forward = FORWARD_SUMS * width * (2 if made.learns and work.recomputed else 1)
+        backward = BACKWARD_SUMS * work.model.hidden_size * FP32 if made.learns else 0
+        summed = made.read_tokens * work.model.num_layers * (forward + backward)
+        moved = made.times * _ring(summed, layout.tensor)
+        totals[TENSOR] += moved / layout.tensor_rate(accelerator)
+    if layout.copies > 1 and not layout.gathers:
+        # Gradients of replicas without FSDP, summed once per step.
+        networks = sum(network.role is not Role.FROZEN for network in work.networks)
+        moved = networks * _ring(_learned_bytes(work, layout), layout.copies) * work.optimizer_steps
+        totals[COPIES] = moved / layout.copies_rate(accelerator)
     if work.sampled is not None:
         totals[SAMPLING] = _sampling_seconds(work.sampled, work, layout, accelerator)
     return tuple(TimeItem(name, seconds) for name, seconds in totals.items() if seconds)
@@ -91,27 +100,10 @@ def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accel
     )
 
 
-def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """Return the time for the gradients of replicas without FSDP, summed once per step."""
-    if layout.gathers or layout.copies == 1:
-        return 0.0
-    networks = sum(network.role is not Role.FROZEN for network in work.networks)
-    moved = networks * _ring(_learned_bytes(work, layout), layout.copies) * work.optimizer_steps
-    return moved / layout.copies_rate(accelerator)
-
-
 def _learned_bytes(work: Work, layout: Layout) -> float:
     """Return the bytes of a trained network's gradients, before sharding."""
     adapters = [network.weights for network in work.networks if network.role is Role.ADAPTER]
     return FP32 * (max(adapters) if adapters else work.sizes.held(layout.tensor))
-
-
-def _tensor_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    width = work.model.hidden_size * (BF16 if work.narrow else FP32)
-    forward = FORWARD_SUMS * width * (2 if made.learns and work.recomputed else 1)
-    backward = BACKWARD_SUMS * work.model.hidden_size * FP32 if made.learns else 0
-    summed = made.read_tokens * work.model.num_layers * (forward + backward)
-    return _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
 
 
 def _sampling_seconds(

@@ -24,7 +24,6 @@ from training.planning.step import (
     sizes_of,
 )
 from training.runtime.context import require_divisible
-from training.stages.config import PolicyConfig
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
@@ -184,7 +183,13 @@ def _policy(
     require_divisible(even, layout.ranks)
     model = model_of(config, model)
     learners = ("policy", "critic") if isinstance(config, PpoConfig) else ("policy",)
-    frozen = _judges(config)
+    # Frozen networks that process rollouts; a verifier needs none.
+    asked = {
+        "reference": not isinstance(config, GrpoConfig) or config.kl_coefficient > 0,
+        "reward": config.reward_model_directory is not None,
+        "judge": config.judge_directory is not None,
+    }
+    frozen = tuple(name for name, wanted in asked.items() if wanted)
     minibatch = config.minibatch_rows // layout.data_size
     minibatches = config.rows_per_update // config.minibatch_rows
     longest = config.max_prompt_tokens + config.max_response_tokens
@@ -227,19 +232,6 @@ def _policy(
     return replace(
         work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon"
     )
-
-
-def _judges(config: PolicyConfig) -> tuple[str, ...]:
-    """Return the frozen networks that process rollouts.
-
-    A verifier needs none.
-    """
-    asked: list[tuple[str, bool]] = [
-        ("reference", not isinstance(config, GrpoConfig) or config.kl_coefficient > 0),
-        ("reward", config.reward_model_directory is not None),
-        ("judge", config.judge_directory is not None),
-    ]
-    return tuple(name for name, wanted in asked if wanted)
 
 
 def _learning(

@@ -111,7 +111,7 @@ def measure(
     seconds = time.monotonic() - began
     measured = []
     for kind, items in chosen.items():
-        scores = _scores(items, [said[item.id].text for item in items], sandbox)
+        scores = [ItemScore(item.id, score(item, said[item.id].text, sandbox)) for item in items]
         measured.append(
             _measured(
                 version,
@@ -237,15 +237,6 @@ def keep_answers(draft: Path, path: Path) -> None:
     merged.unlink(missing_ok=True)
     _append_draft(merged, answers)
     merged.replace(path)
-
-
-def _scores(
-    items: Sequence[ProbeItem], answers: Sequence[str], sandbox: Runner | None
-) -> list[ItemScore]:
-    return [
-        ItemScore(item.id, score(item, answer, sandbox))
-        for item, answer in zip(items, answers, strict=True)
-    ]
 
 
 def _breakdown(items: Sequence[ProbeItem], scores: Sequence[ItemScore]) -> dict[str, float]:

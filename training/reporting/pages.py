@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -129,7 +128,14 @@ def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
         raise ConfigError(f"page: {path.name} is a folder", field="page", reason="EXISTS")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(_environment().get_template(template).render(facts), encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["figure"] = figure
+    environment.globals |= {"width": WIDTH, "height": HEIGHT}
+    partial.write_text(environment.get_template(template).render(facts), encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -143,15 +149,3 @@ def figure(value: object) -> str:
     if value is None:
         return "unknown"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["figure"] = figure
-    environment.globals |= {"width": WIDTH, "height": HEIGHT}
-    return environment

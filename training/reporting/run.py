@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,11 @@ def write_report(
 def _canary_charts(path: Path) -> list[Chart]:
     looks = _lines(path)
     approvals = {
-        arm: [(number, _share(look[arm])) for number, look in enumerate(looks, start=1)]
+        arm: [
+            (number, approval.share if approval.users else math.nan)
+            for number, look in enumerate(looks, start=1)
+            for approval in [approval_of(look[arm])]
+        ]
         for arm in ("candidate", "incumbent")
     }
     evidence = {
@@ -71,11 +74,6 @@ def _canary_charts(path: Path) -> list[Chart]:
         chart("log10 of the evidence, by look", evidence),
     ]
     return [drawn for drawn in charts if drawn is not None]
-
-
-def _share(fields: Mapping[str, Any]) -> float:
-    approval = approval_of(fields)
-    return approval.share if approval.users else math.nan
 
 
 def _json(path: Path) -> Any:

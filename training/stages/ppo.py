@@ -209,7 +209,12 @@ class Ppo:
         with self._inputs.autocast():
             # Values come first: with one step per update the scoring retains the policy's graph,
             # and the critic's forward pass on top of that would raise the peak of memory.
-            values_BR = self._values(rollout)
+            parts = []
+            for rows in row_chunks(rollout, self._scoring.rows):
+                part = rollout.rows(rows)
+                values_BT = networks.critic.everywhere(part.ids_BT, part.mask_BT)
+                parts.append(before_response(values_BT, part) * part.response_mask_BR)
+            values_BR = torch.cat(parts)
             scores = score_rollout(networks.policy, networks.reference, rollout, self._scoring)
         assert scores.reference_BR is not None
         shaped_scores_B = response_scores(
@@ -314,14 +319,3 @@ class Ppo:
             "critic_gradient_norm": self._critic.gradient_norm,
             "learning_rate": self._policy.rate(update),
         }
-
-    def _values(self, rollout: Rollout) -> Tensor:
-        """Return the critic's value of the state before each response token, [B, R], 0 where
-        masked.
-        """
-        parts = []
-        for rows in row_chunks(rollout, self._scoring.rows):
-            part = rollout.rows(rows)
-            values_BT = self._networks.critic.everywhere(part.ids_BT, part.mask_BT)
-            parts.append(before_response(values_BT, part) * part.response_mask_BR)
-        return torch.cat(parts)

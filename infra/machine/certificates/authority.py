@@ -157,7 +157,10 @@ def issue_certificates(folder: Path, services: Iterable[str], days: float) -> li
     Return the names of the services written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    authority = _authority(folder)
+    certificate, key = folder / "authority.pem", folder / "authority.key"
+    if not certificate.exists():
+        write_pair(folder, "authority", Authority.create(AUTHORITY_DAYS).pair)
+    authority = Authority(CertificatePair(certificate.read_bytes(), key.read_bytes()))
     stale = [service for service in services if _days_left(folder / f"{service}.pem") < days / 2]
     for service in stale:
         write_pair(folder, service, authority.issue(service, days))
@@ -181,13 +184,6 @@ def write_pair(folder: Path, name: str, pair: CertificatePair) -> None:
     """
     _replace(folder / f"{name}.key", pair.key, 0o600)
     _replace(folder / f"{name}.pem", pair.certificate, 0o644)
-
-
-def _authority(folder: Path) -> Authority:
-    certificate, key = folder / "authority.pem", folder / "authority.key"
-    if not certificate.exists():
-        write_pair(folder, "authority", Authority.create(AUTHORITY_DAYS).pair)
-    return Authority(CertificatePair(certificate.read_bytes(), key.read_bytes()))
 
 
 def _replace(file: Path, content: bytes, mode: int) -> None:

@@ -74,7 +74,10 @@ def built_image(
                 )
             )
         if not bare:
-            layers.append(_packages(image, catalogue, say))
+            locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
+            omitted = repr(catalogue.omitted_patterns(image)).encode()
+            write = partial(_write_packages, image=image, catalogue=catalogue, say=say)
+            layers.append(_cached_layer(image.name, locks + omitted, write, say))
         layers.append(_code(image, Path(folder)))
         yield describe(layers, config_of(image))
 
@@ -137,17 +140,6 @@ def script(function: str) -> str:
     return (
         f"#!{interpreter.PREFIX}/bin/python3\nimport sys\n"
         f"from {module} import {name}\nsys.exit({name}())\n"
-    )
-
-
-def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
-    locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
-    chosen = repr(catalogue.omitted_patterns(image)).encode()
-    return _cached_layer(
-        image.name,
-        locks + chosen,
-        lambda writer: _write_packages(writer, image, catalogue, say),
-        say,
     )
 
 

@@ -69,7 +69,13 @@ class StackLayout:
             url = self.fleet.postgres.url(service.name, service.database.driver)
             settings["database_url"] = url
         if service.kafka:
-            settings |= self._kafka()
+            copies = len(self.fleet.kafka.nodes)
+            settings |= {
+                "kafka_bootstrap": self.fleet.kafka.bootstrap,
+                "partitions": PARTITIONS,
+                "replication_factor": copies,
+                "min_insync_replicas": min(2, copies),
+            }
         if service.objects:
             settings |= self._bucket()
         if service.valkey:
@@ -90,15 +96,6 @@ class StackLayout:
             if service.database
         }
         return Environment(databases[database_variable("gateway")], bucket, databases)
-
-    def _kafka(self) -> Settings:
-        copies = len(self.fleet.kafka.nodes)
-        return {
-            "kafka_bootstrap": self.fleet.kafka.bootstrap,
-            "partitions": PARTITIONS,
-            "replication_factor": copies,
-            "min_insync_replicas": min(2, copies),
-        }
 
     def _bucket(self) -> Settings:
         store = self.fleet.store

@@ -102,7 +102,12 @@ def protected_spans(text: str) -> tuple[ProtectedSpan, ...]:
     found = [ProtectedSpan(*bounds) for bounds in code_lines(text)]
     found += [ProtectedSpan(*match.span()) for match in PROTECTED.finditer(text)]
     if " -" in text:
-        found += _commands_with_options(text)
+        only_commands, also_words = commands()
+        for match in COMMAND.finditer(text):
+            if match[0] in only_commands or match[0] in also_words:
+                options = OPTIONS.match(text, match.end())
+                if options:
+                    found.append(ProtectedSpan(match.start(), options.end()))
     merged: list[ProtectedSpan] = []
     for span in sorted(found + terms, key=lambda span: (span.start, -span.end)):
         if merged and span.start < merged[-1].end:
@@ -123,15 +128,6 @@ def _terms(text: str) -> Iterator[ProtectedSpan]:
     for match in TERM.finditer(text):
         if match[0].lower() in known:
             yield ProtectedSpan(*match.span(), term=True)
-
-
-def _commands_with_options(text: str) -> Iterator[ProtectedSpan]:
-    only_commands, also_words = commands()
-    for match in COMMAND.finditer(text):
-        if match[0] in only_commands or match[0] in also_words:
-            options = OPTIONS.match(text, match.end())
-            if options:
-                yield ProtectedSpan(match.start(), options.end())
 
 
 def masked(text: str, spans: Sequence[ProtectedSpan], mask: str) -> str:
@@ -263,7 +259,11 @@ def code_lines(text: str) -> Iterator[tuple[int, int]]:
     lines = text.split("\n")
     code = [bool(line.strip()) and is_code_line(line) for line in lines]
     if len(lines) > 1:
-        _mark_diffs(lines, code)
+        # From the header of a diff to the last line that belongs to it.
+        inside = False
+        for number, line in enumerate(lines):
+            inside = bool(DIFF_HEADER.match(line) or (inside and DIFF_LINE.match(line)))
+            code[number] = code[number] or inside
         _mark_data(lines, code)
         _mark_blocks(lines, code)
     position = 0
@@ -305,14 +305,6 @@ def is_code_line(line: str) -> bool:
     return " ".join(bare.split()[:2]) in also_words - {first} or bool(
         KEYWORD.fullmatch(bare) or MARK.search(bare)
     )
-
-
-def _mark_diffs(lines: list[str], code: list[bool]) -> None:
-    """Mark the lines from the header of a diff to the last line that belongs to the diff."""
-    inside = False
-    for number, line in enumerate(lines):
-        inside = bool(DIFF_HEADER.match(line) or (inside and DIFF_LINE.match(line)))
-        code[number] = code[number] or inside
 
 
 def _mark_data(lines: list[str], code: list[bool]) -> None:

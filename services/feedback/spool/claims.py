@@ -126,7 +126,14 @@ class PostgresClaims:
             taken = connection.execute(
                 _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
             ).all()
-            self._check_order(connection, [row.accept_order for row in taken if row.holders == 1])
+            drawn = [row.accept_order for row in taken if row.holders == 1]
+            if drawn and min(drawn) <= self._highest:
+                # A pooler has changed the server behind an open connection.
+                del connection.info[_RAISED]
+                raise LedgerUnavailableError(
+                    "the order of acceptance has moved back; no event was stored"
+                )
+            self._highest = max(drawn, default=self._highest)
             found = {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
             # Read the ledger after claiming: a commit that deleted these claims just before is then
             # visible.
@@ -151,19 +158,6 @@ class PostgresClaims:
             if connection.execute(_RAISE_ORDER, bounds).first():
                 log.info("order of acceptance raised", extra=fields(stream=self._stream))
             connection.info[_RAISED] = True
-
-    def _check_order(self, connection: Connection, drawn: Sequence[int]) -> None:
-        """Check that new orders continue above all earlier orders of this process.
-
-        Raises:
-            LedgerUnavailableError: A pooler has changed the server behind an open connection.
-        """
-        if drawn and min(drawn) <= self._highest:
-            del connection.info[_RAISED]
-            raise LedgerUnavailableError(
-                "the order of acceptance has moved back; no event was stored"
-            )
-        self._highest = max(drawn, default=self._highest)
 
     def release(self, event_ids: Collection[str]) -> None:
         """Release claims without a stored event, except claims shared with another replica.

@@ -95,7 +95,14 @@ class AnswerWriter:
         async with generation.reading(events):
             self._turn.on_stop(generation.stop)
             async for checked in held.releases():
-                self._show(checked)
+                action = checked.verdict.action
+                if action != guardrail_pb2.ACTION_ALLOW:
+                    self._publish_verdict("output", checked.verdict)
+                self._publish_text(checked.release)
+                if action == guardrail_pb2.ACTION_BLOCK:
+                    rejection = checked.rejection_text
+                    self._publish_text(f"\n\n{rejection}" if self._turn.text else rejection)
+                    self._record.finish_reason = chat_pb2.FINISH_REASON_OUTPUT_BLOCKED
                 self._clock.first_text(generation.first_text_at)
         self._conclude(generation.finished, generation.text)
 
@@ -128,17 +135,6 @@ class AnswerWriter:
                 original_text=prompt.original_text, text=prompt.text, edits=prompt.edits
             )
             self._turn.publish(chat_pb2.ChatEvent(enhanced=enhanced))
-
-    def _show(self, checked: guardrail_pb2.CheckOutputResponse) -> None:
-        action = checked.verdict.action
-        if action != guardrail_pb2.ACTION_ALLOW:
-            self._publish_verdict("output", checked.verdict)
-        self._publish_text(checked.release)
-        if action == guardrail_pb2.ACTION_BLOCK:
-            self._publish_text(
-                f"\n\n{checked.rejection_text}" if self._turn.text else checked.rejection_text
-            )
-            self._record.finish_reason = chat_pb2.FINISH_REASON_OUTPUT_BLOCKED
 
     def _conclude(self, finished: generator_pb2.Finished | None, written: str) -> None:
         record = self._record

@@ -137,12 +137,13 @@ class ValkeyTurns:
             # before.
             if current.events is not None:
                 is_answered = current.events > 0
-            else:
-                is_answered = (
-                    current.gateway != self._log.gateway
-                    and await self._is_alive(current.gateway)
-                    and not await self._is_abandoned(turn.message_id)
-                )
+            elif is_answered := (
+                current.gateway != self._log.gateway and await self._is_alive(current.gateway)
+            ):
+                # A failover of Valkey may bring back a turn from before its end.
+                state = await self._log.state(turn.message_id)
+                abandoned_seconds = ABANDONED_LEASES * self._lease_seconds
+                is_answered = not (state and state.idle_seconds > abandoned_seconds)
             if is_answered:
                 return Claim.ELSEWHERE
             instead_of = current.attempt
@@ -158,11 +159,6 @@ class ValkeyTurns:
                 return False
             await asyncio.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE)
         return True
-
-    async def _is_abandoned(self, message_id: str) -> bool:
-        """Return True if a failover of Valkey has brought back a turn from before its end."""
-        state = await self._log.state(message_id)
-        return bool(state and state.idle_seconds > ABANDONED_LEASES * self._lease_seconds)
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
         """Return the state of the caller's turn.

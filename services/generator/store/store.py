@@ -145,7 +145,13 @@ class RolloutFile:
             if act is not None:
                 self._append(act)
             content = {**json.loads(encode(rollout)), "serial": serial + 1}
-            self._write(json.dumps(content, indent=2))
+            _write_new(self._path, json.dumps(content, indent=2)).replace(self._path)
+            # The rename itself is durable only after a sync of the directory.
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
             self._load()
         return True
 
@@ -199,15 +205,6 @@ class RolloutFile:
             yield
         finally:
             os.close(folder)
-
-    def _write(self, text: str) -> None:
-        _write_new(self._path, text).replace(self._path)
-        # The rename itself is durable only after a sync of the directory.
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _write_new(path: Path, text: str) -> Path:

@@ -99,17 +99,25 @@ def judge(
             first nor the last are favoured.
     """
     dropped: list[Dropped] = []
-    known = _known_turns(turns, dropped)
+    # The last revision of every answer; an erasure overrides later revisions. Withheld turns are
+    # included, because feedback on them is withheld too.
+    known: dict[str, Turn] = {}
+    for turn in _unique(turns, dropped):
+        if turn.withheld:
+            dropped.append(Dropped(turn.event_id, Drop(turn.withheld)))
+        earlier = known.get(turn.message_id)
+        if earlier is None or not earlier.erased:
+            known[turn.message_id] = turn
     by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
     for (principal, message_id), current in _current_feedback(feedback, dropped).items():
-        turn = known.get(message_id)
-        reason = _drop_reason(turn, principal, current)
-        if turn is None or reason is not None:
+        rated = known.get(message_id)
+        reason = _drop_reason(rated, principal, current)
+        if rated is None or reason is not None:
             dropped += [
                 Dropped(event.event_id, reason or Drop.UNJOINED) for event in current.events()
             ]
             continue
-        by_principal[principal].append((turn, current))
+        by_principal[principal].append((rated, current))
     judgements = [
         Judgement(
             message_id=turn.message_id,
@@ -122,27 +130,12 @@ def judge(
             correction=None if current.correction is None else current.correction.text,
             served=turn.served,
         )
-        for rated in by_principal.values()
-        for turn, current in _capped(rated, max_per_principal, dropped)
+        for answers in by_principal.values()
+        for turn, current in _capped(answers, max_per_principal, dropped)
     ]
     return sorted(judgements, key=lambda j: (j.message_id, j.principal)), sorted(
         dropped, key=lambda d: (d.event_id, d.reason)
     )
-
-
-def _known_turns(turns: Iterable[Turn], dropped: list[Dropped]) -> dict[str, Turn]:
-    """Return the last revision of every answer; an erasure overrides later revisions.
-
-    Withheld turns remain in the result, because feedback on them is withheld too.
-    """
-    known: dict[str, Turn] = {}
-    for turn in _unique(turns, dropped):
-        if turn.withheld:
-            dropped.append(Dropped(turn.event_id, Drop(turn.withheld)))
-        earlier = known.get(turn.message_id)
-        if earlier is None or not earlier.erased:
-            known[turn.message_id] = turn
-    return known
 
 
 def _current_feedback(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from training.artifacts.manifest import Manifest, finished_manifest
+from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.data.packages import DataError
@@ -131,7 +131,13 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
             shown.say(f"{options.recipe}: started {restart}")
         stage = StageRun(options.recipe, pretrain.run, final)
         (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
-    _print_result(manifest, directory / SAMPLES)
+    report = manifest.report
+    measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
+    print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
+    written = read_samples(directory / SAMPLES)
+    for sample in written:
+        if sample.step == written[-1].step:
+            print(f"\n> {sample.prompt}{sample.text}")
     print(f"\nthe model is in {output}")
     return 0
 
@@ -181,13 +187,3 @@ def _prepare(
 def _shown() -> Iterator[StageDisplay]:
     with open_display() as display:
         yield StageDisplay(display, SHOWN, digits=4)
-
-
-def _print_result(manifest: Manifest, samples: Path) -> None:
-    report = manifest.report
-    measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
-    print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
-    written = read_samples(samples)
-    for sample in written:
-        if sample.step == written[-1].step:
-            print(f"\n> {sample.prompt}{sample.text}")
