@@ -72,16 +72,10 @@ def work_of(config: PlannedConfig, data: DataSize, model: ModelConfig, layout: L
     match config:
         case PretrainConfig():
             work = _pretrain(config, model, layout)
-        case SftConfig():
-            work = _sft(config, data, model, layout)
-        case RewardModelConfig():
-            work = _reward_model(config, data, model, layout)
-        case DpoConfig():
-            work = _dpo(config, data, model, layout)
-        case KtoConfig():
-            work = _kto(config, data, model, layout)
         case PpoConfig() | GrpoConfig():
             work = _policy(config, data, model, layout)
+        case _:
+            work = _fixed(config, data, model, layout)
     return replace(
         work, narrow=config.machine.dtype != "float32", recomputed=config.checkpoint_activations
     )
@@ -109,63 +103,42 @@ def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Wor
     )
 
 
-def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
-    model = model_of(config, model)
-    rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
-    made = _reading("policy", True, times, rows, config.max_tokens, data)
-    steps = _steps(config.epochs, config.batch_rows, data.rows, config.held_out_fraction)
-    return _learning(config, model, _learners(model, config.lora, "policy"), (made,), steps)
-
-
-def _reward_model(
-    config: RewardModelConfig, data: DataSize, model: ModelConfig, layout: Layout
-) -> Work:
-    """Return the work for chosen and rejected responses in one forward pass, without logits."""
-    require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
-    model = model_of(config, model)
-    pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
-    made = replace(
-        _reading("reward", True, times, 2 * pairs, config.max_tokens, data),
-        logits=0.0,
-        most_logits=0,
-    )
-    steps = _steps(config.epochs, config.batch_pairs, data.rows, config.held_out_fraction)
-    return _learning(config, model, _learners(model, config.lora, "reward"), (made,), steps)
-
-
-def _dpo(config: DpoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """Return the work for chosen and rejected responses, in a pass of policy and of reference."""
-    require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
-    model = model_of(config, model)
-    pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
-    steps = _steps(config.epochs, config.batch_pairs, data.rows, config.held_out_fraction)
-    return _beside_reference(config, data, model, (2 * pairs, times), steps)
-
-
-def _kto(config: KtoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """Return DPO's work, and additional passes on mismatched responses for the baseline."""
-    require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
-    model = model_of(config, model)
-    rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
-    steps = _steps(config.epochs, config.batch_rows, data.rows, config.held_out_fraction)
-    work = _beside_reference(config, data, model, (rows, times), steps)
-    mismatched = tuple(replace(made, learns=False) for made in work.passes)
-    return replace(work, passes=(*work.passes, *mismatched))
-
-
-def _beside_reference(
-    config: DpoConfig | KtoConfig,
+def _fixed(
+    config: SftConfig | RewardModelConfig | DpoConfig | KtoConfig,
     data: DataSize,
     model: ModelConfig,
-    forwards: tuple[int, int],
-    steps: int,
+    layout: Layout,
 ) -> Work:
-    rows, times = forwards
-    policy = _reading("policy", True, times, rows, config.max_tokens, data)
-    reference = replace(policy, network="reference", learns=False)
-    networks = _learners(model, config.lora, "policy") + _frozen(model, config.lora, "reference")
-    return _learning(config, model, networks, (policy, reference), steps)
+    """Return the work of a stage on fixed texts; both responses of a pair share a forward pass."""
+    if isinstance(config, RewardModelConfig | DpoConfig):
+        unit, batch, part, texts = "pairs", config.batch_pairs, config.microbatch_pairs, 2
+    else:
+        unit, batch, part, texts = "rows", config.batch_rows, config.microbatch_rows, 1
+    require_divisible({f"batch_{unit}": batch}, layout.ranks)
+    model = model_of(config, model)
+    units, times = _microbatches(batch // layout.data_size, part)
+    name = "reward" if isinstance(config, RewardModelConfig) else "policy"
+    passes: tuple[Pass, ...] = (
+        _reading(name, True, times, texts * units, config.max_tokens, data),
+    )
+    networks = _learners(model, config.lora, name)
+    if isinstance(config, RewardModelConfig):
+        passes = (replace(passes[0], logits=0.0, most_logits=0),)
+    if isinstance(config, DpoConfig | KtoConfig):
+        networks += _frozen(model, config.lora, "reference")
+        passes += (replace(passes[0], network="reference", learns=False),)
+    if isinstance(config, KtoConfig):
+        # Mismatched responses, for the baseline.
+        passes += tuple(replace(made, learns=False) for made in passes)
+    return Work(
+        model,
+        networks,
+        passes,
+        _steps(config.epochs, batch, data.rows, config.held_out_fraction),
+        _tokens(passes[0]),
+        adapted=config.lora is not None,
+        muon=config.optimizer.algorithm == "muon",
+    )
 
 
 def _policy(
@@ -231,25 +204,6 @@ def _policy(
     work = Work(model, networks, (*judged, *learned), config.updates, tokens, steps, sampled)
     return replace(
         work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon"
-    )
-
-
-def _learning(
-    config: SftConfig | RewardModelConfig | DpoConfig | KtoConfig,
-    model: ModelConfig,
-    networks: tuple[Network, ...],
-    passes: tuple[Pass, ...],
-    steps: int,
-) -> Work:
-    muon = config.optimizer.algorithm == "muon"
-    return Work(
-        model,
-        networks,
-        passes,
-        steps,
-        _tokens(passes[0]),
-        adapted=config.lora is not None,
-        muon=muon,
     )
 
 

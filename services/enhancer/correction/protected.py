@@ -265,7 +265,16 @@ def code_lines(text: str) -> Iterator[tuple[int, int]]:
             inside = bool(DIFF_HEADER.match(line) or (inside and DIFF_LINE.match(line)))
             code[number] = code[number] or inside
         _mark_data(lines, code)
-        _mark_blocks(lines, code)
+        # Lines indented below code, and lines without words of a sentence between code lines.
+        for number in range(1, len(lines)):
+            line, above = lines[number], lines[number - 1]
+            if code[number] or not line.strip() or not code[number - 1]:
+                continue
+            deeper = _indent(line) > _indent(above) and OPENS_BLOCK.search(above)
+            same_level = _indent(line) == _indent(above) > 0
+            between = number + 1 < len(lines) and code[number + 1]
+            between = between and not SENTENCE_WORD.search(line)
+            code[number] = bool(deeper or same_level or between)
     position = 0
     for line, is_code in zip(lines, code, strict=True):
         if is_code:
@@ -325,18 +334,6 @@ def _mark_data(lines: list[str], code: list[bool]) -> None:
             code[number] |= bool(
                 (following and following["value"]) or (before and code[number - 1])
             )
-
-
-def _mark_blocks(lines: list[str], code: list[bool]) -> None:
-    """Mark lines indented below code, and lines without words of a sentence between code lines."""
-    for number in range(1, len(lines)):
-        line, above = lines[number], lines[number - 1]
-        if code[number] or not line.strip() or not code[number - 1]:
-            continue
-        deeper = _indent(line) > _indent(above) and OPENS_BLOCK.search(above)
-        same_level = _indent(line) == _indent(above) > 0
-        between = number + 1 < len(lines) and code[number + 1] and not SENTENCE_WORD.search(line)
-        code[number] = bool(deeper or same_level or between)
 
 
 def _indent(line: str) -> int:

@@ -166,7 +166,25 @@ class Compactors:
                     field="covers",
                 )
             connection.execute(
-                insert(tables.covers).values(_compacted_row(lease.stream, replacement, now))
+                # Counts are sums over all original segments, whether the rows were left out now or
+                # by an earlier compaction.
+                insert(tables.covers).values(
+                    stream=lease.stream,
+                    first_sequence=first,
+                    last_sequence=last,
+                    object_key=replacement.object_key,
+                    sha256=replacement.sha256,
+                    rows=replacement.rows,
+                    dead_letters=sum(item.dead_letters for item in replacement.replaced),
+                    duplicates=replacement.duplicates
+                    + sum(item.duplicates for item in replacement.replaced),
+                    erased=replacement.erased + sum(item.erased for item in replacement.replaced),
+                    expired=replacement.expired
+                    + sum(item.expired for item in replacement.replaced),
+                    bytes=replacement.bytes,
+                    oldest_us=replacement.oldest_us,
+                    commit_us=now,
+                )
             )
             remarks.delete_remarks(connection, replacement.retracted_answers)
             retired = [
@@ -216,27 +234,3 @@ def _update_fenced(connection: Connection, lease: CompactionLease, values: dict[
 
 def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000)
-
-
-def _compacted_row(stream: str, replacement: Replacement, now_us: int) -> dict[str, object]:
-    """Return the row of a compacted segment.
-
-    Counts are sums over all original segments, whether the rows were left out now or by an earlier
-    compaction.
-    """
-    return {
-        "stream": stream,
-        "first_sequence": replacement.replaced[0].first_sequence,
-        "last_sequence": replacement.replaced[-1].sequence,
-        "object_key": replacement.object_key,
-        "sha256": replacement.sha256,
-        "rows": replacement.rows,
-        "dead_letters": sum(item.dead_letters for item in replacement.replaced),
-        "duplicates": replacement.duplicates
-        + sum(item.duplicates for item in replacement.replaced),
-        "erased": replacement.erased + sum(item.erased for item in replacement.replaced),
-        "expired": replacement.expired + sum(item.expired for item in replacement.replaced),
-        "bytes": replacement.bytes,
-        "oldest_us": replacement.oldest_us,
-        "commit_us": now_us,
-    }

@@ -145,7 +145,25 @@ def write_snapshot(
         version=version,
         config=config,
         code_commit=code_commit,
-        report=_report(judgements, dropped, segments),
+        report={
+            "judgements": len(judgements),
+            "thumbs_up": sum(j.up is True for j in judgements),
+            "thumbs_down": sum(j.up is False for j in judgements),
+            "corrections": sum(j.correction is not None for j in judgements),
+            "principals": len({j.principal for j in judgements}),
+            "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
+            "sampled_by_version": dict(
+                sorted(Counter(j.model_version for j in judgements if j.served).items())
+            ),
+            "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
+            "segments": {
+                name: [
+                    {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence}
+                    for s in some
+                ]
+                for name, some in segments.items()
+            },
+        },
     )
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
@@ -191,31 +209,6 @@ def _rows(
     decryptor: Decryptor,
 ) -> list[Any]:
     return [row for table, segment in read for row in parse(table, segment, decryptor)]
-
-
-def _report(
-    judgements: Sequence[Judgement],
-    dropped: Sequence[Dropped],
-    segments: dict[str, Sequence[Segment]],
-) -> dict[str, Any]:
-    return {
-        "judgements": len(judgements),
-        "thumbs_up": sum(j.up is True for j in judgements),
-        "thumbs_down": sum(j.up is False for j in judgements),
-        "corrections": sum(j.correction is not None for j in judgements),
-        "principals": len({j.principal for j in judgements}),
-        "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
-        "sampled_by_version": dict(
-            sorted(Counter(j.model_version for j in judgements if j.served).items())
-        ),
-        "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
-        "segments": {
-            name: [
-                {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some
-            ]
-            for name, some in segments.items()
-        },
-    }
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
