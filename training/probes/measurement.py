@@ -102,11 +102,7 @@ def measure(
     """
     _check(kinds, limit, sandbox)
     began = time.monotonic()
-    chosen = {kind: items_of(kind) for kind in kinds}
-    for kind, items in chosen.items():
-        if limit is not None and limit < len(items):
-            # Every n-th item, so that a part has items of all categories.
-            chosen[kind] = tuple(items[place * len(items) // limit] for place in range(limit))
+    chosen = {kind: _limited(items_of(kind), limit) for kind in kinds}
     conversations: dict[str, Conversation] = {
         item.id: item.messages for items in chosen.values() for item in items
     }
@@ -175,6 +171,13 @@ def _check(kinds: Sequence[Kind], limit: int | None, sandbox: Runner | None) -> 
             field="sandbox",
             reason="MISSING",
         )
+
+
+def _limited(items: Sequence[ProbeItem], limit: int | None) -> Sequence[ProbeItem]:
+    """Return every n-th item, so that a part has items of all categories."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[place * len(items) // limit] for place in range(limit)]
 
 
 def _answers(

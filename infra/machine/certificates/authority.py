@@ -161,10 +161,16 @@ def issue_certificates(folder: Path, services: Iterable[str], days: float) -> li
     if not certificate.exists():
         write_pair(folder, "authority", Authority.create(AUTHORITY_DAYS).pair)
     authority = Authority(CertificatePair(certificate.read_bytes(), key.read_bytes()))
-    stale = [service for service in services if _days_left(folder / f"{service}.pem") < days / 2]
-    for service in stale:
+    written = []
+    for service in services:
+        file = folder / f"{service}.pem"
+        if file.exists():
+            end = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+            if end - datetime.now(UTC) >= timedelta(days=days / 2):
+                continue
         write_pair(folder, service, authority.issue(service, days))
-    return stale
+        written.append(service)
+    return written
 
 
 def tls_settings(folder: Path, service: str) -> dict[str, Path]:
@@ -191,10 +197,3 @@ def _replace(file: Path, content: bytes, mode: int) -> None:
     draft.touch(mode=mode)
     draft.write_bytes(content)
     draft.rename(file)
-
-
-def _days_left(file: Path) -> float:
-    if not file.exists():
-        return 0.0
-    end = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
-    return (end - datetime.now(UTC)) / timedelta(days=1)

@@ -100,7 +100,9 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
     """
     body = error_body(error)
     if is_proto_json and error.field and not isinstance(error, BodyFieldError):
-        name = _json_name(error.field)
+        # In lowerCamelCase; a oneof has no name.
+        camel_case = re.sub("_([a-z])", lambda letter: letter[1].upper(), error.field)
+        name = "body" if error.field in ONEOFS else camel_case
         body["error"]["param"] = name
         body["error"]["message"] = body["error"]["message"].replace(error.field, name, 1)
     # Rounded up, because a retry slightly too early would be rejected again.
@@ -112,13 +114,6 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, status_and_type(error)[0], headers)
-
-
-def _json_name(field: str) -> str:
-    """Return the name in lowerCamelCase; for a oneof, which has none, `body`."""
-    if field in ONEOFS:
-        return "body"
-    return re.sub("_([a-z])", lambda letter: letter[1].upper(), field)
 
 
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:

@@ -183,19 +183,7 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
             *map(_anchor_line, anchors),
         ],
         thumbs=[
-            # One thumb per answer, given by the majority; ties are skipped.
-            *(
-                _thumb_line(
-                    question.prompt_id,
-                    question.context,
-                    answer.text,
-                    answer.up > answer.down,
-                    answer.served,
-                )
-                for question in training_questions
-                for answer in question.answers
-                if answer.up != answer.down
-            ),
+            *_thumb_lines(training_questions),
             *(
                 _thumb_line(anchor.prompt_id, anchor.context, text, up)
                 for anchor in anchors
@@ -297,6 +285,22 @@ def _sft_lines(
             lines.append({"messages": messages, "response": better, "weight": correction_weight})
             users.append((authors[better],))
     return lines, users
+
+
+def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
+    """Return one thumb per answer, given by the majority; ties are skipped."""
+    return [
+        _thumb_line(
+            question.prompt_id,
+            question.context,
+            answer.text,
+            answer.up > answer.down,
+            answer.served,
+        )
+        for question in questions
+        for answer in question.answers
+        if answer.up != answer.down
+    ]
 
 
 def _thumb_line(
