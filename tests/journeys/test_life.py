@@ -60,14 +60,15 @@ def check_whole(work: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_short_life_continues_after_an_interruption(tmp_path: Path) -> None:
-    stopped = subprocess.Popen(command(tmp_path, 0.5), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert stopped.stderr is not None
-    for line in stopped.stderr:
-        if "crawl articles: started" in line:
-            stopped.send_signal(signal.SIGINT)
-            break
-    rest = stopped.stderr.read()
-    assert stopped.wait() == 128 + signal.SIGINT
+    begun = subprocess.Popen(command(tmp_path, 0.5), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with begun as stopped:
+        assert stopped.stderr is not None
+        for line in stopped.stderr:
+            if "crawl articles: started" in line:
+                stopped.send_signal(signal.SIGINT)
+                break
+        rest = stopped.stderr.read()
+        assert stopped.wait() == 128 + signal.SIGINT
     assert "the same command continues" in rest
     assert tuple(finished(tmp_path)) == STEPS[:2]
     before = finished(tmp_path)["crawl manuals"]
