@@ -78,6 +78,8 @@ class CorpusConfig:
         content_filter: drop texts with words of the lists of `content`.
         near_duplicates: drop near duplicates; exact ones are always dropped.
         personal_data: kinds of personal data that placeholders replace; empty replaces none.
+        least_similarity: near duplicates must share this part of their minima; 0 takes every
+            candidate, as FineWeb does.
         decontaminate: drop texts that contain items of the evaluation.
         seed: determines the order of the documents and the samples of the sources.
     """
@@ -90,6 +92,7 @@ class CorpusConfig:
     content_filter: bool = False
     content: ContentConfig = field(default_factory=ContentConfig)
     near_duplicates: bool = True
+    least_similarity: float = 0.0
     decontaminate: bool = True
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     personal_data: tuple[Kind, ...] = tuple(sorted(DEFAULT_KINDS))
@@ -119,6 +122,7 @@ class CorpusConfig:
         return [
             weights,
             self.near_duplicates,
+            self.least_similarity,
             self.decontaminate,
             self.decontamination,
             list(self.personal_data),

@@ -156,7 +156,10 @@ def _find_duplicates(
     scratch = building / "scratch"
     signatures = [part.signatures for part in parts]
     with _Progress(display, "duplicates", 1), TableWriter(path, DUPLICATES) as table:
-        for found in find_duplicates_in(signatures, scratch):
+        duplicates = find_duplicates_in(
+            signatures, scratch, least_similarity=config.least_similarity
+        )
+        for found in duplicates:
             if config.near_duplicates or found.stage is Stage.EXACT_DUPLICATE:
                 table.add(found._asdict())
     shutil.rmtree(scratch, ignore_errors=True)

@@ -36,6 +36,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "[colour]\nred = 1", "colour"),
         (MINIMAL + MINIMAL, "sources.name"),
         (MINIMAL + "weight = -1", "weight"),
+        ("least_similarity = 'much'\n" + MINIMAL, "least_similarity"),
         (MINIMAL + "[language]\nmin_score = 'x'", "language.min_score"),
         (MINIMAL + "[shards]\nvocabulary = 10", "shards.vocabulary"),
         (MINIMAL + "[shards]\nvocabulary = 400\ntokenizer = 'x'", "shards.vocabulary"),
