@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from training.errors import DetailedError
 
@@ -169,7 +168,7 @@ def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) ->
         opened.truncate(0)
 
 
-def write_json(path: Path, fields: dict[str, Any]) -> None:
+def write_json(path: Path, fields: object) -> None:
     """Write a JSON file atomically and durably."""
     partial = path.with_suffix(".partial")
     with partial.open("w") as opened:

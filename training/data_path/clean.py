@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 from training.corpus.document import Document, Item, Origin, Page, Rejected, Stage, Verdict
 from training.data_path.tables import CLEANED, VERDICTS, Row, TableWriter
+from training.runs import write_json
 
 EXAMPLES, EXAMPLE_CHARACTERS = 10, 400
 KIBIBYTE = 1024  # unit of ru_maxrss on Linux
@@ -71,9 +71,7 @@ class PartFigures:
     def write(self, path: Path, stamp: str) -> None:
         """Write the figures with a stamp of the input; the file marks the part as finished."""
         self.largest_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps({"stamp": stamp, **asdict(self)}, sort_keys=True))
-        partial.replace(path)
+        write_json(path, {"stamp": stamp, **asdict(self)})
 
 
 class Examples:
@@ -142,9 +140,7 @@ def clean(
                     {**asdict(judged.origin), "language": judged.language, "text": judged.text}
                 )
             on_item()
-        partial = examples.with_name(examples.name + ".partial")
-        partial.write_text(json.dumps(shown.rows(), ensure_ascii=False))
-        partial.replace(examples)
+        write_json(examples, shown.rows())
     return figures
 
 

@@ -21,6 +21,7 @@ from training.corpus.quality.content import ContentConfig
 from training.corpus.quality.steps import QualityConfig
 from training.corpus.quality.url_lists import ADULT
 from training.corpus.sources.config import Columns, SourceConfig
+from training.runs import write_json
 
 SETTINGS = "settings.json"
 
@@ -199,10 +200,7 @@ def from_mapping(settings: Mapping[str, Any], folder: Path) -> CorpusConfig:
 
 def write_settings(config: CorpusConfig, corpus: Path) -> None:
     """Store the settings in the folder of a corpus, for later builds of the same corpus."""
-    path = corpus / SETTINGS
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(plain(config), indent=1))
-    partial.replace(path)
+    write_json(corpus / SETTINGS, plain(config))
 
 
 def read_settings(corpus: Path) -> CorpusConfig:

@@ -6,7 +6,6 @@ The second phase, which compares the texts of all parts, is in `duplicates`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from training.corpus.document import Document, Origin, Verdict
 from training.data_path.clean import Examples, verdict_row
 from training.data_path.tables import DOCUMENTS, ORIGIN_NAMES, VERDICTS, Row, TableWriter
+from training.runs import write_json
 
 # Texts that are sorted in memory at once.
 RUN_BYTES = 32 << 20
@@ -90,10 +90,8 @@ def finish(
                 _write_run(run, folder / f"{name}-{runs:05}.parquet")
                 run, size, runs = [], 0, runs + 1
         _write_run(run, folder / f"{name}-{runs:05}.parquet")
-    (folder / f"{name}.examples.json").write_text(json.dumps(shown.rows(), ensure_ascii=False))
-    partial = folder / f"{name}.json.partial"
-    partial.write_text(json.dumps({"redacted": redacted, "runs": runs + 1}, sort_keys=True))
-    partial.replace(folder / f"{name}.json")
+    write_json(folder / f"{name}.examples.json", shown.rows())
+    write_json(folder / f"{name}.json", {"redacted": redacted, "runs": runs + 1})
 
 
 def runs_of(folder: Path) -> Iterator[Path]:

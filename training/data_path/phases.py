@@ -19,6 +19,7 @@ from training.data_path.clean import PartFigures, Steps, clean, verdict_row
 from training.data_path.finish import FinishSteps, document_of, finish
 from training.data_path.removal import Removal, removed_by
 from training.data_path.tables import CLEANED, ORIGIN_NAMES, VERDICTS, TableWriter, read_rows
+from training.runs import write_json
 
 NAME_DIGITS = 16
 # Row of a duplicate: its stage and the identifier of the document that is kept instead.
@@ -154,9 +155,7 @@ def _forget_examples(part: Part, found: list[Removal]) -> None:
             for example in row["examples"]
             if not removed_by(found, document_of({**example, "language": ""}).origin)
         ]
-    partial = part.examples.with_name(part.examples.name + ".partial")
-    partial.write_text(json.dumps(rows, ensure_ascii=False))
-    partial.replace(part.examples)
+    write_json(part.examples, rows)
 
 
 def finish_part(

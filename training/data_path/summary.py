@@ -11,6 +11,7 @@ from typing import Any
 
 from training.corpus.document import Stage, host_of
 from training.data_path.clean import EXAMPLES
+from training.runs import write_json
 
 HOSTS = 100  # most frequent ones in the summary
 MAX_HOSTS = 100_000  # counted at once; rare ones are dropped beyond
@@ -104,10 +105,7 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, atomically."""
-        partial = path.with_name(path.name + ".partial")
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, indent=1)
-        partial.write_text(text)
-        partial.replace(path)
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Summary:
