@@ -58,8 +58,9 @@ def test_the_pod_has_no_network() -> None:
         if component(item) == "corpus"
     ]
     labels = pods(render(VALUES))["corpus/CronJob"]["metadata"]["labels"]
-    assert policy.pop("podSelector")["matchLabels"].items() <= labels.items()
-    assert policy == {"policyTypes": ["Ingress", "Egress"]}
+    selector = policy["podSelector"]
+    assert selector["matchLabels"].items() <= labels.items()
+    assert policy == {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}
 
 
 def test_the_cache_is_that_of_the_claim_only_if_there_is_one() -> None:

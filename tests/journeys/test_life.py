@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,11 @@ def check_whole(work: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_short_life_continues_after_an_interruption(tmp_path: Path) -> None:
-    begun = subprocess.Popen(command(tmp_path, 0.5), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell starts jobs in the background with SIGINT ignored.
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    begun = subprocess.Popen(
+        command(tmp_path, 0.5), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hear
+    )
     with begun as stopped:
         assert stopped.stderr is not None
         for line in stopped.stderr:

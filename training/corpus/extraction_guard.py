@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -153,9 +154,11 @@ class GuardedExtractor:
             return Verdict(
                 Stage.EXTRACTION, "extraction time", f"above {self._processor_seconds:g} s"
             )
-        # After a failed allocation native code aborts or uses a null pointer.
-        peak_bytes = usage.ru_maxrss << 10
-        if status == OUT_OF_MEMORY or peak_bytes > self._memory_bytes / 2:
+        # After a failed allocation native code aborts or uses a null pointer. The peak of a child
+        # is at least that of its parent when it started, which says nothing of the page.
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        is_large = usage.ru_maxrss > max(own.ru_maxrss, (self._memory_bytes >> 10) / 2)
+        if status == OUT_OF_MEMORY or is_large:
             mebibytes = self._memory_bytes >> 20
             return Verdict(Stage.EXTRACTION, "extraction memory", f"above {mebibytes} MiB")
         return Verdict(Stage.EXTRACTION, "extraction crash", f"status {status}")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 from training.corpus.document import Document, Origin, Page
@@ -42,6 +44,12 @@ def main() -> int:
         _serve(sys.stdin.buffer, replies, options, settings["processor_seconds"])
     except MemoryError:
         return OUT_OF_MEMORY
+    except Exception:
+        # Native code reports failed allocations as other errors. VmHWM is the peak in KiB.
+        status = Path("/proc/self/status").read_text()
+        if int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) > (limit >> 10) / 2:
+            return OUT_OF_MEMORY
+        raise
     return 0
 
 

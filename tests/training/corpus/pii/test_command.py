@@ -12,6 +12,8 @@ from training.corpus.__main__ import main
 from training.corpus.document import CorpusError
 from training.corpus.pii import command
 
+LINES_GZ = gzip.compress(b"{}\n" * 99, mtime=0)  # the time would change names of tests
+
 MAIL = "anna@example.org"
 
 
@@ -59,8 +61,8 @@ def test_without_an_output_folder_texts_are_only_counted(
     [
         ("a.jsonl", b'{"text": "x"}\n[1]\n', [], "a.jsonl:1", "one JSON object in each line"),
         ("a.jsonl", b'{"text": "\xff"}\n', [], "a.jsonl:0", "UTF-8, complete"),
-        ("a.jsonl.gz", gzip.compress(b"{}\n" * 99, mtime=0)[:-9], [], "a.jsonl.gz:99", "UTF-8, complete"),
-        ("a.jsonl.gz", gzip.compress(b"{}\n" * 99, mtime=0)[:12] + b"xx", [], "a.jsonl.gz:0", "UTF-8, comp"),
+        ("a.jsonl.gz", LINES_GZ[:-9], [], "a.jsonl.gz:99", "UTF-8, complete"),
+        ("a.jsonl.gz", LINES_GZ[:12] + b"xx", [], "a.jsonl.gz:0", "UTF-8, comp"),
         ("a.jsonl.zst", b"no frame", [], "a.jsonl.zst:0", "UTF-8, complete"),
         ("a.jsonl", b'{"body": "x"}\n', [], "--fields", "a field of the records"),
         ("a.pdf", b"", [], "a.pdf", ".jsonl, .jsonl.gz, .jsonl.zst, .txt, .txt.gz, .txt.zst"),
