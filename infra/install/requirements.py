@@ -24,6 +24,7 @@ from infra.machine.servers.installation import Part
 from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 from training.benchmarks.data import DATA_LOCK
+from training.corpus.quality.url_lists import LOCK as URL_LISTS
 from training.data.packages import DataError, home_of, installed
 from training.recipes.pretraining.texts import PACKAGES as ARTICLES
 
@@ -119,7 +120,10 @@ REQUIREMENTS = (
         lambda: tools.browser().exists(),
         lambda _say: tools.install_browser(),
         "of the pages, in a browser",
-        paths=("tests/journeys/test_page.py", "tests/training/recipes/tokenizer/test_page.py"),
+        paths=(
+            *("tests/journeys/test_page.py", "tests/journeys/test_tokenizer_page.py"),
+            "tests/training/recipes/tokenizer/test_page.py",
+        ),
     ),
     Requirement(
         "PostgreSQL, Valkey, SeaweedFS and Java",
@@ -162,6 +166,13 @@ REQUIREMENTS = (
         "of the data path on real pages",
         frozenset({"documentation"}),
         LIFE,
+    ),
+    Requirement(
+        "lists of URLs",
+        lambda: home_of(URL_LISTS).exists(),
+        partial(install_data, URL_LISTS),
+        "of the tour from a crawl to a chat model",
+        paths=LIFE,
     ),
     Requirement(
         "openings of Wikipedia articles",
