@@ -19,7 +19,9 @@ from tests.faults.feedback import (
 )
 
 EVENTS_A_SECOND = 50
-ACK_SECONDS, DRAIN_SECONDS, GROWTH_MIB = 0.05, 60.0, 32.0
+ACK_SECONDS, DRAIN_SECONDS = 0.05, 60.0
+# A thumb that waits for Kafka is held in memory until then, so that it is visible: 1.2 kB.
+BYTES_AN_EVENT, GROWTH_BYTES = 1_600, 4 << 20
 MIB = 1 << 20
 
 
@@ -56,7 +58,8 @@ async def test_d03_ten_minutes_without_kafka_do_not_affect_callers(
     assert failures > 0
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", int(failures))
-    record_property("acknowledged_meanwhile", len(clients.history.acknowledged) - acknowledged)
+    meanwhile = len(clients.history.acknowledged) - acknowledged
+    record_property("acknowledged_meanwhile", meanwhile)
     record_property("acks_a_second", round(rate, 1))
     record_property("ack_p50_ms_before", round(with_kafka * 1000, 1))
     record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
@@ -66,5 +69,5 @@ async def test_d03_ten_minutes_without_kafka_do_not_affect_callers(
     record_property("in_Parquet_after_seconds", round(drained + sunk, 1))
     # On a busy machine: no slower than with Kafka.
     assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 1.5 * with_kafka)
-    assert memory_growth <= GROWTH_MIB
+    assert memory_growth * MIB <= GROWTH_BYTES + BYTES_AN_EVENT * meanwhile
     assert drained <= DRAIN_SECONDS
