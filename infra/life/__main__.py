@@ -21,6 +21,7 @@ from infra.life.children import CommandFailedError, run_command
 from infra.life.site import ADDRESS, SiteError, article_seeds, manual_seeds, serve, write_site
 from infra.machine.servers.errors import ServerError
 from infra.run.supervision.interruption import as_command
+from training.corpus.sources.config import CRAWL_LOG, LATEST_CRAWL
 from training.errors import DetailedError
 from training.recipes.life.plan import FULL_MINUTES, Journal, Plan
 from training.runs import exclusive
@@ -71,7 +72,7 @@ def live(work: Path, plan: Plan) -> Path:
         journal.step("site", lambda: make_site(work))
         for name, seeds in ((MANUALS, manual_seeds()), (ARTICLES, article_seeds())):
             journal.step(f"crawl {name}", partial(crawl, work, crawls[name], seeds, plan))
-        sources = {name: folder / "latest" for name, folder in crawls.items()}
+        sources = {name: folder / LATEST_CRAWL for name, folder in crawls.items()}
         journal.step("corpus", lambda: build(clean, texts.settings(sources, plan)))
 
         def write_raw() -> Mapping[str, Any]:
@@ -115,7 +116,7 @@ def crawl(work: Path, out: Path, seeds: list[str], plan: Plan) -> Mapping[str, A
         limits = ("--pages", str(plan.pages))
         options = ("--agent", AGENT, "--private-addresses", "--no-sitemaps", *FAST)
         run_command(["data", "crawl", "--seeds", *urls, "--out", str(out), *limits, *options])
-    with (out / "latest" / "log.jsonl").open() as lines:
+    with (out / LATEST_CRAWL / CRAWL_LOG).open() as lines:
         fates = Counter(json.loads(line)["fate"] for line in lines)
     return {"fates": dict(fates.most_common())}
 

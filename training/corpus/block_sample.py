@@ -65,11 +65,15 @@ def take_sample(
     return learning.in_order(), held_out.in_order()
 
 
-def cut(text: str) -> Iterator[str]:
-    """Yield the blocks of a text that are not only white space; a block ends before a space."""
+def cut(text: str, characters: int = BLOCK_CHARACTERS) -> Iterator[str]:
+    """Yield the blocks of a text that are not only white space; a block ends before a space.
+
+    Args:
+        characters: largest length of a block.
+    """
     start = 0
     while start < len(text):
-        end = start + BLOCK_CHARACTERS
+        end = start + characters
         if end < len(text):
             space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
             end = space if space > 0 else end

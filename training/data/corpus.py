@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from training.data.examples import ExampleError
+
+Item = TypeVar("Item")
 
 ENDINGS = (".txt", ".jsonl", ".parquet")
 TEXTS_HELP = '.txt, .jsonl with {"text"} a line, .parquet with a column text, or folders of them'
@@ -178,6 +181,28 @@ def _read_rows(file: Path) -> Iterator[tuple[str, str, int]]:
                 number += 1
                 place, field = f"{file.name} row {number}", f"{file.name}:{number}"
                 yield _check_not_empty(row["text"], place, field), row.get("id") or "", size
+
+
+def batches(
+    items: Iterable[Item], size: Callable[[Item], int], max_size: int, max_items: int | None = None
+) -> Iterator[list[Item]]:
+    """Yield the items in lists that end with the item that reaches a limit.
+
+    Args:
+        size: size of an item, for example its characters.
+        max_size: limit on the sizes of a list together.
+        max_items: limit on the length of a list; None for no limit.
+    """
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= max_size or len(batch) == max_items:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def check_unicode(text: str, name: str, field: str = "") -> str:

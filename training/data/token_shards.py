@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from training.artifacts.manifest import (
     write_manifest,
 )
 from training.data.chat import load_chat
-from training.data.corpus import read_identified, text_files
+from training.data.corpus import batches, read_identified, text_files
 from training.data.seeds import is_held_out
 from training.data.split_writer import SplitWriter
 from training.errors import DetailedError
@@ -126,7 +126,7 @@ def write_shards(
         }
         sizes = [file.stat().st_size for file in files]
         for done, file in enumerate(files):
-            for batch in _batches(read_identified(file)):
+            for batch in batches(read_identified(file), lambda one: len(one[0]), BATCH_BYTES):
                 tokens = encode([text for text, _ in batch])
                 for (text, identifier), ids in zip(batch, tokens, strict=True):
                     content = text.encode()
@@ -300,19 +300,6 @@ class _Encoder:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         return [[*self.begin_ids, *ids, *self._end_ids] for ids in self._encode_all(texts)]
-
-
-def _batches(texts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for text, identifier in texts:
-        batch.append((text, identifier))
-        size += len(text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _clear(directory: Path) -> None:

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 from training.corpus.crawl.settings import CONTACT, CrawlSettings, Signal
 from training.corpus.crawl.urls import canonical_url
 from training.corpus.document import CorpusError
+from training.corpus.sources.config import CRAWL_LOG, LATEST_CRAWL
 
 if TYPE_CHECKING:
     from training.corpus.crawl.crawler import Crawl
 
 SUMMARY = "download pages of allowed hosts into WARC files, with a log of each URL"
-LATEST = "latest"
-LOG = "log.jsonl"
 MAX_SEED_BYTES = 64 << 20
 FOLDER_DIGITS = 4
 QUIET_SECONDS = 30.0
@@ -170,7 +169,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     from training.corpus.crawl.frontier import Frontier, write_log
 
     earlier = sorted(path for path in out.glob("[0-9]" * FOLDER_DIGITS) if path.is_dir())
-    finished = (out / LATEST).resolve().name if (out / LATEST).is_symlink() else ""
+    finished = (out / LATEST_CRAWL).resolve().name if (out / LATEST_CRAWL).is_symlink() else ""
     is_continued = bool(earlier) and earlier[-1].name != finished
     if earlier and not is_continued and not is_recrawl:
         print(f"{out}: this crawl is finished. Crawl once more with --recrawl.", file=sys.stderr)
@@ -196,7 +195,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
             progress.report,
         )
         run_crawl(settings, crawl.run, crawl.stop)
-        write_log(frontier, folder / LOG)
+        write_log(frontier, folder / CRAWL_LOG)
         progress.report(crawl, is_last=True)
         counts = {fate: count for fate, count in sorted(frontier.counts().items()) if fate}
     finally:
@@ -209,8 +208,8 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     if not crawl.is_finished:
         print(f"{out}: stopped. The same command continues the crawl.", file=sys.stderr)
         return 128 + signal.SIGINT
-    point_to(out / LATEST, folder.name)
-    print(f"{out / LATEST}: {crawl.stored:,} pages in {folder.name}")
+    point_to(out / LATEST_CRAWL, folder.name)
+    print(f"{out / LATEST_CRAWL}: {crawl.stored:,} pages in {folder.name}")
     return 0 if crawl.stored else 1
 
 

@@ -16,6 +16,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from training.corpus.block_sample import cut
+
 Hashes = npt.NDArray[np.uint64]
 
 # The tables end after the ideographs of Unicode 16; code points beyond are separators.
@@ -50,15 +52,7 @@ def word_hashes(text: str) -> Hashes:
 
     Long texts are cut at white space into blocks, which need about 45 bytes a character.
     """
-    found = []
-    start = 0
-    while start < len(text):
-        end = start + BLOCK_CHARACTERS
-        if end < len(text):
-            space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
-            end = space if space > 0 else end
-        found.append(_block_hashes(text[start:end]))
-        start = end
+    found = [_block_hashes(block) for block in cut(text, BLOCK_CHARACTERS)]
     return np.concatenate([np.empty(0, dtype=np.uint64), *found])
 
 

@@ -23,6 +23,7 @@ from training.corpus.duplicates.minhash import (
     Signatures,
     signature_matrix,
 )
+from training.data.corpus import batches
 
 Rows = npt.NDArray[np.void]
 
@@ -62,7 +63,7 @@ def order_key(id: str) -> int:
 
 def rows_of(documents: Iterable[tuple[str, str]], config: MinHashConfig = FINEWEB) -> Iterator[Row]:
     """Yield a row for each pair of id and text, in order."""
-    for batch in _batches(documents):
+    for batch in batches(documents, lambda one: len(one[1]), BATCH_CHARACTERS, BATCH_ROWS):
         matrix = signature_matrix([text for _, text in batch], config)
         for (id, text), signature in zip(batch, matrix, strict=True):
             yield Row(id, order_key(id), digest(text), signature)
@@ -133,19 +134,6 @@ def row_dtype(config: MinHashConfig) -> np.dtype[Any]:
             ("signature", "<u4", (config.hashes,)),
         ]
     )
-
-
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document[1])
-        if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _packed(batch: Sequence[Row], config: MinHashConfig) -> Rows:
