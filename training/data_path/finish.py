@@ -37,10 +37,14 @@ class FinishSteps:
     redact: Redact
 
 
+def origin_of(row: Mapping[str, Any]) -> Origin:
+    """Return the origin of a row of a table."""
+    return Origin(**{name: row[name] for name in ORIGIN_NAMES})
+
+
 def document_of(row: Mapping[str, Any]) -> Document:
     """Return the document of a row of a table."""
-    origin = Origin(**{name: row[name] for name in ORIGIN_NAMES})
-    return Document(origin, row["text"], row["language"])
+    return Document(origin_of(row), row["text"], row["language"])
 
 
 def order_of(identifier: str, seed: int) -> int:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from training.corpus.document import Item, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path.clean import PartFigures, Steps, clean, verdict_row
-from training.data_path.finish import FinishSteps, document_of, finish
+from training.data_path.finish import FinishSteps, document_of, finish, origin_of
 from training.data_path.removal import Removal, removed_by
 from training.data_path.tables import CLEANED, ORIGIN_NAMES, VERDICTS, TableWriter, read_rows
 from training.runs import write_json
@@ -117,7 +117,7 @@ def apply_removals(part: Part, found: list[Removal]) -> int:
     verdicts = {
         row["id"]: verdict
         for row in read_rows(part.cleaned, ORIGIN_NAMES)
-        if (verdict := removed_by(found, document_of({**row, "text": "", "language": ""}).origin))
+        if (verdict := removed_by(found, origin_of(row)))
     }
     _forget_examples(part, found)
     if not verdicts:
@@ -149,13 +149,15 @@ def _write_signatures(part: Part, without: Collection[str] = ()) -> None:
 def _forget_examples(part: Part, found: list[Removal]) -> None:
     """Delete examples of removed documents, which other stages had dropped."""
     rows = json.loads(part.examples.read_text())
-    for row in rows:
-        row["examples"] = [
-            example
-            for example in row["examples"]
-            if not removed_by(found, document_of({**example, "language": ""}).origin)
-        ]
-    write_json(part.examples, rows)
+    kept = [
+        {
+            **row,
+            "examples": [one for one in row["examples"] if not removed_by(found, origin_of(one))],
+        }
+        for row in rows
+    ]
+    if kept != rows:
+        write_json(part.examples, kept)
 
 
 def finish_part(

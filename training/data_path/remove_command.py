@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.corpus.document import Origin, Stage
+from training.corpus.document import Stage
 from training.data_path import log
 from training.data_path.build_command import build_and_report
 from training.data_path.config import read_settings
+from training.data_path.finish import origin_of
 from training.data_path.pipeline import RESULT
 from training.data_path.removal import By, builds_with, models_of, record
 
@@ -39,8 +40,7 @@ def run(options: argparse.Namespace) -> int:
     removed = [
         entry.id
         for entry in log.entries(options.corpus / RESULT / log.LOG)
-        if entry.stage in (Stage.KEPT, Stage.REMOVAL)
-        and removal.concerns(Origin(entry.id, entry.url, entry.source, entry.licence))
+        if entry.stage in (Stage.KEPT, Stage.REMOVAL) and removal.concerns(origin_of(vars(entry)))
     ]
     folders = options.models or [Path(".state/models")]
     models = models_of(builds_with(options.corpus, removed), folders)
