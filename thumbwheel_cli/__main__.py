@@ -10,12 +10,13 @@ import runpy
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2
+HELP = ("-h", "--help", "help")
 # One package of each dependency group that no other group installs.
 PROBES = {
     "services": "starlette",
@@ -191,12 +192,15 @@ def main() -> None:
 def run() -> None:
     """Run the subcommand, or print the usage."""
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+    if not words or words[0] in HELP:
+        print(usage(COMMANDS))
         return
     name, rest = split(words)
     if name not in COMMANDS:
         parts = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        if parts and (not rest or rest[0] in HELP):
+            print(usage(parts))
+            return
         known = f"; its commands are: {', '.join(parts)}" if parts else ""
         typed = " ".join(words[:2]) if parts else name
         print(
@@ -214,10 +218,10 @@ def run() -> None:
     runpy.run_module(command.module_here(), run_name="__main__")
 
 
-def usage() -> str:
-    """List the commands with their summaries."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+def usage(names: Collection[str]) -> str:
+    """List the named commands with their summaries."""
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
     return "\n".join(
         ("usage: thumbwheel COMMAND …", "", *lines, "", "thumbwheel COMMAND --help shows options.")
     )

@@ -65,6 +65,14 @@ def test_unknown_command_is_a_usage_error() -> None:
     assert "'trian'" in done.stderr and not done.stdout
 
 
+@pytest.mark.parametrize("words", [("data",), ("data", "--help")])
+def test_name_of_a_group_lists_its_commands_only(words: tuple[str, ...]) -> None:
+    done = run(*words)
+    names = {name for name in cli.COMMANDS if name.startswith("data ")}
+    assert set(re.findall(r"^  ([a-z ]+?)  ", done.stdout, re.MULTILINE)) == names
+    assert done.returncode == 0
+
+
 def test_incomplete_command_names_its_group_only() -> None:
     done = run("models", "list")
     assert done.returncode == cli.USAGE_ERROR
