@@ -6,7 +6,7 @@ Only recipes and users differ. Gate, canary and their limits are those of recipe
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from infra.simulate.users.training_loop import LoopRun, read_run
 from tests.journeys.stack import Stack, running_stack
 
 STABLE = "nano-0"
+# The limits of the demonstration, 240 s, suit free cores: at a load of 20 they allowed 674 thumbs.
+PLAN = replace(PLANS["nano"], seconds=1200.0, canary_seconds=1200.0)
 HACKED_ROWS = {"perplexity on fixed texts", "knowledge", "refusals", "sycophancy"}
 
 
@@ -35,7 +37,7 @@ class Users:
         """Let 120 users give 1,000 thumbs, and wait until the loop can read them."""
         before = await self.system.committed()
         counts = await self._demonstration(control).fill()
-        assert counts.thumbs == PLANS["nano"].thumbs
+        assert counts.thumbs == PLAN.thumbs
         await self.system.wait_committed(
             Rows(before.feedback + counts.events, before.turns + counts.turns)
         )
@@ -61,7 +63,7 @@ class Users:
         program = ("-m", "tests.journeys.candidate_recipes", variant)
         settings = Settings(
             recipe="nano",
-            plan=PLANS["nano"],
+            plan=PLAN,
             state=self.system.layout.state,
             http_port=0,
             grpc_port=0,
