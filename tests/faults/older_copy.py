@@ -28,6 +28,10 @@ class OlderCopy:
     def fail_over(self) -> None:
         """Kill the server and start on the copy: all later writes are lost."""
         self._server.kill()
+        self.start()
+
+    def start(self) -> None:
+        """Start the killed server on the copy."""
         shutil.rmtree(self._data)
         self._copy.rename(self._data)
         self._server.start()

@@ -25,6 +25,7 @@ from tests.services.gateway.calls import (
     counter_value,
     read_to_error,
     resume,
+    resume_when_published,
     resuming,
     sequences,
     until,
@@ -130,7 +131,7 @@ async def test_turns_continue_and_remote_readers_get_the_reason(
         for gateway, more in ((here, {}), (there, {"request_id": "new"})):
             assert text_of(await gateway.ask(**more)) == ANSWER
     # Events from the outage are published afterwards.
-    assert await _resumed(there, message_id) == events
+    assert await resume_when_published(there, message_id) == events
     assert text_of(await there.ask(request_id="later")) == ANSWER
     finished = here.fakes.session.finished
     assert {answer.text for answer in finished.values()} == {ANSWER}
@@ -149,16 +150,6 @@ async def _following(
         return first + await collect(call)
 
     return asyncio.create_task(rest())
-
-
-async def _resumed(gateway: GatewayUnderTest, message_id: str) -> list[chat_pb2.ChatEvent]:
-    """Resume a turn once its events are published."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                return await resume(gateway, message_id)
-            except grpc.aio.AioRpcError:
-                await asyncio.sleep(0.1)
 
 
 def _said(caplog: pytest.LogCaptureFixture) -> dict[tuple[str, Any], int]:
@@ -219,7 +210,7 @@ async def test_flush_during_turns_is_repaired(tmp_path: Path, valkey: ValkeyServ
         hold.go.set()
         events = seen + await collect(call)
         assert await asyncio.wait_for(follower, 20) == events
-        assert await _resumed(there, seen[0].message_id) == events
+        assert await resume_when_published(there, seen[0].message_id) == events
     assert text_of(events) == ANSWER
     assert len(here.fakes.generator.requests) == 1
 

@@ -54,6 +54,24 @@ async def resume(
     return await collect(resuming(gateway, message_id, after, key))
 
 
+async def resume_when_published(
+    gateway: GatewayUnderTest, message_id: str, seconds: float = 10
+) -> list[chat_pb2.ChatEvent]:
+    """Resume a turn of another gateway to its end, and repeat until its events are published.
+
+    Args:
+        gateway: The gateway that reads.
+        message_id: Id of the answer.
+        seconds: Limit of the waiting time.
+    """
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await resume(gateway, message_id)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+
+
 async def collect(call: Any) -> list[chat_pb2.ChatEvent]:
     """Return all events of a call."""
     return [event async for event in call]

@@ -181,18 +181,27 @@ async def test_readers_joining_at_different_times_get_their_missing_events(
 ) -> None:
     here, there = two
     here.fakes.generator.deltas = [f"word{number} " for number in range(8)]
-    hold = GeneratorGate(here, at=5)
-    call = here.send()
-    seen = await until_text(call)
-    await hold.reached.wait()
-    late = [
-        asyncio.create_task(resume(there, seen[0].message_id, after)) for after in (0, 0, 2, 4, 6)
-    ]
-    await asyncio.sleep(0.2)
-    hold.go.set()
+    # The generator waits for the reader, so the number of events does not depend on time.
+    holds = [asyncio.Event() for _ in here.fakes.generator.deltas]
+    here.fakes.generator.gate = lambda number: holds[number].wait()
+    call, seen = here.send(), []
+    for hold in holds[:5]:
+        hold.set()
+        seen += await until_text(call)
+    assert sequences(seen) == [1, 2, 3, 4, 5, 6]
+    joined = counter_value("thumbwheel_gateway_resumes_total", where="elsewhere")
+    after = (0, 0, 2, 4, 6)
+    late = [asyncio.create_task(resume(there, seen[0].message_id, number)) for number in after]
+    await until(
+        lambda: (
+            counter_value("thumbwheel_gateway_resumes_total", where="elsewhere")
+            == joined + len(after)
+        )
+    )
+    for hold in holds[5:]:
+        hold.set()
     events = seen + await collect(call)
-    assert [events[-len(read) :] == read for read in await asyncio.gather(*late)] == [True] * 5
-    assert [len(events) - len(await read) for read in late] == [0, 0, 2, 4, 6]
+    assert await asyncio.gather(*late) == [events[number:] for number in after]
 
 
 async def test_request_answered_elsewhere_shows_the_same_events_and_sequences(
