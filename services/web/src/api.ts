@@ -123,7 +123,7 @@ export class Api {
 
   private async *events(response: Response): AsyncGenerator<ChatEvent> {
     for await (const { event, data } of readEvents(response)) {
-      if (event === "error") throw new ApiError(errorText(data), 0);
+      if (event === "error") throw new ApiError(errorText(data), 0, 0, errorCode(data));
       yield JSON.parse(data) as ChatEvent;
     }
   }
@@ -169,7 +169,7 @@ export async function patiently<Result>(call: () => Promise<Result>, wait = slee
   }
 }
 
-function sleep(seconds: number): Promise<void> {
+export function sleep(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 

@@ -2,9 +2,8 @@
 import { useCallback, useEffect, useRef, useState } from "react";
 import { problemOf, type Api } from "./api";
 import { EMPTY, apply, branch, change, choose, isOpen, noted, prepend, type Asked } from "./tree";
+import { wholeTurn } from "./turn";
 import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
-
-const RECONNECTS = 3;
 
 export function useConversation(api: Api, conversationId: string, named: (id: string) => void) {
   const [tree, setTree] = useState(EMPTY);
@@ -18,29 +17,18 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
   const follow = useCallback(
     async (first: AsyncGenerator<ChatEvent>, asked?: Asked) => {
       let answerId = "";
-      let last = "0";
-      let ended = false;
       setProblem("");
       setRunning("");
-      async function read(events: AsyncGenerator<ChatEvent>) {
-        for await (const event of events) {
-          if (!alive.current) return;
-          last = event.sequence;
+      try {
+        for await (const event of wholeTurn(first, (answer, after) => api.resume(answer, after))) {
+          if (!alive.current) break;
           answerId = event.messageId;
-          ended ||= event.completed !== undefined;
           if (event.started) {
             setRunning(answerId);
             setId(event.started.conversationId);
             named(event.started.conversationId);
           }
           setTree((now) => apply(now, event, asked));
-        }
-      }
-      try {
-        await read(first);
-        // The connection may break while the turn continues: resume after the last event.
-        for (let attempt = 0; attempt < RECONNECTS && answerId && !ended && alive.current; attempt++) {
-          await read(api.resume(answerId, last));
         }
       } catch (error) {
         if (alive.current) setProblem(problemOf(error, "The connection broke."));
