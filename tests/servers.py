@@ -23,24 +23,30 @@ import pg8000.dbapi
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from infra.machine.servers import installation
+from infra.machine.servers import installation, vllm
 from infra.machine.servers.kafka import PORTS_A_BROKER, Kafka
 from infra.machine.servers.postgres import USER, Postgres
 from infra.machine.servers.seaweedfs import ACCESS_KEY, PORTS, SeaweedFS, connect
 from infra.machine.servers.valkey import DATABASES, Valkey
+from infra.machine.servers.vllm import Vllm
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports, free_port
 
 READY_SECONDS = 120.0
+# 60 s of processor time: imports, the model, kernels.
+VLLM_READY_SECONDS = 1500.0
 AnyServer = TypeVar("AnyServer", bound="Server")
 
 
 class Process:
     """A program that a test may break; unlike a supervised one, it is not restarted."""
 
-    def __init__(self, program: Program, log_file: Path) -> None:
+    def __init__(
+        self, program: Program, log_file: Path, ready_seconds: float = READY_SECONDS
+    ) -> None:
         self.program = program
         self._log_file = log_file
+        self._ready_seconds = ready_seconds
         self._process: subprocess.Popen[bytes] | None = None
         # The parent-death signal is tied to the starting thread, and a thread of an async test ends
         # with the test.
@@ -87,7 +93,7 @@ class Process:
         asyncio.run(self._wait_ready())
 
     async def _wait_ready(self) -> None:
-        end = time.monotonic() + READY_SECONDS
+        end = time.monotonic() + self._ready_seconds
         while not await self.program.is_ready():
             assert self.is_running, (
                 f"{self.program.name} died: {self._log_file.read_text()[-2000:]}"
@@ -155,8 +161,12 @@ class Process:
 class Server:
     """One server of one or more processes."""
 
-    def __init__(self, programs: Sequence[Program], folder: Path) -> None:
-        self.processes = [Process(program, folder / f"{program.name}.log") for program in programs]
+    def __init__(
+        self, programs: Sequence[Program], folder: Path, ready_seconds: float = READY_SECONDS
+    ) -> None:
+        self.processes = [
+            Process(program, folder / f"{program.name}.log", ready_seconds) for program in programs
+        ]
 
     def start(self) -> None:
         """Start stopped processes on the same data, and wait until all are ready."""
@@ -293,6 +303,20 @@ class S3Server(Server):
         name = f"t-{uuid.uuid4().hex[:12]}"
         connect(self._store.endpoint, self._store.secret_key).make_bucket(name)
         return Bucket(self._store.endpoint, ACCESS_KEY, self._store.secret_key, name)
+
+
+class VllmServer(Server):
+    """vLLM's CPU build with one model.
+
+    Args:
+        arguments: additional arguments of `vllm serve`.
+    """
+
+    def __init__(
+        self, folder: Path, model: Path, version: str, arguments: Sequence[str] = ()
+    ) -> None:
+        self.vllm = Vllm(folder, free_port(), model, version, arguments=arguments)
+        super().__init__(self.vllm.prepare(vllm.find_installed()), folder, VLLM_READY_SECONDS)
 
 
 @contextlib.contextmanager

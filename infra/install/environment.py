@@ -92,6 +92,19 @@ def install(group: str) -> None:
     print(f"==> {group} installed in {time.monotonic() - started:.0f} s", flush=True)
 
 
+def fill_environment(folder: Path, lock: Path, *options: str) -> None:
+    """Create a separate environment in a folder, with the packages of a hash-pinned lock.
+
+    Args:
+        options: additional options of `uv pip install`.
+    """
+    uv = find_uv()
+    run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)])
+    python = str(folder / "bin" / "python")
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    run([*install, "--require-hashes", *options, "-r", str(lock)])
+
+
 def cache() -> Path:
     """Return the folder of downloads, outside any clone."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"

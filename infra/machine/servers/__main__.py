@@ -1,6 +1,7 @@
 """Install the real servers, or run all of them in this terminal.
 
 Usage: `python -m infra.machine.servers install` and `python -m infra.machine.servers up`.
+`install vllm` installs vLLM's CPU build alone; no other command needs it.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from infra.machine.servers import vllm
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.fleet import Fleet, assemble, choose_ports
 from infra.machine.servers.installation import install
@@ -25,7 +27,9 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal(with_children=False)
     with as_command(ServerError, ChildFailedError, AlreadyRunningError):
-        if arguments.command == "install":
+        if arguments.command == "install" and arguments.what == "vllm":
+            vllm.install(partial(terminal.say, SUPERVISOR))
+        elif arguments.command == "install":
             found = install(partial(terminal.say, SUPERVISOR))
             terminal.say(SUPERVISOR, f"TW_TRAINING_BUBBLEWRAP={found.bubblewrap}")
         else:
@@ -35,7 +39,8 @@ def main() -> None:
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.machine.servers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="install missing parts into the cache")
+    parts = commands.add_parser("install", help="install missing parts into the cache")
+    parts.add_argument("what", nargs="?", choices=("servers", "vllm"), default="servers")
     start = commands.add_parser("up", help="run all servers in this terminal until Ctrl-C")
     start.add_argument(
         "--brokers",

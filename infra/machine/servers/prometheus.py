@@ -68,10 +68,11 @@ class Prometheus:
 
 async def is_ready(url: str) -> bool:
     """Return True if /-/ready responds with 200."""
-    return await asyncio.to_thread(_responds, f"{url}/-/ready")
+    return await asyncio.to_thread(responds, f"{url}/-/ready")
 
 
-def _responds(url: str) -> bool:
+def responds(url: str) -> bool:
+    """Return True if a GET returns 200."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
             return bool(response.status == 200)

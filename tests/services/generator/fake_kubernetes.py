@@ -164,6 +164,17 @@ def blocked(reason: str, message: str) -> Json:
     }
 
 
+def kserve_settings(root: Path, url: str) -> Json:
+    """Return the settings of a generator whose models are in `root` and whose API is at `url`."""
+    return {
+        "serving": "kserve",
+        "inference_service": CONFIG_MAP,
+        "models_root": root / "models",
+        "kubernetes_url": url,
+        "kubernetes_directory": root / "account",
+    }
+
+
 @asynccontextmanager
 async def kubernetes_api(kubernetes: FakeKubernetes, directory: Path) -> AsyncIterator[str]:
     """Serve the API, write the files of a service account, and yield the URL."""

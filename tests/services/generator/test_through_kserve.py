@@ -14,6 +14,7 @@ from tests.services.generator.fake_kubernetes import (
     CONFIG_MAP,
     FakeKubernetes,
     blocked,
+    kserve_settings,
     kubernetes_api,
     ready,
 )
@@ -53,7 +54,7 @@ async def through_kserve(
     async with (
         predictor_server(predictor) as port,
         kubernetes_api(kubernetes, root / "account") as url,
-        generator_service(root, 0, **settings_of(root, url) | changes) as stubs,
+        generator_service(root, 0, **kserve_settings(root, url) | changes) as stubs,
     ):
         kserve = asyncio.create_task(
             run_fake_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}")
@@ -62,16 +63,6 @@ async def through_kserve(
         kserve.cancel()
         with suppress(asyncio.CancelledError):
             await kserve
-
-
-def settings_of(root: Path, url: str) -> dict[str, Any]:
-    return {
-        "serving": "kserve",
-        "inference_service": CONFIG_MAP,
-        "models_root": root / "models",
-        "kubernetes_url": url,
-        "kubernetes_directory": root / "account",
-    }
 
 
 async def test_model_servers_with_a_key_get_it_with_every_call(tmp_path: Path) -> None:
@@ -156,7 +147,9 @@ async def test_two_replicas_create_one_object_for_a_version(tmp_path: Path, data
     changes: dict[str, Any] = {"database_url": database, "unload_grace_seconds": 0.5}
     async with through_kserve(tmp_path, kubernetes, predictor, **changes) as here:
         (url,) = kubernetes.urls
-        async with generator_service(tmp_path, 0, **settings_of(tmp_path, url) | changes) as there:
+        async with generator_service(
+            tmp_path, 0, **kserve_settings(tmp_path, url) | changes
+        ) as there:
             for stubs in (here, there):
                 await until_ready(stubs, "v1")
             await asyncio.gather(*(stubs.start("v2", directory) for stubs in (here, there)))
@@ -184,7 +177,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_contradicting_settings_are_refused(tmp_path: Path, case: str) -> None:
-    settings = settings_of(tmp_path, "https://localhost")
+    settings = kserve_settings(tmp_path, "https://localhost")
     assert generator_settings(tmp_path, 0, **settings).inference_service == CONFIG_MAP
     changes, kind, named = CONTRADICTIONS[case]
     with pytest.raises(ValidationError) as caught:
