@@ -205,8 +205,10 @@ def _evaluation(journal: Journal, _: Path) -> Section | None:
     return Section(
         "Evaluation and chat",
         "Bits per byte are measured on held-out cleaned texts; less is better. Chats are judged on "
-        "held-out questions and the probes of the toy world. The dialogues are the first held-out "
-        "questions with the answers after PPO.",
+        "held-out questions and the probes of the toy world. No judged pair is about a request "
+        "that should be refused, so PPO can lower the share of refusals; the gate of the loop "
+        "refuses such a version. The dialogues are the first held-out questions with the answers "
+        "after PPO.",
         journal.steps["evaluation"]["seconds"],
         figures={"bits per byte saved by cleaning": f"{gain:+.1%}"},
         table=rows,
