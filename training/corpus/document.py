@@ -7,6 +7,7 @@ perhaps with another text, or a verdict that drops it. The document log has one 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ class Origin:
     """Origin of a record.
 
     Attributes:
-        id: identifier from `document_id`, equal in each run over the same input.
+        id: identifier from `record_id`; "" until the whole record is read.
         url: address of the page; "" if the input has none.
         source: name of the source in the configuration.
         licence: SPDX identifier or free text; "" if unknown.
@@ -129,13 +130,20 @@ class Rejected:
 Item = Page | Document | Rejected
 
 
-def document_id(source: str, file: str, record: int) -> str:
-    """Return the identifier of a record.
+def record_id(item: Item) -> str:
+    """Return the identifier of a record: a hash of its source, URL and content.
 
-    Args:
-        source: name of the source.
-        file: path of the file relative to the source, with "/" as separator.
-        record: number of the record in the file, from 0.
+    Neither the file nor the place in the file counts, and no other column: not the date, which
+    differs in each crawl. A rejected record has its verdict in place of a content.
     """
-    name = f"{source}\0{file}\0{record}".encode()
-    return hashlib.sha256(name).hexdigest()[:ID_DIGITS]
+    head, content = [item.origin.source, item.origin.url], b""
+    if isinstance(item, Page):
+        # Equal bytes of another type or encoding give another text.
+        head, content = [*head, item.content_type], item.content
+    elif isinstance(item, Document):
+        content = item.text.encode()
+    else:
+        head += [item.verdict.stage, item.verdict.rule, item.verdict.value]
+    digest = hashlib.sha256(json.dumps(head).encode() + b"\0")
+    digest.update(content)
+    return digest.hexdigest()[:ID_DIGITS]

@@ -5,11 +5,9 @@ Files are independent of each other, so they run in parallel and are repeated al
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,32 +73,40 @@ class PartFigures:
 
 
 class Examples:
-    """The beginnings of a few dropped texts by stage and rule, chosen by their identifiers.
+    """The beginnings of a few dropped texts by stage and rule: those with the lowest identifiers.
 
     Texts of the content filter are never kept: they may be harmful.
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[tuple[int, dict[str, str]]]] = {}
+        self._found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
 
     def add(self, origin: Origin, verdict: Verdict, text: str) -> None:
         """Consider a dropped text."""
         if verdict.stage is Stage.CONTENT or not text:
             return
-        # Negative, since a heap gives access to its least element only, and the greatest leaves.
-        rank = -int(hashlib.sha256(origin.id.encode()).hexdigest()[:16], 16)
         example = {**asdict(origin), "value": verdict.value, "text": text[:EXAMPLE_CHARACTERS]}
-        heap = self._found.setdefault((verdict.stage, verdict.rule), [])
-        if len(heap) < EXAMPLES:
-            heapq.heappush(heap, (rank, example))
-        elif rank > heap[0][0]:
-            heapq.heapreplace(heap, (rank, example))
+        self._consider(verdict.stage, verdict.rule, example)
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Consider the examples of another collection, from `rows`."""
+        for row in rows:
+            for example in row["examples"]:
+                self._consider(row["stage"], row["rule"], example)
+
+    def _consider(self, stage: str, rule: str, example: dict[str, str]) -> None:
+        found = self._found.setdefault((stage, rule), {})
+        known = found.setdefault(example["id"], example)
+        # Of records with the same identifier, the choice depends on their columns alone.
+        found[example["id"]] = min(known, example, key=lambda one: tuple(one.values()))
+        if len(found) > EXAMPLES:
+            del found[max(found)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the examples by stage and rule, each with the least hash first."""
+        """Return the examples by stage and rule, each with the lowest identifier first."""
         return [
-            {"stage": stage, "rule": rule, "examples": [entry for _, entry in sorted(heap)[::-1]]}
-            for (stage, rule), heap in sorted(self._found.items())
+            {"stage": stage, "rule": rule, "examples": [found[id] for id in sorted(found)]}
+            for (stage, rule), found in sorted(self._found.items())
         ]
 
 

@@ -55,7 +55,7 @@ def order_of(identifier: str, seed: int) -> int:
 
 def finish(
     rows: Iterable[Mapping[str, Any]],
-    dropped: Mapping[str, Verdict],
+    dropped: Mapping[int, Verdict],
     steps: FinishSteps,
     folder: Path,
     name: str,
@@ -65,16 +65,15 @@ def finish(
 
     Args:
         rows: rows of the part's table of cleaned texts.
-        dropped: verdicts on duplicates by identifier.
+        dropped: verdicts on duplicates by number of the row, from 0.
         folder: receives NAME-RUN.parquet, NAME.verdicts.parquet, NAME.examples.json and, last,
             NAME.json with the number of placeholders by kind.
     """
     redacted: Counter[str] = Counter()
     shown, run, size, runs = Examples(), list[Row](), 0, 0
     with TableWriter(folder / f"{name}.verdicts.parquet", VERDICTS) as verdicts:
-        for row in rows:
-            document = document_of(row)
-            judged = dropped.get(row["id"]) or steps.decontaminate(document)
+        for number, document in enumerate(map(document_of, rows)):
+            judged = dropped.get(number) or steps.decontaminate(document)
             if isinstance(judged, Verdict):
                 shown.add(document.origin, judged, document.text)
                 verdicts.add(verdict_row(document, judged))

@@ -1,13 +1,18 @@
 """The document log: one row with one verdict for each record of the input.
 
 The rows are divided into files by a hash of the URL (of the identifier, if there is none), so that
-the search for a URL reads a single file.
+the search for a URL reads a single file. Within a file they are sorted, so that the log does not
+depend on the order of the input.
+
+Records with equal source, URL and content come with the same identifier. The first of them, which
+is the kept one if there is one, keeps it; the others get one from it and their number.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +20,12 @@ from typing import Any, Self
 
 import pyarrow.parquet as pq
 
-from training.corpus.document import CorpusError
-from training.data_path.tables import VERDICTS, Row, TableWriter
+from training.corpus.document import ID_DIGITS, CorpusError, Stage
+from training.data_path.tables import VERDICTS, Row, TableWriter, read_rows
 
 FILE_ROWS, MAX_FILES = 20_000, 256
 LOG = "log"
+SORTED_ROWS = 100_000  # in memory at once, about 100 MB
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,11 @@ class LogWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Complete all files, or discard them after an exception."""
+        """Complete, sort and number all files, or discard them after an exception."""
         for table in self._tables:
             table.__exit__(kind, error, trace)
+            if error is None:
+                _sort(table.path)
 
 
 def find(folder: Path, url_or_id: str) -> list[Entry]:
@@ -95,6 +103,38 @@ def entries(folder: Path) -> Iterator[Entry]:
         with pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches():
                 yield from (_entry(row) for row in batch.to_pylist())
+
+
+def _sort(path: Path) -> None:
+    """Sort the rows of a file in bounded memory, and number records with the same identifier."""
+    runs: list[Iterable[Row]] = []
+    files: list[Path] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(SORTED_ROWS):
+            rows: Iterable[Row] = sorted(batch.to_pylist(), key=_place_in_file)
+            if file.metadata.num_rows > SORTED_ROWS:
+                files.append(path.with_name(f"{path.name}.{len(files)}"))
+                with TableWriter(files[-1], VERDICTS) as run:
+                    for row in rows:
+                        run.add(row)
+                rows = read_rows(files[-1])
+            runs.append(rows)
+    with TableWriter(path, VERDICTS) as table:
+        number, before = 0, ""
+        for row in heapq.merge(*runs, key=_place_in_file):
+            id = row["id"]
+            number = number + 1 if id == before else 0
+            before = id
+            own = hashlib.sha256(f"{id} {number}".encode()).hexdigest()[:ID_DIGITS]
+            table.add({**row, "id": own} if number else row)
+    for run_file in files:
+        run_file.unlink()
+
+
+def _place_in_file(row: Row) -> tuple[str | int, ...]:
+    # Of equal records the later ones are duplicates of their own identifier.
+    rank = (row["stage"] != Stage.KEPT) + (row["value"] == row["id"])
+    return row["url"], row["id"], rank, *row.values()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.corpus.document import Item, Stage, Verdict
+from training.corpus.document import Item, Origin, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path.clean import PartFigures, Steps, clean, verdict_row
 from training.data_path.finish import FinishSteps, document_of, finish, origin_of
 from training.data_path.removal import Removal, removed_by
-from training.data_path.tables import CLEANED, ORIGIN_NAMES, VERDICTS, TableWriter, read_rows
+from training.data_path.tables import (
+    CLEANED,
+    ORIGIN_NAMES,
+    VERDICTS,
+    TableWriter,
+    count_rows,
+    read_rows,
+)
 from training.runs import write_json
 
 NAME_DIGITS = 16
-# Row of a duplicate: its stage and the identifier of the document that is kept instead.
+# Row of a duplicate: its place among the cleaned texts of all parts, its stage and the identifier
+# of the document that is kept instead.
 DUPLICATES = pa.schema(
-    [pa.field("id", pa.string()), pa.field("stage", pa.string()), pa.field("kept", pa.string())]
+    [pa.field("number", pa.uint32()), pa.field("stage", pa.string()), pa.field("kept", pa.string())]
 )
 
 
@@ -107,42 +114,47 @@ def clean_part(
     return figures
 
 
-def apply_removals(part: Part, found: list[Removal]) -> int:
-    """Delete removed documents from the cleaned texts; return their number.
+def apply_removals(part: Part, found: list[Removal]) -> None:
+    """Delete removed documents from the cleaned texts.
 
     The verdicts are written before the texts are deleted, so that an interruption loses no row.
     """
     if not found:
-        return 0
+        return
+    # By origin, because records with the same identifier may have different licences.
     verdicts = {
-        row["id"]: verdict
-        for row in read_rows(part.cleaned, ORIGIN_NAMES)
-        if (verdict := removed_by(found, origin_of(row)))
+        origin: verdict
+        for origin in map(origin_of, read_rows(part.cleaned, ORIGIN_NAMES))
+        if (verdict := removed_by(found, origin))
     }
     _forget_examples(part, found)
     if not verdicts:
-        return 0
+        return
     known = list(read_rows(part.removed)) if part.removed.exists() else []
-    known_ids = {row["id"] for row in known}
+    known_origins = set(map(origin_of, known))
     with TableWriter(part.removed, VERDICTS) as table:
         for row in known:
             table.add(row)
-        for row in read_rows(part.cleaned):
-            if row["id"] in verdicts and row["id"] not in known_ids:
-                table.add(verdict_row(document_of(row), verdicts[row["id"]]))
+        for document in map(document_of, read_rows(part.cleaned)):
+            origin = document.origin
+            if origin in verdicts and origin not in known_origins:
+                table.add(verdict_row(document, verdicts[origin]))
     # The texts are last: as long as they are complete, a repetition finds the removed ones again.
     _write_signatures(part, without=verdicts.keys())
-    remaining = (row for row in read_rows(part.cleaned) if row["id"] not in verdicts)
+    remaining = (row for row in read_rows(part.cleaned) if origin_of(row) not in verdicts)
     with TableWriter(part.cleaned, CLEANED) as texts:
         for row in remaining:
             texts.add(row)
-    return len(verdicts)
 
 
-def _write_signatures(part: Part, without: Collection[str] = ()) -> None:
+def _write_signatures(part: Part, without: Collection[Origin] = ()) -> None:
     """Write digests and signatures of the cleaned texts, with which duplicates are found."""
-    rows = read_rows(part.cleaned, ["id", "text"])
-    texts = ((row["id"], row["text"]) for row in rows if row["id"] not in without)
+    documents = map(document_of, read_rows(part.cleaned))
+    texts = (
+        (one.origin.id, one.text, "\0".join(astuple(one.origin)))
+        for one in documents
+        if one.origin not in without
+    )
     write_rows(part.signatures, rows_of(texts))
 
 
@@ -161,19 +173,23 @@ def _forget_examples(part: Part, found: list[Removal]) -> None:
 
 
 def finish_part(
-    cleaned: Path, duplicates: Path, steps: FinishSteps, folder: Path, seed: int
+    cleaned: Path, first: int, duplicates: Path, steps: FinishSteps, folder: Path, seed: int
 ) -> None:
-    """Finish the texts of a part; a finished part is left as it is."""
+    """Finish the texts of a part; a finished part is left as it is.
+
+    Args:
+        first: place of the first text among the texts of all parts.
+        duplicates: table of the duplicates of all parts.
+    """
     name = cleaned.name.removesuffix(".parquet")
     if (folder / f"{name}.json").exists():
         return
-    own = pq.read_table(cleaned, columns=["id"])["id"]
-    dropped: dict[str, Verdict] = {}
-    with pq.ParquetFile(duplicates) as file:
-        for batch in file.iter_batches():
-            mine = batch.filter(pc.is_in(batch["id"], value_set=own))
-            for row in mine.to_pylist():
-                dropped[row["id"]] = Verdict(Stage(row["stage"]), "duplicate", row["kept"])
+    end = first + count_rows(cleaned)
+    own = pq.read_table(duplicates, filters=[("number", ">=", first), ("number", "<", end)])
+    dropped = {
+        row["number"] - first: Verdict(Stage(row["stage"]), "duplicate", row["kept"])
+        for row in own.to_pylist()
+    }
     finish(read_rows(cleaned), dropped, steps, folder, name, seed)
 
 

@@ -8,7 +8,8 @@
 
 A repeated build continues an interrupted one: a finished file of a phase is kept while its input
 and the settings are the same. New input files are added, vanished ones leave the result. The result
-has the same bytes for any number of workers and interruptions.
+has the same bytes for any number of workers and interruptions, and for any order of the records and
+their division into files.
 
 Folders of a corpus: `work` (phase 1), `building` (phases 2 to 5, until they are complete), `result`
 (documents, log, tokenizer, shards, summary.json, report.html), `items` (index of the evaluation's
@@ -22,7 +23,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
@@ -62,6 +63,7 @@ BEFORE = "result.before"
 SAMPLE_FILES = 16  # of 64 MB, for a new tokenizer
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
 SUMMARY, REPORT, KEY = "summary.json", "report.html", "key"
+FORMAT = 2  # of identifiers and files in `work`; others are made again
 
 
 def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Summary:
@@ -107,7 +109,7 @@ def _clean(config: CorpusConfig, out: Path, pool: Workers, display: Display) -> 
     folder = out / WORK
     folder.mkdir(exist_ok=True)
     inputs = toolkit.inputs(config)
-    settings = fingerprint(plain(config.cleaning))
+    settings = fingerprint([FORMAT, plain(config.cleaning)])
     tasks = [CleanTask(config, one, folder, fingerprint([settings, one.stamp()])) for one in inputs]
     names = {task.part.name for task in tasks}
     for path in folder.iterdir():
@@ -161,7 +163,7 @@ def _find_duplicates(
         )
         for found in duplicates:
             if config.near_duplicates or found.stage is Stage.EXACT_DUPLICATE:
-                table.add(found._asdict())
+                table.add({"number": found.number, "stage": found.stage, "kept": found.kept})
     shutil.rmtree(scratch, ignore_errors=True)
     return path
 
@@ -180,16 +182,28 @@ def _finish(
     if config.decontaminate:
         items = build_index(evaluation_items(), building.parent / ITEMS, config.decontamination)
     work = partial(run_finish, config, items, duplicates, folder)
+    tables = [part.cleaned for part in parts]
+    firsts = accumulate(map(count_rows, tables), initial=0)
     with _Progress(display, "finish", len(parts)) as progress:
-        for _ in pool.each(work, [part.cleaned for part in parts]):
+        for _ in pool.each(work, list(zip(tables, firsts, strict=False))):
             progress.move(1, "")
 
 
 def run_finish(
-    config: CorpusConfig, items: Path | None, duplicates: Path, folder: Path, cleaned: Path
+    config: CorpusConfig,
+    items: Path | None,
+    duplicates: Path,
+    folder: Path,
+    part: tuple[Path, int],
 ) -> None:
-    """Finish the texts of a part, in a worker."""
-    finish_part(cleaned, duplicates, toolkit.finish_steps(config, items), folder, config.seed)
+    """Finish the texts of a part, in a worker.
+
+    Args:
+        part: table of the cleaned texts, and the number of texts in the parts before it.
+    """
+    cleaned, first = part
+    steps = toolkit.finish_steps(config, items)
+    finish_part(cleaned, first, duplicates, steps, folder, config.seed)
 
 
 def _write_documents(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.corpus.document import Stage, host_of
-from training.data_path.clean import EXAMPLES
+from training.data_path.clean import Examples
 from training.runs import write_json
 
 HOSTS = 100  # most frequent ones in the summary
@@ -93,15 +93,17 @@ class Summary:
             total.update(counts)
         self.redacted = dict(sorted(total.items()))
         self.hosts = _most_frequent(self.hosts, HOSTS)
-        # Each part has a few examples by stage and rule; so have all parts together.
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        # The rows of dropped records came in the order of the files, which must not show.
+        self.stages = {
+            stage: dict(sorted(rules.items())) for stage, rules in sorted(self.stages.items())
+        }
+        self.sources = {
+            name: dict(sorted(stages.items())) for name, stages in sorted(self.sources.items())
+        }
+        shown = Examples()
         for path in examples:
-            for row in json.loads(path.read_text()):
-                found.setdefault((row["stage"], row["rule"]), []).extend(row["examples"])
-        self.examples = [
-            {"stage": stage, "rule": rule, "examples": shown[:EXAMPLES]}
-            for (stage, rule), shown in sorted(found.items())
-        ]
+            shown.add_rows(json.loads(path.read_text()))
+        self.examples = shown.rows()
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, atomically."""

@@ -1,5 +1,6 @@
 """A corpus from its inputs: one verdict for each record, equal bytes in each run, removals."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.archives import gzip_members, page_url, response_record
 from tests.support.errors import refused
 from tests.training.data_path.corpora import (
     article,
@@ -27,7 +29,7 @@ from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
 from training.data_path import pipeline
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
-from training.data_path.removal import By, builds_with, models_of, record
+from training.data_path.removal import REMOVALS, By, builds_with, models_of, record
 from training.data_path.tables import read_rows
 
 MAIL = "Write to jane.doe@example.com or to the editors, who answer within a week of your letter. "
@@ -152,6 +154,70 @@ def test_order_of_the_work_does_not_matter(
     assert content(tmp_path / "first") == content(tmp_path / "second")
 
 
+def crawl(folder: Path, *files: Sequence[bytes]) -> CorpusConfig:
+    folder.mkdir()
+    for number, records in enumerate(files):
+        (folder / f"{number}.warc.gz").write_bytes(b"".join(gzip_members(records)))
+    return settings(folder, {"name": "web", "folder": ".", "licence": "MIT", "weight": 1.0})
+
+
+def html(text: str) -> bytes:
+    return f"<html><body><main><p>{text}</p></main></body></html>".encode()
+
+
+def test_order_and_files_of_the_records_do_not_matter(tmp_path: Path) -> None:
+    """Neither for documents, log, shards and figures, nor after removals."""
+    records = [response_record(number, html(article(number))) for number in range(10)]
+    later = records[2].replace(b"2026-01-02", b"2026-03-04")
+    missing = response_record(20, b"nothing", b"HTTP/1.1 404 Not Found\r\n")
+    records += [
+        later,  # of a later crawl, without a change
+        records[3],
+        records[3],
+        response_record(30, html(article(4))),
+        response_record(31, html(article(5) + " The end.")),
+        missing,
+        missing,
+        response_record(40, html(GERMAN * 8)),
+        response_record(40, html(GERMAN * 8)).replace(b"2026-01-02", b"2026-03-04"),
+        response_record(41, html(GERMAN * 9)),
+    ]
+    together = crawl(tmp_path / "first", records)
+    apart = crawl(tmp_path / "second", records[13::-1], records[:13:-1])
+    outs = {tmp_path / "together": together, tmp_path / "apart": apart}
+    summaries = [build_quietly(config, out) for out, config in outs.items()]
+
+    assert summaries[0] == summaries[1]
+    found = list(entries(tmp_path / "together" / "result" / "log"))
+    assert len(found) == len({entry.id for entry in found}) == len(records)
+    kept = {row["id"] for row in documents(tmp_path / "together")}
+    assert kept == {entry.id for entry in found if entry.stage == Stage.KEPT}
+    repeated = [entry for entry in found if entry.url.endswith(("/2", "/3"))]
+    assert Counter(entry.stage for entry in repeated) == {Stage.KEPT: 2, Stage.EXACT_DUPLICATE: 3}
+    assert {entry.value for entry in repeated} - {""} == kept & {entry.id for entry in repeated}
+    assert content(tmp_path / "together") == content(tmp_path / "apart")
+
+    record(tmp_path / "together", By.URL, page_url(3))
+    shutil.copy(tmp_path / "together" / REMOVALS, tmp_path / "apart")  # at the same time
+    for out, config in outs.items():
+        build_quietly(config, out)
+
+    assert stages(tmp_path / "apart")[page_url(3)] == Stage.REMOVAL
+    assert content(tmp_path / "together") == content(tmp_path / "apart")
+
+
+def test_removal_by_licence_leaves_the_same_record_of_another_licence(
+    tmp_path: Path, out: Path
+) -> None:
+    rows = [page(1, license="A"), page(1, license="B"), page(2, license="A")]
+    write_table(tmp_path / "in" / "a.jsonl", rows)
+    config = settings(tmp_path, {"name": "web", "folder": "in"}, shards={})
+    assert build_quietly(config, out).kept == 2
+    for licence, kept in (("A", 1), ("B", 0)):
+        record(out, By.LICENCE, licence)
+        assert build_quietly(config, out).kept == kept
+
+
 def write_times(out: Path) -> dict[Path, int]:
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "lock"]
     return {path: path.stat().st_mtime_ns for path in files}
@@ -244,9 +310,7 @@ def test_removal_gives_the_shards_of_a_build_without_the_documents(
 
     rest = tmp_path / "in" / "web" / "a.jsonl"
     lines = [line for line in rest.read_text().splitlines() if "//example.org/" not in line]
-    first = rest.read_text().splitlines().index(lines[0])
-    # Records keep their numbers, which are part of the identifiers.
-    rest.write_text("\n" * first + "\n".join(lines[:2]) + "\n")
+    rest.write_text("\n".join(lines) + "\n")
     (tmp_path / "in" / "web" / "b.jsonl").write_text("\n")
     build_quietly(config, tmp_path / "without")
 

@@ -48,11 +48,14 @@ class Duplicate(NamedTuple):
         stage: EXACT_DUPLICATE or NEAR_DUPLICATE.
         kept: id of the document for which it is dropped. That of an exact duplicate may itself be
             a near duplicate of another document.
+        number: place of the document in the input, from 0. Records with equal ids are told apart
+            by it.
     """
 
     id: str
     stage: Stage
     kept: str
+    number: int
 
 
 def find_duplicates(
@@ -64,7 +67,8 @@ def find_duplicates(
 ) -> Iterator[Duplicate]:
     """Yield the duplicates among documents, in the order of the kept rule.
 
-    The result depends on the set of rows alone: neither on their order nor on `memory_bytes`.
+    The result, except for `number`, depends on the set of rows alone: neither on their order nor on
+    `memory_bytes`.
 
     Args:
         folder: for temporary files: about 500 bytes a document for the rows, and as many for sorts.
@@ -72,8 +76,8 @@ def find_duplicates(
             an estimate of the Jaccard similarity. 0 joins all candidates, as FineWeb does.
 
     Raises:
-        CorpusError: a row has another form, an id occurs twice with the same order, or
-            `memory_bytes` or `least_similarity` is out of range.
+        CorpusError: a row has another form, or `memory_bytes` or `least_similarity` is out of
+            range.
     """
     work = folder / "rows.partial"
     shutil.rmtree(work, ignore_errors=True)  # of an interrupted search
@@ -111,7 +115,11 @@ def find_duplicates_in(
     work.mkdir(parents=True)
     places = _places(files, work, memory_bytes, config)
     exact = _exact_duplicates(files, places, work, memory_bytes, config)
-    near = _near_duplicates(files, places, exact, work, memory_bytes, config, least_similarity)
+    numbers = np.empty_like(places)
+    numbers[places] = np.arange(len(places), dtype=np.uint32)
+    near = _near_duplicates(
+        files, places, numbers, exact, work, memory_bytes, config, least_similarity
+    )
     del places
     ids = np.fromfile(work / "ids", dtype=f"V{ID_BYTES}")
     shutil.rmtree(work)
@@ -120,16 +128,18 @@ def find_duplicates_in(
         is_exact = exact[place] != place
         stage = Stage.EXACT_DUPLICATE if is_exact else Stage.NEAR_DUPLICATE
         kept = exact[place] if is_exact else near[place]
-        yield Duplicate(ids[place].tobytes().hex(), stage, ids[kept].tobytes().hex())
+        yield Duplicate(
+            ids[place].tobytes().hex(), stage, ids[kept].tobytes().hex(), int(numbers[place])
+        )
 
 
 def _places(files: Sequence[Path], work: Path, memory_bytes: int, config: MinHashConfig) -> Places:
     """Return the place of each document, in the order of the input; write the ids by place.
 
     Raises:
-        CorpusError: an id occurs twice with the same order, or there are too many documents.
+        CorpusError: there are too many documents.
     """
-    dtype = [("order", "<u8"), ("high", "<u8"), ("low", "<u8"), ("position", "<u4")]
+    dtype = [("order", "<u8"), ("high", "<u8"), ("low", "<u8"), ("number", "<u4")]
     sort = ExternalSort(dtype, work / "order", memory_bytes)
     count = 0
     for batch in read_rows(files, config):
@@ -139,20 +149,16 @@ def _places(files: Sequence[Path], work: Path, memory_bytes: int, config: MinHas
                 field="documents",
                 limit=str(MAX_DOCUMENTS),
             )
-        positions = np.arange(count, count + len(batch), dtype=np.uint32)
-        sort.add(batch["order"], batch["id_high"], batch["id_low"], positions)
+        numbers = np.arange(count, count + len(batch), dtype=np.uint32)
+        sort.add(batch["order"], batch["id_high"], batch["id_low"], numbers)
         count += len(batch)
     places = np.empty(count, dtype=np.uint32)
     first = 0
     with (work / "ids").open("wb") as file:
         for batch in sort.batches():
             ids = np.stack([batch["high"], batch["low"]], axis=1).astype(">u8")  # as bytes, the id
-            repeated = (ids[1:] == ids[:-1]).all(axis=1)
-            if repeated.any():
-                id = ids[np.flatnonzero(repeated)[0]].tobytes().hex()
-                raise CorpusError(f"id {id} occurs twice", field="id", reason="REPEATED")
             ids.tofile(file)
-            places[batch["position"]] = np.arange(first, first + len(batch), dtype=np.uint32)
+            places[batch["number"]] = np.arange(first, first + len(batch), dtype=np.uint32)
             first += len(batch)
     return places
 
@@ -177,6 +183,7 @@ def _exact_duplicates(
 def _near_duplicates(
     files: Sequence[Path],
     places: Places,
+    numbers: Places,
     exact: Places,
     work: Path,
     memory_bytes: int,
@@ -193,8 +200,6 @@ def _near_duplicates(
         keys = band_keys(batch["signature"][distinct], config)
         sort.add(keys.ravel(), np.repeat(own[distinct], config.bands))
     parents = np.arange(len(places), dtype=np.uint32)
-    positions = np.empty_like(places)
-    positions[places] = parents
     for batch in sort.batches():
         leaders = _leaders(batch["place"], batch["key"])
         linked = np.flatnonzero(leaders != batch["place"])
@@ -209,8 +214,8 @@ def _near_duplicates(
                 one, other = one[apart], other[apart]
                 similar = (
                     estimated_similarity(
-                        read_signatures(files, positions[one], config),
-                        read_signatures(files, positions[other], config),
+                        read_signatures(files, numbers[one], config),
+                        read_signatures(files, numbers[other], config),
                     )
                     >= least_similarity
                 )

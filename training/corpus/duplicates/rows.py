@@ -6,6 +6,7 @@ worker leaves no part of one.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,14 +33,14 @@ HEADER = np.dtype([("magic", "S8"), ("config", "<u8", (4,))])
 BATCH_ROWS = 4096
 # Texts of a batch for rensa, so that few large texts need little memory.
 BATCH_CHARACTERS = 4_000_000
-ORDER_DIGITS = 16
+KEY_DIGITS = 8  # hexadecimal; half of an order key
 
 
 class Row(NamedTuple):
     """Fields of a document that the search for duplicates reads.
 
     Attributes:
-        id: 32 hexadecimal digits, as from `document_id`.
+        id: 32 hexadecimal digits, as from `record_id`.
         order: 0 to 2^64 - 1. The document with the lowest order is kept, at equal orders that with
             the lowest id.
         digest: from `exact.digest`.
@@ -52,21 +53,26 @@ class Row(NamedTuple):
     signature: Signatures | bytes
 
 
-def order_key(id: str) -> int:
-    """Return the order key of a document: the first 64 bits of its id, which is a hash.
+def order_key(id: str, others: str = "") -> int:
+    """Return the order key of a document: 32 bits of its id, which is a hash, and 32 of `others`.
 
     The kept document depends neither on the layout of files nor on the number of workers, and no
     source or host is preferred.
+
+    Args:
+        others: further columns, by which one of several records with the same id is kept.
     """
-    return int(id[:ORDER_DIGITS], 16)
+    return int(id[:KEY_DIGITS] + hashlib.sha256(others.encode()).hexdigest()[:KEY_DIGITS], 16)
 
 
-def rows_of(documents: Iterable[tuple[str, str]], config: MinHashConfig = FINEWEB) -> Iterator[Row]:
-    """Yield a row for each pair of id and text, in order."""
+def rows_of(
+    documents: Iterable[tuple[str, str] | tuple[str, str, str]], config: MinHashConfig = FINEWEB
+) -> Iterator[Row]:
+    """Yield a row for each id and text, perhaps with `others` of `order_key`, in order."""
     for batch in batches(documents, lambda one: len(one[1]), BATCH_CHARACTERS, BATCH_ROWS):
-        matrix = signature_matrix([text for _, text in batch], config)
-        for (id, text), signature in zip(batch, matrix, strict=True):
-            yield Row(id, order_key(id), digest(text), signature)
+        matrix = signature_matrix([one[1] for one in batch], config)
+        for (id, text, *others), signature in zip(batch, matrix, strict=True):
+            yield Row(id, order_key(id, *others), digest(text), signature)
 
 
 def write_rows(path: Path, rows: Iterable[Row], config: MinHashConfig = FINEWEB) -> None:

@@ -61,8 +61,8 @@ class SourceConfig:
 
     Attributes:
         name: part of each document's identifier; a new name gives new identifiers.
-        folder: folder of the files; their paths below it are part of the identifiers. Of a folder
-            of `thumbwheel data crawl` only the last finished crawl is read.
+        folder: folder of the files. Of a folder of `thumbwheel data crawl` only the last finished
+            crawl is read.
         files: patterns of `Path.glob` below the folder.
         kind: format of all files; None detects it by the name of each file.
         licence: licence of documents whose record names none.

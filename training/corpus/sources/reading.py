@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from training.corpus.document import (
     Rejected,
     Stage,
     Verdict,
-    document_id,
+    record_id,
 )
 from training.corpus.sources.config import Kind, SourceConfig
 from training.corpus.sources.tables import read_json_lines, read_parquet
@@ -27,13 +28,15 @@ HTML_TYPE = "text/html"
 def read(source: SourceConfig, file: Path) -> Iterator[Item]:
     """Yield exactly one item for each record of a file, in order, without holding the file.
 
-    Records that cannot be read give a `Rejected`; none raises an error.
+    Equal records have equal identifiers. Records that cannot be read give a `Rejected`; none raises
+    an error.
 
     Raises:
         CorpusError: the kind of the file is unknown.
         OSError: the file cannot be opened.
     """
-    return READERS[source.kind_of(file)](source, file)
+    items = READERS[source.kind_of(file)](source, file)
+    return (replace(item, origin=replace(item.origin, id=record_id(item))) for item in items)
 
 
 def read_single(source: SourceConfig, file: Path) -> Iterator[Item]:
@@ -43,7 +46,7 @@ def read_single(source: SourceConfig, file: Path) -> Iterator[Item]:
     """
     name = source.relative_name(file)
     url = f"file:{quote(name)}"
-    origin = Origin(document_id(source.name, name, 0), url, source.name, source.licence)
+    origin = Origin("", url, source.name, source.licence)
     limit = source.max_record_bytes
     with file.open("rb") as opened:
         content = opened.read(limit + 1)
@@ -60,6 +63,7 @@ def read_single(source: SourceConfig, file: Path) -> Iterator[Item]:
         yield Document(origin, text)
 
 
+# The readers leave the identifiers empty.
 READERS: dict[Kind, Callable[[SourceConfig, Path], Iterator[Item]]] = {
     Kind.WARC: read_warc,
     Kind.WET: read_warc,

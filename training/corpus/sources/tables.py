@@ -11,15 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpus.document import (
-    Document,
-    Item,
-    Origin,
-    Rejected,
-    Stage,
-    Verdict,
-    document_id,
-)
+from training.corpus.document import Document, Item, Origin, Rejected, Stage, Verdict
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.members import open_members
 from training.corpus.sources.parquet_pages import PageHeaderError, largest_page
@@ -43,18 +35,16 @@ Row = tuple[int, Mapping[str, object] | Verdict]
 
 def read_json_lines(source: SourceConfig, file: Path) -> Iterator[Item]:
     """Yield an item for each line that is not blank, or for damaged data, in order."""
-    name = source.relative_name(file)
-    for number, row in json_rows(file, source.max_record_bytes):
-        yield _item(source, name, number, row)
+    for _, row in json_rows(file, source.max_record_bytes):
+        yield _item(source, row)
 
 
 def read_parquet(source: SourceConfig, file: Path) -> Iterator[Item]:
     """Yield an item for each row, in order; a file that is not Parquet is a single record."""
     columns = source.columns
     wanted = (*columns.text, *columns.url, *columns.date, *columns.licence, *columns.collection)
-    name = source.relative_name(file)
-    for number, row in parquet_rows(file, wanted):
-        yield _item(source, name, number, row)
+    for _, row in parquet_rows(file, wanted):
+        yield _item(source, row)
 
 
 def json_rows(file: Path, limit: int) -> Iterator[Row]:
@@ -190,16 +180,13 @@ def _batches(
     yield from table.iter_batches(rows, [group], names, use_threads=False)
 
 
-def _item(
-    source: SourceConfig, name: str, number: int, row: Mapping[str, object] | Verdict
-) -> Item:
+def _item(source: SourceConfig, row: Mapping[str, object] | Verdict) -> Item:
     """Return the document in a row, or the reason why there is none."""
-    identifier = document_id(source.name, name, number)
     if isinstance(row, Verdict):
-        return Rejected(Origin(identifier, "", source.name, source.licence), row)
+        return Rejected(Origin("", "", source.name, source.licence), row)
     columns = source.columns
     origin = Origin(
-        identifier,
+        "",
         field_of(row, columns.url),
         source.name,
         field_of(row, columns.licence) or source.licence,

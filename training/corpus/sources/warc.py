@@ -1,7 +1,7 @@
 """Reader for WARC 1.0 and 1.1 (ISO 28500) and WET files.
 
-Records of the types response, resource, conversion and revisit, and those of unknown types, are
-numbered in order. fastwarc's iterator ends at the first damaged record and trusts each
+Records of the types response, resource, conversion and revisit, and those of unknown types, give
+items. fastwarc's iterator ends at the first damaged record and trusts each
 Content-Length; this reader resumes after damage, so no other record is lost.
 """
 
@@ -13,16 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from training.corpus.charset import decode
-from training.corpus.document import (
-    Document,
-    Item,
-    Origin,
-    Page,
-    Rejected,
-    Stage,
-    Verdict,
-    document_id,
-)
+from training.corpus.document import Document, Item, Origin, Page, Rejected, Stage, Verdict
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.http_response import parse_headers, parse_response
 from training.corpus.sources.members import MemberStream, open_members
@@ -48,16 +39,14 @@ def read_warc(source: SourceConfig, file: Path) -> Iterator[Item]:
     Responses and resources give pages, conversions (WET) give documents.
     """
     with open_members(file, prefix=PREFIX) as members:
-        yield from _WarcReader(source, source.relative_name(file), members).items()
+        yield from _WarcReader(source, members).items()
 
 
 class _WarcReader:
-    def __init__(self, source: SourceConfig, name: str, members: MemberStream) -> None:
+    def __init__(self, source: SourceConfig, members: MemberStream) -> None:
         self._source = source
-        self._name = name
         self._members = members
         self._stream = io.BufferedReader(members, BUFFER_BYTES)
-        self._number = 0
         # A line that was read ahead.
         self._line = b""
 
@@ -181,13 +170,10 @@ class _WarcReader:
         return not self._line and not self._stream.peek(1)
 
     def _origin(self, headers: Mapping[str, str]) -> Origin:
-        """Return the origin of the next record."""
-        identifier = document_id(self._source.name, self._name, self._number)
-        self._number += 1
         # wget writes URLs of WARC 1.0 in angle brackets, following an error of that standard.
         url = headers.get("warc-target-uri", "").removeprefix("<").removesuffix(">")
         return Origin(
-            identifier,
+            "",
             url[:MAX_URL_CHARACTERS],
             self._source.name,
             self._source.licence,

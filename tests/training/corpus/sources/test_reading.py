@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pytest
 
-from training.corpus.document import CorpusError, Document, Page, Rejected
+from training.corpus.document import (
+    CorpusError,
+    Document,
+    Item,
+    Origin,
+    Page,
+    Rejected,
+    Stage,
+    Verdict,
+    record_id,
+)
 from training.corpus.sources.config import LARGEST_RECORD_BYTES, Kind, SourceConfig, detect_kind
 from training.corpus.sources.reading import read
 
@@ -104,3 +116,37 @@ def test_wrong_text_file(tmp_path, content, rule):
     item = read_one(tmp_path, "a.txt", content)
     assert isinstance(item, Rejected)
     assert item.verdict.rule == rule
+
+
+HERE = Origin("", "https://site.example/a", "web")
+PAGE = Page(HERE, b"content", "text/html")
+
+
+def test_identifier_depends_on_url_and_content_alone():
+    later = replace(HERE, date="2026-01-02", licence="MIT", collection="x", id="given")
+    assert record_id(replace(PAGE, origin=later)) == record_id(PAGE)
+
+    others: list[Item] = [
+        replace(PAGE, origin=replace(HERE, url="https://site.example/b")),
+        replace(PAGE, origin=replace(HERE, source="wiki")),
+        replace(PAGE, content=b"other"),
+        replace(PAGE, content_type="text/plain"),
+        Document(HERE, "content"),
+        Document(HERE, "text/html\0content"),
+        Rejected(HERE, Verdict(Stage.READ, "content")),
+        Rejected(HERE, Verdict(Stage.READ, "content", "1")),
+    ]
+    assert len({record_id(item) for item in (PAGE, *others)}) == 1 + len(others)
+
+
+def test_identifiers_are_equal_in_other_files_and_places(tmp_path):
+    rows = [json.dumps({"text": text}) for text in ("one", "two", "two", "three")]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    (tmp_path / "b.jsonl").write_text("\n\n" + "\n".join(reversed(rows)))
+    source = SourceConfig("a", tmp_path)
+    first, second = (
+        [item.origin.id for item in read(source, tmp_path / name)]
+        for name in ("a.jsonl", "b.jsonl")
+    )
+    assert first == second[::-1]
+    assert len(set(first)) == 3
