@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
+import os
+import resource
 import ssl
-import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from tests.training.corpus.crawl.memory_web import AGENT
+from training.corpus.__main__ import main
 
-ROOT = Path(__file__).resolve().parents[4]
+PRELOADED = ["training.corpus.crawl.command", "training.corpus.crawl.crawler"]
 Page = str | bytes | Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -99,34 +104,62 @@ def send(
     handler.wfile.write(content)
 
 
+@dataclass
+class CrawlProcess:
+    """The crawler in a process of its own, with its output in files."""
+
+    process: ForkServerProcess
+    output: Path
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+
 def start_crawl(
     site: Site,
     out: Path,
     *options: str,
     seeds: tuple[str, ...] = ("/",),
     is_private: bool = True,
-    before: Callable[[], None] | None = None,
-) -> subprocess.Popen[str]:
+    largest_file: int | None = None,
+) -> CrawlProcess:
     """Start the crawler on a site, without delays.
+
+    The process is forked from one that has imported scrapy, as the import takes longer than most
+    crawls of the tests.
 
     Args:
         is_private: allow private addresses.
-        before: called in the new process before the crawler.
+        largest_file: limit of the size of a file in bytes.
     """
-    command = [sys.executable, "-m", "training.corpus", "crawl", "--out", str(out)]
-    command += ["--seeds", *(site.url(seed) if seed[0] == "/" else seed for seed in seeds)]
-    command += ["--agent", AGENT, "--delay", "0", "--concurrency", "4", *options]
-    command += ["--private-addresses"] * is_private
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=before
-    )
+    arguments = ["crawl", "--out", str(out)]
+    arguments += ["--seeds", *(site.url(seed) if seed[0] == "/" else seed for seed in seeds)]
+    arguments += ["--agent", AGENT, "--delay", "0", "--concurrency", "4", *options]
+    arguments += ["--private-addresses"] * is_private
+    output = Path(tempfile.mkdtemp(dir=out.parent))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    process = processes.Process(target=_crawl, args=(arguments, output, largest_file))
+    process.start()
+    return CrawlProcess(process, output)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def _crawl(arguments: list[str], output: Path, largest_file: int | None) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        with (output / name).open("w") as opened:
+            os.dup2(opened.fileno(), number)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sys.exit(main(arguments))
+
+
+def finish(started: CrawlProcess) -> tuple[int | None, str, str]:
     """Return the exit status, standard output and standard error of a process."""
-    out, err = process.communicate(timeout=250)
-    return process.returncode, out, err
+    started.process.join(timeout=250)
+    out, err = ((started.output / name).read_text() for name in ("out", "err"))
+    return started.process.exitcode, out, err
 
 
 def log_of(site: Site, out: Path) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,8 @@ import gzip
 import hashlib
 import os
 import random
-import resource
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,7 +23,6 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from infra.machine.certificates.authority import Authority, write_pair
 from tests.training.corpus.crawl.loopback_site import (
-    ROOT,
     Page,
     Site,
     finish,
@@ -33,10 +32,12 @@ from tests.training.corpus.crawl.loopback_site import (
     start_crawl,
 )
 from tests.training.corpus.crawl.memory_web import AGENT
+from training.corpus.crawl.admission import MAX_HOPS
 from training.corpus.document import Page as DownloadedPage
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.reading import read
 
+ROOT = Path(__file__).resolve().parents[4]
 MEGABYTE = 1 << 20
 
 
@@ -72,11 +73,15 @@ def trickling(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def redirect(to: str) -> Page:
+    return lambda one: send(one, "", status=302, Location=to)
+
+
 TRAPS: dict[str, tuple[Page, str]] = {
     "/endless": (endless, "too large"),
     "/gigabyte": (lambda one: send(one, "x", Content_Length=str(1 << 30)), "too large"),
     "/bomb": (
-        lambda one: send(one, gzip.compress(bytes(300 * MEGABYTE), 1), Content_Encoding="gzip"),
+        lambda one: send(one, gzip.compress(bytes(30 * MEGABYTE), 1), Content_Encoding="gzip"),
         "too large",
     ),
     "/broken-gzip": (
@@ -100,12 +105,17 @@ TRAPS: dict[str, tuple[Page, str]] = {
         "stored",
     ),
     "/elsewhere": (lambda one: send(one, "", status=302, Location="http://192.0.2.1/"), "redirect"),
+    "/loop": (redirect("/loop-back"), "redirect"),
+    "/loop-back": (redirect("/loop"), "redirect"),
+    "/hop/0": (redirect("/hop/1"), "redirect"),
+    "/day/1": (links("/day/2"), "stored"),
 }
 
 
 def test_traps_are_bounded_and_named(tmp_path: Path) -> None:
     pages = {path: page for path, (page, _) in TRAPS.items()}
-    with serve({"/": links(*TRAPS), **pages}) as site:
+    hops = {f"/hop/{hop}": redirect(f"/hop/{hop + 1}") for hop in range(1, 2 * MAX_HOPS)}
+    with serve({"/": links(*TRAPS), **pages, **hops}) as site:
         process = start_crawl(
             site, tmp_path, "--page-bytes", str(MEGABYTE), "--depth", "1", "--wait", "0.01"
         )
@@ -119,6 +129,10 @@ def test_traps_are_bounded_and_named(tmp_path: Path) -> None:
     assert "nested" in rows["/deep"]["value"]
     assert "10,000" in rows["/many"]["value"]
     assert rows["/found"]["fate"] == "too deep"
+    last_hop, first_left_out = f"/hop/{MAX_HOPS}", f"/hop/{MAX_HOPS + 1}"
+    assert (rows[last_hop]["fate"], rows[first_left_out]["fate"]) == ("redirect", "redirect limit")
+    assert (rows["/day/2"]["fate"], rows["/day/2"]["value"]) == ("too deep", "2 (at most 1)")
+    assert not {first_left_out, "/day/2"} & set(site.paths)
     assert rows["/?q=%D0%D2%C9%D7%C5%D4"]["fate"] == "too deep", (
         "the query keeps the page's charset"
     )
@@ -137,6 +151,19 @@ def test_private_addresses_are_refused_by_number_and_by_name(tmp_path: Path) -> 
         assert rows == dict.fromkeys(seeds, "private address")
 
 
+def test_host_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        site = Site({}, listening.getsockname()[1])
+        status, out, err = finish(start_crawl(site, tmp_path, "--timeout", "0.1", "--wait", "0"))
+        rows = log_of(site, tmp_path)
+    assert (status, "Traceback" in err) == (1, False), err
+    assert (rows["/"]["fate"], rows["/"]["value"]) == (
+        "robots unreachable",
+        "timeout: no complete answer in 0.1 s",
+    )
+    assert out.split("\n")[0].split() == ["1", "robots", "unreachable"]
+
+
 @pytest.mark.long
 def test_slow_answers_end_by_the_time_limit(tmp_path: Path) -> None:
     pages: dict[str, Page] = {"/silent": silent, "/trickling": trickling, "/good": links()}
@@ -152,11 +179,7 @@ def test_slow_answers_end_by_the_time_limit(tmp_path: Path) -> None:
 def test_full_disk_is_named_and_the_crawl_continues_later(tmp_path: Path) -> None:
     pages, stored = tree(300)
     with serve(pages) as site:
-        limits = (100_000, 100_000)
-        process = start_crawl(
-            site, tmp_path, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        )
-        status, _, err = finish(process)
+        status, _, err = finish(start_crawl(site, tmp_path, largest_file=100_000))
         assert (status, "Traceback" in err) == (2, False), err
         assert "--out" in err
         assert finish(start_crawl(site, tmp_path))[0] == 0
