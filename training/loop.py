@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.artifacts.lineage import erased_versions
-from training.artifacts.manifest import Manifest, plain, read_manifest
+from training.artifacts.manifest import Manifest, hash_files, plain, read_manifest
 from training.artifacts.registry import VersionStage
 from training.artifacts.scores import WEIGHTS, ScoreError, ScoreStore, TaskScore, require_comparable
 from training.benchmarks.commands import run_benchmarks
@@ -220,7 +220,8 @@ def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
 def measure_tasks(run: LoopRun) -> None:
     """Measure candidate and incumbent on the tasks of the gate, and store their scores.
 
-    Scores that are stored and comparable are not measured again, for example the incumbent's.
+    Scores that are stored and comparable are not measured again, for example the incumbent's. A
+    score of another model under the name of a version is replaced.
     """
     store, wanted = ScoreStore(run.env.loop_directory), run.config.gate.tasks
     kinds = [kind for kind in Kind if kind in wanted]
@@ -232,18 +233,32 @@ def measure_tasks(run: LoopRun) -> None:
         (run.record.incumbent, evaluation.incumbent_directory),
     ):
         found, others = store.scores(version), store.scores(candidate)
-        missing = [t for t in wanted if not _is_measured(found.get(t), others.get(t))]
+        model_sha256 = hash_files(directory)
+        foreign = [t for t in found if found[t].model_sha256 not in ("", model_sha256)]
+        missing = [
+            t for t in wanted if t in foreign or not _is_measured(found.get(t), others.get(t))
+        ]
         # An operator may have measured the style on the answers of other kinds.
         missing += [t for t in styles if t in found and found[t].items_sha256 != style_list]
         if probes & set(missing):
             model = ChatModel(directory)
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
             answerer = model.answer_greedily
-            measured = measure(version, answerer, kinds, sandbox=runner, complete_kinds=kinds)
-            write_scores(store, measured)
-        if benchmarks := [BENCHMARKS[task] for task in missing if task in BENCHMARKS]:
-            choice = ModelChoice(str(directory), run.env.state, version=version)
-            run_benchmarks(benchmarks, choice, store)
+            measured = measure(
+                version,
+                answerer,
+                kinds,
+                sandbox=runner,
+                complete_kinds=kinds,
+                model_sha256=model_sha256,
+            )
+            write_scores(store, measured, replace_model=True)
+        choice = ModelChoice(str(directory), run.env.state, version=version)
+        for restart in (False, True):
+            benchmarks = [t for t in missing if t in BENCHMARKS and (t in foreign) == restart]
+            if benchmarks:
+                chosen = [BENCHMARKS[task] for task in benchmarks]
+                run_benchmarks(chosen, choice, store, restart=restart)
 
 
 def _is_measured(found: TaskScore | None, other: TaskScore | None) -> bool:

@@ -25,6 +25,7 @@ class FakeModelServer:
         answer: text generated for a prompt.
         window: limit of prompt bytes.
         fail_after: number of requests that are answered; later ones get a 500; None answers all.
+        model: name of the model.
         requests: path and body of all requests.
     """
 
@@ -32,6 +33,7 @@ class FakeModelServer:
     answer: Callable[[str], str] = lambda prompt: " answer"
     window: int = 100_000
     fail_after: int | None = None
+    model: str = "fake-1"
     url: str = ""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -41,7 +43,7 @@ class FakeModelServer:
         if self.fail_after is not None and len(self.requests) > self.fail_after:
             return 500, {"error": {"message": "internal error"}}
         if path == "/v1/models":
-            return 200, {"data": [{"id": "fake-1", "max_model_len": self.window}]}
+            return 200, {"data": [{"id": self.model, "max_model_len": self.window}]}
         if path == "/tokenizer_info":
             return 200, {"eos_token": "\0", "bos_token": None}
         if path == "/tokenize":

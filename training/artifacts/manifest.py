@@ -189,6 +189,18 @@ def verify_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def hash_files(directory: Path) -> str:
+    """Return the sha256 in hex over the hashes of a model's files.
+
+    Unlike the hash of the manifest, marks of erasures do not change it.
+
+    Raises:
+        ManifestError: the directory has no manifest.
+    """
+    files = json.dumps(sorted(read_manifest(directory).files.items()))
+    return hashlib.sha256(files.encode()).hexdigest()
+
+
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file in hex."""
     digest = hashlib.sha256()

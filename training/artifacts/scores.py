@@ -61,6 +61,8 @@ class TaskScore:
         finished: time in ISO 8601, UTC.
         breakdown: values of parts of the task, for example of MMLU's subjects.
         source: WEIGHTS or ENDPOINT; scores of different sources are not comparable.
+        model_sha256: hash of the model's files, or of its description by the endpoint; "" in scores
+            of earlier releases and of directories without a manifest.
     """
 
     version: str
@@ -78,6 +80,7 @@ class TaskScore:
     finished: str = ""
     breakdown: Mapping[str, float] = field(default_factory=dict)
     source: str = WEIGHTS
+    model_sha256: str = ""
 
 
 class ScoreStore:
@@ -102,19 +105,28 @@ class ScoreStore:
         draft.rename(folder / f"{score.task}.items.jsonl")
         write_json(folder / f"{score.task}.json", asdict(score))
 
-    def offer(self, score: TaskScore, items: Sequence[ItemScore]) -> str:
+    def offer(
+        self, score: TaskScore, items: Sequence[ItemScore], *, replace_model: bool = False
+    ) -> str:
         """Store a score unless a better founded score is stored; return a note for the user.
 
         A part of the items never replaces all items or a larger part. A score of an endpoint never
         replaces a score of the weights; the opposite is allowed.
 
+        Args:
+            replace_model: replace a score of another model of the same name.
+
         Returns:
             "" for a score without a remark; a text that begins with NOT_STORED for a refused
             score.
         """
-        known = self.scores(score.version).get(score.task)
-        if known is not None and (obstacle := _obstacle(known, score)):
-            return f"{NOT_STORED}, because {obstacle} for {score.version}"
+        known = self.score(score.version, score.task)
+        if known is not None:
+            obstacle = _obstacle(known, score)
+            if not replace_model and _is_other_model(known, score.source, score.model_sha256):
+                obstacle = "a score of another model is stored"
+            if obstacle:
+                return f"{NOT_STORED}, because {obstacle} for {score.version}"
         self.write(score, items)
         is_other_source = known is not None and known.source != score.source
         return "replaces a score of an endpoint" if is_other_source else ""
@@ -125,15 +137,36 @@ class ScoreStore:
         Raises:
             ScoreError: a file is not a score.
         """
-        folder = self.folder(version)
-        found = {}
-        for path in sorted(folder.glob("*.json")):
-            try:
-                score = TaskScore(**json.loads(path.read_text()))
-            except (TypeError, ValueError) as error:
-                raise ScoreError(f"{path} is not a score", field=path.name) from error
-            found[score.task] = score
-        return found
+        paths = sorted(self.folder(version).glob("*.json"))
+        return {score.task: score for score in map(_read, paths)}
+
+    def score(self, version: str, task: str) -> TaskScore | None:
+        """Return the score of a version on a task; other scores are not read.
+
+        Raises:
+            ScoreError: the file is not a score.
+        """
+        path = self.folder(version, task) / f"{task}.json"
+        return _read(path) if path.exists() else None
+
+    def require_model(
+        self, version: str, tasks: Iterable[str], source: str, model_sha256: str
+    ) -> None:
+        """Check before a measurement that its scores would not replace those of another model.
+
+        Raises:
+            ScoreError: another model has a score of one of the tasks under this name.
+        """
+        for task in tasks:
+            known = self.score(version, task)
+            if known is not None and _is_other_model(known, source, model_sha256):
+                raise ScoreError(
+                    f"version: another model has a score of {task} under the name {version}; "
+                    "choose another name with --version",
+                    field="version",
+                    reason="CONFLICT",
+                    limit="a name without scores of another model",
+                )
 
     def items(self, version: str, task: str) -> list[ItemScore]:
         """Return the items behind a score, in their order.
@@ -163,6 +196,18 @@ class ScoreStore:
                 limit = "a lower-case letter or digit, then a-z, 0-9, '_', '.', '-'"
                 raise ScoreError(f"{name}: {value!r} is not {limit}", field=name, limit=limit)
         return self._root / version
+
+
+def _read(path: Path) -> TaskScore:
+    try:
+        return TaskScore(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ScoreError(f"{path} is not a score", field=path.name) from error
+
+
+def _is_other_model(known: TaskScore, source: str, model_sha256: str) -> bool:
+    # Hashes of weights and of descriptions cannot be compared.
+    return known.source == source and known.model_sha256 not in ("", model_sha256)
 
 
 def _obstacle(known: TaskScore, score: TaskScore) -> str:

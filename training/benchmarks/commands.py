@@ -205,9 +205,13 @@ def run_benchmarks(
     """Evaluate a model on benchmarks and store the scores; see `runner.evaluate`.
 
     Args:
+        restart: discard finished items, and replace scores of another model of this name.
         decoding: of programs; greedy by default.
+
+    Raises:
+        ScoreError: another model has scores under this name.
     """
-    from training.benchmarks.code_tasks import LIMITS, read_items
+    from training.benchmarks.code_tasks import LIMITS, Decoding, read_items
     from training.benchmarks.data import rows
     from training.benchmarks.language_model import EndpointModel
     from training.benchmarks.runner import evaluate as evaluate_texts
@@ -218,11 +222,15 @@ def run_benchmarks(
     if any(benchmark.name in CODE for benchmark in benchmarks):
         sandbox()  # a missing sandbox is reported before hours of other benchmarks
 
+    decoding = decoding or Decoding()
     found = []
     with ExitStack() as stack:
         judge = stack.enter_context(_MathJudge())
         model = stack.enter_context(opened(choice))
         language_model = EndpointModel(model)
+        if not restart:
+            tasks = [decoding.task(b.name) if b.name in CODE else b.name for b in benchmarks]
+            store.require_model(model.version, tasks, model.source, model.model_sha256)
         stack.enter_context(resumable())
         for benchmark in benchmarks:
             options_of_run = (
@@ -233,6 +241,7 @@ def run_benchmarks(
                 restart,
                 _progress(benchmark.name),
                 model.source,
+                model.model_sha256,
             )
             if benchmark.name in CODE:
                 items = read_items(benchmark.name, rows(benchmark.name))

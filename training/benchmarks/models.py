@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.artifacts.manifest import MANIFEST
+from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
 from training.benchmarks.endpoint import Endpoint, EndpointError
@@ -58,6 +58,11 @@ class EvaluatedModel:
     window_tokens: int
     digest: str
     directory: Path | None = None
+
+    @property
+    def model_sha256(self) -> str:
+        """Return the hash that is stored with the scores."""
+        return self.digest if self.directory is None else hash_files(self.directory)
 
     @property
     def source(self) -> str:

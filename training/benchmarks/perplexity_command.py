@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.artifacts.manifest import MANIFEST
+from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, TASK, WEIGHTS, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
@@ -50,6 +50,7 @@ class NamedScorer:
 
     version: str
     scorer: TokenScorer
+    model_sha256: str
 
 
 def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
@@ -113,13 +114,16 @@ def perplexity(options: argparse.Namespace) -> int:
     if options.store_as:
         check_writable(options.state)
     began = time.monotonic()
+    source = ENDPOINT if URL.match(options.model or "") else WEIGHTS
     with _opened(options) as model:
+        if options.store_as:
+            tasks = [options.store_as]
+            score_store(options).require_model(model.version, tasks, source, model.model_sha256)
         windows = choose_windows(model.scorer, options.window, options.stride)
         score = measure(model.scorer, documents, windows)
-        version = model.version
     seconds = time.monotonic() - began
     size = f"{score.bytes:,} bytes, {score.tokens:,} tokens"
-    print(f"model         {version}")
+    print(f"model         {model.version}")
     print(f"texts         {len(documents):,} ({size})")
     print(f"windows       {windows.tokens:,} tokens, stride {windows.stride:,}")
     print(f"bits/byte     {figure_text(score.bits_per_byte)}")
@@ -132,7 +136,7 @@ def perplexity(options: argparse.Namespace) -> int:
         # An infinite perplexity is no JSON number.
         finite = {name: one.value for name, one in figures.items() if math.isfinite(one.value)}
         stored = TaskScore(
-            version=version,
+            version=model.version,
             task=options.store_as,
             metric="bits_per_byte",
             value=score.bits_per_byte.value,
@@ -144,7 +148,8 @@ def perplexity(options: argparse.Namespace) -> int:
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             breakdown={**finite, "tokens": score.tokens, "bytes": score.bytes},
-            source=ENDPOINT if URL.match(options.model) else WEIGHTS,
+            source=source,
+            model_sha256=model.model_sha256,
         )
         items = [document.as_item() for document in score.documents]
         if note := score_store(options).offer(stored, items):
@@ -171,7 +176,8 @@ def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
     choice = model_choice(options)
     if URL.match(choice.model):
         with opened(choice) as served:
-            yield NamedScorer(served.version, EndpointScorer(served.endpoint, served.window_tokens))
+            scorer = EndpointScorer(served.endpoint, served.window_tokens)
+            yield NamedScorer(served.version, scorer, served.model_sha256)
         return
     for name in ("served_name", "key_file"):
         if getattr(options, name):
@@ -187,5 +193,9 @@ def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
     if not directory.is_dir() and VERSION.fullmatch(choice.model):
         directory = Registry(choice.state / "models").directory(choice.model)
     manifest = directory / MANIFEST
-    version = json.loads(manifest.read_text())["version"] if manifest.is_file() else directory.name
-    yield NamedScorer(choice.version or version, LocalModel(directory, options.device))
+    version, model_sha256 = directory.name, ""
+    if manifest.is_file():
+        version = json.loads(manifest.read_text())["version"]
+        model_sha256 = hash_files(directory)
+    model = LocalModel(directory, options.device)
+    yield NamedScorer(choice.version or version, model, model_sha256)

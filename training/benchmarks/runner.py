@@ -188,6 +188,7 @@ def evaluate(
     restart: bool = False,
     report: Progress = lambda done, of, seconds: None,
     source: str = WEIGHTS,
+    model_sha256: str = "",
 ) -> Evaluated:
     """Evaluate a model on a benchmark and store the score.
 
@@ -196,8 +197,10 @@ def evaluate(
     Args:
         identity_of_model: hash that differs between models of the same name.
         source: of the score; WEIGHTS or ENDPOINT.
+        model_sha256: stored with the score.
         limit: number of items; None for all.
-        restart: discard the finished items of an earlier evaluation.
+        restart: discard the finished items of an earlier evaluation, and replace its score, also
+            that of another model of this name.
 
     Raises:
         JournalError: finished items belong to another model, item list or prompts.
@@ -227,6 +230,7 @@ def evaluate(
         compute,
         report,
         source,
+        model_sha256,
     )
 
 
@@ -248,6 +252,7 @@ def evaluate_code(
     restart: bool = False,
     report: Progress = lambda done, of, seconds: None,
     source: str = WEIGHTS,
+    model_sha256: str = "",
     decoding: Decoding | None = None,
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose answers are programs.
@@ -289,6 +294,7 @@ def evaluate_code(
         compute,
         report,
         source,
+        model_sha256,
         lambda shares: {} if is_greedy else pass_rates(shares, decoding.samples),
         max(1, CHUNK_ITEMS // decoding.samples),
     )
@@ -305,6 +311,7 @@ def _evaluate(
     compute: Callable[[Sequence[str]], tuple[dict[str, float], int]],
     report: Progress,
     source: str,
+    model_sha256: str,
     more: Callable[[Sequence[float]], dict[str, float]] = lambda values: {},
     chunk_items: int = CHUNK_ITEMS,
 ) -> Evaluated:
@@ -347,8 +354,9 @@ def _evaluate(
         breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name}
         | more([item.value for item in items]),
         source=source,
+        model_sha256=model_sha256,
     )
-    note = store.offer(score, items)
+    note = store.offer(score, items, replace_model=restart)
     return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, note)
 
 

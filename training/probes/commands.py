@@ -20,7 +20,7 @@ from training.benchmarks.models import opened
 from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
-from training.probes.measurement import keep_answers, measure, write_scores
+from training.probes.measurement import keep_answers, measure, tasks, write_scores
 from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def probes(options: argparse.Namespace) -> int:
     check_writable(options.state)
     sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
     with opened(choice) as model, resumable():
+        store.require_model(model.version, tasks(kinds), model.source, model.model_sha256)
         # Answers so far; another model of this name has another file.
         folder = options.state / "loop" / "evaluations" / model.version
         draft = folder / f".probes-{model.digest[:12]}.draft"
@@ -77,6 +78,7 @@ def probes(options: argparse.Namespace) -> int:
             draft=draft,
             progress=_report,
             source=model.source,
+            model_sha256=model.model_sha256,
         )
     notes = write_scores(store, measured)
     if not all(note.startswith(NOT_STORED) for note in notes.values()):

@@ -81,6 +81,7 @@ def measure(
     progress: Callable[[int, int], None] = lambda done, total: None,
     complete_kinds: Sequence[Kind] = tuple(Kind),
     source: str = WEIGHTS,
+    model_sha256: str = "",
 ) -> list[Measured]:
     """Measure a model on kinds of probes, and its style on all of these answers.
 
@@ -95,6 +96,7 @@ def measure(
         complete_kinds: kinds of the full list of the style; the gate's list has only the kinds of
             its tasks.
         source: of the scores; WEIGHTS or ENDPOINT.
+        model_sha256: stored with the scores.
 
     Raises:
         ProbeError: `limit` is too small, an item with code meets no sandbox, or the answerer does
@@ -123,6 +125,7 @@ def measure(
                 seconds=seconds * len(items) / len(conversations),
                 breakdown=_breakdown(items, scores),
                 source=source,
+                model_sha256=model_sha256,
                 expected=[[item.expected, item.right, item.wrong] for item in items],
             )
         )
@@ -132,17 +135,17 @@ def measure(
         for figure, value in style_of(answer.text).items():
             styles[figure].append(ItemScore(name, value))
     for figure, scores in styles.items():
-        metric = {"length": "tokens", "words": "words"}.get(figure, "share")
         measured.append(
             _measured(
                 version,
                 f"{STYLE}{figure}",
-                metric,
+                {"length": "tokens", "words": "words"}.get(figure, "share"),
                 scores,
                 conversations,
                 is_complete=limit is None and set(kinds) == set(complete_kinds),
                 seconds=seconds,
                 source=source,
+                model_sha256=model_sha256,
             )
         )
     return measured
@@ -153,9 +156,14 @@ def style_items_sha256(kinds: Sequence[Kind]) -> str:
     return digest([item.id for kind in kinds for item in items_of(kind)])
 
 
-def write_scores(store: ScoreStore, measured: Sequence[Measured]) -> dict[str, str]:
+def write_scores(
+    store: ScoreStore, measured: Sequence[Measured], *, replace_model: bool = False
+) -> dict[str, str]:
     """Offer the scores with their items to the store; return its notes by task, "" for none."""
-    return {task.score.task: store.offer(task.score, task.items) for task in measured}
+    return {
+        task.score.task: store.offer(task.score, task.items, replace_model=replace_model)
+        for task in measured
+    }
 
 
 def _check(kinds: Sequence[Kind], limit: int | None, sandbox: Runner | None) -> None:
@@ -257,6 +265,7 @@ def _measured(
     is_complete: bool,
     seconds: float,
     source: str,
+    model_sha256: str,
     breakdown: Mapping[str, float] | None = None,
     expected: object = None,
 ) -> Measured:
@@ -277,6 +286,7 @@ def _measured(
         finished=now(),
         breakdown=breakdown or {},
         source=source,
+        model_sha256=model_sha256,
     )
     if not math.isfinite(found.standard_error):
         raise ProbeError(

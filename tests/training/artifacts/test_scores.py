@@ -7,6 +7,9 @@ import pytest
 
 from tests.support.errors import refused
 from training.artifacts.scores import (
+    ENDPOINT,
+    NOT_STORED,
+    WEIGHTS,
     ItemScore,
     ScoreError,
     ScoreStore,
@@ -47,6 +50,32 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "evaluations" / "nano-1" / "piqa.json").write_text("{}")
     with refused(ScoreError, field="piqa.json"):
         store.scores("nano-1")
+
+
+def test_score_of_another_model_is_replaced_only_on_demand(tmp_path: Path) -> None:
+    store, ours = ScoreStore(tmp_path), replace(SCORE, model_sha256="1" * 64)
+    other = replace(SCORE, value=1.0, model_sha256="2" * 64)
+    assert not store.offer(SCORE, ITEMS), "of an earlier release, without a hash"
+    assert not store.offer(ours, ITEMS)
+    for foreign in (other, SCORE):
+        assert store.offer(foreign, ITEMS).startswith(NOT_STORED)
+        with refused(ScoreError, field="version", reason="CONFLICT"):
+            store.require_model("nano-1", ["arc_easy", "piqa"], WEIGHTS, foreign.model_sha256)
+    assert store.scores("nano-1")["piqa"] == ours
+    store.require_model("nano-1", ["arc_easy", "piqa"], WEIGHTS, ours.model_sha256)
+    # A description by an endpoint cannot be compared with weights.
+    store.require_model("nano-1", ["piqa"], ENDPOINT, other.model_sha256)
+    assert not store.offer(other, ITEMS, replace_model=True)
+    assert store.scores("nano-1")["piqa"] == other
+
+
+def test_offer_reads_only_the_score_of_its_task(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path)
+    store.write(SCORE, ITEMS)
+    (tmp_path / "evaluations" / "nano-1" / "arc_easy.json").write_text("{}")
+    assert not store.offer(replace(SCORE, value=1.0), ITEMS)
+    assert store.score("nano-1", "piqa") == replace(SCORE, value=1.0)
+    assert store.score("nano-1", "lambada") is None
 
 
 @pytest.mark.parametrize("field", ["task", "metric", "items_sha256", "prompts_sha256"])

@@ -81,6 +81,27 @@ def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
     assert len(ScoreStore(tmp_path / "loop").items("v-1", "nq_open")) == 40
 
 
+def test_name_with_scores_of_another_model_is_refused_before_an_item(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], benchmark_data: None
+) -> None:
+    store = ScoreStore(tmp_path / "loop")
+    words = ("--tasks", "nq_open", "--limit", "8", "--version", "v-1")
+    with fake_model_server() as server:
+        assert evaluate(server, tmp_path, *words) == 0
+    first = store.scores("v-1")
+    # For example measured on another machine, which has the journal.
+    (journal,) = tmp_path.rglob("*.journal")
+    journal.unlink()
+    with fake_model_server(model="other") as server:
+        assert evaluate(server, tmp_path, *words) == 1
+        assert "--version" in capsys.readouterr().err
+        assert [path for path, _ in server.requests] == ["/v1/models"]
+        assert store.scores("v-1") == first
+        assert evaluate(server, tmp_path, *words, "--restart") == 0
+    (score,) = store.scores("v-1").values()
+    assert score.model_sha256 not in ("", first["nq_open"].model_sha256)
+
+
 def test_unknown_model_of_an_endpoint_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

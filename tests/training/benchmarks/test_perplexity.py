@@ -10,7 +10,7 @@ import torch
 from tests.support.errors import refused
 from tests.support.model_server import KEY, fake_model_server
 from training.__main__ import parser
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import ScoreError, ScoreStore
 from training.benchmarks.local_model import LocalModel
 from training.benchmarks.model_server import serving
 from training.benchmarks.perplexity import (
@@ -187,6 +187,20 @@ def test_command_stores_bits_per_byte_of_an_endpoint(
     assert [item.value for item in items] == pytest.approx([3, 5])
     assert [item.weight for item in items] == [2, 4]
     assert "6 bytes, 6 tokens" in capsys.readouterr().out
+
+
+def test_name_with_scores_of_another_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n{"text": "cdef"}\n')
+    words = ["--text", str(tmp_path / "a.jsonl"), "--state", str(tmp_path)]
+    words += ["--key-file", str(tmp_path / "key"), "--store-as", "bpb.test"]
+    with fake_model_server() as server:
+        assert run(server.url, *words) == 0
+    with (
+        fake_model_server(model="other") as server,
+        refused(ScoreError, field="version", reason="CONFLICT"),
+    ):
+        run(server.url, *words, "--version", "fake-1")
 
 
 def test_one_text_is_not_stored(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_run import BASE, PROBES, recipe, run_nano
 from training import loop, loop_run
 from training.__main__ import parser
+from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import Registry
 from training.artifacts.scores import ENDPOINT, ScoreStore
 from training.benchmarks.models import ModelChoice
@@ -54,6 +55,12 @@ def run_of(
     root: Path, version: str, incumbent: str, tasks: tuple[str, ...] = PROBES
 ) -> SimpleNamespace:
     config = nano(Plan(version, root / version, root / incumbent))
+    evaluation = config.evaluation
+    for directory in (evaluation.candidate_directory, evaluation.incumbent_directory):
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            (directory / "model.safetensors").write_text(directory.name)
+            write_manifest(directory, kind="model", version=directory.name)
     return SimpleNamespace(
         env=SimpleNamespace(loop_directory=root, state=root),
         config=replace(config, gate=GateConfig(tasks=tasks)),
@@ -76,6 +83,36 @@ def test_incumbent_is_measured_once(tmp_path: Path, opened: list[Path]) -> None:
     store.write(replace(earlier, prompts_sha256="0" * 64), store.items("nano-0", PROBES[0]))
     loop.measure_tasks(run_of(tmp_path, "nano-2", "nano-0"))
     assert [path.name for path in opened][3:] == ["nano-0"]
+
+
+def test_score_of_another_model_under_the_name_of_a_version_is_measured_again(
+    tmp_path: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str], bool]] = []
+
+    def run(
+        benchmarks: Sequence[Benchmark], choice: ModelChoice, store: ScoreStore, restart: bool
+    ) -> None:
+        names = [benchmark.name for benchmark in benchmarks]
+        asked.append((choice.version, names, restart))
+        for name in names:
+            write_scores(store, choice.version, name, shares(0.5), chance=0.25)
+
+    monkeypatch.setattr(loop, "run_benchmarks", run)
+    store, run_ = ScoreStore(tmp_path), run_of(tmp_path, "nano-1", "nano-0", (*PROBES, "piqa"))
+    loop.measure_tasks(run_)
+    ours = store.scores("nano-0")
+    for task in (PROBES[0], "piqa"):
+        foreign = replace(ours[task], value=0.9, model_sha256="1" * 64)
+        store.write(foreign, store.items("nano-0", task))
+    opened.clear()
+    asked.clear()
+    loop.measure_tasks(run_)
+    assert [path.name for path in opened] == ["nano-0"]
+    assert asked == [("nano-0", ["piqa"], True)]
+    assert {t: s.value for t, s in store.scores("nano-0").items()} == {
+        t: s.value for t, s in ours.items()
+    }
 
 
 def test_scores_of_other_items_or_of_an_endpoint_are_measured_again(
@@ -104,7 +141,10 @@ def test_benchmarks_of_the_recipe_are_run(
 ) -> None:
     asked: list[tuple[str, str, list[str]]] = []
 
-    def run(benchmarks: Sequence[Benchmark], choice: ModelChoice, store: ScoreStore) -> None:
+    def run(
+        benchmarks: Sequence[Benchmark], choice: ModelChoice, store: ScoreStore, restart: bool
+    ) -> None:
+        assert not restart
         names = [benchmark.name for benchmark in benchmarks]
         asked.append((Path(choice.model).name, choice.version, names))
         for name in names:

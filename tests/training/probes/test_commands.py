@@ -61,6 +61,22 @@ def test_smaller_part_is_not_stored_and_other_kinds_keep_their_answers(
     assert sizes == [(9, False), (9, True), (18, False)]
 
 
+def test_name_with_scores_of_another_model_is_refused_before_a_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, words = ScoreStore(tmp_path / "loop"), ("--kinds", "safety_refusal", "--limit", "4")
+    with fake_model_server() as server:
+        assert probe(server, tmp_path, *words) == 0
+    first = store.scores("fake-1")
+    with fake_model_server(model="other") as server:
+        assert probe(server, tmp_path, *words, "--version", "fake-1") == 1
+        assert "--version" in capsys.readouterr().err
+        assert [path for path, _ in server.requests] == ["/v1/models"]
+        assert probe(server, tmp_path, *words) == 0
+    assert store.scores("fake-1") == first
+    assert store.scores("other").keys() == first.keys()
+
+
 def test_missing_sandbox_names_the_kinds_that_need_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
