@@ -51,6 +51,26 @@ def test_only_the_output_is_writable_and_no_secret_is_in_the_pod() -> None:
     assert container()["securityContext"]["readOnlyRootFilesystem"] is True
 
 
+@pytest.mark.parametrize("data", ["data-packages", "shared", "models"])
+def test_each_claim_is_a_single_volume(data: str) -> None:
+    """Kubelet never mounts a claim that is two volumes of a pod."""
+    given = f"corpus.data.existingClaim={data}"
+    spec = pods(render(VALUES, given))["corpus/CronJob"]["spec"]
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]
+        for volume in spec["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    names = {name: claim["claimName"] for name, claim in claims.items()}
+    assert len({*names.values()}) == len(names)
+    (found,) = spec["containers"]
+    mounts = {each["mountPath"]: each for each in found["volumeMounts"]}
+    paths = {"/models": "models", "/input": "shared", "/output": "shared", "/items/data": data}
+    assert {path: names[mounts[path]["name"]] for path in paths} == paths
+    read_only = [claim["claimName"] for claim in claims.values() if claim["readOnly"]]
+    assert read_only == (["data-packages"] if data == "data-packages" else [])
+
+
 def test_the_pod_has_no_network() -> None:
     (policy,) = [
         item["spec"]

@@ -36,8 +36,15 @@ def empty_cluster(state: Path, what: str) -> Iterator[ClusterShell]:
 def deployed_cluster(
     state: Path, what: str, *more_words: str, seconds: float = 600
 ) -> Iterator[Deployed]:
-    """Start a cluster and run `make deploy` with `more_words` as extra arguments."""
+    """Start a cluster and run `make deploy` with `more_words` as extra arguments.
+
+    $THUMBWHEEL_CLUSTER names the state folder of a permanent cluster for the development of a test.
+    """
     skip_if_disabled(what)
+    if stays := os.environ.get("THUMBWHEEL_CLUSTER"):
+        deploy(Path(stays), *more_words, seconds=seconds)
+        yield Deployed(ClusterShell(Layout(Path(stays)), find_installed()))
+        return
     with removed_afterwards(state):
         deploy(state, *more_words, seconds=seconds)
         yield Deployed(ClusterShell(Layout(state), find_installed()))

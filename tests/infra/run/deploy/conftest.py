@@ -4,17 +4,13 @@ Each test leaves the release intact. $THUMBWHEEL_CLUSTER names the state folder 
 cluster for the development of a test; `make deploy STATE=…` creates the cluster.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.machine.certificates.authority import certificate_names, issue_certificates
-from infra.machine.cluster.installation import find_installed
-from infra.machine.cluster.layout import Layout
-from infra.run.deploy.cluster_shell import ClusterShell
-from tests.infra.run.deploy.clusters import deploy, deployed_cluster, skip_if_disabled
+from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.deployed import Deployed
 from tests.infra.run.deploy.tls_secrets import write_secrets
 
@@ -25,11 +21,6 @@ UNSEEN, DEPLOY_SECONDS = "the chart is not tried on a real cluster", 600
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """Release as installed by `make deploy`."""
-    if stays := os.environ.get("THUMBWHEEL_CLUSTER"):
-        skip_if_disabled(UNSEEN)
-        deploy(Path(stays), seconds=DEPLOY_SECONDS)
-        yield Deployed(ClusterShell(Layout(Path(stays)), find_installed()))
-        return
     with deployed_cluster(
         tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS
     ) as found:

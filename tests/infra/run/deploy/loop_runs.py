@@ -1,12 +1,10 @@
 """Runs of the loop on the test cluster, observed on the page and in Prometheus."""
 
-import json
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 
-from infra.machine.cluster.errors import ClusterError
-from tests.infra.run.deploy.deployed import Deployed, until
+from tests.infra.run.deploy.cron_jobs import CronJob
 from tests.journeys.client import text_of
 
 TRAINING = ("sft", "reward_model", "judge", "health", "ppo")
@@ -14,10 +12,10 @@ STARTED = "started"
 
 
 @dataclass(frozen=True)
-class LoopRuns:
+class LoopRuns(CronJob):
     """Runs of a release."""
 
-    deployed: Deployed
+    component: str = "training"
 
     def status(self) -> Any:
         """Return the status of the loop from the API.
@@ -41,40 +39,6 @@ class LoopRuns:
             f'thumbwheel_loop_turn_result{{recipe="nano",result="{name}"}} 1.0'
             in self.deployed.python("gateway", "-c", code)
         )
-
-    def start_run(self, name: str, *more_words: str) -> None:
-        """Start a Job from the CronJob, with extra arguments for the loop."""
-        words = [
-            f"--from=cronjob/{self.deployed.name}-training",
-            name,
-            "--dry-run=client",
-            "-o",
-            "json",
-        ]
-        job = json.loads(self.deployed.kubectl("create", "job", *words))
-        (container,) = job["spec"]["template"]["spec"]["containers"]
-        container["args"] += more_words
-        self.deployed.kubectl("create", "-f", "-", stdin=json.dumps(job))
-
-    def ended(self, name: str) -> str:
-        """Return Complete, Failed, or "" while running."""
-        (job,) = self.deployed.objects("jobs", "--field-selector", f"metadata.name={name}")
-        found = [c["type"] for c in job["status"].get("conditions", ()) if c["status"] == "True"]
-        return next((kind for kind in found if kind in ("Complete", "Failed")), "")
-
-    def wait_ended(self, name: str, seconds: float) -> str:
-        until(f"{name} has ended: {self.log(name)}", lambda: bool(self.ended(name)), seconds)
-        return self.ended(name)
-
-    def log(self, name: str) -> str:
-        """Return the last lines of the newest pod."""
-        try:
-            return self.deployed.kubectl("logs", f"job/{name}", "--tail=40")
-        except ClusterError as error:
-            return str(error)
-
-    def pods_of(self, name: str) -> list[dict[str, Any]]:
-        return self.deployed.objects("pods", "--selector", f"job-name={name}")
 
     def served_version(self) -> str:
         """Return the version that serves users."""

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from infra.run.deploy.training import PACKAGES, RayMode, chart_values, packages_volume
+from infra.run.deploy.storage import READ_ONLY, volume_of
+from infra.run.deploy.training import PACKAGES, RayMode, chart_values
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    return {
-        item["kind"]: item
-        for item in json.loads(packages_volume(Path("/venv/site-packages"), "chat"))["items"]
-    }
+    text = volume_of(Path("/venv/site-packages"), PACKAGES, "chat", READ_ONLY)
+    return {item["kind"]: item for item in json.loads(text)["items"]}
 
 
 def test_claim_and_volume_are_bound_to_each_other() -> None:
