@@ -46,7 +46,8 @@ from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
-from training.verification.sandbox.bubblewrap import SandboxUnavailableError, find_bubblewrap
+from training.verification.sandbox.bubblewrap import SandboxUnavailableError
+from training.verification.sandbox.runs import open_sandbox
 
 CONFIG = "config.json"
 
@@ -295,7 +296,7 @@ def _check_tasks(config: LoopConfig) -> None:
     with such tasks, so they may be missing.
 
     Raises:
-        ConfigError: a task is unknown, or packages, items or the sandbox are missing.
+        ConfigError: a task is unknown, packages or items are missing, or the sandbox does not work.
     """
     tasks = config.gate.tasks
     known = {*probe_tasks(), *BENCHMARKS}
@@ -308,7 +309,7 @@ def _check_tasks(config: LoopConfig) -> None:
         )
     if programs := [task for task in tasks if task in (*CODE, Kind.KNOWLEDGE)]:
         try:
-            find_bubblewrap(os.environ)
+            open_sandbox(os.environ)
         except SandboxUnavailableError as error:
             raise ConfigError(
                 f"gate.tasks: {', '.join(programs)} run code: {error}",

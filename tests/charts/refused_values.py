@@ -147,6 +147,11 @@ BY_TEMPLATE = {
         "ray.workers.fewest",
     ),
     "rollout actors in one pod": ("training.enabled=true,ray.rolloutActors=1", "ray.rolloutActors"),
+    "benchmark items in the claim of the models": (
+        "training.enabled=true,models.existingClaim=shared,"
+        "training.benchmarks.items.existingClaim=shared",
+        "training.benchmarks.items.existingClaim",
+    ),
     "more workers at first than at most": (f"{RAY},ray.workers.fewest=2", "ray.workers.fewest"),
     "rollout actors in an elastic group": (
         f"{RAY},ray.workers.fewest=1,ray.rolloutActors=1",

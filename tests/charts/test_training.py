@@ -3,6 +3,7 @@
 Training accepts the arguments of the chart, and every pod has only the mounts and rights it needs.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.install.environment import ROOT
-from tests.charts.rendering import component, of_kind, outside_ports, pods, ray_job, render
+from tests.charts.rendering import CHART, component, of_kind, outside_ports, pods, ray_job, render
 from training.__main__ import parser as training_parser
 from training.data.feedback.bucket import bucket_location
 from training.launching.__main__ import parser as launcher_parser
@@ -89,6 +90,32 @@ def test_extra_arguments_take_precedence() -> None:
     assert options.workers == (2, None)
     options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=1..2}"))
     assert options.workers == (2, 1)
+
+
+@every_mode
+def test_only_the_pod_of_the_loop_gets_its_security_context(values: str) -> None:
+    profile = {"type": "Localhost", "localhostProfile": "sandbox.json"}
+    name = "training.securityContext.seccompProfile"
+    given = [f"{name}.{key}={value}" for key, value in profile.items()]
+    found = {
+        each: pod["spec"]["securityContext"] for each, pod in pods(render(values, *given)).items()
+    }
+    loop = found.pop(LOOP_PODS[values])
+    default = next(iter(found.values()))
+    assert loop == {**default, "seccompProfile": profile}
+    assert default["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [each for each, context in found.items() if context != default] == []
+
+
+def test_profile_for_the_sandbox_adds_its_system_calls_only() -> None:
+    profile = json.loads((CHART / "files" / "sandbox-seccomp.json").read_text())
+    rules = {name: rule for rule in profile["syscalls"] for name in rule["names"]}
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+    needed = ("clone", "mount", "pivot_root", "sethostname", "umount2")
+    assert [name for name in needed if "args" in rules[name]] == []
+    # Flags of clone3 are invisible to filters, and unshare is not needed.
+    assert rules["clone3"]["action"] == "SCMP_ACT_ERRNO"
+    assert [name for name in ("bpf", "setns", "unshare", "reboot") if name in rules] == []
 
 
 @every_mode

@@ -125,10 +125,10 @@ env:
      pods. */}}
 {{- define "thumbwheel.rayHeadAccount" -}}
 {{- if .Values.ray.autoscaling.enabled -}}
-{{- include "thumbwheel.podSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
+{{- include "thumbwheel.loopSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
 {{- else -}}
 serviceAccountName: {{ include "thumbwheel.fullname" . }}
-{{ include "thumbwheel.podSecurity" . }}
+{{ include "thumbwheel.loopSecurity" . }}
 {{- end -}}
 {{- end -}}
 

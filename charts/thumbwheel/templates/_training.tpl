@@ -46,6 +46,12 @@
 {{- end }}
 {{- end -}}
 
+{{/* Security of the pod of the loop, with the fields of `training.securityContext`. */}}
+{{- define "thumbwheel.loopSecurity" -}}
+{{- $changed := dict "securityContext" .Values.training.securityContext -}}
+{{- mustMergeOverwrite (include "thumbwheel.podSecurity" . | fromYaml) $changed | toYaml -}}
+{{- end -}}
+
 {{/* Egress rule to the bucket. */}}
 {{- define "thumbwheel.toBucket" -}}
 {{- if .Values.evaluation.enabled -}}
@@ -119,6 +125,8 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- range list "nano" "small" -}}
   {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
+{{- $items := $v.training.benchmarks.items.existingClaim -}}
+{{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
 {{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
   {{- if and (gt (int $given) 0) (eq $v.ray.mode "local") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
 {{- end -}}

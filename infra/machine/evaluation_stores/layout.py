@@ -29,7 +29,7 @@ class Software:
 
 
 # Paths inside the image that infra/machine/images builds.
-IMAGE = Software(ProgramPaths(Path("/app/site")), Path("/app/jars"))
+IMAGE = Software(ProgramPaths(Path("/app/site-packages")), Path("/app/jars"))
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,16 @@ from infra.machine.images import interpreter
 from infra.machine.images.archive import ImageDescription, describe, write_archive
 from infra.machine.images.catalogue import ROOT, Catalogue, Image
 from infra.machine.images.layer import Blob, Layer, LayerWriter
-from infra.machine.servers.installation import install_jars, install_wheels
+from infra.machine.servers.errors import ServerError
+from infra.machine.servers.installation import install_jars, install_wheels, locate
 
 Say: TypeAlias = Callable[[str], None]
 APP = "/app"
-SITE = f"{APP}/site"
+# dill, with which datasets hashes functions, takes modules elsewhere for the code of the user and
+# pickles their contents.
+SITE = f"{APP}/site-packages"
 JARS = f"{APP}/jars"
+BUBBLEWRAP = "bwrap"
 ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - the only writable folder
     "PATH": f"{interpreter.PREFIX}/bin:/usr/bin:/bin",
@@ -120,7 +124,7 @@ def labels_of(image: Image) -> dict[str, str]:
 
 
 def _write_programs(writer: LayerWriter, image: Image) -> None:
-    programs = [Path(found).resolve() for name in image.programs if (found := shutil.which(name))]
+    programs = [find_program(name) for name in image.programs]
     for program in programs:
         writer.file(program, f"/usr/bin/{program.name}")
     if any(program.name == "bash" for program in programs):
@@ -129,6 +133,23 @@ def _write_programs(writer: LayerWriter, image: Image) -> None:
     for name, function in image.scripts.items():
         writer.data(f"{interpreter.PREFIX}/bin/{name}", script(function).encode(), 0o755)
     interpreter.write_libraries(writer, programs)
+
+
+def find_program(name: str) -> Path:
+    """Return a program of this machine; bubblewrap is in the cache of `infra.machine.servers`.
+
+    Raises:
+        ServerError: the program is missing.
+    """
+    path = str(locate().bubblewrap) if name == BUBBLEWRAP else name
+    if not (found := shutil.which(path)):
+        raise ServerError(
+            f"the image needs {name}, and {path} is missing; "
+            "run: python -m infra.machine.servers install",
+            field=name,
+            reason="MISSING",
+        )
+    return Path(found).resolve()
 
 
 def script(function: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from infra.machine.images import interpreter
 from infra.machine.images.build import (
     APP,
+    BUBBLEWRAP,
     ENVIRONMENT,
     JARS,
     SITE,
@@ -80,6 +81,10 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
             f"RUN mvn -q -B -f /tmp/locks/pom.xml {PLUGIN} -DoutputDirectory={JARS} \\",
             f"    && cd {JARS} && sha256sum --check --strict /tmp/locks/jars.sha256",
         ]
+    packages = (
+        "RUN apt-get update && apt-get install -y --no-install-recommends bubblewrap \\\n"
+        "    && rm -rf /var/lib/apt/lists/*"
+    )
     scripts = []
     for name, function in image.scripts.items():
         path = f"{interpreter.PREFIX}/bin/{name}"
@@ -90,6 +95,8 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"# {image.about}",
         f"FROM base AS {image.name}",
         *[f"ENV {name}={value}" for name, value in trust_variables(image).items()],
+        # The base image contains the other programs.
+        *([packages] if BUBBLEWRAP in image.programs else []),
         f"COPY --from={image.name}-packages {SITE} {SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],

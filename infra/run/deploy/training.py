@@ -5,7 +5,6 @@ provides them, because loading the whole image into each new cluster takes minut
 option loads the image nevertheless.
 """
 
-import json
 import subprocess
 import sys
 import sysconfig
@@ -14,12 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from infra.install.definitions.in_cluster import apply_definitions
-from infra.machine.cluster.layout import NODE
 from infra.machine.cluster.node import import_command
 from infra.machine.kuberay.installation import NAME, NAMESPACE, Operator, operator_objects
 from infra.run.deploy.cluster_shell import ClusterShell
+from infra.run.deploy.storage import READ_ONLY, volume_of
 
-PACKAGES, PLACE = "packages", "/packages"
+PACKAGES, PLACE = "packages", "/site-packages"
 # Small enough for a node with two processors that runs everything else as well.
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 OPERATOR_SECONDS = 60
@@ -74,41 +73,8 @@ def prepare_packages(shell: ClusterShell, namespace: str) -> None:
         check=False,
         stdout=subprocess.DEVNULL,
     )
-    shell.run(
-        "kubectl", "apply", "--server-side", "-f", "-", stdin=packages_volume(site, namespace)
-    )
-
-
-def packages_volume(site: Path, namespace: str) -> str:
-    """Return the volume and its claim for kubectl; many pods mount the volume read-only."""
-    size = {"storage": "20Gi"}
-    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": PACKAGES},
-        "spec": {
-            "storageClassName": "",
-            "capacity": size,
-            "accessModes": ["ReadOnlyMany"],
-            "claimRef": {"namespace": namespace, "name": PACKAGES},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "local": {"path": str(site)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
-        },
-    }
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": PACKAGES, "namespace": namespace},
-        "spec": {
-            "storageClassName": "",
-            "volumeName": PACKAGES,
-            "accessModes": ["ReadOnlyMany"],
-            "resources": {"requests": size},
-        },
-    }
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]})
+    volume = volume_of(site, PACKAGES, namespace, READ_ONLY)
+    shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=volume)
 
 
 def install_operator(

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def test_bubblewrap_without_namespaces_is_refused_with_a_remedy(
         SandboxUnavailableError, field="namespaces", reason="SANDBOX_UNAVAILABLE"
     ) as caught:
         open_sandbox({PROGRAM_VARIABLE: str(program)})
-    for needed in ("CAP_SYS_ADMIN", "user.max_user_namespaces"):
+    for needed in ("CAP_SYS_ADMIN", "user.max_user_namespaces", "training.securityContext"):
         assert needed in caught.value.text
 
 
@@ -114,11 +114,17 @@ def probe():
 '''
 
 
+# Settings of the kernel are read-only in containers.
+READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys"
+IN_CONTAINER = ("unshare", "--mount", "sh", "-ec", f'{READ_ONLY}; exec "$@"', "sh")
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="not root: all other sandbox tests already run without root"
 )
+@pytest.mark.parametrize("before", [(), IN_CONTAINER], ids=["machine", "container"])
 def test_sandbox_works_without_root_and_control_groups(
-    bubblewrap: dict[str, str], open_to_all: Path
+    bubblewrap: dict[str, str], open_to_all: Path, before: Sequence[str]
 ) -> None:
     assert Path("/usr/bin/python3").exists(), "needs an interpreter readable by all users"
     program = open_to_all / "bwrap"
@@ -134,6 +140,7 @@ def test_sandbox_works_without_root_and_control_groups(
     (copied / "training" / "__init__.py").touch()
     done = subprocess.run(
         [
+            *before,
             "setpriv",
             f"--reuid={NOBODY}",
             f"--regid={NOBODY}",

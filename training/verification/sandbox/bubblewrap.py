@@ -20,8 +20,11 @@ from training.errors import UnavailableError
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
 HOME = "/python"  # path of the interpreter inside the sandbox
 NOBODY = 65534
+KERNEL_SETTINGS = "/proc/sys"
 LIBRARIES = (
     *("ld-*", "libc", "libm", "libdl", "libpthread", "librt", "libutil", "libgcc_s", "libstdc++"),
+    # Beside the others where the image was built without Docker.
+    "libpython3*",
     *("libz", "libbz2", "liblzma", "libffi", "libcrypto", "libexpat", "libmpdec", "libuuid"),
 )
 # Joins each control group listed before "--", then executes the command after it.
@@ -117,14 +120,11 @@ def _namespaces(as_root: bool) -> Iterator[str]:
         # Needed to change the user. A user namespace would leave the process root outside.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
     else:
-        yield from (
-            "--unshare-user",
-            "--disable-userns",
-            "--uid",
-            str(NOBODY),
-            "--gid",
-            str(NOBODY),
-        )
+        yield from ("--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY))
+        # Containers cannot write the kernel setting with which bubblewrap forbids further user
+        # namespaces. The system-call filter denies them in any case.
+        if not os.statvfs(KERNEL_SETTINGS).f_flag & os.ST_RDONLY:
+            yield "--disable-userns"
 
 
 @functools.cache

@@ -230,8 +230,8 @@ def _unavailable(errors: str) -> SandboxUnavailableError:
             " users need unprivileged user namespaces (sysctl user.max_user_namespaces above 0 and,"
             " if present, kernel.unprivileged_userns_clone=1 and"
             " kernel.apparmor_restrict_unprivileged_userns=0) and an interpreter readable by this"
-            " user. In a container, seccomp profile and capabilities must allow them. Code rewards"
-            " are unavailable without namespaces",
+            " user. A container also needs a seccomp profile that allows them, in a cluster by"
+            " training.securityContext (docs/evaluation.md). Code is not run without namespaces",
             field="namespaces",
         )
     return SandboxUnavailableError(f"the sandbox does not start: {last}")

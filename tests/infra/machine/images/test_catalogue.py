@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from infra.machine.evaluation_stores.layout import IMAGE
-from infra.machine.images.build import JARS, SITE, locks_of
+from infra.machine.images.build import BUBBLEWRAP, JARS, SITE, find_program, locks_of
 from infra.machine.images.catalogue import ROOT, read_catalogue
 from infra.machine.images.containerfile import render
+from infra.machine.servers.errors import ServerError
+from infra.machine.servers.installation import BUBBLEWRAP_PROGRAM
 from services.generator.answering.presets import PRESETS_FILE
+from tests.support.errors import refused
 from training.benchmarks.data import DATA_LOCK
 from training.corpus.quality import content, url_lists
 
@@ -50,6 +55,24 @@ def test_training_contains_what_benchmarks_of_the_gate_start() -> None:
     assert {*predictor.paths, DATA_LOCK.relative_to(ROOT)} <= {*training.paths}
     assert {*predictor.locks, Path("locks/evaluation.txt")} <= {*training.locks}
     assert predictor.scripts.items() <= training.scripts.items()
+
+
+def test_training_contains_the_sandbox_for_code() -> None:
+    users = [name for name, image in CATALOGUE.images.items() if BUBBLEWRAP in image.programs]
+    assert users == ["training"]
+    stages = re.split(r"^FROM ", render(CATALOGUE)[ROOT / "Containerfile"], flags=re.MULTILINE)
+    installing = [
+        stage.split()[2] for stage in stages if "install" in stage and "bubblewrap" in stage
+    ]
+    assert installing == users
+
+
+def test_missing_program_of_an_image_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUBBLEWRAP_PROGRAM, str(tmp_path / "absent"))
+    with refused(ServerError, field=BUBBLEWRAP, reason="MISSING"):
+        find_program(BUBBLEWRAP)
 
 
 def test_training_contains_packages_and_lists_of_corpora() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.machine.images.build import SITE
 from infra.machine.images.catalogue import ROOT, read_catalogue
 from training.artifacts.scores import ScoreStore
 
@@ -27,7 +28,9 @@ def test_files_of_the_training_image_evaluate_a_model(tmp_path: Path) -> None:
         else:
             shutil.copyfile(ROOT / path, app / path)
     # The base interpreter knows nothing of the clone, and finds the packages as in the image.
-    search = os.pathsep.join((sysconfig.get_path("purelib"), str(app), str(app / "gen")))
+    packages = app / Path(SITE).name
+    packages.symlink_to(sysconfig.get_path("purelib"))
+    search = os.pathsep.join(map(str, (packages, app, app / "gen")))
     cache = os.environ.get("THUMBWHEEL_CACHE", str(Path.home() / ".cache" / "thumbwheel"))
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": search}
     done = subprocess.run(
