@@ -135,7 +135,8 @@ def build(out: Path, settings: str) -> Mapping[str, Any]:
     """Build the cleaned corpus and return its figures."""
     from training.artifacts.manifest import read_manifest
     from training.corpus.document import Stage
-    from training.data_path.pipeline import RESULT, SUMMARY
+    from training.data_path.log import RESULT
+    from training.data_path.pipeline import SUMMARY
     from training.data_path.summary import Summary
     from training.recipes.life.texts import examples, shards_of
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from training.corpus.document import Stage
 from training.data_path.config import CorpusConfig, read_config, write_settings
-from training.data_path.pipeline import DOCUMENTS, REPORT, RESULT, SHARDS, TOKENIZER, build
+from training.data_path.log import RESULT
+from training.data_path.pipeline import DOCUMENTS, REPORT, SHARDS, TOKENIZER, build
 from training.data_path.summary import Summary
 from training.reporting.progress import open_display
 

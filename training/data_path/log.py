@@ -1,8 +1,9 @@
 """The document log: one row with one verdict for each record of the input.
 
-The rows are divided into files by a hash of the URL (of the identifier, if there is none), so that
-the search for a URL reads a single file. Within a file they are sorted, so that the log does not
-depend on the order of the input.
+The rows are divided into files by a hash of the URL (of the identifier, if there is none), and the
+table `ids` names the file of each identifier, divided in the same way. A search reads three files
+at most, so its time hardly grows with the log. Within a file the rows are sorted, so that the log
+does not depend on the order of the input.
 
 Records with equal source, URL and content come with the same identifier. The first of them, which
 is the kept one if there is one, keeps it; the others get one from it and their number.
@@ -13,18 +14,22 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.corpus.document import ID_DIGITS, CorpusError, Stage
 from training.data_path.tables import VERDICTS, Row, TableWriter, read_rows
 
 FILE_ROWS, MAX_FILES = 20_000, 256
-LOG = "log"
+# Folders: the result of a corpus, the log in it, the table of identifiers in the log.
+RESULT, LOG, IDS = "result", "log", "ids"
+PLACES = pa.schema([pa.field("id", pa.string()), pa.field("file", pa.int16())])
 SORTED_ROWS = 100_000  # in memory at once, about 100 MB
 
 
@@ -61,6 +66,7 @@ class LogWriter:
         Args:
             rows: expected number of rows, which determines the number of files.
         """
+        self._folder = folder
         count = min(MAX_FILES, max(1, rows // FILE_ROWS))
         self._tables = [TableWriter(folder / f"{n:03}.parquet", VERDICTS) for n in range(count)]
 
@@ -80,8 +86,21 @@ class LogWriter:
         """Complete, sort and number all files, or discard them after an exception."""
         for table in self._tables:
             table.__exit__(kind, error, trace)
-            if error is None:
-                _sort(table.path)
+        if error is None:
+            self._sort_files()
+
+    def _sort_files(self) -> None:
+        """Sort each file, and write the table of identifiers."""
+        paths = [table.path for table in self._tables]
+        with ExitStack() as opened:
+            ids = [
+                opened.enter_context(TableWriter(self._folder / IDS / path.name, PLACES))
+                for path in paths
+            ]
+            for file, path in enumerate(paths):
+                for identifier in _sort(path):
+                    place = ids[_place(identifier, len(ids))]
+                    place.add({"id": identifier, "file": file})
 
 
 def find(folder: Path, url_or_id: str) -> list[Entry]:
@@ -92,9 +111,11 @@ def find(folder: Path, url_or_id: str) -> list[Entry]:
     """
     files = _files(folder)
     likely = files[_place(url_or_id, len(files))]
-    found = _search(likely, "url", url_or_id) or _search(likely, "id", url_or_id)
-    # A document with a URL is stored under its URL; an identifier then needs all files.
-    return found or [entry for file in files for entry in _search(file, "id", url_or_id)]
+    found = _search(likely, "url", url_or_id)
+    if not found:
+        places = _search(folder / IDS / likely.name, "id", url_or_id)
+        found = [row for place in places for row in _search(files[place["file"]], "id", url_or_id)]
+    return [_entry(row) for row in found]
 
 
 def entries(folder: Path) -> Iterator[Entry]:
@@ -105,8 +126,11 @@ def entries(folder: Path) -> Iterator[Entry]:
                 yield from (_entry(row) for row in batch.to_pylist())
 
 
-def _sort(path: Path) -> None:
-    """Sort the rows of a file in bounded memory, and number records with the same identifier."""
+def _sort(path: Path) -> Iterator[str]:
+    """Sort the rows of a file in bounded memory, and number records with the same identifier.
+
+    Yields the identifiers.
+    """
     runs: list[Iterable[Row]] = []
     files: list[Path] = []
     with pq.ParquetFile(path) as file:
@@ -126,7 +150,9 @@ def _sort(path: Path) -> None:
             number = number + 1 if id == before else 0
             before = id
             own = hashlib.sha256(f"{id} {number}".encode()).hexdigest()[:ID_DIGITS]
-            table.add({**row, "id": own} if number else row)
+            row = {**row, "id": own} if number else row
+            table.add(row)
+            yield row["id"]
     for run_file in files:
         run_file.unlink()
 
@@ -148,9 +174,15 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _search(file: Path, column: str, value: str) -> list[Entry]:
-    table = pq.read_table(file, filters=[(column, "=", value)])
-    return [_entry(row) for row in table.to_pylist()]
+def _search(file: Path, column: str, value: str) -> list[dict[str, Any]]:
+    # Without the filters of read_table, whose import takes longer than the search.
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(file) as opened:
+        for group in range(opened.num_row_groups):
+            if value in opened.read_row_group(group, [column])[column].to_pylist():
+                rows = opened.read_row_group(group).to_pylist()
+                found += [row for row in rows if row[column] == value]
+    return found
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

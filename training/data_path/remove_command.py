@@ -10,7 +10,6 @@ from training.data_path import log
 from training.data_path.build_command import build_and_report
 from training.data_path.config import read_settings
 from training.data_path.finish import origin_of
-from training.data_path.pipeline import RESULT
 from training.data_path.removal import By, builds_with, models_of, record
 
 SUMMARY = "Remove documents by URL, host or licence, and name the models that learned from them."
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     removal = record(options.corpus, by, getattr(options, by))
     removed = [
         entry.id
-        for entry in log.entries(options.corpus / RESULT / log.LOG)
+        for entry in log.entries(options.corpus / log.RESULT / log.LOG)
         if entry.stage in (Stage.KEPT, Stage.REMOVAL) and removal.concerns(origin_of(vars(entry)))
     ]
     folders = options.models or [Path(".state/models")]

@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from training.corpus.document import Stage
-from training.data_path.config import CorpusConfig, read_settings
-from training.data_path.log import LOG, Entry, find
-from training.data_path.pipeline import RESULT
+from training.data_path.log import LOG, RESULT, Entry, find
 
 SUMMARY = "Show why a page is in the corpus or not: stage, rule and measured value."
 NOT_FOUND = 1
@@ -36,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
             print(describe(entry, folder))
     if found:
         return 0
-    fates = list(crawl_rows(read_settings(options.corpus), options.url))
+    fates = list(crawl_rows(options.corpus, options.url))
     for row in fates:
         value = f": {row['value']}" if row["value"] else ""
         text = f"{options.url}: not downloaded by the crawl, {row['fate']}{value}"
@@ -46,15 +45,15 @@ def run(options: argparse.Namespace) -> int:
     return 0 if fates else NOT_FOUND
 
 
-def crawl_rows(config: CorpusConfig, url: str) -> Iterator[dict[str, str]]:
+def crawl_rows(corpus: Path, url: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a URL in the crawl logs of the sources."""
-    quoted = json.dumps(url, ensure_ascii=False).encode()
-    for source in config.sources:
-        if source.crawl_log is not None:
-            with source.crawl_log.open("rb") as lines:
-                # Without parsing, a million lines take less than a second.
-                rows = (json.loads(line) for line in lines if quoted in line)
-                yield from (row for row in rows if row["url"] == url)
+    # Imported here, since most questions are answered by the document log.
+    from training.corpus.crawl.crawl_log import find_row
+    from training.data_path.config import read_settings
+
+    for source in read_settings(corpus).sources:
+        if source.crawl_log is not None and (row := find_row(source.crawl_log, url)) is not None:
+            yield row
 
 
 def describe(entry: Entry, folder: Path) -> str:

@@ -164,9 +164,10 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     """Crawl into the folder of a new or an interrupted crawl, and return the exit status."""
     # These imports take most of a second.
     from training.corpus.crawl.archive import Archive
+    from training.corpus.crawl.crawl_log import write_log
     from training.corpus.crawl.crawler import Crawl
     from training.corpus.crawl.download import run_crawl
-    from training.corpus.crawl.frontier import Frontier, write_log
+    from training.corpus.crawl.frontier import Frontier
 
     earlier = sorted(path for path in out.glob("[0-9]" * FOLDER_DIGITS) if path.is_dir())
     finished = (out / LATEST_CRAWL).resolve().name if (out / LATEST_CRAWL).is_symlink() else ""

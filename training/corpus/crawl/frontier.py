@@ -11,7 +11,6 @@ response times nor on interruptions, and limits cut each crawl of the same pages
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -361,12 +360,3 @@ class Frontier:
         rows = self._database.execute(f"SELECT {', '.join(LOG_COLUMNS)} FROM urls ORDER BY key")  # noqa: S608 - constants only
         for row in rows:
             yield dict(zip(LOG_COLUMNS, row, strict=True))
-
-
-def write_log(frontier: Frontier, file: Path) -> None:
-    """Write the crawl log as JSON lines, whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as out:
-        for row in frontier.log_rows():
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(file)

@@ -11,8 +11,8 @@ from typing import Any
 from training.corpus.document import Stage
 from training.data.seeds import is_held_out
 from training.data.token_shards import ShardConfig, write_shards
-from training.data_path.log import LOG, entries
-from training.data_path.pipeline import DOCUMENTS, RESULT, SHARDS, TOKENIZER
+from training.data_path.log import LOG, RESULT, entries
+from training.data_path.pipeline import DOCUMENTS, SHARDS, TOKENIZER
 from training.data_path.tables import read_rows
 from training.recipes.life.plan import Plan
 

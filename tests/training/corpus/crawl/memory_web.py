@@ -14,9 +14,10 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from tests.support.simulated_time import simulate
 from training.corpus.crawl.archive import Archive
+from training.corpus.crawl.crawl_log import write_log
 from training.corpus.crawl.crawler import Crawl
 from training.corpus.crawl.download import FetchError, Response
-from training.corpus.crawl.frontier import Frontier, write_log
+from training.corpus.crawl.frontier import Frontier
 from training.corpus.crawl.settings import CrawlSettings
 
 AGENT = "TestBot/1.0 (+https://example.org/bot)"
