@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ MEGABYTE = 1_000_000
 SHOWN_LANGUAGES = 6
 UNKNOWN_LANGUAGE = "unknown"
 ALL = "all"
+LEARNED_UNITS = tuple(kind for kind in TokenKind if kind is not TokenKind.BYTE_PAIRS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,13 @@ class Comparison:
 
     learned_bytes: int
     languages: Mapping[str, Sequence[Figures]]
+
+    @property
+    def shown(self) -> list[tuple[str, Sequence[Figures]]]:
+        """Return the totals and the languages with the most text."""
+        languages = list(self.languages.items())
+        # With one language the totals are its figures.
+        return languages[1:] if len(languages) == 2 else languages[: SHOWN_LANGUAGES + 1]
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures with counts and ratios."""
@@ -131,16 +139,16 @@ def run(options: argparse.Namespace) -> int:
     learning, held_out = take_sample(
         read_documents(options.texts), HELD_OUT_SHARE, options.sample_megabytes * MEGABYTE
     )
-    compared = compare(learning, held_out, options.vocabulary, given)
+    largest = max(options.vocabulary)
+    configs = [TokenizerConfig(size) for size in sorted(set(options.vocabulary))]
+    configs += [TokenizerConfig(largest, kind) for kind in LEARNED_UNITS]
+    compared = compare(learning, held_out, configs, given, _say)
     print(f"{compared.learned_bytes / MEGABYTE:,.1f} MB of text to learn from")
-    languages = list(compared.languages.items())
-    # The totals come first; with one language they are its figures.
-    shown = languages[1:] if len(languages) == 2 else languages[: SHOWN_LANGUAGES + 1]
-    for language, figures in shown:
+    for language, figures in compared.shown:
         size = figures[0].text_bytes / MEGABYTE
         print(f"\n{language}: {figures[0].texts:,} held-out blocks, {size:,.2f} MB")
         print(table(figures))
-    if (hidden := len(languages) - SHOWN_LANGUAGES - 1) > 0:
+    if (hidden := len(compared.languages) - SHOWN_LANGUAGES - 1) > 0:
         print(f"\n{hidden} more languages with less text (--json has all)")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -151,14 +159,16 @@ def run(options: argparse.Namespace) -> int:
 def compare(
     learning: Sequence[Block],
     held_out: Sequence[Block],
-    vocabularies: Sequence[int],
+    configs: Sequence[TokenizerConfig],
     given: Sequence[tuple[TextTokenizer, Path]],
+    report: Callable[[str], None],
 ) -> Comparison:
     """Learn tokenizers and measure them and the given ones on held-out blocks.
 
     Args:
-        vocabularies: sizes of byte pairs; words and characters have the largest.
+        configs: tokenizers to learn.
         given: opened tokenizers with their files.
+        report: called with a phrase on each part of the work.
 
     Raises:
         CorpusError: there is nothing to learn from or to measure on.
@@ -171,17 +181,11 @@ def compare(
             limit="about 100 kB",
         )
     by_language = group_by_language(held_out)
-    configs = [TokenizerConfig(size) for size in sorted(set(vocabularies))]
-    configs += [
-        TokenizerConfig(max(vocabularies), kind)
-        for kind in TokenKind
-        if kind is not TokenKind.BYTE_PAIRS
-    ]
     with tempfile.TemporaryDirectory() as folder:
         tokenizers = []
         for config in configs:
             home = Path(folder) / f"{config.kind}-{config.vocabulary}"
-            print(f"learning {home.name}", file=sys.stderr, flush=True)
+            report(f"learning {home.name}")
             save(learn((block.text for block in learning), config), config, home)
             tokenizers.append((open_tokenizer(home), home / TOKENIZER))
         tokenizers += given
@@ -192,6 +196,10 @@ def compare(
     totals = [total(parts) for parts in zip(*languages.values(), strict=True)]
     learned = sum(len(block.text.encode()) for block in learning)
     return Comparison(learned, {ALL: totals, **languages})
+
+
+def _say(phrase: str) -> None:
+    print(phrase, file=sys.stderr, flush=True)
 
 
 def group_by_language(blocks: Sequence[Block]) -> dict[str, list[str]]:

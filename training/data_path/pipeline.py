@@ -39,7 +39,7 @@ from training.data_path import toolkit
 from training.data_path.clean import verdict_row
 from training.data_path.config import SETTINGS, CorpusConfig
 from training.data_path.finish import document_of, runs_of
-from training.data_path.log import LOG, LogWriter
+from training.data_path.log import LOG, RESULT, LogWriter
 from training.data_path.mixing import DocumentFiles, merged, shares, sizes_by_source, stays
 from training.data_path.phases import (
     DUPLICATES,
@@ -50,7 +50,7 @@ from training.data_path.phases import (
     finish_part,
 )
 from training.data_path.removal import BUILDS, REMOVALS, remember_build, removals
-from training.data_path.report import write_report
+from training.data_path.report import compare_tokenizers, write_report
 from training.data_path.summary import Summary
 from training.data_path.tables import Row, TableWriter, count_rows, read_rows
 from training.evaluation_items import evaluation_items
@@ -58,7 +58,7 @@ from training.reporting.progress import Display
 from training.runs import LOCK, Step, StepState, exclusive
 from training.tokenization.byte_pairs import train_tokenizer
 
-WORK, BUILDING, RESULT, ITEMS = "work", "building", "result", "items"
+WORK, BUILDING, ITEMS = "work", "building", "items"
 BEFORE = "result.before"
 SAMPLE_FILES = 16  # of 64 MB, for a new tokenizer
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
@@ -98,8 +98,12 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
             if (tokenizer := _tokenizer(config, building, display)) is not None:
                 _tokenize(config, tokenizer, building, display)
                 remember_build(out, building / SHARDS)
+            with _Progress(display, "compare tokenizers", 1) as progress:
+                compared = compare_tokenizers(
+                    building / DOCUMENTS, tokenizer, lambda phrase: progress.show(0.0, phrase)
+                )
             figures = [part.figures() for part in parts]
-            write_report(building / REPORT, out.name, summary, figures)
+            write_report(building / REPORT, out.name, summary, figures, compared)
         _publish(building, result)
         return Summary.read(result / SUMMARY)
 

@@ -1,19 +1,35 @@
-"""Report page of a corpus: funnel, languages, lengths, hosts, dropped examples, cost by stage."""
+"""Report page: funnel, languages, lengths, hosts, tokenizers, cost by stage, dropped examples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from training.corpus.document import Stage
+from training.corpus.block_sample import take_sample
+from training.corpus.document import Document, Stage
+from training.corpus.tokenizers import HELD_OUT_SHARE, LEARNED_UNITS, Comparison, compare
+from training.data_path.finish import document_of
 from training.data_path.summary import Summary
+from training.data_path.tables import read_rows
 from training.reporting.pages import write_page
+from training.tokenization.byte_pairs import TOKENIZER
+from training.tokenization.comparison import COLUMNS, rows
+from training.tokenization.learning import TokenizerConfig
+from training.tokenization.published import open_published, rank_file
+from training.tokenization.text_tokenizer import open_tokenizer
 
 TEMPLATE = "corpus.html.jinja"
 SHOWN_HOSTS = 20
 UNITS = ("B", "kB", "MB", "GB", "TB")
+# Published encodings to compare with, if their rank files are installed.
+ENCODINGS = ("o200k_base", "cl100k_base")
+SAMPLED_CHARACTERS = 20_000_000
+SAMPLE_BYTES = 10_000_000
+# Below, the figures say little, and opening the encodings would take longer than the build.
+MIN_SAMPLE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -31,13 +47,18 @@ class Bar:
 
 
 def write_report(
-    path: Path, name: str, summary: Summary, parts: Sequence[Mapping[str, Any]]
+    path: Path,
+    name: str,
+    summary: Summary,
+    parts: Sequence[Mapping[str, Any]],
+    compared: Comparison,
 ) -> Path:
     """Write the page.
 
     Args:
         name: name of the corpus.
         parts: figures of the input files, from `Part.figures`.
+        compared: figures of tokenizers.
     """
     rules = [
         {"stage": stage, "rule": rule or "–", **counts}
@@ -68,6 +89,15 @@ def write_report(
         "redacted": _bars(summary.redacted),
         "examples": summary.examples,
         "cost": _cost(parts),
+        "tokenizer_columns": COLUMNS,
+        "tokenizers": [
+            {
+                "language": language,
+                "size": size(figures[0].text_bytes),
+                "rows": rows(figures),
+            }
+            for language, figures in compared.shown
+        ],
         "size": size,
     }
     return write_page(path, TEMPLATE, facts)
@@ -127,3 +157,42 @@ def _cost(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "bytes_per_second": read / total if total else 0.0,
         "largest_bytes": max((part["largest_bytes"] for part in parts), default=0),
     }
+
+
+def compare_tokenizers(
+    documents: Path, own: Path | None, report: Callable[[str], None]
+) -> Comparison:
+    """Return the figures of tokenizers; the comparison of too few texts has no languages.
+
+    Published encodings are compared if their rank files are installed; words and characters are
+    learned from the sample if the corpus has a tokenizer, with as many tokens.
+
+    Args:
+        documents: folder of the shuffled documents, of which the first ones are a sample.
+        own: directory of the corpus' tokenizer; None without.
+        report: called with a phrase on each part of the work.
+    """
+    learning, held_out = take_sample(_first(documents), HELD_OUT_SHARE, SAMPLE_BYTES)
+    learned = sum(len(block.text.encode()) for block in learning)
+    if learned < MIN_SAMPLE_BYTES or not held_out:
+        return Comparison(learned, {})
+    installed = [name for name in ENCODINGS if rank_file(name).exists()]
+    given = [(open_published(name), rank_file(name)) for name in installed]
+    configs = []
+    if own is not None:
+        tokenizer = open_tokenizer(own)
+        given.insert(0, (tokenizer, own / TOKENIZER))
+        configs = [TokenizerConfig(tokenizer.vocabulary_size, kind) for kind in LEARNED_UNITS]
+    if not given:
+        return Comparison(learned, {})
+    return compare(learning, held_out, configs, given, report)
+
+
+def _first(documents: Path) -> Iterator[Document]:
+    """Yield documents until their texts have SAMPLED_CHARACTERS."""
+    size = 0
+    for row in chain.from_iterable(map(read_rows, sorted(documents.glob("*.parquet")))):
+        if size >= SAMPLED_CHARACTERS:
+            return
+        size += len(row["text"])
+        yield document_of(row)

@@ -85,13 +85,13 @@ def test_published_encoding_is_measured_with_its_own_ids() -> None:
     text = "I love machine learning!"
     blocks = [Block(1, text, "en")]
     path = NANO / "tokenizer.json"
-    figures = compare(blocks, blocks, [300], [(open_published("r50k_base"), path)])
+    figures = compare(blocks, blocks, [], [(open_published("r50k_base"), path)], print)
     assert (figures.languages["en"][-1].tokens, figures.languages[ALL][-1].words) == (5, 4)
 
 
 def test_too_few_texts_are_refused() -> None:
     with refused(CorpusError, field="texts", reason="EMPTY", limit="about 100 kB"):
-        compare([Block(1, "a", "en")], [], [300], [])
+        compare([Block(1, "a", "en")], [], [], [], print)
 
 
 def test_missing_path_and_folder_without_texts_are_refused(tmp_path: Path) -> None:
