@@ -69,6 +69,7 @@ def test_ids_of_the_pages_unit_tests_are_current() -> None:
         ("o200k_base", " perfectly", [" perfectly"]),
         ("o200k_base", " perfectely", [" perfect", "ely"]),
         ("r50k_base", " perfectly", [" perfectly"]),
+        ("p50k_base", " perfectely", [" perfect", "e", "ly"]),
         ("r50k_base", " perfectely", [" perfect", "e", "ly"]),
     ],
 )
