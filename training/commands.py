@@ -228,8 +228,11 @@ def _in_canary(state: Path) -> bool:
 
 
 def canary(options: argparse.Namespace) -> int:
-    """Run only the canary of an existing model directory; its users promote it or roll it back."""
-    from training.evaluation.canary_run import WallClock, serve_canary
+    """Run only the canary of an existing model directory; its users promote it or roll it back.
+
+    An interrupted canary continues. After a finished one, the version is measured again.
+    """
+    from training.evaluation.canary_run import DONE, WallClock, archive_finished, serve_canary
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
 
@@ -246,6 +249,8 @@ def canary(options: argparse.Namespace) -> int:
         )
         record = options.state / "loop" / "canaries" / options.version
         lines = Lines(sys.stdout)
+        if earlier := archive_finished(record):
+            lines.say(f"the earlier result is in {earlier}")
 
         def watch(reading: Reading, passed: float) -> None:
             lines.move(Step("canary", progress=passed, detail=reading.text()))
@@ -254,6 +259,7 @@ def canary(options: argparse.Namespace) -> int:
         end = serve_canary(
             options.version, options.directory, config, rollout, feedback, clock, record, watch
         )
+        (record / DONE).touch()
     lines.say(f"{end.verdict}: {end.reason}")
     return 0
 

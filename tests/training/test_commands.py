@@ -6,17 +6,20 @@ import signal
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 import training.loop
+from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from tests.training.feedback_log import FeedbackLog
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
-from training import service_channel
+from training import remote, service_channel
 from training.__main__ import main, parser
 from training.data.feedback.snapshot import open_snapshot, read_judgements
+from training.evaluation import canary_run
 from training.runs import exclusive
 
 
@@ -213,3 +216,31 @@ def test_nothing_is_written_if_the_log_is_unavailable(
     for named in ("feedback", "127.0.0.1:1", "UNAVAILABLE"):
         assert named in error
     assert not (kept.loop / "erasures.json").exists()
+
+
+def test_second_canary_of_a_version_measures_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    rollout = FakeRollout(clock)
+    rates = {"nano-0": 0.5, "nano-1": 0.1}
+    monkeypatch.setattr(remote, "RolloutClient", lambda *_, **__: closable(rollout))
+    monkeypatch.setattr(remote, "FeedbackLog", lambda *_, **__: closable(GrowingThumbs(rates)))
+    monkeypatch.setattr(canary_run, "WallClock", lambda _: clock)
+    words = ["canary", "--recipe", "nano", "--version", "nano-1", "--directory", str(tmp_path)]
+    words += ["--state", str(tmp_path), "--canary-users", "20"]
+
+    assert main(words) == 0
+    assert "roll_back" in capsys.readouterr().out
+    rates["nano-1"] = 0.9
+    assert main(words) == 0
+    assert "promote" in capsys.readouterr().out
+    assert rollout.stable == "nano-1"
+    records = sorted(path.name for path in (tmp_path / "loop" / "canaries").iterdir())
+    assert [name.partition("@")[0] for name in records] == ["nano-1", "nano-1"]
+
+
+def closable(client: Any) -> Any:
+    """Return the client with the method `close` of a gRPC client."""
+    client.close = lambda: None
+    return client

@@ -24,6 +24,7 @@ from training.runs import HaltedError, write_json
 COURSE = "course.jsonl"
 START = "start.json"
 END = "end.json"
+DONE = "done"  # its presence means that the result in END has been applied
 REFUSED = "FAILED_PRECONDITION"  # reason of the error of a call that the rollout's state forbids
 
 
@@ -186,6 +187,23 @@ def serve_canary(
                 raise
             continue  # the next view ends the canary
         clock.sleep(config.poll_seconds)
+
+
+def archive_finished(record: Path) -> Path | None:
+    """Move the record of a finished canary aside, so that the version is measured again.
+
+    A record without DONE is of an interrupted canary, which continues, or whose result is applied
+    once more.
+
+    Returns:
+        The new place, None if the record stays. Names of versions have no `@`.
+    """
+    if not (record / DONE).exists():
+        return None
+    ended = datetime.fromisoformat(json.loads((record / END).read_text())["ended"])
+    target = record.with_name(f"{record.name}@{ended:%Y-%m-%dT%H-%M-%S.%f}")
+    record.rename(target)
+    return target
 
 
 def _begin(

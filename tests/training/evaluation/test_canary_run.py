@@ -9,8 +9,15 @@ import pytest
 
 from sequential.figures import Approval, RateSums, VersionFigures
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
+from training.artifacts.registry import VERSION
 from training.evaluation.canary import CanaryConfig, Reading, Verdict
-from training.evaluation.canary_run import CanaryResult, serve_canary
+from training.evaluation.canary_run import (
+    DONE,
+    END,
+    CanaryResult,
+    archive_finished,
+    serve_canary,
+)
 from training.runs import HaltedError
 
 CONFIG = CanaryConfig(
@@ -127,6 +134,20 @@ def test_loop_killed_during_the_decision_repeats_the_decision(tmp_path: Path) ->
     trial.thumbs = GrowingThumbs({"nano-0": 0.1, "nano-1": 0.9})
     assert trial.run() == first
     assert trial.rollout.calls == ["start nano-1 0.5", "roll_back nano-1", "roll_back nano-1"]
+
+
+def test_only_the_record_of_a_finished_canary_is_archived(tmp_path: Path) -> None:
+    record = tmp_path / "nano-1"
+    assert archive_finished(record) is None
+    first = Trial(record, candidate=0.1).run()
+    assert archive_finished(record) is None, "the result may not be applied yet"
+    (record / DONE).touch()
+    earlier = archive_finished(record)
+    assert earlier is not None and earlier.parent == tmp_path and not record.exists()
+    assert not VERSION.fullmatch(earlier.name)
+    again = Trial(record, candidate=0.9)
+    assert (first.verdict, again.run().verdict) == (Verdict.ROLL_BACK, Verdict.PROMOTE)
+    assert json.loads((earlier / END).read_text())["verdict"] == Verdict.ROLL_BACK
 
 
 def test_time_starts_only_after_a_successful_start(
