@@ -88,6 +88,7 @@ AGAINST_DATATROVE = tuple(
     f"tests/training/corpus/{name}/test_against_datatrove.py" for name in ("duplicates", "quality")
 )
 LIFE = "tests/journeys/test_life.py"
+VLLM = "tests/services/generator/test_vllm.py"
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -122,11 +123,17 @@ SLICES: dict[str, Slice] = {
             *ONE_BY_ONE,
             f"--ignore={CANDIDATES}",
             f"--ignore={LIFE}",
+            f"--ignore={VLLM}",
             "tests/journeys",
             "tests/services",
             "tests/infra",
             "tests/charts",
         ),
+    ),
+    "vllm": Slice(
+        "the generator against vLLM's CPU build with the small model",
+        modules=(("infra.machine.servers", "install", "vllm"),),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",

@@ -28,6 +28,7 @@ INSTALL_COMMAND = "python -m infra.machine.servers install vllm"
 KEY_VARIABLE = "VLLM_API_KEY"
 # The process interrupts answers on SIGTERM and then ends its engine process.
 STOP_SECONDS = 60.0
+STEP_SECONDS = 1200
 
 
 def part() -> Part:
@@ -107,6 +108,10 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
+            # On a busy machine the first step takes minutes; after this time the engine ends.
+            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
+            # Threads bound to one processor would wait for other programs on it.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             # The first start stores the bytecode of 4,000 modules; each would compile them again.
             "PYTHONDONTWRITEBYTECODE": "",
             **self.environment,

@@ -40,7 +40,9 @@ SILENT_REASON = "MODEL_SERVER_SILENT"
 # Size limit of gRPC messages. vLLM's first event has the token ids of the whole prompt.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
-_TOKEN_LIMIT = re.compile(r"limit is (\d+)")
+# Wordings of the predictor and of vLLM, which names own parameters instead of `messages`.
+_TOKEN_LIMIT = re.compile(r"(?:limit is |maximum context length is |max_model_len=)(\d+)")
+_PROMPT_PARAMETERS = frozenset({"input_text", "input_tokens"})
 
 
 class Completions:
@@ -318,7 +320,7 @@ async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArg
         param, message = str(error.get("param")), str(error.get("message"))
     except (aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
         param, message = "", ""
-    name = param.split(".")[0]
+    name = "messages" if param in _PROMPT_PARAMETERS else param.split(".")[0]
     if name not in _PARAMETERS:
         return InvalidArgumentError("the model server rejects the request", field="messages")
     limit = _TOKEN_LIMIT.search(message)

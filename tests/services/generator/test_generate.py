@@ -293,9 +293,43 @@ TOO_LONG = {
 }
 
 
+# As sent by vLLM 0.32.
+TOO_LONG_FOR_VLLM = {
+    "message": "This model's maximum context length is 4096 tokens. However, your prompt contains "
+    "at least 4097 input tokens, which exceeds this limit even without any output tokens. "
+    "Please reduce the length of the input prompt. (parameter=input_tokens, value=4097)",
+    "type": "BadRequestError",
+    "param": "input_tokens",
+    "code": 400,
+}
+TOO_MANY_FOR_VLLM = {
+    "message": "max_tokens=5000 cannot be greater than max_model_len=1024. Please request fewer "
+    "output tokens. (parameter=max_tokens, value=5000)",
+    "type": "BadRequestError",
+    "param": "max_tokens",
+    "code": 400,
+}
+
+
 @pytest.mark.parametrize(
     ("status", "error", "code", "reason", "field", "limit"),
     [
+        (
+            400,
+            TOO_LONG_FOR_VLLM,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "CONTEXT_TOO_LONG",
+            "messages",
+            "4096 tokens",
+        ),
+        (
+            400,
+            TOO_MANY_FOR_VLLM,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "CONTEXT_TOO_LONG",
+            "max_tokens",
+            "1024 tokens",
+        ),
         (
             400,
             TOO_LONG,
