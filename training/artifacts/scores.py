@@ -92,7 +92,7 @@ class ScoreStore:
         Args:
             root: state folder of the loop; the scores are in its folder `evaluations`.
         """
-        self._root = root / "evaluations"
+        self.root = root / "evaluations"
 
     def write(self, score: TaskScore, items: Sequence[ItemScore]) -> None:
         """Replace the score of a version on a task, and its items."""
@@ -183,7 +183,7 @@ class ScoreStore:
 
     def versions(self) -> list[str]:
         """Return the versions with at least one score, sorted by name."""
-        return sorted({path.parent.name for path in self._root.glob("*/*.json")})
+        return sorted({path.parent.name for path in self.root.glob("*/*.json")})
 
     def folder(self, version: str, task: str = "any") -> Path:
         """Return the folder of a version; it may be missing.
@@ -195,7 +195,7 @@ class ScoreStore:
             if not shape.fullmatch(value):
                 limit = "a lower-case letter or digit, then a-z, 0-9, '_', '.', '-'"
                 raise ScoreError(f"{name}: {value!r} is not {limit}", field=name, limit=limit)
-        return self._root / version
+        return self.root / version
 
 
 def _read(path: Path) -> TaskScore:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
 from training.benchmarks.endpoint import EndpointError
-from training.benchmarks.models import ModelChoice, opened
+from training.benchmarks.models import ModelChoice, distinguish, opened
 from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
 from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
@@ -226,7 +226,7 @@ def run_benchmarks(
     found = []
     with ExitStack() as stack:
         judge = stack.enter_context(_MathJudge())
-        model = stack.enter_context(opened(choice))
+        model = distinguish(stack.enter_context(opened(choice)), store.root)
         language_model = EndpointModel(model)
         if not restart:
             tasks = [decoding.task(b.name) if b.name in CODE else b.name for b in benchmarks]

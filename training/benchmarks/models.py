@@ -5,18 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
-from training.benchmarks.endpoint import Endpoint, EndpointError
+from training.benchmarks.endpoint import Endpoint, EndpointError, RefusedError
 from training.benchmarks.model_server import serving
 from training.errors import ConfigError
+from training.runs import write_json
 
+# Servers of one name and description are told apart by the log-probs of this text. For nano-0 with
+# weights in 8 bits the mean difference is 0.040, for two versions trained from it 0.43 and 0.51.
+SAMPLE = (
+    "User: My train was late, so I missed the last bus. How do I get home from the station?\n"
+    "Assistant: You could call a taxi, ask a friend to drive you, or look for a night bus."
+)
+MAX_DIFFERENCE = 0.05  # mean over the tokens of SAMPLE, in nats
+ENDPOINTS = "endpoints.json"
 # Fields of /v1/models that identify a model; `created` changes with each request in vLLM.
 DESCRIPTION = ("id", "root", "parent", "owned_by", "max_model_len")
 URL = re.compile(r"https?://")
@@ -49,7 +58,8 @@ class EvaluatedModel:
         version: name under which scores are stored.
         window_tokens: prompt and answer together.
         digest: hash of the manifest; for a URL of the model's description by the endpoint, since
-            weights are unknown. The address does not count.
+            weights are unknown. The address does not count, because the server may have moved;
+            `distinguish` tells models of the same description apart.
         directory: None for a URL.
     """
 
@@ -128,6 +138,38 @@ def _connected(choice: ModelChoice, endpoint: Endpoint) -> EvaluatedModel:
         window_tokens=window_tokens,
         digest=hashlib.sha256(json.dumps(description).encode()).hexdigest(),
     )
+
+
+def distinguish(model: EvaluatedModel, folder: Path) -> EvaluatedModel:
+    """Return the model with a digest that differs from those of other models at endpoints.
+
+    The first model with a description keeps its digest. A server without log-probs of prompts
+    counts as the first. Models of directories are returned unchanged.
+
+    Args:
+        folder: of the scores; the file ENDPOINTS in it has the log-probs of known models.
+    """
+    if model.directory is not None:
+        return model
+    try:
+        found = model.endpoint.log_probs([SAMPLE])[0].log_probs
+    except (EndpointError, RefusedError):
+        return model
+    path = folder / ENDPOINTS
+    known: dict[str, list[list[float]]] = json.loads(path.read_text()) if path.exists() else {}
+    models = known.setdefault(model.digest, [])
+    place = next((n for n, earlier in enumerate(models) if _agree(found, earlier)), len(models))
+    if place == len(models):
+        models.append([round(value, 4) for value in found])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+    digest = hashlib.sha256(f"{model.digest} {place}".encode()).hexdigest()
+    return replace(model, digest=digest) if place else model
+
+
+def _agree(found: Sequence[float], earlier: Sequence[float]) -> bool:
+    differences = [abs(one - other) for one, other in zip(found, earlier, strict=False)]
+    return len(found) == len(earlier) and sum(differences) <= MAX_DIFFERENCE * len(found)
 
 
 def _storable(version: str) -> str:

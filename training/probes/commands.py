@@ -16,7 +16,7 @@ from training.benchmarks.commands import (
     resumable,
     score_store,
 )
-from training.benchmarks.models import opened
+from training.benchmarks.models import distinguish, opened
 from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
@@ -64,7 +64,8 @@ def probes(options: argparse.Namespace) -> int:
     choice = model_choice(options)
     check_writable(options.state)
     sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
-    with opened(choice) as model, resumable():
+    with opened(choice) as found, resumable():
+        model = distinguish(found, store.root)
         store.require_model(model.version, tasks(kinds), model.source, model.model_sha256)
         # Answers so far; another model of this name has another file.
         folder = options.state / "loop" / "evaluations" / model.version

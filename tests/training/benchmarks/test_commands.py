@@ -95,11 +95,31 @@ def test_name_with_scores_of_another_model_is_refused_before_an_item(
     with fake_model_server(model="other") as server:
         assert evaluate(server, tmp_path, *words) == 1
         assert "--version" in capsys.readouterr().err
-        assert [path for path, _ in server.requests] == ["/v1/models"]
+        # The log-probs of a fixed text only.
+        assert [path for path, _ in server.requests].count("/v1/completions") == 1
         assert store.scores("v-1") == first
         assert evaluate(server, tmp_path, *words, "--restart") == 0
     (score,) = store.scores("v-1").values()
     assert score.model_sha256 not in ("", first["nq_open"].model_sha256)
+
+
+def test_another_model_of_the_same_name_does_not_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], benchmark_data: None
+) -> None:
+    words = ("--tasks", "nq_open", "--limit", "40")
+    with fake_model_server(fail_after=70) as server:
+        assert evaluate(server, tmp_path, *words) == 1
+    (journal,) = tmp_path.rglob("*.journal")
+    before = journal.read_text()
+    capsys.readouterr()
+    with fake_model_server(log_prob=lambda text, position: -1.1) as server:
+        assert evaluate(server, tmp_path, *words) == 1
+        assert "another model" in capsys.readouterr().err
+        assert journal.read_text() == before
+    # The first model again, with other rounding.
+    with fake_model_server(log_prob=lambda text, position: -1.01) as server:
+        assert evaluate(server, tmp_path, *words) == 0
+    assert "32 of 40 items from an earlier evaluation" in capsys.readouterr().err
 
 
 def test_unknown_model_of_an_endpoint_is_reported(

@@ -43,8 +43,18 @@ def test_endpoint_that_stops_in_the_middle_is_reported_and_resumed(
         server.requests.clear()
         server.fail_after = None
         assert probe(server, tmp_path, "--kinds", "safety_refusal") == 0
-    # The first 32 answers were kept; one more request lists the models.
-    assert len(server.requests) == 64 - 32 + 1
+    # The first 32 answers were kept.
+    asked = [path for path, _ in server.requests].count("/v1/chat/completions")
+    assert asked == 64 - 32
+
+
+def test_another_model_of_the_same_name_answers_all_questions(tmp_path: Path) -> None:
+    words = ("--kinds", "safety_refusal", "--version", "v-1")
+    with fake_model_server(fail_after=42) as server:
+        assert probe(server, tmp_path, *words) == 1
+    with fake_model_server(log_prob=lambda text, position: -1.1) as server:
+        assert probe(server, tmp_path, *words) == 0
+        assert [path for path, _ in server.requests].count("/v1/chat/completions") == 64
 
 
 def test_smaller_part_is_not_stored_and_other_kinds_keep_their_answers(
@@ -71,7 +81,7 @@ def test_name_with_scores_of_another_model_is_refused_before_a_question(
     with fake_model_server(model="other") as server:
         assert probe(server, tmp_path, *words, "--version", "fake-1") == 1
         assert "--version" in capsys.readouterr().err
-        assert [path for path, _ in server.requests] == ["/v1/models"]
+        assert "/v1/chat/completions" not in [path for path, _ in server.requests]
         assert probe(server, tmp_path, *words) == 0
     assert store.scores("fake-1") == first
     assert store.scores("other").keys() == first.keys()
