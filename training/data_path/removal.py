@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.artifacts.manifest import Manifest, ManifestError, read_manifest
+from training.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest
 from training.corpus.document import CorpusError, Origin, Stage, Verdict
 from training.data.split_writer import ID_BYTES
+from training.data.token_shards import KIND as SHARDS_KIND
 from training.data.token_shards import SHARDS_HASH, shards_hash
 from training.runs import now
 
@@ -91,13 +92,11 @@ def removed_by(found: Sequence[Removal], origin: Origin) -> Verdict | None:
 def remember_build(corpus: Path, shards: Path) -> str:
     """Store the identifiers in shards as hashes; return the hash of the shards."""
     name = shards_hash(shards)
-    raw = b"".join(path.read_bytes() for path in sorted(shards.glob("*-ids.bin")))
-    identifiers = np.frombuffer(raw, dtype=f"V{ID_BYTES}")
     folder = corpus / BUILDS
     folder.mkdir(exist_ok=True)
     partial = folder / f"{name}.partial"
     with partial.open("wb") as opened:
-        np.save(opened, np.sort(_hashes(bytes(one).hex() for one in identifiers)))
+        np.save(opened, np.sort(_hashes_in(shards)))
     partial.replace(folder / f"{name}.npy")
     return name
 
@@ -112,17 +111,26 @@ def builds_with(corpus: Path, identifiers: Sequence[str]) -> set[str]:
     }
 
 
+def shards_with(folders: Iterable[Path], identifiers: Sequence[str]) -> set[str]:
+    """Return the hashes of the token shards in folders that contain one of the documents.
+
+    These are shards that `pretrain` has made from the documents of a corpus.
+    """
+    wanted = _hashes(identifiers)
+    return {
+        shards_hash(shards)
+        for shards, manifest in _manifests(folders)
+        if manifest.kind == SHARDS_KIND and np.isin(wanted, _hashes_in(shards)).any()
+    }
+
+
 def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
     """Return the versions that were trained on these shards, and their descendants, by name.
 
     Args:
         folders: model directories, or folders that contain them.
     """
-    manifests: list[Manifest] = []
-    for folder in folders:
-        for path in sorted(folder.rglob("manifest.json")):
-            with suppress(ManifestError):  # of another kind, or unfinished
-                manifests.append(read_manifest(path.parent))
+    manifests = [manifest for _, manifest in _manifests(folders)]
     found = {
         manifest.version
         for manifest in manifests
@@ -137,6 +145,18 @@ def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
         if not descendants:
             return sorted(found)
         found |= descendants
+
+
+def _manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, Manifest]]:
+    for folder in folders:
+        for path in sorted(folder.rglob(MANIFEST)):
+            with suppress(ManifestError):  # of another kind, or unfinished
+                yield path.parent, read_manifest(path.parent)
+
+
+def _hashes_in(shards: Path) -> npt.NDArray[np.uint64]:
+    raw = b"".join(path.read_bytes() for path in sorted(shards.glob("*-ids.bin")))
+    return _hashes(bytes(one).hex() for one in np.frombuffer(raw, dtype=f"V{ID_BYTES}"))
 
 
 def _hashes(identifiers: Iterable[str]) -> npt.NDArray[np.uint64]:

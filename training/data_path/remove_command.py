@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.corpus.document import Stage
+from training.corpus.document import CorpusError, Stage
 from training.data_path import log
 from training.data_path.build_command import build_and_report
 from training.data_path.config import read_settings
 from training.data_path.finish import origin_of
-from training.data_path.removal import By, builds_with, models_of, record
+from training.data_path.removal import By, builds_with, models_of, record, shards_with
 
 SUMMARY = "Remove documents by URL, host or licence, and name the models that learned from them."
 
@@ -33,7 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record the removal, name the models, and build the corpus again."""
+    """Record the removal, name the models, and build the corpus again.
+
+    Raises:
+        CorpusError: a folder of --models does not exist; nothing is recorded.
+    """
+    for folder in options.models:
+        if not folder.is_dir():
+            raise CorpusError(f"models: {folder} is no folder", field="models", reason="MISSING")
     by = next(one for one in By if getattr(options, one))
     removal = record(options.corpus, by, getattr(options, by))
     removed = [
@@ -42,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         if entry.stage in (Stage.KEPT, Stage.REMOVAL) and removal.concerns(origin_of(vars(entry)))
     ]
     folders = options.models or [Path(".state/models")]
-    models = models_of(builds_with(options.corpus, removed), folders)
+    builds = builds_with(options.corpus, removed) | shards_with(folders, removed)
+    models = models_of(builds, folders)
     summary = build_and_report(read_settings(options.corpus), options.corpus, options.workers)
     print(f"{len(removed):,} documents of the result were removed; {summary.kept:,} remain")
     if models:

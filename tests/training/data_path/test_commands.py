@@ -76,6 +76,18 @@ def test_remove_says_what_remains(corpus: Path, capsys: pytest.CaptureFixture[st
     assert "1 remain" in said
 
 
+def test_unknown_folder_of_models_is_refused(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelled folder is no evidence that no model saw a document."""
+    arguments = ["--corpus", str(corpus), "--models", str(corpus / "modles")]
+
+    assert main(["remove", "--host", "example.org", *arguments]) == 2
+
+    assert "modles is no folder" in capsys.readouterr().err
+    assert not (corpus / "removals.jsonl").exists()
+
+
 def test_unusable_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "x", "--corpus", str(tmp_path)]) == 2
     assert "has no document log" in capsys.readouterr().err

@@ -25,11 +25,17 @@ from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage
 from training.corpus.quality.content import ContentConfig
 from training.data.packages import DataError
-from training.data.token_shards import SHARDS_HASH, open_shards, shards_hash
+from training.data.token_shards import (
+    SHARDS_HASH,
+    ShardConfig,
+    open_shards,
+    shards_hash,
+    write_shards,
+)
 from training.data_path import pipeline
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
-from training.data_path.removal import REMOVALS, By, builds_with, models_of, record
+from training.data_path.removal import REMOVALS, By, builds_with, models_of, record, shards_with
 from training.data_path.tables import read_rows
 
 MAIL = "Write to jane.doe@example.com or to the editors, who answer within a week of your letter. "
@@ -357,6 +363,24 @@ def test_models_that_saw_a_document_are_named(
 
     assert models_of(builds_with(out, identifiers), [models]) == ["base", "chat"]
     assert builds_with(out, ["0" * 32]) == set()
+
+
+def test_models_trained_on_the_documents_themselves_are_named(
+    config: CorpusConfig, out: Path, tmp_path: Path
+) -> None:
+    build_quietly(config, out)
+    work, result = tmp_path / "work", out / "result"
+    shards = ShardConfig((result / "documents",), result / "tokenizer", work / "shards-300", 0.5)
+    write_shards(shards)  # as `train pretrain --texts` does
+    (work / "mine").mkdir()
+    (work / "mine" / "weights").write_text("")
+    data = {SHARDS_HASH: shards_hash(work / "shards-300")}
+    write_manifest(work / "mine", kind="model", version="mine", data=data)
+    identifiers = [entry.id for entry in find(result / "log", "https://example.org/1")]
+
+    assert models_of(builds_with(out, identifiers), [work]) == []
+    assert models_of(shards_with([work], identifiers), [work]) == ["mine"]
+    assert shards_with([work], ["0" * 32]) == set()
 
 
 def test_folder_with_other_files_is_refused(config: CorpusConfig, out: Path) -> None:

@@ -20,15 +20,24 @@ from training.__main__ import main
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.group import Group
 from training.cluster.runner import run_stages
+from training.data.token_shards import SHARDS_HASH, ShardConfig, shards_hash, write_shards
 from training.errors import ConfigError
 from training.model.config import parse_config
 from training.model.transformer import Decoder
+from training.progress_log import SAMPLES, read_samples
 from training.recipes.custom.assignments import settable, word
 from training.recipes.pretraining import commands, texts
 from training.recipes.pretraining import plan as plan_module
 from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields
 from training.recipes.pretraining.plan import planned
-from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape, pretraining
+from training.recipes.pretraining.recipe import (
+    PROMPTS,
+    RECIPES,
+    SIZES,
+    SIZES_VOCABULARY,
+    Shape,
+    pretraining,
+)
 from training.recipes.pretraining.scaling import (
     Point,
     Size,
@@ -262,6 +271,28 @@ def test_fields_and_a_user_tokenizer_are_applied(
         assert re.findall(r"\b\d+\b", line) == [was, now]
 
 
+def test_shards_of_a_corpus_are_used_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_lines(tmp_path / "mine.jsonl", [{"text": text} for text in TEXTS])
+    own, shards = tmp_path / "own", tmp_path / "shards"
+    train_tokenizer(TEXTS, 300, own)
+    write_shards(ShardConfig((source,), own, shards, 0.1, licence="CC0-1.0"))
+    work = tmp_path / "work"
+    command = ["pretrain", "--recipe", "one_million", "--work", str(work), "--shards", str(shards)]
+    refused_command(command, capsys, field="tokenizer", reason="MISSING")
+
+    assert main([*command, "--tokenizer", str(own), *TINY, "--set", "machine.threads=1"]) == 0
+
+    made = verify_manifest(work / "one_million")
+    assert made.data is not None
+    assert made.data[SHARDS_HASH] == shards_hash(shards)
+    assert made.licence == "CC0-1.0"
+    assert sorted(path.name for path in work.iterdir()) == ["one_million", "runs"]
+    samples = read_samples(work / "runs" / "one_million" / SAMPLES)
+    assert not {sample.prompt for sample in samples} & {*PROMPTS}, "beginnings of held-out texts"
+
+
 @pytest.mark.parametrize(
     ("more", "field", "reason"),
     [
@@ -269,6 +300,7 @@ def test_fields_and_a_user_tokenizer_are_applied(
         (("--set", "model_json=x"), "model_json", "UNKNOWN"),
         (("--set", "steps=0"), "steps", "OUT_OF_RANGE"),
         (("--tokenizer", "nowhere"), "tokenizer", "MISSING"),
+        (("--shards", "shards"), "shards", "CONFLICT"),
         (("--tokenizer", "words"), "chat_template", "MISSING"),
         (("--tokenizer", "endless"), "bos_token", "UNKNOWN"),
     ],
@@ -384,7 +416,7 @@ def test_the_help_shows_what_the_recipe_sets(name: str) -> None:
         made = pretraining(RECIPES[name].shape, prepared, steps, dtype, Path(name), "")
         return {field.name: word(field.value) for field in settable(PretrainConfig, FIXED, made)}
 
-    one, other = values(7, "float32", ""), values(9999, "bfloat16", "CC0")
+    one, other = values(7, "float32", ""), values(9999, "bfloat16", texts.LICENCE)
     assert {field for field in one if one[field] != other[field]} == PLANNED.keys()
     lines = dict(
         line.strip().split(" = ", 1) for line in settable_fields().splitlines() if " = " in line

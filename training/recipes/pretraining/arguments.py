@@ -56,6 +56,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         metavar="DIR",
         help="output of `tokenizer train`; default: train a tokenizer",
     )
+    pretrain.add_argument(
+        "--shards",
+        type=Path,
+        metavar="DIR",
+        help="token shards of `data build` (result/shards) instead of --texts; --tokenizer names "
+        "their tokenizer (result/tokenizer)",
+    )
     pretrain.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
     add_workers(pretrain)
 

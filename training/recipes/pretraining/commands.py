@@ -42,6 +42,7 @@ from training.recipes.pretraining.texts import (
     LICENCE,
     Prepared,
     checked_tokenizer,
+    open_prepared,
     prepare,
     write_texts,
 )
@@ -59,8 +60,8 @@ PLANNED = {  # fields whose values depend on the texts and the plan
     "steps": "number of steps that fit into --minutes",
     "evaluate_every_steps": f"steps / {EVALUATIONS}, at least {CLOSEST_STEPS}",
     "checkpoint_every_steps": f"steps / {CHECKPOINTS}, at least {CLOSEST_STEPS}",
-    "samples.prompts": "none with --texts, otherwise prompts for Wikipedia",
-    "samples.openings": f"{len(PROMPTS)} with --texts, otherwise 0",
+    "samples.prompts": "none with --texts or --shards, otherwise prompts for Wikipedia",
+    "samples.openings": f"{len(PROMPTS)} with --texts or --shards, otherwise 0",
     "machine.dtype": f"{DTYPE}, or a faster type found by the plan",
 }
 
@@ -88,7 +89,8 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
 
     Raises:
         ConfigError: a field cannot be assigned, workers are requested without steps, the tokenizer
-            is unusable, or the folder has a run with another configuration.
+            is unusable, --shards is combined with --texts, or the folder has a run with another
+            configuration.
     """
     is_timed = not any(text.startswith("steps=") for text in options.set)
     most, fewest = options.workers
@@ -100,6 +102,10 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
             field="workers",
             reason="CONFLICT",
         )
+    if options.shards and options.texts:
+        raise ConfigError(
+            "shards: --shards and --texts exclude each other", field="shards", reason="CONFLICT"
+        )
     began, recipe = time.monotonic(), RECIPES[options.recipe]
     work: Path = options.work.absolute()
     output, directory = work / options.recipe, work / "runs" / options.recipe
@@ -109,11 +115,13 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         made = pretraining(recipe.shape, prepared, steps, dtype, output, code_commit)
         return assigned(made, options.set, FIXED)
 
-    nothing = Prepared(work, work, recipe.vocabulary, "")
+    own = open_prepared(options.shards, tokenizer) if options.shards else None
+    nothing = own or Prepared(work, work, recipe.vocabulary, "")
     # Invalid assignments fail here, before any file is written.
     steps = config(nothing, 1, DTYPE).steps
     with _shown() as shown:
-        prepared = _prepare(options, recipe.vocabulary, shown, tokenizer)
+        work.mkdir(parents=True, exist_ok=True)
+        prepared = own or _prepare(options, recipe.vocabulary, shown, tokenizer)
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes

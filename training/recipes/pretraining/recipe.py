@@ -9,7 +9,7 @@ from typing import Any
 
 from training.model.config import llama_json
 from training.optim.optimizers import OptimizerConfig
-from training.recipes.pretraining.texts import Prepared
+from training.recipes.pretraining.texts import LICENCE, Prepared
 from training.runtime.context import Lineage, Machine
 from training.stages.pretrain import PretrainConfig, SampleConfig
 
@@ -108,7 +108,9 @@ def pretraining(
         ),
         evaluate_every_steps=max(CLOSEST_STEPS, steps // EVALUATIONS),
         evaluation_tokens=1 << 15,
-        samples=SampleConfig(PROMPTS) if prepared.licence else SampleConfig(openings=len(PROMPTS)),
+        samples=SampleConfig(PROMPTS)
+        if prepared.licence == LICENCE
+        else SampleConfig(openings=len(PROMPTS)),
         checkpoint_every_steps=max(CLOSEST_STEPS, steps // CHECKPOINTS),
         seed=SEED,
         machine=Machine(dtype=dtype),

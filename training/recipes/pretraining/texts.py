@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
+from training.artifacts.manifest import MANIFEST, hash_file, read_manifest, write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
 from training.data.packages import installed
-from training.data.token_shards import ShardConfig, TokenisationProgress, write_shards
+from training.data.token_shards import (
+    ShardConfig,
+    TokenisationProgress,
+    open_shards,
+    write_shards,
+)
 from training.errors import ConfigError, details_of
 from training.runs import write_json
 from training.tokenization.byte_pairs import train_tokenizer
@@ -95,6 +100,26 @@ def prepare(
     config = ShardConfig(tuple(texts), tokenizer, shards, HELD_OUT_FRACTION, licence=licence)
     manifest = write_shards(config, tell)
     return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence)
+
+
+def open_prepared(shards: Path, tokenizer: Path | None) -> Prepared:
+    """Return finished shards, such as those of `data build`, with their tokenizer.
+
+    Raises:
+        ConfigError: the tokenizer is not named, or the folder does not exist.
+        ManifestError: the folder is incomplete, or contains no shards.
+        ShardError: the shards are damaged, or have another tokenizer.
+    """
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer: --shards needs --tokenizer with the tokenizer of the shards",
+            field="tokenizer",
+            reason="MISSING",
+        )
+    if not shards.is_dir():
+        raise ConfigError(f"shards: {shards} does not exist", field="shards", reason="MISSING")
+    vocabulary = open_shards(shards, tokenizer).vocabulary
+    return Prepared(tokenizer, shards.absolute(), vocabulary, read_manifest(shards).licence)
 
 
 def checked_tokenizer(directory: Path) -> Path:
