@@ -60,7 +60,7 @@ from training.tokenization.byte_pairs import train_tokenizer
 
 WORK, BUILDING, ITEMS = "work", "building", "items"
 BEFORE = "result.before"
-SAMPLE_FILES = 16  # of 64 MB, for a new tokenizer
+SAMPLE_FILES = 8  # of 64 MB, for a new tokenizer; about 1 KB of memory for each distinct word
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
 SUMMARY, REPORT, KEY = "summary.json", "report.html", "key"
 FORMAT = 2  # of identifiers and files in `work`; others are made again
@@ -120,6 +120,8 @@ def _clean(config: CorpusConfig, out: Path, pool: Workers, display: Display) -> 
         if path.name.partition(".")[0] not in names:
             path.unlink()
     left = [task for task in tasks if task.part.figures().get("stamp") != task.stamp]
+    # The largest first; otherwise one worker could end with a large file while others wait.
+    left.sort(key=lambda task: -task.input.size)
     with _Progress(display, "clean", len(tasks), len(tasks) - len(left)) as progress:
         for task, (items, kept) in pool.each(run_clean, left):
             progress.move(1, f"{task.input.name}: {kept:,} of {items:,} kept")
@@ -148,8 +150,7 @@ class CleanTask:
 def run_clean(task: CleanTask) -> tuple[int, int]:
     """Clean a file; return the number of records and of kept texts."""
     steps = toolkit.clean_steps(task.config)
-    size = sum(file.stat().st_size for file in task.input.files)
-    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp, size)
+    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp, task.input.size)
     return figures.items, figures.kept
 
 
@@ -187,9 +188,10 @@ def _finish(
         items = build_index(evaluation_items(), building.parent / ITEMS, config.decontamination)
     work = partial(run_finish, config, items, duplicates, folder)
     tables = [part.cleaned for part in parts]
-    firsts = accumulate(map(count_rows, tables), initial=0)
+    work_parts = list(zip(tables, accumulate(map(count_rows, tables), initial=0), strict=False))
+    work_parts.sort(key=lambda one: -one[0].stat().st_size)  # as in `_clean`
     with _Progress(display, "finish", len(parts)) as progress:
-        for _ in pool.each(work, list(zip(tables, firsts, strict=False))):
+        for _ in pool.each(work, work_parts):
             progress.move(1, "")
 
 

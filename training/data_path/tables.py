@@ -7,6 +7,7 @@ times nor paths are written.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,8 +20,9 @@ import pyarrow.parquet as pq
 from training.corpus.document import Origin
 
 PARTIAL = ".partial"
-# Rows in memory before they are written. Readers hold one row group for each open file.
-GROUP_ROWS, GROUP_BYTES = 1_000, 4 << 20
+# Rows and memory of their texts before they are written. Readers hold a row group for each open
+# file, and `mixing` opens 256 files.
+GROUP_ROWS, GROUP_BYTES = 1_000, 1 << 20
 
 Row = Mapping[str, Any]
 
@@ -59,7 +61,8 @@ class TableWriter:
     def add(self, row: Row) -> None:
         """Append a row whose keys are the columns of the schema."""
         self._rows.append(row)
-        self._bytes += len(row.get("text") or "")
+        # The memory of a string depends on its widest character: 1, 2 or 4 bytes for each.
+        self._bytes += sys.getsizeof(row.get("text"))
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 

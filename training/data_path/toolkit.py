@@ -39,6 +39,11 @@ class Input:
     name: str
     files: tuple[Path, ...]
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the files."""
+        return sum(file.stat().st_size for file in self.files)
+
     def stamp(self) -> list[list[object]]:
         """Identify the state of the files without reading them."""
         states = [(file, file.stat()) for file in self.files]

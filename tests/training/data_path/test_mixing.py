@@ -1,8 +1,10 @@
 """Shares of sources, and the order of the documents."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.errors import refused
@@ -10,7 +12,7 @@ from training.corpus.document import CorpusError
 from training.data_path import mixing
 from training.data_path.finish import order_of
 from training.data_path.mixing import DocumentFiles, merged, shares, sizes_by_source, stays
-from training.data_path.tables import DOCUMENTS, TableWriter, read_rows
+from training.data_path.tables import DOCUMENTS, GROUP_BYTES, TableWriter, read_rows
 
 
 def row(number: int, source: str = "a", text: str = "text") -> dict[str, Any]:
@@ -107,3 +109,14 @@ def test_interrupted_file_does_not_appear(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("letter", ["a", "я", "語", "😀"])
+def test_readers_hold_a_megabyte_of_each_run(tmp_path: Path, letter: str) -> None:
+    path = write(tmp_path / "run.parquet", [row(n, text=letter * 10_000) for n in range(300)])
+
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(n)["text"] for n in range(file.num_row_groups)]
+    memory = [sum(sys.getsizeof(text.as_py()) for text in group) for group in groups]
+    assert max(memory) < 1.1 * GROUP_BYTES
+    assert min(memory[:-1]) >= GROUP_BYTES

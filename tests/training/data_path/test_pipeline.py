@@ -418,6 +418,28 @@ def test_exception_in_a_step_loses_no_finished_part(
     assert sorted(cleaned) == ["/", "a.jsonl", "b.jsonl"]
 
 
+def test_largest_file_is_first(
+    config: CorpusConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    real_clean, real_finish = pipeline.run_clean, pipeline.run_finish
+
+    def clean(task: Any) -> tuple[int, int]:
+        begun.append(task.input.name)
+        return real_clean(task)
+
+    def finish(*arguments: Any) -> None:
+        begun.append(str(arguments[-1][0].stat().st_size))
+        real_finish(*arguments)
+
+    monkeypatch.setattr(pipeline, "run_clean", clean)
+    monkeypatch.setattr(pipeline, "run_finish", finish)
+    build_quietly(config, out)
+
+    assert begun[:3] == ["a.jsonl", "b.jsonl", "/"]
+    assert begun[3:] == sorted(begun[3:], key=int, reverse=True)
+
+
 def test_missing_items_of_the_evaluation_end_a_build_before_it_begins(
     config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
