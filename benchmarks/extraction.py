@@ -9,7 +9,6 @@ with fastwarc's iterator, which stops at damage, the guarded extraction with the
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
 import random
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from infra.install import documentation
+from tests.support.archives import UNDECLARED, gzip_members, response_record
 from training.corpus.document import Document, Page
 from training.corpus.extraction import extract
 from training.corpus.extraction_guard import GuardedExtractor
@@ -54,15 +54,8 @@ def write_archive(archive: Path, count: int) -> int:
         for number, file in enumerate(random.Random(0).sample(files, count)):
             content = file.read_bytes()
             total += len(content)
-            block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + content
-            head = (
-                "WARC/1.0\r\nWARC-Type: response\r\n"
-                f"WARC-Target-URI: http://manuals.example/{number}\r\n"
-                "WARC-Date: 2026-01-01T00:00:00Z\r\n"
-                "Content-Type: application/http; msgtype=response\r\n"
-                f"Content-Length: {len(block)}\r\n\r\n"
-            )
-            opened.write(gzip.compress(head.encode() + block + b"\r\n\r\n", 6))
+            record = response_record(number, content, UNDECLARED)
+            opened.writelines(gzip_members([record]))
     return total
 
 

@@ -23,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -160,7 +161,7 @@ def write_all_rows(options: argparse.Namespace) -> None:
     written = 0
     shard = 0
     while written < options.gigabytes[0] * GIGABYTE:
-        documents = list(synthetic(shard))
+        documents = list(synthetic(shard, manual_lines(), SHARD_BYTES))
         written += sum(len(text.encode()) for _, text in documents)
         start = time.process_time()
         write_rows(options.folder / f"{shard:05d}", rows_of(documents))
@@ -183,27 +184,34 @@ def search_all(options: argparse.Namespace) -> None:
     )
 
 
-_lines: list[str] = []
+@cache
+def manual_lines() -> list[str]:
+    """Return long lines of the manuals."""
+    pages = itertools.islice(manual_pages(every=8), 600)
+    return [line for _, text in pages for line in text.splitlines() if len(line) > 60]
 
 
-def synthetic(shard: int) -> Iterator[tuple[str, str]]:
-    """Yield documents of one shard, about 3 KB each."""
-    if not _lines:
-        pages = itertools.islice(manual_pages(every=8), 600)
-        _lines.extend(line for _, text in pages for line in text.splitlines() if len(line) > 60)
+def synthetic(
+    shard: int, vocabulary: Sequence[str], size: int, count: int = LINES
+) -> Iterator[tuple[str, str]]:
+    """Yield documents of one shard with different ids; a tenth of them are near duplicates.
+
+    Args:
+        vocabulary: lines of which each document draws `count`.
+        size: characters of the shard.
+    """
     generator = random.Random(shard)
-    size = 0
     lines: list[str] = []
     for number in itertools.count():
-        if size >= SHARD_BYTES:
+        if size <= 0:
             return
         if lines and generator.random() < COPIES:
             lines = [*lines]
-            lines[generator.randrange(LINES)] = generator.choice(_lines)
+            lines[generator.randrange(count)] = generator.choice(vocabulary)
         else:
-            lines = generator.choices(_lines, k=LINES)
+            lines = generator.choices(vocabulary, k=count)
         text = "\n".join(lines)
-        size += len(text)
+        size -= len(text)
         yield sha256(f"{shard} {number}".encode()).hexdigest()[:32], text
 
 

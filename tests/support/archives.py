@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Sequence
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n"
+UNDECLARED = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 
 
 def page_url(number: int) -> str:

@@ -38,15 +38,19 @@ def judge_with_datatrove(kind: str, records: list[Any]) -> Judgements:
         return Judgements(**json.loads(target.read_text()))
 
 
+def manual_files(count: int) -> list[Path]:
+    """Return pages of the installed manuals, English ones first."""
+    files = sorted(find_installed().rglob("*.html"))
+    files.sort(key=lambda file: "handbook" in file.parts and "en-US" not in file.parts)
+    step = max(1, len(files) // count)
+    return files[:: step if count < 1000 else 1][:count]
+
+
 @cache
 def manual_texts(count: int) -> list[str]:
     """Return the main content of pages of the installed manuals, English ones first."""
-    root = find_installed()
-    files = sorted(root.rglob("*.html"))
-    files.sort(key=lambda file: "handbook" in file.parts and "en-US" not in file.parts)
-    step = max(1, len(files) // count)
-    chosen = files[:: step if count < 1000 else 1][:count]
-    trees = (HTMLTree.parse_from_bytes(file.read_bytes(), "utf-8") for file in chosen)
+    files = manual_files(count)
+    trees = (HTMLTree.parse_from_bytes(file.read_bytes(), "utf-8") for file in files)
     return [extract_plain_text(tree, main_content=True, alt_texts=False) for tree in trees]
 
 
