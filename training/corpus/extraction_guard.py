@@ -49,6 +49,7 @@ class GuardedExtractor:
         self._processor_seconds = processor_seconds
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._current_seconds = self._ended_seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -63,10 +64,16 @@ class GuardedExtractor:
 
     def close(self) -> None:
         """End the process; a later page starts another one."""
+        self._ended_seconds, self._current_seconds = self.seconds, 0.0
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+    @property
+    def seconds(self) -> float:
+        """Return the processor time of all processes so far, with their starts."""
+        return self._ended_seconds + self._current_seconds
 
     def __call__(self, page: Page) -> Document | Verdict:
         """Return the text of a page, or the reason why there is none.
@@ -86,10 +93,11 @@ class GuardedExtractor:
             requests.write(content_type)
             requests.write(page.content)
             requests.flush()
-            kind, length = REPLY.unpack(self._read(process, REPLY.size))
+            kind, length, seconds = REPLY.unpack(self._read(process, REPLY.size))
             body = self._read(process, length)
         except (BrokenPipeError, EOFError):
             return self._ended(process)
+        self._current_seconds = seconds
         if kind == VERDICT:
             rule, value = json.loads(body)
             return Verdict(Stage.EXTRACTION, rule, value)
@@ -149,6 +157,7 @@ class GuardedExtractor:
         """Return the verdict on the page that ended the process."""
         _, code, usage = os.wait4(process.pid, 0)
         status = process.returncode = os.waitstatus_to_exitcode(code)
+        self._current_seconds = usage.ru_utime + usage.ru_stime
         self.close()
         if status == -signal.SIGPROF:
             return Verdict(

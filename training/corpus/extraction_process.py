@@ -12,6 +12,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,8 @@ from training.corpus.document import Document, Origin, Page
 from training.corpus.extraction import ExtractionOptions, Extractor, extract
 
 REQUEST = struct.Struct("<IQ")
-REPLY = struct.Struct("<BQ")
+# Kind, length, and processor time of this process in seconds.
+REPLY = struct.Struct("<BQd")
 TEXT, VERDICT = 0, 1
 READY = b"ready"
 # Exit status after a failed allocation of Python.
@@ -68,7 +70,7 @@ def _serve(
             kind, body = TEXT, result.text.encode("utf-8", "replace")
         else:
             kind, body = VERDICT, json.dumps([result.rule, result.value]).encode()
-        replies.write(REPLY.pack(kind, len(body)))
+        replies.write(REPLY.pack(kind, len(body), time.process_time()))
         replies.write(body)
         replies.flush()
 

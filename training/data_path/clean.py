@@ -30,12 +30,14 @@ class Steps:
     Attributes:
         url: verdict on an address.
         extract: text of a page.
+        extraction_clock: processor time of this process and of the process that extracts.
         later: steps on texts by stage, in order.
     """
 
     url: Callable[[str], Verdict | None]
     extract: Callable[[Page], Document | Verdict]
     later: tuple[tuple[Stage, Step], ...]
+    extraction_clock: Callable[[], float] = time.process_time
 
 
 @dataclass
@@ -43,8 +45,8 @@ class PartFigures:
     """Figures of a part; they vary with the machine and are no part of the result.
 
     Attributes:
-        seconds: processor time by stage; of the extraction, which has its own process, wall time.
-        largest_bytes: highest resident memory of the process.
+        seconds: processor time by stage.
+        largest_bytes: highest resident memory of the process, without that of the extraction.
         items: number of records.
         kept: number of texts in the table.
         read_bytes: size of the input file.
@@ -57,9 +59,8 @@ class PartFigures:
     read_bytes: int = 0
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
+    def timed(self, stage: Stage, clock: Callable[[], float] = time.process_time) -> Iterator[None]:
         """Add the time of the block to a stage."""
-        clock = time.perf_counter if stage is Stage.EXTRACTION else time.process_time
         began = clock()
         try:
             yield
@@ -177,7 +178,7 @@ def _judge(item: Item, steps: Steps, figures: PartFigures) -> tuple[Document | V
         return refused, item
     current: Item = item
     if isinstance(item, Page):
-        with figures.timed(Stage.EXTRACTION):
+        with figures.timed(Stage.EXTRACTION, steps.extraction_clock):
             extracted = steps.extract(item)
         if isinstance(extracted, Verdict):
             return extracted, item

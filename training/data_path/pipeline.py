@@ -50,7 +50,7 @@ from training.data_path.phases import (
     finish_part,
 )
 from training.data_path.removal import BUILDS, REMOVALS, remember_build, removals
-from training.data_path.report import compare_tokenizers, write_report
+from training.data_path.report import PhaseCosts, compare_tokenizers, write_report
 from training.data_path.summary import Summary
 from training.data_path.tables import Row, TableWriter, count_rows, read_rows
 from training.evaluation_items import evaluation_items
@@ -81,6 +81,7 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
     _check_folder(out)
     if config.decontaminate:
         installed(DATA_LOCK)  # an error now, not after the first two phases
+    display = costs = PhaseCosts(display)
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
         parts = _clean(config, out, pool, display)
         key = _key(config, out, parts)
@@ -103,7 +104,7 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
                     building / DOCUMENTS, tokenizer, lambda phrase: progress.show(0.0, phrase)
                 )
             figures = [part.figures() for part in parts]
-            write_report(building / REPORT, out.name, summary, figures, compared)
+            write_report(building / REPORT, out.name, summary, figures, compared, costs.phases)
         _publish(building, result)
         return Summary.read(result / SUMMARY)
 

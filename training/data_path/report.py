@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,10 +13,13 @@ from typing import Any
 from training.corpus.block_sample import take_sample
 from training.corpus.document import Document, Stage
 from training.corpus.tokenizers import HELD_OUT_SHARE, LEARNED_UNITS, Comparison, compare
+from training.data_path.clean import KIBIBYTE
 from training.data_path.finish import document_of
 from training.data_path.summary import Summary
 from training.data_path.tables import read_rows
 from training.reporting.pages import write_page
+from training.reporting.progress import Display
+from training.runs import Step
 from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.comparison import COLUMNS, rows
 from training.tokenization.learning import TokenizerConfig
@@ -46,12 +51,48 @@ class Bar:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class PhaseCost:
+    """Cost of a phase, as far as the command ran it that wrote the report.
+
+    Attributes:
+        seconds: elapsed time, in which other workers may have worked as well.
+        largest_bytes: highest resident memory of the main process so far.
+    """
+
+    name: str
+    seconds: float
+    largest_bytes: int
+
+
+class PhaseCosts:
+    """Display that notes the cost of each phase and passes everything on to another display."""
+
+    def __init__(self, shown: Display) -> None:
+        self._shown = shown
+        self._began = 0.0
+        self.phases: list[PhaseCost] = []
+        self.move, self.say = shown.move, shown.say
+
+    def begin(self, step: Step) -> None:
+        """Start the clock of a phase."""
+        self._began = time.monotonic()
+        self._shown.begin(step)
+
+    def end(self, step: Step) -> None:
+        """Note the cost of a phase."""
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
+        self.phases.append(PhaseCost(step.name, time.monotonic() - self._began, largest))
+        self._shown.end(step)
+
+
 def write_report(
     path: Path,
     name: str,
     summary: Summary,
     parts: Sequence[Mapping[str, Any]],
     compared: Comparison,
+    phases: Sequence[PhaseCost],
 ) -> Path:
     """Write the page.
 
@@ -59,6 +100,7 @@ def write_report(
         name: name of the corpus.
         parts: figures of the input files, from `Part.figures`.
         compared: figures of tokenizers.
+        phases: costs of the phases.
     """
     rules = [
         {"stage": stage, "rule": rule or "–", **counts}
@@ -98,6 +140,7 @@ def write_report(
             }
             for language, figures in compared.shown
         ],
+        "phases": phases,
         "size": size,
     }
     return write_page(path, TEMPLATE, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def clean_steps(config: CorpusConfig) -> Steps:
             *((Stage.QUALITY, step) for step in quality_steps(config.quality)),
             *content,
         ),
+        extraction_clock=lambda: time.process_time() + extractor.seconds,
     )
 
 

@@ -175,6 +175,17 @@ def test_ended_process_is_named_and_replaced(guarded):
     assert guarded(page(ARTICLE)) == extract(page(ARTICLE))
 
 
+def test_processor_time_of_ended_processes_counts(guarded):
+    guarded(page(ARTICLE))
+    before = guarded.seconds
+    guarded._process.kill()
+    guarded(page(ARTICLE))
+    ended = guarded.seconds
+    guarded(page(ARTICLE))
+
+    assert 0 < before <= ended < guarded.seconds
+
+
 def test_process_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with GuardedExtractor() as extractor, pytest.raises(CorpusError) as caught:
