@@ -84,7 +84,7 @@ def write_texts(folder: Path, count: int) -> None:
 
 
 def run_ours(extractor: str, source: Path, folder: Path) -> Result:
-    """Build a corpus."""
+    """Build a corpus and return its verdicts."""
     settings = ["decontaminate = false"]
     settings += ["[[sources]]", 'name = "peer"', f'folder = "{source}"']
     if extractor != "none":

@@ -82,7 +82,7 @@ def write_input(folder: Path, gigabytes: float) -> int:
 
 
 def vocabulary() -> list[str]:
-    """Return the paragraphs."""
+    """Return the paragraphs of an encyclopedia."""
     return [line for text in summaries("en-us") for line in text.splitlines() if len(line) > 60]
 
 
