@@ -194,9 +194,9 @@ def proportional_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * KIBIBYTE for line in lines if line.startswith("Pss:"))
 
 
-def start_steps(config: CorpusConfig) -> None:
+def start_steps(given: tuple[CorpusConfig, toolkit.Data]) -> None:
     """Load what a worker needs before its first file."""
-    steps = toolkit.clean_steps(config)
+    steps = toolkit.clean_steps(*given)
     steps.url("http://site.example/")
     document: Any = steps.extract(Page(Origin("0"), b"<p>A first page.</p>", "text/html"))
     for _, step in steps.later:
@@ -209,7 +209,8 @@ def measure(options: argparse.Namespace) -> None:
     meter = Meter()
     with ray_cluster(options.workers if options.workers > 1 else 0):
         with Workers(options.workers) as pool:
-            list(pool.each(start_steps, [config] * options.workers))
+            data = toolkit.prepare(config, options.folder / "corpus")
+            list(pool.each(start_steps, [(config, data)] * options.workers))
         with meter.sampled():
             summary = build(config, options.folder / "corpus", options.workers, meter)
     figures = {name: vars(phase) for name, phase in meter.phases.items()}

@@ -76,6 +76,7 @@ class CorpusConfig:
     Attributes:
         sources: inputs, each with a name of its own.
         url_categories: categories of the URL lists whose pages are dropped; empty reads no list.
+        url_lists: folder with a folder for each category of your own; "" for none.
         content_filter: drop texts with words of the lists of `content`.
         near_duplicates: drop near duplicates; exact ones are always dropped.
         personal_data: kinds of personal data that placeholders replace; empty replaces none.
@@ -87,6 +88,7 @@ class CorpusConfig:
 
     sources: tuple[SourceConfig, ...]
     url_categories: tuple[str, ...] = (ADULT,)
+    url_lists: str = ""
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -192,10 +194,12 @@ def from_mapping(settings: Mapping[str, Any], folder: Path) -> CorpusConfig:
     shards = replace(
         config.shards, tokenizer=None if tokenizer is None else (folder / tokenizer).absolute()
     )
-    content = config.content
-    if content.lists:
-        content = replace(content, lists=str((folder / content.lists).absolute()))
-    return replace(config, sources=sources, shards=shards, content=content)
+    url_lists, content_lists = (
+        str((folder / lists).absolute()) if lists else ""
+        for lists in (config.url_lists, config.content.lists)
+    )
+    content = replace(config.content, lists=content_lists)
+    return replace(config, sources=sources, shards=shards, content=content, url_lists=url_lists)
 
 
 def write_settings(config: CorpusConfig, corpus: Path) -> None:

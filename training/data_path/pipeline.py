@@ -7,13 +7,12 @@
 5. Tokenize the documents into shards, which `pretrain` reads.
 
 A repeated build continues an interrupted one: a finished file of a phase is kept while its input
-and the settings are the same. New input files are added, vanished ones leave the result. The result
-has the same bytes for any number of workers and interruptions, and for any order of the records and
-their division into files.
+and the settings are the same. The result has the same bytes for any number of workers and
+interruptions, any order of the records, and any division of them into files.
 
 Folders of a corpus: `work` (phase 1), `building` (phases 2 to 5, until they are complete), `result`
-(documents, log, tokenizer, shards, summary.json, report.html), `items` (index of the evaluation's
-items), `builds` (hashes of the documents in shards, for removals).
+(documents, log, tokenizer, shards, summary.json, report.html), `builds` (hashes of the documents in
+shards, for removals), `items` and `url_lists` (from `toolkit.prepare`).
 """
 
 from __future__ import annotations
@@ -27,13 +26,10 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
-from training.benchmarks.data import DATA_LOCK
 from training.cluster.parts import Workers
-from training.corpus.decontamination import build_index
 from training.corpus.document import CorpusError, Stage, Verdict
 from training.corpus.duplicates.clusters import find_duplicates_in
 from training.data.corpus import read_texts_of
-from training.data.packages import installed
 from training.data.token_shards import ShardConfig, write_shards
 from training.data_path import toolkit
 from training.data_path.clean import verdict_row
@@ -53,12 +49,11 @@ from training.data_path.removal import BUILDS, REMOVALS, remember_build, removal
 from training.data_path.report import PhaseCosts, compare_tokenizers, write_report
 from training.data_path.summary import Summary
 from training.data_path.tables import Row, TableWriter, count_rows, read_rows
-from training.evaluation_items import evaluation_items
 from training.reporting.progress import Display
 from training.runs import LOCK, Step, StepState, exclusive
 from training.tokenization.byte_pairs import train_tokenizer
 
-WORK, BUILDING, ITEMS = "work", "building", "items"
+WORK, BUILDING = "work", "building"
 BEFORE = "result.before"
 SAMPLE_FILES = 8  # of 64 MB, for a new tokenizer; about 1 KB of memory for each distinct word
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
@@ -76,15 +71,14 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
     Raises:
         CorpusError: a setting or an input is unusable.
         LoopRunningError: another build of the same folder is running.
-        DataError: the items of the benchmarks are missing and could not be installed.
+        DataError: a data package is missing and could not be installed.
     """
     _check_folder(out)
-    if config.decontaminate:
-        installed(DATA_LOCK)  # an error now, not after the first two phases
     display = costs = PhaseCosts(display)
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
-        parts = _clean(config, out, pool, display)
-        key = _key(config, out, parts)
+        data = toolkit.prepare(config, out)
+        parts = _clean(config, data, out, pool, display)
+        key = _key(config, data, out, parts)
         building, result = out / BUILDING, out / RESULT
         if _read(result / KEY) == key:
             return Summary.read(result / SUMMARY)
@@ -94,7 +88,7 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
             (building / KEY).write_text(key)
         if not (building / REPORT).exists():
             duplicates = _find_duplicates(config, building, parts, display)
-            _finish(config, building, parts, duplicates, pool, display)
+            _finish(config, data, building, parts, duplicates, pool, display)
             summary = _write_documents(config, building, parts, display)
             if (tokenizer := _tokenizer(config, building, display)) is not None:
                 _tokenize(config, tokenizer, building, display)
@@ -109,13 +103,17 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
         return Summary.read(result / SUMMARY)
 
 
-def _clean(config: CorpusConfig, out: Path, pool: Workers, display: Display) -> list[Part]:
+def _clean(
+    config: CorpusConfig, data: toolkit.Data, out: Path, pool: Workers, display: Display
+) -> list[Part]:
     """Clean the inputs that are new or changed, and apply removals to all."""
     folder = out / WORK
     folder.mkdir(exist_ok=True)
     inputs = toolkit.inputs(config)
-    settings = fingerprint([FORMAT, plain(config.cleaning)])
-    tasks = [CleanTask(config, one, folder, fingerprint([settings, one.stamp()])) for one in inputs]
+    settings = fingerprint([FORMAT, plain(config.cleaning), data.cleaning])
+    tasks = [
+        CleanTask(config, data, one, folder, fingerprint([settings, one.stamp()])) for one in inputs
+    ]
     names = {task.part.name for task in tasks}
     for path in folder.iterdir():
         if path.name.partition(".")[0] not in names:
@@ -138,6 +136,7 @@ class CleanTask:
     """An input file to clean, as sent to a worker."""
 
     config: CorpusConfig
+    data: toolkit.Data
     input: toolkit.Input
     folder: Path
     stamp: str
@@ -150,7 +149,7 @@ class CleanTask:
 
 def run_clean(task: CleanTask) -> tuple[int, int]:
     """Clean a file; return the number of records and of kept texts."""
-    steps = toolkit.clean_steps(task.config)
+    steps = toolkit.clean_steps(task.config, task.data)
     figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp, task.input.size)
     return figures.items, figures.kept
 
@@ -176,6 +175,7 @@ def _find_duplicates(
 
 def _finish(
     config: CorpusConfig,
+    data: toolkit.Data,
     building: Path,
     parts: Sequence[Part],
     duplicates: Path,
@@ -184,10 +184,7 @@ def _finish(
 ) -> None:
     folder = building / "finished"
     folder.mkdir(exist_ok=True)
-    items = None
-    if config.decontaminate:
-        items = build_index(evaluation_items(), building.parent / ITEMS, config.decontamination)
-    work = partial(run_finish, config, items, duplicates, folder)
+    work = partial(run_finish, config, data, duplicates, folder)
     tables = [part.cleaned for part in parts]
     work_parts = list(zip(tables, accumulate(map(count_rows, tables), initial=0), strict=False))
     work_parts.sort(key=lambda one: -one[0].stat().st_size)  # as in `_clean`
@@ -198,7 +195,7 @@ def _finish(
 
 def run_finish(
     config: CorpusConfig,
-    items: Path | None,
+    data: toolkit.Data,
     duplicates: Path,
     folder: Path,
     part: tuple[Path, int],
@@ -209,7 +206,7 @@ def run_finish(
         part: table of the cleaned texts, and the number of texts in the parts before it.
     """
     cleaned, first = part
-    steps = toolkit.finish_steps(config, items)
+    steps = toolkit.finish_steps(config, data)
     finish_part(cleaned, first, duplicates, steps, folder, config.seed)
 
 
@@ -312,13 +309,14 @@ def _publish(building: Path, result: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _key(config: CorpusConfig, out: Path, parts: Sequence[Part]) -> str:
+def _key(config: CorpusConfig, data: toolkit.Data, out: Path, parts: Sequence[Part]) -> str:
     """Return a hash of everything that determines phases 2 to 5."""
     tokenizer = config.shards.tokenizer
     return fingerprint(
         [
             [[part.name, part.figures()["stamp"]] for part in parts],
             plain(config.finishing),
+            "" if data.items is None else data.items.name,
             [[removal.by, removal.value] for removal in removals(out)],
             "" if tokenizer is None else hash_file(tokenizer / "tokenizer.json"),
         ]
@@ -332,7 +330,8 @@ def _check_folder(out: Path) -> None:
         CorpusError: the folder contains something else.
     """
     out.mkdir(parents=True, exist_ok=True)
-    own = {WORK, BUILDING, RESULT, BEFORE, ITEMS, BUILDS, REMOVALS, SETTINGS, LOCK}
+    own = {WORK, BUILDING, RESULT, BEFORE, BUILDS, REMOVALS, SETTINGS, LOCK}
+    own |= {toolkit.ITEMS, toolkit.URL_LISTS}
     foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
     if foreign:
         raise CorpusError(

@@ -15,6 +15,7 @@ MINIMAL = '[[sources]]\nname = "web"\nfolder = "in"\n'
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "corpus.toml").write_text(
+        'url_lists = "lists"\n'
         f'{MINIMAL}\n[shards]\ntokenizer = "models/nano"\n[content]\nlists = "words"\n'
     )
 
@@ -23,6 +24,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.sources[0].folder == tmp_path / "in"
     assert config.shards.tokenizer == tmp_path / "models" / "nano"
     assert config.content.lists == str(tmp_path / "words")
+    assert config.url_lists == str(tmp_path / "lists")
     assert config.language.keep == ("en",)
 
 

@@ -22,6 +22,7 @@ from tests.training.data_path.corpora import (
 )
 from training.artifacts.manifest import write_manifest
 from training.cluster.parts import Workers
+from training.corpus.decontamination import EvaluationItem
 from training.corpus.document import CorpusError, Stage
 from training.corpus.quality.content import ContentConfig
 from training.data.packages import DataError
@@ -32,7 +33,7 @@ from training.data.token_shards import (
     shards_hash,
     write_shards,
 )
-from training.data_path import pipeline
+from training.data_path import pipeline, toolkit
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
 from training.data_path.removal import REMOVALS, By, builds_with, models_of, record, shards_with
@@ -127,6 +128,66 @@ def test_content_filter_drops_listed_words_without_examples(
     assert summary.sizes(Stage.CONTENT)["documents"] > 0
     assert not [row for row in documents(out) if "windmill" in row["text"].lower()]
     assert not [row for row in summary.examples if row["stage"] == Stage.CONTENT]
+
+
+def test_changed_lists_and_items_are_applied(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [page(number) for number in range(4)])
+    urls, words = tmp_path / "lists" / "spam" / "urls", tmp_path / "words" / "en"
+    for file in (urls, words):
+        file.parent.mkdir(parents=True)
+        file.write_text("nothing\n")
+    items: list[EvaluationItem] = []
+    monkeypatch.setattr(toolkit, "evaluation_items", lambda: iter(items))
+    config = settings(
+        tmp_path,
+        {"name": "web", "folder": "in"},
+        url_lists="lists",
+        url_categories=["spam"],
+        content_filter=True,
+        content={"lists": "words"},
+        decontaminate=True,
+        shards={},
+    )
+
+    def found() -> list[str]:
+        build_quietly(config, out)
+        return [stages(out)[f"https://example.org/{number}"] for number in range(4)]
+
+    assert found() == [Stage.KEPT] * 4
+    items.append(EvaluationItem("task", 1, (article(1),)))
+    assert found() == [Stage.KEPT, Stage.DECONTAMINATION, Stage.KEPT, Stage.KEPT]
+    urls.write_text("example.org/2\n")
+    assert found() == [Stage.KEPT, Stage.DECONTAMINATION, Stage.URL, Stage.KEPT]
+    words.write_text(" ".join(article(3).split()[:9]) + "\n")
+    assert found() == [Stage.KEPT, Stage.DECONTAMINATION, Stage.URL, Stage.CONTENT]
+    times = write_times(out)
+    found()
+    assert write_times(out) == times
+    assert len(list((out / toolkit.ITEMS).iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "reason"),
+    [
+        ({"url_lists": "lists"}, "url_categories", "UNUSED"),
+        ({"url_lists": "lists", "url_categories": ["scam"]}, "url_categories", "UNUSED"),
+        ({"url_lists": "lists", "url_categories": ["spam", "x"]}, "url_categories", "UNKNOWN"),
+        ({"url_categories": ["spam"]}, "url_categories", "UNKNOWN"),
+        ({"url_lists": "none", "url_categories": ["spam"]}, "url_lists", "MISSING"),
+    ],
+)
+def test_wrong_lists_end_a_build_before_it_begins(
+    out: Path, tmp_path: Path, changes: dict[str, Any], field: str, reason: str
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [page(1)])
+    (tmp_path / "lists" / "spam").mkdir(parents=True)
+    (tmp_path / "lists" / "spam" / "domains").write_text("spam.example\n")
+    config = settings(tmp_path, {"name": "web", "folder": "in"}, **changes)
+    with refused(CorpusError, field=field, reason=reason):
+        build_quietly(config, out)
+    assert not (out / pipeline.WORK).exists()
 
 
 def test_documents_of_the_shards_lead_to_their_urls(config: CorpusConfig, out: Path) -> None:

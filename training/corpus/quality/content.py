@@ -46,22 +46,32 @@ class ContentConfig:
             raise CorpusError(f"{self.most} is below 0", field="content.most")
 
 
-def content_step(config: ContentConfig) -> Callable[[Document], Document | Verdict]:
-    """Return the filter. Texts in languages without a list are kept.
+def list_files(config: ContentConfig) -> dict[str, Path]:
+    """Return the file of each language.
 
     Raises:
         CorpusError: the folder has no list.
         DataError: the package with the English list could not be installed.
     """
     if not config.lists:
-        return ContentFilter({"en": WordList(_entries(installed(LOCK) / ENGLISH_LIST))}, config)
+        return {"en": installed(LOCK) / ENGLISH_LIST}
     folder = Path(config.lists)
     files = [one for one in folder.iterdir() if one.is_file()] if folder.is_dir() else []
     if not files:
-        raise CorpusError(f"{folder} has no lists", field="content.lists")
+        raise CorpusError(f"content.lists: {folder} has no lists", field="content.lists")
+    return {file.stem: file for file in sorted(files)}
+
+
+def content_step(config: ContentConfig) -> Callable[[Document], Document | Verdict]:
+    """Return the filter. Texts in languages without a list are kept.
+
+    Raises:
+        CorpusError: there is no list, or a list cannot be read.
+        DataError: the package with the English list could not be installed.
+    """
     lists = {
-        file.stem: WordList(_entries(file), bounded=file.stem not in WITHOUT_BOUNDARIES)
-        for file in files
+        language: WordList(_entries(file), bounded=language not in WITHOUT_BOUNDARIES)
+        for language, file in list_files(config).items()
     }
     return ContentFilter(lists, config)
 

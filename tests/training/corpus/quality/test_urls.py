@@ -29,13 +29,13 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> UrlLists:
     (source / "adult" / "domains").write_text(DOMAINS)
     (source / "gambling" / "domains").write_text("casino.example\n")
     (source / "gambling" / "urls").write_text("shop.example.org/poker/room\n")
-    folder = hashed_lists(source, tmp_path / "hashed").folder
+    folder = hashed_lists(source, tmp_path / "hashed")
     words = {
         "banned_words": frozenset({"filthy"}),
         "soft_banned_words": frozenset({"hot", "babe"}),
         "banned_subwords": frozenset({"sexcam"}),
     }
-    return UrlLists(folder, words)
+    return UrlLists((folder,), words)
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +89,53 @@ def test_categories_are_chosen(lists: UrlLists) -> None:
 
 
 def test_unknown_category_is_refused(lists: UrlLists) -> None:
-    with pytest.raises(CorpusError) as raised:
+    with refused(CorpusError, field="url_categories", limit="adult, gambling"):
         UrlFilter(lists, ("wepaons",))
-    assert raised.value.field == "url.categories"
+
+
+def test_lists_of_the_operator_are_added_to_those_of_the_same_category(
+    lists: UrlLists, tmp_path: Path
+) -> None:
+    (tmp_path / "source" / "adult").mkdir(parents=True)
+    (tmp_path / "source" / "adult" / "domains").write_text("Other.Example\n2001:db8::1\n#a/b\n")
+    own = hashed_lists(tmp_path / "source", tmp_path / "hashed")
+    both = UrlFilter(UrlLists((*lists.folders, own), lists.words))
+    for url in ("https://other.example/", "https://listed.co.uk/", "https://a.org/so-filthy.html"):
+        verdict = both(url)
+        assert verdict is not None
+        assert verdict.value in ("adult", "")
+
+
+def test_changed_lists_replace_the_earlier_ones(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "hashed"
+    (source / "spam").mkdir(parents=True)
+    (source / "spam" / "domains").write_text("a.example\n")
+    first = hashed_lists(source, target)
+    assert hashed_lists(source, target) == first
+    (source / "spam" / "domains").write_text("b.example\n")
+    second = hashed_lists(source, target)
+    assert list(target.iterdir()) == [second]
+    assert second != first
+
+
+@pytest.mark.parametrize(
+    "entry", ["https://a.example", "a.example/x", "a.example:80", "a b", "u@h"]
+)
+def test_entry_of_domains_that_matches_nothing_is_refused(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "spam").mkdir()
+    (tmp_path / "spam" / "domains").write_text(f"good.example\n{entry}\n")
+    with pytest.raises(CorpusError) as raised:
+        hashed_lists(tmp_path, tmp_path / "hashed")
+    assert raised.value.field == "url_lists"
+    assert "spam/domains:2" in raised.value.text
+    assert entry not in raised.value.text
 
 
 def test_folder_without_lists_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError) as raised:
+    with refused(CorpusError, field="url_lists", reason="EMPTY"):
         hashed_lists(tmp_path, tmp_path / "hashed")
-    assert raised.value.field == "url.lists"
+    with refused(CorpusError, field="url_lists", reason="MISSING"):
+        hashed_lists(tmp_path / "none", tmp_path / "hashed")
 
 
 def test_hashes_find_exactly_their_entries(tmp_path: Path) -> None:
