@@ -84,6 +84,8 @@ def feedback_faults() -> tuple[str, ...]:
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
 CANDIDATES = "tests/journeys/test_candidates.py"
+SMALL = "tests/journeys/test_small_candidate.py"
+SMALL_SYCOPHANCY = "tests/training/recipes/test_small_sycophancy.py"
 AGAINST_DATATROVE = tuple(
     f"tests/training/corpus/{name}/test_against_datatrove.py" for name in ("duplicates", "quality")
 )
@@ -108,7 +110,7 @@ SLICES: dict[str, Slice] = {
         "learning on three seeds, several processes, Ray, kills in every stage",
         pytest=(
             *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup", "tests/training"),
-            *(f"--ignore={name}" for name in AGAINST_DATATROVE),
+            *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY)),
         ),
     ),
     "datatrove": Slice(
@@ -122,6 +124,7 @@ SLICES: dict[str, Slice] = {
             "long and not cluster",
             *ONE_BY_ONE,
             f"--ignore={CANDIDATES}",
+            f"--ignore={SMALL}",
             f"--ignore={LIFE}",
             f"--ignore={VLLM}",
             "tests/journeys",
@@ -138,6 +141,10 @@ SLICES: dict[str, Slice] = {
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",
         pytest=("-m", "long", *ONE_BY_ONE, CANDIDATES),
+    ),
+    "small": Slice(
+        "candidates of the small model in its gate: rows with data, sycophancy refused",
+        pytest=("-m", "long", *ONE_BY_ONE, SMALL, SMALL_SYCOPHANCY),
     ),
     "life": Slice(
         "the whole life of a small language model, from a crawl to chats",

@@ -1,7 +1,7 @@
-"""Variants of recipe nano, a candidate for each verdict.
+"""Variants of the recipes nano and small.
 
 As a program, `candidate_recipes.py VARIANT COMMAND …`, the command of training with a variant in
-place of nano. Gate and canary are those of nano in all variants.
+place of its recipe. Gate and canary are those of the recipe in all variants.
 """
 
 import sys
@@ -13,6 +13,7 @@ from training.__main__ import main
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.recipes.small import small
 from training.rl.advantages import KlConfig
 
 
@@ -42,13 +43,20 @@ def reward_hacked(plan: Plan) -> LoopConfig:
     return replace(config, ppo=ppo)
 
 
-VARIANTS: Mapping[str, Recipe] = {
-    "good": nano,
-    "equal": equal,
-    "reward-hacked": reward_hacked,
-    "sycophantic": nano,
+def short(plan: Plan) -> LoopConfig:
+    """Return small with a third of its updates."""
+    config = small(plan)
+    return replace(config, ppo=replace(config.ppo, updates=20))
+
+
+VARIANTS: Mapping[str, tuple[str, Recipe]] = {
+    "good": ("nano", nano),
+    "equal": ("nano", equal),
+    "reward-hacked": ("nano", reward_hacked),
+    "sycophantic": ("nano", nano),
+    "short": ("small", short),
 }
 
 if __name__ == "__main__":
-    commands.RECIPES = {"nano": VARIANTS[sys.argv[1]]}
+    commands.RECIPES = dict([VARIANTS[sys.argv[1]]])
     sys.exit(main(sys.argv[2:]))
