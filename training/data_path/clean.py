@@ -42,9 +42,10 @@ class Steps:
 
 @dataclass
 class PartFigures:
-    """Figures of a part; they vary with the machine and are no part of the result.
+    """Record of a cleaned part. Times and memory vary with the machine and leave the result as is.
 
     Attributes:
+        stamp: identifies the input and the settings; "" until all files of the part are written.
         seconds: processor time by stage.
         largest_bytes: highest resident memory of the process, without that of the extraction.
         items: number of records.
@@ -52,6 +53,7 @@ class PartFigures:
         read_bytes: size of the input file.
     """
 
+    stamp: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     largest_bytes: int = 0
     items: int = 0
@@ -67,10 +69,10 @@ class PartFigures:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + clock() - began
 
-    def write(self, path: Path, stamp: str) -> None:
-        """Write the figures with a stamp of the input; the file marks the part as finished."""
+    def write(self, path: Path) -> None:
+        """Write the record, which marks the part as cleaned."""
         self.largest_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
-        write_json(path, {"stamp": stamp, **asdict(self)})
+        write_json(path, asdict(self))
 
 
 class Examples:

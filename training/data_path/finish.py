@@ -37,6 +37,19 @@ class FinishSteps:
     redact: Redact
 
 
+@dataclass(frozen=True)
+class FinishFigures:
+    """Record of a finished part.
+
+    Attributes:
+        redacted: number of placeholders by kind.
+        text_bytes: size of the finished texts.
+    """
+
+    redacted: dict[str, int]
+    text_bytes: int
+
+
 def origin_of(row: Mapping[str, Any]) -> Origin:
     """Return the origin of a row of a table."""
     return Origin(**{name: row[name] for name in ORIGIN_NAMES})
@@ -60,17 +73,17 @@ def finish(
     folder: Path,
     name: str,
     seed: int,
-) -> None:
+) -> FinishFigures:
     """Write the finished texts of a part as runs sorted by `order`, and the verdicts of others.
 
     Args:
         rows: rows of the part's table of cleaned texts.
         dropped: verdicts on duplicates by number of the row, from 0.
         folder: receives NAME-RUN.parquet, NAME.verdicts.parquet, NAME.examples.json and, last,
-            NAME.json with the number of placeholders by kind.
+            NAME.json with the record, which is returned.
     """
     redacted: Counter[str] = Counter()
-    shown, run, size, runs = Examples(), list[Row](), 0, 0
+    shown, run, size, runs, text_bytes = Examples(), list[Row](), 0, 0, 0
     with TableWriter(folder / f"{name}.verdicts.parquet", VERDICTS) as verdicts:
         for number, document in enumerate(map(document_of, rows)):
             judged = dropped.get(number) or steps.decontaminate(document)
@@ -89,12 +102,15 @@ def finish(
                 }
             )
             size += len(text)
+            text_bytes += len(text.encode())
             if size >= RUN_BYTES:
                 _write_run(run, folder / f"{name}-{runs:05}.parquet")
                 run, size, runs = [], 0, runs + 1
         _write_run(run, folder / f"{name}-{runs:05}.parquet")
     write_json(folder / f"{name}.examples.json", shown.rows())
-    write_json(folder / f"{name}.json", {"redacted": redacted, "runs": runs + 1})
+    figures = FinishFigures(dict(redacted), text_bytes)
+    write_json(folder / f"{name}.json", asdict(figures))
+    return figures
 
 
 def runs_of(folder: Path) -> Iterator[Path]:

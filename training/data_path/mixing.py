@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
-
-import pyarrow.parquet as pq
 
 from training.corpus.document import CorpusError
 from training.data_path.tables import DOCUMENTS, Row, TableWriter, read_rows
@@ -59,17 +56,6 @@ def stays(identifier: str, share: float, seed: int) -> bool:
         return True
     digest = hashlib.sha256(f"mixing {seed} {identifier}".encode()).digest()[:HASH_BYTES]
     return int.from_bytes(digest, "big") / 2.0 ** (8 * HASH_BYTES) < share
-
-
-def sizes_by_source(runs: Sequence[Path]) -> Counter[str]:
-    """Return the bytes of text by source."""
-    sizes: Counter[str] = Counter()
-    for run in runs:
-        with pq.ParquetFile(run) as file:
-            for batch in file.iter_batches(columns=["source", "text"]):
-                for source, text in zip(batch["source"], batch["text"], strict=True):
-                    sizes[source.as_py()] += len(text.as_buffer())
-    return sizes
 
 
 def merged(runs: Sequence[Path], scratch: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from training.corpus.document import Item, Origin, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path.clean import PartFigures, Steps, clean, verdict_row
-from training.data_path.finish import FinishSteps, document_of, finish, origin_of
+from training.data_path.finish import FinishFigures, FinishSteps, document_of, finish, origin_of
 from training.data_path.removal import Removal, removed_by
 from training.data_path.tables import (
     CLEANED,
@@ -81,13 +80,11 @@ class Part:
     def record(self) -> Path:
         return self.path("json")
 
-    def figures(self) -> dict[str, Any]:
-        """Return the recorded figures, {} for an unfinished part."""
-        try:
-            found: dict[str, Any] = json.loads(self.record.read_text())
-        except FileNotFoundError:
-            return {}
-        return found
+    def figures(self) -> PartFigures:
+        """Return the record; without a stamp for an unfinished part."""
+        if not self.record.exists():
+            return PartFigures()
+        return PartFigures(**json.loads(self.record.read_text()))
 
     def delete(self) -> None:
         """Delete all files of the part, the record first."""
@@ -109,8 +106,8 @@ def clean_part(
     figures = clean(items, steps, part.cleaned, part.verdicts, part.examples)
     with figures.timed(Stage.NEAR_DUPLICATE):
         _write_signatures(part)
-    figures.read_bytes = read_bytes
-    figures.write(part.record, stamp)
+    figures.read_bytes, figures.stamp = read_bytes, stamp
+    figures.write(part.record)
     return figures
 
 
@@ -174,23 +171,24 @@ def _forget_examples(part: Part, found: list[Removal]) -> None:
 
 def finish_part(
     cleaned: Path, first: int, duplicates: Path, steps: FinishSteps, folder: Path, seed: int
-) -> None:
-    """Finish the texts of a part; a finished part is left as it is.
+) -> FinishFigures:
+    """Finish the texts of a part and return its record; a finished part is left as it is.
 
     Args:
         first: place of the first text among the texts of all parts.
         duplicates: table of the duplicates of all parts.
     """
     name = cleaned.name.removesuffix(".parquet")
-    if (folder / f"{name}.json").exists():
-        return
+    record = folder / f"{name}.json"
+    if record.exists():
+        return FinishFigures(**json.loads(record.read_text()))
     end = first + count_rows(cleaned)
     own = pq.read_table(duplicates, filters=[("number", ">=", first), ("number", "<", end)])
     dropped = {
         row["number"] - first: Verdict(Stage(row["stage"]), "duplicate", row["kept"])
         for row in own.to_pylist()
     }
-    finish(read_rows(cleaned), dropped, steps, folder, name, seed)
+    return finish(read_rows(cleaned), dropped, steps, folder, name, seed)
 
 
 def fingerprint(value: object) -> str:

@@ -17,9 +17,9 @@ shards, for removals), `items` and `url_lists` (from `toolkit.prepare`).
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
@@ -32,11 +32,11 @@ from training.corpus.duplicates.clusters import find_duplicates_in
 from training.data.corpus import read_texts_of
 from training.data.token_shards import ShardConfig, write_shards
 from training.data_path import toolkit
-from training.data_path.clean import verdict_row
+from training.data_path.clean import PartFigures, verdict_row
 from training.data_path.config import SETTINGS, CorpusConfig
-from training.data_path.finish import document_of, runs_of
+from training.data_path.finish import FinishFigures, document_of, runs_of
 from training.data_path.log import LOG, RESULT, LogWriter
-from training.data_path.mixing import DocumentFiles, merged, shares, sizes_by_source, stays
+from training.data_path.mixing import DocumentFiles, merged, shares, stays
 from training.data_path.phases import (
     DUPLICATES,
     Part,
@@ -53,7 +53,7 @@ from training.reporting.progress import Display
 from training.runs import LOCK, Step, StepState, exclusive
 from training.tokenization.byte_pairs import train_tokenizer
 
-WORK, BUILDING = "work", "building"
+WORK, BUILDING, FINISHED = "work", "building", "finished"
 BEFORE = "result.before"
 SAMPLE_FILES = 8  # of 64 MB, for a new tokenizer; about 1 KB of memory for each distinct word
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
@@ -88,8 +88,8 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
             (building / KEY).write_text(key)
         if not (building / REPORT).exists():
             duplicates = _find_duplicates(config, building, parts, display)
-            _finish(config, data, building, parts, duplicates, pool, display)
-            summary = _write_documents(config, building, parts, display)
+            finished = _finish(config, data, building, parts, duplicates, pool, display)
+            summary = _write_documents(config, building, parts, finished, display)
             if (tokenizer := _tokenizer(config, building, display)) is not None:
                 _tokenize(config, tokenizer, building, display)
                 remember_build(out, building / SHARDS)
@@ -97,16 +97,17 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
                 compared = compare_tokenizers(
                     building / DOCUMENTS, tokenizer, lambda phrase: progress.show(0.0, phrase)
                 )
-            figures = [part.figures() for part in parts]
-            write_report(building / REPORT, out.name, summary, figures, compared, costs.phases)
+            write_report(
+                building / REPORT, out.name, summary, parts.values(), compared, costs.phases
+            )
         _publish(building, result)
         return Summary.read(result / SUMMARY)
 
 
 def _clean(
     config: CorpusConfig, data: toolkit.Data, out: Path, pool: Workers, display: Display
-) -> list[Part]:
-    """Clean the inputs that are new or changed, and apply removals to all."""
+) -> dict[Part, PartFigures]:
+    """Clean the inputs that are new or changed, and apply removals to all; return all parts."""
     folder = out / WORK
     folder.mkdir(exist_ok=True)
     inputs = toolkit.inputs(config)
@@ -118,17 +119,18 @@ def _clean(
     for path in folder.iterdir():
         if path.name.partition(".")[0] not in names:
             path.unlink()
-    left = [task for task in tasks if task.part.figures().get("stamp") != task.stamp]
+    figures = {task.part: task.part.figures() for task in tasks}
+    left = [task for task in tasks if figures[task.part].stamp != task.stamp]
     # The largest first; otherwise one worker could end with a large file while others wait.
     left.sort(key=lambda task: -task.input.size)
     with _Progress(display, "clean", len(tasks), len(tasks) - len(left)) as progress:
-        for task, (items, kept) in pool.each(run_clean, left):
-            progress.move(1, f"{task.input.name}: {kept:,} of {items:,} kept")
-    parts = sorted((task.part for task in tasks), key=lambda part: (part.source, part.file))
+        for task, one in pool.each(run_clean, left):
+            figures[task.part] = one
+            progress.move(1, f"{task.input.name}: {one.kept:,} of {one.items:,} kept")
     found = removals(out)
-    for part in parts:
+    for part in figures:
         apply_removals(part, found)
-    return parts
+    return figures
 
 
 @dataclass(frozen=True)
@@ -147,15 +149,14 @@ class CleanTask:
         return Part(self.folder, self.input.source.name, self.input.name)
 
 
-def run_clean(task: CleanTask) -> tuple[int, int]:
-    """Clean a file; return the number of records and of kept texts."""
+def run_clean(task: CleanTask) -> PartFigures:
+    """Clean a file, in a worker."""
     steps = toolkit.clean_steps(task.config, task.data)
-    figures = clean_part(task.part, toolkit.read(task.input), steps, task.stamp, task.input.size)
-    return figures.items, figures.kept
+    return clean_part(task.part, toolkit.read(task.input), steps, task.stamp, task.input.size)
 
 
 def _find_duplicates(
-    config: CorpusConfig, building: Path, parts: Sequence[Part], display: Display
+    config: CorpusConfig, building: Path, parts: Iterable[Part], display: Display
 ) -> Path:
     path = building / "duplicates.parquet"
     if path.exists():
@@ -177,20 +178,24 @@ def _finish(
     config: CorpusConfig,
     data: toolkit.Data,
     building: Path,
-    parts: Sequence[Part],
+    parts: Collection[Part],
     duplicates: Path,
     pool: Workers,
     display: Display,
-) -> None:
-    folder = building / "finished"
+) -> dict[Path, FinishFigures]:
+    """Finish all parts; return their records by table of the cleaned texts."""
+    folder = building / FINISHED
     folder.mkdir(exist_ok=True)
     work = partial(run_finish, config, data, duplicates, folder)
     tables = [part.cleaned for part in parts]
     work_parts = list(zip(tables, accumulate(map(count_rows, tables), initial=0), strict=False))
     work_parts.sort(key=lambda one: -one[0].stat().st_size)  # as in `_clean`
+    figures = {}
     with _Progress(display, "finish", len(parts)) as progress:
-        for _ in pool.each(work, work_parts):
+        for (cleaned, _), one in pool.each(work, work_parts):
+            figures[cleaned] = one
             progress.move(1, "")
+    return figures
 
 
 def run_finish(
@@ -199,7 +204,7 @@ def run_finish(
     duplicates: Path,
     folder: Path,
     part: tuple[Path, int],
-) -> None:
+) -> FinishFigures:
     """Finish the texts of a part, in a worker.
 
     Args:
@@ -207,11 +212,15 @@ def run_finish(
     """
     cleaned, first = part
     steps = toolkit.finish_steps(config, data)
-    finish_part(cleaned, first, duplicates, steps, folder, config.seed)
+    return finish_part(cleaned, first, duplicates, steps, folder, config.seed)
 
 
 def _write_documents(
-    config: CorpusConfig, building: Path, parts: Sequence[Part], display: Display
+    config: CorpusConfig,
+    building: Path,
+    parts: Mapping[Part, PartFigures],
+    finished: Mapping[Path, FinishFigures],
+    display: Display,
 ) -> Summary:
     """Write documents and log; repeated as a whole after an interruption."""
     path = building / SUMMARY
@@ -220,11 +229,13 @@ def _write_documents(
     folder, log_folder, scratch = (building / name for name in (DOCUMENTS, LOG, "scratch"))
     for leftover in (folder, log_folder, scratch):
         shutil.rmtree(leftover, ignore_errors=True)
-    finished = building / "finished"
-    runs = list(runs_of(finished))
-    kept = shares(sizes_by_source(runs), {one.name: one.weight for one in config.sources})
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        sizes[part.source] += finished[part.cleaned].text_bytes
+    kept = shares(sizes, {one.name: one.weight for one in config.sources})
+    runs = list(runs_of(building / FINISHED))
     tables = (path for part in parts for path in (part.verdicts, part.removed) if path.exists())
-    verdicts = [*tables, *sorted(finished.glob("*.verdicts.parquet"))]
+    verdicts = [*tables, *sorted((building / FINISHED).glob("*.verdicts.parquet"))]
     total = sum(map(count_rows, (*verdicts, *runs)))
     summary = Summary()
     with (
@@ -249,15 +260,13 @@ def _write_documents(
                 verdict = Verdict(Stage.MIXING, "weight of the source", f"share {share:.4g}")
             note(verdict_row(document_of(row), verdict))
     shutil.rmtree(scratch, ignore_errors=True)
-    recorded = [
-        json.loads(file.read_text())
-        for file in sorted(finished.glob("*.json"))
-        if not file.name.endswith(".examples.json")
-    ]
     summary.complete(
-        items=sum(part.figures()["items"] for part in parts),
-        redacted=[one["redacted"] for one in recorded],
-        examples=[*(part.examples for part in parts), *sorted(finished.glob("*.examples.json"))],
+        items=sum(one.items for one in parts.values()),
+        redacted=[one.redacted for one in finished.values()],
+        examples=[
+            *(part.examples for part in parts),
+            *(building / FINISHED).glob("*.examples.json"),
+        ],
     )
     summary.write(path)
     return summary
@@ -299,7 +308,7 @@ def _tokenize(config: CorpusConfig, tokenizer: Path, building: Path, display: Di
 
 def _publish(building: Path, result: Path) -> None:
     """Put the complete folder in the place of the result before."""
-    shutil.rmtree(building / "finished", ignore_errors=True)
+    shutil.rmtree(building / FINISHED, ignore_errors=True)
     (building / "duplicates.parquet").unlink(missing_ok=True)
     before = result.with_name(BEFORE)
     shutil.rmtree(before, ignore_errors=True)
@@ -309,12 +318,14 @@ def _publish(building: Path, result: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _key(config: CorpusConfig, data: toolkit.Data, out: Path, parts: Sequence[Part]) -> str:
+def _key(
+    config: CorpusConfig, data: toolkit.Data, out: Path, parts: Mapping[Part, PartFigures]
+) -> str:
     """Return a hash of everything that determines phases 2 to 5."""
     tokenizer = config.shards.tokenizer
     return fingerprint(
         [
-            [[part.name, part.figures()["stamp"]] for part in parts],
+            [[part.name, figures.stamp] for part, figures in parts.items()],
             plain(config.finishing),
             "" if data.items is None else data.items.name,
             [[removal.by, removal.value] for removal in removals(out)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from training.corpus.block_sample import take_sample
 from training.corpus.document import Document, Stage
 from training.corpus.tokenizers import HELD_OUT_SHARE, LEARNED_UNITS, Comparison, compare
-from training.data_path.clean import KIBIBYTE
+from training.data_path.clean import KIBIBYTE, PartFigures
 from training.data_path.finish import document_of
 from training.data_path.summary import Summary
 from training.data_path.tables import read_rows
@@ -90,7 +90,7 @@ def write_report(
     path: Path,
     name: str,
     summary: Summary,
-    parts: Sequence[Mapping[str, Any]],
+    parts: Collection[PartFigures],
     compared: Comparison,
     phases: Sequence[PhaseCost],
 ) -> Path:
@@ -98,7 +98,7 @@ def write_report(
 
     Args:
         name: name of the corpus.
-        parts: figures of the input files, from `Part.figures`.
+        parts: records of the input files.
         compared: figures of tokenizers.
         phases: costs of the phases.
     """
@@ -177,14 +177,14 @@ def _shares(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int, float]]:
     return [(name, count, count / largest) for name, count in counts]
 
 
-def _cost(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cost(parts: Collection[PartFigures]) -> dict[str, Any]:
     """Return processor time by stage, and the rate and memory of the first phase."""
     seconds: dict[str, float] = {}
     for part in parts:
-        for stage, value in part["seconds"].items():
+        for stage, value in part.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
     total = sum(seconds.values())
-    items, read = (sum(part[name] for part in parts) for name in ("items", "read_bytes"))
+    items, read = sum(part.items for part in parts), sum(part.read_bytes for part in parts)
     return {
         "stages": [
             Bar(
@@ -198,7 +198,7 @@ def _cost(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ],
         "records_per_second": items / total if total else 0.0,
         "bytes_per_second": read / total if total else 0.0,
-        "largest_bytes": max((part["largest_bytes"] for part in parts), default=0),
+        "largest_bytes": max((part.largest_bytes for part in parts), default=0),
     }
 
 

@@ -11,7 +11,7 @@ from tests.support.errors import refused
 from training.corpus.document import CorpusError
 from training.data_path import mixing
 from training.data_path.finish import order_of
-from training.data_path.mixing import DocumentFiles, merged, shares, sizes_by_source, stays
+from training.data_path.mixing import DocumentFiles, merged, shares, stays
 from training.data_path.tables import DOCUMENTS, GROUP_BYTES, TableWriter, read_rows
 
 
@@ -82,15 +82,6 @@ def test_runs_are_merged_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = [one["order"] for one in merged(runs, tmp_path / "scratch")]
 
     assert found == sorted(one["order"] for one in rows)
-
-
-def test_sizes_are_bytes(tmp_path: Path) -> None:
-    runs = [
-        write(tmp_path / "1.parquet", [row(1, "a", "é"), row(2, "b", "xy")]),
-        write(tmp_path / "2.parquet", [row(3, "a", "z")]),
-    ]
-
-    assert sizes_by_source(runs) == {"a": 3, "b": 2}
 
 
 def test_documents_are_divided_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

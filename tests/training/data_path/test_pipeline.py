@@ -285,6 +285,37 @@ def test_removal_by_licence_leaves_the_same_record_of_another_licence(
         assert build_quietly(config, out).kept == kept
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_weights_are_compared_with_the_bytes_of_distinct_texts(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_interrupted: bool
+) -> None:
+    small = [page(number) | {"text": article(number) + " Ü" * 9} for number in range(5)]
+    large = [page(number) for number in range(10, 30)]
+    write_table(tmp_path / "in" / "small" / "a.jsonl", small)
+    write_table(tmp_path / "in" / "large" / "a.jsonl", large)
+    write_table(tmp_path / "in" / "large" / "b.jsonl", large)
+    sources = ({"name": name, "folder": f"in/{name}", "weight": 1} for name in ("small", "large"))
+    config = settings(tmp_path, *sources, shards={})
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if is_interrupted:  # the records of the finished parts are read from their files
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pipeline, "LogWriter", interrupted)
+            build_quietly(config, out)
+
+    build_quietly(config, out)
+
+    found = list(entries(out / "result" / "log"))
+    sizes = Counter[str]()
+    for entry in found:
+        if entry.stage in (Stage.KEPT, Stage.MIXING):
+            sizes[entry.source] += entry.size
+    share = sizes["small"] / sizes["large"]
+    assert {entry.value for entry in found if entry.stage == Stage.MIXING} == {f"share {share:.4g}"}
+
+
 def write_times(out: Path) -> dict[Path, int]:
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "lock"]
     return {path: path.stat().st_mtime_ns for path in files}
@@ -458,7 +489,7 @@ def test_exception_in_a_step_loses_no_finished_part(
     real = pipeline.run_clean
     cleaned: list[str] = []
 
-    def failing(task: Any) -> tuple[int, int]:
+    def failing(task: Any) -> Any:
         if task.input.name == "b.jsonl":
             raise OSError("disk")
         cleaned.append(task.input.name)
@@ -469,7 +500,7 @@ def test_exception_in_a_step_loses_no_finished_part(
         with pytest.raises(OSError, match="disk"):
             build_quietly(config, out)
 
-    def counting(task: Any) -> tuple[int, int]:
+    def counting(task: Any) -> Any:
         cleaned.append(task.input.name)
         return real(task)
 
@@ -485,13 +516,13 @@ def test_largest_file_is_first(
     begun: list[str] = []
     real_clean, real_finish = pipeline.run_clean, pipeline.run_finish
 
-    def clean(task: Any) -> tuple[int, int]:
+    def clean(task: Any) -> Any:
         begun.append(task.input.name)
         return real_clean(task)
 
-    def finish(*arguments: Any) -> None:
+    def finish(*arguments: Any) -> Any:
         begun.append(str(arguments[-1][0].stat().st_size))
-        real_finish(*arguments)
+        return real_finish(*arguments)
 
     monkeypatch.setattr(pipeline, "run_clean", clean)
     monkeypatch.setattr(pipeline, "run_finish", finish)
