@@ -16,7 +16,8 @@ from tests.services.gateway.fakes import Backends, backends
 from tests.services.gateway.gateway_under_test import text_of
 
 STREAMS_A_CHANNEL = 200
-SECONDS = 240.0
+# Only a limit: a busy machine takes several times as long as the 80 seconds of an idle one.
+SECONDS = 900.0
 
 
 def resident_kib(process: GatewayProcess) -> int:
@@ -91,7 +92,7 @@ class Crowd:
         pytest.param(10_000, 200, id="ramp to 10000", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 async def test_f39_thousands_of_streams_are_all_served(
     tmp_path: Path, streams: int, a_second: float, record_property: Any
 ) -> None:
@@ -100,7 +101,7 @@ async def test_f39_thousands_of_streams_are_all_served(
     most = 5 * streams
     doors = {"max_concurrent_rpcs": most, "sure_concurrent_rpcs": most}
     turns = {"max_turns": most, "sure_turns": most, "max_turns_per_user": 0}
-    waits = ("guard", "session", "enhancer", "finish", "first_text", "idle")
+    waits = ("turn", "guard", "session", "enhancer", "finish", "first_text", "idle")
     settings = doors | turns | {f"{wait}_seconds": SECONDS for wait in waits}
     async with (
         backends(**doors) as (fakes, target),

@@ -34,6 +34,7 @@ SEND = "/thumbwheel.chat.v1.ChatService/SendMessage"
 REFUSED = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
 MIB = 1 << 20
 TURNS = 10_000
+COMPARED = 100  # last turns
 
 
 def message(text: bytes) -> bytes:
@@ -183,16 +184,23 @@ async def test_f43_turn_ten_thousand_of_a_conversation_works_like_the_tenth(
     postgres_home: Home, record_property: Any
 ) -> None:
     async with session_service(postgres_home) as stub:
-        conversation_id, seconds = "", []
+        conversation_id, short_id = "", ""
+        last_seconds, first_seconds = [], []
         for number in range(TURNS):
             began = time.monotonic()
             turn = await talk(stub, f"question {number}", "an answer", conversation_id)
-            seconds.append(time.monotonic() - began)
+            last_seconds.append(time.monotonic() - began)
             conversation_id = turn.conversation_id
+            if number >= TURNS - COMPARED:
+                # A new conversation at the same time: the machine may be busier than before.
+                began = time.monotonic()
+                other = await talk(stub, f"question {number}", "an answer", short_id)
+                first_seconds.append(time.monotonic() - began)
+                short_id = other.conversation_id
         assert turn.context[-1].text == f"question {TURNS - 1}"
         found = await read_messages(stub, conversation_id)
         assert [message.text for message in found[::2]] == [f"question {n}" for n in range(TURNS)]
-    first, last = statistics.median(seconds[10:110]), statistics.median(seconds[-100:])
+    first, last = statistics.median(first_seconds), statistics.median(last_seconds[-COMPARED:])
     record_property("fired", TURNS)
     record_property("turn_p50_ms_at_the_beginning", round(first * 1000, 1))
     record_property("turn_p50_ms_at_the_end", round(last * 1000, 1))
