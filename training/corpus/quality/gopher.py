@@ -14,6 +14,7 @@ import numpy as np
 
 from training.corpus.document import Document, Stage, Verdict
 from training.corpus.quality import ngrams
+from training.corpus.quality.punctuation import SYMBOLS
 from training.corpus.quality.words import Tokenizer, Words
 
 
@@ -60,6 +61,9 @@ class QualityLimits:
 
 # Appendix A1.1, for each language.
 MIN_WORDS, MAX_WORDS = 50, 100_000
+# Characters of a text above which `drop_long_texts` looks at it. The words of a text may need 150
+# bytes for each character, if all differ.
+LONG_TEXT = 4_000_000
 MAX_SYMBOLS_PER_WORD = 0.1
 MAX_BULLET_LINES = 0.9
 MAX_ELLIPSIS_LINES = 0.3
@@ -161,6 +165,22 @@ class Quality:
         if found < MIN_STOP_WORDS:
             return _verdict("gopher stop words", found, least=MIN_STOP_WORDS)
         return document
+
+
+def drop_long_texts(document: Document) -> Document | Verdict:
+    """Drop texts that certainly have more words than `Quality` allows, without splitting them.
+
+    `Quality` would drop them as well, if no rule for repetition did before, but only after all
+    words are in memory.
+    """
+    text = document.text
+    if len(text) <= LONG_TEXT:
+        return document
+    # A chunk between white space has a word at least; few words consist of two chunks.
+    least_words = sum(not SYMBOLS.issuperset(chunk) for chunk in text.split()) // 2
+    if least_words > MAX_WORDS:
+        return _verdict("gopher many words", least_words, most=MAX_WORDS)
+    return document
 
 
 def _unusual_words(words: Words, limits: QualityLimits) -> Verdict | None:

@@ -84,7 +84,7 @@ class QualityRules:
         return document
 
     def _rules_of(self, language: str) -> list[Step]:
-        groups = dict.fromkeys(self._config.groups)
+        groups = set(self._config.groups)
         if language == "en":
             english = self._tokenizers["en"] = Tokenizer("en")
             rules: dict[str, Step] = {
@@ -98,7 +98,8 @@ class QualityRules:
             rules = _fineweb2_rules(tokenizer, fineweb2_limits()[language])
         else:
             rules = {REPETITION: gopher.Repetition(None), FINEWEB: fineweb.Lines(None)}
-        return [rule for name, rule in rules.items() if name in groups]
+        chosen = [rule for name, rule in rules.items() if name in groups]
+        return [gopher.drop_long_texts, *chosen] if QUALITY in groups & rules.keys() else chosen
 
 
 @cache

@@ -266,3 +266,31 @@ def test_full_tables_are_emptied_and_change_no_verdict(
     many = [" ".join(f"w{n}x{place}" for place in range(900)) for n in range(2)]
     for text in (*texts, *many, *texts):
         assert small(document(text)) == all_rules(document(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("the same line again\n" * 60, "gopher many words"),
+        ("the same line again\n" * 40, "gopher duplicate lines"),
+        ("- - - -\n" * 200, "gopher duplicate lines"),
+    ],
+    ids=["many words", "perhaps few words", "symbols"],
+)
+def test_long_texts_of_many_words_are_dropped_first(
+    document: Make, monkeypatch: pytest.MonkeyPatch, text: str, rule: str
+) -> None:
+    monkeypatch.setattr(gopher, "LONG_TEXT", 500)
+    monkeypatch.setattr(gopher, "MAX_WORDS", 100)
+    verdict = QualityRules(QualityConfig())(document(text))
+    assert isinstance(verdict, Verdict)
+    assert verdict.rule == rule
+
+
+def test_long_texts_stay_without_the_rule_on_words(
+    document: Make, prose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gopher, "LONG_TEXT", 10)
+    monkeypatch.setattr(gopher, "MAX_WORDS", 3)
+    rules = QualityRules(QualityConfig(groups=("fineweb",)))
+    assert isinstance(rules(document(prose)), Document)
