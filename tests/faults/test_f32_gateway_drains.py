@@ -29,8 +29,9 @@ async def test_draining_gateway_hands_its_readers_over(
     tmp_path: Path, valkey: ValkeyServer, streams: int, record_property: Any
 ) -> None:
     # The test is about the end, not about admission. With paused answers a sudden crowd would never
-    # be admitted completely.
+    # be admitted completely. One process of fakes stands in for five services.
     doors = {"sure_turns": streams, "sure_concurrent_rpcs": 4 * streams}
+    waits = {f"{name}_seconds": 60 for name in ("guard", "session", "enhancer", "idle")}
     settings = valkey_settings(
         valkey.database(),
         max_turns_per_user=0,
@@ -38,6 +39,7 @@ async def test_draining_gateway_hands_its_readers_over(
         drain_seconds=20,
         http_drain_seconds=30,
         **doors,
+        **waits,
     )
     async with (
         backends(sure_concurrent_rpcs=4 * streams) as (fakes, target),

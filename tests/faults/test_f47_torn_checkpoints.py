@@ -96,7 +96,7 @@ def test_f47_pickle_is_rejected_by_training_and_predictor(tmp_path: Path, name: 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_800)
 def test_f47_killed_writer_leaves_a_complete_checkpoint(
     tmp_path: Path, record_property: Any
 ) -> None:
