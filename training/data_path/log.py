@@ -149,10 +149,10 @@ def _sort(path: Path) -> Iterator[str]:
             id = row["id"]
             number = number + 1 if id == before else 0
             before = id
-            own = hashlib.sha256(f"{id} {number}".encode()).hexdigest()[:ID_DIGITS]
-            row = {**row, "id": own} if number else row
-            table.add(row)
-            yield row["id"]
+            if number:
+                id = hashlib.sha256(f"{id} {number}".encode()).hexdigest()[:ID_DIGITS]
+            table.add({**row, "id": id})
+            yield id
     for run_file in files:
         run_file.unlink()
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from training.corpus.document import CorpusError
 from training.data_path.tables import DOCUMENTS, Row, TableWriter, read_rows
 
 FILE_BYTES = 64 << 20  # characters of text in a file of the result
@@ -25,19 +24,8 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float | None]) -> dic
 
     Args:
         sizes: bytes by source.
-        weights: weight by source; None keeps a source whole.
-
-    Raises:
-        CorpusError: a weight is not above 0.
+        weights: weight by source, above 0; None keeps a source whole.
     """
-    for name, weight in weights.items():
-        if weight is not None and not weight > 0:
-            raise CorpusError(
-                f"sources.{name}.weight: {weight} is not above 0",
-                field=f"sources.{name}.weight",
-                reason="OUT_OF_RANGE",
-                limit="above 0",
-            )
     weighted = {
         name: weight for name, weight in weights.items() if weight is not None and sizes.get(name)
     }

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpus.document import Item, Origin, Stage, Verdict
+from training.corpus.document import Origin, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
-from training.data_path.clean import PartFigures, Steps, clean, verdict_row
-from training.data_path.finish import FinishFigures, FinishSteps, document_of, finish, origin_of
+from training.data_path import toolkit
+from training.data_path.clean import PartFigures, clean, verdict_row
+from training.data_path.config import CorpusConfig
+from training.data_path.finish import FinishFigures, document_of, finish, origin_of
 from training.data_path.removal import Removal, removed_by
 from training.data_path.tables import (
     CLEANED,
@@ -92,21 +94,31 @@ class Part:
             path.unlink(missing_ok=True)
 
 
-def clean_part(
-    part: Part, items: Iterator[Item], steps: Steps, stamp: str, read_bytes: int
-) -> PartFigures:
-    """Clean the input of a part.
+@dataclass(frozen=True)
+class CleanTask:
+    """An input file to clean, as sent to a worker."""
 
-    Args:
-        items: items of the input.
-        stamp: identifies the input and the settings.
-        read_bytes: size of the input.
-    """
+    config: CorpusConfig
+    data: toolkit.Data
+    input: toolkit.Input
+    folder: Path
+    stamp: str
+
+    @property
+    def part(self) -> Part:
+        """Return the files of the result."""
+        return Part(self.folder, self.input.source.name, self.input.name)
+
+
+def clean_part(task: CleanTask) -> PartFigures:
+    """Clean an input file and return the record of its part."""
+    part, steps = task.part, toolkit.clean_steps(task.config, task.data)
     part.delete()
+    items = toolkit.read(task.input)
     figures = clean(items, steps, part.cleaned, part.verdicts, part.examples)
     with figures.timed(Stage.NEAR_DUPLICATE):
         _write_signatures(part)
-    figures.read_bytes, figures.stamp = read_bytes, stamp
+    figures.read_bytes, figures.stamp = task.input.size, task.stamp
     figures.write(part.record)
     return figures
 
@@ -170,14 +182,16 @@ def _forget_examples(part: Part, found: list[Removal]) -> None:
 
 
 def finish_part(
-    cleaned: Path, first: int, duplicates: Path, steps: FinishSteps, folder: Path, seed: int
+    config: CorpusConfig, data: toolkit.Data, duplicates: Path, folder: Path, part: tuple[Path, int]
 ) -> FinishFigures:
     """Finish the texts of a part and return its record; a finished part is left as it is.
 
     Args:
-        first: place of the first text among the texts of all parts.
         duplicates: table of the duplicates of all parts.
+        folder: for the results of all parts.
+        part: table of the cleaned texts, and the number of texts in the parts before it.
     """
+    cleaned, first = part
     name = cleaned.name.removesuffix(".parquet")
     record = folder / f"{name}.json"
     if record.exists():
@@ -188,7 +202,8 @@ def finish_part(
         row["number"] - first: Verdict(Stage(row["stage"]), "duplicate", row["kept"])
         for row in own.to_pylist()
     }
-    return finish(read_rows(cleaned), dropped, steps, folder, name, seed)
+    steps = toolkit.finish_steps(config, data)
+    return finish(read_rows(cleaned), dropped, steps, folder, name, config.seed)
 
 
 def fingerprint(value: object) -> str:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -39,6 +38,7 @@ from training.data_path.log import LOG, RESULT, LogWriter
 from training.data_path.mixing import DocumentFiles, merged, shares, stays
 from training.data_path.phases import (
     DUPLICATES,
+    CleanTask,
     Part,
     apply_removals,
     clean_part,
@@ -124,35 +124,13 @@ def _clean(
     # The largest first; otherwise one worker could end with a large file while others wait.
     left.sort(key=lambda task: -task.input.size)
     with _Progress(display, "clean", len(tasks), len(tasks) - len(left)) as progress:
-        for task, one in pool.each(run_clean, left):
+        for task, one in pool.each(clean_part, left):
             figures[task.part] = one
             progress.move(1, f"{task.input.name}: {one.kept:,} of {one.items:,} kept")
     found = removals(out)
     for part in figures:
         apply_removals(part, found)
     return figures
-
-
-@dataclass(frozen=True)
-class CleanTask:
-    """An input file to clean, as sent to a worker."""
-
-    config: CorpusConfig
-    data: toolkit.Data
-    input: toolkit.Input
-    folder: Path
-    stamp: str
-
-    @property
-    def part(self) -> Part:
-        """Return the files of the result."""
-        return Part(self.folder, self.input.source.name, self.input.name)
-
-
-def run_clean(task: CleanTask) -> PartFigures:
-    """Clean a file, in a worker."""
-    steps = toolkit.clean_steps(task.config, task.data)
-    return clean_part(task.part, toolkit.read(task.input), steps, task.stamp, task.input.size)
 
 
 def _find_duplicates(
@@ -186,7 +164,7 @@ def _finish(
     """Finish all parts; return their records by table of the cleaned texts."""
     folder = building / FINISHED
     folder.mkdir(exist_ok=True)
-    work = partial(run_finish, config, data, duplicates, folder)
+    work = partial(finish_part, config, data, duplicates, folder)
     tables = [part.cleaned for part in parts]
     work_parts = list(zip(tables, accumulate(map(count_rows, tables), initial=0), strict=False))
     work_parts.sort(key=lambda one: -one[0].stat().st_size)  # as in `_clean`
@@ -196,23 +174,6 @@ def _finish(
             figures[cleaned] = one
             progress.move(1, "")
     return figures
-
-
-def run_finish(
-    config: CorpusConfig,
-    data: toolkit.Data,
-    duplicates: Path,
-    folder: Path,
-    part: tuple[Path, int],
-) -> FinishFigures:
-    """Finish the texts of a part, in a worker.
-
-    Args:
-        part: table of the cleaned texts, and the number of texts in the parts before it.
-    """
-    cleaned, first = part
-    steps = toolkit.finish_steps(config, data)
-    return finish_part(cleaned, first, duplicates, steps, folder, config.seed)
 
 
 def _write_documents(

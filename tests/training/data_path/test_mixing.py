@@ -7,8 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.errors import refused
-from training.corpus.document import CorpusError
 from training.data_path import mixing
 from training.data_path.finish import order_of
 from training.data_path.mixing import DocumentFiles, merged, shares, stays
@@ -56,12 +54,6 @@ def test_no_source_is_repeated(
 
 def test_a_source_without_documents_has_no_influence() -> None:
     assert shares({"a": 100}, {"a": 1.0, "b": 1.0}) == {"a": 1.0}
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
-def test_weight_must_be_positive(weight: float) -> None:
-    with refused(CorpusError, field="sources.a.weight", limit="above 0"):
-        shares({"a": 1}, {"a": weight})
 
 
 def test_documents_of_a_smaller_share_are_part_of_a_larger_one() -> None:

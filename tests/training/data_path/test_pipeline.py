@@ -33,7 +33,7 @@ from training.data.token_shards import (
     shards_hash,
     write_shards,
 )
-from training.data_path import pipeline, toolkit
+from training.data_path import phases, pipeline, toolkit
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
 from training.data_path.removal import REMOVALS, By, builds_with, models_of, record, shards_with
@@ -486,7 +486,7 @@ def test_folder_with_other_files_is_refused(config: CorpusConfig, out: Path) -> 
 def test_exception_in_a_step_loses_no_finished_part(
     config: CorpusConfig, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pipeline.run_clean
+    real = phases.clean_part
     cleaned: list[str] = []
 
     def failing(task: Any) -> Any:
@@ -496,7 +496,7 @@ def test_exception_in_a_step_loses_no_finished_part(
         return real(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run_clean", failing)
+        patch.setattr(pipeline, "clean_part", failing)
         with pytest.raises(OSError, match="disk"):
             build_quietly(config, out)
 
@@ -504,7 +504,7 @@ def test_exception_in_a_step_loses_no_finished_part(
         cleaned.append(task.input.name)
         return real(task)
 
-    monkeypatch.setattr(pipeline, "run_clean", counting)
+    monkeypatch.setattr(pipeline, "clean_part", counting)
     build_quietly(config, out)
 
     assert sorted(cleaned) == ["/", "a.jsonl", "b.jsonl"]
@@ -514,7 +514,7 @@ def test_largest_file_is_first(
     config: CorpusConfig, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[str] = []
-    real_clean, real_finish = pipeline.run_clean, pipeline.run_finish
+    real_clean, real_finish = phases.clean_part, phases.finish_part
 
     def clean(task: Any) -> Any:
         begun.append(task.input.name)
@@ -524,8 +524,8 @@ def test_largest_file_is_first(
         begun.append(str(arguments[-1][0].stat().st_size))
         return real_finish(*arguments)
 
-    monkeypatch.setattr(pipeline, "run_clean", clean)
-    monkeypatch.setattr(pipeline, "run_finish", finish)
+    monkeypatch.setattr(pipeline, "clean_part", clean)
+    monkeypatch.setattr(pipeline, "finish_part", finish)
     build_quietly(config, out)
 
     assert begun[:3] == ["a.jsonl", "b.jsonl", "/"]
