@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from training.errors import DetailedError
+from training.runtime.outputs import describe_os_error
 
 COMMANDS: dict[str, str] = {
     "crawl": "training.corpus.crawl.command",
@@ -43,6 +44,12 @@ def main(arguments: Sequence[str] = ()) -> int:
         return int(command.run(options))
     except DetailedError as error:
         print(f"thumbwheel data {given[0]}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise  # an error of the code, not of a file
+        out = [options.out] if getattr(options, "out", None) else []
+        print(f"thumbwheel data {given[0]}: {describe_os_error(error, out)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

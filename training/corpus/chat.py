@@ -72,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
     """Convert the files.
 
     Raises:
-        CorpusError: a file is missing or of another kind, options do not fit together, or no row
-            gives an example.
+        CorpusError: a file is missing, of another kind or the output, options do not fit together,
+            or no row gives an example.
     """
     if bool(options.prompt) != bool(options.response) or (options.context and not options.prompt):
         raise CorpusError(
@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
                 reason="UNSUPPORTED",
                 limit=".json, .jsonl, .ndjson (.gz, .zst), .parquet",
             )
+        if options.out.resolve() == file.resolve():
+            raise CorpusError(f"--out: {options.out} is an input", field="--out", reason="CONFLICT")
     dropped = convert(options.files, options.out, formats, options.licence)
     kept = dropped.pop("", 0)
     print(f"{kept} examples in {options.out}")

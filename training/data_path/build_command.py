@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from training.corpus.document import Stage
-from training.data_path.config import CorpusConfig, read_config, write_settings
+from training.data_path.config import CorpusConfig, read_config
 from training.data_path.log import RESULT
 from training.data_path.pipeline import DOCUMENTS, REPORT, SHARDS, TOKENIZER, build
 from training.data_path.summary import Summary
@@ -31,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build, continue or update the corpus."""
     config = read_config(options.config)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_settings(config, options.out)
     build_and_report(config, options.out, options.workers)
     return 0
 

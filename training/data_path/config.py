@@ -185,10 +185,17 @@ def from_mapping(settings: Mapping[str, Any], folder: Path) -> CorpusConfig:
         name = ".".join(map(str, first["loc"]))
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, CorpusError):
+            # Errors of a source name only its own field.
+            place = f"{name}." if first["loc"][:1] == ("sources",) else ""
             raise CorpusError(
-                cause.text, field=cause.field or name, reason=cause.reason, limit=cause.limit
+                f"{place}{cause.text}",
+                field=cause.field or name,
+                reason=cause.reason,
+                limit=cause.limit,
             ) from error
-        raise CorpusError(f"{name}: {first['msg']}", field=name, reason="INVALID") from error
+        unknown = first["type"] == "unexpected_keyword_argument"
+        text = "is not a setting" if unknown else first["msg"]
+        raise CorpusError(f"{name}: {text}", field=name, reason="INVALID") from error
     sources = tuple(replace(one, folder=(folder / one.folder).absolute()) for one in config.sources)
     tokenizer = config.shards.tokenizer
     shards = replace(
@@ -203,8 +210,10 @@ def from_mapping(settings: Mapping[str, Any], folder: Path) -> CorpusConfig:
 
 
 def write_settings(config: CorpusConfig, corpus: Path) -> None:
-    """Store the settings in the folder of a corpus, for later builds of the same corpus."""
-    write_json(corpus / SETTINGS, plain(config))
+    """Store the settings in the folder of a corpus, for removals; equal ones are not written."""
+    path, fields = corpus / SETTINGS, plain(config)
+    if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(fields)):
+        write_json(path, fields)
 
 
 def read_settings(corpus: Path) -> CorpusConfig:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from training.data.corpus import read_texts_of
 from training.data.token_shards import ShardConfig, write_shards
 from training.data_path import toolkit
 from training.data_path.clean import PartFigures, verdict_row
-from training.data_path.config import SETTINGS, CorpusConfig
+from training.data_path.config import SETTINGS, CorpusConfig, write_settings
 from training.data_path.finish import FinishFigures, document_of, runs_of
 from training.data_path.log import LOG, RESULT, LogWriter
 from training.data_path.mixing import DocumentFiles, merged, shares, stays
@@ -73,11 +73,13 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
         LoopRunningError: another build of the same folder is running.
         DataError: a data package is missing and could not be installed.
     """
+    inputs = toolkit.checked_inputs(config)
     _check_folder(out)
     display = costs = PhaseCosts(display)
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
         data = toolkit.prepare(config, out)
-        parts = _clean(config, data, out, pool, display)
+        write_settings(config, out)
+        parts = _clean(config, data, inputs, out, pool, display)
         key = _key(config, data, out, parts)
         building, result = out / BUILDING, out / RESULT
         if _read(result / KEY) == key:
@@ -105,12 +107,16 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
 
 
 def _clean(
-    config: CorpusConfig, data: toolkit.Data, out: Path, pool: Workers, display: Display
+    config: CorpusConfig,
+    data: toolkit.Data,
+    inputs: Sequence[toolkit.Input],
+    out: Path,
+    pool: Workers,
+    display: Display,
 ) -> dict[Part, PartFigures]:
     """Clean the inputs that are new or changed, and apply removals to all; return all parts."""
     folder = out / WORK
     folder.mkdir(exist_ok=True)
-    inputs = toolkit.inputs(config)
     settings = fingerprint([FORMAT, plain(config.cleaning), data.cleaning])
     tasks = [
         CleanTask(config, data, one, folder, fingerprint([settings, one.stamp()])) for one in inputs
@@ -303,7 +309,8 @@ def _check_folder(out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     own = {WORK, BUILDING, RESULT, BEFORE, BUILDS, REMOVALS, SETTINGS, LOCK}
-    own |= {toolkit.ITEMS, toolkit.URL_LISTS}
+    unfinished = Path(SETTINGS).with_suffix(".partial").name
+    own |= {toolkit.ITEMS, toolkit.URL_LISTS, unfinished}
     foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
     if foreign:
         raise CorpusError(

@@ -62,10 +62,16 @@ def record(corpus: Path, by: By, value: str) -> Removal:
     """Append a removal to the corpus; the next build applies it.
 
     Raises:
-        CorpusError: the value is empty.
+        CorpusError: the value is empty, or no host name.
     """
     if not value:
         raise CorpusError(f"{by}: is empty", field=by, reason="EMPTY")
+    if by is By.HOST and ("/" in value or value.count(":") == 1):
+        raise CorpusError(
+            f"host: {value} is no host name such as docs.example.org, without scheme and port",
+            field=by,
+            reason="MALFORMED",
+        )
     removal = Removal(by, value.lower() if by is By.HOST else value, now())
     with (corpus / REMOVALS).open("a") as opened:
         opened.write(json.dumps(asdict(removal)) + "\n")

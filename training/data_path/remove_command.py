@@ -36,11 +36,13 @@ def run(options: argparse.Namespace) -> int:
     """Record the removal, name the models, and build the corpus again.
 
     Raises:
-        CorpusError: a folder of --models does not exist; nothing is recorded.
+        CorpusError: --corpus is no corpus, a folder of --models does not exist, or --host is no
+            host name; nothing is recorded.
     """
     for folder in options.models:
         if not folder.is_dir():
             raise CorpusError(f"models: {folder} is no folder", field="models", reason="MISSING")
+    config = read_settings(options.corpus)
     by = next(one for one in By if getattr(options, one))
     removal = record(options.corpus, by, getattr(options, by))
     removed = [
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     folders = options.models or [Path(".state/models")]
     builds = builds_with(options.corpus, removed) | shards_with(folders, removed)
     models = models_of(builds, folders)
-    summary = build_and_report(read_settings(options.corpus), options.corpus, options.workers)
+    summary = build_and_report(config, options.corpus, options.workers)
     print(f"{len(removed):,} documents of the result were removed; {summary.kept:,} remain")
     if models:
         print(f"trained on shards with at least one of them: {', '.join(models)}")

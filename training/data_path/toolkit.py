@@ -58,12 +58,21 @@ class Input:
         ]
 
 
-def inputs(config: CorpusConfig) -> list[Input]:
+def checked_inputs(config: CorpusConfig) -> list[Input]:
     """Return the inputs of all sources in a fixed order.
 
     Raises:
-        CorpusError: a source has no files.
+        CorpusError: a source has no files, a language is unknown, or the tokenizer is missing;
+            otherwise this would end a build after minutes, or drop every text.
     """
+    LanguageIdentifier(config.language.keep, config.language.min_score)
+    tokenizer = config.shards.tokenizer
+    if tokenizer is not None and not (tokenizer / "tokenizer.json").is_file():
+        raise CorpusError(
+            f"shards.tokenizer: {tokenizer} has no tokenizer.json",
+            field="shards.tokenizer",
+            reason="MISSING",
+        )
     found: dict[tuple[str, str], list[Path]] = {}
     sources = {source.name: source for source in config.sources}
     for source in config.sources:

@@ -148,3 +148,14 @@ def test_unusable_input_is_an_error_and_keeps_the_last_output(tmp_path, name, co
 
 def test_missing_file_is_an_error(tmp_path):
     assert convert(tmp_path, str(tmp_path / "none.jsonl"))[0] == 2
+
+
+def test_input_is_never_overwritten(tmp_path, capsys):
+    table = tmp_path / "rows.jsonl"
+    table.write_text(json.dumps(ROWS["Alpaca"][0]) + "\n")
+    before = table.read_bytes()
+
+    assert main(["chat", str(table), "--out", str(tmp_path / "." / "rows.jsonl")]) == 2
+
+    assert "--out: " in capsys.readouterr().err
+    assert table.read_bytes() == before

