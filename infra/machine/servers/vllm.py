@@ -5,12 +5,14 @@ this requirement with the ordinary torch 2.13.0 (docs/decisions/vllm.md).
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from infra.install.environment import fill_environment
+from infra.machine.servers.errors import ServerError
 from infra.machine.servers.installation import (
     LOCKS,
     Part,
@@ -29,6 +31,7 @@ KEY_VARIABLE = "VLLM_API_KEY"
 # The process interrupts answers on SIGTERM and then ends its engine process.
 STOP_SECONDS = 60.0
 STEP_SECONDS = 1200
+COMPILER = "g++"
 
 
 def part() -> Part:
@@ -51,10 +54,18 @@ def find_installed() -> Path:
     """Return the Python of the installed environment.
 
     Raises:
-        ServerError: not installed; names the command for the installation.
+        ServerError: not installed; names the command for the installation. Or the machine has no
+            compiler for the kernels of the first answer.
     """
     found = part()
     require_installed([found], INSTALL_COMMAND)
+    if not shutil.which(COMPILER):
+        raise ServerError(
+            f"{COMPILER} is missing: vLLM compiles its sampler at the first answer. "
+            f"Install the package {COMPILER}",
+            field=COMPILER,
+            reason="MISSING",
+        )
     return found.home / "bin" / "python"
 
 
@@ -108,10 +119,13 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
-            # On a busy machine the first step takes minutes; after this time the engine ends.
+            # The first step compiles the sampler, on a busy machine for minutes; after this time
+            # the engine ends.
             "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
             # Threads bound to one processor would wait for other programs on it.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Compiled once for the environment; the default is a folder in /tmp.
+            "TORCHINDUCTOR_CACHE_DIR": str(python.parents[1] / "inductor"),
             # The first start stores the bytecode of 4,000 modules; each would compile them again.
             "PYTHONDONTWRITEBYTECODE": "",
             **self.environment,

@@ -25,12 +25,21 @@ def test_vllm_is_installed_once_without_resolving_its_requirements(
 ) -> None:
     calls: list[tuple[Path, tuple[str, ...]]] = []
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/g++")
     monkeypatch.setattr(
         vllm, "fill_environment", lambda _folder, lock, *options: calls.append((lock, options))
     )
     found = [vllm.install(lambda _: None) for _ in range(2)]
     assert calls == [(LOCK, ("--no-deps",))]
     assert found[0] == found[1] == vllm.part().home / "bin" / "python"
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    vllm.part().home.mkdir(parents=True)
+    with refused(ServerError, field=vllm.COMPILER, reason="MISSING"):
+        vllm.find_installed()
 
 
 def test_the_lock_replaces_torch_and_names_no_host() -> None:
@@ -42,7 +51,7 @@ def test_the_lock_replaces_torch_and_names_no_host() -> None:
 
 def test_the_key_is_not_on_the_command_line(tmp_path: Path) -> None:
     server = Vllm(tmp_path / "vllm", 12345, tmp_path / "model", "v1", arguments=("--seed=1",))
-    (program,) = server.prepare(Path("python"))
+    (program,) = server.prepare(tmp_path / "bin" / "python")
     assert program.environment[KEY_VARIABLE] == server.key
     assert not [word for word in program.command if server.key in word]
     assert {f"--host={HOST}", "--port=12345", "--served-model-name=v1", "--seed=1"} < {
