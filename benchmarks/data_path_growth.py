@@ -42,7 +42,6 @@ from training.data_path.config import CorpusConfig, read_config
 from training.data_path.pipeline import build
 from training.runs import Step
 
-FILE_CHARACTERS = 10_000_000
 PARAGRAPHS = 20
 SAMPLE_SECONDS = 0.25
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -58,13 +57,13 @@ folder = "input"
 """
 
 
-def write_input(folder: Path, gigabytes: float) -> int:
+def write_input(folder: Path, gigabytes: float, file_bytes: int) -> int:
     """Write the files of the input; return the number of records."""
     written = records = 0
     for shard in range(1 << 20):
         if written >= gigabytes * GIGABYTE:
             break
-        texts = [text for _, text in synthetic(shard, vocabulary(), FILE_CHARACTERS, PARAGRAPHS)]
+        texts = [text for _, text in synthetic(shard, vocabulary(), file_bytes, PARAGRAPHS)]
         written += sum(len(text.encode()) for text in texts)
         if shard % 2:
             with gzip.open(folder / f"{shard:05}.jsonl.gz", "wt", compresslevel=1) as file:
@@ -227,13 +226,13 @@ def measured(folder: Path, workers: int) -> tuple[dict[str, Phase], dict[str, An
 
 
 @contextmanager
-def corpus(gigabytes: float) -> Iterator[Path]:
+def corpus(gigabytes: float, options: argparse.Namespace) -> Iterator[Path]:
     """Provide a folder with an input and settings."""
     with TemporaryDirectory(prefix="data-path-") as work:
         folder = Path(work)
         (folder / "input").mkdir()
         (folder / "corpus.toml").write_text(CONFIG)
-        records = write_input(folder / "input", gigabytes)
+        records = write_input(folder / "input", gigabytes, options.file_megabytes * MEGABYTE)
         print(f"{gigabytes:g} GB of text, {records:,} records", flush=True)
         yield folder
 
@@ -256,13 +255,13 @@ def show(phases: dict[str, Phase], figures: dict[str, Any], gigabytes: float) ->
 def growth(options: argparse.Namespace) -> None:
     """Measure each size with one worker."""
     for gigabytes in options.gigabytes:
-        with corpus(gigabytes) as folder:
+        with corpus(gigabytes, options) as folder:
             show(*measured(folder, 1), gigabytes)
 
 
 def workers(options: argparse.Namespace) -> None:
     """Alternate between one worker and two."""
-    with corpus(options.gigabytes[0]) as folder:
+    with corpus(options.gigabytes[0], options) as folder:
         for _ in range(options.rounds):
             results = []
             for count in (1, 2):
@@ -294,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data_path_growth")
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.3])
+    parser.add_argument("--file-megabytes", type=int, default=10, help="text of an input file")
     parser.add_argument("--rounds", type=int, default=2, help="workers")
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
