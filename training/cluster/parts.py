@@ -12,6 +12,9 @@ Result = TypeVar("Result")
 # A task that failed with its machine is repeated; an exception of the function ends the run.
 ATTEMPTS = 3
 ADDRESS = "RAY_ADDRESS"
+# Added to the niceness of this process for workers that are started here. With Ray's default, 15,
+# they would hardly get a processor beside other programs.
+NICENESS = {"RAY_worker_niceness": "0"}
 
 
 class Workers:
@@ -56,6 +59,8 @@ class Workers:
 
         from training.cluster.group import ray_cluster
 
+        for name, value in NICENESS.items():
+            os.environ.setdefault(name, value)
         self._cluster.enter_context(ray_cluster(self._count))
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_call)
         shared = ray.put(function)
