@@ -29,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build, continue or update the corpus."""
+    """Build, continue or update the corpus; return 1 if no text remains."""
     config = read_config(options.config)
-    build_and_report(config, options.out, options.workers)
-    return 0
+    summary = build_and_report(config, options.out, options.workers)
+    if not summary.kept:
+        print("no text remained, so there are no shards; the report names the rules")
+    return 0 if summary.kept else 1
 
 
 def build_and_report(config: CorpusConfig, out: Path, workers: int) -> Summary:

@@ -107,12 +107,18 @@ def find(folder: Path, url_or_id: str) -> list[Entry]:
     """Return the entries of a URL or an identifier; several inputs may have the same URL.
 
     Raises:
-        CorpusError: the folder has no log.
+        CorpusError: the folder has no log, or one of an earlier release.
     """
     files = _files(folder)
     likely = files[_place(url_or_id, len(files))]
     found = _search(likely, "url", url_or_id)
     if not found:
+        if not (folder / IDS).is_dir():
+            raise CorpusError(
+                f"corpus: {folder.parent} was written by an earlier release; build it again",
+                field="corpus",
+                reason="OUTDATED",
+            )
         places = _search(folder / IDS / likely.name, "id", url_or_id)
         found = [row for place in places for row in _search(files[place["file"]], "id", url_or_id)]
     return [_entry(row) for row in found]

@@ -64,6 +64,8 @@ FORMAT = 2  # of identifiers and files in `work`; others are made again
 def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Summary:
     """Build the corpus in a folder, or continue or update the one in it.
 
+    If no text remains, there are the log and the report, but neither documents nor shards.
+
     Args:
         out: folder of the corpus; another program's files in it are refused.
         workers: input files at once.
@@ -92,7 +94,8 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
             duplicates = _find_duplicates(config, building, parts, display)
             finished = _finish(config, data, building, parts, duplicates, pool, display)
             summary = _write_documents(config, building, parts, finished, display)
-            if (tokenizer := _tokenizer(config, building, display)) is not None:
+            tokenizer = _tokenizer(config, building, display) if summary.kept else None
+            if tokenizer is not None:
                 _tokenize(config, tokenizer, building, display)
                 remember_build(out, building / SHARDS)
             with _Progress(display, "compare tokenizers", 1) as progress:

@@ -1,5 +1,6 @@
 """The commands build, why and remove, as a user runs them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.training.data_path.corpora import page, write_table
 from training.corpus.__main__ import main
 
+NANO = Path(__file__).resolve().parents[3] / "models" / "nano"
 SETTINGS = """
 url_categories = []
 decontaminate = false
@@ -146,6 +148,28 @@ def test_refused_folders_stay_as_they_are(
 def test_unusable_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "x", "--corpus", str(tmp_path)]) == 2
     assert "has no document log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shards", ["vocabulary = 400", f'tokenizer = "{NANO}"'])
+def test_nothing_kept_gives_log_and_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shards: str
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [{"text": "", "url": "https://example.com/"}])
+    (tmp_path / "corpus.toml").write_text(SETTINGS.replace("vocabulary = 400", shards))
+    out = tmp_path / "corpus"
+    assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out), "--workers", "1"]) == 1
+    assert "no text remained" in capsys.readouterr().out
+    assert (out / "result" / "report.html").exists()
+    assert not (out / "result" / "shards").exists()
+    assert main(["why", "https://example.com/", "--corpus", str(out)]) == 0
+
+
+def test_log_of_an_earlier_release_is_refused(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(corpus / "result" / "log" / "ids")
+    assert main(["why", "https://example.com/unknown", "--corpus", str(corpus)]) == 2
+    assert "build it again" in capsys.readouterr().err
 
 
 def test_report_shows_the_funnel(corpus: Path) -> None:
