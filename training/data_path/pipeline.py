@@ -79,7 +79,8 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
     _check_folder(out)
     display = costs = PhaseCosts(display)
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
-        data = toolkit.prepare(config, out)
+        with _Progress(display, "prepare", 1):
+            data = toolkit.prepare(config, out)
         write_settings(config, out)
         parts = _clean(config, data, inputs, out, pool, display)
         key = _key(config, data, out, parts)

@@ -179,5 +179,5 @@ def test_report_shows_the_funnel(corpus: Path) -> None:
     assert "exact duplicate" in page_text
     assert "CC0-1.0" in page_text
     assert " 0 B of input" not in page_text
-    for phase in ("clean", "duplicates", "finish", "documents", "tokenizer", "tokenize"):
+    for phase in ("prepare", "clean", "duplicates", "finish", "documents", "tokenizer", "tokenize"):
         assert f"<td>{phase}</td>" in page_text
