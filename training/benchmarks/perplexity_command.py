@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.artifacts.manifest import MANIFEST, hash_files
+from training.artifacts.manifest import MANIFEST, hash_files, read_manifest
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, TASK, WEIGHTS, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
@@ -192,10 +192,8 @@ def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
     directory = Path(choice.model)
     if not directory.is_dir() and VERSION.fullmatch(choice.model):
         directory = Registry(choice.state / "models").directory(choice.model)
-    manifest = directory / MANIFEST
     version, model_sha256 = directory.name, ""
-    if manifest.is_file():
-        version = json.loads(manifest.read_text())["version"]
-        model_sha256 = hash_files(directory)
+    if (directory / MANIFEST).is_file():
+        version, model_sha256 = read_manifest(directory).version, hash_files(directory)
     model = LocalModel(directory, options.device)
     yield NamedScorer(choice.version or version, model, model_sha256)
