@@ -12,7 +12,7 @@ from infra.simulate.users.population import Population
 from infra.simulate.users.preference import PREFERENCES, Rater
 from infra.simulate.users.questions import read_questions
 from infra.simulate.users.settings import PLANS
-from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.deployed import Deployed, rows, until
 
 RECIPE = "nano"
 # Thumbs, users and questions as measured for the recipe: with fewer, its gate correctly rejects
@@ -21,6 +21,7 @@ PLAN = PLANS[RECIPE]
 THUMBS = PLAN.thumbs
 CONCURRENCY, SEED = 8, 3
 LOOK_SECONDS = 2.0
+FILL_SECONDS, SINK_SECONDS = 900.0, 300.0
 
 
 def keys(deployed: Deployed) -> list[str]:
@@ -31,6 +32,17 @@ def keys(deployed: Deployed) -> list[str]:
 def rate(deployed: Deployed, names: list[str], thumbs: int, seconds: float) -> Counts:
     """Submit thumbs until their number or the time limit is reached."""
     return asyncio.run(_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True))
+
+
+def fill_bucket(deployed: Deployed, names: list[str]) -> None:
+    """Submit THUMBS thumbs, and wait until all of them are in the bucket."""
+    given = rate(deployed, names, THUMBS, FILL_SECONDS)
+    assert given.thumbs == THUMBS
+    until(
+        "all is in the bucket",
+        lambda: rows(deployed.audit(), "feedback") >= given.events,
+        SINK_SECONDS,
+    )
 
 
 def rate_while(

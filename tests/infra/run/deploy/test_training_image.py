@@ -15,16 +15,17 @@ from infra.run.deploy.training import RayMode, chart_values
 from tests.infra.run.deploy import page
 from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.cron_jobs import CronJob
-from tests.infra.run.deploy.deployed import Deployed, rows, until
+from tests.infra.run.deploy.deployed import Deployed, until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.models import NANO, claim_folder
-from tests.infra.run.deploy.raters import THUMBS, keys, rate, rate_while
+from tests.infra.run.deploy.raters import fill_bucket, keys, rate_while
 from tests.support.archives import HEAD, gzip_members, warc_record
 from tests.training.data_path.corpora import article, build_quietly, content
 from training.corpus.document import Stage
 from training.corpus.quality.url_lists import packaged_lists
 from training.data_path.config import read_config
-from training.data_path.pipeline import REPORT, RESULT
+from training.data_path.log import RESULT
+from training.data_path.pipeline import REPORT
 
 pytestmark = [
     pytest.mark.cluster,
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 # Time limits for a machine with other load.
-DEPLOY_SECONDS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 900.0, 300.0, 1500.0
+DEPLOY_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 300.0, 1500.0
 PACKAGES = "copy data packages into a claim"
 PROFILE = "sandbox.json"
 # Their full lists take half a minute each with nano.
@@ -242,13 +243,7 @@ def test_thumbs_lead_to_a_promoted_version(runs: LoopRuns) -> None:
     shutil.copyfile(CHART / "files" / "sandbox-seccomp.json", profiles / PROFILE)
     configure(runs.deployed, IN_GATE, WITH_SANDBOX)
     people = keys(runs.deployed)
-    given = rate(runs.deployed, people, THUMBS, FILL_SECONDS)
-    assert given.thumbs == THUMBS
-    until(
-        "all is in the bucket",
-        lambda: rows(runs.deployed.audit(), "feedback") >= given.events,
-        STEP_SECONDS,
-    )
+    fill_bucket(runs.deployed, people)
     runs.start_run("turn-1")
     kill_training_pod(runs)
     check_second_run_is_rejected(runs)
