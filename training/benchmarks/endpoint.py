@@ -23,7 +23,7 @@ from training.errors import ConfigError, UnavailableError
 CONCURRENCY = 8
 # A restart of a model server behind a load balancer takes seconds; all requests are idempotent.
 ATTEMPTS, BACKOFF_SECONDS = 4, 0.5
-MAX_PROMPTS = 16  # of a request; servers refuse long lists
+MAX_PROMPTS = 64  # of a request; the CPU model server refuses longer lists
 CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
 MAX_ERROR_CHARACTERS = 300
 

@@ -42,8 +42,8 @@ class PromptScorer:
         """Return for each text the scores of ids[1:]; the first token has no context.
 
         The beginning shared with the text before is computed once: the answers to one question
-        differ in their last tokens only. Nothing is shared between calls, so that equal calls give
-        equal scores.
+        differ in their last tokens only. Texts that differ in the last token alone need a single
+        inference. Nothing is shared between calls, so that equal calls give equal scores.
         """
         with self._lock:
             if self._request is None:
@@ -52,12 +52,20 @@ class PromptScorer:
             self._request.reset_state()
             found: list[list[TokenScore]] = []
             before: Sequence[int] = ()
+            last_1V, scored = np.empty((1, 0), np.float32), 0  # logits for the token at `scored`
             for ids in texts:
-                # The last shared token is computed again: its logits score the token after it.
-                start = max(0, _shared(before, ids) - 1)
-                self._shorten_cache(start, max(0, len(before) - 1))
-                known = found[-1][:start] if found else []
-                found.append([*known, *self._scores(self._request, ids, start)])
+                shared = _shared(before, ids)
+                if len(ids) == len(before) == shared + 1 and scored == shared > 0:
+                    scores = [*found[-1][:-1], *_scores(last_1V, ids[-1:])]
+                else:
+                    # The last shared token is computed again: its logits score the next one.
+                    start = max(0, shared - 1)
+                    self._shorten_cache(start, max(0, len(before) - 1))
+                    scores = found[-1][:start] if found else []
+                    for logits_LV, targets in self._logits(self._request, ids, start):
+                        scores += _scores(logits_LV, targets)
+                        last_1V, scored = logits_LV[-1:].copy(), len(ids) - 1
+                found.append(scores)
                 before = ids
             return found
 
@@ -72,14 +80,12 @@ class PromptScorer:
             kept_BKTd = variable.state.data[:, :, :tokens]
             variable.state = ov.Tensor(np.ascontiguousarray(kept_BKTd))
 
-    def _scores(
+    def _logits(
         self, request: ov.InferRequest, ids: Sequence[int], begin: int
-    ) -> Iterator[TokenScore]:
-        """Yield the scores of ids[begin + 1:], with ids[:begin] in the cache."""
+    ) -> Iterator[tuple[np.ndarray, Sequence[int]]]:
+        """Yield the logits that score ids[begin + 1:], with these ids; ids[:begin] are cached."""
         for start in range(begin, len(ids) - 1, self._chunk_tokens):
             chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
-            # The logits at position i score the token at position i + 1.
-            targets = ids[start + 1 : start + 1 + len(chunk)]
             total = start + len(chunk)
             inputs = {
                 "input_ids": np.array([chunk], np.int64),
@@ -87,13 +93,21 @@ class PromptScorer:
                 "position_ids": np.arange(start, total, dtype=np.int64)[None],
                 "beam_idx": np.zeros(1, np.int32),
             }
-            logits_LV = np.asarray(request.infer(inputs)["logits"][0])
-            # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
-            top = logits_LV.max(-1)
-            norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
-            chosen = logits_LV[np.arange(len(targets)), list(targets)]
-            for own, best, high, z in zip(chosen, logits_LV.argmax(-1), top, norm, strict=True):
-                yield TokenScore(float(own - z), int(best), float(high - z))
+            # The logits at position i score the token at position i + 1.
+            targets = ids[start + 1 : total + 1]
+            yield np.asarray(request.infer(inputs)["logits"][0]), targets
+
+
+def _scores(logits_LV: np.ndarray, targets: Sequence[int]) -> list[TokenScore]:
+    """Return the score of each target by the logits of the position before it."""
+    # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
+    top = logits_LV.max(-1)
+    norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
+    chosen = logits_LV[np.arange(len(targets)), list(targets)]
+    return [
+        TokenScore(float(own - z), int(best), float(high - z))
+        for own, best, high, z in zip(chosen, logits_LV.argmax(-1), top, norm, strict=True)
+    ]
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -271,6 +271,8 @@ async def test_scores_are_equal_whether_prompts_share_a_beginning_or_not(
     _, start = await predictor.post("/tokenize", {"model": "tiny-1", "prompt": "a prompt " * 8})
     ids = start["tokens"]
     prompts = [ids, [*ids[:kept], *reversed(ids[:20])], [*ids[:kept], ids[5]], ids, ids]
+    differing_at_the_end = [[*ids[:-1], last] for last in ids[:3]]
+    prompts += [*differing_at_the_end, ids[:9], [*ids[:8], ids[0]]]
     scoring = {"model": "tiny-1", "max_tokens": 0, "echo": True, "logprobs": 1}
 
     _, together = await predictor.post("/v1/completions", {**scoring, "prompt": prompts})
