@@ -60,6 +60,7 @@ TRAINING_LAYERS = (
     ("runs", "service_identity"),
     ("artifacts", "service_channel"),
     ("runtime",),
+    ("serving",),
     ("model", "optim"),
     ("tokenization",),
     ("data",),

@@ -92,7 +92,7 @@ class Completion(Protocol):
 
 
 class Completer(Protocol):
-    """Model that continues texts; `training.benchmarks.endpoint.Endpoint` is one."""
+    """Model that continues texts; `training.serving.endpoint.Endpoint` is one."""
 
     def complete(
         self,

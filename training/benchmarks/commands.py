@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
-from training.benchmarks.endpoint import EndpointError
 from training.benchmarks.models import ModelChoice, distinguish, opened
 from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
 from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
 from training.runtime.outputs import check_writable
+from training.serving.endpoint import EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

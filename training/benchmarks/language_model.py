@@ -13,8 +13,8 @@ from typing import Any
 from lm_eval.api.model import TemplateLM
 from tokenizers import Tokenizer
 
-from training.benchmarks.endpoint import Completion, RefusedError
 from training.benchmarks.models import EvaluatedModel
+from training.serving.endpoint import Completion, RefusedError
 
 DEFAULT_ANSWER_TOKENS = 256  # as in lm-eval
 

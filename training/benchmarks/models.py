@@ -13,10 +13,10 @@ from pathlib import Path
 from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
-from training.benchmarks.endpoint import Endpoint, EndpointError, RefusedError
-from training.benchmarks.model_server import serving
 from training.errors import ConfigError
 from training.runs import write_json
+from training.serving.endpoint import Endpoint, EndpointError, RefusedError
+from training.serving.predictor import serving
 
 # Servers of one name and description are told apart by the log-probs of this text. For nano-0 with
 # weights in 8 bits the mean difference is 0.040, for two versions trained from it 0.43 and 0.51.

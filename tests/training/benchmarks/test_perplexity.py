@@ -12,7 +12,6 @@ from tests.support.model_server import KEY, fake_model_server
 from training.__main__ import parser
 from training.artifacts.scores import ScoreError, ScoreStore
 from training.benchmarks.local_model import LocalModel
-from training.benchmarks.model_server import serving
 from training.benchmarks.perplexity import (
     Document,
     EndpointScorer,
@@ -26,6 +25,7 @@ from training.benchmarks.perplexity_command import figure_text
 from training.data.corpus import TextError
 from training.errors import ConfigError
 from training.figures import Estimate
+from training.serving.predictor import serving
 
 NANO = Path(__file__).resolve().parents[3] / "models" / "nano"
 WORDS = "A boy went to the market with a basket. He bought bread, “figs” and 12 eggs. "

@@ -22,7 +22,6 @@ from training.artifacts.scores import (
 )
 from training.benchmarks.code_tasks import Decoding, read_items
 from training.benchmarks.data import BOX, boxed, rows
-from training.benchmarks.endpoint import Endpoint, EndpointError
 from training.benchmarks.language_model import EndpointModel
 from training.benchmarks.models import EvaluatedModel
 from training.benchmarks.runner import (
@@ -34,6 +33,7 @@ from training.benchmarks.runner import (
 )
 from training.benchmarks.tasks import BENCHMARKS, CODE, Benchmark, Part, load
 from training.errors import ConfigError
+from training.serving.endpoint import Endpoint, EndpointError
 from training.verification.checks import Mathematics
 from training.verification.sandbox.runs import Sandbox
 from training.verification.workers import Workers

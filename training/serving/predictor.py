@@ -17,13 +17,13 @@ from pathlib import Path
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from training.benchmarks.endpoint import (
+from training.errors import ConfigError
+from training.serving.endpoint import (
     CONNECT_SECONDS,
     MAX_ERROR_CHARACTERS,
     Endpoint,
     EndpointError,
 )
-from training.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 600.0, 30.0, 0.1

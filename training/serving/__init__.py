@@ -1,0 +1,1 @@
+"""Model servers that a training process asks or starts."""
