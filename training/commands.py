@@ -97,6 +97,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         checkpoints_in_bucket=None,
         device=None,
         gate_tasks=(),
+        set=(),
     )
 
 
@@ -122,6 +123,14 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         default=(),
         metavar="TASK,TASK",
         help="benchmarks and probes with a row in the gate, in addition to the recipe's",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.FIELD=VALUE",
+        help="field of the recipe, such as ppo.updates=20; repeatable. Steps: sets, sft, "
+        "reward_model, judge, ppo, evaluation, gate, canary",
     )
     command.add_argument(
         "--rollout-actors",
@@ -266,10 +275,12 @@ def canary(options: argparse.Namespace) -> int:
 
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe with the changes of the command line."""
+    from training.recipes.custom.loop_fields import set_loop_fields
+
     recipe = RECIPES[options.recipe]
 
     def adjusted(plan: Plan) -> LoopConfig:
-        config = recipe(plan)
+        config = set_loop_fields(recipe(plan), options.set)
         canary = {
             "share": options.canary_share,
             "max_seconds": options.canary_seconds,

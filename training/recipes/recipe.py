@@ -13,10 +13,7 @@ from pathlib import Path
 from training.cluster.group import Group
 from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
-from training.decoding.sampling import read_presets
-from training.decoding.tasks import Task
 from training.errors import ConfigError
-from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
@@ -210,34 +207,6 @@ class LoopConfig:
 
 
 Recipe = Callable[[Plan], LoopConfig]
-
-
-def evaluation_of(
-    plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
-) -> EvaluationConfig:
-    """Return the evaluation of a run, which is nearly the same in all recipes.
-
-    `texts` is the prefix of the fixed texts and probes. Sampling uses the chat preset, as for
-    users.
-    """
-    served = read_presets()[Task.CHAT]
-    return EvaluationConfig(
-        incumbent_directory=plan.incumbent_directory,
-        candidate_directory=plan.directory(""),
-        reward_model_directory=plan.directory("reward"),
-        reward_model_base=reward_model_base,
-        judge_directory=plan.directory("judge"),
-        judge_base=plan.incumbent_directory,
-        held_out_prompts=plan.directory("sets") / "held_out_prompts.jsonl",
-        held_out_pairs=plan.directory("sets") / "held_out_pairs.jsonl",
-        thumbs=plan.directory("sets") / "thumbs.jsonl",
-        retention_texts=TEXTS / f"{texts}_retention.jsonl",
-        probes=TEXTS / f"{texts}_probes.jsonl",
-        health_directory=plan.directory("health"),
-        output_directory=plan.directory("evaluation"),
-        sampling=replace(sampling, temperature=served.temperature, top_p=served.top_p),
-        machine=machine,
-    )
 
 
 def _require_equal(name: str, value: Path | None, other: str, expected: Path) -> None:

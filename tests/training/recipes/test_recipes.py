@@ -1,14 +1,17 @@
 """Recipes are complete, and invalid combinations are refused before training."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.errors import refused
+from training.__main__ import parser
 from training.artifacts.manifest import plain, verify_manifest
+from training.commands import adjusted_recipe
 from training.data.examples import read_texts
 from training.data.feedback.pairs import prompt_key
 from training.data.feedback.sets import read_anchors
@@ -17,6 +20,7 @@ from training.decoding.tasks import Task
 from training.errors import ConfigError
 from training.evaluation.comparison import read_probes
 from training.model.checkpoint import read_config
+from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.nano import nano
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts
@@ -25,6 +29,7 @@ from training.recipes.small import small
 from training.stages.config import SftMix
 
 PLAN = Plan("nano-1", Path("runs/nano-1"), Path("models/nano-0"))
+RESOLVED = Path(__file__).parent / "resolved"
 NANO = Path(__file__).parents[3] / "models" / "nano"
 
 
@@ -47,6 +52,60 @@ def test_evaluation_samples_with_the_preset_of_users(recipe: Recipe) -> None:
     sampling, served = recipe(PLAN).evaluation.sampling, read_presets()[Task.CHAT]
     assert (sampling.temperature, sampling.top_p) == (served.temperature, served.top_p)
     assert sampling.max_response_tokens == recipe(PLAN).ppo.max_response_tokens
+
+
+@pytest.mark.parametrize("recipe", [nano, small])
+def test_a_recipe_gives_the_measured_values(recipe: Recipe) -> None:
+    """Compare with the values for which docs/decisions has figures; a field added since is not."""
+    name = recipe.__name__
+    plan = Plan(f"{name}-1", Path(f"runs/{name}-1"), Path(f"models/{name}-0"))
+    found = json.loads(json.dumps(plain(recipe(plan))).replace(str(TEXTS), "TEXTS"))
+    measured = json.loads((RESOLVED / f"{name}.json").read_text())
+    assert list(_differences(measured, found)) == []
+
+
+def _differences(measured: Any, found: Any, name: str = "") -> Iterator[str]:
+    if isinstance(measured, dict):
+        for field, value in measured.items():
+            yield from _differences(value, found.get(field, "missing"), f"{name}.{field}")
+    elif measured != found:
+        yield f"{name}: {found}, measured with {measured}"
+
+
+def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
+    words = ["sft.epochs=2", "reward_model.optimizer.learning_rate=1e-3", "ppo.lora=none"]
+    words += ["ppo.vocabulary_rows=none", "evaluation.sampling.batch_prompts=3", "gate.margin=0.5"]
+    words += ["canary.steps=0.1,0.2", "sets.min_thumbs=7", "snapshot.max_per_principal=3"]
+    config = set_loop_fields(small(PLAN), words)
+    assert (config.sft.epochs, config.reward_model.optimizer.learning_rate) == (2, 1e-3)
+    assert (config.ppo.lora, config.evaluation.sampling.batch_prompts) == (None, 3)
+    assert (config.gate.margin, config.canary.steps) == (0.5, (0.1, 0.2))
+    assert (config.sets.min_thumbs, config.snapshot.max_per_principal) == (7, 3)
+    assert config.judge == small(PLAN).judge
+    options = parser().parse_args(["loop", "--recipe", "small", "--set", "ppo.updates=3"])
+    assert adjusted_recipe(options)(PLAN).ppo.updates == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "reason"),
+    [
+        (["ppo.update=3"], "ppo.update", "UNKNOWN"),
+        (["dpo.beta=3"], "set", "UNKNOWN"),
+        (["num_workers=3"], "set", "UNKNOWN"),
+        (["sft.epochs=0"], "sft.epochs", "OUT_OF_RANGE"),
+        (["sft.data_path=elsewhere"], "sft.data_path", "UNKNOWN"),
+        (["evaluation.judge_base=elsewhere"], "evaluation.judge_base", "UNKNOWN"),
+        (["ppo.max_response_tokens=512"], "reward_model.max_tokens", "TOO_SMALL"),
+        (["ppo.kl_ceiling_nats=30"], "gate.kl_ceiling_nats", "TOO_SMALL"),
+    ],
+)
+def test_fields_that_do_not_exist_or_contradict_each_other_are_refused(
+    words: list[str], field: str, reason: str
+) -> None:
+    with refused(ConfigError, field=field, reason=reason):
+        set_loop_fields(small(PLAN), words)
+    # Fields that must agree can be set together.
+    set_loop_fields(small(PLAN), ["ppo.kl_ceiling_nats=30", "gate.kl_ceiling_nats=30"])
 
 
 def test_a_pinned_snapshot_is_in_every_lineage() -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import runpy
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from training.errors import ConfigError, details_of
 from training.planning.plan import PlannedStage
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 
+Config = TypeVar("Config")
 FUNCTION = "recipe"
 FIXED = (
     "model_directory",
@@ -97,31 +100,43 @@ def _errors_with_line(name: str) -> Iterator[None]:
 def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> list[PlannedStage]:
     """Return the stages with these fields of their configs set.
 
+    Raises:
+        ConfigError: as `set_parts`.
+    """
+    configs = set_parts({stage.name: stage.config for stage in stages}, assignments)
+    return [replace(stage, config=configs[stage.name]) for stage in stages]
+
+
+def set_parts(
+    parts: Mapping[str, Config],
+    assignments: Sequence[str],
+    fixed: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Config]:
+    """Return the configs with these fields set.
+
     Args:
+        parts: configs by the name of their stage.
         assignments: strings STAGE.NAME=VALUE.
+        fixed: fields that cannot be assigned, by stage; FIXED for other stages.
 
     Raises:
         ConfigError: as raised by `assigned`; or the stage does not exist.
     """
-    names = [stage.name for stage in stages]
     for text in assignments:
-        if text.partition(".")[0] not in names:
+        if text.partition(".")[0] not in parts:
             raise ConfigError(
                 f"set: {text!r} does not begin with a stage: "
-                f"{' or '.join(f'{name}.' for name in names)}",
+                f"{' or '.join(f'{name}.' for name in parts)}",
                 field="set",
                 reason="UNKNOWN",
-                limit=", ".join(names),
+                limit=", ".join(parts),
             )
-    changed = []
-    for stage in stages:
+    changed = {}
+    for name, config in parts.items():
         try:
-            config = assigned(stage.config, of_stage(stage.name, assignments), FIXED)
+            changed[name] = assigned(config, of_stage(name, assignments), fixed.get(name, FIXED))
         except ConfigError as error:
-            raise ConfigError(
-                f"{stage.name}.{error}", **details_of(error, f"{stage.name}.")
-            ) from error
-        changed.append(replace(stage, config=config))
+            raise ConfigError(f"{name}.{error}", **details_of(error, f"{name}.")) from error
     return changed
 
 
