@@ -3,6 +3,10 @@
 Events are de-duplicated by event id (the first counts), the last thumb wins, retractions are
 applied, and feedback is joined with turns by message id (feedback may arrive before its turn).
 Erased turns and withheld events are removed. Every dropped event is counted with a reason.
+
+Thumbs on answers that did not end by themselves (token limit, user's stop, failure) are dropped,
+because they would rate the length, and such answers must not be imitated. Corrections of them count
+without the answer.
 """
 
 from __future__ import annotations
@@ -47,7 +51,10 @@ class Drop(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """Rating of one answer by one user: a thumb, a correction, or both."""
+    """Rating of one answer by one user: a thumb, a correction, or both.
+
+    `cut`: the answer did not end by itself, so only the correction is used.
+    """
 
     message_id: str
     principal: str
@@ -58,6 +65,7 @@ class Judgement:
     up: bool | None
     correction: str | None
     served: Served | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,13 +119,20 @@ def judge(
     by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
     for (principal, message_id), current in _current_feedback(feedback, dropped).items():
         rated = known.get(message_id)
-        reason = _drop_reason(rated, principal, current)
+        reason = _drop_reason(rated, principal)
         if rated is None or reason is not None:
             dropped += [
                 Dropped(event.event_id, reason or Drop.UNJOINED) for event in current.events()
             ]
             continue
-        by_principal[principal].append((rated, current))
+        if current.correction and not current.correction.text.strip():
+            dropped.append(Dropped(current.correction.event_id, Drop.EMPTY))
+            current.correction = None
+        if current.thumb and rated.finish is not FinishReason.STOP:
+            dropped.append(Dropped(current.thumb.event_id, Drop.INCOMPLETE))
+            current.thumb = None
+        if current.events():
+            by_principal[principal].append((rated, current))
     judgements = [
         Judgement(
             message_id=turn.message_id,
@@ -128,7 +143,8 @@ def judge(
             answer=turn.answer,
             up=None if current.thumb is None else current.thumb.up,
             correction=None if current.correction is None else current.correction.text,
-            served=turn.served,
+            served=turn.served if turn.finish is FinishReason.STOP else None,
+            cut=turn.finish is not FinishReason.STOP,
         )
         for answers in by_principal.values()
         for turn, current in _capped(answers, max_per_principal, dropped)
@@ -162,7 +178,8 @@ def _current_feedback(
     return {key: current for key, current in found.items() if current.events()}
 
 
-def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -> Drop | None:
+def _drop_reason(turn: Turn | None, principal: str) -> Drop | None:
+    """Return why all feedback of a user on a turn is dropped, None if it counts."""
     if turn is None:
         return Drop.UNJOINED
     if turn.erased:
@@ -179,15 +196,7 @@ def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -
         or turn.guard_category
     ):
         return Drop.BLOCKED
-    if turn.finish is not FinishReason.STOP:
-        return Drop.INCOMPLETE
-    if (
-        not turn.answer.strip()
-        or not turn.context
-        or (current.correction and not current.correction.text.strip())
-    ):
-        return Drop.EMPTY
-    return None
+    return Drop.EMPTY if not turn.answer.strip() or not turn.context else None
 
 
 def _capped(

@@ -29,8 +29,8 @@ MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is ab
 class Answer:
     """One answer to one context with all its thumbs, over users and repetitions.
 
-    `served` is a sample of an answer rated like the majority, if there is one. `users` are the
-    principals of the thumbs.
+    `text` is as generated, with its line breaks. `served` is a sample of an answer rated like the
+    majority, if there is one. `users` are the principals of the thumbs.
     """
 
     text: str
@@ -46,17 +46,25 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A context with its rated answers and its corrections as (chosen, rejected).
+class Correction:
+    """A better answer and the answer that it corrects; the latter is None if it was cut.
 
-    `correctors` are the principals of each correction, in the same order.
+    `users` are the principals who wrote it.
     """
+
+    text: str
+    corrected: str | None
+    users: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A context with its rated answers and its corrections."""
 
     prompt_id: str
     context: tuple[Message, ...]
     answers: tuple[Answer, ...]
-    corrections: tuple[tuple[str, str], ...]
-    correctors: tuple[frozenset[str], ...]
+    corrections: tuple[Correction, ...]
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,31 @@ def prompt_key(context: Iterable[Message]) -> str:
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:16]
 
 
+def opening_key(context: Sequence[Message]) -> str:
+    """Return the id of a context up to its first message of a user.
+
+    All turns and branches of a conversation have the same opening, until the oldest messages no
+    longer fit the context.
+    """
+    roles = [message.role for message in context]
+    return prompt_key(context[: roles.index("user") + 1] if "user" in roles else context)
+
+
+def text_key(text: str) -> str:
+    """Return a text without trailing spaces and surrounding blank lines.
+
+    Line breaks and indentation remain, because they are part of code, lists and poems.
+    """
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def is_unchanged(judgement: Judgement) -> bool:
+    """Return True if the correction of a judgement is the answer itself."""
+    return judgement.correction is not None and text_key(judgement.correction) == text_key(
+        judgement.answer
+    )
+
+
 def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
     """Group judgements by context and, within a context, by answer; ordered by prompt id."""
     by_prompt: dict[str, list[Judgement]] = defaultdict(list)
@@ -100,27 +133,28 @@ def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
     for prompt_id in sorted(by_prompt):
         rated = by_prompt[prompt_id]
         votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        corrections: dict[tuple[str, str], set[str]] = defaultdict(set)
+        corrections: dict[tuple[str, str | None], set[str]] = defaultdict(set)
         voters: dict[str, set[str]] = defaultdict(set)
         served: dict[tuple[str, bool], Served] = {}
         for judgement in rated:
-            answer = " ".join(judgement.answer.split())
+            answer = text_key(judgement.answer)
             if judgement.up is not None:
                 votes[answer][0 if judgement.up else 1] += 1
                 voters[answer].add(judgement.principal)
                 if judgement.served:
                     served.setdefault((answer, judgement.up), judgement.served)
-            if judgement.correction is not None:
-                better = " ".join(judgement.correction.split())
-                if better != answer:
-                    corrections[better, answer].add(judgement.principal)
+            if judgement.correction is not None and not is_unchanged(judgement):
+                corrected = None if judgement.cut else answer
+                corrections[text_key(judgement.correction), corrected].add(judgement.principal)
         answers = tuple(
             Answer(text, up, down, served.get((text, up > down)), frozenset(voters[text]))
             for text, (up, down) in sorted(votes.items())
         )
-        written = sorted(corrections)
-        correctors = tuple(frozenset(corrections[correction]) for correction in written)
-        questions.append(Question(prompt_id, rated[0].context, answers, tuple(written), correctors))
+        written = tuple(
+            Correction(*texts, frozenset(corrections[texts]))
+            for texts in sorted(corrections, key=lambda texts: (texts[0], texts[1] or ""))
+        )
+        questions.append(Question(prompt_id, rated[0].context, answers, written))
     return questions
 
 
@@ -157,15 +191,15 @@ def make_pairs(
             Pair(
                 question.prompt_id,
                 question.context,
-                better,
-                worse,
+                correction.text,
+                correction.corrected,
                 CORRECTION_MARGIN,
                 None,
-                (users,),
+                (correction.users,),
             )
-            for (better, worse), users in zip(
-                question.corrections, question.correctors, strict=True
-            )
+            for correction in question.corrections
+            # Against a cut answer the correction would win by its length alone.
+            if correction.corrected is not None
         ]
         own += [
             Pair(

@@ -1,8 +1,9 @@
 """Division of a snapshot into training sets per stage and evaluation sets.
 
-Evaluation data are never trained on. Two divisions cross each other. Prompts: a hash holds out a
-fixed share, in every later snapshot too. Users: a share of the users are judges. Their thumbs train
-only the second reward model, which compares candidate and stable version.
+Evaluation data are never trained on. Two divisions cross each other. Prompts: a hash of the
+conversation's opening holds out a fixed share, in every later snapshot too, so that no turn or
+branch of a held-out conversation is trained on. Users: a share of the users are judges. Their
+thumbs train only the second reward model, which compares candidate and stable version.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from training.data.feedback.pairs import (
     Question,
     estimate_noise,
     group_by_prompt,
+    is_unchanged,
     make_pairs,
     noise_ceiling,
+    opening_key,
     pair_line,
     prompt_key,
 )
@@ -47,10 +50,11 @@ PAIR_ADVICE = (
 class SetsConfig:
     """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
 
-    `max_user_share` bounds the share of SFT examples, and of pairs in each set, that depend on one
-    user alone. With `redact_personal_data`, mail addresses, telephone numbers and other personal
-    data become placeholders before the division; `language` is the ISO 639-1 code of the users'
-    language, which selects the national numbers.
+    `max_pairs_per_prompt` bounds the pairs and the SFT examples of one context. `max_user_share`
+    bounds the share of SFT examples, and of pairs in each set, that depend on one user alone. With
+    `redact_personal_data`, mail addresses, telephone numbers and other personal data become
+    placeholders before the division; `language` is the ISO 639-1 code of the users' language, which
+    selects the national numbers.
     """
 
     held_out_fraction: float = 0.2
@@ -149,12 +153,8 @@ class TrainingSets:
 def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSets:
     """Divide the judgements of one snapshot into all sets of a run; deterministic."""
     judges, judges_are = _select_judges(judgements, config.judge_fraction)
-    training_judgements = [
-        j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)
-    ]
-    held_out = [
-        j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)
-    ]
+    anchors = [] if config.anchors is None else read_anchors(config.anchors)
+    training_judgements, held_out = _divide_prompts(judgements, anchors, config.held_out_fraction)
     noise = estimate_noise(group_by_prompt(judgements))
     training_questions = group_by_prompt(
         j for j in training_judgements if _judge_key(j, judges_are) not in judges
@@ -171,10 +171,18 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
         )
         pairs_by_set.append(pairs)
         dropped.update(left_out, pairs_over_share_of_user=over_share)
-    examples, authors = _sft_lines(training_questions, config.correction_weight)
+    examples, authors, over_cap = _sft_lines(training_questions, config)
     examples, over_share = cap_users(examples, authors, config.max_user_share, config.seed)
-    dropped["sft_over_share_of_user"] = over_share
-    anchors = [] if config.anchors is None else read_anchors(config.anchors)
+    dropped.update(
+        sft_over_cap_of_prompt=over_cap,
+        sft_over_share_of_user=over_share,
+        corrections_unchanged=sum(map(is_unchanged, judgements)),
+        answers_without_majority=sum(
+            answer.up == answer.down
+            for question in training_questions
+            for answer in question.answers
+        ),
+    )
     pairs = [*pairs_by_set[0], *anchors]
     random.Random(config.seed).shuffle(pairs)
     return TrainingSets(
@@ -233,9 +241,27 @@ def read_anchors(path: Path) -> list[Pair]:
     ]
 
 
-def is_held_out(prompt_id: str, fraction: float) -> bool:
-    """Decide by the prompt alone, so a prompt used for evaluation never trains a later version."""
-    return _unit_interval("held-out", prompt_id) < fraction
+def is_held_out(opening: str, fraction: float) -> bool:
+    """Decide by the opening alone, so a prompt used for evaluation never trains a later version.
+
+    The opening of a conversation with one question is the prompt itself.
+    """
+    return _unit_interval("held-out", opening) < fraction
+
+
+def _divide_prompts(
+    judgements: Sequence[Judgement], anchors: Sequence[Pair], fraction: float
+) -> tuple[list[Judgement], list[Judgement]]:
+    """Return the judgements for training, and those for evaluation."""
+    # Every run trains on the recipe's own prompts, so users' equal prompts cannot evaluate it.
+    taught = {opening_key(anchor.context) for anchor in anchors}
+    training: list[Judgement] = []
+    held_out: list[Judgement] = []
+    for judgement in judgements:
+        opening = opening_key(judgement.context)
+        is_for_evaluation = opening not in taught and is_held_out(opening, fraction)
+        (held_out if is_for_evaluation else training).append(judgement)
+    return training, held_out
 
 
 def _select_judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
@@ -266,25 +292,36 @@ def _unit_interval(purpose: str, key: str) -> float:
 
 
 def _sft_lines(
-    questions: Iterable[Question], correction_weight: float
-) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str], ...]]]:
-    """Return liked answers, weighted by their majority, and corrections; and their users."""
+    questions: Iterable[Question], config: SetsConfig
+) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str], ...]], int]:
+    """Return liked answers and corrections as examples, their users, and the number of drops.
+
+    The weight of a liked answer is its majority. A correction of several answers to a context is
+    one example. At most max_pairs_per_prompt examples of a context are kept, chosen by a hash.
+    """
     lines: list[dict[str, Any]] = []
     users: list[tuple[frozenset[str], ...]] = []
+    over_cap = 0
     for question in questions:
-        messages = _prompt_line(question.context)["messages"]
-        for answer in question.answers:
-            if answer.up > answer.down:
-                weight = (answer.up - answer.down) / (answer.up + answer.down)
-                lines.append({"messages": messages, "response": answer.text, "weight": weight})
-                users.append((answer.users,))
+        found = [
+            (answer.text, (answer.up - answer.down) / (answer.up + answer.down), answer.users)
+            for answer in question.answers
+            if answer.up > answer.down
+        ]
         authors: dict[str, frozenset[str]] = {}
-        for (better, _), correctors in zip(question.corrections, question.correctors, strict=True):
-            authors[better] = authors.get(better, frozenset()) | correctors
-        for better in sorted(authors):
-            lines.append({"messages": messages, "response": better, "weight": correction_weight})
-            users.append((authors[better],))
-    return lines, users
+        for correction in question.corrections:
+            known = authors.get(correction.text, frozenset())
+            authors[correction.text] = known | correction.users
+        found += [(text, config.correction_weight, authors[text]) for text in sorted(authors)]
+        if len(found) > config.max_pairs_per_prompt:
+            over_cap += len(found) - config.max_pairs_per_prompt
+            found.sort(key=lambda example: _unit_interval(f"sft:{config.seed}", example[0]))
+            del found[config.max_pairs_per_prompt :]
+        messages = _prompt_line(question.context)["messages"]
+        for text, weight, by in found:
+            lines.append({"messages": messages, "response": text, "weight": weight})
+            users.append((by,))
+    return lines, users, over_cap
 
 
 def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:

@@ -123,9 +123,10 @@ def write_snapshot(
     partial.mkdir(parents=True)
     lines = [asdict(judgement) for judgement in judgements]
     for line in lines:
-        # Logs without samples thus give the same snapshot id in older and newer versions.
-        if line["served"] is None:
-            del line["served"]
+        # Logs without samples or cut answers thus give the same snapshot id in all versions.
+        for name, default in (("served", None), ("cut", False)):
+            if line[name] is default:
+                del line[name]
     _write_lines(partial / JUDGEMENTS, lines)
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     parts = [
