@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2
@@ -209,13 +210,26 @@ def run() -> None:
         )
         sys.exit(USAGE_ERROR)
     command = COMMANDS[name]
-    if obstacle := missing(command):
-        print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
-    if command.is_slow and {"-h", "--help"}.isdisjoint(rest):
+    is_help = not {"-h", "--help"}.isdisjoint(rest)
+    obstacle = missing(command)
+    if obstacle and not is_help:
+        refuse(name, obstacle)
+    if command.is_slow and not is_help:
         print(f"thumbwheel {name}: loading", file=sys.stderr, flush=True)
     sys.argv = [f"thumbwheel {name}", *command.words, *rest]
-    runpy.run_module(command.module_here(), run_name="__main__")
+    try:
+        runpy.run_module(command.module_here(), run_name="__main__")
+    except ImportError:
+        # Modules of commands describe their options without the packages of their groups.
+        if not obstacle:
+            raise
+        refuse(name, obstacle)
+
+
+def refuse(name: str, obstacle: str) -> NoReturn:
+    """Print why a command cannot run, and exit."""
+    print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
 
 
 def usage(names: Collection[str]) -> str:

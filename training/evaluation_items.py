@@ -13,7 +13,6 @@ from pathlib import Path
 from training.benchmarks.data import SOURCES, Row, mmlu_subjects, rows
 from training.corpus.decontamination import EvaluationItem, build_index
 from training.corpus.document import CorpusError
-from training.probes.items import Kind, items_of
 
 SUMMARY = "Index the items of benchmarks, probes and files for the decontamination of texts."
 
@@ -49,6 +48,9 @@ def evaluation_items() -> Iterator[EvaluationItem]:
         ItemsError: items are missing.
         DataError: the package of the benchmarks could not be installed.
     """
+    # Imported here, because the options are described without the packages of the command.
+    from training.probes.items import Kind, items_of
+
     for task in SOURCES:
         for number, row in enumerate(rows(task)):
             yield EvaluationItem(task, number, TEXTS[task](row))

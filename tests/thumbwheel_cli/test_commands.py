@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,69 @@ def test_missing_dependency_group_is_named_with_its_installation(
     assert cli.missing(cli.COMMANDS["train"]).endswith(
         "run python3 infra/install/environment.py training"
     )
+
+
+HELP_WITHOUT_PACKAGES = """
+import contextlib, io, sys
+from training.corpus.__main__ import COMMANDS, main
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+for command in COMMANDS:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    print(printed.getvalue().partition(" [-h]")[0])
+"""
+
+
+def locked_packages(group: str) -> set[str]:
+    lines = (ROOT / "locks" / f"{group}.txt").read_text().splitlines()
+    return {line.partition("==")[0].lower() for line in lines if "==" in line}
+
+
+def test_help_of_data_commands_needs_neither_their_group_nor_that_of_training() -> None:
+    packages = locked_packages("corpus") | locked_packages("training")
+    packages -= locked_packages("services")
+    absent = [
+        module
+        for module, owners in packages_distributions().items()
+        if packages.intersection(owner.lower().replace("_", "-") for owner in owners)
+    ]
+    assert {"scrapy", "spacy", "torch", "ray"} <= set(absent)
+
+    done = run(*absent, program=HELP_WITHOUT_PACKAGES)
+
+    assert done.returncode == 0, done.stderr
+    commands = [name for name in cli.COMMANDS if name.startswith("data ")]
+    assert done.stdout.split("\n")[:-1] == [f"usage: thumbwheel {name}" for name in commands]
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_help_without_the_group_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_described: bool
+) -> None:
+    """The module describes its options, or needs the group even for that."""
+
+    def run_module(*_: object, **__: object) -> None:
+        if not is_described:
+            raise ModuleNotFoundError
+        sys.exit()
+
+    monkeypatch.setattr("runpy.run_module", run_module)
+    monkeypatch.setitem(cli.PROBES, "corpus", "a_package_that_is_not_installed")
+    monkeypatch.setattr(sys, "argv", ["thumbwheel", "data", "pii", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert ended.value.code == (None if is_described else cli.USAGE_ERROR)
+    assert ("environment.py corpus" in capsys.readouterr().err) is not is_described
+    monkeypatch.setattr(sys, "argv", ["thumbwheel", "data", "pii", "x.txt"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.run()
 
 
 def test_image_without_the_module_or_group_names_the_image(

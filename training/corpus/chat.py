@@ -12,10 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.corpus.document import CorpusError, Stage, Verdict
+from training.corpus.document import CorpusError, Stage, Verdict, find_surrogate
 from training.corpus.sources.config import MAX_RECORD_BYTES, Kind, detect_kind
-from training.corpus.sources.tables import Row, find_surrogate, json_rows, parquet_rows
+
+if TYPE_CHECKING:
+    from training.corpus.sources.tables import Row
 
 SUMMARY = "convert tables of instructions (Alpaca, Dolly, FLAN, conversations) for train sft"
 SHOWN_FILES = 5
@@ -112,6 +115,8 @@ def convert(
     Raises:
         CorpusError: no row gives an example.
     """
+    from training.corpus.sources.tables import json_rows, parquet_rows
+
     counts: Counter[str] = Counter()
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)

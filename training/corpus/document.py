@@ -147,3 +147,12 @@ def record_id(item: Item) -> str:
     digest = hashlib.sha256(json.dumps(head).encode() + b"\0")
     digest.update(content)
     return digest.hexdigest()[:ID_DIGITS]
+
+
+def find_surrogate(text: str) -> int:
+    """Return the place of an unpaired surrogate, which JSON can spell but UTF-8 cannot; else -1."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return -1

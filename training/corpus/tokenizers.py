@@ -20,7 +20,6 @@ from training.corpus.block_sample import Block, take_sample
 from training.corpus.document import CorpusError, Document, Origin, Rejected
 from training.corpus.language import LanguageIdentifier
 from training.corpus.sources.config import ENDINGS, SourceConfig, detect_kind
-from training.corpus.sources.reading import read
 from training.tokenization.byte_pairs import TOKENIZER
 from training.tokenization.comparison import Figures, measure, parse_sizes, table, total
 from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
@@ -221,6 +220,9 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     Raises:
         CorpusError: a path is missing or of an unknown kind, or no file has a text.
     """
+    # Imported here, because the options are described without the packages of the command.
+    from training.corpus.sources.reading import read
+
     counts: Counter[str] = Counter()
     for path in paths:
         if not path.exists():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.corpus.document import Stage
-from training.data_path.config import CorpusConfig, read_config
-from training.data_path.log import RESULT
-from training.data_path.pipeline import DOCUMENTS, REPORT, SHARDS, TOKENIZER, build
-from training.data_path.summary import Summary
-from training.reporting.progress import open_display
+
+if TYPE_CHECKING:
+    from training.data_path.config import CorpusConfig
+    from training.data_path.summary import Summary
 
 SUMMARY = "Clean texts, remove duplicates and personal data, and write token shards."
 
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build, continue or update the corpus; return 1 if no text remains."""
+    # Imported here, because the options are described without the packages of the command.
+    from training.data_path.config import read_config
+
     config = read_config(options.config)
     summary = build_and_report(config, options.out, options.workers)
     if not summary.kept:
@@ -39,6 +42,10 @@ def run(options: argparse.Namespace) -> int:
 
 def build_and_report(config: CorpusConfig, out: Path, workers: int) -> Summary:
     """Build the corpus and print the funnel."""
+    from training.data_path.log import RESULT
+    from training.data_path.pipeline import DOCUMENTS, REPORT, SHARDS, TOKENIZER, build
+    from training.reporting.progress import open_display
+
     with open_display() as display:
         summary = build(config, out, workers, display)
     print(funnel(summary))

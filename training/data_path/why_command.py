@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.corpus.document import Stage
-from training.data_path.log import LOG, RESULT, Entry, find
+
+if TYPE_CHECKING:
+    from training.data_path.log import Entry
 
 SUMMARY = "Show why a page is in the corpus or not: stage, rule and measured value."
 NOT_FOUND = 1
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each entry; exit with 1 if there is none."""
+    # Imported here, because the options are described without the packages of the command.
+    from training.data_path.log import LOG, RESULT, find
+
     folder = options.corpus / RESULT / LOG
     found = find(folder, options.url)
     for entry in found:
@@ -58,6 +63,8 @@ def crawl_rows(corpus: Path, url: str) -> Iterator[dict[str, Any]]:
 
 def describe(entry: Entry, folder: Path) -> str:
     """Return an entry in words."""
+    from training.data_path.log import find
+
     origin = f"{entry.url or entry.id} (source {entry.source}, {entry.size:,} bytes)"
     if entry.stage == Stage.KEPT:
         return f"{origin}: kept, as document {entry.id}"

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import tiktoken
-
 from training.tokenization.text_tokenizer import BytePairs, TextTokenizer, TokenizerError
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "encodings"
@@ -96,6 +94,8 @@ def open_published(name: str) -> TextTokenizer:
             reason="UNKNOWN",
             limit=", ".join(PUBLISHED),
         )
+    import tiktoken  # of the groups corpus and training; `data tokenizers --help` needs none
+
     ranks = read_ranks(rank_file(name), encoding.sha256)
     return BytePairs(
         tiktoken.Encoding(

@@ -13,14 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import tiktoken
 from tokenizers import Tokenizer
 
 from training.errors import DetailedError
 from training.model.fields import absent, missing
 from training.tokenization.byte_pairs import PATTERNS, TOKENIZER, bytes_by_letter, identify_split
+
+if TYPE_CHECKING:
+    import tiktoken
 
 # fancy-regex keeps a backtracking state per character of a run of white space and panics at a
 # million (measured with tiktoken 0.14). Oniguruma does not. Python's \s is a superset of theirs.
@@ -237,6 +239,8 @@ def to_tiktoken(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tik
     Raises:
         ValueError: the tokenizer is incompatible; the message names the field.
     """
+    import tiktoken  # as in published.py
+
     split = identify_split(spec["pre_tokenizer"])
     if split is None or (reason := incompatibility(tokenizer, spec)):
         raise ValueError(f"tokenizer.json: {reason if split else PRE_TOKENIZER}")

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from w3lib.url import safe_url_string
-
 MAX_URL_CHARS = 2000
 KEY_BYTES = 16
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -49,6 +47,9 @@ def canonical_url(url: str, base: str = "", encoding: str = "utf-8") -> str | No
 
 @functools.lru_cache(maxsize=1 << 15)
 def _canonical(url: str, encoding: str) -> str | None:
+    # Imported here, because the options of `data crawl` are described without its packages.
+    from w3lib.url import safe_url_string
+
     try:
         parts = urlsplit(safe_url_string(url, encoding))
         host, port = (parts.hostname or "").rstrip("."), parts.port

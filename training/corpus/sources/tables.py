@@ -11,7 +11,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpus.document import Document, Item, Origin, Rejected, Stage, Verdict
+from training.corpus.document import (
+    Document,
+    Item,
+    Origin,
+    Rejected,
+    Stage,
+    Verdict,
+    find_surrogate,
+)
 from training.corpus.sources.config import SourceConfig
 from training.corpus.sources.members import open_members
 from training.corpus.sources.parquet_pages import PageHeaderError, largest_page
@@ -233,12 +241,3 @@ def field_of(row: Mapping[str, object], names: Sequence[str]) -> str:
     if isinstance(value, str) and len(value) <= MAX_FIELD_CHARACTERS and find_surrogate(value) < 0:
         return value
     return ""
-
-
-def find_surrogate(text: str) -> int:
-    """Return the place of an unpaired surrogate, which JSON can spell but UTF-8 cannot; else -1."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return error.start
-    return -1
