@@ -15,11 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
-from zstandard import ZstdError
-
 from training.corpus.document import CorpusError
 from training.corpus.pii.kinds import DEFAULT_KINDS, Kind
+from training.corpus.pii.regions import REGIONS
 
 SUMMARY = "replace mail addresses, telephone numbers and other personal data by placeholders"
 # Texts of documents and of examples for pretrain, SFT, reward models and instructions.
@@ -30,6 +28,7 @@ FIELDS = (
 MAX_RECORD_CHARACTERS = 1 << 26
 SUFFIXES = (".jsonl", ".txt")
 COMPRESSIONS = ("", ".gz", ".zst")
+UNDETERMINED = "und"  # ISO 639-2
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -67,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language",
         default="en",
-        help="ISO 639-1 code for records without a field `language` (default: %(default)s)",
+        help="ISO 639-1 code for records without a field `language`, or "
+        f"{UNDETERMINED} for rules of no country (default: %(default)s)",
     )
 
 
@@ -85,6 +85,14 @@ def run(options: argparse.Namespace) -> int:
             field="--kinds",
             reason="UNKNOWN",
             limit=", ".join(sorted(known)),
+        )
+    languages = (*sorted(REGIONS), UNDETERMINED)
+    if options.language not in languages:
+        raise CorpusError(
+            f"--language: {options.language} unknown; known are {', '.join(languages)}",
+            field="--language",
+            reason="UNKNOWN",
+            limit=", ".join(languages),
         )
     wanted = frozenset(known[name] for name in kinds)
     rules = Rules(options.fields.split(","), wanted, options.language)
@@ -166,12 +174,16 @@ def _open(path: Path, named: Path, mode: str) -> Iterator[IO[str]]:
             # Without a name and time, so that equal texts give equal bytes.
             binary = stack.enter_context(gzip.GzipFile("", f"{mode}b", fileobj=binary, mtime=0))
         elif named.suffix == ".zst":
+            import zstandard
+
             binary = stack.enter_context(zstandard.open(binary, f"{mode}b"))
         yield stack.enter_context(io.TextIOWrapper(binary, "utf-8", newline=""))
 
 
 def _records(opened: IO[str], path: Path, is_text: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each record as written and as an object, for texts with the field `text`."""
+    from zstandard import ZstdError
+
     number = 0
     read = opened.read if is_text else opened.readline
     try:

@@ -68,6 +68,7 @@ def test_without_an_output_folder_texts_are_only_counted(
         ("a.pdf", b"", [], "a.pdf", ".jsonl, .jsonl.gz, .jsonl.zst, .txt, .txt.gz, .txt.zst"),
         ("a.txt", b"123456789", [], "a.txt:0", "at most 8 characters"),
         ("a.txt", b"", ["--kinds", "face"], "--kinds", "bank account, card, email"),
+        ("a.txt", b"", ["--language", "xx"], "--language", "ar, bg, cs"),
         ("a.txt", b"", ["--out", "."], "--out", ""),
     ],
 )
