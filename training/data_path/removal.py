@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -117,47 +117,51 @@ def builds_with(corpus: Path, identifiers: Sequence[str]) -> set[str]:
     }
 
 
-def shards_with(folders: Iterable[Path], identifiers: Sequence[str]) -> set[str]:
-    """Return the hashes of the token shards in folders that contain one of the documents.
+def artifacts_in(folders: Iterable[Path]) -> dict[Path, Manifest]:
+    """Return the manifests of all artifacts in folders and below, by folder."""
+    found: dict[Path, Manifest] = {}
+    for folder in folders:
+        for path in sorted(folder.resolve().rglob(MANIFEST)):
+            with suppress(ManifestError):  # of another kind, or unfinished
+                found[path.parent] = read_manifest(path.parent)
+    return found
+
+
+def shards_with(artifacts: Mapping[Path, Manifest], identifiers: Sequence[str]) -> set[str]:
+    """Return the hashes of the token shards among artifacts that contain one of the documents.
 
     These are shards that `pretrain` has made from the documents of a corpus.
     """
     wanted = _hashes(identifiers)
     return {
         shards_hash(shards)
-        for shards, manifest in _manifests(folders)
+        for shards, manifest in artifacts.items()
         if manifest.kind == SHARDS_KIND and np.isin(wanted, _hashes_in(shards)).any()
     }
 
 
-def models_of(builds: set[str], folders: Iterable[Path]) -> list[str]:
-    """Return the versions that were trained on these shards, and their descendants, by name.
+def models_of(builds: set[str], artifacts: Mapping[Path, Manifest]) -> list[tuple[str, Path]]:
+    """Return version and folder of the models that were trained on shards, and of descendants.
 
     Args:
-        folders: model directories, or folders that contain them.
+        builds: hashes of the shards.
+        artifacts: manifests by folder; the same version may be in several folders.
     """
-    manifests = [manifest for _, manifest in _manifests(folders)]
     found = {
-        manifest.version
-        for manifest in manifests
+        folder
+        for folder, manifest in artifacts.items()
         if (manifest.data or {}).get(SHARDS_HASH) in builds
     }
     while True:
+        versions = {artifacts[folder].version for folder in found}
         descendants = {
-            manifest.version
-            for manifest in manifests
-            if manifest.version not in found and found.intersection(manifest.parents)
+            folder
+            for folder, manifest in artifacts.items()
+            if folder not in found and versions.intersection(manifest.parents)
         }
         if not descendants:
-            return sorted(found)
+            return sorted((artifacts[folder].version, folder) for folder in found)
         found |= descendants
-
-
-def _manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, Manifest]]:
-    for folder in folders:
-        for path in sorted(folder.rglob(MANIFEST)):
-            with suppress(ManifestError):  # of another kind, or unfinished
-                yield path.parent, read_manifest(path.parent)
 
 
 def _hashes_in(shards: Path) -> npt.NDArray[np.uint64]:

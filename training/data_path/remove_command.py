@@ -6,11 +6,7 @@ import argparse
 from pathlib import Path
 
 from training.corpus.document import CorpusError, Stage
-from training.data_path import log
 from training.data_path.build_command import build_and_report
-from training.data_path.config import read_settings
-from training.data_path.finish import origin_of
-from training.data_path.removal import By, builds_with, models_of, record, shards_with
 
 SUMMARY = "Remove documents by URL, host or licence, and name the models that learned from them."
 
@@ -39,24 +35,33 @@ def run(options: argparse.Namespace) -> int:
         CorpusError: --corpus is no corpus, a folder of --models does not exist, or --host is no
             host name; nothing is recorded.
     """
+    # Imported here, because the options are described without the packages of the command.
+    from training.data_path import log, removal
+    from training.data_path.config import read_settings
+    from training.data_path.finish import origin_of
+
     for folder in options.models:
         if not folder.is_dir():
             raise CorpusError(f"models: {folder} is no folder", field="models", reason="MISSING")
     config = read_settings(options.corpus)
-    by = next(one for one in By if getattr(options, one))
-    removal = record(options.corpus, by, getattr(options, by))
+    by = next(one for one in removal.By if getattr(options, one))
+    recorded = removal.record(options.corpus, by, getattr(options, by))
     removed = [
         entry.id
         for entry in log.entries(options.corpus / log.RESULT / log.LOG)
-        if entry.stage in (Stage.KEPT, Stage.REMOVAL) and removal.concerns(origin_of(vars(entry)))
+        if entry.stage in (Stage.KEPT, Stage.REMOVAL) and recorded.concerns(origin_of(vars(entry)))
     ]
     folders = options.models or [Path(".state/models")]
-    builds = builds_with(options.corpus, removed) | shards_with(folders, removed)
-    models = models_of(builds, folders)
+    artifacts = removal.artifacts_in(folders)
+    builds = removal.builds_with(options.corpus, removed)
+    builds |= removal.shards_with(artifacts, removed)
+    models = removal.models_of(builds, artifacts)
     summary = build_and_report(config, options.corpus, options.workers)
     print(f"{len(removed):,} documents of the result were removed; {summary.kept:,} remain")
     if models:
-        print(f"trained on shards with at least one of them: {', '.join(models)}")
+        print("trained on shards with at least one of them:")
+        for version, folder in models:
+            print(f"  {version}: {folder}")
     else:
         searched = ", ".join(str(folder) for folder in folders)
         print(f"no model in {searched} was trained on shards with them")

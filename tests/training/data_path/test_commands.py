@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.data_path.corpora import page, write_table
+from training.artifacts.manifest import Manifest, read_manifest, write_manifest
 from training.corpus.__main__ import main
+from training.data.token_shards import SHARDS_HASH, shards_hash
+from training.data_path import removal
 
 NANO = Path(__file__).resolve().parents[3] / "models" / "nano"
 SETTINGS = """
@@ -76,6 +79,29 @@ def test_remove_says_what_remains(corpus: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "no model in" in said
     assert "1 remain" in said
+
+
+def test_remove_names_the_folders_of_the_models(
+    corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = corpus.parent / "models" / "a" / "base"
+    model.mkdir(parents=True)
+    (model / "weights").write_text("")
+    data = {SHARDS_HASH: shards_hash(corpus / "result" / "shards")}
+    write_manifest(model, kind="model", version="base", data=data)
+    read: list[Path] = []
+
+    def read_once(folder: Path) -> Manifest:
+        read.append(folder)
+        return read_manifest(folder)
+
+    monkeypatch.setattr(removal, "read_manifest", read_once)
+    arguments = ["--corpus", str(corpus), "--models", str(corpus.parent / "models")]
+
+    assert main(["remove", "--url", "https://example.org/1", *arguments]) == 0
+
+    assert f"  base: {model}\n" in capsys.readouterr().out
+    assert read == [model]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,15 @@ from training.data.token_shards import (
 from training.data_path import phases, pipeline, toolkit
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
-from training.data_path.removal import REMOVALS, By, builds_with, models_of, record, shards_with
+from training.data_path.removal import (
+    REMOVALS,
+    By,
+    artifacts_in,
+    builds_with,
+    models_of,
+    record,
+    shards_with,
+)
 from training.data_path.tables import read_rows
 
 MAIL = "Write to jane.doe@example.com or to the editors, who answer within a week of your letter. "
@@ -453,7 +461,9 @@ def test_models_that_saw_a_document_are_named(
     record(out, By.URL, "https://example.org/1")
     build_quietly(config, out)  # the models remain known after the shards have changed
 
-    assert models_of(builds_with(out, identifiers), [models]) == ["base", "chat"]
+    found = artifacts_in([models, models / "base"])  # overlapping folders count once
+    seen_by = models_of(builds_with(out, identifiers), found)
+    assert seen_by == [("base", models / "base"), ("chat", models / "chat")]
     assert builds_with(out, ["0" * 32]) == set()
 
 
@@ -470,9 +480,10 @@ def test_models_trained_on_the_documents_themselves_are_named(
     write_manifest(work / "mine", kind="model", version="mine", data=data)
     identifiers = [entry.id for entry in find(result / "log", "https://example.org/1")]
 
-    assert models_of(builds_with(out, identifiers), [work]) == []
-    assert models_of(shards_with([work], identifiers), [work]) == ["mine"]
-    assert shards_with([work], ["0" * 32]) == set()
+    found = artifacts_in([work])
+    assert models_of(builds_with(out, identifiers), found) == []
+    assert models_of(shards_with(found, identifiers), found) == [("mine", work / "mine")]
+    assert shards_with(found, ["0" * 32]) == set()
 
 
 def test_folder_with_other_files_is_refused(config: CorpusConfig, out: Path) -> None:
