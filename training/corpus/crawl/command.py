@@ -11,11 +11,12 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.corpus.crawl.fates import Fate
 from training.corpus.crawl.settings import CONTACT, CrawlSettings, Signal
 from training.corpus.crawl.urls import canonical_url
 from training.corpus.document import CorpusError
@@ -23,11 +24,13 @@ from training.corpus.sources.config import CRAWL_LOG, LATEST_CRAWL
 
 if TYPE_CHECKING:
     from training.corpus.crawl.crawler import Crawl
+    from training.corpus.crawl.frontier import Frontier
 
 SUMMARY = "download pages of allowed hosts into WARC files, with a log of each URL"
 MAX_SEED_BYTES = 64 << 20
 FOLDER_DIGITS = 4
 QUIET_SECONDS = 30.0
+SHOWN_SEEDS = 20
 # Options with a number: option, field of CrawlSettings, type and description.
 NUMBERS: tuple[tuple[str, str, type, str], ...] = (
     ("--depth", "depth", int, "links from a seed to a page"),
@@ -41,6 +44,14 @@ NUMBERS: tuple[tuple[str, str, type, str], ...] = (
     ("--page-bytes", "page_bytes", int, "bytes of a page, decompressed"),
     ("--file-bytes", "file_bytes", int, "bytes of a WARC file"),
 )
+# Options that allow what was refused, by fate.
+REMEDIES = {
+    Fate.PRIVATE_ADDRESS: "--private-addresses",
+    Fate.OFF_HOST: "--hosts",
+    Fate.NOINDEX: "--ignore noindex",
+    Fate.NOAI: "--ignore noai",
+    Fate.TDM: "--ignore tdm",
+}
 DEFAULTS = {field.name: field.default for field in fields(CrawlSettings)}
 
 
@@ -101,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 
     Returns:
         0 if the crawl is finished, 1 if it stored no page, 128 and the signal's number after an
-        interruption.
+        interruption. A finished crawl without any page is repeated.
 
     Raises:
         CorpusError: a setting is wrong, or the folder belongs to another crawl.
@@ -172,7 +183,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     earlier = sorted(path for path in out.glob("[0-9]" * FOLDER_DIGITS) if path.is_dir())
     finished = (out / LATEST_CRAWL).resolve().name if (out / LATEST_CRAWL).is_symlink() else ""
     is_continued = bool(earlier) and earlier[-1].name != finished
-    if earlier and not is_continued and not is_recrawl:
+    if earlier and not is_continued and not is_recrawl and has_pages(out / finished):
         print(f"{out}: this crawl is finished. Crawl once more with --recrawl.", file=sys.stderr)
         return 0
     folder = earlier[-1] if is_continued else out / f"{len(earlier) + 1:0{FOLDER_DIGITS}}"
@@ -199,6 +210,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
         write_log(frontier, folder / CRAWL_LOG)
         progress.report(crawl, is_last=True)
         counts = {fate: count for fate, count in sorted(frontier.counts().items()) if fate}
+        refusals = [] if crawl.stored else list(refusals_of(settings.seeds, frontier))
     finally:
         archive.close()
         frontier.close()
@@ -211,7 +223,28 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
         return 128 + signal.SIGINT
     point_to(out / LATEST_CRAWL, folder.name)
     print(f"{out / LATEST_CRAWL}: {crawl.stored:,} pages in {folder.name}")
+    for line in refusals:
+        print(line, file=sys.stderr)
     return 0 if crawl.stored else 1
+
+
+def has_pages(folder: Path) -> bool:
+    """Return True if a crawl has stored a page."""
+    from training.corpus.crawl.frontier import Frontier
+
+    with closing(Frontier(folder)) as frontier:
+        return bool(frontier.stored_by_host())
+
+
+def refusals_of(seeds: Sequence[str], frontier: Frontier) -> Iterator[str]:
+    """Yield a line for each of the first seeds with the reason why it gave no page."""
+    for seed in seeds[:SHOWN_SEEDS]:
+        url, fate, value = frontier.outcome(canonical_url(seed) or seed)
+        place = seed if url == canonical_url(seed) else f"{seed}, leads to {url}"
+        remedy = f" (allow: {REMEDIES[Fate(fate)]})" if fate in REMEDIES else ""
+        yield f"{place}: {fate}{f': {value}' if value else ''}{remedy}"
+    if (more := len(seeds) - SHOWN_SEEDS) > 0:
+        yield f"{more:,} more seeds without a page; the crawl log has them"
 
 
 class Progress:

@@ -322,6 +322,19 @@ class Frontier:
             (State.PENDING, self.round + 1, key),
         )
 
+    def outcome(self, url: str) -> tuple[str, str, str]:
+        """Return the last URL of the redirects and canonical URLs of a URL, its fate and value."""
+        seen = {url}
+        while True:
+            row = self._database.execute(
+                "SELECT fate, value FROM urls WHERE key = ?", (url_key(url),)
+            ).fetchone()
+            fate, value = row or ("", "")
+            if fate not in (Fate.REDIRECT, Fate.CANONICAL) or value in seen:
+                return url, fate, value
+            url = value
+            seen.add(url)
+
     def stored_by_host(self) -> dict[str, int]:
         """Return the number of stored pages of each host."""
         rows = self._database.execute(

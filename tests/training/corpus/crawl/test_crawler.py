@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 from collections.abc import Mapping
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from tests.training.corpus.crawl.memory_web import SEED, Crawled, Web, crawl_into, page, reply
 from training.corpus.crawl.archive import Position, read_bytes
+from training.corpus.crawl.command import refusals_of
 from training.corpus.crawl.download import FetchError, Response
 from training.corpus.crawl.fates import Fate
+from training.corpus.crawl.frontier import Frontier
 from training.corpus.crawl.settings import Signal
 
 ROBOTS = "/robots.txt"
@@ -193,6 +196,27 @@ def test_redirects(tmp_path: Path) -> None:
     assert done.fates["/bad"] == "http status"
     assert done.fates["/11"] == "redirect limit"
     assert "/12" not in done.fates
+
+
+def test_reason_of_a_seed_is_that_of_the_page_to_which_it_leads(tmp_path: Path) -> None:
+    pages = {
+        "/": reply(301, location="/moved"),
+        "/moved": reply(301, location="http://other.test/"),
+        "/loop": reply(301, location="/loop"),
+        "/secret": page(head="<meta name=robots content=noindex>"),
+        "/gone": reply(404),
+    }
+    seeds = (f"{SEED}#top", *(SEED + name for name in ("loop", "secret", "gone")))
+    crawl_into(tmp_path, Web(pages), seeds)
+    with closing(Frontier(tmp_path)) as frontier:
+        lines = list(refusals_of([*seeds, *seeds * 5], frontier))
+    assert lines[:4] == [
+        f"{SEED}#top, leads to http://other.test/: off host (allow: --hosts)",
+        f"{SEED}loop: redirect: {SEED}loop",
+        f"{SEED}secret: noindex (allow: --ignore noindex)",
+        f"{SEED}gone: http status: 404",
+    ]
+    assert (len(lines), lines[-1].split()[:2]) == (21, ["4", "more"])
 
 
 def test_canonical_urls(tmp_path: Path) -> None:

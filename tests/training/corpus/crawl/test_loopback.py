@@ -145,10 +145,18 @@ def test_private_addresses_are_refused_by_number_and_by_name(tmp_path: Path) -> 
         names = ("127.0.0.1", "localhost", "127.1", "2130706433")
         seeds = tuple(f"http://{name}:{site.port}/" for name in names)
         process = start_crawl(site, tmp_path, "--wait", "0", seeds=seeds, is_private=False)
-        assert finish(process)[0] == 1
-        assert not site.paths
+        status, _, err = finish(process)
+        assert (status, site.paths) == (1, [])
+        reasons = [line for line in err.splitlines() if line.startswith("http")]
+        assert [line.partition(": ")[0] for line in reasons] == list(seeds)
+        assert all("private address" in one and "--private-addresses" in one for one in reasons)
         rows = {row["url"]: row["fate"] for row in log_of(site, tmp_path).values()}
         assert rows == dict.fromkeys(seeds, "private address")
+
+        # Such a crawl is not "finished": the command is repeated, here with what was missing.
+        process = start_crawl(site, tmp_path, "--wait", "0", seeds=seeds[:1])
+        assert finish(process)[0] == 0
+        assert log_of(site, tmp_path)["/"]["fate"] == "stored"
 
 
 def test_host_that_never_answers_is_given_up(tmp_path: Path) -> None:
