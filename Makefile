@@ -69,7 +69,7 @@ cluster: ## start a Kubernetes node on this machine: built once (10 minutes), st
 	@$(VENV) -m infra.machine.cluster install
 	@$(VENV) -m infra.machine.cluster up $(CLUSTER_STATE)
 
-deploy: ## deploy images, chart and stores to that cluster and print the URL (TRAINING=local|kuberay [WHOLE=1]  PORT=  GRPC_PORT=  STATE=)
+deploy: ## deploy images, chart and stores to that cluster and print the URL (TRAINING=kuberay|job|local [WHOLE=1]  PORT=  GRPC_PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.machine.servers install
 	@$(VENV) -m infra.machine.cluster install

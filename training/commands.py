@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.cluster.group import GPUS_HELP, parse_workers
+from training.cluster.group import gpus_for_each, parse_workers
 from training.data_commands import code_commit, identity, objects, require_state, tls_files
 from training.errors import UnavailableError
 from training.reporting.progress import Lines, open_display
@@ -115,7 +115,11 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         help="Ray workers; 0 trains in this process; a range continues with fewer workers after "
         "the loss of a machine",
     )
-    command.add_argument("--gpus-per-worker", type=int, help=GPUS_HELP)
+    command.add_argument(
+        "--gpus-per-worker",
+        type=int,
+        help="GPUs for each worker, 0 for CPUs; default 1 if this machine has one for each",
+    )
     command.add_argument("--device", help=DEVICE_HELP)
     command.add_argument(
         "--gate-tasks",
@@ -297,6 +301,9 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
         if options.workers is not None:
             most, fewest = options.workers
             config = replace(config, num_workers=most, fewest_workers=fewest)
+        if options.gpus_per_worker is None and options.device in (None, "auto"):
+            found = max(config.gpus_per_worker, gpus_for_each(config.num_workers))
+            config = replace(config, gpus_per_worker=found)
         if options.device is not None:
             config = config.on_device(options.device)
         names = ("gpus_per_worker", "rollout_actors", "checkpoints_in_bucket")

@@ -20,6 +20,7 @@ from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_ma
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
+from training.cluster.group import require_ray
 from training.corpus.pii.judgements import redact_judgements
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
@@ -201,6 +202,7 @@ def begin(
         )
     plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
     config = recipe(plan)
+    require_ray(config.num_workers)
     _check_size(config)
     _check_tasks(config)
     last = runs.last(name)

@@ -32,6 +32,7 @@ BY_SCHEMA = {
     "an unknown mode of the identity": ("identity.mode=off", "identity"),
     "an unknown mode of TLS": ("tls.mode=on", "tls"),
     "a lifetime in days": ("tls.certManager.duration=90d", "duration"),
+    "an unknown mode of Ray": ("ray.mode=cluster", "mode"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
     "a temporary folder without a limit": ("tmpSizes.services=null", "tmpSizes"),
     "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
@@ -131,7 +132,14 @@ BY_TEMPLATE = {
         "training.enabled=true,models.initial=small-1",
         "training.recipe models.initial small-1",
     ),
-    "GPUs for a run in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
+    "GPUs for a run without Ray": (
+        "training.enabled=true,ray.mode=local,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
+        "ray.workers.gpus ray.mode",
+    ),
+    "GPUs in one pod without a node selector": (
+        "training.enabled=true,ray.workers.gpus=1",
+        "ray.workers.nodeSelector",
+    ),
     "GPUs without a node selector": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
     "GPUs set twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
     "an autoscaler in one pod": (

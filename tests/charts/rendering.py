@@ -58,16 +58,18 @@ def render(
     release: str = "tw",
     helm3: bool = False,
     upgrade: bool = False,
+    operators: Sequence[str] = OPERATORS,
 ) -> Sequence[Object]:
     """Return all objects of a values file of `ci/`.
 
     Args:
         sets: values for --set.
         json_sets: values for --set-json, as a tuple.
+        operators: kinds of operators that the cluster has.
     """
     options = [argument for item in sets for argument in ("--set", item)]
     options += [argument for item in json_sets for argument in ("--set-json", item)]
-    operators = [argument for item in OPERATORS for argument in ("--api-versions", item)]
+    kinds = [argument for item in operators for argument in ("--api-versions", item)]
     result = helm(
         "template",
         release,
@@ -76,7 +78,7 @@ def render(
         "chat",
         "-f",
         str(VALUES / values),
-        *operators,
+        *kinds,
         *options,
         *(["--is-upgrade"] if upgrade else []),
         helm3=helm3,

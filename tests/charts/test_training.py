@@ -16,9 +16,9 @@ from training.__main__ import parser as training_parser
 from training.data.feedback.bucket import bucket_location
 from training.launching.__main__ import parser as launcher_parser
 
-LOCAL, RAY = "one-node-values.yaml", "ray-values.yaml"
+JOB, RAY = "one-node-values.yaml", "ray-values.yaml"
 EVALUATION = ("evaluation-values.yaml", "training.enabled=true")
-LOOP_PODS = {LOCAL: "training/CronJob", RAY: "training/RayJob"}
+LOOP_PODS = {JOB: "training/CronJob", RAY: "training/RayJob"}
 every_mode = pytest.mark.parametrize("values", LOOP_PODS)
 
 
@@ -74,7 +74,7 @@ def test_training_accepts_its_arguments(values: str) -> None:
     assert options.patience == 120
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
-    expected = ((4, None), 1, 0.1, 14400) if values == RAY else ((0, None), None, None, None)
+    expected = ((4, None), 1, 0.1, 14400) if values == RAY else ((1, None), 0, None, None)
     assert (
         options.workers,
         options.gpus_per_worker,
@@ -85,10 +85,46 @@ def test_training_accepts_its_arguments(values: str) -> None:
     assert options.canary_steps == (0.02, 0.05, 0.2)
 
 
+def test_runs_are_by_ray_where_nothing_is_set() -> None:
+    """RayJobs where the operator is, otherwise Ray inside the pod of a run."""
+    with_operator = render("existing-values.yaml", "training.enabled=true")
+    assert ray_job(with_operator)
+    without = render("existing-values.yaml", "training.enabled=true", operators=())
+    assert ray_job(without) is None
+    args = only(pods(without)["training/CronJob"])["args"]
+    assert training_parser().parse_args(args[1:]).workers == (1, None)
+
+
+def test_a_mode_is_not_replaced_by_what_the_cluster_has() -> None:
+    """The operator is installed in each rendering."""
+    assert ray_job(render(JOB)) is None
+    assert ray_job(render(JOB, "ray.mode=kuberay"))
+    local = "ray.mode=local"
+    assert ray_job(render(JOB, local)) is None
+    options = training_parser().parse_args(arguments(JOB, local))
+    assert (options.workers, options.gpus_per_worker) == ((0, None), None)
+
+
+def test_the_pod_of_a_run_has_the_gpus_and_the_nodes_of_its_workers() -> None:
+    workers = ("ray.workers.replicas=4", "ray.workers.gpus=2", "ray.workers.nodeSelector.pool=gpu")
+    toleration = {"key": "gpu", "operator": "Exists"}
+    given = [f"ray.workers.tolerations[0].{key}={value}" for key, value in toleration.items()]
+    given += ["training.nodeSelector.zone=a", "training.tolerations[0].key=batch"]
+    options = training_parser().parse_args(arguments(JOB, *workers, *given))
+    assert (options.workers, options.gpus_per_worker) == ((4, None), 2)
+    pod = pods(render(JOB, *workers, *given))["training/CronJob"]
+    assert only(pod)["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "gpu"}
+    assert pod["spec"]["tolerations"] == [{"key": "batch"}, toleration]
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    shared = next(m["name"] for m in only(pod)["volumeMounts"] if m["mountPath"] == "/dev/shm")
+    assert volumes[shared]["emptyDir"]["medium"] == "Memory"
+
+
 def test_extra_arguments_take_precedence() -> None:
-    options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=2}"))
+    options = training_parser().parse_args(arguments(JOB, "training.extraArgs={--workers=2}"))
     assert options.workers == (2, None)
-    options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=1..2}"))
+    options = training_parser().parse_args(arguments(JOB, "training.extraArgs={--workers=1..2}"))
     assert options.workers == (2, 1)
 
 
@@ -161,38 +197,37 @@ def bucket_environment(pod: Any) -> dict[str, str]:
 
 
 @every_mode
-def test_checkpoints_go_to_the_bucket_if_enabled(values: str) -> None:
-    for given, expected in (("false", None), ("true", True)):
-        options = training_parser().parse_args(
-            arguments(values, f"training.checkpointsInBucket={given}")
-        )
+def test_checkpoints_go_to_the_bucket_unless_disabled(values: str) -> None:
+    disabled = "training.checkpointsInBucket=false"
+    for changes, expected in (((), True), ((disabled,), None)):
+        options = training_parser().parse_args(arguments(values, *changes))
         assert options.checkpoints_in_bucket is expected
 
 
 def test_workers_reach_the_bucket_only_with_checkpoints_in_it() -> None:
-    kept = "training.checkpointsInBucket=true"
-    found = pods(render(RAY, kept))
+    volume = "training.checkpointsInBucket=false"
+    found = pods(render(RAY))
     assert bucket_environment(found["ray-worker/RayJob"]) == bucket_environment(
         found["training/RayJob"]
     )
     assert bucket_location(bucket_environment(found["ray-worker/RayJob"])) is not None
-    assert outside_ports(policies(RAY, kept)["ray-worker"]) == {8333}
-    assert not bucket_environment(pods(render(RAY))["ray-worker/RayJob"])
-    assert outside_ports(policies(RAY)["ray-worker"]) == set()
+    assert outside_ports(policies(RAY)["ray-worker"]) == {8333}
+    assert not bucket_environment(pods(render(RAY, volume))["ray-worker/RayJob"])
+    assert outside_ports(policies(RAY, volume)["ray-worker"]) == set()
     assert not bucket_environment(found["ray-submitter/RayJob"])
-    evaluated = policies(*EVALUATION, "ray.mode=kuberay", kept)
+    evaluated = policies(*EVALUATION, "ray.mode=kuberay")
     assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")
     assert "ray-worker" in peers(evaluated["s3"]["ingress"], "from")
     assert "ray-worker" not in peers(
-        policies(*EVALUATION, "ray.mode=kuberay")["s3"]["ingress"], "from"
+        policies(*EVALUATION, "ray.mode=kuberay", volume)["s3"]["ingress"], "from"
     )
 
 
 @every_mode
 def test_an_evicted_pod_has_the_notice_time_of_the_values(values: str) -> None:
     found = pods(render(values, "training.noticeSeconds=90"))
-    pod = found["training/CronJob" if values == LOCAL else "ray-worker/RayJob"]
-    assert pod["spec"]["terminationGracePeriodSeconds"] == (90 if values == LOCAL else 105)
+    pod = found["training/CronJob" if values == JOB else "ray-worker/RayJob"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == (90 if values == JOB else 105)
     if values == RAY:
         drains = {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "90"}
         assert drains in only(pod)["env"]
@@ -244,7 +279,7 @@ def test_the_first_version_is_stored_under_its_name() -> None:
 
 
 def test_a_run_in_one_pod_is_resumed_and_never_concurrent() -> None:
-    (cron,) = of_kind(render(LOCAL), "CronJob")
+    (cron,) = of_kind(render(JOB), "CronJob")
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
     job = cron["spec"]["jobTemplate"]["spec"]
     assert (job["backoffLimit"], job["activeDeadlineSeconds"], job["podReplacementPolicy"]) == (
@@ -364,7 +399,7 @@ def test_the_queue_label_is_on_the_jobs_that_kueue_admits() -> None:
     label = "kueue.x-k8s.io/queue-name"
     queued = ray_job(render(RAY, "ray.autoscaling.enabled=false", "ray.queueName=night"))
     assert queued["metadata"]["labels"][label] == "night"
-    (cron,) = of_kind(render(LOCAL, "ray.queueName=night"), "CronJob")
+    (cron,) = of_kind(render(JOB, "ray.queueName=night"), "CronJob")
     assert cron["spec"]["jobTemplate"]["metadata"]["labels"][label] == "night"
     assert label not in ray_job(render(RAY))["metadata"]["labels"]
 
@@ -397,7 +432,7 @@ def test_the_launcher_reaches_only_the_api_server() -> None:
 
 
 def test_a_run_in_an_evaluation_reaches_s3_without_open_egress() -> None:
-    found = policies(*EVALUATION)
+    found = policies(*EVALUATION, "ray.mode=job")
     assert peers(found["training"]["egress"], "to") == {"feedback", "generator", "s3"}
     assert {} not in found["training"]["egress"]
     assert "training" in peers(found["s3"]["ingress"], "from")

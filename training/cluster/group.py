@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def ray_cluster(processors: int) -> Iterator[None]:
     if processors == 0:
         yield
         return
+    require_ray(processors)
     import ray
 
     if ray.is_initialized():
@@ -82,7 +84,8 @@ def ray_cluster(processors: int) -> Iterator[None]:
             # The environment is passed to processes on other machines too.
             ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)
         else:
-            _start(max(processors, len(os.sched_getaffinity(0))) + 1)
+            # Ray starts an idle process for each of its CPUs, and a pod sees all CPUs of its node.
+            _start(processors + 1)
     try:
         yield
     finally:
@@ -190,6 +193,35 @@ class Group:
     def processors(self) -> int:
         """Return the CPUs that the run needs."""
         return self.workers + self.rollout_actors
+
+
+def require_ray(workers: int) -> None:
+    """Check that Ray is installed if there are workers.
+
+    Raises:
+        ConfigError: the package is missing.
+    """
+    if workers and find_spec("ray") is None:
+        raise ConfigError(
+            f"workers: {workers} needs the package ray, which is not installed: run python3 "
+            "infra/install/environment.py training, or set --workers 0 to train in this process",
+            field="workers",
+            reason="MISSING",
+            limit="0 without ray",
+        )
+
+
+def gpus_for_each(workers: int) -> int:
+    """Return the GPUs that Ray reserves for each worker where nothing is configured.
+
+    1 if Ray starts on this machine and the machine has a GPU for each worker. 0 on an existing
+    cluster (RAY_ADDRESS), whose GPUs this machine does not know.
+    """
+    import torch
+
+    if not workers or os.environ.get(ADDRESS):
+        return 0
+    return int(torch.cuda.device_count() >= workers)
 
 
 def trainer(

@@ -5,6 +5,13 @@
 {{- .Values.training.loop.existingClaim | default (include "thumbwheel.name" (list . "loop")) -}}
 {{- end -}}
 
+{{/* How a run is started: `ray.mode`, with auto by the operator of the cluster. */}}
+{{- define "thumbwheel.rayMode" -}}
+{{- if ne .Values.ray.mode "auto" -}}{{ .Values.ray.mode }}
+{{- else -}}{{ ternary "kuberay" "job" (.Capabilities.APIVersions.Has "ray.io/v1/RayJob") }}
+{{- end -}}
+{{- end -}}
+
 {{/* Arguments of `python3 -m`. extraArgs come last because the last occurrence of an argument
      applies. */}}
 {{- define "thumbwheel.trainingWords" -}}
@@ -16,7 +23,7 @@
 {{- range $name, $value := $v.canary -}}
   {{- if ne (toString $value) "" -}}{{- $words = concat $words (list (printf "--canary-%s" $name) (toString $value)) -}}{{- end -}}
 {{- end -}}
-{{- if eq .Values.ray.mode "local" -}}
+{{- if eq (include "thumbwheel.rayMode" .) "local" -}}
   {{- $words = concat $words (list "--workers" "0") -}}
 {{- else -}}
   {{- $workers := .Values.ray.workers -}}
@@ -79,6 +86,9 @@
 {{- end }}
 {{- include "thumbwheel.tlsMount" $root }}
 {{- include "thumbwheel.identityMounts" (list $root "training" false) }}
+{{- if include "thumbwheel.sharesMemory" $root }}
+- {name: shared-memory, mountPath: /dev/shm}
+{{- end }}
 {{- end }}
 {{- include "thumbwheel.extraMounts" (list $root $root.Values.training) }}
 {{- end -}}
@@ -96,6 +106,9 @@
 {{- end }}
 {{- include "thumbwheel.tlsVolume" (list $root "training") }}
 {{- include "thumbwheel.identityVolumes" (list $root "training" false) }}
+{{- if include "thumbwheel.sharesMemory" $root }}
+- {name: shared-memory, emptyDir: {medium: Memory, sizeLimit: 1Gi}}
+{{- end }}
 {{- end }}
 {{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}
@@ -113,6 +126,26 @@ successfulJobsHistoryLimit: {{ .history.succeeded }}
 failedJobsHistoryLimit: {{ .history.failed }}
 {{- end -}}
 
+{{/* Resources and placement of the pod of a run with ray.mode job or local: those of `training`, and
+     with job the GPUs and the placement of the workers, which run in this pod. */}}
+{{- define "thumbwheel.runValues" -}}
+{{- $run := deepCopy .Values.training -}}{{- $workers := .Values.ray.workers -}}
+{{- if eq (include "thumbwheel.rayMode" .) "job" -}}
+  {{- $_ := set $run "nodeSelector" (merge (deepCopy $run.nodeSelector) $workers.nodeSelector) -}}
+  {{- $_ := set $run "tolerations" (concat $run.tolerations $workers.tolerations | uniq) -}}
+  {{- if gt (int $workers.gpus) 0 -}}
+    {{- $all := mul $workers.gpus $workers.replicas -}}
+    {{- $_ := set $run "resources" (mustMergeOverwrite $run.resources (dict "limits" (dict $workers.gpuResource $all))) -}}
+  {{- end -}}
+{{- end -}}
+{{- pick $run "resources" "nodeSelector" "tolerations" "affinity" "priorityClassName" | toYaml -}}
+{{- end -}}
+
+{{/* Workers with GPUs in one pod exchange gradients through /dev/shm, which is 64 MiB by default. */}}
+{{- define "thumbwheel.sharesMemory" -}}
+{{- if and (eq (include "thumbwheel.rayMode" .) "job") (gt (int .Values.ray.workers.gpus) 0) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "thumbwheel.queueLabel" -}}
 {{- with .Values.ray.queueName }}
 kueue.x-k8s.io/queue-name: {{ . }}
@@ -121,27 +154,27 @@ kueue.x-k8s.io/queue-name: {{ . }}
 
 {{- define "thumbwheel.validateTraining" -}}
 {{- if .Values.training.enabled -}}
-{{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}
+{{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}{{- $mode := include "thumbwheel.rayMode" . -}}
 {{- range list "nano" "small" -}}
   {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
 {{- $items := $v.training.benchmarks.items.existingClaim -}}
 {{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
 {{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
-  {{- if and (gt (int $given) 0) (eq $v.ray.mode "local") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
+  {{- if and (gt (int $given) 0) (ne $mode "kuberay") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
 {{- end -}}
 {{- if gt (int $workers.fewest) (int $workers.replicas) -}}{{ fail "ray.workers.fewest: is above ray.workers.replicas" }}{{- end -}}
 {{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.fewest, because Ray would wait for the pods of the actors" }}{{- end -}}
 {{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
-{{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs need ray.mode kuberay; local trains on CPUs" }}{{- end -}}
+{{- if and (gt $gpus 0) (eq $mode "local") -}}{{ fail "ray.workers.gpus: GPUs need ray.mode kuberay or job; local trains without Ray on CPUs" }}{{- end -}}
 {{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: select GPU nodes with ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
 {{- range $kind, $amounts := $workers.resources -}}
   {{- range $name := keys (default dict $amounts) -}}
     {{- if contains "gpu" (lower $name) -}}{{ fail (printf "ray.workers.resources.%s: set %s with ray.workers.gpus and ray.workers.gpuResource" $kind $name) }}{{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if and $v.ray.autoscaling.enabled (eq $v.ray.mode "local") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled (ne $mode "kuberay") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
 {{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
 {{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a complete run; set only one of the two" }}{{- end -}}
 {{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: must be below training.deadlineSeconds, which ends the run" }}{{- end -}}

@@ -48,7 +48,7 @@ def main() -> int:
         "--training",
         type=RayMode,
         choices=list(RayMode),
-        help="also run training: local (in one pod) or by KubeRay",
+        help="also run training: by Ray in RayJobs (kuberay) or in one pod (job), or without Ray",
     )
     parser.add_argument(
         "--whole",

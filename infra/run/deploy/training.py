@@ -20,15 +20,16 @@ from infra.run.deploy.storage import READ_ONLY, volume_of
 
 PACKAGES, PLACE = "packages", "/site-packages"
 # Small enough for a node with two processors that runs everything else as well.
-RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "5Gi"}}
 OPERATOR_SECONDS = 60
 
 
 class RayMode(StrEnum):
-    """Values of the chart's `ray.mode`."""
+    """Values of the chart's `ray.mode`, without `auto`."""
 
-    LOCAL = "local"
     KUBERAY = "kuberay"
+    JOB = "job"
+    LOCAL = "local"
 
 
 def chart_values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:

@@ -15,7 +15,17 @@ from tests.training.cluster.runs import sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.__main__ import parser
 from training.artifacts.manifest import Manifest, verify_manifest
-from training.cluster.group import ENVIRONMENT, OWN_ENVIRONMENT, Group, parse_workers, trainer
+from training.cluster import group
+from training.cluster.group import (
+    ADDRESS,
+    ENVIRONMENT,
+    OWN_ENVIRONMENT,
+    Group,
+    parse_workers,
+    ray_cluster,
+    require_ray,
+    trainer,
+)
 from training.cluster.runner import StageRun, run_stage, run_stages
 from training.commands import adjusted_recipe
 from training.errors import ConfigError
@@ -77,6 +87,47 @@ def test_command_line_sets_workers_and_actors(tmp_path: Path) -> None:
     assert asked() == Group(1)
     assert asked("--workers", "1..2") == Group(2, fewest_workers=1)
     assert asked("--workers", "2", "--rollout-actors", "3") == Group(2, rollout_actors=3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "address", "words", "expected"),
+    [
+        (1, "", (), 1),
+        (8, "", ("--workers", "4"), 1),
+        (1, "", ("--workers", "2"), 0),
+        (1, "", ("--workers", "0"), 0),
+        (1, "", ("--gpus-per-worker", "0"), 0),
+        (1, "", ("--device", "cpu"), 0),
+        (0, "", (), 0),
+        (1, "head:6379", (), 0),
+    ],
+)
+def test_run_uses_the_gpus_of_its_machine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    address: str,
+    words: tuple[str, ...],
+    expected: int,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv(ADDRESS, address)
+    options = parser().parse_args(["loop", "--recipe", "nano", *words])
+    config = adjusted_recipe(options)(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0"))
+    assert config.group.gpus_per_worker == expected
+
+
+def test_missing_ray_is_named_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "find_spec", lambda _: None)
+    require_ray(0)
+    with refused(ConfigError, field="workers", reason="MISSING", limit="0 without ray"):
+        require_ray(2)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with (
+        refused(ConfigError, field="workers", reason="MISSING", limit="0 without ray"),
+        ray_cluster(1),
+    ):
+        raise AssertionError("Ray was not checked")
 
 
 def test_preemptions_are_no_failures_and_ray_gets_the_range(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """
     packaged_lists()
     state = tmp_path_factory.mktemp("jobs") / "cluster"
-    words = ("--training", "local", "--whole")
+    words = ("--training", "job", "--whole")
     with deployed_cluster(
         state, "the training image is not tried on a real cluster", *words, seconds=DEPLOY_SECONDS
     ) as found:
@@ -77,7 +77,7 @@ def configure(deployed: Deployed, *changes: Mapping[str, Any]) -> None:
     """Change the configuration of Jobs of the release."""
     repository, tag = deployed.image("training").rsplit(":", 1)
     images = {"images": {"training": {"repository": repository, "tag": tag}}}
-    deployed.install(chart_values(RayMode.LOCAL, whole=True), images, *changes)
+    deployed.install(chart_values(RayMode.JOB, whole=True), images, *changes)
 
 
 # A corpus.
