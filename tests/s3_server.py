@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -80,7 +81,8 @@ def _page(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
     after = query.get("continuation-token", "")
     keys = sorted(key for key in objects if key.startswith(query.get("prefix", "")) and key > after)
     contents = "".join(
-        f"<Contents><Key>{escape(key)}</Key><LastModified>{MODIFIED}</LastModified></Contents>"
+        f"<Contents><Key>{escape(key)}</Key><LastModified>{MODIFIED}</LastModified>"
+        f"<Size>{len(objects[key])}</Size><ETag>{md5(objects[key]).hexdigest()}</ETag></Contents>"
         for key in keys[:PAGE]
     )
     more = (

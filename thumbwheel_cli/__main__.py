@@ -136,6 +136,13 @@ COMMANDS = {
     "models fetch": Command(
         "install a model: small, a directory or a hub id", "infra.install.small_model"
     ),
+    "models import": Command(
+        "import a model from a directory, an object store or the hub",
+        TRAINING,
+        ("import",),
+        ("training",),
+        is_slow=True,
+    ),
     "models lineage": Command(
         "list versions and the data behind them", TRAINING, ("lineage",), ("training",)
     ),

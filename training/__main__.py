@@ -23,6 +23,7 @@ from training.commands import describe as describe_loop
 from training.data_commands import code_commit
 from training.data_commands import describe as describe_data
 from training.decoding.arguments import describe as describe_generate
+from training.model_store.commands import describe as describe_import
 from training.probes.commands import describe as describe_probes
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
@@ -137,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     describe_custom(commands, code_commit)
     describe_rlvr(commands, code_commit)
     describe_plan(commands)
+    describe_import(commands)
     return root
 
 

@@ -76,7 +76,7 @@ TRAINING_LAYERS = (
     ("progress_log",),
     ("reporting",),
     ("cluster",),
-    ("data_path",),
+    ("data_path", "model_store"),
     ("recipes", "launching", "erasure"),
     ("loop_run", "remote"),
     ("loop",),

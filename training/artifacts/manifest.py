@@ -69,6 +69,11 @@ class Manifest:
         )
 
     @property
+    def sha256(self) -> str:
+        """Hash in hex over the hashes of the files; marks of erasures do not change it."""
+        return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()
+
+    @property
     def fields(self) -> dict[str, Any]:
         """Fields as written to the file."""
         fields = dataclasses.asdict(self)
@@ -112,7 +117,7 @@ def write_manifest(
         report=plain(report) or {},
         licence=licence,
     )
-    _write(directory, manifest)
+    save_manifest(directory, manifest)
     return manifest
 
 
@@ -122,7 +127,7 @@ def mark_erased(directory: Path, numbers: Iterable[int]) -> Manifest:
     known = {erasure["number"] for erasure in manifest.erased}
     new = tuple({"number": number, "time": now()} for number in sorted({*numbers} - known))
     marked = dataclasses.replace(manifest, erased=(*manifest.erased, *new))
-    _write(directory, marked)
+    save_manifest(directory, marked)
     return marked
 
 
@@ -192,13 +197,10 @@ def verify_manifest(directory: Path) -> Manifest:
 def hash_files(directory: Path) -> str:
     """Return the sha256 in hex over the hashes of a model's files.
 
-    Unlike the hash of the manifest, marks of erasures do not change it.
-
     Raises:
         ManifestError: the directory has no manifest.
     """
-    files = json.dumps(sorted(read_manifest(directory).files.items()))
-    return hashlib.sha256(files.encode()).hexdigest()
+    return read_manifest(directory).sha256
 
 
 def hash_file(path: Path) -> str:
@@ -221,7 +223,7 @@ def plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _write(directory: Path, manifest: Manifest) -> None:
+def save_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest atomically and durably."""
     path = directory / MANIFEST
     temporary = path.with_suffix(".partial")

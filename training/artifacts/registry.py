@@ -65,7 +65,7 @@ class Registry:
         Raises:
             RegistryError: the version is unknown or unfinished.
         """
-        directory = self._root / _checked(version)
+        directory = self._root / check_version(version)
         if not (directory / MANIFEST).is_file():
             raise RegistryError(
                 f"version: {version} is not in the registry {self._root}",
@@ -89,7 +89,7 @@ class Registry:
             ManifestError: the source is incomplete.
         """
         manifest = verify_manifest(source)
-        target = self._root / _checked(version)
+        target = self._root / check_version(version)
         if (target / MANIFEST).is_file():
             if verify_manifest(target).files != manifest.files:
                 raise RegistryError(
@@ -150,7 +150,12 @@ class Registry:
         return f"{name}-{max([0, *numbers]) + 1}"
 
 
-def _checked(version: str) -> str:
+def check_version(version: str) -> str:
+    """Return the name of a version, if it is valid.
+
+    Raises:
+        RegistryError: it has other characters or another length.
+    """
     if not VERSION.fullmatch(version):
         limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
         raise RegistryError(

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +50,14 @@ class CheckpointStoreError(DetailedError, RuntimeError):
     """
 
     reason = "UNREACHABLE"
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Size in bytes and ETag of an object, as listed."""
+
+    size: int
+    etag: str
 
 
 class CheckpointBucket:
@@ -102,12 +111,16 @@ class CheckpointBucket:
 
     def keys(self, prefix: str) -> list[str]:
         """Return all keys with this prefix."""
+        return list(self.listing(prefix))
+
+    def listing(self, prefix: str) -> dict[str, StoredObject]:
+        """Return all objects with this prefix by key."""
         return self._with_retries(
             prefix,
-            lambda: [
-                str(o.object_name)
+            lambda: {
+                str(o.object_name): StoredObject(o.size or 0, o.etag or "")
                 for o in self._client.list_objects(self._place.bucket, prefix, recursive=True)
-            ],
+            },
         )
 
     def remove(self, key: str) -> None:

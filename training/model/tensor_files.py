@@ -6,6 +6,7 @@ pickles are never read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,20 @@ def read_tensors(
                     reason="NOT_FINITE",
                 )
     return tensors
+
+
+def stored_tensors(file: Path) -> dict[str, tuple[str, int]]:
+    """Return the stored type (BF16, I32 …) and the number of elements of each tensor.
+
+    Raises:
+        CheckpointError: the file is not a complete safetensors file.
+    """
+    with _opened(file) as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        return {
+            name: (str(found.get_dtype()), math.prod(found.get_shape()))
+            for name, found in slices.items()
+        }
 
 
 def stored_type(file: Path, names: tuple[str, ...]) -> str | None:

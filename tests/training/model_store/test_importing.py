@@ -1,0 +1,251 @@
+"""Imports from a directory: checks, licence, terms, resume, and what is refused."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.support.errors import refused
+from training.artifacts.manifest import MANIFEST, Manifest, verify_manifest
+from training.artifacts.registry import RegistryError
+from training.data.chat import ChatError, load_chat
+from training.errors import DetailedError
+from training.model.checkpoint import load_decoder
+from training.model.fields import ModelConfigError
+from training.model.tensor_files import CheckpointError
+from training.model_store.destination import MARGIN_BYTES, DirectoryDestination
+from training.model_store.importing import import_model
+from training.model_store.source import DirectorySource, ModelImportError, SourceFile
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+class Usage(NamedTuple):
+    """Result of `shutil.disk_usage`, in bytes."""
+
+    total: int
+    used: int
+    free: int
+
+
+class InterruptedSource(DirectorySource):
+    """A directory whose file `broken` cannot be read; records the fetched files."""
+
+    def __init__(self, directory: Path, broken: str = "") -> None:
+        super().__init__(directory)
+        self.broken, self.fetched = broken, list[str]()
+
+    def fetch(self, file: SourceFile, into: Path) -> None:
+        if file.name == self.broken:
+            raise KeyboardInterrupt
+        self.fetched.append(file.name)
+        super().fetch(file, into)
+
+
+def imported(
+    model: Path, root: Path, accepted: Sequence[str] = (), said: list[str] | None = None
+) -> Manifest:
+    say = (said if said is not None else []).append
+    return import_model(DirectorySource(model), "toy-1", DirectoryDestination(root), accepted, say)
+
+
+def change(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_version_is_complete_and_loads(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    (model / "pytorch_model.bin").write_bytes(b"\x80")
+    (model / "modeling.py").write_text("raise SystemExit")
+    found = imported(model, tmp_path / "models", said=said)
+    version = tmp_path / "models" / "toy-1"
+    assert verify_manifest(version) == found
+    assert {path.name for path in version.iterdir()} == {*found.files, MANIFEST}
+    assert {*SHARDS, "README.md"} <= found.files.keys()
+    assert not {"pytorch_model.bin", "modeling.py"} & found.files.keys()
+    assert load_decoder(version, torch.float32) is not None
+    assert load_chat(version).stop_ids
+    assert found.licence == "apache-2.0"
+    assert found.parents == (str(model),)
+    assert any(found.sha256 in line for line in said)
+    assert any("apache-2.0" in line for line in said)
+
+
+def test_second_import_of_the_same_model_changes_nothing(model: Path, tmp_path: Path) -> None:
+    imported(model, tmp_path / "models")
+    before = (tmp_path / "models" / "toy-1" / MANIFEST).read_bytes()
+    source = InterruptedSource(model)
+    import_model(source, "toy-1", DirectoryDestination(tmp_path / "models"), (), print)
+    assert source.fetched == []
+    assert (tmp_path / "models" / "toy-1" / MANIFEST).read_bytes() == before
+
+
+def test_another_model_under_the_same_name_is_refused(model: Path, tmp_path: Path) -> None:
+    imported(model, tmp_path / "models")
+    change(model / "config.json", initializer_range=0.5)
+    with refused(ModelImportError, field="--name", reason="EXISTS"):
+        imported(model, tmp_path / "models")
+
+
+def test_interrupted_import_continues_with_the_missing_files(model: Path, tmp_path: Path) -> None:
+    destination = DirectoryDestination(tmp_path / "models")
+    with pytest.raises(KeyboardInterrupt):
+        import_model(InterruptedSource(model, SHARDS[1]), "toy-1", destination, (), print)
+    assert not (tmp_path / "models" / "toy-1").exists()
+    source = InterruptedSource(model)
+    import_model(source, "toy-1", destination, (), print)
+    assert source.fetched == [SHARDS[1]]
+    verify_manifest(tmp_path / "models" / "toy-1")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["toy-1"]
+
+
+def test_file_that_changed_since_an_interrupted_import_is_fetched_again(
+    model: Path, tmp_path: Path
+) -> None:
+    destination = DirectoryDestination(tmp_path / "models")
+    with pytest.raises(KeyboardInterrupt):
+        import_model(InterruptedSource(model, SHARDS[1]), "toy-1", destination, (), print)
+    change(model / "config.json", initializer_range=0.5)
+    source = InterruptedSource(model)
+    import_model(source, "toy-1", destination, (), print)
+    assert source.fetched == ["config.json", SHARDS[1]]
+    verify_manifest(tmp_path / "models" / "toy-1")
+
+
+def test_too_little_disk_is_refused_before_the_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = sum(path.stat().st_size for path in model.iterdir() if path.name not in SHARDS)
+    weights = sum((model / shard).stat().st_size for shard in SHARDS)
+    free = MARGIN_BYTES + max(small, weights - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free, 0, free))
+    source = InterruptedSource(model)
+    with refused(ModelImportError, field="disk", reason="TOO_LARGE"):
+        import_model(source, "toy-1", DirectoryDestination(tmp_path / "models"), (), print)
+    assert not {*SHARDS} & {*source.fetched}
+
+
+def test_pickles_are_refused(model: Path, tmp_path: Path) -> None:
+    for name in (*SHARDS, "model.safetensors.index.json"):
+        (model / name).unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with refused(ModelImportError, field="pytorch_model.bin", reason="UNSUPPORTED"):
+        imported(model, tmp_path / "models")
+
+
+def test_pickle_under_another_name_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / SHARDS[0]).write_bytes(pickle.dumps({"weights": [0] * 100}))
+    with refused(CheckpointError, field=SHARDS[0], reason="UNSUPPORTED"):
+        imported(model, tmp_path / "models")
+    assert not (tmp_path / "models" / "toy-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "field"),
+    [
+        (lambda m: change(m / "config.json", model_type="bert"), ModelConfigError, "model_type"),
+        (lambda m: (m / "config.json").unlink(), ModelConfigError, "config.json"),
+        (lambda m: (m / "tokenizer.json").unlink(), ChatError, "tokenizer.json"),
+        (
+            lambda m: change(m / "tokenizer_config.json", chat_template=None),
+            ChatError,
+            "chat_template",
+        ),
+        (lambda m: (m / SHARDS[1]).unlink(), ModelImportError, SHARDS[1]),
+        (
+            lambda m: change(m / "config.json", quantization_config={"bits": 4}),
+            ModelImportError,
+            "quantization_config.quant_method",
+        ),
+    ],
+)
+def test_incomplete_or_unsupported_model_is_refused(
+    model: Path, tmp_path: Path, damage: Any, kind: type[DetailedError], field: str
+) -> None:
+    damage(model)
+    with refused(kind, field=field):
+        imported(model, tmp_path / "models")
+    assert not (tmp_path / "models" / "toy-1").exists()
+
+
+def test_template_in_a_file_of_its_own_is_moved_into_the_tokenizer_config(
+    model: Path, tmp_path: Path
+) -> None:
+    template = json.loads((model / "tokenizer_config.json").read_text())["chat_template"]
+    change(model / "tokenizer_config.json", chat_template=None)
+    (model / "chat_template.jinja").write_text(template)
+    imported(model, tmp_path / "models")
+    version = tmp_path / "models" / "toy-1"
+    settings = json.loads((version / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == template
+    verify_manifest(version)
+
+
+def test_quantisation_is_stated(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    quantised = {"quant_method": "awq", "bits": 4}
+    change(model / "config.json", quantization_config=quantised)
+    save_file({"a": torch.zeros(4, dtype=torch.int32)}, model / SHARDS[0])
+    found = imported(model, tmp_path / "models", said=said)
+    assert "quantisation: awq, 4 bits" in said
+    assert found.report["quantisation"] == "awq, 4 bits"
+    assert found.report["elements"]["I32"] == 4
+
+
+def test_whole_numbers_without_a_stated_quantisation_are_refused(
+    model: Path, tmp_path: Path
+) -> None:
+    save_file({"a": torch.zeros(4, dtype=torch.int32)}, model / SHARDS[0])
+    with refused(CheckpointError, field="a", reason="UNSUPPORTED"):
+        imported(model, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("card", "licence_file", "expected"),
+    [
+        ("---\nlicense: mit\n---\n", "Apache License\n", "mit"),
+        ("---\nlicense: other\nlicense_name: qwen\n---\n", "", "qwen"),
+        ("no metadata\n", "\n  Apache License  \nVersion 2.0\n", "Apache License"),
+        ("---\nlicense: [\n---\n", "MIT License\n", "MIT License"),
+    ],
+)
+def test_licence_is_that_of_the_card_or_of_the_file(
+    model: Path, tmp_path: Path, card: str, licence_file: str, expected: str
+) -> None:
+    (model / "README.md").write_text(card)
+    (model / "LICENSE").write_text(licence_file)
+    assert imported(model, tmp_path / "models").licence == expected
+
+
+def test_unknown_licence_is_said(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    (model / "README.md").unlink()
+    change(model / "config.json", model_type="qwen3")
+    with pytest.raises(CheckpointError):  # the weights are those of another family
+        load_decoder(model, torch.float32)
+    assert imported(model, tmp_path / "models", said=said).licence == "unknown"
+    assert any("licence: unknown" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("card", "terms"),
+    [("license: gemma", "gemma"), ("license: llama3.1", "llama"), ("tags: []", "llama")],
+)
+def test_terms_must_be_accepted(model: Path, tmp_path: Path, card: str, terms: str) -> None:
+    (model / "README.md").write_text(f"---\n{card}\n---\n")
+    other = {"gemma": "llama", "llama": "gemma"}[terms]
+    for accepted in ((), (other,)):
+        with refused(ModelImportError, field="--accept-terms", reason="MISSING", limit=terms):
+            imported(model, tmp_path / "models", accepted)
+    assert imported(model, tmp_path / "models", [terms]).version == "toy-1"
+
+
+def test_invalid_name_is_refused(model: Path, tmp_path: Path) -> None:
+    with refused(RegistryError, field="version", reason="MALFORMED"):
+        import_model(DirectorySource(model), "../toy", DirectoryDestination(tmp_path), (), print)

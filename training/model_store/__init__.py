@@ -1,0 +1,1 @@
+"""Versions of models from outside, and versions in the object store."""

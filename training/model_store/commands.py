@@ -1,0 +1,134 @@
+"""Command `import`: bring a model into a folder or an object store, as a version.
+
+Modules with imports of seconds are imported on use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.errors import ConfigError, UnavailableError, details_of
+
+if TYPE_CHECKING:
+    from training.model_store.destination import Destination
+    from training.model_store.source import Source
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SCHEME, TOKEN_VARIABLE, TERMS = "s3://", "HF_TOKEN", ("gemma", "llama")
+
+
+def describe(commands: Commands) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "import",
+        help="import a model as a version",
+        description="Objects are read and written with TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY and "
+        "_SECRET_KEY. The same command continues an interrupted import.",
+    )
+    command.add_argument(
+        "source", metavar="SOURCE", help="directory, s3://BUCKET/PREFIX, or owner/model@revision"
+    )
+    command.add_argument("--name", required=True, help="name of the version")
+    command.add_argument(
+        "--to",
+        required=True,
+        metavar="DIRECTORY|s3://BUCKET/PREFIX",
+        help="folder of versions; the version becomes a folder in it",
+    )
+    command.add_argument(
+        "--accept-terms",
+        action="append",
+        choices=TERMS,
+        default=[],
+        help="accept the terms of use of a model family, after reading them",
+    )
+    command.add_argument(
+        "--hub", default="", metavar="URL", help="hub (default: HF_ENDPOINT or that of the client)"
+    )
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"token for gated and private models (default: {TOKEN_VARIABLE})",
+    )
+    command.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIRECTORY",
+        help="with --to s3://: room for the largest file (default: a temporary folder)",
+    )
+    command.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Import a model.
+
+    Raises:
+        ConfigError: source or destination is malformed.
+        ModelImportError and others: as `import_model`.
+    """
+    from training.cluster.bucket_checkpoints import CheckpointStoreError
+    from training.model_store.importing import import_model
+
+    with ExitStack() as stack:
+        try:
+            destination = _destination(options, stack)
+            source = _source(options)
+            import_model(source, options.name, destination, options.accept_terms, _say)
+        except CheckpointStoreError as error:
+            raise UnavailableError(error.text, **details_of(error)) from error
+    return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from training.model_store.bucket import BucketSource, open_bucket, parse_url
+    from training.model_store.hub import HUB_ID, HubAccess, HubSource
+    from training.model_store.source import DirectorySource
+
+    text = options.source
+    if text.startswith(SCHEME):
+        url = parse_url(text, "SOURCE")
+        return BucketSource(open_bucket(url, os.environ), url)
+    if Path(text).is_dir():
+        return DirectorySource(Path(text).resolve())
+    if HUB_ID.fullmatch(text):
+        return HubSource(text, HubAccess(options.hub, _token(options)))
+    raise ConfigError(
+        f"SOURCE: {text!r} is not a directory, s3://BUCKET/PREFIX or owner/model@revision",
+        field="SOURCE",
+        reason="UNKNOWN",
+        limit="directory, s3://BUCKET/PREFIX, owner/model@revision",
+    )
+
+
+def _destination(options: argparse.Namespace, stack: ExitStack) -> Destination:
+    from training.model_store.bucket import ModelBucket, open_bucket, parse_url
+    from training.model_store.destination import BucketDestination, DirectoryDestination
+
+    if not options.to.startswith(SCHEME):
+        return DirectoryDestination(Path(options.to))
+    url = parse_url(options.to, "--to")
+    scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    return BucketDestination(ModelBucket(open_bucket(url, os.environ), url), scratch)
+
+
+def _token(options: argparse.Namespace) -> str:
+    if options.token_file is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip()
+    try:
+        token: str = options.token_file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"--token-file: {options.token_file} cannot be read", field="--token-file"
+        ) from error
+    return token
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

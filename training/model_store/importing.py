@@ -1,0 +1,235 @@
+"""Import of a model: check, fetch, normalise, and write the manifest last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from training.artifacts.manifest import Manifest, hash_file
+from training.artifacts.registry import check_version
+from training.model.fields import read_object
+from training.model_store.checks import (
+    UNKNOWN_LICENCE,
+    ModelDescription,
+    check_terms,
+    check_weights,
+    describe_model,
+)
+from training.model_store.destination import MARGIN_BYTES, Destination, Draft
+from training.model_store.source import (
+    GIT,
+    SHA256,
+    ModelImportError,
+    Source,
+    SourceFile,
+    git_blob_id,
+    has_fingerprint,
+    select_small_files,
+    select_weights,
+)
+from training.runs import now
+
+Say = Callable[[str], None]
+SOURCE_FILES = "source_files"  # in the config of the manifest
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+
+
+def import_model(
+    source: Source, version: str, destination: Destination, accepted: Collection[str], say: Say
+) -> Manifest:
+    """Import a model as a version.
+
+    A second call with the same model has no effect. A call after an interrupted one continues it.
+
+    Args:
+        accepted: terms of use that the operator has accepted.
+
+    Raises:
+        ModelImportError, ModelConfigError, ChatError, CheckpointError, RegistryError: the model is
+            incomplete, unsupported or another one than this version, or the disk is too small.
+        UnavailableError: the source does not answer.
+    """
+    check_version(version)
+    files = source.files()
+    small = select_small_files(files)
+    if (present := destination.manifest(version)) is not None:
+        _require_same(present, version, source, files, small)
+        say(f"{version} is imported already (sha256 {present.sha256})")
+        return present
+    draft = destination.open_draft(version)
+    _require_room(draft, sum(file.size for file in small))
+    for file in small:
+        _fetch(source, file, version, destination, draft)
+    description = describe_model(draft.folder)
+    weights = select_weights(files, description.shards)
+    _announce(source, version, description, weights, say)
+    check_terms(description, accepted)
+    missing = [file for file in weights if not _is_kept(source, file, destination, draft)]
+    _require_room(draft, destination.room([file.size for file in missing]))
+    for number, file in enumerate(missing, 1):
+        say(f"{file.name} ({_size(file.size)}, {number} of {len(missing)})")
+        _fetch(source, file, version, destination, draft, description)
+    manifest = _manifest(source, version, description, [*small, *weights], draft)
+    destination.finish(version, draft, manifest)
+    say(f"imported {version} (sha256 {manifest.sha256})")
+    return manifest
+
+
+def _fetch(
+    source: Source,
+    file: SourceFile,
+    version: str,
+    destination: Destination,
+    draft: Draft,
+    description: ModelDescription | None = None,
+) -> None:
+    """Fetch a file, unless the draft has it, and compare it with the fingerprint of the source.
+
+    Args:
+        description: given for weights.
+    """
+    if _is_kept(source, file, destination, draft):
+        return
+    fingerprint = source.fingerprint(file)
+    source.fetch(file, draft.folder)
+    path = draft.folder / file.name
+    if not has_fingerprint(path, fingerprint, file.size):
+        path.unlink()
+        raise ModelImportError(
+            f"{file.name}: differs from the size and hash that {source.name} states; it was "
+            "deleted, and the same command fetches it again",
+            field=file.name,
+            reason="MISMATCH",
+        )
+    kind, _, value = fingerprint.partition(":")
+    found = {SHA256: hash_file(path), kind: value}
+    if description is None:
+        found[GIT] = git_blob_id(path)
+    else:
+        counts = check_weights(path, description.quantisation)
+        found |= {f"elements {stored}": str(count) for stored, count in counts.items()}
+    draft.files[file.name] = found
+    destination.keep(version, draft, file.name, is_weights=description is not None)
+
+
+def _is_kept(source: Source, file: SourceFile, destination: Destination, draft: Draft) -> bool:
+    known = draft.files.get(file.name)
+    return (
+        known is not None
+        and destination.has(draft, file.name)
+        and _agrees(known, source.fingerprint(file))
+    )
+
+
+def _agrees(known: Mapping[str, str], fingerprint: str) -> bool:
+    kind, _, value = fingerprint.partition(":")
+    return known.get(kind) == value
+
+
+def _require_same(
+    present: Manifest,
+    version: str,
+    source: Source,
+    files: Sequence[SourceFile],
+    small: Sequence[SourceFile],
+) -> None:
+    """Compare a source with the files that a version was imported from."""
+    known = present.config.get(SOURCE_FILES) or {}
+    by_name = {file.name: file for file in files}
+    is_same = (
+        known
+        and known.keys() >= {file.name for file in small}
+        and known.keys() <= by_name.keys()
+        and all(_agrees(known[name], source.fingerprint(by_name[name])) for name in known)
+    )
+    if not is_same:
+        origin = ", ".join(present.parents) or "of a run"
+        raise ModelImportError(
+            f"--name: {version} is another model already ({origin}); choose another name",
+            field="--name",
+            reason="EXISTS",
+        )
+
+
+def _require_room(draft: Draft, needed: int) -> None:
+    free = shutil.disk_usage(draft.folder).free
+    if needed and needed + MARGIN_BYTES > free:
+        raise ModelImportError(
+            f"disk: {_size(needed)} are needed in {draft.folder.parent}, and {_size(free)} are "
+            f"free ({_size(MARGIN_BYTES)} of them stay free)",
+            field="disk",
+            reason="TOO_LARGE",
+            limit=_size(max(0, free - MARGIN_BYTES)),
+        )
+
+
+def _announce(
+    source: Source,
+    version: str,
+    description: ModelDescription,
+    weights: Sequence[SourceFile],
+    say: Say,
+) -> None:
+    total = _size(sum(file.size for file in weights))
+    say(f"{source.name} as {version}: {description.family}, {len(weights)} files, {total}")
+    say(f"quantisation: {description.quantisation or 'none'}")
+    say(f"licence: {description.licence or f'{UNKNOWN_LICENCE} (neither model card nor LICENSE)'}")
+
+
+def _manifest(
+    source: Source,
+    version: str,
+    description: ModelDescription,
+    files: Sequence[SourceFile],
+    draft: Draft,
+) -> Manifest:
+    """Normalise the small files, and describe the version."""
+    hashes = {file.name: draft.files[file.name][SHA256] for file in files}
+    for path in _normalise(draft.folder):
+        hashes[path.name] = hash_file(path)
+    elements: Counter[str] = Counter()
+    for file in files:
+        for kind, count in draft.files[file.name].items():
+            if kind.startswith("elements "):
+                elements[kind.removeprefix("elements ")] += int(count)
+    return Manifest(
+        kind="model",
+        version=version,
+        created=now(),
+        files=dict(sorted(hashes.items())),
+        parents=(source.name,),
+        config={
+            "source": source.name,
+            SOURCE_FILES: {file.name: draft.files[file.name] for file in files},
+        },
+        report={
+            "family": description.family,
+            "quantisation": description.quantisation,
+            "elements": dict(elements),
+        },
+        licence=description.licence or UNKNOWN_LICENCE,
+    )
+
+
+def _normalise(folder: Path) -> list[Path]:
+    """Put template and end tokens where model servers and trainer expect them.
+
+    Returns:
+        the files that may differ from those of the source.
+    """
+    tokenizer, generation = folder / TOKENIZER_CONFIG, folder / GENERATION_CONFIG
+    settings, template = read_object(tokenizer), folder / "chat_template.jinja"
+    if not isinstance(settings.get("chat_template"), str) and template.is_file():
+        settings["chat_template"] = template.read_text()
+        tokenizer.write_text(json.dumps(settings, indent=2) + "\n")
+    ends = read_object(folder / "config.json").get("eos_token_id")
+    if ends is not None and not generation.exists():
+        generation.write_text(json.dumps({"eos_token_id": ends}) + "\n")
+    return [path for path in (tokenizer, generation) if path.exists()]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
