@@ -26,7 +26,7 @@ LICENCE = (
     "CC BY-SA 4.0 (Wikipedia, ARC, OpenBookQA: see LICENCES.md) and on our own under Apache-2.0"
 )
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-BASE_VERSION, VERSION = "gemma-3-270m-64k", "small-adapter-0"
+BASE_VERSION, VERSION = "gemma-3-270m-64k", "small-adapter-1"
 MAX_BYTES = 10_000_000  # limit of the repository
 _LICENCES = Path(__file__).parent / "LICENCES.md"
 # Practically greedy, with the same sampler as elsewhere.
@@ -45,10 +45,10 @@ def small_sft(
         data_path=data,
         output_directory=output,
         lineage=Lineage(VERSION, "small-sft-texts", data_sha256, code_commit, LICENCE),
-        epochs=2,
+        epochs=3,
         batch_rows=16,
-        microbatch_rows=16,
-        max_tokens=320,
+        microbatch_rows=8,  # rows are sorted by length, so that less is padded
+        max_tokens=192,
         optimizer=OptimizerConfig(learning_rate=4e-4, schedule="cosine", warmup_fraction=0.05),
         lora=LoraConfig(rank=16, alpha=32.0, targets=PROJECTIONS),
         vocabulary_rows=32768,  # of 65,536: the head is a third of the work
