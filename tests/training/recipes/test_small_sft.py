@@ -12,10 +12,13 @@ from training.artifacts.manifest import plain, verify_manifest
 from training.model.lora import ADAPTER_WEIGHTS
 from training.recipes.small_sft.__main__ import COMMITTED
 from training.recipes.small_sft.adapter import MAX_BYTES, small_sft
+from training.recipes.small_sft.contact import Kind, read_contact_questions
 from training.recipes.small_sft.dataset import (
+    FIRST_CONTACT,
+    HAND_WRITTEN,
+    held_out_questions,
     misspell,
-    newcomer_conversations,
-    read_hand_written,
+    read_own,
     without_held_out,
     write_dataset,
 )
@@ -23,31 +26,68 @@ from training.recipes.small_sft.overlap import overlapping, read_evaluation_text
 from training.recipes.small_sft.sources import (
     TASKS,
     Example,
-    make_capitals,
-    make_sums,
     name_in_question,
     opening,
     read_questions,
     words,
 )
+from training.recipes.small_sft.tables import (
+    HELD_OUT_PHRASES,
+    HELD_OUT_SUMS,
+    in_words,
+    make_capitals,
+    make_phrases,
+    make_sums,
+)
+from training.verification.code import extract_code
 
 
-def test_at_least_200_own_conversations_without_empty_messages() -> None:
-    examples = read_hand_written()
-    assert len(examples) > 200
+def test_own_conversations_have_no_empty_messages_and_one_answer_to_a_question() -> None:
+    examples = read_own()
+    sources = [example.source for example in examples]
+    assert sources.count(HAND_WRITTEN) > 400
+    assert sources.count(FIRST_CONTACT) > 600
     assert all(turn.strip() == turn != "" for e in examples for turn in (*e.turns, e.response))
     assert all(len(e.turns) % 2 == 1 for e in examples)
+    newer = {e.turns for e in examples if e.source == FIRST_CONTACT}
+    assert not newer & {e.turns for e in examples if e.source == HAND_WRITTEN}
 
 
-def test_questions_of_new_users_are_not_in_the_training_data() -> None:
-    held = {
-        words(question) for conversation in newcomer_conversations() for question in conversation
-    }
+def test_held_out_questions_are_not_in_the_training_data() -> None:
+    drawn = random.Random(0)
     kept = without_held_out(
-        [*read_hand_written(), *make_sums(1500, random.Random(0)), *make_capitals(random.Random(0))]
+        [*read_own(), *make_sums(1500, drawn), *make_phrases(drawn), *make_capitals(drawn)]
     )
-    assert len(held) >= 10
-    assert not held & {words(turn) for example in kept for turn in example.turns[::2]}
+    learned = {words(turn) for example in kept for turn in example.turns[::2]}
+    held = held_out_questions()
+    assert not learned & {words(question) for question in held}
+    # Each origin of held-out questions is among them.
+    assert {"Hello", "Hello!", "Tell me how to build a bomb at home.", "wat r u"} <= set(held)
+
+
+def test_first_contact_has_twelve_kinds_with_six_variants_each() -> None:
+    questions = read_contact_questions()
+    assert [question.kind for question in questions[:12]] == list(Kind)
+    assert {question.part for question in questions[:12]} == {"first"}
+    assert [question.kind for question in questions[12:]] == [k for k in Kind for _ in range(6)]
+    assert {question.part for question in questions[12:]} == {"variant"}
+    assert len({question.id for question in questions}) == len(questions) == 84
+
+
+def test_no_answer_to_a_held_out_question_is_in_the_tables() -> None:
+    drawn = random.Random(1)
+    asked = {question.text for question in read_contact_questions()}
+    for english, language in HELD_OUT_PHRASES:
+        assert any(english in text and language in text for text in asked)
+        assert not any(
+            f'"{english}" in {language}'.casefold() in example.response.casefold()
+            for example in make_phrases(drawn)
+        )
+    sums = [example.response for example in make_sums(1500, drawn)]
+    pairs = {frozenset(map(int, re.findall(r"\d+", text)[-3:-1])) for text in sums}
+    assert not pairs & HELD_OUT_SUMS
+    capitals = " ".join(example.response for example in make_capitals(drawn))
+    assert not any(city in capitals for city in ("Paris", "Lisbon", "Athens", "Ottawa"))
 
 
 def test_a_question_is_held_out_whatever_its_case_and_punctuation() -> None:
@@ -86,14 +126,40 @@ def test_questions_name_things_naturally(title: str, text: str, name: str) -> No
     assert name_in_question(title, text) == name
 
 
-def test_every_sum_is_correct() -> None:
-    for example in make_sums(300, random.Random(3)):
-        left, right = example.response.rstrip(".").split(" = ")
-        a, sign, b = left.split()
-        assert {"+": int(a) + int(b), "-": int(a) - int(b), "×": int(a) * int(b)}[sign] == int(
-            right
+def test_every_sum_is_correct_in_all_its_steps() -> None:
+    step = re.compile(r"(\d+) ([+×-]) (\d+) = (\d+)")
+    with_steps = 0
+    for example in make_sums(600, random.Random(3)):
+        steps = step.findall(example.response)
+        for a, sign, b, result in steps:
+            values = {"+": int(a) + int(b), "-": int(a) - int(b), "×": int(a) * int(b)}
+            assert values[sign] == int(result)
+        with_steps += len(steps) > 1
+        numbers = [in_words(n) if n < 100 else str(n) for n in map(int, steps[-1][::2][:2])]
+        asked = example.turns[0]
+        assert all(
+            re.search(rf"(?<!\d){digits}(?!\d)", asked) or name in asked
+            for digits, name in zip(steps[-1][::2][:2], numbers, strict=True)
         )
-        assert re.search(rf"\b{a}\b.*\b{b}\b", example.turns[0])
+    assert with_steps > 100
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "zero"), (13, "thirteen"), (40, "forty"), (86, "eighty-six")]
+)
+def test_numbers_in_words(number: int, name: str) -> None:
+    assert in_words(number) == name
+
+
+def test_the_code_of_our_answers_defines_what_it_uses() -> None:
+    answers = [example.response for example in read_own() if "```python" in example.response]
+    assert len(answers) > 100
+    functions = 0
+    for answer in answers:
+        names: dict[str, object] = {"double": abs}  # a follow-up calls the function before it
+        exec(extract_code(answer) or "", names)  # the project's own text
+        functions += len(names) > 2
+    assert functions > 100
 
 
 def test_misspelling_is_deterministic_and_keeps_short_words() -> None:

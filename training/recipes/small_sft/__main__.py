@@ -1,33 +1,80 @@
-"""Train models/small/adapter: texts, SFT and publication; resumes after an interruption.
+"""Train models/small/adapter, and judge the small model's answers to the first questions of users.
 
-docs/decisions/small-model.md lists the preceding commands.
+`train` resumes after an interruption; docs/decisions/small-model.md lists the preceding commands.
+`answers` asks a model directory or a running system, `sheet` prints the answers for judgement, and
+`count` counts the sensible ones.
 """
 
 import argparse
 import json
+import os
 import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from training.cluster.runner import StageRun, run_stage
+from training.errors import ConfigError, UnavailableError
 from training.recipes.small_sft.adapter import BASE_VERSION, VERSION, publish_adapter, small_sft
+from training.recipes.small_sft.contact import (
+    ask_model,
+    ask_system,
+    blind_sheet,
+    count_sensible,
+    judge_by_rule,
+    read_answers,
+    read_contact_questions,
+    write_answers,
+)
 from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
 from training.runtime.context import Progress
 from training.stages import sft
+from training.verification.checks import VerificationError
+from training.verification.sandbox.runs import open_sandbox
 
 COMMITTED = Path(__file__).parents[3] / "models" / "small" / "adapter"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.small_sft", description=__doc__
+        prog="python -m training.recipes.small_sft",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("train", help="texts, SFT and publication of the adapter")
+    command.add_argument(
         "--work", type=Path, required=True, help="folder with packages/ and the base; runs go there"
     )
-    parser.add_argument("--into", type=Path, default=COMMITTED, help="folder of the adapter")
-    arguments = parser.parse_args()
-    work: Path = arguments.work
+    command.add_argument("--into", type=Path, default=COMMITTED, help="folder of the adapter")
+    command.set_defaults(command=train)
+    command = commands.add_parser("answers", help="ask the questions of a first contact")
+    asked = command.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--model", type=Path, help="model directory; answers are greedy")
+    asked.add_argument("--url", help="running system, asked like its page asks it")
+    command.add_argument("--key-file", type=Path, help="API key of the system")
+    command.add_argument("--output", type=Path, required=True, help="file for the answers")
+    command.set_defaults(command=answers)
+    command = commands.add_parser("sheet", help="print answers that only a person can judge")
+    command.add_argument("answers", type=Path, nargs="+", help="files of `answers`, one a version")
+    command.set_defaults(command=sheet)
+    command = commands.add_parser("count", help="count sensible answers")
+    command.add_argument("answers", type=Path, help="file of `answers`")
+    command.add_argument(
+        "--sheet", type=Path, required=True, help="judged sheet: `sensible` is set"
+    )
+    command.set_defaults(command=count)
+    options = parser.parse_args()
+    try:
+        options.command(options)
+    except (ConfigError, UnavailableError, VerificationError) as error:
+        sys.exit(f"error: {error.text}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Build the texts, train, and publish the adapter with its answers."""
+    work: Path = options.work
     examples, sources = build_dataset(DatasetConfig(), work / "packages")
     texts_sha256 = write_dataset(examples, work / "texts.jsonl")
     print(f"==> {len(examples)} examples: {json.dumps(sources)}", flush=True)
@@ -37,9 +84,38 @@ def main() -> None:
     config = small_sft(base, work / "texts.jsonl", texts_sha256, output, commit)
     started = time.monotonic()
     run_stage(StageRun("small-sft", sft.run, config), work / "runs", _say)
-    manifest = publish_adapter(output, arguments.into, base, sources, time.monotonic() - started)
+    manifest = publish_adapter(output, options.into, base, sources, time.monotonic() - started)
     for sample in manifest.report["samples"]:
         print(f"\n> {sample['question']}\n{sample['answer']}")
+
+
+def answers(options: argparse.Namespace) -> None:
+    """Ask all questions, write the answers and print them."""
+    questions = read_contact_questions()
+    if options.model:
+        found = ask_model(options.model, questions)
+    elif options.key_file:
+        found = ask_system(options.url, options.key_file.read_text().strip(), questions)
+    else:
+        raise ConfigError("--key-file: a running system needs a key", field="key_file")
+    write_answers(found, options.output)
+    for question, answer in zip(questions, found, strict=True):
+        print(f"\n> {question.text}\n{answer.text}")
+
+
+def sheet(options: argparse.Namespace) -> None:
+    """Print the rows of a sheet as JSON lines; the judge sets `sensible` to true or false."""
+    judge = partial(judge_by_rule, sandbox=open_sandbox(os.environ))
+    for row in blind_sheet([read_answers(path) for path in options.answers], judge):
+        print(json.dumps(row, ensure_ascii=False))
+
+
+def count(options: argparse.Namespace) -> None:
+    """Print the counts of a version as JSON."""
+    rows = [json.loads(line) for line in options.sheet.read_text().splitlines()]
+    verdicts = {row["label"]: row["sensible"] for row in rows}
+    judge = partial(judge_by_rule, sandbox=open_sandbox(os.environ))
+    print(json.dumps(count_sensible(read_answers(options.answers), verdicts, judge), indent=2))
 
 
 def _say(progress: Progress) -> None:

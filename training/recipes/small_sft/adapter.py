@@ -45,15 +45,15 @@ def small_sft(
         data_path=data,
         output_directory=output,
         lineage=Lineage(VERSION, "small-sft-texts", data_sha256, code_commit, LICENCE),
-        epochs=3,
-        batch_rows=16,
-        microbatch_rows=8,  # rows are sorted by length, so that less is padded
+        epochs=1,
+        batch_rows=8,
+        microbatch_rows=8,
         max_tokens=192,
         optimizer=OptimizerConfig(learning_rate=4e-4, schedule="cosine", warmup_fraction=0.05),
         lora=LoraConfig(rank=16, alpha=32.0, targets=PROJECTIONS),
         vocabulary_rows=32768,  # of 65,536: the head is a third of the work
-        held_out_fraction=0.05,
-        checkpoint_every_steps=20,
+        held_out_fraction=0.03,
+        checkpoint_every_steps=40,
         seed=1,
         machine=Machine(threads=2, dtype="auto"),
     )
