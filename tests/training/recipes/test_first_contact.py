@@ -32,7 +32,9 @@ QUESTIONS = {question.id: question for question in read_contact_questions()}
 
 
 @contextmanager
-def system(events: list[dict[str, object]], status: int = 200) -> Iterator[tuple[str, list]]:
+def system(
+    events: list[dict[str, object]], status: int = 200
+) -> Iterator[tuple[str, list[dict[str, object]]]]:
     """Serve `POST /api/messages` with these events to each request."""
     seen: list[dict[str, object]] = []
 

@@ -1,6 +1,7 @@
 """Questions of users and of the comparison are disjoint from evaluation questions."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from infra.simulate.users.questions import read_claims, read_questions
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.facts import questions
 from training.recipes.recipe import TEXTS
+from training.recipes.small_sft.dataset import read_own
+from training.recipes.small_sft.tables import make_capitals, make_phrases
 
 
 def normal(text: str) -> str:
@@ -65,10 +68,9 @@ def test_probes_of_the_small_model_are_not_asked() -> None:
 
 
 def test_held_out_questions_are_not_in_training_data() -> None:
-    texts = TEXTS.parent / "small_sft" / "hand_written.jsonl"
-    learned = {
-        normal(text) for line in texts.read_text().splitlines() for text in json.loads(line)[::2]
-    }
+    drawn = random.Random(0)
+    examples = [*read_own(), *make_capitals(drawn), *make_phrases(drawn)]
+    learned = {normal(text) for example in examples for text in example.turns[::2]}
     assert not learned & {normal(q.text) for q in read_questions("small").held_out}
 
 
