@@ -36,7 +36,7 @@ _LABEL_DIGITS = 10
 
 
 class Kind(StrEnum):
-    """Kind of question."""
+    """Kind of a question of a first contact."""
 
     GREETING = "greeting"
     IDENTITY = "identity"
