@@ -31,7 +31,7 @@ from training.benchmarks.perplexity import (
     read_documents,
 )
 from training.benchmarks.tasks import BENCHMARKS
-from training.data.corpus import TEXTS_HELP
+from training.data.corpus import TEXTS_HELP, skipped_text
 from training.errors import ConfigError
 from training.runtime.context import DEVICE_HELP
 from training.runtime.outputs import check_writable
@@ -94,12 +94,15 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=perplexity, resumption="nothing was stored")
 
 
-def perplexity(options: argparse.Namespace) -> int:
-    """Measure the model, print the figures, and store them if asked."""
-    documents = read_documents(options.text)
-    if options.store_as and len(documents) < MIN_DOCUMENTS:
+def check_task(options: argparse.Namespace, texts: int) -> None:
+    """Check that the figures of a number of texts can be stored as the task of the options.
+
+    Raises:
+        ConfigError: there are too few texts, or the name cannot be that of a task.
+    """
+    if options.store_as and texts < MIN_DOCUMENTS:
         raise ConfigError(
-            f"--store-as: {len(documents)} text has no standard error",
+            f"--store-as: {texts} text has no standard error",
             field="store_as",
             reason="TOO_FEW",
             limit=f"at least {MIN_DOCUMENTS} texts",
@@ -113,6 +116,14 @@ def perplexity(options: argparse.Namespace) -> int:
         )
     if options.store_as:
         check_writable(options.state)
+
+
+def perplexity(options: argparse.Namespace) -> int:
+    """Measure the model, print the figures, and store them if asked."""
+    documents = read_documents(options.text)
+    if skipped := skipped_text(options.text):
+        print(skipped, file=sys.stderr)
+    check_task(options, len(documents))
     began = time.monotonic()
     source = ENDPOINT if URL.match(options.model or "") else WEIGHTS
     with _opened(options) as model:

@@ -18,6 +18,8 @@ from training.data.examples import ExampleError
 Item = TypeVar("Item")
 
 ENDINGS = (".txt", ".jsonl", ".parquet")
+ROBOTS = "robots.txt"  # of a mirrored site: rules for crawlers (RFC 9309), no document
+SHOWN_ENDINGS = 4
 TEXTS_HELP = '.txt, .jsonl with {"text"} a line, .parquet with a column text, or folders of them'
 BATCH_ROWS = 256  # of a .parquet file in memory
 LARGEST_TEXT_BYTES = 256 << 20  # limit per .txt file, because each is read as a whole
@@ -36,6 +38,8 @@ class TextError(ExampleError):
 def text_files(paths: Sequence[Path]) -> list[Path]:
     """Return the given files and those inside given folders, ordered by name alone.
 
+    In folders, files with other endings and robots.txt are skipped; `skipped_text` counts them.
+
     Raises:
         TextError: a path is missing or unsupported, or there are no files at all.
     """
@@ -43,11 +47,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
-        inside = (
-            [file for file in path.rglob("*") if file.suffix in ENDINGS]
-            if path.is_dir()
-            else [path]
-        )
+        inside = [file for file in path.rglob("*") if _is_read(file)] if path.is_dir() else [path]
         found += sorted(inside)
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
@@ -59,16 +59,11 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
             )
     if not found:
         names = ", ".join(path.name for path in paths)
-        others = Counter(
-            file.suffix for path in paths for file in path.rglob("*") if file.is_file()
-        )
+        others = _skipped(paths)
         note = ""
         if others:
             (ending, _), *_ = others.most_common(1)
-            note = (
-                f" ({others.total()} other files, mostly {ending or 'without an ending'}:"
-                " rename or convert them)"
-            )
+            note = f" ({others.total()} other files, mostly {ending}: rename or convert them)"
         raise TextError(
             f"texts: {names}: no .jsonl, .parquet or .txt file{note}",
             field=names,
@@ -76,6 +71,31 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
             limit=", ".join(ENDINGS),
         )
     return found
+
+
+def skipped_text(paths: Sequence[Path]) -> str:
+    """Return the number of files that `text_files` skips, by ending; "" if there are none."""
+    others = _skipped(paths)
+    if not others:
+        return ""
+    shown = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN_ENDINGS)]
+    more = ["others"] if len(others) > SHOWN_ENDINGS else []
+    pages = "; `thumbwheel data build` reads pages" if others[".html"] + others[".htm"] else ""
+    return f"skipped files: {others.total():,} ({', '.join(shown + more)}){pages}"
+
+
+def _is_read(file: Path) -> bool:
+    return file.suffix in ENDINGS and file.name != ROBOTS
+
+
+def _skipped(paths: Sequence[Path]) -> Counter[str]:
+    """Count the skipped files of folders by ending, robots.txt by its name."""
+    files = (file for path in paths for file in path.rglob("*"))
+    return Counter(
+        file.name if file.name == ROBOTS else file.suffix or "without an ending"
+        for file in files
+        if file.is_file() and not _is_read(file)
+    )
 
 
 def read_texts_of(file: Path) -> Iterator[str]:

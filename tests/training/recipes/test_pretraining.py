@@ -225,13 +225,16 @@ TINY = (
 def test_fields_and_a_user_tokenizer_are_applied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_lines(folder / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    (folder / "page.html").write_text("<p>skipped")
     train_tokenizer(TEXTS, 300, tmp_path / "own")
     read = [
         "--recipe",
         "one_million",
         "--texts",
-        str(tmp_path / "mine.jsonl"),
+        str(folder),
         "--work",
         str(tmp_path / "work"),
     ]
@@ -245,6 +248,7 @@ def test_fields_and_a_user_tokenizer_are_applied(
         "machine.threads=1",
     ]
     assert main([*command, "--set", "seed=1"]) == 0
+    assert "skipped files: 1 (1 .html)" in capsys.readouterr().out
     assert not list((tmp_path / "work").glob("*-plan.json")), "nothing is timed"
     made = verify_manifest(tmp_path / "work" / "one_million")
     assert (made.report["steps"], made.config["seed"], made.config["model_json"]["vocab_size"]) == (

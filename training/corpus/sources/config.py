@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path, PurePath
 
 from training.corpus.document import CorpusError
+from training.data.corpus import ROBOTS
 
 # A page of Common Crawl has at most 5 MiB, the longest books as text about 10 MiB.
 MAX_RECORD_BYTES = 16 << 20
@@ -108,7 +109,7 @@ class SourceConfig:
     def list_files(self) -> list[Path]:
         """Return the files in the order of their relative paths.
 
-        Files of an unknown kind are left out unless `kind` is set.
+        Files of an unknown kind and robots.txt are left out unless `kind` is set.
 
         Raises:
             CorpusError: the folder is missing, or no file matches.
@@ -166,8 +167,13 @@ class SourceConfig:
 
 
 def detect_kind(file: PurePath) -> Kind | None:
-    """Return the format that the name of a file tells, for example "x.warc.wet.gz" is WET."""
+    """Return the format that the name of a file tells, for example "x.warc.wet.gz" is WET.
+
+    The robots.txt of a mirrored site is no document.
+    """
     name = file.name.lower()
+    if name == ROBOTS:
+        return None
     stem = name
     for compression in COMPRESSIONS:
         stem = stem.removesuffix(compression)

@@ -15,6 +15,7 @@ from pathlib import Path
 from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
+from training.data.corpus import skipped_text
 from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
 from training.errors import ConfigError, details_of
@@ -186,6 +187,8 @@ def _prepare(
             texts, licence = [write_texts(work)], LICENCE
         except DataError as error:
             raise ConfigError(str(error), **details_of(error)) from error
+    if skipped := skipped_text(texts):
+        shown.say(skipped)
     prepared = prepare(texts, licence, vocabulary, work, tokenised, tokenizer)
     shown.end("tokenise")
     return prepared

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from training.data.corpus import TEXTS_HELP, TextError, check_unicode
+from training.data.corpus import TEXTS_HELP, TextError, check_unicode, skipped_text
 from training.data.seeds import is_held_out
 from training.recipes.tokenizer.learning import make_directory
 from training.recipes.tokenizer.page import MAX_CHARACTERS, SampleText, write_page
@@ -116,8 +116,15 @@ def _add_compare(
     compare.set_defaults(command=_compare)
 
 
+def _open_texts(paths: Sequence[Path]) -> TextFiles:
+    files = TextFiles(paths)
+    if skipped := skipped_text(paths):
+        print(skipped, file=sys.stderr)
+    return files
+
+
 def _train(options: argparse.Namespace, code_commit: str) -> int:
-    files = TextFiles(options.texts)
+    files = _open_texts(options.texts)
     config = TokenizerConfig(options.vocabulary, options.kind, options.split)
     reader = ProgressReader(files, options.output.name, MERGING_LABEL, sys.stderr)
     manifest = make_directory(files, reader, config, options.output, code_commit)
@@ -132,7 +139,7 @@ def _train(options: argparse.Namespace, code_commit: str) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    files, share = TextFiles(options.texts), options.held_out
+    files, share = _open_texts(options.texts), options.held_out
     sizes = sorted(set(options.vocabulary))
     configs = [
         TokenizerConfig(size, kind)

@@ -38,6 +38,7 @@ from training.corpus.sources.reading import read
         ("a.txt.gz", None),
         ("a.gz", None),
         ("a.pdf", None),
+        ("robots.txt", None),
     ],
 )
 def test_kind_by_name(name, kind):

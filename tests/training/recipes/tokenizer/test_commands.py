@@ -67,7 +67,11 @@ def test_folders_of_texts_are_read_like_in_pre_training(
     (folder / "below").mkdir(parents=True)
     texts.rename(folder / "below" / "readme.txt")
     (folder / "picture.png").write_bytes(b"\xff")
+    for name in ("robots.txt", "below/robots.txt", "page.html"):
+        (folder / name).write_text("Disallow: /")
     assert train(folder, tmp_path / "ours") == 0
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("files: 4", "2 robots.txt", "1 .png", "1 .html", "build"))
     assert set(verify_manifest(tmp_path / "ours").data or ()) == {"readme.txt"}
     (folder / "readme.txt").write_text(TEXT[:500])
     assert train(folder, tmp_path / "both") == 0
