@@ -43,6 +43,9 @@ class Stage(StrEnum):
     KEPT = "kept"
 
 
+DUPLICATE_STAGES = (Stage.EXACT_DUPLICATE, Stage.NEAR_DUPLICATE)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Reason for dropping a document.

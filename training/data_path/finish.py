@@ -98,6 +98,9 @@ def finish(
                     **asdict(judged.origin),
                     "language": judged.language,
                     "text": text,
+                    "personal_data": ", ".join(
+                        f"{count} {kind}" for kind, count in sorted(counts.items())
+                    ),
                     "order": order_of(judged.origin.id, seed),
                 }
             )

@@ -40,7 +40,8 @@ class Entry:
     Attributes:
         stage: "kept", or the stage that dropped the record.
         rule: rule within the stage; "" for kept documents.
-        value: measured value and limit; for duplicates the identifier of the kept document.
+        value: measured value and limit; for duplicates the identifier of the kept document; for
+            kept documents the numbers of placeholders for personal data by kind.
         size: bytes of the page or text that was judged.
     """
 
@@ -122,6 +123,28 @@ def find(folder: Path, url_or_id: str) -> list[Entry]:
         places = _search(folder / IDS / likely.name, "id", url_or_id)
         found = [row for place in places for row in _search(files[place["file"]], "id", url_or_id)]
     return [_entry(row) for row in found]
+
+
+def find_page(folder: Path, url_or_id: str) -> list[Entry]:
+    """Return the entries as `find`, of the first spelling of the URL that is in the log.
+
+    The spellings are the given one, the canonical one of the crawl, and this one with or without
+    its last slash.
+
+    Raises:
+        CorpusError: as `find`.
+    """
+    from training.corpus.crawl.urls import spellings  # most URLs are found without
+
+    found = find(folder, url_or_id)
+    for url in () if found or "://" not in url_or_id else spellings(url_or_id)[1:]:
+        found = found or find(folder, url)
+    return found
+
+
+def name_of(folder: Path, identifier: str) -> str:
+    """Return the URL of a document, or the identifier if there is none."""
+    return next((entry.url for entry in find(folder, identifier) if entry.url), identifier)
 
 
 def entries(folder: Path) -> Iterator[Entry]:

@@ -59,6 +59,7 @@ SAMPLE_FILES = 8  # of 64 MB, for a new tokenizer; about 1 KB of memory for each
 DOCUMENTS, SHARDS, TOKENIZER = "documents", "shards", "tokenizer"
 SUMMARY, REPORT, KEY = "summary.json", "report.html", "key"
 FORMAT = 2  # of identifiers and files in `work`; others are made again
+RESULT_FORMAT = 2  # of documents and log; other results are made again from `work`
 
 
 def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Summary:
@@ -224,7 +225,7 @@ def _write_documents(
             note(row)
         for row in merged(runs, scratch):
             share = kept[row["source"]]
-            verdict = Verdict(Stage.KEPT, "")
+            verdict = Verdict(Stage.KEPT, "", row["personal_data"])
             if stays(row["id"], share, config.seed):
                 documents.add(row)
             else:
@@ -296,6 +297,7 @@ def _key(
     tokenizer = config.shards.tokenizer
     return fingerprint(
         [
+            RESULT_FORMAT,
             [[part.name, figures.stamp] for part, figures in parts.items()],
             plain(config.finishing),
             "" if data.items is None else data.items.name,

@@ -45,10 +45,13 @@ def run(options: argparse.Namespace) -> int:
             raise CorpusError(f"models: {folder} is no folder", field="models", reason="MISSING")
     config = read_settings(options.corpus)
     by = next(one for one in removal.By if getattr(options, one))
-    recorded = removal.record(options.corpus, by, getattr(options, by))
+    value, documents = getattr(options, by), options.corpus / log.RESULT / log.LOG
+    if by is removal.By.URL and (found := log.find_page(documents, value)):
+        value = found[0].url or value  # in the spelling of the log
+    recorded = removal.record(options.corpus, by, value)
     removed = [
         entry.id
-        for entry in log.entries(options.corpus / log.RESULT / log.LOG)
+        for entry in log.entries(documents)
         if entry.stage in (Stage.KEPT, Stage.REMOVAL) and recorded.concerns(origin_of(vars(entry)))
     ]
     folders = options.models or [Path(".state/models")]

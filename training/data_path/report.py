@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from training.corpus.block_sample import take_sample
-from training.corpus.document import Document, Stage
+from training.corpus.document import DUPLICATE_STAGES, Document, Stage
 from training.corpus.tokenizers import HELD_OUT_SHARE, LEARNED_UNITS, Comparison, compare
 from training.data_path.clean import KIBIBYTE, PartFigures
 from training.data_path.finish import document_of
+from training.data_path.log import LOG, name_of
 from training.data_path.summary import Summary
 from training.data_path.tables import read_rows
 from training.reporting.pages import write_page
@@ -97,6 +98,7 @@ def write_report(
     """Write the page.
 
     Args:
+        path: path beside the document log, in which the documents kept for duplicates are named.
         name: name of the corpus.
         parts: records of the input files.
         compared: figures of tokenizers.
@@ -129,7 +131,7 @@ def write_report(
         "hosts": _bars(summary.hosts)[:SHOWN_HOSTS],
         "sources": sorted(summary.sources.items()),
         "redacted": _bars(summary.redacted),
-        "examples": summary.examples,
+        "examples": [_named(rule, path.parent / LOG) for rule in summary.examples],
         "cost": _cost(parts),
         "tokenizer_columns": COLUMNS,
         "tokenizers": [
@@ -175,6 +177,14 @@ def _bars(counts: Mapping[str, int]) -> list[Bar]:
 def _shares(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int, float]]:
     largest = max((count for _, count in counts), default=1)
     return [(name, count, count / largest) for name, count in counts]
+
+
+def _named(rule: Mapping[str, Any], log: Path) -> Mapping[str, Any]:
+    """Return the examples of a rule; those of duplicates name the kept document by its URL."""
+    if rule["stage"] not in DUPLICATE_STAGES:
+        return rule
+    examples = [{**one, "value": f"kept: {name_of(log, one['value'])}"} for one in rule["examples"]]
+    return {**rule, "examples": examples}
 
 
 def _cost(parts: Collection[PartFigures]) -> dict[str, Any]:

@@ -30,8 +30,11 @@ ORIGIN_NAMES = [field.name for field in fields(Origin)]
 ORIGIN = [pa.field(name, pa.string()) for name in ORIGIN_NAMES]
 # A text with its origin, after cleaning.
 CLEANED = pa.schema([*ORIGIN, pa.field("language", pa.string()), pa.field("text", pa.string())])
-# The result: `order` is the position in the shuffled whole, as a hash.
-DOCUMENTS = CLEANED.append(pa.field("order", pa.uint64()))
+# The result: `order` is the position in the shuffled whole, as a hash; `personal_data` has the
+# numbers of placeholders by kind.
+DOCUMENTS = pa.schema(
+    [*CLEANED, pa.field("personal_data", pa.string()), pa.field("order", pa.uint64())]
+)
 # A row for each record of the input. `size` is in bytes: of the page or text that was judged.
 VERDICTS = pa.schema(
     [

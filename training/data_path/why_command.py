@@ -9,19 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.corpus.document import Stage
+from training.corpus.document import DUPLICATE_STAGES, Stage
 
 if TYPE_CHECKING:
     from training.data_path.log import Entry
 
 SUMMARY = "Show why a page is in the corpus or not: stage, rule and measured value."
 NOT_FOUND = 1
-DUPLICATES = (Stage.EXACT_DUPLICATE, Stage.NEAR_DUPLICATE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("url", metavar="URL|ID", help="URL as in the input, or a document's id")
+    parser.add_argument("url", metavar="URL|ID", help="URL, or a document's id")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of `data build`")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
 
@@ -29,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print each entry; exit with 1 if there is none."""
     # Imported here, because the options are described without the packages of the command.
-    from training.data_path.log import LOG, RESULT, find
+    from training.data_path.log import LOG, RESULT, find_page
 
     folder = options.corpus / RESULT / LOG
-    found = find(folder, options.url)
+    found = find_page(folder, options.url)
     for entry in found:
         if options.json:
             print(json.dumps(asdict(entry), ensure_ascii=False))
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     fates = list(crawl_rows(options.corpus, options.url))
     for row in fates:
         value = f": {row['value']}" if row["value"] else ""
-        text = f"{options.url}: not downloaded by the crawl, {row['fate']}{value}"
+        text = f"{row['url']}: not downloaded by the crawl, {row['fate']}{value}"
         print(json.dumps(row, ensure_ascii=False) if options.json else text)
     if not fates:
         print(f"{options.url} is in no input of this corpus")
@@ -54,23 +53,24 @@ def crawl_rows(corpus: Path, url: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a URL in the crawl logs of the sources."""
     # Imported here, since most questions are answered by the document log.
     from training.corpus.crawl.crawl_log import find_row
+    from training.corpus.crawl.urls import spellings
     from training.data_path.config import read_settings
 
-    for source in read_settings(corpus).sources:
-        if source.crawl_log is not None and (row := find_row(source.crawl_log, url)) is not None:
+    for log in filter(None, (source.crawl_log for source in read_settings(corpus).sources)):
+        rows = (find_row(log, spelling) for spelling in spellings(url))
+        if row := next(filter(None, rows), None):
             yield row
 
 
 def describe(entry: Entry, folder: Path) -> str:
     """Return an entry in words."""
-    from training.data_path.log import find
+    from training.data_path.log import name_of
 
     origin = f"{entry.url or entry.id} (source {entry.source}, {entry.size:,} bytes)"
     if entry.stage == Stage.KEPT:
-        return f"{origin}: kept, as document {entry.id}"
-    if entry.stage in DUPLICATES:
-        kept = next(iter(find(folder, entry.value)), None)
-        instead = (kept.url or kept.id) if kept else entry.value
-        return f"{origin}: dropped as {entry.stage} of {instead}"
+        replaced = f"; personal data replaced: {entry.value}" if entry.value else ""
+        return f"{origin}: kept, as document {entry.id}{replaced}"
+    if entry.stage in DUPLICATE_STAGES:
+        return f"{origin}: dropped as {entry.stage} of {name_of(folder, entry.value)}"
     value = f": {entry.value}" if entry.value else ""
     return f"{origin}: dropped by stage {entry.stage}, rule {entry.rule}{value}"

@@ -1,5 +1,6 @@
 """The commands build, why and remove, as a user runs them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,9 @@ vocabulary = 400
 @pytest.fixture
 def corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     copy = page(3) | {"url": "https://copies.example.com/3"}
-    write_table(tmp_path / "in" / "a.jsonl", [*(page(number) for number in range(9)), copy])
+    pages = [*(page(number) for number in range(9)), copy]
+    pages[8]["text"] += " Write to jane.doe@example.com or to joe@example.com, not to both of them."
+    write_table(tmp_path / "in" / "a.jsonl", pages)
     (tmp_path / "corpus.toml").write_text(SETTINGS)
     out = tmp_path / "corpus"
     assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out), "--workers", "1"]) == 0
@@ -53,6 +56,25 @@ def test_why_names_the_verdict(corpus: Path, capsys: pytest.CaptureFixture[str])
     assert main(["why", "https://example.org/unknown", "--corpus", str(corpus)]) == 1
 
 
+def test_why_names_the_kinds_of_replaced_personal_data(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, replaced in ((8, True), (7, False)):
+        assert main(["why", f"https://example.org/{number}", "--corpus", str(corpus)]) == 0
+        said = capsys.readouterr().out
+        assert ("personal data replaced: 2 email" in said, "kept" in said) == (replaced, True)
+
+
+@pytest.mark.parametrize(
+    "url", ["HTTPS://Example.ORG:443/1", "https://example.org/1/", "https://example.org/x/../1#top"]
+)
+def test_why_finds_other_spellings_of_a_url(
+    corpus: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert main(["why", url, "--corpus", str(corpus)]) == 0
+    assert capsys.readouterr().out.startswith("https://example.org/1 (")
+
+
 def test_why_reads_the_log_of_a_crawl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two crawls the last one is read, and its log is no table of texts."""
     for name, numbers in (("0001", (1, 2)), ("0002", (2, 3))):
@@ -65,8 +87,9 @@ def test_why_reads_the_log_of_a_crawl(tmp_path: Path, capsys: pytest.CaptureFixt
     main(["build", str(tmp_path / "corpus.toml"), "--out", out, "--workers", "1"])
     assert "records                      2" in capsys.readouterr().out
 
-    assert main(["why", "https://example.org/private", "--corpus", out]) == 0
-    assert "not downloaded by the crawl, robots: Disallow: /private" in capsys.readouterr().out
+    for url in ("https://example.org/private", "https://EXAMPLE.org/private/"):
+        assert main(["why", url, "--corpus", out]) == 0
+        assert "not downloaded by the crawl, robots: Disallow: /private" in capsys.readouterr().out
     assert main(["why", "https://example.org/1", "--corpus", out]) == 1
 
 
@@ -98,7 +121,7 @@ def test_remove_names_the_folders_of_the_models(
     monkeypatch.setattr(removal, "read_manifest", read_once)
     arguments = ["--corpus", str(corpus), "--models", str(corpus.parent / "models")]
 
-    assert main(["remove", "--url", "https://example.org/1", *arguments]) == 0
+    assert main(["remove", "--url", "https://example.org:443/1/", *arguments]) == 0
 
     assert f"  base: {model}\n" in capsys.readouterr().out
     assert read == [model]
@@ -203,6 +226,7 @@ def test_report_shows_the_funnel(corpus: Path) -> None:
 
     assert "9 of 10 records kept" in page_text
     assert "exact duplicate" in page_text
+    assert re.search(r" – kept: https://(copies\.example\.com|example\.org)/3</p>", page_text)
     assert "CC0-1.0" in page_text
     assert " 0 B of input" not in page_text
     for phase in ("prepare", "clean", "duplicates", "finish", "documents", "tokenizer", "tokenize"):

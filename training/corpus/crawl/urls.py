@@ -67,6 +67,13 @@ def _canonical(url: str, encoding: str) -> str | None:
     return found if len(found) <= MAX_URL_CHARS else None
 
 
+def spellings(url: str) -> tuple[str, ...]:
+    """Return a URL as given, in canonical form, and in this form with or without its last slash."""
+    canonical = canonical_url(url) or url
+    slashed = canonical.removesuffix("/") if canonical.endswith("/") else f"{canonical}/"
+    return tuple(dict.fromkeys((url, canonical, canonical if "?" in canonical else slashed)))
+
+
 def is_web_link(href: str) -> bool:
     """Return True if a link may lead to a page: no mailto, javascript, data or other scheme."""
     return bool(SUPPORTED.match(href))
