@@ -12,6 +12,7 @@ CODE = (
     "services",
     "training",
     "sequential",
+    "chat_format",
     "infra",
     "thumbwheel_cli",
     "charts",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chat_format.templates import ChatTemplate, token_names
 from services.predictor.engine.engine import AdmissionLimits, Engine
 from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.engine.pipeline import PagedPipeline, PipelineOptions
@@ -18,7 +19,7 @@ from services.predictor.graph.architecture import load_architecture
 from services.predictor.ir_cache import IrCache
 from services.predictor.manifest import DigestCache, check_manifest
 from services.predictor.metrics import Metrics, VersionMetrics
-from services.predictor.text.chat_template import ChatTemplate, special_tokens
+from services.predictor.text.chat_template import read_chat_template
 from services.predictor.text.codec import TextCodec
 from services.predictor.text.transcript import Piece, ScoredToken, Transcript
 
@@ -56,7 +57,7 @@ class Version:
     manifest_digest: str
     created: int  # Unix seconds
     codec: TextCodec
-    template: ChatTemplate
+    template: ChatTemplate | None
     engine: Engine
     scorer: PromptScorer
     vocab_size: int
@@ -183,6 +184,7 @@ class Loader:
         architecture = load_architecture(directory)
         codec = TextCodec.from_directory(directory)
         end_ids = read_end_ids(directory, codec)
+        template = read_chat_template(directory)
         ir = self.graphs.get(manifest)
         pipeline = PagedPipeline(ir, self.options)
         # Run a short generation, because the first passes compile kernels for their shapes.
@@ -201,7 +203,7 @@ class Loader:
             # The manifest is written last, so its time is that of the model.
             created=int((manifest.directory / "manifest.json").stat().st_mtime),
             codec=codec,
-            template=ChatTemplate.from_directory(directory, codec.control_tokens()),
+            template=template,
             engine=engine,
             scorer=PromptScorer(ir, architecture.vocab_size, self.options),
             vocab_size=architecture.vocab_size,
@@ -229,7 +231,7 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
         if all(isinstance(token, int) for token in ids) and ids:
             return tuple(dict.fromkeys(ids))
     tokenizer = json.loads((directory / "tokenizer_config.json").read_bytes())
-    eos = codec.token_id(special_tokens(tokenizer).get("eos_token", ""))
+    eos = codec.token_id(token_names(tokenizer).get("eos_token", ""))
     if eos is None:
         raise ModelRefusedError(
             "generation_config.json: eos_token_id is missing, also in the other files",

@@ -26,7 +26,7 @@ from tests.charts.rendering import component, helm, of_kind, parse
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "adding-a-service.md"
 COPIED = (
-    *("proto", "gen", "sequential", "services", "training", "infra", "charts"),
+    *("proto", "gen", "sequential", "chat_format", "services", "training", "infra", "charts"),
     *("thumbwheel_cli", "locks"),
     *("tests/architecture", "tests/services/gateway", "tests/support"),
 )

@@ -13,7 +13,15 @@ from infra.check.readability import PRODUCT, crowded_folders, read
 from infra.service_table import service_table
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("services", "training", "sequential", "infra", "thumbwheel_cli", "benchmarks")
+CODE = (
+    "services",
+    "training",
+    "sequential",
+    "chat_format",
+    "infra",
+    "thumbwheel_cli",
+    "benchmarks",
+)
 MAX_FUNCTION_LINES, USUAL_FUNCTION_LINES = 60, 40
 # A benchmark is a single script.
 MAX_MODULE_LINES, MAX_BENCHMARK_LINES = 400, 460
@@ -264,10 +272,14 @@ def test_training_imports_no_service() -> None:
         assert not names, f"{relative(file)} imports {names}"
 
 
-def test_sequential_imports_numpy_and_no_other_package() -> None:
-    """Services and training share the package, so neither may come with it."""
-    allowed = {"sequential", "numpy", *sys.stdlib_module_names}
-    for file in (ROOT / "sequential").rglob("*.py"):
+@pytest.mark.parametrize(
+    ("package", "libraries"),
+    [("sequential", {"numpy"}), ("chat_format", {"jinja2", "tokenizers"})],
+)
+def test_shared_packages_import_nothing_of_the_project(package: str, libraries: set[str]) -> None:
+    """Services and training share these packages, so neither may come with them."""
+    allowed = {package, *libraries, *sys.stdlib_module_names}
+    for file in (ROOT / package).rglob("*.py"):
         names = [name for name in imported(file) if name.split(".")[0] not in allowed]
         assert not names, f"{relative(file)} imports {names}"
 

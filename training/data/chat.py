@@ -1,7 +1,8 @@
 """Conversion of chat messages to token ids with the chat template and tokenizer of a model.
 
 Prompt and response are tokenised separately and never again (token in, token out). Control tokens
-spelled out in a response are tokenised as ordinary text.
+spelled out in a response are tokenised as ordinary text, and those in a prompt by the rule of
+`chat_format`, which the model server and the generator apply as well.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from chat_format.errors import ChatFormatError
+from chat_format.templates import ChatTemplate
 from training.errors import DetailedError, details_of
 from training.model.fields import FAMILIES, Fields, ModelConfigError, absent, missing, read_object
 
@@ -41,15 +42,11 @@ class Chat:
     """Tokenizer and chat template of one model directory."""
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        template: Template,
-        names: dict[str, str],
-        stop_ids: Sequence[int],
+        self, tokenizer: Tokenizer, template: ChatTemplate, stop_ids: Sequence[int]
     ) -> None:
-        self._tokenizer, self._template, self._names = tokenizer, template, names
-        special = (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
-        self._control_tokens = sorted(special, key=len, reverse=True)
+        self._tokenizer, self._template = tokenizer, template
+        added = tokenizer.get_added_tokens_decoder().items()
+        self._control_ids = {number for number, token in added if token.special}
         self.stop_ids = tuple(stop_ids)  # each of these ids ends a response
         # The id appended to responses in training: the stop id that the template writes after a
         # reply. For Gemma that is <end_of_turn> rather than <eos>.
@@ -65,9 +62,24 @@ class Chat:
         """Return the ids of a response, including the end token."""
         self._tokenizer.encode_special_tokens = True  # "<eos>" inside a text is ordinary text
         try:
-            return [*self._encode(text), self.end_id]
+            ids = self._encode(text)
+            if not self._control_ids.isdisjoint(ids):
+                # A vocabulary may contain control tokens as ordinary pieces.
+                ids = self._encode(self.plain_text(text))
+            return [*ids, self.end_id]
         finally:
             self._tokenizer.encode_special_tokens = False
+
+    def plain_text(self, text: str) -> str:
+        """Return the text as a prompt contains it, with control tokens made plain text.
+
+        Raises:
+            ChatError: control tokens remain.
+        """
+        try:
+            return self._template.control_tokens.disarm(text).text
+        except ChatFormatError as error:
+            raise _chat_error(error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids without control tokens."""
@@ -102,63 +114,39 @@ class Chat:
         return ids
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        rows = []
-        for message in messages:
-            content = message.content
-            # A space inside a control token, so that message text cannot start a turn. The model
-            # server applies the same substitution.
-            for token in self._control_tokens:
-                content = content.replace(token, f"{token[0]} {token[1:]}")
-            rows.append({"role": message.role, "content": content})
+        rows = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._template.render(
-                messages=rows, add_generation_prompt=add_generation_prompt, **self._names
-            )
-        except TemplateError as error:
-            raise ChatError(f"chat_template: {error}", field="chat_template") from error
+            return self._template.render(rows, add_generation_prompt)
+        except ChatFormatError as error:
+            raise _chat_error(error) from error
 
 
 def load_chat(directory: Path) -> Chat:
     """Load the tokenizer and template of a model directory.
 
     Raises:
-        ChatError: the directory has no tokenizer, no chat template or no end token, or the model
-            has no embedding rows for some ids.
+        ChatError: the directory has no tokenizer, no chat template or no end token, the template
+            is unsafe or changes messages, or the model has no embedding rows for some ids.
         ModelConfigError: the model family is unsupported, or config.json gives no vocabulary size.
     """
     tokenizer, settings = open_tokenizer(directory)
-    tokens = {name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token")}
-    names = {name: token for name, token in tokens.items() if token is not None}
-    chat = Chat(
-        tokenizer,
-        _template(directory, settings),
-        names,
-        read_stop_ids(directory, tokenizer, settings),
-    )
+    try:
+        template = ChatTemplate.from_directory(directory)
+    except ChatFormatError as error:
+        raise _chat_error(error) from error
+    if template is None:
+        raise ChatError(
+            "tokenizer_config.json: chat_template is missing",
+            field="chat_template",
+            reason="MISSING",
+        )
+    chat = Chat(tokenizer, template, read_stop_ids(directory, tokenizer, settings))
     if (directory / "config.json").exists():
         fields = Fields(read_object(directory / "config.json"))
         # other families may use another field for the row count
         fields.one_of("model_type", FAMILIES)
         chat.check_fits(fields.count("vocab_size"))
     return chat
-
-
-def _template(directory: Path, settings: dict[str, Any]) -> Template:
-    source = settings.get("chat_template")
-    if source is None and (directory / "chat_template.jinja").exists():
-        source = (directory / "chat_template.jinja").read_text()
-    if not isinstance(source, str):
-        raise ChatError(
-            "tokenizer_config.json: chat_template is missing",
-            field="chat_template",
-            reason="MISSING",
-        )
-    # no autoescape: the result becomes token ids, never HTML
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _refuse
-    return environment.from_string(source)
 
 
 def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -209,5 +197,5 @@ def _token_text(token: str | dict[str, Any] | None) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise TemplateError(reason)
+def _chat_error(error: ChatFormatError) -> ChatError:
+    return ChatError(error.text, field=error.field, reason=error.reason, limit=error.limit)

@@ -169,7 +169,9 @@ def _unfit(served: Served, prompt: Sequence[int], response: str, chat: Chat) -> 
         return OTHER_PROMPT
     if served.token_ids[-1] not in chat.stop_ids:
         return WITHOUT_END
-    if _plain(chat.decode(served.token_ids)) != _plain(response):
+    # The generator restores control tokens in answers, which the model wrote as plain text.
+    sampled, shown = (chat.plain_text(text) for text in (chat.decode(served.token_ids), response))
+    if _plain(sampled) != _plain(shown):
         return OTHER_TEXT
     return ""
 

@@ -31,6 +31,8 @@ from services.predictor.http.schemas import (
     parse_body,
 )
 from services.predictor.repository import Repository
+from services.predictor.text.chat_template import render_chat
+from services.predictor.text.codec import ENCODE_IN_THREAD_CHARACTERS
 from services.predictor.version import Reply, Version
 
 SEED_BITS = 63
@@ -172,9 +174,8 @@ class OpenAIRoutes:
         `eos_token` is always present, since clients take its absence for a missing tokenizer.
         """
         template = self._version(request, request.query.get("model")).template
-        return web.json_response(
-            {"eos_token": None, **template.special_tokens, "chat_template": template.source}
-        )
+        names, source = (template.names, template.source) if template else ({}, None)
+        return web.json_response({"eos_token": None, **names, "chat_template": source})
 
     def _version(self, request: web.Request, name: str | None) -> Version:
         """Return the named version; without a name the only one.
@@ -235,9 +236,12 @@ async def _render(
 
     The template writes special tokens, so none are added.
     """
-    text = version.template.render(
-        [message.as_dict() for message in messages], add_generation_prompt
-    )
+    rows = [message.as_dict() for message in messages]
+    if sum(len(row["content"]) for row in rows) > ENCODE_IN_THREAD_CHARACTERS:
+        # The search for control tokens takes as long as the encoding of the text.
+        text = await asyncio.to_thread(render_chat, version.template, rows, add_generation_prompt)
+    else:
+        text = render_chat(version.template, rows, add_generation_prompt)
     return await version.codec.encode(text, add_special_tokens=False)
 
 

@@ -34,13 +34,6 @@ class TextCodec:
                 "tokenizer.json cannot be read", field="tokenizer.json", reason="MALFORMED"
             ) from error
 
-    def control_tokens(self) -> tuple[str, ...]:
-        """Return the texts of control tokens such as turn markers, longest first."""
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        return tuple(
-            sorted((token.content for token in added if token.special), key=len, reverse=True)
-        )
-
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text; long texts are encoded in a thread."""
         if len(text) > ENCODE_IN_THREAD_CHARACTERS:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from jinja2.exceptions import SecurityError
 from tokenizers import Tokenizer
 
 from tests.support.errors import refused
@@ -87,21 +86,28 @@ def test_template_in_a_separate_file_is_found(directory: Path) -> None:
 
 def test_refusal_by_the_template_is_an_error_with_its_reason(directory: Path) -> None:
     refusing = (
-        "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}x<|end|>"
+        "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}"
+        "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
     )
     edit(directory / "tokenizer_config.json", chat_template=refusing)
-    with refused(ChatError, field="chat_template", reason="INVALID_CHAT") as caught:
+    with refused(ChatError, field="chat_template", reason="REFUSED") as caught:
         load_chat(directory).prompt_ids(TALK)
     assert "too long a talk" in caught.value.text  # the message of the template
 
 
-def test_template_cannot_access_python_internals(directory: Path) -> None:
-    edit(
-        directory / "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}<|end|>"
-    )
-    with refused(ChatError, field="chat_template") as caught:
-        load_chat(directory).prompt_ids(TALK)
-    assert isinstance(caught.value.__cause__, SecurityError)
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ messages.__class__.__mro__ }}<|end|>", "FORBIDDEN"),
+        ("{% include 'tokenizer.json' %}", "FORBIDDEN"),
+        ("{% for m in messages[-1:] %}{{ m.content }}<|end|>{% endfor %}", "CHANGED"),
+        ("{{ 'x' * 999999999 }}", "LIMIT"),
+    ],
+)
+def test_poisoned_template_is_refused(directory: Path, source: str, reason: str) -> None:
+    edit(directory / "tokenizer_config.json", chat_template=source)
+    with refused(ChatError, field="chat_template", reason=reason):
+        load_chat(directory)
 
 
 def test_directory_without_an_end_token_is_refused(directory: Path) -> None:
