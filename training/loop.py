@@ -49,6 +49,7 @@ from training.probes.measurement import measure, style_items_sha256, write_score
 from training.probes.measurement import tasks as probe_tasks
 from training.progress_log import PROGRESS, read_progress
 from training.recipes.recipe import Recipe
+from training.recipes.rlvr.stage import run as run_policy
 from training.reporting.progress import FIGURE_GAP, ProgressReporter, format_figures
 from training.reporting.run import REPORT, STAGES
 from training.runs import (
@@ -61,11 +62,14 @@ from training.runs import (
     write_json,
 )
 from training.runtime.context import Progress
-from training.stages import ppo, reward_model, sft
+from training.stages import reward_model, sft
 from training.verification.sandbox.runs import open_sandbox
 
 STEPS = tuple("snapshot sft reward_model judge health ppo evaluation gate canary".split())
-SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
+SHOWN = (
+    *("loss", "held_out_accuracy", "accuracy", "score", "preference_score", "verifiable_score"),
+    *("kl", "response_tokens"),
+)
 GATE, CANARY = "gate.json", "canary.json"
 
 
@@ -156,7 +160,7 @@ def learn(run: LoopRun) -> Decision:
         StageRun("reward_model", reward_model.run, config.reward_model),
         StageRun("judge", reward_model.run, config.judge),
         StageRun("health", health.run, check, continue_if=check.passed),
-        StageRun("ppo", ppo.run, config.ppo),
+        StageRun("ppo", run_policy, config.ppo),
     )
     if not check.passed():
         return decide(check.checks())

@@ -23,6 +23,8 @@ FIRST = (
     *("loss", "bits_per_byte", "held_out_loss", "accuracy", "held_out_accuracy"),
     *(
         "score",
+        "preference_score",
+        "verifiable_score",
         "gold_score",
         "reward",
         "kl",

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-REPORTED = ("score", "kl", "eos_rate", "response_tokens", "gold_score")
+REPORTED = (
+    *("score", "kl", "eos_rate", "response_tokens", "gold_score"),
+    *("preference_score", "verifiable_score"),
+)
 SMOOTHING = 0.3  # weight of a new figure: about the last five updates count
 
 
@@ -34,9 +37,11 @@ def record_figures(numbers: dict[str, float], figures: Mapping[str, float]) -> N
             numbers.setdefault(f"first_{name}", figures[name])
             numbers[f"last_{name}"] = figures[name]
     if "gold_score" in figures:
-        for name in ("score", "gold_score"):
-            before = numbers.get(f"smooth_{name}", figures[name])
-            numbers[f"smooth_{name}"] = before + SMOOTHING * (figures[name] - before)
+        # The gold judge is compared on rows that a reward model scores.
+        now = {"score": figures.get("preference_score", figures["score"])}
+        for name, figure in {**now, "gold_score": figures["gold_score"]}.items():
+            before = numbers.get(f"smooth_{name}", figure)
+            numbers[f"smooth_{name}"] = before + SMOOTHING * (figure - before)
         if numbers["smooth_gold_score"] >= numbers.get("best_gold_score", float("-inf")):
             numbers["best_gold_score"], numbers["score_at_best"] = (
                 numbers["smooth_gold_score"],

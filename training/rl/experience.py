@@ -23,7 +23,7 @@ from training.model.backbone import Backbone
 from training.rl.advantages import sequence_kl
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.rollout import Rollout, response_log_probs
-from training.rl.scores import FigureSource, Score
+from training.rl.scores import FigureSource, Score, is_verifiable
 from training.runtime.ranks import Ranks
 
 
@@ -36,6 +36,8 @@ class ScoringConfig:
         importance_cap: None if the sampler is exact.
         gold: second judge, which is only measured.
         verifier: source of figures about the scores, if available.
+        verifiable_scale: factor of the verifier's scores if a reward model scores other rows; None
+            if all rows have one source of scores.
         keeps_graph: the update is a single step, so this forward pass is also used for learning.
     """
 
@@ -46,6 +48,7 @@ class ScoringConfig:
     importance_cap: float | None = None
     gold: Score | None = None
     verifier: FigureSource | None = None
+    verifiable_scale: float | None = None
     keeps_graph: bool = False
 
 
@@ -141,7 +144,15 @@ def score_rollout(
         values["kl"] = sequence_kl(log_probs_BR, reference_BR, mask_BR)
     if scoring.gold is not None:
         values["gold_score"] = gold_B
-    figures = batch_means(values, scoring.ranks) | _verdicts(scoring)
+    verified = len(scores_B)
+    if scoring.verifiable_scale is not None:
+        by_task_B = is_verifiable(rollout)
+        verified = int(by_task_B.sum())
+        values["preference_score"] = scores_B[~by_task_B]
+        values["verifiable_score"] = scores_B[by_task_B] / scoring.verifiable_scale
+        if scoring.gold is not None:
+            values["gold_score"] = gold_B[~by_task_B]  # no reward model judges tasks
+    figures = batch_means(values, scoring.ranks) | _verdicts(scoring, verified)
     asked_BR = None if reference is None else reference_BR
     return RolloutScores(log_probs_BR, kept_BR, asked_BR, scores_B, correction_BR, figures)
 
@@ -173,20 +184,20 @@ def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}
 
 
-def _verdicts(scoring: ScoringConfig) -> dict[str, float]:
-    """Return the means of the verifier's figures over the ranks.
+def _verdicts(scoring: ScoringConfig, rows: int) -> dict[str, float]:
+    """Return the means of the verifier's figures over the rows of all ranks.
 
-    All ranks score the same number of rows. Of ranks with the same rows, only one has called the
-    verifier.
+    Of ranks with the same rows, only one has called the verifier.
+
+    Args:
+        rows: rows of this rank that the verifier has scored.
     """
     if scoring.verifier is None:
         return {}
     shares = scoring.verifier.take_figures()
-    sums = scoring.ranks.sum(scoring.ranks.broadcast(torch.tensor(list(shares.values()))))
-    return {
-        name: total / scoring.ranks.data_size
-        for name, total in zip(shares, sums.tolist(), strict=True)
-    }
+    here = scoring.ranks.broadcast(torch.tensor(list(shares.values())))
+    *sums, count = scoring.ranks.sum(torch.cat((here, torch.ones(1))) * rows).tolist()
+    return {name: total / count for name, total in zip(shares, sums, strict=True)}
 
 
 def _part(

@@ -58,6 +58,32 @@ def figure_source(verifier: Verifier | None) -> FigureSource | None:
     return verifier if isinstance(verifier, FigureSource) else None
 
 
+def is_verifiable(rollout: Rollout) -> Tensor:
+    """Return True for each row with a task, [B], on the CPU."""
+    return torch.tensor([bool(task) for task in rollout.tasks], device="cpu")
+
+
+def score_mixed(preference: Score, verifier: Score, scale: float) -> Score:
+    """Return a scorer of rows with a task by the verifier and of all others by the reward model.
+
+    The reward model reads every row, because workers that share it must run the same number of
+    forward passes, and may have different numbers of tasks.
+
+    Args:
+        scale: factor of the verifier's scores.
+    """
+
+    def score(rollout: Rollout) -> Tensor:
+        scores_B = preference(rollout)
+        rows = is_verifiable(rollout).nonzero()[:, 0]
+        if len(rows):
+            verified = scale * verifier(rollout.rows(rows))
+            scores_B = scores_B.index_copy(0, rows.to(scores_B.device), verified.to(scores_B))
+        return scores_B
+
+    return score
+
+
 def score_by_model(reward: RewardModel) -> Score:
     """Return a scorer with the normalised score of the reward model for prompt and response."""
 

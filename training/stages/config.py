@@ -17,6 +17,7 @@ from training.runtime.ranges import (
     CountOrZero,
     FractionBelowOne,
     Limit,
+    OpenFraction,
     Positive,
     Range,
     WeightCap,
@@ -82,13 +83,33 @@ class SftMix:
 
 
 @dataclass(frozen=True)
+class VerifiableMix:
+    """Prompts whose responses a verifier scores, among those that the reward model scores.
+
+    Attributes:
+        data_path: a file of prompts with tasks, as `tasks write` writes it
+        share: share of the prompts of an update, rounded to whole prompts, at least one of each
+            kind; in (0, 1)
+        reward_scale: score of a right response, in units of the reward model's normalised score,
+            above 0; without effect if GRPO standardises the scores of each prompt
+    """
+
+    data_path: Path
+    share: OpenFraction = 0.25
+    reward_scale: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class PolicyConfig(StageConfig):
     """Configuration that PPO and GRPO share.
 
     data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model,
-    or from a verifier passed to the stage if there is no reward model. The reference is
-    model_directory, unchanged. output_directory becomes a model directory. With `lora` all networks
-    share the base weights.
+    or from a verifier passed to the stage if there is no reward model; with `verifiable` from both.
+    The reference is model_directory, unchanged. output_directory becomes a model directory. With
+    `lora` all networks share the base weights.
 
     Attributes:
         updates: number of updates (sample, score, learn), at least 1
@@ -117,6 +138,7 @@ class PolicyConfig(StageConfig):
             while the score rises; at least 0
         policy_optimizer: optimizer of the policy
         sft_mix: examples added to each minibatch against forgetting; none: no examples
+        verifiable: verifiable tasks among the prompts; only with a reward model; none: no tasks
         checkpoint_every_updates: updates between checkpoints (with sample responses for the
             report), at least 1
     """
@@ -141,6 +163,7 @@ class PolicyConfig(StageConfig):
     gold_drop: Annotated[float, Range()] = 0.5
     policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sft_mix: SftMix | None = None
+    verifiable: VerifiableMix | None = None
     checkpoint_every_updates: Count = 5
 
     def __post_init__(self) -> None:
@@ -160,6 +183,20 @@ class PolicyConfig(StageConfig):
                 field="judge_directory" if self.judge_directory is None else "judge_base_directory",
                 reason="MISSING",
             )
+        if self.verifiable is not None and self.reward_model_directory is None:
+            raise ConfigError(
+                "verifiable: needs a reward model for the other prompts; without one a verifier "
+                "scores all of data_path",
+                field="verifiable",
+                reason="CONFLICT",
+            )
+        if self.verifiable is not None and self.prompts_per_update < 2:
+            raise ConfigError(
+                f"prompts_per_update: {self.prompts_per_update} has no prompt of each kind",
+                field="prompts_per_update",
+                reason="TOO_SMALL",
+                limit="at least 2 with verifiable",
+            )
         if self.max_staleness_updates > 0 and self.importance_cap is None:
             raise ConfigError(
                 "max_staleness_updates: samples of older weights need importance_cap",
@@ -172,6 +209,14 @@ class PolicyConfig(StageConfig):
         rows = self.rows_per_update
         parts = [part for part in range(min(rows, self.minibatch_rows), 0, -1) if rows % part == 0]
         return " or ".join(map(str, parts[:2]))
+
+    @property
+    def verifiable_per_update(self) -> int:
+        """Verifiable prompts in one update, all workers together; 0 without `verifiable`."""
+        if self.verifiable is None:
+            return 0
+        wanted = round(self.verifiable.share * self.prompts_per_update)
+        return min(max(1, wanted), self.prompts_per_update - 1)
 
     @property
     def rows_per_update(self) -> int:

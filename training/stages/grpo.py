@@ -164,7 +164,8 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     masked_responses (shares), entropy, clip_fraction, approximate_kl, eos_rate, response_tokens,
     policy_loss, minibatches, gradient_norm (of the last minibatch), sampler_mismatch, sampler_kl,
     learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and
-    importance_capped with importance_cap; gold_score with a judge. Report: see publish_policy.
+    importance_capped with importance_cap; gold_score with a judge; preference_score and
+    verifiable_score (of the rows of each kind) with verifiable. Report: see publish_policy.
     """
     if done := finished_manifest(config.output_directory):
         return done

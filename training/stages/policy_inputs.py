@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from training.rl.scores import (
     figure_source,
     score_by_model,
     score_by_verifier,
+    score_mixed,
 )
 from training.runtime.machine import Autocast
 from training.runtime.ranks import Ranks
@@ -43,7 +45,8 @@ from training.stages.sft import narrow
 class Prompts:
     """Tokenised prompts.
 
-    `tasks` has one task per prompt, "" if the row names none. `stop_ids` end a response. `decode`
+    `tasks` has one task per prompt, "" if the row names none. The last `verifiable` prompts are
+    those of a VerifiableMix, and only these have tasks then. `stop_ids` end a response. `decode`
     turns training ids into text.
     """
 
@@ -54,6 +57,7 @@ class Prompts:
     mixed: list[TokenisedExample] = field(default_factory=list)
     vocabulary: VocabularyMap | None = None
     decode: Callable[[Sequence[int]], str] = str
+    verifiable: int = 0
 
 
 def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
@@ -66,20 +70,19 @@ def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=config.max_response_tokens,
     )
-    rows = read_prompts(config.data_path)
-    tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
-    fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]
-    if not fitting:
-        raise ConfigError(
-            f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts",
-            field="max_prompt_tokens",
-            reason="TOO_SMALL",
-        )
+    fitting, dropped = _read_fitting(config.data_path, config, chat)
+    verifiable = 0
+    if config.verifiable is not None:
+        tasks_of_mix, too_long = _read_fitting(config.verifiable.data_path, config, chat)
+        # Tasks of the other rows have no meaning for a reward model, and would be verified here.
+        fitting = [*((ids, "") for ids, _ in fitting), *tasks_of_mix]
+        verifiable, dropped = len(tasks_of_mix), dropped + too_long
     ids, tasks = [ids for ids, _ in fitting], [task for _, task in fitting]
     mixed = read_mix(config, chat)
-    dropped = len(rows) - len(ids)
     if config.vocabulary_rows is None:
-        return Prompts(ids, tasks, chat.stop_ids, dropped, mixed, decode=chat.decode)
+        return Prompts(
+            ids, tasks, chat.stop_ids, dropped, mixed, decode=chat.decode, verifiable=verifiable
+        )
     used = {
         *chat.stop_ids,
         *(i for row in ids for i in row),
@@ -93,8 +96,32 @@ def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
     to_full = vocabulary.widen
     mixed = narrow(mixed, vocabulary)
     return Prompts(
-        dense, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(to_full(ids))
+        dense,
+        tasks,
+        stop_ids,
+        dropped,
+        mixed,
+        vocabulary,
+        lambda ids: chat.decode(to_full(ids)),
+        verifiable,
     )
+
+
+def _read_fitting(
+    path: Path, config: PolicyConfig, chat: Chat
+) -> tuple[list[tuple[list[int], str]], int]:
+    """Return the prompts of a file as (ids, task), and the number of those that are too long."""
+    rows = read_prompts(path)
+    tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
+    fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]
+    if not fitting:
+        raise ConfigError(
+            f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts of "
+            f"{path.name}",
+            field="max_prompt_tokens",
+            reason="TOO_SMALL",
+        )
+    return fitting, len(rows) - len(fitting)
 
 
 def read_mix(config: PolicyConfig, chat: Chat) -> list[TokenisedExample]:
@@ -164,6 +191,7 @@ class PolicyInputs:
             importance_cap=config.importance_cap,
             gold=self.gold,
             verifier=self.verifier,
+            verifiable_scale=None if config.verifiable is None else config.verifiable.reward_scale,
             keeps_graph=config.is_one_step,
         )
 
@@ -172,9 +200,15 @@ def check_scorers(config: PolicyConfig, verifier: Verifier | None) -> None:
     """Check that exactly one source gives the scores, and that it has positions for the responses.
 
     Raises:
-        ConfigError: both or neither of reward model and verifier, or too few positions.
+        ConfigError: both or neither of reward model and verifier, no verifier for `verifiable`, or
+            too few positions.
     """
-    if (config.reward_model_directory is None) == (verifier is None):
+    if config.verifiable is not None:
+        if verifier is None:
+            raise ConfigError(
+                "verifiable: no verifier scores its tasks", field="verifiable", reason="MISSING"
+            )
+    elif (config.reward_model_directory is None) == (verifier is None):
         given = "a reward model and a verifier" if verifier else "neither a model nor a verifier"
         raise ConfigError(
             f"reward_model_directory: {given} for the scores, not exactly one",
@@ -210,12 +244,13 @@ def open_policy_inputs(
     autocast: Autocast,
     ranks: Ranks,
 ) -> PolicyInputs:
-    """Return the inputs of an algorithm, with scores of the reward model or of the verifier."""
+    """Return the inputs of an algorithm, with scores of the reward model, the verifier or both."""
+    scores = [score_by_model(reward)] if reward is not None else []
     if verifier is not None:
-        score = score_by_verifier(verifier, prompts.decode, ranks)
-    else:
-        assert reward is not None
-        score = score_by_model(reward)
+        scores.append(score_by_verifier(verifier, prompts.decode, ranks))
+    score = scores[0]
+    if config.verifiable is not None:
+        score = score_mixed(scores[0], scores[1], config.verifiable.reward_scale)
     gold = open_gold(config, prompts.vocabulary, ranks)
     return PolicyInputs(prompts, score, autocast, ranks, gold, figure_source(verifier))
 

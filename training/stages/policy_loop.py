@@ -220,8 +220,20 @@ def rollout_request(
 def _draw_prompts(
     update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks
 ) -> list[tuple[int, int]]:
-    """Return the prompts of this rank in an update, with their indices among those of all ranks."""
-    rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
+    """Return the prompts of this rank in an update, with their indices among those of all ranks.
+
+    Verifiable prompts are drawn from their own order and spread evenly among the others, so that
+    workers have nearly equal shares of them.
+    """
+    tasks, others = config.verifiable_per_update, len(prompts.ids) - prompts.verifiable
+    plain = config.prompts_per_update - tasks
+    rows = rows_of_step(update, plain, others, config.seed)
+    if tasks:
+        seed = seed_of(config.seed, "verifiable")
+        drawn = rows_of_step(update, tasks, prompts.verifiable, seed)
+        places = [((at + 0.5) / plain, row) for at, row in enumerate(rows)]
+        places += [((at + 0.5) / tasks, others + row) for at, row in enumerate(drawn)]
+        rows = [row for _, row in sorted(places)]
     return ranks.share([(row, index) for index, row in enumerate(rows)])
 
 
@@ -242,7 +254,7 @@ def publish_policy(
     """Write the model directory and its manifest.
 
     Report: updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and the
-    figures of the alarms with the prefixes first_ and last_.
+    figures of the alarms with the prefixes first_ and last_; verifiable_prompts with `verifiable`.
     """
     figures = {
         name: outcome.numbers[name]
@@ -256,5 +268,7 @@ def publish_policy(
         "dropped_too_long": prompts.dropped_too_long,
         **figures,
     }
+    if config.verifiable is not None:
+        report["verifiable_prompts"] = prompts.verifiable
     judges = () if config.reward_model_directory is None else (config.reward_model_directory.name,)
     return publish_model(config, context, policy, report, judges)

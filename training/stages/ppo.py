@@ -98,6 +98,15 @@ class PpoConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        scale = 0.0 if self.verifiable is None else self.verifiable.reward_scale
+        if scale > self.reward.score_clip:
+            raise ConfigError(
+                f"verifiable.reward_scale: {scale:g} would be clipped to reward.score_clip, "
+                f"{self.reward.score_clip:g}",
+                field="verifiable.reward_scale",
+                reason="TOO_LARGE",
+                limit=f"at most {self.reward.score_clip:g}",
+            )
         # next_beta changes beta by at most MAX_RELATIVE_ERROR * rows / horizon of itself.
         minimum = MAX_RELATIVE_ERROR * self.rows_per_update
         if self.kl.target_nats is not None and self.kl.horizon_samples <= minimum:
@@ -134,7 +143,8 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     approximate_kl, eos_rate, response_tokens, explained_variance, policy_loss, value_loss,
     minibatches, gradient_norm and critic_gradient_norm (of the last minibatch), sampler_mismatch,
     sampler_kl, learning_rate; sft_loss with sft_mix; importance and importance_capped with
-    importance_cap; gold_score with a judge. Report: see publish_policy.
+    importance_cap; gold_score with a judge; preference_score and verifiable_score (of the rows of
+    each kind) with verifiable. Report: see publish_policy.
     """
     if done := finished_manifest(config.output_directory):
         return done

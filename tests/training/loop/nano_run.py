@@ -22,6 +22,7 @@ from training.loop_run import Feedback, LoopEnvironment
 from training.recipes.nano import nano
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.reporting.progress import Lines
+from training.rl.scores import Verifier
 from training.runs import RunResult, exclusive
 from training.runtime.context import Progress, RunContext
 from training.stages import ppo
@@ -101,13 +102,15 @@ def kill_in_ppo(step: int) -> None:
     """Kill this process, as kill -9 does, once PPO has reported this update."""
     run = ppo.run
 
-    def killed(config: ppo.PpoConfig, context: RunContext) -> Manifest:
+    def killed(
+        config: ppo.PpoConfig, context: RunContext, verifier: Verifier | None = None
+    ) -> Manifest:
         def progress(told: Progress) -> None:
             context.progress(told)
             if told.step == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return run(config, replace(context, progress=progress))
+        return run(config, replace(context, progress=progress), verifier)
 
     ppo.run = killed
 

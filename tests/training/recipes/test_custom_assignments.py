@@ -124,12 +124,12 @@ def test_a_part_with_a_missing_required_field_names_the_field() -> None:
 def test_listed_values_can_be_assigned() -> None:
     fields = {field.name: field.value for field in settable(GrpoConfig, FIXED)}
     assert (fields["updates"], fields["lora"], fields["lora.rank"]) == (100, None, 8)
-    assert fields["sft_mix.data_path"] == NEEDED
+    assert fields["sft_mix.data_path"] == fields["verifiable.data_path"] == NEEDED
     assert not fields.keys() & set(FIXED)
     words = [
         f"{name}={word(value)}"
         for name, value in fields.items()
-        if name.partition(".")[0] not in ("lora", "sft_mix")
+        if name.partition(".")[0] not in ("lora", "sft_mix", "verifiable")
     ]
     assert assigned(a_grpo(), words, FIXED) == a_grpo()
 

@@ -29,7 +29,7 @@ from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig
 from training.runtime.context import Lineage, Machine
 from training.runtime.ranges import Range, check_ranges, ranges_of
-from training.stages.config import SftMix
+from training.stages.config import SftMix, VerifiableMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
@@ -61,6 +61,7 @@ PARTS: list[Any] = [
     KlConfig(),
     RewardShape(),
     SftMix(PATH),
+    VerifiableMix(PATH),
     LINEAGE,
 ]
 CONFIGS = [*STAGES, *PARTS, Sampling()]
@@ -151,7 +152,8 @@ def test_error_has_the_full_name_of_the_field(config: Any) -> None:
             continue
         value = beyond(allowed, is_whole(holder, leaf))[0]
         text = f"{value},{value}" if isinstance(getattr(holder, leaf), tuple) else str(value)
-        needed = ["sft_mix.data_path=x"] if above == ["sft_mix"] else []
+        is_mix = above and above[0] in ("sft_mix", "verifiable")
+        needed = [f"{above[0]}.data_path=x"] if is_mix else []
         with refused(ConfigError, field=name, reason="OUT_OF_RANGE", limit=str(allowed)) as caught:
             assigned(config, [*needed, f"{name}={text}"])
         assert str(value) in str(caught.value)

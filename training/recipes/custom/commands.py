@@ -248,11 +248,16 @@ def check_prompts(config: PlannedConfig) -> None:
     """
     if not isinstance(config, PolicyConfig) or not config.data_path.exists():
         return
-    count = len(read_prompts(config.data_path))
-    if config.prompts_per_update > count:
-        raise ConfigError(
-            f"prompts_per_update: {config.prompts_per_update} exceeds the {count} prompts",
-            field="prompts_per_update",
-            reason="TOO_LARGE",
-            limit=f"at most {count}",
-        )
+    tasks = config.verifiable_per_update
+    files = [(config.data_path, config.prompts_per_update - tasks, "prompts_per_update")]
+    if config.verifiable is not None:
+        files.append((config.verifiable.data_path, tasks, "verifiable.share"))
+    for path, needed, field in files:
+        count = len(read_prompts(path))
+        if needed > count:
+            raise ConfigError(
+                f"{field}: an update needs {needed} of the {count} prompts of {path.name}",
+                field=field,
+                reason="TOO_LARGE",
+                limit=f"at most {count}",
+            )

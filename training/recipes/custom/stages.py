@@ -21,6 +21,9 @@ from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
+# Figures of PPO and GRPO with verifiable tasks among the prompts.
+MIXED = ("preference_score", "verifiable_score")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -63,12 +66,12 @@ STAGES: Mapping[str, Stage] = {
     "ppo": Stage(
         PpoConfig,
         run_policy,
-        ("score", "kl", "response_tokens", "explained_variance"),
+        ("score", *MIXED, "kl", "response_tokens", "explained_variance"),
     ),
     "grpo": Stage(
         GrpoConfig,
         run_policy,
-        ("score", "kl", "response_tokens", "zero_variance_groups"),
+        ("score", *MIXED, "kl", "response_tokens", "zero_variance_groups"),
     ),
 }
 

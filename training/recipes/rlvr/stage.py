@@ -1,4 +1,4 @@
-"""PPO or GRPO with a verifier instead of a reward model.
+"""PPO or GRPO with a verifier, instead of a reward model or beside it.
 
 Each worker opens the scorer for the duration of the stage.
 """
@@ -26,8 +26,8 @@ from training.verification.workers import Workers
 def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
     """Run the stage of this config.
 
-    config.data_path is from `thumbwheel train tasks write` or this recipe, unless a reward model
-    scores.
+    The file of tasks is from `thumbwheel train tasks write` or this recipe. It is config.data_path,
+    or with a reward model that of config.verifiable, if any.
 
     Raises:
         ExampleError: a prompt has no item, a changed item, or a held-out item.
@@ -35,9 +35,10 @@ def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
     """
     if done := finished_manifest(config.output_directory):
         return done
-    if config.reward_model_directory is not None:
+    path = config.data_path if config.verifiable is None else config.verifiable.data_path
+    if config.verifiable is None and config.reward_model_directory is not None:
         return _run(config, context, None)
-    prompts = read_prompts(config.data_path)
+    prompts = read_prompts(path)
     with open_scorer(training_items(prompts)) as scorer:
         return _run(config, context, TaskVerifier(prompts, scorer))
 
