@@ -26,7 +26,11 @@ def test_arguments_are_those_of_the_command_and_the_settings_are_valid() -> None
     parser = argparse.ArgumentParser()
     build_command.add_arguments(parser)
     options = parser.parse_args(given)
-    assert (options.out, options.workers) == (Path("/output"), 4)
+    assert (options.out, options.workers, options.replace) == (Path("/output"), 4, False)
+    (replacing,) = pods(render(VALUES, "corpus.replace=true"))["corpus/CronJob"]["spec"][
+        "containers"
+    ]
+    assert replacing["args"] == [module, command, *given, "--replace"]
     (settings,) = [
         item["data"][options.config.name]
         for item in of_kind(render(VALUES), "ConfigMap")

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=min(4, len(os.sched_getaffinity(0))),
         help="input files at once (default: %(default)s)",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace a corpus in --out that was built from other sources",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,20 +39,22 @@ def run(options: argparse.Namespace) -> int:
     from training.data_path.config import read_config
 
     config = read_config(options.config)
-    summary = build_and_report(config, options.out, options.workers)
+    summary = build_and_report(config, options.out, options.workers, replaces=options.replace)
     if not summary.kept:
         print("no text remained, so there are no shards; the report names the rules")
     return 0 if summary.kept else 1
 
 
-def build_and_report(config: CorpusConfig, out: Path, workers: int) -> Summary:
-    """Build the corpus and print the funnel."""
+def build_and_report(
+    config: CorpusConfig, out: Path, workers: int, *, replaces: bool = False
+) -> Summary:
+    """Build the corpus and print the funnel; `replaces` as in `pipeline.build`."""
     from training.data_path.log import RESULT
     from training.data_path.pipeline import DOCUMENTS, REPORT, SHARDS, TOKENIZER, build
     from training.reporting.progress import open_display
 
     with open_display() as display:
-        summary = build(config, out, workers, display)
+        summary = build(config, out, workers, display, replaces=replaces)
     print(funnel(summary))
     for name in (DOCUMENTS, TOKENIZER, SHARDS, REPORT):
         if (out / RESULT / name).exists():
@@ -64,4 +71,6 @@ def funnel(summary: Summary) -> str:
             lines.append(f"{stage:<18}{-count:>12,}  {count / summary.items:.1%}")
     kept = summary.kept
     lines.append(f"{'kept':<18}{kept:>12,}  {kept / max(1, summary.items):.1%}")
+    if summary.without_licence:
+        lines.append(f"{'  without licence':<18}{summary.without_licence:>12,}")
     return "\n".join(lines)

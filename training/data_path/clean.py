@@ -30,14 +30,16 @@ class Steps:
     Attributes:
         url: verdict on an address.
         extract: text of a page.
-        extraction_clock: processor time of this process and of the process that extracts.
         later: steps on texts by stage, in order.
+        extraction_clock: processor time of this process and of the process that extracts.
+        requires_licence: drop records without a licence.
     """
 
     url: Callable[[str], Verdict | None]
     extract: Callable[[Page], Document | Verdict]
     later: tuple[tuple[Stage, Step], ...]
     extraction_clock: Callable[[], float] = time.process_time
+    requires_licence: bool = False
 
 
 @dataclass
@@ -174,6 +176,8 @@ def _judge(item: Item, steps: Steps, figures: PartFigures) -> tuple[Document | V
     """Return the cleaned document or the verdict, and the item as it was before the verdict."""
     if isinstance(item, Rejected):
         return item.verdict, item
+    if steps.requires_licence and not item.origin.licence:
+        return Verdict(Stage.READ, "no licence"), item
     with figures.timed(Stage.URL):
         refused = steps.url(item.origin.url) if item.origin.url else None
     if refused is not None:

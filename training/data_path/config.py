@@ -24,6 +24,7 @@ from training.corpus.sources.config import Columns, SourceConfig
 from training.runs import write_json
 
 SETTINGS = "settings.json"
+SHOWN_DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class CorpusConfig:
         least_similarity: near duplicates must share this part of their minima; 0 takes every
             candidate, as FineWeb does.
         decontaminate: drop texts that contain items of the evaluation.
+        licence: of the result.
+        require_licence: drop records without a licence of their own or of their source.
         seed: determines the order of the documents and the samples of the sources.
     """
 
@@ -101,6 +104,7 @@ class CorpusConfig:
     personal_data: tuple[Kind, ...] = tuple(sorted(DEFAULT_KINDS))
     shards: ShardSettings = field(default_factory=ShardSettings)
     licence: str = ""
+    require_licence: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,7 +120,9 @@ class CorpusConfig:
     def cleaning(self) -> list[object]:
         """Return the settings that determine the first phase, without those of the sources."""
         content = self.content if self.content_filter else None
-        return [self.url_categories, self.extraction, self.language, self.quality, content]
+        found = [self.url_categories, self.extraction, self.language, self.quality, content]
+        # Later settings are listed only if set, so that folders of earlier releases stay valid.
+        return [*found, "require_licence"] if self.require_licence else found
 
     @property
     def finishing(self) -> list[object]:
@@ -214,6 +220,36 @@ def write_settings(config: CorpusConfig, corpus: Path) -> None:
     path, fields = corpus / SETTINGS, plain(config)
     if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(fields)):
         write_json(path, fields)
+
+
+def check_sources(config: CorpusConfig, corpus: Path) -> None:
+    """Check that no source of the last build of a folder is missing or has another folder.
+
+    Such settings are those of another corpus, or their result lacks the documents of the source.
+
+    Raises:
+        CorpusError: a source differs; the text names the first ones.
+    """
+    path = corpus / SETTINGS
+    if not path.exists():
+        return
+    now = {source.name: str(source.folder) for source in config.sources}
+    before = {one["name"]: one["folder"] for one in json.loads(path.read_text())["sources"]}
+    differences = [
+        f"source {name} was {folder} and is {now.get(name, 'missing')}"
+        for name, folder in sorted(before.items())
+        if now.get(name) != folder
+    ]
+    if differences:
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown = [*differences[:SHOWN_DIFFERENCES], *([f"{more} more"] if more > 0 else [])]
+        raise CorpusError(
+            f"sources: {corpus} was built from other sources: {'; '.join(shown)}."
+            " Choose another --out, or replace the corpus with --replace",
+            field="sources",
+            reason="CONFLICT",
+            limit="the sources of the last build, and new ones",
+        )
 
 
 def read_settings(corpus: Path) -> CorpusConfig:

@@ -32,7 +32,7 @@ from training.data.corpus import read_texts_of
 from training.data.token_shards import ShardConfig, write_shards
 from training.data_path import toolkit
 from training.data_path.clean import PartFigures, verdict_row
-from training.data_path.config import SETTINGS, CorpusConfig, write_settings
+from training.data_path.config import SETTINGS, CorpusConfig, check_sources, write_settings
 from training.data_path.finish import FinishFigures, document_of, runs_of
 from training.data_path.log import LOG, RESULT, LogWriter
 from training.data_path.mixing import DocumentFiles, merged, shares, stays
@@ -62,7 +62,9 @@ FORMAT = 2  # of identifiers and files in `work`; others are made again
 RESULT_FORMAT = 2  # of documents and log; other results are made again from `work`
 
 
-def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Summary:
+def build(
+    config: CorpusConfig, out: Path, workers: int, display: Display, *, replaces: bool = False
+) -> Summary:
     """Build the corpus in a folder, or continue or update the one in it.
 
     If no text remains, there are the log and the report, but neither documents nor shards.
@@ -70,14 +72,17 @@ def build(config: CorpusConfig, out: Path, workers: int, display: Display) -> Su
     Args:
         out: folder of the corpus; another program's files in it are refused.
         workers: input files at once.
+        replaces: accept settings without a source of the last build.
 
     Raises:
-        CorpusError: a setting or an input is unusable.
+        CorpusError: a setting or an input is unusable, or the folder has another corpus.
         LoopRunningError: another build of the same folder is running.
         DataError: a data package is missing and could not be installed.
     """
     inputs = toolkit.checked_inputs(config)
     _check_folder(out)
+    if not replaces:
+        check_sources(config, out)
     display = costs = PhaseCosts(display)
     with exclusive(out, "a build of the corpus"), Workers(workers) as pool:
         with _Progress(display, "prepare", 1):

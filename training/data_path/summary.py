@@ -48,6 +48,11 @@ class Summary:
         """Return the number of documents in the result."""
         return self.sizes(Stage.KEPT)["documents"]
 
+    @property
+    def without_licence(self) -> int:
+        """Return the number of documents in the result that have no licence."""
+        return self.licences.get("", 0)
+
     def sizes(self, stage: Stage) -> dict[str, int]:
         """Return documents and bytes of a stage over all rules."""
         rules = self.stages.get(stage, {}).values()

@@ -158,6 +158,7 @@ def clean_steps(config: CorpusConfig, data: Data) -> Steps:
             *content,
         ),
         extraction_clock=lambda: time.process_time() + extractor.seconds,
+        requires_licence=config.require_licence,
     )
 
 

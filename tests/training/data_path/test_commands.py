@@ -180,6 +180,20 @@ def test_impossible_settings_are_refused_before_any_file(
     assert not out.exists()
 
 
+def test_other_sources_are_refused_unless_replaced(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(corpus.parent / "other" / "a.jsonl", [page(30)])
+    other = corpus.parent / "other.toml"
+    # Without shards the build takes less time.
+    other.write_text(SETTINGS.replace('"in"', '"other"').partition("[shards]")[0])
+    command = ["build", str(other), "--out", str(corpus), "--workers", "1"]
+
+    assert main(command) == 2
+    assert "--replace" in capsys.readouterr().err
+    assert main([*command, "--replace"]) == 0
+
+
 def test_refused_folders_stay_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.archives import gzip_members, page_url, response_record
 from tests.support.errors import refused
 from tests.training.data_path.corpora import (
+    Silent,
     article,
     build_quietly,
     content,
@@ -34,8 +35,10 @@ from training.data.token_shards import (
     write_shards,
 )
 from training.data_path import phases, pipeline, toolkit
+from training.data_path.build_command import funnel
 from training.data_path.config import CorpusConfig
 from training.data_path.log import entries, find
+from training.data_path.pipeline import build
 from training.data_path.removal import (
     REMOVALS,
     By,
@@ -291,6 +294,51 @@ def test_removal_by_licence_leaves_the_same_record_of_another_licence(
     for licence, kept in (("A", 1), ("B", 0)):
         record(out, By.LICENCE, licence)
         assert build_quietly(config, out).kept == kept
+
+
+def test_records_without_a_licence_are_counted_and_dropped_by_a_setting(
+    tmp_path: Path, out: Path
+) -> None:
+    write_table(tmp_path / "in" / "a.jsonl", [page(1), page(2, license="MIT"), page(3)])
+    config = settings(tmp_path, {"name": "web", "folder": "in"}, shards={})
+
+    summary = build_quietly(config, out)
+
+    assert (summary.kept, summary.without_licence) == (3, 2)
+    assert "without licence            2" in funnel(summary)
+    assert "2 of the kept records have no licence" in (out / "result" / "report.html").read_text()
+
+    summary = build_quietly(replace(config, require_licence=True), out)
+
+    assert (summary.kept, summary.without_licence) == (1, 0)
+    assert "without licence" not in funnel(summary)
+    (entry,) = find(out / "result" / "log", "https://example.org/1")
+    assert (entry.stage, entry.rule) == (Stage.READ, "no licence")
+
+
+def test_settings_without_a_source_of_the_corpus_are_refused_unless_replaced(
+    tmp_path: Path, out: Path
+) -> None:
+    for number, name in enumerate(("one", "two")):
+        write_table(tmp_path / name / "a.jsonl", [page(number)])
+
+    def of(**folders: str) -> CorpusConfig:
+        sources = ({"name": name, "folder": folder} for name, folder in folders.items())
+        return settings(tmp_path, *sources, shards={})
+
+    build_quietly(of(web="one"), out)
+    assert build_quietly(of(web="one", more="two"), out).kept == 2, "a further source"
+    before = content(out), (out / "settings.json").read_bytes()
+
+    for other, differing in ((of(more="two"), "web"), (of(web="two", more="two"), "web")):
+        with refused(CorpusError, field="sources", reason="CONFLICT") as error:
+            build_quietly(other, out)
+        assert f"source {differing} was {tmp_path}/one and is " in str(error.value)
+        assert "source more" not in str(error.value)
+        assert (content(out), (out / "settings.json").read_bytes()) == before
+
+    assert build(of(more="two"), out, 1, Silent(), replaces=True).kept == 1
+    assert stages(out) == {"https://example.org/1": Stage.KEPT}
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])
