@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from training.data.chat import Chat, Message, load_chat
+from training.data.context import fit_context
 from training.data.seeds import seed_of
 from training.data.tensors import pad
 from training.decoding.rows import Rows, stop_at
@@ -67,9 +68,9 @@ class ChatModel:
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[SampledAnswer]:
         """Sample samples_per_prompt answers to each prompt, in order of the prompts.
 
-        Long prompts lose their oldest tokens.
+        Long prompts are shortened by `fitted_ids`.
         """
-        ids = [self.chat.prompt_ids(prompt)[-sampling.max_prompt_tokens :] for prompt in prompts]
+        ids = [fitted_ids(self.chat, prompt, sampling.max_prompt_tokens) for prompt in prompts]
         rules = Rules(temperature=sampling.temperature, top_p=sampling.top_p)
         answers: list[SampledAnswer] = []
         for start in range(0, len(ids), sampling.batch_prompts):
@@ -97,7 +98,7 @@ class ChatModel:
     ) -> list[SampledAnswer]:
         """Return the greedy answer to each conversation of {"role", "content"}, in order.
 
-        Prompts that leave no room for `max_tokens` in the window lose their oldest tokens.
+        Prompts that leave no room for `max_tokens` in the window are shortened by `fitted_ids`.
         """
         window = self.backbone.decoder.config.max_positions
         sampling = Sampling(
@@ -126,6 +127,17 @@ class ChatModel:
         return found
 
 
+def fitted_ids(chat: Chat, prompt: Prompt, most_tokens: int) -> list[int]:
+    """Return the ids of a context without the oldest messages that do not fit.
+
+    A question that does not fit alone loses its oldest tokens, because a measurement needs an
+    answer to every prompt.
+    """
+    if fitted := fit_context(chat, prompt, most_tokens):
+        return list(fitted.ids)
+    return chat.prompt_ids(prompt)[-most_tokens:]
+
+
 @torch.no_grad()
 def score(
     reward: RewardModel,
@@ -136,12 +148,14 @@ def score(
 ) -> list[float]:
     """Return the reward model's score of each (prompt, answer).
 
-    Long inputs lose their oldest tokens.
+    Long prompts are shortened by `fitted_ids`; longer answers lose their oldest tokens.
     """
     to_device(reward.scalar.backbone.decoder)
-    ids = [
-        [*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows
-    ]
+    ids = []
+    for prompt, text in rows:
+        response = chat.response_ids(text)
+        fitted = fitted_ids(chat, prompt, max(1, max_tokens - len(response)))
+        ids.append([*fitted, *response][-max_tokens:])
     scores: list[float] = []
     for start in range(0, len(ids), batch):
         ids_BT, mask_BT = pad(ids[start : start + batch], side="left")

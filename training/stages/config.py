@@ -120,7 +120,8 @@ class PolicyConfig(StageConfig):
         epochs_per_update: passes over the responses of an update, at least 1
         early_stop_nats: KL of the new to the old policy, in nats per token, above which an update
             ends early; above 0; none: never
-        max_prompt_tokens: tokens of a prompt, at least 1; longer prompts are dropped and counted
+        max_prompt_tokens: tokens of a prompt, at least 1; longer contexts lose their oldest
+            messages (fit_context), prompts that are still longer are dropped; both are counted
         max_response_tokens: tokens of a response, at least 1; longer responses are cut off
         temperature: sampling temperature, above 0; 1: the distribution of the policy
         importance_cap: maximum importance weight of a token for differences between trainer and

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
+from training.data.context import fit_context
 from training.data.examples import PairExample, read_pairs
 from training.data.seeds import split_by_key
 from training.data.tensors import TokenisedExample, length_groups, response_batch
@@ -130,6 +131,7 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
             "train_pairs": len(pairs.train),
             "held_out_pairs": len(pairs.held_out),
             "dropped_too_long": pairs.dropped_too_long,
+            "contexts_shortened": pairs.contexts_shortened,
             "dropped_ties": pairs.dropped_ties,
             "dropped_equal": pairs.dropped_equal,
             "label_noise": pairs.label_noise,
@@ -223,21 +225,26 @@ def held_out_figures(
 
 
 def read_data(config: DpoConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop long and undecided pairs, and hold out a share of the prompts.
+    """Tokenise, shorten contexts, drop long and undecided pairs, and hold out prompts.
 
     The vocabulary is trimmed to what both parts need.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if row.is_decided]
-    if not tokenised:
+    decided = [row for row in rows if row.is_decided]
+    if not decided:
         raise ConfigError(
             f"data_path: none of {len(rows)} pairs has a preferred response",
             field="data_path",
             reason="EMPTY",
         )
-    fitting = [(key, pair) for key, pair in tokenised if pair.tokens <= config.max_tokens]
+    fitting: list[tuple[str, Pair]] = []
+    shortened = 0
+    for row in decided:
+        if found := tokenise(row, chat, config.max_tokens):
+            fitting.append((row.prompt_id, found[0]))
+            shortened += found[1] > 0
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
     if not train or not held_out:
         raise ConfigError(
@@ -247,12 +254,13 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
             reason="EMPTY",
         )
     equal = sum(row.is_identical for row in rows)
-    ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
+    ties, too_long = len(rows) - len(decided) - equal, len(decided) - len(fitting)
     pairs = Pairs(
         train,
         held_out,
         chat.stop_ids,
         too_long,
+        shortened,
         None,
         chat.decode,
         noise,
@@ -266,11 +274,14 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     )
 
 
-def tokenise(row: PairExample, chat: Chat) -> Pair:
-    """Return both conversations as ids, each up to its end token."""
-    prompt = tuple(chat.prompt_ids(row.messages))
-    chosen, rejected = (
-        TokenisedExample(prompt, tuple(chat.response_ids(text)))
-        for text in (row.chosen, row.rejected)
-    )
-    return Pair(chosen, rejected, row.margin)
+def tokenise(row: PairExample, chat: Chat, most_tokens: int) -> tuple[Pair, int] | None:
+    """Return both conversations as ids up to their end tokens, and the dropped messages.
+
+    Both have the same context; None: it does not fit with the longer response.
+    """
+    responses = [tuple(chat.response_ids(text)) for text in (row.chosen, row.rejected)]
+    prompt = fit_context(chat, row.messages, most_tokens - max(map(len, responses)))
+    if prompt is None:
+        return None
+    chosen, rejected = (TokenisedExample(prompt.ids, response) for response in responses)
+    return Pair(chosen, rejected, row.margin), prompt.dropped

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
+from training.data.context import fit_context
 from training.data.examples import ThumbExample, read_thumbs
 from training.data.seeds import split_by_key
 from training.data.served import Served
@@ -115,8 +116,8 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     batch), importance (mean, with a cap), learning_rate, gradient_norm; at checkpoints also
     held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
 
-    Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight,
-    down_weight, exported_step, stopped_because ("" or the reason), held_out_accuracy,
+    Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, contexts_shortened,
+    up_weight, down_weight, exported_step, stopped_because ("" or the reason), held_out_accuracy,
     response_tokens, response_tokens_before, kl; answers_unsampled, answers_unfit, and off_policy by
     version (training/rl/served.py).
 
@@ -148,6 +149,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
             "train_thumbs_up": thumbs.ups,
             "held_out_thumbs": len(thumbs.held_out),
             "dropped_too_long": thumbs.dropped_too_long,
+            "contexts_shortened": thumbs.contexts_shortened,
             "up_weight": up_weight,
             "down_weight": down_weight,
             "stopped_because": stopped_because,
@@ -286,11 +288,15 @@ def held_out_figures(
 
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
-    """Tokenise, drop rows that are too long, and hold out a share of the prompts."""
+    """Tokenise, shorten contexts, drop rows that are too long, and hold out some prompts."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_thumbs(config.data_path)
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]
-    fitting = [(key, thumb) for key, thumb in tokenised if thumb.tokens <= config.max_tokens]
+    fitting: list[tuple[str, Thumb]] = []
+    shortened = 0
+    for row in rows:
+        if found := tokenise(row, chat, config.max_tokens):
+            fitting.append((row.prompt_id, found[0]))
+            shortened += found[1] > 0
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
     for name, part in (("to train", train), ("held out", held_out)):
         ups = sum(thumb.up for thumb in part)
@@ -301,13 +307,25 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
                 field="held_out_fraction",
                 reason="EMPTY",
             )
-    return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting), decode=chat.decode)
+    dropped = len(rows) - len(fitting)
+    return Thumbs(train, held_out, chat.stop_ids, dropped, shortened, decode=chat.decode)
 
 
-def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
-    """Return prompt and response as ids, up to the end token."""
+def tokenise(row: ThumbExample, chat: Chat, most_tokens: int) -> tuple[Thumb, int] | None:
+    """Return prompt and response as ids up to the end token, and the dropped messages.
+
+    None: the context does not fit with the response. After a shortened context there is no sample,
+    because its log-probs are those after the whole context.
+    """
     answer = read_answer(row.served, row.messages, row.response, chat)
-    return Thumb(answer.example, row.up, answer.served, answer.unfit)
+    thumb = Thumb(answer.example, row.up, answer.served, answer.unfit)
+    if thumb.tokens <= most_tokens:
+        return thumb, 0
+    prompt = fit_context(chat, row.messages, most_tokens - len(thumb.example.response))
+    if prompt is None:
+        return None
+    example = replace(thumb.example, prompt=prompt.ids)
+    return Thumb(example, row.up), prompt.dropped
 
 
 def weigh_by_sample(

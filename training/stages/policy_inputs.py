@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.data.chat import Chat
+from training.data.context import fit_context
 from training.data.examples import read_prompts, read_sft
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, response_batch
@@ -38,7 +39,7 @@ from training.rl.scores import (
 from training.runtime.machine import Autocast
 from training.runtime.ranks import Ranks
 from training.stages.config import PolicyConfig, SftMix
-from training.stages.sft import narrow
+from training.stages.sft import fitting_examples, narrow
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Prompts:
     vocabulary: VocabularyMap | None = None
     decode: Callable[[Sequence[int]], str] = str
     verifiable: int = 0
+    contexts_shortened: int = 0
 
 
 def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
-    """Tokenise, drop prompts that are too long, and trim the vocabulary.
+    """Tokenise, shorten contexts, drop prompts that are still too long, and trim the vocabulary.
 
     The trimmed vocabulary has the ids of prompts, examples and responses.
     """
@@ -70,18 +72,25 @@ def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=config.max_response_tokens,
     )
-    fitting, dropped = _read_fitting(config.data_path, config, chat)
+    fitting, dropped, shortened = _read_fitting(config.data_path, config, chat)
     verifiable = 0
     if config.verifiable is not None:
-        tasks_of_mix, too_long = _read_fitting(config.verifiable.data_path, config, chat)
+        tasks_of_mix, too_long, too = _read_fitting(config.verifiable.data_path, config, chat)
         # Tasks of the other rows have no meaning for a reward model, and would be verified here.
         fitting = [*((ids, "") for ids, _ in fitting), *tasks_of_mix]
-        verifiable, dropped = len(tasks_of_mix), dropped + too_long
+        verifiable, dropped, shortened = len(tasks_of_mix), dropped + too_long, shortened + too
     ids, tasks = [ids for ids, _ in fitting], [task for _, task in fitting]
     mixed = read_mix(config, chat)
     if config.vocabulary_rows is None:
         return Prompts(
-            ids, tasks, chat.stop_ids, dropped, mixed, decode=chat.decode, verifiable=verifiable
+            ids,
+            tasks,
+            chat.stop_ids,
+            dropped,
+            mixed,
+            decode=chat.decode,
+            verifiable=verifiable,
+            contexts_shortened=shortened,
         )
     used = {
         *chat.stop_ids,
@@ -104,16 +113,21 @@ def read_data(config: PolicyConfig, chat: Chat) -> Prompts:
         vocabulary,
         lambda ids: chat.decode(to_full(ids)),
         verifiable,
+        shortened,
     )
 
 
 def _read_fitting(
     path: Path, config: PolicyConfig, chat: Chat
-) -> tuple[list[tuple[list[int], str]], int]:
-    """Return the prompts of a file as (ids, task), and the number of those that are too long."""
+) -> tuple[list[tuple[list[int], str]], int, int]:
+    """Return the prompts of a file as (ids, task), and how many are too long and shortened."""
     rows = read_prompts(path)
-    tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
-    fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]
+    fitting: list[tuple[list[int], str]] = []
+    shortened = 0
+    for row in rows:
+        if prompt := fit_context(chat, row.messages, config.max_prompt_tokens):
+            fitting.append((list(prompt.ids), row.task))
+            shortened += prompt.dropped > 0
     if not fitting:
         raise ConfigError(
             f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts of "
@@ -121,7 +135,7 @@ def _read_fitting(
             field="max_prompt_tokens",
             reason="TOO_SMALL",
         )
-    return fitting, len(rows) - len(fitting)
+    return fitting, len(rows) - len(fitting), shortened
 
 
 def read_mix(config: PolicyConfig, chat: Chat) -> list[TokenisedExample]:
@@ -129,13 +143,8 @@ def read_mix(config: PolicyConfig, chat: Chat) -> list[TokenisedExample]:
     if config.sft_mix is None:
         return []
     longest = config.max_prompt_tokens + config.max_response_tokens
-    rows = [
-        TokenisedExample(
-            tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight
-        )
-        for row in read_sft(config.sft_mix.data_path)
-    ]
-    fitting = [row for row in rows if row.tokens <= longest and row.weight > 0]
+    rows = read_sft(config.sft_mix.data_path)
+    fitting, _ = fitting_examples([row for row in rows if row.weight > 0], chat, longest)
     if not fitting:
         raise ConfigError(
             f"sft_mix: none of {len(rows)} examples fits {longest} tokens",

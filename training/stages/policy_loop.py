@@ -253,8 +253,9 @@ def publish_policy(
 ) -> Manifest:
     """Write the model directory and its manifest.
 
-    Report: updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and the
-    figures of the alarms with the prefixes first_ and last_; verifiable_prompts with `verifiable`.
+    Report: updates, stopped_because ("" or the reason), exported_update, dropped_too_long,
+    contexts_shortened, and the figures of the alarms with the prefixes first_ and last_;
+    verifiable_prompts with `verifiable`.
     """
     figures = {
         name: outcome.numbers[name]
@@ -266,6 +267,7 @@ def publish_policy(
         "exported_update": outcome.exported_update,
         "stopped_because": outcome.stopped_because,
         "dropped_too_long": prompts.dropped_too_long,
+        "contexts_shortened": prompts.contexts_shortened,
         **figures,
     }
     if config.verifiable is not None:

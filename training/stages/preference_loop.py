@@ -82,6 +82,7 @@ class Preferences(Generic[R]):
     held_out: list[R]
     stop_ids: tuple[int, ...]
     dropped_too_long: int = 0
+    contexts_shortened: int = 0
     vocabulary: VocabularyMap | None = None
     decode: Callable[[Sequence[int]], str] = str
 

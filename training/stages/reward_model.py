@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
+from training.data.context import fit_context
 from training.data.examples import PairExample, read_pairs
 from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
@@ -59,8 +60,8 @@ class RewardModelConfig(StageConfig):
         batch_pairs: pairs per step, all workers together; at least 1
         microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
             results
-        max_tokens: tokens of prompt and response together, at least 1; pairs with longer responses
-            are dropped and counted
+        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
+            oldest messages (fit_context), pairs that are still longer are dropped; both are counted
         optimizer: optimizer of all trained weights
         held_out_fraction: share of the prompts, not of the pairs, that is measured and never
             learned; in (0, 1)
@@ -115,6 +116,7 @@ class Pairs:
     held_out_prompt_ids: tuple[str, ...]
     dropped_too_long: int
     dropped_equal: int
+    contexts_shortened: int
     label_noise: float | None
 
     @property
@@ -139,9 +141,9 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     gradient_norm, learning_rate.
 
     Report: train_pairs and held_out_pairs (with train_ties and held_out_ties), held_out_prompts,
-    dropped_too_long, dropped_equal (pairs of two equal texts), held_out_accuracy,
-    held_out_accuracy_low and _high, label_noise and label_noise_ceiling (None if unknown),
-    score_mean, score_std, steps. Accuracy, margin and ceiling exclude ties.
+    dropped_too_long, dropped_equal (pairs of two equal texts), contexts_shortened,
+    held_out_accuracy, held_out_accuracy_low and _high, label_noise and label_noise_ceiling (None if
+    unknown), score_mean, score_std, steps. Accuracy, margin and ceiling exclude ties.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -207,6 +209,7 @@ def report(
         "held_out_prompts": pairs.held_out_prompts,
         "dropped_too_long": pairs.dropped_too_long,
         "dropped_equal": pairs.dropped_equal,
+        "contexts_shortened": pairs.contexts_shortened,
         "held_out_accuracy": share.value,
         "held_out_accuracy_low": low,
         "held_out_accuracy_high": high,
@@ -235,12 +238,13 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
             field="data_path",
             reason="EMPTY",
         )
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_identical]
-    fitting = [
-        (key, pair)
-        for key, pair in tokenised
-        if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens
-    ]
+    different = [row for row in rows if not row.is_identical]
+    fitting: list[tuple[str, Pair]] = []
+    shortened = 0
+    for row in different:
+        if found := tokenise(row, chat, config.max_tokens):
+            fitting.append((row.prompt_id, found[0]))
+            shortened += found[1] > 0
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
     train = [pair for key, pair in fitting if key not in held]
     held_out = [pair for key, pair in fitting if key in held]
@@ -257,17 +261,24 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
         train,
         held_out,
         prompt_ids,
-        len(tokenised) - len(fitting),
-        len(rows) - len(tokenised),
+        len(different) - len(fitting),
+        len(rows) - len(different),
+        shortened,
         noise,
     )
 
 
-def tokenise(row: PairExample, chat: Chat) -> Pair:
-    """Return both conversations as ids, each up to its end token."""
-    prompt = chat.prompt_ids(row.messages)
+def tokenise(row: PairExample, chat: Chat, most_tokens: int) -> tuple[Pair, int] | None:
+    """Return both conversations as ids up to their end tokens, and the dropped messages.
+
+    Both have the same context; None: it does not fit with the longer response.
+    """
     chosen, rejected = chat.response_ids(row.chosen), chat.response_ids(row.rejected)
-    return Pair((*prompt, *chosen), (*prompt, *rejected), row.margin, row.tie)
+    prompt = fit_context(chat, row.messages, most_tokens - max(len(chosen), len(rejected)))
+    if prompt is None:
+        return None
+    pair = Pair((*prompt.ids, *chosen), (*prompt.ids, *rejected), row.margin, row.tie)
+    return pair, prompt.dropped
 
 
 def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pairs]:

@@ -11,7 +11,8 @@ from functools import partial
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
-from training.data.examples import read_sft
+from training.data.context import fit_context
+from training.data.examples import SftExample, read_sft
 from training.data.seeds import rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.errors import ConfigError
@@ -51,8 +52,8 @@ class SftConfig(StageConfig):
         batch_rows: rows per step, all workers together; at least 1
         microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
             results
-        max_tokens: tokens of prompt and response together, at least 1; longer rows are dropped and
-            counted
+        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
+            oldest messages (fit_context), rows that are still longer are dropped; both are counted
         optimizer: optimizer of all trained weights
         held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
             1)
@@ -77,6 +78,7 @@ class Examples:
     held_out: list[TokenisedExample]
     dropped_too_long: int
     dropped_weightless: int
+    contexts_shortened: int
     stop_ids: tuple[int, ...]
     decode: Callable[[Sequence[int]], str]
 
@@ -86,8 +88,8 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
     Progress metrics: loss, held_out_loss (at checkpoints), learning_rate, gradient_norm, tokens.
 
-    Report: examples, dropped_too_long, dropped_weightless, held_out_examples, held_out_loss_before,
-    held_out_loss, steps. The losses are missing without held-out examples.
+    Report: examples, dropped_too_long, dropped_weightless, contexts_shortened, held_out_examples,
+    held_out_loss_before, held_out_loss, steps. The losses are missing without held-out examples.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -149,6 +151,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
             "examples": len(examples.train),
             "dropped_too_long": examples.dropped_too_long,
             "dropped_weightless": examples.dropped_weightless,
+            "contexts_shortened": examples.contexts_shortened,
             "held_out_examples": len(examples.held_out),
             "steps": int(numbers.pop("step")),
             **numbers,
@@ -157,25 +160,20 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
 
 def read_examples(config: SftConfig, chat: Chat) -> Examples:
-    """Tokenise, drop examples without weight or too long, and hold out a share of the prompts.
+    """Tokenise, shorten contexts, drop examples without weight or too long, and hold out prompts.
 
     Equal prompts are never split between training and held-out examples.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    all_examples = [
-        TokenisedExample(
-            tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight
-        )
-        for row in read_sft(config.data_path)
-    ]
-    weighted = [example for example in all_examples if example.weight > 0]
+    all_rows = read_sft(config.data_path)
+    weighted = [row for row in all_rows if row.weight > 0]
     if not weighted:
         raise ConfigError(
-            f"weight: all {len(all_examples)} examples have weight 0",
+            f"weight: all {len(all_rows)} examples have weight 0",
             field="weight",
             reason="EMPTY",
         )
-    fitting = [example for example in weighted if example.tokens <= config.max_tokens]
+    fitting, shortened = fitting_examples(weighted, chat, config.max_tokens)
     if not fitting:
         raise ConfigError(
             f"max_tokens: {config.max_tokens} fits none of {len(weighted)} examples",
@@ -191,8 +189,22 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
             field="held_out_fraction",
             reason="EMPTY",
         )
-    dropped = (len(weighted) - len(fitting), len(all_examples) - len(weighted))
-    return Examples(train, held_out, *dropped, chat.stop_ids, chat.decode)
+    dropped = (len(weighted) - len(fitting), len(all_rows) - len(weighted))
+    return Examples(train, held_out, *dropped, shortened, chat.stop_ids, chat.decode)
+
+
+def fitting_examples(
+    rows: Iterable[SftExample], chat: Chat, most_tokens: int
+) -> tuple[list[TokenisedExample], int]:
+    """Return the rows that fit, and the number of shortened contexts among them."""
+    fitting: list[TokenisedExample] = []
+    shortened = 0
+    for row in rows:
+        response = tuple(chat.response_ids(row.response))
+        if prompt := fit_context(chat, row.messages, most_tokens - len(response)):
+            fitting.append(TokenisedExample(prompt.ids, response, row.weight))
+            shortened += prompt.dropped > 0
+    return fitting, shortened
 
 
 def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:

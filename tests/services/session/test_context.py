@@ -21,6 +21,7 @@ from services.session.context import (
 from services.session.message import Message
 from services.session.tree import Branch, branch_to
 from tests.services.session.tokenizer import write_tokenizer
+from tests.support.context_cases import CASES, ContextCase
 from tests.support.errors import refused
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
@@ -88,6 +89,21 @@ TALK = path(
     (ASSISTANT, "2"),
     (USER, "three"),
 )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_context_is_selected_as_training_shortens_it(case: ContextCase) -> None:
+    messages = [
+        replace(message, tokens=tokens)
+        for message, (_, tokens) in zip(
+            path(*((Role(role), "text") for role, _ in case.messages)), case.messages, strict=True
+        )
+    ]
+    if case.kept is None:
+        with refused(InvalidArgumentError, field="text"):
+            chosen(messages, case.budget)
+    else:
+        assert chosen(messages, case.budget) == [f"m{at}" for at in case.kept]
 
 
 def test_all_messages_are_selected_if_they_fit() -> None:

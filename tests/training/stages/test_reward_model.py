@@ -90,7 +90,7 @@ def test_random_labels_teach_nothing(config: RewardModelConfig, tmp_path: Path) 
 def test_interval_of_agreeing_pairs_counts_prompts(tmp_path: Path, share: int) -> None:
     def width(prompts: int, each: int) -> float:
         asked = tuple(str(place % prompts) for place in range(prompts * each))
-        pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, 0, None)
+        pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, 0, 0, None)
         told = reward_model.report(pairs, torch.full((len(asked),), float(share)), reward, 1)
         assert told["held_out_accuracy"] == share
         low, high = told["held_out_accuracy_low"], told["held_out_accuracy_high"]
