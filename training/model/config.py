@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class ModelConfig:
     learned_positions: bool
     max_positions: int  # hard limit with learned positions, else the training length
     initializer_range: float
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] = field(hash=False)
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:

@@ -1,6 +1,6 @@
 """Accelerators as specified by their makers, and the fraction of these figures that a step reaches.
 
-None of the figures were measured by this project.
+Only the figures of CPUs were measured by this project.
 
 Rates are for dense matrix products; data sheets also print twice the rate, for matrices with half
 of the values zero.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from training.errors import ConfigError
 
 GIB, GB, TERA = 1 << 30, 1e9, 1e12
+CPU = "cpu"
 NODE_GPUS = 8
 
 # An assumption; the rest is used by CUDA's context, NCCL's buffers and memory fragmentation.
@@ -36,6 +37,8 @@ class Accelerator:
     Attributes:
         node_gb_per_second: to the other GPUs in a machine of 8.
         network_gb_per_second: of one GPU to other machines.
+        bf16_share, sustained_share: fractions of the rates that a step reaches.
+        reserved_gib: memory of the process itself.
     """
 
     name: str
@@ -46,26 +49,33 @@ class Accelerator:
     node_gb_per_second: float
     network_gb_per_second: float
     source: str
+    bf16_share: float = BF16_SHARE
+    sustained_share: float = SUSTAINED_SHARE
+    reserved_gib: float = 0.0
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == CPU
 
     @property
     def usable_bytes(self) -> float:
         """Return the memory available to a stage."""
-        return self.memory_gib * GIB * USABLE_MEMORY
+        return (self.memory_gib * USABLE_MEMORY - self.reserved_gib) * GIB
 
     @property
     def narrow_rate(self) -> float:
         """Return the bf16 operations per second in a step."""
-        return self.bf16_teraflops * TERA * BF16_SHARE
+        return self.bf16_teraflops * TERA * self.bf16_share
 
     @property
     def wide_rate(self) -> float:
         """Return the fp32 operations per second in a step."""
-        return self.fp32_teraflops * TERA * SUSTAINED_SHARE
+        return self.fp32_teraflops * TERA * self.sustained_share
 
     @property
     def memory_rate(self) -> float:
         """Return the bytes per second that decoding reads."""
-        return self.memory_gb_per_second * GB * SUSTAINED_SHARE
+        return self.memory_gb_per_second * GB * self.sustained_share
 
 
 _H100 = (
@@ -84,6 +94,14 @@ _L4 = (
     "NVIDIA L4 data sheet, PCIe 4.0 x16, 64 GB/s both ways; "
     "network as AWS g6.48xlarge, 100 Gb/s for 8"
 )
+_A10 = (
+    "NVIDIA A10 data sheet, PCIe 4.0 x16, 64 GB/s both ways; "
+    "network as AWS g5.48xlarge, 100 Gb/s for 8"
+)
+_RTX_4090 = (
+    "NVIDIA Ada GPU architecture (bf16 with fp32 sums), PCIe 4.0 x16, 64 GB/s both ways; "
+    "network assumed, 10 Gb/s for 8"
+)
 
 # Memory as reported by the driver, rounded down (an H100 of "80 GB" has 81,559 MiB). Rates are
 # those of the data sheets.
@@ -94,9 +112,40 @@ ACCELERATORS: Mapping[str, Accelerator] = {
         Accelerator("h200", 140.0, 989.4, 66.9, 4800.0, 450.0, 50.0, _H200),
         Accelerator("a100-80", 79.0, 312.0, 19.5, 2039.0, 300.0, 25.0, _A100),
         Accelerator("l40s", 44.5, 362.05, 91.6, 864.0, 32.0, 6.25, _L40S),
+        Accelerator("rtx-4090", 23.9, 165.2, 82.6, 1008.0, 32.0, 0.15625, _RTX_4090),
+        Accelerator("a10", 22.4, 125.0, 31.2, 600.0, 32.0, 1.5625, _A10),
         Accelerator("l4", 22.0, 121.0, 30.3, 300.0, 32.0, 1.5625, _L4),
     )
 }
+
+
+# Products of 512 x 1024 x 4096 and reads of 0.5 GiB on one of two shared cores of an AMD EPYC with
+# avx512_bf16, 2026-11-29; fp32 is the middle of 31 to 76 (training/runtime/machine.py), 20 were
+# measured beside other work.
+CORE_BF16_GIGAFLOPS, CORE_FP32_GIGAFLOPS, CORE_GB_PER_SECOND = 118.0, 50.0, 4.3
+# Python with torch and a tokenizer: 0.53 GiB measured after the imports.
+PROCESS_GIB = 0.7
+
+
+def cpu(cores: int, memory_gib: float) -> Accelerator:
+    """Return the cores of a machine as one accelerator.
+
+    Decoding uses a quarter of the cores (training/runtime/machine.py).
+    """
+    return Accelerator(
+        CPU,
+        memory_gib,
+        cores * CORE_BF16_GIGAFLOPS / 1000,
+        cores * CORE_FP32_GIGAFLOPS / 1000,
+        max(1, cores // 4) * CORE_GB_PER_SECOND,
+        1.0,
+        1.0,
+        f"{cores} cores with {memory_gib:g} GiB, at rates of a core that were measured on two "
+        "shared cores of an AMD EPYC; 1 GB/s between processes assumed",
+        bf16_share=1.0,
+        sustained_share=1.0,
+        reserved_gib=PROCESS_GIB,
+    )
 
 
 def accelerator_named(name: str) -> Accelerator:

@@ -162,7 +162,12 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
         matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
         slots += held * 2 - (matrices if work.muon else 0)
     # Held all the time, while gradients are held during training only.
-    resident = [Part(MemoryKind.WEIGHTS, learned * FP32), Part(MemoryKind.OPTIMIZER, slots * FP32)]
+    resident = []
+    if learned:
+        resident = [
+            Part(MemoryKind.WEIGHTS, learned * FP32),
+            Part(MemoryKind.OPTIMIZER, slots * FP32),
+        ]
     if frozen:
         resident.append(Part(MemoryKind.FROZEN, frozen * FP32))
     gradients = Part(MemoryKind.GRADIENTS, learned * FP32)
@@ -175,15 +180,11 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
         found.append(Phase("reading", (*resident, *_reading(reading, work, layout))))
     if work.sampled is not None:
         found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
-    largest = max(
-        _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
-    )
-    found.append(
-        Phase(
-            "optimizer step",
-            (*resident, gradients, Part(MemoryKind.ROOTS, largest * FOREACH_BYTES)),
-        )
-    )
+    learners = [network for network in work.networks if network.role is not Role.FROZEN]
+    if learners:
+        largest = max(_held(network, work, layout) for network in learners)
+        roots = Part(MemoryKind.ROOTS, largest * FOREACH_BYTES)
+        found.append(Phase("optimizer step", (*resident, gradients, roots)))
     return found
 
 

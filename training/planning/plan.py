@@ -10,13 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from training.errors import ConfigError, details_of
+from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig, parse_config
+from training.parallelism.layout import Parallelism
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
 from training.planning.step import Work
 from training.planning.timing import TimeItem, longest_kind, time_of
-from training.planning.work import DataSize, PlannedConfig, work_of
+from training.planning.work import DataSize, PlannedConfig, evaluation_work, work_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow
@@ -83,7 +85,7 @@ class RecipePlan:
 
     @property
     def gpu_hours(self) -> float:
-        return self.hours * self.gpus
+        return sum(stage.hours * stage.layout.gpus for stage in self.stages)
 
 
 def plan_recipe(
@@ -115,7 +117,7 @@ def plan_stage(
             over them. Names the stage, the largest part, and a layout that fits, if there is one.
     """
     try:
-        planned = _planned(stage, model, gpus, accelerator)
+        planned = estimate_stage(stage, model, gpus, accelerator)
     except ConfigError as error:
         raise ConfigError(
             f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}",
@@ -133,6 +135,16 @@ def plan_stage(
             limit=f"{accelerator.usable_bytes / GIB:.1f} GiB",
         )
     return planned
+
+
+def estimate_evaluation(
+    config: EvaluationConfig, data: DataSize, model: ModelConfig, accelerator: Accelerator
+) -> StagePlan:
+    """Return memory and time of the comparison of two versions, which one process does."""
+    layout, work = Layout(1, Parallelism()), evaluation_work(config, data, model)
+    return StagePlan(
+        "evaluation", layout, work, peak(work, layout), time_of(work, layout, accelerator)
+    )
 
 
 def fitting_layouts(
@@ -154,7 +166,7 @@ def _layouts(
         for shard in range(1, gpus // tensor + 1):
             if gpus % (shard * tensor) == 0:
                 with suppress(ConfigError):
-                    yield _planned(
+                    yield estimate_stage(
                         stage.laid_out(shard=shard, tensor=tensor, pipeline=1),
                         model,
                         gpus,
@@ -162,9 +174,14 @@ def _layouts(
                     )
 
 
-def _planned(
+def estimate_stage(
     stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
 ) -> StagePlan:
+    """Return memory and time of a stage, whether or not it fits.
+
+    Raises:
+        ConfigError: the stage cannot be distributed over these GPUs.
+    """
     config = stage.config
     shape = parse_config(config.model_json) if isinstance(config, PretrainConfig) else model
     layout = Layout(gpus, config.parallelism)

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.planning.accelerators import BF16_SHARE, GIB, SUSTAINED_SHARE, USABLE_MEMORY
+from training.planning.accelerators import (
+    BF16_SHARE,
+    GIB,
+    PROCESS_GIB,
+    SUSTAINED_SHARE,
+    USABLE_MEMORY,
+)
 from training.planning.memory import MemoryKind
 from training.planning.plan import RecipePlan, StagePlan
 
@@ -26,8 +32,16 @@ ASSUMPTIONS = (
     "autocast stores bf16 copies of all projections; the head and sampling are in fp32.",
     "Attention uses a fused kernel. With a mask and grouped queries CUDA may have none; in this "
     "case scores of T x T per head are stored too.",
-    "Not counted: evaluation, checkpoints, start, reading of data, latencies, and kernel launches, "
-    "which dominate for small models.",
+    "Not counted: evaluation except a row of that name, checkpoints, start, reading of data, "
+    "latencies, and kernel launches, which dominate for small models.",
+)
+CPU_ASSUMPTIONS = (
+    "An estimate. PPO of a measured run of the recipe small took 0.6 times its plan.",
+    f"Memory: {USABLE_MEMORY:g} of the memory is usable, less {PROCESS_GIB:g} GiB of the process; "
+    "rows have the maximum length of the config, and consist of response only.",
+    "Time: rows have the mean lengths of the data, responses are sampled to their limit, by a "
+    "quarter of the cores; users of the same machine have priority.",
+    "Not counted: probes and benchmarks of the gate, checkpoints, start, reading of data.",
 )
 
 
@@ -35,9 +49,12 @@ def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
     """Return two tables, the sum, and the assumptions."""
     accelerator = plan.accelerator
     if plan.hours >= FEWEST_HOURS:
-        total = f"In all {plan.hours:.1f} hours, {plan.gpu_hours:.1f} GPU hours"
+        total, of_gpus = f"In all {plan.hours:.1f} hours", f", {plan.gpu_hours:.1f} GPU hours"
     else:
-        total = f"In all {plan.hours * 3600:.3g} seconds, {plan.gpu_hours * 3600:.3g} GPU seconds"
+        total = f"In all {plan.hours * 3600:.3g} seconds"
+        of_gpus = f", {plan.gpu_hours * 3600:.3g} GPU seconds"
+    unit_name = "process" if accelerator.is_cpu else "GPU"
+    total += "" if accelerator.is_cpu else of_gpus
     if dollars_per_gpu_hour is not None:
         dollars = f"{plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars"
         total = f"{total}, {dollars} at {dollars_per_gpu_hour:.2f} a GPU hour"
@@ -47,15 +64,15 @@ def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
             f"{plan.recipe} on {plan.gpus} x {accelerator.name}, "
             f"{accelerator.usable_bytes / GIB:.1f} GiB of each usable",
             "",
-            f"Memory of one GPU at its peak, {'GiB' if unit == GIB else 'MiB'}",
+            f"Memory of one {unit_name} at its peak, {'GiB' if unit == GIB else 'MiB'}",
             *_aligned(_memory_rows(plan.stages, unit)),
             "",
             "Time",
-            *_aligned(_time_rows(plan.stages)),
+            *_aligned(_time_rows(plan.stages, unit_name)),
             "",
             total,
             "",
-            *(f"- {line}" for line in ASSUMPTIONS),
+            *(f"- {line}" for line in _assumptions(plan)),
             f"- {accelerator.name}: {accelerator.source}.",
         )
     )
@@ -89,8 +106,12 @@ def as_json(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> dict
         "hours": plan.hours,
         "gpu_hours": plan.gpu_hours,
         "dollars": None if dollars_per_gpu_hour is None else plan.gpu_hours * dollars_per_gpu_hour,
-        "assumptions": [*ASSUMPTIONS, plan.accelerator.source],
+        "assumptions": [*_assumptions(plan), plan.accelerator.source],
     }
+
+
+def _assumptions(plan: RecipePlan) -> tuple[str, ...]:
+    return CPU_ASSUMPTIONS if plan.accelerator.is_cpu else ASSUMPTIONS
 
 
 def _memory_rows(stages: Sequence[StagePlan], unit: int) -> list[list[str]]:
@@ -116,10 +137,17 @@ def _memory_rows(stages: Sequence[StagePlan], unit: int) -> list[list[str]]:
     return rows
 
 
-def _time_rows(stages: Sequence[StagePlan]) -> list[list[str]]:
+def _time_rows(stages: Sequence[StagePlan], unit_name: str) -> list[list[str]]:
     long = any(stage.hours >= FEWEST_HOURS for stage in stages)
     rows = [
-        ["stage", "steps", "s a step", "tokens/s a GPU", "hours" if long else "seconds", "bound by"]
+        [
+            "stage",
+            "steps",
+            "s a step",
+            f"tokens/s a {unit_name}",
+            "hours" if long else "seconds",
+            "bound by",
+        ]
     ]
     for stage in stages:
         share = max(one.seconds for one in stage.spent) / stage.seconds

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from training.data.seeds import steps_for
 from training.errors import ConfigError
+from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.planning.layout import Layout
@@ -24,6 +25,7 @@ from training.planning.step import (
     sizes_of,
 )
 from training.runtime.context import require_divisible
+from training.stages.config import SftMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
@@ -45,11 +47,13 @@ class DataSize:
         rows: examples, pairs or prompts in the file.
         prompt_tokens, response_tokens: means, for the time; the limits of the config decide the
             memory. Pre-training has its sizes in its config.
+        mix_tokens: longest example of PPO's sft_mix, if it is known to be shorter than the limits.
     """
 
     rows: int = 0
     prompt_tokens: float = 0.0
     response_tokens: float = 0.0
+    mix_tokens: int | None = None
 
 
 def work_of(config: PlannedConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
@@ -193,18 +197,51 @@ def _policy(
         response_tokens=config.max_response_tokens,
     )
     if config.sft_mix is not None:
-        require_divisible({"sft_mix.rows": config.sft_mix.rows}, layout.ranks)
-        rows = config.sft_mix.rows // layout.data_size
-        mixed = replace(
-            learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest, shared=None
-        )
-        learned.append(mixed)
+        learned.append(_mixed(config.sft_mix, learned[0], data, layout))
     networks = _learners(model, config.lora, *learners) + _frozen(model, config.lora, *frozen)
     tokens, steps = sampled.rows * one.tokens, epochs * minibatches
     work = Work(model, networks, (*judged, *learned), config.updates, tokens, steps, sampled)
     return replace(
         work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon"
     )
+
+
+def _mixed(mix: SftMix, made: Pass, data: DataSize, layout: Layout) -> Pass:
+    """Return the pass over the examples of SFT in each minibatch."""
+    require_divisible({"sft_mix.rows": mix.rows}, layout.ranks)
+    width = min(made.most_tokens, data.mix_tokens or made.most_tokens)
+    return replace(
+        made,
+        rows=mix.rows // layout.data_size,
+        tokens=width,
+        most_tokens=width,
+        logits=width,
+        most_logits=width,
+        shared=None,
+    )
+
+
+def evaluation_work(config: EvaluationConfig, data: DataSize, model: ModelConfig) -> Work:
+    """Return the work of one batch of answers in the comparison of two versions.
+
+    A single process holds one model at a time, in fp32.
+
+    Args:
+        data: `rows` is the number of held-out prompts.
+    """
+    sampling = config.sampling
+    batches = math.ceil(max(1, min(data.rows, config.max_prompts)) / sampling.batch_prompts)
+    # Probes have samples of their own.
+    copies = max(sampling.samples_per_prompt, config.probe_samples)
+    sampled = Sampled(
+        rows=sampling.batch_prompts * copies,
+        prompts=sampling.batch_prompts,
+        prompt_tokens=sampling.max_prompt_tokens,
+        response_tokens=sampling.max_response_tokens,
+    )
+    tokens = sampled.rows * (data.prompt_tokens + data.response_tokens)
+    networks = (Network("model", Role.FROZEN, sizes_of(model).total),)
+    return Work(model, networks, (), 2 * batches, tokens, sampled=sampled, narrow=False)
 
 
 def _reading(

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.errors import ConfigError
 from training.planning.accelerators import ACCELERATORS
-from training.recipes.names import OPEN_MODELS
+from training.recipes.names import AUTO, OPEN_MODELS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -23,17 +24,22 @@ def describe(commands: Commands) -> None:
         "--recipe",
         required=True,
         metavar="NAME",
-        help=f"a recipe file FILE.py, or {', '.join(OPEN_MODELS)}",
+        help=f"auto (the loop's recipe for any model), a recipe file FILE.py, or "
+        f"{', '.join(OPEN_MODELS)}",
     )
     plan.add_argument(
-        "--gpus", type=int, metavar="N", help="number of GPUs (default: that of the recipe)"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="number of GPUs, or of workers on CPUs (default: that of the recipe; auto: 1)",
     )
     plan.add_argument(
         "--accelerator",
-        default="h100",
         metavar="NAME",
-        help=f"{', '.join(ACCELERATORS)} (default h100)",
+        help=f"{', '.join(ACCELERATORS)} (default h100); for auto also cpu, and by default the "
+        "accelerator of this machine",
     )
+    add_hardware(plan)
     plan.add_argument(
         "--shard", type=int, metavar="N", help="shards in every stage (default: the recipe's)"
     )
@@ -50,13 +56,79 @@ def describe(commands: Commands) -> None:
         "--model",
         type=Path,
         metavar="DIR",
-        help="model directory with the config.json to use instead of the recipe's model",
+        help="model directory with the config.json to use instead of the recipe's model; for auto "
+        "also the name of a shape, such as qwen3-8b",
     )
     plan.add_argument(
         "--dollars-per-gpu-hour", type=_price, metavar="X", help="print the cost at this price"
     )
     plan.add_argument("--json", action="store_true", help="print JSON in bytes and seconds")
     plan.set_defaults(command=print_plan)
+
+
+def add_hardware(parser: argparse.ArgumentParser) -> None:
+    """Add the options from which `auto` derives a plan, besides the accelerator's name."""
+    parser.add_argument(
+        "--cores", type=int, metavar="N", help="cores of each worker on CPUs (default: as here)"
+    )
+    parser.add_argument(
+        "--memory-gib",
+        type=float,
+        metavar="X",
+        help="memory of each worker on CPUs (default: what is available here)",
+    )
+    parser.add_argument(
+        "--max-hours", type=float, metavar="X", help="longest run that auto may plan (default 24)"
+    )
+
+
+def print_auto(options: argparse.Namespace) -> int:
+    """Print the plan of the recipe `auto` for a model directory or a shape, with assumed data.
+
+    Raises:
+        ConfigError: the model is not supported, a field is invalid, or nothing fits.
+    """
+    from training.planning.hardware import found_hardware, named_hardware
+    from training.planning.text import as_json
+    from training.recipes.auto.model import read_model
+    from training.recipes.auto.recipe import derive
+    from training.recipes.open_models.recipes import shape, shape_names
+    from training.recipes.recipe import MAX_HOURS, Plan
+
+    given: Path | None = options.model
+    if given is None:
+        raise ConfigError(
+            f"model: missing; a directory, or {', '.join(shape_names())}",
+            field="model",
+            reason="MISSING",
+        )
+    model = shape(str(given)) if str(given) in shape_names() else read_model(given)
+    count = 1 if options.gpus is None else options.gpus
+    if options.accelerator is None:
+        hardware = found_hardware("auto", 0, 0)
+    else:
+        hardware = named_hardware(options.accelerator, count, options.cores, options.memory_gib)
+    chosen = [f"parallelism.{name}={value}" for name, value in _layout(options).items()]
+    stages = ("sft", "reward_model", "judge", "ppo")
+    plan = Plan(
+        "auto-1",
+        Path("runs"),
+        given,
+        hardware,
+        assignments=(*options.set, *(f"{stage}.{text}" for text in chosen for stage in stages)),
+        max_hours=MAX_HOURS if options.max_hours is None else options.max_hours,
+    )
+    derived = derive(plan, model)
+    price = options.dollars_per_gpu_hour
+    print(json.dumps(as_json(derived.planned, price), indent=2) if options.json else derived.text())
+    return 0
+
+
+def _layout(options: argparse.Namespace) -> dict[str, int]:
+    """Return the factors of the layout that options set in every stage."""
+    return {
+        name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None
+    }
 
 
 def print_plan(options: argparse.Namespace) -> int:
@@ -77,7 +149,14 @@ def print_plan(options: argparse.Namespace) -> int:
     from training.recipes.open_models.recipes import shape
     from training.stages.pretrain import PretrainConfig
 
-    accelerator, recipe = accelerator_named(options.accelerator), open_recipe(options.recipe)
+    if options.recipe == AUTO:
+        return print_auto(options)
+    if given := [name for name in ("cores", "memory_gib", "max_hours") if getattr(options, name)]:
+        raise ConfigError(
+            f"{given[0]}: only for --recipe {AUTO}", field=given[0], reason="UNSUPPORTED"
+        )
+    accelerator = accelerator_named(options.accelerator or "h100")
+    recipe = open_recipe(options.recipe)
     first = recipe.stages[0].config
     if options.model is not None:
         model = read_config(options.model)
@@ -85,10 +164,9 @@ def print_plan(options: argparse.Namespace) -> int:
         model = parse_config(first.model_json)
     else:
         model = shape(recipe.shape) if recipe.shape else read_config(first.model_directory)
-    asked = {
-        name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None
-    }
-    stages = set_fields([stage.laid_out(**asked) for stage in recipe.stages], options.set)
+    stages = set_fields(
+        [stage.laid_out(**_layout(options)) for stage in recipe.stages], options.set
+    )
     gpus = recipe.gpus if options.gpus is None else options.gpus
     planned = plan_recipe(recipe.name, stages, model, gpus, accelerator)
     price = options.dollars_per_gpu_hour

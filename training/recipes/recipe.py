@@ -17,6 +17,8 @@ from training.errors import ConfigError
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
+from training.planning.collected import CollectedData
+from training.planning.hardware import Hardware
 from training.runtime.context import Lineage, Machine, require_divisible
 from training.runtime.ranks import all_different
 from training.stages.ppo import PpoConfig
@@ -24,18 +26,29 @@ from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 TEXTS = Path(__file__).parent / "texts"
+MAX_HOURS = 24.0  # a run a day is the least frequent schedule of the chart's examples
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Version, base and folders of a run.
+    """Version, base and folders of a run, and what a recipe may derive its values from.
 
     Folders are named by version, so parents in manifests are artifact ids.
+
+    Attributes:
+        hardware: None: unknown, as for recipes with measured values.
+        data: None: not collected yet; `loop_run` sets it after the snapshot.
+        assignments: fields set by the operator, STEP.FIELD=VALUE.
+        max_hours: longest run that a derived plan may have.
     """
 
     version: str
     run_directory: Path
     incumbent_directory: Path
+    hardware: Hardware | None = None
+    data: CollectedData | None = None
+    assignments: tuple[str, ...] = ()
+    max_hours: float = MAX_HOURS
 
     def directory(self, part: str) -> Path:
         """Return the folder of a part of this run; "" is the candidate itself."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from training.errors import ConfigError
@@ -63,7 +65,8 @@ def check_ranges(config: object) -> None:
     Raises:
         ConfigError: a value is outside the range of its field.
     """
-    for name, allowed in ranges_of(type(config)).items():
+    kind: Any = type(config)
+    for name, allowed in ranges_of(kind).items():
         value = getattr(config, name)
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None and one not in allowed:
@@ -75,12 +78,13 @@ def check_ranges(config: object) -> None:
                 )
 
 
+@cache
 def ranges_of(kind: type) -> Mapping[str, Range]:
     """Return the ranges of a config class by field; a tuple has the range of its elements."""
     found = {
         name: _range_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
     }
-    return {name: allowed for name, allowed in found.items() if allowed is not None}
+    return MappingProxyType({name: one for name, one in found.items() if one is not None})
 
 
 def _range_in(hint: Any) -> Range | None:

@@ -10,16 +10,20 @@ from training.model.transformer import Decoder
 from training.planning.step import adapter_size, sizes_of
 from training.recipes.open_models.recipes import shape, shape_names
 
-# From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
-# (27,432,406,640) without tower and projector.
+# From the safetensors of the models: Qwen3 0.6B without the copy of its tied head, Gemma 3 4B
+# (4,300,079,472) and 27B (27,432,406,640) without tower and projector.
 PUBLISHED = {
     "gemma-3-1b": 999_885_952,
+    "gemma-3-270m": 268_098_176,
     "gemma-3-27b": 27_009_346_304,
+    "gemma-3-4b": 3_880_263_168,
     "llama-3.1-70b": 70_553_706_496,
     "llama-3.1-8b": 8_030_261_248,
+    "llama-3.2-1b": 1_235_814_400,
     "qwen2.5-7b": 7_615_616_512,
     "qwen3-0.6b": 596_049_920,
     "qwen3-32b": 32_762_123_264,
+    "qwen3-4b": 4_022_468_096,
     "qwen3-8b": 8_190_735_360,
 }
 
