@@ -18,6 +18,9 @@ grep -v '^xxhash==' locks/resolution.txt > locks/datatrove.constraints
 printf '%s\n' 'datatrove[io,processing]==0.10.1' spacy |
   compile - --constraints locks/datatrove.constraints --generate-hashes -o locks/datatrove.txt
 rm locks/datatrove.constraints
+# Conversion of the small model in its image, beside the packages with its base.
+printf '%s\n' numpy tokenizers |
+  compile - --no-deps --constraints locks/resolution.txt --generate-hashes -o locks/small_image.txt
 # vLLM's CPU build (infra/machine/servers/vllm.py), in an environment of its own. Its requirement
 # torch==2.13.0+cpu is in no registry; 2.13.0 is the same release with parts for CUDA. The vision and
 # audio packages are for other models, and triton is for GPUs. Versions of the other locks are kept

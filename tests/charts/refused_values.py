@@ -129,8 +129,8 @@ BY_TEMPLATE = {
         "training.recipe models.initial nano-0",
     ),
     "the default recipe for another model": (
-        "training.enabled=true,models.initial=small-1",
-        "training.recipe models.initial small-1",
+        "training.enabled=true,models.initial=nano-1",
+        "training.recipe models.initial nano-1",
     ),
     "GPUs for a run without Ray": (
         "training.enabled=true,ray.mode=local,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",

@@ -386,7 +386,7 @@ def test_extra_volumes_are_mounted_at_the_given_path() -> None:
     assert list(having) == ["session/Deployment"]
     (spec,) = having.values()
     for container in (*spec["containers"], *spec["initContainers"]):
-        assert mount in container["volumeMounts"] or container["name"] == "seed"
+        assert mount in container["volumeMounts"] or container["name"] == "model"
 
 
 def test_the_service_account_has_the_annotations_of_the_values() -> None:

@@ -262,12 +262,12 @@ def test_models_and_loop_have_the_same_paths_and_readers_cannot_write(
 
 def test_the_first_version_is_stored_under_its_name() -> None:
     """The registry finds a version by the name of its folder, and a manifest names its parents."""
-    objects = render(*EVALUATION)
+    objects = render(*EVALUATION, "models.initial=nano-0", "training.recipe=nano")
     seeds = [
         c
         for pod in pods(objects).values()
         for c in pod["spec"].get("initContainers", ())
-        if c["name"] == "seed"
+        if c["name"] == "model"
     ]
     assert seeds
     assert all('"/models/nano-0"' in seed["args"][0] for seed in seeds)

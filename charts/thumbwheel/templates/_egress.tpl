@@ -47,8 +47,14 @@
 {{- if $root.Values.networkPolicies.stores -}}
 {{ toYaml $root.Values.networkPolicies.stores }}
 {{- else -}}
+{{ include "thumbwheel.everywhere" (index . 1) }}
+{{- end -}}
+{{- end -}}
+
+{{/* Egress rule to every address except cloud metadata. Argument: JSON list of ports. */}}
+{{- define "thumbwheel.everywhere" -}}
 - ports:
-    {{- range index . 1 | fromJsonArray }}
+    {{- range fromJsonArray . }}
     - {port: {{ int . }}, protocol: TCP}
     {{- end }}
   to:
@@ -56,5 +62,4 @@
     - namespaceSelector: {}
     - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
     - ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fe80::/10"]}
-{{- end -}}
 {{- end -}}

@@ -1,12 +1,23 @@
-{{/* Init container that copies the tiny model from the image into the claim unless a folder of
-     that name exists. Concurrent pods are safe. */}}
-{{- define "thumbwheel.seed" -}}
-- name: seed
+{{/* How the first version comes into the claim: import (models.import.source), small or nano (both from
+     images, with models.seed), or empty: the operator has put it there. */}}
+{{- define "thumbwheel.firstVersion" -}}
+{{- if .Values.models.import.source -}}import
+{{- else if and .Values.models.seed (eq .Values.models.initial "small-0") -}}small
+{{- else if and .Values.models.seed (eq .Values.models.initial "nano-0") -}}nano
+{{- end -}}
+{{- end -}}
+
+{{/* Init containers before the first start of a service that reads the first version. Concurrent pods
+     are safe. */}}
+{{- define "thumbwheel.modelInit" -}}
+{{- $way := include "thumbwheel.firstVersion" . -}}
+- name: model
   image: {{ include "thumbwheel.image" (list . "services") }}
   imagePullPolicy: {{ .Values.images.services.pullPolicy }}
   command: [python3, -c]
   args:
     - |
+      {{- if eq $way "nano" }}
       import os, shutil, tempfile
       if not os.path.exists("/models/nano-0"):
           folder = tempfile.mkdtemp(dir="/models", prefix=".seed-")
@@ -16,11 +27,109 @@
           except OSError:
               assert os.path.exists("/models/nano-0")
           shutil.rmtree(folder)
+      {{- else }}
+      import os, signal, sys, time
+      # Process 1 ignores signals without a handler.
+      signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+      while not os.path.exists("/models/{{ .Values.models.initial }}/manifest.json"):
+          print("{{ .Values.models.initial }} is not in the models claim yet; see kubectl logs job/{{ include "thumbwheel.modelJob" . }}", flush=True)
+          time.sleep(5)
+      {{- end }}
   {{- include "thumbwheel.containerSecurity" . | nindent 2 }}
-  resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {memory: 128Mi}}
+  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
   volumeMounts:
-    - {name: models, mountPath: /models}
+    - {name: models, mountPath: /models{{ if ne $way "nano" }}, readOnly: true{{ end }}}
 {{- end -}}
 
-{{/* Non-empty if the tiny model is copied. */}}
-{{- define "thumbwheel.seeds" -}}{{ if and .Values.models.seed (eq .Values.models.initial "nano-0") }}yes{{ end }}{{- end -}}
+{{/* Name of the Job. A Job is immutable, so its name contains the hash of its specification. Helm
+     deletes a Job of other settings; the new one finds a version that is there. */}}
+{{- define "thumbwheel.modelJob" -}}
+{{- printf "%s-%s" (include "thumbwheel.name" (list . "model")) (include "thumbwheel.modelJobSpec" . | sha256sum | trunc 8) -}}
+{{- end -}}
+
+{{- define "thumbwheel.isHubId" -}}
+{{- if regexMatch "^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@.+)?$" .Values.models.import.source }}yes{{ end -}}
+{{- end -}}
+
+{{/* Specification of the Job that brings the first version. */}}
+{{- define "thumbwheel.modelJobSpec" -}}
+{{- $given := .Values.models.import -}}
+{{- $way := include "thumbwheel.firstVersion" . -}}
+{{- $image := ternary "training" "small" (eq $way "import") -}}
+backoffLimit: {{ $given.retries }}
+activeDeadlineSeconds: {{ $given.deadlineSeconds | int64 }}
+# Two imports would write the same draft.
+podReplacementPolicy: Failed
+podFailurePolicy:
+  rules:
+    - {action: Ignore, onPodConditions: [{type: DisruptionTarget, status: "True"}]}
+    # Invalid arguments; a retry would fail as well.
+    - {action: FailJob, onExitCodes: {containerName: model, operator: In, values: [2]}}
+template:
+  metadata:
+    labels: {{- include "thumbwheel.labels" (list . "model") | nindent 6 }}
+  spec:
+    serviceAccountName: {{ include "thumbwheel.fullname" . }}
+    {{- include "thumbwheel.podSecurity" . | nindent 4 }}
+    {{- include "thumbwheel.placement" (list . "model" $given) | nindent 4 }}
+    restartPolicy: Never
+    containers:
+      - name: model
+        image: {{ include "thumbwheel.image" (list . $image) }}
+        imagePullPolicy: {{ (index .Values.images $image).pullPolicy }}
+        {{- if eq $way "small" }}
+        args: [infra.install.small_model, --into, /models, --keep]
+        {{- else }}
+        {{- $words := list "training" "import" $given.source "--name" .Values.models.initial "--to" "/models" }}
+        {{- with $given.hub }}{{ $words = concat $words (list "--hub" .) }}{{ end }}
+        {{- with .Values.models.acceptTerms }}{{ $words = concat $words (list "--accept-terms" .) }}{{ end }}
+        {{- with $given.tokenSecret }}{{ $words = concat $words (list "--token-file" "/token/token") }}{{ end }}
+        args: {{ $words | toJson }}
+        {{- end }}
+        {{- include "thumbwheel.containerSecurity" . | nindent 8 }}
+        env:
+          {{- if eq $way "small" }}
+          - {name: THUMBWHEEL_CACHE, value: /tmp/cache}
+          {{- else }}
+          # Nothing is reported, and the client keeps its state in the folder of the import.
+          - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+          - {name: HF_HOME, value: /tmp/hub}
+          {{- if hasPrefix "s3://" $given.source }}
+          {{- include "thumbwheel.bucketEnvironment" . | nindent 10 }}
+          {{- end }}
+          {{- include "thumbwheel.trustEnvironment" . | nindent 10 }}
+          {{- with $given.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+          {{- end }}
+        resources: {{- toYaml $given.resources | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+          - {name: models, mountPath: /models}
+          {{- if $given.tokenSecret }}
+          - {name: token, mountPath: /token, readOnly: true}
+          {{- end }}
+          {{- include "thumbwheel.extraMounts" (list . $given) | nindent 10 }}
+    volumes:
+      - {name: tmp, emptyDir: {sizeLimit: {{ .Values.tmpSizes.model }}}}
+      - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" . }}}}
+      {{- with $given.tokenSecret }}
+      - {name: token, secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: token, path: token}]}}
+      {{- end }}
+      {{- include "thumbwheel.extraVolumes" (list . $given) | nindent 6 }}
+{{- end -}}
+
+{{/* Reject values of imports that do not belong together. */}}
+{{- define "thumbwheel.validateModels" -}}
+{{- $models := .Values.models -}}{{- $given := $models.import -}}
+{{- if $given.source -}}
+{{- if not (regexMatch "^[a-z0-9][a-z0-9._-]{0,127}$" $models.initial) -}}{{ fail (printf "models.initial: %s names the imported version and must be 1 to 128 of a-z, 0-9, '.', '_', '-'" $models.initial) }}{{- end -}}
+{{- range $name := list "tokenSecret" "hub" -}}
+  {{- if and (index $given $name) (not (include "thumbwheel.isHubId" $)) -}}{{ fail (printf "models.import.%s: only a source of the hub (owner/model) uses it" $name) }}{{- end -}}
+{{- end -}}
+{{- else -}}
+{{- range $name := list "tokenSecret" "hub" -}}
+  {{- if index $given $name -}}{{ fail (printf "models.import.source: models.import.%s is set, so a source is required" $name) }}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -39,6 +39,15 @@
 {{/* Endpoint and credentials of the bucket. Given to the pod of the loop, and to Ray workers only
      if checkpoints are in the bucket; otherwise workers connect only to each other. */}}
 {{- define "thumbwheel.trainingEnvironment" -}}
+{{- include "thumbwheel.bucketEnvironment" . }}
+{{- include "thumbwheel.trustEnvironment" . }}
+{{- if .Values.training.benchmarks.items.existingClaim }}
+- {name: THUMBWHEEL_CACHE, value: /items}
+{{- end }}
+{{- end -}}
+
+{{/* Address and credentials of the bucket, for the code of training. */}}
+{{- define "thumbwheel.bucketEnvironment" -}}
 {{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
 {{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
 {{- if ne (toString $value) "" }}
@@ -47,10 +56,6 @@
 {{- end }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
-{{- include "thumbwheel.trustEnvironment" . }}
-{{- if .Values.training.benchmarks.items.existingClaim }}
-- {name: THUMBWHEEL_CACHE, value: /items}
-{{- end }}
 {{- end -}}
 
 {{/* Security of the pod of the loop, with the fields of `training.securityContext`. */}}

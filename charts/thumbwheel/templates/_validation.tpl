@@ -3,6 +3,7 @@
 {{- $v := .Values -}}
 {{- include "thumbwheel.validateEvaluation" . -}}
 {{- include "thumbwheel.validateTraining" . -}}
+{{- include "thumbwheel.validateModels" . -}}
 {{- include "thumbwheel.validateCorpus" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
 {{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the Postgres URLs of the services is required (or evaluation.enabled: true, which installs all stores)" }}{{- end -}}

@@ -12,11 +12,17 @@ from infra.install.environment import cache
 from infra.install.small_model.errors import ModelError
 from infra.install.small_model.gemma import pieces_of
 from infra.install.small_model.gguf import read_gguf
-from infra.install.small_model.installation import GGUF_FOLDER, KEPT_PIECES, install_base
+from infra.install.small_model.installation import (
+    GGUF_FOLDER,
+    KEPT_PIECES,
+    SMALL_VERSION,
+    install_base,
+)
 from infra.install.small_model.packages import fetch_gguf
 from infra.install.small_model.resolve import SMALL, announce, resolve_model
 from infra.install.small_model.tokenizer import build_tokenizer
 from infra.install.small_model.vocabulary import choose_pieces, rank_pieces, write_kept_pieces
+from training.artifacts.manifest import MANIFEST
 
 KEPT_COUNT = 65_536
 
@@ -37,6 +43,9 @@ def main() -> None:
     parser.add_argument(
         "--base", action="store_true", help="install the base without the adapter, for training"
     )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep a version of that name that is there, unchanged"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
@@ -46,6 +55,9 @@ def main() -> None:
             kept = choose_pieces(pieces, ranked, KEPT_COUNT)
             write_kept_pieces(kept, len(pieces.texts), KEPT_PIECES)
             result = KEPT_PIECES
+        elif arguments.keep and (arguments.into / SMALL_VERSION / MANIFEST).exists():
+            # It may be served: other releases of this project make other files of that name.
+            result = arguments.into / SMALL_VERSION
         elif arguments.base:
             result = install_base(arguments.into, announce)
         else:

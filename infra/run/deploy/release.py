@@ -60,6 +60,8 @@ VALUES = CHART / "ci" / "evaluation-values.yaml"
 LOCAL_VALUES: Mapping[str, object] = MappingProxyType(
     {
         "rollout": {"minReadySeconds": 6},
+        # The image of the small model would take minutes to load into each new cluster.
+        "models": {"initial": "nano-0", "contextTokens": 256, "replyTokens": 64},
         "services": {name: {"settings": dict(quota)} for name, quota in UNLIMITED_QUOTAS.items()},
     }
 )

@@ -1,0 +1,171 @@
+"""The first version: a Job that imports it, or images that contain it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.install.small_model import __main__ as small_model
+from tests.charts.rendering import (
+    VALUES,
+    Object,
+    component,
+    of_kind,
+    outside_ports,
+    pods,
+    refusal,
+    render,
+)
+from training.__main__ import parser
+from training.model_store import commands
+
+EVALUATION, EXISTING = "evaluation-values.yaml", "existing-values.yaml"
+HUB = ("models.import.source=owner/model@main", "models.initial=model-0")
+
+
+def model_job(objects: Sequence[Object]) -> Any:
+    """Return the only Job that brings a model, or None."""
+    jobs = [job for job in of_kind(objects, "Job") if component(job) == "model"]
+    assert len(jobs) <= 1
+    return jobs[0] if jobs else None
+
+
+def container(job: Any) -> Any:
+    (found,) = job["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def policy(objects: Sequence[Object]) -> Any:
+    (found,) = (p for p in of_kind(objects, "NetworkPolicy") if component(p) == "model")
+    return found["spec"]
+
+
+def import_options(job: Any) -> argparse.Namespace:
+    """Return the arguments of the Job as the command reads them."""
+    module, *words = container(job)["args"]
+    assert module == "training"
+    options = parser().parse_args(words)
+    assert options.command is commands.run
+    return options
+
+
+def test_small_is_the_default_and_comes_from_its_image() -> None:
+    objects = render(EVALUATION)
+    found = container(model_job(objects))
+    assert found["image"].partition(":")[0] == "thumbwheel-small"
+    assert found["args"][0] == small_model.__package__ == "infra.install.small_model"
+    assert policy(objects).get("egress") is None
+    for service in ("session", "generator"):
+        (waiting,) = (
+            each
+            for each in pods(objects)[f"{service}/Deployment"]["spec"]["initContainers"]
+            if each["name"] == "model"
+        )
+        assert "/models/small-0/manifest.json" in waiting["args"][0]
+        assert model_job(objects)["metadata"]["name"] in waiting["args"][0]
+
+
+def test_kept_version_is_not_replaced_by_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later release makes another small-0, and the first one may be served."""
+    (tmp_path / "small-0").mkdir()
+    (tmp_path / "small-0" / "manifest.json").write_text("{}")
+    words = [str(word) for word in container(model_job(render(EVALUATION)))["args"][1:]]
+    words[words.index("/models")] = str(tmp_path)
+    monkeypatch.setattr("sys.argv", ["small_model", *words])
+    small_model.main()
+    assert [path.name for path in (tmp_path / "small-0").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("sets", [("models.seed=false",), ("models.initial=base-1",)])
+def test_models_of_the_operator_need_no_job(sets: tuple[str, ...]) -> None:
+    objects = render(EVALUATION, *sets)
+    assert model_job(objects) is None
+    assert not [each for pod in pods(objects).values() for each in init(pod) if each == "model"]
+
+
+def init(pod: Any) -> list[str]:
+    return [each["name"] for each in pod["spec"].get("initContainers", ())]
+
+
+def test_import_from_the_hub() -> None:
+    objects = render(EXISTING, *HUB, "models.acceptTerms=gemma", "models.import.tokenSecret=hub")
+    job = model_job(objects)
+    options = import_options(job)
+    assert (options.source, options.name, options.to) == ("owner/model@main", "model-0", "/models")
+    assert options.accept_terms == ["gemma"]
+    assert options.token_file == Path("/token/token")
+    spec = job["spec"]["template"]["spec"]
+    (token,) = (volume["secret"] for volume in spec["volumes"] if volume["name"] == "token")
+    assert token["secretName"] == "hub"
+    assert token["items"] == [{"key": "token", "path": "token"}]
+    assert container(job)["image"].startswith("thumbwheel-training")
+    assert outside_ports(policy(objects)) == {443}
+    names = {variable["name"] for variable in container(job)["env"]}
+    assert not [name for name in names if name.startswith("TW_TRAINING_S3")]
+
+
+def test_egress_to_the_hub_follows_its_address_or_the_rules_of_the_values() -> None:
+    objects = render(EXISTING, *HUB, "models.import.hub=http://hub.example:8081")
+    assert outside_ports(policy(objects)) == {8081}
+    assert import_options(model_job(objects)).hub == "http://hub.example:8081"
+    rule = {"to": [{"ipBlock": {"cidr": "192.0.2.1/32"}}], "ports": [{"port": 443}]}
+    json_sets = (f"models.import.egress=[{str(rule).replace(chr(39), chr(34))}]",)
+    assert policy(render(EXISTING, *HUB, json_sets=json_sets))["egress"] == [rule]
+
+
+def test_import_from_the_object_store_has_its_credentials_and_no_other_network() -> None:
+    sets = ("models.import.source=s3://thumbwheel/uploads/model", "models.initial=model-0")
+    objects = render(EXISTING, *sets)
+    names = {variable["name"] for variable in container(model_job(objects))["env"]}
+    assert {f"TW_TRAINING_S3_{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY")} <= names
+    assert outside_ports(policy(objects)) == {8333}
+
+
+def test_import_from_a_mounted_folder_has_no_network() -> None:
+    objects = render(EXISTING, "models.import.source=/mnt/model", "models.initial=model-0")
+    assert import_options(model_job(objects)).source == "/mnt/model"
+    assert policy(objects).get("egress") is None
+
+
+def test_name_of_the_job_is_a_hash_of_its_settings() -> None:
+    """A Job is immutable: an upgrade with the same name and other settings would fail."""
+    variants = [
+        (),
+        ("models.import.source=owner/model@other",),
+        ("models.acceptTerms=llama",),
+        ("images.training.tag=v2",),
+        ("models.import.resources.limits.memory=8Gi",),
+    ]
+    jobs = [model_job(render(EXISTING, *HUB, *variant)) for variant in variants]
+    assert len({job["metadata"]["name"] for job in jobs}) == len(variants)
+    other = model_job(render(EXISTING, *HUB, "services.gateway.replicas=3"))
+    assert other["metadata"]["name"] == jobs[0]["metadata"]["name"]
+    assert other["spec"] == jobs[0]["spec"]
+    assert "helm.sh/hook" not in jobs[0]["metadata"].get("annotations", {})
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (("models.import.source=owner/model", "models.initial=Model-0"), "models.initial Model-0"),
+        (("models.import.tokenSecret=hub",), "models.import.source models.import.tokenSecret"),
+        (
+            ("models.import.source=s3://team/m", "models.initial=m", "models.import.hub=http://h"),
+            "models.import.hub",
+        ),
+        (("models.import.source=ftp://h/m",), "source"),
+        (("models.acceptTerms=all",), "acceptTerms"),
+    ],
+)
+def test_invalid_values_are_refused_by_name(sets: tuple[str, ...], words: str) -> None:
+    error = refusal(EXISTING, *sets)
+    assert all(word in error for word in words.split()), error
+
+
+def test_values_for_cpus_use_the_default_model() -> None:
+    assert "small-0" in (VALUES / "cpu-values.yaml").read_text()
+    assert model_job(render("cpu-values.yaml")) is not None
