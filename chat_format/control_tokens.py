@@ -117,8 +117,7 @@ class ControlTokens:
             path = directory / name
             config = json.loads(path.read_bytes()) if path.is_file() else {}
             # transformers, and so vLLM, adds these tokens to those of tokenizer.json.
-            entries = (config.get("added_tokens_decoder") or {}).values()
-            texts |= {token["content"] for token in entries if token.get("special")}
+            texts |= _configured_texts(config)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             missing = isinstance(error, FileNotFoundError)
             raise ChatFormatError(
@@ -129,9 +128,19 @@ class ControlTokens:
         return cls(texts, found.get("normalizer"), markup)
 
     @classmethod
-    def of_families(cls) -> ControlTokens:
-        """Return the control tokens of the supported families, for a model without files."""
-        return cls(FAMILY_TOKENS, {"type": "NFKC"})
+    def from_configuration(cls, config: Mapping[str, Any] | None = None) -> ControlTokens:
+        """Return the control tokens of a model without files.
+
+        Args:
+            config: content of tokenizer_config.json, as vLLM's /tokenizer_info returns it; without
+                a list of tokens those of the supported families count.
+        """
+        try:
+            texts = _configured_texts(config or {})
+        except (KeyError, TypeError, AttributeError):
+            texts = set()
+        # The normaliser is unknown; this one folds most look-alikes.
+        return cls(texts or FAMILY_TOKENS, {"type": "NFKC"})
 
     def disarm(self, text: str) -> Disarmed:
         """Return the text with all control tokens made plain text.
@@ -202,10 +211,10 @@ class AnswerRestorer:
 
     def __init__(self, originals: Mapping[str, str]) -> None:
         self._originals = dict(originals)
-        forms = sorted(self._originals, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, forms)))
-        self._longest = len(forms[0]) - 1
-        self._forms = forms
+        self._forms = sorted(self._originals, key=len, reverse=True)
+        # Without forms a pattern that matches nothing.
+        self._pattern = re.compile("|".join(map(re.escape, self._forms)) or r"(?!)")
+        self._longest = max(map(len, self._forms), default=1) - 1
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -239,6 +248,11 @@ def merge_originals(disarmed: Sequence[Disarmed]) -> dict[str, str]:
     for item in disarmed:
         found |= item.originals
     return dict(list(found.items())[-MAX_RESTORED:])
+
+
+def _configured_texts(config: Mapping[str, Any]) -> set[str]:
+    entries = (config.get("added_tokens_decoder") or {}).values()
+    return {token["content"] for token in entries if token.get("special")}
 
 
 def _originals(

@@ -27,6 +27,7 @@ from services.contracts.wire import now_us
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.model_server import HttpModelServer
+from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import PresetError
 from services.generator.commands import add_commands, run_rollout_command
 from services.generator.kubernetes.api import (
@@ -77,9 +78,8 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             signer=settings.token_signer("generator"),
         ) as feedback_channel,
     ):
-        current = CurrentRollout(
-            store, await first_rollout(store, settings.stable_directory), now_us
-        )
+        first = await first_rollout(store, settings.stable_directory)
+        current = CurrentRollout(store, first, now_us)
         running_generations = RunningGenerations()
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)
@@ -93,10 +93,11 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             settings.watch_poll_seconds,
             RowsConfig() if terms.is_on else None,
         )
-        reconciler = Reconciler(current, server, running_generations, intervals)
+        plain_server = PlainMessages(server, current.directory_of)
+        reconciler = Reconciler(current, plain_server, running_generations, intervals)
         engine = Engine(
             Router(current, reconciler),
-            server,
+            plain_server,
             running_generations,
             traffic,
             await asyncio.to_thread(settings.task_presets),

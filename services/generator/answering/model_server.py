@@ -81,6 +81,21 @@ class Completions:
                 timeout.reschedule(asyncio.get_running_loop().time())
         return None
 
+    async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
+        """Return the version's tokenizer_config.json; None if the server does not send it.
+
+        vLLM needs --enable-tokenizer-info-endpoint.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._timeouts.hang_seconds),
+                self._http.get(f"{self.url}/tokenizer_info", params={"model": version}) as response,
+            ):
+                content = await response.json()
+        except (TimeoutError, aiohttp.ClientError, ValueError):
+            return None
+        return content if response.status == 200 and isinstance(content, dict) else None
+
     async def answer(
         self,
         version: str,
@@ -199,6 +214,10 @@ class HttpModelServer:
         await self._post(
             f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS
         )
+
+    async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
+        """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
+        return await self._completions.tokenizer_info(version)
 
     async def _post(self, path: str, body: object, seconds: float) -> Any:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import aiohttp
 from thumbwheel.chat.v1 import chat_pb2
@@ -164,6 +165,11 @@ class InferenceServices:
             f"{self._path(self._template or await self._read_template())}/{observed.name}",
             observed.uid,
         )
+
+    async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
+        """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
+        server = self._servers.get(version)
+        return await server.tokenizer_info(version) if server else None
 
     async def answer(
         self,

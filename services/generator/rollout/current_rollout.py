@@ -87,6 +87,11 @@ class CurrentRollout:
         """
         return self._stored.rollout.expire(self.now_us())
 
+    def directory_of(self, version: str) -> str | None:
+        """Return the model directory of a version of the rollout; None for others."""
+        found = (item for item in self._stored.rollout.deployments if item.version == version)
+        return next((item.directory for item in found), None)
+
     def watch_start_us(self) -> int | None:
         """Return the start of the present watch, None without a watch."""
         watch = self._stored.rollout.watch

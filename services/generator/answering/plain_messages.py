@@ -1,0 +1,161 @@
+"""Messages without control tokens for every model server, and answers with the original texts.
+
+vLLM gives the text of a control token its id, so a message could end its turn and begin another
+one. The list of control tokens is that of the version's tokenizer: from its files, else from its
+server, else that of known families.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from thumbwheel.chat.v1 import chat_pb2
+
+from chat_format.control_tokens import AnswerRestorer, ControlTokens, Disarmed, merge_originals
+from chat_format.errors import ChatFormatError
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.telemetry import fields
+from services.generator.answering.engine import ChatServer
+from services.generator.answering.presets import Sampling
+from services.generator.answering.stream import Chunk
+from services.generator.rollout.reconcile import ModelRepository
+
+log = logging.getLogger(__name__)
+
+# About 5 ms for the search. A longer conversation would delay other streams.
+THREAD_CHARACTERS = 8192
+# After this time the server of a version without files is asked again.
+REPEAT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Control tokens of a version, used until a time of the monotonic clock."""
+
+    tokens: ControlTokens
+    until: float = math.inf
+
+
+class ModelServer(ChatServer, ModelRepository, Protocol):
+    """Server of the versions, with both Protocols of the generator.
+
+    `tokenizer_info` returns the tokenizer_config.json of a version, or None.
+    """
+
+    async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None: ...
+
+
+class PlainMessages:
+    """Wraps a model server, so that no message with control tokens reaches it.
+
+    Args:
+        server: the model server.
+        directory_of: directory of a version of the rollout, for versions that were loaded before
+            this process started; None for others.
+    """
+
+    def __init__(self, server: ModelServer, directory_of: Callable[[str], str | None]) -> None:
+        self._server = server
+        self._directory_of = directory_of
+        self._control_tokens: dict[str, _Known] = {}
+
+    async def index(self) -> Mapping[str, bool]:
+        """Return the index of the model server, see `ModelRepository`."""
+        return await self._server.index()
+
+    async def load(self, version: str, directory: str) -> None:
+        """Read the control tokens of a version, then load it; see `ModelRepository.load`.
+
+        Raises:
+            FailedPreconditionError: the list is unusable, or of the model server.
+        """
+        tokens = await _read(directory)
+        await self._server.load(version, directory)
+        if tokens is not None:
+            self._control_tokens[version] = _Known(tokens)
+
+    async def unload(self, version: str) -> None:
+        """Unload a version and forget its list of control tokens."""
+        await self._server.unload(version)
+        self._control_tokens.pop(version, None)
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[chat_pb2.HistoryMessage],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        """Implement `ChatServer.answer`.
+
+        The answer has the control tokens of the messages as people wrote them.
+
+        Raises:
+            InvalidArgumentError: control tokens remain; reason CONTROL_TOKENS.
+            ServiceError: of the model server.
+        """
+        tokens = await self._tokens_of(version)
+        texts = [message.text for message in messages]
+        try:
+            if sum(map(len, texts)) > THREAD_CHARACTERS:
+                disarmed = await asyncio.to_thread(_disarm, tokens, texts)
+            else:
+                disarmed = _disarm(tokens, texts)
+        except ChatFormatError as error:
+            raise InvalidArgumentError(
+                error.text, reason=error.reason, field=error.field
+            ) from error
+        if [item.text for item in disarmed] == texts:
+            await self._server.answer(version, messages, sampling, on_chunk)
+            return
+        plain = [
+            chat_pb2.HistoryMessage(role=message.role, text=item.text)
+            for message, item in zip(messages, disarmed, strict=True)
+        ]
+        restorer = AnswerRestorer(merge_originals(disarmed))
+
+        def restore(chunk: Chunk) -> None:
+            text = restorer.feed(chunk.text)
+            # The chunk with the finish reason is the last one with text.
+            text += restorer.flush() if chunk.finish_reason else ""
+            on_chunk(replace(chunk, text=text))
+
+        await self._server.answer(version, plain, sampling, restore)
+
+    async def _tokens_of(self, version: str) -> ControlTokens:
+        known = self._control_tokens.get(version)
+        if known is None or time.monotonic() > known.until:
+            directory = self._directory_of(version)
+            tokens, until = await _read(directory) if directory else None, math.inf
+            if tokens is None:
+                info = await self._server.tokenizer_info(version)
+                tokens = await asyncio.to_thread(ControlTokens.from_configuration, info)
+                until = time.monotonic() + REPEAT_SECONDS
+                log.info("control tokens without files", extra=fields(version=version))
+            known = self._control_tokens[version] = _Known(tokens, until)
+        return known.tokens
+
+
+async def _read(directory: str) -> ControlTokens | None:
+    """Return the control tokens of a model directory, or None without a tokenizer.json.
+
+    Raises:
+        FailedPreconditionError: the list is malformed or unusable.
+    """
+    try:
+        return await asyncio.to_thread(ControlTokens.from_directory, Path(directory))
+    except ChatFormatError as error:
+        if error.reason == "MISSING":
+            return None
+        raise FailedPreconditionError(
+            error.text, reason=error.reason, field=error.field, limit=error.limit
+        ) from error
+
+
+def _disarm(tokens: ControlTokens, texts: Sequence[str]) -> list[Disarmed]:
+    return [tokens.disarm(text) for text in texts]
