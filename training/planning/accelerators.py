@@ -148,6 +148,23 @@ def cpu(cores: int, memory_gib: float) -> Accelerator:
     )
 
 
+# Names of cards by NVIDIA's driver. Other variants of a card (PCIe, NVL) have other rates.
+DEVICES = {
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+    "NVIDIA A100-SXM4-80GB": "a100-80",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA A10": "a10",
+    "NVIDIA L4": "l4",
+}
+
+
+def accelerator_of_device(device: str) -> Accelerator | None:
+    """Return the accelerator with this name of the driver, or None if its figures are unknown."""
+    return ACCELERATORS.get(DEVICES.get(device, ""))
+
+
 def accelerator_named(name: str) -> Accelerator:
     """Return the accelerator with this name.
 

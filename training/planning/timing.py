@@ -67,19 +67,48 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
 
     The head is in fp32 and is computed whole on each worker of a tensor group.
     """
-    sizes = work.sizes
-    # Scores and values.
-    attention = 2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
-    body = made.read_tokens * 2 * (sizes.matrices + attention) / layout.tensor
-    head = made.rows * made.logits * 2 * sizes.head
+    body, head = pass_operations(made, work)
+    again = _forward_operations(made, work) if made.learns and work.recomputed else 0.0
+    rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
+    return (body + again) / layout.tensor / rate + head / accelerator.wide_rate
+
+
+def _forward_operations(made: Pass, work: Work) -> float:
+    """Return the operations of the layers in a forward pass."""
+    return made.read_tokens * 2 * (work.sizes.matrices + _attention(work, made.tokens))
+
+
+def _attention(work: Work, tokens: float) -> float:
+    """Return the products per token with scores and values of `tokens` positions."""
+    return 2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * tokens
+
+
+def pass_operations(made: Pass, work: Work) -> tuple[float, float]:
+    """Return the operations of the layers and of the head, forward and backward.
+
+    Operations of a recomputed forward pass are omitted.
+    """
+    forward, head = _forward_operations(made, work), made.rows * made.logits * 2 * work.sizes.head
     backward = 0 if not made.learns else 1 if work.adapted else 2
     # Attention has no weights, so its backward pass takes twice its forward pass in any case.
-    more = made.read_tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
-    again = body if made.learns and work.recomputed else 0.0
-    rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
-    return (body * (1 + backward) + more + again) / rate + head * (
-        1 + backward
-    ) / accelerator.wide_rate
+    attention = made.read_tokens * 2 * _attention(work, made.tokens)
+    more = attention if made.learns and work.adapted else 0.0
+    return forward * (1 + backward) + more, head * (1 + backward)
+
+
+def model_operations(work: Work) -> float:
+    """Return the operations of a step that the model needs, those of sampling included.
+
+    Divided by the seconds of a step and by the peak of the GPUs, this is the model FLOPs
+    utilization (MFU; Chowdhery et al., arXiv 2204.02311, appendix B), which ignores recomputation.
+    """
+    total = sum(made.times * sum(pass_operations(made, work)) for made in work.passes)
+    if (sampled := work.sampled) is not None:
+        prompt, answer = sampled.prompt_tokens, sampled.response_tokens
+        read = sampled.prompts * prompt * (work.sizes.matrices + _attention(work, prompt))
+        seen = work.sizes.matrices + work.sizes.head + _attention(work, prompt + answer / 2)
+        total += 2 * (read + sampled.rows * answer * seen)
+    return total
 
 
 def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:

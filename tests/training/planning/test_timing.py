@@ -13,7 +13,14 @@ from training.parallelism.layout import Parallelism
 from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_SHARE, Accelerator
 from training.planning.layout import Layout
 from training.planning.step import Network, Pass, Role, Sampled, Shared, Work, sizes_of
-from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, TimeItem, longest_kind, time_of
+from training.planning.timing import (
+    BACKWARD_SUMS,
+    FORWARD_SUMS,
+    TimeItem,
+    longest_kind,
+    model_operations,
+    time_of,
+)
 from training.recipes.open_models.recipes import shape
 
 H100 = ACCELERATORS["h100"]
@@ -57,6 +64,27 @@ def spent(
         one.name: one.seconds
         for one in time_of(work, Layout(gpus, Parallelism(shard, tensor)), accelerator)
     }
+
+
+def test_model_operations_are_those_of_the_model_without_recomputation() -> None:
+    """Use 20 tokens per pass; full training needs 6 per weight and 12 L Q T, adapters 4 and 12."""
+    full, head = 20 * (6 * MATRICES + 12 * 2 * 64 * 10), 8 * 6 * 64 * 1000
+    assert model_operations(work_of(LEARNING)) == 3 * (full + head)
+    assert model_operations(work_of(LEARNING, recomputed=True)) == 3 * (full + head)
+    adapted, forward = full - 20 * 2 * MATRICES, 20 * (2 * MATRICES + 4 * 2 * 64 * 10)
+    assert model_operations(work_of(WITHOUT_HEAD, adapted=True)) == 3 * adapted
+    assert model_operations(work_of(replace(WITHOUT_HEAD, learns=False))) == 3 * forward
+
+
+def test_model_operations_include_sampling() -> None:
+    """Sample 6 rows of 4 tokens for 2 prompts of 3 tokens."""
+    sampled = Sampled(rows=6, prompts=2, prompt_tokens=3, response_tokens=4)
+    read = 2 * 3 * (2 * MATRICES + 4 * 2 * 64 * 3)
+    written = 6 * 4 * (2 * (MATRICES + 64 * 1000) + 4 * 2 * 64 * 5)
+    more = model_operations(work_of(LEARNING, sampled=sampled)) - model_operations(
+        work_of(LEARNING)
+    )
+    assert more == read + written
 
 
 def test_computing_time_equals_the_hand_calculation() -> None:
