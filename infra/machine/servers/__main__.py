@@ -1,7 +1,8 @@
 """Install the real servers, or run all of them in this terminal.
 
 Usage: `python -m infra.machine.servers install` and `python -m infra.machine.servers up`.
-`install vllm` installs vLLM's CPU build alone; no other command needs it.
+`install vllm` installs vLLM's CPU build alone, `install vllm-gpu` its CUDA build; no other command
+needs them.
 """
 
 import argparse
@@ -27,8 +28,8 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal(with_children=False)
     with as_command(ServerError, ChildFailedError, AlreadyRunningError):
-        if arguments.command == "install" and arguments.what == "vllm":
-            vllm.install(partial(terminal.say, SUPERVISOR))
+        if arguments.command == "install" and arguments.what in vllm.BUILDS:
+            vllm.install(partial(terminal.say, SUPERVISOR), vllm.BUILDS[arguments.what])
         elif arguments.command == "install":
             found = install(partial(terminal.say, SUPERVISOR))
             terminal.say(SUPERVISOR, f"TW_TRAINING_BUBBLEWRAP={found.bubblewrap}")
@@ -40,7 +41,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.machine.servers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     parts = commands.add_parser("install", help="install missing parts into the cache")
-    parts.add_argument("what", nargs="?", choices=("servers", "vllm"), default="servers")
+    parts.add_argument("what", nargs="?", choices=("servers", *vllm.BUILDS), default="servers")
     start = commands.add_parser("up", help="run all servers in this terminal until Ctrl-C")
     start.add_argument(
         "--brokers",

@@ -5,6 +5,7 @@ this requirement with the ordinary torch 2.13.0 (docs/decisions/vllm.md).
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST
 from infra.run.supervision.secret_file import read_or_create
 
-LOCK = LOCKS / "vllm.txt"
-INSTALL_COMMAND = "python -m infra.machine.servers install vllm"
+# Python of an installed vLLM, and the name of a build in BUILDS that is used otherwise.
+PYTHON_VARIABLE, BUILD_VARIABLE = "THUMBWHEEL_VLLM_PYTHON", "THUMBWHEEL_VLLM_BUILD"
 KEY_VARIABLE = "VLLM_API_KEY"
 # The process interrupts answers on SIGTERM and then ends its engine process.
 STOP_SECONDS = 60.0
@@ -34,31 +35,87 @@ STEP_SECONDS = 1200
 COMPILER = "g++"
 
 
-def part() -> Part:
-    """Return the environment of vLLM as a folder of the cache."""
-    # `--no-deps`: the lock is complete, and the requirement of torch is overridden.
+@dataclass(frozen=True)
+class Build:
+    """A build of vLLM with an environment of its own.
+
+    Args:
+        name: argument of the installation, and the name of the folder in the cache.
+        about: description with the size.
+    """
+
+    name: str
+    lock: Path
+    about: str
+
+    @property
+    def install_command(self) -> str:
+        return f"python -m infra.machine.servers install {self.name}"
+
+
+CPU = Build(
+    "vllm",
+    LOCKS / "vllm.txt",
+    "vLLM's CPU build with torch (3.2 GB to download, 4.5 GB on disk)",
+)
+GPU = Build("vllm-gpu", LOCKS / "vllm_gpu.txt", "vLLM's CUDA build with torch")
+BUILDS = {build.name: build for build in (CPU, GPU)}
+
+
+def chosen_build() -> Build:
+    """Return the build of THUMBWHEEL_VLLM_BUILD, by default that for CPUs.
+
+    Raises:
+        ServerError: the name is unknown.
+    """
+    name = os.environ.get(BUILD_VARIABLE) or CPU.name
+    if name not in BUILDS:
+        raise ServerError(
+            f"{BUILD_VARIABLE}: {name!r} is not one of {', '.join(BUILDS)}",
+            field=BUILD_VARIABLE,
+            reason="UNKNOWN",
+            limit=", ".join(BUILDS),
+        )
+    return BUILDS[name]
+
+
+def part(build: Build = CPU) -> Part:
+    """Return the environment of a build as a folder of the cache."""
+    # `--no-deps`: the lock is complete, and the CPU build's requirement of torch is overridden.
     return Part(
-        home("servers", "vllm", LOCK),
-        "vLLM's CPU build with torch (3.2 GB to download, 4.5 GB on disk)",
-        lambda folder: fill_environment(folder, LOCK, "--no-deps"),
+        home("servers", build.name, build.lock),
+        build.about,
+        lambda folder: fill_environment(folder, build.lock, "--no-deps"),
     )
 
 
-def install(say: Callable[[str], None]) -> Path:
-    """Install vLLM if missing, and return its Python."""
-    install_missing([part()], say)
-    return find_installed()
+def install(say: Callable[[str], None], build: Build = CPU) -> Path:
+    """Install a build if missing, and return its Python."""
+    install_missing([part(build)], say)
+    return _with_compiler(part(build).home / "bin" / "python")
 
 
 def find_installed() -> Path:
-    """Return the Python of the installed environment.
+    """Return the Python of THUMBWHEEL_VLLM_PYTHON, otherwise of the installed chosen build.
 
     Raises:
         ServerError: not installed; names the command for the installation. Or the machine has no
             compiler for the kernels of the first answer.
     """
-    found = part()
-    require_installed([found], INSTALL_COMMAND)
+    if given := os.environ.get(PYTHON_VARIABLE):
+        if not Path(given).is_file():
+            raise ServerError(
+                f"{PYTHON_VARIABLE}: {given} does not exist",
+                field=PYTHON_VARIABLE,
+                reason="MISSING",
+            )
+        return _with_compiler(Path(given))
+    build = chosen_build()
+    require_installed([part(build)], build.install_command)
+    return _with_compiler(part(build).home / "bin" / "python")
+
+
+def _with_compiler(python: Path) -> Path:
     if not shutil.which(COMPILER):
         raise ServerError(
             f"{COMPILER} is missing: vLLM compiles its sampler at the first answer. "
@@ -66,7 +123,7 @@ def find_installed() -> Path:
             field=COMPILER,
             reason="MISSING",
         )
-    return found.home / "bin" / "python"
+    return python
 
 
 @dataclass(frozen=True)

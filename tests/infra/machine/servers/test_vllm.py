@@ -6,18 +6,53 @@ import pytest
 
 from infra.machine.servers import vllm
 from infra.machine.servers.errors import ServerError
-from infra.machine.servers.vllm import KEY_VARIABLE, LOCK, Vllm
+from infra.machine.servers.vllm import (
+    BUILD_VARIABLE,
+    BUILDS,
+    CPU,
+    GPU,
+    KEY_VARIABLE,
+    PYTHON_VARIABLE,
+    Vllm,
+)
 from infra.run.supervision.ports import HOST
 from tests.support.errors import refused
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the defaults, whatever this machine sets."""
+    monkeypatch.delenv(BUILD_VARIABLE, raising=False)
+    monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_missing_vllm_is_named_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: vllm.Build
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
-    with refused(ServerError, field=vllm.part().home.name, reason="MISSING") as caught:
+    monkeypatch.setenv(BUILD_VARIABLE, build.name)
+    with refused(ServerError, field=vllm.part(build).home.name, reason="MISSING") as caught:
         vllm.find_installed()
-    assert vllm.INSTALL_COMMAND in caught.value.text
+    assert build.install_command in caught.value.text
+
+
+def test_builds_have_environments_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vllm.chosen_build() == CPU
+    assert vllm.part(CPU).home != vllm.part(GPU).home
+    monkeypatch.setenv(BUILD_VARIABLE, "rocm")
+    with refused(ServerError, field=BUILD_VARIABLE, reason="UNKNOWN", limit="vllm, vllm-gpu"):
+        vllm.chosen_build()
+
+
+def test_python_of_another_vllm_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/g++")
+    python = tmp_path / "python"
+    monkeypatch.setenv(PYTHON_VARIABLE, str(python))
+    with refused(ServerError, field=PYTHON_VARIABLE, reason="MISSING"):
+        vllm.find_installed()
+    python.touch()
+    assert vllm.find_installed() == python
 
 
 def test_vllm_is_installed_once_without_resolving_its_requirements(
@@ -30,7 +65,7 @@ def test_vllm_is_installed_once_without_resolving_its_requirements(
         vllm, "fill_environment", lambda _folder, lock, *options: calls.append((lock, options))
     )
     found = [vllm.install(lambda _: None) for _ in range(2)]
-    assert calls == [(LOCK, ("--no-deps",))]
+    assert calls == [(CPU.lock, ("--no-deps",))]
     assert found[0] == found[1] == vllm.part().home / "bin" / "python"
 
 
@@ -42,8 +77,9 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         vllm.find_installed()
 
 
-def test_the_lock_replaces_torch_and_names_no_host() -> None:
-    lines = LOCK.read_text().splitlines()
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_locks_have_the_torch_of_the_release_and_name_no_host(build: vllm.Build) -> None:
+    lines = build.lock.read_text().splitlines()
     (torch,) = (line for line in lines if line.startswith("torch=="))
     assert torch.split()[0] == "torch==2.13.0", "the release of the wheel's own requirement"
     assert not [line for line in lines if "://" in line]
