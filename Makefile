@@ -11,6 +11,7 @@ WHOLE ?=
 MINUTES ?=
 BROKERS ?= 1
 SLICE ?=
+PART ?=
 NAME ?=
 VENV := .venv/bin/python
 THUMBWHEEL := .venv/bin/thumbwheel
@@ -23,7 +24,7 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test test-cluster test-long faults mutants cluster cluster-down cluster-test deploy check loop demo life bench oracle lock page clean
+.PHONY: help up stack test test-cluster test-long test-gpu faults mutants cluster cluster-down cluster-test deploy check loop demo life bench oracle lock page clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +56,12 @@ test-long: ## run the long tests in slices of at most 40 minutes, recorded in do
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.requirements
 	@$(VENV) -m tests.long_tests $(SLICE)
+
+test-gpu: ## on a machine with an NVIDIA GPU: tests of training in bf16, tokens/s, MFU, vLLM; recorded in docs/gpu.jsonl (PART="stages vllm speed")
+	@$(PYTHON) -m tests.gpu.driver
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.install.requirements
+	@$(VENV) -m tests.gpu $(PART)
 
 # Aliases of former names, for a single release.
 faults: ## alias: run the slices of the fault matrix and write docs/faults.md

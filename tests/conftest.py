@@ -58,6 +58,12 @@ started: dict[str, Server] = {}
 last_uses: dict[pytest.Item, list[str]] = {}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the device of the stages under test; `make test-gpu` sets cuda and bfloat16."""
+    parser.addoption("--device", default="cpu", help="device of training stages (default cpu)")
+    parser.addoption("--dtype", default="float32", help="float32 (default) or bfloat16")
+
+
 def run_order(item: pytest.Item) -> tuple[bool, bool, float]:
     """Return the sort key of a test.
 

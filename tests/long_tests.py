@@ -109,7 +109,8 @@ SLICES: dict[str, Slice] = {
     "training": Slice(
         "learning on three seeds, several processes, Ray, kills in every stage",
         pytest=(
-            *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup", "tests/training"),
+            *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup"),
+            *("tests/training", "tests/gpu"),
             *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY)),
         ),
     ),

@@ -52,6 +52,7 @@ STEPS = (
     Step("metrics of the docs", (sys.executable, "-m", "infra.docs.metrics", "--check")),
     Step("settings of the docs", (sys.executable, "-m", "infra.docs.settings", "--check")),
     Step("faults of the docs", (sys.executable, "-m", "infra.docs.faults", "--check")),
+    Step("GPUs of the docs", (sys.executable, "-m", "infra.docs.gpu", "--check")),
     Step("dashboards", (sys.executable, "-m", "infra.watching", "--check")),
     Step("chart", (sys.executable, "-m", "infra.docs.chart", "--check")),
     Step("services of the chart", (sys.executable, "-m", "infra.docs.chart_services", "--check")),

@@ -11,6 +11,10 @@ import pytest
 import torch
 
 from infra.machine.servers import installation
+from tests.training import fake_accelerator
+from tests.training.closeness import Closeness
+from training.runtime.context import Machine
+from training.runtime.machine import use_device
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 from training.verification.sandbox.runs import Limits, Sandbox, open_sandbox
 
@@ -25,6 +29,22 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+    use_device("cpu")  # a stage leaves its device as torch's default
+
+
+@pytest.fixture(scope="session")
+def machine(pytestconfig: pytest.Config) -> Machine:
+    """Return the device and number type of the stages under test (options --device, --dtype)."""
+    device, dtype = (str(pytestconfig.getoption(name)) for name in ("device", "dtype"))
+    if device == fake_accelerator.NAME:
+        fake_accelerator.install()
+    return Machine(threads=1, device=device, dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def closeness(machine: Machine) -> Closeness:
+    """Return the comparison of repeated runs on the machine of the stages under test."""
+    return Closeness(machine)
 
 
 @pytest.fixture(scope="session")
