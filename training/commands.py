@@ -179,9 +179,10 @@ def loop(options: argparse.Namespace) -> int:
 
 def _run_once(options: argparse.Namespace) -> int:
     from training.evaluation.canary_run import WallClock
+    from training.evaluation.halt_watch import HaltWatch
     from training.evaluation.judges import judge_from
     from training.loop import run_loop
-    from training.loop_run import HaltWatch, LoopEnvironment, NotEnoughFeedbackError
+    from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:

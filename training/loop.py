@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.artifacts.lineage import erased_versions
-from training.artifacts.manifest import Manifest, hash_files, plain, read_manifest
+from training.artifacts.manifest import Manifest, hash_files, plain
 from training.artifacts.registry import VersionStage
 from training.artifacts.scores import WEIGHTS, ScoreError, ScoreStore, TaskScore, require_comparable
 from training.benchmarks.commands import run_benchmarks
@@ -43,6 +43,7 @@ from training.loop_run import (
     give_up,
     note_undone,
     resume,
+    unusable_reason,
 )
 from training.probes.items import Kind
 from training.probes.measurement import measure, style_items_sha256, write_scores
@@ -86,7 +87,7 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
     try:
         if (erased := apply_erasures(env.feedback, env.loop_directory, env.registry)).erasures:
             reporter.say(erased.text())
-        if record and (reason := read_manifest(env.runs.snapshots / record.snapshot).erasure):
+        if record and (reason := unusable_reason(record, recipe, env)):
             give_up(record, reason, env)
             reporter.say(f"a new run replaces {record.version}: {reason}")
             record, reporter = None, _reporter(None, recipe_name, env)

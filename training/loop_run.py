@@ -6,8 +6,6 @@ A run begins with a snapshot of the feedback, which later calls reopen.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from training.artifacts.lineage import Ancestry, trace
-from training.artifacts.manifest import MANIFEST, plain, read_manifest, write_manifest
+from training.artifacts.manifest import (
+    MANIFEST,
+    finished_manifest,
+    plain,
+    read_manifest,
+    write_manifest,
+)
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
@@ -32,7 +36,7 @@ from training.data.feedback.snapshot import (
     take_snapshot,
 )
 from training.data.packages import DataError, home_of, installed
-from training.errors import ConfigError, DetailedError, UnavailableError
+from training.errors import ConfigError, DetailedError
 from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import (
     CandidateState,
@@ -97,76 +101,6 @@ class LoopEnvironment:
     def ancestries(self) -> list[Ancestry]:
         """Return the ancestry of all known versions."""
         return trace(self.runs, self.registry)
-
-
-HALT_POLL_SECONDS = 5.0
-
-
-class HaltWatch:
-    """Stops this process's run when an operator halts the rollout; a context manager.
-
-    The run gets SIGTERM, as from a cluster: a stage stops after its current step, which is saved.
-
-    Args:
-        rollout: client used by no other thread.
-        in_canary: returns True during a canary, which ends with a result of its own.
-        say: shows a line to the operator when a halt is seen, or if the rollout cannot be read for
-            another reason than an unavailable service.
-    """
-
-    def __init__(
-        self,
-        rollout: RolloutControl,
-        in_canary: Callable[[], bool],
-        say: Callable[[str], None],
-        poll_seconds: float = HALT_POLL_SECONDS,
-    ) -> None:
-        self._rollout, self._in_canary, self._poll_seconds = rollout, in_canary, poll_seconds
-        self._say = say
-        self._ended = threading.Event()
-        # Without it a signal could be sent after `__exit__`, when another run or none is executed.
-        self._sending = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.reason: str | None = None
-
-    def __enter__(self) -> HaltWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._sending:
-            self._ended.set()
-        self._thread.join(1.0)
-
-    def _watch(self) -> None:
-        said = ""
-        while not self._ended.wait(self._poll_seconds):
-            try:
-                reason = self._rollout.view().halt
-                is_halted = reason is not None and not self._in_canary()
-            except UnavailableError:
-                continue  # without the generator no promotion is possible
-            except Exception as error:  # noqa: BLE001 - an ended thread would ignore every halt
-                if (text := f"halts cannot be read: {type(error).__name__}: {error}") != said:
-                    self._say(text)
-                    said = text
-                continue
-            if is_halted and self._interrupt(reason):
-                return
-
-    def _interrupt(self, reason: str | None) -> bool:
-        """Send SIGTERM to the main thread, whose system call is interrupted, unless ended."""
-        with self._sending:
-            if self._ended.is_set():
-                return False
-            self.reason = reason
-            # Before the signal, because a start of Ray or a long step ends much later.
-            self._say(
-                f"halted by an operator: {reason}; the run stops after its current step, which is "
-                "saved"
-            )
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-            return True
 
 
 @dataclass(frozen=True)
@@ -238,6 +172,30 @@ def resume(
         sets = _make_sets(snapshot, config)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
     return _open(record, config, snapshot, sets, reporter, env)
+
+
+def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> str | None:
+    """Return why an unfinished run must not continue, None if it may.
+
+    A snapshot whose texts were erased cannot be used. Users who withdrew their consent after the
+    snapshot must not be learned from, unless training has already ended.
+    """
+    directory = env.runs.snapshots / record.snapshot
+    if reason := read_manifest(directory).erasure:
+        return reason
+    plan = Plan(
+        record.version,
+        env.runs.directory(record.version),
+        env.registry.directory(record.incumbent),
+    )
+    if finished_manifest(recipe(plan).ppo.output_directory):
+        return None
+    principals = sorted({j.principal for j in read_judgements(open_snapshot(directory))})
+    keys = env.feedback.data_keys(principals)
+    gone = sum(name not in keys or not keys[name].consent for name in principals)
+    if not gone:
+        return None
+    return f"{gone} of {len(principals)} users of {record.snapshot} withdrew their consent"
 
 
 def _make_sets(snapshot: Snapshot, config: LoopConfig) -> TrainingSets:
@@ -372,7 +330,7 @@ def note_undone(registry: Registry, undone: Mapping[str, str]) -> None:
 
 
 def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:
-    """End a run whose snapshot was erased, and withdraw its version from the canary.
+    """End a run whose snapshot must not be used, and withdraw its version from the canary.
 
     If the version is already stable, the registry records a promotion, even if the run could not
     write its result.

@@ -33,7 +33,7 @@ class VersionStage(StrEnum):
     CANARY = "canary"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
-    ERASED = "erased"  # its training data was erased, so it was not finished
+    ERASED = "erased"  # its training data was erased or withdrawn, so it was not finished
 
 
 class RegistryError(DetailedError, ValueError):

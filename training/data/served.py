@@ -28,6 +28,7 @@ class Served:
         log_probs: log-probs of the raw model (temperature 1, no nucleus), even if sampled at
             `temperature` and `top_p`.
         prompt_tokens: length of the context by the serving model's chat template; 0 if unknown.
+        temperature, top_p: as sampled; 0 if unknown.
     """
 
     version: str
@@ -45,6 +46,13 @@ class Served:
                 reason="MISMATCH" if self.token_ids else "EMPTY",
                 limit=str(len(self.token_ids)),
             )
+        for name, most in (("temperature", math.inf), ("top_p", 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
+                limit = "0 to 1" if name == "top_p" else "at least 0 and finite"
+                raise SampleError(
+                    f"{name}: must be {limit}", field=name, reason="OUT_OF_RANGE", limit=limit
+                )
         if not all(math.isfinite(value) and value <= 0 for value in self.log_probs):
             raise SampleError(
                 "log_probs: must be finite and at most 0",

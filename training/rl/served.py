@@ -48,8 +48,9 @@ class OffPolicyConfig:
             separated by commas; none: all answers, also those without a sample
         mismatch_limit_nats: mean difference of a token's log-prob between the starting model here
             and as it was served, above 0
-        importance_cap: maximum weight of an answer, min(p_start / p_served, cap), at least 1; none:
-            every weight is 1, and the mismatch is only reported
+        importance_cap: maximum weight of an answer, min(p_start / p_served, cap), at least 1; only
+            for answers sampled at top_p 1; none: every weight is 1, and the mismatch is only
+            reported
     """
 
     versions: tuple[str, ...] | None = None
@@ -126,8 +127,8 @@ def compare_log_probs(
         figures: answers_unsampled, answers_unfit, and off_policy by version (see `figures_of`).
 
     Raises:
-        OffPolicyError: a version is not allowed, or the log-probs of the starting model's own
-            answers differ here.
+        OffPolicyError: a version is not allowed, the log-probs of the starting model's own answers
+            differ here, or answers from a nucleus would be weighted.
     """
     versions = [answer.served.version if answer.served else None for answer in answers]
     check_versions(versions, starting, config)
@@ -140,6 +141,8 @@ def compare_log_probs(
         starting,
     )
     places = [place for place, answer in enumerate(answers) if answer.served and not answer.unfit]
+    if config.importance_cap is not None:
+        check_untruncated([served for place in places if (served := answers[place].served)])
     measured = (
         measure(load(), [answers[place] for place in places], batch_rows, autocast)
         if places
@@ -197,6 +200,30 @@ def check_versions(versions: Sequence[str | None], starting: str, config: OffPol
             field="off_policy.versions",
             reason="UNKNOWN",
             limit=allowed,
+        )
+
+
+def check_untruncated(samples: Sequence[Served]) -> None:
+    """Reject weights for answers that were sampled from a nucleus.
+
+    The recorded log-probs are those of the whole distribution. The nucleus gives its tokens higher
+    probabilities and all others 0, so p_start / p_served is not the weight of such an answer, and
+    the starting model's mass outside the nucleus is never sampled.
+
+    Raises:
+        OffPolicyError: names the versions and their numbers of answers.
+    """
+    truncated = Counter(
+        f"{served.version} at {served.top_p:g}" for served in samples if served.top_p != 1
+    )
+    if truncated:
+        found = ", ".join(f"{name} ({count})" for name, count in sorted(truncated.items()))
+        raise OffPolicyError(
+            f"served.top_p: answers of {found} were sampled below top_p 1 (0: unknown), and "
+            "off_policy.importance_cap cannot weigh them; without it they train with weight 1",
+            field="served.top_p",
+            reason="CONFLICT",
+            limit="1 with off_policy.importance_cap",
         )
 
 

@@ -9,10 +9,12 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.state_folder import StateFolder, holding, question
+from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import RegistryError, VersionStage
 from training.data.feedback.snapshot import read_judgements
+from training.erasure import apply_erasures
 from training.loop import run_loop
-from training.loop_run import NotEnoughFeedbackError
+from training.loop_run import NotEnoughFeedbackError, unusable_reason
 from training.recipes.nano import nano
 from training.runs import Runs
 
@@ -88,6 +90,36 @@ def test_withdrawn_consent_removes_earlier_feedback_from_new_snapshots(
     asked = [{j.context[0].content[:-3] for j in read_judgements(s)} for s in (first, second)]
     assert asked == [{question("ann"), question("bob")}, {question("bob")}]
     assert second.manifest.report["dropped"] == {"no_consent": 30}
+
+
+def test_a_run_is_not_resumed_with_feedback_whose_consent_was_withdrawn(
+    kept: StateFolder,
+) -> None:
+    """Consent was once read with the snapshot only, which a resumed run may use days later."""
+    kept.chat("ann", "bob")
+    begun = kept.begin("nano-1")
+    kept.log.forbidden = {"ann"}
+    with refused(NotEnoughFeedbackError, field="feedback", reason="TOO_SMALL"):
+        run_loop("nano", nano, kept.environment())
+    result = Runs(kept.loop).result("nano-1")
+    assert result is not None
+    assert (result.result, re.findall(r"\d+", result.reason)[:2]) == ("erased", ["1", "2"])
+    assert begun.snapshot.id in result.reason
+    assert status(kept)["run"] == "nano-2"
+    # The texts of the withdrawn user are in no file of the run that replaces it.
+    assert not (kept.loop / "runs" / "nano-2").exists()
+
+
+def test_consent_withdrawn_after_training_ends_no_canary(kept: StateFolder) -> None:
+    kept.chat("ann", "bob")
+    begun = kept.begin("nano-1")
+    begun.config.ppo.output_directory.mkdir(parents=True)
+    write_manifest(begun.config.ppo.output_directory, kind="model", version="nano-1")
+    kept.log.forbidden = {"ann"}
+    assert unusable_reason(begun.record, nano, kept.environment()) is None
+    kept.log.erase("ann")
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    assert unusable_reason(begun.record, nano, kept.environment())
 
 
 def test_ignored_rows_start_no_new_run(kept: StateFolder) -> None:

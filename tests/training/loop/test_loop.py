@@ -25,7 +25,8 @@ from training.data.feedback.judgements import Judgement
 from training.data.feedback.snapshot import SnapshotConfig, write_snapshot
 from training.errors import ConfigError
 from training.evaluation.canary_run import RolloutView
-from training.loop_run import HaltWatch, NotEnoughFeedbackError
+from training.evaluation.halt_watch import HaltWatch
+from training.loop_run import NotEnoughFeedbackError
 from training.recipes.recipe import LoopConfig, Plan
 from training.reporting.run import write_report
 from training.runs import HaltedError, RunRecord, RunResult, Runs, exclusive

@@ -240,6 +240,30 @@ def test_answer_weight_is_the_likelihood_ratio_up_to_the_cap(
     assert "importance" not in told["off_policy"]["toy-7"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("top_p", [0.9, 0.0])
+def test_answers_from_a_nucleus_are_never_weighted(
+    served: Path, answers: list[ServedAnswer], top_p: float
+) -> None:
+    """Served presets have top_p 0.1 to 0.95; 0 is a value that the event does not have."""
+    cut = [
+        replace(answer, served=replace(answer.served, top_p=top_p))
+        for answer in answers[:3]
+        if answer.served
+    ]
+    given = [*cut, *answers[3:]]
+    with refused(OffPolicyError, field="served.top_p", reason="CONFLICT") as caught:
+        held(served, given, importance_cap=2.0)
+    assert f"toy-0 at {top_p:g} (3)" in str(caught.value)
+    held(served, answers, importance_cap=2.0)
+    # Without weights they train as all others, and their log-probs are compared.
+    weighed, figures = held(served, given)
+    assert weighed == given
+    assert figures["off_policy"]["toy-0"]["answers"] == len(given)  # type: ignore[index]
+    # A sample that does not match its answer has no weight in any case.
+    unfit = [replace(answer, unfit=OTHER_TEXT) for answer in cut]
+    held(served, [*unfit[:1], *answers, *answers], importance_cap=2.0)
+
+
 def test_weighted_responses_have_the_expectation_of_the_starting_model() -> None:
     """Use all responses of two tokens out of three.
 

@@ -348,6 +348,18 @@ def test_thumb_carries_the_sample_of_an_answer_with_that_rating(
             "",
         ),
         ({"token_ids": [7], "log_probs": [-1]}, "served", "MALFORMED", ""),
+        (
+            {"version": "v", "token_ids": [7], "log_probs": [-1], "top_p": 1.5},
+            "served.top_p",
+            "OUT_OF_RANGE",
+            "0 to 1",
+        ),
+        (
+            {"version": "v", "token_ids": [7], "log_probs": [-1], "temperature": -1},
+            "served.temperature",
+            "OUT_OF_RANGE",
+            "at least 0 and finite",
+        ),
         (7, "served", "WRONG_TYPE", ""),
     ],
 )
