@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 KEY = "a-key-for-tests-only"
 Score = Callable[[str, int], float]
@@ -86,10 +86,19 @@ class FakeModelServer:
         return {"text": text, "finish_reason": "stop"}
 
 
+Served = TypeVar("Served", bound="FakeModelServer")
+
+
 @contextmanager
 def fake_model_server(**attributes: Any) -> Iterator[FakeModelServer]:
     """Run a server with these attributes in the block."""
-    state = FakeModelServer(**attributes)
+    with running(FakeModelServer(**attributes)) as state:
+        yield state
+
+
+@contextmanager
+def running(state: Served) -> Iterator[Served]:
+    """Run a server with this state in the block."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

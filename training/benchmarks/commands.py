@@ -19,7 +19,7 @@ from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benc
 from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
 from training.runtime.outputs import check_writable
-from training.serving.endpoint import EndpointError
+from training.serving.connection import EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

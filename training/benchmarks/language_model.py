@@ -14,7 +14,8 @@ from lm_eval.api.model import TemplateLM
 from tokenizers import Tokenizer
 
 from training.benchmarks.models import EvaluatedModel
-from training.serving.endpoint import Completion, RefusedError
+from training.serving.connection import RefusedError
+from training.serving.endpoint import Completion
 
 DEFAULT_ANSWER_TOKENS = 256  # as in lm-eval
 

@@ -15,7 +15,8 @@ from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
 from training.errors import ConfigError
 from training.runs import write_json
-from training.serving.endpoint import Endpoint, EndpointError, RefusedError
+from training.serving.connection import EndpointError, RefusedError
+from training.serving.endpoint import Endpoint
 from training.serving.predictor import serving
 
 # Servers of one name and description are told apart by the log-probs of this text. For nano-0 with

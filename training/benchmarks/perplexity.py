@@ -22,7 +22,8 @@ from training.artifacts.scores import ItemScore
 from training.data.corpus import read_texts_of, text_files
 from training.errors import ConfigError
 from training.figures import Estimate
-from training.serving.endpoint import Endpoint, EndpointError
+from training.serving.connection import EndpointError
+from training.serving.endpoint import Endpoint
 
 MAX_BYTES = 64 << 20  # all texts together; a small model reads some kilobytes a second on a CPU
 DEFAULT_WINDOW = 1024  # tokens

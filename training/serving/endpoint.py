@@ -1,48 +1,36 @@
 """Client of an OpenAI-compatible model server.
 
-The paths are those of vLLM and of the CPU model server: `/v1/completions` with echo and log-probs,
-`/v1/chat/completions`, `/v1/models`, `/tokenize`, `/detokenize`.
+The paths are those of vLLM and of the CPU model server: `/v1/completions` with echo, log-probs and
+token ids, `/v1/chat/completions`, `/v1/models`, `/tokenize`, `/detokenize`.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
-from urllib3.exceptions import TimeoutError as RequestTimeoutError
-from urllib3.util import Retry
-
-from training.errors import ConfigError, UnavailableError
+from training.serving.connection import READ_SECONDS, Connection, EndpointError, Json, ResponseError
 
 # Requests at once. The CPU model server generates 16 answers in one step and queues 64 more.
 CONCURRENCY = 8
-# A restart of a model server behind a load balancer takes seconds; all requests are idempotent.
-ATTEMPTS, BACKOFF_SECONDS = 4, 0.5
 MAX_PROMPTS = 64  # of a request; the CPU model server refuses longer lists
-CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
-MAX_ERROR_CHARACTERS = 300
+# Sampling from the distribution of the model itself. A server's defaults may be those of the
+# model's generation_config.json, for example top_k 64.
+UNCHANGED_DISTRIBUTION = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 Prompt = str | Sequence[int]
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-Json = dict[str, Any]
-
-
-class EndpointError(UnavailableError):
-    """The model server is unreachable, stopped answering, or lacks a needed path."""
-
-    reason = "ENDPOINT_UNAVAILABLE"
-
-
-class RefusedError(ConfigError):
-    """The model server refused a request; `field` is the parameter that it names."""
-
-    reason = "REFUSED_BY_ENDPOINT"
 
 
 @dataclass(frozen=True)
@@ -57,6 +45,21 @@ class Completion:
     text: str
     finish: str
     tokens: int
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """Sampled tokens, including the end token.
+
+    Attributes:
+        token_ids: [N].
+        log_probs: [N] natural log-probs of the model at temperature 1.
+        finish: as in Completion.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finish: str
 
 
 @dataclass(frozen=True)
@@ -77,39 +80,34 @@ class PromptScores:
 class Endpoint:
     """A model of a model server. Its methods may be called from several threads."""
 
-    def __init__(self, base_url: str, model: str, key: str = "") -> None:
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key: str = "",
+        concurrency: int = CONCURRENCY,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
         """Create the client; no request is sent.
 
         Args:
             base_url: address, with or without `/v1`.
             model: name of the model at the server.
             key: sent as `Authorization: Bearer KEY`; "" sends none.
+            concurrency: requests at once.
+            read_seconds: longest wait for a response.
         """
+        self._concurrency = concurrency
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
-        headers = {"Content-Type": "application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        retries = Retry(
-            total=ATTEMPTS,
-            status_forcelist=(429, 502, 503, 504),
-            allowed_methods=None,
-            backoff_factor=BACKOFF_SECONDS,
-            raise_on_status=False,
-        )
-        self._pool = urllib3.PoolManager(
-            maxsize=CONCURRENCY,
-            headers=headers,
-            retries=retries,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        )
+        self._connection = Connection(self.base_url, key, concurrency, read_seconds)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close all open connections."""
-        self._pool.clear()
+        self._connection.close()
 
     def complete(
         self,
@@ -174,6 +172,64 @@ class Endpoint:
 
         return self._each(one, range(len(conversations)))
 
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        only: Sequence[int] = (),
+    ) -> list[SampledTokens]:
+        """Sample a continuation of each prompt from the distribution of the model.
+
+        Args:
+            max_tokens: limit of new tokens, including the end token.
+            stop_ids: tokens that end a continuation and are its last token.
+            temperature: 0 is greedy decoding.
+            seeds: one for each prompt.
+            only: one for each prompt: the only token that may be sampled, with its log-prob in the
+                whole distribution (vLLM's `allowed_token_ids`). Empty: all tokens.
+
+        Raises:
+            EndpointError: the server does not answer.
+            ResponseError: it returns another number of log-probs than of tokens.
+            RefusedError: the server refused a parameter, or a prompt that is too long.
+        """
+
+        def one(place: int) -> SampledTokens:
+            body = self._post(
+                "/v1/completions",
+                {
+                    "prompt": list(prompts[place]),
+                    "max_tokens": max_tokens,
+                    "stop_token_ids": list(stop_ids),
+                    "temperature": temperature,
+                    "seed": seeds[place],
+                    "logprobs": 0,
+                    "return_token_ids": True,
+                    **UNCHANGED_DISTRIBUTION,
+                    **({"allowed_token_ids": [only[place]]} if only else {}),
+                },
+            )
+            return self._sampled(body["choices"][0])
+
+        return self._each(one, range(len(prompts)))
+
+    def _sampled(self, choice: Json) -> SampledTokens:
+        ids = choice.get("token_ids") or []
+        log_probs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        numbers = [value for value in log_probs if isinstance(value, float | int)]
+        if not ids or len(ids) != len(numbers) or not all(map(math.isfinite, numbers)):
+            raise ResponseError(
+                f"{self.base_url}: /v1/completions returns {len(numbers)} log-probs for "
+                f"{len(ids)} sampled tokens (logprobs with return_token_ids)",
+                field="logprobs",
+                limit=f"{len(ids)} finite log-probs",
+            )
+        finish = str(choice.get("finish_reason") or "")
+        return SampledTokens(tuple(map(int, ids)), tuple(map(float, numbers)), finish)
+
     def log_probs(self, prompts: Sequence[Prompt]) -> list[PromptScores]:
         """Return the log-probs of the tokens of each prompt; texts are tokenized first.
 
@@ -235,7 +291,7 @@ class Endpoint:
 
     def tokenizer_info(self) -> Mapping[str, Any]:
         """Return the tokenizer's configuration, for example `eos_token` and `bos_token`."""
-        return self._request("GET", "/tokenizer_info")
+        return self._connection.get("/tokenizer_info")
 
     def models(self) -> dict[str, int]:
         """Return the windows in tokens by name of model; 0 where the server names none."""
@@ -244,14 +300,18 @@ class Endpoint:
 
     def descriptions(self) -> dict[str, Json]:
         """Return the entries of `/v1/models` by name of model."""
-        return {str(entry["id"]): entry for entry in self._request("GET", "/v1/models")["data"]}
+        return {str(entry["id"]): entry for entry in self._connection.get("/v1/models")["data"]}
+
+    def command(self, path: str, body: Json | None = None) -> None:
+        """Post a command of the server's administration; see `Connection.command`."""
+        self._connection.command(path, body)
 
     def _each(
         self, call: Callable[[Argument], Result], arguments: Sequence[Argument]
     ) -> list[Result]:
         if len(arguments) == 1:
             return [call(arguments[0])]
-        with ThreadPoolExecutor(CONCURRENCY) as threads:
+        with ThreadPoolExecutor(self._concurrency) as threads:
             futures = [threads.submit(call, argument) for argument in arguments]
             try:
                 return [future.result() for future in futures]
@@ -260,38 +320,7 @@ class Endpoint:
                 raise
 
     def _post(self, path: str, body: Json) -> Json:
-        return self._request("POST", path, json.dumps({"model": self.model, **body}).encode())
-
-    def _request(self, method: str, path: str, body: bytes | None = None) -> Json:
-        try:
-            response = self._pool.request(method, self.base_url + path, body=body)
-            content = json.loads(response.data) if response.data else {}
-        except HTTPError as error:
-            cause = error.reason if isinstance(error, MaxRetryError) else error
-            text = "no answer in time" if isinstance(cause, RequestTimeoutError) else "interrupted"
-            if isinstance(cause, NewConnectionError):  # a subclass of the timeout in urllib3
-                text = "no connection"
-            raise EndpointError(
-                f"{self.base_url}: the model server does not answer ({text})",
-                field="endpoint",
-                limit=f"{ATTEMPTS + 1} attempts",
-            ) from error
-        except ValueError:
-            content = {}
-        if response.status == 200 and isinstance(content, dict) and content:
-            return content
-        raise self._error(path, response.status, content if isinstance(content, dict) else {})
-
-    def _error(self, path: str, status: int, content: Json) -> EndpointError | RefusedError:
-        found = content.get("error")
-        told = found if isinstance(found, dict) else {}
-        text = str(told.get("message", ""))[:MAX_ERROR_CHARACTERS]
-        message = f"{self.base_url}{path}: HTTP {status} {text}".rstrip()
-        if status in (400, 413, 422):
-            return RefusedError(message, field=str(told.get("param") or "prompt"))
-        if status in (401, 403):
-            return EndpointError(message, field="key", reason="UNAUTHENTICATED")
-        return EndpointError(message, field="endpoint")
+        return self._connection.post(path, {"model": self.model, **body})
 
 
 def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:

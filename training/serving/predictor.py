@@ -1,39 +1,34 @@
-"""CPU model server for a model directory, for the time of an evaluation."""
+"""CPU model server for a model directory, as a child of this process."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
 from training.errors import ConfigError
-from training.serving.endpoint import (
-    CONNECT_SECONDS,
-    MAX_ERROR_CHARACTERS,
-    Endpoint,
-    EndpointError,
-)
+from training.serving.child import child
+from training.serving.endpoint import Endpoint
 
-ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 600.0, 30.0, 0.1
+READY_SECONDS = 600.0
+EXACT = {"PRECISION": "f32", "WEIGHTS": "f32"}
 
 
 @contextmanager
-def serving(model_directory: Path) -> Iterator[Endpoint]:
+def serving(
+    model_directory: Path, settings: Mapping[str, str] = EXACT, key: str = ""
+) -> Iterator[Endpoint]:
     """Start the CPU model server for a model directory and stop it at the end of the block.
 
-    Weights and arithmetic are float32, so that scores are those of the checkpoint on any processor.
+    Args:
+        settings: settings of the server by name without TW_PREDICTOR_. By default weights and
+            arithmetic are float32, so that scores are those of the checkpoint on any processor.
+        key: key of the server; "" draws one.
 
     Raises:
         ConfigError: the directory has no manifest.
@@ -51,8 +46,8 @@ def serving(model_directory: Path) -> Iterator[Endpoint]:
             limit="a directory with manifest.json",
         ) from error
     print(f"starting the model server for {version}", file=sys.stderr, flush=True)
-    key = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="thumbwheel-evaluate-") as folder:
+    key = key or secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="thumbwheel-model-server-") as folder:
         log, failure = Path(folder, "log"), Path(folder, "failure")
         own = {
             "PORT": "0",
@@ -61,57 +56,20 @@ def serving(model_directory: Path) -> Iterator[Endpoint]:
             "CACHE_DIRECTORY": folder,
             "STARTUP_MODELS": json.dumps([str(model_directory.absolute())]),
             "FAILURE_FILE": str(failure),
-            "PRECISION": "f32",
-            "WEIGHTS": "f32",
             "LOG_FORMAT": "text",
+            **settings,
         }
-        environment = {name: value for name, value in os.environ.items() if name[:3] != "TW_"}
-        environment |= {f"TW_PREDICTOR_{name}": value for name, value in own.items()}
-        with log.open("wb") as opened:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.predictor"],
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=opened,
-            )
-        try:
-            port = _wait_until_ready(process, log, failure)
-            with Endpoint(f"http://127.0.0.1:{port}", version, key) as endpoint:
+        environment = {f"TW_PREDICTOR_{name}": value for name, value in own.items()}
+
+        def url() -> str | None:
+            listening = re.search(r"listening .*port=(\d+)", log.read_text(errors="replace"))
+            return f"http://127.0.0.1:{listening[1]}" if listening else None
+
+        def reason() -> str:
+            return failure.read_text() if failure.exists() else ""
+
+        command = (sys.executable, "-m", "services.predictor")
+        with child(command, environment, log) as server:
+            address = server.wait_until_ready(url, "/v2/health/ready", READY_SECONDS, reason)
+            with Endpoint(address, version, key) as endpoint:
                 yield endpoint
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, failure: Path) -> int:
-    """Return the port when the model is loaded."""
-    end = time.monotonic() + READY_SECONDS
-    port = 0
-    with urllib3.PoolManager(retries=False, timeout=CONNECT_SECONDS) as http:
-        while time.monotonic() < end:
-            if process.poll() is not None:
-                lines = log.read_text(errors="replace").strip().splitlines() or ["no reason"]
-                reason = failure.read_text() if failure.exists() else lines[-1]
-                raise EndpointError(
-                    f"the model server for the model ended: {reason[:MAX_ERROR_CHARACTERS]}",
-                    field="model",
-                    reason="NOT_SERVED",
-                )
-            found = re.search(r"listening .*port=(\d+)", log.read_text(errors="replace"))
-            if found:
-                port = int(found[1])
-                try:
-                    ready = http.request("GET", f"http://127.0.0.1:{port}/v2/health/ready")
-                    if ready.status == 200:
-                        return port
-                except HTTPError:
-                    pass  # the process may end between the check and the request
-            time.sleep(POLL_SECONDS)
-    raise EndpointError(
-        "the model server for the model is not ready", field="model", limit=f"{READY_SECONDS:g} s"
-    )

@@ -33,7 +33,8 @@ from training.benchmarks.runner import (
 )
 from training.benchmarks.tasks import BENCHMARKS, CODE, Benchmark, Part, load
 from training.errors import ConfigError
-from training.serving.endpoint import Endpoint, EndpointError
+from training.serving.connection import EndpointError
+from training.serving.endpoint import Endpoint
 from training.verification.checks import Mathematics
 from training.verification.sandbox.runs import Sandbox
 from training.verification.workers import Workers

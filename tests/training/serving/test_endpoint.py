@@ -9,13 +9,8 @@ import pytest
 from tests.support.errors import refused
 from tests.support.model_server import KEY, FakeModelServer, fake_model_server
 from training.errors import ConfigError
-from training.serving.endpoint import (
-    MAX_PROMPTS,
-    Completion,
-    Endpoint,
-    EndpointError,
-    RefusedError,
-)
+from training.serving.connection import EndpointError, RefusedError
+from training.serving.endpoint import MAX_PROMPTS, Completion, Endpoint
 from training.serving.predictor import serving
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -115,7 +110,7 @@ def test_wrong_key_is_reported(server: FakeModelServer) -> None:
 def test_unreachable_server_is_reported(
     server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.serving.endpoint.BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("training.serving.connection.BACKOFF_SECONDS", 0.0)
     with (
         Endpoint("http://127.0.0.1:1", "fake-1", KEY) as endpoint,
         refused(EndpointError, field="endpoint", limit="5 attempts") as raised,
