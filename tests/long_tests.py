@@ -91,6 +91,7 @@ AGAINST_DATATROVE = tuple(
 )
 LIFE = "tests/journeys/test_life.py"
 VLLM = "tests/services/generator/test_vllm.py"
+VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -111,7 +112,7 @@ SLICES: dict[str, Slice] = {
         pytest=(
             *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup"),
             *("tests/training", "tests/gpu"),
-            *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY)),
+            *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY, VLLM_ROLLOUTS)),
         ),
     ),
     "datatrove": Slice(
@@ -135,9 +136,9 @@ SLICES: dict[str, Slice] = {
         ),
     ),
     "vllm": Slice(
-        "the generator against vLLM's CPU build with the small model",
+        "vLLM's CPU build behind the generator, and as rollout server of PPO",
         modules=(("infra.machine.servers", "install", "vllm"),),
-        pytest=("-m", "long", *ONE_BY_ONE, VLLM),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_ROLLOUTS),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",

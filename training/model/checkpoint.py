@@ -123,14 +123,26 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
     Tokenizer, chat template and generation settings are copied byte by byte from
     `companions_from`, if given.
     """
+    save_weights(plain_weights(decoder), decoder.config.raw, directory, companions_from)
+
+
+def save_weights(
+    tensors: Mapping[str, Tensor],
+    raw: Mapping[str, Any],
+    directory: Path,
+    companions_from: Path | None = None,
+) -> None:
+    """Write a model directory from tensors in Hugging Face names and layout.
+
+    Args:
+        raw: config.json, whose dtype is that of the file.
+        companions_from: as in `save_decoder`.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    raw: dict[str, Any] = dict(decoder.config.raw)
     dtype = stored_dtype(raw)
-    tensors = {
-        name: t.detach().to("cpu", dtype).contiguous() for name, t in plain_weights(decoder).items()
-    }
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+    stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
+    save_file(stored, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")
     if companions_from is not None:
         for name in COMPANIONS:
             if (companions_from / name).exists():

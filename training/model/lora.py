@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,14 +194,27 @@ def save_adapter(
     decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str
 ) -> None:
     """Write the adapter in PEFT's format. `parent` is the name of the base model."""
+    weights = {
+        f"{path}{ADAPTERS}{name}.{part}": parameter
+        for path, linear in _wrapped(decoder)
+        if name in linear.adapters
+        for part, parameter in linear.adapters[name].named_parameters()
+    }
+    save_adapter_weights(weights, config, directory, parent)
+
+
+def save_adapter_weights(
+    weights: Mapping[str, Tensor], config: LoraConfig, directory: Path, parent: str
+) -> None:
+    """Write one adapter in PEFT's format, from weights by their names in the decoder."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    for path, linear in _wrapped(decoder):
-        if name in linear.adapters:
-            for part, parameter in linear.adapters[name].named_parameters():
-                tensors[f"{PEFT_PREFIX}{path}.{part}.weight"] = (
-                    parameter.detach().float().contiguous().cpu()
-                )
+    for parameter_name, parameter in weights.items():
+        path, _, own = parameter_name.partition(ADAPTERS)
+        part = own.rsplit(".", 1)[-1]
+        tensors[f"{PEFT_PREFIX}{path}.{part}.weight"] = (
+            parameter.detach().float().contiguous().cpu()
+        )
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     settings = {
         "peft_type": "LORA",

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.tensors import FILL_ID
+from training.model.backbone import Backbone
 from training.rl.correction import StaleRolloutError, version_of
 from training.rl.networks import Sources
 from training.rl.rollout import Rollout, RolloutEngine, SampleRequest
@@ -44,6 +45,9 @@ class SamplingPlan:
     request: Callable[[int], SampleRequest]
     ahead: bool = False
     drained_every_updates: int = 1
+    policy: Backbone | None = None
+    fixed_prompts: Sequence[Sequence[int]] = ()
+    window_tokens: int = 0
 
     def weights_of(self, update: int) -> int:
         """Return the number of updates after which the weights for this update exist.

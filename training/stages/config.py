@@ -23,6 +23,7 @@ from training.runtime.ranges import (
     WeightCap,
     check_ranges,
 )
+from training.serving.rollout_server import RolloutServer
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class PolicyConfig(StageConfig):
             sampler, at least 1; none: no difference
         max_staleness_updates: updates that the weights of remote samplers may lag behind, at least
             0; with 1 or more they work one update ahead
+        rollout_server: model server that samples instead of the policy itself; none: the policy, or
+            rollout actors
         judge_directory: a reward model for monitoring only: its score must not fall while the
             trained score rises; none: no monitoring
         judge_base_directory: base model of the judge; needed with judge_directory
@@ -157,6 +160,7 @@ class PolicyConfig(StageConfig):
     temperature: Positive = 1.0
     importance_cap: WeightCap | None = None
     max_staleness_updates: CountOrZero = 0
+    rollout_server: RolloutServer | None = None
     judge_directory: Path | None = None
     judge_base_directory: Path | None = None
     kl_ceiling_nats: Limit | None = 20.0
@@ -204,6 +208,33 @@ class PolicyConfig(StageConfig):
                 field="max_staleness_updates",
                 reason="CONFLICT",
             )
+        if self.rollout_server is not None:
+            self._check_rollout_server()
+
+    def _check_rollout_server(self) -> None:
+        """Check that a server samples the distribution that the policy has here.
+
+        Raises:
+            ConfigError: names the field that a server cannot follow.
+        """
+        conflicts = {
+            # Its log-probs are those of temperature 1.
+            "temperature": (self.temperature != 1.0, "must be 1"),
+            # Its softmax covers all rows.
+            "vocabulary_rows": (self.vocabulary_rows is not None, "must be none"),
+            # It has one version at a time.
+            "max_staleness_updates": (self.max_staleness_updates > 0, "must be 0"),
+            # Workers with the same rows would get different samples.
+            "parallelism.tensor": (self.parallelism.tensor > 1, "must be 1"),
+        }
+        for name, (conflict, limit) in conflicts.items():
+            if conflict:
+                raise ConfigError(
+                    f"{name}: {limit} with rollout_server",
+                    field=name,
+                    reason="CONFLICT",
+                    limit=limit,
+                )
 
     def _divisors(self) -> str:
         """Return the largest divisors of an update's rows up to the requested size."""

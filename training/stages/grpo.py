@@ -179,8 +179,8 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         checkpoint_activations(networks.policy.decoder)
     distribute_views(networks.views, context.ranks)
     inputs = open_policy_inputs(config, prompts, networks.reward, verifier, autocast, context.ranks)
-    engines = rollout_engines(networks.policy, sources, prompts, config, context)
-    outcome = Grpo(networks, config, inputs).train(context, engines)
+    with rollout_engines(networks.policy, sources, prompts, config, context) as engines:
+        outcome = Grpo(networks, config, inputs).train(context, engines)
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 

@@ -9,11 +9,13 @@ with the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.artifacts.manifest import Manifest
 from training.data.seeds import rows_of_step, seed_of
+from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.parallelism.layout import gathered, whole_weights
 from training.rl.alarms import alarm, record_figures
@@ -21,6 +23,8 @@ from training.rl.correction import check_staleness, version_of
 from training.rl.experience import Experience
 from training.rl.networks import Sources
 from training.rl.rollout import CachedEngine, Rollout, RolloutEngine, SampleRequest
+from training.rl.rollout_server.copies import ServerSamplers
+from training.rl.rollout_server.weight_sync import check_mismatch
 from training.rl.samplers import RemoteSampling, SamplingPlan
 from training.runtime.context import (
     Progress,
@@ -105,7 +109,13 @@ class PolicyLoop:
         """Record the figures of a rollout; return True and end the run if they raise an alarm.
 
         After an alarm the last healthy weights are restored, and `outcome` has the reason.
+
+        Raises:
+            SamplerMismatchError: log-probs of the rollout server differ too much from those here.
         """
+        if (server := self._config.rollout_server) is not None:
+            mismatch_nats = figures["sampler_mismatch"]
+            check_mismatch(mismatch_nats, server.dtype, server.mismatch_limit_nats)
         record_figures(self.numbers, figures)
         reason = alarm(self.numbers, self._config.limits)
         if reason:
@@ -147,22 +157,43 @@ def check_shares(config: PolicyConfig, ranks: Ranks) -> None:
     require_divisible(counts, ranks)
 
 
+@contextmanager
 def rollout_engines(
     policy: Backbone, sources: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext
-) -> EngineOfUpdate:
-    """Return the remote samplers of the context, or the policy itself without samplers."""
-    if context.samplers is None:
-        return local_engine(policy, prompts)
-    orders = SamplingPlan(
-        sources,
-        prompts.stop_ids,
-        config.updates,
-        request=lambda update: rollout_request(update, prompts, config, context.ranks),
-        ahead=config.max_staleness_updates > 0,
-        drained_every_updates=config.checkpoint_every_updates,
-    )
-    copies = context.samplers.open(orders, context.ranks)
-    return RemoteSampling(copies, lambda: whole_weights(policy, context.ranks), orders)
+) -> Iterator[EngineOfUpdate]:
+    """Yield the rollout server, the remote samplers of the context, or the policy itself.
+
+    A started server is stopped at the end of the block.
+
+    Raises:
+        ConfigError: both a server and remote samplers are given.
+    """
+    samplers = context.samplers
+    with ExitStack() as stack:
+        if config.rollout_server is not None:
+            if samplers is not None:
+                raise ConfigError(
+                    "rollout_server: the run has rollout actors, which sample instead",
+                    field="rollout_server",
+                    reason="CONFLICT",
+                )
+            samplers = stack.enter_context(ServerSamplers(config.rollout_server))
+        if samplers is None:
+            yield local_engine(policy, prompts)
+            return
+        plan = SamplingPlan(
+            sources,
+            prompts.stop_ids,
+            config.updates,
+            request=lambda update: rollout_request(update, prompts, config, context.ranks),
+            ahead=config.max_staleness_updates > 0,
+            drained_every_updates=config.checkpoint_every_updates,
+            policy=policy,
+            fixed_prompts=prompts.ids,
+            window_tokens=config.max_prompt_tokens + config.max_response_tokens,
+        )
+        copies = samplers.open(plan, context.ranks)
+        yield RemoteSampling(copies, lambda: whole_weights(policy, context.ranks), plan)
 
 
 def local_engine(policy: Backbone, prompts: Prompts) -> EngineOfUpdate:

@@ -160,8 +160,8 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         checkpoint_activations(networks.policy.decoder, networks.critic.backbone.decoder)
     distribute_views((*opened.views, networks.critic.backbone), context.ranks)
     inputs = open_policy_inputs(config, prompts, opened.reward, verifier, autocast, context.ranks)
-    engines = rollout_engines(networks.policy, sources, prompts, config, context)
-    outcome = Ppo(networks, config, inputs).train(context, engines)
+    with rollout_engines(networks.policy, sources, prompts, config, context) as engines:
+        outcome = Ppo(networks, config, inputs).train(context, engines)
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
 

@@ -85,7 +85,8 @@ def trained(
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
     algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
     sources = network_sources(config, None)
-    algorithm.train(context, rollout_engines(networks.policy, sources, prompts, config, context))
+    with rollout_engines(networks.policy, sources, prompts, config, context) as engines:
+        algorithm.train(context, engines)
     return progress.steps, networks
 
 
@@ -104,24 +105,23 @@ def test_copies_sample_like_the_policy(parts: int) -> None:
     networks, prompts, config = toy_networks(), toy_prompts(), short_config()
     copies = copies_of(networks, parts)
     context = RunContext(DirectoryCheckpoints(Path("none")), ProgressList(), samplers=copies)
-    apart = rollout_engines(
-        networks.policy, network_sources(config, None), prompts, config, context
-    )
-    for update in range(2):
-        one, other = (
-            sample_rollout(e(update), prompts, update, config, ALONE)
-            for e in (local_engine(networks.policy, prompts), apart)
-        )
-        assert (one.version, one.tasks) == (other.version, other.tasks)
-        for name in (
-            "prompt_ids_BP",
-            "prompt_mask_BP",
-            "response_ids_BR",
-            "response_mask_BR",
-            "ended_B",
-        ):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-        torch.testing.assert_close(one.log_probs_BR, other.log_probs_BR, atol=1e-5, rtol=0)
+    sources = network_sources(config, None)
+    with rollout_engines(networks.policy, sources, prompts, config, context) as apart:
+        for update in range(2):
+            one, other = (
+                sample_rollout(e(update), prompts, update, config, ALONE)
+                for e in (local_engine(networks.policy, prompts), apart)
+            )
+            assert (one.version, one.tasks) == (other.version, other.tasks)
+            for name in (
+                "prompt_ids_BP",
+                "prompt_mask_BP",
+                "response_ids_BR",
+                "response_mask_BR",
+                "ended_B",
+            ):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
+            torch.testing.assert_close(one.log_probs_BR, other.log_probs_BR, atol=1e-5, rtol=0)
     # 16 rows; a part with a single prompt has other columns than the whole.
     assert one.response_mask_BR.shape == (16, one.response_ids_BR.shape[1])
 

@@ -29,6 +29,7 @@ from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig
 from training.runtime.context import Lineage, Machine
 from training.runtime.ranges import Range, check_ranges, ranges_of
+from training.serving.rollout_server import RolloutServer
 from training.stages.config import SftMix, VerifiableMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
@@ -62,6 +63,7 @@ PARTS: list[Any] = [
     RewardShape(),
     SftMix(PATH),
     VerifiableMix(PATH),
+    RolloutServer(),
     LINEAGE,
 ]
 CONFIGS = [*STAGES, *PARTS, Sampling()]

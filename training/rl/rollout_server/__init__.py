@@ -1,0 +1,1 @@
+"""Rollouts by a model server: weights by version, samples, and checks of both."""
