@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from infra.docs import gpu as page
-from infra.docs.gpu import Counts
+from infra.docs.gpu import Counts, Figures
+from infra.machine.servers.vllm import BUILD_VARIABLE, CPU, GPU, PYTHON_VARIABLE, chosen_build
 from tests.gpu import __main__ as command
 from tests.gpu import driver
 from tests.gpu.driver import NO_GPU, Card, NoGpuError, find_cards
@@ -36,7 +37,7 @@ TINY = Load(
     rows=4,
     steps=1,
 )
-CPU = Machine(threads=1, device="cpu", dtype="bfloat16")
+ON_CPU = Machine(threads=1, device="cpu", dtype="bfloat16")
 
 
 def install_driver(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -114,7 +115,7 @@ def test_only_cards_with_known_figures_have_a_peak() -> None:
 
 def test_figures_of_a_step(tmp_path: Path) -> None:
     """4 rows of 20 tokens in 2 s; MFU is the share of the peak, absent without a peak."""
-    _, config = stages(tmp_path, TINY, CPU)["sft"]
+    _, config = stages(tmp_path, TINY, ON_CPU)["sft"]
     size = DataSize(rows=8, prompt_tokens=12, response_tokens=8)
     h100 = ACCELERATORS["h100"]
     found = speed_of("sft", config, size, TINY.model, 2.0, h100)
@@ -127,7 +128,7 @@ def test_figures_of_a_step(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_the_start(tmp_path: Path) -> None:
     small = replace(ACCELERATORS["l4"], memory_gib=1e-3)
     with pytest.raises(ConfigError) as caught:
-        list(measure(tmp_path, TINY, CPU, small))
+        list(measure(tmp_path, TINY, ON_CPU, small))
     assert (caught.value.field, caught.value.reason) == ("sft", "TOO_LARGE")
     assert list(tmp_path.iterdir()) == []
 
@@ -179,6 +180,41 @@ def test_every_stage_is_measured_and_a_card_that_is_too_small_fails(
     assert (refused.figures, refused.tests) == ((), {"speed": Counts(0, 1, 0)})
 
 
+@pytest.mark.parametrize(
+    ("installed", "failed", "measured"), [(True, 0, True), (True, 1, False), (False, 0, False)]
+)
+def test_vllm_is_measured_where_its_tests_pass(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, failed: int, measured: bool
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def execute(words: tuple[str, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(words)
+        return subprocess.CompletedProcess(words, int(not installed), stdout="")
+
+    speed = Figures("vLLM", "bfloat16", 100.0)
+    monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
+    # Set by the command for its tests.
+    monkeypatch.setenv(BUILD_VARIABLE, "")
+    monkeypatch.setattr(command.subprocess, "run", execute)
+    monkeypatch.setattr(command, "git", lambda *_: "")
+    monkeypatch.setattr(command, "run_tests", lambda *_: Counts(8, failed, 0))
+    monkeypatch.setattr(command, "measure_serving", lambda: speed)
+    found = command.run_parts(["vllm"], H100, "cpu")
+    assert ran[0][-2:] == ("install", "vllm-gpu")
+    assert found.tests["vllm"] == (Counts(8, failed, 0) if installed else Counts(0, 1, 0))
+    assert found.figures == ((speed,) if measured else ())
+    assert chosen_build() == (GPU if installed else CPU)
+
+
+def test_a_given_vllm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON_VARIABLE, "/opt/vllm/bin/python")
+    monkeypatch.setenv(BUILD_VARIABLE, "")
+    monkeypatch.setattr(command.subprocess, "run", lambda *_, **__: pytest.fail("installed"))
+    monkeypatch.setattr(command, "run_tests", lambda *_: Counts(8, 0, 0))
+    assert command.run_vllm_tests() == Counts(8, 0, 0)
+
+
 @pytest.mark.long
 def test_pytest_that_cannot_start_counts_as_a_failure() -> None:
     assert command.run_tests("none", ["tests/gpu/nowhere.py"]) == Counts(0, 1, 0)
@@ -186,11 +222,12 @@ def test_pytest_that_cannot_start_counts_as_a_failure() -> None:
 
 @pytest.mark.long
 def test_the_tests_of_stages_use_the_given_device() -> None:
-    """The fake accelerator computes as CUDA does; an unknown device fails."""
+    """The fake accelerator has no bfloat16; an unknown device fails."""
     chosen = ("tests/training/stages/test_sft.py", "-k", "learns_and_writes_a_model")
-    options = ("--dtype=bfloat16", *chosen)
-    assert command.run_tests("fake", ("--device=fake", *options)) == Counts(1, 0, 0)
-    assert command.run_tests("unknown", ("--device=cuda:7", *options)) == Counts(0, 1, 0)
+    assert command.run_tests("fake", ("--device=fake", *chosen)) == Counts(1, 0, 0)
+    assert command.run_tests("unknown", ("--device=cuda:7", *chosen)) == Counts(0, 1, 0)
+    narrow = ("--device=fake", "--dtype=bfloat16", *chosen)
+    assert command.run_tests("bfloat16", narrow) == Counts(0, 1, 0)
 
 
 class Completions(BaseHTTPRequestHandler):
