@@ -148,7 +148,8 @@ def cpu(cores: int, memory_gib: float) -> Accelerator:
     )
 
 
-# Names of cards by NVIDIA's driver. Other variants of a card (PCIe, NVL) have other rates.
+# Names of cards by NVIDIA's driver, for measured shares of the peak. Other variants of a card
+# (PCIe, NVL) have other rates; plans take the nearest row for them (hardware.py).
 DEVICES = {
     "NVIDIA H100 80GB HBM3": "h100",
     "NVIDIA H200": "h200",
