@@ -96,17 +96,17 @@ check: ## check format, lint, types, code rules, protos, generated files and the
 
 # Exit status 4: too little feedback yet. Both commands print a message; for a person this is no
 # failure. Scripts call the commands directly.
-loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano, default by its model; STATE=; stack: STATE=.state/stack)
+loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano|auto, default by its model; STATE=; stack: STATE=.state/stack)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) --state $(STATE) && \
 	  $(PYTHON) infra/install/environment.py training && \
 	  $(THUMBWHEEL) loop $(RECIPE_OPTION) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
-demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=)
+demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.run.embedded check --recipe $(or $(RECIPE),$(MODEL))
 	@$(PYTHON) infra/install/environment.py training
-	@$(THUMBWHEEL) demo --recipe $(or $(RECIPE),$(MODEL))
+	@$(THUMBWHEEL) demo --recipe $(or $(RECIPE),$(MODEL)) $(if $(RECIPE),$(if $(MODEL),--model $(MODEL)))
 
 bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev

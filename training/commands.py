@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING
 from training.cluster.group import gpus_for_each, parse_workers
 from training.data_commands import code_commit, identity, objects, require_state, tls_files
 from training.errors import UnavailableError
+from training.recipes.names import AUTO
+from training.recipes.plan import add_hardware, check_derived_options, hardware_of
 from training.reporting.progress import Lines, open_display
 from training.runs import FAILED, HaltedError, Step, exclusive, read_status
 from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
-    from training.evaluation.canary import Reading
+    from training.evaluation.canary import CanaryConfig, Reading
+    from training.planning.hardware import Hardware
     from training.recipes.recipe import LoopConfig, Plan, Recipe
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -51,7 +54,13 @@ def _small(plan: Plan) -> LoopConfig:
     return small(plan)
 
 
-RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small}
+def _auto(plan: Plan) -> LoopConfig:
+    from training.recipes.auto.recipe import auto
+
+    return auto(plan)
+
+
+RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small, AUTO: _auto}
 
 
 def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
@@ -89,16 +98,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     )
     tried.add_argument("--version", required=True, help="version in its manifest")
     tried.add_argument("--directory", type=Path, required=True)
-    tried.set_defaults(
-        command=canary,
-        workers=None,
-        gpus_per_worker=None,
-        rollout_actors=None,
-        checkpoints_in_bucket=None,
-        device=None,
-        gate_tasks=(),
-        set=(),
-    )
+    tried.set_defaults(command=canary)
 
 
 def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -121,6 +121,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         help="GPUs for each worker, 0 for CPUs; default 1 if this machine has one for each",
     )
     command.add_argument("--device", help=DEVICE_HELP)
+    add_hardware(command, "for auto: accelerator of the workers (default: that of this machine)")
     command.add_argument(
         "--gate-tasks",
         type=lambda text: tuple(filter(None, text.split(","))),
@@ -133,8 +134,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         action="append",
         default=[],
         metavar="STEP.FIELD=VALUE",
-        help="field of the recipe, such as ppo.updates=20; repeatable. Steps: sets, sft, "
-        "reward_model, judge, ppo, evaluation, gate, canary",
+        help="field of the recipe, such as ppo.updates=20 or gate.margin=0.05; repeatable",
     )
     command.add_argument(
         "--rollout-actors",
@@ -247,13 +247,15 @@ def canary(options: argparse.Namespace) -> int:
     An interrupted canary continues. After a finished one, the version is measured again.
     """
     from training.evaluation.canary_run import DONE, WallClock, archive_finished, serve_canary
+    from training.recipes.auto.values import CANARY
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
 
     require_state(options)
-    config = adjusted_recipe(options)(
-        Plan(options.version, options.directory, options.directory)
-    ).canary
+    plan = Plan(options.version, options.directory, options.directory)
+    # A model needs no hardware for training in order to be tried.
+    own = CANARY if options.recipe == AUTO else RECIPES[options.recipe](plan).canary
+    config = adjusted_canary(options, own)
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
         tls, signer = tls_files(options), identity(options)
@@ -278,30 +280,60 @@ def canary(options: argparse.Namespace) -> int:
     return 0
 
 
+def adjusted_canary(options: argparse.Namespace, config: CanaryConfig) -> CanaryConfig:
+    """Return the canary of a recipe with the changes of the command line."""
+    given = {
+        "share": options.canary_share,
+        "max_seconds": options.canary_seconds,
+        "min_users": options.canary_users,
+        "steps": options.canary_steps,
+    }
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def workers_hardware(options: argparse.Namespace) -> Hardware:
+    """Return the hardware of the workers that options ask for.
+
+    Raises:
+        ConfigError: as `hardware_of`.
+    """
+    most, fewest = options.workers or (1, None)
+    device = options.device or "auto"
+    gpus = options.gpus_per_worker
+    if gpus is None:
+        gpus = gpus_for_each(most) if device == "auto" else 0
+    return replace(hardware_of(options, most, gpus, device), fewest=fewest)
+
+
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe with the changes of the command line."""
     from training.recipes.custom.loop_fields import set_loop_fields
 
-    recipe = RECIPES[options.recipe]
+    recipe, derives = RECIPES[options.recipe], options.recipe == AUTO
+    if not derives:
+        check_derived_options(options)
 
     def adjusted(plan: Plan) -> LoopConfig:
+        if derives:
+            # A resumed run has the hardware that it began with.
+            hours = options.max_hours or plan.max_hours
+            plan = replace(
+                plan,
+                hardware=plan.hardware or workers_hardware(options),
+                assignments=tuple(options.set),
+                max_hours=hours,
+            )
         config = set_loop_fields(recipe(plan), options.set)
-        canary = {
-            "share": options.canary_share,
-            "max_seconds": options.canary_seconds,
-            "min_users": options.canary_users,
-            "steps": options.canary_steps,
-        }
-        changes = {name: value for name, value in canary.items() if value is not None}
         tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
         config = replace(
             config,
-            canary=replace(config.canary, **changes),
+            canary=adjusted_canary(options, config.canary),
             gate=replace(config.gate, tasks=tasks),
         )
         if options.workers is not None:
             most, fewest = options.workers
-            config = replace(config, num_workers=most, fewest_workers=fewest)
+            gpus = config.gpus_per_worker if most else 0
+            config = replace(config, num_workers=most, fewest_workers=fewest, gpus_per_worker=gpus)
         if options.gpus_per_worker is None and options.device in (None, "auto"):
             found = max(config.gpus_per_worker, gpus_for_each(config.num_workers))
             config = replace(config, gpus_per_worker=found)

@@ -47,6 +47,7 @@ from training.evaluation.canary_run import (
 from training.evaluation.judges import Judge
 from training.probes.items import Kind
 from training.probes.measurement import tasks as probe_tasks
+from training.recipes.auto.run_plan import base_version, recorded_plan, with_data
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
@@ -127,7 +128,7 @@ def begin(
     # The run starts from the stable version of the rollout. Without a rollout, it starts from the
     # version that was promoted last, or else from the recipe's base model.
     if env.rollout is None:
-        incumbent = env.registry.promoted() or f"{name}-0"
+        incumbent = env.registry.promoted() or base_version(env.registry, name)
     elif not (incumbent := env.rollout.view().stable):
         raise RegistryError(
             "version: the generator has no stable version to improve",
@@ -150,6 +151,7 @@ def begin(
         step.detail += f" ({snapshot.id})"
     # Outside the step: the snapshot has not failed if its feedback is too little.
     _check_enough(runs, name, snapshot, sets, config)
+    config = with_data(config, recipe, sets, reporter.say)
     record = RunRecord(
         version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds")
     )
@@ -166,11 +168,12 @@ def resume(
         env.runs.directory(record.version),
         env.registry.directory(record.incumbent),
     )
-    config = recipe(plan)
+    config = recipe(recorded_plan(plan, plan.run_directory / CONFIG))
     with reporter.step("snapshot") as step:
         snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
         sets = _make_sets(snapshot, config)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
+    config = with_data(config, recipe, sets, reporter.say)
     return _open(record, config, snapshot, sets, reporter, env)
 
 
@@ -188,7 +191,8 @@ def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> 
         env.runs.directory(record.version),
         env.registry.directory(record.incumbent),
     )
-    if finished_manifest(recipe(plan).ppo.output_directory):
+    config = recipe(recorded_plan(plan, plan.run_directory / CONFIG))
+    if finished_manifest(config.ppo.output_directory):
         return None
     principals = sorted({j.principal for j in read_judgements(open_snapshot(directory))})
     keys = env.feedback.data_keys(principals)
@@ -242,7 +246,7 @@ def _check_size(config: LoopConfig) -> None:
         raise ConfigError(
             f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
             f"this recipe takes at most {config.max_model_bytes >> 20} MiB: "
-            "use RECIPE=small, or make up MODEL=nano",
+            "use RECIPE=auto, or make up MODEL=nano",
             field="recipe",
             reason="TOO_LARGE",
             limit=f"{config.max_model_bytes >> 20} MiB",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from training.errors import ConfigError
 
-GIB, GB, TERA = 1 << 30, 1e9, 1e12
+MIB, GIB, GB, TERA = 1 << 20, 1 << 30, 1e9, 1e12
 CPU = "cpu"
 NODE_GPUS = 8
 

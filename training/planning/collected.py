@@ -6,9 +6,10 @@ The texts decide token limits and batch sizes, so they are measured on the snaps
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from training.data.chat import Message, load_chat
 from training.data.feedback.sets import TrainingSets
@@ -73,6 +74,16 @@ ASSUMED = CollectedData(
     mix_tokens=128,
     is_assumed=True,
 )
+
+
+# Before the snapshot of a run: what does not fit with these fits with no data.
+SHORTEST = replace(ASSUMED, prompt=Lengths(32.0, 64), response=Lengths(32.0, 64))
+
+
+def collected_from(fields: Mapping[str, Any]) -> CollectedData:
+    """Return the data from its fields, as `config.json` of a run has them."""
+    lengths = {name: Lengths(**fields[name]) for name in ("prompt", "response")}
+    return CollectedData(**{**fields, **lengths})
 
 
 def measure_data(sets: TrainingSets, model_directory: Path) -> CollectedData:

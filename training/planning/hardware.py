@@ -72,7 +72,7 @@ class Hardware:
         accelerator = self.accelerator
         kind = accelerator.name
         if accelerator.is_cpu:
-            kind = f"CPU with {accelerator.memory_gib:.0f} GiB"
+            kind = f"CPU with {accelerator.memory_gib:.3g} GiB"
         return f"{self.count} x {kind}"
 
 
@@ -87,6 +87,7 @@ def named_hardware(
     """Return hardware by the name of its accelerator.
 
     Args:
+        count: number of GPUs, or of workers on CPUs.
         cores, memory_gib: of a CPU worker; None: as on this machine, of which each worker has an
             equal share.
 

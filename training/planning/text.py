@@ -11,6 +11,7 @@ from typing import Any
 from training.planning.accelerators import (
     BF16_SHARE,
     GIB,
+    MIB,
     PROCESS_GIB,
     SUSTAINED_SHARE,
     USABLE_MEMORY,
@@ -19,7 +20,6 @@ from training.planning.memory import MemoryKind
 from training.planning.plan import RecipePlan, StagePlan
 
 GAP = "  "
-MIB = 1 << 20
 FEWEST_HOURS = 0.1  # shorter times are shown in seconds
 ASSUMPTIONS = (
     "An estimate. No step was timed on a GPU; the stages of this library have only run on CPUs.",

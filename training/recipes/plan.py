@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from training.planning.accelerators import ACCELERATORS
 from training.recipes.names import AUTO, OPEN_MODELS
 
 if TYPE_CHECKING:
+    from training.planning.hardware import Hardware
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -33,13 +36,7 @@ def describe(commands: Commands) -> None:
         metavar="N",
         help="number of GPUs, or of workers on CPUs (default: that of the recipe; auto: 1)",
     )
-    plan.add_argument(
-        "--accelerator",
-        metavar="NAME",
-        help=f"{', '.join(ACCELERATORS)} (default h100); for auto also cpu, and by default the "
-        "accelerator of this machine",
-    )
-    add_hardware(plan)
+    add_hardware(plan, "default h100; for auto the accelerator of this machine")
     plan.add_argument(
         "--shard", type=int, metavar="N", help="shards in every stage (default: the recipe's)"
     )
@@ -66,8 +63,17 @@ def describe(commands: Commands) -> None:
     plan.set_defaults(command=print_plan)
 
 
-def add_hardware(parser: argparse.ArgumentParser) -> None:
-    """Add the options from which `auto` derives a plan, besides the accelerator's name."""
+def add_hardware(parser: argparse.ArgumentParser, explained: str) -> None:
+    """Add the options for the hardware of a plan.
+
+    Args:
+        explained: use and default of the accelerator.
+    """
+    parser.add_argument(
+        "--accelerator",
+        metavar="NAME",
+        help=f"{', '.join(ACCELERATORS)}, or cpu for auto; {explained}",
+    )
     parser.add_argument(
         "--cores", type=int, metavar="N", help="cores of each worker on CPUs (default: as here)"
     )
@@ -82,13 +88,51 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_derived_options(options: argparse.Namespace) -> None:
+    """Check that options from which only `auto` derives a plan are not given.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    for name in ("cores", "memory_gib", "max_hours"):
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"{option}: only for --recipe {AUTO}", field=option, reason="UNSUPPORTED"
+            )
+
+
+def hardware_of(
+    options: argparse.Namespace, count: int = 0, gpus_per_worker: int = 0, device: str = "auto"
+) -> Hardware:
+    """Return the hardware that options name, or that is found here.
+
+    Args:
+        count: number of GPUs, or of workers on CPUs; 0: stages run in this process.
+        gpus_per_worker, device: for hardware that is not named.
+
+    Raises:
+        ConfigError: as `named_hardware` and `found_hardware`.
+    """
+    from training.planning.accelerators import CPU
+    from training.planning.hardware import found_hardware, named_hardware
+
+    name = options.accelerator
+    if name is None and (options.cores is not None or options.memory_gib is not None):
+        name = CPU
+    if name is None:
+        return found_hardware(device, count, gpus_per_worker)
+    return named_hardware(name, max(1, count), options.cores, options.memory_gib)
+
+
 def print_auto(options: argparse.Namespace) -> int:
     """Print the plan of the recipe `auto` for a model directory or a shape, with assumed data.
 
     Raises:
         ConfigError: the model is not supported, a field is invalid, or nothing fits.
     """
-    from training.planning.hardware import found_hardware, named_hardware
+    from training.cluster.group import gpus_for_each
+    from training.planning.collected import ASSUMED
     from training.planning.text import as_json
     from training.recipes.auto.model import read_model
     from training.recipes.auto.recipe import derive
@@ -103,11 +147,10 @@ def print_auto(options: argparse.Namespace) -> int:
             reason="MISSING",
         )
     model = shape(str(given)) if str(given) in shape_names() else read_model(given)
-    count = 1 if options.gpus is None else options.gpus
-    if options.accelerator is None:
-        hardware = found_hardware("auto", 0, 0)
-    else:
-        hardware = named_hardware(options.accelerator, count, options.cores, options.memory_gib)
+    gpus: int = options.gpus or 0
+    hardware = hardware_of(options, gpus, gpus_for_each(gpus))
+    if options.gpus is not None:
+        hardware = replace(hardware, count=options.gpus)
     chosen = [f"parallelism.{name}={value}" for name, value in _layout(options).items()]
     stages = ("sft", "reward_model", "judge", "ppo")
     plan = Plan(
@@ -115,6 +158,7 @@ def print_auto(options: argparse.Namespace) -> int:
         Path("runs"),
         given,
         hardware,
+        ASSUMED,
         assignments=(*options.set, *(f"{stage}.{text}" for text in chosen for stage in stages)),
         max_hours=MAX_HOURS if options.max_hours is None else options.max_hours,
     )
@@ -151,10 +195,7 @@ def print_plan(options: argparse.Namespace) -> int:
 
     if options.recipe == AUTO:
         return print_auto(options)
-    if given := [name for name in ("cores", "memory_gib", "max_hours") if getattr(options, name)]:
-        raise ConfigError(
-            f"{given[0]}: only for --recipe {AUTO}", field=given[0], reason="UNSUPPORTED"
-        )
+    check_derived_options(options)
     accelerator = accelerator_named(options.accelerator or "h100")
     recipe = open_recipe(options.recipe)
     first = recipe.stages[0].config

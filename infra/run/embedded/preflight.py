@@ -27,8 +27,9 @@ from training.reporting.progress import Lines, ProgressReporter
 from training.runs import Runs, exclusive, read_status
 from training.service_identity import OPERATOR, ServiceIdentity, identity_in
 
-RECIPES = ("nano", "small")
-DEFAULT_RECIPE = "small"
+RECIPES = ("nano", "small", "auto")
+DEFAULT_RECIPE = "small"  # of the default model
+ANY_MODEL = "auto"
 STACK_STATE = ROOT / ".state" / "stack"
 
 
@@ -46,7 +47,7 @@ def check_recipe(name: str) -> None:
     """
     if name not in RECIPES:
         raise UnknownRecipeError(
-            f"RECIPE={name}: choose {' or '.join(RECIPES)}",
+            f"RECIPE={name}: choose one of {', '.join(RECIPES)}",
             field="RECIPE",
             limit=", ".join(RECIPES),
         )
@@ -55,15 +56,17 @@ def check_recipe(name: str) -> None:
 def select_recipe(given: str, state: Path) -> str:
     """Return the given recipe, or the recipe of the state folder's base model.
 
-    The base version of a recipe is named `RECIPE-0`. The default for other models is `small`.
+    The base version of a recipe is named `RECIPE-0`. `auto` trains all other models.
 
     Args:
         given: "" if the caller named no recipe.
     """
     if given:
         return given
-    recipe, _, number = (read_base(state) or "").rpartition("-")
-    return recipe if number == "0" and recipe in RECIPES else DEFAULT_RECIPE
+    if (base := read_base(state)) is None:
+        return DEFAULT_RECIPE
+    recipe, _, number = base.rpartition("-")
+    return recipe if number == "0" and recipe in RECIPES else ANY_MODEL
 
 
 def check_not_running(state: Path) -> None:
@@ -101,7 +104,7 @@ def find_ports(state: Path) -> Mapping[str, int]:
 
 
 # Copied from the recipes, because their modules import torch.
-NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100})
+NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100, "auto": 100})
 CALL_SECONDS = 20.0
 COUNT_THUMBS = "/thumbwheel.feedback.v1.FeedbackLogService/CountThumbs"
 

@@ -32,6 +32,7 @@ from infra.simulate.users.system import (
 )
 from infra.simulate.users.terminal import say
 from infra.simulate.users.training_loop import LoopFailedError
+from training.errors import ConfigError
 
 EXPECTED_ERRORS = (
     *(
@@ -180,6 +181,10 @@ def _settings(options: argparse.Namespace) -> Settings:
     whole = options.command == "demo"
     if whole and options.model:
         plan = replace(plan, model=options.model)
+    if whole and not plan.model:
+        raise ConfigError(
+            f"--model: needed with --recipe {options.recipe}", field="--model", reason="MISSING"
+        )
     usual = ROOT / ".state" / f"demo-{options.recipe}" if whole else ROOT / ".state"
     return Settings(
         recipe=options.recipe,

@@ -35,7 +35,7 @@ class Demonstration:
 
     def __init__(self, settings: Settings, system: System, client: Client) -> None:
         self._settings, self._system, self._client = settings, system, client
-        self._questions: Questions = read_questions(settings.recipe)
+        self._questions: Questions = read_questions(settings.plan.users)
         self._keys: list[str] = []  # Keys of the users, the same ones during training.
         self._minutes: dict[str, float] = {}
 
@@ -123,7 +123,7 @@ class Demonstration:
         if settings.control.false_claims:
             temper = BELIEVERS
         vote = ShuffledVotes(random.Random(settings.seed)) if shuffled else None
-        rater = Rater(PREFERENCES[settings.recipe], temper, vote)
+        rater = Rater(PREFERENCES[settings.plan.users], temper, vote)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
         if settings.control.false_claims:
             claims = read_claims(settings.recipe)
@@ -179,7 +179,7 @@ class Demonstration:
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
         comparison = Comparison(run.incumbent, run.version, plan.samples, plan.judged_at_once)
-        questions, preference = self._questions.held_out, PREFERENCES[self._settings.recipe]
+        questions, preference = self._questions.held_out, PREFERENCES[self._settings.plan.users]
         try:
             async with self._system.also_serving(run.incumbent):
                 try:

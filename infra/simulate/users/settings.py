@@ -1,6 +1,6 @@
 """Parameters of the demonstration by recipe; the command line overrides them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.simulate.users.population import Habits
@@ -12,6 +12,8 @@ from training.errors import ConfigError
 class Plan:
     """Parameters of a recipe's demonstration.
 
+    `model`: base of a new system; "": must be given. `users`: questions and preference of the
+    simulated users, which are those of another recipe for `auto`.
     `questions`: number of distinct questions, so that answers to the same question can be compared.
     `pause_seconds`: pause of each of the `concurrency` workers after a visit during training.
     `canary_seconds`: longest duration of the canary, without pauses. `samples`: answers per version
@@ -21,6 +23,7 @@ class Plan:
     """
 
     model: str
+    users: str
     thumbs: int
     questions: int
     people: int
@@ -38,6 +41,7 @@ class Plan:
 PLANS = {
     "nano": Plan(
         model="nano",
+        users="nano",
         thumbs=1000,
         questions=100,
         people=120,
@@ -55,6 +59,7 @@ PLANS = {
     # few hundred thumbs, two of five pairs are random.
     "small": Plan(
         model="small",
+        users="small",
         thumbs=700,
         questions=100,
         people=96,
@@ -70,6 +75,8 @@ PLANS = {
     ),
 }
 
+
+PLANS["auto"] = replace(PLANS["small"], model="")
 
 CLAIM_RECIPES = ("nano",)  # recipes with questions for users with false beliefs
 

@@ -242,7 +242,7 @@ def test_a_recipe_refuses_a_model_that_is_too_large(tmp_path: Path, log: Feedbac
     Registry(tmp_path / "models").admit(large, "large-0")
     with refused(ConfigError, field="recipe", reason="TOO_LARGE", limit="64 MiB") as caught:
         run_nano(tmp_path, log, FakeRollout(FakeClock(), stable="large-0"))
-    for named in ("nano", "large-0", "65 MiB", "RECIPE=small", "MODEL=nano"):
+    for named in ("nano", "large-0", "65 MiB", "RECIPE=auto", "MODEL=nano"):
         assert named in str(caught.value)
 
 

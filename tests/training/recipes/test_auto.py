@@ -41,7 +41,7 @@ HEAD = f"| model | {' | '.join(MACHINES)} |"
 
 
 def plan(hardware: Hardware, *assignments: str, **more: Any) -> Plan:
-    return Plan("auto-1", Path("runs"), Path("models/it"), hardware, None, assignments, **more)
+    return Plan("auto-1", Path("runs"), Path("models/it"), hardware, ASSUMED, assignments, **more)
 
 
 def config_of(name: str, hardware: Hardware, *assignments: str, **more: Any) -> LoopConfig:

@@ -15,7 +15,7 @@ from training.errors import ConfigError, details_of
 from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig
 from training.parallelism.layout import Parallelism
-from training.planning.accelerators import GIB
+from training.planning.accelerators import GIB, MIB
 from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
 from training.planning.plan import (
@@ -270,13 +270,17 @@ def _order(choice: _Choice) -> tuple[float, bool, int]:
 
 
 def _too_large(least: StagePlan, which: str, hardware: Hardware) -> Refusal:
-    memory, usable = least.memory, hardware.accelerator.usable_bytes
+    memory, usable = least.memory, max(1.0, hardware.accelerator.usable_bytes)
     alone = ", because one process samples answers in fp32" if which == "one" else ""
     return Refusal(
-        f"{least.name} needs at least {memory.bytes / GIB:.1f} GiB of {which} of {hardware}, of "
-        f"which {usable / GIB:.1f} are usable{alone}, with {least.layout}, in: {memory.name}; the "
-        f"largest part: {memory.largest.name}, {memory.largest.bytes / GIB:.1f} GiB",
+        f"{least.name} needs at least {_size(memory.bytes)} of {which} of {hardware}, of which "
+        f"{_size(usable)} are usable{alone}, with {least.layout}, in: {memory.name}; the largest "
+        f"part: {memory.largest.name}, {_size(memory.largest.bytes)}",
         least.name,
-        f"{usable / GIB:.1f} GiB",
+        _size(usable),
         lacking=memory.bytes / usable,
     )
+
+
+def _size(number: float) -> str:
+    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / MIB:.0f} MiB"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from training.errors import ConfigError
 from training.model.config import ModelConfig
 from training.planning.accelerators import ACCELERATORS, NODE_GPUS
-from training.planning.collected import ASSUMED, CollectedData, Lengths
+from training.planning.collected import SHORTEST, CollectedData, Lengths
 from training.planning.hardware import Hardware
 from training.planning.plan import RecipePlan
 from training.planning.text import text
@@ -68,13 +68,18 @@ class Derived:
         )
 
 
+def plan_text(config: LoopConfig) -> str:
+    """Return the choices, memory and time of a run whose configuration `auto` derived."""
+    return derive(config.plan, read_model(config.plan.incumbent_directory)).text()
+
+
 def derive(plan: Plan, model: ModelConfig) -> Derived:
     """Derive the configuration of a run for a model of this shape.
 
     Raises:
         ConfigError: an assigned field is invalid, or no way to train fits; says what would fit.
     """
-    data = plan.data or ASSUMED
+    data = plan.data or SHORTEST
     hardware = plan.hardware
     if hardware is None:
         raise ConfigError(

@@ -52,6 +52,10 @@ STEPS_PER_PASS, BATCHES = 32, (8, 64)
 SFT_EPOCHS = 2  # Llama 2 and Tulu 3
 FEW_PAIRS = 5000  # above, one pass: a second one overfits (Llama 2, section 3.2.2)
 KL = KlConfig(initial=0.05)  # small, and Tulu 3
+# As in small: deployments with few users; the chart passes --canary-steps.
+CANARY = CanaryConfig(
+    share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=24 * 3600.0, steps=()
+)
 CAP_PROMPTS = {True: 16, False: 64}  # of an update, by CPU: small and nano
 ROLLOUTS = {True: 960, False: 3840}  # of all updates: 60 updates, as small
 
@@ -147,14 +151,7 @@ def derived_values(
         mix_rows=_multiple(8, multiple),
         sampling=Sampling(samples_per_prompt=2, batch_prompts=16),
         gate=GateConfig(tasks=tuple(RULES)),
-        # As in small: deployments with few users; the chart passes --canary-steps.
-        canary=CanaryConfig(
-            share=0.5,
-            poll_seconds=10.0,
-            lease_seconds=300.0,
-            max_seconds=24 * 3600.0,
-            steps=(),
-        ),
+        canary=CANARY,
     )
 
 

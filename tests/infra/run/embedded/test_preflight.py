@@ -18,7 +18,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from infra.run.embedded import preflight
 from infra.run.embedded.__main__ import TOO_LITTLE_FEEDBACK, check, loop_command, parse
 from infra.run.embedded.base_model import install_base
-from infra.run.embedded.layout import Layout
+from infra.run.embedded.layout import ROOT, Layout
 from infra.run.embedded.preflight import (
     NEEDED_THUMBS,
     RECIPES,
@@ -38,6 +38,8 @@ from training.__main__ import parser
 from training.commands import RECIPES as TRAINED
 from training.commands import TOO_LITTLE as TURNS_TOO_LITTLE
 from training.commands import canary
+from training.planning.accelerators import cpu
+from training.planning.hardware import Hardware
 from training.recipes.recipe import Plan
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 
@@ -95,7 +97,7 @@ def test_loop_without_system_suggests_the_running_stack(
 
 def test_unknown_recipe_is_reported_with_known_recipes() -> None:
     with refused(
-        UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small"
+        UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small, auto"
     ) as caught:
         check_recipe("medium")
     assert "medium" in caught.value.text
@@ -104,7 +106,7 @@ def test_unknown_recipe_is_reported_with_known_recipes() -> None:
 
 @pytest.mark.parametrize(
     ("base", "recipe"),
-    [("nano-0", "nano"), ("small-0", "small"), ("qwen-0", "small"), ("nano-1b", "small")],
+    [("nano-0", "nano"), ("small-0", "small"), ("qwen-0", "auto"), ("nano-1b", "auto")],
 )
 def test_without_recipe_the_base_model_decides(tmp_path: Path, base: str, recipe: str) -> None:
     assert select_recipe("", tmp_path) == "small"
@@ -232,5 +234,6 @@ def test_canary_of_a_version_gets_the_addresses_of_the_system(tmp_path: Path) ->
 
 @pytest.mark.parametrize("recipe", TRAINED)
 def test_needed_thumbs_match_the_recipe(recipe: str, tmp_path: Path) -> None:
-    config = TRAINED[recipe](Plan(f"{recipe}-1", tmp_path, tmp_path))
+    plan = Plan(f"{recipe}-1", tmp_path, ROOT / "models" / "nano", Hardware(cpu(2, 8.0)))
+    config = TRAINED[recipe](plan)
     assert NEEDED_THUMBS[recipe] == config.sets.min_thumbs

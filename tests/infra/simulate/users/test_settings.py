@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.simulate.users.__main__ import _parser, _settings
 from infra.simulate.users.settings import PLANS, Control, Settings
 from tests.support.errors import refused
 from training.errors import ConfigError
@@ -34,3 +35,12 @@ def test_false_claims_need_questions_of_the_recipe(tmp_path: Path) -> None:
             fresh=False,
             control=Control(false_claims=True),
         )
+
+
+def test_users_of_auto_are_those_of_small_and_its_model_must_be_given(tmp_path: Path) -> None:
+    options = ["--state", str(tmp_path)]
+    with refused(ConfigError, field="--model", reason="MISSING"):
+        _settings(_parser().parse_args(["demo", "--recipe", "auto", *options]))
+    given = _parser().parse_args(["demo", "--recipe", "auto", "--model", "taught", *options])
+    assert (_settings(given).plan.model, _settings(given).plan.users) == ("taught", "small")
+    _settings(_parser().parse_args(["people", "--recipe", "auto", *options]))
