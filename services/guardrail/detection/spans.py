@@ -151,10 +151,22 @@ CARD_REPLACEMENT = "[card number removed]"
 IBAN_REPLACEMENT = "[IBAN removed]"
 SSN_REPLACEMENT = "[social security number removed]"
 
-# Not after "/" or ":" (the user part of a URL), and not git@host, which names a service.
+# Characters of scripts with spaces between words (Latin to Armenian). Chinese and Japanese
+# characters stand directly before and after an address.
+WORD = r"A-Za-z0-9_\u00c0-\u058f"
+# Not after "/", and not git@host, which names a service.
 EMAIL = re.compile(
-    r"(?<![\w.+/:-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,"
-    r"62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+    rf"(?<![{WORD}.+/-])(?!git@)[A-Za-z0-9][{WORD}.+%-]{{0,63}}@"
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}"
+    rf"(?![{WORD}-])"
+)
+# "mailto:" and "e-mail:" stand before an address, "https://user:" before a password and a host.
+URL_USER = re.compile(r"//[^\s/:@]{1,64}:[^\s/@]{0,64}$")
+URL_USER_CHARACTERS = 131
+# Endings of file names such as logo@2x.png, none of which is a top-level domain.
+FILE_ENDINGS = frozenset(
+    "png jpg jpeg gif svg webp bmp ico tif tiff js css html htm json xml txt pdf yaml yml "
+    "toml".split()
 )
 # Matched by lookahead at every position, because an adjacent number must not hide a card number:
 # "in 2024 4111 1111 …".
@@ -205,6 +217,10 @@ def personal_spans(text: str, phone_region: str) -> Iterator[Span]:
     """Yield all personal data of a text in no particular order; spans may overlap."""
     if "@" in text:
         for found in EMAIL.finditer(text):
+            before = text[max(0, found.start() - URL_USER_CHARACTERS) : found.start()]
+            ending = found[0].rpartition(".")[2].casefold()
+            if URL_USER.search(before) or ending in FILE_ENDINGS:
+                continue
             yield Span(found.start(), found.end(), Category.PII, EMAIL_REPLACEMENT)
     digits = len(DIGIT.findall(text))
     if digits < MIN_PHONE_DIGITS:

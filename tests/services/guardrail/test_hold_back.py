@@ -31,6 +31,8 @@ VIOLATIONS = (
     "sk-\u200bproj-Ab3dEf6h\u200bIj9kLm2nOp5q",
     "４１１１ １１１１ １１１１ １１１１",
     "jane.doe＠acme.com",
+    "Email:jane.doe@acme.com",
+    "邮箱jane.doe@acme.comまで",
     "password: hunter2222",
     "Bearer abcDEF1234567890abcDEF",
     "api_key = 'Zx81kQmP04vTn7Rb2Ws9'",
@@ -65,6 +67,8 @@ SHOWN_VIOLATIONS = (
 # Secret part of a violation with a label; the label may be released.
 SECRET_PARTS = {
     "postgres://app:s3cr3tPass@db.local/main": "s3cr3tPass",
+    "Email:jane.doe@acme.com": "jane.doe@acme.com",
+    "邮箱jane.doe@acme.comまで": "jane.doe@acme.com",
     "password: hunter2222": "hunter2222",
     "Bearer abcDEF1234567890abcDEF": "abcDEF1234567890abcDEF",
     "api_key = 'Zx81kQmP04vTn7Rb2Ws9'": "Zx81kQmP04vTn7Rb2Ws9",
@@ -77,6 +81,7 @@ FILLERS = (
     "It costs 25 euros in 2024. ",
     "naïve café 🙂 ",
     "see v1.2.3 and git@github.com:acme/app ",
+    "<img src=logo@2x.png> ssh://git@git.example.org/a ",
     "the token ",
     "call ",
     "e.g. ",

@@ -18,10 +18,13 @@ class Kind(StrEnum):
     IP_ADDRESS = "ip address"
     PRIVATE_IP_ADDRESS = "private ip address"
     NATIONAL_ID = "national id"
+    SECRET = "secret"  # noqa: S105 - a kind
 
 
 # Addresses of private networks identify no person outside of them, and are frequent in manuals.
-DEFAULT_KINDS = frozenset(Kind) - {Kind.PRIVATE_IP_ADDRESS}
+# Secrets on public pages are examples; in conversations they are users' own.
+DEFAULT_KINDS = frozenset(Kind) - {Kind.PRIVATE_IP_ADDRESS, Kind.SECRET}
+KINDS_OF_USERS = DEFAULT_KINDS | {Kind.SECRET}
 
 
 @dataclass(frozen=True, slots=True)

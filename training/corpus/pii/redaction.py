@@ -25,6 +25,7 @@ from training.corpus.pii.numbers import (
 )
 from training.corpus.pii.phones import find_phones
 from training.corpus.pii.regions import regions_of
+from training.corpus.pii.secrets import find_secrets
 
 PLACEHOLDER = re.compile(rf"<({'|'.join(kind.name for kind in Kind)})_([0-9]{{1,6}})>")
 # A span that overlaps an accepted one is dropped. Kinds with the better evidence come first.
@@ -32,6 +33,7 @@ PRIORITY = {
     kind: rank
     for rank, kind in enumerate(
         (
+            Kind.SECRET,
             Kind.EMAIL,
             Kind.IBAN,
             Kind.IP_ADDRESS,
@@ -58,6 +60,8 @@ def find(
         url: address of the page, whose top-level domain may name a country.
     """
     found = [*find_mails(text)] if Kind.EMAIL in kinds else []
+    if Kind.SECRET in kinds:
+        found += find_secrets(text)
     if not {Kind.IP_ADDRESS, Kind.PRIVATE_IP_ADDRESS}.isdisjoint(kinds):
         found += find_ip_addresses(text)
     parts = parts_with_digits(text)
@@ -105,12 +109,13 @@ def redact_all(
     kept, and their numbers are not used again.
 
     Args:
-        public_texts: texts whose values are replaced nowhere.
+        public_texts: texts whose values are replaced nowhere, except for secrets.
     """
     public = {
         (span.kind, span.value)
         for text in public_texts
         for span in find(text, language, kinds, url)
+        if span.kind is not Kind.SECRET
     }
     used: Counter[Kind] = Counter()
     for text in texts:

@@ -36,6 +36,9 @@ def shown(policy: Policy, text: str) -> str:
         "key: value\nother-key: other-value",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
         "@alice and @bob met at 7.",
+        "<img src=logo@2x.png>",
+        "git remote add o https://user:$TOKEN@git.example.com/app.git",
+        "ssh://git@git.example.org/app.git",
         "7 times 8 is 56.",
     ],
 )
@@ -64,6 +67,11 @@ def test_lookalikes_of_secrets_and_personal_data_are_not_replaced(
             "curl -H 'Authorization: Bearer abcd1234efgh5678ijkl'",
             "curl -H 'Authorization: Bearer [secret removed]'",
         ),
+        ("Email:jane@acme.com", "Email:[e-mail address removed]"),
+        ("[mail](mailto:jane@acme.com)", "[mail](mailto:[e-mail address removed])"),
+        ("Schreib an rené@acme.com", "Schreib an [e-mail address removed]"),
+        ("联系邮箱jane@acme.com。", "联系邮箱[e-mail address removed]。"),
+        ("メールはjane@acme.comまで", "メールは[e-mail address removed]まで"),
         ("two: a@b.org,c@d.org", "two: [e-mail address removed],[e-mail address removed]"),
     ],
 )
