@@ -99,7 +99,9 @@ class QualityRules:
         else:
             rules = {REPETITION: gopher.Repetition(None), FINEWEB: fineweb.Lines(None)}
         chosen = [rule for name, rule in rules.items() if name in groups]
-        return [gopher.drop_long_texts, *chosen] if QUALITY in groups & rules.keys() else chosen
+        if QUALITY in groups & rules.keys():
+            return [gopher.LongTexts(self._tokenizers[language]), *chosen]
+        return chosen
 
 
 @cache

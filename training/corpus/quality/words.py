@@ -44,6 +44,9 @@ HASH_MASK = (1 << 64) - 1
 # Classes of a word in the rule of spaCy's sentencizer.
 OTHER, PUNCTUATION, SENTENCE_END = 0, 1, 2
 _WHITESPACE_OR_CHUNK = re.compile(r"\s+|\S+")
+# A multiple of the places at which chunks are cut.
+PART_CHARACTERS = 100 * MAX_CHUNK
+_PART = re.compile(rf"(?s:.{{1,{PART_CHARACTERS}}}(?!\S)|.{{1,{PART_CHARACTERS}}})")
 
 
 class Vocabulary:
@@ -195,6 +198,18 @@ class Tokenizer:
             return self._last
         self._last = Words(text, self._numbers(text), self._vocabulary)
         return self._last
+
+    def parts(self, text: str) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the words of successive parts of a text, cut at white space where there is any.
+
+        Words beside a cut may differ from those of the whole text.
+        """
+        for part in _PART.finditer(text):
+            yield self._numbers(part.group())
+
+    def symbols(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return true for each word of `parts` that consists of SYMBOLS only."""
+        return self._vocabulary.symbols(numbers)
 
     def sentences(self, text: str, enough: int) -> int:
         """Return the number of sentences of a text, at most `enough`.

@@ -1,5 +1,6 @@
 """Each rule drops a text beyond its limit and names the measured value; ordinary text stays."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpus.document import CorpusError, Document, Stage, Verdict
-from training.corpus.quality import c4, fineweb, gopher, ngrams
+from training.corpus.quality import c4, fineweb, gopher, ngrams, words
 from training.corpus.quality.steps import (
     GROUPS,
     QualityConfig,
@@ -16,7 +17,7 @@ from training.corpus.quality.steps import (
     fineweb2_limits,
     quality_steps,
 )
-from training.corpus.quality.words import Tokenizer
+from training.corpus.quality.words import CHUNK_BYTES, WORD_BYTES, Tokenizer
 
 Make = Callable[..., Document]
 
@@ -268,29 +269,64 @@ def test_full_tables_are_emptied_and_change_no_verdict(
         assert small(document(text)) == all_rules(document(text))
 
 
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"LONG_TEXT": 500, "MAX_WORDS": 100, "CERTAIN_WORDS": 125, "CERTAIN_TOKENS": 200}
+    for name, value in limits.items():
+        monkeypatch.setattr(gopher, name, value)
+    monkeypatch.setattr(words, "_PART", re.compile(r"(?s:.{1,200}(?!\S)|.{1,200})"))
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
         ("the same line again\n" * 60, "gopher many words"),
-        ("the same line again\n" * 40, "gopher duplicate lines"),
-        ("- - - -\n" * 200, "gopher duplicate lines"),
+        ("the same line again\n" * 30, "gopher duplicate lines"),
+        ("- - - -\n" * 100, "gopher many punctuation marks"),
+        ("- - - -\n" * 45 + "x" * 300, "gopher duplicate lines"),
+        ("(" * 2000, "gopher many punctuation marks"),
     ],
-    ids=["many words", "perhaps few words", "symbols"],
+    ids=["many words", "perhaps few words", "symbols", "few symbols", "no spaces"],
 )
-def test_long_texts_of_many_words_are_dropped_first(
-    document: Make, monkeypatch: pytest.MonkeyPatch, text: str, rule: str
-) -> None:
-    monkeypatch.setattr(gopher, "LONG_TEXT", 500)
-    monkeypatch.setattr(gopher, "MAX_WORDS", 100)
+@pytest.mark.usefixtures("small_limits")
+def test_long_texts_of_many_words_are_dropped_first(document: Make, text: str, rule: str) -> None:
     verdict = QualityRules(QualityConfig())(document(text))
     assert isinstance(verdict, Verdict)
     assert verdict.rule == rule
 
 
+@pytest.mark.usefixtures("small_limits")
+def test_words_of_a_long_text_are_not_all_kept_in_memory(
+    document: Make, english: Tokenizer
+) -> None:
+    before = english.bytes
+    text = " ".join(f"q{number}z" for number in range(5000))
+    assert isinstance(gopher.LongTexts(english)(document(text)), Verdict)
+    assert english.bytes - before < 300 * (WORD_BYTES + CHUNK_BYTES), "of 5,000 words"
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_parts_of_a_text_have_its_words(english: Tokenizer, prose: str) -> None:
+    text = prose + "\n\n" + prose.replace(" ", "  ").replace("people", "people's can't")
+    parts = [
+        english.words(text).vocabulary.texts[number]
+        for part in english.parts(text)
+        for number in part
+    ]
+    assert parts == english.words(text).texts
+    assert len(list(english.parts(text))) > 5
+
+
+def test_share_of_words_is_too_small_after_the_certain_number_of_punctuation_marks() -> None:
+    least = [limits["alphabetic_words"] for limits in fineweb2_limits().values()]
+    share = gopher.MAX_WORDS / (gopher.CERTAIN_TOKENS / 1.1)
+    assert share < min(*least, gopher.QualityLimits().alphabetic_words)
+
+
 def test_long_texts_stay_without_the_rule_on_words(
     document: Make, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gopher, "LONG_TEXT", 10)
-    monkeypatch.setattr(gopher, "MAX_WORDS", 3)
+    for name in ("LONG_TEXT", "MAX_WORDS", "CERTAIN_WORDS", "CERTAIN_TOKENS"):
+        monkeypatch.setattr(gopher, name, 3)
     rules = QualityRules(QualityConfig(groups=("fineweb",)))
     assert isinstance(rules(document(prose)), Document)
