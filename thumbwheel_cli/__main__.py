@@ -146,6 +146,12 @@ COMMANDS = {
     "models lineage": Command(
         "list versions and the data behind them", TRAINING, ("lineage",), ("training",)
     ),
+    "models publish": Command(
+        "copy a version into an object store", TRAINING, ("publish",), ("training",)
+    ),
+    "models prune": Command(
+        "remove old versions that no user and no run needs", TRAINING, ("prune",), ("training",)
+    ),
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),

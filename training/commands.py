@@ -31,6 +31,7 @@ from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
     from training.evaluation.canary import CanaryConfig, Reading
+    from training.model_store.bucket import ModelBucket
     from training.planning.hardware import Hardware
     from training.recipes.recipe import LoopConfig, Plan, Recipe
 
@@ -141,12 +142,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         type=int,
         help="Ray actors that sample for PPO; 0: the workers sample",
     )
-    command.add_argument(
-        "--checkpoints-in-bucket",
-        action="store_true",
-        default=None,
-        help="write checkpoints to the bucket of TW_TRAINING_S3_*, not to the volume",
-    )
+    _describe_stores(command)
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     command.add_argument(
         "--patience",
@@ -161,6 +157,26 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         help="for schedulers: too little feedback and a halt exit with 0",
     )
     command.set_defaults(command=loop)
+
+
+def _describe_stores(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoints-in-bucket",
+        action="store_true",
+        default=None,
+        help="write checkpoints to the bucket of TW_TRAINING_S3_*, not to the volume",
+    )
+    command.add_argument(
+        "--model-store",
+        metavar="s3://BUCKET/PREFIX",
+        help="also write candidates there, for model servers that read from an object store",
+    )
+    command.add_argument(
+        "--keep-versions",
+        type=int,
+        metavar="N",
+        help="after a run remove old versions except the newest N and those in use",
+    )
 
 
 def loop(options: argparse.Namespace) -> int:
@@ -183,6 +199,7 @@ def _run_once(options: argparse.Namespace) -> int:
     from training.evaluation.judges import judge_from
     from training.loop import run_loop
     from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
+    from training.model_store.pruning import prune_versions
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:
@@ -216,6 +233,7 @@ def _run_once(options: argparse.Namespace) -> int:
             code_commit=code_commit(),
             halt_reason=lambda: watch.reason if watch else None,
             judge=judge_from(os.environ),
+            store=_store(options),
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)
@@ -229,7 +247,18 @@ def _run_once(options: argparse.Namespace) -> int:
                 raise
             display.say(f"{FAILED}: {error}")
             return 1  # the service may be available again in the next run
+        if options.keep_versions is not None:
+            view = rollout.view() if rollout else None
+            keep = options.keep_versions
+            prune_versions(env.runs, env.registry, view, env.store, keep, display.say)
     return 0
+
+
+def _store(options: argparse.Namespace) -> ModelBucket | None:
+    from training.model_store.bucket import open_store
+
+    place = options.model_store
+    return open_store(place, "--model-store", os.environ) if place else None
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Commands on the data of the loop: `snapshot`, `forget` and `lineage`.
+"""Commands on data and versions of the loop: `snapshot`, `forget`, `lineage`, `publish`, `prune`.
 
 Modules with imports of seconds are imported on use.
 """
@@ -55,6 +55,27 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--erased", action="store_true", help="only versions that learned from erased feedback"
     )
     tracing.set_defaults(command=lineage)
+    publishing = commands.add_parser(
+        "publish", parents=[state], help="copy a version into an object store, as the loop does"
+    )
+    publishing.add_argument("version")
+    publishing.add_argument("--store", required=True, metavar="s3://BUCKET/PREFIX")
+    publishing.set_defaults(command=publish)
+    pruning = commands.add_parser(
+        "prune", parents=[state], help="remove old versions that no user and no run needs"
+    )
+    pruning.add_argument("--keep", type=int, required=True, metavar="N", help="newest to keep")
+    pruning.add_argument("--dry-run", action="store_true", help="only print what would happen")
+    pruning.add_argument(
+        "--store", metavar="s3://BUCKET/PREFIX", help="also remove the versions there"
+    )
+    pruning.add_argument(
+        "--generator",
+        default="127.0.0.1:50055",
+        metavar="HOST:PORT",
+        help="the generator's rollout service, which knows the served versions",
+    )
+    pruning.set_defaults(command=prune_stored)
 
 
 def snapshot(options: argparse.Namespace) -> int:
@@ -103,6 +124,41 @@ def lineage(options: argparse.Namespace) -> int:
     for ancestry in _ancestries(options):
         if ancestry.erasures or ancestry.unknown or not options.erased:
             print(ancestry.text())
+    return 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Copy a version of the registry into an object store."""
+    from training.model_store.bucket import open_store
+
+    directory = Registry(options.state / "models").directory(options.version)
+    open_store(options.store, "--store", os.environ).upload(directory, options.version)
+    print(f"{options.version} is in {options.store}")
+    return 0
+
+
+def prune_stored(options: argparse.Namespace) -> int:
+    """Remove old versions while no run is active, or print the plan."""
+    from training.model_store.bucket import open_store
+    from training.model_store.pruning import plan_pruning, prune, stored_versions
+    from training.remote import RolloutClient
+
+    require_state(options)
+    runs, registry = Runs(options.state / "loop"), Registry(options.state / "models")
+    store = open_store(options.store, "--store", os.environ) if options.store else None
+    client = RolloutClient(options.generator, tls_files(options), identity=identity(options))
+    with exclusive(options.state / "loop", "removal of versions"), closing(client) as rollout:
+        stored = stored_versions(registry, store)
+        plan = plan_pruning(runs, registry, rollout.view(), stored, options.keep)
+        for version, reason in plan.needed.items():
+            print(f"keep {version}: {reason}")
+        for version in plan.recent:
+            print(f"keep {version}: among the newest {options.keep}")
+        if options.dry_run:
+            for version in plan.removed:
+                print(f"would remove {version}")
+        else:
+            prune(plan, registry, store, print)
     return 0
 
 

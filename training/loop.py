@@ -282,7 +282,9 @@ def admit(run: LoopRun, decision: Decision) -> None:
         step.detail = decision.reason
         _write_gate(run, decision)
         registry, version = run.env.registry, run.record.version
-        registry.admit(run.config.ppo.output_directory, version)
+        directory = registry.admit(run.config.ppo.output_directory, version)
+        if run.env.store is not None:
+            run.env.store.upload(directory, version)
         registry.note(version, VersionStage.GATED, decision.reason, version)
 
 

@@ -45,6 +45,7 @@ from training.evaluation.canary_run import (
     RolloutControl,
 )
 from training.evaluation.judges import Judge
+from training.model_store.bucket import ModelBucket
 from training.probes.items import Kind
 from training.probes.measurement import tasks as probe_tasks
 from training.recipes.auto.run_plan import base_version, recorded_plan, with_data
@@ -72,9 +73,9 @@ class Feedback(Log, FeedbackCounts, Protocol):
 class LoopEnvironment:
     """Services, folders and display of a run.
 
-    Without a rollout, the run ends after the gate. `halt_reason` returns the reason of the halt
-    that interrupted the run, None for other interruptions. `judge` is the operator's judge of the
-    gate, in addition to the second reward model.
+    Without a rollout, the run ends after the gate. `halt_reason` returns the reason of the halt,
+    else None. `judge` is the operator's judge, beside the second reward model. Candidates are also
+    written to `store`.
     """
 
     state: Path
@@ -86,6 +87,7 @@ class LoopEnvironment:
     code_commit: str = ""
     halt_reason: Callable[[], str | None] = lambda: None
     judge: Judge | None = None
+    store: ModelBucket | None = None
 
     @property
     def loop_directory(self) -> Path:

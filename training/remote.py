@@ -194,12 +194,16 @@ class RolloutClient:
         reply = self._call(lambda: self._stub.GetRollout(request, timeout=CALL_SECONDS))
         halt = reply.halt.reason if reply.HasField("halt") else None
         undone = {c.version: c.reason for c in reply.history if c.kind == "watch_rolled_back"}
-        stable = reply.stable.version
+        stable, previous = reply.stable.version, reply.watch.previous.version
         if not reply.HasField("candidate"):
-            return RolloutView(stable, "", CandidateState.ABSENT, halt=halt, undone=undone)
+            return RolloutView(
+                stable, "", CandidateState.ABSENT, halt=halt, undone=undone, previous=previous
+            )
         found = reply.candidate
         state = STATES.get(found.state, CandidateState.LOADING)
-        return RolloutView(stable, found.version, state, found.reason, halt, undone, found.share)
+        return RolloutView(
+            stable, found.version, state, found.reason, halt, undone, found.share, previous
+        )
 
     def traffic(self, versions: Sequence[str]) -> dict[str, VersionFigures]:
         """Return the traffic of versions; empty with an earlier service."""

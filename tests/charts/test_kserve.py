@@ -19,7 +19,7 @@ from services.generator.kubernetes.inference_object import (
 )
 from services.predictor.settings import PredictorSettings
 from tests.charts.kserve_objects import config_map, named, runtime_of, service_of
-from tests.charts.rendering import component, of_kind, refusal, render
+from tests.charts.rendering import component, of_kind, outside_ports, refusal, render
 from tests.kserve_models import NotOfKServeError, round_trip
 
 FILES = ("kserve-values.yaml", "gpu-values.yaml")
@@ -366,3 +366,34 @@ def test_vllm_stops_when_no_answer_runs() -> None:
 
 def test_vllm_stops_after_the_drain_time_with_running_answers() -> None:
     assert run_pre_stop([3], 1) == 3
+
+
+STORE = ("models.store=s3://thumbwheel/models", "serving.kserve.storageSecret=s3-of-kserve")
+
+
+def test_versions_are_read_from_the_object_store() -> None:
+    found = service_of("gpu-values.yaml", *STORE)
+    round_trip(found, "V1beta1InferenceService")
+    predictor = found["spec"]["predictor"]
+    assert predictor["model"]["storageUri"] == "s3://thumbwheel/models/nano-1.2_3"
+    objects = render("gpu-values.yaml", *STORE)
+    (account,) = (
+        item
+        for item in of_kind(objects, "ServiceAccount")
+        if item["metadata"]["name"] == predictor["serviceAccountName"]
+    )
+    assert account["secrets"] == [{"name": "s3-of-kserve"}]
+    annotations = account["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/s3-endpoint"] == "s3.stores:8333"
+    assert annotations["serving.kserve.io/s3-usehttps"] == "1"
+    assert account["automountServiceAccountToken"] is False
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
+    assert outside_ports(policies["predictor"]) == {8333}
+
+
+def test_without_a_store_pods_of_versions_reach_no_object_store() -> None:
+    policies = {
+        component(item): item["spec"]
+        for item in of_kind(render("gpu-values.yaml"), "NetworkPolicy")
+    }
+    assert outside_ports(policies["predictor"]) == set()

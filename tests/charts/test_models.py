@@ -18,6 +18,7 @@ from tests.charts.rendering import (
     refusal,
     render,
 )
+from training import data_commands
 from training.__main__ import parser
 from training.model_store import commands
 
@@ -169,3 +170,55 @@ def test_invalid_values_are_refused_by_name(sets: tuple[str, ...], words: str) -
 def test_values_for_cpus_use_the_default_model() -> None:
     assert "small-0" in (VALUES / "cpu-values.yaml").read_text()
     assert model_job(render("cpu-values.yaml")) is not None
+
+
+STORE = "models.store=s3://thumbwheel/models"
+
+
+def test_store_gets_the_first_version_after_its_import() -> None:
+    objects = render(EXISTING, *HUB, STORE)
+    job = model_job(objects)
+    (bringing,) = job["spec"]["template"]["spec"]["initContainers"]
+    assert bringing["args"][1] == "import"
+    module, *words = container(job)["args"]
+    options = parser().parse_args(words)
+    assert (module, options.command) == ("training", data_commands.publish)
+    assert (options.version, str(options.state)) == ("model-0", "/")
+    assert options.store == "s3://thumbwheel/models"
+    names = {variable["name"] for variable in container(job)["env"]}
+    assert {f"TW_TRAINING_S3_{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY")} <= names
+    assert outside_ports(policy(objects)) == {443, 8333}
+
+
+def test_store_gets_a_version_that_the_operator_has_put_into_the_claim() -> None:
+    job = model_job(render(EXISTING, STORE, "models.initial=base-1"))
+    assert "initContainers" not in job["spec"]["template"]["spec"]
+    assert container(job)["args"][1] == "publish"
+
+
+def test_loop_writes_candidates_to_the_store_and_prunes() -> None:
+    objects = render(EXISTING, STORE, "models.keep=5", "training.enabled=true", "ray.mode=job")
+    (run,) = pods(objects)["training/CronJob"]["spec"]["containers"]
+    options = parser().parse_args(run["args"][1:])
+    assert (options.model_store, options.keep_versions) == ("s3://thumbwheel/models", 5)
+    objects = render(EXISTING, "training.enabled=true", "ray.mode=job")
+    (run,) = pods(objects)["training/CronJob"]["spec"]["containers"]
+    options = parser().parse_args(run["args"][1:])
+    assert (options.model_store, options.keep_versions) == (None, None)
+
+
+def test_store_of_an_evaluation_accepts_the_job() -> None:
+    objects = render(EVALUATION, STORE)
+    (s3,) = (p for p in of_kind(objects, "NetworkPolicy") if component(p) == "s3")
+    callers = [
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in s3["spec"]["ingress"]
+        for peer in rule["from"]
+    ]
+    assert "model" in callers
+    assert "predictor" not in callers
+
+
+def test_nano_is_not_in_a_store() -> None:
+    assert "models.store" in refusal(EXISTING, STORE, "models.initial=nano-0")
+    assert "storageSecret" in refusal(EXISTING, "serving.kserve.storageSecret=s3")

@@ -124,7 +124,12 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
                 generator_pb2.RolloutChange(kind=kind, version=f"nano-{number}", reason=kind)
                 for number, kind in enumerate(kinds)
             ]
-            return generator_pb2.GetRolloutResponse(stable=stable, halt=halt, history=history)
+            watch = generator_pb2.RolloutWatch(
+                previous=generator_pb2.ServedVersion(version="nano-9")
+            )
+            return generator_pb2.GetRolloutResponse(
+                stable=stable, halt=halt, history=history, watch=watch
+            )
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
 
     def GetVersionTraffic(self, request, context):
@@ -286,9 +291,11 @@ def test_halt_and_rollbacks_of_the_watch_are_read(servers) -> None:
     target, _, rollout = servers
     client = RolloutClient(target)
     assert client.view().halt is None
+    assert client.view().previous == ""
     rollout.halt = "odd answers"
     assert (client.view().halt, client.view().candidate) == ("odd answers", "")
     assert client.view().undone == {"nano-2": "watch_rolled_back"}
+    assert client.view().previous == "nano-9"
     client.close()
 
 

@@ -20,6 +20,7 @@ from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, verif
 from training.errors import DetailedError
 
 HISTORY = "registry.jsonl"
+REMOVED = ".removed"
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # the limit of RolloutService
 
 
@@ -103,6 +104,21 @@ class Registry:
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         return target
+
+    def remove(self, version: str) -> None:
+        """Take a version out of the registry; its history stays.
+
+        The directory is renamed, so that no reader sees a part of it, and deleted by
+        `delete_removed`.
+        """
+        target = self._root / check_version(version)
+        if target.exists():
+            target.rename(self._root / f".{version}{REMOVED}")
+
+    def delete_removed(self) -> None:
+        """Delete the directories of removed versions, also of an interrupted call."""
+        for removed in self._root.glob(f".*{REMOVED}"):
+            shutil.rmtree(removed)
 
     def note(self, version: str, stage: VersionStage, reason: str, run: str) -> None:
         """Append an event, unless the history contains it: resumed runs repeat their events."""

@@ -30,7 +30,7 @@ from training.artifacts.manifest import (
     verify_manifest,
 )
 from training.data.feedback.bucket import BACKOFF_SECONDS, TRIES, BucketLocation, connect
-from training.errors import DetailedError
+from training.errors import UnavailableError
 from training.runs import now
 from training.runtime.ranks import ALONE, Ranks
 from training.runtime.training_state import checkpoint_name, newest_first, outdated
@@ -43,7 +43,7 @@ PASSING_CODES = frozenset(
 Answer = TypeVar("Answer")
 
 
-class CheckpointStoreError(DetailedError, RuntimeError):
+class CheckpointStoreError(UnavailableError):
     """The bucket failed repeatedly; the text names bucket and object.
 
     Workers are restarted.

@@ -44,7 +44,8 @@ class RolloutView:
 
     `candidate` is "" without a candidate. `halt` is the reason of an operator who has halted the
     rollout, None otherwise. `undone` has the reason of each promotion that the generator's watch
-    has rolled back. `share` is the candidate's share of the users.
+    has rolled back. `share` is the candidate's share of the users. `previous` is the version before
+    a promotion that is watched, "" otherwise.
     """
 
     stable: str
@@ -54,6 +55,7 @@ class RolloutView:
     halt: str | None = None
     undone: Mapping[str, str] = field(default_factory=dict)
     share: float = 0.0
+    previous: str = ""
 
     def state_of(self, version: str) -> CandidateState:
         """Return the state of a version."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
+from training.artifacts.registry import RegistryError
 from training.cluster.bucket_checkpoints import CheckpointBucket
 from training.data.feedback.bucket import bucket_location
 from training.errors import ConfigError
@@ -62,6 +63,16 @@ def open_bucket(url: StoreUrl, environment: Mapping[str, str]) -> CheckpointBuck
             reason="MISSING",
         )
     return CheckpointBucket(replace(found, bucket=url.bucket))
+
+
+def open_store(text: str, option: str, environment: Mapping[str, str]) -> ModelBucket:
+    """Open the versions below `s3://BUCKET/PREFIX`.
+
+    Raises:
+        ConfigError: the URL is malformed, or the variables of the bucket are missing.
+    """
+    url = parse_url(text, option)
+    return ModelBucket(open_bucket(url, environment), url)
 
 
 class BucketSource:
@@ -127,6 +138,26 @@ class ModelBucket:
         found = read_manifest(scratch)
         (scratch / MANIFEST).unlink()
         return found
+
+    def upload(self, directory: Path, version: str) -> None:
+        """Upload a finished version as it is. A second call with the same model has no effect.
+
+        Raises:
+            RegistryError: another model has this version.
+            ManifestError: the directory is incomplete.
+        """
+        local = verify_manifest(directory)
+        key = self._url.key(f"{version}/{MANIFEST}")
+        if key in self._bucket.keys(key):
+            if json.loads(self._bucket.get(key)).get("files") != dict(local.files):
+                raise RegistryError(
+                    f"version: {version} is another model already in {self._url}",
+                    field="version",
+                    reason="EXISTS",
+                )
+            return
+        for name in (*local.files, MANIFEST):
+            self.put(version, name, directory / name)
 
     def files(self, version: str) -> list[str]:
         """Return the files of a version, complete or not."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import ConfigError, UnavailableError, details_of
+from training.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.model_store.destination import Destination
@@ -73,16 +73,11 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: source or destination is malformed.
         ModelImportError and others: as `import_model`.
     """
-    from training.cluster.bucket_checkpoints import CheckpointStoreError
     from training.model_store.importing import import_model
 
     with ExitStack() as stack:
-        try:
-            destination = _destination(options, stack)
-            source = _source(options)
-            import_model(source, options.name, destination, options.accept_terms, _say)
-        except CheckpointStoreError as error:
-            raise UnavailableError(error.text, **details_of(error)) from error
+        destination = _destination(options, stack)
+        import_model(_source(options), options.name, destination, options.accept_terms, _say)
     return 0
 
 
@@ -108,14 +103,14 @@ def _source(options: argparse.Namespace) -> Source:
 
 
 def _destination(options: argparse.Namespace, stack: ExitStack) -> Destination:
-    from training.model_store.bucket import ModelBucket, open_bucket, parse_url
+    from training.model_store.bucket import open_store
     from training.model_store.destination import BucketDestination, DirectoryDestination
 
     if not options.to.startswith(SCHEME):
         return DirectoryDestination(Path(options.to))
-    url = parse_url(options.to, "--to")
+    store = open_store(options.to, "--to", os.environ)
     scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    return BucketDestination(ModelBucket(open_bucket(url, os.environ), url), scratch)
+    return BucketDestination(store, scratch)
 
 
 def _token(options: argparse.Namespace) -> str:

@@ -8,6 +8,12 @@
 
 {{- define "thumbwheel.runtimeName" -}}{{ include "thumbwheel.name" (list . .Values.serving.kserve.runtime) }}{{- end -}}
 
+{{/* Service account of the pods of InferenceServices. KServe gives its storage initializer the
+     credentials of the secret that the account names. */}}
+{{- define "thumbwheel.servingAccount" -}}
+{{- if .Values.models.store }}{{ include "thumbwheel.name" (list . "model-store") }}{{ else }}{{ include "thumbwheel.fullname" . }}{{ end -}}
+{{- end -}}
+
 {{/* Settings of the generator in place of the address of a model server. */}}
 {{- define "thumbwheel.kserveSettings" -}}
 serving: kserve
@@ -58,7 +64,7 @@ spec:
               query: {{ eq $kserve.runtime "vllm" | ternary "sum(vllm:num_requests_waiting{model_name=\"$(version)\"})" "sum(thumbwheel_predictor_waiting_requests{version=\"$(version)\"})" | quote }}
             target: {type: Value, value: {{ $kserve.waitingRequests | quote }}}
     {{- end }}
-    serviceAccountName: {{ include "thumbwheel.fullname" . }}
+    serviceAccountName: {{ include "thumbwheel.servingAccount" . }}
     {{- include "thumbwheel.podSecurity" . | nindent 4 }}
     {{- include "thumbwheel.placement" (list . "predictor" $values) | nindent 4 }}
     terminationGracePeriodSeconds: {{ add .Values.shutdown.preStopSeconds $kserve.drainSeconds 15 }}
@@ -66,7 +72,11 @@ spec:
       name: kserve-container
       modelFormat: {name: safetensors}
       runtime: {{ include "thumbwheel.runtimeName" . }}
+      {{- with .Values.models.store }}
+      storageUri: {{ trimSuffix "/" . }}/$(version)
+      {{- else }}
       storageUri: pvc://{{ include "thumbwheel.modelsClaim" . }}/$(folder)
+      {{- end }}
       {{- if eq $kserve.runtime "vllm" }}
       args: ["--served-model-name=$(version)"]
       {{- end }}

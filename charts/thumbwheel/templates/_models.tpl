@@ -51,11 +51,67 @@
 {{- if regexMatch "^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@.+)?$" .Values.models.import.source }}yes{{ end -}}
 {{- end -}}
 
-{{/* Specification of the Job that brings the first version. */}}
+{{/* Non-empty if a Job brings the first version, or copies it to the object store. */}}
+{{- define "thumbwheel.hasModelJob" -}}
+{{- if or .Values.models.store (has (include "thumbwheel.firstVersion" .) (list "import" "small")) }}yes{{ end -}}
+{{- end -}}
+
+{{/* JSON list of the components that read versions from the object store of an evaluation, beside the
+     loop. */}}
+{{- define "thumbwheel.modelStoreCallers" -}}
+{{- $callers := list -}}
+{{- if or .Values.models.store (hasPrefix "s3://" .Values.models.import.source) -}}{{- $callers = append $callers "model" -}}{{- end -}}
+{{- if and .Values.models.store (include "thumbwheel.kserve" .) -}}{{- $callers = append $callers "predictor" -}}{{- end -}}
+{{- $callers | toJson -}}
+{{- end -}}
+
+{{/* Container that brings the first version. */}}
+{{- define "thumbwheel.bringModel" -}}
+{{- $given := .Values.models.import -}}
+{{- $way := include "thumbwheel.firstVersion" . -}}
+{{- $image := ternary "training" "small" (eq $way "import") }}
+name: model
+image: {{ include "thumbwheel.image" (list . $image) }}
+imagePullPolicy: {{ (index .Values.images $image).pullPolicy }}
+{{- if eq $way "small" }}
+args: [infra.install.small_model, --into, /models, --keep]
+{{- else }}
+{{- $words := list "training" "import" $given.source "--name" .Values.models.initial "--to" "/models" }}
+{{- with $given.hub }}{{ $words = concat $words (list "--hub" .) }}{{ end }}
+{{- with .Values.models.acceptTerms }}{{ $words = concat $words (list "--accept-terms" .) }}{{ end }}
+{{- with $given.tokenSecret }}{{ $words = concat $words (list "--token-file" "/token/token") }}{{ end }}
+args: {{ $words | toJson }}
+{{- end }}
+{{ include "thumbwheel.containerSecurity" . }}
+env:
+  {{- if eq $way "small" }}
+  - {name: THUMBWHEEL_CACHE, value: /tmp/cache}
+  {{- else }}
+  # Nothing is reported, and the client keeps its state in the folder of the import.
+  - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+  - {name: HF_HOME, value: /tmp/hub}
+  {{- if hasPrefix "s3://" $given.source }}
+  {{- include "thumbwheel.bucketEnvironment" . | nindent 2 }}
+  {{- end }}
+  {{- include "thumbwheel.trustEnvironment" . | nindent 2 }}
+  {{- with $given.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- end }}
+resources: {{- toYaml $given.resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: models, mountPath: /models}
+  {{- if $given.tokenSecret }}
+  - {name: token, mountPath: /token, readOnly: true}
+  {{- end }}
+  {{- include "thumbwheel.extraMounts" (list . $given) | nindent 2 }}
+{{- end -}}
+
+{{/* Specification of the Job that brings the first version, and copies it to the object store. */}}
 {{- define "thumbwheel.modelJobSpec" -}}
 {{- $given := .Values.models.import -}}
 {{- $way := include "thumbwheel.firstVersion" . -}}
-{{- $image := ternary "training" "small" (eq $way "import") -}}
 backoffLimit: {{ $given.retries }}
 activeDeadlineSeconds: {{ $given.deadlineSeconds | int64 }}
 # Two imports would write the same draft.
@@ -64,7 +120,7 @@ podFailurePolicy:
   rules:
     - {action: Ignore, onPodConditions: [{type: DisruptionTarget, status: "True"}]}
     # Invalid arguments; a retry would fail as well.
-    - {action: FailJob, onExitCodes: {containerName: model, operator: In, values: [2]}}
+    - {action: FailJob, onExitCodes: {operator: In, values: [2]}}
 template:
   metadata:
     labels: {{- include "thumbwheel.labels" (list . "model") | nindent 6 }}
@@ -73,43 +129,29 @@ template:
     {{- include "thumbwheel.podSecurity" . | nindent 4 }}
     {{- include "thumbwheel.placement" (list . "model" $given) | nindent 4 }}
     restartPolicy: Never
+    {{- if and $way .Values.models.store }}
+    initContainers:
+      - {{- include "thumbwheel.bringModel" . | nindent 8 }}
+    {{- end }}
     containers:
-      - name: model
-        image: {{ include "thumbwheel.image" (list . $image) }}
-        imagePullPolicy: {{ (index .Values.images $image).pullPolicy }}
-        {{- if eq $way "small" }}
-        args: [infra.install.small_model, --into, /models, --keep]
-        {{- else }}
-        {{- $words := list "training" "import" $given.source "--name" .Values.models.initial "--to" "/models" }}
-        {{- with $given.hub }}{{ $words = concat $words (list "--hub" .) }}{{ end }}
-        {{- with .Values.models.acceptTerms }}{{ $words = concat $words (list "--accept-terms" .) }}{{ end }}
-        {{- with $given.tokenSecret }}{{ $words = concat $words (list "--token-file" "/token/token") }}{{ end }}
-        args: {{ $words | toJson }}
-        {{- end }}
+      {{- if .Values.models.store }}
+      # Copies the version to the object store, as the loop does with later ones.
+      - name: publish
+        image: {{ include "thumbwheel.image" (list . "training") }}
+        imagePullPolicy: {{ .Values.images.training.pullPolicy }}
+        args: [training, publish, {{ .Values.models.initial | quote }}, --state, /, --store, {{ .Values.models.store | quote }}]
         {{- include "thumbwheel.containerSecurity" . | nindent 8 }}
         env:
-          {{- if eq $way "small" }}
-          - {name: THUMBWHEEL_CACHE, value: /tmp/cache}
-          {{- else }}
-          # Nothing is reported, and the client keeps its state in the folder of the import.
-          - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
-          - {name: HF_HOME, value: /tmp/hub}
-          {{- if hasPrefix "s3://" $given.source }}
           {{- include "thumbwheel.bucketEnvironment" . | nindent 10 }}
-          {{- end }}
           {{- include "thumbwheel.trustEnvironment" . | nindent 10 }}
-          {{- with $given.extraEnv }}
-          {{- toYaml . | nindent 10 }}
-          {{- end }}
-          {{- end }}
         resources: {{- toYaml $given.resources | nindent 10 }}
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
-          - {name: models, mountPath: /models}
-          {{- if $given.tokenSecret }}
-          - {name: token, mountPath: /token, readOnly: true}
-          {{- end }}
+          - {name: models, mountPath: /models, readOnly: true}
           {{- include "thumbwheel.extraMounts" (list . $given) | nindent 10 }}
+      {{- else }}
+      - {{- include "thumbwheel.bringModel" . | nindent 8 }}
+      {{- end }}
     volumes:
       - {name: tmp, emptyDir: {sizeLimit: {{ .Values.tmpSizes.model }}}}
       - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" . }}}}
@@ -122,6 +164,8 @@ template:
 {{/* Reject values of imports that do not belong together. */}}
 {{- define "thumbwheel.validateModels" -}}
 {{- $models := .Values.models -}}{{- $given := $models.import -}}
+{{- if and $models.store (eq (include "thumbwheel.firstVersion" .) "nano") -}}{{ fail "models.store: nano-0 is for tests and stays in the claim; set another models.initial" }}{{- end -}}
+{{- if and .Values.serving.kserve.storageSecret (not $models.store) -}}{{ fail "serving.kserve.storageSecret: only models.store uses it" }}{{- end -}}
 {{- if $given.source -}}
 {{- if not (regexMatch "^[a-z0-9][a-z0-9._-]{0,127}$" $models.initial) -}}{{ fail (printf "models.initial: %s names the imported version and must be 1 to 128 of a-z, 0-9, '.', '_', '-'" $models.initial) }}{{- end -}}
 {{- range $name := list "tokenSecret" "hub" -}}

@@ -32,6 +32,8 @@
 {{- end -}}
 {{- with $v.benchmarks.tasks -}}{{- $words = concat $words (list "--gate-tasks" (join "," .)) -}}{{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
+{{- with .Values.models.store -}}{{- $words = concat $words (list "--model-store" .) -}}{{- end -}}
+{{- if gt (int .Values.models.keep) 0 -}}{{- $words = concat $words (list "--keep-versions" (toString .Values.models.keep)) -}}{{- end -}}
 {{- with include "thumbwheel.tlsSettings" . | fromYaml -}}{{- $words = concat $words (list "--tls" .tls_certificate .tls_key .tls_authority) -}}{{- end -}}
 {{- concat $words $v.extraArgs | toJson -}}
 {{- end -}}

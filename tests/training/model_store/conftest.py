@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.s3_server import S3Server, serving
 from tests.training.toys import toy_model
 from training.artifacts.manifest import MANIFEST
 
@@ -36,3 +38,19 @@ def model_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(model_template: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(model_template, tmp_path / "model"))
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An object store with the bucket `team`, in the environment of the commands."""
+    store = S3Server()
+    store.buckets["team"] = {}
+    with serving(store) as port:
+        for name, value in {
+            "ENDPOINT": f"127.0.0.1:{port}",
+            "ACCESS_KEY": "key",
+            "SECRET_KEY": "secret",
+            "SECURE": "false",
+        }.items():
+            monkeypatch.setenv(f"TW_TRAINING_S3_{name}", value)
+        yield store

@@ -1,12 +1,11 @@
 """Imports into and from an object store, and the versions in it."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.s3_server import S3Server, serving
+from tests.s3_server import S3Server
 from tests.support.errors import refused
 from tests.training.refused_commands import refused_command
 from training.__main__ import main
@@ -35,21 +34,6 @@ class CountedSource(DirectorySource):
             raise KeyboardInterrupt
         self.fetched.append(file.name)
         super().fetch(file, into)
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    store = S3Server()
-    store.buckets["team"] = {}
-    with serving(store) as port:
-        for name, value in {
-            "ENDPOINT": f"127.0.0.1:{port}",
-            "ACCESS_KEY": "key",
-            "SECRET_KEY": "secret",
-            "SECURE": "false",
-        }.items():
-            monkeypatch.setenv(f"TW_TRAINING_S3_{name}", value)
-        yield store
 
 
 @pytest.fixture
