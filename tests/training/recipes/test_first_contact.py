@@ -1,6 +1,7 @@
 """Judgement of the answers to the questions of a first contact."""
 
 import json
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
+from training.data.examples import read_pairs
 from training.errors import UnavailableError
 from training.recipes.small_sft.contact import (
     TASK,
@@ -26,6 +28,9 @@ from training.recipes.small_sft.contact import (
     read_contact_questions,
     write_answers,
 )
+from training.recipes.small_sft.dataset import held_out_questions, read_own
+from training.recipes.small_sft.pairs import PAIRS, choose_questions, make_pairs
+from training.recipes.small_sft.sources import words
 from training.verification.sandbox.runs import Sandbox
 
 QUESTIONS = {question.id: question for question in read_contact_questions()}
@@ -189,3 +194,33 @@ def test_every_question_that_a_rule_decides_has_its_expected_result() -> None:
     by_rule = [q for q in QUESTIONS.values() if q.kind in ("sum", "code", "fact", "translation")]
     assert len(by_rule) == 28
     assert all(map(decided, by_rule))
+
+
+def test_pairs_prefer_our_answers_to_those_of_the_model() -> None:
+    examples = choose_questions(5, random.Random(0))
+    bad = ["Good morning!", "", examples[2].response.upper(), "I don't know.", "Yes."]
+    rows = [json.loads(row) for row in make_pairs(examples, lambda _: bad)]
+    assert [row["rejected"] for row in rows] == ["Good morning!", "I don't know.", "Yes."]
+    assert [row["chosen"] for row in rows] == [examples[place].response for place in (0, 3, 4)]
+    assert all(len(row["messages"]) == 1 for row in rows)
+    assert len({row["prompt_id"] for row in rows}) == 3
+
+
+def test_questions_of_pairs_are_not_held_out() -> None:
+    asked = choose_questions(10_000, random.Random(0))
+    assert len(asked) > 600
+    held = {words(question) for question in held_out_questions()}
+    assert not held & {words(example.turns[0]) for example in asked}
+
+
+def test_committed_pairs_are_valid_for_dpo_and_have_no_held_out_question() -> None:
+    pairs = read_pairs(PAIRS)
+    assert len(pairs) >= 200
+    assert len({pair.prompt_id for pair in pairs}) == len(pairs)
+    held = {words(question) for question in held_out_questions()}
+    written = {(e.turns[0], e.response) for e in read_own() if len(e.turns) == 1}
+    for pair in pairs:
+        (message,) = pair.messages
+        assert words(message.content) not in held
+        assert (message.content, pair.chosen) in written
+        assert words(pair.chosen) != words(pair.rejected)

@@ -2,20 +2,24 @@
 
 `train` resumes after an interruption; docs/decisions/small-model.md lists the preceding commands.
 `answers` asks a model directory or a running system, `sheet` prints the answers for judgement, and
-`count` counts the sensible ones.
+`count` counts the sensible ones. `pairs` writes preference pairs for DPO.
 """
 
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from training.cluster.runner import StageRun, run_stage
+from training.data.chat import Message
 from training.errors import ConfigError, UnavailableError
+from training.evaluation.answers import ChatModel, Sampling
 from training.recipes.small_sft.adapter import BASE_VERSION, VERSION, publish_adapter, small_sft
 from training.recipes.small_sft.contact import (
     ask_model,
@@ -28,11 +32,17 @@ from training.recipes.small_sft.contact import (
     write_answers,
 )
 from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
+from training.recipes.small_sft.pairs import choose_questions, make_pairs
+from training.recipes.small_sft.sources import Example
 from training.runtime.context import Progress
 from training.stages import sft
 from training.verification.checks import VerificationError
 from training.verification.sandbox.runs import open_sandbox
 
+# As in a conversation of users, so that the rejected answers are those that users get.
+PAIR_SAMPLING = Sampling(
+    samples_per_prompt=1, max_response_tokens=48, temperature=0.7, top_p=0.9, seed=1
+)
 COMMITTED = Path(__file__).parents[3] / "models" / "small" / "adapter"
 
 
@@ -65,6 +75,11 @@ def main() -> None:
         "--sheet", type=Path, required=True, help="judged sheet: `sensible` is set"
     )
     command.set_defaults(command=count)
+    command = commands.add_parser("pairs", help="write pairs for DPO with a model's own answers")
+    command.add_argument("--model", type=Path, required=True, help="model directory")
+    command.add_argument("--count", type=int, default=280, help="questions to ask (default 280)")
+    command.add_argument("--output", type=Path, required=True, help="file for the pairs")
+    command.set_defaults(command=pairs)
     options = parser.parse_args()
     try:
         options.command(options)
@@ -116,6 +131,25 @@ def count(options: argparse.Namespace) -> None:
     verdicts = {row["label"]: row["sensible"] for row in rows}
     judge = partial(judge_by_rule, sandbox=open_sandbox(os.environ))
     print(json.dumps(count_sensible(read_answers(options.answers), verdicts, judge), indent=2))
+
+
+def pairs(options: argparse.Namespace) -> None:
+    """Sample an answer of the model to each question and write the pairs."""
+    speaker = ChatModel(options.model)
+
+    def sampled(examples: Sequence[Example]) -> list[str]:
+        prompts = [[Message("user", example.turns[0])] for example in examples]
+        return [answer.text for answer in speaker.answer(prompts, PAIR_SAMPLING)]
+
+    chosen = choose_questions(options.count, random.Random(PAIR_SAMPLING.seed))
+    written = 0
+    with options.output.open("w") as file:
+        for start in range(0, len(chosen), PAIR_SAMPLING.batch_prompts):
+            rows = make_pairs(chosen[start : start + PAIR_SAMPLING.batch_prompts], sampled)
+            file.writelines(row + "\n" for row in rows)
+            file.flush()
+            written += len(rows)
+            print(f"{written} pairs", flush=True)
 
 
 def _say(progress: Progress) -> None:
