@@ -26,6 +26,7 @@ from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
 from training.cluster.group import require_ray
 from training.corpus.pii.judgements import redact_judgements
+from training.data.examples import read_prompts
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
@@ -53,6 +54,8 @@ from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
+from training.verification.checks import Calls, Programs
+from training.verification.items import training_items
 from training.verification.sandbox.bubblewrap import SandboxUnavailableError
 from training.verification.sandbox.runs import open_sandbox
 
@@ -142,6 +145,7 @@ def begin(
     require_ray(config.num_workers)
     _check_size(config)
     _check_tasks(config)
+    _check_verifiable(config)
     last = runs.last(name)
     reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with reporter.step("snapshot") as step:
@@ -302,6 +306,34 @@ def _check_tasks(config: LoopConfig) -> None:
             field="gate.tasks",
             reason="MISSING",
         ) from error
+
+
+def _check_verifiable(config: LoopConfig) -> None:
+    """Check before training that the tasks of the last stage can be read and verified.
+
+    Raises:
+        ConfigError: the file is missing, or the sandbox for tasks with code does not work.
+        ExampleError: a task is malformed or held out.
+    """
+    mix = config.ppo.verifiable
+    if mix is None:
+        return
+    if not mix.data_path.is_file():
+        raise ConfigError(
+            f"ppo.verifiable.data_path: {mix.data_path} does not exist",
+            field="ppo.verifiable.data_path",
+            reason="MISSING",
+        )
+    items = training_items(read_prompts(mix.data_path))
+    if any(isinstance(item.check, Calls | Programs) for item in items):
+        try:
+            open_sandbox(os.environ)
+        except SandboxUnavailableError as error:
+            raise ConfigError(
+                f"ppo.verifiable: {mix.data_path.name} has tasks that run code: {error}",
+                field="ppo.verifiable",
+                reason="MISSING",
+            ) from error
 
 
 def _check_enough(

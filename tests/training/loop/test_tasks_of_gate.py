@@ -19,6 +19,7 @@ from training.artifacts.scores import ENDPOINT, ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
 from training.commands import adjusted_recipe
+from training.data.examples import ExampleError
 from training.data.packages import DataError
 from training.errors import ConfigError
 from training.evaluation.answers import SampledAnswer
@@ -30,6 +31,9 @@ from training.probes.measurement import measure
 from training.probes.measurement import write_scores as write_probes
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
+from training.stages.config import VerifiableMix
+from training.verification.checks import Calls, Mathematics
+from training.verification.items import Item, Split, split_of, write_items
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
 TASKS = set(PROBES)
@@ -182,6 +186,37 @@ def test_tasks_that_cannot_be_measured_are_refused_before_training(
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
     with refused(NotEnoughFeedbackError):
         run_nano(tmp_path, log, recipe=with_tasks(*PROBES))
+
+
+def test_verifiable_tasks_are_checked_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = prepare_nothing(tmp_path)
+
+    def mixed(*items: Item) -> Callable[[Plan], LoopConfig]:
+        path = tmp_path / "tasks.jsonl"
+        if items:
+            write_items(items, path)
+
+        def made(plan: Plan) -> LoopConfig:
+            config = recipe(plan)
+            return replace(config, ppo=replace(config.ppo, verifiable=VerifiableMix(path)))
+
+        return made
+
+    def numbered(split: Split) -> str:
+        return next(q for q in (f"{n}?" for n in range(99)) if split_of(q) is split)
+
+    known, held_out = numbered(Split.TRAIN), numbered(Split.HELD_OUT)
+    with refused(ConfigError, field="ppo.verifiable.data_path", reason="MISSING"):
+        run_nano(tmp_path, log, recipe=mixed())
+    with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
+        run_nano(tmp_path, log, recipe=mixed(Item("sums", held_out, Mathematics("1"))))
+    monkeypatch.setenv(PROGRAM_VARIABLE, str(tmp_path / "absent"))
+    with refused(ConfigError, field="ppo.verifiable", reason="MISSING"):
+        run_nano(tmp_path, log, recipe=mixed(Item("code", known, Calls("f", ("[]",), ("1",)))))
+    with refused(NotEnoughFeedbackError):
+        run_nano(tmp_path, log, recipe=mixed(Item("sums", known, Mathematics("1"))))
 
 
 def not_installed(lock: Path) -> Path:

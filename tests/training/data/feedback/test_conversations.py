@@ -52,13 +52,14 @@ def rated(
     return Judgement(name, user, "v", "stable", context, answer, up, correction, cut=cut)
 
 
-def openings(held_out: bool, number: int) -> list[str]:
+def openings(held_out: bool, number: int, system: str = "") -> list[str]:
     """Return openings of conversations on one side of the division."""
     named = (f"opening {n}" for n in range(1000))
     return [
         name
         for name in named
-        if is_held_out(opening_key([Message("user", name)]), ALL.held_out_fraction) == held_out
+        if is_held_out(opening_key(conversation(1, name, system)), ALL.held_out_fraction)
+        == held_out
     ][:number]
 
 
@@ -69,7 +70,8 @@ def messages_of(rows: Iterable[dict[str, Any]]) -> list[list[tuple[str, str]]]:
 @pytest.mark.parametrize("turns", [1, 2, 7, 40])
 @pytest.mark.parametrize("held_out", [False, True])
 def test_whole_context_is_kept_in_every_set(turns: int, held_out: bool, tmp_path: Path) -> None:
-    context = conversation(turns, openings(held_out, 1)[0], "Answer as a pirate.")
+    system = "Answer as a pirate."
+    context = conversation(turns, openings(held_out, 1, system)[0], system)
     wanted = [(message.role, message.content) for message in context]
     judgements = [
         rated(context, "good\n\n1. step", True),
@@ -174,6 +176,31 @@ def test_blank_correction_does_not_drop_the_thumb(tmp_path: Path) -> None:
     snapshot = take_snapshot(log, Directory(store), SnapshotConfig(), tmp_path / "snapshots", "")
     assert snapshot.manifest.report["dropped"] == {"empty_text": 1}
     assert [j.up for j in read_judgements(snapshot)] == [True]
+
+
+def test_last_correction_of_each_user_counts_in_its_context(tmp_path: Path) -> None:
+    store, system = tmp_path / "objects", "Be brief."
+    log, opening = FeedbackLog(store), openings(False, 1, system)[0]
+    context = [(m.role, m.content) for m in conversation(3, opening, system)]
+    for user in ("ann", "bob"):
+        log.turn(f"of {user}", user, context, "a poor answer")
+        log.correct(f"of {user}", user, f"first try of {user}", event=f"1 {user}")
+        log.correct(f"of {user}", user, f"better,\n- {user}", event=f"2 {user}")
+    log.turn("of eve", "eve", [*context[:-1], ("user", "another question")], "a poor answer")
+    log.correct("of eve", "eve", "better, eve")
+    log.commit()
+    snapshot = take_snapshot(log, Directory(store), SnapshotConfig(), tmp_path / "snapshots", "")
+    assert snapshot.manifest.report["dropped"] == {"superseded_by_later_feedback": 2}
+    sets = make_sets(read_judgements(snapshot), ALL)
+    found = {row["response"]: [m["content"] for m in row["messages"]] for row in sets.sft}
+    asked = [content for _, content in context]
+    assert found == {
+        "better,\n- ann": asked,
+        "better,\n- bob": asked,
+        "better, eve": [*asked[:-1], "another question"],
+    }
+    assert {pair.rejected for pair in sets.pairs} == {"a poor answer"}
+    assert len(sets.pairs) == 3
 
 
 def test_examples_of_one_context_are_capped() -> None:
