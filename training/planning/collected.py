@@ -14,7 +14,7 @@ from typing import Any
 from training.data.chat import Message, load_chat
 from training.data.feedback.sets import TrainingSets
 
-SHARE = 0.99  # of the texts that the limits must hold; longer ones are dropped and counted
+SHARE = 0.99  # of the texts that the limits must hold
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop.nano_run import BASE
+from tests.training.loop.nano_run import BASE, prepare
+from tests.training.simulated_users import Crowd
 from training import loop
 from training.__main__ import parser
+from training.artifacts.manifest import read_manifest
 from training.artifacts.registry import RegistryError
 from training.commands import adjusted_recipe
 from training.data.feedback.catalogue import Directory
@@ -140,3 +142,33 @@ def test_workers_decide_the_number_of_accelerators(tmp_path: Path) -> None:
     assert elastic == Hardware(cpu(2, 8.0), 4, fewest=2, narrow=False)
     found = hardware("--workers", "8", "--gpus-per-worker", "1", "--accelerator", "h100")
     assert (str(found), found and found.narrow) == ("8 x h100", True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("more", [(), ("--set", "ppo.lora.rank=8")], ids=["full", "adapters"])
+def test_a_whole_run_ends_with_a_measured_candidate(tmp_path: Path, more: tuple[str, ...]) -> None:
+    log = prepare(tmp_path, Crowd(500))
+    words = [
+        "--set",
+        "ppo.updates=4",
+        "--set",
+        "gate.tasks=",
+        "--set",
+        "evaluation.probe_samples=1",
+    ]
+    options = parser().parse_args(["loop", *WORDS, *words, *more])
+    env = LoopEnvironment(
+        *(tmp_path, log, Directory(tmp_path / "objects"), None, FakeClock(), Lines(sys.stdout), ""),
+    )
+    with exclusive(tmp_path / "loop", "a test"):
+        result = run_loop("auto", adjusted_recipe(options), env)
+    assert result.result in ("passed", "held", "refused")
+    directory = tmp_path / "loop" / "runs" / "auto-1"
+    candidate = read_manifest(directory / "auto-1")
+    assert candidate.report["exported_update"] == 4
+    assert "auto-1-sft" in candidate.parents
+    rows = {row["name"] for row in json.loads((directory / "gate.json").read_text())["checks"]}
+    assert {"reward model beats a coin", "win rate"} <= rows
+    # Every dropped text is one of the longest percent.
+    sft = read_manifest(directory / "auto-1-sft").report
+    assert sft["dropped_too_long"] <= 0.02 * sft["examples"] + 1

@@ -70,7 +70,10 @@ class Living(TorchDispatchMode):
 
 
 def measure(directory: Path, rank: int, world: int, cases: str) -> None:
-    """Write the first worker's peak in bytes per case: parallelism, narrow, adapted, recomputed."""
+    """Write the first worker's peak in bytes per case.
+
+    A case has parallelism, narrow, adapted and recomputed, and may have a shape instead of SHAPE.
+    """
     peaks = [measured(rank, world, case) for case in json.loads(cases)]
     if rank == 0:
         (directory / "peaks.json").write_text(json.dumps(peaks))
@@ -167,7 +170,7 @@ def updated(config: GrpoConfig) -> int:
 
 
 def _backbone(case: dict[str, Any]) -> Backbone:
-    decoder = Decoder(parse_config(SHAPE))
+    decoder = Decoder(parse_config(case.get("shape", SHAPE)))
     initialise(decoder, 1)
     if case["recomputed"]:
         checkpoint_activations(decoder)

@@ -7,13 +7,27 @@ from typing import Any
 
 import pytest
 
-from tests.training.model.hub_configs import GEMMA_3_1B, QWEN3_0_6B
+from tests.training.model.hub_configs import (
+    GEMMA_3_1B,
+    LLAMA_3_2_1B,
+    QWEN2_5_0_5B,
+    QWEN3_0_6B,
+)
 from tests.training.model_configs import gpt2_json
 from tests.training.planning.kept import kept, kept_of_responses
-from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled, updated
+from tests.training.planning.peaks import (
+    COLUMNS,
+    LORA,
+    ROWS,
+    SHAPE,
+    measured,
+    read,
+    sampled,
+    updated,
+)
 from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
-from training.model.config import llama_json, parse_config
+from training.model.config import ModelConfig, llama_json, parse_config
 from training.parallelism.layout import Parallelism
 from training.planning.layout import Layout
 from training.planning.memory import (
@@ -119,16 +133,22 @@ TOGETHER = [
 ]
 
 
-def work_of(narrow: bool = True, adapted: bool = False, recomputed: bool = False) -> Work:
-    networks = (Network("policy", Role.LEARNS, WHOLE),)
+def work_of(
+    narrow: bool = True,
+    adapted: bool = False,
+    recomputed: bool = False,
+    model: ModelConfig = MODEL,
+) -> Work:
+    whole = sizes_of(model).total
+    networks: tuple[Network, ...] = (Network("policy", Role.LEARNS, whole),)
     if adapted:
         networks = (
-            Network("base", Role.FROZEN, WHOLE),
-            Network("policy", Role.ADAPTER, adapter_size(MODEL, LORA)),
+            Network("base", Role.FROZEN, whole),
+            Network("policy", Role.ADAPTER, adapter_size(model, LORA)),
         )
     made = Pass("policy", True, 2, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS)
     return Work(
-        MODEL,
+        model,
         networks,
         (made,),
         2,
@@ -145,11 +165,52 @@ def test_plan_is_an_upper_bound_close_to_real_steps(
     world: int, cases: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     run_workers("tests.training.planning.peaks:measure", world, tmp_path, json.dumps(cases))
-    measured = json.loads((tmp_path / "peaks.json").read_text())
-    for settings, taken in zip(cases, measured, strict=True):
+    peaks = json.loads((tmp_path / "peaks.json").read_text())
+    for settings, taken in zip(cases, peaks, strict=True):
         how = {name: setting for name, setting in settings.items() if name != "parallelism"}
         planned = peak(work_of(**how), Layout(world, Parallelism(**settings["parallelism"])))
         assert 0.98 <= planned.bytes / taken <= 1.25, settings
+
+
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_hidden_layers": 4,
+}
+FAMILIES = {
+    "llama": LLAMA_3_2_1B | SMALL,
+    "qwen2.5": QWEN2_5_0_5B | SMALL,
+    "qwen3": QWEN3_0_6B | SMALL,
+    "gemma3": GEMMA_3_1B | SMALL | {"num_hidden_layers": 6},
+}
+WAYS = {
+    "full": {},
+    "full fp32": {"narrow": False},
+    "lora": {"adapted": True},
+    "recomputed": {"recomputed": True},
+}
+# One of each way and family; the others differ by the same parts.
+QUICK = {("llama", "full"), ("qwen3", "lora"), ("gemma3", "full fp32")}
+
+
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [
+        pytest.param(family, way, marks=() if (family, way) in QUICK else pytest.mark.long)
+        for family in FAMILIES
+        for way in WAYS
+    ],
+)
+def test_the_peak_of_every_family_is_within_15_percent(family: str, way: str) -> None:
+    settings = case({}, **WAYS[way])
+    taken = measured(0, 1, {**settings, "shape": FAMILIES[family]})
+    model = parse_config(FAMILIES[family])
+    planned = peak(work_of(**WAYS[way], model=model), Layout(1, Parallelism()))
+    assert planned.bytes / taken == pytest.approx(1, abs=0.15)
 
 
 def phase_named(work: Work, name: str, layout: Layout) -> Phase:
@@ -185,8 +246,8 @@ def test_sampling_takes_the_planned_memory(
     phase = phase_named(work, "sampling", Layout(1, Parallelism()))
     taken = (MemoryKind.CACHE, MemoryKind.ACTIVATIONS, MemoryKind.CHOOSING)
     planned = bytes_of(phase, MemoryKind.WEIGHTS, *taken)
-    measured = sampled(model, prompts, copies, prompt_tokens, response_tokens)
-    assert 0.98 <= planned / measured <= 1.25
+    taken_there = sampled(model, prompts, copies, prompt_tokens, response_tokens)
+    assert 0.98 <= planned / taken_there <= 1.25
     assert max(taken, key=lambda name: bytes_of(phase, name)) is largest
 
 

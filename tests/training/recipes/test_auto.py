@@ -150,8 +150,13 @@ def test_assigned_fields_are_kept_and_planned() -> None:
             planned = PlannedStage(stage.name, getattr(config, stage.name), DataSize(1, 1, 1))
             assert stage.layout.parallelism == planned.config.parallelism
     assert found.planned.stages[3].work.steps == 7
-    full = config_of("qwen3-0.6b", H100S, *(f"{s}.lora=none" for s in STAGES))
-    assert full.ppo.lora is None
+    full = config_of("qwen3-0.6b", H100S, "ppo.lora=none")
+    assert {getattr(full, stage).lora for stage in STAGES} == {None}
+    adapted = config_of("qwen3-0.6b", H100S, "ppo.lora.rank=4", "sft.lora.targets=q_proj")
+    ranks = {stage: getattr(adapted, stage).lora.rank for stage in STAGES}
+    assert set(ranks.values()) == {4}
+    assert adapted.sft.lora is not None
+    assert adapted.sft.lora.targets == ("q_proj",)
     with refused(ConfigError, field="ppo.update", reason="UNKNOWN"):
         config_of("qwen3-8b", H100S, "ppo.update=7")
     with refused(ConfigError, field="ppo.max_response_tokens", reason="OUT_OF_RANGE"):
@@ -192,15 +197,19 @@ def test_batches_suit_the_data_and_every_number_of_workers() -> None:
 
 def test_adapters_or_all_weights_follow_from_the_size_and_the_data() -> None:
     def first(name: str, examples: int, hardware: Hardware = H100S) -> str:
-        return str(next(iter(ways(shape(name), replace(ASSUMED, sft_examples=examples), hardware))))
+        data = replace(ASSUMED, sft_examples=examples)
+        return str(next(iter(ways(plan(hardware), shape(name), data, hardware))))
 
     assert first("qwen3-8b", 1000) == "LoRA of rank 16"
     assert first("qwen3-8b", 10_000_000) == "full training"  # more than an adapter holds
     assert first("gemma-3-270m", 1000, CORES) == "LoRA of rank 16, 32,768 rows of the vocabulary"
     nano = read_model(Path("models/nano"))
-    assert str(next(iter(ways(nano, ASSUMED, CORES)))) == "full training"
+    assert str(next(iter(ways(plan(CORES), nano, ASSUMED, CORES)))) == "full training"
     many = replace(ASSUMED, distinct_ids=70_000)
-    assert {way.vocabulary_rows for way in ways(shape("qwen3-8b"), many, H100S)} == {None, 131_072}
+    assert {way.vocabulary_rows for way in ways(plan(H100S), shape("qwen3-8b"), many, H100S)} == {
+        None,
+        131_072,
+    }
 
 
 def test_rates_agree_with_measured_and_published_ones() -> None:

@@ -117,7 +117,7 @@ def _evaluation(
 def data_sizes(config: LoopConfig, data: CollectedData) -> dict[str, DataSize]:
     """Return the sizes of the data of each step, in order of the run.
 
-    Longer texts than the limits are dropped, so means are at most the limits.
+    No row is longer than the limits, so neither are the means.
     """
     ppo = config.ppo
 

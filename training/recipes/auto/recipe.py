@@ -19,7 +19,7 @@ from training.planning.plan import RecipePlan
 from training.planning.text import text
 from training.recipes.auto.fit import Fitted, Refusal, fit
 from training.recipes.auto.model import read_model
-from training.recipes.auto.values import LIMITS, Way, derived_values, ways
+from training.recipes.auto.values import LIMITS, Way, derived_values, used_hardware, ways
 from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.loop_config import loop_config
 from training.recipes.recipe import LoopConfig, Plan
@@ -55,7 +55,7 @@ class Derived:
                 f"{self.way}; {self.data}",
                 f"limits: prompts of {ppo.max_prompt_tokens:,} tokens, answers of "
                 f"{ppo.max_response_tokens:,}, together {sft.max_tokens:,} in SFT and reward "
-                "models; longer ones are dropped and counted",
+                "models; longer contexts are shortened, longer answers left out, and counted",
                 f"rates: SFT {sft.optimizer.learning_rate:g}, reward model "
                 f"{self.config.reward_model.optimizer.learning_rate:g}, policy "
                 f"{ppo.policy_optimizer.learning_rate:g}, critic "
@@ -104,8 +104,8 @@ def first_fit(
     Raises:
         ConfigError: an assigned field is invalid.
     """
-    refusals = []
-    for way in ways(model, data, hardware):
+    refusals, hardware = [], used_hardware(model, hardware)
+    for way in ways(plan, model, data, hardware):
         config = set_loop_fields(
             loop_config(plan, derived_values(plan, model, data, hardware, way)), plan.assignments
         )
@@ -139,7 +139,9 @@ def _changes(
     if others != plan.assignments and fits(replace(plan, assignments=others), data, hardware):
         yield "LoRA, without the assigned lora"
     others = tuple(text for text in plan.assignments if not text.startswith(LIMITS))
-    values = derived_values(plan, model, data, hardware, next(iter(ways(model, data, hardware))))
+    values = derived_values(
+        plan, model, data, hardware, next(iter(ways(plan, model, data, hardware)))
+    )
     for divisor in SHORTER:
         limits = (values.prompt_tokens // divisor, values.response_tokens // divisor)
         words = tuple(f"{name}{limit}" for name, limit in zip(LIMITS, limits, strict=True))
@@ -167,5 +169,5 @@ def _changes(
 
 
 def _within(lengths: Lengths, limit: int) -> Lengths:
-    """Return lengths of texts up to a limit; the longer ones would be dropped."""
+    """Return lengths of texts up to a limit; the longer ones are shortened."""
     return Lengths(min(lengths.mean, limit / 2), min(lengths.most, limit))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from training.data.feedback.sets import SetsConfig
@@ -19,6 +19,7 @@ from training.evaluation.task_rows import RULES
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
+from training.planning.accelerators import cpu
 from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
 from training.planning.step import adapter_size, sizes_of
@@ -45,6 +46,7 @@ TOKENS_PER_ADAPTER_WEIGHT = 2
 # The recipe small: LoRA is twice as fast with 32k rows of Gemma's 262k.
 TRIMMED_ROWS = 32_768
 LIMITS = ("ppo.max_prompt_tokens=", "ppo.max_response_tokens=")
+ADAPTER = "ppo.lora"
 TOKEN_STEP, FEWEST_TOKENS = 64, 64
 # Optimizer steps of a pass over the data in nano and small, and their range of batches; published
 # recipes have up to 64 (Llama 2) and 128 (Tulu 3) for hundreds of thousands of examples.
@@ -74,19 +76,43 @@ class Way:
         return f"LoRA of rank {self.lora.rank}{rows}"
 
 
-def ways(model: ModelConfig, data: CollectedData, hardware: Hardware) -> Iterator[Way]:
-    """Yield the ways to train, the preferred one first."""
-    full, adapters = Way(None), [Way(LORA)]
+def is_tiny(model: ModelConfig) -> bool:
+    """Return True for models of nano's kind."""
+    return sizes_of(model).total < FULL_BELOW_WEIGHTS
+
+
+def used_hardware(model: ModelConfig, hardware: Hardware) -> Hardware:
+    """Return what a model uses of the hardware: on CPUs a tiny one trains on one core."""
+    accelerator = hardware.accelerator
+    if not (accelerator.is_cpu and is_tiny(model)):
+        return hardware
+    return replace(hardware, accelerator=cpu(1, accelerator.memory_gib))
+
+
+def ways(plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware) -> Iterator[Way]:
+    """Yield the ways to train, the preferred one first.
+
+    An assigned `ppo.lora` decides for all stages, because all share the adapter's base.
+    """
+    words = [text for text in plan.assignments if text.startswith(ADAPTER)]
+    lora = set_parts({"ppo": _Adapter(LORA)}, words)["ppo"].lora
+    if lora is None:
+        yield Way(None)
+        return
+    full, adapters = [Way(None)], [Way(lora)]
     rows = max(TRIMMED_ROWS, 1 << math.ceil(math.log2(max(1, data.distinct_ids))))
     if rows < model.vocab_size:
-        trimmed = Way(LORA, rows)
+        trimmed = Way(lora, rows)
         # On a CPU the head takes most of the time; on a GPU only its memory matters.
         adapters = [trimmed, *adapters] if hardware.accelerator.is_cpu else [*adapters, trimmed]
     tokens = SFT_EPOCHS * data.sft_examples * data.response.mean
-    full_first = sizes_of(
-        model
-    ).total < FULL_BELOW_WEIGHTS or tokens > TOKENS_PER_ADAPTER_WEIGHT * adapter_size(model, LORA)
-    yield from [full, *adapters] if full_first else [*adapters, full]
+    capacity = TOKENS_PER_ADAPTER_WEIGHT * adapter_size(model, lora)
+    if words:
+        yield from adapters
+    elif is_tiny(model) or tokens > capacity:
+        yield from [*full, *adapters]
+    else:
+        yield from [*adapters, *full]
 
 
 def derived_values(
@@ -120,12 +146,10 @@ def derived_values(
         prompt_tokens=prompt,
         response_tokens=response,
         row_tokens=prompt + response,
-        # Products of nano's size gain nothing from bf16 on a CPU.
-        machine=Machine(
-            dtype="bfloat16"
-            if hardware.narrow and not (is_cpu and weights < FULL_BELOW_WEIGHTS)
-            else "float32"
-        ),
+        # As nano, which gains nothing from bf16 or from a second thread on a CPU.
+        machine=Machine(threads=1)
+        if is_cpu and is_tiny(model)
+        else Machine(dtype="bfloat16" if hardware.narrow else "float32"),
         lora=way.lora,
         vocabulary_rows=way.vocabulary_rows,
         sets=SetsConfig(
@@ -160,6 +184,11 @@ def _assigned_limits(plan: Plan, prompt: int, response: int) -> tuple[int, int]:
     words = [text for text in plan.assignments if text.startswith(LIMITS)]
     limits = set_parts({"ppo": _Limits(prompt, response)}, words)["ppo"]
     return limits.max_prompt_tokens, limits.max_response_tokens
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    lora: LoraConfig | None
 
 
 @dataclass(frozen=True)
