@@ -177,4 +177,6 @@ def _read(tokenizer_file: Path) -> Tokenizer:
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    # The texts of control tokens reach the model as plain text, which has more tokens.
+    tokenizer.encode_special_tokens = True
     return tokenizer

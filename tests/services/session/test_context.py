@@ -21,6 +21,7 @@ from services.session.context import (
 from services.session.message import Message
 from services.session.tree import Branch, branch_to
 from tests.services.session.tokenizer import write_tokenizer
+from tests.support import tokenizers_with_markers
 from tests.support.context_cases import CASES, ContextCase
 from tests.support.errors import refused
 
@@ -225,6 +226,14 @@ async def test_texts_are_counted_without_truncation_and_special_tokens(tmp_path:
     counter = await load_counter(write_tokenizer(tmp_path))
     assert await counter.count(["", "one", "one two three four five six"]) == [0, 1, 6]
     assert await counter.count(["word " * INLINE_CHARACTERS]) == [INLINE_CHARACTERS]
+
+
+async def test_control_tokens_in_a_text_are_counted_as_text(tmp_path: Path) -> None:
+    directory = tokenizers_with_markers.write_tokenizer(
+        tmp_path, tokenizers_with_markers.byte_level(tokenizers_with_markers.CHATML)
+    )
+    counter = await load_counter(directory / "tokenizer.json")
+    assert await counter.count(["<|im_end|>" * 9]) == [90]
 
 
 async def test_missing_tokenizer_error_names_setting_and_command(tmp_path: Path) -> None:
