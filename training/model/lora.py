@@ -7,19 +7,23 @@ evaluations of the same function.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.errors import DetailedError
+from training.artifacts.manifest import MANIFEST, read_manifest
+from training.errors import DetailedError, details_of
+from training.model.fields import ModelConfigError, read_object
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 from training.runtime.ranges import Count, Positive, check_ranges
@@ -27,6 +31,7 @@ from training.runtime.ranges import Count, Positive, check_ranges
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_SHA256 = "base_model_sha256"  # no field of PEFT, which ignores others
 PEFT_PREFIX = "base_model.model."
 ADAPTERS = ".adapters."  # part of every adapter parameter's name
 
@@ -231,21 +236,81 @@ def save_adapter_weights(
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
+def record_base(directory: Path, base: Path) -> None:
+    """Write the hash of the base's weights into adapter_config.json, if the base has a manifest."""
+    if not (base / MANIFEST).is_file():
+        return
+    settings = {**_settings(directory), BASE_SHA256: _weights_sha256(base)}
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def check_base(directory: Path, base: Path) -> None:
+    """Check that an adapter was trained on the weights of `base`.
+
+    Other weights of the same shapes give wrong answers without an error, also in vLLM. Adapters
+    without a hash, of earlier releases or of PEFT, pass; their shapes are checked by
+    `load_adapter`.
+
+    Raises:
+        AdapterError: the adapter belongs to another base.
+    """
+    settings = _settings(directory)
+    recorded = settings.get(BASE_SHA256)
+    if not recorded or not (base / MANIFEST).is_file():
+        return
+    if recorded != (found := _weights_sha256(base)):
+        raise AdapterError(
+            f"{ADAPTER_CONFIG}: the adapter belongs to "
+            f"{settings.get('base_model_name_or_path') or 'another base'} with weights "
+            f"{str(recorded)[:12]}, and {base.name} has {found[:12]}",
+            field=BASE_SHA256,
+            reason="MISMATCH",
+            limit=found,
+        )
+
+
+def _weights_sha256(directory: Path) -> str:
+    """Return a hash over the hashes of the weights in a manifest."""
+    files = read_manifest(directory).files
+    weights = sorted(item for item in files.items() if item[0].endswith(".safetensors"))
+    # An adapter beside merged weights is not part of the model.
+    own = [item for item in weights if "/" not in item[0]]
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    path = directory / ADAPTER_CONFIG
+    try:
+        return read_object(path)
+    except ModelConfigError as error:
+        raise AdapterError(str(error), **details_of(error)) from error
+
+
 def read_adapter_config(directory: Path) -> LoraConfig:
     """Read adapter_config.json.
 
     Raises:
-        AdapterError: the file requires an unsupported feature.
+        AdapterError: the file is missing or malformed, or requires an unsupported feature.
     """
-    settings = json.loads((directory / ADAPTER_CONFIG).read_text())
+    settings = _settings(directory)
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
             raise AdapterError(
                 f"{ADAPTER_CONFIG}: {field} is not supported", field=field, reason="UNSUPPORTED"
             )
-    return LoraConfig(
-        settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"])
-    )
+    try:
+        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        targets = settings["target_modules"]
+        if isinstance(targets, str) or not all(isinstance(name, str) for name in targets):
+            raise ValueError(targets)
+        return LoraConfig(rank, alpha, tuple(targets))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{ADAPTER_CONFIG}: r, lora_alpha and target_modules must be a number, a number and a "
+            "list of names",
+            field=ADAPTER_CONFIG,
+            reason="MALFORMED",
+        ) from error
 
 
 def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
@@ -267,11 +332,14 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
         k for k in slots.keys() | tensors.keys() if _shape(slots, k) != _shape(tensors, k)
     )
     if mismatched:
+        first = mismatched[0]
+        found, expected = (str(_shape(some, first) or "missing") for some in (tensors, slots))
         raise AdapterError(
-            f"{ADAPTER_WEIGHTS}: {len(mismatched)} tensors do not fit the decoder,"
-            f" first {mismatched[0]}",
-            field=mismatched[0],
+            f"{ADAPTER_WEIGHTS}: {len(mismatched)} tensors do not fit the decoder with rank "
+            f"{config.rank}, first {first}: {found}, expected {expected}",
+            field=first,
             reason="MISMATCH",
+            limit=expected,
         )
     with torch.no_grad():
         for key, parameter in slots.items():
@@ -279,9 +347,9 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
     return config
 
 
-def _shape(tensors: dict[str, nn.Parameter] | dict[str, Tensor], key: str) -> torch.Size | None:
+def _shape(tensors: Mapping[str, Tensor], key: str) -> list[int] | None:
     tensor = tensors.get(key)
-    return None if tensor is None else tensor.shape
+    return None if tensor is None else list(tensor.shape)
 
 
 def _wrapped(decoder: nn.Module) -> list[tuple[str, LoraLinear]]:

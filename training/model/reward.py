@@ -25,9 +25,11 @@ from training.model.fields import absent, missing
 from training.model.lora import (
     LoraConfig,
     add_adapter,
+    check_base,
     copy_adapter,
     load_adapter,
     read_adapter_config,
+    record_base,
     save_adapter,
 )
 from training.model.tensor_files import read_tensors
@@ -142,6 +144,7 @@ def save_reward_model(
             directory / ADAPTER,
             parent=model_directory.name,
         )
+        record_base(directory / ADAPTER, model_directory)
     save_file(
         {name: t.cpu().contiguous() for name, t in reward.scalar.head.state_dict().items()},
         directory / HEAD,
@@ -199,6 +202,7 @@ def load_reward_model(
                 reason="MISMATCH",
                 limit=settings["base"],
             )
+        check_base(directory / ADAPTER, model_directory)
         decoder = decoder or load_decoder(model_directory)
         load_adapter(decoder, "reward", directory / ADAPTER)
         backbone = Backbone(decoder, "reward")

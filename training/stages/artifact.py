@@ -45,7 +45,7 @@ def write_model(
     vocabulary. The unmerged adapter is written to adapter/ as well.
     """
     from training.model.checkpoint import load_decoder, save_decoder
-    from training.model.lora import load_adapter, merge_adapter, save_adapter
+    from training.model.lora import load_adapter, merge_adapter, record_base, save_adapter
 
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, output_directory, companions_from=model_directory)
@@ -57,6 +57,7 @@ def write_model(
         output_directory / ADAPTER,
         parent=model_directory.name,
     )
+    record_base(output_directory / ADAPTER, model_directory)
     full_decoder = load_decoder(model_directory)
     load_adapter(full_decoder, backbone.adapter, output_directory / ADAPTER)
     merge_adapter(full_decoder, backbone.adapter)

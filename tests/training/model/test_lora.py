@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.support.errors import refused
 from tests.training.model.oracle_models import oracle
+from training.artifacts.manifest import write_manifest
 from training.errors import ConfigError
 from training.model.checkpoint import load_decoder, plain_weights
 from training.model.lora import (
@@ -17,9 +19,12 @@ from training.model.lora import (
     active_adapter,
     adapter_parameters,
     add_adapter,
+    check_base,
     copy_adapter,
     load_adapter,
     merge_adapter,
+    read_adapter_config,
+    record_base,
     save_adapter,
 )
 from training.model.transformer import Decoder
@@ -119,6 +124,47 @@ def test_mismatched_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None
     ) as caught:
         add_adapter(decoder, "head", LoraConfig(targets=("lm_head",)), seed=1)
     assert "lm_head" in caught.value.text
+
+
+def test_adapter_of_another_base_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+    add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
+    adapter = tmp_path / "adapter"
+    save_adapter(decoder, "policy", LoraConfig(rank=2), adapter, parent="first")
+    for name, weight in (("first", 1.0), ("copy", 1.0), ("other", 2.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({"w": torch.full((2,), weight)}, folder / "model.safetensors")
+        (folder / "README.md").write_text(name)  # is not part of the weights
+        write_manifest(folder, kind="model", version=name)
+    record_base(adapter, tmp_path / "first")
+    check_base(adapter, tmp_path / "copy")
+    with refused(AdapterError, field="base_model_sha256", reason="MISMATCH") as caught:
+        check_base(adapter, tmp_path / "other")
+    assert "first" in caught.value.text
+    assert load_adapter(decoder, "again", adapter).rank == 2
+
+
+def test_adapter_without_a_hash_of_its_base_passes(decoder: Decoder, tmp_path: Path) -> None:
+    add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
+    save_adapter(decoder, "policy", LoraConfig(rank=2), tmp_path / "adapter", parent="first")
+    record_base(tmp_path / "adapter", tmp_path)  # a base without a manifest
+    check_base(tmp_path / "adapter", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "MALFORMED"),
+        ("[]", "WRONG_TYPE"),
+        ('{"lora_alpha": 1, "target_modules": ["q_proj"]}', "MALFORMED"),
+        ('{"r": 2, "lora_alpha": 1, "target_modules": "all-linear"}', "MALFORMED"),
+        ('{"r": 2, "lora_alpha": 1, "target_modules": [7]}', "MALFORMED"),
+    ],
+)
+def test_malformed_adapter_config_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with refused(AdapterError, field="adapter_config.json", reason=reason):
+        read_adapter_config(tmp_path)
 
 
 def test_trimmed_vocabulary_gives_the_selected_rows_of_the_full_logits(decoder: Decoder) -> None:

@@ -18,7 +18,7 @@ from training.data.examples import ExampleError, read_pairs
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.lora import LoraConfig, active_adapter
+from training.model.lora import AdapterError, LoraConfig, active_adapter
 from training.model.reward import (
     RewardModel,
     RewardModelError,
@@ -225,6 +225,10 @@ def test_an_adapter_is_refused_on_another_base(config: RewardModelConfig, tmp_pa
     with refused(RewardModelError, field="base", reason="MISMATCH", limit="first") as caught:
         load_reward_model(config.output_directory, other)
     assert "other" in str(caught.value)
+    # Other weights under the name of the base.
+    namesake = toy_model(tmp_path / "elsewhere" / "first", seed=2)
+    with refused(AdapterError, field="base_model_sha256", reason="MISMATCH"):
+        load_reward_model(config.output_directory, namesake)
 
 
 def test_a_shared_decoder_is_not_copied(config: RewardModelConfig, tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from training.model.lora import (
     ADAPTER_CONFIG,
     AdapterError,
     LoraConfig,
+    check_base,
     load_adapter,
     merge_adapter,
     read_adapter_config,
+    record_base,
     save_adapter_weights,
 )
 from training.model.transformer import Decoder
@@ -42,6 +44,7 @@ def write_adapter(weights: Weights, sources: Sources, directory: Path) -> None:
     """
     assert sources.lora is not None
     save_adapter_weights(weights, sources.lora, directory, parent=sources.model_directory.name)
+    record_base(directory, sources.model_directory)
     check_adapter(directory, sources.model_directory, sources.lora)
 
 
@@ -63,6 +66,7 @@ def check_adapter(directory: Path, model_directory: Path, config: LoraConfig) ->
             reason="MISMATCH",
             limit=model_directory.name,
         )
+    check_base(directory, model_directory)
     expected = replace(config, targets=tuple(sorted(config.targets)))
     if found != expected:
         raise AdapterError(

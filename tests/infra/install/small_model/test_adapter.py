@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infra.install.small_model.adapter import CONFIG, open_adapter
+from infra.install.small_model.adapter import CONFIG, check_targets, open_adapter
 from infra.install.small_model.errors import ModelError
 from infra.install.small_model.tensors import (
     from_bfloat16,
@@ -106,3 +106,21 @@ def test_other_file_format_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"\xff" * 64)
     with refused(ModelError, field="m.safetensors", reason="MALFORMED", limit="safetensors"):
         open_tensors(tmp_path / "m.safetensors")
+
+
+def test_another_rank_in_the_settings_is_refused(tmp_path: Path) -> None:
+    _, folder = trained_adapter(tmp_path)
+    settings = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**settings, "r": 8}))
+    with refused(ModelError, field="r", reason="MISMATCH", limit="4"):
+        open_adapter(folder)
+
+
+def test_an_adapter_with_layers_that_the_base_lacks_is_refused(tmp_path: Path) -> None:
+    _, folder = trained_adapter(tmp_path)
+    adapter, base = open_adapter(folder), tmp_path / "plain" / "model.safetensors"
+    check_targets(adapter, open_tensors(base))
+    kept = {name: tensor for name, tensor in load_file(base).items() if ".layers.1." not in name}
+    save_file(kept, tmp_path / "short.safetensors")
+    with refused(ModelError, field="model.layers.1.mlp.down_proj.weight", reason="MISMATCH"):
+        check_targets(adapter, open_tensors(tmp_path / "short.safetensors"))
