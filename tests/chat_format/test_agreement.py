@@ -65,6 +65,9 @@ class SentTexts:
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         return None
 
+    async def tokenize(self, version: str, text: str) -> list[int] | None:
+        return None
+
     async def answer(
         self,
         version: str,

@@ -27,6 +27,7 @@ class FakeModelServer:
         fail_after: number of requests that are answered; later ones get a 500; None answers all.
         model: name of the model.
         requests: path and body of all requests.
+        paths_missing: paths that are answered with 404.
     """
 
     log_prob: Score = lambda text, position: -1.0
@@ -36,12 +37,15 @@ class FakeModelServer:
     model: str = "fake-1"
     url: str = ""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    paths_missing: set[str] = field(default_factory=set)
 
     def respond(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return status and body of a response."""
         self.requests.append((path, body))
         if self.fail_after is not None and len(self.requests) > self.fail_after:
             return 500, {"error": {"message": "internal error"}}
+        if path in self.paths_missing:
+            return 404, {"error": {"message": "Not Found"}}
         if path == "/v1/models":
             return 200, {"data": [{"id": self.model, "max_model_len": self.window}]}
         if path == "/tokenizer_info":

@@ -75,6 +75,10 @@ class Registry:
             )
         return directory
 
+    def has(self, version: str) -> bool:
+        """Return True if the version is in the registry."""
+        return (self._root / check_version(version) / MANIFEST).is_file()
+
     def manifests(self) -> list[Manifest]:
         """Return the manifests of all versions, sorted by name."""
         paths = sorted(self._root.glob(f"*/{MANIFEST}"))

@@ -86,7 +86,8 @@ def opened(choice: ModelChoice) -> Iterator[EvaluatedModel]:
     """Serve the model of a directory or version, or connect to the endpoint, in the block.
 
     Raises:
-        ConfigError: the model is unknown or its name cannot be stored.
+        ConfigError: the model is unknown, its name cannot be stored, or an endpoint has another
+            tokenizer than the version of its name in the registry.
         RegistryError: the version is unknown.
         EndpointError: the model server does not start or does not answer.
     """
@@ -133,8 +134,13 @@ def _connected(choice: ModelChoice, endpoint: Endpoint) -> EvaluatedModel:
             reason="MISSING",
         )
     endpoint.model = name
+    version = _storable(choice.version or name)
+    registry = Registry(choice.state / "models")
+    if registry.has(version):
+        # Scores are stored under this version, so the server must at least read its tokens.
+        endpoint.check_tokenizer(registry.directory(version))
     return EvaluatedModel(
-        version=_storable(choice.version or name),
+        version=version,
         endpoint=endpoint,
         window_tokens=window_tokens,
         digest=hashlib.sha256(json.dumps(description).encode()).hexdigest(),

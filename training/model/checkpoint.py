@@ -21,6 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from chat_format.errors import ChatFormatError
+from chat_format.tokenizer_check import FILE as TOKEN_IDS
+from chat_format.tokenizer_check import write_token_ids
 from training.errors import ConfigError
 from training.model.config import ModelConfig, parse_config, stored_dtype
 from training.model.fields import read_object
@@ -40,6 +43,7 @@ COMPANIONS = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
+    TOKEN_IDS,
 )
 GPT2_PREFIX = "transformer."  # missing in the original files of OpenAI
 # Names on disk and in memory. GPT2_LAYER is repeated for each layer.
@@ -121,7 +125,11 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
     """Write config.json and model.safetensors in the dtype of config.json.
 
     Tokenizer, chat template and generation settings are copied byte by byte from
-    `companions_from`, if given.
+    `companions_from`, if given. Beside the tokenizer, token ids of fixed texts are written, which
+    the generator compares with those of the model server.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be read.
     """
     save_weights(plain_weights(decoder), decoder.config.raw, directory, companions_from)
 
@@ -147,6 +155,13 @@ def save_weights(
         for name in COMPANIONS:
             if (companions_from / name).exists():
                 shutil.copyfile(companions_from / name, directory / name)
+        if (directory / "tokenizer.json").exists() and not (directory / TOKEN_IDS).exists():
+            try:
+                write_token_ids(directory)
+            except ChatFormatError as error:
+                raise CheckpointError(
+                    error.text, field=error.field, reason=error.reason, limit=error.limit
+                ) from error
 
 
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:

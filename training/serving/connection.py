@@ -129,4 +129,5 @@ class Connection:
             return RefusedError(message, field=str(told.get("param") or "prompt"))
         if status in (401, 403):
             return EndpointError(message, field="key", reason="UNAUTHENTICATED")
-        return EndpointError(message, field="endpoint")
+        reason = "NOT_FOUND" if status in (404, 405) else ""
+        return EndpointError(message, field="endpoint", reason=reason)

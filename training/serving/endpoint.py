@@ -10,8 +10,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from chat_format.errors import ChatFormatError
+from chat_format.tokenizer_check import compare_ids, token_ids
+from training.errors import ConfigError
 from training.serving.connection import READ_SECONDS, Connection, EndpointError, Json, ResponseError
 
 # Requests at once. The CPU model server generates 16 answers in one step and queues 64 more.
@@ -31,6 +35,12 @@ UNCHANGED_DISTRIBUTION = {
 Prompt = str | Sequence[int]
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+
+
+class TokenizerMismatchError(ConfigError):
+    """The model server has another tokenizer than the model directory."""
+
+    reason = "MISMATCH"
 
 
 @dataclass(frozen=True)
@@ -284,6 +294,35 @@ class Endpoint:
         """Return the token ids of a text."""
         body = self._post("/tokenize", {"prompt": text, "add_special_tokens": add_special_tokens})
         return [int(token) for token in body["tokens"]]
+
+    def check_tokenizer(self, directory: Path) -> bool:
+        """Compare the server's tokenizer with that of a model directory, by ids of fixed texts.
+
+        Returns:
+            False if nothing was compared, because the server has no /tokenize or the directory no
+            tokenizer.
+
+        Raises:
+            TokenizerMismatchError: the ids differ; the text names the first difference.
+            EndpointError: the server does not answer.
+            ChatFormatError: the tokenizer of the directory is malformed.
+        """
+        if not (directory / "tokenizer.json").exists():
+            return False
+        for text, ids in token_ids(directory).items():
+            try:
+                found = self.tokenize(text, add_special_tokens=False)
+            except EndpointError as error:
+                if error.reason == "NOT_FOUND":
+                    return False
+                raise
+            try:
+                compare_ids(text, ids, found)
+            except ChatFormatError as error:
+                raise TokenizerMismatchError(
+                    f"{self.base_url}: {error.text}", field=error.field, limit=error.limit
+                ) from error
+        return True
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, with special tokens written out."""

@@ -96,6 +96,28 @@ class Completions:
             return None
         return content if response.status == 200 and isinstance(content, dict) else None
 
+    async def tokenize(self, version: str, text: str) -> list[int] | None:
+        """Return the token ids of a text at the server; None without such a path.
+
+        Raises:
+            UnavailableError: the server does not answer.
+        """
+        body = {"model": version, "prompt": text, "add_special_tokens": False}
+        try:
+            async with (
+                asyncio.timeout(self._timeouts.hang_seconds),
+                self._http.post(f"{self.url}/tokenize", json=body) as response,
+            ):
+                if response.status in (404, 405):
+                    return None
+                if response.status != 200:
+                    raise await _error_from(response)
+                return [int(token) for token in (await response.json())["tokens"]]
+        except TimeoutError as error:
+            raise _silent_error() from error
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
+            raise _unreachable_error() from error
+
     async def answer(
         self,
         version: str,
@@ -218,6 +240,10 @@ class HttpModelServer:
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
         return await self._completions.tokenizer_info(version)
+
+    async def tokenize(self, version: str, text: str) -> list[int] | None:
+        """Return the token ids of a text, see `Completions.tokenize`."""
+        return await self._completions.tokenize(version, text)
 
     async def _post(self, path: str, body: object, seconds: float) -> Any:
         try:

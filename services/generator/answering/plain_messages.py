@@ -18,6 +18,7 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from chat_format.control_tokens import AnswerRestorer, ControlTokens, Disarmed, merge_originals
 from chat_format.errors import ChatFormatError
+from chat_format.tokenizer_check import compare_ids, read_token_ids
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.telemetry import fields
 from services.generator.answering.engine import ChatServer
@@ -44,10 +45,12 @@ class _Known:
 class ModelServer(ChatServer, ModelRepository, Protocol):
     """Server of the versions, with both Protocols of the generator.
 
-    `tokenizer_info` returns the tokenizer_config.json of a version, or None.
+    `tokenizer_info` returns the tokenizer_config.json of a version, and `tokenize` the ids of a
+    text, or None if the server has no such path.
     """
 
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None: ...
+    async def tokenize(self, version: str, text: str) -> list[int] | None: ...
 
 
 class PlainMessages:
@@ -63,19 +66,26 @@ class PlainMessages:
         self._server = server
         self._directory_of = directory_of
         self._control_tokens: dict[str, _Known] = {}
+        self._refused: set[str] = set()
 
     async def index(self) -> Mapping[str, bool]:
         """Return the index of the model server, see `ModelRepository`."""
-        return await self._server.index()
+        index = await self._server.index()
+        # A version with another tokenizer is loaded at the server, and must get no request.
+        return {name: ready and name not in self._refused for name, ready in index.items()}
 
     async def load(self, version: str, directory: str) -> None:
-        """Read the control tokens of a version, then load it; see `ModelRepository.load`.
+        """Read the control tokens of a version, load it, and compare the server's tokenizer.
 
         Raises:
-            FailedPreconditionError: the list is unusable, or of the model server.
+            FailedPreconditionError: the list is unusable, the server encodes a text in another way
+                than training did (reason MISMATCH), or of the model server.
         """
         tokens = await _read(directory)
+        self._refused.add(version)  # until the comparison ends
         await self._server.load(version, directory)
+        await self._compare_tokenizer(version, directory)
+        self._refused.discard(version)
         if tokens is not None:
             self._control_tokens[version] = _Known(tokens)
 
@@ -83,6 +93,7 @@ class PlainMessages:
         """Unload a version and forget its list of control tokens."""
         await self._server.unload(version)
         self._control_tokens.pop(version, None)
+        self._refused.discard(version)
 
     async def answer(
         self,
@@ -127,6 +138,19 @@ class PlainMessages:
 
         await self._server.answer(version, plain, sampling, restore)
 
+    async def _compare_tokenizer(self, version: str, directory: str) -> None:
+        """Compare token ids with those that training wrote beside the tokenizer, if it did."""
+        try:
+            written = await asyncio.to_thread(read_token_ids, Path(directory))
+            for text, ids in (written or {}).items():
+                found = await self._server.tokenize(version, text)
+                if found is None:
+                    log.info("tokenizer not compared", extra=fields(version=version))
+                    return
+                compare_ids(text, ids, found)
+        except ChatFormatError as error:
+            raise _refusal(error) from error
+
     async def _tokens_of(self, version: str) -> ControlTokens:
         known = self._control_tokens.get(version)
         if known is None or time.monotonic() > known.until:
@@ -152,9 +176,13 @@ async def _read(directory: str) -> ControlTokens | None:
     except ChatFormatError as error:
         if error.reason == "MISSING":
             return None
-        raise FailedPreconditionError(
-            error.text, reason=error.reason, field=error.field, limit=error.limit
-        ) from error
+        raise _refusal(error) from error
+
+
+def _refusal(error: ChatFormatError) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        error.text, reason=error.reason, field=error.field, limit=error.limit
+    )
 
 
 def _disarm(tokens: ControlTokens, texts: Sequence[str]) -> list[Disarmed]:

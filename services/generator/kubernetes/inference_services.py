@@ -171,6 +171,11 @@ class InferenceServices:
         server = self._servers.get(version)
         return await server.tokenizer_info(version) if server else None
 
+    async def tokenize(self, version: str, text: str) -> list[int] | None:
+        """Return the token ids of a text, see `Completions.tokenize`."""
+        server = self._servers.get(version)
+        return await server.tokenize(version, text) if server else None
+
     async def answer(
         self,
         version: str,

@@ -55,6 +55,8 @@ class FakePredictor:
     error_after: int | None = None
     endless_after: int | None = None
     key: str = ""
+    # Ids by text for /tokenize; None: no such path.
+    tokens: dict[str, list[int]] | None = None
     models_answer: bool = True
     models_hang: bool = False
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,6 +75,7 @@ class FakePredictor:
         app.router.add_post("/v2/repository/models/{version}/load", self.load)
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)
         app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/tokenize", self.tokenize)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/counters", self.counters_json)
         return app
@@ -87,6 +90,12 @@ class FakePredictor:
 
     async def counters_json(self, request: web.Request) -> web.Response:
         return web.json_response(asdict(self.counters))
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.tokens is None or body["add_special_tokens"]:
+            return web.json_response({"error": "Not Found"}, status=404)
+        return web.json_response({"tokens": self.tokens[body["prompt"]]})
 
     async def models(self, request: web.Request) -> web.Response:
         if self.models_hang:

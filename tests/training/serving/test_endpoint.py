@@ -1,17 +1,23 @@
 """The client of model servers."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.support.errors import refused
 from tests.support.model_server import KEY, FakeModelServer, fake_model_server
+from tests.support.tokenizers_with_markers import write_tokenizer
+from training.artifacts.manifest import write_manifest
+from training.benchmarks.models import ModelChoice, opened
 from training.errors import ConfigError
 from training.serving.connection import EndpointError, RefusedError
-from training.serving.endpoint import MAX_PROMPTS, Completion, Endpoint
+from training.serving.endpoint import MAX_PROMPTS, Completion, Endpoint, TokenizerMismatchError
 from training.serving.predictor import serving
+from training.tokenization.byte_pairs import bytes_by_letter
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -131,6 +137,55 @@ def test_chat_returns_the_message(server: FakeModelServer, endpoint: Endpoint) -
     assert found.text == "HI"
 
 
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Return the tokenizer of the fake server, whose tokens are bytes."""
+    tokenizer = Tokenizer(models.BPE(vocab=bytes_by_letter(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return write_tokenizer(tmp_path / "model", tokenizer)
+
+
+def test_equal_tokenizers_pass(endpoint: Endpoint, directory: Path) -> None:
+    assert endpoint.check_tokenizer(directory)
+
+
+def test_another_tokenizer_is_refused_with_its_first_difference(
+    endpoint: Endpoint, directory: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    write_tokenizer(directory, tokenizer)
+    with refused(TokenizerMismatchError, field="tokenizer", reason="MISMATCH", limit="id 104"):
+        endpoint.check_tokenizer(directory)
+
+
+def test_a_server_without_tokenize_is_not_compared(
+    server: FakeModelServer, endpoint: Endpoint, directory: Path
+) -> None:
+    server.paths_missing = {"/tokenize"}
+    assert not endpoint.check_tokenizer(directory)
+    server.fail_after = 0
+    with refused(EndpointError, field="endpoint"):
+        endpoint.check_tokenizer(directory)
+
+
+def test_an_endpoint_with_the_name_of_a_version_must_have_its_tokenizer(
+    server: FakeModelServer, directory: Path, tmp_path: Path
+) -> None:
+    choice = ModelChoice(server.url, tmp_path, key=KEY)
+    with opened(choice) as model:
+        assert model.version == "fake-1"
+    shutil.copytree(directory, tmp_path / "models" / "fake-1")
+    write_manifest(tmp_path / "models" / "fake-1", kind="model", version="fake-1")
+    with opened(choice) as model:
+        assert model.version == "fake-1"
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.save(str(tmp_path / "models" / "fake-1" / "tokenizer.json"))
+    with refused(TokenizerMismatchError, field="tokenizer"), opened(choice):
+        pass
+
+
 def test_directory_without_manifest_is_refused(tmp_path: Path) -> None:
     with refused(ConfigError, field="model", reason="NOT_A_MODEL"), serving(tmp_path):
         pass
@@ -143,5 +198,6 @@ def test_directory_is_served() -> None:
         (scores,) = endpoint.log_probs(["What is"])
 
         assert endpoint.models() == {"nano-0": 256}
+        assert endpoint.check_tokenizer(ROOT / "models" / "nano")
     assert len(scores.log_probs) == len(scores.token_ids) - 1
     assert all(-math.inf < value < 0 for value in scores.log_probs)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chat_format.tokenizer_check import read_token_ids, token_ids
 from tests.support.errors import refused
 from tests.training.closeness import Closeness
 from tests.training.model_configs import gpt2_json
@@ -79,6 +80,7 @@ def test_training_learns_and_writes_a_model_with_manifest(
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(
         manifest.files
     )
+    assert read_token_ids(config.output_directory) == token_ids(config.output_directory)
     assert [p.step for p in progress.steps] == list(range(1, 11))
     assert all(p.total_steps == 10 for p in progress.steps)
 

@@ -102,6 +102,7 @@ class PolicyServer:
 
         Raises:
             EndpointError, RefusedError: the server does not start, or refuses the weights.
+            TokenizerMismatchError: the running server has another tokenizer.
             ConfigError: see `send`.
         """
         config = self._config
@@ -115,6 +116,7 @@ class PolicyServer:
         described = client.descriptions()
         if config.address is not None:
             client.model = next((n for n, e in described.items() if not e.get("parent")), "")
+            client.check_tokenizer(self._sources.model_directory)
             self._updates.push(client, self._directory, self._name)
         window = max((int(e.get("max_model_len") or 0) for e in described.values()), default=0)
         if window < self._window_tokens:

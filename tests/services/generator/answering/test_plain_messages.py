@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from chat_format.control_tokens import ControlTokens
+from chat_format.tokenizer_check import TEXTS, token_ids, write_token_ids
 from services.chassis.errors import FailedPreconditionError
 from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import Sampling
 from services.generator.answering.stream import Chunk
+from tests.services.generator.canaries import error_of
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     generator_service,
@@ -46,6 +49,9 @@ class EchoServer:
 
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         return self.info
+
+    async def tokenize(self, version: str, text: str) -> list[int] | None:
+        return None
 
     async def answer(
         self,
@@ -127,6 +133,34 @@ async def test_a_version_with_an_unusable_list_is_not_loaded(tmp_path: Path) -> 
     with refused(FailedPreconditionError, field="tokenizer.json", reason="MALFORMED"):
         await plain.load("v1", str(tmp_path / "v1"))
     assert server.loaded == []
+
+
+@pytest.mark.parametrize("kind", ["same", "none", "other"])
+async def test_the_tokenizer_of_the_server_is_compared(tmp_path: Path, kind: str) -> None:
+    write_tokenizer(model_directory(tmp_path, "v1"), byte_level(LLAMA_3))
+    candidate = write_tokenizer(model_directory(tmp_path, "v2"), byte_level(LLAMA_3))
+    write_token_ids(candidate)
+    ids = token_ids(candidate)
+    other = {**ids, TEXTS[2]: [*ids[TEXTS[2]][:-1], 7]}
+    predictor = FakePredictor(tokens={"same": ids, "none": None, "other": other}[kind])
+    async with (
+        predictor_server(predictor) as port,
+        generator_service(tmp_path, port) as stubs,
+    ):
+        await until_ready(stubs, "v1")
+        if kind != "other":
+            await stubs.start("v2", candidate)
+            return
+        error = await error_of(stubs.start("v2", candidate))
+        assert error.reason == "VERSION_FAILED"
+        # The text of the first difference, with the ids of both.
+        assert f"token {len(ids[TEXTS[2]])} of" in error.text
+        assert "id 7" in error.text
+        # The version is loaded at the server and gets no request, not even a pinned one.
+        assert predictor.states["v2"] == "READY"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs.generate(pinned_version="v2")
+        assert predictor.requests == []
 
 
 async def test_a_loaded_version_is_read_once(

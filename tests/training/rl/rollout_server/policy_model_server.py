@@ -59,6 +59,8 @@ class PolicyModelServer(FakeModelServer):
                 for adapter in models[1:]:
                     adapter["parent"] = self.model
                 return 200, {"data": models}
+            if path == "/tokenize":
+                return 200, {"tokens": [*body["prompt"].encode()]}
             if path == "/v1/completions":
                 return self._answer(body)
             if path == "/v1/load_lora_adapter":

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.support.errors import refused
 from tests.support.model_server import KEY, running
+from tests.support.tokenizers_with_markers import write_tokenizer
 from tests.training.rl.rollout_server.policy_model_server import PolicyModelServer
 from tests.training.rl.toy import (
     STOP,
@@ -38,11 +40,12 @@ from training.runtime.context import Progress, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.serving.connection import EndpointError, RefusedError, ResponseError
-from training.serving.endpoint import SampledTokens
+from training.serving.endpoint import SampledTokens, TokenizerMismatchError
 from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine
 from training.stages.policy_inputs import PolicyInputs, network_sources
 from training.stages.policy_loop import rollout_engines
 from training.stages.ppo import Ppo, PpoNetworks
+from training.tokenization.byte_pairs import bytes_by_letter
 
 LORA = LoraConfig(rank=2)
 
@@ -207,6 +210,23 @@ def test_response_that_continues_after_its_end_fails_the_run(base: Path) -> None
         policy.send()
         with refused(ResponseError, field="response"):
             policy.sample()
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFKC()])
+def test_server_at_an_address_with_another_tokenizer_is_refused(
+    base: Path, normalizer: normalizers.Normalizer | None
+) -> None:
+    tokenizer = Tokenizer(models.BPE(vocab=bytes_by_letter(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    write_tokenizer(base, tokenizer)
+    with trainer(base) as (_, policy):
+        if normalizer is None:
+            policy.send()
+            return
+        with refused(TokenizerMismatchError, field="tokenizer", reason="MISMATCH"):
+            policy.send()
 
 
 def test_server_at_an_address_that_dies_fails_the_run(base: Path) -> None:
