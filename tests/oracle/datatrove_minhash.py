@@ -66,7 +66,8 @@ def main() -> None:
         ).run()
         cpu_seconds[name] = time.process_time() - start
     ids = list(found)
-    numbers = (work / "remove" / "000000.clusters").read_bytes()
+    file = work / "remove" / "000000.clusters"
+    numbers = file.read_bytes() if file.exists() else b""  # not written without near duplicates
     pairs = memoryview(numbers).cast("I").tolist()
     clusters = {ids[place]: cluster for place, cluster in zip(pairs[::2], pairs[1::2], strict=True)}
     out.write_text(

@@ -95,4 +95,4 @@ def datatrove_clusters(documents: Documents, folder: Path) -> Clusters:
 
 def agreement(first: Clusters, second: Clusters) -> float:
     """Return the share of the removed documents of `first` that are in a cluster of `second`."""
-    return len(first.removed & second.documents) / len(first.removed)
+    return len(first.removed & second.documents) / max(1, len(first.removed))

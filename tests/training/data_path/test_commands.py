@@ -1,5 +1,7 @@
 """The commands build, why and remove, as a user runs them."""
 
+import contextlib
+import io
 import re
 import shutil
 from pathlib import Path
@@ -27,20 +29,33 @@ vocabulary = 400
 """
 
 
-@pytest.fixture
-def corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    copy = page(3) | {"url": "https://copies.example.com/3"}
-    pages = [*(page(number) for number in range(9)), copy]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a folder with inputs, settings and a corpus, and what the build has printed."""
+    folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
+    pages = [page(number) for number in range(9)]
+    pages.append(page(3) | {"url": "https://copies.example.com/3"})
     pages[8]["text"] += " Write to jane.doe@example.com or to joe@example.com, not to both of them."
-    write_table(tmp_path / "in" / "a.jsonl", pages)
-    (tmp_path / "corpus.toml").write_text(SETTINGS)
-    out = tmp_path / "corpus"
-    assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out), "--workers", "1"]) == 0
-    said = capsys.readouterr().out
+    write_table(folder / "in" / "a.jsonl", pages)
+    (folder / "corpus.toml").write_text(SETTINGS)
+    command = ["build", str(folder / "corpus.toml"), "--out", str(folder / "corpus")]
+    with contextlib.redirect_stdout(printed):
+        assert main([*command, "--workers", "1"]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def corpus(built: tuple[Path, str], tmp_path: Path) -> Path:
+    """Return a copy of the corpus; its settings name the inputs of the original."""
+    shutil.copytree(built[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "corpus"
+
+
+def test_build_prints_the_funnel_and_the_places_of_the_result(built: tuple[Path, str]) -> None:
+    folder, said = built
     assert "records                     10" in said
     assert "exact duplicate             -1  10.0%" in said
-    assert f"shards: {out}/result/shards" in said
-    return out
+    assert f"shards: {folder}/corpus/result/shards" in said
 
 
 def test_why_names_the_verdict(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,9 +84,9 @@ def test_why_names_the_kinds_of_replaced_personal_data(
     "url", ["HTTPS://Example.ORG:443/1", "https://example.org/1/", "https://example.org/x/../1#top"]
 )
 def test_why_finds_other_spellings_of_a_url(
-    corpus: Path, capsys: pytest.CaptureFixture[str], url: str
+    built: tuple[Path, str], capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
-    assert main(["why", url, "--corpus", str(corpus)]) == 0
+    assert main(["why", url, "--corpus", str(built[0] / "corpus")]) == 0
     assert capsys.readouterr().out.startswith("https://example.org/1 (")
 
 
