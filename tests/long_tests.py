@@ -92,6 +92,7 @@ AGAINST_DATATROVE = tuple(
 LIFE = "tests/journeys/test_life.py"
 VLLM = "tests/services/generator/test_vllm.py"
 VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
+WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -112,7 +113,7 @@ SLICES: dict[str, Slice] = {
         pytest=(
             *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup"),
             *("tests/training", "tests/gpu"),
-            *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY, VLLM_ROLLOUTS)),
+            *(f"--ignore={name}" for name in (*AGAINST_DATATROVE, SMALL_SYCOPHANCY, *WITH_VLLM)),
         ),
     ),
     "datatrove": Slice(
@@ -138,7 +139,7 @@ SLICES: dict[str, Slice] = {
     "vllm": Slice(
         "vLLM's CPU build behind the generator, and as rollout server of PPO",
         modules=(("infra.machine.servers", "install", "vllm"),),
-        pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_ROLLOUTS),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM, *WITH_VLLM),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",

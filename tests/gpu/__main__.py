@@ -6,7 +6,8 @@ Usage: `python -m tests.gpu [PART ...]`. The parts, by default all:
   in bfloat16
 - vllm: the tests of the slice `vllm` with vLLM's CUDA build, and its tokens per second.
   THUMBWHEEL_VLLM_PYTHON names the Python of an installed vLLM to use instead
-- speed: tokens per second and MFU of the four stages
+- speed: tokens per second and MFU of the four stages, and of PPO with rollouts by vLLM if the part
+  vllm passed
 
 Each run appends a line to docs/gpu.jsonl, from which the table in docs/training.md is generated.
 Exit status: 0 all tests passed, 1 a test failed, 3 no GPU.
@@ -40,6 +41,7 @@ from training.model.fields import read_object
 from training.planning.accelerators import accelerator_of_device
 from training.recipes.open_models.recipes import SHAPES
 from training.runtime.context import Machine
+from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine
 
 DTYPE = "bfloat16"
 # The speed comes last: its memory stays with this process, and vLLM takes nine tenths of a card.
@@ -103,8 +105,9 @@ def run_parts(parts: Sequence[str], card: Card, device: str) -> GpuRun:
         if not tests["vllm"].failed:
             figures.append(measure_serving())
     if "speed" in parts:
+        has_vllm = "vllm" in tests and not tests["vllm"].failed
         try:
-            figures += measure_stages(card, device)
+            figures += measure_stages(card, device, rollout_server() if has_vllm else None)
         except (ConfigError, torch.OutOfMemoryError) as error:
             print(f"==> speed: {error}", file=sys.stderr)
             tests["speed"] = FAILED
@@ -146,15 +149,25 @@ def run_tests(name: str, arguments: Sequence[str]) -> Counts:
     return Counts(passed, failed, skipped)
 
 
-def measure_stages(card: Card, device: str, load: Load | None = None) -> list[Figures]:
-    """Return the speed of each stage."""
-    load = load or Load(read_object(SHAPES / f"{MODEL}.json"))
+def rollout_server() -> RolloutServer:
+    """Return vLLM as rollout server, with a part of the card beside the trainer."""
+    return RolloutServer(
+        ServerEngine.VLLM,
+        ServedType.BFLOAT16,
+        python=vllm.find_installed(),
+        arguments=("--gpu-memory-utilization=0.4",),
+    )
+
+
+def measure_stages(card: Card, device: str, server: RolloutServer | None) -> list[Figures]:
+    """Return the speed of each stage, and of PPO with rollouts by the server."""
+    load = Load(read_object(SHAPES / f"{MODEL}.json"))
     accelerator = accelerator_of_device(card.name)
     if accelerator is None:
         print(f"==> {card.name}: its bf16 peak is unknown, so MFU is left out", flush=True)
     machine, figures = Machine(dtype=DTYPE, device=device), []
     with tempfile.TemporaryDirectory() as folder:
-        for one in measure(Path(folder), load, machine, accelerator):
+        for one in measure(Path(folder), load, machine, accelerator, server):
             figures.append(
                 Figures(one.stage, one.dtype, one.tokens_per_second, one.mfu, one.memory_gib)
             )

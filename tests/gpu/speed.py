@@ -13,7 +13,7 @@ import statistics
 import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from training.rl.scores import Answer
 from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.machine import peak_memory_bytes, use_device
 from training.runtime.training_state import DirectoryCheckpoints
+from training.serving.rollout_server import RolloutServer
 from training.stages import grpo, ppo, reward_model, sft
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
@@ -92,11 +93,16 @@ class Speed:
 Runner = Callable[[Any, RunContext], object]
 
 
-def stages(directory: Path, load: Load, machine: Machine) -> dict[str, tuple[Runner, Any]]:
+def stages(
+    directory: Path, load: Load, machine: Machine, server: RolloutServer | None = None
+) -> dict[str, tuple[Runner, Any]]:
     """Return function and config of each stage; data and models are in the directory.
 
     SFT trains all weights. The others train adapters, so that the policy, its critic, its
     reference and the reward model share one decoder.
+
+    Args:
+        server: samples for a second run of PPO; None: no such run.
     """
     total = load.prompt_tokens + load.response_tokens
     count = WARM_UP + load.steps
@@ -151,12 +157,16 @@ def stages(directory: Path, load: Load, machine: Machine) -> dict[str, tuple[Run
         **made("grpo"),
         **policy,
     )
-    return {
+    found: dict[str, tuple[Runner, Any]] = {
         "sft": (sft.run, of_sft),
         "reward_model": (reward_model.run, of_reward),
         "ppo": (ppo.run, of_ppo),
         "grpo": (lambda config, context: grpo.run(config, context, by_length), of_grpo),
     }
+    if server is not None:
+        changes = {"rollout_server": server, **made("ppo-served")}
+        found[f"ppo, sampled by {server.engine}"] = (ppo.run, replace(of_ppo, **changes))
+    return found
 
 
 def by_length(answers: Sequence[Answer]) -> list[float]:
@@ -223,12 +233,17 @@ class Clock:
 
 
 def measure(
-    directory: Path, load: Load, machine: Machine, accelerator: Accelerator | None
+    directory: Path,
+    load: Load,
+    machine: Machine,
+    accelerator: Accelerator | None,
+    server: RolloutServer | None = None,
 ) -> Iterator[Speed]:
     """Run all stages and yield their speeds.
 
     Args:
         accelerator: figures of the device; None: unknown, so without MFU.
+        server: see `stages`; it starts in the first update, which is not measured.
 
     Raises:
         ConfigError: a stage does not fit into the memory of the accelerator.
@@ -238,7 +253,7 @@ def measure(
         prompt_tokens=load.prompt_tokens,
         response_tokens=load.response_tokens,
     )
-    found = stages(directory, load, machine)
+    found = stages(directory, load, machine, server)
     if accelerator is not None:
         for name, (_, config) in found.items():
             plan_stage(PlannedStage(name, config, size), load.model, 1, accelerator)

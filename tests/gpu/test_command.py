@@ -200,7 +200,11 @@ def test_vllm_is_measured_where_its_tests_pass(
     monkeypatch.setattr(command, "git", lambda *_: "")
     monkeypatch.setattr(command, "run_tests", lambda *_: Counts(8, failed, 0))
     monkeypatch.setattr(command, "measure_serving", lambda: speed)
-    found = command.run_parts(["vllm"], H100, "cpu")
+    servers: list[object] = []
+    monkeypatch.setattr(command, "rollout_server", lambda: "vllm")
+    monkeypatch.setattr(command, "measure_stages", lambda *given: servers.append(given[-1]) or [])
+    found = command.run_parts(["vllm", "speed"], H100, "cpu")
+    assert servers == ["vllm" if measured else None]
     assert ran[0][-2:] == ("install", "vllm-gpu")
     assert found.tests["vllm"] == (Counts(8, failed, 0) if installed else Counts(0, 1, 0))
     assert found.figures == ((speed,) if measured else ())
