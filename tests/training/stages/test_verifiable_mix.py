@@ -13,7 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
+from tests.training.rl.rollouts import rollout_of
+from tests.training.rl.toy import toy_networks
 from tests.training.stages.rows import pair_rows
+from tests.training.threaded_ranks import on_two_ranks
 from tests.training.toys import (
     WORDS,
     KillAfter,
@@ -32,9 +35,10 @@ from training.model.lora import LoraConfig
 from training.recipes.custom.commands import check_prompts
 from training.recipes.rlvr import stage
 from training.rl.alarms import record_figures
-from training.rl.scores import Answer
+from training.rl.experience import ScoringConfig, score_rollout
+from training.rl.scores import Answer, score_by_verifier, score_mixed
 from training.runtime.context import Lineage, Machine, RunContext
-from training.runtime.ranks import ALONE, all_different
+from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
 from training.stages.config import PolicyConfig, VerifiableMix
@@ -273,3 +277,39 @@ def test_alarm_of_the_gold_judge_reads_the_preference_score() -> None:
     assert numbers["smooth_score"] == 0.5
     record_figures(plain := {}, {"score": 2.0, "gold_score": 0.25})
     assert plain["smooth_score"] == 2.0
+
+
+class Counting(Verifier):
+    """Verifier with the share of right answers since the last call."""
+
+    def take_figures(self) -> Mapping[str, float]:
+        right = sum(len(answer.text) % 2 == 0 for answer in self.answers)
+        return {"verdict_right": right / max(1, len(self.answers))}
+
+
+def test_workers_with_different_numbers_of_tasks_have_the_figures_of_one_process() -> None:
+    lengths, tasks = (2, 4, 3, 5, 2, 1, 6, 4), ("a", "b", "c", "", "", "", "", "d")
+    rollout = replace(rollout_of([[5] * n for n in lengths], [True] * 8), tasks=tasks)
+    policy = toy_networks().policy
+
+    def figures(rows: list[int], ranks: Ranks) -> dict[str, float]:
+        verifier = Counting()
+        score = score_mixed(
+            lambda part: part.response_mask_BR.sum(1) / 10.0,
+            score_by_verifier(verifier, lambda ids: "x" * len(ids), ranks),
+            2.0,
+        )
+        scoring = ScoringConfig(
+            score, 1.0, 2, ranks, verifier=verifier, verifiable_scale=2.0, gold=score
+        )
+        return score_rollout(policy, None, rollout.rows(torch.tensor(rows)), scoring).figures
+
+    alone = figures(list(range(8)), ALONE)
+    assert alone["verifiable_score"] == alone["verdict_right"] == pytest.approx(3 / 4)
+    assert alone["preference_score"] == alone["gold_score"] == pytest.approx(14 / 40)
+    # Ranks 0 and 1 have three tasks and one, then four and none.
+    for own in ([0, 1, 2, 3], [0, 1, 2, 7]):
+        others = [row for row in range(8) if row not in own]
+        shares = (own, others)
+        found = on_two_ranks(lambda ranks, shares=shares: figures(shares[ranks.rank], ranks))
+        assert found[0] == found[1] == pytest.approx(alone)
