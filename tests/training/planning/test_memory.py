@@ -187,29 +187,29 @@ FAMILIES = {
     "qwen3": QWEN3_0_6B | SMALL,
     "gemma3": GEMMA_3_1B | SMALL | {"num_hidden_layers": 6},
 }
-WAYS = {
+MODES = {
     "full": {},
     "full fp32": {"narrow": False},
     "lora": {"adapted": True},
     "recomputed": {"recomputed": True},
 }
-# One of each way and family; the others differ by the same parts.
+# One of each mode and family; the others differ by the same parts.
 QUICK = {("llama", "full"), ("qwen3", "lora"), ("gemma3", "full fp32")}
 
 
 @pytest.mark.parametrize(
-    ("family", "way"),
+    ("family", "mode"),
     [
-        pytest.param(family, way, marks=() if (family, way) in QUICK else pytest.mark.long)
+        pytest.param(family, mode, marks=() if (family, mode) in QUICK else pytest.mark.long)
         for family in FAMILIES
-        for way in WAYS
+        for mode in MODES
     ],
 )
-def test_the_peak_of_every_family_is_within_15_percent(family: str, way: str) -> None:
-    settings = case({}, **WAYS[way])
+def test_the_peak_of_every_family_is_within_15_percent(family: str, mode: str) -> None:
+    settings = case({}, **MODES[mode])
     taken = measured(0, 1, {**settings, "shape": FAMILIES[family]})
     model = parse_config(FAMILIES[family])
-    planned = peak(work_of(**WAYS[way], model=model), Layout(1, Parallelism()))
+    planned = peak(work_of(**MODES[mode], model=model), Layout(1, Parallelism()))
     assert planned.bytes / taken == pytest.approx(1, abs=0.15)
 
 

@@ -23,7 +23,7 @@ from training.planning.work import DataSize
 from training.recipes.auto import rates
 from training.recipes.auto.model import read_model
 from training.recipes.auto.recipe import Derived, advise, auto, derive, first_fit
-from training.recipes.auto.values import ways
+from training.recipes.auto.values import training_modes
 from training.recipes.open_models.recipes import shape
 from training.recipes.recipe import LoopConfig, Plan
 from training.recipes.small import small
@@ -54,8 +54,8 @@ def cell(name: str, hardware: Hardware) -> str:
     if isinstance(found, Derived):
         peak = max(stage.memory.bytes for stage in found.planned.stages) / 2**30
         assert peak * 2**30 <= hardware.accelerator.usable_bytes
-        way = str(found.way).replace(" of rank 16", "").replace(" of the vocabulary", "")
-        return f"{way}: {peak:.0f} GiB, {found.planned.hours:.1f} h"
+        mode = str(found.mode).replace(" of rank 16", "").replace(" of the vocabulary", "")
+        return f"{mode}: {peak:.0f} GiB, {found.planned.hours:.1f} h"
     assert found.lacking > 1
     what = "time" if found.fits_memory else "memory"
     remedy = advise(plan(hardware), shape(name), ASSUMED, hardware)
@@ -198,15 +198,17 @@ def test_batches_suit_the_data_and_every_number_of_workers() -> None:
 def test_adapters_or_all_weights_follow_from_the_size_and_the_data() -> None:
     def first(name: str, examples: int, hardware: Hardware = H100S) -> str:
         data = replace(ASSUMED, sft_examples=examples)
-        return str(next(iter(ways(plan(hardware), shape(name), data, hardware))))
+        return str(next(iter(training_modes(plan(hardware), shape(name), data, hardware))))
 
     assert first("qwen3-8b", 1000) == "LoRA of rank 16"
     assert first("qwen3-8b", 10_000_000) == "full training"  # more than an adapter holds
     assert first("gemma-3-270m", 1000, CORES) == "LoRA of rank 16, 32,768 rows of the vocabulary"
     nano = read_model(Path("models/nano"))
-    assert str(next(iter(ways(plan(CORES), nano, ASSUMED, CORES)))) == "full training"
+    assert str(next(iter(training_modes(plan(CORES), nano, ASSUMED, CORES)))) == "full training"
     many = replace(ASSUMED, distinct_ids=70_000)
-    assert {way.vocabulary_rows for way in ways(plan(H100S), shape("qwen3-8b"), many, H100S)} == {
+    assert {
+        mode.vocabulary_rows for mode in training_modes(plan(H100S), shape("qwen3-8b"), many, H100S)
+    } == {
         None,
         131_072,
     }

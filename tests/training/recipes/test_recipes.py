@@ -75,11 +75,13 @@ def _differences(measured: Any, found: Any, name: str = "") -> Iterator[str]:
 def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
     words = ["sft.epochs=2", "reward_model.optimizer.learning_rate=1e-3", "ppo.lora=none"]
     words += ["ppo.vocabulary_rows=none", "evaluation.sampling.batch_prompts=3", "gate.margin=0.5"]
+    words += ["gate.margins.style_length=0.9", "gate.margins.safety_refusal=0.2"]
     words += ["canary.steps=0.1,0.2", "sets.min_thumbs=7", "snapshot.max_per_principal=3"]
     config = set_loop_fields(small(PLAN), words)
     assert (config.sft.epochs, config.reward_model.optimizer.learning_rate) == (2, 1e-3)
     assert (config.ppo.lora, config.evaluation.sampling.batch_prompts) == (None, 3)
     assert (config.gate.margin, config.canary.steps) == (0.5, (0.1, 0.2))
+    assert config.gate.margins == {"style_length": 0.9, "safety_refusal": 0.2}
     assert (config.sets.min_thumbs, config.snapshot.max_per_principal) == (7, 3)
     assert config.judge == small(PLAN).judge
     options = parser().parse_args(["loop", "--recipe", "small", "--set", "ppo.updates=3"])
@@ -93,6 +95,9 @@ def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
         (["dpo.beta=3"], "set", "UNKNOWN"),
         (["num_workers=3"], "set", "UNKNOWN"),
         (["sft.epochs=0"], "sft.epochs", "OUT_OF_RANGE"),
+        (["gate.margins.style_length=wide"], "gate.margins.style_length", "MALFORMED"),
+        (["gate.margins.style.length=1"], "gate.margins.style", "UNSUPPORTED"),
+        (["gate.margins.beauty=1"], "gate.margins.beauty", "UNKNOWN"),
         (["sft.data_path=elsewhere"], "sft.data_path", "UNKNOWN"),
         (["evaluation.judge_base=elsewhere"], "evaluation.judge_base", "UNKNOWN"),
         (["ppo.max_response_tokens=512"], "reward_model.max_tokens", "TOO_SMALL"),

@@ -19,7 +19,13 @@ from training.planning.plan import RecipePlan
 from training.planning.text import text
 from training.recipes.auto.fit import Fitted, Refusal, fit
 from training.recipes.auto.model import read_model
-from training.recipes.auto.values import LIMITS, Way, derived_values, used_hardware, ways
+from training.recipes.auto.values import (
+    LIMITS,
+    TrainingMode,
+    derived_values,
+    training_modes,
+    used_hardware,
+)
 from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.loop_config import loop_config
 from training.recipes.recipe import LoopConfig, Plan
@@ -43,7 +49,7 @@ class Derived:
 
     config: LoopConfig
     planned: RecipePlan
-    way: Way
+    mode: TrainingMode
     data: CollectedData
     hardware: Hardware
 
@@ -52,7 +58,7 @@ class Derived:
         ppo, sft = self.config.ppo, self.config.sft
         return "\n".join(
             (
-                f"{self.way}; {self.data}",
+                f"{self.mode}; {self.data}",
                 f"limits: prompts of {ppo.max_prompt_tokens:,} tokens, answers of "
                 f"{ppo.max_response_tokens:,}, together {sft.max_tokens:,} in SFT and reward "
                 "models; longer contexts are shortened, longer answers left out, and counted",
@@ -77,7 +83,7 @@ def derive(plan: Plan, model: ModelConfig) -> Derived:
     """Derive the configuration of a run for a model of this shape.
 
     Raises:
-        ConfigError: an assigned field is invalid, or no way to train fits; says what would fit.
+        ConfigError: an assigned field is invalid, or no training mode fits; says what would fit.
     """
     data = plan.data or SHORTEST
     hardware = plan.hardware
@@ -99,20 +105,20 @@ def derive(plan: Plan, model: ModelConfig) -> Derived:
 def first_fit(
     plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware
 ) -> Derived | Refusal:
-    """Return the first way that fits, or the refusal of the way that lacks least.
+    """Return the first mode that fits, or the refusal of the mode that lacks least.
 
     Raises:
         ConfigError: an assigned field is invalid.
     """
     refusals, hardware = [], used_hardware(model, hardware)
-    for way in ways(plan, model, data, hardware):
+    for mode in training_modes(plan, model, data, hardware):
         config = set_loop_fields(
-            loop_config(plan, derived_values(plan, model, data, hardware, way)), plan.assignments
+            loop_config(plan, derived_values(plan, model, data, hardware, mode)), plan.assignments
         )
         found = fit(config, plan, model, data, hardware)
         if isinstance(found, Fitted):
-            return Derived(found.config, found.planned, way, data, hardware)
-        refusals.append(replace(found, text=f"{way}: {found.text}"))
+            return Derived(found.config, found.planned, mode, data, hardware)
+        refusals.append(replace(found, text=f"{mode}: {found.text}"))
     return min(refusals, key=lambda refusal: (not refusal.fits_memory, refusal.lacking))
 
 
@@ -140,7 +146,7 @@ def _changes(
         yield "LoRA, without the assigned lora"
     others = tuple(text for text in plan.assignments if not text.startswith(LIMITS))
     values = derived_values(
-        plan, model, data, hardware, next(iter(ways(plan, model, data, hardware)))
+        plan, model, data, hardware, next(iter(training_modes(plan, model, data, hardware)))
     )
     for divisor in SHORTER:
         limits = (values.prompt_tokens // divisor, values.response_tokens // divisor)

@@ -1,4 +1,4 @@
-"""Values of the recipe `auto` that do not depend on a layout, and the ways to train a model.
+"""Values of the recipe `auto` that do not depend on a layout, and the modes of training.
 
 Values without a derivation are those of nano and small, whose runs were measured.
 """
@@ -63,7 +63,7 @@ ROLLOUTS = {True: 960, False: 3840}  # of all updates: 60 updates, as small
 
 
 @dataclass(frozen=True)
-class Way:
+class TrainingMode:
     """Trained weights: of adapters, if any, and of a part of the vocabulary, if any."""
 
     lora: LoraConfig | None
@@ -89,20 +89,22 @@ def used_hardware(model: ModelConfig, hardware: Hardware) -> Hardware:
     return replace(hardware, accelerator=cpu(1, accelerator.memory_gib))
 
 
-def ways(plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware) -> Iterator[Way]:
-    """Yield the ways to train, the preferred one first.
+def training_modes(
+    plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware
+) -> Iterator[TrainingMode]:
+    """Yield the training modes, the preferred one first.
 
     An assigned `ppo.lora` decides for all stages, because all share the adapter's base.
     """
     words = [text for text in plan.assignments if text.startswith(ADAPTER)]
     lora = set_parts({"ppo": _Adapter(LORA)}, words)["ppo"].lora
     if lora is None:
-        yield Way(None)
+        yield TrainingMode(None)
         return
-    full, adapters = [Way(None)], [Way(lora)]
+    full, adapters = [TrainingMode(None)], [TrainingMode(lora)]
     rows = max(TRIMMED_ROWS, 1 << math.ceil(math.log2(max(1, data.distinct_ids))))
     if rows < model.vocab_size:
-        trimmed = Way(lora, rows)
+        trimmed = TrainingMode(lora, rows)
         # On a CPU the head takes most of the time; on a GPU only its memory matters.
         adapters = [trimmed, *adapters] if hardware.accelerator.is_cpu else [*adapters, trimmed]
     tokens = SFT_EPOCHS * data.sft_examples * data.response.mean
@@ -116,10 +118,10 @@ def ways(plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware
 
 
 def derived_values(
-    plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware, way: Way
+    plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware, mode: TrainingMode
 ) -> Values:
     """Return the values of a run before its layout is chosen."""
-    weights, adapted = sizes_of(model).total, way.lora is not None
+    weights, adapted = sizes_of(model).total, mode.lora is not None
     if adapted:
         weights = max(weights, FULL_BELOW_WEIGHTS)
     is_cpu, multiple = hardware.accelerator.is_cpu, hardware.row_multiple
@@ -150,8 +152,8 @@ def derived_values(
         machine=Machine(threads=1)
         if is_cpu and is_tiny(model)
         else Machine(dtype="bfloat16" if hardware.narrow else "float32"),
-        lora=way.lora,
-        vocabulary_rows=way.vocabulary_rows,
+        lora=mode.lora,
+        vocabulary_rows=mode.vocabulary_rows,
         sets=SetsConfig(
             held_out_fraction=0.25, min_thumbs=100, min_pairs=30, min_held_out_pairs=10
         ),

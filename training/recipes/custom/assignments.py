@@ -151,6 +151,18 @@ def _apply(
         part = _part(kind, field)
         if isinstance(given, str):
             changed[field] = _value(given, hints[field], name)
+        elif get_origin(hints[field]) is Mapping:
+            values = {} if now is None else dict(getattr(now, field))
+            value_kind = get_args(hints[field])[1]
+            for key, text in given.items():
+                if not isinstance(text, str):
+                    raise ConfigError(
+                        f"{name}.{key}: has no nested fields",
+                        field=f"{name}.{key}",
+                        reason="UNSUPPORTED",
+                    )
+                values[key] = _value(text, value_kind, f"{name}.{key}")
+            changed[field] = values
         elif part is None:
             raise ConfigError(f"{name}: has no nested fields", field=name, reason="UNSUPPORTED")
         else:
