@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from training.errors import ConfigError
 from training.model.checkpoint import read_config
 from training.rl.networks import Sources
@@ -124,7 +126,11 @@ class VllmAdapters:
 
 
 class VllmModels:
-    """All weights of vLLM, replaced in place between two answers."""
+    """All weights of vLLM, replaced in place between two answers.
+
+    On CPUs vLLM computes with a packed copy of the head. A reload packs it again only if the head
+    is a tensor of its own, and goes on with the old one otherwise.
+    """
 
     def __init__(
         self, sources: Sources, kind: ServedType, options: Callable[[Path], VllmOptions]
@@ -133,7 +139,8 @@ class VllmModels:
 
     def write(self, weights: Weights, directory: Path, name: str) -> None:
         """Write the whole model in the type of the server."""
-        write_model(weights, self._sources, self._kind, directory, name)
+        on_cpu = torch.get_default_device().type == "cpu"
+        write_model(weights, self._sources, self._kind, directory, name, unties_head=on_cpu)
 
     def start(self, directory: Path, name: str, key: str) -> AbstractContextManager[Endpoint]:
         """Start with this version as the model."""

@@ -11,6 +11,7 @@ import torch
 
 from training.artifacts.manifest import write_manifest
 from training.model.checkpoint import (
+    EMBEDDINGS,
     load_decoder,
     plain_weights,
     read_config,
@@ -81,12 +82,20 @@ def check_adapter(directory: Path, model_directory: Path, config: LoraConfig) ->
 
 
 def write_model(
-    weights: Weights, sources: Sources, kind: ServedType, directory: Path, version: str
+    weights: Weights,
+    sources: Sources,
+    kind: ServedType,
+    directory: Path,
+    version: str,
+    unties_head: bool = False,
 ) -> None:
     """Write the whole policy as a model directory with a manifest.
 
     An adapter is merged into the model. The file has the number type of the server, so that nothing
     is rounded in a file for a float32 server.
+
+    Args:
+        unties_head: write the head as a tensor of its own, if it is that of the embedding.
     """
     config = read_config(sources.model_directory)
     # 8-bit weights are made by the server itself.
@@ -101,5 +110,10 @@ def write_model(
         load_adapter(decoder, "merged", directory / ADAPTER)
         merge_adapter(decoder, "merged")
         tensors = plain_weights(decoder)
+    if unties_head and "lm_head.weight" not in tensors:
+        (embedding,) = tensors.keys() & set(EMBEDDINGS)
+        # A copy: a file cannot have a tensor twice.
+        tensors["lm_head.weight"] = tensors[embedding].clone()
+        raw["tie_word_embeddings"] = False
     save_weights(tensors, raw, directory, companions_from=sources.model_directory)
     write_manifest(directory, kind="model", version=version)

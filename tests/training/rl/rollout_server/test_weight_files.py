@@ -57,6 +57,22 @@ def test_written_model_computes_as_the_policy(base: Path, lora: LoraConfig | Non
         assert read_manifest(directory).version == f"run-{kind.value}"
 
 
+@torch.no_grad()
+def test_head_of_the_embedding_can_be_written_on_its_own(base: Path) -> None:
+    raw = {**load_decoder(base).config.raw, "tie_word_embeddings": True}
+    tied = Decoder(parse_config(raw))
+    initialise(tied, 1)
+    assert tied.lm_head is None
+    save_decoder(tied, base.parent / "tied")
+    sources, ids = Sources(base.parent / "tied", None, None, None, 0), torch.tensor([[2, 3, 4]])
+    policy, directory = learned(sources), base.parent / "written"
+    weights = dict(policy.named_parameters())
+    write_model(weights, sources, ServedType.FLOAT32, directory, "run-1", unties_head=True)
+    written = load_decoder(directory)
+    assert written.lm_head is not None
+    assert torch.equal(written.logits(written(ids)), policy.decoder.logits(policy.hidden(ids)))
+
+
 def test_written_adapter_fits_the_model(base: Path) -> None:
     sources = Sources(base, None, LORA, None, 0)
     write_adapter(dict(learned(sources).named_parameters()), sources, base.parent / "adapter")
