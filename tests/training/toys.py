@@ -13,6 +13,7 @@ from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.runtime.context import Progress
+from training.runtime.ranks import ALONE, Ranks
 from training.runtime.training_state import DirectoryCheckpoints
 from training.tokenization.byte_pairs import train_tokenizer
 
@@ -82,8 +83,8 @@ class Killed(Exception):
 class KillAfter(DirectoryCheckpoints):
     """Dies when the checkpoint of a given step has been written."""
 
-    def __init__(self, directory: Path, step: int) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, step: int, ranks: Ranks = ALONE) -> None:
+        super().__init__(directory, ranks)
         self._step = step
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
