@@ -145,11 +145,12 @@ def test_reload_is_verified(
         own = CachedEngine(trainer.policy, trainer.stop_ids).sample(request)
         assert torch.equal(served.response_ids_BR, own.response_ids_BR)
 
-        silent_commands.add("/reset_prefix_cache")
+        # A pause clears kept keys and values too.
+        silent_commands |= {"/pause?mode=wait", "/reset_prefix_cache", "/resume"}
         with refused(DeadSyncError, field="rollout_server"):
             trainer.send(learned=0.01)
         silent_commands.clear()
         trainer.send(learned=0.01)
-        silent_commands.add("/collective_rpc")
+        silent_commands |= {"/collective_rpc"}
         with refused(DeadSyncError, field="rollout_server"):
             trainer.send(learned=0.01)
