@@ -140,8 +140,8 @@ def cpu(cores: int, memory_gib: float) -> Accelerator:
         max(1, cores // 4) * CORE_GB_PER_SECOND,
         1.0,
         1.0,
-        f"{cores} cores with {memory_gib:g} GiB, at rates of a core that were measured on two "
-        "shared cores of an AMD EPYC; 1 GB/s between processes assumed",
+        f"{cores} core{'s' if cores > 1 else ''} with {memory_gib:g} GiB, at rates of a core that "
+        "were measured on two shared cores of an AMD EPYC; 1 GB/s between processes assumed",
         bf16_share=1.0,
         sustained_share=1.0,
         reserved_gib=PROCESS_GIB,

@@ -205,6 +205,10 @@ def test_adapters_or_all_weights_follow_from_the_size_and_the_data() -> None:
     assert first("gemma-3-270m", 1000, CORES) == "LoRA of rank 16, 32,768 rows of the vocabulary"
     nano = read_model(Path("models/nano"))
     assert str(next(iter(training_modes(plan(CORES), nano, ASSUMED, CORES)))) == "full training"
+    # 30,000 ids leave no room for control tokens in 32,768 rows.
+    more = replace(ASSUMED, distinct_ids=30_000)
+    modes = training_modes(plan(H100S), shape("qwen3-8b"), more, H100S)
+    assert {mode.vocabulary_rows for mode in modes} == {None, 65_536}
     many = replace(ASSUMED, distinct_ids=70_000)
     assert {
         mode.vocabulary_rows for mode in training_modes(plan(H100S), shape("qwen3-8b"), many, H100S)

@@ -45,6 +45,7 @@ FULL_BELOW_WEIGHTS = 50_000_000
 TOKENS_PER_ADAPTER_WEIGHT = 2
 # The recipe small: LoRA is twice as fast with 32k rows of Gemma's 262k.
 TRIMMED_ROWS = 32_768
+SPARE_ROWS = 1.25  # for control tokens, and for words that the policy may learn to say
 LIMITS = ("ppo.max_prompt_tokens=", "ppo.max_response_tokens=")
 ADAPTER = "ppo.lora"
 TOKEN_STEP, FEWEST_TOKENS = 64, 64
@@ -102,7 +103,8 @@ def training_modes(
         yield TrainingMode(None)
         return
     full, adapters = [TrainingMode(None)], [TrainingMode(lora)]
-    rows = max(TRIMMED_ROWS, 1 << math.ceil(math.log2(max(1, data.distinct_ids))))
+    needed = data.distinct_ids * SPARE_ROWS
+    rows = max(TRIMMED_ROWS, 1 << math.ceil(math.log2(max(1.0, needed))))
     if rows < model.vocab_size:
         trimmed = TrainingMode(lora, rows)
         # On a CPU the head takes most of the time; on a GPU only its memory matters.
