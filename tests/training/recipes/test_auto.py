@@ -27,6 +27,7 @@ from training.recipes.auto.values import training_modes
 from training.recipes.open_models.recipes import shape
 from training.recipes.recipe import LoopConfig, Plan
 from training.recipes.small import small
+from training.runtime.context import Machine
 
 PAGE = Path(__file__).parents[3] / "docs" / "training.md"
 MODELS = (
@@ -284,7 +285,13 @@ def test_a_model_directory_gives_a_complete_configuration(tmp_path: Path) -> Non
     assert config.ppo.lora is None
     assert config.ppo.output_directory == tmp_path / "auto-1"
     assert config.evaluation.incumbent_directory == directory
-    assert config.sft.machine.dtype == "float32"
+    # One core, on which a tiny model is planned too.
+    assert config.sft.machine == Machine(threads=1)
+    seconds = [
+        derive(plan(Hardware(cpu(cores, 16.0))), read_model(directory)).planned.hours
+        for cores in (1, 2)
+    ]
+    assert seconds[0] == seconds[1]
     with refused(ConfigError, field="hardware", reason="EMPTY"):
         auto(Plan("auto-1", tmp_path, directory))
 
