@@ -149,6 +149,9 @@ COMMANDS = {
     "models publish": Command(
         "copy a version into an object store", TRAINING, ("publish",), ("training",)
     ),
+    "models serving-plan": Command(
+        "memory of a model on the GPU of a server", TRAINING, ("serving-plan",), ("training",)
+    ),
     "models prune": Command(
         "remove old versions that no user and no run needs", TRAINING, ("prune",), ("training",)
     ),

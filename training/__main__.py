@@ -24,6 +24,7 @@ from training.data_commands import code_commit
 from training.data_commands import describe as describe_data
 from training.decoding.arguments import describe as describe_generate
 from training.model_store.commands import describe as describe_import
+from training.model_store.commands import describe_serving
 from training.probes.commands import describe as describe_probes
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
@@ -139,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     describe_rlvr(commands, code_commit)
     describe_plan(commands)
     describe_import(commands)
+    describe_serving(commands)
     return root
 
 

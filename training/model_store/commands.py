@@ -1,4 +1,4 @@
-"""Command `import`: bring a model into a folder or an object store, as a version.
+"""Commands `import`, which makes a version of a model, and `serving-plan` for its memory.
 
 Modules with imports of seconds are imported on use.
 """
@@ -64,6 +64,50 @@ def describe(commands: Commands) -> None:
         help="with --to s3://: room for the largest file (default: a temporary folder)",
     )
     command.set_defaults(command=run)
+
+
+def describe_serving(commands: Commands) -> None:
+    """Add the plan of a model server's memory to the command line."""
+    command = commands.add_parser(
+        "serving-plan", help="memory of a model on the GPU of a server, before it is started"
+    )
+    command.add_argument("model", type=Path, metavar="DIRECTORY", help="folder with config.json")
+    command.add_argument("--gpu-gib", type=float, required=True, help="memory of a GPU, such as 24")
+    command.add_argument("--context", type=int, required=True, help="--max-model-len of vLLM")
+    command.add_argument(
+        "--fraction", type=float, default=0.9, help="--gpu-memory-utilization of vLLM (default .9)"
+    )
+    command.add_argument("--gpus", type=int, default=1, help="--tensor-parallel-size (default 1)")
+    command.add_argument(
+        "--weight-bits", type=int, default=16, choices=(4, 8, 16), help="of quantised weights"
+    )
+    command.set_defaults(command=print_serving_plan)
+
+
+def print_serving_plan(options: argparse.Namespace) -> int:
+    """Print the plan of a model server's memory.
+
+    Raises:
+        ConfigError: the model does not fit.
+        ModelConfigError: the model is not supported.
+    """
+    from training.model.config import parse_config
+    from training.model.fields import read_object
+    from training.model_store.checks import QUANTISATION
+    from training.planning.serving import plan_serving
+
+    raw = read_object(options.model / "config.json")
+    model = parse_config({name: value for name, value in raw.items() if name != QUANTISATION})
+    plan = plan_serving(
+        model,
+        options.gpu_gib,
+        options.fraction,
+        options.context,
+        gpus=options.gpus,
+        weight_bits=options.weight_bits,
+    )
+    print(plan.text())
+    return 0
 
 
 def run(options: argparse.Namespace) -> int:

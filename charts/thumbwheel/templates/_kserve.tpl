@@ -170,6 +170,24 @@ spec:
     - {name: shared-memory, mountPath: /dev/shm}
 {{- end -}}
 
+{{/* Reject adapters, and pods or training that would take more memory of a GPU than it has. */}}
+{{- define "thumbwheel.validateVllm" -}}
+{{- $vllm := .Values.serving.vllm -}}{{- $workers := .Values.ray.workers -}}
+{{- $fraction := 0.9 -}}
+{{- $following := "" -}}
+{{- range $argument := $vllm.args -}}
+  {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-lora-rank)(=|$)" $argument -}}{{ fail (printf "serving.vllm.args: %s: the generator serves each version as a complete model in pods of its own and sends no requests to adapters; the loop merges the adapters that it trains" $argument) }}{{- end -}}
+  {{- if hasPrefix "--gpu-memory-utilization=" $argument -}}{{- $fraction = trimPrefix "--gpu-memory-utilization=" $argument | float64 -}}{{- end -}}
+  {{- if eq $following "--gpu-memory-utilization" -}}{{- $fraction = float64 $argument -}}{{- end -}}
+  {{- $following = $argument -}}
+{{- end -}}
+{{- if gt (int $vllm.podsPerGpu) 1 -}}
+{{- $whole := mulf $fraction (int $vllm.podsPerGpu) -}}
+{{- if gt $whole 0.95 -}}{{ fail (printf "serving.vllm.podsPerGpu: %d pods with --gpu-memory-utilization=%v need %v of the memory of a GPU, and .95 may be used; set it to at most %v" (int $vllm.podsPerGpu) $fraction $whole (divf 0.95 (int $vllm.podsPerGpu))) }}{{- end -}}
+{{- if and .Values.training.enabled (gt (int $workers.gpus) 0) (eq (toYaml $vllm.nodeSelector) (toYaml $workers.nodeSelector)) -}}{{ fail "serving.vllm.podsPerGpu: ray.workers.nodeSelector selects the same nodes, where a worker would share a GPU with pods that serve; training has no limit for its memory, so give it other nodes" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Reject combinations of values that do not work with InferenceServices. */}}
 {{- define "thumbwheel.validateKserve" -}}
 {{- if include "thumbwheel.kserve" . -}}
@@ -181,6 +199,7 @@ spec:
   {{- $limits := .Values.serving.vllm.resources.limits | default dict -}}
   {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; otherwise set serving.kserve.runtime to predictor" }}{{- end -}}
 {{- end -}}
+{{- if eq $kserve.runtime "vllm" -}}{{ include "thumbwheel.validateVllm" . }}{{- end -}}
 {{- if gt (int $kserve.minReplicas) (int $kserve.maxReplicas) -}}{{ fail "serving.kserve.minReplicas is above maxReplicas" }}{{- end -}}
 {{- if and (eq $kserve.autoscaler "none") (ne (int $kserve.minReplicas) (int $kserve.maxReplicas)) -}}{{ fail "serving.kserve.autoscaler: none does not scale to maxReplicas; set another autoscaler" }}{{- end -}}
 {{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ fail "serving.kserve.prometheus: the URL of Prometheus is required with autoscaler keda" }}{{- end -}}

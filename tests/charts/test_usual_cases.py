@@ -1,0 +1,113 @@
+"""Values for usual cases: the memory of serving and training is planned."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.charts.rendering import of_kind, pods, ray_job, refusal, render
+from tests.support.errors import refused
+from training.__main__ import parser
+from training.errors import ConfigError
+from training.planning.accelerators import GIB, accelerator_named
+from training.planning.collected import ASSUMED
+from training.planning.hardware import Hardware
+from training.planning.serving import ServingPlan, plan_serving
+from training.recipes.auto.recipe import derive
+from training.recipes.open_models.recipes import shape
+from training.recipes.recipe import MAX_HOURS, Plan
+
+SINGLE, EIGHT, CPU = "single-gpu-values.yaml", "eight-gpus-values.yaml", "cpu-values.yaml"
+FOUR, EIGHT_BILLION = "qwen3-4b", "qwen3-8b"
+
+
+def arguments_of(values: str) -> dict[str, str]:
+    """Return the arguments of vLLM by name."""
+    (runtime,) = of_kind(render(values), "ServingRuntime")
+    words = runtime["spec"]["containers"][0]["args"]
+    return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+
+
+def served(values: str, model: str, gpu_gib: float) -> ServingPlan:
+    given = arguments_of(values)
+    fraction, context = float(given["gpu-memory-utilization"]), int(given["max-model-len"])
+    return plan_serving(shape(model), gpu_gib, fraction, context)
+
+
+def trained(values: str, model: str, share: float = 1.0) -> Any:
+    """Plan the run of these values; raise ConfigError with the reason if it does not fit.
+
+    Args:
+        share: part of the memory of each GPU.
+    """
+    options = parser().parse_args(ray_job(render(values))["spec"]["entrypoint"].split()[3:])
+    assert (options.recipe, options.gpus_per_worker) == ("auto", 1)
+    card = accelerator_named(options.accelerator)
+    workers, _ = options.workers
+    hardware = Hardware(replace(card, memory_gib=card.memory_gib * share), workers)
+    plan = Plan(
+        "auto-1",
+        Path("runs"),
+        Path(model),
+        hardware,
+        ASSUMED,
+        assignments=tuple(options.set),
+        max_hours=MAX_HOURS,
+    )
+    return derive(plan, shape(model))
+
+
+def test_one_gpu_of_24_gb_serves_two_versions_and_another_one_trains() -> None:
+    plan = served(SINGLE, FOUR, 24)
+    assert plan.cache_tokens >= 8192
+    assert 2 * plan.limit_bytes <= 0.95 * 24 * GIB
+    assert accelerator_named("l4").memory_gib <= 24
+    assert trained(SINGLE, FOUR).text()
+
+
+def test_training_beside_two_versions_on_one_gpu_is_refused_with_the_reason() -> None:
+    with refused(ConfigError) as caught:
+        trained(SINGLE, FOUR, share=0.1)
+    assert "weights" in caught.value.text
+    error = refusal(SINGLE, "gitops=true", "ray.workers.nodeSelector.pool=serving")
+    assert "serving.vllm.podsPerGpu" in error
+    assert "ray.workers.nodeSelector" in error
+
+
+def test_eight_gpus_of_80_gb() -> None:
+    plan = served(EIGHT, EIGHT_BILLION, 80)
+    assert plan.cache_tokens >= 16 * 16_384
+    objects = render(EIGHT)
+    workers = ray_job(objects)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    count = workers["replicas"]
+    assert trained(EIGHT, EIGHT_BILLION).text()
+    # Two versions with two pods each, and the workers.
+    assert 2 * 2 + count == 8
+
+
+def test_cpus_hold_small_beside_its_candidate() -> None:
+    objects = render(CPU)
+    predictor = pods(objects)["predictor/Deployment"]["spec"]["containers"][0]
+    assert predictor["resources"]["limits"]["memory"] == "16Gi"
+    (run,) = pods(objects)["training/CronJob"]["spec"]["containers"]
+    options = parser().parse_args(run["args"][1:])
+    assert (options.recipe, run["resources"]["limits"]["memory"]) == ("small", "12Gi")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--enable-lora", "serving.vllm.args adapters"),
+        ("--lora-modules=a=/x", "serving.vllm.args adapters"),
+        ("--gpu-memory-utilization=0.6", "serving.vllm.podsPerGpu 0.475"),
+    ],
+)
+def test_adapters_and_too_much_memory_are_refused(argument: str, words: str) -> None:
+    error = refusal(SINGLE, "gitops=true", f"serving.vllm.args={{{argument}}}")
+    assert all(word in error for word in words.split()), error
+
+
+def test_default_utilization_of_shared_gpus_is_refused() -> None:
+    error = refusal(SINGLE, "gitops=true", "serving.vllm.args={--max-model-len=8192}")
+    assert "serving.vllm.podsPerGpu" in error
