@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--lora", type=int, default=0, help="rank of the adapter; 0: all weights")
     parser.add_argument("--updates", type=int, default=6, help="after one to warm up")
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1, help="of the trainer")
     parser.add_argument("--tokens", type=int, default=64, help="of a response, at most")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.model.name}")
@@ -93,7 +94,7 @@ class Side:
             minibatch_rows=options.prompts,
             max_prompt_tokens=64,
             max_response_tokens=options.tokens,
-            machine=Machine(),
+            machine=Machine(threads=options.threads),
         )
         self._folder, self._stack = folder / name, ExitStack()
         self.seconds: list[dict[str, float]] = []
@@ -141,8 +142,8 @@ def report(
     options: argparse.Namespace,
 ) -> None:
     """Print the median time of each part and the ratio of both sides."""
-    print(f"{options.engine.value} {options.dtype.value}, {options.prompts} prompts, at most")
-    print(f"{options.tokens} tokens, {options.updates} updates\n")
+    print(f"{options.engine.value} {options.dtype.value}, {options.updates} updates of")
+    print(f"{options.prompts} prompts with responses of at most {options.tokens} tokens\n")
     print(f"{'part':10} {'own, s':>8} {'server, s':>10} {'ratio':>7}")
     totals = [sum(sum(update.values()) for update in side) for side in (own, server)]
     for part in PARTS:
