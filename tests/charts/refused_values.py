@@ -128,8 +128,8 @@ BY_TEMPLATE = {
         "training.enabled=true,training.recipe=small,models.initial=nano-0",
         "training.recipe models.initial nano-0",
     ),
-    "the default recipe for another model": (
-        "training.enabled=true,models.initial=nano-1",
+    "recipe auto for a model with a recipe of its own": (
+        "training.enabled=true,training.recipe=auto,models.initial=nano-1",
         "training.recipe models.initial nano-1",
     ),
     "GPUs for a run without Ray": (
@@ -139,6 +139,10 @@ BY_TEMPLATE = {
     "GPUs in one pod without a node selector": (
         "training.enabled=true,ray.workers.gpus=1",
         "ray.workers.nodeSelector",
+    ),
+    "recipe auto with unknown GPUs of other pods": (
+        f"{RAY},ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu,models.initial=base-1",
+        "training.hardware.accelerator",
     ),
     "GPUs without a node selector": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
     "GPUs set twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),

@@ -85,6 +85,20 @@ def test_training_accepts_its_arguments(values: str) -> None:
     assert options.canary_steps == (0.02, 0.05, 0.2)
 
 
+@pytest.mark.parametrize(
+    ("initial", "recipe"), [("nano-0", "nano"), ("small-12", "small"), ("smaller-1", "auto")]
+)
+def test_the_recipe_is_that_of_the_initial_model(initial: str, recipe: str) -> None:
+    hardware = ("training.hardware.accelerator=h100", "training.hardware.memoryGib=15")
+    named = (f"models.initial={initial}", *hardware)
+    options = training_parser().parse_args(arguments(RAY, *named))
+    launcher = only(pods(render(RAY, *named))["launcher/CronJob"])["args"]
+    assert options.recipe == recipe
+    assert f"--recipe={recipe}" in launcher
+    planned = (options.accelerator, options.memory_gib, options.cores)
+    assert planned == (("h100", 15, None) if recipe == "auto" else (None, None, None))
+
+
 def test_runs_are_by_ray_where_nothing_is_set() -> None:
     """RayJobs where the operator is, otherwise Ray inside the pod of a run."""
     with_operator = render("existing-values.yaml", "training.enabled=true")

@@ -14,7 +14,7 @@ containers:
       - --template=/turn/rayjob.json
       - --job=$(JOB)
       - --job-uid=$(JOB_UID)
-      - --recipe={{ .Values.training.recipe }}
+      - --recipe={{ include "thumbwheel.recipe" . }}
       - --deadline-seconds={{ .Values.training.deadlineSeconds | int64 }}
     {{- include "thumbwheel.containerSecurity" . | nindent 4 }}
     env:

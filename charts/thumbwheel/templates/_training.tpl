@@ -12,11 +12,18 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Recipe of a run: `training.recipe`, or that of the model `models.initial`. */}}
+{{- define "thumbwheel.recipe" -}}
+{{- $named := regexFind "^(nano|small)-[0-9]+$" .Values.models.initial | splitList "-" | first -}}
+{{- .Values.training.recipe | default $named | default "auto" -}}
+{{- end -}}
+
 {{/* Arguments of `python3 -m`. extraArgs come last because the last occurrence of an argument
      applies. */}}
 {{- define "thumbwheel.trainingWords" -}}
 {{- $v := .Values.training -}}{{- $known := include "thumbwheel.known" . | fromYaml -}}
-{{- $words := list "training" "loop" "--recipe" $v.recipe "--state" "/" "--scheduled" "--patience" "2m" -}}
+{{- $recipe := include "thumbwheel.recipe" . -}}
+{{- $words := list "training" "loop" "--recipe" $recipe "--state" "/" "--scheduled" "--patience" "2m" -}}
 {{- range list "feedback" "generator" -}}
   {{- $words = concat $words (list (printf "--%s" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $ .)) (index $known .).port)) -}}
 {{- end -}}
@@ -29,6 +36,11 @@
   {{- $workers := .Values.ray.workers -}}
   {{- $range := ternary (printf "%d..%d" (int $workers.fewest) (int $workers.replicas)) (toString $workers.replicas) (gt (int $workers.fewest) 0) -}}
   {{- $words = concat $words (list "--workers" $range "--gpus-per-worker" (toString $workers.gpus) "--rollout-actors" (toString .Values.ray.rolloutActors)) -}}
+{{- end -}}
+{{- if eq $recipe "auto" -}}
+  {{- range $option, $value := dict "accelerator" $v.hardware.accelerator "cores" $v.hardware.cores "memory-gib" $v.hardware.memoryGib -}}
+    {{- if $value -}}{{- $words = concat $words (list (printf "--%s" $option) (toString $value)) -}}{{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- with $v.benchmarks.tasks -}}{{- $words = concat $words (list "--gate-tasks" (join "," .)) -}}{{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
@@ -162,8 +174,9 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- define "thumbwheel.validateTraining" -}}
 {{- if .Values.training.enabled -}}
 {{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}{{- $mode := include "thumbwheel.rayMode" . -}}
+{{- $recipe := include "thumbwheel.recipe" . -}}
 {{- range list "nano" "small" -}}
-  {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
+  {{- if and (ne . $recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
 {{- $items := $v.training.benchmarks.items.existingClaim -}}
 {{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
@@ -174,6 +187,7 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.fewest, because Ray would wait for the pods of the actors" }}{{- end -}}
 {{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
+{{- if and (eq $recipe "auto") (eq $mode "kuberay") (gt $gpus 0) (not $v.training.hardware.accelerator) -}}{{ fail "training.hardware.accelerator: recipe auto plans by the GPU of the workers, which the pod of the loop does not see; name it, such as h100" }}{{- end -}}
 {{- if and (gt $gpus 0) (eq $mode "local") -}}{{ fail "ray.workers.gpus: GPUs need ray.mode kuberay or job; local trains without Ray on CPUs" }}{{- end -}}
 {{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: select GPU nodes with ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
 {{- range $kind, $amounts := $workers.resources -}}
