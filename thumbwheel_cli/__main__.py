@@ -149,7 +149,7 @@ COMMANDS = {
     "models publish": Command(
         "copy a version into an object store", TRAINING, ("publish",), ("training",)
     ),
-    "models serving-plan": Command(
+    "models memory": Command(
         "memory of a model on the GPU of a server", TRAINING, ("serving-plan",), ("training",)
     ),
     "models prune": Command(
