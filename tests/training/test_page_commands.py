@@ -12,10 +12,14 @@ import pytest
 
 from training.__main__ import main, parser
 from training.recipes.custom.assignments import assigned, settable
+from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.custom.recipe_file import FIXED
 from training.recipes.custom.stages import STAGES
+from training.recipes.names import AUTO
 from training.recipes.open_models.recipes import recipe_named
 from training.recipes.pretraining import commands as pretraining
+from training.recipes.recipe import Plan
+from training.recipes.small import small
 from training.stages.pretrain import PretrainConfig
 from training.verification.tasks.catalogue import names
 
@@ -76,6 +80,8 @@ def test_commands_of_the_page_can_be_parsed(arguments: list[str]) -> None:
         assigned(stage.config(**given), options.set, FIXED)
     elif arguments[0] == "run" and not options.recipe.endswith(".py"):
         recipe_named(options.recipe)
+    elif arguments[0] == "loop" or getattr(options, "recipe", "") == AUTO:
+        set_loop_fields(small(Plan("auto-1", Path("run"), Path("model"))), options.set)
     elif arguments[0] == "pretrain":
         assert set(fields) <= FIELDS["pretrain"]
     elif fields:
@@ -110,7 +116,9 @@ def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
     named = set(re.findall(r"--set ([a-z_.]+)=", PAGE)) | set(
         re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M)
     )
-    assert {field.removeprefix("sft.") for field in named} <= fields
+    # Fields of steps of the loop begin with the step; of a field, its own fields may be named.
+    own = {re.sub(r"^(sft|ppo)\.", "", field) for field in named}
+    assert {field.removesuffix(".rank") for field in own} <= fields
     assert named
 
 

@@ -39,6 +39,8 @@ from training.optim.gradients import NonFiniteError
 from training.progress_log import PROGRESS, FollowedStage, Watcher, following, stage_logs
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
+from training.rl.rollout_server.server import RolloutServerError
+from training.rl.rollout_server.weight_sync import DeadSyncError, SamplerMismatchError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
 from training.runtime.context import Checkpoints, Progress, RunContext, StoppedError
@@ -64,6 +66,9 @@ REPORTED_ERRORS = (
     NonFiniteError,
     StaleRolloutError,
     OffPolicyError,
+    DeadSyncError,
+    SamplerMismatchError,
+    RolloutServerError,
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from training.data.examples import ExampleError
+from training.errors import DetailedError
 
 Item = TypeVar("Item")
 
@@ -25,7 +25,7 @@ BATCH_ROWS = 256  # of a .parquet file in memory
 LARGEST_TEXT_BYTES = 256 << 20  # limit per .txt file, because each is read as a whole
 
 
-class TextError(ExampleError):
+class TextError(DetailedError, ValueError):
     """Error for an unreadable text; the message never contains text content.
 
     `field` is the file, "file:line", "file:line:key" for a .jsonl, "file:row" for a .parquet, or
