@@ -281,7 +281,8 @@ def test_upgrade_replaces_pods_without_failed_calls_and_ends_the_watch(
 def test_failed_load_reports_the_reason_of_its_pod(world: World) -> None:
     folder = world.model("nano-c")
     tokenizer = folder / "tokenizer.json"
-    tokenizer.write_text("{}")
+    # Still a tokenizer for the generator, but not the one of the manifest.
+    tokenizer.write_bytes(tokenizer.read_bytes() + b"\n")
     started = world.rollout("start", "nano-c")
     assert started["refusal"][:3] == FAILED, started
     for word in ("ModelLoadFailed", "nano-c", "manifest.json", "tokenizer.json"):
