@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.artifacts.manifest import MANIFEST, read_manifest
+from training.artifacts.manifest import MANIFEST
 from training.errors import DetailedError, details_of
 from training.model.fields import ModelConfigError, read_object
 from training.model.tensor_files import read_tensors
@@ -237,10 +237,10 @@ def save_adapter_weights(
 
 
 def record_base(directory: Path, base: Path) -> None:
-    """Write the hash of the base's weights into adapter_config.json, if the base has a manifest."""
-    if not (base / MANIFEST).is_file():
+    """Write the hash of the base's weights into adapter_config.json, if its manifest has one."""
+    if not (found := _weights_sha256(base)):
         return
-    settings = {**_settings(directory), BASE_SHA256: _weights_sha256(base)}
+    settings = {**_settings(directory), BASE_SHA256: found}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
@@ -255,10 +255,10 @@ def check_base(directory: Path, base: Path) -> None:
         AdapterError: the adapter belongs to another base.
     """
     settings = _settings(directory)
-    recorded = settings.get(BASE_SHA256)
-    if not recorded or not (base / MANIFEST).is_file():
+    recorded, found = settings.get(BASE_SHA256), _weights_sha256(base)
+    if not recorded or not found:
         return
-    if recorded != (found := _weights_sha256(base)):
+    if recorded != found:
         raise AdapterError(
             f"{ADAPTER_CONFIG}: the adapter belongs to "
             f"{settings.get('base_model_name_or_path') or 'another base'} with weights "
@@ -270,12 +270,18 @@ def check_base(directory: Path, base: Path) -> None:
 
 
 def _weights_sha256(directory: Path) -> str:
-    """Return a hash over the hashes of the weights in a manifest."""
-    files = read_manifest(directory).files
+    """Return a hash over the hashes of the weights in a manifest; "" if it has none.
+
+    The manifest of a model that an operator installed may have version and files only.
+    """
+    path = directory / MANIFEST
+    files = read_object(path).get("files") if path.is_file() else None
+    if not isinstance(files, dict):
+        return ""
     weights = sorted(item for item in files.items() if item[0].endswith(".safetensors"))
     # An adapter beside merged weights is not part of the model.
     own = [item for item in weights if "/" not in item[0]]
-    return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else ""
 
 
 def _settings(directory: Path) -> dict[str, Any]:
