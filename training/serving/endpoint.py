@@ -139,18 +139,9 @@ class Endpoint:
             EndpointError: the server does not answer.
             RefusedError: the server refused a parameter, for example a prompt that is too long.
         """
+        given = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         sampling = _sampling(max_tokens, stop, temperature)
-
-        def one(place: int) -> Completion:
-            prompt = prompts[place]
-            given = prompt if isinstance(prompt, str) else list(prompt)
-            body = self._post(
-                "/v1/completions", {"prompt": given, **sampling, **_seeded(seed, place)}
-            )
-            choice = body["choices"][0]
-            return _completion(choice, choice["text"], body)
-
-        return self._each(one, range(len(prompts)))
+        return self._completions("/v1/completions", "prompt", given, sampling, seed)
 
     def chat(
         self,
@@ -170,17 +161,20 @@ class Endpoint:
             EndpointError: the server does not answer.
             RefusedError: the server refused a parameter.
         """
+        given = [[dict(message) for message in messages] for messages in conversations]
         sampling = _sampling(max_tokens, stop, temperature)
+        return self._completions("/v1/chat/completions", "messages", given, sampling, seed)
+
+    def _completions(
+        self, path: str, field: str, given: Sequence[Any], sampling: Json, seed: int | None
+    ) -> list[Completion]:
+        """Post each prompt or conversation as the field `field` and read the first choice."""
 
         def one(place: int) -> Completion:
-            messages = [dict(message) for message in conversations[place]]
-            body = self._post(
-                "/v1/chat/completions", {"messages": messages, **sampling, **_seeded(seed, place)}
-            )
-            choice = body["choices"][0]
-            return _completion(choice, choice["message"]["content"] or "", body)
+            seeded = {} if seed is None else {"seed": seed + place}
+            return _completion(self._post(path, {field: given[place], **sampling, **seeded}))
 
-        return self._each(one, range(len(conversations)))
+        return self._each(one, range(len(given)))
 
     def sample(
         self,
@@ -367,10 +361,9 @@ def _sampling(max_tokens: int, stop: Sequence[str], temperature: float) -> Json:
     return {"max_tokens": max_tokens, "temperature": temperature, **given}
 
 
-def _seeded(seed: int | None, place: int) -> Json:
-    return {} if seed is None else {"seed": seed + place}
-
-
-def _completion(choice: Json, text: str, body: Json) -> Completion:
+def _completion(body: Json) -> Completion:
+    """Return the first choice of a response, which has a text or, for a chat, a message."""
+    choice = body["choices"][0]
+    text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
     tokens = int((body.get("usage") or {}).get("completion_tokens", 0))
     return Completion(text, str(choice.get("finish_reason") or ""), tokens)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.s3_server import S3Server
 from tests.support.errors import refused
+from tests.support.interrupted_source import InterruptedSource
 from tests.training.refused_commands import refused_command
 from training.__main__ import main
 from training.artifacts.manifest import MANIFEST, Manifest, verify_manifest
@@ -16,24 +17,10 @@ from training.errors import UnavailableError
 from training.model_store.bucket import BucketSource, ModelBucket, parse_url
 from training.model_store.destination import BucketDestination, DirectoryDestination
 from training.model_store.importing import import_model
-from training.model_store.source import DirectorySource, ModelImportError, Source, SourceFile
+from training.model_store.source import ModelImportError, Source, SourceFile
 
 URL = parse_url("s3://team/models", "--to")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-class CountedSource(DirectorySource):
-    """A directory that records the fetched files and fails at `broken`."""
-
-    def __init__(self, directory: Path, broken: str = "") -> None:
-        super().__init__(directory)
-        self.broken, self.fetched = broken, list[str]()
-
-    def fetch(self, file: SourceFile, into: Path) -> None:
-        if file.name == self.broken:
-            raise KeyboardInterrupt
-        self.fetched.append(file.name)
-        super().fetch(file, into)
 
 
 @pytest.fixture
@@ -68,7 +55,7 @@ def test_command_imports_into_the_store_and_back(
 def test_manifest_is_written_last(
     bucket: CheckpointBucket, store: S3Server, model: Path, tmp_path: Path
 ) -> None:
-    found = imported(CountedSource(model), bucket, tmp_path)
+    found = imported(InterruptedSource(model), bucket, tmp_path)
     keys = list(store.buckets["team"])
     assert keys[-1] == f"models/toy-1/{MANIFEST}"
     assert {key.removeprefix("models/toy-1/") for key in keys} == {*found.files, MANIFEST}
@@ -77,8 +64,8 @@ def test_manifest_is_written_last(
 def test_second_import_fetches_nothing(
     bucket: CheckpointBucket, model: Path, tmp_path: Path
 ) -> None:
-    imported(CountedSource(model), bucket, tmp_path)
-    source = CountedSource(model)
+    imported(InterruptedSource(model), bucket, tmp_path)
+    source = InterruptedSource(model)
     imported(source, bucket, tmp_path)
     assert source.fetched == []
 
@@ -87,10 +74,10 @@ def test_interrupted_import_continues_without_the_scratch_folder(
     bucket: CheckpointBucket, store: S3Server, model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        imported(CountedSource(model, SHARDS[1]), bucket, tmp_path / "first")
+        imported(InterruptedSource(model, SHARDS[1]), bucket, tmp_path / "first")
     assert f"models/toy-1/{MANIFEST}" not in store.buckets["team"]
     assert ModelBucket(bucket, URL).versions() == []
-    source = CountedSource(model)
+    source = InterruptedSource(model)
     imported(source, bucket, tmp_path / "second")
     assert [name for name in source.fetched if name in SHARDS] == [SHARDS[1]]
     assert ModelBucket(bucket, URL).versions() == ["toy-1"]
@@ -99,7 +86,7 @@ def test_interrupted_import_continues_without_the_scratch_folder(
 def test_weights_are_removed_from_the_scratch_folder_one_by_one(
     bucket: CheckpointBucket, model: Path, tmp_path: Path
 ) -> None:
-    class Watching(CountedSource):
+    class Watching(InterruptedSource):
         def fetch(self, file: SourceFile, into: Path) -> None:
             assert not list(into.glob("*.safetensors"))
             super().fetch(file, into)
@@ -111,7 +98,7 @@ def test_weights_are_removed_from_the_scratch_folder_one_by_one(
 def test_damaged_object_is_refused(
     bucket: CheckpointBucket, store: S3Server, model: Path, tmp_path: Path
 ) -> None:
-    imported(CountedSource(model), bucket, tmp_path)
+    imported(InterruptedSource(model), bucket, tmp_path)
     key = f"models/toy-1/{SHARDS[0]}"
     store.buckets["team"][key] = store.buckets["team"][key][::-1]
     url = parse_url("s3://team/models/toy-1", "SOURCE")
@@ -139,7 +126,7 @@ def test_removed_version_loses_its_manifest_first(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    imported(CountedSource(model), bucket, tmp_path)
+    imported(InterruptedSource(model), bucket, tmp_path)
     versions = ModelBucket(bucket, URL)
     removed: list[str] = []
     monkeypatch.setattr(bucket, "remove", removed.append)

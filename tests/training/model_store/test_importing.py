@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.errors import refused
+from tests.support.interrupted_source import InterruptedSource
 from training.artifacts.manifest import MANIFEST, Manifest, verify_manifest
 from training.artifacts.registry import RegistryError
 from training.data.chat import ChatError, load_chat
@@ -21,7 +22,7 @@ from training.model.fields import ModelConfigError
 from training.model.tensor_files import CheckpointError
 from training.model_store.destination import MARGIN_BYTES, DirectoryDestination
 from training.model_store.importing import import_model
-from training.model_store.source import DirectorySource, ModelImportError, SourceFile
+from training.model_store.source import DirectorySource, ModelImportError
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -32,20 +33,6 @@ class Usage(NamedTuple):
     total: int
     used: int
     free: int
-
-
-class InterruptedSource(DirectorySource):
-    """A directory whose file `broken` cannot be read; records the fetched files."""
-
-    def __init__(self, directory: Path, broken: str = "") -> None:
-        super().__init__(directory)
-        self.broken, self.fetched = broken, list[str]()
-
-    def fetch(self, file: SourceFile, into: Path) -> None:
-        if file.name == self.broken:
-            raise KeyboardInterrupt
-        self.fetched.append(file.name)
-        super().fetch(file, into)
 
 
 def imported(
