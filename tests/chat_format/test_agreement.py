@@ -1,18 +1,16 @@
 """One conversation has the same ids in training, behind the generator, and in the predictor."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import Sampling
-from services.generator.answering.stream import Chunk
 from services.predictor.text.chat_template import read_chat_template, render_chat
 from services.predictor.text.codec import TextCodec
+from tests.support.echo_server import EchoServer
 from tests.support.tokenizers_with_markers import CHATML, LLAMA_3, byte_level, write_tokenizer
 from training.data.chat import Message, load_chat
 from training.data.served import Served
@@ -47,37 +45,6 @@ CASES = {
 }
 
 
-class SentTexts:
-    """Model server that keeps the messages of its last request."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-
-    async def index(self) -> Mapping[str, bool]:
-        return {}
-
-    async def load(self, version: str, directory: str) -> None:
-        return None
-
-    async def unload(self, version: str) -> None:
-        return None
-
-    async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
-        return None
-
-    async def tokenize(self, version: str, text: str) -> list[int] | None:
-        return None
-
-    async def answer(
-        self,
-        version: str,
-        messages: Sequence[chat_pb2.HistoryMessage],
-        sampling: Sampling,
-        on_chunk: Callable[[Chunk], None],
-    ) -> None:
-        self.rows = [{"role": ROLES[item.role], "content": item.text} for item in messages]
-
-
 @pytest.fixture(params=["nano", "chatml", "llama-3"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "nano":
@@ -101,18 +68,19 @@ async def test_ids_agree(label: str, directory: Path) -> None:
         chat_pb2.ROLE_ASSISTANT,
         chat_pb2.ROLE_USER,
     )
-    server = SentTexts()
+    server = EchoServer()
     messages = [chat_pb2.HistoryMessage(role=number, text=text) for number in numbers]
     await PlainMessages(server, lambda version: str(directory)).answer(
         "v1", messages, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), lambda chunk: None
     )
+    sent = [{"role": ROLES[item.role], "content": item.text} for item in server.messages]
     typed = [{"role": ROLES[number], "content": text} for number in numbers]
 
     async def predictor_ids(rows: list[dict[str, str]]) -> list[int]:
         return await codec.encode(render_chat(template, rows, True), add_special_tokens=False)
 
     trained = load_chat(directory).prompt_ids([Message(**row) for row in typed])
-    assert await predictor_ids(server.rows) == trained
+    assert await predictor_ids(sent) == trained
     assert await predictor_ids(typed) == trained
     # As many control tokens as in a conversation without any in its texts.
     honest = load_chat(directory).prompt_ids([Message(row["role"], "hello") for row in typed])
