@@ -49,7 +49,7 @@ def small_sft(
         batch_rows=16,
         microbatch_rows=8,
         max_tokens=192,
-        optimizer=OptimizerConfig(learning_rate=4e-4, schedule="cosine", warmup_fraction=0.05),
+        optimizer=OptimizerConfig(learning_rate=3e-4, schedule="cosine", warmup_fraction=0.05),
         lora=LoraConfig(rank=16, alpha=32.0, targets=PROJECTIONS),
         vocabulary_rows=32768,  # of 65,536: the head is a third of the work
         held_out_fraction=0.03,

@@ -211,12 +211,14 @@ def in_words(number: int) -> str:
 
 def _draw(rng: random.Random) -> tuple[int, str, int]:
     kind = rng.random()
+    # Digits are the steps of which larger sums consist.
+    most = 9 if rng.random() < 0.4 else 99
     if kind < 0.55:
         high = 99 if rng.random() < 0.8 else 899
-        return rng.randint(2, high), "+", rng.randint(2, 99)
+        return rng.randint(2, high), "+", rng.randint(2, most)
     if kind < 0.8:
         high = 99 if rng.random() < 0.85 else 899
-        a, b = sorted((rng.randint(2, high), rng.randint(2, 99)), reverse=True)
+        a, b = sorted((rng.randint(2, high), rng.randint(2, most)), reverse=True)
         return a, "-", b
     if rng.random() < 0.7:
         return rng.randint(2, 12), "×", rng.randint(2, 12)
