@@ -13,6 +13,7 @@ CODE = (
     "training",
     "sequential",
     "chat_format",
+    "secret_detection",
     "infra",
     "thumbwheel_cli",
     "charts",

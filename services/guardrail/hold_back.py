@@ -15,6 +15,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from secret_detection.finding import (
+    PASSWORD_LABEL,
+    PEM,
+    PEM_END,
+    ends_with_known_start,
+    has_letter_and_digit,
+)
 from services.guardrail.detection.folding import fold_characters
 from services.guardrail.detection.markdown import (
     HAS_MARKUP,
@@ -23,14 +30,7 @@ from services.guardrail.detection.markdown import (
     shown_text,
     without_markup,
 )
-from services.guardrail.detection.spans import (
-    PASSWORD_LABEL,
-    PEM,
-    PEM_END,
-    Span,
-    ends_with_known_start,
-    has_letter_and_digit,
-)
+from services.guardrail.detection.spans import Span
 
 # Scripts without spaces. Every character counts as a word; otherwise a whole Chinese answer would
 # be held back.

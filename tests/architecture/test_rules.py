@@ -18,6 +18,7 @@ CODE = (
     "training",
     "sequential",
     "chat_format",
+    "secret_detection",
     "infra",
     "thumbwheel_cli",
     "benchmarks",
@@ -274,7 +275,11 @@ def test_training_imports_no_service() -> None:
 
 @pytest.mark.parametrize(
     ("package", "libraries"),
-    [("sequential", {"numpy"}), ("chat_format", {"jinja2", "tokenizers"})],
+    [
+        ("sequential", {"numpy"}),
+        ("chat_format", {"jinja2", "tokenizers"}),
+        ("secret_detection", set()),
+    ],
 )
 def test_shared_packages_import_nothing_of_the_project(package: str, libraries: set[str]) -> None:
     """Services and training share these packages, so neither may come with them."""

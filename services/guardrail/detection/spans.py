@@ -1,22 +1,19 @@
 """Detection of secrets and personal data in a text.
 
-Secrets are private keys, keys and tokens with known prefixes, labelled values, Bearer values, and
-passwords in URLs. The prefixes are documented by their issuers for secret scanning. A labelled
-value must also look random.
+Secrets are those of `secret_detection`.
 
 Personal data are e-mail addresses, phone numbers, payment cards, IBANs, and US social security
 numbers. Numbers must pass their checksum (Luhn, mod 97) or the numbering plan, so that version
 numbers, sums and dates are not detected.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import phonenumbers
 
+from secret_detection.finding import Secret, SecretForm, find_known_secrets, find_secrets
 from services.guardrail.verdict import Category
 
 
@@ -30,119 +27,28 @@ class Span:
     replacement: str
 
 
-KEY = "[secret removed]"
-PASSWORD = "[password removed]"  # noqa: S105 - a replacement text
-PRIVATE_KEY = "[private key removed]"
-
-KNOWN = re.compile(
-    r"""(?<![A-Za-z0-9])(?:
-      (?:AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}                # AWS
-    | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_\w{22,}    # GitHub
-    | glpat-[\w-]{20,}                                   # GitLab
-    | sk-(?:proj-|ant-|or-|svcacct-|live-)?[\w-]{20,}    # OpenAI, Anthropic, OpenRouter
-    | [rsp]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,}   # Stripe
-    | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}          # Slack
-    | AIza[\w-]{35} | ya29\.[\w-]{20,}                   # Google
-    | hf_[A-Za-z0-9]{30,} | tw_[A-Za-z0-9_-]{24,}        # Hugging Face, Thumbwheel's own keys
-    | npm_[A-Za-z0-9]{36} | pypi-[\w-]{50,}              # package registries
-    | SG\.[\w-]{16,}\.[\w-]{16,} | key-[0-9a-f]{32}      # SendGrid, Mailgun
-    | dop_v1_[0-9a-f]{64} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}         # DigitalOcean, Shopify
-    | hvs\.[\w-]{24,} | AGE-SECRET-KEY-1[0-9A-Z]{58}     # Vault, age
-    | \d{8,10}:AA[\w-]{33}                               # Telegram
-    | eyJ[\w-]{8,1024}\.eyJ[\w-]{8,}\.[\w-]{8,}              # JSON web token
-    )""",
-    re.VERBOSE,
-)
-# The beginning of a key or token and the rest of its word.
-KNOWN_START = re.compile(
-    r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA|gh[pousr]_|github_pat_|glpat-|sk-|[rsp]k_(?:live|test)_"
-    r"|whsec_|xox[abeoprs]-|xapp-|AIza|ya29\.|hf_|tw_|npm_|pypi-|SG\.|key-|dop_v1_"
-    r"|shp(?:at|ca|pa|ss)_|hvs\.|AGE-SECRET-KEY-1|\d{8,10}:AA|eyJ)[\w.:-]*+"
-)
-PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
-IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
-# English, German, Spanish (folded, without a tilde), Portuguese, French (mot de passe).
-PASSWORD_LABEL = (
-    "(?:passw(?:or)?[dt]|passphrase|pwd|kennwort|contrasena|senha"  # noqa: S105
-    # Not within a word such as "impasse".
-    "|(?<![A-Za-z])(?:motde)?passe)"
-)
-LABELLED_PASSWORD = re.compile(
-    rf"{PASSWORD_LABEL}[\"'`*]*\s{{0,3}}(?:[:=]|=>|\bis\b)\s{{0,3}}"
-    r"[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
-    re.IGNORECASE,
-)
-LABELLED_KEY = re.compile(
-    r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
-    r"3}[\"'`*]*([\w+/.~-]{16,512}=*)",
-    re.IGNORECASE,
-)
-# Lowest Shannon entropy per character of a key. At this length English words with punctuation are
-# below the value, random base64 is above.
-RANDOM_BITS = 3.5
+REPLACEMENTS = {
+    SecretForm.KEY: "[secret removed]",
+    SecretForm.PASSWORD: "[password removed]",
+    SecretForm.PRIVATE_KEY: "[private key removed]",
+}
 
 
 def secret_spans(text: str) -> Iterator[Span]:
     """Yield all secrets of a text in no particular order; spans may overlap."""
-    for found in PEM.finditer(text):
-        end = PEM_END.search(text, found.end())
-        yield Span(found.start(), end.end() if end else len(text), Category.SECRET, PRIVATE_KEY)
-    yield from known_secret_spans(text)
-    for found in BEARER.finditer(text):
-        if has_letter_and_digit(found[1]):
-            yield _labelled(found, KEY)
-    for found in IN_URL.finditer(text):
-        if not _is_placeholder(found[1]):
-            yield Span(found.start(1), found.end(1), Category.SECRET, PASSWORD)
-    for found in LABELLED_PASSWORD.finditer(text):
-        if has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
-            yield _labelled(found, PASSWORD)
-    for found in LABELLED_KEY.finditer(text):
-        if has_letter_and_digit(found[1]) and entropy_bits(found[1]) >= RANDOM_BITS:
-            yield _labelled(found, KEY)
+    return (_secret_span(text, secret) for secret in find_secrets(text))
 
 
 def known_secret_spans(text: str) -> Iterator[Span]:
     """Yield the keys and tokens with a known form."""
-    for found in KNOWN.finditer(text):
-        yield Span(found.start(), found.end(), Category.SECRET, KEY)
+    return (_secret_span(text, secret) for secret in find_known_secrets(text))
 
 
-def ends_with_known_start(word: str) -> bool:
-    """Return True if a key or token begins in the word and may go on in the next line."""
-    # One match takes all that follows it, so that the time is linear; a pattern that ends with "$"
-    # would read the rest of the word from each prefix.
-    return any(found.end() == len(word) for found in KNOWN_START.finditer(word))
-
-
-def _labelled(found: re.Match[str], replacement: str) -> Span:
+def _secret_span(text: str, secret: Secret) -> Span:
     # Starts at the label, because the hold-back assigns a span to the word in which the span
     # starts. The replacement repeats the label.
-    label = found[0][: found.start(1) - found.start()]
-    return Span(found.start(), found.end(1), Category.SECRET, label + replacement)
-
-
-def entropy_bits(text: str) -> float:
-    """Return the Shannon entropy of the characters, in bits per character."""
-    return -sum(
-        count / len(text) * math.log2(count / len(text)) for count in Counter(text).values()
-    )
-
-
-def has_letter_and_digit(value: str) -> bool:
-    """Return True unless the value is a word or a number."""
-    return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
-
-
-def _is_placeholder(value: str) -> bool:
-    return value.startswith(("$", "<", "{", "%")) or value.casefold().strip(".*") in (
-        "",
-        "password",
-        "pass",
-        "xxx",
-    )
+    label = text[secret.label_start : secret.start]
+    return Span(secret.label_start, secret.end, Category.SECRET, label + REPLACEMENTS[secret.form])
 
 
 EMAIL_REPLACEMENT = "[e-mail address removed]"

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from secret_detection.finding import has_letter_and_digit
 from services.guardrail.detection.markdown import HAS_MARKUP_OR_BREAK, SOFT_BREAK, shown_text
 from services.guardrail.detection.spans import (
     PHONE_REPLACEMENT,
     Span,
-    has_letter_and_digit,
     known_secret_spans,
     personal_spans,
     secret_spans,

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from secret_detection.finding import find_secrets
 from training.corpus.pii.addresses import find_ip_addresses, find_mails
 from training.corpus.pii.kinds import DEFAULT_KINDS, Kind, Redacted, Span
 from training.corpus.pii.numbers import (
@@ -25,7 +26,6 @@ from training.corpus.pii.numbers import (
 )
 from training.corpus.pii.phones import find_phones
 from training.corpus.pii.regions import regions_of
-from training.corpus.pii.secrets import find_secrets
 
 PLACEHOLDER = re.compile(rf"<({'|'.join(kind.name for kind in Kind)})_([0-9]{{1,6}})>")
 # A span that overlaps an accepted one is dropped. Kinds with the better evidence come first.
@@ -61,7 +61,10 @@ def find(
     """
     found = [*find_mails(text)] if Kind.EMAIL in kinds else []
     if Kind.SECRET in kinds:
-        found += find_secrets(text)
+        found += (
+            Span(secret.start, secret.end, Kind.SECRET, text[secret.start : secret.end])
+            for secret in find_secrets(text)
+        )
     if not {Kind.IP_ADDRESS, Kind.PRIVATE_IP_ADDRESS}.isdisjoint(kinds):
         found += find_ip_addresses(text)
     parts = parts_with_digits(text)

@@ -1,18 +1,15 @@
-"""Detection of secrets: private keys, keys and tokens with known prefixes, labelled values.
+"""Detection of secrets by their form.
 
-The patterns are those of the guardrail (services/guardrail/detection/spans.py), which replaces
-secrets in answers; a test compares them. The prefixes are documented by their issuers for secret
-scanning. A labelled value must also look random.
+The prefixes are documented by their issuers for secret scanning. A labelled value must also look
+random.
 """
-
-from __future__ import annotations
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-
-from training.corpus.pii.kinds import Kind, Span
+from dataclasses import dataclass
+from enum import StrEnum
 
 KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -32,6 +29,12 @@ KNOWN = re.compile(
     | eyJ[\w-]{8,1024}\.eyJ[\w-]{8,}\.[\w-]{8,}              # JSON web token
     )""",
     re.VERBOSE,
+)
+# The beginning of a key or token and the rest of its word.
+KNOWN_START = re.compile(
+    r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AROA|AIDA|gh[pousr]_|github_pat_|glpat-|sk-|[rsp]k_(?:live|test)_"
+    r"|whsec_|xox[abeoprs]-|xapp-|AIza|ya29\.|hf_|tw_|npm_|pypi-|SG\.|key-|dop_v1_"
+    r"|shp(?:at|ca|pa|ss)_|hvs\.|AGE-SECRET-KEY-1|\d{8,10}:AA|eyJ)[\w.:-]*+"
 )
 PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
@@ -58,39 +61,76 @@ LABELLED_KEY = re.compile(
 RANDOM_BITS = 3.5
 
 
-def find_secrets(text: str) -> Iterator[Span]:
-    """Yield the secrets of a text; of labelled values without the label."""
+class SecretForm(StrEnum):
+    """Form of a secret."""
+
+    PRIVATE_KEY = "private key"
+    KEY = "key"
+    PASSWORD = "password"  # noqa: S105 - a form
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Characters `start` to `end` (exclusive) of a text that are a secret.
+
+    Attributes:
+        label_start: start of the label before the value, such as "password: "; `start` without one.
+    """
+
+    start: int
+    end: int
+    form: SecretForm
+    label_start: int
+
+
+def find_secrets(text: str) -> Iterator[Secret]:
+    """Yield all secrets of a text in no particular order; they may overlap."""
     for found in PEM.finditer(text):
-        end = PEM_END.search(text, found.end())
-        yield _span(text, found.start(), end.end() if end else len(text))
-    for found in KNOWN.finditer(text):
-        yield _span(text, *found.span())
+        closing = PEM_END.search(text, found.end())
+        end = closing.end() if closing else len(text)
+        yield Secret(found.start(), end, SecretForm.PRIVATE_KEY, found.start())
+    yield from find_known_secrets(text)
     for found in BEARER.finditer(text):
-        if _has_letter_and_digit(found[1]):
-            yield _span(text, *found.span(1))
+        if has_letter_and_digit(found[1]):
+            yield _labelled(found, SecretForm.KEY)
     for found in IN_URL.finditer(text):
         if not _is_placeholder(found[1]):
-            yield _span(text, *found.span(1))
+            yield Secret(*found.span(1), SecretForm.PASSWORD, found.start(1))
     for found in LABELLED_PASSWORD.finditer(text):
-        if _has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
-            yield _span(text, *found.span(1))
+        if has_letter_and_digit(found[1]) and not _is_placeholder(found[1]):
+            yield _labelled(found, SecretForm.PASSWORD)
     for found in LABELLED_KEY.finditer(text):
-        if _has_letter_and_digit(found[1]) and _entropy_bits(found[1]) >= RANDOM_BITS:
-            yield _span(text, *found.span(1))
+        if has_letter_and_digit(found[1]) and entropy_bits(found[1]) >= RANDOM_BITS:
+            yield _labelled(found, SecretForm.KEY)
 
 
-def _span(text: str, start: int, end: int) -> Span:
-    return Span(start, end, Kind.SECRET, text[start:end])
+def find_known_secrets(text: str) -> Iterator[Secret]:
+    """Yield the keys and tokens with a known form."""
+    for found in KNOWN.finditer(text):
+        yield Secret(*found.span(), SecretForm.KEY, found.start())
 
 
-def _has_letter_and_digit(value: str) -> bool:
-    return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
+def ends_with_known_start(word: str) -> bool:
+    """Return True if a key or token begins in the word and may go on in the next line."""
+    # One match takes all that follows it, so that the time is linear; a pattern that ends with "$"
+    # would read the rest of the word from each prefix.
+    return any(found.end() == len(word) for found in KNOWN_START.finditer(word))
 
 
-def _entropy_bits(text: str) -> float:
+def entropy_bits(text: str) -> float:
+    """Return the Shannon entropy of the characters, in bits per character."""
     return -sum(
         count / len(text) * math.log2(count / len(text)) for count in Counter(text).values()
     )
+
+
+def has_letter_and_digit(value: str) -> bool:
+    """Return True unless the value is a word or a number."""
+    return any(letter.isalpha() for letter in value) and any(letter.isdigit() for letter in value)
+
+
+def _labelled(found: re.Match[str], form: SecretForm) -> Secret:
+    return Secret(*found.span(1), form, found.start())
 
 
 def _is_placeholder(value: str) -> bool:
