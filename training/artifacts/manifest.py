@@ -19,6 +19,8 @@ from training.errors import DetailedError
 from training.runs import now
 
 MANIFEST = "manifest.json"
+# Folder of a model, and the entry of its report: the adapter against the first model of a chain.
+BASE_ADAPTER = "base_adapter"
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 

@@ -44,11 +44,14 @@ class LoraConfig:
         rank: inner dimension of the adapter matrices, at least 1; higher ranks can learn more
         alpha: scale of the update, as alpha / rank; above 0
         targets: projections with an adapter, comma-separated
+        served_rank: highest rank of the adapter against the first model of a chain of adapters,
+            at least 1; vLLM serves the version with it (base_adapter/)
     """
 
     rank: Count = 8
     alpha: Positive = 16.0
     targets: tuple[str, ...] = PROJECTIONS
+    served_rank: Count = 64
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from training.artifacts.manifest import BASE_ADAPTER
 from training.artifacts.registry import Registry
 from training.errors import ConfigError
 from training.evaluation.canary_run import RolloutView
@@ -116,4 +117,8 @@ def _needed(runs: Runs, registry: Registry, view: RolloutView | None) -> dict[st
     for version in list(needed):
         if parent := origins.get(version, ""):
             needed.setdefault(parent, f"parent of {version}, for a return to it")
+    bases = {m.version: m.report.get(BASE_ADAPTER, {}).get("base") for m in registry.manifests()}
+    for version in list(needed):
+        if base := bases.get(version):
+            needed.setdefault(base, f"base of {version}, which is an adapter of it")
     return needed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.artifacts.manifest import Manifest, read_manifest, write_manifest
+from training.artifacts.manifest import BASE_ADAPTER, Manifest, read_manifest, write_manifest
 from training.runtime.context import Lineage, RunContext
 
 if TYPE_CHECKING:
@@ -38,18 +38,23 @@ class FineTuningConfig(PublishedConfig, Protocol):
 
 def write_model(
     backbone: Backbone, lora: LoraConfig | None, model_directory: Path, output_directory: Path
-) -> None:
+) -> dict[str, Any]:
     """Write the trained weights in the layout of Hugging Face.
 
     An adapter is merged into the **full** model, as the trained model may have a trimmed
-    vocabulary. The unmerged adapter is written to adapter/ as well.
+    vocabulary. The unmerged adapter is written to adapter/ as well, and its sum with the adapters
+    before to base_adapter/ (`write_base_adapter`).
+
+    Returns:
+        for the manifest: {"base_adapter": …} if there is an adapter.
     """
+    from training.model.base_adapter import write_base_adapter
     from training.model.checkpoint import load_decoder, save_decoder
     from training.model.lora import load_adapter, merge_adapter, record_base, save_adapter
 
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, output_directory, companions_from=model_directory)
-        return
+        return {}
     save_adapter(
         backbone.decoder,
         backbone.adapter,
@@ -62,6 +67,10 @@ def write_model(
     load_adapter(full_decoder, backbone.adapter, output_directory / ADAPTER)
     merge_adapter(full_decoder, backbone.adapter)
     save_decoder(full_decoder, output_directory, companions_from=model_directory)
+    if full_decoder.config.family == "gpt2":
+        return {BASE_ADAPTER: {"refused": "vLLM has no adapters for GPT-2"}}
+    adapter, target = output_directory / ADAPTER, output_directory / BASE_ADAPTER
+    return {BASE_ADAPTER: write_base_adapter(model_directory, adapter, target, lora.served_rank)}
 
 
 def publish_model(
@@ -92,7 +101,7 @@ def publish_model(
 def publish(
     config: PublishedConfig,
     context: RunContext,
-    write: Callable[[], None],
+    write: Callable[[], Mapping[str, Any] | None],
     *,
     kind: str,
     parents: tuple[str, ...],
@@ -102,11 +111,12 @@ def publish(
     """Write the files, then the manifest, on rank 0; return the same manifest on every rank.
 
     Args:
+        write: writes the files; returns figures in addition to `report`.
         data: identifies the data if they are no snapshot of the lineage.
     """
     output_directory, lineage = config.output_directory, config.lineage
     if context.ranks.rank == 0:
-        write()
+        figures = write() or {}
         snapshot = (
             {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256}
             if lineage.snapshot
@@ -121,7 +131,7 @@ def publish(
             code_commit=lineage.code_commit,
             seeds={"run": config.seed},
             data=snapshot,
-            report=report,
+            report={**report, **figures},
             licence=lineage.licence,
         )
     context.ranks.wait()

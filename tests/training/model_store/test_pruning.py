@@ -8,7 +8,7 @@ import pytest
 
 from tests.s3_server import S3Server
 from tests.support.errors import refused
-from training.artifacts.manifest import MANIFEST, write_manifest
+from training.artifacts.manifest import BASE_ADAPTER, MANIFEST, write_manifest
 from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.errors import ConfigError
 from training.evaluation.canary_run import CandidateState, RolloutView
@@ -27,19 +27,22 @@ class History:
         self.models = state / "models"
         self.add("toy-0")
 
-    def add(self, version: str) -> None:
+    def add(self, version: str, base: str = "") -> None:
         folder = self.models / version
         folder.mkdir(parents=True)
         (folder / "weights").write_text(version)
-        write_manifest(folder, kind="model", version=version)
+        report = {BASE_ADAPTER: {"base": base}} if base else {}
+        write_manifest(folder, kind="model", version=version, report=report)
 
-    def trained(self, number: int, incumbent: str = "toy-0", *, is_finished: bool = True) -> None:
+    def trained(
+        self, number: int, incumbent: str = "toy-0", *, is_finished: bool = True, base: str = ""
+    ) -> None:
         version = f"toy-{number}"
         started = f"2026-11-29T10:00:{number:02d}+00:00"
         self.runs.begin(RunRecord(version, "toy", incumbent, "snapshot", started))
         if is_finished:
             self.runs.end(version, RunResult("refused", "", started))
-        self.add(version)
+        self.add(version, base)
 
     def removed(self, view: RolloutView | None, keep: int) -> list[str]:
         plan = plan_pruning(
@@ -82,6 +85,12 @@ def test_promoted_version_and_its_parent_are_kept(history: History) -> None:
     history.trained(8)
     history.registry.note("toy-7", VersionStage.PROMOTED, "", "toy-7")
     assert history.removed(None, 1) == ["toy-1", "toy-2", "toy-4", "toy-5", "toy-6"]
+
+
+def test_base_of_an_adapter_in_use_is_kept(history: History) -> None:
+    history.trained(7, "toy-3", base="toy-1")
+    history.trained(8, base="toy-2")  # is not in use
+    assert history.removed(serving("toy-7"), 1) == ["toy-2", "toy-4", "toy-5", "toy-6"]
 
 
 def test_unfinished_run_and_its_incumbent_are_kept(history: History) -> None:
