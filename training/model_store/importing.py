@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from chat_format.errors import ChatFormatError
+from chat_format.tokenizer_check import FILE as TOKEN_IDS
+from chat_format.tokenizer_check import write_token_ids
 from training.artifacts.manifest import Manifest, hash_file
 from training.artifacts.registry import check_version
 from training.model.fields import read_object
@@ -215,10 +218,13 @@ def _manifest(
 
 
 def _normalise(folder: Path) -> list[Path]:
-    """Put template and end tokens where model servers and trainer expect them.
+    """Put template, end tokens and token ids where servers, trainer and generator expect them.
 
     Returns:
         the files that may differ from those of the source.
+
+    Raises:
+        ModelImportError: the tokenizer is malformed.
     """
     tokenizer, generation = folder / TOKENIZER_CONFIG, folder / GENERATION_CONFIG
     settings, template = read_object(tokenizer), folder / "chat_template.jinja"
@@ -228,7 +234,14 @@ def _normalise(folder: Path) -> list[Path]:
     ends = read_object(folder / "config.json").get("eos_token_id")
     if ends is not None and not generation.exists():
         generation.write_text(json.dumps({"eos_token_id": ends}) + "\n")
-    return [path for path in (tokenizer, generation) if path.exists()]
+    try:
+        # The generator compares them with the tokenizer of the model server before users get it.
+        write_token_ids(folder)
+    except ChatFormatError as error:
+        raise ModelImportError(
+            error.text, field=error.field, reason=error.reason, limit=error.limit
+        ) from error
+    return [path for path in (tokenizer, generation, folder / TOKEN_IDS) if path.exists()]
 
 
 def _size(count: int) -> str:

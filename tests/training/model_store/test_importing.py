@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chat_format.tokenizer_check import FILE as TOKEN_IDS
+from chat_format.tokenizer_check import read_token_ids, token_ids
 from tests.support.errors import refused
 from tests.support.interrupted_source import InterruptedSource
-from training.artifacts.manifest import MANIFEST, Manifest, verify_manifest
+from training.artifacts.manifest import MANIFEST, Manifest, hash_file, verify_manifest
 from training.artifacts.registry import RegistryError
 from training.data.chat import ChatError, load_chat
 from training.errors import DetailedError
@@ -62,6 +64,18 @@ def test_version_is_complete_and_loads(model: Path, tmp_path: Path) -> None:
     assert found.parents == (str(model),)
     assert any(found.sha256 in line for line in said)
     assert any("apache-2.0" in line for line in said)
+
+
+def test_ids_for_the_comparison_with_the_model_server_are_written(
+    model: Path, tmp_path: Path
+) -> None:
+    """Ids of the source are replaced, because its tokenizer may have been changed after them."""
+    (model / TOKEN_IDS).write_text('{"Hello": [0]}')
+    found = imported(model, tmp_path / "models")
+    version = tmp_path / "models" / "toy-1"
+    assert found.files[TOKEN_IDS] == hash_file(version / TOKEN_IDS)
+    assert read_token_ids(version) == token_ids(version)
+    assert imported(model, tmp_path / "models") == found
 
 
 def test_second_import_of_the_same_model_changes_nothing(model: Path, tmp_path: Path) -> None:
