@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,39 @@ class VllmOptions:
             ]
         return [*command, *self.arguments]
 
+    def environment(self, folder: Path, key: str) -> dict[str, str]:
+        """Return the environment variables of the server, added to those of the trainer.
+
+        Args:
+            folder: folder for caches of this server.
+        """
+        # Compiled once for the environment; the default is a folder in /tmp. Volumes of a pod and
+        # folders of other users can only be read.
+        compiled = self.python.absolute().parents[1] / "inductor"
+        with suppress(OSError):
+            compiled.mkdir(exist_ok=True)
+        if not os.access(compiled, os.W_OK):
+            compiled = folder / "inductor"
+        found = {
+            "VLLM_API_KEY": key,
+            "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(self.kv_gigabytes)),
+            "VLLM_CACHE_ROOT": str(folder / "cache"),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
+            # Threads bound to one processor would wait for the trainer on it.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+            # /collective_rpc, /pause and others; only this machine reaches the port.
+            "VLLM_SERVER_DEV_MODE": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        }
+        if self.python.absolute() != Path(sys.executable).absolute():
+            # Images of training name their packages there, among them another torch.
+            found["PYTHONPATH"] = ""
+        return found
+
 
 @contextmanager
 def serving_vllm(options: VllmOptions, key: str = "") -> Iterator[Endpoint]:
@@ -89,22 +123,7 @@ def serving_vllm(options: VllmOptions, key: str = "") -> Iterator[Endpoint]:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="thumbwheel-vllm-") as folder:
-        environment = {
-            "VLLM_API_KEY": key,
-            "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(options.kv_gigabytes)),
-            "VLLM_CACHE_ROOT": str(Path(folder, "cache")),
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
-            # Threads bound to one processor would wait for the trainer on it.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Compiled once for the environment; the default is a folder in /tmp.
-            "TORCHINDUCTOR_CACHE_DIR": str(options.python.absolute().parents[1] / "inductor"),
-            # /collective_rpc, /pause and others; only this machine reaches the port.
-            "VLLM_SERVER_DEV_MODE": "1",
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        }
+        environment = options.environment(Path(folder), key)
         url = f"http://127.0.0.1:{port}"
         with child(options.command(port), environment, Path(folder, "log")) as server:
             server.wait_until_ready(lambda: url, "/health", READY_SECONDS, lambda: "")
