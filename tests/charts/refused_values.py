@@ -35,6 +35,11 @@ BY_SCHEMA = {
     "an unknown mode of Ray": ("ray.mode=cluster", "mode"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
     "a temporary folder without a limit": ("tmpSizes.services=null", "tmpSizes"),
+    "an unknown engine of rollouts": ("training.rollouts.engine=sglang", "engine"),
+    "an argument of vLLM with two values": (
+        "training.rollouts.arguments={--max-model-len 256}",
+        "arguments",
+    ),
     "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
 }
 
@@ -172,6 +177,22 @@ BY_TEMPLATE = {
     "rollout actors on the GPUs of workers": (
         f"{RAY},ray.rolloutActors=1,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
         "ray.rolloutActors",
+    ),
+    "workers in pods without the server of the first": (
+        f"{RAY},training.rollouts.engine=vllm,ray.workers.replicas=2",
+        "training.rollouts.engine ray.workers.replicas",
+    ),
+    "two sources of rollouts": (
+        f"{RAY},training.rollouts.engine=vllm,ray.rolloutActors=1",
+        "training.rollouts.engine ray.rolloutActors",
+    ),
+    "a number type of another engine": (
+        "training.enabled=true,training.rollouts.engine=predictor,training.rollouts.dtype=bfloat16",
+        "training.rollouts.dtype bfloat16",
+    ),
+    "an environment of vLLM without vLLM": (
+        "training.enabled=true,training.rollouts.environment.existingClaim=vllm",
+        "training.rollouts.environment.existingClaim",
     ),
     "a queue with autoscaling": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
     "a canary longer than its run": (

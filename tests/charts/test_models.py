@@ -190,6 +190,14 @@ def test_store_gets_the_first_version_after_its_import() -> None:
     assert outside_ports(policy(objects)) == {443, 8333}
 
 
+def test_both_containers_of_the_job_get_the_variables_of_the_values() -> None:
+    given = ("models.import.extraEnv[0].name=PYTHONPATH", "models.import.extraEnv[0].value=/site")
+    job = model_job(render(EXISTING, *HUB, STORE, *given))
+    (bringing,) = job["spec"]["template"]["spec"]["initContainers"]
+    for each in (bringing, container(job)):
+        assert {"name": "PYTHONPATH", "value": "/site"} in each["env"]
+
+
 def test_store_gets_a_version_that_the_operator_has_put_into_the_claim() -> None:
     job = model_job(render(EXISTING, STORE, "models.initial=base-1"))
     assert "initContainers" not in job["spec"]["template"]["spec"]

@@ -15,6 +15,10 @@ from tests.charts.rendering import CHART, component, of_kind, outside_ports, pod
 from training.__main__ import parser as training_parser
 from training.data.feedback.bucket import bucket_location
 from training.launching.__main__ import parser as launcher_parser
+from training.recipes.custom.recipe_file import set_parts
+from training.runtime.context import Lineage
+from training.serving.rollout_server import ServedType, ServerEngine
+from training.stages.ppo import PpoConfig
 
 JOB, RAY = "one-node-values.yaml", "ray-values.yaml"
 EVALUATION = ("evaluation-values.yaml", "training.enabled=true")
@@ -133,6 +137,43 @@ def test_the_pod_of_a_run_has_the_gpus_and_the_nodes_of_its_workers() -> None:
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     shared = next(m["name"] for m in only(pod)["volumeMounts"] if m["mountPath"] == "/dev/shm")
     assert volumes[shared]["emptyDir"]["medium"] == "Memory"
+
+
+ROLLOUTS = ("training.rollouts.engine=vllm", "training.rollouts.environment.existingClaim=vllm")
+
+
+@pytest.mark.parametrize("mode", ["job", "local", "kuberay"])
+def test_a_model_server_samples_in_the_pod_of_the_first_worker(mode: str) -> None:
+    words = "training.rollouts.arguments={--enforce-eager,--max-num-seqs=4}"
+    objects = render(JOB, f"ray.mode={mode}", *ROLLOUTS, "training.rollouts.dtype=float32", words)
+    kuberay = mode == "kuberay"
+    head = pods(objects)["training/RayJob" if kuberay else "training/CronJob"]
+    given = only(head)["args"] if not kuberay else ray_job(objects)["spec"]["entrypoint"].split()
+    options = training_parser().parse_args(given[given.index("training") + 1 :])
+    here = Path()
+    ppo = PpoConfig(here, here, here, Lineage("v"), reward_model_directory=here)
+    ppo = set_parts({"ppo": ppo}, options.set)["ppo"]
+    server = ppo.rollout_server
+    assert server is not None
+    assert (server.engine, server.dtype) == (ServerEngine.VLLM, ServedType.FLOAT32)
+    assert str(server.python) == "/opt/vllm/bin/python"
+    assert server.arguments == ("--enforce-eager", "--max-num-seqs=4")
+    assert (server.kv_gigabytes, ppo.importance_cap) == (1, 2)
+    worker = pods(objects)["ray-worker/RayJob"] if kuberay else head
+    assert mounts(worker)["/opt/vllm"] == ("vllm", False)
+    # KubeRay mounts /dev/shm into the pods of Ray.
+    shared = [m for m in only(worker)["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    assert bool(shared) is not kuberay
+
+
+def test_rollouts_are_sampled_by_the_policy_where_nothing_is_set() -> None:
+    assert training_parser().parse_args(arguments(JOB)).set == []
+    assert "/opt/vllm" not in mounts(pods(render(JOB))["training/CronJob"])
+
+
+def test_the_server_of_rollouts_changes_no_network_policy() -> None:
+    """It listens on loopback, which policies do not concern."""
+    assert policies(JOB, *ROLLOUTS) == policies(JOB)
 
 
 def test_extra_arguments_take_precedence() -> None:

@@ -142,6 +142,9 @@ spec:
     - {name: VLLM_NO_USAGE_STATS, value: "1"}
     # As --api-key, for the paths under /v1; the health check and the metrics need no key.
     {{- include "thumbwheel.fromSecret" (list "VLLM_API_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
+    {{- with $vllm.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   ports:
     - {name: http, containerPort: 8000, protocol: TCP}
   startupProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 5, timeoutSeconds: 5, failureThreshold: {{ div (add $vllm.startupSeconds 4) 5 }}}
@@ -168,6 +171,9 @@ spec:
     - {name: tmp, mountPath: /tmp}
     - {name: cache, mountPath: /cache}
     - {name: shared-memory, mountPath: /dev/shm}
+    {{- with $vllm.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
 {{/* Reject adapters, and pods or training that would take more memory of a GPU than it has. */}}

@@ -144,6 +144,9 @@ template:
         env:
           {{- include "thumbwheel.bucketEnvironment" . | nindent 10 }}
           {{- include "thumbwheel.trustEnvironment" . | nindent 10 }}
+          {{- with $given.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         resources: {{- toYaml $given.resources | nindent 10 }}
         volumeMounts:
           - {name: tmp, mountPath: /tmp}

@@ -42,12 +42,28 @@
     {{- if $value -}}{{- $words = concat $words (list (printf "--%s" $option) (toString $value)) -}}{{- end -}}
   {{- end -}}
 {{- end -}}
+{{- $words = concat $words (include "thumbwheel.rolloutWords" . | fromJsonArray) -}}
 {{- with $v.benchmarks.tasks -}}{{- $words = concat $words (list "--gate-tasks" (join "," .)) -}}{{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
 {{- with .Values.models.store -}}{{- $words = concat $words (list "--model-store" .) -}}{{- end -}}
 {{- if gt (int .Values.models.keep) 0 -}}{{- $words = concat $words (list "--keep-versions" (toString .Values.models.keep)) -}}{{- end -}}
 {{- with include "thumbwheel.tlsSettings" . | fromYaml -}}{{- $words = concat $words (list "--tls" .tls_certificate .tls_key .tls_authority) -}}{{- end -}}
 {{- concat $words $v.extraArgs | toJson -}}
+{{- end -}}
+
+{{/* Arguments for the model server that samples, as JSON. */}}
+{{- define "thumbwheel.rolloutWords" -}}
+{{- $words := list -}}{{- $v := .Values.training.rollouts -}}
+{{- if $v.engine -}}
+  {{- $fields := dict "engine" $v.engine "dtype" ($v.dtype | default (ternary "bfloat16" "float32" (eq $v.engine "vllm"))) -}}
+  {{- if eq $v.engine "vllm" -}}
+    {{- $fields = merge $fields (dict "python" $v.python "kv_gigabytes" $v.kvGigabytes) -}}
+    {{- with $v.arguments -}}{{- $_ := set $fields "arguments" (join "," .) -}}{{- end -}}
+  {{- end -}}
+  {{- range $name, $value := $fields -}}{{- $words = concat $words (list "--set" (printf "ppo.rollout_server.%s=%s" $name (toString $value))) -}}{{- end -}}
+  {{- if ne (toString $v.importanceCap) "" -}}{{- $words = concat $words (list "--set" (printf "ppo.importance_cap=%s" (toString $v.importanceCap))) -}}{{- end -}}
+{{- end -}}
+{{- $words | toJson -}}
 {{- end -}}
 
 {{/* Endpoint and credentials of the bucket. Given to the pod of the loop, and to Ray workers only
@@ -98,6 +114,11 @@
 {{- if ne (index . 1) "submitter" }}
 - {name: models, mountPath: /models}
 - {name: loop, mountPath: /loop}
+{{- with $root.Values.training.rollouts }}
+{{- if .environment.existingClaim }}
+- {name: rollout-environment, mountPath: /opt/vllm, readOnly: true{{ with .environment.subPath }}, subPath: {{ . | quote }}{{ end }}}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if eq (index . 1) "loop" }}
 {{- if $root.Values.training.benchmarks.items.existingClaim }}
@@ -118,6 +139,9 @@
 {{- if ne (index . 1) "submitter" }}
 - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" $root }}}}
 - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}
+{{- with $root.Values.training.rollouts.environment.existingClaim }}
+- {name: rollout-environment, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+{{- end }}
 {{- end }}
 {{- if eq (index . 1) "loop" }}
 {{- with $root.Values.training.benchmarks.items.existingClaim }}
@@ -160,9 +184,13 @@ failedJobsHistoryLimit: {{ .history.failed }}
 {{- pick $run "resources" "nodeSelector" "tolerations" "affinity" "priorityClassName" | toYaml -}}
 {{- end -}}
 
-{{/* Workers with GPUs in one pod exchange gradients through /dev/shm, which is 64 MiB by default. */}}
+{{/* Workers with GPUs in one pod exchange gradients through /dev/shm, and the processes of vLLM their
+     messages; it is 64 MiB by default. KubeRay mounts its own into the pods of Ray. */}}
 {{- define "thumbwheel.sharesMemory" -}}
-{{- if and (eq (include "thumbwheel.rayMode" .) "job") (gt (int .Values.ray.workers.gpus) 0) -}}true{{- end -}}
+{{- $mode := include "thumbwheel.rayMode" . -}}
+{{- if and (eq $mode "job") (gt (int .Values.ray.workers.gpus) 0) -}}true
+{{- else if and (ne $mode "kuberay") (eq .Values.training.rollouts.engine "vllm") -}}true
+{{- end -}}
 {{- end -}}
 
 {{- define "thumbwheel.queueLabel" -}}
@@ -178,6 +206,7 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- range list "nano" "small" -}}
   {{- if and (ne . $recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
+{{- include "thumbwheel.validateRollouts" . -}}
 {{- $items := $v.training.benchmarks.items.existingClaim -}}
 {{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
 {{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
@@ -199,5 +228,17 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
 {{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a complete run; set only one of the two" }}{{- end -}}
 {{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: must be below training.deadlineSeconds, which ends the run" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Reject model servers that the trainer cannot use for rollouts. */}}
+{{- define "thumbwheel.validateRollouts" -}}
+{{- $v := .Values.training.rollouts -}}{{- $ray := .Values.ray -}}
+{{- if and $v.environment.existingClaim (ne $v.engine "vllm") -}}{{ fail "training.rollouts.environment.existingClaim: only training.rollouts.engine vllm uses it" }}{{- end -}}
+{{- if $v.engine -}}
+{{- $types := dict "vllm" (list "bfloat16" "float16" "float32") "predictor" (list "float32" "uint8") -}}
+{{- if and $v.dtype (not (has $v.dtype (index $types $v.engine))) -}}{{ fail (printf "training.rollouts.dtype: %s is not a type of %s; set one of %s" $v.dtype $v.engine (index $types $v.engine | join ", ")) }}{{- end -}}
+{{- if and (eq (include "thumbwheel.rayMode" .) "kuberay") (gt (int $ray.workers.replicas) 1) -}}{{ fail (printf "training.rollouts.engine: the server of the first worker is on loopback, which the pods of the %d workers of ray.workers.replicas do not share; set replicas to 1, ray.mode to job, or engine to \"\"" (int $ray.workers.replicas)) }}{{- end -}}
+{{- if gt (int $ray.rolloutActors) 0 -}}{{ fail "training.rollouts.engine: not allowed with ray.rolloutActors, which sample instead" }}{{- end -}}
 {{- end -}}
 {{- end -}}
