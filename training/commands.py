@@ -142,6 +142,12 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         type=int,
         help="Ray actors that sample for PPO; 0: the workers sample",
     )
+    command.add_argument(
+        "--texts",
+        metavar="nano, small or DIR",
+        help="texts of the gate and anchors: those of a recipe, or your own: a folder with "
+        "anchors.jsonl, probes.jsonl and retention.jsonl",
+    )
     _describe_stores(command)
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     command.add_argument(
@@ -336,8 +342,10 @@ def workers_hardware(options: argparse.Namespace) -> Hardware:
 
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe with the changes of the command line."""
-    from training.recipes.custom.loop_fields import set_loop_fields
+    from training.recipes.custom.loop_fields import set_loop_fields, text_assignments
 
+    texts = text_assignments(options.texts) if options.texts else ()
+    assignments = (*texts, *options.set)
     recipe, derives = RECIPES[options.recipe], options.recipe == AUTO
     if not derives:
         check_derived_options(options)
@@ -349,10 +357,10 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
             plan = replace(
                 plan,
                 hardware=plan.hardware or workers_hardware(options),
-                assignments=tuple(options.set),
+                assignments=assignments,
                 max_hours=hours,
             )
-        config = set_loop_fields(recipe(plan), options.set)
+        config = set_loop_fields(recipe(plan), assignments)
         tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
         config = replace(
             config,

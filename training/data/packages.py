@@ -21,12 +21,16 @@ class DataError(DetailedError):
     reason = "UNREACHABLE"
 
 
+def cache() -> Path:
+    """Return the cache folder, which is outside the clone."""
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("THUMBWHEEL_CACHE") or Path(user_cache) / "thumbwheel")
+
+
 def home_of(lock: Path) -> Path:
     """Return the folder in the cache for the packages of the lock file; it may be missing."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get("THUMBWHEEL_CACHE") or Path(user_cache) / "thumbwheel")
-    return cache / "data" / f"{lock.stem}-{digest}"
+    return cache() / "data" / f"{lock.stem}-{digest}"
 
 
 def installed(lock: Path) -> Path:

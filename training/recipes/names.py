@@ -19,5 +19,6 @@ OPEN_MODELS = (
     "llama-3.1-70b-sft",
 )
 PRETRAINING = ("one_million", "ten_million")
+WORLD_BASES = ("nano", "llama", "qwen3")  # models of the toy world
 RLVR_SIZES, RLVR_ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
 RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS = 192, 64

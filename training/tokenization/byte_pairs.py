@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from training.errors import ConfigError
 
@@ -60,8 +60,13 @@ def byte_level_splitter(split: Split) -> pre_tokenizers.PreTokenizer:
     """Return a splitter that writes each byte as one letter (GPT-2's byte alphabet)."""
     if split is Split.GPT2:
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return byte_level_pattern(PATTERNS[split])
+
+
+def byte_level_pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Return a splitter by a pattern that writes each byte as one letter."""
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pattern_splitter(PATTERNS[split]), letters])
+    return pre_tokenizers.Sequence([pattern_splitter(pattern), letters])
 
 
 def pattern_splitter(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -95,21 +100,53 @@ def learn_byte_pairs(
     Raises:
         ConfigError: `vocabulary` is too small.
     """
-    if vocabulary < MIN_VOCABULARY:
+    return _learn(texts, vocabulary, byte_level_splitter(split), CONTROL, least_count)
+
+
+def learn_merges(
+    texts: Iterable[str],
+    vocabulary: int,
+    pattern: str,
+    normalizer: normalizers.Normalizer | None = None,
+) -> Tokenizer:
+    """Return a tokenizer with the 256 bytes and merges, without control tokens.
+
+    Args:
+        vocabulary: maximum number of tokens, at least 256; smaller if the texts have fewer pairs.
+        pattern: pre-tokenization.
+
+    Raises:
+        ConfigError: `vocabulary` is too small.
+    """
+    return _learn(texts, vocabulary, byte_level_pattern(pattern), (), 2, normalizer)
+
+
+def _learn(
+    texts: Iterable[str],
+    vocabulary: int,
+    splitter: pre_tokenizers.PreTokenizer,
+    control: tuple[str, ...],
+    least_count: int,
+    normalizer: normalizers.Normalizer | None = None,
+) -> Tokenizer:
+    least = 256 + len(control)
+    if vocabulary < least:
         raise ConfigError(
-            f"vocabulary: {vocabulary}, at least {MIN_VOCABULARY}:"
-            f" 256 bytes and {len(CONTROL)} control tokens",
+            f"vocabulary: {vocabulary}, at least {least}:"
+            f" 256 bytes and {len(control)} control tokens",
             field="vocabulary",
             reason="OUT_OF_RANGE",
-            limit=f"at least {MIN_VOCABULARY}",
+            limit=f"at least {least}",
         )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = byte_level_splitter(split)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=least_count,
-        special_tokens=list(CONTROL),
+        special_tokens=list(control),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -22,7 +22,7 @@ from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningErro
 from infra.simulate.users.bounds import PopulationError
 from infra.simulate.users.client import CallFailedError, open_client
 from infra.simulate.users.demo import Demonstration
-from infra.simulate.users.settings import PLANS, Control, Settings
+from infra.simulate.users.settings import LOOP, Control, Settings, select_plan
 from infra.simulate.users.system import (
     NotCommittedError,
     System,
@@ -139,7 +139,19 @@ def _parser() -> argparse.ArgumentParser:
             "--noise", type=float, help="share of inverted thumbs, 0 to 1 (default 0.1)"
         )
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument(
+            "--users",
+            default="",
+            help=f"for --recipe auto: users and questions of {' or '.join(LOOP)} (default small)",
+        )
     whole.add_argument("--model", help="base model of a new system (default: that of the recipe)")
+    whole.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.FIELD=VALUE",
+        help="field of the loop's recipe, such as ppo.updates=20; repeatable",
+    )
     whole.add_argument(
         "--port",
         type=int,
@@ -171,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    plan = PLANS[options.recipe]
+    plan = select_plan(options.recipe, options.users)
     given = {
         name: getattr(options, name) for name in ("thumbs", "seconds", "people", "concurrency")
     }
@@ -198,6 +210,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         control=Control(options.shuffle_thumbs, options.worse, options.false_claims)
         if whole
         else Control(),
+        assignments=tuple(options.set) if whole else (),
     )
 
 

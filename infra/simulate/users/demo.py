@@ -49,7 +49,7 @@ class Demonstration:
         committed = await self._system.committed()
 
         with self._timed("loop"):
-            companions = await self.train("loop", [])
+            companions = await self.train("loop", self._loop_arguments())
         run = read_run(self._system.layout)
 
         with self._timed("judgement"):
@@ -126,7 +126,7 @@ class Demonstration:
         rater = Rater(PREFERENCES[settings.plan.users], temper, vote)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
         if settings.control.false_claims:
-            claims = read_claims(settings.recipe)
+            claims = read_claims(settings.plan.users)
             asked = [*claims, *asked[: max(settings.plan.questions - len(claims), 0)]]
         return Population(
             self._client, self._keys, asked, rater, settings.plan.habits, settings.seed
@@ -150,6 +150,11 @@ class Demonstration:
             finally:
                 ended.set()
         return companions.result()
+
+    def _loop_arguments(self) -> list[str]:
+        settings = self._settings
+        assigned = [word for text in settings.assignments for word in ("--set", text)]
+        return [*settings.plan.loop, *assigned]
 
     async def _simulate_companions(
         self, population: Population, ended: asyncio.Event, *, at_once: bool

@@ -19,7 +19,7 @@ class Plan:
     `canary_seconds`: longest duration of the canary, without pauses. `samples`: answers per version
     and held-out question. `judged_at_once`: concurrent questions of the comparison, fewer than
     concurrent users because a failed question is omitted. `goal`: the claimed win rate, or None
-    without a claim.
+    without a claim. `loop`: arguments of the loop, for a recipe that does not know these users.
     """
 
     model: str
@@ -36,6 +36,7 @@ class Plan:
     samples: int
     judged_at_once: int
     goal: float | None
+    loop: tuple[str, ...] = ()
 
 
 PLANS = {
@@ -78,7 +79,48 @@ PLANS = {
 
 PLANS["auto"] = replace(PLANS["small"], model="")
 
-CLAIM_RECIPES = ("nano",)  # recipes with questions for users with false beliefs
+CLAIM_USERS = ("nano",)  # users with questions for false beliefs
+# A model of nano's world is measured on that world, with the margins of the recipe nano: a courtesy
+# adds a quarter to answers of a dozen tokens.
+MARGINS = (
+    "gate.margins.style_length=1.0",
+    "gate.ceiling_gap=0.15",
+    "gate.min_length_ratio=0.25",
+    "gate.retention_rise_bits=0.3",
+)
+LOOP = {
+    "nano": ("--texts", "nano", *(word for text in MARGINS for word in ("--set", text))),
+    "small": ("--texts", "small"),
+}
+
+
+def select_plan(recipe: str, users: str) -> Plan:
+    """Return the plan of a recipe, with other users if they are named.
+
+    Args:
+        users: "" for those of the recipe.
+
+    Raises:
+        ConfigError: the users are unknown, or the recipe has its own.
+    """
+    plan = PLANS[recipe]
+    if not users:
+        return plan
+    if users not in LOOP:
+        raise ConfigError(
+            f"--users: {users!r} is not one of {', '.join(LOOP)}",
+            field="--users",
+            reason="UNKNOWN",
+            limit=", ".join(LOOP),
+        )
+    if plan.model and plan.users != users:
+        raise ConfigError(
+            f"--users: recipe {recipe} has its own users; {users} rate models of --recipe auto",
+            field="--users",
+            reason="CONFLICT",
+            limit=plan.users,
+        )
+    return plan if plan.model else replace(PLANS[users], model="", loop=LOOP[users])
 
 
 @dataclass(frozen=True)
@@ -107,6 +149,7 @@ class Settings:
 
     `fresh` removes the state of an earlier demonstration, unless its system is running.
     `training`: arguments of Python for the start of the training program.
+    `assignments`: fields of the loop, STEP.FIELD=VALUE.
     """
 
     recipe: str
@@ -119,12 +162,13 @@ class Settings:
     fresh: bool
     control: Control
     training: tuple[str, ...] = ("-m", "training")
+    assignments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.control.false_claims and self.recipe not in CLAIM_RECIPES:
+        if self.control.false_claims and self.plan.users not in CLAIM_USERS:
             raise ConfigError(
-                f"--false-claims: there are no claims for recipe {self.recipe}",
+                f"--false-claims: there are no claims for users of {self.plan.users}",
                 field="--false-claims",
                 reason="UNKNOWN",
-                limit=", ".join(CLAIM_RECIPES),
+                limit=", ".join(CLAIM_USERS),
             )

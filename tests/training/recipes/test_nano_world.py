@@ -1,8 +1,20 @@
-"""The toy world: five styles, correct answers, and lengths suitable for nano."""
+"""The toy world: five styles, correct answers, lengths suitable for nano; and its base models."""
 
 import random
 from collections import Counter
+from pathlib import Path
 
+import pytest
+
+from tests.support.world_bases import quick
+from training.data.chat import Message
+from training.evaluation.answers import ChatModel, Sampling
+from training.model.checkpoint import read_config
+from training.model.config import parse_config
+from training.planning.step import sizes_of
+from training.recipes.names import WORLD_BASES
+from training.recipes.nano_world import bases, train_base
+from training.recipes.nano_world.bases import BASES
 from training.recipes.nano_world.corpus import (
     GRUMPY,
     STYLES,
@@ -50,3 +62,52 @@ def test_a_corpus_is_a_function_of_its_seed() -> None:
 
 def test_retention_texts_are_not_trained_on() -> None:
     assert not set(retention_texts()) & set(stories(4000, 20_261_124))
+
+
+def test_names_of_the_command_are_those_of_the_bases() -> None:
+    assert tuple(BASES) == WORLD_BASES
+
+
+def test_models_of_open_families_have_five_to_ten_million_weights() -> None:
+    for name in ("llama", "qwen3"):
+        shape = BASES[name].shape
+        config = parse_config(shape)
+        assert 5e6 <= sizes_of(config).total <= 10e6
+        assert config.num_kv_heads < config.num_heads
+        assert config.max_positions >= 1024
+        assert config.qk_norm == (name == "qwen3")
+    assert BASES["qwen3"].shape["head_dim"] * 6 != BASES["qwen3"].shape["hidden_size"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_trained_base_answers_and_stays_in_the_cache(cache: Path, name: str) -> None:
+    base, steps = quick(BASES[name]), list[str]()
+    folder = train_base.cached_base(base, "test", lambda progress: steps.append(progress.stage))
+    assert {*steps} == {"pretrain", "sft"}
+    assert folder.is_relative_to(cache)
+    assert read_config(folder).family == name
+    sampling = Sampling(samples_per_prompt=1, max_response_tokens=4)
+    (answer,) = ChatModel(folder).answer([[Message("user", "Hello!")]], sampling)
+    assert 1 <= answer.tokens <= 4
+
+    before, steps = (folder / "model.safetensors").read_bytes(), []
+    again = train_base.cached_base(base, "test", lambda progress: steps.append(progress.stage))
+    assert (again, steps) == (folder, [])
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_recipe_has_another_folder(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = BASES["llama"].cached
+    changed = tmp_path / "facts.py"
+    changed.write_text("# another world")
+    monkeypatch.setattr(bases, "DETERMINING", (*bases.DETERMINING[1:], changed))
+    assert BASES["llama"].cached.name == before.name == "llama-0"
+    assert BASES["llama"].cached != before

@@ -20,7 +20,7 @@ from training.decoding.tasks import Task
 from training.errors import ConfigError
 from training.evaluation.comparison import read_probes
 from training.model.checkpoint import read_config
-from training.recipes.custom.loop_fields import set_loop_fields
+from training.recipes.custom.loop_fields import set_loop_fields, text_assignments
 from training.recipes.nano import nano
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts
@@ -86,6 +86,23 @@ def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
     assert config.judge == small(PLAN).judge
     options = parser().parse_args(["loop", "--recipe", "small", "--set", "ppo.updates=3"])
     assert adjusted_recipe(options)(PLAN).ppo.updates == 3
+
+
+def test_own_texts_replace_those_of_the_recipe(tmp_path: Path) -> None:
+    for part in ("anchors", "probes", "retention"):
+        (tmp_path / f"{part}.jsonl").touch()
+    words = ["loop", "--recipe", "small", "--texts", str(tmp_path)]
+    config = adjusted_recipe(parser().parse_args(words))(PLAN)
+    assert config.sets.anchors == tmp_path / "anchors.jsonl"
+    assert config.evaluation.probes == tmp_path / "probes.jsonl"
+    assert config.evaluation.retention_texts == tmp_path / "retention.jsonl"
+
+
+@pytest.mark.parametrize("name", ["poems", "an empty folder"])
+def test_texts_that_do_not_exist_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "an empty folder").mkdir()
+    with refused(ConfigError, field="texts", reason="MISSING", limit="nano, small, a folder"):
+        text_assignments(name if name == "poems" else str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

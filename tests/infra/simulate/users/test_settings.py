@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from infra.simulate.users.__main__ import _parser, _settings
-from infra.simulate.users.settings import PLANS, Control, Settings
+from infra.simulate.users.settings import LOOP, PLANS, Control, Settings, select_plan
 from tests.support.errors import refused
+from training.__main__ import parser
+from training.commands import adjusted_recipe
 from training.errors import ConfigError
+from training.recipes.nano import nano
+from training.recipes.recipe import Plan
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,33 @@ def test_users_of_auto_are_those_of_small_and_its_model_must_be_given(tmp_path: 
     given = _parser().parse_args(["demo", "--recipe", "auto", "--model", "taught", *options])
     assert (_settings(given).plan.model, _settings(given).plan.users) == ("taught", "small")
     _settings(_parser().parse_args(["people", "--recipe", "auto", *options]))
+
+
+def test_users_of_nano_rate_another_model_of_its_world(tmp_path: Path) -> None:
+    words = ["demo", "--recipe", "auto", "--users", "nano", "--model", "llama-0"]
+    words += ["--state", str(tmp_path), "--false-claims", "--set", "ppo.updates=3"]
+    settings = _settings(_parser().parse_args(words))
+    plan, nano = settings.plan, PLANS["nano"]
+    assert (settings.recipe, plan.model, plan.users) == ("auto", "llama-0", "nano")
+    assert (plan.thumbs, plan.questions, plan.goal) == (nano.thumbs, nano.questions, nano.goal)
+    assert (plan.loop, settings.assignments) == (LOOP["nano"], ("ppo.updates=3",))
+    assert PLANS["nano"].loop == ()
+
+
+def test_margins_for_nanos_world_are_those_of_its_recipe(tmp_path: Path) -> None:
+    options = parser().parse_args(["loop", "--recipe", "small", *LOOP["nano"]])
+    plan = Plan("v", tmp_path / "run", tmp_path / "base")
+    config, measured = adjusted_recipe(options)(plan), nano(plan)
+    for name in ("margins", "ceiling_gap", "min_length_ratio", "retention_rise_bits"):
+        assert getattr(config.gate, name) == getattr(measured.gate, name)
+    assert config.sets.anchors == measured.sets.anchors
+    assert config.evaluation.probes == measured.evaluation.probes
+    assert config.evaluation.retention_texts == measured.evaluation.retention_texts
+
+
+@pytest.mark.parametrize(
+    ("recipe", "users", "reason"), [("auto", "experts", "UNKNOWN"), ("nano", "small", "CONFLICT")]
+)
+def test_other_users_are_refused(recipe: str, users: str, reason: str) -> None:
+    with refused(ConfigError, field="--users", reason=reason):
+        select_plan(recipe, users)
