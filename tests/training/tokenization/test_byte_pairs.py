@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 from tests.support.errors import refused
 from tests.training.tokenization.sample_tokenizers import DIFFICULT, TEXT, train_byte_pairs
 from training.errors import ConfigError
+from training.recipes.nano_world.bases import NANO
 from training.recipes.nano_world.corpus import conversations, stories
-from training.recipes.nano_world.train_base import CONVERSATIONS, SEED, STORIES, VOCABULARY
+from training.recipes.nano_world.train_base import SEED
 from training.tokenization.byte_pairs import (
     CONTROL,
     MIN_VOCABULARY,
@@ -38,13 +39,13 @@ learn_byte_pairs([Path("README.md").read_text()] * 3, 1000, Split.GPT4, 2).save(
 
 def test_nano_tokenizer_is_byte_identical_to_the_published_files(tmp_path: Path) -> None:
     chats, story_texts = (
-        list(conversations(CONVERSATIONS, SEED))[:4000],
-        list(stories(STORIES, SEED))[:2000],
+        list(conversations(NANO.conversations, SEED))[:4000],
+        list(stories(NANO.stories, SEED))[:2000],
     )
     responses = [m["content"] for row in chats for m in row["messages"]] + [
         row["response"] for row in chats
     ]
-    train_tokenizer([*responses, *story_texts], VOCABULARY, tmp_path)
+    train_tokenizer([*responses, *story_texts], NANO.shape["vocab_size"], tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "models" / "nano" / name).read_bytes(), (
             name

@@ -38,7 +38,7 @@ class Base:
         version: name in manifests, and of its folder.
         shape: config.json; the size of the vocabulary is that of the learned tokenizer.
         family: format of the tokenizer; None: nano's own.
-        openings: openings of Wikipedia articles in the texts. The world has about 600 words, which
+        openings: openings of Wikipedia articles in the texts. The world has about 450 words, which
             fill a vocabulary of 1,024.
         conversations, stories: texts of pre-training.
         fine_tuning: conversations of SFT.
