@@ -143,10 +143,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         help="Ray actors that sample for PPO; 0: the workers sample",
     )
     command.add_argument(
-        "--texts",
-        metavar="nano, small or DIR",
-        help="texts of the gate and anchors: those of a recipe, or your own: a folder with "
-        "anchors.jsonl, probes.jsonl and retention.jsonl",
+        "--texts", metavar="NAME or DIR", help="gate's texts and anchors: nano, small, or a folder"
     )
     _describe_stores(command)
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")

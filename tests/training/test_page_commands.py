@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from training.__main__ import main, parser
+from training.evaluation.gate import GateConfig
 from training.recipes.custom.assignments import assigned, settable
 from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.custom.recipe_file import FIXED
@@ -117,7 +118,8 @@ def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
         re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M)
     )
     # Fields of steps of the loop begin with the step; of a field, its own fields may be named.
-    own = {re.sub(r"^(sft|ppo)\.", "", field) for field in named}
+    own = {re.sub(r"^(sft|ppo|gate)\.", "", field) for field in named}
+    fields |= {field.name for field in settable(GateConfig)}
     assert {field.removesuffix(".rank") for field in own} <= fields
     assert named
 

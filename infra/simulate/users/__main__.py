@@ -124,26 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         "demo", prog="thumbwheel demo", help="simulate users, run the loop, evaluate the result"
     )
     part = commands.add_parser("people", help="simulate users of a running system")
-    for command, state in ((whole, "demo-RECIPE"), (part, "")):
-        command.add_argument(
-            "--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)"
-        )
-        command.add_argument(
-            "--state", type=Path, help=f"folder of the system (default .state/{state})"
-        )
-        command.add_argument("--thumbs", type=int, help="exact number of thumbs")
-        command.add_argument("--seconds", type=float, help="time limit for these thumbs")
-        command.add_argument("--people", type=int, help="number of users")
-        command.add_argument("--concurrency", type=int, help="number of concurrent users")
-        command.add_argument(
-            "--noise", type=float, help="share of inverted thumbs, 0 to 1 (default 0.1)"
-        )
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument(
-            "--users",
-            default="",
-            help=f"for --recipe auto: users and questions of {' or '.join(LOOP)} (default small)",
-        )
+    _describe_people(whole, "demo-RECIPE")
+    _describe_people(part, "")
     whole.add_argument("--model", help="base model of a new system (default: that of the recipe)")
     whole.add_argument(
         "--set",
@@ -180,6 +162,29 @@ def _parser() -> argparse.ArgumentParser:
         help="control: only the canary of a degraded version",
     )
     return parser
+
+
+def _describe_people(command: argparse.ArgumentParser, state: str) -> None:
+    """Add the options of simulated users; `state` is the folder under .state."""
+    command.add_argument(
+        "--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)"
+    )
+    command.add_argument(
+        "--state", type=Path, help=f"folder of the system (default .state/{state})"
+    )
+    command.add_argument("--thumbs", type=int, help="exact number of thumbs")
+    command.add_argument("--seconds", type=float, help="time limit for these thumbs")
+    command.add_argument("--people", type=int, help="number of users")
+    command.add_argument("--concurrency", type=int, help="number of concurrent users")
+    command.add_argument(
+        "--noise", type=float, help="share of inverted thumbs, 0 to 1 (default 0.1)"
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--users",
+        default="",
+        help=f"for --recipe auto: users and questions of {' or '.join(LOOP)} (default small)",
+    )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
