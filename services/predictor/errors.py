@@ -16,6 +16,8 @@ No error contains user text.
     └── EngineFailedError     500  the engine failed; load the version again
 """
 
+from typing import Any
+
 
 class PredictorError(Exception):
     """An error whose text is returned to the caller.
@@ -139,3 +141,10 @@ class EngineFailedError(PredictorError):
     status = 500
     kind = "server_error"
     reason = "ENGINE_FAILED"
+
+
+def error_body(error: PredictorError, status: int) -> dict[str, Any]:
+    """Return OpenAI's error object; its code is the HTTP status, as in vLLM."""
+    return {
+        "error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}
+    }

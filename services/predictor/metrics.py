@@ -5,6 +5,7 @@ Labels are loaded versions, endpoints and statuses, never a caller's text.
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 

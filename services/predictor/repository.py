@@ -7,15 +7,12 @@ version.
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from services.predictor.errors import (
-    InvalidRequestError,
     ModelRefusedError,
     PredictorError,
     UnavailableError,
@@ -25,10 +22,10 @@ from services.predictor.errors import (
 )
 from services.predictor.manifest import manifest_digest
 from services.predictor.metrics import Metrics
+from services.predictor.repository_entry import IndexEntry, State, check_load_request
 from services.predictor.version import Version
 
 log = logging.getLogger(__name__)
-VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Journal:
@@ -62,24 +59,6 @@ class Journal:
             json.dumps({name: str(directory) for name, directory in content.items()})
         )
         unfinished.replace(self._path)
-
-
-class State(StrEnum):
-    """States of KServe's repository extension."""
-
-    LOADING = "LOADING"
-    READY = "READY"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One entry of the index."""
-
-    name: str
-    state: State
-    reason: str
-    directory: Path
 
 
 @dataclass(slots=True)
@@ -234,20 +213,7 @@ class Repository:
         )
 
     def _check_request(self, name: str, directory: Path) -> None:
-        if not VERSION_NAME.fullmatch(name):
-            raise InvalidRequestError(
-                "version must be 1 to 128 of A-Z a-z 0-9 . _ -, starting with a letter or digit",
-                field="version",
-                reason="MALFORMED",
-                limit="1 to 128 of A-Z a-z 0-9 . _ -",
-            )
-        if not directory.is_absolute():
-            raise InvalidRequestError(
-                "parameters.directory must be an absolute path",
-                "parameters.directory",
-                reason="MALFORMED",
-                limit="an absolute path",
-            )
+        check_load_request(name, directory)
         root = self._limits.models_root
         if root is not None and not directory.resolve().is_relative_to(root.resolve()):
             raise ModelRefusedError(

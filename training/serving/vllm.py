@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import os
 import secrets
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.serving.child import child
 from training.serving.endpoint import Endpoint
+from training.serving.vllm_command import vllm_command, vllm_environment
 
 READY_SECONDS = 1800.0
-# The first step compiles the sampler, on a busy machine for minutes; after this time vLLM's engine
-# ends (docs/decisions/vllm.md).
-STEP_SECONDS = 1200
 # Sizes that vLLM has kernels for.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -52,26 +48,25 @@ class VllmOptions:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     arguments: Sequence[str] = ()
 
-    def command(self, port: int) -> list[str]:
+    def command(self, port: int) -> tuple[str, ...]:
         """Return the command line of the server."""
-        # The command `vllm` looks up a distribution of that name, which the CPU build is not.
-        command = [str(self.python), "-m", "vllm.entrypoints.openai.api_server"]
-        command += [f"--model={self.model}", f"--served-model-name={self.name}"]
-        command += ["--host=127.0.0.1", f"--port={port}", f"--dtype={self.dtype}"]
-        command += [f"--max-model-len={self.window_tokens}", f"--max-num-seqs={self.concurrency}"]
+        arguments = [f"--dtype={self.dtype}"]
+        arguments += [
+            f"--max-model-len={self.window_tokens}",
+            f"--max-num-seqs={self.concurrency}",
+        ]
         # Without this, defaults of a request are those of the model's generation_config.json.
-        command += ["--generation-config=vllm"]
-        command += ["--no-enable-log-requests", "--disable-uvicorn-access-log"]
+        arguments += ["--generation-config=vllm"]
         if self.lora_rank is not None:
             rank = next(rank for rank in LORA_RANKS if rank >= self.lora_rank)
             # Two: the version that answers and the next one.
-            command += ["--enable-lora", f"--max-lora-rank={rank}", "--max-loras=2"]
+            arguments += ["--enable-lora", f"--max-lora-rank={rank}", "--max-loras=2"]
         if self.adapters:
-            command += [
+            arguments += [
                 "--lora-modules",
                 *(f"{name}={path}" for name, path in self.adapters.items()),
             ]
-        return [*command, *self.arguments]
+        return vllm_command(self.python, self.model, self.name, port, (*arguments, *self.arguments))
 
     def environment(self, folder: Path, key: str) -> dict[str, str]:
         """Return the environment variables of the server, added to those of the trainer.
@@ -79,32 +74,12 @@ class VllmOptions:
         Args:
             folder: folder for caches of this server.
         """
-        # Compiled once for the environment; the default is a folder in /tmp. Volumes of a pod and
-        # folders of other users can only be read.
-        compiled = self.python.absolute().parents[1] / "inductor"
-        with suppress(OSError):
-            compiled.mkdir(exist_ok=True)
-        if not os.access(compiled, os.W_OK):
-            compiled = folder / "inductor"
-        found = {
-            "VLLM_API_KEY": key,
-            "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(self.kv_gigabytes)),
-            "VLLM_CACHE_ROOT": str(folder / "cache"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
-            # Threads bound to one processor would wait for the trainer on it.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+        return {
+            **vllm_environment(self.python, folder, key, self.kv_gigabytes),
             # /collective_rpc, /pause and others; only this machine reaches the port.
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         }
-        if self.python.absolute() != Path(sys.executable).absolute():
-            # Images of training name their packages there, among them another torch.
-            found["PYTHONPATH"] = ""
-        return found
 
 
 @contextmanager

@@ -25,14 +25,15 @@ from infra.machine.servers.prometheus import responds
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST
 from infra.run.supervision.secret_file import read_or_create
+from training.serving.vllm_command import vllm_command, vllm_environment
 
 # Python of an installed vLLM, and the name of a build in BUILDS that is used otherwise.
 PYTHON_VARIABLE, BUILD_VARIABLE = "THUMBWHEEL_VLLM_PYTHON", "THUMBWHEEL_VLLM_BUILD"
-KEY_VARIABLE = "VLLM_API_KEY"
 # The process interrupts answers on SIGTERM and then ends its engine process.
 STOP_SECONDS = 60.0
-STEP_SECONDS = 1200
 COMPILER = "g++"
+# Exists while NVIDIA's driver is loaded.
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,28 @@ def install(say: Callable[[str], None], build: Build = CPU) -> Path:
     return _with_compiler(part(build).home / "bin" / "python")
 
 
-def find_installed() -> Path:
-    """Return the Python of THUMBWHEEL_VLLM_PYTHON, otherwise of the installed chosen build.
+def serving_build() -> Build:
+    """Return the build that serves users: the chosen one, by default that of this machine.
+
+    Raises:
+        ServerError: the name in THUMBWHEEL_VLLM_BUILD is unknown.
+    """
+    if not os.environ.get(BUILD_VARIABLE) and NVIDIA_DRIVER.exists():
+        return GPU
+    return chosen_build()
+
+
+def uses_gpu() -> bool:
+    """Return True if the vLLM that serves users computes on a GPU of this machine."""
+    given = bool(os.environ.get(PYTHON_VARIABLE))
+    return NVIDIA_DRIVER.exists() and (given or serving_build() == GPU)
+
+
+def find_installed(build: Build | None = None) -> Path:
+    """Return the Python of THUMBWHEEL_VLLM_PYTHON, otherwise of an installed build.
+
+    Args:
+        build: None for the chosen build.
 
     Raises:
         ServerError: not installed; names the command for the installation. Or the machine has no
@@ -110,7 +131,7 @@ def find_installed() -> Path:
                 reason="MISSING",
             )
         return _with_compiler(Path(given))
-    build = chosen_build()
+    build = build or chosen_build()
     require_installed([part(build)], build.install_command)
     return _with_compiler(part(build).home / "bin" / "python")
 
@@ -134,18 +155,20 @@ class Vllm:
         folder: folder for the key and for caches.
         model: model directory.
         version: name of the model in requests.
-        kv_gigabytes: memory for keys and values.
+        kv_gigabytes: memory for keys and values on a CPU.
         arguments: additional arguments of `vllm serve`.
         environment: additional environment variables.
+        eager: do not compile the model, which takes minutes on a few processors.
     """
 
     folder: Path
     port: int
     model: Path
     version: str
-    kv_gigabytes: int = 1
+    kv_gigabytes: float = 1
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    eager: bool = True
 
     @property
     def url(self) -> str:
@@ -159,32 +182,10 @@ class Vllm:
     def prepare(self, python: Path) -> tuple[Program, ...]:
         """Return the program; the model loads after its start."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The command `vllm` looks up a distribution of that name and fails with this wheel.
-        command = (
-            *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", str(self.model), f"--served-model-name={self.version}"),
-            *(f"--host={HOST}", f"--port={self.port}"),
-            *("--no-enable-log-requests", "--disable-uvicorn-access-log"),
-            # torch.compile takes minutes on a few processors.
-            "--enforce-eager",
-            *self.arguments,
-        )
+        arguments = (*(("--enforce-eager",) if self.eager else ()), *self.arguments)
+        command = vllm_command(python, self.model, self.version, self.port, arguments)
         environment = {
-            KEY_VARIABLE: self.key,
-            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_gigabytes),
-            "VLLM_CACHE_ROOT": str(self.folder / "cache"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            # The first step compiles the sampler, on a busy machine for minutes; after this time
-            # the engine ends.
-            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
-            # Threads bound to one processor would wait for other programs on it.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Compiled once for the environment; the default is a folder in /tmp.
-            "TORCHINDUCTOR_CACHE_DIR": str(python.parents[1] / "inductor"),
-            # The first start stores the bytecode of 4,000 modules; each would compile them again.
-            "PYTHONDONTWRITEBYTECODE": "",
+            **vllm_environment(python, self.folder, self.key, self.kv_gigabytes),
             **self.environment,
         }
         ready = partial(is_ready, self.url)

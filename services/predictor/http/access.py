@@ -29,11 +29,13 @@ class AccessRules:
         key: key of the callers.
         require_key: False to accept calls without a key; a wrong key is refused.
         allowed_hosts: host names in lower case; `.example.com` for all names below.
+        hosts_setting: variable of allowed_hosts, named in the refusal; "" without such a setting.
     """
 
     key: str
     require_key: bool = True
     allowed_hosts: tuple[str, ...] = ()
+    hosts_setting: str = "TW_PREDICTOR_ALLOWED_HOSTS"
 
     def check(self, request: web.Request) -> None:
         """Check host, origin, key and content type before the body is read.
@@ -47,9 +49,9 @@ class AccessRules:
             return
         if not self._is_allowed(request.headers.get("Host", "")):
             hosts = ", ".join((LOCALHOST, "IP addresses", *self.allowed_hosts))
+            setting = f" ({self.hosts_setting})" if self.hosts_setting else ""
             raise ForbiddenError(
-                f"the host name of the request is not allowed; allowed: {hosts} "
-                "(TW_PREDICTOR_ALLOWED_HOSTS)",
+                f"the host name of the request is not allowed; allowed: {hosts}{setting}",
                 field="Host",
                 reason="HOST_NOT_ALLOWED",
                 limit=hosts,

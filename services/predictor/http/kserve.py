@@ -3,13 +3,32 @@
 Error bodies are {"error": text}, as defined by the protocol.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 from aiohttp import web
 
 from services.predictor.http.schemas import IndexRequest, LoadRequest, UnloadRequest, parse_body
-from services.predictor.repository import Repository, State
+from services.predictor.repository_entry import IndexEntry, State
+
+
+class LoadedVersion(Protocol):
+    """A version that can answer."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class ModelRepository(Protocol):
+    """Loaded versions by name; methods raise PredictorError, see `repository.Repository`."""
+
+    def has_failed_engine(self) -> bool: ...
+    def get(self, name: str) -> LoadedVersion: ...
+    def index(self) -> Sequence[IndexEntry]: ...
+    async def load(self, name: str, directory: Path) -> None: ...
+    async def unload(self, name: str, *, only_idle: bool = False) -> None: ...
 
 
 class Readiness:
@@ -22,7 +41,7 @@ class Readiness:
 class KServeRoutes:
     """Handlers of KServe's V2 endpoints."""
 
-    def __init__(self, repository: Repository, readiness: Readiness) -> None:
+    def __init__(self, repository: ModelRepository, readiness: Readiness) -> None:
         self._repository = repository
         self._readiness = readiness
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.engine.scorer import TokenScore
 from services.predictor.errors import InvalidRequestError
+from services.predictor.http.middleware import VERSION
 from services.predictor.http.replies import (
-    VERSION,
     ChatBodies,
     CompletionBodies,
     TokenDetails,

@@ -11,30 +11,19 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from services.predictor.engine.scorer import TokenScore
-from services.predictor.errors import PredictorError
+from services.predictor.errors import PredictorError, error_body
+from services.predictor.http.middleware import STATUS
 from services.predictor.text.codec import TextCodec
 from services.predictor.text.transcript import ScoredToken
 from services.predictor.version import Delta, Reply
 
 Json = dict[str, Any]
-# Request keys through which handlers pass metric labels to the middleware. The version is
-# set only for a loaded version, so that a caller's text never becomes a label.
-VERSION = web.RequestKey("version", str)
-# Status of a stream that failed after its 200 was sent.
-STATUS = web.RequestKey("status", int)
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
 DONE = b"data: [DONE]\n\n"
-
-
-def error_body(error: PredictorError, status: int) -> Json:
-    """Return OpenAI's error object; its code is the HTTP status, as in vLLM."""
-    return {
-        "error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}
-    }
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

@@ -15,13 +15,12 @@ from aiohttp import web
 
 from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions, Precision
-from services.predictor.errors import PredictorError
+from services.predictor.errors import PredictorError, error_body
 from services.predictor.graph.conversion import convert
-from services.predictor.http import app, replies
+from services.predictor.http import middleware, replies
 from services.predictor.http.access import AccessRules
 from services.predictor.http.app import build_app, build_metrics_app
 from services.predictor.http.kserve import Readiness
-from services.predictor.http.replies import error_body
 from services.predictor.ir_cache import IrCache
 from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
@@ -120,7 +119,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
         sent.append(error)
         return error_body(error, status)
 
-    for module in (app, replies):
+    for module in (middleware, replies):
         monkeypatch.setattr(module, "error_body", recorded)
     return sent
 

@@ -11,12 +11,12 @@ from infra.machine.servers.vllm import (
     BUILDS,
     CPU,
     GPU,
-    KEY_VARIABLE,
     PYTHON_VARIABLE,
     Vllm,
 )
 from infra.run.supervision.ports import HOST
 from tests.support.errors import refused
+from training.serving.vllm_command import KEY_VARIABLE
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,50 @@
+"""The aiohttp applications of the vLLM server: the inference port and the metrics port."""
+
+import asyncio
+from functools import partial
+
+from aiohttp import web
+
+from infra.run.vllm_server.forwarding import ForwardedRoutes
+from infra.run.vllm_server.metrics import Metrics
+from infra.run.vllm_server.versions import Versions
+from services.predictor.http.access import AccessRules
+from services.predictor.http.kserve import KServeRoutes, Readiness
+from services.predictor.http.middleware import VERSION, request_middleware
+from services.predictor.metrics import METRICS_TYPE
+
+
+def build_app(
+    versions: Versions,
+    forwarded: ForwardedRoutes,
+    readiness: Readiness,
+    metrics: Metrics,
+    access: AccessRules,
+    max_body_bytes: int,
+) -> web.Application:
+    """Build the application of the inference port with all routes."""
+    middleware = request_middleware(access, max_body_bytes, partial(_count, metrics))
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[middleware])
+    app.add_routes(forwarded.routes())
+    app.add_routes(KServeRoutes(versions, readiness).routes())
+    return app
+
+
+def build_metrics_app(versions: Versions, metrics: Metrics) -> web.Application:
+    """Build the application of the metrics port, with the metrics of all vLLM processes."""
+
+    async def render_metrics(request: web.Request) -> web.Response:
+        ready = versions.ready()
+        pages = await asyncio.gather(*(version.process.metrics() for version in ready))
+        page = metrics.render([version.name for version in ready], pages)
+        return web.Response(body=page, headers={"Content-Type": METRICS_TYPE})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", render_metrics)])
+    return app
+
+
+def _count(metrics: Metrics, request: web.Request, status: int) -> None:
+    resource = request.match_info.route.resource
+    endpoint = resource.canonical if resource is not None else "unknown"
+    metrics.requests.labels(endpoint, request.get(VERSION, ""), status).inc()
