@@ -10,6 +10,7 @@ TRAINING ?=
 WHOLE ?=
 MINUTES ?=
 BROKERS ?= 1
+SERVER ?= predictor
 SLICE ?=
 PART ?=
 NAME ?=
@@ -29,15 +30,15 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
+up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  SERVER=predictor|vllm  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) && $(PYTHON) infra/install/environment.py training)
-	@$(THUMBWHEEL) up --model $(MODEL) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) up --model $(MODEL) --server $(SERVER) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
-stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  PORT=  STATE=)
+stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  SERVER=predictor|vllm  PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(THUMBWHEEL) stack --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) stack --model $(MODEL) --server $(SERVER) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
 test: ## install the requirements of tests and run them without root and cluster (8 to 12 minutes)
@@ -102,11 +103,11 @@ loop: ## execute a training run on the feedback of the running system (RECIPE=sm
 	  $(PYTHON) infra/install/environment.py training && \
 	  $(THUMBWHEEL) loop $(RECIPE_OPTION) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
-demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR)
+demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR; SERVER=predictor|vllm)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.run.embedded check --recipe $(or $(RECIPE),$(MODEL))
 	@$(PYTHON) infra/install/environment.py training
-	@$(THUMBWHEEL) demo --recipe $(or $(RECIPE),$(MODEL)) $(if $(RECIPE),$(if $(MODEL),--model $(MODEL)))
+	@$(THUMBWHEEL) demo --server $(SERVER) --recipe $(or $(RECIPE),$(MODEL)) $(if $(RECIPE),$(if $(MODEL),--model $(MODEL)))
 
 bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev

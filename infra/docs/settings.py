@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from infra.docs.output import write_or_compare
+from infra.run.vllm_server.settings import VllmServerSettings
 from infra.service_table import service_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,9 @@ Generated from the code by `python -m infra.docs.settings`; `make check` compare
 an environment variable of the process, for example `TW_GATEWAY_PORT`. In the values of the chart,
 settings have their own names under `services.NAME.settings` or `serving.predictor.settings`, for
 example `max_turns: 300`. Helm and the services reject unknown names and list the known ones. A
-service with invalid values does not start and prints a line per invalid setting.
+service with invalid values does not start and prints a line per invalid setting. `vllm_server` is
+no service: it takes the place of the predictor on a machine without Kubernetes
+([serving by vLLM](training.md#serving-by-vllm-without-kubernetes)).
 """
 
 
@@ -50,6 +53,7 @@ def page() -> str:
                 },
             )
         )
+    parts.append(_table("vllm_server", VllmServerSettings.model_fields))
     return "".join(parts)
 
 

@@ -44,7 +44,8 @@ class RolloutServer:
         engine: vllm, or predictor, Thumbwheel's own server for CPUs
         dtype: number type of the server: bfloat16, float16 or float32 with vllm, float32 or uint8
             with predictor
-        python: interpreter of the environment in which vllm is installed; none: that of the trainer
+        python: interpreter of the environment in which vllm is installed; none: that of the vllm
+            that serves users on this machine (TW_TRAINING_VLLM_PYTHON), else that of the trainer
         address: URL of a running server that serves the model to train and nothing else; none:
             started by the first worker
         key_file: file with the key of the server at address; none: no key

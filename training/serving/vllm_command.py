@@ -10,9 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 KEY_VARIABLE = "VLLM_API_KEY"
+# Interpreter of vLLM's environment; set by commands next to a system that is served by vLLM.
+PYTHON_VARIABLE = "TW_TRAINING_VLLM_PYTHON"
 # The first step compiles the sampler, on a busy machine for minutes; after this time vLLM's engine
 # ends (docs/decisions/vllm.md).
 STEP_SECONDS = 1200
+
+
+def default_python() -> Path:
+    """Return the interpreter in TW_TRAINING_VLLM_PYTHON, else that of this process."""
+    return Path(os.environ.get(PYTHON_VARIABLE) or sys.executable)
 
 
 def vllm_command(

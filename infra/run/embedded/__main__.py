@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.install.small_model.errors import ModelError
+from infra.machine.servers.errors import ServerError
 from infra.run.embedded.base_model import WrongBaseError, install_base
 from infra.run.embedded.environment import loop_environment
 from infra.run.embedded.layout import (
@@ -20,6 +21,7 @@ from infra.run.embedded.layout import (
     programs,
     usual_public_ports,
 )
+from infra.run.embedded.model_server import add_server_option, find_vllm, record_vllm
 from infra.run.embedded.preflight import (
     FeedbackUnreachableError,
     UnknownRecipeError,
@@ -47,6 +49,7 @@ EXPECTED_ERRORS = (
         NotRunningError,
         ChildFailedError,
         ForeignFileError,
+        ServerError,
     ),
     *(UnknownRecipeError, FeedbackUnreachableError, LoopRunningError),
 )
@@ -101,6 +104,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         default=usual_public_ports()["gateway"],
         help="gRPC port; 0 picks a free one",
     )
+    add_server_option(start)
     start.add_argument(
         "--loop-every", default="", help="interval of periodic training runs, for example 6h"
     )
@@ -144,9 +148,11 @@ def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
     """
     state = arguments.state.resolve()
     check_not_running(state)
-    layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port))
+    vllm_python = find_vllm(arguments.server)
+    layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port), vllm_python)
     model = install_base(layout, arguments.model)
     layout.prepare()
+    record_vllm(state, vllm_python)
     return layout, model
 
 
@@ -154,12 +160,11 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
     """Start the services, print the URL, run until SIGINT or SIGTERM."""
     terminal = Terminal()
     say = partial(terminal.say, SUPERVISOR)
-    wanted, converts = programs(layout, model), not layout.has_graphs
+    wanted = programs(layout, model)
     say(f"starting {len(wanted)} services; their logs are in {layout.logs}")
     with interruptible(say):
         async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
-            url, key = f"http://{layout.target('predictor')}", layout.key("model-server-key")
-            await wait_for_model(url, key, converts, terminal.say)
+            await wait_for_model(layout, terminal.say)
             say(
                 f"chat at {layout.page_url}  "
                 f"(gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from infra.run.embedded.model_server import training_variables
 from infra.service_table import service_table
 
 FILE = "surroundings.json"
@@ -66,4 +67,10 @@ def loop_environment(state: Path) -> dict[str, str]:
     OMP_WAIT_POLICY keeps idle OpenMP threads from occupying the core that chat needs. OpenMP reads
     the variable before torch is imported.
     """
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **read_environment(state).loop_environment}
+    return {
+        # A variable of the caller goes first.
+        **training_variables(state),
+        **os.environ,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **read_environment(state).loop_environment,
+    }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.machine.servers.vllm import STOP_SECONDS, uses_gpu
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free
 from infra.run.supervision.secret_file import read_or_create, restrict_folder
@@ -19,6 +20,11 @@ from training.service_identity import FOLDER, OPERATOR, TRAINING
 ROOT = Path(__file__).resolve().parents[3]
 # A longer context slows a 270 M model on two cores without a gain in quality.
 MAX_CONTEXT_TOKENS = 2048
+# The keys and values of one context of an 8B model are 1 GB (32 layers, 8 heads of 128, 16 bits).
+MAX_GPU_CONTEXT_TOKENS = 8192
+# The start of vLLM takes minutes on a busy machine, and on a GPU it compiles a large model.
+VLLM_LOAD_SECONDS = 1800
+VLLM_DRAIN_SECONDS = 30
 # Settings by service for systems whose few keys represent many users, or the owner of the machine.
 UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
     "gateway": {
@@ -38,6 +44,7 @@ UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
 
 
 MAX_PORT = 65_535
+VLLM = "vllm"  # name of the program, its log and its folder
 
 
 class PublicPortError(DetailedError):
@@ -48,10 +55,16 @@ class PublicPortError(DetailedError):
 
 @dataclass(frozen=True)
 class Layout:
-    """State folder and ports of an embedded run; `ports` names every listener."""
+    """State folder, ports and model server of an embedded run.
+
+    Args:
+        ports: port of every listener.
+        vllm_python: interpreter of the vLLM that serves the models; None: the predictor.
+    """
 
     state: Path
     ports: Mapping[str, int]
+    vllm_python: Path | None = None
 
     @property
     def models(self) -> Path:
@@ -216,10 +229,12 @@ def free_ports() -> dict[str, int]:
     return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
-def context_tokens(model: Path) -> int:
-    """Return the limit of tokens per turn: the context length of the model, bounded for CPUs."""
+def context_tokens(layout: Layout, model: Path) -> int:
+    """Return the limit of tokens per turn: the context length of the model, bounded by device."""
     config = json.loads((model / "config.json").read_text())
-    return min(int(config["max_position_embeddings"]), MAX_CONTEXT_TOKENS)
+    on_gpu = layout.vllm_python is not None and uses_gpu()
+    bound = MAX_GPU_CONTEXT_TOKENS if on_gpu else MAX_CONTEXT_TOKENS
+    return min(int(config["max_position_embeddings"]), bound)
 
 
 def programs(layout: Layout, model: Path) -> list[Program]:
@@ -228,8 +243,39 @@ def programs(layout: Layout, model: Path) -> list[Program]:
     `model` serves users until a rollout selects another version.
     """
     settings = service_settings(layout, model)
-    order = [service.name for service in service_table().start_order]
-    return [program(name, settings[name], name) for name in order]
+    return [
+        program(service.name, settings[service.name], service.name)
+        if service.grpc
+        else model_server(layout, settings[service.name], model)
+        for service in service_table().start_order
+    ]
+
+
+def model_server(layout: Layout, predictor: Mapping[str, object], model: Path) -> Program:
+    """Return the predictor, or the vLLM server in its place, at the same ports with the same key.
+
+    Args:
+        predictor: settings of the predictor.
+    """
+    if layout.vllm_python is None:
+        return program("predictor", predictor, "predictor")
+    settings = {
+        **{name: predictor[name] for name in ("host", "port", "metrics_port", "model_server_key")},
+        "python": layout.vllm_python,
+        "folder": layout.state / VLLM,
+        "max_model_len": context_tokens(layout, model),
+        "enforce_eager": not uses_gpu(),
+        "load_seconds": VLLM_LOAD_SECONDS,
+        "drain_seconds": VLLM_DRAIN_SECONDS,
+    }
+    environment = {f"TW_VLLM_SERVER_{key.upper()}": str(value) for key, value in settings.items()}
+    return Program(
+        VLLM,
+        (sys.executable, "-m", "infra.run.vllm_server"),
+        environment,
+        layout.ports["predictor"],
+        stop_seconds=VLLM_DRAIN_SECONDS + STOP_SECONDS + 10,
+    )
 
 
 def program(service: str, settings: Mapping[str, object], name: str) -> Program:
@@ -253,8 +299,9 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
 
 def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
     """Return the settings that only one service has."""
-    context = context_tokens(model)
-    reply = min(512, context // 4)
+    context = context_tokens(layout, model)
+    reply = context // 4
+    load = {} if layout.vllm_python is None else {"load_seconds": VLLM_LOAD_SECONDS}
     return {
         "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
         "session": {
@@ -267,6 +314,7 @@ def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
             "rollout_file": layout.state / "generator" / "rollout.json",
             "stable_directory": model,
             "reply_tokens": reply,
+            **load,
         },
         "gateway": {
             "owner_key_file": layout.state / "owner.key",

@@ -9,32 +9,40 @@ import time
 import urllib.request
 from collections.abc import Callable
 
+from infra.run.embedded.layout import VLLM, VLLM_LOAD_SECONDS, Layout
 from infra.run.supervision.child import ChildFailedError
 from infra.run.supervision.terminal import SUPERVISOR
 
 MODEL_SECONDS = 300.0
 POLL_SECONDS = 0.3
 SAY_AFTER_SECONDS = 5.0
+SAY_EVERY_SECONDS = 60.0
 
 
-async def wait_for_model(
-    predictor_url: str, key: str, converts: bool, say: Callable[[str, str], None]
-) -> None:
-    """Poll KServe's repository index until a version is ready; print a message if this takes long.
+async def wait_for_model(layout: Layout, say: Callable[[str, str], None]) -> None:
+    """Poll KServe's repository index until a version is ready; print messages if this takes long.
 
     Args:
-        predictor_url: URL of the model server.
-        key: key of the model server.
-        converts: True if no model was converted before, so that loading takes longer.
+        layout: state folder, ports and model server of a run; the folder has the key.
         say: prints a line of the supervisor.
 
     Raises:
         ChildFailedError: a version could not be loaded, with the reason of the model server, or the
             time-out expired.
     """
-    started, announced = time.monotonic(), False
-    while (waited := time.monotonic() - started) < MODEL_SECONDS:
-        versions = await asyncio.to_thread(_index, predictor_url, key)
+    url, key = f"http://{layout.target('predictor')}", layout.key("model-server-key")
+    if layout.vllm_python is not None:
+        limit, log = float(VLLM_LOAD_SECONDS), layout.state / VLLM
+        expected = (
+            f"vLLM loads the model (about a minute, on a busy machine several; its log is in {log})"
+        )
+    else:
+        limit, log = MODEL_SECONDS, layout.logs / "predictor.log"
+        first_time = " and, this first time, converted for this processor"
+        expected = f"the model is being loaded{'' if layout.has_graphs else first_time}"
+    started, next_message = time.monotonic(), SAY_AFTER_SECONDS
+    while (waited := time.monotonic() - started) < limit:
+        versions = await asyncio.to_thread(_index, url, key)
         if any(version["state"] == "READY" for version in versions):
             return
         if broken := [v for v in versions if v["state"] == "UNAVAILABLE" and v["reason"]]:
@@ -44,16 +52,16 @@ async def wait_for_model(
                 field=", ".join(v["name"] for v in broken),
                 reason="DAMAGED",
             )
-        if waited > SAY_AFTER_SECONDS and not announced:
-            announced = True
-            first_time = " and, this first time, converted for this processor" if converts else ""
-            say(SUPERVISOR, f"the model is being loaded{first_time}")
+        if waited > next_message:
+            since = f", {waited:.0f} s so far" if next_message > SAY_AFTER_SECONDS else ""
+            say(SUPERVISOR, f"{expected}{since}")
+            next_message = waited + SAY_EVERY_SECONDS
         await asyncio.sleep(POLL_SECONDS)
     raise ChildFailedError(
-        f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log",
+        f"the model was not ready within {limit:.0f} s; see {log}",
         field="predictor",
         reason="TIMED_OUT",
-        limit=f"{MODEL_SECONDS:.0f} s",
+        limit=f"{limit:.0f} s",
     )
 
 

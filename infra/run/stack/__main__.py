@@ -17,6 +17,7 @@ from infra.machine.servers.installation import install
 from infra.run.embedded.base_model import WrongBaseError, install_base
 from infra.run.embedded.environment import write_environment
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError, check_free, usual_public_ports
+from infra.run.embedded.model_server import add_server_option, find_vllm, record_vllm
 from infra.run.embedded.preflight import STACK_STATE, check_not_running
 from infra.run.embedded.readiness import wait_for_model
 from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
@@ -56,6 +57,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument(
         "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
     )
+    add_server_option(start)
     start.add_argument(
         "--brokers",
         type=int,
@@ -88,10 +90,12 @@ def prepare(
     state = arguments.state.resolve()
     check_not_running(state)
     check_free(arguments.port, arguments.grpc_port)
+    vllm_python = find_vllm(arguments.server)
     binaries = install(say)
-    run = Layout(state, stack_ports(arguments.port, arguments.grpc_port))
+    run = Layout(state, stack_ports(arguments.port, arguments.grpc_port), vllm_python)
     model = install_base(run, arguments.model)
     run.prepare()
+    record_vllm(state, vllm_python)
     folder = state / "servers"
     server_ports = choose_ports(folder, arguments.brokers, usual=bool(arguments.port))
     stack = StackLayout(run, assemble(folder, server_ports, metrics_targets(run.ports)))
@@ -111,7 +115,6 @@ async def up(
     """
     run, say = stack.run, partial(terminal.say, SUPERVISOR)
     folder, quiet = run.state / "servers", Terminal(with_children=False)
-    converts = not run.has_graphs
     say(f"starting {len(servers)} servers; their logs are in {folder / 'logs'}")
     with interruptible(say):
         async with supervised(folder, server_ports, servers, quiet.say):
@@ -120,8 +123,7 @@ async def up(
             services = stack.programs(model)
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
-                url, key = f"http://{run.target('predictor')}", run.key("model-server-key")
-                await wait_for_model(url, key, converts, terminal.say)
+                await wait_for_model(run, terminal.say)
                 say(f"chat at {run.page_url}")
                 say(
                     f"second gateway at http://{HOST}:{run.ports['http_2']}; "

@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.machine.servers.fleet import Fleet
 from infra.machine.servers.seaweedfs import ACCESS_KEY
 from infra.run.embedded.environment import Environment, database_variable
-from infra.run.embedded.layout import Layout, program, service_settings
+from infra.run.embedded.layout import Layout, model_server, program, service_settings
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports
 from infra.run.supervision.secret_file import read_or_create
@@ -40,7 +40,7 @@ class StackLayout:
         for service in service_table().start_order:
             name = service.name
             if not service.grpc:
-                found.append(program(name, settings[name], name))
+                found.append(model_server(self.run, settings[name], model))
                 continue
             found += [
                 program(name, self.replica(service, number, settings[name]), f"{name}-{number}")

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from infra.install.small_model.errors import ModelError
+from infra.machine.servers.errors import ServerError
 from infra.run.embedded.base_model import WrongBaseError
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError
+from infra.run.embedded.model_server import ModelServer, add_server_option, find_vllm
 from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_recipe
 from infra.run.supervision.child import ChildFailedError
 from infra.run.supervision.interruption import as_command, interruptible
@@ -49,6 +51,7 @@ EXPECTED_ERRORS = (
         PublicPortError,
         WrongBaseError,
         UnknownRecipeError,
+        ServerError,
         CallFailedError,
         ValueError,
     ),
@@ -76,11 +79,17 @@ def main() -> None:
 
 
 def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:
-    """Return the system of the state folder, running or ready to be started."""
+    """Return the system of the state folder, running or ready to be started.
+
+    Raises:
+        ServerError: the model server is not installed.
+    """
+    vllm_python = find_vllm(settings.server)
     if settings.fresh:
         remove_previous(settings.state, say)
     return find_system(
-        settings.state, settings.plan.model, settings.http_port, settings.grpc_port, say
+        *(settings.state, settings.plan.model),
+        *(settings.http_port, settings.grpc_port, say, vllm_python),
     )
 
 
@@ -101,7 +110,7 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
                 say(f"still running: chat and report at {layout.page_url}  (Ctrl-C stops)")
                 await asyncio.Event().wait()
     if not ended:
-        command = ".venv/bin/thumbwheel demo --go-on"
+        command = f".venv/bin/thumbwheel demo --go-on --server {settings.server}"
         say(f"to continue: {command} --recipe {settings.recipe} --state {settings.state}")
     return holds
 
@@ -143,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     whole.add_argument(
         "--grpc-port", type=int, default=0, help="gRPC port of a new system; 0 picks a free port"
     )
+    add_server_option(whole)
     whole.add_argument("--go-on", action="store_true", help="continue an interrupted demonstration")
     whole.add_argument("--keep", action="store_true", help="keep the system running until Ctrl-C")
     whole.add_argument(
@@ -216,6 +226,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         if whole
         else Control(),
         assignments=tuple(options.set) if whole else (),
+        server=options.server if whole else ModelServer.PREDICTOR,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.run.embedded.model_server import ModelServer
 from infra.simulate.users.population import Habits
 from infra.simulate.users.preference import VotingBehaviour
 from training.errors import ConfigError
@@ -161,6 +162,7 @@ class Settings:
     keep: bool
     fresh: bool
     control: Control
+    server: ModelServer = ModelServer.PREDICTOR
     training: tuple[str, ...] = ("-m", "training")
     assignments: tuple[str, ...] = ()
 

@@ -20,6 +20,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from infra.run.embedded.base_model import install_base
 from infra.run.embedded.environment import read_environment
 from infra.run.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
+from infra.run.embedded.model_server import record_vllm
+from infra.run.embedded.readiness import wait_for_model
 from infra.run.supervision.supervisor import find_running, supervised
 from infra.run.supervision.terminal import SUPERVISOR
 from infra.simulate.users.client import CallFailedError, describe
@@ -169,20 +171,28 @@ def remove_previous(state: Path, say: Say) -> None:
 
 
 def find_system(
-    state: Path, model: str, http_port: int, grpc_port: int, say: Say
+    state: Path,
+    model: str,
+    http_port: int,
+    grpc_port: int,
+    say: Say,
+    vllm_python: Path | None = None,
 ) -> tuple[Layout, Path | None]:
     """Return the layout of the running system, or a layout and base model to start.
 
     Args:
         http_port, grpc_port: ports of a new system; 0 picks a free port.
+        vllm_python: interpreter of the vLLM that serves a new system; None: the predictor.
     """
     if running := find_running(state):
         say(f"using the running system in {state}")
         return Layout(state, running.ports), None
     # Avoid the usual internal ports: another system may be starting concurrently.
-    layout = Layout(state, {**free_ports(), **public_ports(http_port, grpc_port)})
+    ports = {**free_ports(), **public_ports(http_port, grpc_port)}
+    layout = Layout(state, ports, vllm_python)
     first = install_base(layout, model)
     layout.prepare()
+    record_vllm(state, vllm_python)
     return layout, first
 
 
@@ -199,5 +209,6 @@ async def running_system(layout: Layout, first: Path | None, say: Say) -> AsyncI
             say(text)
 
     async with supervised(layout.state, layout.ports, programs(layout, first), supervise):
+        await wait_for_model(layout, supervise)
         say(f"chat at {layout.page_url}")
         yield System(layout)

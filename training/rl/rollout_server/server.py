@@ -22,6 +22,7 @@ from training.serving.connection import EndpointError, RefusedError
 from training.serving.endpoint import Endpoint
 from training.serving.rollout_server import RolloutServer, ServerEngine
 from training.serving.vllm import VllmOptions
+from training.serving.vllm_command import default_python
 
 SAMPLE_SECONDS = 1800.0  # longest wait for a response, as for rollout actors
 
@@ -139,7 +140,7 @@ class PolicyServer:
     def _vllm_options(self, model: Path) -> VllmOptions:
         config, lora = self._config, self._sources.lora
         return VllmOptions(
-            python=config.python or Path(sys.executable),
+            python=config.python or default_python(),
             model=model.absolute(),
             name="policy",
             dtype=config.dtype.value,

@@ -2,25 +2,30 @@
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from infra.run.embedded import __main__ as embedded
+from infra.run.embedded import layout as layout_module
 from infra.run.embedded.layout import (
     Layout,
     PublicPortError,
     choose_ports,
     context_tokens,
     free_ports,
+    programs,
     service_settings,
 )
 from infra.run.stack import __main__ as stack
 from infra.run.supervision.ports import free_port
 from infra.run.supervision.secret_file import ForeignFileError
+from infra.run.vllm_server.settings import VllmServerSettings
 from infra.service_table import service_table
 from services.chassis.identity_keys import read_public_keys
+from services.chassis.settings import load_settings
 from tests.support.errors import refused
 
 
@@ -149,6 +154,34 @@ def test_file_of_another_user_is_named_and_expected(
     assert isinstance(caught.value, command.EXPECTED_ERRORS)
 
 
-def test_context_length_is_bounded_for_cpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gpu", "bound"), [(False, 2048), (True, 8192)])
+def test_context_length_is_bounded_by_the_device_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, bound: int
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
-    assert context_tokens(tmp_path) == 2048
+    monkeypatch.setattr(layout_module, "uses_gpu", lambda: gpu)
+    by_vllm = Layout(tmp_path, free_ports(), vllm_python=tmp_path / "python")
+    assert context_tokens(Layout(tmp_path, free_ports()), tmp_path) == 2048
+    assert context_tokens(by_vllm, tmp_path) == bound
+
+
+def test_vllm_takes_the_place_of_the_predictor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, model = made(tmp_path)
+    python = tmp_path / "bin" / "python"
+    by_predictor, by_vllm = (
+        programs(layout, model),
+        programs(replace(layout, vllm_python=python), model),
+    )
+    names = {program.name for program in by_predictor}
+    assert {program.name for program in by_vllm} == names - {"predictor"} | {"vllm"}
+    (server,) = (program for program in by_vllm if program.name == "vllm")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(VllmServerSettings)
+    (predictor,) = (program for program in by_predictor if program.name == "predictor")
+    assert server.port == settings.port == predictor.port
+    key = settings.model_server_key.get_secret_value()
+    assert key == predictor.environment["TW_PREDICTOR_MODEL_SERVER_KEY"]
+    assert (settings.python, settings.max_model_len) == (python, 256)

@@ -1,0 +1,58 @@
+"""Choice of the model server of a machine without Kubernetes, for its start and for training."""
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from infra.machine.servers.vllm import find_installed, serving_build
+from training.serving.vllm_command import PYTHON_VARIABLE
+
+# File of a state folder whose system is served by vLLM: the path of its interpreter.
+PYTHON_FILE = "vllm-python"
+
+
+class ModelServer(StrEnum):
+    """Program that serves the versions."""
+
+    PREDICTOR = "predictor"
+    VLLM = "vllm"
+
+
+def add_server_option(parser: ArgumentParser) -> None:
+    """Add `--server` to a command that starts a system."""
+    parser.add_argument(
+        "--server",
+        type=ModelServer,
+        choices=tuple(ModelServer),
+        default=ModelServer.PREDICTOR,
+        help="model server: predictor, for CPUs, or vllm, which must be installed "
+        "(default %(default)s)",
+    )
+
+
+def find_vllm(server: ModelServer) -> Path | None:
+    """Return the interpreter of the installed vLLM, or None for the predictor.
+
+    Raises:
+        ServerError: vLLM is not installed; the text has the command that installs it.
+    """
+    return find_installed(serving_build()) if server is ModelServer.VLLM else None
+
+
+def record_vllm(state: Path, python: Path | None) -> None:
+    """Record the interpreter in the state folder, for `training_variables`."""
+    file = state / PYTHON_FILE
+    if python is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_text(f"{python}\n")
+
+
+def training_variables(state: Path) -> Mapping[str, str]:
+    """Return variables of training next to the system of a state folder.
+
+    Rollouts by vLLM are then computed by the vLLM that serves users.
+    """
+    file = state / PYTHON_FILE
+    return {PYTHON_VARIABLE: file.read_text().strip()} if file.exists() else {}
