@@ -88,8 +88,12 @@ def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:
     if settings.fresh:
         remove_previous(settings.state, say)
     return find_system(
-        *(settings.state, settings.plan.model),
-        *(settings.http_port, settings.grpc_port, say, vllm_python),
+        settings.state,
+        settings.plan.model,
+        settings.http_port,
+        settings.grpc_port,
+        say,
+        vllm_python,
     )
 
 
