@@ -38,13 +38,6 @@ def chart_values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
     Args:
         whole: True if the image contains the packages; otherwise the packages come from a volume.
     """
-    packages = {
-        "extraVolumes": [
-            {"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}
-        ],
-        "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
-        "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
-    }
     return {
         "training": {
             "enabled": True,
@@ -53,13 +46,24 @@ def chart_values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
             "resources": RESOURCES,
             # A handful of simulated users: the first steps would contain none of them.
             "canary": {"steps": ""},
-            **({} if whole else packages),
+            **({} if whole else mounted_packages()),
         },
         "ray": {
             "mode": str(mode),
             "head": {"resources": RESOURCES},
             "workers": {"resources": RESOURCES},
         },
+    }
+
+
+def mounted_packages() -> dict[str, list[dict[str, object]]]:
+    """Return values of a pod that mounts the packages of its image."""
+    return {
+        "extraVolumes": [
+            {"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}
+        ],
+        "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
+        "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
     }
 
 

@@ -1,6 +1,6 @@
 """Run the simulated KServe controller in the namespaces of the cluster until stopped.
 
-Usage: `python -m infra.simulate.kserve --state FOLDER`.
+Usage: `python -m infra.simulate.kserve --state FOLDER [--initializer IMAGE]`.
 """
 
 import argparse
@@ -12,16 +12,23 @@ from infra.machine.cluster.layout import Layout
 from infra.simulate.kserve.controller import Controller
 
 
-async def control(layout: Layout) -> None:
+async def control(layout: Layout, initializer: str) -> None:
     """Run the controller until cancelled."""
     async with connected(layout) as api:
-        await Controller(api).run()
+        await Controller(api, initializer).run()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.simulate.kserve", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="state folder of the cluster")
-    asyncio.run(control(Layout(parser.parse_args().state.resolve())))
+    parser.add_argument(
+        "--initializer",
+        default="",
+        metavar="IMAGE",
+        help="image with Python and minio that downloads models from object stores",
+    )
+    options = parser.parse_args()
+    asyncio.run(control(Layout(options.state.resolve()), options.initializer))
 
 
 if __name__ == "__main__":

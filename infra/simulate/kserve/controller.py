@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from infra.machine.cluster.policies.objects import Json
+from infra.simulate.kserve import storage
 from infra.simulate.kserve.objects import (
     NO_RUNTIME,
     app_label,
@@ -32,10 +33,14 @@ class KubernetesApi(Protocol):
 
 
 class Controller:
-    """Controller of the InferenceServices in all namespaces."""
+    """Controller of the InferenceServices in all namespaces.
 
-    def __init__(self, api: KubernetesApi) -> None:
-        self._api = api
+    Args:
+        initializer: image of the init container for models in object stores.
+    """
+
+    def __init__(self, api: KubernetesApi, initializer: str = "") -> None:
+        self._api, self._initializer = api, initializer
         self._applied: dict[str, tuple[int, str]] = {}
 
     async def run(self) -> None:
@@ -105,6 +110,25 @@ class Controller:
             f"/apis/apps/v1/namespaces/{namespace}/deployments",
             f"/api/v1/namespaces/{namespace}/services",
         )
-        await self._api.apply(f"{deployments}/{name}", deployment_of(service, runtime))
+        made = deployment_of(
+            service, runtime, self._initializer, await self._store_variables(service)
+        )
+        await self._api.apply(f"{deployments}/{name}", made)
         await self._api.apply(f"{services}/{name}", service_of(service, runtime))
         self._applied[uid] = wanted
+
+    async def _store_variables(self, service: Json) -> list[dict[str, Any]]:
+        """Return the variables for the download of a model from an object store.
+
+        Raises:
+            ClientResponseError: a secret of the service account is missing.
+        """
+        predictor = service["spec"]["predictor"]
+        if not predictor["model"]["storageUri"].startswith(storage.SCHEME):
+            return []
+        core = f"/api/v1/namespaces/{service['metadata']['namespace']}"
+        name = predictor.get("serviceAccountName", "default")
+        account = await self._api.get(f"{core}/serviceaccounts/{name}")
+        named = [each["name"] for each in account.get("secrets", ())]
+        secrets = [await self._api.get(f"{core}/secrets/{name}") for name in named]
+        return storage.store_variables(account, secrets)

@@ -1,8 +1,9 @@
 """Deployment and Service that KServe creates for an InferenceService in Standard mode.
 
-The container is that of the runtime. The arguments of the InferenceService follow the runtime's,
-and the folder of the claim is mounted at /mnt/models. Not simulated are webhooks (which fill in
-resources), autoscalers, ingresses, and storage other than claims.
+The container is that of the runtime. The arguments of the InferenceService follow the runtime's.
+/mnt/models is the folder of the claim, or what the init container has downloaded from the object
+store. Not simulated are webhooks (which fill in resources), autoscalers, ingresses, and storage
+other than claims and S3.
 
 The status of an InferenceService is derived from the Deployment and the newest pod by a pure
 function. As in KServe, `observedGeneration` is that of the Deployment, a starting predictor has the
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.machine.cluster.policies.objects import Json
+from infra.simulate.kserve import storage
+from infra.simulate.kserve.storage import MODELS
 
-CONTAINER, MODELS = "kserve-container", "/mnt/models"
+CONTAINER = "kserve-container"
 VOLUME = "kserve-pvc-source"
 HTTP_PORT = 80
 # Fields of a predictor that do not belong to the pod.
@@ -33,12 +36,29 @@ def app_label(service: Json) -> dict[str, str]:
     return {"app": f"isvc.{name_of(service)}"}
 
 
-def deployment_of(service: Json, runtime: Json) -> Json:
-    """Return the Deployment to apply."""
+def deployment_of(
+    service: Json, runtime: Json, initializer: str = "", variables: Sequence[Json] = ()
+) -> Json:
+    """Return the Deployment to apply.
+
+    Args:
+        initializer: image of the init container, for a storageUri of an object store.
+        variables: variables of the init container.
+    """
     predictor = service["spec"]["predictor"]
     pod = {key: value for key, value in predictor.items() if key not in _PREDICTOR_FIELDS}
-    claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
     model = predictor["model"]
+    uri = model["storageUri"]
+    if uri.startswith(storage.SCHEME):
+        volume: Json = {"name": storage.VOLUME, "emptyDir": {}}
+        mount: Json = {"name": storage.VOLUME, "mountPath": MODELS, "readOnly": True}
+        (user,) = runtime["spec"]["containers"]
+        pod["initContainers"] = [storage.init_container(uri, initializer, variables, user)]
+    else:
+        claim, _, folder = uri.removeprefix("pvc://").partition("/")
+        source = {"claimName": claim, "readOnly": True}
+        volume = {"name": VOLUME, "persistentVolumeClaim": source}
+        mount = {"name": VOLUME, "mountPath": MODELS, "subPath": folder, "readOnly": True}
     pod["containers"] = []
     for container in runtime["spec"]["containers"]:
         merged = dict(container)
@@ -47,17 +67,11 @@ def deployment_of(service: Json, runtime: Json) -> Json:
             *container.get("env", ()),
             {"name": "INFERENCE_SERVICE_NAME", "value": service["metadata"]["name"]},
         ]
-        merged["volumeMounts"] = [
-            *container.get("volumeMounts", ()),
-            {"name": VOLUME, "mountPath": MODELS, "subPath": folder, "readOnly": True},
-        ]
+        merged["volumeMounts"] = [*container.get("volumeMounts", ()), mount]
         if "resources" in model:
             merged["resources"] = model["resources"]
         pod["containers"].append(merged)
-    pod["volumes"] = [
-        *runtime["spec"].get("volumes", ()),
-        {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
-    ]
+    pod["volumes"] = [*runtime["spec"].get("volumes", ()), volume]
     return _owned(service, "apps/v1", "Deployment") | {
         "spec": {
             "replicas": predictor.get("minReplicas", 1),
@@ -194,9 +208,13 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
             "states": states,
             "copies": {"failedCopies": 0, "totalCopies": len(pods)},
         }
-    for container in pods[0].get("status", {}).get("containerStatuses", ()):
-        if container["name"] != CONTAINER:
+    status = pods[0].get("status", {})
+    of_download = status.get("initContainerStatuses", ())
+    for container in [*of_download, *status.get("containerStatuses", ())]:
+        if container["name"] not in (storage.CONTAINER, CONTAINER):
             continue
+        if container["name"] == storage.CONTAINER and "running" in container.get("state", {}):
+            return _in_progress("Loading")
         # A failed container has terminated, or waits for the next restart.
         state, terminated = container.get("state", {}), None
         if state.get("terminated", {}).get("reason") == "Error":

@@ -27,13 +27,17 @@ def install_resources(shell: ClusterShell) -> None:
 
 
 @contextmanager
-def controller(shell: ClusterShell) -> Iterator[None]:
+def controller(shell: ClusterShell, initializer: str = "") -> Iterator[None]:
     """Run the controller while the block executes.
+
+    Args:
+        initializer: image of the init container for models in object stores.
 
     Raises:
         ClusterError: no cluster is running.
     """
     command = [sys.executable, "-m", "infra.simulate.kserve", "--state", str(shell.layout.state)]
+    command += ["--initializer", initializer] if initializer else []
     with (shell.layout.logs / "kserve-simulation.log").open("ab") as log:
         process = subprocess.Popen(
             shell.command(command),

@@ -17,14 +17,14 @@ DETAILS = "grpc-status-details-bin"
 ASK = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="Hello!")]
 
 
-def start(stub, version):
+def start(stub, version, seconds="170"):
     directory = f"/models/{version}"
-    lease = Duration(seconds=600)
+    lease = Duration(seconds=1800)
     stub.StartCanary(
         generator_pb2.StartCanaryRequest(
             version=version, directory=directory, share=0.5, lease=lease
         ),
-        timeout=170,
+        timeout=float(seconds),
     )
 
 

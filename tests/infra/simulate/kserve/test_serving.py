@@ -4,14 +4,9 @@ Versions are InferenceServices and their pods respond.
 """
 
 import json
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,138 +14,37 @@ import yaml
 
 from infra.machine.cluster.errors import ClusterError
 from infra.run.deploy import release
-from infra.run.deploy.__main__ import HTTP_PORT
-from infra.run.deploy.cluster_shell import ClusterShell
-from infra.run.deploy.port_forward import forward_port
-from infra.run.deploy.release import load_images
-from infra.run.deploy.storage import prepare_storage
-from infra.simulate.kserve.running import controller, install_resources
 from services.generator.kubernetes.inference_object import inference_service, read_template
 from tests.infra.run.deploy.clusters import empty_cluster
-from tests.journeys.client import Client
+from tests.infra.simulate.kserve.served import (
+    NAMESPACE,
+    World,
+    empty_release,
+    pods_of,
+    served_pods,
+    until,
+)
 from tests.support.errors import refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
-NAMESPACE = ["--namespace", release.NAMESPACE]
-VALUES = release.CHART / "ci" / "kserve-values.yaml"
-SCRIPT = Path(__file__).with_name("rollout_inside.py")
 LOAD_SECONDS = 60
-# A large share, so that few users are enough.
-WATCH_SHARE = 0.5
 # Longer than `unload_grace_seconds` and the interval of the reconcile loop.
 RETIRED_SECONDS = 10
-USER = 10001
 # Status, reason and field of a version that cannot be loaded.
 FAILED = ["FAILED_PRECONDITION", "VERSION_FAILED", "directory"]
-
-
-@dataclass(frozen=True)
-class World:
-    """Cluster with the chart and a KServe controller that can be stopped."""
-
-    shell: ClusterShell
-    client: Client
-    kserve: ExitStack
-    tags: dict[str, str]
-    values: Any
-
-    def get(self, *words: str) -> Any:
-        return json.loads(self.shell.run("kubectl", *NAMESPACE, "get", *words, "-o", "json"))
-
-    def services(self) -> dict[str, Any]:
-        """Return the InferenceServices by version."""
-        return {
-            each["metadata"]["annotations"]["thumbwheel/version"]: each
-            for each in self.get("inferenceservices")["items"]
-        }
-
-    def rollout(self, *words: str) -> Any:
-        pod = [
-            "exec",
-            "--stdin",
-            f"deployment/{release.NAME}-generator",
-            "--container",
-            "generator",
-            "--",
-        ]
-        output = self.shell.run(
-            "kubectl", *NAMESPACE, *pod, "python3", "-", *words, stdin=SCRIPT.read_text()
-        )
-        return json.loads(output)
-
-    def model(self, version: str) -> Path:
-        """Copy the tiny model as a version into the claim; return the folder on this machine."""
-        volume = self.get("pvc", f"{release.NAME}-models")["spec"]["volumeName"]
-        claim = Path(self.get("pv", volume)["spec"]["local"]["path"])
-        shutil.copytree(claim / "nano-0", claim / version)
-        manifest = json.loads((claim / version / "manifest.json").read_text())
-        (claim / version / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
-        for path in (claim / version, *(claim / version).iterdir()):
-            os.chown(path, USER, USER)
-        return claim / version
-
-    def install(self) -> None:
-        """Install or upgrade to the current values."""
-        release.install(self.shell, self.tags, self.values)
-
-    def chat(self) -> tuple[int, Any]:
-        body = {
-            "model": "thumbwheel",
-            "messages": [{"role": "user", "content": "Hello, how are you?"}],
-        }
-        return self.client.call("POST", "/v1/chat/completions", body)
-
-
-def until(done: Callable[[], Any], seconds: float = 90.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(1)
-    return found
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     state = tmp_path_factory.mktemp("kserve") / "cluster"
-    with empty_cluster(state, "serving through KServe is not tried on a real cluster") as shell:
-        yield from installed(shell)
-
-
-def installed(shell: ClusterShell) -> Iterator[World]:
-    values = yaml.safe_load(VALUES.read_text())
-    # The script in the pod calls the generator as training and as the gateway.
-    values["identity"] = {"mode": "none"}
-    settings = {"load_seconds": LOAD_SECONDS, "watch_share": WATCH_SHARE}
-    values["services"] = {"generator": {"settings": settings}}
-    tags = load_images(shell, ("services", "predictor", "stores"), print)
-    shell.run(
-        "kubectl",
-        "apply",
-        "--server-side",
-        "-f",
-        "-",
-        stdin=prepare_storage(shell.layout, release.NAMESPACE),
-    )
-    install_resources(shell)
-    with ExitStack() as kserve:
-        kserve.enter_context(controller(shell))
-        release.install(shell, tags, values)
-        port = forward_port(shell, 0, release.gateway_address(shell), HTTP_PORT)
-        client = Client(f"http://127.0.0.1:{port}", release.owner_key(shell))
-        yield World(shell, client, kserve, tags, values)
-
-
-def pods_of(world: World, service: Any) -> list[Any]:
-    label = f"serving.kserve.io/inferenceservice={service['metadata']['name']}"
-    return list(world.get("pods", "--selector", label)["items"])
-
-
-def served_pods(world: World) -> dict[str, set[str]]:
-    """Return the uids of the pods by version."""
-    return {
-        version: {pod["metadata"]["uid"] for pod in pods_of(world, service)}
-        for version, service in world.services().items()
-    }
+    with (
+        empty_cluster(state, "serving through KServe is not tried on a real cluster") as shell,
+        empty_release(shell) as found,
+    ):
+        settings = {"load_seconds": LOAD_SECONDS}
+        found.change({"services": {"generator": {"settings": settings}}})
+        found.install()
+        yield found
 
 
 def answered(world: World, pod: Any) -> float:
