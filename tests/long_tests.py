@@ -156,7 +156,16 @@ SLICES: dict[str, Slice] = {
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
         modules=(("infra.machine.cluster", "install"),),
-        pytest=("-m", "cluster and long and not ray", *ONE_BY_ONE, "tests/infra"),
+        pytest=("-m", "cluster and long and not ray and not vllm", *ONE_BY_ONE, "tests/infra"),
+    ),
+    "cluster-vllm": Slice(
+        "on a real Kubernetes: vLLM in pods of versions, and as rollout server of RayJobs",
+        modules=(
+            ("infra.machine.cluster", "install"),
+            ("infra.machine.kuberay",),
+            ("infra.machine.servers", "install", "vllm"),
+        ),
+        pytest=("-m", "cluster and long and vllm", *ONE_BY_ONE, "tests/infra"),
     ),
     "cluster-training": Slice(
         "on a real Kubernetes: turns of the loop as Jobs and as RayJobs",
