@@ -152,7 +152,11 @@ async def model_server(
     account = settings.kubernetes_directory
     namespace = await asyncio.to_thread(read_namespace, account)
     release = Release(
-        namespace, settings.inference_service, settings.models_root, settings.model_port
+        namespace,
+        settings.inference_service,
+        settings.models_root,
+        settings.model_port,
+        settings.max_adapter_rank,
     )
     async with open_kubernetes_api(
         settings.kubernetes_url, account, settings.kubernetes_seconds

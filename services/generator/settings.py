@@ -78,6 +78,13 @@ class GeneratorSettings(ServiceSettings):
         le=65535,
         description="with kserve: port of the model servers; 0 takes the port of KServe's status",
     )
+    max_adapter_rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="with kserve: a version whose adapter against its base has at most this rank "
+        "is served by the server of its base; 0: each version has a server of its own",
+    )
     kubernetes_url: str = Field(
         "https://kubernetes.default.svc",
         pattern=r"^https://[^/]+$",
@@ -204,7 +211,8 @@ class GeneratorSettings(ServiceSettings):
     @model_validator(mode="after")
     def _one_kind_of_serving(self) -> Self:
         if self.serving is ServingMode.PREDICTOR:
-            if named := {"inference_service", "models_root", "model_port"} & self.model_fields_set:
+            kserve = {"inference_service", "models_root", "model_port", "max_adapter_rank"}
+            if named := kserve & self.model_fields_set:
                 raise PydanticCustomError(
                     "conflict",
                     "{named}: allowed only with serving kserve",

@@ -22,7 +22,15 @@ from services.generator.kubernetes.inference_object import (
 )
 from services.predictor.settings import PredictorSettings
 from tests.charts.kserve_objects import config_map, named, runtime_of, service_of
-from tests.charts.rendering import CHART, component, of_kind, outside_ports, refusal, render
+from tests.charts.rendering import (
+    CHART,
+    component,
+    of_kind,
+    outside_ports,
+    pods,
+    refusal,
+    render,
+)
 from tests.kserve_models import NotOfKServeError, round_trip
 
 FILES = ("kserve-values.yaml", "gpu-values.yaml")
@@ -89,6 +97,41 @@ def test_an_inference_service_names_its_runtime_version_and_folder(values: str) 
             "uid": "1-2-3",
         }
     ]
+
+
+SHARED = "serving.vllm.sharedBase.enabled=true,serving.vllm.sharedBase.maxRank=128"
+
+
+def test_versions_of_one_base_share_its_server() -> None:
+    values = "gpu-values.yaml"
+    found = service_of(values, SHARED, version="qwen3-4b-0", folder="qwen3-4b-0")
+    assert round_trip(found, "V1beta1InferenceService") == found
+    model, container = found["spec"]["predictor"]["model"], container_of(values, SHARED)
+    assert model["storageUri"] == "pvc://models"
+    # The resolver compares the base in the adapter's config with this name of the model.
+    assert model["command"] == ["vllm", "serve", "qwen3-4b-0"]
+    assert container["workingDir"] == "/mnt/models"
+    lora = [word for word in container["args"] if "lora" in word]
+    assert lora == ["--enable-lora", "--max-lora-rank=128", "--max-loras=2", "--max-cpu-loras=4"]
+    variables = {item["name"]: item.get("value") for item in container["env"]}
+    assert variables["VLLM_PLUGINS"] == "lora_filesystem_resolver"
+    assert variables["VLLM_LORA_RESOLVER_CACHE_DIR"] == container["workingDir"]
+    assert variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    (generator,) = pods(render(values, SHARED))["generator/Deployment"]["spec"]["containers"]
+    settings = {item["name"]: item.get("value") for item in generator["env"]}
+    assert settings["TW_GENERATOR_MAX_ADAPTER_RANK"] == "128"
+
+
+def test_versions_with_servers_of_their_own_have_no_adapters() -> None:
+    assert not [word for word in container_of("gpu-values.yaml")["args"] if "lora" in word]
+    assert "command" not in service_of("gpu-values.yaml")["spec"]["predictor"]["model"]
+
+
+def test_shared_base_needs_the_claim_and_a_rank_of_vllm() -> None:
+    store = "models.store=s3://bucket/models"
+    assert "models.store" in refusal("gpu-values.yaml", "gitops=true", f"{SHARED},{store}")
+    error = refusal("gpu-values.yaml", "gitops=true", "serving.vllm.sharedBase.maxRank=100")
+    assert "maxRank" in error
 
 
 @every_file

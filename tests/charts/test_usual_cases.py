@@ -98,8 +98,8 @@ def test_cpus_hold_small_beside_its_candidate() -> None:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--enable-lora", "serving.vllm.args adapters"),
-        ("--lora-modules=a=/x", "serving.vllm.args adapters"),
+        ("--enable-lora", "serving.vllm.args sharedBase"),
+        ("--lora-modules=a=/x", "serving.vllm.args sharedBase"),
         ("--gpu-memory-utilization=0.6", "serving.vllm.podsPerGpu 0.475"),
     ],
 )

@@ -30,6 +30,9 @@ class EchoServer:
     async def unload(self, version: str) -> None:
         self.loaded.remove(version)
 
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        return frozenset()
+
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         return self.info
 

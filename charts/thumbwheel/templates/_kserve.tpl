@@ -4,6 +4,9 @@
 {{/* Non-empty if vLLM serves the versions. */}}
 {{- define "thumbwheel.vllm" -}}{{ if and (include "thumbwheel.kserve" .) (eq .Values.serving.kserve.runtime "vllm") }}yes{{ end }}{{- end -}}
 
+{{/* Non-empty if versions that are adapters of one base share its server. */}}
+{{- define "thumbwheel.sharedBase" -}}{{ if and (include "thumbwheel.vllm" .) .Values.serving.vllm.sharedBase.enabled }}yes{{ end }}{{- end -}}
+
 {{- define "thumbwheel.inferenceServiceName" -}}{{ include "thumbwheel.name" (list . "inference-service") }}{{- end -}}
 
 {{- define "thumbwheel.runtimeName" -}}{{ include "thumbwheel.name" (list . .Values.serving.kserve.runtime) }}{{- end -}}
@@ -22,6 +25,9 @@ models_root: /models
 model_port: {{ .Values.serving.kserve.port }}
 {{- if eq .Values.serving.kserve.runtime "vllm" }}
 load_seconds: {{ .Values.serving.vllm.startupSeconds }}
+{{- end }}
+{{- if include "thumbwheel.sharedBase" . }}
+max_adapter_rank: {{ .Values.serving.vllm.sharedBase.maxRank }}
 {{- end }}
 {{- end -}}
 
@@ -72,8 +78,13 @@ spec:
       name: kserve-container
       modelFormat: {name: safetensors}
       runtime: {{ include "thumbwheel.runtimeName" . }}
-      {{- with .Values.models.store }}
-      storageUri: {{ trimSuffix "/" . }}/$(version)
+      {{- if .Values.models.store }}
+      storageUri: {{ trimSuffix "/" .Values.models.store }}/$(version)
+      {{- else if include "thumbwheel.sharedBase" . }}
+      # The whole claim, because adapters are in the folders of other versions. vLLM accepts an
+      # adapter only if its base has the name that this command gives to the model.
+      storageUri: pvc://{{ include "thumbwheel.modelsClaim" . }}
+      command: [vllm, serve, $(folder)]
       {{- else }}
       storageUri: pvc://{{ include "thumbwheel.modelsClaim" . }}/$(folder)
       {{- end }}
@@ -120,12 +131,22 @@ spec:
   image: {{ include "thumbwheel.image" (list . "vllm") }}
   imagePullPolicy: {{ .Values.images.vllm.pullPolicy }}
   command: [vllm, serve, /mnt/models]
+  {{- if include "thumbwheel.sharedBase" . }}
+  workingDir: /mnt/models
+  {{- end }}
   # Logs must not contain messages of users.
   args:
     - --host=0.0.0.0
     - --port=8000
     - --no-enable-log-requests
     - --disable-uvicorn-access-log
+    {{- if include "thumbwheel.sharedBase" . }}
+    - --enable-lora
+    - --max-lora-rank={{ $vllm.sharedBase.maxRank }}
+    - --max-loras={{ $vllm.sharedBase.maxAdapters }}
+    # Further adapters stay in the memory of the pod, for a quick return.
+    - --max-cpu-loras={{ mul 2 $vllm.sharedBase.maxAdapters }}
+    {{- end }}
     {{- range $vllm.args }}
     - {{ . | quote }}
     {{- end }}
@@ -140,6 +161,13 @@ spec:
     - {name: TORCHINDUCTOR_CACHE_DIR, value: /cache/inductor}
     - {name: HF_HUB_OFFLINE, value: "1"}
     - {name: VLLM_NO_USAGE_STATS, value: "1"}
+    {{- if include "thumbwheel.sharedBase" . }}
+    # Each pod reads an adapter at the first request with its folder as the name of the model. The
+    # paths that load and unload adapters need the key.
+    - {name: VLLM_PLUGINS, value: lora_filesystem_resolver}
+    - {name: VLLM_LORA_RESOLVER_CACHE_DIR, value: /mnt/models}
+    - {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
+    {{- end }}
     # As --api-key, for the paths under /v1; the health check and the metrics need no key.
     {{- include "thumbwheel.fromSecret" (list "VLLM_API_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
     {{- with $vllm.extraEnv }}
@@ -176,17 +204,18 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* Reject adapters, and pods or training that would take more memory of a GPU than it has. */}}
+{{/* Reject unusable settings of adapters, and pods or training that would take more memory of a GPU than it has. */}}
 {{- define "thumbwheel.validateVllm" -}}
 {{- $vllm := .Values.serving.vllm -}}{{- $workers := .Values.ray.workers -}}
 {{- $fraction := 0.9 -}}
 {{- $following := "" -}}
 {{- range $argument := $vllm.args -}}
-  {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-lora-rank)(=|$)" $argument -}}{{ fail (printf "serving.vllm.args: %s: the generator serves each version as a complete model in pods of its own and sends no requests to adapters; the loop merges the adapters that it trains" $argument) }}{{- end -}}
+  {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-cpu-loras|max-lora-rank)(=|$)" $argument -}}{{ fail (printf "serving.vllm.args: %s: adapters are served with serving.vllm.sharedBase only" $argument) }}{{- end -}}
   {{- if hasPrefix "--gpu-memory-utilization=" $argument -}}{{- $fraction = trimPrefix "--gpu-memory-utilization=" $argument | float64 -}}{{- end -}}
   {{- if eq $following "--gpu-memory-utilization" -}}{{- $fraction = float64 $argument -}}{{- end -}}
   {{- $following = $argument -}}
 {{- end -}}
+{{- if and $vllm.sharedBase.enabled .Values.models.store -}}{{ fail "serving.vllm.sharedBase: the server of a base reads adapters from the models claim; set models.store to \"\"" }}{{- end -}}
 {{- if gt (int $vllm.podsPerGpu) 1 -}}
 {{- $whole := mulf $fraction (int $vllm.podsPerGpu) -}}
 {{- if gt $whole 0.95 -}}{{ fail (printf "serving.vllm.podsPerGpu: %d pods with --gpu-memory-utilization=%v need %v of the memory of a GPU, and .95 may be used; set it to at most %v" (int $vllm.podsPerGpu) $fraction $whole (divf 0.95 (int $vllm.podsPerGpu))) }}{{- end -}}

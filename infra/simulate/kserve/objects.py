@@ -1,9 +1,9 @@
 """Deployment and Service that KServe creates for an InferenceService in Standard mode.
 
-The container is that of the runtime. The arguments of the InferenceService follow the runtime's.
-/mnt/models is the folder of the claim, or what the init container has downloaded from the object
-store. Not simulated are webhooks (which fill in resources), autoscalers, ingresses, and storage
-other than claims and S3.
+The container is that of the runtime. The arguments of the InferenceService follow the runtime's,
+and its command replaces the runtime's. /mnt/models is the folder of the claim, or what the init
+container has downloaded from the object store. Not simulated are webhooks (which fill in
+resources), autoscalers, ingresses, and storage other than claims and S3.
 
 The status of an InferenceService is derived from the Deployment and the newest pod by a pure
 function. As in KServe, `observedGeneration` is that of the Deployment, a starting predictor has the
@@ -62,6 +62,7 @@ def deployment_of(
     pod["containers"] = []
     for container in runtime["spec"]["containers"]:
         merged = dict(container)
+        merged["command"] = model.get("command", container.get("command", []))
         merged["args"] = [*container.get("args", ()), *model.get("args", ())]
         merged["env"] = [
             *container.get("env", ()),

@@ -237,6 +237,10 @@ class HttpModelServer:
             f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS
         )
 
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        """Return no versions, since each one is loaded as a complete model."""
+        return frozenset()
+
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
         return await self._completions.tokenizer_info(version)

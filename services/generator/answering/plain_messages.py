@@ -95,6 +95,10 @@ class PlainMessages:
         self._control_tokens.pop(version, None)
         self._refused.discard(version)
 
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        """Return the bases of the wanted versions, see `ModelRepository`."""
+        return await self._server.bases(wanted)
+
     async def answer(
         self,
         version: str,

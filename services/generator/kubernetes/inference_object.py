@@ -9,9 +9,11 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.chassis.errors import FailedPreconditionError
 from services.generator.kubernetes.api import Json
 
 TEMPLATE_KEY = "inference-service.json"
@@ -131,6 +133,31 @@ def inference_service(template: Template, version: str, folder: str) -> Json:
     metadata["annotations"] = metadata.get("annotations", {}) | annotations
     metadata["ownerReferences"] = [template.owner]
     return manifest | {"metadata": metadata}
+
+
+def model_folder(models_root: Path, directory: str) -> str:
+    """Return the model folder of a directory, relative to the models' claim.
+
+    Raises:
+        FailedPreconditionError: the directory is not inside of `models_root`.
+    """
+    try:
+        folder = PurePosixPath(directory).relative_to(models_root)
+    except ValueError as error:
+        raise FailedPreconditionError(
+            f"the directory is outside of {models_root}, the models' claim",
+            field="directory",
+            reason="OUT_OF_RANGE",
+            limit=str(models_root),
+        ) from error
+    if ".." in folder.parts or not folder.parts:
+        raise FailedPreconditionError(
+            "the directory must be a folder inside the models' claim, without '..'",
+            field="directory",
+            reason="MALFORMED",
+            limit=str(models_root),
+        )
+    return str(folder)
 
 
 def is_owned(template: Template, found: Json) -> bool:

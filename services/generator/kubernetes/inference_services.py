@@ -4,6 +4,9 @@ An alternative to `HttpModelServer`, with the same Protocols `ModelRepository` a
 Replicas need no leader, since all apply the same object and KServe does the rest. Only objects with
 this release's labels are changed. Objects of retired versions are deleted at once, and their pods
 finish running answers first.
+
+A version that is an adapter of another one may have no object: the server of its base answers for
+it (adapters.py).
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,6 +23,7 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import (
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
     ServiceError,
     UnavailableError,
@@ -29,6 +33,7 @@ from services.generator.answering.engine import Timeouts
 from services.generator.answering.model_server import Completions
 from services.generator.answering.presets import Sampling
 from services.generator.answering.stream import Chunk
+from services.generator.kubernetes.adapters import Adapters, BaseAdapter
 from services.generator.kubernetes.api import KubernetesApi
 from services.generator.kubernetes.inference_object import (
     InvalidTemplateError,
@@ -36,6 +41,7 @@ from services.generator.kubernetes.inference_object import (
     Template,
     inference_service,
     is_owned,
+    model_folder,
     object_name,
     observe,
     read_template,
@@ -48,6 +54,7 @@ POLL_SECONDS = 1.0
 # A restarted container may still load its model. A failure that lasts longer is reported.
 FAILING_SECONDS = 3.0
 OBJECTS = "inferenceservices"
+PROBE_TEXT = "a"
 NO_KSERVE = "the cluster has no InferenceServices; check that KServe is installed"
 
 
@@ -60,12 +67,15 @@ class Release:
         config_map: ConfigMap with the template of the InferenceServices.
         models_root: mount point of the models' claim in this container.
         port: port of the model servers; 0 takes the port of KServe's status.
+        max_adapter_rank: highest rank of adapters at the server of their base; 0: each version has
+            an object of its own.
     """
 
     namespace: str
     config_map: str
     models_root: Path
     port: int = 0
+    max_adapter_rank: int = 0
 
 
 class InferenceServices:
@@ -91,6 +101,7 @@ class InferenceServices:
         self._known: Mapping[str, Observed] = {}
         self._api_unavailable = False
         self._servers: dict[str, Completions] = {}
+        self._adapters = Adapters(release.models_root, release.max_adapter_rank)
 
     async def index(self) -> Mapping[str, bool]:
         """Return for each version True if its server answers.
@@ -120,18 +131,45 @@ class InferenceServices:
             }
         known = list(self._known.values())
         serving_flags = await asyncio.gather(*(self._is_serving(item) for item in known))
-        return {item.version: serving for item, serving in zip(known, serving_flags, strict=True)}
+        index = {item.version: serving for item, serving in zip(known, serving_flags, strict=True)}
+        adapters = [
+            (version, adapter)
+            for version, adapter in self._adapters.loaded.items()
+            if adapter.base in index and version not in index
+        ]
+        answering = await asyncio.gather(
+            *(self._is_answering(adapter, index[adapter.base]) for _, adapter in adapters)
+        )
+        return index | dict(zip((version for version, _ in adapters), answering, strict=True))
 
     async def load(self, version: str, directory: str) -> None:
         """Apply the object and return when its server answers.
 
+        For an adapter the object is that of the base.
+
         Raises:
-            FailedPreconditionError: KServe reports a failed load, or the version is not ready in
-                time.
+            FailedPreconditionError: KServe reports a failed load, the version is not ready in time,
+                or the server of its base refuses the adapter.
             UnavailableError: the API does not answer, or an earlier object of the version still
                 terminates.
         """
-        template, folder = await self._read_template(), self._model_folder(directory)
+        folder = model_folder(self._release.models_root, directory)
+        # An object of the version from before the base was shared continues to serve.
+        adapter = None
+        if version not in self._known:
+            adapter = await self._adapters.find(version, folder)
+        if adapter is None:
+            await self._load_object(version, folder)
+            return
+        await self._load_object(adapter.base, adapter.base)
+        await self._load_adapter(version, adapter)
+
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        """Return the versions of which the wanted ones are adapters."""
+        return await self._adapters.bases(wanted, self._known)
+
+    async def _load_object(self, version: str, folder: str) -> None:
+        template = await self._read_template()
         path = f"{self._path(template)}/{object_name(template, version)}"
         with suppress(NotFoundError):
             existing = await self._api.get(path)
@@ -154,12 +192,18 @@ class InferenceServices:
     async def unload(self, version: str) -> None:
         """Request the deletion of the object; return before the object is gone.
 
+        An adapter gets no further requests, and vLLM replaces it by the next ones: a call for its
+        removal would reach one of several pods.
+
         Raises:
             UnavailableError: the API does not answer.
             NotFoundError: there is no object of this version.
         """
+        is_adapter = self._adapters.loaded.pop(version, None) is not None
         observed = self._known.get(version)
         if observed is None:
+            if is_adapter:
+                return
             raise NotFoundError("there is no InferenceService of this version")
         await self._api.delete(
             f"{self._path(self._template or await self._read_template())}/{observed.name}",
@@ -168,13 +212,13 @@ class InferenceServices:
 
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
-        server = self._servers.get(version)
-        return await server.tokenizer_info(version) if server else None
+        server, model = self._server_of(version)
+        return await server.tokenizer_info(model) if server else None
 
     async def tokenize(self, version: str, text: str) -> list[int] | None:
         """Return the token ids of a text, see `Completions.tokenize`."""
-        server = self._servers.get(version)
-        return await server.tokenize(version, text) if server else None
+        server, model = self._server_of(version)
+        return await server.tokenize(model, text) if server else None
 
     async def answer(
         self,
@@ -188,10 +232,17 @@ class InferenceServices:
         Raises:
             NotFoundError: no InferenceService of the version is known.
         """
-        server = self._servers.get(version)
+        server, model = self._server_of(version)
         if server is None:
             raise NotFoundError("no InferenceService serves this version")
-        await server.answer(version, messages, sampling, on_chunk)
+        await server.answer(model, messages, sampling, on_chunk)
+
+    def _server_of(self, version: str) -> tuple[Completions | None, str]:
+        """Return the server of a version, and the name of the version there."""
+        adapter = self._adapters.loaded.get(version)
+        if adapter is not None and version not in self._known:
+            return self._servers.get(adapter.base), adapter.model
+        return self._servers.get(version), version
 
     async def _list(self) -> Sequence[Observed]:
         template = self._template or await self._read_template()
@@ -265,6 +316,46 @@ class InferenceServices:
                 limit=limit,
             ) from error
 
+    async def _load_adapter(self, version: str, adapter: BaseAdapter) -> None:
+        """Let the server of the base read the adapter, as a first request does in every pod.
+
+        Raises:
+            FailedPreconditionError: the server refuses the adapter.
+            UnavailableError: the server does not answer.
+        """
+        self._adapters.loaded[version] = adapter
+        server, model = self._server_of(version)
+        try:
+            # vLLM reads the adapter also for a request without an answer.
+            if server is not None and await server.tokenize(model, PROBE_TEXT) is not None:
+                return
+        except InvalidArgumentError:
+            pass  # found, but not loaded
+        except UnavailableError:
+            del self._adapters.loaded[version]
+            raise
+        del self._adapters.loaded[version]
+        raise FailedPreconditionError(
+            f"the server of {adapter.base} does not load {model}; its log has the reason",
+            reason="ADAPTER_REFUSED",
+            field=model,
+        )
+
+    async def _is_answering(self, adapter: BaseAdapter, is_base_serving: bool) -> bool:
+        """Return True if the server of the base, which must be serving, knows the adapter.
+
+        The request goes to any pod of the base, so that each of them reads the adapter.
+        """
+        server = self._servers.get(adapter.base)
+        if not is_base_serving or server is None:
+            return False
+        try:
+            return await server.tokenize(adapter.model, PROBE_TEXT) is not None
+        except UnavailableError:
+            return True  # busy: the server has just answered the probe of its base
+        except ServiceError:
+            return False
+
     async def _is_serving(self, observed: Observed) -> bool:
         """Return True if the server lists the version, as only a ready pod does.
 
@@ -294,25 +385,6 @@ class InferenceServices:
         else:
             index = server.probe_succeeded({observed.version: served})
         return index.get(observed.version, False)
-
-    def _model_folder(self, directory: str) -> str:
-        try:
-            folder = PurePosixPath(directory).relative_to(self._release.models_root)
-        except ValueError as error:
-            raise FailedPreconditionError(
-                f"the directory is outside of {self._release.models_root}, the models' claim",
-                field="directory",
-                reason="OUT_OF_RANGE",
-                limit=str(self._release.models_root),
-            ) from error
-        if ".." in folder.parts or not folder.parts:
-            raise FailedPreconditionError(
-                "the directory must be a folder inside the models' claim, without '..'",
-                field="directory",
-                reason="MALFORMED",
-                limit=str(self._release.models_root),
-            )
-        return str(folder)
 
     def _path(self, template: Template) -> str:
         group = template.manifest["apiVersion"]

@@ -54,12 +54,14 @@ class ModelRepository(Protocol):
     FailedPreconditionError if the version cannot be loaded, and `index` raises the same error if no
     version can be loaded at all. `unload` never interrupts an answer of any client. While an answer
     runs, `unload` either raises FailedPreconditionError without a change, or takes effect after the
-    answer.
+    answer. `bases` returns the versions that must stay loaded because wanted ones, given with their
+    directories, are adapters of them.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
     async def load(self, version: str, directory: str) -> None: ...
     async def unload(self, version: str) -> None: ...
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,10 @@ class Reconciler:
             for v, since in self._retired_at.items()
             if now >= since + self._intervals.grace_seconds
         )
-        for version in known & index.keys():
+        bases = await self._repository.bases(_wanted(rollout))
+        # A base outside the rollout is retired too, so that it is unloaded after its adapters.
+        self._requested |= bases
+        for version in (known & index.keys()) - bases:
             if not self._running.count(version):
                 self._start(version, self._unload(version))
         with suppress(UnavailableError):
@@ -274,6 +279,8 @@ class Reconciler:
         await self._current.refresh()
         if version not in self._current.rollout.retired:
             return  # an operator has just made the version a candidate again
+        if version in await self._repository.bases(_wanted(self._current.rollout)):
+            return  # the base of a new candidate
         try:
             await self._repository.unload(version)
             log.info("version unloaded", extra=fields(version=version))

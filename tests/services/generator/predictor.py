@@ -57,6 +57,8 @@ class FakePredictor:
     key: str = ""
     # Ids by text for /tokenize; None: no such path.
     tokens: dict[str, list[int]] | None = None
+    # Adapters that the server reads at their first request, with the status of that request.
+    adapters: dict[str, int] = field(default_factory=dict)
     models_answer: bool = True
     models_hang: bool = False
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +95,12 @@ class FakePredictor:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
+        status = self.adapters.get(body["model"])
+        if status == 200:
+            self.states[body["model"]] = "READY"
+            return web.json_response({"tokens": [1]})
+        if status is not None:
+            return web.json_response({"error": {}}, status=status)
         if self.tokens is None or body["add_special_tokens"]:
             return web.json_response({"error": "Not Found"}, status=404)
         return web.json_response({"tokens": self.tokens[body["prompt"]]})

@@ -18,6 +18,7 @@ from tests.services.generator.fake_kubernetes import (
     kubernetes_api,
     ready,
 )
+from tests.services.generator.model_folders import write_adapter, write_model
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -42,7 +43,7 @@ async def run_fake_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, 
             else:
                 predictor.states[version] = "READY"
                 kubernetes.of_version(version)["status"] = ready(url)
-        for deleted in predictor.states.keys() - kubernetes.versions():
+        for deleted in predictor.states.keys() - kubernetes.versions() - predictor.adapters.keys():
             del predictor.states[deleted]
         await asyncio.sleep(0.02)
 
@@ -90,6 +91,49 @@ async def test_promotion_deletes_the_object_of_the_old_version(
         await until(lambda: kubernetes.versions() == {"v2"})
         assert await stubs.version_for(STABLES_USER) == "v2"
     assert len(kubernetes.deleted) == 1
+
+
+async def test_adapters_of_one_base_need_one_object(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_model(models, "v1")
+    predictor = FakePredictor(scripts={"v2/base_adapter": ["better"]})
+    kubernetes = FakeKubernetes()
+    async with through_kserve(tmp_path, kubernetes, predictor, max_adapter_rank=16) as stubs:
+        await until_ready(stubs, "v1")
+        for version in ("v2", "v3"):
+            predictor.adapters[f"{version}/base_adapter"] = 200
+            await stubs.start(version, write_adapter(models, version, "v1"))
+            await stubs.promote(version)
+        # The base has no users and stays loaded.
+        assert await stubs.version_for(STABLES_USER) == "v3"
+        assert kubernetes.versions() == {"v1"}
+        # A complete model replaces the adapter, and then the base is unloaded.
+        await stubs.start("v4", write_model(models, "v4"))
+        assert kubernetes.versions() == {"v1", "v4"}
+        await stubs.promote("v4")
+        await until(lambda: kubernetes.versions() == {"v4"})
+
+
+async def test_adapter_answers_as_candidate_and_after_a_restart(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_model(models, "v1")
+    adapter = write_adapter(models, "v2", "v1")
+    predictor = FakePredictor(
+        adapters={"v2/base_adapter": 200}, scripts={"v2/base_adapter": ["better"]}
+    )
+    kubernetes = FakeKubernetes()
+    for is_first in (True, False):
+        async with through_kserve(tmp_path, kubernetes, predictor, max_adapter_rank=16) as stubs:
+            await until_ready(stubs, "v1")
+            if is_first:
+                await stubs.start("v2", adapter)
+            async with asyncio.timeout(5):
+                while await stubs.version_for(CANDIDATES_USER) != "v2":
+                    await asyncio.sleep(0.02)
+            assert text_of(await stubs.generate(user_key=CANDIDATES_USER)) == "better"
+            assert text_of(await stubs.generate(user_key=STABLES_USER)) == "Hello there."
+    assert kubernetes.versions() == {"v1"}
+    assert {request["model"] for request in predictor.requests} == {"v1", "v2/base_adapter"}
 
 
 async def test_a_candidate_that_fails_to_load_is_rolled_back_with_the_reason(

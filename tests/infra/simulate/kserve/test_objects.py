@@ -56,6 +56,15 @@ def test_arguments_of_the_version_follow_those_of_the_runtime() -> None:
     assert container["args"][-1] == "--served-model-name=v1"
 
 
+def test_command_of_the_version_replaces_that_of_the_runtime() -> None:
+    found, made = service("gpu-values.yaml"), runtime("gpu-values.yaml")
+    for own in ([], ["vllm", "serve", "v1"]):
+        if own:
+            found["spec"]["predictor"]["model"]["command"] = own
+        (container,) = deployment_of(found, made)["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == (own or ["vllm", "serve", "/mnt/models"])
+
+
 def test_pods_have_labels_of_the_inference_service() -> None:
     made = deployment_of(service(), runtime())
     labels = made["spec"]["template"]["metadata"]["labels"]

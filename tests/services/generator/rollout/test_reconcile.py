@@ -4,6 +4,7 @@ The cases cover leases, other replicas, and an unavailable store or model server
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -59,11 +60,13 @@ class Repository:
     Args:
         busy: reject all calls except the index.
         in_use: versions that are not unloaded.
+        base_of: bases of versions that are adapters.
     """
 
     versions: dict[str, bool] = field(default_factory=dict)
     busy: bool = False
     in_use: set[str] = field(default_factory=set)
+    base_of: dict[str, str] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
 
@@ -83,6 +86,9 @@ class Repository:
             raise FailedPreconditionError("in use")
         self.unloads.append(version)
         del self.versions[version]
+
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        return frozenset(self.base_of[version] for version in wanted if version in self.base_of)
 
 
 class Replica:
@@ -122,6 +128,37 @@ async def test_versions_of_the_rollout_are_loaded_once() -> None:
     assert world.repository.versions == {"v1": True, "v2": True}
     await world.rounds()
     assert sorted(world.repository.loads) == ["v1", "v2"]
+
+
+async def test_base_stays_loaded_as_long_as_its_adapters() -> None:
+    world = World()
+    world.repository.base_of = {"v2": "v1"}
+    await world.rounds()
+    store, reason = world.store, "better"
+    store.stored = StoredRollout(world.current.rollout.promote("v2", reason, 0), 5)
+    await world.rounds()
+    assert world.repository.versions == {"v1": True, "v2": True}
+    assert world.current.rollout.retired == ("v1",)
+    whole = Candidate("v3", "/models/v3", 0.5, 60 * SECOND, live=True)
+    store.stored = StoredRollout(world.current.rollout.propose(whole), 9)
+    await world.rounds()
+    assert world.repository.unloads == []
+    store.stored = StoredRollout(world.current.rollout.promote("v3", reason, 0), 13)
+    await world.rounds()
+    assert world.repository.versions == {"v3": True}
+
+
+async def test_base_outside_the_rollout_is_unloaded_after_its_adapter() -> None:
+    world = World()
+    world.repository.base_of = {"v2": "v0"}
+    world.repository.versions["v0"] = True  # loaded for the adapter
+    await world.rounds()
+    assert world.repository.versions == {"v0": True, "v1": True, "v2": True}
+    # The shared rollout names it, so that another replica can unload it.
+    assert world.store.stored.rollout.retired == ("v0",)
+    world.now_us = 60 * SECOND
+    await world.rounds()
+    assert world.repository.versions == {"v1": True}
 
 
 async def test_an_expired_lease_ends_the_canary_and_unloads_the_version() -> None:
