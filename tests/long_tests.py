@@ -91,6 +91,7 @@ AGAINST_DATATROVE = tuple(
 )
 LIFE = "tests/journeys/test_life.py"
 VLLM = "tests/services/generator/test_vllm.py"
+VLLM_SYSTEM = "tests/journeys/test_vllm.py"
 VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
 WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
 SLICES: dict[str, Slice] = {
@@ -130,6 +131,7 @@ SLICES: dict[str, Slice] = {
             f"--ignore={SMALL}",
             f"--ignore={LIFE}",
             f"--ignore={VLLM}",
+            f"--ignore={VLLM_SYSTEM}",
             "tests/journeys",
             "tests/services",
             "tests/infra",
@@ -137,9 +139,9 @@ SLICES: dict[str, Slice] = {
         ),
     ),
     "vllm": Slice(
-        "vLLM's CPU build behind the generator, and as rollout server of PPO",
+        "vLLM's CPU build behind the generator, in a whole system, and as rollout server of PPO",
         modules=(("infra.machine.servers", "install", "vllm"),),
-        pytest=("-m", "long", *ONE_BY_ONE, VLLM, *WITH_VLLM),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_SYSTEM, *WITH_VLLM),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",

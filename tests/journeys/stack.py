@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
+STOP_SECONDS = 120
 # Users of this tenant have a request limit per minute. All others are unlimited.
 FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
 EXPORT_EVERY_MS = "200"
@@ -136,12 +137,22 @@ class Stack:
 
 @contextmanager
 def running_stack(
-    state: Path, model: str = "nano", how: str = "infra.run.embedded"
+    state: Path,
+    model: str = "nano",
+    how: str = "infra.run.embedded",
+    options: Sequence[str] = (),
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[Stack]:
-    """Run `make up` or `make stack`, without make, on free ports. Stopped by SIGINT."""
+    """Run `make up` or `make stack`, without make, on free ports. Stopped by SIGINT.
+
+    Args:
+        how: module of the command.
+        options: additional options of the command.
+        start_seconds: time until the system is ready.
+    """
     command = [sys.executable, "-m", how, "up", "--model", model, "--state", str(state)]
     supervisor = subprocess.Popen(
-        [*command, "--port", "0", "--grpc-port", "0"],
+        [*command, "--port", "0", "--grpc-port", "0", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -153,13 +164,13 @@ def running_stack(
     collector.start()
     stack = Stack(state, {}, supervisor, lines)
     try:
-        stack.wait_for_line("/#key=", seconds=START_SECONDS)
+        stack.wait_for_line("/#key=", seconds=start_seconds)
         stack.ports = json.loads((state / "running.json").read_text())["ports"]
         yield stack
     finally:
         supervisor.send_signal(signal.SIGINT)
         try:
-            supervisor.wait(60)
+            supervisor.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(supervisor.pid, signal.SIGKILL)
             raise

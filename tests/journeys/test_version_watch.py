@@ -1,8 +1,6 @@
 """A version made worse after its promotion is rolled back by the watch, while no loop runs."""
 
-import hashlib
 import json
-import shutil
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import pytest
 
 from tests.journeys.client import Client
 from tests.journeys.stack import ROOT, Stack, running_stack
+from tests.journeys.version_copies import copy_of, write_manifest
 from training.evaluation.canary import Verdict
 from training.remote import RolloutClient
 from training.service_channel import RemoteError
@@ -22,23 +21,6 @@ from training.service_identity import FOLDER, OPERATOR, ServiceIdentity
 
 PROMOTED, USERS = "nano-1", 60
 NEVER = 0  # a token that the model never generates
-
-
-def copy_of(model: Path, version: str) -> Path:
-    """Return a copy of a model under another version."""
-    folder = model.parent / version
-    shutil.copytree(model, folder)
-    write_manifest(folder, version)
-    return folder
-
-
-def write_manifest(folder: Path, version: str) -> None:
-    """Write name and hashes of the files into the manifest."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["version"] = version
-    for name in manifest["files"]:
-        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def make_endless(folder: Path) -> None:

@@ -1,9 +1,10 @@
 """A program with vLLM's command line and paths, started in place of vLLM's interpreter.
 
 The file fake.json of the model directory sets the behaviour: `fails` is an error that ends the
-process at its start. A completion of several tokens has no end. The program writes its process id
-and that of an engine, which ignores SIGTERM, to started.jsonl, with its arguments and the names of
-its variables. It uses the standard library only, because it starts many times.
+process at its start, and `waits` the seconds before it listens. A completion of more than 100
+tokens has no end. The program writes its process id and that of an engine, which ignores SIGTERM,
+to started.jsonl, with its arguments and the names of its variables. It uses the standard library
+only, because it starts many times.
 """
 
 import json
@@ -53,7 +54,7 @@ class Fake(BaseHTTPRequestHandler):
             self._stream(body)
         elif body.get("max_tokens") == 0:
             self._send(400, {"error": {"message": "at least 1", "param": "max_tokens"}})
-        elif body.get("max_tokens", 1) > 1:
+        elif body.get("max_tokens", 1) > 100:
             Fake.running += 1
             self.connection.recv(1)  # until the caller closes the connection
             Fake.running -= 1
@@ -110,7 +111,7 @@ def write_interpreter(folder: Path) -> Path:
     return python
 
 
-def write_model(directory: Path, **behaviour: str) -> Path:
+def write_model(directory: Path, **behaviour: str | int) -> Path:
     """Write a model directory with the behaviour of the fake."""
     directory.mkdir(exist_ok=True)
     (directory / "manifest.json").write_text(json.dumps({"version": directory.name}))
@@ -128,13 +129,15 @@ def main(words: list[str]) -> None:
     assert words[:2] == ["-m", MODULE]
     options = dict(word.removeprefix("--").partition("=")[::2] for word in words[2:])
     model = Path(options["model"])
-    if fails := json.loads((model / "fake.json").read_text()).get("fails"):
+    behaviour = json.loads((model / "fake.json").read_text())
+    if fails := behaviour.get("fails"):
         print("INFO starting", fails, "RuntimeError: the engine ended", sep="\n", flush=True)
         sys.exit(1)
     engine = subprocess.Popen([sys.executable, "-I", "-S", "-c", ENGINE])
     start = {"pids": [os.getpid(), engine.pid], "options": options, "variables": [*os.environ]}
     with (model / "started.jsonl").open("a") as file:
         file.write(json.dumps(start) + "\n")
+    time.sleep(behaviour.get("waits", 0))
     Fake.name = options["served-model-name"]
     ThreadingHTTPServer((options["host"], int(options["port"])), Fake).serve_forever()
 

@@ -22,8 +22,10 @@ POLL_SECONDS = 0.1
 MAX_REASON_CHARACTERS = 300
 # The first error of a log is the cause; those after it are the ends of other processes.
 ERROR = re.compile(r"\b(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception): .+")
-# Samples with top-p as chats do, so that the sampler is compiled before the first user waits.
-FIRST_REQUEST = {"prompt": "Hello", "max_tokens": 1, "temperature": 1.0, "top_p": 0.9}
+# As chats sample, with top-p and log-probs: vLLM compiles a function for each of them, once for one
+# sequence and once for several, before the first user waits.
+SAMPLING = {"max_tokens": 2, "temperature": 1.0, "top_p": 0.9, "logprobs": 1}
+FIRST_PROMPTS: tuple[object, ...] = ("Hello", ["Hello", "Hello"])
 
 
 class VllmProcess:
@@ -56,7 +58,7 @@ class VllmProcess:
         return {"Authorization": f"Bearer {self.vllm.key}"}
 
     async def start(self, seconds: float) -> None:
-        """Start the process and return when it has answered a first request.
+        """Start the process and return when it has answered first requests.
 
         Raises:
             ModelRefusedError: the process ended, refused the request, or the time is over; the text
@@ -128,12 +130,15 @@ class VllmProcess:
             return False
 
     async def _first_answer(self) -> None:
-        request = {"model": self.vllm.version, **FIRST_REQUEST}
         url, headers = self.vllm.url, self.headers
-        async with self._http.post(f"{url}/v1/completions", json=request, headers=headers) as reply:
-            if reply.status != 200:
-                raise self._refusal(f"vLLM refused a first request with status {reply.status}")
-            await reply.read()
+        for prompt in FIRST_PROMPTS:
+            body = {"model": self.vllm.version, "prompt": prompt, **SAMPLING}
+            async with self._http.post(
+                f"{url}/v1/completions", json=body, headers=headers
+            ) as reply:
+                if reply.status != 200:
+                    raise self._refusal(f"vLLM refused a first request with status {reply.status}")
+                await reply.read()
         async with self._http.get(f"{url}/v1/models", headers=headers) as reply:
             self.card = (await reply.json())["data"][0]
 

@@ -158,9 +158,18 @@ class Versions:
             return
         if version is None or version.state is State.UNAVAILABLE:
             version = self._start_load(name, directory, digest, version)
-        assert version.task is not None
-        # Shielded, so that a disconnecting caller does not cancel the load for callers that joined.
-        await asyncio.shield(version.task)
+        task = version.task
+        assert task is not None
+        try:
+            # Shielded, so that a disconnecting caller does not cancel the load for callers that
+            # joined.
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.cancelled():
+                raise
+            raise UnavailableError(
+                "the load was stopped by the shutdown", reason="STOPPED"
+            ) from error
 
     async def unload(self, name: str, *, only_idle: bool = False) -> None:
         """Wait for running answers, then stop the process of the version.

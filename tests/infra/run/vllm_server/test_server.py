@@ -67,9 +67,17 @@ def python(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def served(tmp_path: Path, python: Path) -> AsyncIterator[Served]:
+def ports() -> list[int]:
+    """Return the ports of the server and of its metrics."""
+    return distinct_free_ports(2)
+
+
+@pytest.fixture
+async def running_server(
+    tmp_path: Path, python: Path, ports: list[int]
+) -> AsyncIterator[asyncio.Task[None]]:
     """Run a server in this process; at its end no process of it is left."""
-    port, metrics_port = distinct_free_ports(2)
+    port, metrics_port = ports
     settings = VllmServerSettings.model_validate(
         {
             "port": port,
@@ -82,13 +90,18 @@ async def served(tmp_path: Path, python: Path) -> AsyncIterator[Served]:
     )
     running = asyncio.create_task(serve(settings))
     try:
-        async with client(port, metrics_port) as found:
-            yield found
+        yield running
     finally:
         running.cancel()
         await asyncio.wait([running])
     models = list(tmp_path.iterdir())
     await until(lambda: not [pid for model in models for pid in alive(model)])
+
+
+@pytest.fixture
+async def served(running_server: asyncio.Task[None], ports: list[int]) -> AsyncIterator[Served]:
+    async with client(*ports) as found:
+        yield found
 
 
 @asynccontextmanager
@@ -232,6 +245,18 @@ async def test_version_of_an_ended_process_is_not_listed(served: Served, tmp_pat
     assert await served.answer("v1", 1) == ["0 "]
 
 
+async def test_load_ends_with_the_server(
+    served: Served, running_server: asyncio.Task[None], tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "v1", waits=600)
+    load = asyncio.create_task(served.server.load("v1", str(model)))
+    await until(lambda: started(model))
+    running_server.cancel()
+    with pytest.raises(UnavailableError):
+        await load
+    await until(lambda: not alive(model))
+
+
 async def test_only_idle_versions_are_unloaded(served: Served, tmp_path: Path) -> None:
     model = write_model(tmp_path / "v1")
     await served.server.load("v1", str(model))
@@ -260,8 +285,10 @@ async def test_only_idle_versions_are_unloaded(served: Served, tmp_path: Path) -
         await served.server.unload("v1")
 
 
-async def test_no_process_outlives_a_killed_server(tmp_path: Path, python: Path) -> None:
-    port, metrics_port = distinct_free_ports(2)
+async def test_no_process_outlives_a_killed_server(
+    tmp_path: Path, python: Path, ports: list[int]
+) -> None:
+    port, metrics_port = ports
     settings = {
         "PORT": str(port),
         "METRICS_PORT": str(metrics_port),
