@@ -30,7 +30,8 @@ from services.chassis.service_identity import TokenSigner
 from training.errors import DetailedError
 from training.service_identity import FOLDER, OPERATOR
 
-CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
+# A load by vLLM takes minutes on a busy machine; 840 s is below the longest deadline of a service.
+CALL_SECONDS, LOAD_SECONDS = 20.0, 840.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
 # Smallest share: users should not receive a version that serves the comparison only.
 JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 1e-6, 3600

@@ -42,6 +42,7 @@ from training.runtime.training_state import DirectoryCheckpoints
 from training.serving.connection import EndpointError, RefusedError, ResponseError
 from training.serving.endpoint import SampledTokens, TokenizerMismatchError
 from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine
+from training.serving.vllm_command import PYTHON_VARIABLE
 from training.stages.policy_inputs import PolicyInputs, network_sources
 from training.stages.policy_loop import rollout_engines
 from training.stages.ppo import Ppo, PpoNetworks
@@ -129,6 +130,19 @@ def test_server_with_another_base_fails_the_run_unless_its_mismatch_is_allowed(b
             trained(base, settings, LORA, updates=1)
         steps = trained(base, replace(settings, mismatch_limit_nats=50.0), LORA, updates=1)
     assert steps[0].metrics["sampler_mismatch"] > 1e-3
+
+
+def test_server_is_started_by_the_interpreter_of_the_environment(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = base.parent / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho started by this interpreter\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setenv(PYTHON_VARIABLE, str(python))
+    with refused(EndpointError, reason="NOT_SERVED") as caught:
+        trained(base, RolloutServer(dtype=ServedType.FLOAT32), updates=1)
+    assert "this interpreter" in str(caught.value)
 
 
 @dataclass
