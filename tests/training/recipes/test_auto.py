@@ -131,6 +131,15 @@ def test_time_reduces_the_updates_down_to_those_that_were_measured() -> None:
         )
 
 
+def test_few_assigned_prompts_are_kept_or_refused_by_name() -> None:
+    few = ("ppo.prompts_per_update=4", "ppo.minibatch_rows=4", "ppo.updates=2")
+    words = ("ppo.max_response_tokens=128", *few)
+    ppo = config_of("gemma-3-270m", CORES, *words).ppo
+    assert (ppo.prompts_per_update, ppo.minibatch_rows, ppo.updates) == (4, 4, 2)
+    with refused(ConfigError, field="ppo.minibatch_rows", limit="a multiple of 8"):
+        config_of("gemma-3-270m", H100S, *few)
+
+
 def test_assigned_fields_are_kept_and_planned() -> None:
     words = ["ppo.max_response_tokens=256", "sft.microbatch_rows=1", "sft.parallelism.shard=8"]
     words += ["ppo.prompts_per_update=32", "ppo.minibatch_rows=16", "ppo.updates=7"]

@@ -168,23 +168,38 @@ def _in_time(
 
 
 def _batches(stage: PlannedStage, hardware: Hardware) -> list[Mapping[str, int]]:
-    """Return the fields that decide how many rows a worker holds, from most to fewest rows."""
+    """Return the fields that decide how many rows a worker holds, from most to fewest rows.
+
+    Raises:
+        ConfigError: assigned rows of PPO cannot be divided among the workers.
+    """
     config: Any = stage.config
     if stage.name in FIXED_STAGES:
         unit = FIXED_STAGES[stage.name]
         rows = getattr(config, f"batch_{unit}") // min(hardware.sizes)
         return [{f"microbatch_{unit}": most} for most in _halved(max(1, rows), 1)]
     multiple, rollouts = hardware.row_multiple, config.updates * config.prompts_per_update
-    return [
+    # An operator may assign fewer.
+    fewest = min(max(FEWEST_PROMPTS, multiple), config.prompts_per_update)
+    batches = [
         {
             "prompts_per_update": prompts,
             "minibatch_rows": rows,
             "updates": max(1, rollouts // prompts),
         }
-        for prompts in _halved(config.prompts_per_update, max(FEWEST_PROMPTS, multiple))
+        for prompts in _halved(config.prompts_per_update, fewest)
         for rows in _halved(min(prompts, config.minibatch_rows), multiple)
         if prompts % rows == 0 and rows % multiple == 0
     ]
+    if not batches:
+        raise ConfigError(
+            f"ppo.minibatch_rows: {config.minibatch_rows} rows of {config.prompts_per_update} "
+            f"prompts are not divided by {multiple}, the rows that the workers share",
+            field="ppo.minibatch_rows",
+            reason="NOT_DIVISIBLE",
+            limit=f"a multiple of {multiple}",
+        )
+    return batches
 
 
 def _halved(most: int, fewest: int) -> Iterator[int]:
