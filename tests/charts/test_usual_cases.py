@@ -66,6 +66,16 @@ def test_one_gpu_of_24_gb_serves_two_versions_and_another_one_trains() -> None:
     assert trained(SINGLE, FOUR).text()
 
 
+def test_shared_base_on_one_gpu_leaves_more_room_for_contexts() -> None:
+    two = served(SINGLE, FOUR, 24)
+    one = plan_serving(shape(FOUR), 24, 0.9, 8192, adapters=2, adapter_rank=128)
+    assert one.cache_tokens > 6 * two.cache_tokens
+    shared = "serving.vllm.sharedBase.enabled=true,serving.vllm.sharedBase.maxRank=128"
+    values = f"{shared},serving.vllm.podsPerGpu=1,serving.vllm.args={{--max-model-len=8192}}"
+    (runtime,) = of_kind(render(SINGLE, values), "ServingRuntime")
+    assert "--max-lora-rank=128" in runtime["spec"]["containers"][0]["args"]
+
+
 def test_training_beside_two_versions_on_one_gpu_is_refused_with_the_reason() -> None:
     with refused(ConfigError) as caught:
         trained(SINGLE, FOUR, share=0.1)

@@ -81,6 +81,12 @@ def describe_serving(commands: Commands) -> None:
     command.add_argument(
         "--weight-bits", type=int, default=16, choices=(4, 8, 16), help="of quantised weights"
     )
+    command.add_argument(
+        "--adapters", type=int, default=0, help="--max-loras of vLLM, for a shared base (default 0)"
+    )
+    command.add_argument(
+        "--adapter-rank", type=int, default=64, help="--max-lora-rank of vLLM (default 64)"
+    )
     command.set_defaults(command=print_serving_plan)
 
 
@@ -105,6 +111,8 @@ def print_serving_plan(options: argparse.Namespace) -> int:
         options.context,
         gpus=options.gpus,
         weight_bits=options.weight_bits,
+        adapters=options.adapters,
+        adapter_rank=options.adapter_rank,
     )
     print(plan.text())
     return 0

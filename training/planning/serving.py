@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from training.errors import ConfigError
 from training.model.config import ModelConfig
+from training.model.lora import LoraConfig
 from training.planning.accelerators import GIB
-from training.planning.step import sizes_of
+from training.planning.step import adapter_size, sizes_of
 
 # An assumption for activations of a prefill, CUDA graphs and fragmentation.
 OVERHEAD_GIB = 1.5
@@ -30,12 +31,15 @@ class ServingPlan:
     weight_bytes: float
     token_bytes: float
     cache_tokens: int
+    adapter_bytes: float = 0.0
 
     def text(self) -> str:
         """Return the plan in a single line."""
+        adapters = f"adapters {self.adapter_bytes / GIB:.1f}, " if self.adapter_bytes else ""
         return (
             f"{self.limit_bytes / GIB:.1f} GiB a GPU: weights {self.weight_bytes / GIB:.1f}, "
-            f"{OVERHEAD_GIB} for activations, the rest for {self.cache_tokens:,} tokens of context"
+            f"{adapters}{OVERHEAD_GIB} for activations, the rest for {self.cache_tokens:,} tokens "
+            "of context"
         )
 
 
@@ -47,6 +51,8 @@ def plan_serving(
     *,
     gpus: int = 1,
     weight_bits: int = 16,
+    adapters: int = 0,
+    adapter_rank: int = 64,
 ) -> ServingPlan:
     """Divide the memory of a GPU that a server may use.
 
@@ -55,6 +61,8 @@ def plan_serving(
         context_tokens: `--max-model-len`; one such context must fit.
         gpus: `--tensor-parallel-size`.
         weight_bits: bits of a weight, 16 unless the model is quantised.
+        adapters: `--max-loras`; with several GPUs each holds all of them at most.
+        adapter_rank: `--max-lora-rank`, for which room is reserved.
 
     Raises:
         ConfigError: the model does not fit; the text names the largest part and what would fit.
@@ -73,17 +81,19 @@ def plan_serving(
         4 * heads * model.head_dim * min(1.0, (window or context_tokens) / context_tokens)
         for window in model.windows
     )
-    free = limit - weights - OVERHEAD_GIB * GIB
+    lora = 2.0 * adapters * adapter_size(model, LoraConfig(adapter_rank))
+    free = limit - weights - lora - OVERHEAD_GIB * GIB
     if free < token * context_tokens:
-        needed = weights + OVERHEAD_GIB * GIB + token * context_tokens
+        needed = weights + lora + OVERHEAD_GIB * GIB + token * context_tokens
         fitting = max(0, int(free / token))
         raise ConfigError(
             f"gpu-memory-utilization: {fraction:g} of {gpu_gib:g} GiB are {limit / GIB:.1f}, and "
-            f"weights ({weights / GIB:.1f}), activations ({OVERHEAD_GIB}) and one context of "
+            f"weights ({weights / GIB:.1f}), adapters ({lora / GIB:.1f}), activations "
+            f"({OVERHEAD_GIB}) and one context of "
             f"{context_tokens} tokens ({token * context_tokens / GIB:.1f}) need "
             f"{needed / GIB:.1f}; a context of {fitting} tokens would fit",
             field="gpu-memory-utilization",
             reason="TOO_LARGE",
             limit=f"at least {needed / GIB / gpu_gib:.2f}",
         )
-    return ServingPlan(limit, weights, token, int(free / token))
+    return ServingPlan(limit, weights, token, int(free / token), lora)

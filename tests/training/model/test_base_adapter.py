@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from services.generator.kubernetes.adapters import BaseAdapter, read_adapter
+from tests.training.adapter_chains import train_adapter
 from tests.training.model.oracle_models import oracle
 from training.artifacts.manifest import BASE_ADAPTER, write_manifest
 from training.model.backbone import trainable_backbone
@@ -20,13 +22,11 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import (
     BASE_SHA256,
     LoraConfig,
-    adapter_parameters,
     check_base,
     load_adapter,
     merge_adapter,
 )
 from training.model.transformer import Decoder
-from training.model.vocabulary import choose_rows, trim_vocabulary
 from training.stages.artifact import write_model
 
 IDS_BT = torch.arange(3, 33).view(2, 15)
@@ -42,19 +42,7 @@ class Chain:
 
     def train(self, parent: Path, name: str, config: LoraConfig, **options: Any) -> dict[str, Any]:
         """Write the version `name` beside the base; return the entry for its manifest."""
-        decoder = load_decoder(parent)
-        if options.get("trimmed"):
-            used = IDS_BT.flatten().tolist()
-            trim_vocabulary(decoder, choose_rows(used, decoder.config.vocab_size, 64))
-        backbone = trainable_backbone(decoder, "policy", config, seed=1)
-        generator = torch.Generator().manual_seed(options.get("seed", 1))
-        with torch.no_grad():
-            for parameter in adapter_parameters(decoder, "policy"):
-                parameter.normal_(0, options.get("spread", 0.05), generator=generator)
-        output = self.base.parent / name
-        figures = write_model(backbone, config, parent, output)
-        write_manifest(output, kind="model", version=name, report=figures)
-        return dict(figures[BASE_ADAPTER])
+        return train_adapter(parent, self.path(name), config, **options)
 
     def path(self, name: str) -> Path:
         return self.base.parent / name
@@ -83,7 +71,7 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
 def test_sum_of_a_chain_equals_the_merged_model(chain: Chain) -> None:
     first = chain.train(chain.base, "sft", SFT)
     assert first == {"base": "first", "rank": 3, "relative_error": 0.0}
-    second = chain.train(chain.path("sft"), "ppo", PPO, seed=2, trimmed=True)
+    second = chain.train(chain.path("sft"), "ppo", PPO, seed=2, kept_ids=IDS_BT.flatten().tolist())
     # 3 + 2 for the projections of both, padded to 5 for the others.
     assert second == {"base": "first", "rank": 5, "relative_error": 0.0}
     moved = log_probs(load_decoder(chain.path("ppo"))) - log_probs(load_decoder(chain.base))
@@ -94,6 +82,8 @@ def test_sum_of_a_chain_equals_the_merged_model(chain: Chain) -> None:
     assert config["base_model_name_or_path"] == "first"
     assert len(config[BASE_SHA256]) == 64
     check_base(chain.path("ppo") / BASE_ADAPTER, chain.base)
+    # The generator makes the same checks before vLLM serves it.
+    assert read_adapter(chain.base.parent, "ppo", 5) == BaseAdapter("first", "ppo/base_adapter")
     assert (config["r"], config["lora_alpha"]) == (5, 5.0)
 
 

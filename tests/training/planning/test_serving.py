@@ -45,6 +45,19 @@ def test_several_gpus_divide_the_model_and_fewer_bits_the_weights() -> None:
         plan_serving(shape("qwen3-8b"), 80, 0.9, 8192, gpus=3)
 
 
+def test_adapters_of_a_shared_base_take_room_for_their_highest_rank() -> None:
+    model = shape("qwen3-8b")
+    without = plan_serving(model, 80, 0.9, 8192)
+    two = plan_serving(model, 80, 0.9, 8192, adapters=2, adapter_rank=128)
+    # Inputs and outputs of the seven projections of a layer.
+    sizes = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)
+    assert two.adapter_bytes == 2 * 2 * 128 * 36 * sizes
+    lost = (without.cache_tokens - two.cache_tokens) * two.token_bytes
+    assert abs(lost - two.adapter_bytes) <= two.token_bytes
+    assert "adapters 1.3" in two.text()
+    assert "adapters" not in without.text()
+
+
 def test_sliding_layers_hold_their_window_only() -> None:
     long = plan_serving(shape("gemma-3-4b"), 24, 0.9, 32_768)
     short = plan_serving(shape("gemma-3-4b"), 24, 0.9, 1024)
