@@ -10,18 +10,19 @@ from infra.machine.servers.fleet import assemble, choose_ports
 from infra.run.embedded.layout import Layout, free_ports, programs
 from infra.run.stack.layout import StackLayout, stack_ports
 from infra.run.supervision.child import Program
+from infra.run.supervision.ports import HOST
 from infra.service_table import service_table
 from services.chassis.settings import load_settings
 
 
-def layouts(folder: Path) -> list[Program]:
+def layouts(folder: Path, vllm_python: Path | None = None) -> list[Program]:
     """Return the programs of an embedded run and of a stack."""
     model, servers = folder / "model", folder / "stack" / "servers"
     for each in (model, *(servers / name for name in ("postgres", "valkey", "s3"))):
         each.mkdir(parents=True)
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
     embedded = Layout(folder / "embedded", free_ports())
-    run = Layout(folder / "stack", stack_ports(0, 0))
+    run = Layout(folder / "stack", stack_ports(0, 0), vllm_python)
     embedded.prepare()
     run.prepare()
     fleet = assemble(servers, choose_ports(servers, 1, usual=False), {})
@@ -52,3 +53,14 @@ def test_replicas_of_the_stack_have_ports_and_spools_of_their_own(tmp_path: Path
     ]
     assert len(own) == len(set(own))
     assert [program.name for program in stack if program.stops_first] == ["gateway-1", "gateway-2"]
+
+
+def test_replicas_of_the_stack_share_one_vllm(tmp_path: Path) -> None:
+    found = layouts(tmp_path, tmp_path / "bin" / "python")
+    (server,) = (program for program in found if program.name == "vllm")
+    urls = {
+        program.environment["TW_GENERATOR_PREDICTOR_URL"]
+        for program in found
+        if program.name in ("generator-1", "generator-2")
+    }
+    assert urls == {f"http://{HOST}:{server.port}"}
