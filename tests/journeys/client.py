@@ -13,11 +13,16 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Client:
-    """Client of one user."""
+    """Client of one user.
+
+    Args:
+        seconds: longest wait for a response or for its next event.
+    """
 
     url: str
     key: str
     traceparent: str = ""
+    seconds: float = SECONDS
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Return status and JSON, including errors."""
@@ -69,7 +74,7 @@ class Client:
         if self.traceparent:
             headers["traceparent"] = self.traceparent
         request = urllib.request.Request(self.url + path, data, headers, method=method)
-        return urllib.request.urlopen(request, timeout=SECONDS)
+        return urllib.request.urlopen(request, timeout=self.seconds)
 
 
 def text_of(events: list[dict[str, Any]]) -> str:

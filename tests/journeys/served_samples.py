@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 
-from tests.journeys.client import Client, text_of
+from tests.journeys.client import SECONDS, Client, text_of
 from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
 from training.data.chat import load_chat
@@ -34,13 +34,14 @@ def judgements_by_message(stack: Stack) -> dict[str, Judgement]:
     return {judgement.message_id: judgement for judgement in read_judgements(snapshot)}
 
 
-def check_served_samples(stack: Stack, limit_nats: float) -> None:
+def check_served_samples(stack: Stack, limit_nats: float, answer_seconds: float = SECONDS) -> None:
     """Ask and rate, then compare the samples in the snapshot with the version that answered.
 
     Args:
         limit_nats: limit of the mean difference per token between served and trained log-probs.
+        answer_seconds: longest wait for an answer or for its next event.
     """
-    ada = Client(stack.http, stack.make_keys("served")[0])
+    ada = Client(stack.http, stack.make_keys("served")[0], seconds=answer_seconds)
     answers = [ada.ask(question) for question in QUESTIONS]
     for number, events in enumerate(answers):
         wait_for_row(stack, "event_id", ada.thumb(events[0]["messageId"], up=number % 2 == 0))

@@ -61,12 +61,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_samples_of_vllm_reach_training_with_the_trainers_log_probs(system: Stack) -> None:
     # The limit of rollouts in float32.
-    check_served_samples(system, limit_nats=1e-3)
+    check_served_samples(system, limit_nats=1e-3, answer_seconds=ANSWER_SECONDS)
     assert Path(loop_environment(system.state)[PYTHON_VARIABLE]).is_file()
 
 
 def test_candidate_is_a_second_vllm_and_is_rolled_back(system: Stack) -> None:
-    users = [Client(system.http, system.make_keys(f"user-{n}")[0]) for n in range(USERS)]
+    keys = [system.make_keys(f"user-{n}")[0] for n in range(USERS)]
+    users = [Client(system.http, key, seconds=ANSWER_SECONDS) for key in keys]
     operator = ServiceIdentity(OPERATOR, system.state / FOLDER / f"{OPERATOR}.key")
     target = f"127.0.0.1:{system.ports['generator']}"
     with closing(RolloutClient(target, None, 60.0, operator)) as rollout:
