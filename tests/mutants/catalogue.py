@@ -69,8 +69,8 @@ TWENTY = (
     Mutant(
         "07 trainer's log-probs ignore temperature",
         ROLLOUT_PY,
-        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)",
-        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real)",
+        "backbone.decoder, hidden_BRD, targets_BR, real, temperature, with_entropy",
+        "backbone.decoder, hidden_BRD, targets_BR, real, 1.0, with_entropy",
         ROLLOUT,
     ),
     Mutant(

@@ -11,6 +11,9 @@ heads, E head dimension, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from training.model.rope import Rope, inverse_frequencies, rotate, rotation
 
 # Cosine and sine of a layer's rotation, [B, 1, T, E] each; None with learned positions.
 Rotation = tuple[Tensor, Tensor] | None
+T = TypeVar("T")
 
 
 class PositionError(DetailedError, ValueError):
@@ -94,7 +98,9 @@ class KeyValueCache:
     def _rows_of(self, buffer: Tensor, rows_B: Tensor) -> Tensor:
         # Copy filled columns only; the rest of the capacity stays zero.
         taken = torch.zeros_like(buffer[:1]).repeat(len(rows_B), 1, 1, 1)
-        taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows_B)
+        taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(
+            0, rows_B.to(buffer.device)
+        )
         return taken
 
 
@@ -247,7 +253,7 @@ class Decoder(nn.Module):
 
     `forward` returns hidden states. `logits` is separate, so callers pay for the head only at the
     positions they need. `recomputes` marks activation checkpointing; caches cannot take part in
-    gradients then.
+    gradients then. `stored_narrow` marks matrices in bfloat16.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -259,7 +265,7 @@ class Decoder(nn.Module):
             if config.tie_embeddings
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
-        self.recomputes = False
+        self.recomputes = self.stored_narrow = False
 
     def forward(
         self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
@@ -277,17 +283,41 @@ class Decoder(nn.Module):
         """
         if mask_BS is None:
             mask_BS = torch.ones_like(ids_BT)
-        hidden_BTD: Tensor = self.model(ids_BT, mask_BS, cache)
+        device = ids_BT.device.type
+        narrow = torch.autocast(device, torch.bfloat16) if self.stored_narrow else nullcontext()
+        with narrow:
+            hidden_BTD: Tensor = self.model(ids_BT, mask_BS, cache)
         return hidden_BTD
+
+    def narrow_frozen(self) -> None:
+        """Store the frozen matrices of layers in bfloat16, and compute layers in it from now on.
+
+        Under autocast, forward passes have the same bits as before, because autocast would convert
+        the same matrices. Embedding and head stay in fp32, like norms.
+        """
+        for parameter in self.model.layers.parameters():
+            if parameter.ndim == 2 and not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+                self.stored_narrow = True
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map [..., D] to [..., V] in fp32, even under autocast.
 
         A log-prob from a bf16 logit of 20 is off by up to 0.06.
         """
-        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), weight.float())
+            return F.linear(hidden.float(), self._head.float())
+
+    def apply_head(self, function: Callable[..., T], *inputs: object) -> T:
+        """Return function(weight of the head [V, D], *inputs).
+
+        Shards of the weight are gathered for the call, as for `forward` and `logits`.
+        """
+        return function(self._head, *inputs)
+
+    @property
+    def _head(self) -> Tensor:
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
 
 def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:

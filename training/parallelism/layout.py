@@ -48,7 +48,7 @@ from training.parallelism.pipeline import (
     sends,
 )
 from training.runtime.context import RunContext, require_divisible
-from training.runtime.machine import Autocast, to_device
+from training.runtime.machine import Autocast, stores_narrow, to_device
 from training.runtime.ranges import Count, check_ranges
 from training.runtime.ranks import Ranks
 
@@ -155,7 +155,8 @@ def arrange_context(
             narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
         dist.all_reduce(narrow, dist.ReduceOp.MIN)
         ranks = replace(ranks, narrow=bool(narrow))
-    return replace(context, ranks=ranks)
+    narrow_here = stores_narrow(autocast) and (ranks.mesh is None or ranks.narrow)
+    return replace(context, ranks=replace(ranks, stores_narrow=narrow_here))
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
@@ -170,6 +171,8 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
             all layers in one forward pass.
     """
     mesh = ranks.mesh
+    if ranks.stores_narrow:
+        decoder.narrow_frozen()
     if mesh is None:
         to_device(decoder)
         return
@@ -258,7 +261,8 @@ def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
     for layer in own_layers(decoder):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(decoder, "logits")
+    for method in ("logits", "apply_head"):
+        register_fsdp_forward_method(decoder, method)
     for module in _sharded(decoder):
         # Losses are divided by global counts, so gradients are summed; FSDP would average.
         module.set_gradient_divide_factor(1.0)
@@ -331,11 +335,19 @@ def _whole(parameter: nn.Parameter) -> Tensor:
 
 
 @contextmanager
-def gathered(decoder: Decoder) -> Iterator[None]:
-    """Gather shards on every worker inside the block, in fp32 and without gradients.
+def gathered(decoder: Decoder, in_step: bool = False) -> Iterator[None]:
+    """Gather shards on every worker inside the block, without gradients and in the stored type.
 
     Workers may then run different numbers of forward passes, as sampling does.
+
+    Args:
+        in_step: all workers run the same forward passes. If matrices are stored in bfloat16, which
+            the gathered layers then have too, nothing is gathered beforehand: the whole model may
+            be too large for a worker.
     """
+    if in_step and decoder.stored_narrow:
+        yield
+        return
     modules = list(_sharded(decoder))
     # Listed before the first gathering, which replaces the shards by whole parameters.
     shards = [

@@ -13,17 +13,18 @@ Sizes: d hidden, F intermediate, Q and K all query and key-value heads together,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from training.losses.log_probs import STORED_LOGITS
 from training.model.config import ModelConfig
 from training.planning.layout import Layout
 from training.planning.step import BF16 as BF16
 from training.planning.step import FP32 as FP32
 from training.planning.step import Network, Pass, Role, Sampled, Sizes, Work
 
-# Bytes per logit in fp32: the scaled logit, and three temporary values for its gradient
-# (token_log_probs). Measured.
+# Bytes per stored logit in fp32: the scaled logit, and three temporary values for its gradient
+# (token_log_probs). Measured. More than STORED_LOGITS are computed in chunks of the same memory.
 LOGIT_BYTES = 4 * FP32
 # FSDP stores a layer, the next one and its receive buffer; in the backward pass also the gradient
 # of the layer and its reduction buffer.
@@ -122,6 +123,7 @@ class MemoryKind(StrEnum):
     LOGITS = "logits"
     CACHE = "cache"
     CHOOSING = "choosing"
+    SERVER = "rollout server"
     ROOTS = "square roots"
 
 
@@ -151,11 +153,12 @@ class Phase:
 
 def phases(work: Work, layout: Layout) -> list[Phase]:
     """Return all phases of a step."""
-    learned = frozen = slots = 0.0
+    learned = frozen_bytes = slots = 0.0
     for network in work.networks:
         held = _held(network, work, layout)
         if network.role is Role.FROZEN:
-            frozen += held
+            whole = work.sizes.gathered_bytes(layout.tensor, work.stored_narrow)
+            frozen_bytes += whole / layout.shard
             continue
         learned += held
         # AdamW has two numbers per weight, Muon one per weight of a matrix.
@@ -168,8 +171,11 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
             Part(MemoryKind.WEIGHTS, learned * FP32),
             Part(MemoryKind.OPTIMIZER, slots * FP32),
         ]
-    if frozen:
-        resident.append(Part(MemoryKind.FROZEN, frozen * FP32))
+    if frozen_bytes:
+        resident.append(Part(MemoryKind.FROZEN, frozen_bytes))
+    server = None if work.sampled is None else work.sampled.server
+    if server is not None and server.shared_bytes:
+        resident.append(Part(MemoryKind.SERVER, server.shared_bytes))
     gradients = Part(MemoryKind.GRADIENTS, learned * FP32)
     found = [
         Phase(f"learning ({made.network})", (*resident, gradients, *_learning(made, work, layout)))
@@ -178,7 +184,11 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
     ]
     if reading := [made for made in work.passes if not made.learns]:
         found.append(Phase("reading", (*resident, *_reading(reading, work, layout))))
-    if work.sampled is not None:
+    if server is not None and layout.gathers and not work.samples_narrow:
+        # Log-probs of a few tokens are compared in fp32 with the whole model on every worker.
+        gathered = Part(MemoryKind.GATHERED, work.sizes.held(layout.tensor) * FP32)
+        found.append(Phase("comparison with the server", (*resident, gathered)))
+    if work.sampled is not None and server is None:
         found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
     learners = [network for network in work.networks if network.role is not Role.FROZEN]
     if learners:
@@ -217,9 +227,11 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
             2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes),
         )
     if made.most_logits:
-        yield Part(
-            MemoryKind.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES
-        )
+        part = _logits(made.rows * made.most_logits, work)
+        # The gradient of a trained head exists once more before it is added to the sum. With
+        # shards, GATHERED contains it.
+        of_head = 0 if work.adapted or layout.gathers else sizes.head * FP32
+        yield replace(part, bytes=part.bytes + of_head)
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
@@ -240,23 +252,30 @@ def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
         MemoryKind.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens)
     )
     if most := max(one.rows * one.most_logits for one in made):
-        yield Part(MemoryKind.LOGITS, most * work.model.vocab_size * LOGIT_BYTES)
+        yield _logits(most, work)
+
+
+def _logits(positions: int, work: Work) -> Part:
+    logits = min(positions * work.model.vocab_size, STORED_LOGITS)
+    return Part(MemoryKind.LOGITS, logits * LOGIT_BYTES)
 
 
 def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
-    """Yield the memory of sampling, which is in fp32.
+    """Yield the memory of sampling, in fp32 unless the matrices are stored in bf16.
 
     Every worker has the whole model, so that workers can sample for different times
     (parallelism.gathered).
     """
-    model, sizes = work.model, work.sizes
+    model, sizes, narrow = work.model, work.sizes, work.samples_narrow
     if layout.gathers:
-        yield Part(MemoryKind.GATHERED, sizes.held(layout.tensor) * FP32)
+        yield Part(MemoryKind.GATHERED, sizes.gathered_bytes(layout.tensor, narrow))
     tokens = sampled.prompt_tokens + sampled.response_tokens
     # The cache of the prompts exists until it is copied to the rows.
     copied = sampled.prompts if sampled.rows > sampled.prompts else 0
-    yield Part(MemoryKind.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
-    forward = Forward(layout.tensor, narrow=False, adapted=True)
+    number = BF16 if narrow else FP32
+    kept = (sampled.rows + copied) * tokens * cache_bytes(work, layout, number)
+    yield Part(MemoryKind.CACHE, kept)
+    forward = Forward(layout.tensor, narrow=narrow, adapted=True)
     # The prompts are processed before tokens are sampled, so only the larger part counts.
     reading = Part(
         MemoryKind.ACTIVATIONS,
@@ -288,6 +307,6 @@ def _gathered(work: Work, layout: Layout, with_gradients: bool) -> Iterator[Part
 def _copies(work: Work, layout: Layout) -> bool:
     """Return True if autocast makes bf16 copies of projections.
 
-    Shards are gathered in bf16.
+    Shards are gathered in bf16, and frozen projections may be stored in it.
     """
-    return work.narrow and not layout.gathers
+    return work.narrow and not layout.gathers and not (work.adapted and work.stored_narrow)

@@ -6,9 +6,12 @@ token, of a backward pass 4 (Kaplan et al., arXiv 2001.08361, table 1), or 2 wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from training.losses.log_probs import STORED_LOGITS
+from training.parallelism.layout import Parallelism
 from training.planning.accelerators import Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import BF16, FP32, cache_bytes
@@ -69,6 +72,9 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
     """
     body, head = pass_operations(made, work)
     again = _forward_operations(made, work) if made.learns and work.recomputed else 0.0
+    logits = made.rows * made.most_logits * work.model.vocab_size
+    if made.learns and not work.adapted and logits > STORED_LOGITS:
+        head *= 4 / 3  # a trained head computes its logits again in the backward pass
     rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
     return (body + again) / layout.tensor / rate + head / accelerator.wide_rate
 
@@ -138,33 +144,38 @@ def _learned_bytes(work: Work, layout: Layout) -> float:
 def _sampling_seconds(
     sampled: Sampled, work: Work, layout: Layout, accelerator: Accelerator
 ) -> float:
-    """Return the time of sampling.
+    """Return the time of sampling, by the workers or by a server for all of them.
 
     Prompts take products; then each token reads all weights and the cache, limited by memory
     bandwidth unless there are many rows.
     """
-    sizes, model = work.sizes, work.model
+    sizes, model, narrow = work.sizes, work.model, work.samples_narrow
+    if (server := sampled.server) is not None:
+        rows = sampled.rows * layout.data_size
+        batches = math.ceil(rows / server.concurrency)
+        part = max(1, rows // batches)
+        sampled = replace(sampled, rows=part, prompts=part, server=None)
+        layout = Layout(server.gpus, Parallelism(tensor=server.gpus))
+        is_narrow = server.number_bytes < FP32
+        alone = replace(work, networks=(), stored_narrow=is_narrow)
+        return batches * _sampling_seconds(sampled, alone, layout, accelerator)
+    rate = accelerator.narrow_rate if narrow else accelerator.wide_rate
+    number = BF16 if narrow else FP32
     gathering = 0.0
     if layout.gathers:
-        whole = sizes.held(layout.tensor) * FP32
-        # FSDP gathers in bf16 before the fp32 weights are gathered.
-        whole += sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0
+        whole = sizes.gathered_bytes(layout.tensor, narrow)
+        # FSDP gathers in bf16 before fp32 weights are gathered.
+        whole += sizes.gathered_bytes(layout.tensor, True) if work.narrow and not narrow else 0.0
         moved = whole * (layout.shard - 1) / layout.shard
         gathering = moved / layout.shard_rate(accelerator)
-    reading = (
-        sampled.prompts
-        * sampled.prompt_tokens
-        * 2
-        * sizes.matrices
-        / layout.tensor
-        / accelerator.wide_rate
-    )
-    weights = sizes.matrices / layout.tensor + sizes.head
+    reading = sampled.prompts * sampled.prompt_tokens * 2 * sizes.matrices / layout.tensor / rate
+    matrices = sizes.matrices / layout.tensor
     seen = sampled.prompt_tokens + sampled.response_tokens / 2
-    read = weights * FP32 + sampled.rows * seen * cache_bytes(work, layout, FP32)
+    read = matrices * number + sizes.head * FP32
+    read += sampled.rows * seen * cache_bytes(work, layout, number)
     attention = 2 * model.num_layers * model.num_heads * model.head_dim * seen / layout.tensor
-    products = sampled.rows * 2 * (weights + attention)
-    token = max(read / accelerator.memory_rate, products / accelerator.wide_rate)
+    products = (matrices + attention) / rate + sizes.head / accelerator.wide_rate
+    token = max(read / accelerator.memory_rate, sampled.rows * 2 * products)
     summed = sampled.rows * model.num_layers * FORWARD_SUMS * model.hidden_size * FP32
     token += _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
     return gathering + reading + sampled.response_tokens * token

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from training.data.seeds import seed_of
-from training.losses.log_probs import token_entropy
 from training.losses.policy import PolicyLoss
 from training.model.backbone import Backbone
 from training.rl.advantages import sequence_kl
 from training.rl.correction import mismatch, truncated_importance
-from training.rl.rollout import Rollout, response_log_probs
+from training.rl.rollout import Rollout, response_figures, response_log_probs
 from training.rl.scores import FigureSource, Score, is_verifiable
 from training.runtime.ranks import Ranks
 
@@ -164,8 +163,7 @@ def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> T
     """
     if part.fresh_BR is not None:
         return part.fresh_BR
-    log_probs_BR, _ = response_log_probs(policy, part.rollout, temperature)
-    return log_probs_BR
+    return response_log_probs(policy, part.rollout, temperature)
 
 
 def row_chunks(rollout: Rollout, rows: int) -> Iterator[Tensor]:
@@ -212,17 +210,10 @@ def _part(
     gold_B = torch.zeros_like(scores_B) if scoring.gold is None else scoring.gold(rollout)
     reference_BR = torch.zeros(rollout.response_mask_BR.shape)
     if reference is not None:
-        # The index drops the logits at once.
-        reference_BR = response_log_probs(reference, rollout, scoring.temperature)[0]
+        reference_BR = response_log_probs(reference, rollout, scoring.temperature)
     with torch.set_grad_enabled(scoring.keeps_graph):
-        log_probs_BR, logits_NV = response_log_probs(policy, rollout, scoring.temperature)
-    return (
-        log_probs_BR,
-        reference_BR,
-        scores_B,
-        token_entropy(logits_NV, scoring.temperature),
-        gold_B,
-    )
+        log_probs_BR, entropy_N = response_figures(policy, rollout, scoring.temperature)
+    return log_probs_BR, reference_BR, scores_B, entropy_N, gold_B
 
 
 def minibatches(

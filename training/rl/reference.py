@@ -134,7 +134,7 @@ class Watch:
             )
         )
         with autocast() if ranks.narrow else nullcontext():
-            reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
+            reference_BR = response_log_probs(models.reference, rollout, 1.0)
         sums = torch.stack(
             (rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum())
         )

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from training.decoding.rows import Rows, steps, stop_at
 from training.decoding.sampling import choose, row_noise
-from training.losses.log_probs import chosen_log_probs, scatter_back, token_log_probs
+from training.losses.log_probs import (
+    TokenFigures,
+    chosen_log_probs,
+    scatter_back,
+    token_log_probs,
+)
 from training.model.backbone import Backbone
 from training.model.transformer import KeyValueCache
 
@@ -169,26 +174,27 @@ class CachedEngine:
         )
 
 
-def response_log_probs(
-    backbone: Backbone, rollout: Rollout, temperature: float
-) -> tuple[Tensor, Tensor]:
+def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float) -> Tensor:
     """Return the trainer's log-probs of the response tokens, [B, R], 0 where masked.
-
-    The second result is logits_NV of the real tokens.
 
     Every term of the policy loss uses these log-probs and never those of the sampler, so the first
     ratio is exactly 1.
     """
+    return response_figures(backbone, rollout, temperature, with_entropy=False).log_probs_N
+
+
+def response_figures(
+    backbone: Backbone, rollout: Rollout, temperature: float, with_entropy: bool = True
+) -> TokenFigures:
+    """Return the log-probs of the response tokens, [B, R], and the entropy at real tokens, [N]."""
     hidden_BRD = states_before_response(backbone, rollout)
-    mask_BR, decoder, targets_BR = (
-        rollout.response_mask_BR,
-        backbone.decoder,
-        rollout.response_ids_BR,
-    )
+    mask_BR, targets_BR = rollout.response_mask_BR, rollout.response_ids_BR
     # Computed once, because the size of the result waits for the accelerator.
     real = mask_BR.nonzero(as_tuple=True)
-    log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)
-    return scatter_back(log_probs_N, real, mask_BR.shape), logits_NV
+    found = chosen_log_probs(
+        backbone.decoder, hidden_BRD, targets_BR, real, temperature, with_entropy
+    )
+    return found._replace(log_probs_N=scatter_back(found.log_probs_N, real, mask_BR.shape))
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:

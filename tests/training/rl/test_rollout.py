@@ -46,7 +46,7 @@ def test_sampler_and_trainer_have_equal_log_probs(backbone: Backbone, temperatur
         SampleRequest.of(PROMPTS, 4, 12, temperature, [1, 2, 3])
     )
     with torch.no_grad():
-        recomputed, _ = response_log_probs(backbone, rollout, temperature)
+        recomputed = response_log_probs(backbone, rollout, temperature)
     assert (recomputed - rollout.log_probs_BR).abs().max() < 1e-5
     assert rollout.log_probs_BR.min() < -0.5
 
@@ -54,7 +54,7 @@ def test_sampler_and_trainer_have_equal_log_probs(backbone: Backbone, temperatur
 def test_log_probs_are_conditional_on_all_earlier_tokens(backbone: Backbone) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample(SampleRequest.of([PROMPTS[0]], 1, 6, 1.0, [5]))
     with torch.no_grad():
-        recomputed, _ = response_log_probs(backbone, rollout, 1.0)
+        recomputed = response_log_probs(backbone, rollout, 1.0)
         for t in range(int(rollout.response_mask_BR.sum())):
             context = torch.tensor([[*PROMPTS[0], *rollout.response_ids_BR[0, :t].tolist()]])
             step = backbone.decoder.logits(backbone.hidden(context))[0, -1].log_softmax(-1)
@@ -80,7 +80,7 @@ def test_shared_prompts_give_the_same_log_probs_and_gradients(
     found = []
     for read in (rollout, replace(rollout, copies=1)):
         decoder.zero_grad()
-        log_probs_BR, _ = response_log_probs(Backbone(decoder), read, 0.7)
+        log_probs_BR = response_log_probs(Backbone(decoder), read, 0.7)
         (log_probs_BR * torch.linspace(-1, 1, log_probs_BR.shape[1])).sum().backward()
         found.append(
             (log_probs_BR.detach(), {name: p.grad for name, p in decoder.named_parameters()})
@@ -97,7 +97,7 @@ def test_one_token_responses_need_only_the_prompt_pass(backbone: Backbone) -> No
         SampleRequest.of(PROMPTS, 2, 1, 1.0, [1, 2, 3])
     )
     with torch.no_grad():
-        once, _ = response_log_probs(backbone, rollout, 1.0)
+        once = response_log_probs(backbone, rollout, 1.0)
     assert once.shape == (6, 1)
     assert (once - rollout.log_probs_BR).abs().max() < 1e-5
 

@@ -231,7 +231,7 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
             SampleRequest.of(prompts.ids, copies, 5, 1.0, range(4))
         )
         assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
-        torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0)[0].sum())
+        torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0).sum())
     pairs, thumbs = (
         replace(data, stop_ids=stop_ids) for data in (toy_pairs(32, 0.0), toy_thumbs(64, 0.0))
     )

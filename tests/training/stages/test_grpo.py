@@ -33,9 +33,9 @@ from training.losses.policy import Normalisation
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
-from training.rl import experience
+from training.rl import rollout
 from training.rl.networks import open_networks
-from training.rl.rollout import Rollout, response_log_probs
+from training.rl.rollout import Rollout, states_before_response
 from training.rl.scores import Answer
 from training.runtime.context import Lineage, Machine, RunContext, Sample
 from training.runtime.machine import use_device
@@ -145,13 +145,11 @@ def test_a_one_step_update_reuses_the_log_probs_of_scoring(
     )
     read: list[Backbone] = []
 
-    def counted(
-        backbone: Backbone, rollout: Rollout, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def counted(backbone: Backbone, sampled: Rollout) -> torch.Tensor:
         read.append(backbone)
-        return response_log_probs(backbone, rollout, temperature)
+        return states_before_response(backbone, sampled)
 
-    monkeypatch.setattr(experience, "response_log_probs", counted)
+    monkeypatch.setattr(rollout, "states_before_response", counted)
     found = []
     for settings, times in ((one, 2), (two, 4)):
         monkeypatch.setattr(GrpoConfig, "is_one_step", settings is one)

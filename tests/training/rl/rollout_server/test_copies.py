@@ -299,7 +299,7 @@ def test_responses_of_3000_tokens_have_the_trainers_log_probs(tmp_path: Path) ->
         rollout = policy.sample(3000, [(2, 3, 4)])
     assert rollout.response_mask_BR.sum() == 2 * 3000 and not rollout.ended_B.any()
     with torch.no_grad():
-        log_probs_BR, _ = response_log_probs(policy.policy, rollout, 1.0)
+        log_probs_BR = response_log_probs(policy.policy, rollout, 1.0)
     torch.testing.assert_close(log_probs_BR, rollout.log_probs_BR, atol=1e-3, rtol=0)
 
 

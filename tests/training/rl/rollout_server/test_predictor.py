@@ -21,7 +21,7 @@ FLOAT32 = RolloutServer(ServerEngine.PREDICTOR, ServedType.FLOAT32)
 @torch.no_grad()
 def mismatch(trainer: SampledPolicy, rollout: Rollout) -> float:
     """Return the mean |difference| of log-probs in nats per token."""
-    log_probs_BR, _ = response_log_probs(trainer.policy, rollout, 1.0)
+    log_probs_BR = response_log_probs(trainer.policy, rollout, 1.0)
     difference_BR = (log_probs_BR - rollout.log_probs_BR).abs()
     return float(difference_BR.sum() / rollout.response_mask_BR.sum())
 
