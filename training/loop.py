@@ -246,7 +246,7 @@ def measure_tasks(run: LoopRun) -> None:
         # An operator may have measured the style on the answers of other kinds.
         missing += [t for t in styles if t in found and found[t].items_sha256 != style_list]
         if probes & set(missing):
-            model = ChatModel(directory)
+            model = ChatModel(directory, evaluation.place())
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
             answerer = model.answer_greedily
             measured = measure(

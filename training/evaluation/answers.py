@@ -19,13 +19,16 @@ from training.data.seeds import seed_of
 from training.data.tensors import pad
 from training.decoding.rows import Rows, stop_at
 from training.decoding.sampling import Rules, sample
+from training.losses.log_probs import next_token_log_probs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
+from training.model.placement import Place, Placement
 from training.model.reward import RewardModel
-from training.runtime.machine import to_device
 from training.runtime.ranges import Count, FractionAboveZero, NonNegative, check_ranges
 
 Prompt = Sequence[Message]
+WIDE = Placement().place
+SCORE_ROWS, SCORE_TOKENS = 32, 32 * 320  # of a batch; 320 tokens are those of the recipe small
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,11 @@ class SampledAnswer:
 class ChatModel:
     """Model of a directory, with its tokenizer and chat template."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: Place = WIDE) -> None:
         self.chat: Chat = load_chat(directory)
-        self.backbone = Backbone(to_device(load_decoder(directory)))
+        decoder = load_decoder(directory)
+        place(decoder)
+        self.backbone = Backbone(decoder)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[SampledAnswer]:
         """Sample samples_per_prompt answers to each prompt, in order of the prompts.
@@ -120,10 +125,14 @@ class ChatModel:
         for text in texts:
             ids = self.chat.response_ids(text)[:max_tokens]
             ids_BT = torch.tensor([ids])
-            logits_BTV = self.backbone.decoder.logits(self.backbone.hidden(ids_BT))[:, :-1]
-            chosen_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None])
+            log_probs_N = next_token_log_probs(
+                self.backbone.decoder,
+                self.backbone.hidden(ids_BT),
+                ids_BT,
+                torch.ones_like(ids_BT, dtype=torch.bool),
+            )
             size = len(self.chat.decode(ids).encode())
-            found.append(-float(chosen_BT.sum()) / math.log(2) / size)
+            found.append(-float(log_probs_N.sum()) / math.log(2) / size)
         return found
 
 
@@ -138,19 +147,23 @@ def fitted_ids(chat: Chat, prompt: Prompt, most_tokens: int) -> list[int]:
     return chat.prompt_ids(prompt)[-most_tokens:]
 
 
+def score_rows(max_tokens: int) -> int:
+    """Return the rows of up to `max_tokens` that a reward model scores at once."""
+    return max(1, min(SCORE_ROWS, SCORE_TOKENS // max_tokens))
+
+
 @torch.no_grad()
 def score(
     reward: RewardModel,
     chat: Chat,
     rows: Sequence[tuple[Prompt, str]],
     max_tokens: int,
-    batch: int = 32,
 ) -> list[float]:
-    """Return the reward model's score of each (prompt, answer).
+    """Return the score of each (prompt, answer) by a reward model that was placed.
 
     Long prompts are shortened by `fitted_ids`; longer answers lose their oldest tokens.
     """
-    to_device(reward.scalar.backbone.decoder)
+    batch = score_rows(max_tokens)
     ids = []
     for prompt, text in rows:
         response = chat.response_ids(text)

@@ -19,8 +19,10 @@ from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampli
 from training.evaluation.judges import Contest, Judge, RewardModelJudge
 from training.evaluation.paired import Comparison, Paired, paired, read_paired
 from training.figures import SAMPLES, Samples
+from training.model.placement import Place, Placement
 from training.runtime.context import Machine
-from training.runtime.machine import configure_device
+from training.runtime.machine import configure_device, stores_narrow
+from training.runtime.ranges import Count, check_ranges
 
 FIGURES = "figures.json"
 FORMAT = 3  # 1: figures without the differences of items; 2: without sycophancy
@@ -34,6 +36,7 @@ class EvaluationConfig:
 
     Attributes:
         thumbs: single rated answers of the run; None: the serving of the incumbent is not checked.
+        devices: accelerators of the loop's process that share the layers of a model, at least 1.
     """
 
     incumbent_directory: Path
@@ -54,6 +57,14 @@ class EvaluationConfig:
     probe_samples: int = 4
     machine: Machine = field(default_factory=Machine)
     thumbs: Path | None = None
+    devices: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def place(self) -> Place:
+        """Configure the device of this process; return the placement of models on it."""
+        return Placement(stores_narrow(configure_device(self.machine)), self.devices).place
 
 
 @dataclass(frozen=True)
@@ -81,18 +92,18 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
         not (directory / MANIFEST).exists()
         or json.loads((directory / FIGURES).read_text()).get("format") != FORMAT
     ):
-        configure_device(config.machine)
+        place = config.place()
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
-        before = _measure(config.incumbent_directory, prompts, config)
-        after = _measure(config.candidate_directory, prompts, config)
+        before = _measure(config.incumbent_directory, prompts, config, place)
+        after = _measure(config.candidate_directory, prompts, config, place)
         contests = [
             Contest(prompts[new.prompt], new.text, old.text)
             for new, old in zip(after.answers, before.answers, strict=True)
         ]
         clusters = [str(answer.prompt) for answer in after.answers]
         tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
-        second = RewardModelJudge(config.judge_directory, config.judge_base, tokens)
+        second = RewardModelJudge(config.judge_directory, config.judge_base, tokens, place)
         wins = second.wins(contests)
         judged = judge.wins(contests) if judge else None
         texts = [str(number) for number in range(len(after.bits))]
@@ -191,8 +202,10 @@ class _Measurements:
     probes: list[float]
 
 
-def _measure(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfig) -> _Measurements:
-    model = ChatModel(directory)
+def _measure(
+    directory: Path, prompts: Sequence[Prompt], config: EvaluationConfig, place: Place
+) -> _Measurements:
+    model = ChatModel(directory, place)
     probes = read_probes(config.probes)
     sampling = config.sampling
     tries = Sampling(**{**asdict(sampling), "samples_per_prompt": config.probe_samples})

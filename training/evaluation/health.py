@@ -8,26 +8,27 @@ starts only if every check passed: a reward model that is no better than chance 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from training.artifacts.manifest import Manifest, read_manifest
 from training.data.chat import load_chat
 from training.data.examples import PairExample, read_pairs, read_thumbs
-from training.evaluation.answers import score
+from training.evaluation.answers import WIDE, score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, write_figures
 from training.evaluation.gate import Check, GateConfig, Result, decide
 from training.evaluation.judges import beats
 from training.figures import Estimate, clustered_mean
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
+from training.model.placement import Place, Placement
 from training.model.reward import load_reward_model
+from training.parallelism.layout import Parallelism, arrange_context, distribute
 from training.rl.served import UNFIT_SHARE, OffPolicyConfig, figures_of, measure, read_answer
 from training.runtime.context import RunContext
-from training.runtime.machine import configure_device, to_device
+from training.runtime.machine import Autocast, configure_device, stores_narrow
 
 # With about 14 tokens per answer the standard error is a twentieth of the mean (small model in 8
 # bits).
@@ -112,34 +113,47 @@ class HealthConfig:
 
 
 def run(config: HealthConfig, context: RunContext) -> Manifest:
-    """Measure on rank 0, write output_directory, and return its manifest (kind "health")."""
+    """Measure, write output_directory, and return its manifest (kind "health").
+
+    Rank 0 measures. A model too large for one accelerator is divided over all ranks, which then
+    compute the same.
+    """
+    evaluation = config.evaluation
+    autocast = configure_device(evaluation.machine)
+    place: Place = Placement(stores_narrow(autocast)).place
+    ranks, is_divided = context.ranks, evaluation.devices > 1 and context.ranks.world_size > 1
+    if is_divided:
+        shards = Parallelism(shard=ranks.world_size)
+        arranged = arrange_context(shards, context, autocast).ranks
+        place = partial(distribute, ranks=arranged)
     # All ranks wait before rank 0 writes: a late rank would find the output, skip the stage, and
     # leave rank 0 waiting.
-    context.ranks.wait()
-    if context.ranks.rank == 0:
-        measure_health(config.evaluation)
-    context.ranks.wait()
+    ranks.wait()
+    if ranks.rank == 0 or is_divided:
+        health = measure_health(evaluation, place, autocast)
+        if ranks.rank == 0:
+            parents = (evaluation.reward_model_directory.name, evaluation.judge_directory.name)
+            directory = evaluation.health_directory
+            write_figures(directory, "health", asdict(health), parents, evaluation)
+    ranks.wait()
     return read_manifest(config.output_directory)
 
 
-def measure_health(config: EvaluationConfig) -> None:
+def measure_health(config: EvaluationConfig, place: Place, autocast: Autocast) -> Health:
     """Measure the accuracy of reward model and judge on held-out pairs, and the served answers."""
-    autocast = configure_device(config.machine)
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
-    health = Health(
-        accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
-        accuracy(config.judge_directory, config.judge_base, pairs, tokens),
-        measure_served(config.incumbent_directory, config.thumbs, autocast)
+    return Health(
+        accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens, place),
+        accuracy(config.judge_directory, config.judge_base, pairs, tokens, place),
+        measure_served(config.incumbent_directory, config.thumbs, place, autocast)
         if config.thumbs
         else None,
     )
-    parents = (config.reward_model_directory.name, config.judge_directory.name)
-    write_figures(config.health_directory, "health", asdict(health), parents, config)
 
 
 def measure_served(
-    incumbent: Path, thumbs: Path, autocast: Callable[[], AbstractContextManager[Any]]
+    incumbent: Path, thumbs: Path, place: Place, autocast: Autocast
 ) -> ServingMismatch | None:
     """Measure the difference; None if no rated answer of the incumbent has a sample."""
     own = [
@@ -152,7 +166,9 @@ def measure_served(
     fitting = [answer for answer in answers if not answer.unfit]
     if not fitting:
         return ServingMismatch(len(own), len(own), None)
-    measured = measure(Backbone(to_device(load_decoder(incumbent))), fitting, BATCH_ROWS, autocast)
+    decoder = load_decoder(incumbent).requires_grad_(False)
+    place(decoder)
+    measured = measure(Backbone(decoder), fitting, BATCH_ROWS, autocast)
     figures = figures_of(measured, OffPolicyConfig())[incumbent.name]
     return ServingMismatch(len(own), len(own) - len(fitting), figures["mismatch"])
 
@@ -169,10 +185,15 @@ def read_health(directory: Path) -> Health:
 
 
 def accuracy(
-    directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int
+    directory: Path,
+    base: Path,
+    pairs: Sequence[PairExample],
+    max_tokens: int,
+    place: Place = WIDE,
 ) -> Estimate:
     """Return the fraction of pairs in which the chosen answer scores higher; a tie counts half."""
     reward, chat = load_reward_model(directory, base), load_chat(base)
+    place(reward.scalar.backbone.decoder)
     chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
     rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
     right = [beats(high, low) for high, low in zip(chosen, rejected, strict=True)]

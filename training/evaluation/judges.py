@@ -21,7 +21,8 @@ from urllib.request import Request, urlopen
 
 from training.data.chat import load_chat
 from training.errors import ConfigError, UnavailableError
-from training.evaluation.answers import Prompt, score
+from training.evaluation.answers import WIDE, Prompt, score
+from training.model.placement import Place
 from training.model.reward import load_reward_model
 
 TIE = 1e-6  # equal answers have equal scores except for rounding
@@ -58,9 +59,11 @@ class RewardModelJudge:
     directory: Path
     base: Path
     max_tokens: int
+    place: Place = WIDE
 
     def wins(self, contests: Sequence[Contest]) -> list[float | None]:
         reward, chat = load_reward_model(self.directory, self.base), load_chat(self.base)
+        self.place(reward.scalar.backbone.decoder)
         old, new = (
             score(reward, chat, rows, self.max_tokens)
             for rows in (

@@ -15,10 +15,12 @@ from training.model.config import ModelConfig, parse_config
 from training.parallelism.layout import Parallelism
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
-from training.planning.memory import Phase, peak
-from training.planning.step import Work
+from training.planning.memory import MemoryKind, Part, Phase, peak, phases
+from training.planning.serving import rollout_server
+from training.planning.step import FP32, Work
 from training.planning.timing import TimeItem, longest_kind, time_of
 from training.planning.work import DataSize, PlannedConfig, evaluation_work, work_of
+from training.stages.config import PolicyConfig
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow
@@ -62,8 +64,14 @@ class StagePlan:
         return self.work.tokens * self.layout.data_size / self.layout.gpus / self.seconds
 
     @property
+    def start_seconds(self) -> float:
+        """Return the time until the stage's server answers, 0 without one."""
+        server = None if self.work.sampled is None else self.work.sampled.server
+        return 0.0 if server is None else server.start_seconds
+
+    @property
     def hours(self) -> float:
-        return self.work.steps * self.seconds / 3600
+        return (self.work.steps * self.seconds + self.start_seconds) / 3600
 
     @property
     def bound_by(self) -> str:
@@ -140,11 +148,26 @@ def plan_stage(
 def estimate_evaluation(
     config: EvaluationConfig, data: DataSize, model: ModelConfig, accelerator: Accelerator
 ) -> StagePlan:
-    """Return memory and time of the comparison of two versions, which one process does."""
+    """Return memory and time of the comparison of two versions, which one process does.
+
+    The memory is that of the first accelerator, which also has embedding and head.
+    """
     layout, work = Layout(1, Parallelism()), evaluation_work(config, data, model)
-    return StagePlan(
-        "evaluation", layout, work, peak(work, layout), time_of(work, layout, accelerator)
-    )
+    narrow = work.narrow and not accelerator.is_cpu
+    work = replace(work, narrow=narrow, stored_narrow=narrow)
+    layers = -(-model.num_layers // config.devices) / model.num_layers
+    outside = work.sizes.outside * FP32
+
+    def on_first(part: Part) -> Part:
+        if part.name is MemoryKind.FROZEN:
+            return replace(part, bytes=outside + (part.bytes - outside) * layers)
+        return replace(part, bytes=part.bytes * layers) if part.name is MemoryKind.CACHE else part
+
+    shared = [
+        replace(phase, parts=tuple(map(on_first, phase.parts))) for phase in phases(work, layout)
+    ]
+    memory = max(shared, key=lambda phase: phase.bytes)
+    return StagePlan("evaluation", layout, work, memory, time_of(work, layout, accelerator))
 
 
 def fitting_layouts(
@@ -187,6 +210,11 @@ def estimate_stage(
     layout = Layout(gpus, config.parallelism)
     layout.check(shape, None if isinstance(config, PretrainConfig) else config.lora)
     work = work_of(config, stage.data, shape, layout)
+    work = replace(work, stored_narrow=work.narrow and not accelerator.is_cpu)
+    if isinstance(config, PolicyConfig) and work.sampled is not None:
+        window = config.max_prompt_tokens + config.max_response_tokens
+        server = rollout_server(config.rollout_server, shape, window, gpus, accelerator)
+        work = replace(work, sampled=replace(work.sampled, server=server))
     return StagePlan(
         stage.name, layout, work, peak(work, layout), time_of(work, layout, accelerator)
     )

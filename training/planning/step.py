@@ -164,8 +164,27 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Server:
+    """vLLM that samples for all workers.
+
+    Attributes:
+        gpus: number of GPUs that divide the model.
+        concurrency: responses at once.
+        number_bytes: of a weight.
+        shared_bytes: memory on each GPU that it shares with a worker; 0 with GPUs of its own.
+        start_seconds: from its start to its first response.
+    """
+
+    gpus: int
+    concurrency: int
+    number_bytes: int
+    shared_bytes: float = 0.0
+    start_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Sampled:
-    """Rows that a worker samples in a batch, in fp32 (rl/rollout.py).
+    """Rows that a worker samples in a batch (rl/rollout.py).
 
     The batch ends with its longest response, so the maximum length also counts for the time.
     """
@@ -174,6 +193,7 @@ class Sampled:
     prompts: int
     prompt_tokens: int
     response_tokens: int
+    server: Server | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +202,7 @@ class Work:
 
     Attributes:
         optimizer_steps: of each trained network in a step.
+        stored_narrow: matrices of frozen networks are stored in bf16.
     """
 
     model: ModelConfig  # with the trained vocabulary
@@ -195,6 +216,12 @@ class Work:
     adapted: bool = False
     recomputed: bool = False
     muon: bool = False
+    stored_narrow: bool = False
+
+    @property
+    def samples_narrow(self) -> bool:
+        """Return True if the sampled network is frozen except for an adapter, so in bf16."""
+        return self.stored_narrow and all(one.role is not Role.LEARNS for one in self.networks)
 
     @cached_property
     def sizes(self) -> Sizes:

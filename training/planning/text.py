@@ -29,10 +29,12 @@ ASSUMPTIONS = (
     f"H100), fp32 products, memory and links at {SUSTAINED_SHARE:g} of theirs (assumed); rows have "
     "the mean lengths of the recipe, responses are sampled to their limit.",
     "Implementation: FSDP gathers in bf16 and sums in fp32 for every microbatch; without shards "
-    "autocast stores bf16 copies of all projections; the head and sampling are in fp32.",
+    "autocast stores bf16 copies of trained projections; frozen ones are stored in bf16. The head "
+    "is in fp32, and so is sampling in full training.",
     "Attention uses a fused kernel. With a mask and grouped queries CUDA may have none; in this "
     "case scores of T x T per head are stored too.",
-    "Not counted: evaluation except a row of that name, checkpoints, start, reading of data, "
+    "Not counted: the memory of the machine itself, into which each worker first loads the whole "
+    "model in fp32; evaluation except a row of that name, checkpoints, start, reading of data, "
     "latencies, and kernel launches, which dominate for small models.",
 )
 CPU_ASSUMPTIONS = (
@@ -98,6 +100,7 @@ def as_json(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> dict
                 "seconds_per_step": stage.seconds,
                 "spent_seconds": {one.name: one.seconds for one in stage.spent},
                 "tokens_per_second_per_gpu": stage.tokens_per_second,
+                "start_seconds": stage.start_seconds,
                 "hours": stage.hours,
                 "bound_by": stage.bound_by,
             }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from training.data.seeds import steps_for
 from training.errors import ConfigError
+from training.evaluation.answers import score_rows
 from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
@@ -224,7 +225,7 @@ def _mixed(mix: SftMix, made: Pass, data: DataSize, layout: Layout) -> Pass:
 def evaluation_work(config: EvaluationConfig, data: DataSize, model: ModelConfig) -> Work:
     """Return the work of one batch of answers in the comparison of two versions.
 
-    A single process holds one model at a time, in fp32.
+    A single process holds one model at a time. The judge scores in batches of `score_rows`.
 
     Args:
         data: `rows` is the number of held-out prompts.
@@ -241,7 +242,13 @@ def evaluation_work(config: EvaluationConfig, data: DataSize, model: ModelConfig
     )
     tokens = sampled.rows * (data.prompt_tokens + data.response_tokens)
     networks = (Network("model", Role.FROZEN, sizes_of(model).total),)
-    return Work(model, networks, (), 2 * batches, tokens, sampled=sampled, narrow=False)
+    # Answers of a batch are scored, and texts of the same limit read, without gradients.
+    longest, mean = sampling.max_prompt_tokens + sampling.max_response_tokens, tokens / sampled.rows
+    rows = min(score_rows(longest), sampled.rows)
+    times = math.ceil(sampled.rows / rows)
+    judged = Pass("model", False, times, rows, mean, longest, 0.0, longest)
+    narrow = config.machine.dtype != "float32"
+    return Work(model, networks, (judged,), 2 * batches, tokens, sampled=sampled, narrow=narrow)
 
 
 def _reading(

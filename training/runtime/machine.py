@@ -129,6 +129,16 @@ def to_device(model: Module) -> Module:
     return model if device.type == CPU else model.to(device)
 
 
+def stores_narrow(autocast: Autocast) -> bool:
+    """Return True if frozen matrices are stored in bfloat16: on accelerators that compute in it.
+
+    On CPUs they stay in fp32, because sampling in bfloat16 would change measured figures.
+    """
+    device = torch.get_default_device().type
+    with autocast():
+        return device != CPU and torch.is_autocast_enabled(device)
+
+
 @contextmanager
 def sampling_threads(machine: Machine) -> Iterator[None]:
     """Run the block with the number of threads for decoding."""

@@ -34,6 +34,7 @@ class Ranks:
         pipeline: workers with consecutive parts of a model, in this order
             (training/parallelism/pipeline.py); None without a pipeline.
         narrow: all workers compute in bfloat16, so shards are gathered in bfloat16.
+        stores_narrow: frozen matrices are stored in bfloat16 (`runtime.machine.stores_narrow`).
         world_sizes: possible numbers of workers of an elastic run.
     """
 
@@ -47,6 +48,7 @@ class Ranks:
     pipeline: ProcessGroup | None = None
     world_sizes: Sequence[int] = ()
     narrow: bool = False
+    stores_narrow: bool = False
 
     @property
     def data_sizes(self) -> list[int]:

@@ -7,7 +7,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from training.errors import ConfigError
-from training.runtime.ranges import Count, Limit, Positive, check_ranges
+from training.runtime.ranges import (
+    Count,
+    CountOrZero,
+    Limit,
+    OpenFraction,
+    Positive,
+    check_ranges,
+)
 from training.serving.vllm import LORA_RANKS
 
 
@@ -53,9 +60,15 @@ class RolloutServer:
             temporary folder
         concurrency: responses that are sampled at once, at least 1
         kv_gigabytes: memory of a started server for keys and values on a CPU, above 0; on a GPU
-            see arguments
+            see gpu_memory
+        gpus: numbers of the machine's GPUs for a started vllm, comma-separated, at least 0 each;
+            several divide the model (--tensor-parallel-size), and those below the number of workers
+            are shared with training; none: the GPU of the first worker
+        gpu_memory: part of the memory of each GPU that a started vllm takes
+            (--gpu-memory-utilization), in (0, 1); none: vLLM's default, or what training leaves in
+            a run of the recipe auto
         arguments: additional arguments of a started vllm, comma-separated, for example
-            --enforce-eager or --gpu-memory-utilization=0.4
+            --enforce-eager
         mismatch_limit_nats: mean difference of a sampled token's log-prob between trainer and
             server above which the run fails, above 0; none: that of dtype
     """
@@ -68,6 +81,8 @@ class RolloutServer:
     exports_directory: Path | None = None
     concurrency: Count = 16
     kv_gigabytes: Positive = 1.0
+    gpus: tuple[CountOrZero, ...] = ()
+    gpu_memory: OpenFraction | None = None
     arguments: tuple[str, ...] = ()
     mismatch_limit_nats: Limit | None = None
 
@@ -81,12 +96,25 @@ class RolloutServer:
                 reason="UNSUPPORTED",
                 limit=", ".join(kind.value for kind in supported),
             )
+        for name, given in (("gpus", self.gpus), ("gpu_memory", self.gpu_memory)):
+            if given and (self.engine is not ServerEngine.VLLM or self.address is not None):
+                raise ConfigError(
+                    f"{name}: only for a vllm that the first worker starts",
+                    field=name,
+                    reason="CONFLICT",
+                )
         if self.key_file is not None and self.address is None:
             raise ConfigError(
                 "key_file: a server that is started draws its key; set address too",
                 field="key_file",
                 reason="CONFLICT",
             )
+
+    def shared_gpus(self, workers: int) -> int:
+        """Return the number of GPUs that a started vLLM shares with workers, one worker a GPU."""
+        if self.engine is not ServerEngine.VLLM or self.address is not None:
+            return 0
+        return sum(number < workers for number in self.gpus) if self.gpus else 1
 
     @property
     def key(self) -> str:

@@ -32,6 +32,8 @@ class VllmOptions:
         window_tokens: limit of prompt and answer together.
         concurrency: answers at once.
         kv_gigabytes: memory for keys and values on a CPU.
+        gpus: numbers of the machine's GPUs, which divide the model; empty: those of this process.
+        gpu_memory: part of the memory of each GPU that the server may take; None: vLLM's default.
         lora_rank: highest rank of an adapter; None: no adapters.
         adapters: directories of adapters by name, loaded at the start.
         arguments: additional arguments.
@@ -44,6 +46,8 @@ class VllmOptions:
     window_tokens: int
     concurrency: int
     kv_gigabytes: float
+    gpus: Sequence[int] = ()
+    gpu_memory: float | None = None
     lora_rank: int | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     arguments: Sequence[str] = ()
@@ -61,6 +65,10 @@ class VllmOptions:
             rank = next(rank for rank in LORA_RANKS if rank >= self.lora_rank)
             # Two: the version that answers and the next one.
             arguments += ["--enable-lora", f"--max-lora-rank={rank}", "--max-loras=2"]
+        if len(self.gpus) > 1:
+            arguments.append(f"--tensor-parallel-size={len(self.gpus)}")
+        if self.gpu_memory is not None:
+            arguments.append(f"--gpu-memory-utilization={self.gpu_memory:g}")
         if self.adapters:
             arguments += [
                 "--lora-modules",
@@ -74,8 +82,11 @@ class VllmOptions:
         Args:
             folder: folder for caches of this server.
         """
+        # A worker of Ray sees its own GPU only.
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))} if self.gpus else {}
         return {
             **vllm_environment(self.python, folder, key, self.kv_gigabytes),
+            **gpus,
             # /collective_rpc, /pause and others; only this machine reaches the port.
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",

@@ -300,7 +300,8 @@ def sample_answers(
         return
     engine = CachedEngine(backbone, examples.stop_ids)
     tokens = min(SHOWN_TOKENS, positions - max(map(len, prompts)))
-    with sampling_threads(config.machine), gathered(backbone.decoder):
+    # Every worker samples the same answers.
+    with sampling_threads(config.machine), gathered(backbone.decoder, in_step=True):
         rollout = engine.sample(SampleRequest.of(prompts, 1, tokens, 0.0, range(len(prompts))))
     for prompt, response in rollout.read(examples.decode, SHOWN_PROMPTS):
         context.samples(Sample(STAGE, step, prompt, response))

@@ -11,6 +11,7 @@ from tests.training.stages.rows import pair_rows
 from tests.training.toys import ProgressList, toy_model, write_lines
 from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health
+from training.evaluation.answers import WIDE
 from training.evaluation.comparison import write_figures
 from training.evaluation.gate import GateConfig, decide
 from training.evaluation.health import (
@@ -103,15 +104,15 @@ def test_only_answers_of_the_incumbent_are_measured(tmp_path: Path) -> None:
     del rows[2]["served"]
     rows[3]["served"]["prompt_tokens"] += 1
     thumbs = write_lines(tmp_path / "thumbs.jsonl", rows)
-    apart = measure_served(incumbent, thumbs, nullcontext)
+    apart = measure_served(incumbent, thumbs, WIDE, nullcontext)
     assert apart is not None
     assert (apart.answers, apart.unfit) == (3, 1)
     assert apart.mismatch is not None
     assert apart.mismatch < 1e-3
     nobodys = write_lines(tmp_path / "others.jsonl", rows[:3])
-    assert measure_served(incumbent, nobodys, nullcontext) is None
+    assert measure_served(incumbent, nobodys, WIDE, nullcontext) is None
     unlike = write_lines(tmp_path / "unlike.jsonl", rows[3:4])
-    assert measure_served(incumbent, unlike, nullcontext) == ServingMismatch(1, 1, None)
+    assert measure_served(incumbent, unlike, WIDE, nullcontext) == ServingMismatch(1, 1, None)
 
 
 def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None:

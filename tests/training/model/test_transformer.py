@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from tests.support.errors import refused
+from tests.training.model.hub_configs import GEMMA_3_1B, QWEN2_5_0_5B
 from tests.training.model.oracle_models import CONFIGS, oracle
+from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder, read_config, save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.fields import ModelConfigError
+from training.model.lora import LoraConfig
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import (
     Decoder,
@@ -21,6 +24,16 @@ from training.model.transformer import (
 )
 
 FAMILIES = sorted(CONFIGS)
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+SHAPES = {"gemma3": GEMMA_3_1B | SIZES, "qwen2": QWEN2_5_0_5B | SIZES}
 
 
 def random_ids(batch: int, tokens: int, seed: int = 1) -> torch.Tensor:
@@ -199,3 +212,50 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     first, same, other = (m.model.layers[0].get_parameter("mlp.up_proj.weight") for m in models)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2"])
+def test_frozen_matrices_in_bfloat16_give_the_bits_of_autocast(family: str) -> None:
+    def trained(stored_narrow: bool) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        decoder = Decoder(parse_config(SHAPES[family]))
+        initialise(decoder, 1)
+        policy = trainable_backbone(decoder, "policy", LoraConfig(rank=2), seed=1)
+        with torch.no_grad():
+            for _, parameter in policy.named_parameters():
+                parameter.add_(0.01)
+        if stored_narrow:
+            decoder.narrow_frozen()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden_BTD = policy.hidden(random_ids(2, 12))
+        torch.autograd.backward(decoder.logits(hidden_BTD).logsumexp(-1).sum())
+        held = sum(p.numel() * p.element_size() for p in decoder.model.layers.parameters())
+        return (
+            hidden_BTD,
+            [p.grad for _, p in policy.named_parameters() if p.grad is not None],
+            held,
+        )
+
+    (wide_BTD, gradients, bytes_of), (narrow_BTD, found, narrow_bytes) = (
+        trained(False),
+        trained(True),
+    )
+    assert torch.equal(narrow_BTD, wide_BTD)
+    assert len(found) == len(gradients) > 0
+    assert all(torch.equal(one, other) for one, other in zip(found, gradients, strict=True))
+    assert narrow_bytes < 0.6 * bytes_of
+
+
+def test_only_frozen_matrices_of_layers_are_stored_in_bfloat16() -> None:
+    decoder = Decoder(parse_config(SHAPES["qwen2"]))
+    policy = trainable_backbone(decoder, "policy", LoraConfig(rank=2), seed=1)
+    decoder.narrow_frozen()
+    narrow = {name for name, p in decoder.named_parameters() if p.dtype == torch.bfloat16}
+    assert narrow and all(name.endswith("_proj.weight") for name in narrow)
+    assert all(p.dtype == torch.float32 for _, p in policy.named_parameters())
+    # Outside of autocast too: sampling and references need no context of their own.
+    with torch.no_grad():
+        assert torch.isfinite(decoder(random_ids(1, 5))).all()
+    learned = Decoder(parse_config(SHAPES["qwen2"]))
+    learned.narrow_frozen()
+    assert not learned.stored_narrow
+    assert {p.dtype for p in learned.parameters()} == {torch.float32}

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.training.rl.toy import no_autocast
-from training.losses.log_probs import token_log_probs
+from training.losses.log_probs import chosen_log_probs, token_log_probs
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.config import ModelConfig, llama_json, parse_config
@@ -87,6 +87,7 @@ def measured(rank: int, world: int, case: dict[str, Any]) -> int:
     ranks = replace(
         arrange(Parallelism(**case["parallelism"]), all_different(rank, world)),
         narrow=case["narrow"],
+        stores_narrow=case["stored_narrow"],
     )
     backbone = _backbone(case)
     distribute(backbone.decoder, ranks)
@@ -101,23 +102,28 @@ def measured(rank: int, world: int, case: dict[str, Any]) -> int:
             living.peak = 0
             for _ in range(2):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case["narrow"]):
-                    loss = (
-                        -token_log_probs(
-                            backbone.decoder.logits(backbone.hidden(ids_BT)), ids_BT
-                        ).sum()
-                        / 1000
-                    )
+                    hidden_BTD = backbone.hidden(ids_BT)
+                    everywhere = torch.ones_like(ids_BT, dtype=torch.bool)
+                    found = chosen_log_probs(backbone.decoder, hidden_BTD, ids_BT, everywhere)
+                    loss = -found.log_probs_N.sum() / 1000
                 torch.autograd.backward(loss)
             apply_gradients(optimizer, [parameter for _, parameter in named], 1e-3, 1.0, ranks)
     return living.peak
 
 
 def sampled(
-    model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int
+    model: ModelConfig,
+    prompts: int,
+    copies: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    stored_narrow: bool,
 ) -> int:
     """Return the peak of sampling in this process, including weights."""
     decoder = Decoder(model)
     initialise(decoder, 1)
+    if stored_narrow:
+        decoder.requires_grad_(False).narrow_frozen()
     living = Living()
     for parameter in decoder.parameters():
         living.note(parameter)

@@ -15,19 +15,23 @@ from tests.training.model.hub_configs import LLAMA_3_2_1B
 from training.__main__ import main
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism
-from training.planning.accelerators import accelerator_named, cpu
+from training.planning.accelerators import GIB, accelerator_named, cpu
 from training.planning.collected import ASSUMED, Lengths
 from training.planning.hardware import Hardware
+from training.planning.memory import MemoryKind
 from training.planning.plan import PlannedStage, estimate_stage
+from training.planning.serving import serving_bytes
 from training.planning.work import DataSize
 from training.recipes.auto import rates
 from training.recipes.auto.model import read_model
 from training.recipes.auto.recipe import Derived, advise, auto, derive, first_fit
+from training.recipes.auto.run_plan import require_vllm
 from training.recipes.auto.values import training_modes
 from training.recipes.open_models.recipes import shape
 from training.recipes.recipe import LoopConfig, Plan
 from training.recipes.small import small
 from training.runtime.context import Machine
+from training.serving.rollout_server import RolloutServer
 
 PAGE = Path(__file__).parents[3] / "docs" / "training.md"
 MODELS = (
@@ -83,10 +87,10 @@ def test_every_model_fits_or_is_refused_with_a_reason_as_the_page_says() -> None
 
 def test_a_refusal_names_the_part_and_the_smallest_changes_that_fit() -> None:
     with pytest.raises(ConfigError) as caught:
-        config_of("gemma-3-4b", L4)
+        config_of("qwen3-8b", L4)
     assert (caught.value.reason, caught.value.limit) == ("TOO_LARGE", "19.8 GiB")
     text = str(caught.value)
-    assert caught.value.field in ("sft", "ppo")
+    assert caught.value.field == "evaluation"
     assert "frozen weights" in text
     words = re.findall(r"--set (\S+=\d+)", text)
     assert [word.split("=")[0] for word in words] == [
@@ -94,18 +98,67 @@ def test_a_refusal_names_the_part_and_the_smallest_changes_that_fit() -> None:
         "ppo.max_response_tokens",
     ]
     # Each piece of advice is followed.
-    assert config_of("gemma-3-4b", L4, *words).sft.max_tokens == sum(
+    assert config_of("qwen3-8b", L4, *words).sft.max_tokens == sum(
         int(word.split("=")[1]) for word in words
     )
     machines = re.findall(r"or (\d+) x (l40s|l4)", text)
     assert machines == [("2", "l4"), ("1", "l40s")]
     for count, name in machines:
-        config_of("gemma-3-4b", Hardware(accelerator_named(name), int(count)))
+        config_of("qwen3-8b", Hardware(accelerator_named(name), int(count)))
 
 
 def test_a_model_of_any_size_is_refused_where_nothing_listed_fits() -> None:
-    with refused(ConfigError, field="evaluation", reason="TOO_LARGE", limit="71.1 GiB"):
-        config_of("llama-3.1-70b", H100S)
+    with refused(ConfigError, field="evaluation", reason="TOO_LARGE", limit="19.8 GiB"):
+        config_of("llama-3.1-70b", L4)
+
+
+def test_vllm_samples_if_the_model_is_too_large_for_a_gpu() -> None:
+    """It gets the memory that training leaves, and the comparison of versions several GPUs."""
+    derived = derive(plan(H100S), shape("llama-3.1-70b"))
+    ppo, evaluation = derived.config.ppo, derived.config.evaluation
+    assert ppo.rollout_server is not None and ppo.rollout_server.gpu_memory is not None
+    assert ppo.rollout_server.gpus == tuple(range(8))
+    assert ppo.importance_cap == 2.0
+    assert evaluation.devices == 3
+    (stage,) = (stage for stage in derived.planned.stages if stage.name == "ppo")
+    served = sum(part.bytes for part in stage.memory.parts if part.name is MemoryKind.SERVER)
+    card = H100S.accelerator
+    assert served / GIB == pytest.approx(ppo.rollout_server.gpu_memory * card.memory_gib)
+    window = ppo.max_prompt_tokens + ppo.max_response_tokens
+    assert served >= serving_bytes(shape("llama-3.1-70b"), window, 1, gpus=8)
+    assert stage.start_seconds > 75
+    assert "0.25 of the memory of each (--gpu-memory-utilization)" in derived.text()
+    # The chosen values are those of a run with the fields assigned.
+    words = ("ppo.rollout_server.gpus=0,1,2,3,4,5,6,7", "ppo.importance_cap=2")
+    assert config_of("llama-3.1-70b", H100S, *words).ppo == ppo
+    elsewhere = config_of("llama-3.1-70b", H100S, "ppo.rollout_server.python=/opt/vllm/bin/python")
+    assert elsewhere.ppo.rollout_server is not None
+    assert elsewhere.ppo.rollout_server.gpus == ppo.rollout_server.gpus
+    # Without a server every worker would need the whole model.
+    assert derive(plan(H100S), shape("qwen3-8b")).config.ppo.rollout_server is None
+
+
+def test_a_server_on_the_only_gpu_is_planned_or_refused() -> None:
+    """A model of 0.6B leaves room for a server beside its training, one of 4B does not."""
+    server = "ppo.rollout_server.engine=vllm"
+    ppo = config_of("qwen3-0.6b", L4, server).ppo
+    assert ppo.rollout_server is not None and ppo.rollout_server.gpu_memory is not None
+    with refused(ConfigError, field="ppo", reason="TOO_LARGE") as caught:
+        config_of("qwen3-4b", L4, server)
+    assert "rollout server" in str(caught.value)
+    with refused(ConfigError, field="ppo.rollout_server.gpu_memory", reason="TOO_LARGE"):
+        config_of("qwen3-0.6b", L4, "ppo.rollout_server.gpu_memory=0.05")
+    # With a GPU of its own it takes nothing from training.
+    own = replace(L4, count=1)
+    assert config_of("qwen3-4b", own, "ppo.rollout_server.gpus=1").ppo.rollout_server is not None
+
+
+def test_a_planned_server_needs_vllm_before_training_starts() -> None:
+    with refused(ConfigError, field="ppo.rollout_server.python", reason="MISSING"):
+        require_vllm(RolloutServer())
+    require_vllm(RolloutServer(python=Path("/opt/vllm/bin/python")))
+    require_vllm(RolloutServer(address="http://127.0.0.1:8000"))
+    require_vllm(None)
 
 
 def test_time_reduces_the_updates_down_to_those_that_were_measured() -> None:

@@ -14,6 +14,8 @@ from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, re
 from training.stages.sft import SftConfig
 
 H100, FEWER = ACCELERATORS["h100"], {64: 8, 8: 1}
+# Another layout fits eight GPUs since logits are computed in chunks, at a quarter of the batch.
+FIT_FEWER = {"gemma-3-27b-sft"}
 
 
 @pytest.fixture(params=list(RECIPES))
@@ -46,7 +48,8 @@ def test_a_recipe_is_refused_on_fewer_gpus_or_smaller_ones(recipe: OpenRecipe) -
     (stage,) = (
         stage for stage in recipe.stages if stage.name == caught.value.field.partition(".")[0]
     )
-    assert not list(fitting_layouts(stage, shape(recipe.shape), fewer, accelerator))
+    found = list(fitting_layouts(stage, shape(recipe.shape), fewer, accelerator))
+    assert bool(found) == (recipe.name in FIT_FEWER)
 
 
 def test_stages_continue_from_the_previous_and_write_separately(recipe: OpenRecipe) -> None:

@@ -7,6 +7,7 @@ figures.json, waits.json and machine.json.
 import json
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from training.data.chat import Message
 from training.decoding.beam import BeamConfig, beam_search
 from training.errors import ConfigError
 from training.evaluation.answers import ChatModel, Sampling, score
+from training.model.placement import spread
 from training.model.reward import load_reward_model
 from training.runtime.context import Machine, Progress, RunContext
-from training.runtime.machine import configure_device, peak_memory_bytes, use_device
+from training.runtime.machine import configure_device, peak_memory_bytes, to_device, use_device
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import pretrain
@@ -90,11 +92,17 @@ def asked(directory: Path, device: str) -> dict[str, Any]:
     use_device(device)
     speaker = ChatModel(directory / "first")
     prompts = [[Message("user", text)] for text in ("good tree", "bird")]
-    said = speaker.answer(prompts, Sampling(samples_per_prompt=2, max_response_tokens=5))
+    sampling = Sampling(samples_per_prompt=2, max_response_tokens=5)
+    said = speaker.answer(prompts, sampling)
+    devices = [torch.get_default_device(), torch.device("cpu")]
+    divided = ChatModel(directory / "first", partial(spread, devices=devices))
+    assert {p.device.type for p in divided.backbone.decoder.parameters()} == {device, "cpu"}
     reward = load_reward_model(directory / "reward-adapter", directory / "first")
+    to_device(reward.scalar.backbone.decoder)
     best = beam_search(speaker.backbone, [[3, 4, 5], [6]], BeamConfig(2), 4, speaker.chat.stop_ids)
     return {
         "answers": [asdict(answer) for answer in said],
+        "answers of two devices": [asdict(one) for one in divided.answer(prompts, sampling)],
         "bits": speaker.bits(["good tree", "river stone"], 16),
         "scores": score(reward, speaker.chat, [(prompts[0], "bird"), (prompts[1], "tree")], 32),
         "beams": [[asdict(beam) for beam in beams] for beams in best],

@@ -31,6 +31,7 @@ from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.gradients import NonFiniteError
 from training.optim.optimizers import OptimizerConfig
+from training.parallelism import layout
 from training.rl.advantages import KlConfig
 from training.rl.networks import open_critic, open_networks
 from training.runtime.context import Lineage, Machine, RunContext
@@ -198,6 +199,27 @@ def test_with_lora_networks_share_a_decoder_and_train_adapters(
     assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
     adapted = all("adapters.policy" in name for name, _ in networks.policy.named_parameters())
     assert adapted == (config.lora is not None)
+
+
+@pytest.mark.parametrize(
+    "trained", [pytest.param("full", marks=pytest.mark.long), "lora"], indirect=True
+)
+def test_frozen_matrices_in_bfloat16_train_and_sample_as_before(
+    config: PpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator that computes in bfloat16; the first update has no rounding of steps."""
+    config = replace(config, updates=1, machine=replace(config.machine, dtype="bfloat16"))
+    found = []
+    for stored_narrow in (False, True):
+        monkeypatch.setattr(layout, "stores_narrow", lambda autocast, is_so=stored_narrow: is_so)
+        directory, progress = tmp_path / str(stored_narrow), ProgressList()
+        run(replace(config, output_directory=directory / "out"), directory / "runs", progress)
+        found.append(progress.steps[0].metrics)
+    wide, narrow = found
+    assert narrow["sampler_mismatch"] < 0.05
+    # With adapters the sampler has the trainer's type, so it is nearer to the trainer.
+    assert config.lora is None or narrow["sampler_mismatch"] < wide["sampler_mismatch"]
+    assert narrow["response_tokens"] == pytest.approx(wide["response_tokens"], rel=0.2)
 
 
 @pytest.mark.parametrize("trained", ["full"], indirect=True)

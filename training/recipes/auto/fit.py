@@ -15,7 +15,7 @@ from training.errors import ConfigError, details_of
 from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig
 from training.parallelism.layout import Parallelism
-from training.planning.accelerators import GIB, MIB
+from training.planning.accelerators import GIB, MIB, NODE_GPUS
 from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
 from training.planning.plan import (
@@ -26,13 +26,17 @@ from training.planning.plan import (
     estimate_evaluation,
     estimate_stage,
 )
+from training.planning.serving import with_spare_memory
 from training.planning.work import DataSize
+from training.recipes.auto.values import SERVER
 from training.recipes.custom.assignments import assigned, fields_named
 from training.recipes.custom.recipe_file import FIXED, of_stage
 from training.recipes.recipe import LoopConfig, Plan
+from training.serving.rollout_server import RolloutServer, ServerEngine
 
 FEWEST_ROLLOUTS = 640  # of a run: nano, whose ten updates of 64 prompts were enough
 FEWEST_PROMPTS = 8  # of an update
+IMPORTANCE_CAP = 2.0  # truncated importance weights for rollouts of a server in bf16
 FIXED_STAGES = {"sft": "rows", "reward_model": "pairs", "judge": "pairs"}
 
 
@@ -70,9 +74,18 @@ class _Choice:
 
 
 def fit(
-    config: LoopConfig, plan: Plan, model: ModelConfig, data: CollectedData, hardware: Hardware
+    config: LoopConfig,
+    plan: Plan,
+    model: ModelConfig,
+    data: CollectedData,
+    hardware: Hardware,
+    served: bool = False,
 ) -> Fitted | Refusal:
-    """Return the configuration with layouts and batches, or the reason why it does not fit."""
+    """Return the configuration with layouts and batches, or the reason why it does not fit.
+
+    Args:
+        served: vLLM may sample for PPO.
+    """
     sizes = data_sizes(config, data)
     # First, because a model too large for one GPU there fits no number of GPUs.
     evaluated = _evaluation(config, sizes.pop("evaluation"), plan, model, hardware)
@@ -83,8 +96,12 @@ def fit(
     for name, size in sizes.items():
         stage = PlannedStage(name, getattr(config, name), size)
         found = _fastest(stage, _batches(stage, hardware), plan.assignments, model, hardware)
+        if isinstance(found, Refusal) and name == "ppo" and served:
+            found = _served(stage, found, plan, model, hardware)
         if isinstance(found, Refusal):
             return found
+        if name == "ppo":
+            found = _with_server_memory(found, model, hardware)
         changed[name] = found.stage.config
         plans.append(found.plan)
     whole = RecipePlan(config.name, hardware.accelerator, hardware.count, (*plans, evaluated[1]))
@@ -101,17 +118,65 @@ def fit(
 def _evaluation(
     config: LoopConfig, size: DataSize, plan: Plan, model: ModelConfig, hardware: Hardware
 ) -> tuple[EvaluationConfig, StagePlan] | Refusal:
-    """Return the evaluation with the largest batch of prompts that fits."""
+    """Return the evaluation with the largest batch of prompts that fits, on the fewest devices.
+
+    The process of the loop sees the accelerators of one machine.
+    """
     evaluation, usable = config.evaluation, hardware.accelerator.usable_bytes
-    most = evaluation.sampling.batch_prompts
-    is_assigned = "evaluation.sampling.batch_prompts" in fields_named(plan.assignments)
-    for prompts in (most,) if is_assigned else _halved(most, 1):
-        sampling = replace(evaluation.sampling, batch_prompts=prompts)
-        evaluation = replace(evaluation, sampling=sampling)
-        planned = estimate_evaluation(evaluation, size, model, hardware.accelerator)
-        if planned.memory.bytes <= usable:
-            return evaluation, planned
+    most, named = evaluation.sampling.batch_prompts, fields_named(plan.assignments)
+    batches = (most,) if "evaluation.sampling.batch_prompts" in named else (*_halved(most, 1),)
+    alone = hardware.accelerator.is_cpu or "evaluation.devices" in named
+    counts = (evaluation.devices,) if alone else range(1, min(hardware.count, NODE_GPUS) + 1)
+    for devices in counts:
+        for prompts in batches:
+            sampling = replace(evaluation.sampling, batch_prompts=prompts)
+            evaluation = replace(evaluation, sampling=sampling, devices=devices)
+            planned = estimate_evaluation(evaluation, size, model, hardware.accelerator)
+            if planned.memory.bytes <= usable:
+                return evaluation, planned
     return _too_large(planned, "one", hardware)
+
+
+def _served(
+    stage: PlannedStage, refusal: Refusal, plan: Plan, model: ModelConfig, hardware: Hardware
+) -> _Choice | Refusal:
+    """Return PPO with rollouts by vLLM on the fewest GPUs that divide the model, or the refusal.
+
+    Sampling by the workers themselves needs the whole model on each of them.
+    """
+    ppo: Any = stage.config
+    named = fields_named(plan.assignments)
+    server = ppo.rollout_server or RolloutServer()
+    is_started = server.engine is ServerEngine.VLLM and server.address is None
+    if hardware.accelerator.is_cpu or ppo.vocabulary_rows is not None or not is_started:
+        return refusal
+    if f"{SERVER}.gpus" in named:
+        return refusal
+    for count in (count for count in TENSORS if count <= hardware.count):
+        server = replace(server, gpus=tuple(range(count)))
+        cap = ppo.importance_cap or IMPORTANCE_CAP
+        served = replace(stage, config=replace(ppo, rollout_server=server, importance_cap=cap))
+        with suppress(ConfigError):
+            found = _fastest(served, _batches(served, hardware), plan.assignments, model, hardware)
+            if isinstance(found, _Choice):
+                return found
+    return refusal
+
+
+def _with_server_memory(choice: _Choice, model: ModelConfig, hardware: Hardware) -> _Choice:
+    """Give a started vLLM the memory of its GPUs that training leaves, unless it is assigned."""
+    ppo: Any = choice.stage.config
+    server, sampled = ppo.rollout_server, choice.plan.work.sampled
+    if server is None or server.gpu_memory is not None or sampled is None:
+        return choice
+    if sampled.server is None or not sampled.server.shared_bytes:
+        return choice
+    accelerator = hardware.accelerator
+    spare = accelerator.usable_bytes - choice.plan.memory.bytes + sampled.server.shared_bytes
+    window = ppo.max_prompt_tokens + ppo.max_response_tokens
+    server = with_spare_memory(server, model, window, spare, accelerator)
+    stage = replace(choice.stage, config=replace(ppo, rollout_server=server))
+    return _Choice(stage, estimate_stage(stage, model, min(hardware.sizes), accelerator))
 
 
 def data_sizes(config: LoopConfig, data: CollectedData) -> dict[str, DataSize]:
@@ -286,7 +351,7 @@ def _order(choice: _Choice) -> tuple[float, bool, int]:
 
 def _too_large(least: StagePlan, which: str, hardware: Hardware) -> Refusal:
     memory, usable = least.memory, max(1.0, hardware.accelerator.usable_bytes)
-    alone = ", because one process samples answers in fp32" if which == "one" else ""
+    alone = ", because one process samples answers" if which == "one" else ""
     return Refusal(
         f"{least.name} needs at least {_size(memory.bytes)} of {which} of {hardware}, of which "
         f"{_size(usable)} are usable{alone}, with {least.layout}, in: {memory.name}; the largest "

@@ -68,9 +68,24 @@ class Derived:
                 f"{ppo.critic_optimizer.learning_rate:g}; KL {ppo.kl.initial:g}; "
                 f"{ppo.updates} updates of {ppo.prompts_per_update} prompts in steps of "
                 f"{ppo.minibatch_rows} answers",
+                *_divided_lines(self.config),
                 "",
                 text(self.planned),
             )
+        )
+
+
+def _divided_lines(config: LoopConfig) -> Iterator[str]:
+    """Yield the parts of a run that use several GPUs in another way than the stages."""
+    server, devices = config.ppo.rollout_server, config.evaluation.devices
+    if devices > 1:
+        yield f"the comparison of versions divides the layers of a model among {devices} GPUs"
+    if server is not None and server.gpu_memory is not None:
+        python = server.python or "the trainer's environment"
+        yield (
+            f"rollouts by vLLM in {server.dtype.value} on {max(1, len(server.gpus))} GPU(s) shared "
+            f"with training, {server.gpu_memory:g} of the memory of each (--gpu-memory-utilization)"
+            f"; vLLM must be installed in {python} (ppo.rollout_server.python)"
         )
 
 
@@ -107,18 +122,23 @@ def first_fit(
 ) -> Derived | Refusal:
     """Return the first mode that fits, or the refusal of the mode that lacks least.
 
+    vLLM samples for PPO only if no mode fits without it, because it must be installed.
+
     Raises:
         ConfigError: an assigned field is invalid.
     """
-    refusals, hardware = [], used_hardware(model, hardware)
-    for mode in training_modes(plan, model, data, hardware):
-        config = set_loop_fields(
-            loop_config(plan, derived_values(plan, model, data, hardware, mode)), plan.assignments
-        )
-        found = fit(config, plan, model, data, hardware)
-        if isinstance(found, Fitted):
-            return Derived(found.config, found.planned, mode, data, hardware)
-        refusals.append(replace(found, text=f"{mode}: {found.text}"))
+    refusals: list[Refusal] = []
+    hardware = used_hardware(model, hardware)
+    for served in (False, True):
+        if served and all(refusal.field != "ppo" for refusal in refusals):
+            break
+        for mode in training_modes(plan, model, data, hardware):
+            values = derived_values(plan, model, data, hardware, mode)
+            config = set_loop_fields(loop_config(plan, values), plan.assignments)
+            found = fit(config, plan, model, data, hardware, served)
+            if isinstance(found, Fitted):
+                return Derived(found.config, found.planned, mode, data, hardware)
+            refusals.append(replace(found, text=f"{mode}: {found.text}"))
     return min(refusals, key=lambda refusal: (not refusal.fits_memory, refusal.lacking))
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from training.artifacts.registry import Registry, RegistryError
 from training.data.feedback.sets import TrainingSets
+from training.errors import ConfigError
 from training.planning.collected import collected_from, measure_data
 from training.planning.hardware import hardware_from
 from training.recipes.auto.recipe import plan_text
 from training.recipes.names import AUTO
 from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.serving.rollout_server import RolloutServer, ServerEngine
+from training.serving.vllm_command import default_python
 
 
 def base_version(registry: Registry, name: str) -> str:
@@ -55,6 +60,25 @@ def recorded_plan(plan: Plan, file: Path) -> Plan:
     )
 
 
+def require_vllm(server: RolloutServer | None) -> None:
+    """Check before training that the environment of the trainer has vLLM if it is to start it.
+
+    Raises:
+        ConfigError: vLLM is missing, and no interpreter of another environment is given.
+    """
+    if server is None or server.engine is not ServerEngine.VLLM or server.address is not None:
+        return
+    python = server.python or default_python()
+    if python == Path(sys.executable) and find_spec("vllm") is None:
+        raise ConfigError(
+            "ppo.rollout_server.python: vLLM samples for PPO, and the trainer's environment does "
+            "not have it; name an interpreter that does (docs/training.md, rollouts by a model "
+            "server)",
+            field="ppo.rollout_server.python",
+            reason="MISSING",
+        )
+
+
 def with_data(
     config: LoopConfig, recipe: Recipe, sets: TrainingSets, say: Callable[[str], None]
 ) -> LoopConfig:
@@ -70,6 +94,7 @@ def with_data(
         return config
     if plan.data is None:
         config = recipe(replace(plan, data=measure_data(sets, plan.incumbent_directory)))
+    require_vllm(config.ppo.rollout_server)
     for line in plan_text(config).splitlines():
         say(line)
     return config

@@ -47,7 +47,7 @@ TOKENS_PER_ADAPTER_WEIGHT = 2
 TRIMMED_ROWS = 32_768
 SPARE_ROWS = 1.25  # for control tokens, and for words that the policy may learn to say
 LIMITS = ("ppo.max_prompt_tokens=", "ppo.max_response_tokens=")
-ADAPTER = "ppo.lora"
+ADAPTER, SERVER = "ppo.lora", "ppo.rollout_server"
 TOKEN_STEP, FEWEST_TOKENS = 64, 64
 # Optimizer steps of a pass over the data in nano and small, and their range of batches; published
 # recipes have up to 64 (Llama 2) and 128 (Tulu 3) for hundreds of thousands of examples.
@@ -105,7 +105,8 @@ def training_modes(
     full, adapters = [TrainingMode(None)], [TrainingMode(lora)]
     needed = data.distinct_ids * SPARE_ROWS
     rows = max(TRIMMED_ROWS, 1 << math.ceil(math.log2(max(1.0, needed))))
-    if rows < model.vocab_size:
+    is_served = any(text.startswith(SERVER) for text in plan.assignments)
+    if rows < model.vocab_size and not is_served:  # a server's softmax covers all rows
         trimmed = TrainingMode(lora, rows)
         # On a CPU the head takes most of the time; on a GPU only its memory matters.
         adapters = [trimmed, *adapters] if hardware.accelerator.is_cpu else [*adapters, trimmed]

@@ -147,6 +147,8 @@ class PolicyServer:
             window_tokens=self._window_tokens,
             concurrency=config.concurrency,
             kv_gigabytes=config.kv_gigabytes,
+            gpus=config.gpus,
+            gpu_memory=config.gpu_memory,
             lora_rank=None if lora is None else lora.rank,
             arguments=config.arguments,
         )

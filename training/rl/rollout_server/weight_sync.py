@@ -106,12 +106,13 @@ class FixedTokens:
 
     @torch.no_grad()
     def trainer_log_probs(self, policy: Backbone, ranks: Ranks) -> Tensor:
-        """Return the trainer's log-probs of the tokens in fp32, [N], on the CPU.
+        """Return the trainer's log-probs of the tokens, [N], on the CPU.
 
-        Every worker must call this; only the first one has a result.
+        Every worker must call this; only the first one has a result. It is computed in fp32, unless
+        the policy's matrices are stored in bfloat16. Then all workers compute it from shards.
         """
-        with gathered(policy.decoder):
-            if ranks.rank > 0:
+        with gathered(policy.decoder, in_step=True):
+            if ranks.rank > 0 and not policy.decoder.stored_narrow:
                 return torch.empty(0, device="cpu")
             found = []
             for ids, positions in zip(self.prompts, self.positions, strict=True):
@@ -120,7 +121,8 @@ class FixedTokens:
                 hidden_ND = policy.hidden(ids_1T)[0, at - 1]
                 logits_NV = policy.decoder.logits(hidden_ND)
                 found.append(token_log_probs(logits_NV, ids_1T[0, at]).cpu())
-            return torch.cat(found) if found else torch.empty(0, device="cpu")
+            here = torch.cat(found) if found else torch.empty(0, device="cpu")
+            return here if ranks.rank == 0 else here[:0]
 
 
 class WeightSync:

@@ -1,6 +1,7 @@
 """Comparison of served log-probs with those of the trainer."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,24 @@ def test_fixed_tokens_are_spread_over_the_longest_prompts() -> None:
     assert [len(context) for context in fixed.contexts[:2]] == [7, 14]
     assert FixedTokens.of([[1], [2]]).tokens == []
     assert FixedTokens.of([[1, 2]]).contexts == [(1,)]
+
+
+def test_shards_in_bfloat16_are_compared_without_the_whole_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker of a large model has no room for all shards, so all workers compute in step."""
+    policy = toy_networks().policy
+    fixed = FixedTokens.of([[2, 3, 4, 5], [6, 7]])
+    wide_N = fixed.trainer_log_probs(policy, ALONE)
+    policy.decoder.requires_grad_(False).narrow_frozen()
+    forwards: list[object] = []
+    policy.decoder.register_forward_hook(lambda *_: forwards.append(_))
+    narrow_N = fixed.trainer_log_probs(policy, ALONE)
+    torch.testing.assert_close(narrow_N, wide_N, atol=0.05, rtol=0)
+    assert not torch.equal(narrow_N, wide_N)
+    other = fixed.trainer_log_probs(policy, replace(ALONE, rank=1))
+    assert len(forwards) == 2 * len(fixed.prompts)
+    assert other.shape == (0,)
 
 
 def test_trainer_log_probs_are_those_of_the_tokens_after_their_contexts() -> None:
