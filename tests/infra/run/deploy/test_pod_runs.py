@@ -1,0 +1,69 @@
+"""Runs in one pod: Ray inside the pod of a Job, or one process without Ray.
+
+The packages of the training image come from a volume; its own are tried by test_training_image.py.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.run.deploy.training import RayMode, chart_values
+from tests.infra.run.deploy.clusters import deployed_cluster
+from tests.infra.run.deploy.deployed import until
+from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
+from tests.infra.run.deploy.raters import fill_bucket, keys
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.ray,
+    pytest.mark.long,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+]
+STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
+LIST = """
+import os
+from minio import Minio
+names = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "BUCKET")
+endpoint, access, secret, bucket = (os.environ["TW_FEEDBACK_S3_" + name] for name in names)
+for item in Minio(endpoint, access, secret, secure=False).list_objects(
+    bucket, "checkpoints/", recursive=True
+):
+    print(item.object_name)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRuns]:
+    state = tmp_path_factory.mktemp("pods") / "cluster"
+    words = ("--training", "job")
+    with deployed_cluster(state, "runs are not tried in one pod", *words, seconds=1800) as found:
+        yield LoopRuns(found)
+
+
+@pytest.mark.parametrize("mode", [RayMode.JOB, RayMode.LOCAL])
+def test_killed_run_continues_from_checkpoints_in_the_bucket(runs: LoopRuns, mode: RayMode) -> None:
+    deployed, name = runs.deployed, f"turn-{mode}"
+    repository, tag = deployed.image("training").rsplit(":", 1)
+    images = {"images": {"training": {"repository": repository, "tag": tag}}}
+    # Without users: a canary ends by its time.
+    canary = {"training": {"canary": {"seconds": 30, "users": 1, "steps": ""}}}
+    deployed.install(chart_values(mode), images, canary)
+    fill_bucket(deployed, keys(deployed))
+    before = checkpoints(runs)
+    runs.start_run(name)
+    until("it trains", lambda: runs.status().get("step") in TRAINING, TURN_SECONDS)
+    until("a checkpoint is in the bucket", lambda: bool(checkpoints(runs) - before), STEP_SECONDS)
+    (pod,) = runs.pods_of(name)
+    deployed.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    assert runs.wait_ended(name, TURN_SECONDS) == "Complete", runs.log(name)
+    status = runs.status()
+    details = {step["name"]: step["detail"] for step in status["steps"]}
+    assert "resumed with" in details["snapshot"], status
+    states = {step["name"]: step["state"] for step in status["steps"]}
+    assert [states[step] for step in TRAINING] == ["done"] * len(TRAINING), status
+
+
+def checkpoints(runs: LoopRuns) -> set[str]:
+    """Return the names of the objects of all checkpoints."""
+    return set(runs.deployed.python("feedback", "-c", LIST).split())
