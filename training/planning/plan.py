@@ -213,7 +213,9 @@ def estimate_stage(
     work = replace(work, stored_narrow=work.narrow and not accelerator.is_cpu)
     if isinstance(config, PolicyConfig) and work.sampled is not None:
         window = config.max_prompt_tokens + config.max_response_tokens
-        server = rollout_server(config.rollout_server, shape, window, gpus, accelerator)
+        server = rollout_server(
+            config.rollout_server, shape, window, gpus, accelerator, config.lora
+        )
         work = replace(work, sampled=replace(work.sampled, server=server))
     return StagePlan(
         stage.name, layout, work, peak(work, layout), time_of(work, layout, accelerator)

@@ -17,6 +17,7 @@ from training.model.lora import LoraConfig
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.step import Server, adapter_size, sizes_of
 from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine
+from training.serving.vllm import LORA_RANKS
 
 # An assumption for activations of a prefill, CUDA graphs and fragmentation.
 OVERHEAD_GIB = 1.5
@@ -53,14 +54,25 @@ class ServingPlan:
 
 
 def serving_bytes(
-    model: ModelConfig, context_tokens: int, contexts: int, gpus: int, weight_bits: int = 16
+    model: ModelConfig,
+    context_tokens: int,
+    contexts: int,
+    gpus: int,
+    weight_bits: int = 16,
+    lora: LoraConfig | None = None,
 ) -> float:
     """Return the memory of one GPU of a server with room for so many whole contexts.
+
+    Args:
+        lora: adapter of the policy; two versions of it have room, of a rank that vLLM has.
 
     Raises:
         ConfigError: the heads cannot be divided by the GPUs.
     """
     weights, token = _weights_and_token(model, context_tokens, gpus, weight_bits)
+    if lora is not None:
+        rank = next((rank for rank in LORA_RANKS if rank >= lora.rank), lora.rank)
+        weights += 2 * adapter_size(model, LoraConfig(rank)) * weight_bits / 8
     return weights + OVERHEAD_GIB * GIB + token * context_tokens * contexts
 
 
@@ -70,6 +82,7 @@ def rollout_server(
     window_tokens: int,
     workers: int,
     accelerator: Accelerator,
+    lora: LoraConfig | None = None,
 ) -> Server | None:
     """Return the vLLM that a run starts; None without one, or if it has no GPU.
 
@@ -84,7 +97,7 @@ def rollout_server(
         return None
     gpus, bits = max(1, len(config.gpus)), 8 * TYPE_BYTES[config.dtype]
     is_shared = config.shared_gpus(workers) > 0
-    least = serving_bytes(model, window_tokens, 1, gpus, bits)
+    least = serving_bytes(model, window_tokens, 1, gpus, bits, lora)
     given = config.gpu_memory
     if given is None:
         given = least / GIB / accelerator.memory_gib if is_shared else DEFAULT_GPU_MEMORY
@@ -114,6 +127,7 @@ def with_spare_memory(
     window_tokens: int,
     spare_bytes: float,
     accelerator: Accelerator,
+    lora: LoraConfig | None = None,
 ) -> RolloutServer:
     """Return the server with the share of its GPUs that training leaves.
 
@@ -123,7 +137,7 @@ def with_spare_memory(
         spare_bytes: usable memory of a GPU without that of training.
     """
     gpus, bits = max(1, len(config.gpus)), 8 * TYPE_BYTES[config.dtype]
-    wanted = serving_bytes(model, window_tokens, config.concurrency, gpus, bits)
+    wanted = serving_bytes(model, window_tokens, config.concurrency, gpus, bits, lora)
     share = min(spare_bytes, wanted) / GIB / accelerator.memory_gib
     return replace(config, gpu_memory=math.floor(1000 * share) / 1000)
 

@@ -1,14 +1,17 @@
 """Health stage: its measurements decide about the start of PPO, and one rank measures for all."""
 
+import pickle
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from tests.training.evaluation.health_workers import CONFIG
 from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.stages.rows import pair_rows
 from tests.training.toys import ProgressList, toy_model, write_lines
+from tests.training.workers import run_workers
 from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health
 from training.evaluation.answers import WIDE
@@ -115,7 +118,9 @@ def test_only_answers_of_the_incumbent_are_measured(tmp_path: Path) -> None:
     assert measure_served(incumbent, unlike, WIDE, nullcontext) == ServingMismatch(1, 1, None)
 
 
-def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None:
+@pytest.fixture
+def trained(tmp_path: Path) -> HealthConfig:
+    """Return the config of a health stage whose models exist."""
     first, served = toy_model(tmp_path / "first"), sharp_model(tmp_path / "toy-0")
     pairs = write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0))
     learned = RewardModelConfig(
@@ -130,7 +135,7 @@ def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None
         learned, RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList())
     )
     whole = config_of(tmp_path)
-    config = replace(
+    return replace(
         whole,
         evaluation=replace(
             whole.evaluation,
@@ -143,6 +148,12 @@ def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None
             thumbs=write_lines(tmp_path / "thumbs.jsonl", served_rows(served, 2)),
         ),
     )
+
+
+def test_one_rank_measures_both_models_on_held_out_pairs(
+    trained: HealthConfig, tmp_path: Path
+) -> None:
+    config = trained
     checkpoints = DirectoryCheckpoints(tmp_path / "health-run")
     with pytest.raises(ManifestError):
         health.run(config, RunContext(checkpoints, ProgressList(), Ranks(rank=1)))
@@ -155,6 +166,23 @@ def test_one_rank_measures_both_models_on_held_out_pairs(tmp_path: Path) -> None
     assert found.served is not None
     assert (found.served.answers, found.served.unfit) == (2, 0)
     assert "nats per token" in found.text()
+
+
+@pytest.mark.long
+def test_a_model_for_several_devices_is_measured_on_shards(
+    trained: HealthConfig, tmp_path: Path
+) -> None:
+    alone = DirectoryCheckpoints(tmp_path / "health-run")
+    health.run(trained, RunContext(alone, ProgressList()))
+    whole = health.read_health(trained.output_directory)
+    divided = replace(trained.evaluation, devices=2, health_directory=tmp_path / "divided-health")
+    config = replace(trained, evaluation=divided)
+    (tmp_path / CONFIG).write_bytes(pickle.dumps(config))
+    run_workers("tests.training.evaluation.health_workers:measure", 2, tmp_path)
+    found = health.read_health(config.output_directory)
+    assert (found.reward_model, found.judge) == (whole.reward_model, whole.judge)
+    assert found.served is not None and whole.served is not None
+    assert found.served.mismatch == pytest.approx(whole.served.mismatch, abs=1e-5)
 
 
 def test_reward_model_must_be_better_than_chance() -> None:

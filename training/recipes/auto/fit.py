@@ -174,7 +174,7 @@ def _with_server_memory(choice: _Choice, model: ModelConfig, hardware: Hardware)
     accelerator = hardware.accelerator
     spare = accelerator.usable_bytes - choice.plan.memory.bytes + sampled.server.shared_bytes
     window = ppo.max_prompt_tokens + ppo.max_response_tokens
-    server = with_spare_memory(server, model, window, spare, accelerator)
+    server = with_spare_memory(server, model, window, spare, accelerator, ppo.lora)
     stage = replace(choice.stage, config=replace(ppo, rollout_server=server))
     return _Choice(stage, estimate_stage(stage, model, min(hardware.sizes), accelerator))
 
@@ -246,7 +246,7 @@ def _batches(stage: PlannedStage, hardware: Hardware) -> list[Mapping[str, int]]
     multiple, rollouts = hardware.row_multiple, config.updates * config.prompts_per_update
     # An operator may assign fewer.
     fewest = min(max(FEWEST_PROMPTS, multiple), config.prompts_per_update)
-    batches = [
+    batches: list[Mapping[str, int]] = [
         {
             "prompts_per_update": prompts,
             "minibatch_rows": rows,

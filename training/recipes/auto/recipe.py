@@ -29,6 +29,7 @@ from training.recipes.auto.values import (
 from training.recipes.custom.loop_fields import set_loop_fields
 from training.recipes.loop_config import loop_config
 from training.recipes.recipe import LoopConfig, Plan
+from training.serving.vllm_command import default_python
 
 SHORTER = (2, 4, 8)  # divisors of the token limits in advice
 MOST_GPUS = 64
@@ -81,11 +82,11 @@ def _divided_lines(config: LoopConfig) -> Iterator[str]:
     if devices > 1:
         yield f"the comparison of versions divides the layers of a model among {devices} GPUs"
     if server is not None and server.gpu_memory is not None:
-        python = server.python or "the trainer's environment"
+        python = server.python or default_python()
         yield (
             f"rollouts by vLLM in {server.dtype.value} on {max(1, len(server.gpus))} GPU(s) shared "
             f"with training, {server.gpu_memory:g} of the memory of each (--gpu-memory-utilization)"
-            f"; vLLM must be installed in {python} (ppo.rollout_server.python)"
+            f"; by {python}, whose environment must have vLLM (ppo.rollout_server.python)"
         )
 
 
