@@ -26,6 +26,7 @@ from training.evaluation.answers import SampledAnswer
 from training.evaluation.gate import GateConfig, Result
 from training.evaluation.task_rows import check_scores
 from training.loop_run import NotEnoughFeedbackError
+from training.model.placement import Place
 from training.probes.items import Kind
 from training.probes.measurement import measure
 from training.probes.measurement import write_scores as write_probes
@@ -45,7 +46,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
 
     class Model:
-        def __init__(self, directory: Path) -> None:
+        def __init__(self, directory: Path, place: Place) -> None:
             seen.append(directory)
 
         def answer_greedily(self, asked: Sequence[object], max_tokens: int) -> list[SampledAnswer]:
