@@ -92,6 +92,7 @@ AGAINST_DATATROVE = tuple(
 LIFE = "tests/journeys/test_life.py"
 VLLM = "tests/services/generator/test_vllm.py"
 VLLM_SYSTEM = "tests/journeys/test_vllm.py"
+VLLM_ADAPTERS = "tests/services/generator/test_vllm_adapters.py"
 VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
 WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
 SLICES: dict[str, Slice] = {
@@ -132,6 +133,7 @@ SLICES: dict[str, Slice] = {
             f"--ignore={LIFE}",
             f"--ignore={VLLM}",
             f"--ignore={VLLM_SYSTEM}",
+            f"--ignore={VLLM_ADAPTERS}",
             "tests/journeys",
             "tests/services",
             "tests/infra",
@@ -139,9 +141,9 @@ SLICES: dict[str, Slice] = {
         ),
     ),
     "vllm": Slice(
-        "vLLM's CPU build behind the generator, in a whole system, and as rollout server of PPO",
+        "vLLM's CPU build behind the generator, with adapters, in a whole system, and in PPO",
         modules=(("infra.machine.servers", "install", "vllm"),),
-        pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_SYSTEM, *WITH_VLLM),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_ADAPTERS, VLLM_SYSTEM, *WITH_VLLM),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",
