@@ -82,6 +82,10 @@ class LowRank:
         a, b = root[:, None] * (vh[:rank] @ q_a.T), (q_b @ u[:, :rank]) * root
         return LowRank(a.float(), b.float()), float(s[rank:].square().sum())
 
+    def scaled(self, factor: float) -> LowRank:
+        """Return the update times a factor."""
+        return LowRank(self.a, self.b * factor)
+
     def padded(self, rank: int) -> LowRank:
         """Return the same update with this rank; rows of zeros are added."""
         more = rank - self.rank
@@ -136,18 +140,9 @@ def _write(
             reason="TOO_SMALL",
             limit=f"{MAX_RELATIVE_ERROR:g}",
         )
-    rank = max(update.rank for update, _ in reduced.values())
-    weights: dict[str, Tensor] = {}
-    for name, (update, _) in reduced.items():
-        padded = update.padded(rank)
-        weights |= {
-            f"{name}{ADAPTERS}base.lora_A": padded.a,
-            f"{name}{ADAPTERS}base.lora_B": padded.b,
-        }
-    targets = tuple(sorted({name.rsplit(".", 1)[-1] for name in reduced}))
-    # alpha / r is 1, as scales are part of B.
-    config = LoraConfig(rank, float(rank), targets)
-    save_adapter_weights(weights, config, output_directory, parent=base)
+    rank = write_updates(
+        {name: update for name, (update, _) in reduced.items()}, output_directory, base
+    )
     if not settings:
         record_base(output_directory, model_directory)
     written = {**read_object(output_directory / ADAPTER_CONFIG), ERROR_NORM: error}
@@ -155,6 +150,27 @@ def _write(
     text = json.dumps(written, indent=2, sort_keys=True)
     (output_directory / ADAPTER_CONFIG).write_text(text + "\n")
     return {"base": base, "rank": rank, "relative_error": error / norm if norm else 0.0}
+
+
+def write_updates(updates: Mapping[str, LowRank], directory: Path, parent: str) -> int:
+    """Write updates of projections as an adapter in PEFT's format; return its rank.
+
+    Args:
+        updates: updates by the names of their projections in the decoder.
+        parent: name of the base model.
+    """
+    rank = max(update.rank for update in updates.values())
+    weights: dict[str, Tensor] = {}
+    for name, update in updates.items():
+        padded = update.padded(rank)
+        weights |= {
+            f"{name}{ADAPTERS}base.lora_A": padded.a,
+            f"{name}{ADAPTERS}base.lora_B": padded.b,
+        }
+    targets = tuple(sorted({name.rsplit(".", 1)[-1] for name in updates}))
+    # alpha / r is 1, as scales are part of B.
+    save_adapter_weights(weights, LoraConfig(rank, float(rank), targets), directory, parent)
+    return rank
 
 
 def read_updates(directory: Path) -> dict[str, LowRank]:

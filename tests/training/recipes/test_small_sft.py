@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.artifacts.manifest import plain, verify_manifest
+from training.model.base_adapter import LowRank, read_updates, write_updates
 from training.model.lora import ADAPTER_WEIGHTS
 from training.recipes.small_sft.__main__ import COMMITTED
-from training.recipes.small_sft.adapter import MAX_BYTES, small_sft
+from training.recipes.small_sft.adapter import ADAPTER_RANK, MAX_BYTES, small_sft, write_mean
 from training.recipes.small_sft.contact import Kind, read_contact_questions
 from training.recipes.small_sft.dataset import (
     FIRST_CONTACT,
@@ -200,6 +202,7 @@ def test_questions_are_from_train_splits_and_self_contained(
     assert set(TASKS) == {"arc_easy"} or all("test" not in task for task in TASKS)
 
 
+PROJECTION = "model.layers.0.self_attn.q_proj"
 EVALUATED = "In which year did the old stone bridge over the river finally fall down?"
 
 
@@ -237,6 +240,25 @@ def test_rows_are_valid_for_sft_and_their_hash_is_returned(tmp_path: Path) -> No
     assert len(digest) == 64
 
 
+def test_mean_of_adapters_is_the_mean_of_their_updates(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shared_a = torch.randn(16, 24, generator=generator)
+    expected = torch.zeros(40, 24)
+    for run in "12":
+        moved = LowRank(
+            shared_a + 0.01 * torch.randn(16, 24, generator=generator),
+            torch.randn(40, 16, generator=generator),
+        )
+        write_updates({PROJECTION: moved}, tmp_path / run, "base")
+        expected += moved.b @ moved.a / 2
+    error = write_mean([tmp_path / "1", tmp_path / "2"], tmp_path / "mean", tmp_path / "base")
+    mean = read_updates(tmp_path / "mean")[PROJECTION]
+    assert 0 < error < 0.02
+    assert mean.rank == ADAPTER_RANK
+    difference = torch.linalg.norm(mean.b @ mean.a - expected) / torch.linalg.norm(expected)
+    assert difference < error + 2**-8
+
+
 def test_the_committed_adapter_is_complete_and_records_its_origin() -> None:
     manifest = verify_manifest(COMMITTED)
     assert (manifest.kind, manifest.version, manifest.parents) == (
@@ -247,5 +269,5 @@ def test_the_committed_adapter_is_complete_and_records_its_origin() -> None:
     assert (COMMITTED / ADAPTER_WEIGHTS).stat().st_size <= MAX_BYTES
     assert manifest.report["held_out_loss"] < manifest.report["held_out_loss_before"]
     recipe = small_sft(Path("base"), Path("texts"), "0", Path("out"), "0")
-    assert manifest.config["lora"] == plain(recipe.lora)
+    assert manifest.config["lora"].items() <= plain(recipe.lora).items()
     assert {"LICENCES.md", "adapter_config.json"} <= set(manifest.files)

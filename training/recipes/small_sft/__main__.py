@@ -1,8 +1,9 @@
 """Train models/small/adapter, and judge the small model's answers to the first questions of users.
 
-`train` resumes after an interruption; docs/decisions/small-model.md lists the preceding commands.
-`answers` asks a model directory or a running system, `sheet` prints the answers for judgement, and
-`count` counts the sensible ones. `pairs` writes preference pairs for DPO.
+`train` makes the runs whose mean is the adapter, and resumes after an interruption;
+docs/decisions/small-model.md lists the preceding commands. `answers` asks a model directory or a
+running system, `sheet` prints the answers for judgement, and `count` counts the sensible ones.
+`pairs` writes preference pairs for DPO.
 """
 
 import argparse
@@ -20,7 +21,13 @@ from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message
 from training.errors import ConfigError, UnavailableError
 from training.evaluation.answers import ChatModel, Sampling
-from training.recipes.small_sft.adapter import BASE_VERSION, VERSION, publish_adapter, small_sft
+from training.recipes.small_sft.adapter import (
+    BASE_VERSION,
+    RUNS,
+    VERSION,
+    publish_adapter,
+    small_sft,
+)
 from training.recipes.small_sft.contact import (
     ask_model,
     ask_system,
@@ -88,18 +95,26 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Build the texts, train, and publish the adapter with its answers."""
+    """Build the texts of each run, train, and publish the mean of the runs with its answers."""
     work: Path = options.work
-    examples, sources = build_dataset(DatasetConfig(), work / "packages")
-    texts_sha256 = write_dataset(examples, work / "texts.jsonl")
-    print(f"==> {len(examples)} examples: {json.dumps(sources)}", flush=True)
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    base, output = work / BASE_VERSION, work / "runs" / VERSION
-    config = small_sft(base, work / "texts.jsonl", texts_sha256, output, commit)
-    started = time.monotonic()
-    run_stage(StageRun("small-sft", sft.run, config), work / "runs", _say)
-    manifest = publish_adapter(output, options.into, base, sources, time.monotonic() - started)
+    base, started = work / BASE_VERSION, time.monotonic()
+    models, sources = [], []
+    for run in range(RUNS):
+        texts, storage = work / f"texts-{run}.jsonl", work / f"runs-{run}"
+        config = DatasetConfig(seed=DatasetConfig().seed + run)
+        examples, counts = build_dataset(config, work / "packages")
+        texts_sha256 = write_dataset(examples, texts)
+        print(
+            f"==> run {run + 1} of {RUNS}, {len(examples)} examples: {json.dumps(counts)}",
+            flush=True,
+        )
+        stage = small_sft(base, texts, texts_sha256, storage / VERSION, commit)
+        run_stage(StageRun("small-sft", sft.run, stage), storage, _say)
+        models.append(storage / VERSION)
+        sources.append(counts)
+    manifest = publish_adapter(models, options.into, base, sources, time.monotonic() - started)
     for sample in manifest.report["samples"]:
         print(f"\n> {sample['question']}\n{sample['answer']}")
 

@@ -1,10 +1,14 @@
-"""SFT config of the small model's adapter, and its conversion to the committed adapter in bf16.
+"""SFT config of the small model's adapter; the published adapter is the mean of RUNS runs.
 
-The manifest has its origin and sample answers.
+The runs differ in the draw of the generated texts, in misspellings and in the order of the rows.
+Their mean keeps more of the base's abilities than each of them (Wortsman et al. 2022, arXiv
+2203.05482; figures in docs/decisions/small-model.md). The manifest has origin and sample answers.
 """
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel, Sampling
-from training.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig
+from training.model.base_adapter import add_updates, read_updates, write_updates
+from training.model.checkpoint import load_decoder, save_decoder
+from training.model.lora import (
+    ADAPTER_WEIGHTS,
+    LoraConfig,
+    load_adapter,
+    merge_adapter,
+    record_base,
+)
 from training.optim.optimizers import OptimizerConfig
 from training.recipes.small_sft.dataset import newcomer_conversations
 from training.runtime.context import Lineage, Machine
@@ -27,6 +39,8 @@ LICENCE = (
 )
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BASE_VERSION, VERSION = "gemma-3-270m-64k", "small-adapter-1"
+RUNS = 2
+ADAPTER_RANK = 20
 MAX_BYTES = 10_000_000  # limit of the repository
 _LICENCES = Path(__file__).parent / "LICENCES.md"
 # Practically greedy, with the same sampler as elsewhere.
@@ -36,7 +50,7 @@ _SAMPLING = Sampling(samples_per_prompt=1, max_response_tokens=160, temperature=
 def small_sft(
     base: Path, data: Path, data_sha256: str, output: Path, code_commit: str
 ) -> SftConfig:
-    """Return a config with rank 16 on every projection, 7.6 MB in bf16.
+    """Return the config of a run, with rank 16 on every projection.
 
     bf16 autocast is used if it is faster: 1.8 times on the build machine.
     """
@@ -60,29 +74,34 @@ def small_sft(
 
 
 def publish_adapter(
-    model: Path, target: Path, base: Path, sources: Mapping[str, int], seconds: float
+    runs: Sequence[Path],
+    target: Path,
+    base: Path,
+    sources: Sequence[Mapping[str, int]],
+    seconds: float,
 ) -> Manifest:
-    """Write `target` from the finished SFT run in `model`.
+    """Write `target` from finished SFT runs with one start of their adapters.
+
+    Args:
+        runs: models of the runs.
+        sources: numbers of examples by source, for each run.
+        seconds: duration of all runs.
 
     Raises:
         ValueError: the file is larger than MAX_BYTES.
     """
-    run = read_manifest(model)
-    tensors = {
-        name: tensor.to(torch.bfloat16)
-        for name, tensor in load_file(model / ADAPTER / ADAPTER_WEIGHTS).items()
-    }
+    manifests = [read_manifest(model) for model in runs]
+    first = manifests[0]
     target.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST).unlink(missing_ok=True)
-    save_file(tensors, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    error = write_mean([model / ADAPTER for model in runs], target, base)
     if (size := (target / ADAPTER_WEIGHTS).stat().st_size) > MAX_BYTES:
         raise ValueError(f"{ADAPTER_WEIGHTS}: {size} bytes, the limit is {MAX_BYTES}")
-    shutil.copyfile(model / ADAPTER / ADAPTER_CONFIG, target / ADAPTER_CONFIG)
     shutil.copyfile(_LICENCES, target / _LICENCES.name)
     # Without folders of the machine.
     settings = {
         name: value
-        for name, value in run.config.items()
+        for name, value in first.config.items()
         if not name.endswith(("_directory", "_path"))
     }
     return write_manifest(
@@ -93,14 +112,54 @@ def publish_adapter(
         config={
             **settings,
             "base": read_manifest(base).config,
-            "sources": sources,
+            "runs": [
+                {"data": run.data, "sources": counts, "report": run.report}
+                for run, counts in zip(manifests, sources, strict=True)
+            ],
         },
-        code_commit=run.code_commit,
-        seeds=run.seeds,
-        data=run.data,
-        report={**run.report, "training_seconds": round(seconds), "samples": answers(model)},
+        code_commit=first.code_commit,
+        seeds=first.seeds,
+        data=first.data,
+        report={
+            "rank_reduction_error": error,
+            "training_seconds": round(seconds),
+            "samples": answers(merged(target, base, runs[0].parent / "merged")),
+        },
         licence=LICENCE,
     )
+
+
+def write_mean(adapters: Sequence[Path], target: Path, base: Path) -> float:
+    """Write the mean of adapters with the rank ADAPTER_RANK in bf16.
+
+    Adapters with one start share most of their inputs, so that the mean needs hardly a higher rank.
+
+    Returns:
+        norm of the part of the update that the rank omits, divided by the norm of the update.
+    """
+    share = 1 / len(adapters)
+    scaled = (
+        {name: update.scaled(share) for name, update in read_updates(adapter).items()}
+        for adapter in adapters
+    )
+    mean = reduce(add_updates, scaled)
+    reduced = {name: update.reduced(ADAPTER_RANK) for name, update in mean.items()}
+    write_updates({name: update for name, (update, _) in reduced.items()}, target, base.name)
+    record_base(target, base)
+    tensors = load_file(target / ADAPTER_WEIGHTS)
+    halves = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    save_file(halves, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    norm = sum(update.squared_norm() for update in mean.values())
+    return math.sqrt(sum(squared for _, squared in reduced.values()) / norm)
+
+
+def merged(adapter: Path, base: Path, output: Path) -> Path:
+    """Write the base with the adapter merged, and return the folder."""
+    decoder = load_decoder(base)
+    load_adapter(decoder, VERSION, adapter)
+    merge_adapter(decoder, VERSION)
+    save_decoder(decoder, output, companions_from=base)
+    return output
 
 
 def answers(model: Path) -> list[dict[str, Any]]:
