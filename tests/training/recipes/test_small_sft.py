@@ -13,7 +13,13 @@ from training.artifacts.manifest import plain, verify_manifest
 from training.model.base_adapter import LowRank, read_updates, write_updates
 from training.model.lora import ADAPTER_WEIGHTS
 from training.recipes.small_sft.__main__ import COMMITTED
-from training.recipes.small_sft.adapter import ADAPTER_RANK, MAX_BYTES, small_sft, write_mean
+from training.recipes.small_sft.adapter import (
+    ADAPTER_RANK,
+    MAX_BYTES,
+    RUNS,
+    small_sft,
+    write_mean,
+)
 from training.recipes.small_sft.contact import Kind, read_contact_questions
 from training.recipes.small_sft.dataset import (
     FIRST_CONTACT,
@@ -263,11 +269,13 @@ def test_the_committed_adapter_is_complete_and_records_its_origin() -> None:
     manifest = verify_manifest(COMMITTED)
     assert (manifest.kind, manifest.version, manifest.parents) == (
         "adapter",
-        "small-adapter-0",
+        "small-adapter-1",
         ("gemma-3-270m-64k",),
     )
     assert (COMMITTED / ADAPTER_WEIGHTS).stat().st_size <= MAX_BYTES
-    assert manifest.report["held_out_loss"] < manifest.report["held_out_loss_before"]
+    assert len(manifest.config["runs"]) == RUNS
+    for run in manifest.config["runs"]:
+        assert run["report"]["held_out_loss"] < run["report"]["held_out_loss_before"]
     recipe = small_sft(Path("base"), Path("texts"), "0", Path("out"), "0")
     assert manifest.config["lora"].items() <= plain(recipe.lora).items()
     assert {"LICENCES.md", "adapter_config.json"} <= set(manifest.files)
