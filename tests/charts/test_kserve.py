@@ -196,7 +196,8 @@ def test_vllm_serves_the_version_with_its_gpu_and_node() -> None:
     assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert predictor["nodeSelector"] == {"accelerator": "gpu"}
     container = container_of("gpu-values.yaml", "serving.vllm.startupSeconds=601")
-    assert {"--no-enable-log-requests", "--max-model-len=8192"} <= set(container["args"])
+    expected = {"--no-enable-log-requests", "--generation-config=vllm", "--max-model-len=8192"}
+    assert expected <= set(container["args"])
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 601
     names = [variable["name"] for variable in container["env"]]

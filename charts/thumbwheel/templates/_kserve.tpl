@@ -140,6 +140,9 @@ spec:
     - --port=8000
     - --no-enable-log-requests
     - --disable-uvicorn-access-log
+    # Otherwise a request takes missing values, for example top_k, from the model's
+    # generation_config.json, and the log-probs in the feedback are those of another distribution.
+    - --generation-config=vllm
     {{- if include "thumbwheel.sharedBase" . }}
     - --enable-lora
     - --max-lora-rank={{ $vllm.sharedBase.maxRank }}
