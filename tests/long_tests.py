@@ -93,6 +93,7 @@ LIFE = "tests/journeys/test_life.py"
 VLLM = "tests/services/generator/test_vllm.py"
 VLLM_SYSTEM = "tests/journeys/test_vllm.py"
 VLLM_ADAPTERS = "tests/services/generator/test_vllm_adapters.py"
+VLLM_LOOP = "tests/journeys/test_loop_vllm.py"
 VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
 WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
 SLICES: dict[str, Slice] = {
@@ -133,6 +134,7 @@ SLICES: dict[str, Slice] = {
             f"--ignore={LIFE}",
             f"--ignore={VLLM}",
             f"--ignore={VLLM_SYSTEM}",
+            f"--ignore={VLLM_LOOP}",
             f"--ignore={VLLM_ADAPTERS}",
             "tests/journeys",
             "tests/services",
@@ -144,6 +146,11 @@ SLICES: dict[str, Slice] = {
         "vLLM's CPU build behind the generator, with adapters, in a whole system, and in PPO",
         modules=(("infra.machine.servers", "install", "vllm"),),
         pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_ADAPTERS, VLLM_SYSTEM, *WITH_VLLM),
+    ),
+    "loop-vllm": Slice(
+        "the whole loop of a Llama-shaped model that vLLM serves and samples",
+        modules=(("infra.machine.servers", "install", "vllm"),),
+        pytest=("-m", "long", *ONE_BY_ONE, VLLM_LOOP),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",
