@@ -35,7 +35,7 @@ async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict
     """Return the body as a JSON object.
 
     Raises:
-        BodyTooLargeError: The body exceeds `max_bytes`. Reading stops.
+        BodyTooLargeError: The body exceeds `max_bytes`. Reading stops at twice the limit.
         BodyTooSlowError: The body took longer than 30 s.
         InvalidArgumentError: The body is not UTF-8, not JSON, or not an object, or an object in it
             has a field twice.
@@ -144,6 +144,9 @@ def _parses(value: dict[str, Any], descriptor: Descriptor) -> bool:
 async def read_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """Return the whole body.
 
+    A body up to twice the limit is read to its end: a connection that is closed before that may be
+    reset, and the client then loses the response.
+
     Raises:
         BodyTooLargeError: As in `read_object`.
         BodyTooSlowError: As in `read_object`.
@@ -154,14 +157,17 @@ async def read_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes
             parts: list[bytes] = []
             size = 0
             async for part in request.stream():
-                parts.append(part)
                 size += len(part)
-                if size > max_bytes:
-                    raise BodyTooLargeError(
-                        f"body must be at most {max_bytes} bytes",
-                        field="body",
-                        limit=f"{max_bytes} bytes",
-                    )
+                if size <= max_bytes:
+                    parts.append(part)
+                elif size > 2 * max_bytes:
+                    break
+            if size > max_bytes:
+                raise BodyTooLargeError(
+                    f"body must be at most {max_bytes} bytes",
+                    field="body",
+                    limit=f"{max_bytes} bytes",
+                )
             return b"".join(parts)
     except TimeoutError as error:
         limit = f"{MAX_BODY_SECONDS:g} s"
