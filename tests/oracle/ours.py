@@ -3,15 +3,15 @@
 Microbatches are smaller than the batch on purpose: TRL processes the whole batch at once.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from tests.oracle.batch import BETA, CENTRE, DOWN_WEIGHT, UP_WEIGHT, Batch
-from training.data.chat import load_chat
+from training.data.chat import Chat, load_chat
 from training.data.examples import read_pairs, read_sft, read_thumbs
 from training.data.tensors import TokenisedExample, microbatches
 from training.model.backbone import Backbone
@@ -22,7 +22,10 @@ from training.runtime.context import Lineage
 from training.runtime.ranks import ALONE
 from training.stages import dpo, kto, reward_model, sft
 
+Row, Tokenised = TypeVar("Row"), TypeVar("Tokenised")
 Figures = dict[str, float]
+# More than any row has, so that no context is shortened.
+MOST_TOKENS = 4096
 
 
 def losses(batch: Batch) -> Figures:
@@ -56,7 +59,7 @@ def of_sft(batch: Batch) -> Figures:
 
 def of_reward_model(batch: Batch) -> Figures:
     chat, scalar = load_chat(batch.model("reward")), scalar_model(batch, "reward")
-    pairs = [reward_model.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
+    pairs = tokenised(reward_model.tokenise, read_pairs(batch.folder / "pairs.jsonl"), chat)
     config = reward_model.RewardModelConfig(
         **places(batch), centre_coefficient=CENTRE, batch_pairs=len(pairs), microbatch_pairs=2
     )
@@ -66,7 +69,7 @@ def of_reward_model(batch: Batch) -> Figures:
 
 def of_dpo(batch: Batch) -> Figures:
     chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
-    pairs = [dpo.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
+    pairs = tokenised(dpo.tokenise, read_pairs(batch.folder / "pairs.jsonl"), chat)
     config = dpo.DpoConfig(**places(batch), beta=BETA, batch_pairs=len(pairs), microbatch_pairs=2)
     loss = dpo.accumulate(models, pairs, config, no_autocast, ALONE)["loss"]
     return figures("DPO", loss, models.policy.decoder.parameters())
@@ -74,13 +77,24 @@ def of_dpo(batch: Batch) -> Figures:
 
 def of_kto(batch: Batch) -> Figures:
     chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
-    thumbs = [kto.tokenise(row, chat) for row in read_thumbs(batch.folder / "thumbs.jsonl")]
+    thumbs = tokenised(kto.tokenise, read_thumbs(batch.folder / "thumbs.jsonl"), chat)
     config = kto.KtoConfig(**places(batch), beta=BETA, batch_rows=len(thumbs), microbatch_rows=2)
     z0 = kto.baseline(models, thumbs, config, no_autocast, ALONE)
     loss = kto.accumulate(models, thumbs, z0, (UP_WEIGHT, DOWN_WEIGHT), config, no_autocast, ALONE)[
         "loss"
     ]
     return {"KTO z0": z0, **figures("KTO", loss, models.policy.decoder.parameters())}
+
+
+def tokenised(
+    tokenise: Callable[[Row, Chat, int], tuple[Tokenised, int] | None],
+    rows: Iterable[Row],
+    chat: Chat,
+) -> list[Tokenised]:
+    """Return the rows as token ids, each of which must fit as a whole."""
+    found = [tokenise(row, chat, MOST_TOKENS) for row in rows]
+    assert all(each is not None and each[1] == 0 for each in found)
+    return [each[0] for each in found if each is not None]
 
 
 def figures(name: str, loss: float, parameters: Iterable[nn.Parameter]) -> Figures:
