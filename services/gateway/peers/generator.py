@@ -47,14 +47,14 @@ class GeneratorPeer:
             )
 
     async def served_versions(self) -> tuple[str, ...]:
-        """Return the stable version, then the candidate if any."""
+        """Return the stable version, then the candidate and the version before, if they serve."""
         rollout = await self.rollout()
-        versions = (rollout.stable.version, rollout.candidate.version)
-        return tuple(version for version in versions if version)
+        others = (rollout.candidate.version, rollout.watch.previous.version)
+        return tuple(version for version in (rollout.stable.version, *others) if version)
 
     async def sole_version(self) -> str:
-        rollout = await self.rollout()
-        return "" if rollout.candidate.version else rollout.stable.version
+        served = await self.served_versions()
+        return served[0] if len(served) == 1 else ""
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
         """Return the current rollout."""

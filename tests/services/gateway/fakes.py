@@ -315,7 +315,7 @@ class FakeGenerator(
         self.breaks_after: int | None = None
         self.finish_reason = chat_pb2.FINISH_REASON_STOP
         self.sample: sample_pb2.Sample | None = SAMPLE
-        self.stable, self.candidate = STABLE, CANDIDATE
+        self.stable, self.candidate, self.watched = STABLE, CANDIDATE, ""
 
     async def Generate(
         self, request: Any, context: Any
@@ -358,6 +358,9 @@ class FakeGenerator(
         return generator_pb2.GetRolloutResponse(
             stable=generator_pb2.ServedVersion(version=self.stable, state=ready, share=0.9),
             candidate=generator_pb2.ServedVersion(version=self.candidate, state=ready, share=0.1),
+            watch=generator_pb2.RolloutWatch(
+                previous=generator_pb2.ServedVersion(version=self.watched, state=ready, share=0.05)
+            ),
         )
 
 

@@ -271,6 +271,15 @@ async def test_models_are_the_rollout_and_the_served_versions(
             await api.models.retrieve("gpt-9")
 
 
+async def test_version_before_is_a_model_during_the_watch(gateway: GatewayUnderTest) -> None:
+    generator = gateway.fakes.generator
+    generator.stable, generator.candidate, generator.watched = CANDIDATE, "", STABLE
+    async with client(gateway) as api:
+        assert [model.id async for model in api.models.list()] == ["thumbwheel", CANDIDATE, STABLE]
+        await api.chat.completions.create(model=STABLE, messages=QUESTION)
+    assert generator.requests[0].pinned_version == STABLE
+
+
 async def test_parameters_without_effect_are_accepted(gateway: GatewayUnderTest) -> None:
     nothing: Any = {
         "n": 1,
