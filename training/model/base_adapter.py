@@ -128,9 +128,9 @@ def _write(
         error = float(settings.get(ERROR_NORM, 0.0))
         updates = add_updates(read_updates(before), updates)
     norm = sum(update.squared_norm() for update in updates.values()) ** 0.5
-    reduced = {name: update.reduced(max_rank) for name, update in updates.items()}
+    reduced, lost = reduce_updates(updates, max_rank)
     # At most the sum, since the error of the model before is part of its adapter.
-    error += sum(squared for _, squared in reduced.values()) ** 0.5
+    error += lost
     if error > MAX_RELATIVE_ERROR * norm:
         ranks = max(update.rank for update in updates.values())
         raise AdapterError(
@@ -140,9 +140,7 @@ def _write(
             reason="TOO_SMALL",
             limit=f"{MAX_RELATIVE_ERROR:g}",
         )
-    rank = write_updates(
-        {name: update for name, (update, _) in reduced.items()}, output_directory, base
-    )
+    rank = write_updates(reduced, output_directory, base)
     if not settings:
         record_base(output_directory, model_directory)
     written = {**read_object(output_directory / ADAPTER_CONFIG), ERROR_NORM: error}
@@ -150,6 +148,13 @@ def _write(
     text = json.dumps(written, indent=2, sort_keys=True)
     (output_directory / ADAPTER_CONFIG).write_text(text + "\n")
     return {"base": base, "rank": rank, "relative_error": error / norm if norm else 0.0}
+
+
+def reduce_updates(updates: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], float]:
+    """Return the nearest updates of at most this rank, and the norm of the omitted part."""
+    pairs = {name: update.reduced(rank) for name, update in updates.items()}
+    lost = sum(squared for _, squared in pairs.values()) ** 0.5
+    return {name: update for name, (update, _) in pairs.items()}, lost
 
 
 def write_updates(updates: Mapping[str, LowRank], directory: Path, parent: str) -> int:

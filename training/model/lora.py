@@ -198,6 +198,16 @@ def merge_adapter(decoder: Decoder, name: str) -> None:
                 del linear.adapters[name]
 
 
+def merge_saved_adapter(decoder: Decoder, directory: Path) -> None:
+    """Add a saved adapter to the base weights.
+
+    Raises:
+        AdapterError: the tensors differ from those of the targets on this decoder.
+    """
+    load_adapter(decoder, "merged", directory)
+    merge_adapter(decoder, "merged")
+
+
 def save_adapter(
     decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str
 ) -> None:

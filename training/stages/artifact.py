@@ -50,7 +50,7 @@ def write_model(
     """
     from training.model.base_adapter import write_base_adapter
     from training.model.checkpoint import load_decoder, save_decoder
-    from training.model.lora import load_adapter, merge_adapter, record_base, save_adapter
+    from training.model.lora import merge_saved_adapter, record_base, save_adapter
 
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, output_directory, companions_from=model_directory)
@@ -64,8 +64,7 @@ def write_model(
     )
     record_base(output_directory / ADAPTER, model_directory)
     full_decoder = load_decoder(model_directory)
-    load_adapter(full_decoder, backbone.adapter, output_directory / ADAPTER)
-    merge_adapter(full_decoder, backbone.adapter)
+    merge_saved_adapter(full_decoder, output_directory / ADAPTER)
     save_decoder(full_decoder, output_directory, companions_from=model_directory)
     if full_decoder.config.family == "gpt2":
         return {BASE_ADAPTER: {"refused": "vLLM has no adapters for GPT-2"}}

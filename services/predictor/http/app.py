@@ -1,12 +1,10 @@
 """The aiohttp applications: the inference port and the metrics port."""
 
-from functools import partial
-
 from aiohttp import web
 
 from services.predictor.http.access import AccessRules
 from services.predictor.http.kserve import KServeRoutes, Readiness
-from services.predictor.http.middleware import VERSION, request_middleware
+from services.predictor.http.middleware import request_middleware
 from services.predictor.http.openai import OpenAIRoutes
 from services.predictor.metrics import METRICS_TYPE, Metrics
 from services.predictor.repository import Repository
@@ -21,7 +19,7 @@ def build_app(
     max_body_bytes: int,
 ) -> web.Application:
     """Build the application of the inference port with all routes."""
-    middleware = request_middleware(access, max_body_bytes, partial(_count, metrics))
+    middleware = request_middleware(access, max_body_bytes, metrics.requests)
     app = web.Application(client_max_size=max_body_bytes, middlewares=[middleware])
     app.add_routes(OpenAIRoutes(repository, default_max_tokens).routes())
     app.add_routes(KServeRoutes(repository, readiness).routes())
@@ -40,9 +38,3 @@ def build_metrics_app(metrics: Metrics) -> web.Application:
     app = web.Application()
     app.add_routes([web.get("/metrics", render_metrics)])
     return app
-
-
-def _count(metrics: Metrics, request: web.Request, status: int) -> None:
-    resource = request.match_info.route.resource
-    endpoint = resource.canonical if resource is not None else "unknown"
-    metrics.requests.labels(endpoint, request.get(VERSION, ""), status).inc()

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from prometheus_client import Counter
 
 from services.predictor.errors import InvalidRequestError, PredictorError, error_body
 from services.predictor.http.access import AccessRules
@@ -22,14 +23,17 @@ CLIENT_CLOSED_REQUEST = 499  # as in nginx
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def request_middleware(
-    access: AccessRules, max_body_bytes: int, count: Callable[[web.Request, int], None]
-) -> Middleware:
+def request_middleware(access: AccessRules, max_body_bytes: int, requests: Counter) -> Middleware:
     """Return the middleware that checks access and translates errors.
 
     Args:
-        count: called with the final status of each request.
+        requests: counts requests by endpoint, version and final status.
     """
+
+    def count(request: web.Request, status: int) -> None:
+        resource = request.match_info.route.resource
+        endpoint = resource.canonical if resource is not None else "unknown"
+        requests.labels(endpoint, request.get(VERSION, ""), status).inc()
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:

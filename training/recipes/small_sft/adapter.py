@@ -18,13 +18,17 @@ from safetensors.torch import load_file, save_file
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel, Sampling
-from training.model.base_adapter import add_updates, read_updates, write_updates
+from training.model.base_adapter import (
+    add_updates,
+    read_updates,
+    reduce_updates,
+    write_updates,
+)
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.lora import (
     ADAPTER_WEIGHTS,
     LoraConfig,
-    load_adapter,
-    merge_adapter,
+    merge_saved_adapter,
     record_base,
 )
 from training.optim.optimizers import OptimizerConfig
@@ -143,21 +147,19 @@ def write_mean(adapters: Sequence[Path], target: Path, base: Path) -> float:
         for adapter in adapters
     )
     mean = reduce(add_updates, scaled)
-    reduced = {name: update.reduced(ADAPTER_RANK) for name, update in mean.items()}
-    write_updates({name: update for name, (update, _) in reduced.items()}, target, base.name)
+    reduced, lost = reduce_updates(mean, ADAPTER_RANK)
+    write_updates(reduced, target, base.name)
     record_base(target, base)
     tensors = load_file(target / ADAPTER_WEIGHTS)
     halves = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
     save_file(halves, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    norm = sum(update.squared_norm() for update in mean.values())
-    return math.sqrt(sum(squared for _, squared in reduced.values()) / norm)
+    return lost / math.sqrt(sum(update.squared_norm() for update in mean.values()))
 
 
 def merged(adapter: Path, base: Path, output: Path) -> Path:
     """Write the base with the adapter merged, and return the folder."""
     decoder = load_decoder(base)
-    load_adapter(decoder, VERSION, adapter)
-    merge_adapter(decoder, VERSION)
+    merge_saved_adapter(decoder, adapter)
     save_decoder(decoder, output, companions_from=base)
     return output
 

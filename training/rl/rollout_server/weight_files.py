@@ -23,7 +23,7 @@ from training.model.lora import (
     LoraConfig,
     check_base,
     load_adapter,
-    merge_adapter,
+    merge_saved_adapter,
     read_adapter_config,
     record_base,
     save_adapter_weights,
@@ -106,8 +106,7 @@ def write_model(
     else:
         write_adapter(weights, sources, directory / ADAPTER)
         decoder = load_decoder(sources.model_directory)
-        load_adapter(decoder, "merged", directory / ADAPTER)
-        merge_adapter(decoder, "merged")
+        merge_saved_adapter(decoder, directory / ADAPTER)
         tensors = plain_weights(decoder)
     if unties_head and "lm_head.weight" not in tensors:
         (embedding,) = tensors.keys() & set(EMBEDDINGS)
