@@ -68,14 +68,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    failed = [step.name for step in STEPS if not passes(step)]
+    failed = {step.name: output for step in STEPS if (output := failure(step)) is not None}
+    for name, output in failed.items():
+        print(f"\n==> {name}", output, sep="\n", flush=True)
     if failed:
         sys.exit(f"==> failed: {', '.join(failed)}")
     print("==> all checks passed")
 
 
-def passes(step: Step) -> bool:
-    """Run a step; print its output if the step fails or warns."""
+def failure(step: Step) -> str | None:
+    """Run a step and return its output if the step fails; print the output if the step warns.
+
+    The caller prints failures after the last step: a log's tail then shows the reason.
+    """
     started = time.monotonic()
     print(f"==> {step.name} …", end=" ", flush=True)
     done = subprocess.run(step.command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -83,9 +88,11 @@ def passes(step: Step) -> bool:
         f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)",
         flush=True,
     )
-    if done.returncode or (step.warns and done.stdout):
+    if done.returncode:
+        return f"{done.stdout}\n{done.stderr}".strip()
+    if step.warns and done.stdout:
         print(done.stdout, done.stderr, sep="\n", flush=True)
-    return done.returncode == 0
+    return None
 
 
 if __name__ == "__main__":
