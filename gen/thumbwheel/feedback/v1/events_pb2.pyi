@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from thumbwheel.chat.v1 import chat_pb2 as _chat_pb2
 from thumbwheel.generator.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
@@ -23,6 +24,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RankingSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RankingSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankingSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANKING_SOURCE_UNSPECIFIED: _RankingSource.ValueType  # 0
+    """Unknown."""
+    RANKING_SOURCE_ARENA: _RankingSource.ValueType  # 1
+    """Vote on a battle of the arena."""
+    RANKING_SOURCE_REVIEW: _RankingSource.ValueType  # 2
+    """Ranking by a reviewer."""
+
+class RankingSource(_RankingSource, metaclass=_RankingSourceEnumTypeWrapper):
+    """Origin of a ranking."""
+
+RANKING_SOURCE_UNSPECIFIED: RankingSource.ValueType  # 0
+"""Unknown."""
+RANKING_SOURCE_ARENA: RankingSource.ValueType  # 1
+"""Vote on a battle of the arena."""
+RANKING_SOURCE_REVIEW: RankingSource.ValueType  # 2
+"""Ranking by a reviewer."""
+Global___RankingSource: _TypeAlias = RankingSource  # noqa: Y015
 
 @_typing.final
 class Thumb(_message.Message):
@@ -125,6 +150,68 @@ class Signal(_message.Message):
 Global___Signal: _TypeAlias = Signal  # noqa: Y015
 
 @_typing.final
+class Ranking(_message.Message):
+    """Order of several answers to the question that message_id of the event answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    source: Global___RankingSource.ValueType
+    """Origin."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedAnswer]:
+        """2 to 6 answers."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___RankedAnswer] | None = ...,
+        source: Global___RankingSource.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+@_typing.final
+class RankedAnswer(_message.Message):
+    """Answer in a ranking."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """Id of a stored answer; empty for an answer that only this event has."""
+    text: _builtins.str
+    """Text of an answer without message_id, at most 32,768 characters."""
+    model_version: _builtins.str
+    """Version that generated the answer."""
+    rank: _builtins.int
+    """1 for the best answer. Equal ranks are ties."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "model_version", b"model_version", "rank", b"rank", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankedAnswer: _TypeAlias = RankedAnswer  # noqa: Y015
+
+@_typing.final
 class FeedbackEvent(_message.Message):
     """Feedback of a user on an answer. The conversation is not part of the event: the snapshot joins it
     by message_id.
@@ -144,6 +231,8 @@ class FeedbackEvent(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     RETRACTION_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    RATER_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of (tenant, user, request_id). The same request_id always means the same event."""
@@ -159,8 +248,13 @@ class FeedbackEvent(_message.Message):
     """Version that generated the answer."""
     arm: _builtins.str
     """Arm of the answer."""
+    rater: _builtins.str
+    """HMAC of the reviewer who gave this feedback on another user's conversation; empty for feedback
+    of the user. principal is the user whose conversation it is in both cases, so that the erasure
+    of that user reaches the event.
+    """
     sealed: _builtins.bytes
-    """Texts of the event, encrypted with the principal's data key. Reasons, comment and text above
+    """Texts of the event, encrypted with the principal's data key. Reasons, comment and texts above
     are then empty. Layout: a byte 1, the key's id (16 bytes), a nonce (12 bytes), then AES-256-GCM
     of a FeedbackEvent that contains only the texts, with event_id + "/" + principal as associated
     data. Merging that message into this one restores the event.
@@ -185,6 +279,10 @@ class FeedbackEvent(_message.Message):
     def signal(self) -> Global___Signal:
         """Implicit signal; stored only if the user allows training."""
 
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """Order of several answers."""
+
     def __init__(
         self,
         *,
@@ -200,13 +298,15 @@ class FeedbackEvent(_message.Message):
         correction: Global___Correction | None = ...,
         retraction: Global___Retraction | None = ...,
         signal: Global___Signal | None = ...,
+        ranking: Global___Ranking | None = ...,
+        rater: _builtins.str = ...,
         sealed: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "correction", b"correction", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "correction", b"correction", "ranking", b"ranking", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "retraction", b"retraction", "sealed", b"sealed", "signal", b"signal", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "ranking", b"ranking", "rater", b"rater", "retraction", b"retraction", "sealed", b"sealed", "signal", b"signal", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction", "signal"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction", "signal", "ranking"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
