@@ -35,11 +35,20 @@ class FinishReason(StrEnum):
 
 
 class Arm(StrEnum):
-    """Group of the experiment, or PINNED for a version chosen by the caller."""
+    """Group of the experiment; PINNED for a version chosen by the caller, BATTLE in the arena.
+
+    The user of a BATTLE answer must not learn its version.
+    """
 
     STABLE = "stable"
     CANDIDATE = "candidate"
     PINNED = "pinned"
+    BATTLE = "battle"
+
+
+# Arms whose version is not that of the experiment. Their answers and the feedback on them express
+# no preference between versions.
+OUTSIDE_EXPERIMENT = (Arm.PINNED, Arm.BATTLE)
 
 
 class Action(StrEnum):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, literal, select, true
 
-from services.contracts.chat import Arm
+from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import Retraction, Subject, Thumb
 from services.feedback.events import FeedbackEvent, created_us
 from services.feedback.lake import parquet
@@ -180,7 +180,7 @@ class Thumbs:
     async def count_users_by_version(
         self, versions: Collection[str], since_us: int
     ) -> dict[str, UserCount]:
-        """Count users by version, as `count_users` does, over all arms except pinned answers.
+        """Count users by version, as `count_users` does, over the arms of the experiment.
 
         Raises:
             LedgerUnavailableError: The database does not answer.
@@ -200,7 +200,10 @@ class Thumbs:
         given = [table.accept_us >= since_us, table.up.is_not(None), begun_since(since_us)]
         arm = table.arm.label("arm") if versions is None else literal("").label("arm")
         if versions is not None:
-            given += [table.model_version.in_(sorted(versions)), table.arm != Arm.PINNED]
+            given += [
+                table.model_version.in_(sorted(versions)),
+                table.arm.not_in(OUTSIDE_EXPERIMENT),
+            ]
         up, down = (
             func.sum(case((table.up.is_(side), 1), else_=0)).label(name)
             for name, side in (("up", True), ("down", False))
@@ -272,7 +275,7 @@ def _thumbs_by_user(
     for (principal, message_id), state in states.items():
         begun_us, arm = created_us(message_id), state.arm
         if versions is not None:
-            if state.model_version not in versions or arm == Arm.PINNED:
+            if state.model_version not in versions or arm in OUTSIDE_EXPERIMENT:
                 continue
             arm = ""
         if state.up is not None and min(state.accept_us, begun_us) >= since_us:

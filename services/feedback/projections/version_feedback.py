@@ -2,7 +2,7 @@
 
 Users are counted by their numbers of current thumbs up and down. Each rate is given by sums over
 the users, which suffice for a mean with an error that respects users with many answers. Answers of
-a pinned version are not counted, because they express no preference between arms.
+a pinned version and of battles are not counted, because they express no preference between arms.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 
 from services.chassis.telemetry import fields
-from services.contracts.chat import Arm
+from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import SignalKind
 from services.feedback.projections.experiments import REFRESH_SECONDS, FigureSource
 from services.feedback.projections.thumbs import UserCount, begun_since
@@ -258,7 +258,11 @@ def _sums(
     by_user = (
         select(table.c.model_version, *counts)
         .select_from(counted.source)
-        .where(table.c.model_version.in_(versions), table.c.arm != Arm.PINNED, counted.begun)
+        .where(
+            table.c.model_version.in_(versions),
+            table.c.arm.not_in(OUTSIDE_EXPERIMENT),
+            counted.begun,
+        )
         .group_by(table.c.principal, table.c.model_version)
         .subquery()
     ).c

@@ -99,7 +99,12 @@ INVALID: list[tuple[str, Any, str, str]] = [
         "finish_reason",
         "one of unspecified, stop, length, cancelled, input_blocked, output_blocked, failed",
     ),
-    ("FinishTurn", finish(UNKNOWN_ID, arm="control"), "arm", '"stable" or "candidate" or "pinned"'),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, arm="control"),
+        "arm",
+        '"stable" or "candidate" or "pinned" or "battle"',
+    ),
     (
         "FinishTurn",
         finish(UNKNOWN_ID, assignment_probability=1.5),

@@ -684,7 +684,7 @@ class ThumbCount(_message.Message):
     model_version: _builtins.str
     """Version."""
     arm: _builtins.str
-    """"stable", "candidate" or "pinned"."""
+    """"stable", "candidate", "pinned" or "battle"."""
     up: _builtins.int
     """Number of thumbs up."""
     down: _builtins.int
@@ -796,7 +796,7 @@ class ExperimentArm(_message.Message):
     model_version: _builtins.str
     """Version."""
     arm: _builtins.str
-    """"stable", "candidate" or "pinned"."""
+    """"stable", "candidate", "pinned" or "battle"."""
     exposed_users: _builtins.int
     """Number of users with at least one finished turn."""
     up: _builtins.int
@@ -848,7 +848,7 @@ class GetVersionFeedbackRequest(_message.Message):
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Include only answers that were begun at or after this time; unset: all. Answers of a pinned
-        version are not counted.
+        version and of battles are not counted.
         """
 
     def __init__(

@@ -221,7 +221,7 @@ class FinishTurnRequest(_message.Message):
     model_version: _builtins.str
     """Version that generated the answer; empty if none did."""
     arm: _builtins.str
-    """"stable", "candidate" or "pinned"."""
+    """"stable", "candidate", "pinned" or "battle"."""
     assignment_probability: _builtins.float
     """Probability with which the user was assigned to the arm, 0 to 1."""
     temperature: _builtins.float

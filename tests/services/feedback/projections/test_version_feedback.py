@@ -82,9 +82,10 @@ async def test_refused_answers_are_counted_by_user(world: World) -> None:
     assert found["v2"].rates == (sums("refused", (1, 0)),)
 
 
-async def test_failed_cached_and_pinned_answers_are_no_observations(world: World) -> None:
+@pytest.mark.parametrize("arm", ["pinned", "battle"])
+async def test_failed_cached_and_pinned_answers_are_no_observations(world: World, arm: str) -> None:
     cached, pinned, blocked_input = answer(2), answer(3), answer(4, version="")
-    cached.cached, pinned.arm = True, "pinned"
+    cached.cached, pinned.arm = True, arm
     failed = answer(1, finish=chat_pb2.FINISH_REASON_FAILED)
     world.turns(failed, cached, pinned, blocked_input, answer(5, category="email"))
     assert (await world.read("v1"))["v1"].rates == (sums("refused", (1, 1)),)
@@ -107,10 +108,13 @@ async def test_withdrawn_thumbs_are_counted_by_user(world: World) -> None:
     assert found.users == {(1, 1): 1, (1, 0): 1}
 
 
-async def test_a_user_counts_once_over_all_arms_and_not_by_pinned_answers(world: World) -> None:
+@pytest.mark.parametrize("outside", ["pinned", "battle"])
+async def test_a_user_counts_once_over_all_arms_and_not_by_pinned_answers(
+    world: World, outside: str
+) -> None:
     votes = []
     for number, (arm, up) in enumerate(
-        [("stable", True), ("candidate", False), ("candidate", False), ("pinned", True)]
+        [("stable", True), ("candidate", False), ("candidate", False), (outside, True)]
     ):
         event = answer(number)
         event.arm = arm
