@@ -1,4 +1,4 @@
-"""Values of feedback on an answer: thumb, correction, retraction, implicit signal."""
+"""Values of feedback: thumb, correction, retraction, implicit signal, ranking of answers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,4 +47,32 @@ class Signal:
     kind: str
 
 
-FeedbackValue = Thumb | Correction | Retraction | Signal
+class RankingSource(StrEnum):
+    """Origin of a ranking."""
+
+    ARENA = "arena"
+    REVIEW = "review"
+
+
+@dataclass(frozen=True)
+class RankedAnswer:
+    """Answer in a ranking: a stored one with `message_id`, or one of the event with `text`.
+
+    Ranks begin at 1 for the best answer. Equal ranks are ties.
+    """
+
+    rank: int
+    message_id: str = ""
+    text: str = ""
+    model_version: str = ""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Order of several answers to one question; `source` is the name of a RankingSource."""
+
+    answers: tuple[RankedAnswer, ...]
+    source: str
+
+
+FeedbackValue = Thumb | Correction | Retraction | Signal | Ranking

@@ -24,8 +24,17 @@ from services.contracts.chat import (
     TextEdit,
     Usage,
 )
-from services.contracts.feedback import Correction, FeedbackValue, Retraction, Signal, Thumb
-from services.contracts.limits import MAX_REASONS, MAX_REPLY_TOKENS
+from services.contracts.feedback import (
+    Correction,
+    FeedbackValue,
+    RankedAnswer,
+    Ranking,
+    RankingSource,
+    Retraction,
+    Signal,
+    Thumb,
+)
+from services.contracts.limits import MAX_RANKED_ANSWERS, MAX_REASONS, MAX_REPLY_TOKENS
 
 ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
     chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role
@@ -39,6 +48,10 @@ FINISH_REASONS: Mapping[chat_pb2.FinishReason.ValueType, FinishReason] = {
 }
 ACTIONS: Mapping[guardrail_pb2.Action.ValueType, Action] = {
     guardrail_pb2.Action.Value(f"ACTION_{action.name}"): action for action in Action
+}
+RANKING_SOURCES: Mapping[events_pb2.RankingSource.ValueType, RankingSource] = {
+    events_pb2.RankingSource.Value(f"RANKING_SOURCE_{source.name}"): source
+    for source in RankingSource
 }
 ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
 TASK_NUMBERS = {task: number for number, task in TASKS.items()}
@@ -106,7 +119,8 @@ def sample_message(sample: Sample | None) -> sample_pb2.Sample | None:
 def feedback_value_from(message: events_pb2.FeedbackEvent) -> FeedbackValue | None:
     """Return the value of a feedback event, or None if none is set.
 
-    Reasons beyond the limit are cut off, except for one, so that the check refuses them.
+    Reasons and answers beyond the limit are cut off, except for one, so that the check refuses
+    them.
     """
     match message.WhichOneof("value"):
         case "thumb":
@@ -121,6 +135,14 @@ def feedback_value_from(message: events_pb2.FeedbackEvent) -> FeedbackValue | No
             return Retraction(message.retraction.kind)
         case "signal":
             return Signal(message.signal.kind)
+        case "ranking":
+            return Ranking(
+                tuple(
+                    RankedAnswer(answer.rank, answer.message_id, answer.text, answer.model_version)
+                    for answer in message.ranking.answers[: MAX_RANKED_ANSWERS + 1]
+                ),
+                RANKING_SOURCES.get(message.ranking.source, ""),
+            )
         case _:
             return None
 

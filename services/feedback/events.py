@@ -15,6 +15,8 @@ from services.contracts.chat import Sample
 from services.contracts.feedback import (
     Correction,
     FeedbackValue,
+    Ranking,
+    RankingSource,
     Retraction,
     Signal,
     SignalKind,
@@ -25,13 +27,16 @@ from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
     MAX_NAME_CHARACTERS,
+    MAX_RANKED_ANSWERS,
     MAX_REASON_CHARACTERS,
     MAX_REASONS,
+    MAX_TEXT_CHARACTERS,
+    MIN_RANKED_ANSWERS,
     check_sample,
     check_uuid,
     field_error,
 )
-from services.feedback.principals.sealing import is_sealed
+from services.feedback.principals.sealing import is_sealed, key_ids_of
 
 MAX_POSITION = 2**63 - 1
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +60,10 @@ class Words:
 
 @dataclass(frozen=True)
 class FeedbackEvent:
-    """One feedback action of a user on an answer."""
+    """One feedback action on an answer of a user, by the user or by a reviewer.
+
+    `rater` is the principal of the reviewer, or empty for feedback of the user.
+    """
 
     event_id: str
     tenant: str
@@ -66,8 +74,14 @@ class FeedbackEvent:
     arm: str
     accept_us: int
     value: FeedbackValue | None
+    rater: str = ""
     sealed: bytes = b""
     unknown_bytes: bytes = b""
+
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """Principals in the order of their sealing keys; the erasure of each removes the event."""
+        return (self.principal, self.rater) if self.rater else (self.principal,)
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,11 @@ class TurnEvent:
     sealed: bytes = b""
     unknown_bytes: bytes = b""
 
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """Principal whose erasure removes the turn."""
+        return (self.principal,)
+
 
 def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     """Check the fields of a feedback event.
@@ -117,6 +136,7 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     _check_common(event, path)
     if event.accept_us <= 0:
         raise field_error(f"{path}.accept_time", "a time after 1970")
+    _check_rater(event, path)
     match event.value:
         case Thumb() as thumb:
             if len(thumb.reasons) > MAX_REASONS:
@@ -148,8 +168,45 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
                 raise field_error(
                     f"{path}.signal.kind", " or ".join(f'"{kind}"' for kind in SignalKind)
                 )
+        case Ranking() as ranking:
+            _check_ranking(ranking, event.sealed, path)
         case None:
-            raise field_error(f"{path}.value", "one of thumb, correction, retraction, signal")
+            raise field_error(
+                f"{path}.value", "one of thumb, correction, retraction, signal, ranking"
+            )
+
+
+def _check_rater(event: FeedbackEvent, path: str) -> None:
+    if event.rater:
+        check_principal(event.rater, f"{path}.rater")
+        if event.rater == event.principal or isinstance(event.value, Signal):
+            raise field_error(
+                f"{path}.rater", "empty for feedback of the user and for implicit signals"
+            )
+
+
+def _check_ranking(ranking: Ranking, sealed: bytes, path: str) -> None:
+    """Check a ranking; after sealing, an answer without message id has no text either."""
+    answers, field = ranking.answers, f"{path}.ranking.answers"
+    _check_seal(sealed, f"{path}.sealed", any(answer.text for answer in answers))
+    if not MIN_RANKED_ANSWERS <= len(answers) <= MAX_RANKED_ANSWERS:
+        raise field_error(field, f"{MIN_RANKED_ANSWERS} to {MAX_RANKED_ANSWERS}")
+    if ranking.source not in list(RankingSource):
+        raise field_error(f"{path}.ranking.source", " or ".join(RankingSource))
+    for number, answer in enumerate(answers):
+        item = f"{field}[{number}]"
+        check_uuid(answer.message_id, f"{item}.message_id", optional=True)
+        if not sealed and bool(answer.message_id) == bool(answer.text.strip()):
+            raise field_error(f"{item}.text", "set if message_id is empty, and only then")
+        if len(answer.text) > MAX_TEXT_CHARACTERS:
+            raise field_error(f"{item}.text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
+        _check_name(answer.model_version, f"{item}.model_version")
+    stored = [answer.message_id for answer in answers if answer.message_id]
+    if len(set(stored)) < len(stored):
+        raise field_error(field, "different answers")
+    ranks = {answer.rank for answer in answers}
+    if ranks != set(range(1, len(ranks) + 1)):
+        raise field_error(f"{field}.rank", "1, 2, 3 … without gaps; equal ranks are ties")
 
 
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
@@ -193,11 +250,15 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
         raise field_error(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
     check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
-        # Postgres rejects NUL in text. An accepted event with NUL would stop the sink permanently.
-        if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
-            raise field_error(
-                f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
-            )
+        _check_name(getattr(event, name), f"{path}.{name}")
+    if event.sealed and len(key_ids_of(event.sealed)) != len(event.principals):
+        raise field_error(f"{path}.sealed", "of a known form, with the key id of each principal")
+
+
+def _check_name(name: str, field: str) -> None:
+    # Postgres rejects NUL in text. An accepted event with NUL would stop the sink permanently.
+    if len(name) > MAX_NAME_CHARACTERS or "\0" in name:
+        raise field_error(field, f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL")
 
 
 def check_each(

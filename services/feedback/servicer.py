@@ -11,13 +11,14 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from services.chassis.errors import FailedPreconditionError, PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
-from services.contracts.feedback import Signal, Thumb
+from services.contracts.feedback import Ranking, Signal, Thumb
 from services.contracts.identifiers import principal_of
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, check_uuid, field_error
 from services.contracts.wire import timestamp
 from services.feedback import metrics
 from services.feedback import wire as codec
 from services.feedback.events import (
+    FeedbackEvent,
     Stream,
     check_each,
     check_feedback,
@@ -87,9 +88,10 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         check_feedback(event)
         check_unsealed(event)
         caller = require_caller()
-        if (event.tenant, event.principal) != (caller.tenant, self._principal()):
+        if (event.tenant, event.principals[-1]) != (caller.tenant, self._principal()):
             raise PermissionDeniedError(
-                "the event belongs to another principal", field="event.principal"
+                "the event belongs to another principal",
+                field="event.rater" if event.rater else "event.principal",
             )
         if isinstance(event.value, Signal) and not await asyncio.to_thread(
             self._principals.consents.allowed, [event.principal]
@@ -100,14 +102,25 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
                 reason="CONSENT_REQUIRED",
                 limit="only with consent to training",
             )
+        durable = feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+        # Rankings and feedback of reviewers come from an outbox, possibly after an erasure.
+        if (event.rater or isinstance(event.value, Ranking)) and await asyncio.to_thread(
+            self._is_overtaken, event
+        ):
+            return durable
         new = await _acknowledge(
             Stream.FEEDBACK,
             self._feedback,
             [codec.feedback_entry(request.event, trace_headers().get("traceparent", ""))],
         )
-        if new and isinstance(event.value, Thumb):
+        if new and isinstance(event.value, Thumb) and not event.rater:
             metrics.THUMBS.labels(event.model_version, "up" if event.value.up else "down").inc()
-        return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+        return durable
+
+    def _is_overtaken(self, event: FeedbackEvent) -> bool:
+        """Return True if the event was accepted before an erasure of one of its principals."""
+        erased_us = self._principals.erasures.last(event.principals)
+        return any(event.accept_us <= last_us for last_us in erased_us.values())
 
     async def AppendTurns(
         self, request: feedback_pb2.AppendTurnsRequest, context: Any

@@ -33,7 +33,7 @@ from services.feedback.lake.ledger import (
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
 from services.feedback.lake.removed_rows import Owner
-from services.feedback.principals.sealing import key_id_of
+from services.feedback.principals.sealing import key_ids_of
 from services.feedback.spool.log import Log, OffsetGapError, Record, Signature
 from services.feedback.store.database import FencedError
 
@@ -44,7 +44,7 @@ class SealableEvent(Protocol):
     """Fields of an event that the sink reads in any stream."""
 
     @property
-    def principal(self) -> str: ...
+    def principals(self) -> tuple[str, ...]: ...
     @property
     def sealed(self) -> bytes: ...
 
@@ -300,7 +300,7 @@ class Sink(Generic[EventT]):
             event_ids={
                 record.entry.event_id for record in records if record.offset not in found.unverified
             },
-            owners={_owner(event) for _, event in found.kept},
+            owners={owner for _, event in found.kept for owner in _owners(event)},
         )
 
     def _classify(self, records: Sequence[Record]) -> ClassifiedRecords[EventT]:
@@ -338,14 +338,16 @@ class Sink(Generic[EventT]):
                 found.kept.append((record, event))
                 seen.add(record.entry.event_id)
         # An early check without a lock; the commit repeats the check under the lock of the stream.
-        erased = self._ledger.erased({_owner(event) for _, event in found.kept})
-        found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
-        found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]
+        owners = {owner for _, event in found.kept for owner in _owners(event)}
+        erased = self._ledger.erased(owners)
+        found.erased[:] = [record for record, event in found.kept if _owners(event) & erased]
+        found.kept[:] = [pair for pair in found.kept if not _owners(pair[1]) & erased]
         return found
 
 
-def _owner(event: SealableEvent) -> Owner:
-    return Owner(event.principal, key_id_of(event.sealed))
+def _owners(event: SealableEvent) -> set[Owner]:
+    key_ids = key_ids_of(event.sealed) or (b"",) * len(event.principals)
+    return {Owner(*owner) for owner in zip(event.principals, key_ids, strict=True)}
 
 
 def object_key(lease: Lease, end: int, sha256: str) -> str:

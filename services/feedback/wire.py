@@ -63,6 +63,10 @@ def extract_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.Feedba
         texts.thumb.comment = event.thumb.comment
         event.thumb.ClearField("reasons")
         event.thumb.ClearField("comment")
+    elif kind == "ranking" and any(answer.text for answer in event.ranking.answers):
+        for answer in event.ranking.answers:
+            texts.ranking.answers.add(text=answer.text)
+            answer.ClearField("text")
     return texts
 
 
@@ -124,6 +128,7 @@ def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
         arm=message.arm,
         accept_us=_microseconds(message.accept_time),
         value=feedback_value_from(message),
+        rater=message.rater,
         sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )

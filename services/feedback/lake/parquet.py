@@ -10,7 +10,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.contracts.feedback import Correction, Retraction, Signal, Thumb
+from services.contracts.feedback import Correction, Ranking, Retraction, Signal, Thumb
 from services.feedback.events import FeedbackEvent, TurnEvent
 
 Row = dict[str, object]
@@ -41,7 +41,9 @@ FEEDBACK_SCHEMA = pa.schema(
     [
         *_COORDINATES,
         pa.field("accept_time", _TIME, nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # thumb, correction, retraction, signal
+        pa.field(
+            "kind", pa.string(), nullable=False
+        ),  # thumb, correction, retraction, signal, ranking
         pa.field("up", pa.bool_()),  # of a thumb
         pa.field("reasons", pa.list_(pa.string())),  # of a thumb
         pa.field("comment", pa.string()),  # of a thumb
@@ -50,6 +52,23 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("unknown_bytes", pa.binary()),  # protobuf fields of a newer writer
         _SEALED,
         pa.field("signal", pa.string()),  # kind of a signal; missing in older files
+        # Principal of a reviewer, null for feedback of the user; missing in older files, like the
+        # columns of a ranking.
+        pa.field("rater", pa.string()),
+        pa.field("ranking_source", pa.string()),  # arena or review
+        pa.field(
+            "ranking",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("message_id", pa.string()),  # empty for an answer of the event
+                        ("text", pa.string()),  # of an answer of the event; empty if sealed
+                        ("model_version", pa.string()),
+                        ("rank", pa.int32()),  # 1 for the best; equal ranks are ties
+                    ]
+                )
+            ),
+        ),
     ]
 )
 TURNS_SCHEMA = pa.schema(
@@ -92,7 +111,7 @@ TURNS_SCHEMA = pa.schema(
 
 def feedback_row(event: FeedbackEvent) -> Row:
     """Return the columns of a feedback event without its position in the log."""
-    row = _common(event) | {"accept_time": event.accept_us}
+    row = _common(event) | {"accept_time": event.accept_us, "rater": event.rater or None}
     match event.value:
         case Thumb(up, reasons, comment):
             return row | {"kind": "thumb", "up": up, "reasons": list(reasons), "comment": comment}
@@ -102,6 +121,9 @@ def feedback_row(event: FeedbackEvent) -> Row:
             return row | {"kind": "retraction", "retracts": subject}
         case Signal(kind):
             return row | {"kind": "signal", "signal": kind}
+        case Ranking(answers, source):
+            ranked = [vars(answer) for answer in answers]
+            return row | {"kind": "ranking", "ranking": ranked, "ranking_source": source}
         case None:
             raise ValueError("an event without a value has no row")
 

@@ -1,8 +1,9 @@
 """Rows that readers leave out and compaction removes: rows of erasures and of retracted answers.
 
-An erasure covers all events of its principal up to that moment, stored or in transit. Sealed events
-name the shredded key. Plain events were accepted before sealing existed: in transit they precede
-every erasure; in an object they are erased if the erasure came at or after their segment.
+An erasure covers all events of its principal up to that moment, stored or in transit. Feedback of a
+reviewer belongs to the reviewer and to the user: the erasure of either removes the event. Sealed
+events name the shredded key. Plain events were accepted before sealing existed: in transit they
+precede every erasure; in an object they are erased if the erasure came at or after their segment.
 
 A retracted answer belongs to a conversation that was deleted in the session service, which sends a
 turn with a derived event id to retract the answer. The ledger stores event ids permanently, so no
@@ -18,14 +19,14 @@ from sqlalchemy import Connection, func, select
 
 from services.contracts.identifiers import ERASED, turn_event_id
 from services.feedback.events import Stream
-from services.feedback.principals.sealing import KEY_ID_RANGE
+from services.feedback.principals.sealing import KEY_ID_RANGE, RATED_VERSION, RATER_KEY_ID_RANGE
 from services.feedback.store import tables
 from services.feedback.store.database import chunks
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Principal of an event and id of the sealing key; the id is empty for plain texts."""
+    """Principal or rater of an event, and id of the sealing key, empty for plain texts."""
 
     principal: str
     key_id: bytes
@@ -71,8 +72,11 @@ class ErasedRowMask:
             if "sealed" in rows.column_names
             else pa.nulls(rows.num_rows, pa.binary())
         )
-        shredded = pc.is_in(
-            pc.binary_slice(sealed, *KEY_ID_RANGE), pa.array(sorted(self.key_ids), pa.binary())
+        key_ids = pa.array(sorted(self.key_ids), pa.binary())
+        is_rated = pc.equal(pc.binary_slice(sealed, 0, len(RATED_VERSION)), RATED_VERSION)
+        shredded = pc.or_(
+            pc.is_in(pc.binary_slice(sealed, *KEY_ID_RANGE), key_ids),
+            pc.and_(is_rated, pc.is_in(pc.binary_slice(sealed, *RATER_KEY_ID_RANGE), key_ids)),
         )
         principals, until = list(self.plain_until), list(self.plain_until.values())
         found = pc.index_in(rows["principal"], pa.array(principals, pa.string()))

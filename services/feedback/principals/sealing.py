@@ -5,8 +5,15 @@ Layout of sealed bytes:
     version byte 1 | key id, 16 bytes | nonce, 12 bytes | AES-256-GCM of the texts | tag, 16 bytes
 
 The texts are a protobuf message of the event's own type without other fields; merging the message
-into the event restores the original. The associated data is `event_id/principal`, so bytes moved to
-another event do not decrypt.
+into the event restores the original. Texts of ranked answers are restored by position. The
+associated data is `event_id/principal`, so bytes moved to another event do not decrypt.
+
+Feedback of a reviewer belongs to two people. Its texts are sealed under a key derived from both
+data keys, so that deleting either key erases the texts:
+
+    version byte 2 | key id of the principal | key id of the rater | nonce | AES-256-GCM | tag
+
+The associated data is then `event_id/principal/rater`.
 
 The master key is the only secret of this service. Derived keys wrap data keys, compute fingerprints
 and sign records in topics. The database alone contains only wrapped keys; spool, topic and objects
@@ -29,13 +36,14 @@ from services.chassis.errors import DetailedError
 from services.feedback.spool.log import Entry
 
 MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
-VERSION = b"\x01"
+VERSION, RATED_VERSION = b"\x01", b"\x02"
 KEY_ID_BYTES, KEY_BYTES, NONCE_BYTES, TAG_BYTES = 16, 32, 12, 16
 # First byte, and the position after the last byte.
 KEY_ID_RANGE = (len(VERSION), len(VERSION) + KEY_ID_BYTES)
+RATER_KEY_ID_RANGE = (KEY_ID_RANGE[1], KEY_ID_RANGE[1] + KEY_ID_BYTES)
 MIN_SEALED_BYTES = len(VERSION) + KEY_ID_BYTES + NONCE_BYTES + TAG_BYTES
 # Sealed bytes, and protobuf overhead: tag and length of the field, and of the inner message.
-MAX_SEAL_OVERHEAD_BYTES = MIN_SEALED_BYTES + 20
+MAX_SEAL_OVERHEAD_BYTES = MIN_SEALED_BYTES + KEY_ID_BYTES + 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,20 @@ def seal(texts: bytes, key: DataKey, event_id: str, principal: str, nonce: bytes
     return VERSION + key.key_id + nonce + found
 
 
+def seal_rated(
+    texts: bytes,
+    keys: tuple[DataKey, DataKey],
+    event_id: str,
+    people: tuple[str, str],
+    nonce: bytes,
+) -> bytes:
+    """Encrypt texts of a reviewer under the data keys of the principal and the rater."""
+    bound_to = "/".join((event_id, *people)).encode()
+    key = _derived(b"".join(one.key for one in keys), None, _RATED)
+    ids = b"".join(one.key_id for one in keys)
+    return RATED_VERSION + ids + nonce + AESGCM(key).encrypt(nonce, texts, bound_to)
+
+
 def unseal(sealed: bytes, key: DataKey, event_id: str, principal: str) -> bytes | None:
     """Return the texts, or None if another, shredded key sealed them."""
     if key_id_of(sealed) != key.key_id:
@@ -62,17 +84,30 @@ def unseal(sealed: bytes, key: DataKey, event_id: str, principal: str) -> bytes 
 
 def is_sealed(sealed: bytes) -> bool:
     """Return True if the bytes have the form of sealed bytes."""
+    if sealed.startswith(RATED_VERSION):
+        return len(sealed) >= MIN_SEALED_BYTES + KEY_ID_BYTES
     return sealed.startswith(VERSION) and len(sealed) >= MIN_SEALED_BYTES
 
 
 def key_id_of(sealed: bytes) -> bytes:
-    """Return the id of the sealing key; empty for plain events of the first version."""
+    """Return the id of the principal's key; empty for plain events of the first version."""
     return sealed[slice(*KEY_ID_RANGE)]
+
+
+def key_ids_of(sealed: bytes) -> tuple[bytes, ...]:
+    """Return the key ids of the principal and, if there is one, of the rater; none if plain."""
+    if not sealed:
+        return ()
+    principal = key_id_of(sealed)
+    if sealed.startswith(RATED_VERSION):
+        return principal, sealed[slice(*RATER_KEY_ID_RANGE)]
+    return (principal,)
 
 
 # Salt of fingerprint keys, separate from wrapping keys, which have only the tenant as info.
 _FINGERPRINTS = b"thumbwheel.feedback.fingerprints"
 _RECORDS = b"thumbwheel.feedback.records"
+_RATED = b"thumbwheel.feedback.rated"
 
 
 class MasterKeyError(DetailedError):
@@ -216,7 +251,9 @@ class Sealer(Generic[MessageT]):
             UnavailableError: The keys are unavailable, and no entry is sealed.
         """
         events = [self.event_type.FromString(entry.payload) for entry in entries]
-        keys = self.keys.get_or_create({event.principal: event.tenant for event in events})
+        tenants = {event.principal: event.tenant for event in events}
+        tenants |= {rater: event.tenant for event in events if (rater := _rater(event))}
+        keys = self.keys.get_or_create(tenants)
         # Read the erasures after the keys: an erasure in between has shredded the returned keys.
         overtaken = self.overtaken(events)
         sealed: list[Entry] = []
@@ -227,10 +264,18 @@ class Sealer(Generic[MessageT]):
             if event.event_id not in overtaken:
                 # A fresh random nonce per event: reuse under one key would break AES-GCM.
                 nonce = self.random_bytes(NONCE_BYTES)
-                key = keys[event.principal]
-                event.sealed = seal(texts, key, event.event_id, event.principal, nonce)
+                key, event_id = keys[event.principal], event.event_id
+                if rater := _rater(event):
+                    people = event.principal, rater
+                    event.sealed = seal_rated(texts, (key, keys[rater]), event_id, people, nonce)
+                else:
+                    event.sealed = seal(texts, key, event_id, event.principal, nonce)
             sealed.append(replace(entry, payload=event.SerializeToString(deterministic=True)))
         return sealed
+
+
+def _rater(event: events_pb2.FeedbackEvent | events_pb2.TurnEvent) -> str:
+    return event.rater if isinstance(event, events_pb2.FeedbackEvent) else ""
 
 
 def overtaken_turns(

@@ -56,7 +56,12 @@ Change = tuple[Key, Remark]
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
-    """Return the effect of an event on the remarks, or None without an effect."""
+    """Return the effect of an event on the remarks, or None without an effect.
+
+    Words of reviewers are not shown to the user.
+    """
+    if event.rater:
+        return None
     match event.value:
         case Thumb():
             subject: str = Subject.THUMB
@@ -75,7 +80,7 @@ def change_of_row(row: parquet.Row) -> Change | None:
 
     Rows of the first version are unsealed and yield no texts.
     """
-    if row["kind"] not in {"thumb", "correction", "retraction"}:
+    if row.get("rater") or row["kind"] not in {"thumb", "correction", "retraction"}:
         return None
     subject = row["retracts"] or row["kind"]
     sealed = row.get("sealed") or b""

@@ -83,7 +83,12 @@ def majorities(users: UserCount) -> tuple[int, int]:
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
-    """Return the effect of an event on thumbs, or None without an effect."""
+    """Return the effect of an event on thumbs, or None without an effect.
+
+    Feedback of reviewers is no opinion of the user.
+    """
+    if event.rater:
+        return None
     match event.value:
         case Thumb(up=up):
             up_value: bool | None = up
@@ -97,7 +102,8 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
 
 def change_of_row(row: parquet.Row) -> Change | None:
     """Return the effect of a row on thumbs, or None without an effect."""
-    if row["kind"] != "thumb" and row["retracts"] != Subject.THUMB:
+    # Older files have no raters.
+    if row.get("rater") or (row["kind"] != "thumb" and row["retracts"] != Subject.THUMB):
         return None
     # Files of the first version have no order of acceptance.
     accept_us, accept_order = row["accept_time"], row.get("accept_order") or 0

@@ -3,6 +3,8 @@
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from thumbwheel.feedback.v1 import events_pb2
 
 MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
@@ -22,3 +24,18 @@ def opened(event: MessageT, key: bytes) -> MessageT:
     whole.ClearField("sealed")
     whole.MergeFromString(texts)
     return whole
+
+
+def rated_texts(
+    event: events_pb2.FeedbackEvent, key: bytes, rater_key: bytes
+) -> events_pb2.FeedbackEvent:
+    """Return the texts of a reviewer's event.
+
+    Raises:
+        InvalidTag: A key is another one.
+    """
+    sealed = event.sealed
+    both = HKDF(SHA256(), 32, None, b"thumbwheel.feedback.rated").derive(key + rater_key)
+    bound_to = f"{event.event_id}/{event.principal}/{event.rater}".encode()
+    texts = AESGCM(both).decrypt(sealed[33:45], sealed[45:], bound_to)
+    return events_pb2.FeedbackEvent.FromString(texts)

@@ -18,6 +18,8 @@ from services.feedback.spool.log import Entry
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32
 ADA = Caller("acme", "ada")
+# Reviewer of the same tenant.
+RAE = Caller("acme", "rae")
 FEEDBACK = StreamFormat(
     Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback
 )
@@ -73,6 +75,36 @@ def correction(
 ) -> events_pb2.FeedbackEvent:
     event = feedback(request, message, caller)
     event.correction.text = text
+    return event
+
+
+def ranking(
+    request: str,
+    *answers: tuple[str, int],
+    message: str = "m",
+    caller: Caller = ADA,
+    rater: Caller | None = None,
+) -> events_pb2.FeedbackEvent:
+    """Return a ranking of stored answers and texts.
+
+    Args:
+        answers: rank of each answer by the name of a message, or by a text with a space.
+    """
+    event = feedback(request, message, caller)
+    source = events_pb2.RANKING_SOURCE_REVIEW if rater else events_pb2.RANKING_SOURCE_ARENA
+    event.ranking.source = source
+    for answer, rank in answers or (("m", 1), ("n", 2)):
+        found = event.ranking.answers.add(rank=rank, model_version=f"v{rank}")
+        if " " in answer:
+            found.text = answer
+        else:
+            found.message_id = name(answer)
+    return rated(event, rater) if rater else event
+
+
+def rated(event: events_pb2.FeedbackEvent, rater: Caller = RAE) -> events_pb2.FeedbackEvent:
+    """Return the event as feedback of a reviewer."""
+    event.rater = principal_of(KEY, rater)
     return event
 
 

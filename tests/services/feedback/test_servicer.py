@@ -25,10 +25,14 @@ from services.feedback.store.tables import partitions
 from tests.services.feedback.clients import BOB, running
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import (
+    ADA,
+    RAE,
     correction,
     erased,
     feedback,
     name,
+    ranking,
+    rated,
     retraction,
     thumb,
     turn,
@@ -192,6 +196,42 @@ def _sealed() -> events_pb2.FeedbackEvent:
     return event
 
 
+def _own_rater() -> events_pb2.FeedbackEvent:
+    event = thumb("a")
+    event.rater = event.principal
+    return event
+
+
+def _both(text: str) -> events_pb2.FeedbackEvent:
+    event = ranking("a")
+    event.ranking.answers[1].text = text
+    return event
+
+
+def _unsourced() -> events_pb2.FeedbackEvent:
+    event = ranking("a")
+    event.ranking.ClearField("source")
+    return event
+
+
+def _copied() -> events_pb2.FeedbackEvent:
+    event = feedback("a")
+    event.signal.kind = "copied"
+    return event
+
+
+def _version_of_an_answer() -> events_pb2.FeedbackEvent:
+    event = ranking("a")
+    event.ranking.answers[1].model_version = "v\0"
+    return event
+
+
+def _rater(text: str) -> events_pb2.FeedbackEvent:
+    event = ranking("a")
+    event.rater = text
+    return event
+
+
 REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
     "nothing": (events_pb2.FeedbackEvent(), "event.event_id"),
     "no value": (feedback("a"), "event.value"),
@@ -211,6 +251,23 @@ REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
     "long correction": (correction("a", "x" * 8_193), "event.correction.text"),
     "retraction": (retraction("a", kind="vote"), "event.retraction.kind"),
     "sealed by somebody else": (_sealed(), "event.sealed"),
+    "rater": (_rater("rae"), "event.rater"),
+    "user as rater": (_own_rater(), "event.rater"),
+    "signal of a rater": (rated(_copied()), "event.rater"),
+    "one answer": (ranking("a", ("m", 1)), "event.ranking.answers"),
+    "seven answers": (ranking("a", *((f"m{n}", 1) for n in range(7))), "event.ranking.answers"),
+    "one answer twice": (ranking("a", ("m", 1), ("m", 2)), "event.ranking.answers"),
+    "rank 0": (ranking("a", ("m", 0), ("n", 1)), "event.ranking.answers.rank"),
+    "no best answer": (ranking("a", ("m", 2), ("n", 3)), "event.ranking.answers.rank"),
+    "gap": (ranking("a", ("m", 1), ("n", 1), ("o", 3)), "event.ranking.answers.rank"),
+    "id and text": (_both("an own text"), "event.ranking.answers[1].text"),
+    "neither id nor text": (ranking("a", ("m", 1), (" ", 2)), "event.ranking.answers[1].text"),
+    "long text": (
+        ranking("a", ("m", 1), (f"a {'x' * 32_768}", 2)),
+        "event.ranking.answers[1].text",
+    ),
+    "version of an answer": (_version_of_an_answer(), "event.ranking.answers[1].model_version"),
+    "no source": (_unsourced(), "event.ranking.source"),
 }
 
 
@@ -293,6 +350,48 @@ async def test_feedback_of_another_principal_is_rejected(
         with pytest.raises(kind):
             await client.record(event, caller)
         assert await client.thumbs("m") == {}
+
+
+async def test_feedback_of_a_reviewer_is_sent_by_the_reviewer_and_is_not_the_users(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as client:
+        written = rated(correction("a", "42"))
+        with pytest.raises(PermissionDeniedError) as caught:
+            await client.record(written)
+        assert caught.value.field == "event.rater"
+        await client.record(written, RAE)
+        await client.record(rated(thumb("b")), RAE)
+        await client.record(ranking("c", ("m", 1), ("an own text", 2), rater=RAE), RAE)
+        await client.record(ranking("d"))
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 4)
+        assert [(row["kind"], bool(row["rater"])) for row in rows] == [
+            ("correction", True),
+            ("thumb", True),
+            ("ranking", True),
+            ("ranking", False),
+        ]
+        for caller in (ADA, RAE):
+            assert await client.thumbs("m", "n", caller=caller) == {}
+        request = feedback_pb2.GetThumbsRequest(message_ids=[name("m")])
+        assert not (await client.call("GetThumbs", request)).words
+        counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(), caller=None)
+        assert list(counts.counts) == []
+
+
+async def test_a_ranking_from_before_an_erasure_is_acknowledged_and_not_stored(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as client:
+        await client.call("ErasePrincipal", feedback_pb2.ErasePrincipalRequest(), ADA)
+        # Accepted in 1970.
+        await client.record(ranking("a"))
+        await client.record(rated(correction("b", "42")), RAE)
+        late = ranking("c")
+        late.accept_time.GetCurrentTime()
+        await client.record(late)
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
+        assert [row["event_id"] for row in rows] == [late.event_id]
 
 
 async def test_thumbs_need_a_caller(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class RankedAnswer(_message.Message):
     model_version: _builtins.str
     """Version that generated the answer."""
     rank: _builtins.int
-    """1 for the best answer. Equal ranks are ties."""
+    """1 for the best answer. Equal ranks are ties, and no number is left out: 1, 1, 2."""
     def __init__(
         self,
         *,
@@ -251,13 +251,16 @@ class FeedbackEvent(_message.Message):
     rater: _builtins.str
     """HMAC of the reviewer who gave this feedback on another user's conversation; empty for feedback
     of the user. principal is the user whose conversation it is in both cases, so that the erasure
-    of that user reaches the event.
+    of that user reaches the event. The erasure of the reviewer removes the event too.
     """
     sealed: _builtins.bytes
     """Texts of the event, encrypted with the principal's data key. Reasons, comment and texts above
     are then empty. Layout: a byte 1, the key's id (16 bytes), a nonce (12 bytes), then AES-256-GCM
     of a FeedbackEvent that contains only the texts, with event_id + "/" + principal as associated
-    data. Merging that message into this one restores the event.
+    data. Merging that message into this one restores the event; texts of ranked answers have the
+    position of their answers. With a rater: a byte 2, the ids of the principal's and of the rater's
+    key, a nonce, then AES-256-GCM under a key derived from both, with event_id + "/" + principal +
+    "/" + rater as associated data.
     """
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:

@@ -366,7 +366,9 @@ class FeedbackLogServiceServicer:
     """
 
     def RecordFeedback(self, request, context):
-        """Appends one feedback event; idempotent by event_id.
+        """Appends one feedback event; idempotent by event_id. The caller is the event's rater if there is
+        one, else its principal. A ranking or an event with a rater from before an erasure of one of
+        them is acknowledged and not stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

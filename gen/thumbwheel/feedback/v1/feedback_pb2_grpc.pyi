@@ -97,7 +97,10 @@ class FeedbackLogServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.RecordFeedbackRequest, _feedback_pb2.RecordFeedbackResponse]
-    """Appends one feedback event; idempotent by event_id."""
+    """Appends one feedback event; idempotent by event_id. The caller is the event's rater if there is
+    one, else its principal. A ranking or an event with a rater from before an erasure of one of
+    them is acknowledged and not stored.
+    """
     AppendTurns: _aio.UnaryUnaryMultiCallable[_feedback_pb2.AppendTurnsRequest, _feedback_pb2.AppendTurnsResponse]
     """Appends finished turns from session's outbox; idempotent by event_id."""
     ListSegments: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListSegmentsRequest, _feedback_pb2.ListSegmentsResponse]
@@ -140,7 +143,10 @@ class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.RecordFeedbackRequest,
         context: _aio.ServicerContext[_feedback_pb2.RecordFeedbackRequest, _abc.Awaitable[_feedback_pb2.RecordFeedbackResponse]],
     ) -> _abc.Awaitable[_feedback_pb2.RecordFeedbackResponse]:
-        """Appends one feedback event; idempotent by event_id."""
+        """Appends one feedback event; idempotent by event_id. The caller is the event's rater if there is
+        one, else its principal. A ranking or an event with a rater from before an erasure of one of
+        them is acknowledged and not stored.
+        """
 
     @_abc_1.abstractmethod
     def AppendTurns(

@@ -4,15 +4,20 @@ import hashlib
 import subprocess
 import sys
 
+import pyarrow as pa
+
 from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.spool.log import Record
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import (
     FEEDBACK,
+    RAE,
     TURNS,
     correction,
     erased,
+    name,
+    ranking,
     retraction,
     thumb,
     turn,
@@ -63,6 +68,22 @@ def test_feedback_rows_round_trip() -> None:
         11,
     )
     assert [row["offset"] for row in rows] == [0, 1, 2]
+
+
+def test_rankings_round_trip_and_files_without_their_columns_are_read() -> None:
+    said = ranking("d", ("m", 2), ("a text", 1), rater=RAE)
+    row = FEEDBACK.row(FEEDBACK.decode(Record(3, 11, codec.feedback_entry(said))))
+    positioned = row | COORDINATES | {"offset": 3, "event_id": said.event_id}
+    new = parquet.read(parquet.encode_feedback([positioned]))
+    columns = ("rater", "ranking_source", "ranking")
+    old = parquet.read(parquet.encode_feedback(feedback_rows())).drop_columns(columns)
+    found = parquet.to_rows(pa.concat_tables([old, new], promote_options="default"))
+    assert [row["rater"] for row in found] == [None, None, None, said.rater]
+    assert (found[3]["kind"], found[3]["ranking_source"]) == ("ranking", "review")
+    assert found[3]["ranking"] == [
+        {"message_id": name("m"), "text": "", "model_version": "v2", "rank": 2},
+        {"message_id": "", "text": "a text", "model_version": "v1", "rank": 1},
+    ]
 
 
 def test_turn_rows_round_trip_including_erased_turns() -> None:

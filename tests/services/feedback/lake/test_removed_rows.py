@@ -12,7 +12,7 @@ from services.feedback.lake.removed_rows import (
     retracted_answers,
     retracted_rows,
 )
-from services.feedback.principals.sealing import VERSION
+from services.feedback.principals.sealing import RATED_VERSION, VERSION
 from services.feedback.store import tables
 from services.feedback.wire import turn_entry
 from tests.services.feedback.compacted import turns_log
@@ -26,6 +26,10 @@ OLD, NEW = b"o" * 16, b"n" * 16
 
 def sealed(key_id: bytes) -> bytes:
     return VERSION + key_id + bytes(28)
+
+
+def rated(key_id: bytes, rater_key_id: bytes) -> bytes:
+    return RATED_VERSION + key_id + rater_key_id + bytes(28)
 
 
 def rows(*given: tuple[str, bytes | None, int]) -> pa.Table:
@@ -50,6 +54,18 @@ def test_sealed_rows_are_erased_by_key_and_plain_rows_by_position() -> None:
         (BOB, sealed(NEW), 1),
     )
     assert gone.mask(given).to_pylist() == [True, False, True, False, False, False]
+
+
+def test_rows_of_a_reviewer_are_erased_by_either_key() -> None:
+    gone = ErasedRowMask(frozenset([OLD]), {})
+    given = rows(
+        (ADA, rated(OLD, NEW), 1),
+        (ADA, rated(NEW, OLD), 1),
+        (ADA, rated(NEW, NEW), 1),
+        # The bytes after the key id of other rows are no key id.
+        (ADA, VERSION + NEW + OLD + bytes(28), 1),
+    )
+    assert gone.mask(given).to_pylist() == [True, True, False, False]
 
 
 def test_files_of_the_first_version_and_empty_files_are_read() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, delete
+from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.contracts.identifiers import principal_of
@@ -12,13 +13,22 @@ from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
-from services.feedback.projections import thumbs
+from services.feedback.projections import remarks, thumbs
 from services.feedback.spool.spool import inspect
 from services.feedback.store import tables
 from services.feedback.wire import feedback_entry
 from tests.services.feedback.compacted import OPTIONS
 from tests.services.feedback.objects import decode
-from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
+from tests.services.feedback.samples import (
+    ADA,
+    KEY,
+    RAE,
+    correction,
+    ranking,
+    rated,
+    thumb,
+    turn,
+)
 from tests.services.feedback.sealing_world import SealingWorld
 
 BOB = Caller("acme", "bob")
@@ -74,6 +84,59 @@ def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: Sealin
     assert thumbs.catch_up(world.ledger, world.store, "feedback")
     assert sorted(map(str, world.all_of(tables.thumbs))) == sorted(map(str, before))
     assert len(before) == 3
+
+
+def judged() -> list[events_pb2.FeedbackEvent]:
+    """Return feedback of a user, and of a reviewer on the answers of the user."""
+    return [
+        ranking("vote"),
+        rated(correction("written", "words of the reviewer")),
+        ranking("ranked", ("m", 1), ("an own text", 2), rater=RAE),
+        ranking("of bob", caller=BOB, rater=RAE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("erased", "living"),
+    [(ADA, {"of bob"}), (RAE, {"vote"}), (BOB, {"vote", "written", "ranked"})],
+)
+def test_the_erasure_of_user_or_reviewer_removes_the_rows(
+    world: SealingWorld, erased: Caller, living: set[str]
+) -> None:
+    said = dict(zip(("vote", "written", "ranked", "of bob"), judged(), strict=True))
+    world.say(said["vote"], said["written"])
+    world.sink()
+    # In the write-ahead log, not yet in the table.
+    world.say(said["ranked"], said["of bob"])
+    erasure, _ = world.erasures.erase(principal_of(KEY, erased), "acme")
+    world.sink()
+    compact(world)
+    assert stored(world) == {said[request].event_id for request in living}
+    rows = [
+        row
+        for item in world.ledger.readable_segments("feedback")
+        if item.object_key
+        for row in decode(world.store.get(item.object_key))
+    ]
+    assert not {row["principal"] for row in rows} & {erasure.principal}
+    assert not {row["rater"] for row in rows} & {erasure.principal}
+    found = world.erasures.get(erasure.principal, erasure.erasure_id)
+    assert found.rewrite_us is not None
+
+
+def test_feedback_of_reviewers_and_rankings_are_no_thumbs_or_remarks(world: SealingWorld) -> None:
+    world.say(*judged(), rated(thumb("x")))
+    world.sink()
+    assert world.all_of(tables.thumbs) == world.all_of(tables.remarks) == []
+    # A rebuild from the objects follows the same rule.
+    for positions, rebuilt in (
+        (tables.thumb_positions, thumbs),
+        (tables.remark_positions, remarks),
+    ):
+        with world.engine.begin() as connection:
+            connection.execute(delete(positions))
+        assert rebuilt.catch_up(world.ledger, world.store, "feedback")
+    assert world.all_of(tables.thumbs) == world.all_of(tables.remarks) == []
 
 
 def test_a_pass_without_erasures_keeps_replaced_objects_for_the_delay(world: SealingWorld) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.contracts.feedback import Correction, Thumb
+from services.contracts.feedback import Correction, RankedAnswer, Ranking, Thumb
 from services.feedback import wire as codec
 from services.feedback.lake import parquet
 from services.feedback.principals.sealing import (
@@ -19,14 +19,18 @@ from services.feedback.principals.sealing import (
     MasterKeyError,
     Sealer,
     key_id_of,
+    key_ids_of,
 )
 from services.feedback.spool.log import Entry, Record, frame_bytes
-from tests.services.feedback.opened import opened
+from tests.services.feedback.opened import opened, rated_texts
 from tests.services.feedback.samples import (
     MASTER,
+    RAE,
     correction,
     erased,
     name,
+    ranking,
+    rated,
     retraction,
     sampled,
     thumb,
@@ -50,6 +54,17 @@ class OneKey:
     def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         self.asked.append(dict(tenants))
         return dict.fromkeys(tenants, KEY)
+
+
+class KeysByName:
+    """Fake keys, one for each principal."""
+
+    def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+        return {name: KeysByName.key(name) for name in tenants}
+
+    @staticmethod
+    def key(principal: str) -> DataKey:
+        return DataKey(principal[:16].encode(), principal[:32].encode())
 
 
 def feedback_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.FeedbackEvent]:
@@ -155,6 +170,43 @@ def test_bytes_moved_to_another_event_do_not_unseal() -> None:
         opened(second, KEY.key)
 
 
+def test_texts_of_a_reviewer_open_with_both_keys_only() -> None:
+    sealer = Sealer(
+        events_pb2.FeedbackEvent, codec.extract_feedback_texts, KeysByName(), MasterKey(MASTER)
+    )
+    said = [
+        rated(correction("a", "fifty-six")),
+        ranking("b", ("m", 2), ("a longer answer", 1), rater=RAE),
+    ]
+    texts = []
+    for entry in sealer.seal([codec.feedback_entry(one) for one in said]):
+        event = events_pb2.FeedbackEvent.FromString(entry.payload)
+        user, rater = KeysByName.key(event.principal), KeysByName.key(event.rater)
+        assert key_ids_of(event.sealed) == (user.key_id, rater.key_id)
+        assert b"fifty" not in entry.payload
+        assert b"longer" not in entry.payload
+        assert codec.decode_feedback(Record(0, 0, entry)).rater == event.rater
+        texts.append(rated_texts(event, user.key, rater.key))
+        for keys in ((user.key, user.key), (rater.key, rater.key), (rater.key, user.key)):
+            with pytest.raises(InvalidTag):
+                rated_texts(event, *keys)
+        event.rater = event.principal
+        with pytest.raises(InvalidTag):
+            rated_texts(event, user.key, rater.key)
+    assert texts[0].correction.text == "fifty-six"
+    assert [answer.text for answer in texts[1].ranking.answers] == ["", "a longer answer"]
+
+
+def test_a_ranking_of_stored_answers_has_no_text() -> None:
+    said = ranking("a")
+    (entry,) = feedback_sealer(OneKey()).seal([codec.feedback_entry(said)])
+    event = events_pb2.FeedbackEvent.FromString(entry.payload)
+    assert opened(event, KEY.key) == said
+    assert codec.decode_feedback(Record(0, 0, entry)).value == Ranking(
+        (RankedAnswer(1, name("m"), "", "v1"), RankedAnswer(2, name("n"), "", "v2")), "arena"
+    )
+
+
 def test_a_group_reads_keys_once_and_never_reuses_a_nonce() -> None:
     keys, nonces = OneKey(), iter(range(1, 9))
     entries = feedback_sealer(keys, lambda size: next(nonces).to_bytes(size, "big")).seal(
@@ -179,10 +231,13 @@ def test_the_reserved_space_is_sufficient(kind: str) -> None:
 
 
 def test_the_longest_texts_fit_into_the_reserved_space() -> None:
-    said = [turn("x" * 1_900_000), correction("a", "ü" * 8_192)]
-    for one, plain in zip(
-        said, (codec.turn_entry(said[0]), codec.feedback_entry(said[1])), strict=True
-    ):
+    said = [
+        turn("x" * 1_900_000),
+        correction("a", "ü" * 8_192),
+        ranking("b", *((f" {'ü' * 32_000}", 1) for _ in range(6)), rater=RAE),
+    ]
+    plain_entries = (codec.turn_entry(said[0]), *map(codec.feedback_entry, said[1:]))
+    for one, plain in zip(said, plain_entries, strict=True):
         assert (
             frame_bytes(sealed_entry(one))
             <= frame_bytes(plain) + feedback_sealer(OneKey()).max_overhead_bytes
