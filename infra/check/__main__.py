@@ -12,6 +12,7 @@ CODE = (
     "services",
     "training",
     "sequential",
+    "human_evaluation",
     "chat_format",
     "secret_detection",
     "infra",

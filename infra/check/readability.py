@@ -20,7 +20,10 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("services", "training", "sequential", "chat_format", "secret_detection", "infra")
+PRODUCT = (
+    *("services", "training", "sequential", "human_evaluation", "chat_format"),
+    *("secret_detection", "infra"),
+)
 CODE = (*PRODUCT, "thumbwheel_cli", "tests", "benchmarks")
 SHORT_MODULE_LINES = 40
 MAX_MODULES_IN_FOLDER = 15

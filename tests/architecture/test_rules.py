@@ -17,6 +17,7 @@ CODE = (
     "services",
     "training",
     "sequential",
+    "human_evaluation",
     "chat_format",
     "secret_detection",
     "infra",
@@ -277,6 +278,7 @@ def test_training_imports_no_service() -> None:
     ("package", "libraries"),
     [
         ("sequential", {"numpy"}),
+        ("human_evaluation", {"numpy"}),
         ("chat_format", {"jinja2", "tokenizers"}),
         ("secret_detection", set()),
     ],
