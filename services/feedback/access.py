@@ -8,11 +8,13 @@ from collections.abc import Mapping
 GATEWAY = frozenset({"gateway"})
 SESSION = frozenset({"session"})
 LOOP = frozenset({"training", "operator"})
+# Sends votes, and removes the votes of erased users.
+REVIEW = frozenset({"review"})
 # Compares versions after a promotion.
 GENERATOR = frozenset({"generator"})
 
 CALLERS: Mapping[str, frozenset[str]] = {
-    "thumbwheel.feedback.v1.FeedbackLogService.RecordFeedback": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.RecordFeedback": GATEWAY | REVIEW,
     "thumbwheel.feedback.v1.FeedbackLogService.AppendTurns": SESSION,
     "thumbwheel.feedback.v1.FeedbackLogService.ListSegments": LOOP,
     "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP | GATEWAY,

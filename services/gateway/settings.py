@@ -73,6 +73,7 @@ class GatewaySettings(ServiceSettings):
     session_target: str = Field("127.0.0.1:50054", description="session service")
     generator_target: str = Field("127.0.0.1:50055", description="generator service")
     feedback_target: str = Field("127.0.0.1:50056", description="feedback service")
+    review_target: str = Field("127.0.0.1:50058", description="review service")
     principal_key: SecretStr = Field(
         min_length=16,
         description="HMAC key of principals; the same in session and feedback",

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 GATEWAY = frozenset({"gateway"})
 LOOP = frozenset({"training", "operator"})
+# Draws the models of battles.
+REVIEW = frozenset({"review"})
 
 CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.generator.v1.GeneratorService.Generate": GATEWAY,
-    "thumbwheel.generator.v1.RolloutService.GetRollout": GATEWAY | LOOP,
+    "thumbwheel.generator.v1.RolloutService.GetRollout": GATEWAY | LOOP | REVIEW,
     "thumbwheel.generator.v1.RolloutService.StartCanary": LOOP,
     "thumbwheel.generator.v1.RolloutService.RenewCanary": LOOP,
     "thumbwheel.generator.v1.RolloutService.PromoteCanary": LOOP,

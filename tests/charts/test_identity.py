@@ -28,7 +28,7 @@ from tests.charts.rendering import (
 )
 
 INTERNAL = {service.name for service in service_table().internal}
-SIGNING = {"gateway", "generator", "session", "training"}
+SIGNING = {"gateway", "generator", "review", "session", "training"}
 LOCAL, RAY, EXISTING = "one-node-values.yaml", "ray-values.yaml", "gitops-values.yaml"
 
 

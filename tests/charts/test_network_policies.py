@@ -128,6 +128,7 @@ def test_only_the_gateway_is_open_and_egress_is_limited_to_the_ports_of_stores()
         "gateway": {5432, 6379},
         "session": {5432},
         "generator": {5432},
+        "review": {5432},
         "feedback": {5432, 9092, 8333},
     }
 

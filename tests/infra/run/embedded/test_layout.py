@@ -101,12 +101,13 @@ def test_internal_services_require_tokens_and_each_caller_has_its_own_key(tmp_pa
     receivers = {name for name, own in settings.items() if "identity_keys" in own}
     assert receivers == {service.name for service in service_table().internal}
     signing = {name: own["identity_key"] for name, own in settings.items() if "identity_key" in own}
-    assert set(signing) == {"gateway", "generator", "session"}
+    assert set(signing) == {"gateway", "generator", "review", "session"}
     public = read_public_keys(layout.identity_keys())
     assert sorted(key.caller for key in public.values()) == [
         "gateway",
         "generator",
         "operator",
+        "review",
         "session",
         "training",
     ]

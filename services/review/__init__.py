@@ -1,0 +1,1 @@
+"""People's judgement: battles of the arena, their votes, and the leaderboard."""

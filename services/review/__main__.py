@@ -1,0 +1,148 @@
+"""Command line of the review service.
+
+`python -m services.review` serves. `migrate` migrates the database to the schema of this version.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.errors import SchemaRevisionError, UnavailableError
+from services.chassis.server import Registration, run_service
+from services.chassis.settings import load_settings
+from services.contracts.wire import now_us
+from services.review.access import CALLERS
+from services.review.arena.battles import BattleLimits, Battles
+from services.review.arena.participants import Participants
+from services.review.arena.votes import VoteRules, Votes
+from services.review.peers import FeedbackPeer, GeneratorPeer, SessionPeer
+from services.review.relay import Relay, RelayIntervals
+from services.review.servicer import ARENA_NAME, MODELS_NAME, ArenaServicer, BattleModelServicer
+from services.review.settings import ReviewSettings
+from services.review.store.battles import SqlBattleStore
+from services.review.store.database import migrate, open_database, redacted_url
+from services.review.store.outbox import SqlOutbox
+
+# Longest wait for the relay's last events. Events that remain are relayed after the next start.
+SHUTDOWN_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registration]]:
+    """Open the database and the channels, and start the relay."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            open_database(
+                settings.database_url,
+                wait_seconds=settings.database_wait_seconds,
+                connections=settings.database_connections,
+            )
+        )
+
+        async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
+            return await stack.enter_async_context(
+                open_channel(
+                    target,
+                    proto,
+                    peer=peer,
+                    tls=settings.tls_files(),
+                    signer=settings.token_signer("review"),
+                )
+            )
+
+        session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
+        generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
+        feedback = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
+        relay = Relay(
+            SqlOutbox(engine),
+            FeedbackPeer(
+                feedback_pb2_grpc.FeedbackLogServiceStub(feedback), settings.relay_timeout_seconds
+            ),
+            relay_intervals(settings),
+            now_us,
+        )
+        store = SqlBattleStore(engine)
+        participants = Participants(
+            GeneratorPeer(generator_pb2_grpc.RolloutServiceStub(generator), settings.peer_seconds),
+            settings.extra_models,
+            settings.excluded_models,
+        )
+        limits = BattleLimits(settings.battles_per_hour, settings.votes_per_day)
+        # Users must not be able to predict the order of the models.
+        battles = Battles(store, participants, limits, random.SystemRandom())
+        messages = SessionPeer(session_pb2_grpc.SessionServiceStub(session), settings.peer_seconds)
+        votes = Votes(battles, store, messages, vote_rules(settings), relay.wake)
+        key = settings.principal_key.get_secret_value()
+        relaying = asyncio.create_task(relay.run())
+        try:
+            yield [
+                Registration(
+                    ARENA_NAME,
+                    arena_pb2_grpc.add_ArenaServiceServicer_to_server,
+                    ArenaServicer(key, battles, votes),  # type: ignore[abstract]
+                ),
+                Registration(
+                    MODELS_NAME,
+                    arena_pb2_grpc.add_BattleModelServiceServicer_to_server,
+                    BattleModelServicer(key, battles),
+                ),
+            ]
+        finally:
+            relay.stop()
+            # A transaction is not cancelled, because its connection would stay open.
+            await asyncio.wait({relaying}, timeout=SHUTDOWN_SECONDS)
+            relaying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await relaying
+
+
+def relay_intervals(settings: ReviewSettings) -> RelayIntervals:
+    """Return the intervals of the relay."""
+    return RelayIntervals(
+        settings.relay_poll_seconds,
+        settings.relay_max_backoff_seconds,
+        settings.relay_refused_seconds,
+    )
+
+
+def vote_rules(settings: ReviewSettings) -> VoteRules:
+    """Return the rules for votes that do not count."""
+    developers = {model: label.developer for model, label in settings.models.items()}
+    return VoteRules(
+        settings.votes_per_day, settings.least_vote_seconds, settings.family_names, developers
+    )
+
+
+def main() -> None:
+    """Serve until SIGTERM, or migrate the database."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.review", description="The review service."
+    )
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    settings = load_settings(ReviewSettings)
+    try:
+        if command == "migrate":
+            before, after = asyncio.run(migrate(settings.database_url))
+            was = "" if before == after else f", was {before or 'without a revision'}"
+            print(f"{redacted_url(settings.database_url)}: at {after}{was}")
+        else:
+            run_service("review", settings, wiring, CALLERS)
+    except (SchemaRevisionError, UnavailableError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Models that take part in battles: served versions and the models of the settings."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.chassis.errors import FailedPreconditionError
+
+
+class ServedVersions(Protocol):
+    """Source of the versions that answer."""
+
+    async def served_versions(self) -> Sequence[str]:
+        """Return the versions that the generator serves.
+
+        Raises:
+            ServiceError: the generator service does not answer.
+        """
+
+
+class TooFewModelsError(FailedPreconditionError):
+    """Fewer than two models take part."""
+
+    reason = "TOO_FEW_MODELS"
+
+
+class Participants:
+    """Models of new battles.
+
+    Args:
+        served: source of the served versions.
+        extra: further models of the settings.
+        excluded: models that never take part.
+    """
+
+    def __init__(
+        self, served: ServedVersions, extra: Sequence[str], excluded: Sequence[str]
+    ) -> None:
+        self._served, self._extra, self._excluded = served, extra, frozenset(excluded)
+
+    async def models(self) -> list[str]:
+        """Return at least two different models.
+
+        Raises:
+            TooFewModelsError: fewer than two models take part.
+            ServiceError: the generator service does not answer.
+        """
+        found = {*await self._served.served_versions(), *self._extra} - self._excluded
+        if len(found) < 2:
+            raise TooFewModelsError(
+                f"{len(found)} model takes part in battles", limit="at least 2 models"
+            )
+        return sorted(found)

@@ -1,0 +1,77 @@
+"""Clients of session, generator and feedback."""
+
+import uuid
+from collections.abc import Sequence
+
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.channel import call_unary
+from services.chassis.errors import UnavailableError
+from services.chassis.identity import CallContext, Caller, bind_call
+
+
+class SessionPeer:
+    """Implements `votes.Messages`."""
+
+    def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def message(self, message_id: str) -> chat_pb2.Message:
+        request = session_pb2.GetMessageRequest(message_id=message_id)
+        found: session_pb2.GetMessageResponse = await call_unary(
+            "session", self._stub.GetMessage, request, within_seconds=self._within_seconds
+        )
+        return found.message
+
+
+class GeneratorPeer:
+    """Implements `participants.ServedVersions`."""
+
+    def __init__(self, stub: generator_pb2_grpc.RolloutServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def served_versions(self) -> Sequence[str]:
+        """Return the stable version, the candidate and the version before, if loaded.
+
+        The stable version is returned in every state, because it answers as soon as it is loaded.
+        """
+        rollout: generator_pb2.GetRolloutResponse = await call_unary(
+            "generator",
+            self._stub.GetRollout,
+            generator_pb2.GetRolloutRequest(),
+            within_seconds=self._within_seconds,
+        )
+        others = (rollout.candidate, rollout.watch.previous)
+        return [
+            rollout.stable.version,
+            *(
+                other.version
+                for other in others
+                if other.state == generator_pb2.VERSION_STATE_READY
+            ),
+        ]
+
+
+class FeedbackPeer:
+    """Implements `relay.FeedbackLog`."""
+
+    def __init__(
+        self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float
+    ) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def record(self, caller: Caller, event: events_pb2.FeedbackEvent) -> None:
+        # The feedback service accepts events of the calling user only. The relay is a task of its
+        # own, so that no other call sees this identity.
+        bind_call(CallContext(caller, uuid.uuid4().hex))
+        request = feedback_pb2.RecordFeedbackRequest(event=event)
+        response: feedback_pb2.RecordFeedbackResponse = await call_unary(
+            "feedback", self._stub.RecordFeedback, request, within_seconds=self._within_seconds
+        )
+        if response.durability != feedback_pb2.DURABILITY_SPOOL:
+            raise UnavailableError(
+                "the feedback service reported no durability", reason="FEEDBACK_UNAVAILABLE"
+            )

@@ -1,0 +1,1 @@
+"""Database of battles, votes, accounts and the outbox."""

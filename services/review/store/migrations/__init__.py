@@ -1,0 +1,1 @@
+"""Migrations of the review database: one file per change, applied in order, never edited."""

@@ -1,0 +1,32 @@
+"""Conversion of battles to protobuf."""
+
+from collections.abc import Mapping
+
+from thumbwheel.review.v1 import arena_pb2
+
+from services.contracts.wire import timestamp
+from services.review.arena.battle import Battle, Outcome, SetAside, model_names
+
+OUTCOMES: Mapping[arena_pb2.Outcome.ValueType, Outcome] = {
+    arena_pb2.Outcome.Value(f"OUTCOME_{outcome.name}"): outcome for outcome in Outcome
+}
+OUTCOME_NUMBERS = {outcome: number for number, outcome in OUTCOMES.items()}
+SET_ASIDE_NUMBERS = {
+    reason: arena_pb2.SetAside.Value(f"SET_ASIDE_{reason.name}") for reason in SetAside
+}
+
+
+def battle_proto(battle: Battle) -> arena_pb2.Battle:
+    """Convert a battle for its user; versions are included after the vote only."""
+    found = arena_pb2.Battle(
+        battle_id=battle.battle_id,
+        models=model_names(battle.battle_id),
+        create_time=timestamp(battle.create_us),
+    )
+    if vote := battle.vote:
+        found.outcome = OUTCOME_NUMBERS[vote.outcome]
+        found.model_versions.extend(battle.models)
+        if vote.set_aside:
+            found.set_aside = SET_ASIDE_NUMBERS[vote.set_aside]
+        found.vote_time.FromMicroseconds(vote.vote_us)
+    return found

@@ -1,0 +1,249 @@
+"""The review service with its real wiring on a real port, and fakes of the services it calls."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.errors import from_rpc
+from services.chassis.identity import Caller
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+from services.contracts.identifiers import principal_of
+from services.contracts.wire import now_us, timestamp
+from services.review.__main__ import wiring
+from services.review.settings import ReviewSettings
+
+ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+BOB = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
+OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
+PRINCIPAL_KEY = "a key for tests only"
+MODELS = ("alder-1", "birch-2")
+UNKNOWN_ID = "01900000-0000-4000-8000-000000000000"
+
+
+@dataclass
+class FakeSession:
+    """Fake of session's GetMessage: messages by id, each with its tenant and user."""
+
+    messages: dict[str, tuple[Caller, chat_pb2.Message]] = field(default_factory=dict)
+
+    async def GetMessage(self, request: Any, context: Any) -> session_pb2.GetMessageResponse:
+        found = self.messages.get(request.message_id)
+        if found is None or found[0] != caller_of(context):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such message")
+        return session_pb2.GetMessageResponse(message=found[1])
+
+    def answer(self, parent_id: str, model: str, text: str, **fields: Any) -> str:
+        """Store an answer of Ada that is a minute old; return its id."""
+        message = chat_pb2.Message(
+            id=str(uuid.uuid4()),
+            conversation_id=fields.pop("conversation_id", UNKNOWN_ID),
+            parent_id=parent_id,
+            role=fields.pop("role", chat_pb2.ROLE_ASSISTANT),
+            text=text,
+            model_version=model,
+            arm=fields.pop("arm", "battle"),
+            finish_reason=fields.pop("finish_reason", chat_pb2.FINISH_REASON_STOP),
+            create_time=timestamp(now_us() - int(fields.pop("age_seconds", 10.0) * 1e6)),
+            task=fields.pop("task", chat_pb2.TASK_CODE),
+        )
+        tenant, user = (value for _, value in fields.pop("owner", ADA))
+        assert not fields
+        self.messages[message.id] = Caller(tenant, user), message
+        return message.id
+
+
+@dataclass
+class FakeGenerator:
+    """Fake of the generator's GetRollout with a stable version and a candidate."""
+
+    stable: str = MODELS[0]
+    candidate: str = MODELS[1]
+    candidate_state: int = generator_pb2.VERSION_STATE_READY
+    is_down: bool = False
+
+    async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
+        if self.is_down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        served = generator_pb2.ServedVersion
+        found = generator_pb2.GetRolloutResponse(
+            stable=served(version=self.stable, state=generator_pb2.VERSION_STATE_READY)
+        )
+        if self.candidate:
+            candidate = served(version=self.candidate, state=self.candidate_state)
+            found.candidate.CopyFrom(candidate)
+        return found
+
+
+@dataclass
+class FakeFeedback:
+    """Fake of feedback's RecordFeedback with its check of the principal.
+
+    Each entry of `failures` fails a call with its code; "after" fails it after the write.
+    """
+
+    events: list[events_pb2.FeedbackEvent] = field(default_factory=list)
+    failures: list[grpc.StatusCode | str] = field(default_factory=list)
+
+    async def RecordFeedback(self, request: Any, context: Any) -> Any:
+        failure = self.failures.pop(0) if self.failures else ""
+        if isinstance(failure, grpc.StatusCode):
+            await context.abort(failure, "failed")
+        if request.event.principal != principal_of(PRINCIPAL_KEY, caller_of(context)):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "another principal")
+        self.events.append(request.event)
+        if failure == "after":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down after the write")
+        return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+
+
+@dataclass
+class Peers:
+    """Fakes of the three called services."""
+
+    session: FakeSession = field(default_factory=FakeSession)
+    generator: FakeGenerator = field(default_factory=FakeGenerator)
+    feedback: FakeFeedback = field(default_factory=FakeFeedback)
+
+
+def caller_of(context: Any) -> Caller:
+    found = dict(context.invocation_metadata())
+    return Caller(found["x-tw-tenant"], found["x-tw-user"])
+
+
+@dataclass(frozen=True)
+class Home:
+    """Folder for files and URL of the database of a test."""
+
+    directory: Path
+    database_url: str
+
+
+def review_settings(home: Home, port: int, **changes: Any) -> ReviewSettings:
+    values = {
+        "port": 0,
+        "metrics_port": 0,
+        "drain_seconds": 0,
+        "lame_duck_seconds": 0,
+        "database_url": home.database_url,
+        "principal_key": PRINCIPAL_KEY,
+        "relay_poll_seconds": 0.05,
+        "relay_max_backoff_seconds": 0.1,
+        "relay_refused_seconds": 0.1,
+        **{f"{peer}_target": f"127.0.0.1:{port}" for peer in ("session", "generator", "feedback")},
+    }
+    return ReviewSettings.model_validate(values | changes)
+
+
+@dataclass(frozen=True)
+class Review:
+    """Stubs of the service, and the fakes behind it."""
+
+    arena: Any
+    models: Any
+    peers: Peers
+
+    async def create(self, request_id: str = "", caller: Any = ADA) -> arena_pb2.Battle:
+        request = arena_pb2.CreateBattleRequest(request_id=request_id or uuid.uuid4().hex)
+        return (await self.arena.CreateBattle(request, timeout=10, metadata=caller)).battle
+
+    async def version(self, model: str, caller: Any = ADA) -> str:
+        request = arena_pb2.ResolveBattleModelRequest(model=model)
+        found = await self.models.ResolveBattleModel(request, timeout=10, metadata=caller)
+        return str(found.model_version)
+
+    async def get(self, battle_id: str, caller: Any = ADA) -> arena_pb2.Battle:
+        request = arena_pb2.GetBattleRequest(battle_id=battle_id)
+        return (await self.arena.GetBattle(request, timeout=10, metadata=caller)).battle
+
+    async def answers(
+        self, battle: arena_pb2.Battle, texts: Any = ("one", "two"), **fields: Any
+    ) -> list[str]:
+        """Store the two answers of a battle, and return their ids."""
+        parent_id, caller = str(uuid.uuid4()), fields.get("owner", ADA)
+        return [
+            self.peers.session.answer(parent_id, await self.version(model, caller), text, **fields)
+            for model, text in zip(battle.models, texts, strict=True)
+        ]
+
+    async def vote(
+        self, battle_id: str, ids: Any, outcome: Any = arena_pb2.OUTCOME_FIRST, caller: Any = ADA
+    ) -> arena_pb2.Battle:
+        request = arena_pb2.VoteBattleRequest(battle_id=battle_id, message_ids=ids, outcome=outcome)
+        return (await self.arena.VoteBattle(request, timeout=10, metadata=caller)).battle
+
+    async def whole_battle(
+        self, outcome: Any = arena_pb2.OUTCOME_FIRST, caller: Any = ADA, **fields: Any
+    ) -> arena_pb2.Battle:
+        """Create a battle, store its answers, and vote."""
+        battle = await self.create(caller=caller)
+        ids = await self.answers(battle, owner=caller, **fields)
+        return await self.vote(battle.battle_id, ids, outcome, caller)
+
+
+@asynccontextmanager
+async def peer_services(peers: Peers) -> AsyncIterator[int]:
+    """Run the fakes on one port."""
+    registrations = [
+        Registration("thumbwheel.session.v1.SessionService", add, servicer)
+        for add, servicer in (
+            (session_pb2_grpc.add_SessionServiceServicer_to_server, _Padded(peers.session)),
+            (generator_pb2_grpc.add_RolloutServiceServicer_to_server, _Padded(peers.generator)),
+            (feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server, _Padded(peers.feedback)),
+        )
+    ]
+    settings = ServiceSettings.model_validate(
+        {"port": 0, "drain_seconds": 0, "lame_duck_seconds": 0}
+    )
+    async with serving(settings, registrations) as port:
+        yield port
+
+
+class _Padded:
+    """Servicer whose methods are those of a fake; all others are absent."""
+
+    def __init__(self, fake: Any) -> None:
+        self._fake = fake
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fake, name, None)
+
+
+@asynccontextmanager
+async def review_service(
+    home: Home, peers: Peers | None = None, **changes: Any
+) -> AsyncIterator[Review]:
+    """Run the service and yield its stubs."""
+    found = peers or Peers()
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(peer_services(found))
+        settings = review_settings(home, port, **changes)
+        registrations = await stack.enter_async_context(wiring(settings))
+        bound = await stack.enter_async_context(serving(settings, registrations))
+        channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{bound}"))
+        yield Review(
+            arena_pb2_grpc.ArenaServiceStub(channel),
+            arena_pb2_grpc.BattleModelServiceStub(channel),
+            found,
+        )
+
+
+async def error_of(call: Any) -> tuple[str, str, str]:
+    """Return code, reason and field of a failing call."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        ours = from_rpc(error, "review")
+        return error.code().name, ours.reason, ours.field
+    raise AssertionError("the call succeeded")
