@@ -14,7 +14,7 @@ from services.chassis.identity import CallContext, Caller, bind_call
 
 
 class SessionPeer:
-    """Implements `votes.Messages`."""
+    """Implements `votes.Messages` with the session service."""
 
     def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
@@ -28,7 +28,7 @@ class SessionPeer:
 
 
 class GeneratorPeer:
-    """Implements `participants.ServedVersions`."""
+    """Implements `participants.ServedVersions` with the generator service."""
 
     def __init__(self, stub: generator_pb2_grpc.RolloutServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
@@ -56,7 +56,7 @@ class GeneratorPeer:
 
 
 class FeedbackPeer:
-    """Implements `relay.FeedbackLog`."""
+    """Implements `relay.FeedbackLog` with the feedback service."""
 
     def __init__(
         self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float

@@ -43,7 +43,7 @@ WAITING = Gauge("thumbwheel_review_outbox_votes", "Votes that wait for the feedb
 
 
 class Outbox(Protocol):
-    """Waiting events."""
+    """Events that wait in the database."""
 
     async def waiting(self, now_us: int) -> Waiting:
         """Return the due events and the number of all waiting ones."""

@@ -50,7 +50,7 @@ class Messages(Protocol):
 
 
 class VoteStore(Protocol):
-    """Stored votes."""
+    """Votes in the database of this service."""
 
     async def votes_since(self, voter: Voter, since_us: int) -> int:
         """Return the number of the voter's votes since a time."""
