@@ -51,39 +51,14 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             )
         )
 
-        async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
-            return await stack.enter_async_context(
-                open_channel(
-                    target,
-                    proto,
-                    peer=peer,
-                    tls=settings.tls_files(),
-                    signer=settings.token_signer("review"),
-                )
-            )
-
-        session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
-        generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
-        feedback = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
-        relay = Relay(
-            SqlOutbox(engine),
-            FeedbackPeer(
-                feedback_pb2_grpc.FeedbackLogServiceStub(feedback), settings.relay_timeout_seconds
-            ),
-            relay_intervals(settings),
-            now_us,
-        )
+        session, generator, feedback = await open_peers(stack, settings)
+        relay = Relay(SqlOutbox(engine), feedback, relay_intervals(settings), now_us)
         store = SqlBattleStore(engine)
-        participants = Participants(
-            GeneratorPeer(generator_pb2_grpc.RolloutServiceStub(generator), settings.peer_seconds),
-            settings.extra_models,
-            settings.excluded_models,
-        )
+        participants = Participants(generator, settings.extra_models, settings.excluded_models)
         limits = BattleLimits(settings.battles_per_hour, settings.votes_per_day)
         # Users must not be able to predict the order of the models.
         battles = Battles(store, participants, limits, random.SystemRandom())
-        messages = SessionPeer(session_pb2_grpc.SessionServiceStub(session), settings.peer_seconds)
-        votes = Votes(battles, store, messages, vote_rules(settings), relay.wake)
+        votes = Votes(battles, store, session, vote_rules(settings), relay.wake)
         key = settings.principal_key.get_secret_value()
         relaying = asyncio.create_task(relay.run())
         try:
@@ -106,6 +81,33 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             relaying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await relaying
+
+
+async def open_peers(
+    stack: AsyncExitStack, settings: ReviewSettings
+) -> tuple[SessionPeer, GeneratorPeer, FeedbackPeer]:
+    """Open the channels to the called services; the stack closes them."""
+
+    async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
+        opened = open_channel(
+            target,
+            proto,
+            peer=peer,
+            tls=settings.tls_files(),
+            signer=settings.token_signer("review"),
+        )
+        return await stack.enter_async_context(opened)
+
+    session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
+    generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
+    feedback = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
+    return (
+        SessionPeer(session_pb2_grpc.SessionServiceStub(session), settings.peer_seconds),
+        GeneratorPeer(generator_pb2_grpc.RolloutServiceStub(generator), settings.peer_seconds),
+        FeedbackPeer(
+            feedback_pb2_grpc.FeedbackLogServiceStub(feedback), settings.relay_timeout_seconds
+        ),
+    )
 
 
 def relay_intervals(settings: ReviewSettings) -> RelayIntervals:
