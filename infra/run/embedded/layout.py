@@ -119,7 +119,7 @@ class Layout:
 
     def prepare(self) -> None:
         """Create the folders of the run, and withdraw access of other users to the state."""
-        restrict_folder(self.state)
+        restrict_folder(self.state, self.models)
         databases = [
             (self.state / service.database.file_path).parent
             for service in service_table().grpc

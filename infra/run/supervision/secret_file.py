@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,15 @@ def forbid_foreign_access() -> None:
     os.umask(FOREIGN)
 
 
-def restrict_folder(folder: Path) -> None:
+def restrict_folder(folder: Path, models: Path) -> None:
     """Create a folder, or remove the permissions of group and others from an existing folder and
     its content.
 
     Earlier versions created conversations and logs with the permissions of the umask.
+
+    Args:
+        models: folder below, whose files may be links of models elsewhere. These keep their
+            permissions, which are also those of the model; other users do not reach them here.
 
     Raises:
         ForeignFileError: a file belongs to another user, for example root.
@@ -38,14 +43,17 @@ def restrict_folder(folder: Path) -> None:
     # The folder first: afterwards no other user can open a file in it.
     _restrict(folder)
     for parent, folders, files in os.walk(folder):
+        of_models = Path(parent).is_relative_to(models)
         for name in (*folders, *files):
-            _restrict(Path(parent, name))
+            _restrict(Path(parent, name), may_be_linked=of_models)
 
 
-def _restrict(path: Path) -> None:
+def _restrict(path: Path, *, may_be_linked: bool = False) -> None:
     try:
-        mode = path.lstat().st_mode & 0o7777
-        if mode & FOREIGN and not path.is_symlink():
+        found = path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        linked = may_be_linked and stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+        if mode & FOREIGN and not linked and not stat.S_ISLNK(found.st_mode):
             path.chmod(mode & ~FOREIGN)
     except FileNotFoundError:
         pass  # Removed concurrently, for example by a run of training.

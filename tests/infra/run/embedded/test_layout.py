@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from infra.install.small_model.installation import link_model
 from infra.run.embedded import __main__ as embedded
 from infra.run.embedded import layout as layout_module
 from infra.run.embedded.layout import (
@@ -131,6 +132,25 @@ def test_existing_state_becomes_private_at_the_start(tmp_path: Path) -> None:
     assert modes == {0o700}
     assert {file.stat().st_mode & 0o777 for file in (database, log)} == {0o600}
     assert outside.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_linked_model_keeps_the_permissions_of_its_own_folder(tmp_path: Path) -> None:
+    """Pods and other users of the machine could no longer read a model that `make up` served."""
+    source, layout = tmp_path / "source", Layout(tmp_path / "state", {})
+    source.mkdir()
+    for name in ("config.json", "manifest.json"):
+        (source / name).touch()
+        (source / name).chmod(0o644)
+    link_model(source, layout.models / "llama-0")
+    own = layout.models / "registry.json"
+    conversations = layout.state / "sessions.db"
+    own.touch(mode=0o644)
+    # Only files of models are expected to have names elsewhere.
+    conversations.hardlink_to(own)
+    layout.prepare()
+    assert {file.stat().st_mode & 0o777 for file in source.iterdir()} == {0o644}
+    assert conversations.stat().st_mode & 0o777 == 0o600
+    assert layout.models.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("command", [embedded, stack])
