@@ -104,7 +104,8 @@ class ControlTokens:
         """Read the control tokens of a model directory. Blocking.
 
         Raises:
-            ChatFormatError: tokenizer.json is missing or malformed, or see the class.
+            ChatFormatError: tokenizer.json is missing, cannot be read (for example by its
+                permissions) or is malformed, or see the class.
         """
         name = "tokenizer.json"
         try:
@@ -118,12 +119,15 @@ class ControlTokens:
             config = json.loads(path.read_bytes()) if path.is_file() else {}
             # transformers, and so vLLM, adds these tokens to those of tokenizer.json.
             texts |= _configured_texts(config)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            missing = isinstance(error, FileNotFoundError)
+        except FileNotFoundError as error:
+            raise ChatFormatError(f"{name} is missing", field=name, reason="MISSING") from error
+        except OSError as error:
             raise ChatFormatError(
-                f"{name} is missing" if missing else f"{name} has no readable list of added tokens",
-                field=name,
-                reason="MISSING" if missing else "MALFORMED",
+                f"{name} cannot be read ({error.strerror})", field=name, reason="UNREADABLE"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ChatFormatError(
+                f"{name} has no readable list of added tokens", field=name, reason="MALFORMED"
             ) from error
         return cls(texts, found.get("normalizer"), markup)
 

@@ -184,6 +184,14 @@ def test_an_unreadable_list_is_refused(tmp_path: Path, content: str | None, reas
         ControlTokens.from_directory(tmp_path)
 
 
+def test_a_file_that_cannot_be_read_is_no_malformed_one(tmp_path: Path) -> None:
+    # The superuser, who may run the tests, reads files of any permissions.
+    (tmp_path / "tokenizer.json").mkdir()
+    with refused(ChatFormatError, field="tokenizer.json", reason="UNREADABLE") as caught:
+        ControlTokens.from_directory(tmp_path)
+    assert "directory" in caught.value.text
+
+
 @pytest.mark.parametrize(
     ("texts", "normalizer"),
     [
