@@ -28,7 +28,7 @@ from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
 from services.predictor.repository import Journal, Repository, RepositoryLimits
 from services.predictor.settings import PredictorSettings
-from services.predictor.version import Loader
+from services.predictor.version import Loader, Version
 
 log = logging.getLogger("services.predictor")
 PEER_SECONDS = 5.0
@@ -61,7 +61,9 @@ class LogFormatter(logging.Formatter):
         return f"{clock} {level:<7} predictor {phrase}  {pairs}".rstrip()
 
 
-def build_repository(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Repository:
+def build_repository(
+    settings: PredictorSettings, metrics: Metrics, journal: Journal
+) -> Repository[Version]:
     """Build the repository with its loader; requires a running event loop."""
     graphs = settings.cache_directory / "graphs"
     graphs.mkdir(parents=True, exist_ok=True)
@@ -83,12 +85,22 @@ def build_repository(settings: PredictorSettings, metrics: Metrics, journal: Jou
         metrics=metrics,
         loop=asyncio.get_running_loop(),
     )
-    limits = RepositoryLimits(settings.max_versions, settings.drain_seconds, settings.models_root)
-    return Repository(loader.load, journal, metrics, limits)
+    limits = RepositoryLimits(
+        settings.max_versions,
+        "TW_PREDICTOR_MAX_VERSIONS",
+        settings.drain_seconds,
+        settings.models_root,
+    )
+    return Repository(
+        lambda name, directory: asyncio.to_thread(loader.load, name, directory), limits, journal
+    )
 
 
 async def load_at_start(
-    repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
+    repository: Repository[Version],
+    settings: PredictorSettings,
+    journal: Journal,
+    readiness: Readiness,
 ) -> str:
     """Load the versions of a peer, of the settings, and of the journal.
 

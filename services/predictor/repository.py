@@ -1,19 +1,21 @@
-"""The loaded versions.
+"""The loaded versions of a model server, by name.
 
-Loading runs in a thread while streams continue; unloading first waits for the streams of the
-version.
+Loading runs while answers continue; unloading first waits for the answers of the version. The
+predictor holds versions in its process, the vLLM server (`infra/run/vllm_server`) one process each.
 """
 
 import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from services.predictor.errors import (
-    ModelRefusedError,
+    InvalidRequestError,
     PredictorError,
     UnavailableError,
     VersionConflictError,
@@ -21,11 +23,32 @@ from services.predictor.errors import (
     VersionNotFoundError,
 )
 from services.predictor.manifest import manifest_digest
-from services.predictor.metrics import Metrics
 from services.predictor.repository_entry import IndexEntry, State, check_load_request
-from services.predictor.version import Version
 
 log = logging.getLogger(__name__)
+
+
+class LoadedVersion(Protocol):
+    """A version in memory.
+
+    `created` are Unix seconds, `active` is the number of running answers. `failure` is the reason
+    why the version ended by itself, "" until then. `drain` returns when no answer runs, or after
+    `seconds`. `close` frees the memory.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def created(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def failure(self) -> str: ...
+    async def drain(self, seconds: float) -> None: ...
+    async def close(self) -> None: ...
+
+
+VersionT = TypeVar("VersionT", bound=LoadedVersion, covariant=True)
 
 
 class Journal:
@@ -61,97 +84,121 @@ class Journal:
         unfinished.replace(self._path)
 
 
-@dataclass(slots=True)
-class _Slot:
-    state: State
-    directory: Path
-    reason: str = ""
-    version: Version | None = None
-    loading: asyncio.Task[None] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class RepositoryLimits:
     """Limits of the repository.
 
     Args:
         max_versions: versions in memory.
-        drain_seconds: time for running generations at unload.
+        max_versions_setting: variable of max_versions, named in the refusal.
+        drain_seconds: time for running answers at unload and shutdown.
         models_root: directories outside are refused; None allows all.
     """
 
     max_versions: int
+    max_versions_setting: str
     drain_seconds: float
     models_root: Path | None = None
 
 
-class Repository:
-    """Loaded versions by name; belongs to the event loop."""
+@dataclass(eq=False, slots=True)
+class _Slot(Generic[VersionT]):
+    name: str
+    directory: Path
+    state: State = State.LOADING
+    reason: str = "being loaded"
+    digest: str = ""
+    version: VersionT | None = None
+    loading: asyncio.Task[None] | None = None
+    unloading: asyncio.Task[None] | None = None
+
+    @property
+    def failure(self) -> str:
+        return "" if self.version is None else self.version.failure
+
+    @property
+    def entry(self) -> IndexEntry:
+        state = State.UNAVAILABLE if self.failure else self.state
+        return IndexEntry(self.name, state, self.failure or self.reason, self.directory)
+
+
+class Repository(Generic[VersionT]):
+    """Loaded versions by name; belongs to the event loop.
+
+    Args:
+        load: loads a version; raises PredictorError.
+        journal: records the loaded versions.
+        cancel_loads: True if `close` cancels running loads, which must be able to end then; False
+            if it waits for them.
+    """
 
     def __init__(
         self,
-        load: Callable[[str, Path], Version],
-        journal: Journal,
-        metrics: Metrics,
+        load: Callable[[str, Path], Awaitable[VersionT]],
         limits: RepositoryLimits,
+        journal: Journal | None = None,
+        *,
+        cancel_loads: bool = False,
     ) -> None:
         self._load = load
-        self._journal = journal
-        self._metrics = metrics
         self._limits = limits
-        self._slots: dict[str, _Slot] = {}
+        self._journal = journal
+        self._cancel_loads = cancel_loads
+        self._slots: dict[str, _Slot[VersionT]] = {}
         self._closing = False
-        # One load at a time, since concurrent conversions would compete for memory.
+        # One load at a time: concurrent conversions would compete for memory, and vLLM measures the
+        # free memory while it starts.
         self._load_lock = asyncio.Lock()
 
-    def get(self, name: str) -> Version:
-        """Return a version that can answer.
+    def get(self, name: str | None) -> VersionT:
+        """Return a version that can answer; without a name the only one.
 
         Raises:
+            InvalidRequestError: there is no name, and not exactly one version can answer.
             VersionNotFoundError: there is no such version.
             UnavailableError: the version loads, drains or failed to load; or the process ends.
         """
-        if self._closing:
-            raise UnavailableError("the predictor is shutting down", reason="STOPPED")
+        self._check_open()
+        if name is None:
+            ready = self.ready()
+            if len(ready) != 1:
+                raise InvalidRequestError(
+                    f"model: must be named, since {len(ready)} versions are loaded",
+                    "model",
+                    reason="MISSING",
+                    limit="a name of /v1/models",
+                )
+            name = ready[0].name
         slot = self._slots.get(name)
         if slot is None:
             raise VersionNotFoundError("model: no such version is loaded", "model")
-        if slot.version is None or slot.state is not State.READY:
+        if slot.version is None or slot.unloading is not None:
             raise UnavailableError(
-                f"model: this version is {slot.state.lower()}: {slot.reason}",
+                f"model: this version is {slot.entry.state.lower()}: {slot.entry.reason}",
                 "model",
                 reason="STOPPED" if slot.version is not None else "",
             )
         return slot.version
 
-    def ready(self) -> list[Version]:
-        """Return the versions that can answer."""
-        ready = (
+    def ready(self) -> list[VersionT]:
+        """Return the versions that can answer, oldest first."""
+        versions = (
             slot.version
             for slot in self._slots.values()
-            if slot.version and slot.state is State.READY
+            if slot.version is not None and slot.entry.state is State.READY
         )
-        return [version for version in ready if not version.engine.failed]
+        return sorted(versions, key=attrgetter("created"))
 
-    def has_failed_engine(self) -> bool:
-        """Return True if an engine failed.
+    def has_failed_version(self) -> bool:
+        """Return True if a version ended by itself and still holds its memory.
 
-        Its memory is freed only by a new load of that version, or by a restart.
+        A new load of that version frees the memory, or a restart.
         """
-        return any(
-            slot.version is not None and slot.version.engine.failed for slot in self._slots.values()
-        )
+        return any(slot.failure and slot.unloading is None for slot in self._slots.values())
 
     def index(self) -> list[IndexEntry]:
         """Return all versions, including failed ones with the reason."""
-        return [self._entry(name, slot) for name, slot in sorted(self._slots.items())]
-
-    def _entry(self, name: str, slot: _Slot) -> IndexEntry:
-        if slot.version is not None and slot.version.engine.failed:
-            return IndexEntry(
-                name, State.UNAVAILABLE, slot.version.engine.closed_reason, slot.directory
-            )
-        return IndexEntry(name, slot.state, slot.reason, slot.directory)
+        return [slot.entry for _, slot in sorted(self._slots.items())]
 
     async def load(self, name: str, directory: Path) -> None:
         """Load a version and wait until the version is ready.
@@ -164,26 +211,40 @@ class Repository:
             VersionConflictError: other files are loaded under this name.
             UnavailableError: the version is being unloaded, or the limit of versions is reached.
         """
-        if self._closing:
-            raise UnavailableError("the predictor is shutting down", reason="STOPPED")
-        self._check_request(name, directory)
+        self._check_open()
+        check_load_request(name, directory, self._limits.models_root)
         slot = self._slots.get(name)
-        if slot is not None and slot.state is State.READY and not self._entry(name, slot).reason:
-            assert slot.version is not None
-            if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
+        if slot is not None and slot.failure:
+            await self._unload(slot)
+            self._check_open()
+            slot = self._slots.get(name)
+        if slot is not None and slot.state is State.READY:
+            if await asyncio.to_thread(manifest_digest, directory) != slot.digest:
                 raise VersionConflictError(
                     "other files are loaded under this name; versions are immutable, use a new id",
                     field="version",
                 )
             return
-        if slot is None or slot.loading is None:
-            slot = await self._start_load(name, directory, slot)
-        assert slot.loading is not None
-        # Shielded, so that a disconnecting caller does not cancel the load for callers that joined.
-        await asyncio.shield(slot.loading)
+        if slot is not None and slot.unloading is not None:
+            raise UnavailableError(
+                f"this version is being unloaded: {slot.entry.reason}",
+                field="version",
+                reason="STOPPED",
+            )
+        loading = slot.loading if slot is not None else None
+        if loading is None:
+            loading = self._start_load(name, directory)
+        try:
+            # Shielded, so that a disconnecting caller does not cancel the load for callers that
+            # joined.
+            await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            if loading.cancelled():
+                self._check_open()  # raises UnavailableError if `close` cancelled the load
+            raise
 
     async def unload(self, name: str, *, only_idle: bool = False) -> None:
-        """Wait for running streams, then free the version.
+        """Wait for running answers, then free the version.
 
         Raises:
             VersionNotFoundError: the version is not loaded.
@@ -195,85 +256,89 @@ class Repository:
             raise VersionNotFoundError("no such version is loaded", field="version")
         if slot.loading is not None:
             await asyncio.wait([slot.loading])
-        # No await between this check and the drain, so that no answer can start in between.
-        if only_idle and slot.version is not None and slot.version.engine.active:
+        # No await between this check and the change of the state, so that `get` does not return the
+        # version in between.
+        if only_idle and slot.version is not None and slot.version.active:
             raise VersionInUseError(
-                f"{slot.version.engine.active} answers run on this version", field="version"
+                f"{slot.version.active} answers run on this version", field="version"
             )
-        self._journal.remove(name)
-        await self._drain_and_unload(name, slot)
+        if self._journal is not None:
+            self._journal.remove(name)
+        await self._unload(slot)
 
     async def close(self) -> None:
         """Drain all versions at shutdown; the journal keeps them for the next start."""
         self._closing = True
-        loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
-        await asyncio.gather(*loading, return_exceptions=True)
-        await asyncio.gather(
-            *(self._drain_and_unload(name, slot) for name, slot in list(self._slots.items()))
+        await asyncio.gather(*(self._end(slot) for slot in list(self._slots.values())))
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UnavailableError("the model server is shutting down", reason="STOPPED")
+
+    def _start_load(self, name: str, directory: Path) -> asyncio.Task[None]:
+        # A version that drains is counted, since it holds its memory; a failed load holds none.
+        loaded = sorted(
+            slot.name for slot in self._slots.values() if slot.loading or slot.version is not None
         )
-
-    def _check_request(self, name: str, directory: Path) -> None:
-        check_load_request(name, directory)
-        root = self._limits.models_root
-        if root is not None and not directory.resolve().is_relative_to(root.resolve()):
-            raise ModelRefusedError(
-                "parameters.directory must be inside the models' root",
-                "parameters.directory",
-                reason="OUT_OF_RANGE",
-            )
-
-    async def _start_load(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
-        if slot is not None and slot.version is not None:
-            if not slot.version.engine.failed:
-                raise UnavailableError(
-                    f"this version is being unloaded: {slot.reason}",
-                    field="version",
-                    reason="STOPPED",
-                )
-            await self._drain_and_unload(name, slot)
-        loaded = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
-        if loaded >= self._limits.max_versions:
+        limit = self._limits.max_versions
+        if len(loaded) >= limit:
             raise UnavailableError(
-                f"{loaded} versions are loaded, which is the limit; unload one first",
+                f"{', '.join(loaded)}: the limit is {limit} loaded versions "
+                f"({self._limits.max_versions_setting}); unload one first",
+                field="version",
                 reason="OVERLOADED",
-                limit=f"{self._limits.max_versions} versions",
+                limit=f"{limit} versions",
             )
-        new_slot = _Slot(State.LOADING, directory, "being loaded")
-        new_slot.loading = asyncio.create_task(self._load_into(name, directory, new_slot))
+        slot = self._slots[name] = _Slot[VersionT](name, directory)
+        slot.loading = asyncio.create_task(self._load_into(slot))
         # The load continues without a waiting caller. Retrieve its exception, which the slot
         # already holds: asyncio logs an exception that was never retrieved.
-        new_slot.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._slots[name] = new_slot
-        return new_slot
+        slot.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return slot.loading
 
-    async def _load_into(self, name: str, directory: Path, slot: _Slot) -> None:
+    async def _load_into(self, slot: _Slot[VersionT]) -> None:
         began = time.perf_counter()
         try:
+            slot.digest = await asyncio.to_thread(manifest_digest, slot.directory)
             async with self._load_lock:
-                slot.version = await asyncio.to_thread(self._load, name, directory)
-        except Exception as error:
+                slot.version = await self._load(slot.name, slot.directory)
+        except BaseException as error:
             slot.state = State.UNAVAILABLE
             slot.reason = (
                 error.text
                 if isinstance(error, PredictorError)
                 else f"load failed: {type(error).__name__}"
             )
-            log.warning("load failed", extra={"fields": {"version": name, "reason": slot.reason}})
+            fields = {"version": slot.name, "reason": slot.reason}
+            log.warning("load failed", extra={"fields": fields})
             raise
         finally:
             slot.loading = None
         slot.state, slot.reason = State.READY, ""
-        self._journal.add(name, directory)
+        if self._journal is not None:
+            self._journal.add(slot.name, slot.directory)
         seconds = round(time.perf_counter() - began, 2)
-        log.info("version ready", extra={"fields": {"version": name, "seconds": seconds}})
+        log.info("version ready", extra={"fields": {"version": slot.name, "seconds": seconds}})
 
-    async def _drain_and_unload(self, name: str, slot: _Slot) -> None:
-        if slot.version is not None:
-            if slot.state is not State.READY:
-                return  # another caller drains the version
+    async def _end(self, slot: _Slot[VersionT]) -> None:
+        if slot.loading is not None:
+            if self._cancel_loads:
+                slot.loading.cancel()
+            await asyncio.wait([slot.loading])
+        await self._unload(slot)
+
+    async def _unload(self, slot: _Slot[VersionT]) -> None:
+        """Drain and free a version that does not load; concurrent callers join."""
+        if slot.unloading is None:
             slot.state, slot.reason = State.UNAVAILABLE, "being unloaded"
-            await slot.version.engine.drain(self._limits.drain_seconds)
-            await asyncio.to_thread(slot.version.engine.close)
-            self._metrics.forget(name)
-            log.info("version unloaded", extra={"fields": {"version": name}})
-        del self._slots[name]
+            slot.unloading = asyncio.create_task(self._drain_and_close(slot))
+        # Shielded, so that a disconnecting caller does not interrupt the unload.
+        await asyncio.shield(slot.unloading)
+
+    async def _drain_and_close(self, slot: _Slot[VersionT]) -> None:
+        if slot.version is not None:
+            await slot.version.drain(self._limits.drain_seconds)
+            await slot.version.close()
+            log.info("version unloaded", extra={"fields": {"version": slot.name}})
+        if self._slots.get(slot.name) is slot:
+            del self._slots[slot.name]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from services.predictor.errors import InvalidRequestError
+from services.predictor.errors import InvalidRequestError, ModelRefusedError
 
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -28,11 +28,15 @@ class IndexEntry:
     directory: Path
 
 
-def check_load_request(name: str, directory: Path) -> None:
-    """Check the name and the directory of a version to load, without a look at the directory.
+def check_load_request(name: str, directory: Path, root: Path | None) -> None:
+    """Check the name and the directory of a version to load, without a look at the files.
+
+    Args:
+        root: directories outside are refused; None allows all.
 
     Raises:
         InvalidRequestError: the name is not allowed, or the path is not absolute.
+        ModelRefusedError: the directory is outside the root.
     """
     if not VERSION_NAME.fullmatch(name):
         raise InvalidRequestError(
@@ -47,4 +51,10 @@ def check_load_request(name: str, directory: Path) -> None:
             "parameters.directory",
             reason="MALFORMED",
             limit="an absolute path",
+        )
+    if root is not None and not directory.resolve().is_relative_to(root.resolve()):
+        raise ModelRefusedError(
+            "parameters.directory must be inside the models' root",
+            "parameters.directory",
+            reason="OUT_OF_RANGE",
         )

@@ -54,7 +54,6 @@ class Version:
     """All parts that serve one model version."""
 
     name: str
-    manifest_digest: str
     created: int  # Unix seconds
     codec: TextCodec
     template: ChatTemplate | None
@@ -64,6 +63,26 @@ class Version:
     # Prompt and new tokens of one request, limited by the positions of the model and by the cache.
     context_tokens: int
     end_ids: tuple[int, ...]
+    metrics: Metrics
+
+    @property
+    def active(self) -> int:
+        """Return the number of generations that have not ended."""
+        return self.engine.active
+
+    @property
+    def failure(self) -> str:
+        """Return the reason why the engine failed, or an empty string."""
+        return self.engine.closed_reason if self.engine.failed else ""
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new generations and wait for the running ones; cancel them after `seconds`."""
+        await self.engine.drain(seconds)
+
+    async def close(self) -> None:
+        """Stop the engine, and remove the gauges of this version."""
+        await asyncio.to_thread(self.engine.close)
+        self.metrics.forget(self.name)
 
     def limit_new_tokens(
         self, prompt: list[int], max_new_tokens: int | None, default: int, param: str
@@ -199,7 +218,6 @@ class Loader:
         engine = Engine(pipeline, self.limits, self.loop, VersionMetrics(self.metrics, name))
         version = Version(
             name=name,
-            manifest_digest=manifest.digest,
             # The manifest is written last, so its time is that of the model.
             created=int((manifest.directory / "manifest.json").stat().st_mtime),
             codec=codec,
@@ -209,6 +227,7 @@ class Loader:
             vocab_size=architecture.vocab_size,
             context_tokens=min(architecture.max_positions, self.options.kv_tokens),
             end_ids=end_ids,
+            metrics=self.metrics,
         )
         engine.start()
         self.metrics.load_seconds.labels(name).observe(time.perf_counter() - began)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -20,11 +21,12 @@ from infra.run.vllm_server.forwarding import ForwardedRoutes, open_session
 from infra.run.vllm_server.metrics import Metrics
 from infra.run.vllm_server.process import VllmProcess
 from infra.run.vllm_server.settings import VllmServerSettings
-from infra.run.vllm_server.versions import VersionLimits, Versions
+from infra.run.vllm_server.version import VllmLoader
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import configure_logs, fields
 from services.predictor.http.access import AccessRules
 from services.predictor.http.kserve import Readiness
+from services.predictor.repository import Repository, RepositoryLimits
 
 log = logging.getLogger("infra.run.vllm_server")
 
@@ -64,13 +66,17 @@ async def serve(settings: VllmServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics, readiness = Metrics(), Readiness()
-    limits = VersionLimits(settings.max_versions, settings.load_seconds, settings.drain_seconds)
+    limits = RepositoryLimits(
+        settings.max_versions, "TW_VLLM_SERVER_MAX_VERSIONS", settings.drain_seconds
+    )
     async with open_session() as http:
-        versions = Versions(
-            lambda name, directory: make_process(settings, http, name, directory),
-            limits,
-            lambda name: metrics.process_ends.labels(name).inc(),
-        )
+
+        async def note_end(name: str) -> None:
+            metrics.process_ends.labels(name).inc()
+            await versions.unload(name)
+
+        loader = VllmLoader(partial(make_process, settings, http), settings.load_seconds, note_end)
+        versions = Repository(loader.load, limits, cancel_loads=True)
         access = AccessRules(settings.model_server_key.get_secret_value(), hosts_setting="")
         app = build_app(
             *(versions, ForwardedRoutes(versions, http), readiness, metrics, access),

@@ -6,15 +6,16 @@ from aiohttp import web
 
 from infra.run.vllm_server.forwarding import ForwardedRoutes
 from infra.run.vllm_server.metrics import Metrics
-from infra.run.vllm_server.versions import Versions
+from infra.run.vllm_server.version import VllmVersion
 from services.predictor.http.access import AccessRules
 from services.predictor.http.kserve import KServeRoutes, Readiness
 from services.predictor.http.middleware import request_middleware
 from services.predictor.metrics import METRICS_TYPE
+from services.predictor.repository import Repository
 
 
 def build_app(
-    versions: Versions,
+    versions: Repository[VllmVersion],
     forwarded: ForwardedRoutes,
     readiness: Readiness,
     metrics: Metrics,
@@ -29,7 +30,7 @@ def build_app(
     return app
 
 
-def build_metrics_app(versions: Versions, metrics: Metrics) -> web.Application:
+def build_metrics_app(versions: Repository[VllmVersion], metrics: Metrics) -> web.Application:
     """Build the application of the metrics port, with the metrics of all vLLM processes."""
 
     async def render_metrics(request: web.Request) -> web.Response:

@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from infra.run.vllm_server.versions import ServedVersion, Versions
+from infra.run.vllm_server.version import VllmVersion
 from services.predictor.errors import InvalidRequestError, UnavailableError, error_body
 from services.predictor.http.access import JSON_TYPE
 from services.predictor.http.middleware import STATUS, VERSION
+from services.predictor.repository import Repository
 
 STREAM_TYPE = "text/event-stream"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -29,7 +30,7 @@ class ForwardedRoutes:
         http: session without a limit of connections or of the time for a response.
     """
 
-    def __init__(self, versions: Versions, http: aiohttp.ClientSession) -> None:
+    def __init__(self, versions: Repository[VllmVersion], http: aiohttp.ClientSession) -> None:
         self._versions = versions
         self._http = http
 
@@ -46,7 +47,7 @@ class ForwardedRoutes:
     async def models(self, request: web.Request) -> web.Response:
         """Return the versions that can answer, oldest first, as vLLM describes them."""
         cards = [
-            {**version.process.card, "created": version.ready_at}
+            {**version.process.card, "created": version.created}
             for version in self._versions.ready()
         ]
         return web.json_response({"object": "list", "data": cards})
@@ -54,34 +55,17 @@ class ForwardedRoutes:
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Forward a request with a JSON body to the version of its field `model`."""
         body = await request.read()
-        name = self._name(_model_of(body))
-        with self._versions.use(name) as version:
-            request[VERSION] = name
-            return await self._send(request, version, body)
+        return await self._send(request, _model_of(body), body)
 
     async def tokenizer_info(self, request: web.Request) -> web.StreamResponse:
         """Forward the request to the version of the query `model`."""
-        name = self._name(request.query.get("model"))
-        with self._versions.use(name) as version:
-            request[VERSION] = name
-            return await self._send(request, version, None)
-
-    def _name(self, given: str | None) -> str:
-        """Return the named version; without a name the only version answers, as in vLLM."""
-        ready = self._versions.ready()
-        if given is not None:
-            return given
-        if len(ready) != 1:
-            raise InvalidRequestError(
-                f"model: is missing, and {len(ready)} versions are loaded",
-                "model",
-                reason="MISSING",
-            )
-        return ready[0].name
+        return await self._send(request, request.query.get("model"), None)
 
     async def _send(
-        self, request: web.Request, version: ServedVersion, body: bytes | None
+        self, request: web.Request, name: str | None, body: bytes | None
     ) -> web.StreamResponse:
+        version = self._versions.get(name)
+        request[VERSION] = version.name
         headers = {
             name: value
             for name in PASSED_HEADERS
@@ -91,14 +75,15 @@ class ForwardedRoutes:
             headers["Content-Type"] = JSON_TYPE
         url = f"{version.process.vllm.url}{request.path}"
         try:
-            async with self._http.request(
-                request.method, url, data=body, headers=headers | version.process.headers
-            ) as reply:
-                if reply.content_type == STREAM_TYPE:
-                    return await self._stream(request, reply)
-                return web.Response(
-                    body=await reply.read(), status=reply.status, headers=_passed(reply.headers)
-                )
+            with version.answering():
+                async with self._http.request(
+                    request.method, url, data=body, headers=headers | version.process.headers
+                ) as reply:
+                    if reply.content_type == STREAM_TYPE:
+                        return await self._stream(request, reply)
+                    return web.Response(
+                        body=await reply.read(), status=reply.status, headers=_passed(reply.headers)
+                    )
         except aiohttp.ClientError as error:
             raise UnavailableError(
                 "the vLLM of this version did not answer", "model", reason="LOST"

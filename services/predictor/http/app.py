@@ -8,10 +8,11 @@ from services.predictor.http.middleware import request_middleware
 from services.predictor.http.openai import OpenAIRoutes
 from services.predictor.metrics import METRICS_TYPE, Metrics
 from services.predictor.repository import Repository
+from services.predictor.version import Version
 
 
 def build_app(
-    repository: Repository,
+    repository: Repository[Version],
     readiness: Readiness,
     metrics: Metrics,
     access: AccessRules,

@@ -3,32 +3,14 @@
 Error bodies are {"error": text}, as defined by the protocol.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 from aiohttp import web
 
 from services.predictor.http.schemas import IndexRequest, LoadRequest, UnloadRequest, parse_body
-from services.predictor.repository_entry import IndexEntry, State
-
-
-class LoadedVersion(Protocol):
-    """A version that can answer."""
-
-    @property
-    def name(self) -> str: ...
-
-
-class ModelRepository(Protocol):
-    """Loaded versions by name; methods raise PredictorError, see `repository.Repository`."""
-
-    def has_failed_engine(self) -> bool: ...
-    def get(self, name: str) -> LoadedVersion: ...
-    def index(self) -> Sequence[IndexEntry]: ...
-    async def load(self, name: str, directory: Path) -> None: ...
-    async def unload(self, name: str, *, only_idle: bool = False) -> None: ...
+from services.predictor.repository import LoadedVersion, Repository
+from services.predictor.repository_entry import State
 
 
 class Readiness:
@@ -41,7 +23,7 @@ class Readiness:
 class KServeRoutes:
     """Handlers of KServe's V2 endpoints."""
 
-    def __init__(self, repository: ModelRepository, readiness: Readiness) -> None:
+    def __init__(self, repository: Repository[LoadedVersion], readiness: Readiness) -> None:
         self._repository = repository
         self._readiness = readiness
 
@@ -58,8 +40,8 @@ class KServeRoutes:
         ]
 
     async def live(self, request: web.Request) -> web.Response:
-        """Report live until an engine fails; a supervisor then restarts the process."""
-        failed = self._repository.has_failed_engine()
+        """Report live until a version fails; a supervisor then restarts the process."""
+        failed = self._repository.has_failed_version()
         return web.json_response({"live": not failed}, status=503 if failed else 200)
 
     async def ready(self, request: web.Request) -> web.Response:

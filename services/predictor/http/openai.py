@@ -44,7 +44,7 @@ class OpenAIRoutes:
     `default_max_tokens` is the limit of chat requests without max_tokens.
     """
 
-    def __init__(self, repository: Repository, default_max_tokens: int) -> None:
+    def __init__(self, repository: Repository[Version], default_max_tokens: int) -> None:
         self._repository = repository
         self._default_max_tokens = default_max_tokens
 
@@ -121,7 +121,6 @@ class OpenAIRoutes:
 
     async def models(self, request: web.Request) -> web.Response:
         """Return the versions that can answer, oldest first."""
-        versions = sorted(self._repository.ready(), key=lambda version: version.created)
         return web.json_response(
             {
                 "object": "list",
@@ -133,7 +132,7 @@ class OpenAIRoutes:
                         "owned_by": "thumbwheel",
                         "max_model_len": version.context_tokens,
                     }
-                    for version in versions
+                    for version in self._repository.ready()
                 ],
             }
         )
@@ -178,23 +177,6 @@ class OpenAIRoutes:
         return web.json_response({"eos_token": None, **names, "chat_template": source})
 
     def _version(self, request: web.Request, name: str | None) -> Version:
-        """Return the named version; without a name the only one.
-
-        Raises:
-            InvalidRequestError: several versions can answer, and none is named.
-            VersionNotFoundError: no such version is loaded.
-            UnavailableError: the version cannot answer.
-        """
-        if name is None:
-            ready = self._repository.ready()
-            if len(ready) != 1:
-                raise InvalidRequestError(
-                    f"model: must be named, since {len(ready)} versions are loaded",
-                    "model",
-                    reason="MISSING",
-                    limit="a name of /v1/models",
-                )
-            name = ready[0].name
         version = self._repository.get(name)
         request[VERSION] = version.name
         return version

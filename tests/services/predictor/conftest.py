@@ -25,7 +25,7 @@ from services.predictor.ir_cache import IrCache
 from services.predictor.manifest import DigestCache
 from services.predictor.metrics import Metrics
 from services.predictor.repository import Journal, Repository, RepositoryLimits
-from services.predictor.version import Loader
+from services.predictor.version import Loader, Version
 from tests.services.predictor.model_directories import write_model
 
 OPTIONS = PipelineOptions(kv_blocks=64, prefill_chunk_tokens=64, threads=1, precision=Precision.F32)
@@ -42,7 +42,7 @@ class Predictor:
     url: str
     metrics_url: str
     client: aiohttp.ClientSession
-    repository: Repository
+    repository: Repository[Version]
     readiness: Readiness
     metrics: Metrics
     convert_calls: list[Path]
@@ -169,9 +169,17 @@ async def _running(
         metrics=metrics,
         loop=asyncio.get_running_loop(),
     )
-    repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 120.0, **bounds})
     repository = Repository(
-        loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits
+        lambda name, directory: asyncio.to_thread(loader.load, name, directory),
+        RepositoryLimits(
+            **{
+                "max_versions": 3,
+                "max_versions_setting": "TW_PREDICTOR_MAX_VERSIONS",
+                "drain_seconds": 120.0,
+                **bounds,
+            }
+        ),
+        Journal(tmp_path / "loaded.json"),
     )
     access = AccessRules(KEY, allowed_hosts=("predictor", ".chat.svc"))
     built = build_app(

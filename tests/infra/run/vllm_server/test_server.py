@@ -189,10 +189,6 @@ async def test_invalid_requests_are_refused(served: Served, tmp_path: Path) -> N
     for key in ({}, {"Authorization": "Bearer another-key-for-tests"}):
         async with aiohttp.request("GET", f"{served.url}/v1/models", headers=key) as response:
             assert response.status == 401
-    # Other files under the same name.
-    other = write_model(tmp_path / "other")
-    with refused(FailedPreconditionError):
-        await served.server.load("v1", str(other))
     with refused(FailedPreconditionError):
         await served.server.load("v2", str(tmp_path))
     await served.server.load("v2", str(write_model(tmp_path / "v2")))

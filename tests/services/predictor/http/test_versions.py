@@ -137,16 +137,6 @@ async def test_an_only_idle_unload_is_refused_while_an_answer_runs(
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
-async def test_concurrent_loads_of_a_version_are_joined(
-    start_predictor: StartPredictor, first_model: Path
-) -> None:
-    predictor = await start_predictor()
-    replies = await asyncio.gather(*(predictor.load("tiny-1", first_model) for _ in range(2)))
-    assert [status for status, _ in replies] == [200, 200]
-    _, text = await metrics(predictor)
-    assert 'thumbwheel_predictor_load_seconds_count{version="tiny-1"} 1.0' in text
-
-
 async def test_a_drain_timeout_ends_the_stream_with_an_error(
     start_predictor: StartPredictor, first_model: Path, refusals: list[PredictorError]
 ) -> None:
