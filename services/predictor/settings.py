@@ -6,28 +6,18 @@ Read once by chassis.settings.load_settings, which refuses unknown names.
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import MIN_HEADER_KEY_CHARACTERS, HeaderKey
 from services.predictor.engine.pipeline import Precision
 from services.predictor.graph.weights import WeightFormat
+from services.predictor.server_settings import ModelServerSettings
 
 
-class PredictorSettings(BaseSettings):
+class PredictorSettings(ModelServerSettings):
     """Settings; defaults are those of the embedded install."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TW_PREDICTOR_", frozen=True, extra="forbid", hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="TW_PREDICTOR_")
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
-    metrics_port: int = Field(9000, ge=0, le=65535, description="port of /metrics; 0: none")
-    model_server_key: HeaderKey = Field(
-        min_length=MIN_HEADER_KEY_CHARACTERS,
-        description="key that callers send as `Authorization: Bearer KEY`, "
-        "for every path except the health checks; same as in the generator",
-    )
     require_key: bool = Field(
         True,
         description="false: calls without a key are accepted, a wrong key is refused; "
@@ -79,11 +69,4 @@ class PredictorSettings(BaseSettings):
     weights: WeightFormat = Field(
         WeightFormat.U8,
         description="u8, or f32 for log-probs of the checkpoint itself, at four times the memory",
-    )
-    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body")
-    drain_seconds: float = Field(
-        30.0, ge=0, description="time for running generations at unload and shutdown"
-    )
-    log_format: str = Field(
-        "text", pattern="^(text|json)$", description="text for people, json for machines"
     )
