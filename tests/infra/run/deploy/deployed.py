@@ -24,6 +24,16 @@ Values = Mapping[str, Any]
 SERVICES = tuple(service.name for service in service_table().grpc)
 STORES = ("postgres", "kafka", "s3", "valkey")
 AGAIN_SECONDS = 0.5
+LIST = """
+import os, sys
+from minio import Minio
+names = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "BUCKET")
+endpoint, access, secret, bucket = (os.environ["TW_FEEDBACK_S3_" + name] for name in names)
+for item in Minio(endpoint, access, secret, secure=False).list_objects(
+    bucket, sys.argv[1], recursive=True
+):
+    print(item.object_name)
+"""
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,10 @@ class Deployed:
     def reopen(self) -> None:
         """Update the forwarded address after the release was reinstalled."""
         forward_port(self.shell, 0, release.gateway_address(self.shell), HTTP_PORT)
+
+    def bucket(self, prefix: str) -> set[str]:
+        """Return the names of the objects in the bucket with this prefix."""
+        return set(self.python("feedback", "-c", LIST, prefix).split())
 
     def audit(self) -> str:
         """Audit feedback from store, ledger and Kafka; fails if an offset is not accounted for."""

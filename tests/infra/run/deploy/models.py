@@ -51,10 +51,11 @@ def install_endless(deployed: Deployed) -> None:
         make_endless(install_copy(deployed, ENDLESS))
 
 
-def install_copy(deployed: Deployed, version: str) -> Path:
-    """Copy nano as another version into the claim; return the folder on this machine."""
+def install_copy(deployed: Deployed, version: str, source: Path = NANO) -> Path:
+    """Copy a model as another version into the claim; return the folder on this machine."""
     folder = claim_folder(deployed, f"{deployed.name}-models") / version
-    shutil.copytree(NANO, folder)
+    # With the permissions of new files: pods have another user than the owner of a cache.
+    shutil.copytree(source, folder, copy_function=shutil.copyfile)
     write_manifest(folder)
     return folder
 

@@ -34,10 +34,10 @@ def rate(deployed: Deployed, names: list[str], thumbs: int, seconds: float) -> C
     return asyncio.run(_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True))
 
 
-def fill_bucket(deployed: Deployed, names: list[str]) -> None:
-    """Submit THUMBS thumbs, and wait until all of them are in the bucket."""
-    given = rate(deployed, names, THUMBS, FILL_SECONDS)
-    assert given.thumbs == THUMBS
+def fill_bucket(deployed: Deployed, names: list[str], thumbs: int = THUMBS) -> None:
+    """Submit thumbs, and wait until all of them are in the bucket."""
+    given = rate(deployed, names, thumbs, FILL_SECONDS)
+    assert given.thumbs == thumbs
     until(
         "all is in the bucket",
         lambda: rows(deployed.audit(), "feedback") >= given.events,

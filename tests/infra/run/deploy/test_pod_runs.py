@@ -21,16 +21,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
-LIST = """
-import os
-from minio import Minio
-names = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "BUCKET")
-endpoint, access, secret, bucket = (os.environ["TW_FEEDBACK_S3_" + name] for name in names)
-for item in Minio(endpoint, access, secret, secure=False).list_objects(
-    bucket, "checkpoints/", recursive=True
-):
-    print(item.object_name)
-"""
+CHECKPOINTS = "checkpoints/"
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +41,14 @@ def test_killed_run_continues_from_checkpoints_in_the_bucket(runs: LoopRuns, mod
     canary = {"training": {"canary": {"seconds": 30, "users": 1, "steps": ""}}}
     deployed.install(chart_values(mode), images, canary)
     fill_bucket(deployed, keys(deployed))
-    before = checkpoints(runs)
+    before = deployed.bucket(CHECKPOINTS)
     runs.start_run(name)
     until("it trains", lambda: runs.status().get("step") in TRAINING, TURN_SECONDS)
-    until("a checkpoint is in the bucket", lambda: bool(checkpoints(runs) - before), STEP_SECONDS)
+    until(
+        "a checkpoint is in the bucket",
+        lambda: bool(deployed.bucket(CHECKPOINTS) - before),
+        STEP_SECONDS,
+    )
     (pod,) = runs.pods_of(name)
     deployed.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     assert runs.wait_ended(name, TURN_SECONDS) == "Complete", runs.log(name)
@@ -62,8 +57,3 @@ def test_killed_run_continues_from_checkpoints_in_the_bucket(runs: LoopRuns, mod
     assert "resumed with" in details["snapshot"], status
     states = {step["name"]: step["state"] for step in status["steps"]}
     assert [states[step] for step in TRAINING] == ["done"] * len(TRAINING), status
-
-
-def checkpoints(runs: LoopRuns) -> set[str]:
-    """Return the names of the objects of all checkpoints."""
-    return set(runs.deployed.python("feedback", "-c", LIST).split())

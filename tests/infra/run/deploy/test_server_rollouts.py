@@ -1,18 +1,16 @@
-"""Run of the recipe auto as a RayJob, with rollouts by a model server in the worker's pod."""
+"""Run of the recipe auto as a RayJob, with rollouts by the predictor in the worker's pod."""
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from infra.run.deploy.release import overlaid
-from infra.run.deploy.training import RayMode, chart_values
+from tests.infra.run.deploy import server_rollouts
 from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.loop_runs import LoopRuns
 from tests.infra.run.deploy.models import claim_folder, install_copy, promote
 from tests.infra.run.deploy.raters import fill_bucket, keys
-from training.reporting.run import STAGES
+from tests.infra.run.deploy.server_rollouts import MISMATCH_NATS, mismatches, run_folder
 
 pytestmark = [
     pytest.mark.cluster,
@@ -25,8 +23,6 @@ pytestmark = [
 BASE = "tiny-0"
 RUN_SECONDS = 2400.0
 UPDATES = 2
-# Of a sampled token between trainer and server, both in float32; the trainer's limit.
-MISMATCH_NATS = 1e-3
 FEWER_STEPS = (
     f"ppo.updates={UPDATES}",
     "ppo.prompts_per_update=4",
@@ -49,33 +45,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRuns]:
         yield LoopRuns(deployed)
 
 
-def values(runs: LoopRuns) -> dict[str, Any]:
-    repository, tag = runs.deployed.image("training").rsplit(":", 1)
-    found: Any = chart_values(RayMode.KUBERAY)
-    memory = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "9Gi"}}
-    changes = {
-        "images": {"training": {"repository": repository, "tag": tag}},
-        "models": {"initial": BASE},
-        "training": {
-            "recipe": "auto",
-            "retries": 0,
-            # Without users: a canary of this candidate ends by its time.
-            "canary": {"seconds": 60, "users": 1, "steps": ""},
-            "hardware": {"cores": 1, "memoryGib": 8},
-            "extraArgs": [word for text in FEWER_STEPS for word in ("--set", text)],
-            "rollouts": {"engine": "predictor", "dtype": "float32"},
-        },
-        "ray": {"workers": {"resources": memory}},
-    }
-    return overlaid(found, changes)
-
-
 def test_model_server_in_the_workers_pod_samples_for_ppo(runs: LoopRuns) -> None:
     deployed, run = runs.deployed, "turn-1"
     if not (claim_folder(deployed, f"{deployed.name}-models") / BASE).exists():
         install_copy(deployed, BASE)
     promote(deployed, BASE)
-    deployed.install(values(runs))
+    assigned = [word for text in FEWER_STEPS for word in ("--set", text)]
+    rollouts = {"engine": "predictor", "dtype": "float32"}
+    # Without users: a canary of this candidate ends by its time.
+    canary = {"training": {"canary": {"seconds": 60, "users": 1, "steps": ""}}}
+    deployed.install(server_rollouts.values(deployed, BASE, rollouts, assigned), canary)
     fill_bucket(deployed, keys(deployed))
     runs.start_run(run)
     assert runs.wait_ended(run, RUN_SECONDS) == "Complete", runs.log(run)
@@ -83,11 +62,8 @@ def test_model_server_in_the_workers_pod_samples_for_ppo(runs: LoopRuns) -> None
     steps = {step["name"]: step for step in status["steps"]}
     print(json.dumps(status, indent=1))
     assert steps["ppo"]["state"] == "done"
-    folder = claim_folder(deployed, f"{deployed.name}-loop") / "runs"
-    folder = folder / status["run"] / STAGES / "ppo"
-    lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
-    print(json.dumps(lines[-1]))
-    mismatches = [line["metrics"]["sampler_mismatch"] for line in lines]
-    assert len(mismatches) == UPDATES
+    measured = mismatches(run_folder(deployed, status["run"]))
+    print(measured)
+    assert len(measured) == UPDATES
     # Above 0: another program has computed the log-probs.
-    assert all(0 < mismatch <= MISMATCH_NATS for mismatch in mismatches)
+    assert all(0 < mismatch <= MISMATCH_NATS for mismatch in measured)
