@@ -22,7 +22,7 @@ from training.artifacts.lineage import trace
 from training.artifacts.manifest import MANIFEST, mark_erased
 from training.artifacts.registry import Registry
 from training.data.feedback.events import Erasure
-from training.data.feedback.snapshot import JUDGEMENTS
+from training.data.feedback.snapshot import JUDGEMENTS, RANKINGS
 from training.figures import SAMPLES
 from training.progress_log import EVENTS
 from training.progress_log import SAMPLES as STAGE_SAMPLES
@@ -97,9 +97,11 @@ def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool
     texts, principals = directory / JUDGEMENTS, directory / PRINCIPALS
     held: set[str] = set()  # hashes of the principals in the snapshot
     if texts.exists():
-        with texts.open() as opened:
-            held = {_hashed(directory, json.loads(line)["principal"]) for line in opened}
+        for file in (texts, directory / RANKINGS):
+            held |= {_hashed(directory, principal) for principal in _people(file)}
     elif principals.exists():
+        # A call that was interrupted may have deleted the judgements alone.
+        (directory / RANKINGS).unlink(missing_ok=True)
         held = set(json.loads(principals.read_text())["hashed"])
     asked = [(erasure.number, _hashed(directory, erasure.principal)) for erasure in due]
     numbers = [number for number, hashed in asked if hashed in held]
@@ -110,8 +112,18 @@ def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool
         if record.snapshot == directory.name:
             _erase_run(runs.directory(record.version), record.version, numbers)
     write_json(principals, {"hashed": sorted(held - {hashed for _, hashed in asked})})
-    texts.unlink(missing_ok=True)
+    for file in (texts, directory / RANKINGS):
+        file.unlink(missing_ok=True)
     return True
+
+
+def _people(file: Path) -> set[str]:
+    """Return the users and reviewers in a file of a snapshot; none if it does not exist."""
+    if not file.exists():
+        return set()
+    with file.open() as opened:
+        lines = [json.loads(line) for line in opened]
+    return {line[name] for line in lines for name in ("principal", "rater") if line.get(name)}
 
 
 def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:

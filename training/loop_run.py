@@ -25,7 +25,7 @@ from training.artifacts.registry import Registry, RegistryError, VersionStage
 from training.benchmarks.data import DATA_LOCK
 from training.benchmarks.tasks import BENCHMARKS, CODE
 from training.cluster.group import require_ray
-from training.corpus.pii.judgements import redact_judgements
+from training.corpus.pii.judgements import redact_feedback
 from training.data.examples import read_prompts
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
@@ -33,7 +33,8 @@ from training.data.feedback.snapshot import (
     Log,
     Snapshot,
     open_snapshot,
-    read_judgements,
+    people_of,
+    read_feedback,
     take_snapshot,
 )
 from training.data.packages import DataError, home_of, installed
@@ -200,7 +201,8 @@ def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> 
     config = recipe(recorded_plan(plan, plan.run_directory / CONFIG))
     if finished_manifest(config.ppo.output_directory):
         return None
-    principals = sorted({j.principal for j in read_judgements(open_snapshot(directory))})
+    given = read_feedback(open_snapshot(directory))
+    principals = sorted({name for one in given for name in people_of(one)})
     keys = env.feedback.data_keys(principals)
     gone = sum(name not in keys or not keys[name].consent for name in principals)
     if not gone:
@@ -210,12 +212,12 @@ def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> 
 
 def _make_sets(snapshot: Snapshot, config: LoopConfig) -> TrainingSets:
     """Divide a snapshot into sets, without personal data unless the recipe keeps it."""
-    judgements = read_judgements(snapshot)
+    given = read_feedback(snapshot)
     if not config.sets.redact_personal_data:
-        return make_sets(judgements, config.sets)
-    judgements, counts = redact_judgements(judgements, config.sets.language)
+        return make_sets(given, config.sets)
+    given, counts = redact_feedback(given, config.sets.language)
     redacted = {kind.value: count for kind, count in sorted(counts.items())}
-    return replace(make_sets(judgements, config.sets), redacted=redacted)
+    return replace(make_sets(given, config.sets), redacted=redacted)
 
 
 def _open(
@@ -339,7 +341,7 @@ def _check_verifiable(config: LoopConfig) -> None:
 def _check_enough(
     runs: Runs, name: str, snapshot: Snapshot, sets: TrainingSets, config: LoopConfig
 ) -> None:
-    if missing := sets.missing(config.sets, snapshot.thumbs):
+    if missing := sets.missing(config.sets, snapshot.thumbs, snapshot.rankings):
         raise NotEnoughFeedbackError(
             f"not enough feedback: {'; '.join(missing)}. {PAIR_ADVICE}", field="feedback"
         )

@@ -76,6 +76,34 @@ class FeedbackLog:
         self._append("turns", {**row, **columns})
         return uid(name)
 
+    def rank(
+        self, name: str, user: str, *answers: tuple[str, int], rater: str = "", event: str = ""
+    ) -> None:
+        """Append a ranking.
+
+        Args:
+            name: turn to whose question the answers belong.
+            answers: name of a turn, or a text with a space, and its rank.
+            rater: reviewer; a ranking without one is a vote of the user.
+        """
+        ranking = [
+            {
+                "message_id": "" if " " in answer else uid(answer),
+                "text": answer if " " in answer else "",
+                "model_version": "nano-0",
+                "rank": rank,
+            }
+            for answer, rank in answers
+        ]
+        columns = {"ranking": ranking, "ranking_source": "review" if rater else "arena"}
+        event = event or f"ranking {name} {rater}"
+        self._say(name, user, event, rater, kind="ranking", **columns)
+
+    def write(self, name: str, user: str, text: str, rater: str) -> None:
+        """Append a better answer by a reviewer."""
+        event = f"written {name} {rater}"
+        self._say(name, user, event, rater, kind="correction", correction=text)
+
     def thumb(self, name: str, user: str, up: bool, event: str = "", **columns: Any) -> None:
         self._say(name, user, event or f"thumb {name}", kind="thumb", up=up, **columns)
 
@@ -128,12 +156,14 @@ class FeedbackLog:
     ) -> dict[str, VersionFigures]:
         return self.counts
 
-    def _say(self, name: str, user: str, event: str, **columns: Any) -> None:
-        self._append("feedback", {**_common(event, user, name), **columns})
+    def _say(self, name: str, user: str, event: str, rater: str = "", **columns: Any) -> None:
+        row = {**_common(event, user, name), **columns}
+        self._append("feedback", {**row, "rater": principal_of(rater)} if rater else row)
 
     def _append(self, stream: str, row: dict[str, Any]) -> None:
         if self._sealing:
-            row = sealed_row(row, self._key(row["principal"]))
+            rater_key = self._key(row["rater"]) if row.get("rater") else None
+            row = sealed_row(row, self._key(row["principal"]), rater_key)
         self._pending[stream].append(
             {**row, "topic_id": TOPIC, "partition": 0, "offset": self._offsets[stream]}
         )

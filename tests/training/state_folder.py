@@ -84,6 +84,15 @@ class StateFolder:
             )
         self.log.commit()
 
+    def rank(self, user: str, rater: str) -> None:
+        """Let a reviewer rank the answers to a question of a user, with a whispered own answer."""
+        for name in ("first", "second"):
+            answer = f"whispered {name} answer to {user}"
+            self.log.turn(f"{user}-{name}", user, f"{question(user)} ranked", answer)
+        answers = [(f"{user}-first", 2), (f"{user}-second", 3), (f"whispered by {rater}", 1)]
+        self.log.rank(f"{user}-first", user, *answers, rater=rater)
+        self.log.commit()
+
     def begin(self, version: str) -> LoopRun:
         reporter = ProgressReporter(self.loop, Lines(self.said), version, "nano", STEPS)
         run = begin(version, "nano", lax, self.environment(), reporter)

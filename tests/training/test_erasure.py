@@ -12,7 +12,7 @@ from tests.support.errors import refused
 from tests.training.feedback_log import principal_of
 from tests.training.state_folder import StateFolder, holding, question
 from training.artifacts.manifest import ManifestError, read_manifest
-from training.data.feedback.snapshot import open_snapshot
+from training.data.feedback.snapshot import RANKINGS, open_snapshot, read_rankings
 from training.erasure import APPLIED, ErasureResult, apply_erasures
 from training.evaluation.comparison import SAMPLES
 
@@ -45,6 +45,25 @@ def test_no_file_contains_texts_of_an_erased_user(kept: StateFolder) -> None:
     assert forget_in(kept) == ErasureResult(1, (turn.snapshot.id,))
     assert (of_ppo / "report.html").exists()
     for words in ("whispered", principal_of("ann"), principal_of("bob")):
+        assert holding(kept.loop, words) == []
+
+
+@pytest.mark.parametrize("erased", ["ann", "rae"])
+def test_no_file_contains_texts_after_the_erasure_of_a_user_or_a_reviewer(
+    kept: StateFolder, erased: str
+) -> None:
+    kept.chat("bob", "cid")
+    # Neither ann nor rae has feedback beside this ranking.
+    kept.rank("ann", rater="rae")
+    turn = kept.finish("nano-1")
+    assert len(read_rankings(turn.snapshot)) == 1
+    assert {Path(name).name for name in holding(kept.loop, question("ann"))} >= {
+        RANKINGS,
+        "prompts.jsonl",
+    }
+    kept.log.erase(erased)
+    assert forget_in(kept) == ErasureResult(1, (turn.snapshot.id,))
+    for words in ("whispered", principal_of("ann"), principal_of("rae"), principal_of("bob")):
         assert holding(kept.loop, words) == []
 
 
@@ -163,6 +182,7 @@ def test_next_call_completes_after_a_kill_at_any_point(
     kept: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.chat("ann", "bob", "cid")
+    kept.rank("ann", rater="rae")
     first = kept.finish("nano-1").snapshot.id
     kept.log.erase("cid")
     forget_in(kept)

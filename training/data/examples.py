@@ -42,6 +42,7 @@ class PairExample:
     """Two responses to one conversation.
 
     `margin` is the desired difference of their scores (0: unknown). With `tie`, neither is better.
+    `weight` is the factor on the loss. `source` is the origin of the preference, "" if unknown.
     """
 
     messages: tuple[Message, ...]
@@ -50,6 +51,8 @@ class PairExample:
     prompt_id: str
     margin: float = 0.0
     tie: bool = False
+    weight: float = 1.0
+    source: str = ""
 
     @property
     def is_identical(self) -> bool:
@@ -98,7 +101,8 @@ def read_sft(path: Path) -> list[SftExample]:
 def read_pairs(path: Path) -> list[PairExample]:
     """Read preference pairs.
 
-    Line format: {"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}.
+    Line format: {"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false,
+    "weight" = 1, "source" = ""}.
     """
 
     def parse(row: Mapping[str, Any]) -> PairExample:
@@ -108,7 +112,9 @@ def read_pairs(path: Path) -> list[PairExample]:
             raise ExampleError(
                 "tie: must be true or false", field="tie", reason="WRONG_TYPE", limit="true, false"
             )
-        pair = PairExample(messages, *texts, margin, tie)
+        weight = _number(row, "weight", 1.0)
+        source = _text(row, "source") if row.get("source") else ""
+        pair = PairExample(messages, *texts, margin, tie, weight, source)
         if pair.tie and pair.margin:
             raise ExampleError(
                 f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT"

@@ -16,6 +16,7 @@ from pathlib import Path
 from training.artifacts.manifest import Manifest, read_manifest
 from training.data.chat import load_chat
 from training.data.examples import PairExample, read_pairs, read_thumbs
+from training.data.feedback.sources import Source
 from training.evaluation.answers import WIDE, score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, write_figures
 from training.evaluation.gate import Check, GateConfig, Result, decide
@@ -35,6 +36,8 @@ from training.runtime.machine import Autocast, configure_device, stores_narrow
 MOST_ANSWERS = 64
 BATCH_ROWS = 8
 ONE_SIDED_99 = 2.326
+# Sources of pairs that a person compared directly.
+DIRECT_SOURCES = frozenset({Source.ARENA, Source.RANKING})
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,22 @@ class ServingMismatch:
 
 @dataclass(frozen=True)
 class Health:
-    """Accuracy of both reward models on unseen prompts, and difference of the served incumbent."""
+    """Accuracy of both reward models on unseen prompts, and difference of the served incumbent.
+
+    `compared` is the judge's accuracy on votes and rankings alone, None without any.
+    """
 
     reward_model: Estimate
     judge: Estimate
     served: ServingMismatch | None = None
+    compared: Estimate | None = None
 
     def text(self) -> str:
         """Describe the health in a single line."""
         served = f", served {self.served.text()}" if self.served else ""
-        return f"reward model {self.reward_model.text()}, judge {self.judge.text()}{served}"
+        compared = f" ({self.compared.text()} on votes)" if self.compared else ""
+        judge = f"judge {self.judge.text()}{compared}"
+        return f"reward model {self.reward_model.text()}, {judge}{served}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class HealthConfig:
             *check_served(health.served, self.gate),
             *check_reward_model("reward model", health.reward_model, self.ceiling, self.gate),
             *check_reward_model("judge", health.judge, self.ceiling, self.gate),
+            *check_compared(health.compared, self.gate),
         ]
 
     def passed(self) -> bool:
@@ -143,12 +153,20 @@ def measure_health(config: EvaluationConfig, place: Place, autocast: Autocast) -
     """Measure the accuracy of reward model and judge on held-out pairs, and the served answers."""
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
+    prompt_ids = [pair.prompt_id for pair in pairs]
+    of_judge = correct(config.judge_directory, config.judge_base, pairs, tokens, place)
+    compared = [
+        (right, pair.prompt_id)
+        for right, pair in zip(of_judge, pairs, strict=True)
+        if pair.source in DIRECT_SOURCES
+    ]
     return Health(
         accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens, place),
-        accuracy(config.judge_directory, config.judge_base, pairs, tokens, place),
+        clustered_mean(of_judge, prompt_ids),
         measure_served(config.incumbent_directory, config.thumbs, place, autocast)
         if config.thumbs
         else None,
+        clustered_mean(*zip(*compared, strict=True)) if compared else None,
     )
 
 
@@ -176,11 +194,13 @@ def measure_served(
 def read_health(directory: Path) -> Health:
     """Read the measurements from a folder."""
     figures = json.loads((directory / FIGURES).read_text())
-    served = figures.get("served")  # missing in runs of earlier versions
+    # Missing in runs of earlier versions.
+    served, compared = figures.get("served"), figures.get("compared")
     return Health(
         Estimate(**figures["reward_model"]),
         Estimate(**figures["judge"]),
         ServingMismatch(**served) if served else None,
+        Estimate(**compared) if compared else None,
     )
 
 
@@ -192,12 +212,23 @@ def accuracy(
     place: Place = WIDE,
 ) -> Estimate:
     """Return the fraction of pairs in which the chosen answer scores higher; a tie counts half."""
+    right = correct(directory, base, pairs, max_tokens, place)
+    return clustered_mean(right, [pair.prompt_id for pair in pairs])
+
+
+def correct(
+    directory: Path,
+    base: Path,
+    pairs: Sequence[PairExample],
+    max_tokens: int,
+    place: Place = WIDE,
+) -> list[float]:
+    """Return for each pair 1 if the chosen answer scores higher, 0.5 for a tie, else 0."""
     reward, chat = load_reward_model(directory, base), load_chat(base)
     place(reward.scalar.backbone.decoder)
     chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
     rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
-    right = [beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
-    return clustered_mean(right, [pair.prompt_id for pair in pairs])
+    return [beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
 
 
 def check_labels(noise: float | None, config: GateConfig) -> list[Check]:
@@ -248,6 +279,32 @@ def check_reward_model(
             )
         )
     return checks
+
+
+def check_compared(compared: Estimate | None, config: GateConfig) -> list[Check]:
+    """Check that the judge agrees with votes and rankings on held-out prompts.
+
+    With fewer than `min_items` prompts the row does not count: a few votes must hold no version.
+    There is no check without votes and rankings.
+    """
+    if compared is None:
+        return []
+    low, result = compared.low(ONE_SIDED_99), Result.FAIL
+    if compared.clusters < config.min_items:
+        result = Result.UNINFORMATIVE
+    elif low > 0.5:
+        result = Result.PASS
+    elif compared.value > 0.5:
+        result = Result.NOT_ENOUGH_DATA
+    return [
+        Check(
+            "judge agrees with votes",
+            f"{compared.text()} on {compared.count} pairs of {compared.clusters} prompts",
+            f"99 % bound above 0.5 (is {low:.3f}) on at least {config.min_items} prompts",
+            result,
+            "people who compared two answers directly must agree with the judge",
+        )
+    ]
 
 
 def check_served(served: ServingMismatch | None, config: GateConfig) -> list[Check]:

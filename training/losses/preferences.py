@@ -14,23 +14,31 @@ from torch.nn import functional as F
 
 
 def bradley_terry(
-    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+    margin_B: Tensor,
+    tie_B: Tensor,
+    pairs: int,
+    weight_B: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return -log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952).
+    """Return -log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952), weighted by pair.
 
     The margin is that of Llama 2 (arXiv 2307.09288). A tie is cross-entropy with the label 0.5.
     """
     gap_B = chosen_B - rejected_B
-    return (
-        by_order(-F.logsigmoid(gap_B - margin_B), -F.logsigmoid(-gap_B - margin_B), tie_B).sum()
-        / pairs
-    )
+    loss_B = by_order(-F.logsigmoid(gap_B - margin_B), -F.logsigmoid(-gap_B - margin_B), tie_B)
+    return (loss_B * weight_B).sum() / pairs
 
 
 def margin_ranking(
-    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+    margin_B: Tensor,
+    tie_B: Tensor,
+    pairs: int,
+    weight_B: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return max(0, margin - (chosen - rejected)).
+    """Return max(0, margin - (chosen - rejected)), weighted by pair.
 
     A pair without a margin gets margin 1, as it would have no gradient otherwise. A tie pulls
     scores together that are further apart than the margin, with half the weight.
@@ -39,10 +47,8 @@ def margin_ranking(
         torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B)),
         chosen_B - rejected_B,
     )
-    return (
-        by_order((wanted_B - gap_B).clamp(min=0), (wanted_B + gap_B).clamp(min=0), tie_B).sum()
-        / pairs
-    )
+    loss_B = by_order((wanted_B - gap_B).clamp(min=0), (wanted_B + gap_B).clamp(min=0), tie_B)
+    return (loss_B * weight_B).sum() / pairs
 
 
 def by_order(won_B: Tensor, lost_B: Tensor, tie_B: Tensor) -> Tensor:
@@ -68,6 +74,7 @@ def dpo(
     beta: float,
     label_smoothing: float,
     pairs: int,
+    weight_B: Tensor | float = 1.0,
 ) -> Tensor:
     """Return the DPO loss (arXiv 2305.18290, equation 7) of log-ratios to the reference.
 
@@ -76,11 +83,13 @@ def dpo(
     Args:
         label_smoothing: expected fraction e of flipped labels. The loss is weighted by 1 - e, and
             its mirror image by e (conservative DPO, equation 3 of arXiv 2403.00409).
+        weight_B: factor on the loss of each pair.
     """
     gap_B = beta * (chosen_B - rejected_B) - margin_B
     mirrored_B = beta * (rejected_B - chosen_B) + margin_B
     right, flipped = 1 - label_smoothing, label_smoothing
-    return -(right * F.logsigmoid(gap_B) + flipped * F.logsigmoid(mirrored_B)).sum() / pairs
+    loss_B = -(right * F.logsigmoid(gap_B) + flipped * F.logsigmoid(mirrored_B))
+    return (loss_B * weight_B).sum() / pairs
 
 
 def kto(

@@ -75,6 +75,20 @@ def _data(ancestry: Ancestry, runs: Runs) -> Iterator[tuple[str, str]]:
         f"{ancestry.snapshot}: {report['thumbs_up']} thumbs up, {report['thumbs_down']} down, "
         f"{report['corrections']} corrections",
     )
+    # Snapshots of earlier releases have neither votes nor reviewers.
+    votes, rankings, written = (report.get(name, 0) for name in ("votes", "rankings", "written"))
+    if votes or rankings or written:
+        yield (
+            "judgement",
+            f"{votes} votes of the arena, {rankings} rankings and {written} written answers by "
+            f"{report['raters']} reviewers, all with consent of user and reviewer",
+        )
+    sets = runs.directory(ancestry.version) / f"{ancestry.version}-sets"
+    if (sets / MANIFEST).exists():
+        by_source: Mapping[str, Mapping[str, int]] = read_manifest(sets).report.get("by_source", {})
+        for name, counts in by_source.items():
+            found = ", ".join(f"{source} {count}" for source, count in counts.items())
+            yield "sources", f"{name.replace('_', ' ')}: {found or 'none'}"
     dropped: Mapping[str, int] = report.get("dropped", {})
     yield (
         "consent",

@@ -9,7 +9,7 @@ from typing import Any
 
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import MANIFEST, read_manifest
-from training.data.feedback.sets import MIN_PRINCIPALS
+from training.data.feedback.division import MIN_PRINCIPALS
 from training.evaluation.canary_run import COURSE, approval_of
 from training.figures import SAMPLES
 from training.reporting.pages import Chart, chart, curves, write_page

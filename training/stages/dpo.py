@@ -70,6 +70,7 @@ class Pair:
     chosen: TokenisedExample
     rejected: TokenisedExample
     margin: float = 0.0
+    weight: float = 1.0
 
     @property
     def examples(self) -> tuple[TokenisedExample, TokenisedExample]:
@@ -83,9 +84,8 @@ class Pair:
 
     def to_dense(self, vocabulary: VocabularyMap) -> Pair:
         """Return the same pair in dense ids."""
-        return Pair(
-            self.chosen.to_dense(vocabulary), self.rejected.to_dense(vocabulary), self.margin
-        )
+        chosen, rejected = (example.to_dense(vocabulary) for example in self.examples)
+        return Pair(chosen, rejected, self.margin, self.weight)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,13 @@ def accumulate(
             chosen_B, rejected_B = log_ratios(models, part)
         margin_B = config.margin_weight * torch.tensor([pair.margin for pair in part])
         loss = dpo(
-            chosen_B, rejected_B, margin_B, config.beta, config.label_smoothing, config.batch_pairs
+            chosen_B,
+            rejected_B,
+            margin_B,
+            config.beta,
+            config.label_smoothing,
+            config.batch_pairs,
+            torch.tensor([pair.weight for pair in part]),
         )
         torch.autograd.backward(loss)
         gap_B = config.beta * (chosen_B - rejected_B).detach()
@@ -284,4 +290,4 @@ def tokenise(row: PairExample, chat: Chat, most_tokens: int) -> tuple[Pair, int]
     if prompt is None:
         return None
     chosen, rejected = (TokenisedExample(prompt.ids, response) for response in responses)
-    return Pair(chosen, rejected, row.margin), prompt.dropped
+    return Pair(chosen, rejected, row.margin, row.weight), prompt.dropped

@@ -48,8 +48,8 @@ class RewardModelConfig(StageConfig):
     """Configuration of the reward model.
 
     data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
-    "tie": bool = false}. output_directory: with `lora` an adapter on the weights of
-    model_directory, otherwise a model directory; in both cases with head.safetensors and
+    "tie": bool = false, "weight": float = 1}. output_directory: with `lora` an adapter on the
+    weights of model_directory, otherwise a model directory; in both cases with head.safetensors and
     reward_model.json (base version, mean and standard deviation of the scores).
 
     Attributes:
@@ -102,6 +102,7 @@ class Pair:
     rejected: tuple[int, ...]
     margin: float
     tie: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def tokenise(row: PairExample, chat: Chat, most_tokens: int) -> tuple[Pair, int]
     prompt = fit_context(chat, row.messages, most_tokens - max(len(chosen), len(rejected)))
     if prompt is None:
         return None
-    pair = Pair((*prompt.ids, *chosen), (*prompt.ids, *rejected), row.margin, row.tie)
+    pair = Pair((*prompt.ids, *chosen), (*prompt.ids, *rejected), row.margin, row.tie, row.weight)
     return pair, prompt.dropped
 
 
@@ -320,7 +321,10 @@ def accumulate(
             chosen_B, rejected_B = score_pairs(scalar, part)
         margin_B = torch.tensor([pair.margin for pair in part])
         tie_B = torch.tensor([pair.tie for pair in part])
-        loss = LOSSES[config.loss](chosen_B, rejected_B, margin_B, tie_B, config.batch_pairs)
+        weight_B = torch.tensor([pair.weight for pair in part])
+        loss = LOSSES[config.loss](
+            chosen_B, rejected_B, margin_B, tie_B, config.batch_pairs, weight_B
+        )
         loss = loss + config.centre_coefficient * centring(chosen_B, rejected_B, config.batch_pairs)
         torch.autograd.backward(loss)
         gap_B = (chosen_B - rejected_B).detach() * ~tie_B

@@ -16,11 +16,12 @@ from training.artifacts.manifest import ManifestError, verify_manifest
 from training.evaluation import health
 from training.evaluation.answers import WIDE
 from training.evaluation.comparison import write_figures
-from training.evaluation.gate import GateConfig, decide
+from training.evaluation.gate import GateConfig, Result, decide
 from training.evaluation.health import (
     Health,
     HealthConfig,
     ServingMismatch,
+    check_compared,
     check_labels,
     check_reward_model,
     measure_served,
@@ -62,6 +63,27 @@ def test_ppo_starts_only_with_healthy_models_and_labels(
     )
     assert [check.name for check in config.checks() if not check.passed] == refused_for
     assert config.passed() == (not refused_for)
+
+
+@pytest.mark.parametrize(
+    ("compared", "results"),
+    [
+        (None, []),
+        (Estimate(0.8, 0.05, 60, 40), [Result.PASS]),
+        (Estimate(0.55, 0.05, 60, 40), [Result.NOT_ENOUGH_DATA]),
+        (Estimate(0.45, 0.05, 60, 40), [Result.FAIL]),
+        # Few votes hold no version and refuse none.
+        (Estimate(0.2, 0.1, 19, 19), [Result.UNINFORMATIVE]),
+    ],
+)
+def test_votes_have_a_row_of_their_own_with_enough_prompts(
+    tmp_path: Path, compared: Estimate | None, results: list[Result]
+) -> None:
+    assert [check.result for check in check_compared(compared, GateConfig())] == results
+    config = config_of(tmp_path)
+    measured = asdict(Health(SURE, SURE, None, compared))
+    write_figures(config.output_directory, "health", measured, ("r", "j"), config.evaluation)
+    assert config.passed() == (not set(results) & {Result.FAIL, Result.NOT_ENOUGH_DATA})
 
 
 @pytest.mark.parametrize(

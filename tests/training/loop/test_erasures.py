@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
-from tests.training.state_folder import StateFolder, holding, question
+from tests.training.state_folder import StateFolder, holding, lax, question
 from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import RegistryError, VersionStage
 from training.data.feedback.snapshot import read_judgements
@@ -108,6 +108,20 @@ def test_a_run_is_not_resumed_with_feedback_whose_consent_was_withdrawn(
     assert status(kept)["run"] == "nano-2"
     # The texts of the withdrawn user are in no file of the run that replaces it.
     assert not (kept.loop / "runs" / "nano-2").exists()
+
+
+@pytest.mark.parametrize("withdrawn", ["ann", "rae"])
+def test_a_run_is_not_resumed_without_the_consent_of_user_and_reviewer(
+    kept: StateFolder, withdrawn: str
+) -> None:
+    kept.chat("bob")
+    kept.rank("ann", rater="rae")
+    begun = kept.begin("nano-1")
+    assert unusable_reason(begun.record, lax, begun.env) is None
+    kept.log.forbidden = {withdrawn}
+    reason = unusable_reason(begun.record, lax, begun.env)
+    assert reason is not None
+    assert reason.startswith("1 of 3 users")
 
 
 def test_consent_withdrawn_after_training_ends_no_canary(kept: StateFolder) -> None:

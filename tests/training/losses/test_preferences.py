@@ -134,3 +134,22 @@ def test_kto_raises_liked_and_lowers_disliked_responses_by_weight() -> None:
         kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios
     )
     assert gradient.tolist() == pytest.approx([-4 * 0.1 / 4 / 2, 0.1 / 4 / 2], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "pair_loss",
+    [
+        lambda a, b, m, w: bradley_terry(a, b, m, torch.zeros(2).bool(), 2, w),
+        lambda a, b, m, w: margin_ranking(a, b, m, torch.zeros(2).bool(), 2, w),
+        lambda a, b, m, w: dpo(a, b, m, 0.5, 0.1, 2, w),
+    ],
+)
+def test_a_pair_counts_by_its_weight(pair_loss: Callable[..., Tensor]) -> None:
+    chosen, rejected, margin = torch.tensor([0.5, 2.0]), torch.tensor([0.2, 2.5]), torch.ones(2)
+
+    def loss(*weights: float) -> float:
+        return pair_loss(chosen, rejected, margin, torch.tensor(weights)).item()
+
+    assert loss(0.25, 1) == pytest.approx(loss(0.25, 0) + loss(0, 1), abs=1e-6)
+    assert loss(0.25, 0) == pytest.approx(loss(1, 0) / 4, abs=1e-6)
+    assert loss(1, 0) != loss(0, 1)

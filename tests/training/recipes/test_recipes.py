@@ -13,8 +13,8 @@ from training.__main__ import parser
 from training.artifacts.manifest import plain, verify_manifest
 from training.commands import adjusted_recipe
 from training.data.examples import read_texts
-from training.data.feedback.pairs import prompt_key
 from training.data.feedback.sets import read_anchors
+from training.data.feedback.texts import prompt_key
 from training.decoding.sampling import read_presets
 from training.decoding.tasks import Task
 from training.errors import ConfigError

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
+from tests.training.state_folder import StateFolder
 from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import Registry, RegistryError
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
+from training.erasure import apply_erasures
 from training.reporting.lineage import describe_version
 from training.runs import RunRecord, RunResult, Runs, write_json
 
@@ -76,3 +78,24 @@ def test_an_unfinished_version_with_a_deleted_snapshot_says_so(loop: Path) -> No
 def test_an_unknown_version_is_an_error(loop: Path) -> None:
     with refused(RegistryError, field="version"):
         describe_version("nano-9", loop, Registry(loop / "models"))
+
+
+def test_votes_rankings_and_written_answers_are_named_with_their_use(tmp_path: Path) -> None:
+    kept = StateFolder(tmp_path)
+    kept.chat("ann", "bob")
+    kept.rank("ann", rater="rae")
+    kept.log.rank("ann-first", "ann", ("ann-first", 1), ("ann-second", 2))
+    kept.log.write("ann-first", "ann", "whispered better", rater="rae")
+    kept.log.commit()
+    run = kept.begin("nano-1")
+    text = describe_version("nano-1", kept.loop, kept.registry)
+    assert (
+        "1 votes of the arena, 1 rankings and 1 written answers by 1 reviewers, all with consent"
+    ) in text
+    counts = run.sets.counts()["by_source"]
+    for name, by_source in counts.items():
+        found = ", ".join(f"{source} {count}" for source, count in by_source.items()) or "none"
+        assert f"{name.replace('_', ' ')}: {found}" in text
+    kept.log.erase("rae")
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    assert "1 users erased since" in describe_version("nano-1", kept.loop, kept.registry)

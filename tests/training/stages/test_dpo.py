@@ -225,6 +225,29 @@ def test_margins_count_only_with_a_margin_weight() -> None:
     assert loss(margin_weight=1.0) == pytest.approx(1.1711, abs=1e-3)  # log(1 + exp(0.8))
 
 
+def test_pairs_keep_their_weight_from_the_file_to_the_loss(
+    config: DpoConfig, tmp_path: Path
+) -> None:
+    rows = [row | {"weight": 0.25} for row in pair_rows(8, noise=0.0)]
+    data = dpo.read_data(
+        replace(config, data_path=write_lines(tmp_path / "w.jsonl", rows)),
+        load_chat(config.model_directory),
+    )
+    assert {pair.weight for pair in (*data.train, *data.held_out)} == {0.25}
+    pairs = toy_pairs(32, 0.0).train[:4]
+    losses = [
+        dpo.accumulate(
+            toy_models(),
+            [replace(pair, weight=weight) for pair in pairs],
+            toy_dpo(batch_pairs=4),
+            no_autocast,
+            ALONE,
+        )["loss"]
+        for weight in (1.0, 0.25)
+    ]
+    assert losses[1] == pytest.approx(losses[0] / 4)
+
+
 def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
     pairs = toy_pairs(32, 0.0).train[:9]
     whole, parts = (

@@ -167,6 +167,20 @@ def test_ties_pull_scores_together_and_do_not_count_in_accuracy(
     assert tied["score_std"] < 0.8 * decided["score_std"]
 
 
+def test_pairs_of_small_weight_teach_little(config: RewardModelConfig, tmp_path: Path) -> None:
+    """Rows of the opposite order, of small weight, do not undo what the others teach."""
+    rows = pair_rows(160, noise=0.0)
+    opposite = [
+        row | {"chosen": row["rejected"], "rejected": row["chosen"], "weight": 0.01}
+        for row in rows
+        for _ in range(2)
+    ]
+    write_lines(config.data_path, [*rows, *opposite])
+    report = run(replace(config, epochs=1, label_noise=0.0), tmp_path / "run")
+    # A third of the held-out pairs has the order of the large weights.
+    assert report["held_out_accuracy"] == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_contradictory_rows_are_refused(config: RewardModelConfig) -> None:
     (row,) = pair_rows(1, noise=0.0)
     for more, field, reason in (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from training.data.chat import Message
+from training.data.feedback.sources import Source
 from training.data.served import Served
 
 LogPosition = tuple[int, int, int]
@@ -22,6 +23,7 @@ class FeedbackKind(StrEnum):
     THUMB = "thumb"
     CORRECTION = "correction"
     RETRACTION = "retraction"
+    RANKING = "ranking"
 
 
 class FinishReason(StrEnum):
@@ -53,11 +55,22 @@ class Erasure:
 
 
 @dataclass(frozen=True)
+class RankedAnswer:
+    """Answer in a ranking: a turn by `message_id`, or a `text` of the event."""
+
+    rank: int
+    message_id: str = ""
+    text: str = ""
+    model_version: str = ""
+
+
+@dataclass(frozen=True)
 class Feedback:
     """One feedback event.
 
-    `up` belongs to thumbs, `text` to corrections, `retracts` to retractions. Withheld events have
-    no text.
+    `up` belongs to thumbs, `text` to corrections, `retracts` to retractions, `ranked` and `source`
+    to rankings. `rater` is the reviewer who gave it, empty for the user. Withheld events have no
+    text.
     """
 
     place: LogPosition
@@ -68,6 +81,9 @@ class Feedback:
     up: bool = False
     text: str = ""
     retracts: str = ""
+    rater: str = ""
+    ranked: tuple[RankedAnswer, ...] = ()
+    source: Source = Source.RANKING
     withheld: Withheld | None = None
 
 

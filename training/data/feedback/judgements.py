@@ -1,4 +1,6 @@
-"""Conversion of the raw feedback log to judgements, the current rating per user and answer.
+"""Conversion of the raw feedback log to judgements, the current rating per person and answer.
+
+The person is the user of the conversation, or a reviewer.
 
 Events are de-duplicated by event id (the first counts), the last thumb wins, retractions are
 applied, and feedback is joined with turns by message id (feedback may arrive before its turn).
@@ -15,45 +17,27 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from training.data.chat import Message
+from training.data.feedback.drops import Drop, Dropped
 from training.data.feedback.events import (
     Feedback,
     FeedbackKind,
     FinishReason,
     LogPosition,
     Turn,
-    Withheld,
 )
+from training.data.feedback.rankings import Ranking, is_blocked, ranking_of
 from training.data.served import Served
-
-
-class Drop(StrEnum):
-    """Reason for leaving an event out of the snapshot."""
-
-    DUPLICATE_EVENT = "duplicate_event"
-    SUPERSEDED = "superseded_by_later_feedback"
-    RETRACTED = "retracted"
-    RETRACTION = "retraction_applied"
-    UNJOINED = "turn_not_yet_in_log"
-    ERASED = "turn_erased"
-    NO_CONSENT = Withheld.NO_CONSENT.value
-    PRINCIPAL_ERASED = Withheld.ERASED.value
-    FOREIGN = "rated_by_another_user"
-    CACHED = "cached_answer"
-    BLOCKED = "blocked_by_guard"
-    INCOMPLETE = "answer_incomplete"
-    EMPTY = "empty_text"
-    OVER_CAP = "over_cap_of_user"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Rating of one answer by one user: a thumb, a correction, or both.
+    """Rating of one answer by one person: a thumb, a correction, or both.
 
-    `cut`: the answer did not end by itself, so only the correction is used.
+    `principal` is the user of the conversation, `rater` the reviewer who gave the rating, empty if
+    the user did. `cut`: the answer did not end by itself, so only the correction is used.
     """
 
     message_id: str
@@ -66,25 +50,37 @@ class Judgement:
     correction: str | None
     served: Served | None = None
     cut: bool = False
+    rater: str = ""
+
+    @property
+    def giver(self) -> str:
+        """Principal who gave the rating."""
+        return self.rater or self.principal
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """One dropped event with the reason; holds no text."""
-
-    event_id: str
-    reason: Drop
+GivenFeedback = Judgement | Ranking
+"""Feedback of one person that training learns from."""
 
 
 @dataclass
 class _CurrentFeedback:
-    """Current feedback of one user on one message."""
+    """Current feedback of one person on one message."""
 
     thumb: Feedback | None = None
     correction: Feedback | None = None
+    ranking: Feedback | None = None
 
     def events(self) -> list[Feedback]:
+        """Return the events that form a judgement."""
         return [event for event in (self.thumb, self.correction) if event is not None]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Usable feedback of one person, with its events."""
+
+    given: GivenFeedback
+    events: Sequence[Feedback]
 
 
 class _LogEvent(Protocol):
@@ -99,12 +95,12 @@ Event = TypeVar("Event", bound=_LogEvent)
 
 def judge(
     feedback: Iterable[Feedback], turns: Iterable[Turn], max_per_principal: int
-) -> tuple[list[Judgement], list[Dropped]]:
-    """Return judgements ordered by message id, and all dropped events.
+) -> tuple[list[GivenFeedback], list[Dropped]]:
+    """Return judgements and rankings ordered by message id, and all dropped events.
 
     Args:
-        max_per_principal: limit of rated answers per user. A hash selects them, so neither the
-            first nor the last are favoured.
+        max_per_principal: limit of rated answers and rankings per person who gave them. A hash
+            selects them, so neither the first nor the last are favoured.
     """
     dropped: list[Dropped] = []
     # The last revision of every answer; an erasure overrides later revisions. Withheld turns are
@@ -116,8 +112,17 @@ def judge(
         earlier = known.get(turn.message_id)
         if earlier is None or not earlier.erased:
             known[turn.message_id] = turn
-    by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
-    for (principal, message_id), current in _current_feedback(feedback, dropped).items():
+    by_giver: dict[str, list[_Given]] = defaultdict(list)
+    for (principal, rater, message_id), current in _current_feedback(feedback, dropped).items():
+        usable = by_giver[rater or principal]
+        if current.ranking:
+            ranking = ranking_of(current.ranking, known)
+            if isinstance(ranking, Ranking):
+                usable.append(_Given(ranking, [current.ranking]))
+            else:
+                dropped.append(Dropped(current.ranking.event_id, ranking))
+        if not current.events():
+            continue
         rated = known.get(message_id)
         reason = _drop_reason(rated, principal)
         if rated is None or reason is not None:
@@ -132,37 +137,43 @@ def judge(
             dropped.append(Dropped(current.thumb.event_id, Drop.INCOMPLETE))
             current.thumb = None
         if current.events():
-            by_principal[principal].append((rated, current))
-    judgements = [
-        Judgement(
-            message_id=turn.message_id,
-            principal=turn.principal,
-            model_version=turn.model_version,
-            arm=turn.arm,
-            context=turn.context,
-            answer=turn.answer,
-            up=None if current.thumb is None else current.thumb.up,
-            correction=None if current.correction is None else current.correction.text,
-            served=turn.served if turn.finish is FinishReason.STOP else None,
-            cut=turn.finish is not FinishReason.STOP,
-        )
-        for answers in by_principal.values()
-        for turn, current in _capped(answers, max_per_principal, dropped)
+            usable.append(_Given(_judgement(rated, current, rater), current.events()))
+    given = [
+        one.given
+        for of_giver in by_giver.values()
+        for one in _capped(of_giver, max_per_principal, dropped)
     ]
-    return sorted(judgements, key=lambda j: (j.message_id, j.principal)), sorted(
+    return sorted(given, key=lambda g: (g.message_id, g.principal, g.rater)), sorted(
         dropped, key=lambda d: (d.event_id, d.reason)
+    )
+
+
+def _judgement(turn: Turn, current: _CurrentFeedback, rater: str) -> Judgement:
+    return Judgement(
+        message_id=turn.message_id,
+        principal=turn.principal,
+        model_version=turn.model_version,
+        arm=turn.arm,
+        context=turn.context,
+        answer=turn.answer,
+        up=None if current.thumb is None else current.thumb.up,
+        correction=None if current.correction is None else current.correction.text,
+        served=turn.served if turn.finish is FinishReason.STOP else None,
+        cut=turn.finish is not FinishReason.STOP,
+        rater=rater,
     )
 
 
 def _current_feedback(
     feedback: Iterable[Feedback], dropped: list[Dropped]
-) -> dict[tuple[str, str], _CurrentFeedback]:
-    found: dict[tuple[str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
+) -> dict[tuple[str, str, str], _CurrentFeedback]:
+    """Return the current feedback by user, rater and message."""
+    found: dict[tuple[str, str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
     for event in _unique(feedback, dropped):
         if event.withheld:
             dropped.append(Dropped(event.event_id, Drop(event.withheld)))
             continue
-        current = found[event.principal, event.message_id]
+        current = found[event.principal, event.rater, event.message_id]
         if event.kind is FeedbackKind.RETRACTION:
             dropped.append(Dropped(event.event_id, Drop.RETRACTION))
             if event.retracts in (FeedbackKind.THUMB, FeedbackKind.CORRECTION):
@@ -175,11 +186,11 @@ def _current_feedback(
         if earlier is not None:
             dropped.append(Dropped(earlier.event_id, Drop.SUPERSEDED))
         setattr(current, event.kind.value, event)
-    return {key: current for key, current in found.items() if current.events()}
+    return dict(found)
 
 
 def _drop_reason(turn: Turn | None, principal: str) -> Drop | None:
-    """Return why all feedback of a user on a turn is dropped, None if it counts."""
+    """Return why all ratings of a user's turn are dropped, None if they count."""
     if turn is None:
         return Drop.UNJOINED
     if turn.erased:
@@ -191,23 +202,18 @@ def _drop_reason(turn: Turn | None, principal: str) -> Drop | None:
     if turn.cached:
         # Cached answers are written once and rated repeatedly; one sample would count as many.
         return Drop.CACHED
-    if (
-        turn.finish in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
-        or turn.guard_category
-    ):
+    if is_blocked(turn):
         return Drop.BLOCKED
     return Drop.EMPTY if not turn.answer.strip() or not turn.context else None
 
 
-def _capped(
-    rated: Sequence[tuple[Turn, _CurrentFeedback]], limit: int, dropped: list[Dropped]
-) -> Sequence[tuple[Turn, _CurrentFeedback]]:
-    if len(rated) <= limit:
-        return rated
+def _capped(given: Sequence[_Given], limit: int, dropped: list[Dropped]) -> Sequence[_Given]:
+    if len(given) <= limit:
+        return given
     # A hash order is stable and favours neither early nor late answers.
-    shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())
-    for _, current in shuffled[limit:]:
-        dropped += [Dropped(event.event_id, Drop.OVER_CAP) for event in current.events()]
+    shuffled = sorted(given, key=lambda one: hashlib.sha256(one.given.message_id.encode()).digest())
+    for one in shuffled[limit:]:
+        dropped += [Dropped(event.event_id, Drop.OVER_CAP) for event in one.events]
     return shuffled[:limit]
 
 

@@ -1,15 +1,14 @@
-"""Preference pairs from thumbs and corrections, with an estimate of label noise.
+"""Preference pairs from thumbs, corrections and rankings, with an estimate of label noise.
 
 Answers to the same context are compared: a mostly liked answer against a mostly disliked one
-("regenerate" siblings included), and a correction against the corrected answer. With several
+("regenerate" siblings included), a correction against the corrected answer, and answers that a
+person ranked (rankings.py). With several
 ratings per answer, their number sets the margin of the pair, and their disagreement gives the label
 noise.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 from collections import defaultdict
@@ -17,7 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from training.data.chat import Message
-from training.data.feedback.judgements import Judgement
+from training.data.feedback.judgements import GivenFeedback, Judgement
+from training.data.feedback.rankings import Comparison, Ranking, compare
+from training.data.feedback.sources import Source
+from training.data.feedback.texts import prompt_key, text_key
 from training.data.served import Served
 
 CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
@@ -49,22 +51,28 @@ class Answer:
 class Correction:
     """A better answer and the answer that it corrects; the latter is None if it was cut.
 
-    `users` are the principals who wrote it.
+    `users` are the principals who wrote it. The source of an answer by reviewers alone is WRITTEN.
     """
 
     text: str
     corrected: str | None
     users: frozenset[str]
+    source: Source = Source.CORRECTION
 
 
 @dataclass(frozen=True)
 class Question:
-    """A context with its rated answers and its corrections."""
+    """A context with its rated answers, its corrections and its ranked answers.
+
+    `undecided` is the number of comparisons without a majority.
+    """
 
     prompt_id: str
     context: tuple[Message, ...]
     answers: tuple[Answer, ...]
     corrections: tuple[Correction, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    undecided: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Pair:
     """A preference of `chosen` over `rejected`.
 
     `right` is the probability of a correct label, None for unknown noise. `users` are the
-    principals of the judgements on each side.
+    principals of the judgements on each side. `weight` is the factor on the loss.
     """
 
     prompt_id: str
@@ -82,6 +90,8 @@ class Pair:
     margin: float
     right: float | None
     users: tuple[frozenset[str], ...] = ()
+    source: Source = Source.RECIPE
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,30 +103,6 @@ class LabelNoise:
     disagreements: int
 
 
-def prompt_key(context: Iterable[Message]) -> str:
-    """Return the id of a context, independent of case and spacing."""
-    normal = [(message.role, " ".join(message.content.split()).casefold()) for message in context]
-    return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:16]
-
-
-def opening_key(context: Sequence[Message]) -> str:
-    """Return the id of a context up to its first message of a user.
-
-    All turns and branches of a conversation have the same opening, until the oldest messages no
-    longer fit the context.
-    """
-    roles = [message.role for message in context]
-    return prompt_key(context[: roles.index("user") + 1] if "user" in roles else context)
-
-
-def text_key(text: str) -> str:
-    """Return a text without trailing spaces and surrounding blank lines.
-
-    Line breaks and indentation remain, because they are part of code, lists and poems.
-    """
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
 def is_unchanged(judgement: Judgement) -> bool:
     """Return True if the correction of a judgement is the answer itself."""
     return judgement.correction is not None and text_key(judgement.correction) == text_key(
@@ -124,37 +110,44 @@ def is_unchanged(judgement: Judgement) -> bool:
     )
 
 
-def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
-    """Group judgements by context and, within a context, by answer; ordered by prompt id."""
-    by_prompt: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        by_prompt[prompt_key(judgement.context)].append(judgement)
+def group_by_prompt(feedback: Iterable[GivenFeedback]) -> list[Question]:
+    """Group feedback by context and, within a context, by answer; ordered by prompt id."""
+    by_prompt: dict[str, list[GivenFeedback]] = defaultdict(list)
+    for given in feedback:
+        by_prompt[prompt_key(given.context)].append(given)
     questions = []
     for prompt_id in sorted(by_prompt):
-        rated = by_prompt[prompt_id]
+        of_prompt = by_prompt[prompt_id]
+        rated = [given for given in of_prompt if isinstance(given, Judgement)]
         votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        corrections: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+        corrections: dict[tuple[str, str | None], list[Judgement]] = defaultdict(list)
         voters: dict[str, set[str]] = defaultdict(set)
         served: dict[tuple[str, bool], Served] = {}
         for judgement in rated:
             answer = text_key(judgement.answer)
             if judgement.up is not None:
                 votes[answer][0 if judgement.up else 1] += 1
-                voters[answer].add(judgement.principal)
+                voters[answer].add(judgement.giver)
                 if judgement.served:
                     served.setdefault((answer, judgement.up), judgement.served)
             if judgement.correction is not None and not is_unchanged(judgement):
                 corrected = None if judgement.cut else answer
-                corrections[text_key(judgement.correction), corrected].add(judgement.principal)
+                corrections[text_key(judgement.correction), corrected].append(judgement)
         answers = tuple(
             Answer(text, up, down, served.get((text, up > down)), frozenset(voters[text]))
             for text, (up, down) in sorted(votes.items())
         )
         written = tuple(
-            Correction(*texts, frozenset(corrections[texts]))
+            Correction(
+                *texts,
+                frozenset(judgement.giver for judgement in corrections[texts]),
+                Source.WRITTEN if all(j.rater for j in corrections[texts]) else Source.CORRECTION,
+            )
             for texts in sorted(corrections, key=lambda texts: (texts[0], texts[1] or ""))
         )
-        questions.append(Question(prompt_id, rated[0].context, answers, written))
+        compared, undecided = compare(given for given in of_prompt if isinstance(given, Ranking))
+        context = of_prompt[0].context
+        questions.append(Question(prompt_id, context, answers, written, tuple(compared), undecided))
     return questions
 
 
@@ -196,6 +189,7 @@ def make_pairs(
                 CORRECTION_MARGIN,
                 None,
                 (correction.users,),
+                correction.source,
             )
             for correction in question.corrections
             # Against a cut answer the correction would win by its length alone.
@@ -212,11 +206,26 @@ def make_pairs(
                 if noise.flipped is None
                 else _right(good, bad, noise.flipped, liked_share),
                 users=(good.users, bad.users),
+                source=Source.THUMBS,
             )
             for good in question.answers
             if good.up > good.down
             for bad in question.answers
             if bad.up < bad.down
+        ]
+        own += [
+            Pair(
+                question.prompt_id,
+                question.context,
+                compared.chosen,
+                compared.rejected,
+                compared.margin,
+                None,
+                (compared.users,),
+                compared.source,
+                compared.weight,
+            )
+            for compared in question.comparisons
         ]
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
@@ -282,4 +291,6 @@ def pair_line(pair: Pair) -> Mapping[str, object]:
         "rejected": pair.rejected,
         "margin": pair.margin,
         "prompt_id": pair.prompt_id,
+        "weight": pair.weight,
+        "source": pair.source.value,
     }

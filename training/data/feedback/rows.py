@@ -5,7 +5,9 @@ older and newer writers can be combined.
 
 `sealed` consists of a byte 1, the key id (16 bytes), a nonce (12 bytes), and the AES-256-GCM
 ciphertext of a message with only the texts. The associated data is event_id/principal
-(events.proto).
+(events.proto). Texts of a reviewer belong to the user and to the reviewer: a byte 2, the ids of
+both keys, a nonce, and the ciphertext under a key derived from both, with the associated data
+event_id/principal/rater.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
 from thumbwheel.chat.v1 import chat_pb2
@@ -30,17 +34,24 @@ from training.data.feedback.events import (
     FeedbackKind,
     FinishReason,
     LogPosition,
+    RankedAnswer,
     Turn,
     Withheld,
 )
+from training.data.feedback.sources import Source
 from training.data.served import Served
 from training.errors import DetailedError
 
 KNOWN_KINDS = frozenset(kind.value for kind in FeedbackKind)
 KNOWN_FINISH_REASONS = frozenset(finish.value for finish in FinishReason)
-FORM = 1
-KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)
-LEAST_BYTES = 29 + 16  # the ciphertext of an empty message is the 16-byte tag
+FORM, RATED_FORM = 1, 2
+KEY_ID, RATER_KEY_ID = slice(1, 17), slice(17, 33)
+# Position of the nonce, after one key id or two.
+NONCE_START = {FORM: 17, RATED_FORM: 33}
+NONCE_BYTES, TAG_BYTES = 12, 16  # the ciphertext of an empty message is the tag
+RATED_INFO = b"thumbwheel.feedback.rated"
+# Origins of rankings by their name in the log.
+RANKING_SOURCES = {"arena": Source.ARENA, "review": Source.RANKING}
 
 
 class RowError(DetailedError, ValueError):
@@ -59,10 +70,10 @@ class SealError(DetailedError, ValueError):
 
 
 def feedback_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterator[Feedback]:
-    """Yield the events of a feedback object. Unknown kinds of newer writers are skipped."""
+    """Yield the events of a feedback object; unknown kinds and origins are skipped."""
     for row in table.to_pylist():
-        kind = _text(row, "kind", segment)
-        if kind in KNOWN_KINDS:
+        kind, source = _text(row, "kind", segment), row.get("ranking_source") or "review"
+        if kind in KNOWN_KINDS and source in RANKING_SOURCES:
             texts = decryptor.feedback(row, segment)
             yield Feedback(
                 place=_place(row, segment),
@@ -73,8 +84,27 @@ def feedback_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> It
                 up=bool(row.get("up")),
                 text=texts.correction,
                 retracts=row.get("retracts") or "",
+                rater=row.get("rater") or "",
+                ranked=_ranked(row, texts),
+                source=RANKING_SOURCES[source],
                 withheld=texts.withheld,
             )
+
+
+def _ranked(row: Mapping[str, Any], texts: Texts) -> tuple[RankedAnswer, ...]:
+    """Return the answers of a ranking; texts are sealed in the order of the answers."""
+    answers = row.get("ranking") or ()
+    sealed = texts.ranked or ("",) * len(answers)
+    return tuple(
+        RankedAnswer(
+            rank=answer["rank"],
+            message_id=answer["message_id"] or "",
+            text=text or answer["text"] or "",
+            model_version=answer["model_version"] or "",
+        )
+        for answer, text in zip(answers, sealed, strict=True)
+        if not texts.withheld
+    )
 
 
 def turn_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterator[Turn]:
@@ -161,6 +191,7 @@ class Texts:
     context: tuple[Message, ...] = ()
     answer: str = ""
     correction: str = ""
+    ranked: tuple[str, ...] = ()
     served: Served | None = None
 
 
@@ -171,13 +202,13 @@ Inner = TypeVar("Inner", bound=Protobuf)
 class Decryptor:
     """Decryption of texts sealed with the data key of their principal, for one snapshot.
 
-    Texts are readable if the principal consents to training; otherwise they are withheld with a
-    reason. A principal unknown to the log has not consented. Rows written before sealing existed
-    hold plain text, and the same consent applies to them.
+    Texts are readable if the principal consents to training, and the rater too if there is one;
+    otherwise they are withheld with a reason. A principal unknown to the log has not consented.
+    Rows written before sealing existed hold plain text, and the same consent applies to them.
     """
 
     def __init__(self, keys: Mapping[str, DataKey], erased: Collection[str]) -> None:
-        self._keys, self._erased = keys, erased
+        self._keys, self._erased = keys, frozenset(erased)
 
     def feedback(self, row: Row, segment: Segment) -> Texts:
         """Return the texts of a feedback row.
@@ -189,8 +220,10 @@ class Decryptor:
             return Texts(withheld)
         if not row.get("sealed"):
             return Texts(correction=row.get("correction") or "")
+        event = self._decrypt(row, segment, events_pb2.FeedbackEvent())
         return Texts(
-            correction=self._decrypt(row, segment, events_pb2.FeedbackEvent()).correction.text
+            correction=event.correction.text,
+            ranked=tuple(answer.text for answer in event.ranking.answers),
         )
 
     def turn(self, row: Row, segment: Segment) -> Texts:
@@ -225,25 +258,35 @@ class Decryptor:
         return Texts(context=context, answer=turn.answer, served=served)
 
     def _withheld_reason(self, row: Row) -> Withheld | None:
-        principal, sealed = row.get("principal") or "", row.get("sealed")
-        key = self._keys.get(principal)
-        if key is None or not key.consent:
+        people, sealed = _people(row), row.get("sealed")
+        keys = [self._keys.get(principal) for principal in people]
+        consenting = [key for key in keys if key is not None and key.consent]
+        if len(consenting) < len(people):
             return Withheld.NO_CONSENT
         if not sealed:
             # Every event after an erasure is sealed, so plain rows are older than the erasure.
-            return Withheld.ERASED if principal in self._erased else None
+            return Withheld.ERASED if self._erased & set(people) else None
         # Bytes of another format name no key; decryption refuses them.
-        return Withheld.ERASED if _has_form(sealed) and sealed[KEY_ID] != key.key_id else None
+        if not _has_form(sealed, len(people)):
+            return None
+        key_ids = [key.key_id for key in consenting]
+        named = [sealed[KEY_ID], sealed[RATER_KEY_ID]][: len(people)]
+        return None if named == key_ids else Withheld.ERASED
 
     def _decrypt(self, row: Row, segment: Segment, inner: Inner) -> Inner:
         sealed: bytes = row["sealed"]
-        # Associated data bind the ciphertext to event and principal.
-        bound_to = f"{row.get('event_id')}/{row.get('principal')}".encode()
+        people = _people(row)
+        # Associated data bind the ciphertext to event and principal, and to the rater.
+        bound_to = "/".join((str(row.get("event_id")), *people)).encode()
         try:
-            if not _has_form(sealed):
+            if not _has_form(sealed, len(people)):
                 raise DecodeError
-            key = AESGCM(self._keys[row["principal"]].key)
-            inner.ParseFromString(key.decrypt(sealed[NONCE], sealed[CIPHERTEXT], bound_to))
+            key = b"".join(self._keys[principal].key for principal in people)
+            if len(people) > 1:
+                key = HKDF(SHA256(), len(key) // 2, None, RATED_INFO).derive(key)
+            start = NONCE_START[sealed[0]]
+            nonce, ciphertext = sealed[start : start + NONCE_BYTES], sealed[start + NONCE_BYTES :]
+            inner.ParseFromString(AESGCM(key).decrypt(nonce, ciphertext, bound_to))
         except (InvalidTag, DecodeError):
             # Suppress the cause: the message of a decoder may repeat the bytes.
             raise SealError(
@@ -256,7 +299,11 @@ class Decryptor:
 def load_decryptor(log: KeyLog, tables: Iterable[pa.Table]) -> Decryptor:
     """Fetch the keys of all principals in these tables with one request."""
     principals = {
-        name for table in tables for name in table.column("principal").unique().to_pylist() if name
+        name
+        for table in tables
+        for column in {"principal", "rater"} & set(table.column_names)
+        for name in table.column(column).unique().to_pylist()
+        if name
     }
     keys = log.data_keys(sorted(principals))
     return Decryptor(keys, {erasure.principal for erasure in log.erasures(0)})
@@ -267,5 +314,13 @@ def _six_digits(value: float) -> float:
     return round(value, 6)
 
 
-def _has_form(sealed: bytes) -> bool:
-    return sealed[0] == FORM and len(sealed) >= LEAST_BYTES
+def _people(row: Row) -> tuple[str, ...]:
+    """Return the principals to whom a row belongs: the user, and the rater if there is one."""
+    principal, rater = row.get("principal") or "", row.get("rater") or ""
+    return (principal, rater) if rater else (principal,)
+
+
+def _has_form(sealed: bytes, people: int) -> bool:
+    """Return True for sealed bytes with the ids of as many keys as people."""
+    form = RATED_FORM if people > 1 else FORM
+    return sealed[0] == form and len(sealed) >= NONCE_START[form] + NONCE_BYTES + TAG_BYTES

@@ -2,23 +2,29 @@
 
 Evaluation data are never trained on. Two divisions cross each other. Prompts: a hash of the
 conversation's opening holds out a fixed share, in every later snapshot too, so that no turn or
-branch of a held-out conversation is trained on. Users: a share of the users are judges. Their
-thumbs train only the second reward model, which compares candidate and stable version.
+branch of a held-out conversation is trained on. Users: a share of the users and reviewers are
+judges. Their feedback trains only the second reward model, which compares candidate and stable
+version.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from training.data.chat import Message
-from training.data.feedback.judgements import Judgement
+from training.data.feedback.division import (
+    divide_prompts,
+    judge_key,
+    select_judges,
+    unit_interval,
+)
+from training.data.feedback.judgements import GivenFeedback, Judgement
 from training.data.feedback.pairs import (
     CORRECTION_MARGIN,
     LabelNoise,
@@ -29,20 +35,19 @@ from training.data.feedback.pairs import (
     is_unchanged,
     make_pairs,
     noise_ceiling,
-    opening_key,
     pair_line,
-    prompt_key,
 )
+from training.data.feedback.sources import Source, SourceWeights
+from training.data.feedback.texts import prompt_key
 from training.data.feedback.user_shares import cap_users
 from training.data.served import Served
 from training.errors import ConfigError
 
-# With fewer users, one user could make up a whole half; then answers are divided, not users.
-MIN_PRINCIPALS = 5
 ANCHORS = "anchors.jsonl"  # chosen answers of the anchors: the only set without feedback
 PAIR_ADVICE = (
     "A pair is a liked and a disliked answer to the same question, or an answer and its "
-    "correction: ask a question twice and rate one answer up, the other down."
+    "correction, or two ranked answers: ask a question twice and rate one answer up, the other "
+    "down."
 )
 
 
@@ -51,7 +56,8 @@ class SetsConfig:
     """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
 
     `max_pairs_per_prompt` bounds the pairs and the SFT examples of one context. `max_user_share`
-    bounds the share of SFT examples, and of pairs in each set, that depend on one user alone. With
+    bounds the share of SFT examples, and of pairs in each set, that depend on one user or reviewer
+    alone. `source_weights` are factors on the weights of pairs and SFT examples by origin. With
     `redact_personal_data`, mail addresses, telephone numbers and other personal data become
     placeholders before the division; `language` is the ISO 639-1 code of the users' language, which
     selects the national numbers.
@@ -61,6 +67,7 @@ class SetsConfig:
     judge_fraction: float = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
+    source_weights: SourceWeights = field(default_factory=SourceWeights)
     max_user_share: float = 0.05
     # JSON lines of fixed pairs for every run, for example requests to refuse.
     anchors: Path | None = None
@@ -134,15 +141,23 @@ class TrainingSets:
             "judges_are": self.judges_are,
             "dropped": dict(self.dropped),
             "personal_data_replaced": dict(self.redacted),
+            "by_source": {
+                "sft_examples": _counted(line["source"] for line in self.sft),
+                **{
+                    name: _counted(pair.source.value for pair in getattr(self, name))
+                    for name in ("pairs", "judge_pairs", "held_out_pairs")
+                },
+            },
         }
 
-    def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
+    def missing(self, config: SetsConfig, thumbs: int, rankings: int = 0) -> list[str]:
         """Describe the amounts below their minimum; empty if there is enough data for a run.
 
         The text is for users: the recipe's own pairs are counted neither as given nor as needed.
         """
+        given = "thumbs and rankings" if rankings else "thumbs"
         wanted = [
-            ("thumbs", thumbs, config.min_thumbs),
+            (given, thumbs + rankings, config.min_thumbs),
             ("pairs for training", self.user_pairs, config.min_pairs - len(self.anchors)),
             ("pairs to compare versions", len(self.judge_pairs), config.min_pairs // 2),
             ("pairs kept for evaluation", len(self.held_out_pairs), config.min_held_out_pairs),
@@ -150,17 +165,19 @@ class TrainingSets:
         return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
 
 
-def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSets:
-    """Divide the judgements of one snapshot into all sets of a run; deterministic."""
-    judges, judges_are = _select_judges(judgements, config.judge_fraction)
+def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> TrainingSets:
+    """Divide the feedback of one snapshot into all sets of a run; deterministic."""
+    judges, judges_are = select_judges(feedback, config.judge_fraction)
     anchors = [] if config.anchors is None else read_anchors(config.anchors)
-    training_judgements, held_out = _divide_prompts(judgements, anchors, config.held_out_fraction)
-    noise = estimate_noise(group_by_prompt(judgements))
+    for_training, held_out = divide_prompts(
+        feedback, [anchor.context for anchor in anchors], config.held_out_fraction
+    )
+    noise = estimate_noise(group_by_prompt(feedback))
     training_questions = group_by_prompt(
-        j for j in training_judgements if _judge_key(j, judges_are) not in judges
+        given for given in for_training if judge_key(given, judges_are) not in judges
     )
     judge_questions = group_by_prompt(
-        j for j in training_judgements if _judge_key(j, judges_are) in judges
+        given for given in for_training if judge_key(given, judges_are) in judges
     )
     dropped: Counter[str] = Counter()
     pairs_by_set = []
@@ -169,14 +186,21 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
         pairs, over_share = cap_users(
             pairs, [pair.users for pair in pairs], config.max_user_share, config.seed
         )
-        pairs_by_set.append(pairs)
-        dropped.update(left_out, pairs_over_share_of_user=over_share)
+        pairs_by_set.append(_weighted(pairs, config.source_weights))
+        dropped.update(
+            left_out,
+            pairs_over_share_of_user=over_share,
+            pairs_of_sources_left_out=len(pairs) - len(pairs_by_set[-1]),
+            comparisons_without_majority=sum(question.undecided for question in questions),
+        )
     examples, authors, over_cap = _sft_lines(training_questions, config)
     examples, over_share = cap_users(examples, authors, config.max_user_share, config.seed)
     dropped.update(
         sft_over_cap_of_prompt=over_cap,
         sft_over_share_of_user=over_share,
-        corrections_unchanged=sum(map(is_unchanged, judgements)),
+        corrections_unchanged=sum(
+            isinstance(given, Judgement) and is_unchanged(given) for given in feedback
+        ),
         answers_without_majority=sum(
             answer.up == answer.down
             for question in training_questions
@@ -202,7 +226,7 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
         judge_pairs=pairs_by_set[1],
         held_out_pairs=pairs_by_set[2],
         prompts=[
-            *(question.context for question in group_by_prompt(training_judgements)),
+            *(question.context for question in group_by_prompt(for_training)),
             *(anchor.context for anchor in anchors),
         ],
         held_out_prompts=[question.context for question in group_by_prompt(held_out)],
@@ -227,7 +251,21 @@ def write_sets(sets: TrainingSets, directory: Path) -> None:
 
 
 def _anchor_line(anchor: Pair) -> dict[str, Any]:
-    return {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
+    line = {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
+    return {**line, "source": anchor.source.value}
+
+
+def _weighted(pairs: Iterable[Pair], weights: SourceWeights) -> list[Pair]:
+    """Apply the factors by origin; pairs of an origin with factor 0 are left out."""
+    return [
+        replace(pair, weight=pair.weight * factor)
+        for pair in pairs
+        if (factor := weights.of(pair.source))
+    ]
+
+
+def _counted(sources: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(sources).items()))
 
 
 def read_anchors(path: Path) -> list[Pair]:
@@ -241,85 +279,50 @@ def read_anchors(path: Path) -> list[Pair]:
     ]
 
 
-def is_held_out(opening: str, fraction: float) -> bool:
-    """Decide by the opening alone, so a prompt used for evaluation never trains a later version.
-
-    The opening of a conversation with one question is the prompt itself.
-    """
-    return _unit_interval("held-out", opening) < fraction
-
-
-def _divide_prompts(
-    judgements: Sequence[Judgement], anchors: Sequence[Pair], fraction: float
-) -> tuple[list[Judgement], list[Judgement]]:
-    """Return the judgements for training, and those for evaluation."""
-    # Every run trains on the recipe's own prompts, so users' equal prompts cannot evaluate it.
-    taught = {opening_key(anchor.context) for anchor in anchors}
-    training: list[Judgement] = []
-    held_out: list[Judgement] = []
-    for judgement in judgements:
-        opening = opening_key(judgement.context)
-        is_for_evaluation = opening not in taught and is_held_out(opening, fraction)
-        (held_out if is_for_evaluation else training).append(judgement)
-    return training, held_out
-
-
-def _select_judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
-    """Select judges in hash order until they cover the given fraction of the judgements."""
-    by_user = Counter(j.principal for j in judgements)
-    if len(by_user) < MIN_PRINCIPALS:
-        answers = {
-            j.message_id for j in judgements if _unit_interval("judge", j.message_id) < fraction
-        }
-        return answers, "answers"
-    judges: set[str] = set()
-    held = 0
-    for principal in sorted(by_user, key=lambda p: _unit_interval("judge", p)):
-        if held >= fraction * len(judgements):
-            break
-        judges.add(principal)
-        held += by_user[principal]
-    return judges, "users"
-
-
-def _judge_key(judgement: Judgement, judges_are: str) -> str:
-    return judgement.principal if judges_are == "users" else judgement.message_id
-
-
-def _unit_interval(purpose: str, key: str) -> float:
-    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def _sft_lines(
     questions: Iterable[Question], config: SetsConfig
 ) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str], ...]], int]:
     """Return liked answers and corrections as examples, their users, and the number of drops.
 
     The weight of a liked answer is its majority. A correction of several answers to a context is
-    one example. At most max_pairs_per_prompt examples of a context are kept, chosen by a hash.
+    one example. The factor of the source applies to both. At most max_pairs_per_prompt examples of
+    a context are kept, chosen by a hash.
     """
     lines: list[dict[str, Any]] = []
     users: list[tuple[frozenset[str], ...]] = []
     over_cap = 0
     for question in questions:
         found = [
-            (answer.text, (answer.up - answer.down) / (answer.up + answer.down), answer.users)
+            (
+                answer.text,
+                (answer.up - answer.down) / (answer.up + answer.down),
+                answer.users,
+                Source.THUMBS,
+            )
             for answer in question.answers
             if answer.up > answer.down
         ]
         authors: dict[str, frozenset[str]] = {}
-        for correction in question.corrections:
+        sources: dict[str, Source] = {}
+        # A text of users and reviewers counts as a correction.
+        for correction in sorted(question.corrections, key=lambda c: c.source, reverse=True):
             known = authors.get(correction.text, frozenset())
             authors[correction.text] = known | correction.users
-        found += [(text, config.correction_weight, authors[text]) for text in sorted(authors)]
+            sources[correction.text] = correction.source
+        found += [
+            (text, config.correction_weight, authors[text], sources[text])
+            for text in sorted(authors)
+        ]
+        found = [example for example in found if config.source_weights.of(example[3])]
         if len(found) > config.max_pairs_per_prompt:
             over_cap += len(found) - config.max_pairs_per_prompt
-            found.sort(key=lambda example: _unit_interval(f"sft:{config.seed}", example[0]))
+            found.sort(key=lambda example: unit_interval(f"sft:{config.seed}", example[0]))
             del found[config.max_pairs_per_prompt :]
         messages = _prompt_line(question.context)["messages"]
-        for text, weight, by in found:
-            lines.append({"messages": messages, "response": text, "weight": weight})
+        for text, weight, by, source in found:
+            weight *= config.source_weights.of(source)
+            line = {"messages": messages, "response": text, "weight": weight}
+            lines.append({**line, "source": source.value})
             users.append((by,))
     return lines, users, over_cap
 

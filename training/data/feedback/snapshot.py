@@ -32,12 +32,16 @@ from training.data.feedback.catalogue import (
     Segment,
     read_segment,
 )
-from training.data.feedback.judgements import Dropped, Judgement, judge
+from training.data.feedback.drops import Dropped
+from training.data.feedback.judgements import GivenFeedback, Judgement, judge
+from training.data.feedback.rankings import RankedText, Ranking
 from training.data.feedback.rows import Decryptor, KeyLog, feedback_rows, load_decryptor, turn_rows
+from training.data.feedback.sources import Source
 from training.data.served import served_from
 from training.errors import ConfigError
 
 JUDGEMENTS = "judgements.jsonl"
+RANKINGS = "rankings.jsonl"  # missing without rankings
 DROPPED = "dropped.jsonl"
 ID_DIGITS = 12
 
@@ -60,7 +64,7 @@ class SnapshotConfig:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A finished snapshot on disk. `sha256` is the hash of the judgements file."""
+    """A finished snapshot on disk. `sha256` is the hash of the judgements and rankings."""
 
     directory: Path
     manifest: Manifest
@@ -71,11 +75,21 @@ class Snapshot:
 
     @property
     def sha256(self) -> str:
-        return self.manifest.files[JUDGEMENTS]
+        files = self.manifest.files
+        if RANKINGS not in files:
+            return files[JUDGEMENTS]
+        both = f"{files[JUDGEMENTS]}\n{files[RANKINGS]}"
+        return hashlib.sha256(both.encode()).hexdigest()
 
     @property
     def thumbs(self) -> int:
         return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
+
+    @property
+    def rankings(self) -> int:
+        """Number of votes and rankings."""
+        report = self.manifest.report
+        return int(report.get("votes", 0) + report.get("rankings", 0))
 
 
 class Log(Catalogue, KeyLog, Protocol):
@@ -101,16 +115,16 @@ def take_snapshot(
         # Compaction deletes replaced objects, possibly after the listing; list again once.
         segments, feedback, turns = _read(log, objects)
     decryptor = load_decryptor(log, (table for table, _ in (*feedback, *turns)))
-    judgements, dropped = judge(
+    feedback_given, dropped = judge(
         _rows(feedback, feedback_rows, decryptor),
         _rows(turns, turn_rows, decryptor),
         config.max_per_principal,
     )
-    return write_snapshot(judgements, dropped, config, into, code_commit, segments)
+    return write_snapshot(feedback_given, dropped, config, into, code_commit, segments)
 
 
 def write_snapshot(
-    judgements: Sequence[Judgement],
+    given: Sequence[GivenFeedback],
     dropped: Sequence[Dropped],
     config: SnapshotConfig,
     into: Path,
@@ -121,11 +135,14 @@ def write_snapshot(
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    judgements = [one for one in given if isinstance(one, Judgement)]
+    rankings = [one for one in given if isinstance(one, Ranking)]
     lines = [asdict(judgement) for judgement in judgements]
     for line in lines:
-        # Logs without samples or cut answers thus give the same snapshot id in all versions.
-        for name, default in (("served", None), ("cut", False)):
-            if line[name] is default:
+        # Logs without samples, cut answers or reviewers thus give the same snapshot id in all
+        # versions.
+        for name, default in (("served", None), ("cut", False), ("rater", "")):
+            if line[name] == default:
                 del line[name]
     _write_lines(partial / JUDGEMENTS, lines)
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
@@ -134,6 +151,9 @@ def write_snapshot(
         hash_file(partial / DROPPED),
         json.dumps(asdict(config), sort_keys=True),
     ]
+    if rankings:
+        _write_lines(partial / RANKINGS, (asdict(ranking) for ranking in rankings))
+        parts.append(hash_file(partial / RANKINGS))
     version = "snapshot-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:ID_DIGITS]
     directory = into / version
     # An erased snapshot has the same content only after identical feedback arrived again.
@@ -150,8 +170,13 @@ def write_snapshot(
             "judgements": len(judgements),
             "thumbs_up": sum(j.up is True for j in judgements),
             "thumbs_down": sum(j.up is False for j in judgements),
-            "corrections": sum(j.correction is not None for j in judgements),
-            "principals": len({j.principal for j in judgements}),
+            "corrections": sum(j.correction is not None and not j.rater for j in judgements),
+            "written": sum(j.correction is not None and bool(j.rater) for j in judgements),
+            "votes": sum(r.source is Source.ARENA for r in rankings),
+            "rankings": sum(r.source is Source.RANKING for r in rankings),
+            "ranked_answers_left_out": sum(r.left_out for r in rankings),
+            "principals": len({name for one in given for name in people_of(one)}),
+            "raters": len({one.rater for one in given if one.rater}),
             "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
             "sampled_by_version": dict(
                 sorted(Counter(j.model_version for j in judgements if j.served).items())
@@ -191,6 +216,31 @@ def read_judgements(snapshot: Snapshot) -> list[Judgement]:
         served = served_from(sample) if sample else None
         judgements.append(Judgement(context=context, served=served, **fields))
     return judgements
+
+
+def read_rankings(snapshot: Snapshot) -> list[Ranking]:
+    """Return the rankings of a snapshot in file order."""
+    path = snapshot.directory / RANKINGS
+    if not path.exists():
+        return []
+    rankings = []
+    with path.open() as opened:
+        for fields in map(json.loads, opened):
+            context = tuple(Message(**message) for message in fields.pop("context"))
+            answers = tuple(RankedText(**answer) for answer in fields.pop("answers"))
+            source = Source(fields.pop("source"))
+            rankings.append(Ranking(context=context, answers=answers, source=source, **fields))
+    return rankings
+
+
+def read_feedback(snapshot: Snapshot) -> list[GivenFeedback]:
+    """Return the judgements and rankings of a snapshot."""
+    return [*read_judgements(snapshot), *read_rankings(snapshot)]
+
+
+def people_of(given: GivenFeedback) -> set[str]:
+    """Return the principals whose consent a judgement or ranking needs."""
+    return {given.principal, given.rater} - {""}
 
 
 def _read(

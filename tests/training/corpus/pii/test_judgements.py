@@ -1,6 +1,6 @@
 """Personal data in rated conversations, and the setting of the training sets."""
 
-from training.corpus.pii.judgements import redact_judgements
+from training.corpus.pii.judgements import redact_feedback
 from training.corpus.pii.kinds import Kind
 from training.corpus.pii.redaction import find
 from training.data.chat import Message
@@ -22,7 +22,7 @@ def test_all_texts_of_a_judgement_lose_personal_data_and_the_sample() -> None:
         "Hello anna@example.org, write to help@example.com",
         "Dear anna@example.org",
     )
-    (found,), counts = redact_judgements([given], "en")
+    (found,), counts = redact_feedback([given], "en")
     assert [message.content for message in found.context] == [
         "Help desk: help@example.com",
         "I am <EMAIL_1>, card <CARD_1>",
@@ -41,6 +41,6 @@ def test_the_world_of_nano_has_no_personal_data() -> None:
 
 def test_a_judgement_without_personal_data_is_unchanged() -> None:
     given = judgement("How tall is it?", "About 4,808 metres.")
-    found, counts = redact_judgements([given], "en")
+    found, counts = redact_feedback([given], "en")
     assert found == [given]
     assert not counts

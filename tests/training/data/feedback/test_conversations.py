@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from tests.training.feedback_log import FeedbackLog, principal_of, uid
 from training.data.chat import Message
 from training.data.feedback.catalogue import Directory, Segment
+from training.data.feedback.division import is_held_out
 from training.data.feedback.events import Feedback, Turn
 from training.data.feedback.judgements import Judgement, judge
-from training.data.feedback.pairs import opening_key, pair_line
+from training.data.feedback.pairs import pair_line
 from training.data.feedback.rows import DataKey, Decryptor, feedback_rows, turn_rows
-from training.data.feedback.sets import SetsConfig, TrainingSets, is_held_out, make_sets, write_sets
+from training.data.feedback.sets import SetsConfig, TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import SnapshotConfig, read_judgements, take_snapshot
+from training.data.feedback.texts import opening_key
 
 # Without a judge or a cap on users, so that each set is the whole of the training side.
 ALL = SetsConfig(judge_fraction=0.001, max_user_share=1.0)

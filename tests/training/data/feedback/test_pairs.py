@@ -11,6 +11,7 @@ import pytest
 from tests.support.errors import refused
 from training.data.chat import Message
 from training.data.examples import ExampleError, read_sft, read_thumbs
+from training.data.feedback.division import is_held_out
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.pairs import (
     LabelNoise,
@@ -18,9 +19,9 @@ from training.data.feedback.pairs import (
     group_by_prompt,
     make_pairs,
     noise_ceiling,
-    prompt_key,
 )
-from training.data.feedback.sets import SetsConfig, is_held_out, make_sets, write_sets
+from training.data.feedback.sets import SetsConfig, make_sets, write_sets
+from training.data.feedback.texts import prompt_key
 from training.data.served import Served
 
 
