@@ -7,17 +7,13 @@ Layout of sealed bytes:
 The texts are a protobuf message of the event's own type without other fields; merging the message
 into the event restores the original. Texts of ranked answers are restored by position. The
 associated data is `event_id/principal`, so bytes moved to another event do not decrypt.
-
-Feedback of a reviewer belongs to two people. Its texts are sealed under a key derived from both
-data keys, so that deleting either key erases the texts:
+Texts of a reviewer belong to two people: they are sealed under a key derived from both data keys,
+with the associated data `event_id/principal/rater`, so that deleting either key erases the texts:
 
     version byte 2 | key id of the principal | key id of the rater | nonce | AES-256-GCM | tag
 
-The associated data is then `event_id/principal/rater`.
-
-The master key is the only secret of this service. Derived keys wrap data keys, compute fingerprints
-and sign records in topics. The database alone contains only wrapped keys; spool, topic and objects
-alone contain only sealed texts.
+The master key is the only secret of this service: derived keys wrap data keys, compute fingerprints
+and sign records. The database contains only wrapped keys; spool, topic and objects sealed texts.
 """
 
 import hmac

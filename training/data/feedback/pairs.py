@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.data.chat import Message
 from training.data.feedback.judgements import GivenFeedback, Judgement
 from training.data.feedback.rankings import Comparison, Ranking, compare
-from training.data.feedback.sources import Source
+from training.data.feedback.sources import Source, SourceWeights
 from training.data.feedback.texts import prompt_key, text_key
 from training.data.served import Served
 
 CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
 PRIOR_THUMBS = 2.0  # weight of the global share of thumbs up, in thumbs of the question's own
+NEUTRAL = SourceWeights()
 MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is above 0.1
 
 
@@ -170,14 +171,22 @@ def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
 
 
 def make_pairs(
-    questions: Sequence[Question], noise: LabelNoise, max_per_prompt: int, seed: int
+    questions: Sequence[Question],
+    noise: LabelNoise,
+    max_per_prompt: int,
+    seed: int,
+    weights: SourceWeights = NEUTRAL,
 ) -> tuple[list[Pair], dict[str, int]]:
-    """Return all pairs, shuffled by the seed, and the number of drops by reason."""
+    """Return all pairs, shuffled by the seed, and the number of drops by reason.
+
+    Args:
+        weights: factors on the weights of pairs; a source with factor 0 is left out.
+    """
     up, thumbs = _count(answer for question in questions for answer in question.answers)
     share_up = up / thumbs if thumbs else 0.5
     rng = random.Random(seed)
     pairs: list[Pair] = []
-    dropped = {"prompt_without_opposite": 0, "over_cap_of_prompt": 0}
+    dropped: Counter[str] = Counter()
     for question in questions:
         liked_share = _liked_share(question, share_up, noise)
         own = [
@@ -213,31 +222,43 @@ def make_pairs(
             for bad in question.answers
             if bad.up < bad.down
         ]
-        own += [
-            Pair(
-                question.prompt_id,
-                question.context,
-                compared.chosen,
-                compared.rejected,
-                compared.margin,
-                None,
-                (compared.users,),
-                compared.source,
-                compared.weight,
-            )
-            for compared in question.comparisons
+        own += _compared_pairs(question)
+        dropped["comparisons_without_majority"] += question.undecided
+        dropped["pairs_of_sources_left_out"] += sum(not weights.of(pair.source) for pair in own)
+        own = [
+            replace(pair, weight=pair.weight * weight)
+            for pair in own
+            if (weight := weights.of(pair.source))
         ]
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
         pairs += own if len(own) <= max_per_prompt else rng.sample(own, max_per_prompt)
     rng.shuffle(pairs)
-    return pairs, dropped
+    return pairs, dict(dropped)
 
 
 def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
     """Return the highest accuracy expected of any model on these pairs; None for unknown noise."""
     known = [pair.right for pair in pairs if pair.right is not None]
     return sum(known) / len(known) if known else None
+
+
+def _compared_pairs(question: Question) -> list[Pair]:
+    """Return a pair for each comparison that people gave directly."""
+    return [
+        Pair(
+            question.prompt_id,
+            question.context,
+            compared.chosen,
+            compared.rejected,
+            compared.margin,
+            None,
+            (compared.users,),
+            compared.source,
+            compared.weight,
+        )
+        for compared in question.comparisons
+    ]
 
 
 def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:

@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -182,17 +182,14 @@ def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> Training
     dropped: Counter[str] = Counter()
     pairs_by_set = []
     for questions in (training_questions, judge_questions, group_by_prompt(held_out)):
-        pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
+        pairs, left_out = make_pairs(
+            questions, noise, config.max_pairs_per_prompt, config.seed, config.source_weights
+        )
         pairs, over_share = cap_users(
             pairs, [pair.users for pair in pairs], config.max_user_share, config.seed
         )
-        pairs_by_set.append(_weighted(pairs, config.source_weights))
-        dropped.update(
-            left_out,
-            pairs_over_share_of_user=over_share,
-            pairs_of_sources_left_out=len(pairs) - len(pairs_by_set[-1]),
-            comparisons_without_majority=sum(question.undecided for question in questions),
-        )
+        pairs_by_set.append(pairs)
+        dropped.update(left_out, pairs_over_share_of_user=over_share)
     examples, authors, over_cap = _sft_lines(training_questions, config)
     examples, over_share = cap_users(examples, authors, config.max_user_share, config.seed)
     dropped.update(
@@ -210,18 +207,8 @@ def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> Training
     pairs = [*pairs_by_set[0], *anchors]
     random.Random(config.seed).shuffle(pairs)
     return TrainingSets(
-        sft=[
-            *examples,
-            *map(_anchor_line, anchors),
-        ],
-        thumbs=[
-            *_thumb_lines(training_questions),
-            *(
-                _thumb_line(anchor.prompt_id, anchor.context, text, up)
-                for anchor in anchors
-                for text, up in ((anchor.chosen, True), (anchor.rejected, False))
-            ),
-        ],
+        sft=[*examples, *map(_anchor_line, anchors)],
+        thumbs=[*_thumb_lines(training_questions), *_anchor_thumbs(anchors)],
         pairs=pairs,
         judge_pairs=pairs_by_set[1],
         held_out_pairs=pairs_by_set[2],
@@ -255,12 +242,12 @@ def _anchor_line(anchor: Pair) -> dict[str, Any]:
     return {**line, "source": anchor.source.value}
 
 
-def _weighted(pairs: Iterable[Pair], weights: SourceWeights) -> list[Pair]:
-    """Apply the factors by origin; pairs of an origin with factor 0 are left out."""
+def _anchor_thumbs(anchors: Iterable[Pair]) -> list[dict[str, Any]]:
+    """Return a thumb up and a thumb down for each pair of the recipe."""
     return [
-        replace(pair, weight=pair.weight * factor)
-        for pair in pairs
-        if (factor := weights.of(pair.source))
+        _thumb_line(anchor.prompt_id, anchor.context, text, up) | {"source": anchor.source.value}
+        for anchor in anchors
+        for text, up in ((anchor.chosen, True), (anchor.rejected, False))
     ]
 
 
@@ -356,6 +343,7 @@ def _thumb_line(
         "response": response,
         "thumb": "up" if up else "down",
         "prompt_id": prompt_id,
+        "source": Source.THUMBS.value,
     }
     return line if served is None else {**line, "served": served.fields()}
 

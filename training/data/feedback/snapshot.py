@@ -166,34 +166,44 @@ def write_snapshot(
         version=version,
         config=config,
         code_commit=code_commit,
-        report={
-            "judgements": len(judgements),
-            "thumbs_up": sum(j.up is True for j in judgements),
-            "thumbs_down": sum(j.up is False for j in judgements),
-            "corrections": sum(j.correction is not None and not j.rater for j in judgements),
-            "written": sum(j.correction is not None and bool(j.rater) for j in judgements),
-            "votes": sum(r.source is Source.ARENA for r in rankings),
-            "rankings": sum(r.source is Source.RANKING for r in rankings),
-            "ranked_answers_left_out": sum(r.left_out for r in rankings),
-            "principals": len({name for one in given for name in people_of(one)}),
-            "raters": len({one.rater for one in given if one.rater}),
-            "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
-            "sampled_by_version": dict(
-                sorted(Counter(j.model_version for j in judgements if j.served).items())
-            ),
-            "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
-            "segments": {
-                name: [
-                    {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence}
-                    for s in some
-                ]
-                for name, some in segments.items()
-            },
-        },
+        report=_report(judgements, rankings, dropped, segments),
     )
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
     return Snapshot(directory, manifest)
+
+
+def _report(
+    judgements: Sequence[Judgement],
+    rankings: Sequence[Ranking],
+    dropped: Sequence[Dropped],
+    segments: dict[str, Sequence[Segment]],
+) -> dict[str, Any]:
+    """Return the figures for the manifest."""
+    given: list[GivenFeedback] = [*judgements, *rankings]
+    return {
+        "judgements": len(judgements),
+        "thumbs_up": sum(j.up is True for j in judgements),
+        "thumbs_down": sum(j.up is False for j in judgements),
+        "corrections": sum(j.correction is not None and not j.rater for j in judgements),
+        "written": sum(j.correction is not None and bool(j.rater) for j in judgements),
+        "votes": sum(r.source is Source.ARENA for r in rankings),
+        "rankings": sum(r.source is Source.RANKING for r in rankings),
+        "ranked_answers_left_out": sum(r.left_out for r in rankings),
+        "principals": len({name for one in given for name in people_of(one)}),
+        "raters": len({one.rater for one in given if one.rater}),
+        "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
+        "sampled_by_version": dict(
+            sorted(Counter(j.model_version for j in judgements if j.served).items())
+        ),
+        "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
+        "segments": {
+            name: [
+                {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some
+            ]
+            for name, some in segments.items()
+        },
+    }
 
 
 def open_snapshot(directory: Path) -> Snapshot:
