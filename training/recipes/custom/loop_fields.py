@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 from training.errors import ConfigError
+from training.evaluation.comparison import EvaluationConfig
 from training.recipes.custom.recipe_file import set_parts
 from training.recipes.recipe import TEXTS, LoopConfig
 
@@ -21,27 +23,18 @@ PARTS = (
     "gate",
     "canary",
 )
-# Folders of the run, which its steps exchange. The stages before have FIXED.
-EVALUATION_FOLDERS = (
-    "incumbent_directory",
-    "candidate_directory",
-    "reward_model_directory",
-    "reward_model_base",
-    "judge_directory",
-    "judge_base",
-    "held_out_prompts",
-    "held_out_pairs",
-    "health_directory",
-    "thumbs",
-    "output_directory",
-)
-
 # Fields with the texts of the gate and the anchors, by the name of their file.
 TEXT_FIELDS = {
     "anchors": "sets.anchors",
     "probes": "evaluation.probes",
     "retention": "evaluation.retention_texts",
 }
+# Paths of the run, which its steps exchange. The stages before have FIXED.
+EVALUATION_PATHS = tuple(
+    name
+    for name, kind in get_type_hints(EvaluationConfig).items()
+    if kind in (Path, Path | None) and f"evaluation.{name}" not in TEXT_FIELDS.values()
+)
 
 
 def text_assignments(name: str) -> list[str]:
@@ -84,4 +77,4 @@ def set_loop_fields(config: LoopConfig, assignments: Sequence[str]) -> LoopConfi
     if not assignments:
         return config
     parts = {name: getattr(config, name) for name in PARTS}
-    return replace(config, **set_parts(parts, assignments, {"evaluation": EVALUATION_FOLDERS}))
+    return replace(config, **set_parts(parts, assignments, {"evaluation": EVALUATION_PATHS}))

@@ -18,6 +18,7 @@ from training.recipes.life import chats
 from training.recipes.life.plan import Plan
 from training.recipes.life.texts import CORPUS_LICENCE, shards_of, tokenizer_of
 from training.recipes.nano_world.facts import Question
+from training.recipes.pretraining.recipe import muon
 from training.recipes.recipe import TEXTS
 from training.rl.advantages import KlConfig
 from training.runtime.context import Lineage, Machine, Progress
@@ -83,15 +84,7 @@ class Stages:
             batch_rows=8,
             microbatch_rows=8,
             context_tokens=CONTEXT_TOKENS,
-            optimizer=OptimizerConfig(
-                algorithm="muon",
-                learning_rate=4e-3,
-                schedule="wsd",
-                warmup_fraction=0.05,
-                final_fraction=0.0,
-                weight_decay=0.1,
-                epsilon=1e-8,
-            ),
+            optimizer=muon(4e-3),
             samples=SampleConfig(BEGINNINGS),
             checkpoint_every_steps=max(10, steps // EVALUATIONS),
             seed=SEED,

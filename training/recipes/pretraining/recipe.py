@@ -79,13 +79,28 @@ SIZES = (
 )
 
 
+def muon(learning_rate: float) -> OptimizerConfig:
+    """Return Muon with a final cooldown, which learns faster here than AdamW.
+
+    See docs/decisions/pre-training.md.
+    """
+    return OptimizerConfig(
+        algorithm="muon",
+        learning_rate=learning_rate,
+        schedule="wsd",
+        warmup_fraction=0.05,
+        final_fraction=0.0,
+        weight_decay=0.1,
+        epsilon=1e-8,
+    )
+
+
 def pretraining(
     shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
 ) -> PretrainConfig:
-    """Return the config of a run with Muon and a final cooldown.
+    """Return the config of a run.
 
-    Muon learns faster here (docs/decisions/pre-training.md). Models of user texts are
-    sampled with their openings, as PROMPTS suit an encyclopedia.
+    Models of user texts are sampled with their openings, as PROMPTS suit an encyclopedia.
     """
     return PretrainConfig(
         tokenizer_directory=prepared.tokenizer_directory,
@@ -97,15 +112,7 @@ def pretraining(
         batch_rows=shape.batch_rows,
         microbatch_rows=8,
         context_tokens=CONTEXT_TOKENS,
-        optimizer=OptimizerConfig(
-            algorithm="muon",
-            learning_rate=shape.learning_rate,
-            schedule="wsd",
-            warmup_fraction=0.05,
-            final_fraction=0.0,
-            weight_decay=0.1,
-            epsilon=1e-8,
-        ),
+        optimizer=muon(shape.learning_rate),
         evaluate_every_steps=max(CLOSEST_STEPS, steps // EVALUATIONS),
         evaluation_tokens=1 << 15,
         samples=SampleConfig(PROMPTS)
