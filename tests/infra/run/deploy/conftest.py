@@ -12,6 +12,7 @@ import pytest
 from infra.machine.certificates.authority import certificate_names, issue_certificates
 from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.loop_runs import LoopRuns
 from tests.infra.run.deploy.tls_secrets import write_secrets
 
 CERTIFICATE_DAYS = 1.0
@@ -25,6 +26,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS
     ) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LoopRuns]:
+    """Separate cluster with training for one module, which names RAY_MODE and UNTRIED."""
+    state = tmp_path_factory.mktemp("runs") / "cluster"
+    words = ("--training", request.module.RAY_MODE)
+    with deployed_cluster(state, request.module.UNTRIED, *words, seconds=1800) as found:
+        yield LoopRuns(found)
 
 
 @pytest.fixture

@@ -75,15 +75,20 @@ class Deployed:
         loaded = json.loads((self.shell.layout.state / LOADED).read_text())
         return f"{REPOSITORY}-{name}:{loaded[name]}"
 
-    def values(self, *changes: Values) -> Path:
-        """Write the evaluation values with changes and the images of this clone to a file."""
+    def images(self, *names: str) -> Values:
+        """Return the values that select the loaded images."""
         images = {
             name: dict(zip(("repository", "tag"), self.image(name).rsplit(":", 1), strict=True))
-            for name in ("services", "predictor", "stores")
+            for name in names
         }
+        return {"images": images}
+
+    def values(self, *changes: Values) -> Path:
+        """Write the evaluation values with changes and the images of this clone to a file."""
+        images = self.images("services", "predictor", "stores")
         merged = reduce(
             release.overlaid,
-            [release.LOCAL_VALUES, {"images": images}, *changes],
+            [release.LOCAL_VALUES, images, *changes],
             yaml.safe_load(release.VALUES.read_text()),
         )
         file = self.shell.layout.state / f"values-{self.name}.json"

@@ -27,11 +27,10 @@ def values(
         rollouts: `training.rollouts`.
         arguments: of `python -m training loop`.
     """
-    repository, tag = deployed.image("training").rsplit(":", 1)
     return overlaid(
         chart_values(RayMode.KUBERAY),
         {
-            "images": {"training": {"repository": repository, "tag": tag}},
+            **deployed.images("training"),
             "models": {"initial": base},
             "training": {
                 "recipe": "auto",

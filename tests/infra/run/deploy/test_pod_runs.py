@@ -3,12 +3,9 @@
 The packages of the training image come from a volume; its own are tried by test_training_image.py.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 from infra.run.deploy.training import RayMode, chart_values
-from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.deployed import until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.raters import fill_bucket, keys
@@ -20,26 +17,17 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
 ]
+RAY_MODE, UNTRIED = "job", "runs are not tried in one pod"
 STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
 CHECKPOINTS = "checkpoints/"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRuns]:
-    state = tmp_path_factory.mktemp("pods") / "cluster"
-    words = ("--training", "job")
-    with deployed_cluster(state, "runs are not tried in one pod", *words, seconds=1800) as found:
-        yield LoopRuns(found)
 
 
 @pytest.mark.parametrize("mode", [RayMode.JOB, RayMode.LOCAL])
 def test_killed_run_continues_from_checkpoints_in_the_bucket(runs: LoopRuns, mode: RayMode) -> None:
     deployed, name = runs.deployed, f"turn-{mode}"
-    repository, tag = deployed.image("training").rsplit(":", 1)
-    images = {"images": {"training": {"repository": repository, "tag": tag}}}
     # Without users: a canary ends by its time.
     canary = {"training": {"canary": {"seconds": 30, "users": 1, "steps": ""}}}
-    deployed.install(chart_values(mode), images, canary)
+    deployed.install(chart_values(mode), deployed.images("training"), canary)
     fill_bucket(deployed, keys(deployed))
     before = deployed.bucket(CHECKPOINTS)
     runs.start_run(name)

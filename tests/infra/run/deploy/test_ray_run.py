@@ -6,7 +6,7 @@ Failures of processes lead to a single complete run. Reasons for a missing start
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,12 +14,12 @@ import pytest
 from infra.machine.cluster.errors import ClusterError
 from infra.run.deploy.release import overlaid
 from infra.run.deploy.training import RayMode, chart_values
-from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.deployed import until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.raters import fill_bucket, keys, rate_while
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+RAY_MODE, UNTRIED = "kuberay", "runs are not tried as RayJobs"
 NAME = "thumbwheel-turn"
 HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
 LATER = ("evaluation", "gate", "canary")
@@ -27,24 +27,9 @@ STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
 Changes = Mapping[str, Any]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRuns]:
-    """Separate cluster with the KubeRay operator."""
-    state = tmp_path_factory.mktemp("ray") / "cluster"
-    with deployed_cluster(
-        state, "runs are not tried as RayJobs", "--training", "kuberay", seconds=900
-    ) as deployed:
-        yield LoopRuns(deployed)
-
-
 def configure(runs: LoopRuns, changes: Changes) -> None:
     """Change the run configuration of the release."""
-    runs.deployed.install(chart_values(RayMode.KUBERAY), images(runs), changes)
-
-
-def images(runs: LoopRuns) -> Changes:
-    repository, tag = runs.deployed.image("training").rsplit(":", 1)
-    return {"images": {"training": {"repository": repository, "tag": tag}}}
+    runs.deployed.install(chart_values(RayMode.KUBERAY), runs.deployed.images("training"), changes)
 
 
 def ray_jobs(runs: LoopRuns, *more_words: str) -> list[dict[str, Any]]:

@@ -1,12 +1,10 @@
 """Run of the recipe auto as a RayJob, with rollouts by the predictor in the worker's pod."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from tests.infra.run.deploy import server_rollouts
-from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.loop_runs import LoopRuns
 from tests.infra.run.deploy.models import claim_folder, install_copy, promote
 from tests.infra.run.deploy.raters import fill_bucket, keys
@@ -22,6 +20,7 @@ pytestmark = [
 # Nano under a name without a recipe of its own.
 BASE = "tiny-0"
 RUN_SECONDS = 2400.0
+RAY_MODE, UNTRIED = "kuberay", "model servers sample for no RayJob"
 UPDATES = 2
 FEWER_STEPS = (
     f"ppo.updates={UPDATES}",
@@ -32,17 +31,6 @@ FEWER_STEPS = (
     "reward_model.epochs=1",
     "judge.epochs=1",
 )
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRuns]:
-    """Separate cluster with the KubeRay operator."""
-    state = tmp_path_factory.mktemp("rollouts") / "cluster"
-    words = ("--training", "kuberay")
-    with deployed_cluster(
-        state, "model servers sample for no RayJob", *words, seconds=1800
-    ) as deployed:
-        yield LoopRuns(deployed)
 
 
 def test_model_server_in_the_workers_pod_samples_for_ppo(runs: LoopRuns) -> None:

@@ -75,8 +75,7 @@ def runs(deployed: Deployed) -> LoopRuns:
 
 def configure(deployed: Deployed, *changes: Mapping[str, Any]) -> None:
     """Change the configuration of Jobs of the release."""
-    repository, tag = deployed.image("training").rsplit(":", 1)
-    images = {"images": {"training": {"repository": repository, "tag": tag}}}
+    images = deployed.images("training")
     deployed.install(chart_values(RayMode.JOB, whole=True), images, *changes)
 
 
