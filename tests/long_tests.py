@@ -123,6 +123,10 @@ SLICES: dict[str, Slice] = {
         "filters and near duplicates of the data path against datatrove's",
         pytest=("-m", "long", *ONE_BY_ONE, *AGAINST_DATATROVE),
     ),
+    "human-evaluation": Slice(
+        "coverage of intervals, fragility by brute force, ratings against arena-rank's",
+        pytest=("-m", "long", *ONE_BY_ONE, "tests/human_evaluation"),
+    ),
     "system": Slice(
         "journeys of the whole system, long forms of the services' and the tooling's tests",
         pytest=(

@@ -18,6 +18,9 @@ grep -v '^xxhash==' locks/resolution.txt > locks/datatrove.constraints
 printf '%s\n' 'datatrove[io,processing]==0.10.1' spacy |
   compile - --constraints locks/datatrove.constraints --generate-hashes -o locks/datatrove.txt
 rm locks/datatrove.constraints
+# arena-rank, the peer of human_evaluation, in an environment of its own: it pins numpy and jax.
+cp locks/resolution.txt locks/arena_rank.txt
+compile <(echo arena-rank==0.1.1) --generate-hashes -o locks/arena_rank.txt
 # Conversion of the small model in its image, beside the packages with its base.
 printf '%s\n' numpy tokenizers |
   compile - --no-deps --constraints locks/resolution.txt --generate-hashes -o locks/small_image.txt

@@ -66,13 +66,16 @@ def replace_tie(battles: Battles) -> Battles:
 
 def test_order_of_votes_changes_no_bit(simulate: Simulate) -> None:
     rng = np.random.default_rng(0)
-    battles = simulate(STRENGTHS, 2_000, rng, voter=rng.integers(0, 300, 2_000))
+    voter, style = rng.integers(0, 300, 2_000), np.array([0.3, 0.0])
+    battles = simulate(STRENGTHS, 2_000, rng, voter=voter, style=style)
     mixed = battles.select(rng.permutation(2_000))
     one, other = fit(battles), fit(mixed)
     assert (one.rating == other.rating).all()
     assert (one.covariance == other.covariance).all()
-    one, other = fit(battles, cluster_voters=True), fit(mixed, cluster_voters=True)
-    assert one.error == pytest.approx(other.error, rel=1e-9)
+    for styled in (False, True):
+        one, other = (fit(b, style=styled, cluster_voters=True) for b in (battles, mixed))
+        assert one.rating == pytest.approx(other.rating, rel=1e-9)
+        assert one.error == pytest.approx(other.error, rel=1e-9)
 
 
 def test_swapped_answers_change_nothing(simulate: Simulate) -> None:
