@@ -1,14 +1,10 @@
-"""Command line of the review service.
-
-`python -m services.review` serves. `migrate` migrates the database to the schema of this version.
-"""
+"""Command line of the review service; without a command it serves."""
 
 import argparse
 import asyncio
-import contextlib
 import random
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
@@ -21,19 +17,25 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
-from services.chassis.settings import load_settings
+from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
 from services.review.access import CALLERS
 from services.review.arena.battles import BattleLimits, Battles
+from services.review.arena.leaderboard import Label, Leaderboards
 from services.review.arena.participants import Participants
+from services.review.arena.screening import Screening
 from services.review.arena.votes import VoteRules, Votes
+from services.review.commands import add_commands, run_command
 from services.review.peers import FeedbackPeer, GeneratorPeer, SessionPeer
+from services.review.periodic import Periodic
 from services.review.relay import Relay, RelayIntervals
 from services.review.servicer import ARENA_NAME, MODELS_NAME, ArenaServicer, BattleModelServicer
 from services.review.settings import ReviewSettings
+from services.review.store.accounts import SqlAccountStore
 from services.review.store.battles import SqlBattleStore
 from services.review.store.database import migrate, open_database, redacted_url
 from services.review.store.outbox import SqlOutbox
+from services.review.store.votes import SqlVoteSource
 
 # Longest wait for the relay's last events. Events that remain are relayed after the next start.
 SHUTDOWN_SECONDS = 5.0
@@ -59,14 +61,23 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
         # Users must not be able to predict the order of the models.
         battles = Battles(store, participants, limits, random.SystemRandom())
         votes = Votes(battles, store, session, vote_rules(settings), relay.wake)
+        leaderboards = Leaderboards(
+            SqlVoteSource(engine), labels(settings), settings.leaderboard_seconds, now_us
+        )
         key = settings.principal_key.get_secret_value()
-        relaying = asyncio.create_task(relay.run())
+        screening = Periodic(
+            "screening",
+            settings.screening_seconds,
+            Screening(SqlVoteSource(engine), SqlAccountStore(engine)).screen_all,
+        )
+        tasks = (relay, screening)
+        running = {asyncio.create_task(task.run()) for task in tasks}
         try:
             yield [
                 Registration(
                     ARENA_NAME,
                     arena_pb2_grpc.add_ArenaServiceServicer_to_server,
-                    ArenaServicer(key, battles, votes),  # type: ignore[abstract]
+                    ArenaServicer(key, battles, votes, leaderboards),
                 ),
                 Registration(
                     MODELS_NAME,
@@ -75,12 +86,13 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
                 ),
             ]
         finally:
-            relay.stop()
+            for task in tasks:
+                task.stop()
             # A transaction is not cancelled, because its connection would stay open.
-            await asyncio.wait({relaying}, timeout=SHUTDOWN_SECONDS)
-            relaying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await relaying
+            _, late = await asyncio.wait(running, timeout=SHUTDOWN_SECONDS)
+            for one in late:
+                one.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 async def open_peers(
@@ -119,6 +131,11 @@ def relay_intervals(settings: ReviewSettings) -> RelayIntervals:
     )
 
 
+def labels(settings: ReviewSettings) -> Mapping[str, Label]:
+    """Return developer and licence by model."""
+    return {model: Label(**label.model_dump()) for model, label in settings.models.items()}
+
+
 def vote_rules(settings: ReviewSettings) -> VoteRules:
     """Return the rules for votes that do not count."""
     developers = {model: label.developer for model, label in settings.models.items()}
@@ -128,20 +145,20 @@ def vote_rules(settings: ReviewSettings) -> VoteRules:
 
 
 def main() -> None:
-    """Serve until SIGTERM, or migrate the database."""
-    parser = argparse.ArgumentParser(
-        prog="python -m services.review", description="The review service."
-    )
-    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
-    command = parser.parse_args().command
+    """Serve until SIGTERM, or run a command."""
+    parser = argparse.ArgumentParser(prog=program("review"), description=__doc__)
+    add_commands(parser)
+    options = parser.parse_args()
     settings = load_settings(ReviewSettings)
     try:
-        if command == "migrate":
+        if options.command == "migrate":
             before, after = asyncio.run(migrate(settings.database_url))
             was = "" if before == after else f", was {before or 'without a revision'}"
             print(f"{redacted_url(settings.database_url)}: at {after}{was}")
-        else:
+        elif options.command in {None, "serve"}:
             run_service("review", settings, wiring, CALLERS)
+        else:
+            sys.exit(asyncio.run(run_command(options, settings)))
     except (SchemaRevisionError, UnavailableError) as error:
         sys.exit(str(error))
 

@@ -12,8 +12,9 @@ from services.contracts.identifiers import principal_of
 from services.contracts.limits import field_error
 from services.review.arena.battle import Voter
 from services.review.arena.battles import Battles
+from services.review.arena.leaderboard import Leaderboards
 from services.review.arena.votes import Votes
-from services.review.wire import OUTCOMES, battle_proto
+from services.review.wire import OUTCOMES, battle_proto, leaderboard_proto
 
 ARENA_NAME = "thumbwheel.review.v1.ArenaService"
 MODELS_NAME = "thumbwheel.review.v1.BattleModelService"
@@ -22,8 +23,11 @@ MODELS_NAME = "thumbwheel.review.v1.BattleModelService"
 class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
     """Implementation of ArenaService in proto/thumbwheel/review/v1."""
 
-    def __init__(self, principal_key: str, battles: Battles, votes: Votes) -> None:
+    def __init__(
+        self, principal_key: str, battles: Battles, votes: Votes, leaderboards: Leaderboards
+    ) -> None:
         self._key, self._battles, self._votes = principal_key, battles, votes
+        self._leaderboards = leaderboards
 
     async def CreateBattle(
         self, request: arena_pb2.CreateBattleRequest, context: Any
@@ -49,6 +53,13 @@ class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
             caller, voter, request.battle_id, request.message_ids, OUTCOMES[request.outcome]
         )
         return arena_pb2.VoteBattleResponse(battle=battle_proto(battle))
+
+    async def GetLeaderboard(
+        self, request: arena_pb2.GetLeaderboardRequest, context: Any
+    ) -> arena_pb2.GetLeaderboardResponse:
+        tenant = require_caller().tenant
+        board = await self._leaderboards.board(tenant, request.topic, style=request.style_control)
+        return leaderboard_proto(board)
 
 
 class BattleModelServicer(arena_pb2_grpc.BattleModelServiceServicer):

@@ -87,6 +87,14 @@ class ReviewSettings(ServiceSettings):
     least_vote_seconds: float = Field(
         2.0, ge=0, description="votes sooner after the start of the later answer weigh 0"
     )
+    leaderboard_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="shortest time between two computations of a leaderboard; 0: no pause",
+    )
+    screening_seconds: float = Field(
+        600.0, gt=0, description="time between two searches for accounts that vote by arrangement"
+    )
     relay_timeout_seconds: float = Field(
         10.0, gt=0, description="timeout of a vote's event to the feedback service"
     )

@@ -25,7 +25,7 @@ NAMES = {"rotate-master-key": "keys master"}
 USAGE_ERROR = 2
 # Runs the module of the second argument under the name of the first, for the usage in its errors.
 START = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv.pop(1), None, '__main__')"
-AUDITED = ("feedback", "gateway", "generator")
+AUDITED = ("feedback", "gateway", "generator", "review")
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ class Vote:
         weight: 1, or 0 for a vote above the limits of rate and speed.
         answers_us: start of the later answer.
         vote_us: time of the vote.
+        style: counts of the style features of both answers.
     """
 
     message_ids: tuple[str, str]
@@ -63,6 +64,7 @@ class Vote:
     weight: float
     answers_us: int
     vote_us: int
+    style: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)

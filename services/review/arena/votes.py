@@ -8,6 +8,7 @@ from typing import Protocol
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
+from human_evaluation.style import style_counts
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -186,6 +187,7 @@ class Votes:
             weight=0.0 if is_quick or earlier >= self._rules.votes_per_day else 1.0,
             answers_us=answers_us,
             vote_us=now,
+            style=(style_of(answers[0]), style_of(answers[1])),
         )
 
     def _set_aside(self, battle: Battle, answers: Sequence[chat_pb2.Message]) -> SetAside | None:
@@ -200,6 +202,11 @@ class Votes:
             if names_itself(answer.text, model, developer, self._rules.families):
                 return SetAside.NAMES_ITSELF
         return None
+
+
+def style_of(answer: chat_pb2.Message) -> tuple[int, ...]:
+    """Return the counts of the style features of an answer."""
+    return tuple(int(count) for count in style_counts(answer.text))
 
 
 def require_vote(battle: Battle, ids: Sequence[str], outcome: Outcome) -> Battle:

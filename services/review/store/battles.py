@@ -19,7 +19,14 @@ from services.review.arena.battle import Battle, Outcome, SetAside, Vote, Voter
 from services.review.arena.battles import Usage
 from services.review.arena.pairing import Pair, PairCount
 from services.review.store.database import transaction
-from services.review.store.tables import accounts, battle_answers, battle_votes, battles, outbox
+from services.review.store.tables import (
+    STYLE_COLUMNS,
+    accounts,
+    battle_answers,
+    battle_votes,
+    battles,
+    outbox,
+)
 
 # SQLAlchemy has no common class for the upserts of the two dialects.
 INSERTS: Mapping[str, Callable[[Table], Any]] = {
@@ -177,6 +184,8 @@ async def _one(connection: AsyncConnection, statement: Select[Any]) -> Battle | 
 
 def _battle(row: Row[Any]) -> Battle:
     vote = None
+    half = len(STYLE_COLUMNS) // 2
+    style = [getattr(row, f"battle_votes_{name}") for name in STYLE_COLUMNS]
     if row.battle_votes_battle_id is not None:
         vote = Vote(
             message_ids=(row.battle_votes_first_message_id, row.battle_votes_second_message_id),
@@ -186,6 +195,7 @@ def _battle(row: Row[Any]) -> Battle:
             weight=row.battle_votes_weight,
             answers_us=row.battle_votes_answers_us,
             vote_us=row.battle_votes_vote_us,
+            style=(tuple(style[:half]), tuple(style[half:])),
         )
     models = (row.battles_first_model, row.battles_second_model)
     return Battle(row.battles_battle_id, models, row.battles_create_us, vote)
@@ -204,4 +214,5 @@ def _vote_row(voter: Voter, battle_id: str, vote: Vote) -> Mapping[str, object]:
         "weight": vote.weight,
         "answers_us": vote.answers_us,
         "vote_us": vote.vote_us,
+        **dict(zip(STYLE_COLUMNS, [*vote.style[0], *vote.style[1]], strict=True)),
     }

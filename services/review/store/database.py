@@ -25,7 +25,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "review_revision"
 # Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
 # is current.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
 # Advisory lock of migrations, because Postgres has no lock on a schema.

@@ -18,11 +18,20 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from services.chassis.audit.table import audit_table
 
 METADATA = MetaData()
+
+# Counts of the style features of the first and of the second answer, in the order of
+# `human_evaluation.style.STYLE_FEATURES`.
+STYLE_COLUMNS = tuple(
+    f"{side}_{feature}"
+    for side in ("first", "second")
+    for feature in ("length", "headers", "bold", "lists")
+)
 
 battles = Table(
     "battles",
@@ -58,6 +67,7 @@ battle_votes = Table(
     Column("weight", Float, nullable=False),
     Column("answers_us", BigInteger, nullable=False),
     Column("vote_us", BigInteger, nullable=False),
+    *(Column(name, Integer, nullable=False, server_default="0") for name in STYLE_COLUMNS),
     Index("battle_votes_of_tenant", "tenant", "vote_us"),
     Index("battle_votes_of_principal", "principal", "vote_us"),
 )
@@ -76,7 +86,8 @@ battle_answers = Table(
     ),
 )
 
-# Accounts that have voted. Votes of a quarantined account do not count, and their events wait.
+# Accounts that have voted. Votes of a quarantined account do not count, and their events wait. A
+# released account is not quarantined again by the search for arranged votes.
 accounts = Table(
     "review_accounts",
     METADATA,
@@ -85,6 +96,7 @@ accounts = Table(
     Column("create_us", BigInteger, nullable=False),
     Column("weight", Float, nullable=False),
     Column("quarantined", Boolean, nullable=False),
+    Column("released", Boolean, nullable=False, server_default=false()),
 )
 
 outbox = Table(
