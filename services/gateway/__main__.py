@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +18,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.admission import Admission
@@ -35,6 +35,7 @@ from services.gateway.answering.chat import Chat
 from services.gateway.background_tasks import background_tasks
 from services.gateway.feedback import Feedback
 from services.gateway.http.app import Router, make_app
+from services.gateway.http.arena import ArenaApi
 from services.gateway.http.loop_files import LoopFiles, LoopMetrics
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import Account, PageApi
@@ -67,10 +68,11 @@ from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer, SessionPeer
 from services.gateway.quotas.quotas import Quotas
-from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.settings import DatabaseSettings, GatewaySettings, QuotaOverride
+from services.gateway.servicer import ArenaServicer, ChatServicer, FeedbackServicer
+from services.gateway.settings import DatabaseSettings, GatewaySettings
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
 from services.gateway.shared.encryption import KeyDerivation
 from services.gateway.shared.quota_store import ValkeyQuotaStore
@@ -127,25 +129,24 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         principal_key = settings.principal_key.get_secret_value()
         feedback = FeedbackServicer(
             Feedback(
-                peers.session,
-                peers.feedback,
-                peers.guardrail,
-                shared_state.quotas,
-                principal_key,
+                peers.session, peers.feedback, peers.guardrail, shared_state.quotas, principal_key
             ),
             OwnData(turns, peers.session, peers.feedback, cache),
             peers.feedback,
         )
+        arena = ArenaServicer(peers.review)
         sessions = PageSessions(
             authenticator,
             settings.session_secrets(),
             CookieRules(settings.page_session_seconds, settings.is_session_secure),
         )
         end_users = EndUsers(principal_key)
+        authorize = access_check(authenticator, end_users)
         router = Router(authenticator, sessions, end_users, settings.max_rpc_seconds)
         routes = [
             *OpenAiApi(turns, peers.generator, end_users).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
+            *ArenaApi(arena, peers.generator).routes(router),
             *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
             *VersionFiles(settings.loop_directory).routes(router),
@@ -157,7 +158,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Servers(
-            _registrations(chat, feedback, access_check(authenticator, end_users), turns.hand_over),
+            _registrations(chat, feedback, arena, authorize, turns.hand_over),
             app,
             port,
         )
@@ -171,6 +172,7 @@ def _turns(
         peers.guardrail,
         peers.session,
         peers.generator,
+        peers.review,
         cache,
         AnswerTiming(settings.coalesce_seconds, settings.first_text_seconds, settings.idle_seconds),
         settings.finish_seconds,
@@ -231,7 +233,7 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
         await store.add(stored_key(owner_secret(settings.owner_key_file), OWNER), "gateway")
-    for subject, content in audited_configuration(settings).items():
+    for subject, content in settings.audited().items():
         await store.note_configuration(subject, content)
     keys = ApiKeys(
         store,
@@ -240,17 +242,6 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
         unknown_lookups=max(1, settings.database_connections // 2),
     )
     return await stack.enter_async_context(keys)
-
-
-def audited_configuration(settings: GatewaySettings) -> dict[str, str]:
-    """Return the settings, by subject, whose changes belong in the audit log; no secrets."""
-    quotas = {*QuotaOverride.model_fields, "quota_overrides"}
-    subjects = {"oidc issuers": {"oidc_issuers"}, "quotas": quotas}
-    return {
-        # Sets are sorted, because their order differs between processes.
-        subject: json.dumps(settings.model_dump(include=names), sort_keys=True, default=sorted)
-        for subject, names in subjects.items()
-    }
 
 
 async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVerifier | None:
@@ -286,12 +277,12 @@ class _Peers:
     session: SessionPeer
     generator: GeneratorPeer
     feedback: FeedbackPeer
+    review: ReviewPeer
     conversations: ConversationsPeer
 
     @classmethod
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
         """Open one channel per service for the life of the process."""
-
         tls, signer = settings.tls_files(), settings.token_signer("gateway")
 
         async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
@@ -303,6 +294,9 @@ class _Peers:
         enhancer = await channel("enhancer", settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
         generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
         log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
+        review = await channel("review", settings.review_target, arena_pb2.DESCRIPTOR)
+        arena = arena_pb2_grpc.ArenaServiceStub(review)
+        battle_models = arena_pb2_grpc.BattleModelServiceStub(review)
         sessions = session_pb2_grpc.SessionServiceStub(session)
         feedback = FeedbackPeer(
             feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds
@@ -321,6 +315,7 @@ class _Peers:
                 settings.turn_seconds,
             ),
             feedback,
+            ReviewPeer(arena, battle_models, settings.review_seconds),
             ConversationsPeer(sessions, feedback, settings.session_seconds),
         )
 
@@ -336,11 +331,13 @@ def _page(settings: GatewaySettings) -> Path | None:
 def _registrations(
     chat: ChatServicer,
     feedback: FeedbackServicer,
+    arena: ArenaServicer,
     authorize: Authorize,
     on_drain: Callable[[], None],
 ) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
+    arena_service = arena_pb2.DESCRIPTOR.services_by_name["ArenaService"]
     return [
         Registration(
             chat_service.full_name,
@@ -355,6 +352,12 @@ def _registrations(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
             with_known_fields(feedback_service, feedback),
+            authorize,
+        ),
+        Registration(
+            arena_service.full_name,
+            arena_pb2_grpc.add_ArenaServiceServicer_to_server,
+            with_known_fields(arena_service, arena),
             authorize,
         ),
     ]

@@ -51,6 +51,10 @@ RPCS: Mapping[str, Rule] = {
     "thumbwheel.feedback.v1.FeedbackService.SetConsent": ACCOUNT,
     "thumbwheel.feedback.v1.FeedbackService.EraseMyData": ACCOUNT,
     "thumbwheel.feedback.v1.FeedbackService.GetErasure": ACCOUNT,
+    "thumbwheel.review.v1.ArenaService.CreateBattle": CHAT,
+    "thumbwheel.review.v1.ArenaService.GetBattle": CHAT,
+    "thumbwheel.review.v1.ArenaService.VoteBattle": FEEDBACK,
+    "thumbwheel.review.v1.ArenaService.GetLeaderboard": CHAT,
 }
 
 PAGE_FILES = "GET /"  # the page's files, and all paths without another route
@@ -76,6 +80,11 @@ ROUTES: Mapping[str, Rule] = {
     "PUT /api/consent": PAGE_ACCOUNT,
     "POST /api/erasure": PAGE_ACCOUNT,
     "GET /api/erasure/{erasure_id}": PAGE_ACCOUNT,
+    "GET /api/models": PAGE_CHAT,
+    "POST /api/arena/battles": PAGE_CHAT,
+    "GET /api/arena/battles/{battle_id}": PAGE_CHAT,
+    "POST /api/arena/battles/{battle_id}/vote": PAGE_FEEDBACK,
+    "GET /api/arena/leaderboard": PAGE_CHAT,
     "GET /api/rollout": PAGE_OPERATE,
     "GET /api/experiment": PAGE_OPERATE,
     "GET /api/thumbs": PAGE_OPERATE,

@@ -13,7 +13,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
-from services.contracts.chat import Role, Task
+from services.contracts.chat import Arm, Role, Task
 from services.contracts.feedback import SignalKind, Subject
 from services.contracts.identifiers import principal_of
 from services.contracts.limits import (
@@ -98,8 +98,8 @@ class Feedback:
             InvalidArgumentError: A limit is exceeded, the message is not an answer, or the guard
                 rejects the correction.
             NotFoundError: The message is unknown or belongs to another user.
-            FailedPreconditionError: The answer is not finished, so its version is not final; or a
-                signal of a user who does not allow training.
+            FailedPreconditionError: The answer is not finished, so its version is not final; the
+                answer belongs to a battle; or a signal of a user who does not allow training.
             AlreadyExistsError: The request_id was used with other content.
             QuotaError: The user or the tenant sent too many feedback events.
             UnavailableError: The guard, the feedback service or the quota store is unavailable.
@@ -113,6 +113,13 @@ class Feedback:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")
         if not message.finished:
             raise FailedPreconditionError("the answer is still being written", field="message_id")
+        if message.arm == Arm.BATTLE:
+            raise FailedPreconditionError(
+                "an answer of a battle takes a vote and no other feedback",
+                field="message_id",
+                reason="ANSWER_OF_A_BATTLE",
+                limit="an answer outside of battles",
+            )
         if kind == "correction":
             await self._check_correction(request.correction.text)
         # The id is derived from the request_id, which makes retries idempotent.

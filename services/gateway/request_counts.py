@@ -17,6 +17,7 @@ MAX_ITEMS: Mapping[str, int] = {
     "thumbwheel.chat.v1.UserInput.history": MAX_HISTORY,
     "thumbwheel.chat.v1.SamplingOverrides.stop": MAX_STOPS,
     "thumbwheel.feedback.v1.Thumb.reasons": MAX_REASONS,
+    "thumbwheel.review.v1.VoteBattleRequest.message_ids": 2,
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
 
 from services.chassis.identity import require_caller
 from services.contracts.chat import Role
@@ -13,6 +14,7 @@ from services.contracts.limits import field_error
 from services.gateway.feedback import Feedback, RatedMessages
 from services.gateway.own_data import OwnData
 from services.gateway.peers.feedback import FeedbackPeer
+from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
@@ -119,3 +121,30 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> feedback_pb2.GetErasureResponse:
         check_uuid(request.erasure_id, "erasure_id")
         return feedback_pb2.GetErasureResponse(erasure=await self._log.erasure(request.erasure_id))
+
+
+class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
+    """Battles of the caller and the leaderboard of the tenant, by the review service."""
+
+    def __init__(self, review: ReviewPeer) -> None:
+        self._review = review
+
+    async def CreateBattle(
+        self, request: arena_pb2.CreateBattleRequest, context: Any
+    ) -> arena_pb2.CreateBattleResponse:
+        return await self._review.create_battle(request)
+
+    async def GetBattle(
+        self, request: arena_pb2.GetBattleRequest, context: Any
+    ) -> arena_pb2.GetBattleResponse:
+        return await self._review.battle(request)
+
+    async def VoteBattle(
+        self, request: arena_pb2.VoteBattleRequest, context: Any
+    ) -> arena_pb2.VoteBattleResponse:
+        return await self._review.vote(request)
+
+    async def GetLeaderboard(
+        self, request: arena_pb2.GetLeaderboardRequest, context: Any
+    ) -> arena_pb2.GetLeaderboardResponse:
+        return await self._review.leaderboard(request)

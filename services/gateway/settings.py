@@ -1,5 +1,6 @@
 """Settings of the gateway (TW_GATEWAY_*). Defaults are those of the embedded install."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -143,6 +144,7 @@ class GatewaySettings(ServiceSettings):
     feedback_seconds: float = Field(
         5.0, gt=0, description="longest wait for the feedback service's ack"
     )
+    review_seconds: float = Field(5.0, gt=0, description="longest wait for review")
     first_text_seconds: float = Field(
         60.0, gt=0, description="longest wait for an event of the generator before any text"
     )
@@ -292,6 +294,16 @@ class GatewaySettings(ServiceSettings):
         if own := self.page_session_secrets.get_secret_value():
             return own.split(",")
         return [self.principal_key.get_secret_value()]
+
+    def audited(self) -> dict[str, str]:
+        """Return the settings, by subject, whose changes belong in the audit log; no secrets."""
+        quotas = {*QuotaOverride.model_fields, "quota_overrides"}
+        subjects = {"oidc issuers": {"oidc_issuers"}, "quotas": quotas}
+        return {
+            # Sets are sorted, because their order differs between processes.
+            subject: json.dumps(self.model_dump(include=names), sort_keys=True, default=sorted)
+            for subject, names in subjects.items()
+        }
 
     def quota_rules(self) -> QuotaRules:
         """Convert to the domain's type."""

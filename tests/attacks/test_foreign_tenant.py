@@ -45,20 +45,25 @@ class Owned:
     ids: dict[str, str]
 
 
-MISSING = {"conversation_id": MISSING_UUID, "message_id": MISSING_UUID, "erasure_id": MISSING_UUID}
+# Bodies of routes with an id in the path, without which the id is not looked up.
+PATH_BODIES = {"POST /api/arena/battles/{battle_id}/vote": VALID["VoteBattle"]}
+MISSING = dict.fromkeys(("conversation_id", "message_id", "erasure_id", "battle_id"), MISSING_UUID)
 
 
 def own(client: Client) -> Owned:
-    """Return an earlier erasure, and a conversation with an answer, of a user."""
+    """Return an earlier erasure, a conversation with an answer, and a battle of a user."""
     status, answer = client.call("POST", "/api/erasure")
     assert status == 200, answer
     first = client.ask("hello", sampling=SHORT)[0]
+    status, created = client.call("POST", "/api/arena/battles", {"requestId": "r"})
+    assert status == 200, created
     return Owned(
         client,
         {
             "conversation_id": first["started"]["conversationId"],
             "message_id": first["messageId"],
             "erasure_id": answer["erasure"]["erasureId"],
+            "battle_id": created["battle"]["battleId"],
         },
     )
 
@@ -133,7 +138,7 @@ def test_foreign_id_in_a_path_answers_as_a_missing_id(
 ) -> None:
     method, _, path = route.partition(" ")
     foreign, missing = [
-        attacked_system.attacker.call(method, path.format(**ids))
+        attacked_system.attacker.call(method, path.format(**ids), PATH_BODIES.get(route))
         for ids in (owners[owner].ids, MISSING)
     ]
     assert foreign == missing

@@ -31,6 +31,8 @@ STOP_SECONDS = 120
 # Users of this tenant have a request limit per minute. All others are unlimited.
 FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
 EXPORT_EVERY_MS = "200"
+# Model of battles that no server has.
+ABSENT_MODEL = "absent-1"
 
 
 def shared_environment(spans_port: int) -> dict[str, str]:
@@ -46,6 +48,8 @@ def shared_environment(spans_port: int) -> dict[str, str]:
     }
     return {
         "TW_GATEWAY_QUOTA_OVERRIDES": json.dumps(overrides),
+        # Battles need two models; the system serves one version.
+        "TW_REVIEW_EXTRA_MODELS": json.dumps([ABSENT_MODEL]),
         "OTEL_BSP_SCHEDULE_DELAY": EXPORT_EVERY_MS,
         **endpoints,
     }

@@ -16,8 +16,10 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import DeadlineExceededError, UnavailableError
+from services.contracts.chat import Arm
 from services.contracts.wire import ACTIONS, FINISH_REASONS
 from services.gateway.answering.answer_cache import CachedAnswer
+from services.gateway.answering.battle import shown_version
 from services.gateway.answering.output_guard import HeldAnswer, OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS
 from services.gateway.turns.turn import Turn, TurnClock
@@ -113,6 +115,7 @@ class AnswerWriter:
         self._record.finish_reason = chat_pb2.FINISH_REASON_STOP
         self._record.usage.CopyFrom(cached.usage)
         self._record.usage.cached = True
+        self._turn.usage = self._record.usage
         self._turn.publish(chat_pb2.ChatEvent(usage=self._record.usage))
 
     def _start(self, selected: generator_pb2.Selected | None, *, cached: bool = False) -> None:
@@ -126,7 +129,7 @@ class AnswerWriter:
             self._record.model_version, self._record.arm = selected.model_version, selected.arm
             self._record.assignment_probability = selected.assignment_probability
             self._record.temperature, self._record.top_p = selected.temperature, selected.top_p
-            started.model_version, started.arm = selected.model_version, selected.arm
+            started.model_version, started.arm = shown_version(selected), selected.arm
             started.task, started.cached = selected.task, cached
         self._turn.publish(chat_pb2.ChatEvent(started=started))
         prompt = self._prompt
@@ -157,7 +160,10 @@ class AnswerWriter:
         if not self._turn.started:
             self._start(None)
         if record.HasField("usage"):
-            self._turn.publish(chat_pb2.ChatEvent(usage=record.usage))
+            self._turn.usage = record.usage
+            # The number of tokens of a text depends on the model.
+            if record.arm != Arm.BATTLE:
+                self._turn.publish(chat_pb2.ChatEvent(usage=record.usage))
 
     def _publish_text(self, text: str) -> None:
         if text:
@@ -176,7 +182,7 @@ def replay(turn: Turn, begun: session_pb2.BeginTurnResponse, stored: chat_pb2.Me
     started = chat_pb2.Started(
         conversation_id=begun.conversation_id,
         user_message_id=begun.user_message_id,
-        model_version=stored.model_version,
+        model_version=shown_version(stored),
         arm=stored.arm,
         task=stored.task,
     )

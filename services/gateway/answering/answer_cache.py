@@ -1,8 +1,8 @@
 """Cache of answers, for requests that must get the same answer again within one tenant.
 
-Conditions: temperature 0, a new message, no running experiment that has to choose a version, and
-equality of everything that the answer depends on. Only complete answers without a finding of the
-guard are stored. The key contains the version of the guard's policy.
+Conditions: temperature 0, a new message, no battle, no running experiment that has to choose a
+version, and equality of everything that the answer depends on. Only complete answers without a
+finding of the guard are stored. The key contains the version of the guard's policy.
 """
 
 import json
@@ -97,6 +97,8 @@ class AnswerCache:
             not self._cache_backend
             or request.sampling.temperature != 0
             or isinstance(request.action, Regenerate)
+            # An answer without delay would show that its text is known.
+            or request.is_battle
         ):
             return None
         pinned = request.pinned_version

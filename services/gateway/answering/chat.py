@@ -28,10 +28,12 @@ from services.chassis.telemetry import fields
 from services.contracts.wire import FINISH_REASONS
 from services.gateway.answering.answer import AnswerTiming, AnswerWriter, replay
 from services.gateway.answering.answer_cache import AnswerCache
+from services.gateway.answering.battle import battle_events, shown_version
 from services.gateway.metrics import ANSWERS_NOT_STORED, ENHANCER_SKIPPED, TURNS
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import SessionPeer
 from services.gateway.turns.request import Regenerate, TurnRequest
 from services.gateway.turns.turn import Claim, Turn, TurnClock
@@ -53,13 +55,14 @@ class Chat:
         guardrail: GuardrailPeer,
         session: SessionPeer,
         generator: GeneratorPeer,
+        review: ReviewPeer,
         cache: AnswerCache,
         timing: AnswerTiming,
         finish_seconds: float,
     ) -> None:
         """Create the chat path. `finish_seconds` limits storing an answer, with all retries."""
         self._enhancer, self._guardrail = enhancer, guardrail
-        self._session, self._generator = session, generator
+        self._session, self._generator, self._review = session, generator, review
         self._cache, self._timing, self._finish_seconds = cache, timing, finish_seconds
 
     async def run(self, turn: Turn) -> None:
@@ -70,12 +73,10 @@ class Chat:
         """
         clock = TurnClock(turn.accepted_at)
         clock.passed("admit")
-        await self._generator.require_version(turn.request.pinned_version)
-
-        prompt = await self._prompt(turn.request)
+        request = await self._with_version(turn.request)
+        prompt = await self._prompt(request)
         clock.passed("enhance")
 
-        request = turn.request
         check = self._guardrail.check_input(prompt, request.history)
         async with concurrently(check) as verdict:
             # Later turns of a stored conversation check only their own text, so that a history is
@@ -101,7 +102,22 @@ class Chat:
                     retry_seconds=1,
                 )
             else:
-                await self._answer(AnswerWriter(turn, begun, prompt, clock), turn, begun, verdict)
+                writer = AnswerWriter(turn, begun, prompt, clock)
+                await self._answer(writer, turn, request, begun, verdict)
+
+    async def _with_version(self, request: TurnRequest) -> TurnRequest:
+        """Check the version that the request names. A model of a battle is resolved instead.
+
+        Raises:
+            NotFoundError: The version is not served, or the caller has no such battle.
+            FailedPreconditionError: The battle has a vote.
+            UnavailableError: The generator or the review service is unavailable.
+        """
+        if request.is_battle:
+            version = await self._review.battle_version(request.model)
+            return replace(request, battle_version=version)
+        await self._generator.require_version(request.pinned_version)
+        return request
 
     async def _prompt(self, request: TurnRequest) -> session_pb2.UserMessage:
         """Return the prompt as typed and as enhanced. Regeneration uses the stored prompt."""
@@ -128,6 +144,7 @@ class Chat:
         self,
         writer: AnswerWriter,
         turn: Turn,
+        request: TurnRequest,
         begun: session_pb2.BeginTurnResponse,
         verdict: asyncio.Task[guardrail_pb2.CheckInputResponse],
     ) -> None:
@@ -141,12 +158,14 @@ class Chat:
             if writer.apply_input_verdict(await verdict):
                 policy_version = writer.answer.policy_version
                 cache_key = await self._cache.cache_key(
-                    turn.caller.tenant, turn.request, begun.context, policy_version
+                    turn.caller.tenant, request, begun.context, policy_version
                 )
                 if cache_key and (cached := await self._cache.find(cache_key)):
                     writer.repeat(cached)
                 else:
-                    events = self._generator.generate(turn.request, begun.context)
+                    events = self._generator.generate(request, begun.context)
+                    if request.is_battle:
+                        events = battle_events(events)
                     await writer.generate(events, self._guardrail, self._timing)
         except ServiceError as error:
             # Readers get the error at once; the text shown so far is stored.
@@ -172,7 +191,9 @@ class Chat:
             ServiceError: The session service refused, for example because the conversation was
                 deleted.
         """
-        TURNS.labels(FINISH_REASONS[answer.finish_reason], answer.model_version, answer.arm).inc()
+        # The metrics may be public.
+        version = shown_version(answer)
+        TURNS.labels(FINISH_REASONS[answer.finish_reason], version, answer.arm).inc()
         # The turn may have ended because of its own deadline, so storing must not inherit that
         # deadline.
         bind_call(replace(current_call(), deadline=None))

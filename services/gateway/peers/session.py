@@ -19,6 +19,7 @@ from services.contracts.limits import (
     with_field,
 )
 from services.contracts.wire import FINISH_REASONS, ROLES, TASK_NUMBERS, TASKS
+from services.gateway.answering.battle import shown_version
 from services.gateway.feedback import RatedMessage
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.turns.request import Regenerate, TurnRequest, check_uuid
@@ -200,6 +201,8 @@ class ConversationsPeer(_Client):
             for message in response.messages
             if message.role == chat_pb2.ROLE_ASSISTANT
         }
+        for answer in answers.values():
+            answer.model_version = shown_version(answer)
         if not answers:
             return response
         try:

@@ -34,6 +34,8 @@ ROLLOUT_MODEL = "thumbwheel"
 # The wording of the limit is part of the public API.
 check_uuid = functools.partial(limits.check_uuid, limit="a UUID in lower case")
 MODEL_PATTERN = re.compile(r"[a-z0-9._-]{1,128}")
+# First or second model of a battle, which the review service resolves to a version.
+BATTLE_PATTERN = re.compile(r"battle\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[ab]")
 
 
 class DisconnectPolicy(StrEnum):
@@ -60,7 +62,8 @@ class TurnRequest:
     """Request for a turn.
 
     `history` is that of a client that sends its whole conversation; `client_keeps_conversation` is
-    set for an API whose clients cannot continue a stored conversation.
+    set for an API whose clients cannot continue a stored conversation. `battle_version` is the
+    version behind the model of a battle, empty until it is resolved.
     """
 
     action: session_pb2.UserMessage | Regenerate
@@ -74,10 +77,18 @@ class TurnRequest:
     model: str = ""
     skip_enhancer: bool = False
     client_keeps_conversation: bool = False
+    battle_version: str = ""
+
+    @property
+    def is_battle(self) -> bool:
+        """True if the answer belongs to a battle, so that its version must stay hidden."""
+        return BATTLE_PATTERN.fullmatch(self.model) is not None
 
     @property
     def pinned_version(self) -> str:
         """Version that must answer, or an empty string if the rollout decides."""
+        if self.is_battle:
+            return self.battle_version
         return "" if self.model == ROLLOUT_MODEL else self.model
 
 

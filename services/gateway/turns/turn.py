@@ -94,6 +94,8 @@ class Turn:
         self.text = ""
         self.events: list[chat_pb2.ChatEvent] = []
         self.error: ServiceError | None = None
+        # Token counts of the generator; None before the end of the answer.
+        self.usage: chat_pb2.Usage | None = None
         self.reservation = Reservation.NONE
         self.readers = 0
         # Counts a reader beyond the one that began the turn, which the limits of turns count.
@@ -112,11 +114,9 @@ class Turn:
     @property
     def tokens(self) -> int:
         """Tokens used by the answer, from the generator or estimated from the visible text."""
-        for event in self.events:
-            if event.HasField("usage"):
-                usage = event.usage
-                return 0 if usage.cached else usage.prompt_tokens + usage.completion_tokens
-        generated = any(event.started.model_version for event in self.events)
+        if usage := self.usage:
+            return 0 if usage.cached else usage.prompt_tokens + usage.completion_tokens
+        generated = any(event.started.arm for event in self.events)
         return prompt_tokens(self.request) + estimated_tokens(self.text) if generated else 0
 
     def begin(self, message_id: str, *, restarted: bool = False) -> None:

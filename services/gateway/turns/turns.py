@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.admission import Admission
+from services.chassis.admission import Admission, Priority
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -270,7 +270,9 @@ class Turns:
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
         try:
-            async with self._admission.admitted("turn") as ticket:
+            # Battles are evaluation traffic, which gives way to chats.
+            priority = Priority.BATCH if turn.request.is_battle else Priority.INTERACTIVE
+            async with self._admission.admitted("turn", priority) as ticket:
                 turn.set_admission_callbacks(
                     on_text=lambda: self._admission.answered(ticket),
                     on_doubt=lambda: self._admission.exempt(ticket),

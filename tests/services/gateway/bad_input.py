@@ -31,7 +31,8 @@ class BadInput:
     @property
     def json_field(self) -> str:
         """Name of the field over HTTP, where the bodies have names as in JSON."""
-        return self.field if self.method == "GetErasure" else JSON_NAMES.get(self.field, self.field)
+        in_path = self.method in ("GetErasure", "GetBattle")
+        return self.field if in_path else JSON_NAMES.get(self.field, self.field)
 
 
 def _say(text: str = "hello", **more: Any) -> dict[str, Any]:
@@ -59,6 +60,8 @@ JSON_NAMES = {
     "message_id": "messageId",
     "regenerate.message_id": "regenerate.messageId",
     "request_id": "requestId",
+    "battle_id": "battleId",
+    "message_ids": "messageIds",
     "sampling.max_tokens": "sampling.maxTokens",
     "sampling.top_p": "sampling.topP",
 }
@@ -226,6 +229,27 @@ TABLE = (
     BadInput(
         "missing erasure", {"erasureId": MISSING_UUID}, MISSING, "erasure_id", method="GetErasure"
     ),
+    BadInput(
+        "battle without request id", {}, WRONG, "request_id", "1 to 64", method="CreateBattle"
+    ),
+    BadInput(
+        "missing battle", {"battleId": MISSING_UUID}, MISSING, "battle_id", method="GetBattle"
+    ),
+    BadInput(
+        "vote on a missing battle",
+        {"battleId": MISSING_UUID, "outcome": "OUTCOME_TIE"},
+        MISSING,
+        "battle_id",
+        method="VoteBattle",
+    ),
+    BadInput(
+        "three answers in a vote",
+        {"battleId": MISSING_UUID, "messageIds": [MISSING_UUID] * 3},
+        WRONG,
+        "message_ids",
+        "at most 2",
+        method="VoteBattle",
+    ),
 )
 
 # Method and path of each RPC over HTTP. The rest of the request becomes the body.
@@ -234,6 +258,15 @@ OVER_HTTP: Mapping[str, str] = {
     "SubmitFeedback": "POST /api/feedback",
     "SetConsent": "PUT /api/consent",
     "GetErasure": "GET /api/erasure/{erasureId}",
+    "CreateBattle": "POST /api/arena/battles",
+    "GetBattle": "GET /api/arena/battles/{battleId}",
+    "VoteBattle": "POST /api/arena/battles/{battleId}/vote",
+}
+
+# Client and package of the methods outside of FeedbackService.
+SERVICES: Mapping[str, tuple[str, str]] = {
+    "SendMessage": ("chat", "chat"),
+    **dict.fromkeys(("CreateBattle", "GetBattle", "VoteBattle"), ("arena", "review")),
 }
 
 
@@ -245,9 +278,9 @@ def over_http(case: BadInput, request: Mapping[str, Any]) -> tuple[str, str, Any
 
 def over_grpc(case: BadInput, request: Mapping[str, Any]) -> tuple[str, Any]:
     """Return the service and the message of a request."""
-    service = "chat" if case.method == "SendMessage" else "feedback"
+    service, package = SERVICES.get(case.method, ("feedback", "feedback"))
     pool = descriptor_pool.Default()
-    kind = pool.FindMessageTypeByName(f"thumbwheel.{service}.v1.{case.method}Request")
+    kind = pool.FindMessageTypeByName(f"thumbwheel.{package}.v1.{case.method}Request")
     return service, json_format.ParseDict(request, GetMessageClass(kind)())
 
 

@@ -1,4 +1,4 @@
-"""Fakes of the five services behind the gateway, over real gRPC, in one process and on one port.
+"""Fakes of the six services behind the gateway, over real gRPC, in one process and on one port.
 
 They fulfil the contract of the protocol (ownership, idempotency, held text). Keywords in the texts
 control their decisions.
@@ -15,6 +15,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc, sample_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.errors import (
@@ -483,13 +484,79 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
         return feedback_pb2.GetPrincipalErasureResponse(erasure=erasure)
 
 
+class FakeReview(
+    arena_pb2_grpc.ArenaServiceServicer, arena_pb2_grpc.BattleModelServiceServicer, FaultSwitch
+):
+    """Arena in memory. Every battle is between `versions`, in this order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions = (STABLE, CANDIDATE)
+        self.battles: dict[str, tuple[str, arena_pb2.Battle]] = {}
+        self.votes: list[arena_pb2.VoteBattleRequest] = []
+        self.leaderboards: list[arena_pb2.GetLeaderboardRequest] = []
+
+    async def CreateBattle(self, request: Any, context: Any) -> arena_pb2.CreateBattleResponse:
+        self.check()
+        if not 1 <= len(request.request_id) <= 64:
+            raise InvalidArgumentError(
+                "wrong", field="request_id", limit="1 to 64 characters, required"
+            )
+        owner = require_caller().key
+        battle_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}/{request.request_id}"))
+        models = [f"battle.{battle_id}.{side}" for side in "ab"]
+        battle = arena_pb2.Battle(battle_id=battle_id, models=models)
+        return arena_pb2.CreateBattleResponse(
+            battle=self.battles.setdefault(battle_id, (owner, battle))[1]
+        )
+
+    async def GetBattle(self, request: Any, context: Any) -> arena_pb2.GetBattleResponse:
+        self.check()
+        return arena_pb2.GetBattleResponse(battle=self._own(request.battle_id, "battle_id"))
+
+    async def VoteBattle(self, request: Any, context: Any) -> arena_pb2.VoteBattleResponse:
+        self.check()
+        self.votes.append(request)
+        battle = self._own(request.battle_id, "battle_id")
+        if battle.outcome not in (arena_pb2.OUTCOME_UNSPECIFIED, request.outcome):
+            raise AlreadyExistsError("another vote", field="outcome")
+        battle.outcome = request.outcome
+        battle.model_versions[:] = self.versions
+        return arena_pb2.VoteBattleResponse(battle=battle)
+
+    async def GetLeaderboard(self, request: Any, context: Any) -> arena_pb2.GetLeaderboardResponse:
+        self.check()
+        self.leaderboards.append(request)
+        return arena_pb2.GetLeaderboardResponse(
+            entries=[arena_pb2.LeaderboardEntry(rank=1, model=STABLE, rating=1_000, votes=3)],
+            votes=3,
+        )
+
+    async def ResolveBattleModel(
+        self, request: Any, context: Any
+    ) -> arena_pb2.ResolveBattleModelResponse:
+        self.check()
+        _, battle_id, side = request.model.split(".")
+        if self._own(battle_id, "model").outcome:
+            raise FailedPreconditionError("the battle has a vote", reason="VOTED", field="model")
+        version = self.versions["ab".index(side)]
+        return arena_pb2.ResolveBattleModelResponse(model_version=version)
+
+    def _own(self, battle_id: str, field: str) -> arena_pb2.Battle:
+        owner, battle = self.battles.get(battle_id, ("", arena_pb2.Battle()))
+        if owner != require_caller().key:
+            raise NotFoundError("no such battle of the caller", field=field)
+        return battle
+
+
 class Backends:
-    """All five fake services."""
+    """All six fake services."""
 
     def __init__(self) -> None:
         self.guardrail, self.enhancer, self.session = FakeGuardrail(), FakeEnhancer(), FakeSession()
         # Only methods called by the gateway are implemented. The others answer UNIMPLEMENTED.
         self.generator, self.feedback = FakeGenerator(), FakeFeedback()  # type: ignore[abstract]
+        self.review = FakeReview()
 
     def registrations(self) -> list[Registration]:
         prefix = "thumbwheel"
@@ -523,6 +590,16 @@ class Backends:
                 f"{prefix}.feedback.v1.FeedbackLogService",
                 feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server,
                 self.feedback,
+            ),
+            Registration(
+                f"{prefix}.review.v1.ArenaService",
+                arena_pb2_grpc.add_ArenaServiceServicer_to_server,
+                self.review,
+            ),
+            Registration(
+                f"{prefix}.review.v1.BattleModelService",
+                arena_pb2_grpc.add_BattleModelServiceServicer_to_server,
+                self.review,
             ),
         ]
 

@@ -14,6 +14,7 @@ import grpc
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2_grpc
 
 from infra.run.embedded.layout import UNLIMITED_QUOTAS
 from services.chassis.channel import open_channel
@@ -39,6 +40,7 @@ class GatewayUnderTest:
     fakes: Backends
     chat: Any
     feedback: Any
+    arena: Any
     channel: grpc.aio.Channel
     http: aiohttp.ClientSession
     url: str
@@ -78,6 +80,7 @@ def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
         "session_target": target,
         "generator_target": target,
         "feedback_target": target,
+        "review_target": target,
         "principal_key": PRINCIPAL_KEY,
         "database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
         "loop_directory": directory / "loop",
@@ -117,6 +120,7 @@ async def run_gateway_over(
             fakes=fakes,
             chat=chat_pb2_grpc.ChatServiceStub(channel),
             feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
+            arena=arena_pb2_grpc.ArenaServiceStub(channel),
             channel=channel,
             http=http,
             url=f"http://127.0.0.1:{servers.http_port}",

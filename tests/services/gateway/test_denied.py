@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.review.v1 import arena_pb2
 
 from services.chassis.errors import DETAILS_KEY
 from services.chassis.identity import Caller
@@ -48,15 +49,16 @@ JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "Submi
 
 @dataclass(frozen=True)
 class Thing:
-    """A user's conversation with question and answer, and an earlier erasure."""
+    """A user's conversation with question and answer, an earlier erasure, and a battle."""
 
     conversation_id: str
     question_id: str
     answer_id: str
     erasure_id: str
+    battle_id: str
 
 
-MISSING_THING = Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID, MISSING_UUID)
+MISSING_THING = Thing(*[MISSING_UUID] * 5)
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,15 @@ async def _thing(gateway: GatewayUnderTest, key: str) -> Thing:
     )
     events = await gateway.ask(key=key)
     started = events[0].started
+    created = await gateway.arena.CreateBattle(
+        arena_pb2.CreateBattleRequest(request_id="r"), timeout=10, metadata=gateway.metadata(key)
+    )
     return Thing(
         started.conversation_id,
         started.user_message_id,
         events[0].message_id,
         erased.erasure.erasure_id,
+        created.battle.battle_id,
     )
 
 
@@ -237,9 +243,11 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
     """Return a valid request with one foreign id."""
     request = dict(VALID.get(method, {}))
     *outer, last = path.split(".")
-    value = {"conversationId": thing.conversation_id, "erasureId": thing.erasure_id}.get(
-        last, thing.answer_id
-    )
+    value = {
+        "conversationId": thing.conversation_id,
+        "erasureId": thing.erasure_id,
+        "battleId": thing.battle_id,
+    }.get(last, thing.answer_id)
     if last == "parentMessageId":
         request["conversationId"] = world.mine.conversation_id
     if outer:
@@ -262,6 +270,7 @@ async def test_foreign_object_of_a_route_looks_missing(
             "{message_id}", thing.answer_id
         )
         path = path.replace("{erasure_id}", thing.erasure_id)
+        path = path.replace("{battle_id}", thing.battle_id)
         body: dict[str, Any] = {}
         if method := JSON_ROUTES.get(route):
             field = "conversationId" if method == "SendMessage" else "messageId"

@@ -103,6 +103,7 @@ STATES: dict[str, Callable[[Backends], None]] = {
     "session away": lambda fakes: setattr(fakes.session, "away", True),
     "generator away": lambda fakes: setattr(fakes.generator, "away", True),
     "feedback away": lambda fakes: setattr(fakes.feedback, "away", True),
+    "review away": lambda fakes: setattr(fakes.review, "away", True),
     "generator breaks": lambda fakes: setattr(fakes.generator, "breaks_after", 1),
     "guardrail crashes": _fails_with_the_users_words,
     "no verdicts": lambda fakes: setattr(fakes.guardrail, "gives_verdicts", False),

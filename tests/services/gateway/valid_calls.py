@@ -6,12 +6,14 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.review.v1 import arena_pb2
 
 METHODS = [
     method
     for service in (
         chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
         feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
+        arena_pb2.DESCRIPTOR.services_by_name["ArenaService"],
     )
     for method in service.methods
 ]
@@ -20,6 +22,11 @@ VALID: Mapping[str, dict[str, Any]] = {
     "SendMessage": {"input": {"text": "hello"}},
     "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
     "SetConsent": {"training": False},
+    "CreateBattle": {"requestId": "r"},
+    "VoteBattle": {
+        "messageIds": [f"018f0000-0000-7000-8000-00000000000{digit}" for digit in (1, 2)],
+        "outcome": "OUTCOME_TIE",
+    },
 }
 
 

@@ -183,7 +183,7 @@ class SendMessageRequest(_message.Message):
     """Kind of answer; selects the sampling preset."""
     model: _builtins.str
     """Model that answers. Empty or "thumbwheel": selected by the rollout. Otherwise the id of a
-    served version.
+    served version, or a model of a battle (ArenaService).
     """
     skip_enhancer: _builtins.bool
     """Send the text to the model as typed."""
@@ -361,7 +361,7 @@ Global___SamplingOverrides: _TypeAlias = SamplingOverrides  # noqa: Y015
 @_typing.final
 class ChatEvent(_message.Message):
     """Event of a turn. The order is Started, Enhanced if the text was changed, deltas and verdicts,
-    Usage, Completed.
+    Usage, Completed. In a battle there is no Usage, because token counts differ between models.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -442,9 +442,9 @@ class Started(_message.Message):
     user_message_id: _builtins.str
     """Message of the user, a UUID."""
     model_version: _builtins.str
-    """Version that answers. Empty if the input was blocked."""
+    """Version that answers. Empty if the input was blocked, and in a battle."""
     arm: _builtins.str
-    """Arm of the experiment: "stable", "candidate" or "pinned"."""
+    """Arm of the experiment: "stable", "candidate", "pinned" or "battle"."""
     policy_version: _builtins.str
     """Version of the guardrail's policy."""
     task: Global___Task.ValueType
@@ -749,9 +749,9 @@ class Message(_message.Message):
     original_text: _builtins.str
     """Typed text of a user's message; empty if it is the same as text."""
     model_version: _builtins.str
-    """Version that generated an answer."""
+    """Version that generated an answer. Empty for an answer of a battle."""
     arm: _builtins.str
-    """Arm of an answer: "stable", "candidate" or "pinned"."""
+    """Arm of an answer: "stable", "candidate", "pinned" or "battle"."""
     finish_reason: Global___FinishReason.ValueType
     """Reason for the end of an answer; unspecified while it runs."""
     thumb_up: _builtins.bool

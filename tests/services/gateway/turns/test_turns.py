@@ -384,6 +384,35 @@ def test_overload_of_a_peer_lowers_the_limit_and_a_quota_does_not(
     simulate(play())
 
 
+def test_battles_give_way_to_chats() -> None:
+    async def play() -> None:
+        async def answer(turn: Turn) -> None:
+            await asyncio.sleep(10)
+            await _answer(turn)
+
+        clock = asyncio.get_running_loop().time
+        turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 4, 8, 1.0, clock))
+        battle = "battle.018f0000-0000-7000-8000-000000000000.a"
+
+        def begin(model: str) -> Turn:
+            return turns.start(ADA, TurnRequest(typed_message("hello"), model=model))
+
+        # Battles fill three of the four places, and the last one stays for a chat.
+        battles = [begin(battle) for _ in range(4)]
+        chat = begin("")
+        with refused(ResourceExhaustedError) as caught:
+            async for _ in battles[3].events_after(0):
+                pass
+        assert clock() == QUEUE_SECONDS
+        assert 0 < caught.value.retry_seconds <= 1.5
+        for turn in (*battles[:3], chat):
+            assert [event async for event in turn.events_after(0)]
+        assert clock() == 10
+        await turns.close(1)
+
+    simulate(play())
+
+
 def test_turn_waiting_for_another_gateway_is_not_counted() -> None:
     async def play() -> None:
         async def answer(turn: Turn) -> None:

@@ -1,0 +1,112 @@
+"""The arena over gRPC and HTTP: calls reach the review service with the identity of the user."""
+
+from typing import Any
+
+import pytest
+from thumbwheel.review.v1 import arena_pb2
+
+from services.gateway.identity.credential import Scope
+from tests.services.gateway.fakes import CANDIDATE, STABLE
+from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest, new_key
+
+MESSAGES = ["018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000b"]
+
+
+async def call(
+    gateway: GatewayUnderTest, method: str, path: str, body: object = None, key: str | None = None
+) -> tuple[int, Any]:
+    async with gateway.http.request(
+        method, gateway.url + path, json=body, headers=gateway.headers(key)
+    ) as response:
+        return response.status, await response.json()
+
+
+async def test_battle_is_created_voted_and_revealed_over_http(gateway: GatewayUnderTest) -> None:
+    status, created = await call(gateway, "POST", "/api/arena/battles", {"requestId": "one"})
+    assert status == 200
+    battle = created["battle"]
+    path = f"/api/arena/battles/{battle['battleId']}"
+    assert battle["models"] == [f"battle.{battle['battleId']}.{side}" for side in "ab"]
+    assert (battle["outcome"], battle["modelVersions"]) == ("OUTCOME_UNSPECIFIED", [])
+    assert await call(gateway, "GET", path) == (200, {"battle": battle})
+
+    body = {"messageIds": MESSAGES, "outcome": "OUTCOME_FIRST"}
+    status, voted = await call(gateway, "POST", f"{path}/vote", body)
+    assert (status, voted["battle"]["modelVersions"]) == (200, [STABLE, CANDIDATE])
+    (vote,) = gateway.fakes.review.votes
+    assert (vote.battle_id, list(vote.message_ids)) == (battle["battleId"], MESSAGES)
+    # The error of the review service is passed on.
+    body["outcome"] = "OUTCOME_TIE"
+    status, error = await call(gateway, "POST", f"{path}/vote", body)
+    assert (status, error["error"]["param"]) == (409, "outcome")
+
+
+async def test_battle_belongs_to_its_user(gateway: GatewayUnderTest) -> None:
+    request = arena_pb2.CreateBattleRequest(request_id="one")
+    ids = set()
+    for key in (gateway.key, gateway.other_key, gateway.namesakes_key):
+        created = await gateway.arena.CreateBattle(
+            request, timeout=10, metadata=gateway.metadata(key)
+        )
+        ids.add(created.battle.battle_id)
+    owners = [owner for owner, _ in gateway.fakes.review.battles.values()]
+    assert (len(ids), owners) == (3, ["acme/ada", "acme/bob", "umbrella/ada"])
+
+
+async def test_vote_names_the_battle_of_its_path(gateway: GatewayUnderTest) -> None:
+    body = {"battleId": MESSAGES[1], "messageIds": MESSAGES, "outcome": "OUTCOME_TIE"}
+    status, error = await call(gateway, "POST", f"/api/arena/battles/{MESSAGES[0]}/vote", body)
+    assert (status, error["error"]["param"]) == (400, "battleId")
+    assert not gateway.fakes.review.votes
+
+
+@pytest.mark.parametrize(
+    ("query", "topic", "style_control"),
+    [
+        ("", "", False),
+        ("?topic=code&style_control=true", "code", True),
+        ("?style_control=false", "", False),
+    ],
+)
+async def test_leaderboard_has_topic_and_style_control(
+    gateway: GatewayUnderTest, query: str, topic: str, style_control: bool
+) -> None:
+    status, board = await call(gateway, "GET", f"/api/arena/leaderboard{query}")
+    assert (status, board["entries"][0]["model"], board["votes"]) == (200, STABLE, "3")
+    (asked,) = gateway.fakes.review.leaderboards
+    assert (asked.topic, asked.style_control) == (topic, style_control)
+
+
+async def test_unknown_value_of_style_control_is_refused(gateway: GatewayUnderTest) -> None:
+    status, error = await call(gateway, "GET", "/api/arena/leaderboard?style_control=yes")
+    assert (status, error["error"]["param"]) == (400, "style_control")
+    assert not gateway.fakes.review.leaderboards
+
+
+async def test_votes_need_the_scope_feedback_and_the_rest_chat(gateway: GatewayUnderTest) -> None:
+    vote = f"/api/arena/battles/{MESSAGES[0]}/vote"
+    calls = [
+        ("POST", "/api/arena/battles", {"requestId": "one"}),
+        ("GET", "/api/arena/leaderboard", None),
+        ("GET", "/api/models", None),
+        ("POST", vote, {"messageIds": MESSAGES, "outcome": "OUTCOME_TIE"}),
+    ]
+    allowed = {}
+    for scope in (Scope.CHAT, Scope.FEEDBACK):
+        key = await new_key(gateway.store, ADA, scopes=frozenset({scope}))
+        allowed[scope] = [
+            path
+            for method, path, body in calls
+            if (await call(gateway, method, path, body, key))[0] != 403
+        ]
+    assert allowed == {Scope.CHAT: [path for _, path, _ in calls[:3]], Scope.FEEDBACK: [vote]}
+
+
+async def test_models_are_the_served_versions(gateway: GatewayUnderTest) -> None:
+    assert await call(gateway, "GET", "/api/models") == (200, {"models": [STABLE, CANDIDATE]})
+
+
+async def test_unavailable_review_service_is_reported(gateway: GatewayUnderTest) -> None:
+    gateway.fakes.review.away = True
+    status, error = await call(gateway, "POST", "/api/arena/battles", {"requestId": "one"})
+    assert (status, error["error"]["type"]) == (503, "unavailable_error")
