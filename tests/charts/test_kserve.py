@@ -134,6 +134,19 @@ def test_shared_base_needs_the_claim_and_a_rank_of_vllm() -> None:
     assert "maxRank" in error
 
 
+def test_shared_base_needs_vllm() -> None:
+    enabled = "serving.vllm.sharedBase.enabled=true"
+    for sets in ("serving.mode=deployment", "serving.kserve.runtime=predictor"):
+        error = refusal("gpu-values.yaml", "gitops=true", enabled, sets)
+        assert "serving.vllm.sharedBase" in error, sets
+        assert "serving.kserve.runtime" in error, sets
+
+
+def test_a_missing_operator_is_named_as_helm_template_takes_it() -> None:
+    api = "serving.kserve.io/v1beta1/InferenceService"
+    assert f"--api-versions {api} or set gitops: true" in refusal("gpu-values.yaml")
+
+
 @every_file
 def test_its_pods_match_policies_and_monitors_and_are_cluster_local(
     values: str,

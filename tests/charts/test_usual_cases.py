@@ -1,15 +1,18 @@
 """Values for usual cases: the memory of serving and training is planned."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.charts.rendering import of_kind, pods, ray_job, refusal, render
 from tests.support.errors import refused
 from training.__main__ import parser
 from training.errors import ConfigError
+from training.model.lora import LoraConfig
 from training.planning.accelerators import GIB, accelerator_named
 from training.planning.collected import ASSUMED
 from training.planning.hardware import Hardware
@@ -20,6 +23,7 @@ from training.recipes.recipe import MAX_HOURS, Plan
 
 SINGLE, EIGHT, CPU = "single-gpu-values.yaml", "eight-gpus-values.yaml", "cpu-values.yaml"
 FOUR, EIGHT_BILLION = "qwen3-4b", "qwen3-8b"
+SHARED = "serving.vllm.sharedBase.enabled=true,serving.vllm.sharedBase.maxRank="
 
 
 def arguments_of(values: str) -> dict[str, str]:
@@ -74,6 +78,38 @@ def test_shared_base_on_one_gpu_leaves_more_room_for_contexts() -> None:
     values = f"{shared},serving.vllm.podsPerGpu=1,serving.vllm.args={{--max-model-len=8192}}"
     (runtime,) = of_kind(render(SINGLE, values), "ServingRuntime")
     assert "--max-lora-rank=128" in runtime["spec"]["containers"][0]["args"]
+
+
+def test_the_page_has_values_for_a_shared_base_on_one_gpu() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
+    _, _, rest = page.partition("With `single-gpu-values.yaml`, one pod")
+    values = yaml.safe_load(rest.split("```")[1].removeprefix("yaml"))
+    vllm, training = values["serving"]["vllm"], values["training"]
+    sets = [f"serving.vllm.{name}={json.dumps(value)}" for name, value in vllm.items()]
+    sets.append(f"training.extraArgs={json.dumps(training['extraArgs'])}")
+    objects = render(SINGLE, json_sets=tuple(sets))
+    (runtime,) = of_kind(objects, "ServingRuntime")
+    words = runtime["spec"]["containers"][0]["args"]
+    assert {"--enable-lora", "--max-lora-rank=128", "--max-model-len=8192"} <= {*words}
+    command = ray_job(objects)["spec"]["entrypoint"]
+    options = parser().parse_args(command.split()[3:])
+    assert options.set == training["extraArgs"][1::2]
+
+
+def test_shared_base_takes_adapters_of_the_default_rank_of_training() -> None:
+    """The chart repeats the default of `served_rank`, because Helm cannot read it."""
+    default = LoraConfig().served_rank
+    render(SINGLE, f"{SHARED}{default}")
+    assert f"up to rank {default};" in refusal(SINGLE, "gitops=true", f"{SHARED}{default // 2}")
+
+
+def test_shared_base_takes_adapters_of_the_assigned_rank_of_training() -> None:
+    assigned = "training.extraArgs={--set,ppo.lora.served_rank=%d}"
+    error = refusal(SINGLE, "gitops=true", f"{SHARED}128", assigned % 256)
+    for word in ("sharedBase.maxRank: 128", "up to rank 256;", "training.extraArgs"):
+        assert word in error
+    render(SINGLE, f"{SHARED}128", assigned % 128)
+    render(SINGLE, f"{SHARED}32", assigned % 32)
 
 
 def test_training_beside_two_versions_on_one_gpu_is_refused_with_the_reason() -> None:

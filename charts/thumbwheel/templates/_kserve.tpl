@@ -226,8 +226,25 @@ spec:
 {{- end -}}
 {{- end -}}
 
+{{/* Reject a shared base without vLLM, and adapters of training whose rank its server does not take. */}}
+{{- define "thumbwheel.validateSharedBase" -}}
+{{- $shared := .Values.serving.vllm.sharedBase -}}
+{{- if $shared.enabled -}}
+{{- if not (include "thumbwheel.vllm" .) -}}{{ fail "serving.vllm.sharedBase: only vLLM serves adapters; set serving.mode to kserve and serving.kserve.runtime to vllm" }}{{- end -}}
+{{- if .Values.training.enabled -}}
+{{- /* The default of LoraConfig. */ -}}
+{{- $rank := 64 -}}
+{{- range $argument := .Values.training.extraArgs -}}
+  {{- with regexFind "\\.served_rank=[0-9]+$" (toString $argument) -}}{{- $rank = trimPrefix ".served_rank=" . | int -}}{{- end -}}
+{{- end -}}
+{{- if gt $rank (int $shared.maxRank) -}}{{ fail (printf "serving.vllm.sharedBase.maxRank: %d, and training writes adapters up to rank %d; raise it, or set served_rank in training.extraArgs, for example [--set, ppo.lora.served_rank=%d]" (int $shared.maxRank) $rank (int $shared.maxRank)) }}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Reject combinations of values that do not work with InferenceServices. */}}
 {{- define "thumbwheel.validateKserve" -}}
+{{- include "thumbwheel.validateSharedBase" . -}}
 {{- if include "thumbwheel.kserve" . -}}
 {{- $kserve := .Values.serving.kserve -}}
 {{- range $api := list "v1beta1/InferenceService" "v1alpha1/ServingRuntime" -}}

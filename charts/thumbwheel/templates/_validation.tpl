@@ -75,7 +75,7 @@
 {{/* Fail if the cluster lacks the API of an operator. Arguments: list of root, API and message. */}}
 {{- define "thumbwheel.needs" -}}
 {{- $root := index . 0 -}}
-{{- if not (or $root.Values.gitops ($root.Capabilities.APIVersions.Has (index . 1))) -}}{{ fail (printf "%s; helm template has no cluster: pass --api-versions or set gitops: true" (index . 2)) }}{{- end -}}
+{{- if not (or $root.Values.gitops ($root.Capabilities.APIVersions.Has (index . 1))) -}}{{ fail (printf "%s; helm template has no cluster: pass --api-versions %s or set gitops: true" (index . 2) (index . 1)) }}{{- end -}}
 {{- end -}}
 
 {{/* Reject external stores together with evaluation stores, instead of ignoring one of them. */}}
