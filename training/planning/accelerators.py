@@ -175,7 +175,7 @@ def accelerator_named(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         known = ", ".join(ACCELERATORS)
         raise ConfigError(
-            f"accelerator: {name!r} is not one of {known}",
+            f"accelerator: {name!r} is not one of {known}; cpu is for --recipe auto",
             field="accelerator",
             reason="UNKNOWN",
             limit=known,

@@ -156,12 +156,16 @@ def _time_rows(stages: Sequence[StagePlan], unit_name: str) -> list[list[str]]:
         share = max(one.seconds for one in stage.spent) / stage.seconds
         numbers = [
             f"{stage.work.steps:,}",
-            f"{stage.seconds:.3g}",
+            _rounded(stage.seconds),
             f"{stage.tokens_per_second:,.0f}",
-            f"{stage.hours:.2f}" if long else f"{stage.hours * 3600:.3g}",
+            f"{stage.hours:.2f}" if long else _rounded(stage.hours * 3600),
         ]
         rows.append([stage.name, *numbers, f"{stage.bound_by} ({share:.0%})"])
     return rows
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 1000 else f"{seconds:.3g}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -140,11 +140,17 @@ def print_auto(options: argparse.Namespace) -> int:
     from training.recipes.recipe import MAX_HOURS, Plan
 
     given: Path | None = options.model
+    names = ", ".join(shape_names())
     if given is None:
         raise ConfigError(
-            f"model: missing; a directory, or {', '.join(shape_names())}",
+            f"model: missing; a directory, or {names}", field="model", reason="MISSING"
+        )
+    if str(given) not in shape_names() and not given.is_dir():
+        raise ConfigError(
+            f"model: {given} is neither a directory nor one of {names}",
             field="model",
-            reason="MISSING",
+            reason="UNKNOWN",
+            limit=names,
         )
     model = shape(str(given)) if str(given) in shape_names() else read_model(given)
     gpus: int = options.gpus or 0

@@ -29,7 +29,8 @@ def main() -> None:
     terminal = Terminal(with_children=False)
     with as_command(ServerError, ChildFailedError, AlreadyRunningError):
         if arguments.command == "install" and arguments.what in vllm.BUILDS:
-            vllm.install(partial(terminal.say, SUPERVISOR), vllm.BUILDS[arguments.what])
+            say = partial(terminal.say, SUPERVISOR)
+            say(f"{arguments.what} is installed: {vllm.install(say, vllm.BUILDS[arguments.what])}")
         elif arguments.command == "install":
             found = install(partial(terminal.say, SUPERVISOR))
             terminal.say(SUPERVISOR, f"TW_TRAINING_BUBBLEWRAP={found.bubblewrap}")

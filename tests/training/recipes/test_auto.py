@@ -17,7 +17,7 @@ from training.errors import ConfigError
 from training.parallelism.layout import Parallelism
 from training.planning.accelerators import GIB, accelerator_named, cpu
 from training.planning.collected import ASSUMED, Lengths
-from training.planning.hardware import Hardware
+from training.planning.hardware import Hardware, named_hardware
 from training.planning.memory import MemoryKind
 from training.planning.plan import PlannedStage, estimate_stage
 from training.planning.serving import serving_bytes
@@ -40,7 +40,8 @@ MODELS = (
     *("gemma-3-270m", "gemma-3-1b", "gemma-3-4b", "gemma-3-27b"),
 )
 L4, H100S = Hardware(accelerator_named("l4")), Hardware(accelerator_named("h100"), 8)
-CORES = Hardware(cpu(2, 16.0))
+# As --accelerator cpu --cores 2 --memory-gib 16: a CPU that may lack fast products in bf16.
+CORES = named_hardware("cpu", cores=2, memory_gib=16.0)
 MACHINES = {"1 x 24 GB (l4)": L4, "8 x 80 GB (h100)": H100S, "2 cores, 16 GiB": CORES}
 HEAD = f"| model | {' | '.join(MACHINES)} |"
 

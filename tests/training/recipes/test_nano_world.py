@@ -1,12 +1,14 @@
 """The toy world: five styles, correct answers, lengths suitable for nano; and its base models."""
 
 import random
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.support.world_bases import quick
+from training.artifacts.manifest import write_manifest
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel, Sampling
 from training.model.checkpoint import read_config
@@ -14,7 +16,8 @@ from training.model.config import parse_config
 from training.planning.step import sizes_of
 from training.recipes.names import WORLD_BASES
 from training.recipes.nano_world import bases, train_base
-from training.recipes.nano_world.bases import BASES
+from training.recipes.nano_world.arguments import make_base
+from training.recipes.nano_world.bases import BASES, Base
 from training.recipes.nano_world.corpus import (
     GRUMPY,
     STYLES,
@@ -100,6 +103,25 @@ def test_a_trained_base_answers_and_stays_in_the_cache(cache: Path, name: str) -
     again = train_base.cached_base(base, "test", lambda progress: steps.append(progress.stage))
     assert (again, steps) == (folder, [])
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_the_command_says_whether_a_base_was_in_the_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = BASES["llama"]
+
+    def train(base: Base, _work: Path, output: Path, *_: object) -> None:
+        output.mkdir(parents=True)
+        write_manifest(output, kind="model", version=base.version)
+
+    monkeypatch.setattr(train_base, "train_base", train)
+    options = Namespace(family="llama", work=None, output=None)
+    said = []
+    for _ in range(2):
+        make_base(options, "test")
+        said.append(capsys.readouterr().out)
+    assert ["in the cache" in line for line in said] == [False, True]
+    assert all(str(base.cached) in line for line in said)
 
 
 def test_a_changed_recipe_has_another_folder(

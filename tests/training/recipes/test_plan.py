@@ -67,6 +67,8 @@ def test_json_has_the_same_figures_and_the_price(capsys: pytest.CaptureFixture[s
             ["grpo", "shard 2 x tensor 1", "h100", "71.1"],
         ),
         (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], ["nowhere"]),
+        (["--recipe", "auto", "--model", "qwen3-7b"], ["model", "qwen3-7b", "qwen3-8b"]),
+        (["--recipe", "qwen3-8b-grpo", "--accelerator", "cpu"], ["accelerator", "cpu", "auto"]),
     ],
 )
 def test_invalid_plan_is_an_error_with_its_reason(

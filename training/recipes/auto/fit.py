@@ -351,11 +351,12 @@ def _order(choice: _Choice) -> tuple[float, bool, int]:
 
 def _too_large(least: StagePlan, which: str, hardware: Hardware) -> Refusal:
     memory, usable = least.memory, max(1.0, hardware.accelerator.usable_bytes)
-    alone = ", because one process samples answers" if which == "one" else ""
+    place = str(hardware) if hardware.count == 1 else f"{which} of {hardware}"
+    divided = f", with {least.layout}" if least.layout.parallelism.parts > 1 else ""
     return Refusal(
-        f"{least.name} needs at least {_size(memory.bytes)} of {which} of {hardware}, of which "
-        f"{_size(usable)} are usable{alone}, with {least.layout}, in: {memory.name}; the largest "
-        f"part: {memory.largest.name}, {_size(memory.largest.bytes)}",
+        f"{least.name} needs at least {_size(memory.bytes)} on {place}, where {_size(usable)} are "
+        f"usable{divided}; the largest part while {memory.name}: {memory.largest.name}, "
+        f"{_size(memory.largest.bytes)}",
         least.name,
         _size(usable),
         lacking=memory.bytes / usable,

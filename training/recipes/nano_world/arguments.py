@@ -47,6 +47,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
 
 def make_base(options: argparse.Namespace, code_commit: str) -> int:
     """Train a base, and for nano write the texts that belong to it."""
+    from training.artifacts.manifest import finished_manifest
     from training.recipes.nano_world.bases import BASES
     from training.recipes.nano_world.train_base import cached_base, train_base, write_texts
     from training.recipes.recipe import TEXTS
@@ -60,14 +61,16 @@ def make_base(options: argparse.Namespace, code_commit: str) -> int:
             )
 
     base, output = BASES[options.family], options.output
+    found = "is in"
     if options.family == NANO:
         write_texts(TEXTS)
         output = output or COMMITTED
     if output is None and options.work is None:
+        found = "was in the cache:" if finished_manifest(base.cached) else found
         output = cached_base(base, code_commit, show)
     else:
         work = options.work or Path(".state") / f"{options.family}-base"
         output = output or base.cached
         train_base(base, work, output, code_commit, show)
-    print(f"{base.version} is in {output}")
+    print(f"{base.version} {found} {output}")
     return 0
