@@ -26,5 +26,5 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.ErasePrincipal": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalErasure": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetDataKeys": LOOP,
-    "thumbwheel.feedback.v1.FeedbackLogService.ListErasures": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.ListErasures": LOOP | REVIEW,
 }

@@ -26,6 +26,7 @@ from services.review.arena.participants import Participants
 from services.review.arena.screening import Screening
 from services.review.arena.votes import VoteRules, Votes
 from services.review.commands import add_commands, run_command
+from services.review.erasure import Erasures
 from services.review.peers import FeedbackPeer, GeneratorPeer, SessionPeer
 from services.review.periodic import Periodic
 from services.review.relay import Relay, RelayIntervals
@@ -34,6 +35,7 @@ from services.review.settings import ReviewSettings
 from services.review.store.accounts import SqlAccountStore
 from services.review.store.battles import SqlBattleStore
 from services.review.store.database import migrate, open_database, redacted_url
+from services.review.store.erasures import SqlErasureStore
 from services.review.store.outbox import SqlOutbox
 from services.review.store.votes import SqlVoteSource
 
@@ -70,7 +72,12 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             settings.screening_seconds,
             Screening(SqlVoteSource(engine), SqlAccountStore(engine)).screen_all,
         )
-        tasks = (relay, screening)
+        erasures = Periodic(
+            "erasures",
+            settings.erasure_seconds,
+            Erasures(feedback, SqlErasureStore(engine)).apply,
+        )
+        tasks = (relay, screening, erasures)
         running = {asyncio.create_task(task.run()) for task in tasks}
         try:
             yield [

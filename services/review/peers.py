@@ -56,7 +56,7 @@ class GeneratorPeer:
 
 
 class FeedbackPeer:
-    """Implements `relay.FeedbackLog` with the feedback service."""
+    """Implements `relay.FeedbackLog` and `erasure.ErasureList` with the feedback service."""
 
     def __init__(
         self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float
@@ -75,3 +75,10 @@ class FeedbackPeer:
             raise UnavailableError(
                 "the feedback service reported no durability", reason="FEEDBACK_UNAVAILABLE"
             )
+
+    async def erasures(self, after: int) -> Sequence[feedback_pb2.ErasedPrincipal]:
+        request = feedback_pb2.ListErasuresRequest(after_number=after)
+        found: feedback_pb2.ListErasuresResponse = await call_unary(
+            "feedback", self._stub.ListErasures, request, within_seconds=self._within_seconds
+        )
+        return found.erasures

@@ -95,8 +95,11 @@ class ReviewSettings(ServiceSettings):
     screening_seconds: float = Field(
         600.0, gt=0, description="time between two searches for accounts that vote by arrangement"
     )
+    erasure_seconds: float = Field(
+        60.0, gt=0, description="time between two reads of feedback's list of erasures"
+    )
     relay_timeout_seconds: float = Field(
-        10.0, gt=0, description="timeout of a vote's event to the feedback service"
+        10.0, gt=0, description="timeout of a call to the feedback service"
     )
     relay_poll_seconds: float = Field(
         1.0, gt=0, description="interval between reads of the outbox without a notification"

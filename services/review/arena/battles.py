@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from services.chassis.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from services.contracts.limits import MAX_REQUEST_ID_CHARACTERS, check_uuid, field_error
 from services.contracts.wire import now_us
 from services.review.arena.battle import Battle, Voter, model_of_name
 from services.review.arena.pairing import Pair, PairCount, draw_pair
 from services.review.arena.participants import Participants
+
+BATTLES = Counter("thumbwheel_review_battles_total", "Calls that created a battle.")
 
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
@@ -114,7 +118,12 @@ class Battles:
         models = await self._participants.models()
         counts = await self._store.pair_counts(voter.tenant)
         pair = draw_pair(models, counts, self._random)
-        return await self._store.add(voter, request_id, Battle(str(uuid.uuid4()), pair, now))
+        battle = Battle(str(uuid.uuid4()), pair, now)
+        stored = await self._store.add(voter, request_id, battle)
+        # Otherwise a concurrent call with the same request id was first.
+        if stored == battle:
+            BATTLES.inc()
+        return stored
 
     async def get(self, voter: Voter, battle_id: str) -> Battle:
         """Return a battle of the voter.

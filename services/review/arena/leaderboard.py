@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from prometheus_client import Histogram
 
 from human_evaluation.battles import Battles
 from human_evaluation.bradley_terry import Ratings, fit
@@ -30,6 +31,12 @@ LEAST_CLUSTERS = 5
 # Share of the time in which ratings are computed: at most a tenth.
 PAUSES = 10.0
 MAX_BOARDS = 1_000
+
+SECONDS = Histogram(
+    "thumbwheel_review_leaderboard_seconds",
+    "Time to read the votes and compute a leaderboard.",
+    buckets=(0.05, 0.2, 1, 5, 20, 60),
+)
 
 Fingerprint = tuple[object, ...]
 
@@ -142,6 +149,7 @@ class Leaderboards:
                 board = await self._threads.run(
                     lambda _: rate(columns, self._labels, now, style=style)
                 )
+                SECONDS.observe(time.monotonic() - started)
             ended = time.monotonic()
             pause = max(self._least_seconds, PAUSES * (ended - started))
             due = ended + pause if self._least_seconds else ended

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prometheus_client import Counter
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
@@ -36,6 +37,13 @@ RANKS = {
     Outcome.TIE: (1, 1),
     Outcome.BOTH_BAD: (1, 1),
 }
+
+
+VOTES = Counter(
+    "thumbwheel_review_votes_total",
+    "Votes by outcome, and by the reason for which a vote does not count.",
+    ["outcome", "uncounted"],
+)
 
 
 class Messages(Protocol):
@@ -138,6 +146,9 @@ class Votes:
             event.SerializeToString(deterministic=True) if event else None,
         )
         self._wake()
+        if stored.vote is vote:
+            uncounted = vote.set_aside or ("" if vote.weight else "no_weight")
+            VOTES.labels(outcome, uncounted).inc()
         # A concurrent call may have stored another vote first.
         return require_vote(stored, ids, outcome)
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import Counter
 from sqlalchemy import Connection, Select, column, event, inspect, select, table, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,12 +21,14 @@ from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
 
+FAILED = Counter("thumbwheel_review_transactions_failed_total", "Failed database transactions.")
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Named after the service, because services may share a database.
 VERSION_TABLE = "review_revision"
 # Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
 # is current.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
 # Advisory lock of migrations, because Postgres has no lock on a schema.
@@ -68,6 +71,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.begin() as connection:
             yield connection
     except UNAVAILABLE as error:
+        FAILED.inc()
         log.warning("database transaction failed", extra=fields(error=type(error).__name__))
         raise UnavailableError(
             "the review database does not answer",

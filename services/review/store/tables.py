@@ -115,4 +115,12 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
+# A single row: number of the last applied entry of feedback's list of erasures.
+applied_erasures = Table(
+    "review_erasures",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
 AUDIT = audit_table(METADATA, "review")

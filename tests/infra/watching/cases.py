@@ -449,4 +449,49 @@ TRAINING = (
     Case("LoopStands", {RUNNING: "1x200", UPDATED: "0+60x200"}, 150),
 )
 
-CASES = (*CHAT, *MODELS, *FEEDBACK, *TRAINING)
+REVIEW = (
+    Case(
+        "ReviewDatabaseFails",
+        {"thumbwheel_review_transactions_failed_total": "0+2x20"},
+        15,
+        "transactions of the review database fail",
+    ),
+    Case("ReviewDatabaseFails", {"thumbwheel_review_transactions_failed_total": "3x20"}, 15),
+    Case(
+        "VotesWait",
+        {"thumbwheel_review_outbox_votes": "101x20"},
+        15,
+        "101 votes wait in the outbox of review",
+    ),
+    Case("VotesWait", {"thumbwheel_review_outbox_votes": "101x5 3x20"}, 15),
+    Case(
+        "VotesRefused",
+        {"thumbwheel_review_votes_refused_total": "0x30 1x60"},
+        60,
+        "feedback refuses votes from review",
+    ),
+    Case("VotesRefused", {"thumbwheel_review_votes_refused_total": "4x90"}, 60),
+    Case(
+        "VoteErasureWaits",
+        {
+            'thumbwheel_review_erasures_time_seconds{instance="r1"}': "0x60",
+            'thumbwheel_review_erasures_time_seconds{instance="r2"}': "0+60x10 600x50",
+        },
+        40,
+        "review has not applied erasures for 30m 0s",
+    ),
+    Case("VoteErasureWaits", {"thumbwheel_review_erasures_time_seconds": "0+60x60"}, 40),
+    Case(
+        "AccountsQuarantined",
+        {'thumbwheel_review_accounts_quarantined_total{reason="campaign"}': "0x30 5x60"},
+        60,
+        "accounts of the arena are quarantined and wait for a decision",
+    ),
+    Case(
+        "AccountsQuarantined",
+        {'thumbwheel_review_accounts_quarantined_total{reason="campaign"}': "5x90"},
+        60,
+    ),
+)
+
+CASES = (*CHAT, *MODELS, *FEEDBACK, *TRAINING, *REVIEW)

@@ -95,6 +95,25 @@ class FakeFeedback:
 
     events: list[events_pb2.FeedbackEvent] = field(default_factory=list)
     failures: list[grpc.StatusCode | str] = field(default_factory=list)
+    erased: list[feedback_pb2.ErasedPrincipal] = field(default_factory=list)
+
+    async def ListErasures(self, request: Any, context: Any) -> Any:
+        assert "x-tw-user" not in dict(context.invocation_metadata())
+        later = [entry for entry in self.erased if entry.number > request.after_number]
+        # Pages of one entry.
+        return feedback_pb2.ListErasuresResponse(erasures=later[:1])
+
+    def erase(self, caller: Any, number: int, age_seconds: float = 0.0) -> None:
+        """Add a user to the list of erasures."""
+        tenant, user = (value for _, value in caller)
+        time = timestamp(now_us() - int(age_seconds * 1e6))
+        self.erased.append(
+            feedback_pb2.ErasedPrincipal(
+                number=number,
+                principal=principal_of(PRINCIPAL_KEY, Caller(tenant, user)),
+                erasure=feedback_pb2.Erasure(shred_time=time),
+            )
+        )
 
     async def RecordFeedback(self, request: Any, context: Any) -> Any:
         failure = self.failures.pop(0) if self.failures else ""

@@ -1,0 +1,92 @@
+"""Arena: battles and votes, their way to training, leaderboard and quarantine."""
+
+from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate
+
+REVIEW = "thumbwheel_review"
+
+VOTES = Row(
+    "Battles and votes",
+    (
+        Panel(
+            "Battles",
+            "New battles. Many without votes: users do not finish them.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{REVIEW}_battles_total"), "battles")],
+        ),
+        Panel(
+            "Votes by outcome",
+            "All votes, also those that do not count.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{REVIEW}_votes_total", "outcome"), "{{outcome}}")],
+        ),
+        Panel(
+            "Votes that do not count",
+            "no_weight: too soon after the answers, or above the daily limit. The other reasons "
+            "are about the answers.",
+            Unit.PER_SECOND,
+            [
+                Query(
+                    f'sum by (uncounted) (rate({REVIEW}_votes_total{{uncounted!=""}}[5m]))',
+                    "{{uncounted}}",
+                )
+            ],
+        ),
+        Panel(
+            "Time to compute a leaderboard",
+            "Grows with the number of votes. At most a tenth of the time is spent on it.",
+            Unit.SECONDS,
+            quantiles(f"{REVIEW}_leaderboard_seconds", of=(0.5, 0.99)),
+        ),
+    ),
+)
+PROGRESS = Row(
+    "Way to training, erasure and quarantine",
+    (
+        Panel(
+            "Votes in the outbox",
+            "Not yet accepted by feedback, without those of quarantined accounts. VotesWait fires "
+            "at 100.",
+            Unit.COUNT,
+            [Query(f"max({REVIEW}_outbox_votes)", "waiting")],
+        ),
+        Panel(
+            "Votes accepted and refused by feedback",
+            "A refused vote is sent again later. VotesRefused fires at the first.",
+            Unit.PER_SECOND,
+            [
+                Query(rate(f"{REVIEW}_votes_relayed_total"), "accepted"),
+                Query(rate(f"{REVIEW}_votes_refused_total"), "refused"),
+            ],
+        ),
+        Panel(
+            "Time since erasures were applied",
+            "Normally about a minute. VoteErasureWaits fires at 15 minutes.",
+            Unit.SECONDS,
+            [Query(f"time() - max({REVIEW}_erasures_time_seconds)", "age")],
+        ),
+        Panel(
+            "Accounts quarantined by the search",
+            "Each waits for the decision of an operator.",
+            Unit.COUNT,
+            [
+                Query(
+                    f"sum by (reason) (increase({REVIEW}_accounts_quarantined_total[1h]))",
+                    "{{reason}} per hour",
+                )
+            ],
+        ),
+        Panel(
+            "Failed transactions",
+            "Of the review database. ReviewDatabaseFails fires at more than 3 in 5 minutes.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{REVIEW}_transactions_failed_total"), "failed")],
+        ),
+    ),
+)
+
+BOARD = Dashboard(
+    "arena",
+    "arena",
+    "Battles, votes and ratings of the review service.",
+    (VOTES, PROGRESS),
+)
