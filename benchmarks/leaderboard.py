@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
+import scipy.optimize  # type: ignore[import-untyped]
+import scipy.sparse  # type: ignore[import-untyped]
 
 from human_evaluation.battles import Array, Battles
 from human_evaluation.bradley_terry import fit
