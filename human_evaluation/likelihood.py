@@ -178,7 +178,7 @@ def maximize(
     logits = rows.logits(parameters)
     reached = objective(parameters, logits)
     for _ in range(MAX_STEPS):
-        chance = 1 / (1 + np.exp(-logits))
+        chance = (1 + np.tanh(logits / 2)) / 2  # no overflow
         slope = rows.gradient(weight * (rows.score - chance)) - shrink * parameters
         hessian = rows.gram(weight * chance * (1 - chance)) + np.diag(shrink) + mean
         try:

@@ -258,3 +258,12 @@ def test_quantiles_are_those_of_student(degrees: float) -> None:
         expected = scipy.stats.t.ppf(chance, degrees)
         assert t_quantile(chance, degrees) == pytest.approx(expected, rel=2e-3)
     assert t_quantile(0.975, math.inf) == pytest.approx(1.959964)
+
+
+def test_feature_that_tells_every_result_has_a_finite_coefficient(simulate: Simulate) -> None:
+    battles = simulate(STRENGTHS, 400, np.random.default_rng(9))
+    battles = replace(battles, score=np.round(battles.score))
+    told = replace(battles, features=battles.score[:, None] - 0.5)
+    ratings = fit(told, style=True)
+    assert np.isfinite(ratings.rating).all()
+    assert ratings.coefficient[0] > 5

@@ -1,6 +1,6 @@
-"""Environments of TRL, one per version, made once in the cache from a hash-pinned lock.
+"""Environments of oracles (TRL, datatrove, arena-rank), made once in the cache from locked hashes.
 
-torch and transformers are hard links to the development environment.
+Packages that the development environment has are hard links to the same files.
 """
 
 import hashlib
