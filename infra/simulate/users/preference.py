@@ -1,8 +1,8 @@
 """Preferences of simulated users.
 
 Training sees thumbs and never these functions. A score rates an answer to a question from 0 to 1;
-an answer is liked from LIKED_FROM on. Votes are the preference with noise, silence, a small
-bias and corrections.
+an answer is liked from LIKED_FROM on. Thumbs, votes on two answers and rankings are the preference
+with noise; thumbs also with silence, a small bias and corrections.
 """
 
 import random
@@ -184,6 +184,29 @@ class Rater:
         corrects = not pleased and rng.random() < temper.corrects_if_displeased
         up = self._vote(pleased, rng) if self._vote else pleased != (rng.random() < temper.noise)
         return Feedback(up, question.reference if corrects else "")
+
+    def ranks(self, question: Question, answers: Sequence[str], rng: random.Random) -> list[int]:
+        """Return the ranks of answers, 1 for the best, without gaps; equal scores are ties.
+
+        The user inserts one answer after the other into the order so far, comparing from the best
+        on. Each comparison of unequal answers is inverted with the probability of `noise`. Two
+        answers are a vote in the arena.
+        """
+        scores = [self._preference(question, answer) for answer in answers]
+        groups: list[list[int]] = []
+        for number, score in enumerate(scores):
+            for place, group in enumerate(groups):
+                other = scores[group[0]]
+                if score == other:
+                    group.append(number)
+                    break
+                if (score > other) != (rng.random() < self._temper.noise):
+                    groups.insert(place, [number])
+                    break
+            else:
+                groups.append([number])
+        found = {number: rank for rank, group in enumerate(groups, 1) for number in group}
+        return [found[number] for number in range(len(answers))]
 
 
 class ShuffledVotes:

@@ -159,6 +159,23 @@ def test_displeased_voters_submit_the_reference_as_correction() -> None:
     )
 
 
+def test_rankings_follow_the_preference_with_ties() -> None:
+    rater = Rater(lambda _, answer: float(answer), VotingBehaviour(noise=0.0))
+    rng = random.Random(1)
+    assert rater.ranks(QUESTION, ["0.1", "0.9", "0.1", "0.5"], rng) == [3, 1, 3, 2]
+    assert rater.ranks(QUESTION, ["0.4", "0.4"], rng) == [1, 1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+def test_share_of_inverted_votes_matches_the_noise(noise: float) -> None:
+    rater = Rater(lambda _, answer: float(answer), VotingBehaviour(noise=noise))
+    rng = random.Random(2)
+    votes = [rater.ranks(QUESTION, ["0.2", "0.7"], rng) for _ in range(VISITS)]
+    assert share([vote == [1, 2] for vote in votes]) == pytest.approx(noise, abs=0.02)
+    ranked = [rater.ranks(QUESTION, ["0.2", "0.7", "0.4", "0.9"], rng) for _ in range(50)]
+    assert all(sorted(ranks) == [1, 2, 3, 4] for ranks in ranked)
+
+
 def test_shuffled_thumbs_keep_their_share_without_information() -> None:
     votes = [
         (pleased, o.up)
