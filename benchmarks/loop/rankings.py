@@ -1,10 +1,11 @@
 """Accuracy of nano's reward model by kind of feedback: thumbs, votes, rankings, and both.
 
-Usage: python -m benchmarks.loop.rankings [--visits 300] [--seeds 3] [--into rankings.json]
+Usage: python -m benchmarks.loop.rankings [--visits 200] [--seeds 3] [--kinds thumbs,both]
+       [--into rankings.json]
 
 In each visit a simulated user of nano-0 gets four answers to a question. The user rates each
 (thumbs) or votes on the first two (votes), a reviewer ranks all four (rankings), or both rate and
-rank (both). Hidden preference and share of inverted judgements are the same. The events go through
+rank (both; "weighted" has a factor on rankings). Hidden preference and share of inverted judgements are the same. The events go through
 RecordFeedback of a feedback service, its Parquet objects, a snapshot and the training sets. The
 recipe's reward model is trained on the pairs of each kind. Its accuracy is the share of pairs of
 answers to held-out questions that it orders as the hidden preference does, with the standard error
@@ -41,6 +42,7 @@ from training.data.chat import Message, load_chat
 from training.data.feedback.catalogue import Directory
 from training.data.feedback.sets import SetsConfig, make_sets, write_sets
 from training.data.feedback.snapshot import SnapshotConfig, read_feedback, take_snapshot
+from training.data.feedback.sources import SourceWeights
 from training.evaluation.answers import ChatModel, Sampling, score
 from training.evaluation.judges import beats
 from training.figures import Estimate, clustered_mean
@@ -54,7 +56,8 @@ from training.stages import reward_model
 
 RECIPE, VERSION, TENANT = "nano", "nano-0", "bench"
 MODEL = Path(__file__).parents[2] / "models" / RECIPE
-KINDS = ("thumbs", "votes", "rankings", "both")
+KINDS = ("thumbs", "votes", "rankings", "both", "weighted")
+RANKING_WEIGHT = 4.0
 ANSWERS = 4
 USERS, REVIEWERS = 40, 8
 KEY, MASTER = "the benchmark's own key", "5e" * 32
@@ -140,7 +143,7 @@ def feedback_of(
     visit: Visit, kind: str, rater: Rater, rng: random.Random
 ) -> Iterator[events_pb2.FeedbackEvent]:
     """Yield the feedback on the answers of a visit."""
-    if kind in ("thumbs", "both"):
+    if kind in ("thumbs", "both", "weighted"):
         for message_id, answer in zip(visit.message_ids, visit.answers, strict=True):
             up = rater.feedback_on(visit.question, answer, rng).up
             if up is not None:
@@ -235,7 +238,8 @@ def collect(
         snapshot = take_snapshot(log, objects, SnapshotConfig(), folder / "snapshots", "benchmark")
         log.close()
     sets = folder / "sets"
-    write_sets(make_sets(read_feedback(snapshot), SETS), sets)
+    weights = SourceWeights(ranking=RANKING_WEIGHT if kind == "weighted" else 1.0)
+    write_sets(make_sets(read_feedback(snapshot), replace(SETS, source_weights=weights)), sets)
     # At least one person is a judge; the reward model learns from all of them here.
     pairs = folder / "pairs.jsonl"
     pairs.write_text("".join((sets / f"{n}.jsonl").read_text() for n in ("pairs", "judge_pairs")))
@@ -285,13 +289,15 @@ def accuracy(trained: Path, asked: Sequence[Question], said: list[list[str]]) ->
     return clustered_mean(right, of_question)
 
 
-def measure(folder: Path, port: int, count: int, seeds: int) -> Iterator[Result]:
+def measure(
+    folder: Path, port: int, count: int, seeds: int, kinds: Sequence[str]
+) -> Iterator[Result]:
     """Yield a result for each seed and kind; all kinds of a seed have the same answers."""
     held_out = read_questions(RECIPE).held_out
     said = answers_to(held_out, seed=10_000)
     for seed in range(seeds):
         seen = visits(count, seed)
-        for kind in KINDS:
+        for kind in kinds:
             part = folder / f"{kind}-{seed}"
             sent, pairs = collect(part, port, seen, kind, seed)
             rows = [json.loads(line) for line in pairs.read_text().splitlines()]
@@ -320,14 +326,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--visits", type=int, default=300, help="questions of users")
+    parser.add_argument("--visits", type=int, default=200, help="questions of users")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of feedback (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--port", type=int, default=50957, help="port for the feedback service")
     parser.add_argument("--into", type=Path, help="file for all figures")
     options = parser.parse_args()
+    kinds = [kind for kind in KINDS if kind in options.kinds.split(",")]
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        for result in measure(Path(folder), options.port, options.visits, options.seeds):
+        for result in measure(Path(folder), options.port, options.visits, options.seeds, kinds):
             results.append(result)
             print(f"{result.kind} {result.seed}: {result.accuracy.text()}", flush=True)
             if options.into:
