@@ -5,11 +5,11 @@ Usage: python -m benchmarks.loop.rankings [--visits 200] [--seeds 3] [--kinds th
 
 In each visit a simulated user of nano-0 gets four answers to a question. The user rates each
 (thumbs) or votes on the first two (votes), a reviewer ranks all four (rankings), or both rate and
-rank (both; "weighted" has a factor on rankings). Hidden preference and share of inverted judgements are the same. The events go through
-RecordFeedback of a feedback service, its Parquet objects, a snapshot and the training sets. The
-recipe's reward model is trained on the pairs of each kind. Its accuracy is the share of pairs of
-answers to held-out questions that it orders as the hidden preference does, with the standard error
-over questions.
+rank (both; "weighted" has a factor on rankings). Hidden preference and share of inverted judgements
+are the same. The events go through RecordFeedback of a feedback service, its Parquet objects, a
+snapshot and the training sets. The recipe's reward model is trained on the pairs of each kind. Its
+accuracy is the share of pairs of answers to held-out questions that it orders as the hidden
+preference does, with the standard error over questions.
 """
 
 import argparse
@@ -199,7 +199,8 @@ def feedback_service(folder: Path, port: int) -> Iterator[Any]:
             [sys.executable, "-m", "services.feedback"], env=os.environ | named, stderr=log
         )
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
+            channel: Any = opened  # the stub's types are those of grpc.aio
             grpc.channel_ready_future(channel).result(BOOT_SECONDS)
             yield feedback_pb2_grpc.FeedbackLogServiceStub(channel)
     finally:
