@@ -16,7 +16,7 @@ from human_evaluation.campaigns import Campaign
 from human_evaluation.detection import Finding
 from human_evaluation.detection_config import DetectionConfig
 from human_evaluation.trust import TrustConfig
-from human_evaluation.votes import Accounts, Array, Index, Votes, share_of, sides_of
+from human_evaluation.votes import NONE, Accounts, Array, Index, Votes, share_of, sides_of
 
 # The first rounds move the ratings most; later ones refine the probabilities of a campaign.
 ROUNDS = 12
@@ -57,11 +57,12 @@ def defend(
     config: DetectionConfig,
     released: npt.NDArray[np.bool_] | None = None,
 ) -> Defence:
-    """Return weights and findings for battles of two subjects.
+    """Return weights and findings for battles of two subjects, or for thumbs.
 
     Args:
         now: time of the evaluation in seconds.
-        fit: ratings of the subjects in log-odds, [S], from weights of the votes, [N].
+        fit: ratings of the subjects in log-odds, [S], from weights of the votes, [N]. For thumbs
+            the log-odds of approval.
         released: accounts that a reviewer found honest; they are never quarantined again, [A].
     """
     size = len(accounts)
@@ -78,7 +79,7 @@ def defend(
         result = _round(
             votes, accounts, now, fit, result, groups, is_released, trust_config, config
         )
-        moved = np.abs((result.ratings - result.ratings.mean()) - (ratings - ratings.mean())).max()
+        moved = np.abs(result.ratings - ratings).max()
         ratings = result.ratings
         if moved < CONVERGED:
             break
@@ -97,8 +98,12 @@ def _round(
     config: DetectionConfig,
 ) -> Defence:
     size = len(accounts)
-    odds = trust.odds_without_own(votes, size, before.ratings, before.weight)
-    agreement = trust.agreement_trust(votes, size, odds, trust_config)
+    if (votes.second == NONE).any():
+        # Users differ in their thumbs on equal answers, so agreement would only weigh tastes.
+        odds, agreement = before.ratings[votes.first], np.ones(size)
+    else:
+        odds = trust.odds_without_own(votes, size, before.ratings, before.weight)
+        agreement = trust.agreement_trust(votes, size, odds, trust_config)
     sides = sides_of(votes, share_of(odds))
     single = detection.one_sided(votes, sides, size, config)
     known = released.copy()

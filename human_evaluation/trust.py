@@ -194,7 +194,8 @@ def cap_shares(weight: Array, group: Index, share: float) -> Array:
     # Votes outside all groups belong to different accounts, which are no group to be equal with.
     least = LEAST_SHARES / np.count_nonzero(totals) if not free else 0.0
     largest = _cap(totals, free, min(1.0, max(share, least)))
-    factors = np.where(totals > largest, largest / np.maximum(totals, largest), 1.0)
+    factors = np.ones(len(totals))
+    np.divide(largest, totals, out=factors, where=totals > largest)
     capped = weight.copy()
     capped[is_grouped] *= factors[label]
     return capped
