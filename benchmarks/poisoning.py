@@ -285,6 +285,7 @@ def summary(style: str, outcomes: list[Outcome]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--models", type=int, default=12)
     parser.add_argument("--fans", type=float, default=FANS)
     parser.add_argument("--tips", type=float, default=1.0)
@@ -293,7 +294,7 @@ def main() -> None:
     styles = options.style or STYLES
     outcomes: dict[str, list[Outcome]] = {style: [] for style in styles}
     quiet, moved, campaigns = [], [], []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for style in styles:
             # The honest part of an arena depends on the seed only.
             rng = np.random.default_rng(seed)

@@ -229,14 +229,15 @@ def trusted_share(judgements: list[Judgement], accounts: Accounts) -> float:
     return float(weight[account >= HONEST].sum() / weight.sum())
 
 
+def as_group(judgement: Judgement) -> Judgement:
+    """Return a judgement of the attacker under a common principal, others as they are."""
+    is_hostile = judgement.principal.startswith("hostile")
+    return replace(judgement, principal="group") if is_hostile else judgement
+
+
 def show_corrections(seed: int) -> None:
     """Print the poisoned part of training sets by cap."""
     config = SetsConfig(redact_personal_data=False)
-
-    def as_group(judgement: Judgement) -> Judgement:
-        is_hostile = judgement.principal.startswith("hostile")
-        return replace(judgement, principal="group") if is_hostile else judgement
-
     for each in (1, 3, MAX_PER_PRINCIPAL):
         rng = np.random.default_rng(seed)
         judgements = make_judgements(rng, each)

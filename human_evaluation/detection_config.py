@@ -31,7 +31,7 @@ class DetectionConfig:
     false_findings: float = 0.02
     fan_odds: float = 9.0
     fan_selection: float = 2.0
-    fans: float = 0.01
+    fans: float = 0.003
     selecting_fans: float = 0.001
     tip: float = 0.97
     burst_windows_minutes: tuple[float, ...] = (60.0, 360.0, 1_440.0, 4_320.0)
