@@ -150,7 +150,7 @@ COMMANDS = {
         "copy a version into an object store", TRAINING, ("publish",), ("training",)
     ),
     "models memory": Command(
-        "memory of a model on the GPU of a server", TRAINING, ("serving-plan",), ("training",)
+        "memory of a model on the GPU of a server", TRAINING, ("memory",), ("training",)
     ),
     "models prune": Command(
         "remove old versions that no user and no run needs", TRAINING, ("prune",), ("training",)

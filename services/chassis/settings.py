@@ -216,7 +216,10 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
             wrong.append((field, each["type"].upper()))
         raise SettingsError("\n".join(lines), wrong) from None
     except InvalidJsonError as error:
-        raise SettingsError(f"settings: {error}", [("", "MALFORMED")]) from None
+        # pydantic's text: error parsing value for field "NAME" from source "EnvSettingsSource".
+        field = str(error).partition('"')[2].partition('"')[0]
+        text = 'not valid JSON; a list is written as ["a", "b"]'
+        raise SettingsError(f"settings: {field}: {text}", [(field, "MALFORMED")]) from None
 
 
 def program(service: str) -> str:

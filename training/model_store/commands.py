@@ -1,4 +1,4 @@
-"""Commands `import`, which makes a version of a model, and `serving-plan` for its memory.
+"""Commands `import`, which makes a version of a model, and `memory` of its server.
 
 Modules with imports of seconds are imported on use.
 """
@@ -69,7 +69,7 @@ def describe(commands: Commands) -> None:
 def describe_serving(commands: Commands) -> None:
     """Add the plan of a model server's memory to the command line."""
     command = commands.add_parser(
-        "serving-plan", help="memory of a model on the GPU of a server, before it is started"
+        "memory", help="memory of a model on the GPU of a server, before it is started"
     )
     command.add_argument("model", type=Path, metavar="DIRECTORY", help="folder with config.json")
     command.add_argument("--gpu-gib", type=float, required=True, help="memory of a GPU, such as 24")

@@ -43,8 +43,8 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
             else _install_directory(from_hub(spec, say), target, spec, say)
         )
     raise ModelError(
-        f"MODEL={spec}: must be {SMALL} (default), nano (a running system only), a directory or "
-        "a hub id (owner/name)",
+        f"MODEL={spec}: is neither {SMALL} (default), nano (a running system only), an existing "
+        "directory nor a hub id (owner/name)",
         field="MODEL",
         reason="UNKNOWN",
         limit=f"{SMALL}, nano, a directory, owner/name",

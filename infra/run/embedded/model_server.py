@@ -1,6 +1,6 @@
 """Choice of the model server of a machine without Kubernetes, for its start and for training."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -23,12 +23,21 @@ def add_server_option(parser: ArgumentParser) -> None:
     """Add `--server` to a command that starts a system."""
     parser.add_argument(
         "--server",
-        type=ModelServer,
-        choices=tuple(ModelServer),
+        type=_model_server,
+        metavar="{predictor,vllm}",
         default=ModelServer.PREDICTOR,
         help="model server: predictor, for CPUs, or vllm, which must be installed "
         "(default %(default)s)",
     )
+
+
+def _model_server(given: str) -> ModelServer:
+    # `choices` would name the class for an unknown value, because argparse converts it first.
+    try:
+        return ModelServer(given)
+    except ValueError:
+        known = ", ".join(ModelServer)
+        raise ArgumentTypeError(f"{given!r} is not one of {known}") from None
 
 
 def find_vllm(server: ModelServer) -> Path | None:

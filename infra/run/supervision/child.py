@@ -82,6 +82,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
+        self._last_line = ""
 
     @property
     def pid(self) -> int | None:
@@ -102,7 +103,8 @@ class Child:
         while time.monotonic() < end:
             if self.starts > 1:
                 raise ChildFailedError(
-                    f"{self.program.name} exited while starting; see {self._log_file}",
+                    f"{self.program.name} exited while starting ({self._last_line}); "
+                    f"see {self._log_file}",
                     field=self.program.name,
                     reason="STOPPED",
                 )
@@ -188,7 +190,9 @@ class Child:
                     break
                 log.write(line)
                 log.flush()
-                self._say(self.program.name, line.decode("utf-8", "replace").rstrip())
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_line = text or self._last_line
+                self._say(self.program.name, text)
         return await self._process.wait()
 
 

@@ -66,5 +66,5 @@ def test_sliding_layers_hold_their_window_only() -> None:
 
 def test_command_prints_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(dict(shape("qwen3-4b").raw)))
-    assert main(["serving-plan", str(tmp_path), "--gpu-gib", "24", "--context", "8192"]) == 0
+    assert main(["memory", str(tmp_path), "--gpu-gib", "24", "--context", "8192"]) == 0
     assert "weights 7.5" in capsys.readouterr().out

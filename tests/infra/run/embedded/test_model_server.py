@@ -1,6 +1,7 @@
 """Choice of the model server, and the interpreter of vLLM that training gets from it."""
 
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from infra.machine.servers import vllm
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.vllm import BUILD_VARIABLE, CPU, GPU
 from infra.run.embedded.environment import loop_environment
-from infra.run.embedded.model_server import ModelServer, find_vllm, record_vllm
+from infra.run.embedded.model_server import ModelServer, add_server_option, find_vllm, record_vllm
 from tests.support.errors import refused
 from training.serving.vllm_command import PYTHON_VARIABLE, default_python
 
@@ -37,6 +38,17 @@ def test_missing_vllm_is_refused_with_the_command_for_this_machine(
     assert vllm.uses_gpu() is has_driver
     monkeypatch.setenv(BUILD_VARIABLE, CPU.name)
     assert not vllm.uses_gpu()
+
+
+def test_an_unknown_model_server_is_refused_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = ArgumentParser()
+    add_server_option(parser)
+    assert parser.parse_args(["--server", "vllm"]).server is ModelServer.VLLM
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--server", "vlm"])
+    assert "'vlm' is not one of predictor, vllm" in capsys.readouterr().err
 
 
 def test_training_uses_the_vllm_that_serves(

@@ -92,6 +92,7 @@ async def test_exit_during_start_fails_with_the_log_path(
         with refused(ChildFailedError, field="parrot", reason="STOPPED") as caught:
             await child.wait_ready(20)
     assert str(tmp_path / "parrot.log") in caught.value.text
+    assert "no database" in caught.value.text
     assert "no database" in (tmp_path / "parrot.log").read_text()
 
 
