@@ -22,6 +22,8 @@ POLL_SECONDS = 0.1
 MAX_REASON_CHARACTERS = 300
 # The first error of a log is the cause; those after it are the ends of other processes.
 ERROR = re.compile(r"\b(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception): .+")
+# Warnings name errors that may come, such as that of too many open files at each start.
+NOT_FAILED = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
 # As chats sample, with top-p and log-probs: vLLM compiles a function for each of them, once for one
 # sequence and once for several, before the first user waits.
 SAMPLING = {"max_tokens": 2, "temperature": 1.0, "top_p": 0.9, "logprobs": 1}
@@ -145,7 +147,8 @@ class VllmProcess:
     def _refusal(self, text: str) -> ModelRefusedError:
         """Return an error with the cause in the log, which has no text of a user yet."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        cause = next((found[0] for line in lines if (found := ERROR.search(line))), "")
+        failed = (line for line in lines if not NOT_FAILED.search(line))
+        cause = next((found[0] for line in failed if (found := ERROR.search(line))), "")
         cause = cause or next(reversed(lines), "no output")
         return ModelRefusedError(
             f"{text}: {cause[:MAX_REASON_CHARACTERS]} (log: {self.log})",

@@ -201,10 +201,13 @@ async def test_invalid_requests_are_refused(served: Served, tmp_path: Path) -> N
 
 async def test_failed_start_has_the_first_error_of_the_log(served: Served, tmp_path: Path) -> None:
     cause = "ValueError: No available memory for the cache blocks"
-    model = write_model(tmp_path / "v1", fails=f"(EngineCore pid=7) ERROR {cause}")
+    warning = "(APIServer pid=6) WARNING 11-29 17:38:18 [x.py:1] such as `OSError: [Errno 24] full`"
+    error = f"(EngineCore pid=7) ERROR 11-29 17:39:38 [y.py:2] {cause}"
+    model = write_model(tmp_path / "v1", fails=f"{warning}\n{error}")
     with refused(FailedPreconditionError) as caught:
         await served.server.load("v1", str(model))
     assert cause in str(caught.value)
+    assert "Errno" not in str(caught.value)
     _, entries = await served.post("/v2/repository/index", {})
     assert entries[0]["state"] == "UNAVAILABLE"
     assert cause in entries[0]["reason"]
