@@ -14,6 +14,7 @@ from training.artifacts.manifest import plain, verify_manifest
 from training.commands import adjusted_recipe
 from training.data.examples import read_texts
 from training.data.feedback.sets import read_anchors
+from training.data.feedback.sources import SourceWeights
 from training.data.feedback.texts import prompt_key
 from training.decoding.sampling import read_presets
 from training.decoding.tasks import Task
@@ -77,12 +78,14 @@ def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
     words += ["ppo.vocabulary_rows=none", "evaluation.sampling.batch_prompts=3", "gate.margin=0.5"]
     words += ["gate.margins.style_length=0.9", "gate.margins.safety_refusal=0.2"]
     words += ["canary.steps=0.1,0.2", "sets.min_thumbs=7", "snapshot.max_per_principal=3"]
+    words += ["sets.source_weights.ranking=2"]
     config = set_loop_fields(small(PLAN), words)
     assert (config.sft.epochs, config.reward_model.optimizer.learning_rate) == (2, 1e-3)
     assert (config.ppo.lora, config.evaluation.sampling.batch_prompts) == (None, 3)
     assert (config.gate.margin, config.canary.steps) == (0.5, (0.1, 0.2))
     assert config.gate.margins == {"style_length": 0.9, "safety_refusal": 0.2}
     assert (config.sets.min_thumbs, config.snapshot.max_per_principal) == (7, 3)
+    assert config.sets.source_weights == SourceWeights(ranking=2)
     assert config.judge == small(PLAN).judge
     options = parser().parse_args(["loop", "--recipe", "small", "--set", "ppo.updates=3"])
     assert adjusted_recipe(options)(PLAN).ppo.updates == 3

@@ -24,7 +24,7 @@ from training.data.served import Served
 
 CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
 PRIOR_THUMBS = 2.0  # weight of the global share of thumbs up, in thumbs of the question's own
-NEUTRAL = SourceWeights()
+NEUTRAL = SourceWeights(thumbs=1, correction=1, written=1, arena=1, ranking=1)
 MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is above 0.1
 
 

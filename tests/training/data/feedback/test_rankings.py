@@ -308,6 +308,8 @@ def test_weights_by_source_apply_to_pairs_and_examples(tmp_path: Path) -> None:
         ranking_of("hi", ("first", 1), ("second", 2), ("third", 3), rater="rae"),
         ranking_of("hi", ("x", 1), ("y", 2)),
     ]
+    usual = {pair.source: pair.weight for pair in make_sets(feedback, CONFIG).pairs}
+    assert usual == {Source.THUMBS: 1, Source.RANKING: 2, Source.ARENA: 1}
     weights = SourceWeights(thumbs=0.5, ranking=3, arena=0)
     sets = make_sets(feedback, replace(CONFIG, source_weights=weights))
     assert {pair.source: pair.weight for pair in sets.pairs} == {
