@@ -159,6 +159,27 @@ async def test_failed_load_is_listed_with_its_reason_and_holds_no_place(
     assert states(repository) == {"a": State.READY, "c": State.UNAVAILABLE}
 
 
+async def test_unload_of_a_failed_load_leaves_the_next_load(
+    repository: Versions, loads: Loads, directory: Directory
+) -> None:
+    loads.gate.clear()
+    loads.fails = True
+
+    async def load_twice() -> None:
+        with refused(ModelRefusedError, field="weights"):
+            await repository.load("a", directory("a"))
+        loads.fails = False
+        await repository.load("a", directory("a"))
+
+    loading = asyncio.create_task(load_twice())
+    await settle(lambda: loads.running == 1)
+    unloading = asyncio.create_task(repository.unload("a"))
+    await asyncio.sleep(0)
+    loads.gate.set()
+    await asyncio.gather(loading, unloading)
+    assert states(repository) == {"a": State.READY}
+
+
 async def test_unload_continues_without_its_caller_and_others_join(
     repository: Versions, directory: Directory, journal: Journal
 ) -> None:
