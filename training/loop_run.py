@@ -154,7 +154,8 @@ def begin(
             env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
         )
         sets = _make_sets(snapshot, config)
-        step.detail = f"{snapshot.thumbs} thumbs, {sets.user_pairs} pairs for training"
+        rankings = f"{snapshot.rankings} votes and rankings, " if snapshot.rankings else ""
+        step.detail = f"{snapshot.thumbs} thumbs, {rankings}{sets.user_pairs} pairs for training"
         step.detail += f" ({snapshot.id})"
     # Outside the step: the snapshot has not failed if its feedback is too little.
     _check_enough(runs, name, snapshot, sets, config)

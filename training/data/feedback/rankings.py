@@ -2,7 +2,7 @@
 
 A ranking of n answers gives a comparison for each two answers with different ranks; ties give none.
 Each comparison has the weight 1 / (n - 1). An answer thus counts at most once in a ranking, as in a
-vote on two answers, and a ranking at most as n / 2 votes.
+vote on two answers, and a ranking at most as n / 2 votes, before the factor of its source.
 
 InstructGPT (arXiv 2203.02155, section 3.5) found that a model overfits if each of n (n - 1) / 2
 comparisons is an example of its own, because each answer is then learned n - 1 times. It divides by
