@@ -1,16 +1,8 @@
 // An answer of the model: its text while being written, its version, and the rating.
-import Markdown from "react-markdown";
-import { fenceCode } from "./fences";
+import { AnswerText } from "./AnswerText";
 import { Rating } from "./Rating";
 import { Siblings } from "./Siblings";
-import type { FeedbackValue, FinishReason, Message } from "./wire";
-
-const ENDINGS: Partial<Record<FinishReason, string>> = {
-  FINISH_REASON_LENGTH: "The answer reached its length limit.",
-  FINISH_REASON_CANCELLED: "Stopped.",
-  FINISH_REASON_OUTPUT_BLOCKED: "The guard ended this answer.",
-  FINISH_REASON_FAILED: "The answer broke off: a service failed.",
-};
+import type { FeedbackValue, Message } from "./wire";
 
 interface Props {
   message: Message;
@@ -24,14 +16,9 @@ interface Props {
 }
 
 export function Answer({ message, siblings, running, busy, show, regenerate, rate, copied }: Props) {
-  const ending = message.finishReason ? ENDINGS[message.finishReason] : undefined;
   return (
     <article className="answer">
-      <div className={running ? "text running" : "text"} onCopy={running ? undefined : copied}>
-        {/* No images: loading a remote image would reveal the answer to a third party. */}
-        <Markdown disallowedElements={["img"]} unwrapDisallowed>{fenceCode(message.text ?? "", running)}</Markdown>
-      </div>
-      {ending && <p className="quiet">{ending}</p>}
+      <AnswerText message={message} running={running} copied={copied} />
       {!running && (
         <footer>
           <Siblings message={message} all={siblings} show={show} />
@@ -43,6 +30,7 @@ export function Answer({ message, siblings, running, busy, show, regenerate, rat
               {message.arm === "candidate" && " · on trial"}
             </span>
           )}
+          {message.arm === "battle" && <span className="version">Answer of a battle</span>}
         </footer>
       )}
     </article>

@@ -1,10 +1,10 @@
 // The session around the page: sign-in, the question before another user's key is used, sign-out.
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useRef, useState, type ReactNode } from "react";
 import { AccountBar } from "./AccountBar";
-import { App } from "./App";
 import { KeyForm } from "./KeyForm";
 import { KeyQuestion } from "./KeyQuestion";
 import { offer, restore, shown, signIn, signOut, start, type Session } from "./session";
+import type { Account } from "./wire";
 
 interface Props {
   /** Key in the address at the start, or an empty text. */
@@ -13,9 +13,11 @@ interface Props {
   takeLinkKey: () => string;
   oldKey: string;
   forgetOldKey: () => void;
+  /** Return the page of a user; `lost` is called if the session has ended, or was replaced. */
+  page: (account: Account, lost: () => void) => ReactNode;
 }
 
-export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
+export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey, page }: Props) {
   const [session, setSession] = useState<Session>({ state: "loading" });
 
   // Changes run one after another, so that an earlier, slower one does not replace a question.
@@ -77,7 +79,7 @@ export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey }: Props) {
             enter={(key) => change(() => offer(key))}
             leave={() => change(() => signOut(session.account))}
           />
-          <App key={session.account.csrfToken} account={session.account} lost={look} />
+          {page(session.account, look)}
         </div>
       );
   }

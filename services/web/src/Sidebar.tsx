@@ -38,6 +38,7 @@ export function Sidebar({ api, operator, conversations, current, open, show, rem
         </nav>
         {operator && <LoopPanel api={api} />}
         <button className="your-data" aria-haspopup="dialog" onClick={showYourData}>Your data</button>
+        <a className="link" href="./arena.html">Arena: compare two answers</a>
         <a className="link" href="./tokenizer.html">Tokenizer: see texts as tokens</a>
       </aside>
     </>

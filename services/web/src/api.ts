@@ -2,15 +2,18 @@
 // token; an error has the message of the gateway.
 import { readEvents } from "./stream";
 import type {
+  Battle,
   ChatEvent,
   Consent,
   Conversation,
   Erasure,
   ExperimentArm,
   FeedbackValue,
+  Leaderboard,
   LoopStatus,
   LoopVersion,
   MessagePage,
+  Outcome,
   SendRequest,
   Signal,
   ThumbCount,
@@ -114,6 +117,28 @@ export class Api {
 
   async versions(): Promise<LoopVersion[]> {
     return ((await (await this.call("GET", "/api/loop/versions")).json()) as { versions: LoopVersion[] }).versions;
+  }
+
+  /** Return the versions that a request may name. */
+  async models(): Promise<string[]> {
+    return ((await (await this.call("GET", "/api/models")).json()) as { models: string[] }).models;
+  }
+
+  async createBattle(): Promise<Battle> {
+    const body = { requestId: crypto.randomUUID() };
+    return ((await (await this.call("POST", "/api/arena/battles", body)).json()) as { battle: Battle }).battle;
+  }
+
+  /** Vote on the answers of a battle. Returns the battle with its versions. */
+  async vote(battleId: string, messageIds: readonly string[], outcome: Outcome): Promise<Battle> {
+    const path = `/api/arena/battles/${battleId}/vote`;
+    return ((await (await this.call("POST", path, { messageIds, outcome })).json()) as { battle: Battle }).battle;
+  }
+
+  /** @param topic Task of the questions, or an empty text for all. */
+  async leaderboard(topic: string, styleControl: boolean): Promise<Leaderboard> {
+    const query = new URLSearchParams({ topic, style_control: `${styleControl}` });
+    return (await (await this.call("GET", `/api/arena/leaderboard?${query}`)).json()) as Leaderboard;
   }
 
   /** Open a report in a new tab, which sends the cookie of the session. */

@@ -1,7 +1,7 @@
 // Arms of an experiment for display: names, percentages, and the order of versions.
 import type { ExperimentArm } from "./wire";
 
-const ARMS: Record<string, string> = { candidate: "on trial", pinned: "asked for by name" };
+const ARMS: Record<string, string> = { candidate: "on trial", pinned: "asked for by name", battle: "in the arena" };
 
 export interface ShownArm {
   key: string;

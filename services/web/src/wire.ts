@@ -63,6 +63,8 @@ export interface SendRequest {
   regenerate?: { messageId: string };
   requestId: string;
   skipEnhancer?: boolean;
+  /** A served version, or a model of a battle. Absent: selected by the rollout. */
+  model?: string;
 }
 
 export type FeedbackValue =
@@ -171,4 +173,54 @@ export interface LoopVersion {
 export interface ThumbCount {
   up: string;
   down: string;
+}
+
+export type Outcome = "OUTCOME_UNSPECIFIED" | "OUTCOME_FIRST" | "OUTCOME_SECOND" | "OUTCOME_TIE" | "OUTCOME_BOTH_BAD";
+
+export type SetAside =
+  | "SET_ASIDE_UNSPECIFIED"
+  | "SET_ASIDE_NAMES_ITSELF"
+  | "SET_ASIDE_INCOMPLETE"
+  | "SET_ASIDE_EQUAL_TEXTS";
+
+export interface Battle {
+  battleId: string;
+  /** Two names for SendRequest.model, in the order of the answers. */
+  models: string[];
+  outcome: Outcome;
+  /** Versions in the order of the answers; empty before the vote. */
+  modelVersions: string[];
+  setAside: SetAside;
+}
+
+export interface LeaderboardEntry {
+  /** 0 for a model without a rating. */
+  rank: number;
+  model: string;
+  developer: string;
+  licence: string;
+  rating: number;
+  ratingLow: number;
+  ratingHigh: number;
+  votes: string;
+  /** Further votes until the intervals of this model and the next one are apart. */
+  votesToSeparate: string;
+}
+
+export interface PairResult {
+  first: string;
+  second: string;
+  firstWins: string;
+  secondWins: string;
+  ties: string;
+}
+
+export interface Leaderboard {
+  entries: LeaderboardEntry[];
+  pairs: PairResult[];
+  /** Absent if few votes have no influence on the leader, or with fewer than two rated models. */
+  fragility?: { votes: string; newLeader: string };
+  votes: string;
+  setAside: string;
+  quarantined: string;
 }

@@ -17,6 +17,7 @@ test("an arm without thumbs has no interval", () => {
 test("the stable version has no label, a candidate is on trial", () => {
   expect(shown(arm("a")).arm).toBe("");
   expect(shown(arm("a", { arm: "candidate" })).arm).toBe("on trial");
+  expect(shown(arm("a", { arm: "battle" })).arm).toBe("in the arena");
   expect(shown(arm("a", { arm: "new kind" })).arm).toBe("new kind");
 });
 
