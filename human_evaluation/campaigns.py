@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from human_evaluation.detection_config import DetectionConfig
-from human_evaluation.votes import NONE, Array, Index, Sides, Votes
+from human_evaluation.votes import (
+    NONE,
+    Array,
+    Index,
+    Sides,
+    Votes,
+    assigned_shares,
+    selection_log_ratio,
+)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -129,10 +137,9 @@ def _questions(
     """Return the questions, those with selection first. Thumbs have none with selection: users
     choose what they ask.
     """
-    given = np.bincount(sides.account[sides.is_first], minlength=counts.shape[1])
-    assigned = np.clip(counts.sum(axis=1, keepdims=True) / given.sum(), 1e-9, 0.9)
-    selection = counts * np.log(config.tip / assigned)
-    selection += (given - counts) * np.log((1 - config.tip) / (1 - assigned))
+    assigned = assigned_shares(sides)
+    selecting = np.full(assigned.shape, config.tip)
+    selection = selection_log_ratio(sides, counts.shape[1], assigned, selecting)
     questions = []
     for selects in (False,) if sides.is_first.all() else (True, False):
         for favours in (True, False):

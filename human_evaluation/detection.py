@@ -27,7 +27,16 @@ import numpy.typing as npt
 
 from human_evaluation.campaigns import Campaign, in_favour, log_mean, log_ratio
 from human_evaluation.detection_config import DetectionConfig
-from human_evaluation.votes import NONE, Array, Index, Sides, Votes, log_odds, share_of
+from human_evaluation.votes import (
+    NONE,
+    Array,
+    Sides,
+    Votes,
+    assigned_shares,
+    log_odds,
+    selection_log_ratio,
+    share_of,
+)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -90,10 +99,9 @@ def one_sided(votes: Votes, sides: Sides, accounts: int, config: DetectionConfig
             for shift in SHIFTS
         ]
         logs.append(log_mean(np.stack(ratios)))
-    counts = np.bincount(cell, minlength=cells).reshape(accounts, subjects)
     given = np.bincount(votes.account, minlength=accounts)
     is_pair = bool((votes.second != NONE).any())
-    selection = _selection(counts, given, config).ravel()
+    selection = _selection(sides, accounts, config).ravel()
     # Selection strengthens a direction; both are valid, and so is their product.
     both = [log + selection for log in logs] if is_pair else []
     table = np.stack([*logs, *both]).reshape(-1, accounts, subjects)
@@ -145,16 +153,14 @@ def campaign_findings(
     ]
 
 
-def _selection(counts: npt.NDArray[np.int64], given: Index, config: DetectionConfig) -> Array:
+def _selection(sides: Sides, accounts: int, config: DetectionConfig) -> Array:
     """Return the log-evidence that an account has too many battles of a subject, [A, S]."""
-    assigned = counts.sum(axis=0) / max(1, given.sum())
-    border = np.clip(assigned * config.fan_selection, 1e-9, 0.9)[None, :]
-    logs = []
-    for part in SELECTIONS:
-        more = border + part * (1 - border)
-        hits = counts * np.log(more / border)
-        logs.append(hits + (given[:, None] - counts) * np.log((1 - more) / (1 - border)))
-    return log_mean(np.stack(logs))
+    border = np.minimum(assigned_shares(sides) * config.fan_selection, 1.0)
+    logs = [
+        selection_log_ratio(sides, accounts, border, border + part * (1 - border))
+        for part in SELECTIONS
+    ]
+    return log_mean(np.stack(logs)).T
 
 
 def _finding(

@@ -15,6 +15,10 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 NONE = -1
+# Subjects come and go, so the share of a subject among the battles is that of a period. Periods are
+# long, because the accounts that select battles are part of them and hide in a short one.
+PERIODS = 20
+PERIOD_VOTES = 2_000  # at least
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Sides:
         score: 1 for the subject, 0 against it, [sides].
         expected: expected score of an honest account, [sides].
         is_first: False for the second side of a vote, [sides].
+        period: number of the period of the vote; periods have equally many votes, [sides].
     """
 
     vote: Index
@@ -96,6 +101,7 @@ class Sides:
     score: Array
     expected: Array
     is_first: npt.NDArray[np.bool_]
+    period: Index
 
 
 def sides_of(votes: Votes, expected: Array) -> Sides:
@@ -108,6 +114,9 @@ def sides_of(votes: Votes, expected: Array) -> Sides:
     _require(bool(((expected > 0) & (expected < 1)).all()), "expected", "between 0 and 1")
     pairs = np.flatnonzero(votes.second != NONE)
     every = np.arange(len(votes))
+    rank = np.empty(len(votes), dtype=np.int64)
+    rank[np.argsort(votes.time, kind="stable")] = every
+    period = rank // max(PERIOD_VOTES, -(-len(votes) // PERIODS))
     return Sides(
         vote=np.concatenate([every, pairs]),
         account=np.concatenate([votes.account, votes.account[pairs]]),
@@ -115,7 +124,40 @@ def sides_of(votes: Votes, expected: Array) -> Sides:
         score=np.concatenate([votes.score, 1 - votes.score[pairs]]),
         expected=np.concatenate([expected, 1 - expected[pairs]]),
         is_first=np.arange(len(votes) + len(pairs)) < len(votes),
+        period=np.concatenate([period, period[pairs]]),
     )
+
+
+def assigned_shares(sides: Sides) -> Array:
+    """Return the share of each subject among the battles of each period, [periods, S]."""
+    periods, subjects = int(sides.period.max()) + 1, int(sides.subject.max()) + 1
+    on = np.bincount(sides.period * subjects + sides.subject, minlength=periods * subjects)
+    votes = np.bincount(sides.period[sides.is_first], minlength=periods)
+    shares: Array = on.reshape(periods, subjects) / np.maximum(votes, 1)[:, None]
+    return shares
+
+
+def selection_log_ratio(sides: Sides, accounts: int, null: Array, other: Array) -> Array:
+    """Return the log-likelihood ratios of the accounts' numbers of battles of each subject, [S, A].
+
+    Args:
+        null: share of a subject among the battles under the hypothesis, [periods, S].
+        other: the same under the alternative; a share that is not larger gives no evidence.
+    """
+    periods, subjects = null.shape
+    is_larger = (other > null) & (null > 0) & (other < 1)
+    on, off = np.zeros(null.shape), np.zeros(null.shape)
+    on[is_larger] = np.log(other[is_larger] / null[is_larger])
+    off[is_larger] = np.log((1 - other[is_larger]) / (1 - null[is_larger]))
+    first = sides.is_first
+    cell = sides.account[first] * periods + sides.period[first]
+    given = np.bincount(cell, minlength=accounts * periods).reshape(accounts, periods)
+    gain = (on - off)[sides.period, sides.subject]
+    sums: Array = np.bincount(
+        sides.subject * accounts + sides.account, gain, subjects * accounts
+    ).astype(float)
+    ratios: Array = sums.reshape(subjects, accounts) + (given @ off).T
+    return ratios
 
 
 def log_odds(share: Array) -> Array:

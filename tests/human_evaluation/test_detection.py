@@ -196,3 +196,35 @@ def test_expected_scores_outside_their_limits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^expected: "):
         sides_of(votes, np.array([0.5, 1.0]))
     assert log_odds(share_of(np.array([1.5])))[0] == pytest.approx(1.5)
+
+
+def test_two_subjects_are_in_every_battle_which_is_no_evidence() -> None:
+    rng = np.random.default_rng(12)
+    account = rng.integers(0, 20, 4_000)
+    first = rng.integers(0, 2, 4_000)
+    favour = np.where(first == 0, 0.9, 0.1)  # one account is a fan of the first subject
+    score = (rng.random(4_000) < np.where(account == 0, favour, 0.5)).astype(float)
+    none = np.full(4_000, NONE)
+    votes = Votes(account, first, 1 - first, score, rng.random(4_000) * DAY, none)
+    assert one_sided(votes, equal_sides(votes), 20, CONFIG) == []
+    known = np.zeros(20, dtype=bool)
+    group = {"cluster": np.zeros(20, dtype=int)}
+    assert find_campaigns(equal_sides(votes), 20, group, known, CONFIG) == []
+
+
+def test_accounts_that_met_early_subjects_only_are_not_selecting() -> None:
+    """Two subjects were there first, four more joined later; no account voted in both times, and
+    one of the early accounts is a fan."""
+    rng = np.random.default_rng(13)
+    count = 12_000
+    time = np.arange(count, dtype=float)
+    is_early = time < count / 2
+    account = np.where(is_early, rng.integers(0, 40, count), rng.integers(40, 300, count))
+    first = np.where(is_early, rng.integers(0, 2, count), rng.integers(0, 6, count))
+    second = np.where(is_early, 1 - first, (first + rng.integers(1, 6, count)) % 6)
+    favour = np.where(first == 0, 0.9, np.where(second == 0, 0.1, 0.5))
+    score = (rng.random(count) < np.where(account == 0, favour, 0.5)).astype(float)
+    votes = Votes(account, first, second, score, time, np.full(count, NONE))
+    assert one_sided(votes, equal_sides(votes), 300, CONFIG) == []
+    known = np.zeros(300, dtype=bool)
+    assert find_campaigns(equal_sides(votes), 300, {}, known, CONFIG) == []
