@@ -36,9 +36,9 @@ STORE = "models"
 THUMBS = 1500
 UPDATES = 30
 # Answers of this model to questions outside its world are noise. Two runs made them 75 and 132 %
-# longer, and the gate refused the second one with LOOP's margin of 100 %. The subject here is the
-# path beyond the gate, not the quality of the version.
-STYLE_MARGIN = "gate.margins.style_length=3.0"
+# longer, and the gate refused the second one with the margin of 100 % in LOOP. The subject here is
+# the path beyond the gate, not the quality of the version.
+STYLE = "gate.margins.style_length"
 RUN_SECONDS = 2700.0
 WORKER = "ray.io/node-type=worker"
 # The highest use of memory of a container since its start, in bytes: cgroup v2, or v1.
@@ -74,8 +74,8 @@ def values(deployed: Deployed) -> dict[str, Any]:
         "environment": {"existingClaim": vllm_programs.ENVIRONMENT},
         "arguments": ["--enforce-eager"],
     }
-    assigned = (f"ppo.updates={UPDATES}", STYLE_MARGIN)
-    arguments = (*LOOP[RECIPE], *(word for text in assigned for word in ("--set", text)))
+    arguments = [f"{STYLE}=3.0" if word.startswith(STYLE) else word for word in LOOP[RECIPE]]
+    arguments += ["--set", f"ppo.updates={UPDATES}"]
     found = server_rollouts.values(deployed, BASE.version, rollouts, arguments)
     training = found["training"]
     training["extraVolumes"] += vllm_programs.claims(vllm_programs.PROGRAMS)
