@@ -31,6 +31,8 @@ LEAST_CLUSTERS = 5
 # Share of the time in which ratings are computed: at most a tenth.
 PAUSES = 10.0
 MAX_BOARDS = 1_000
+# Wait for a new leaderboard before the previous one is returned.
+WAIT_SECONDS = 2.0
 
 SECONDS = Histogram(
     "thumbwheel_review_leaderboard_seconds",
@@ -39,6 +41,8 @@ SECONDS = Histogram(
 )
 
 Fingerprint = tuple[object, ...]
+# Tenant, topic, style.
+BoardKey = tuple[str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ class Leaderboards:
         self._source, self._labels = source, labels
         self._least_seconds, self._now_us = least_seconds, now_us
         self._threads = BoundedThreads(1, "leaderboard")
-        self._kept: dict[tuple[str, str, bool], _Kept] = {}
+        self._kept: dict[BoardKey, _Kept] = {}
+        self._computing: dict[BoardKey, asyncio.Task[Leaderboard]] = {}
         self._lock = asyncio.Lock()
 
     async def board(self, tenant: str, topic: str, *, style: bool) -> Leaderboard:
@@ -134,11 +139,26 @@ class Leaderboards:
         kept = self._kept.get(key)
         if kept and time.monotonic() < kept.due:
             return kept.board
-        # One computation at a time: callers of the same leaderboard wait for its result.
+        computing = self._computing.get(key)
+        if computing is None:
+            # In a task of its own: a call that ends at its deadline does not stop the computation,
+            # which otherwise would never be completed with many votes.
+            computing = asyncio.create_task(self._compute(key))
+            self._computing[key] = computing
+            computing.add_done_callback(lambda done: self._ended(key, done))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS if kept else None):
+                return await asyncio.shield(computing)
+        except TimeoutError:
+            if kept is None:
+                raise
+            return kept.board
+
+    async def _compute(self, key: BoardKey) -> Leaderboard:
+        tenant, topic, style = key
+        kept = self._kept.get(key)
+        # One computation at a time, because each occupies memory for its votes.
         async with self._lock:
-            kept = self._kept.get(key)
-            if kept and time.monotonic() < kept.due:
-                return kept.board
             fingerprint = await self._source.fingerprint(tenant)
             started = time.monotonic()
             if kept and kept.fingerprint == fingerprint:
@@ -157,6 +177,12 @@ class Leaderboards:
                 self._kept.clear()
             self._kept[key] = _Kept(fingerprint, board, due)
             return board
+
+    def _ended(self, key: BoardKey, done: "asyncio.Task[Leaderboard]") -> None:
+        del self._computing[key]
+        # A failure without a waiting call would be reported as never retrieved.
+        if not done.cancelled():
+            done.exception()
 
 
 def rate(

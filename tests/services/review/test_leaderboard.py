@@ -1,11 +1,15 @@
 """Leaderboard: counts, ratings, topics, tenants, quarantined accounts, and caching."""
 
+import asyncio
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.review.v1 import arena_pb2
 
 from services.chassis.errors import InvalidArgumentError
+from services.review.arena import leaderboard
 from services.review.arena.leaderboard import Label, Leaderboards, rate
 from services.review.arena.vote_columns import AccountColumns, VoteColumns
 from services.review.store.accounts import SqlAccountStore
@@ -98,6 +102,13 @@ async def test_votes_of_a_quarantined_account_do_not_count_until_its_release(hom
             assert (await board_of(review)).votes == 2
 
 
+@pytest.mark.parametrize(("age_days", "expected"), [(1.0, 0.5), (10.0, 5.0), (100.0, 7.0)])
+def test_age_counts_by_that_of_the_oldest_account(age_days: float, expected: float) -> None:
+    accounts = replace(columns([1, 0]).accounts, create_us=np.array([NOW_US, NOW_US]))
+    accounts.create_us[0] -= int(age_days * 86_400_000_000)
+    assert accounts.trust_config(NOW_US).age_days == pytest.approx(expected)
+
+
 def columns(score: list[float], second: list[int] | None = None, accounts: int = 40) -> VoteColumns:
     """Return votes between the model `a` and others, each account with some votes."""
     count = len(score)
@@ -178,3 +189,42 @@ async def test_leaderboard_is_kept_for_its_shortest_time() -> None:
     assert await boards.board("acme", "", style=False) is first
     with refused(InvalidArgumentError, field="topic"):
         await boards.board("acme", "x", style=False)
+
+
+class SlowSource(CountingSource):
+    """Source that returns its votes when `is_open` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = asyncio.Event()
+
+    async def columns(self, tenant: str, topic: str) -> VoteColumns:
+        await self.is_open.wait()
+        return await super().columns(tenant, topic)
+
+
+async def test_computation_continues_after_the_deadline_of_its_call() -> None:
+    source = SlowSource()
+    boards = Leaderboards(source, {}, 3_600.0, lambda: NOW_US)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await boards.board("acme", "", style=False)
+    source.is_open.set()
+    assert (await boards.board("acme", "", style=False)).votes == 4
+    assert source.reads == 1
+
+
+async def test_previous_leaderboard_is_returned_during_a_long_computation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leaderboard, "WAIT_SECONDS", 0.05)
+    source = SlowSource()
+    source.is_open.set()
+    boards = Leaderboards(source, {}, 0.0, lambda: NOW_US)
+    first = await boards.board("acme", "", style=False)
+    source.is_open.clear()
+    source.version = 2
+    assert await boards.board("acme", "", style=False) is first
+    source.is_open.set()
+    assert await boards.board("acme", "", style=False) is not first

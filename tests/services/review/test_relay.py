@@ -10,6 +10,8 @@ import pytest
 from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.review.v1 import arena_pb2
 
+from services.feedback.events import check_feedback
+from services.feedback.wire import feedback_from
 from tests.services.review.service import (
     BOB,
     PRINCIPAL_KEY,
@@ -93,3 +95,11 @@ async def test_waiting_events_are_sent_before_the_end_of_the_service(home: Home)
         await review.whole_battle()
         events = review.peers.feedback.events
     assert len(events) == 1
+
+
+async def test_feedback_accepts_the_event(sqlite_home: Home) -> None:
+    """The check of the real feedback service."""
+    async with review_service(sqlite_home) as review:
+        await review.whole_battle(TIE)
+        await until(lambda: bool(review.peers.feedback.events))
+    check_feedback(feedback_from(review.peers.feedback.events[0]))
