@@ -4,6 +4,13 @@ import pytest
 from thumbwheel.generator.v1 import generator_pb2
 from thumbwheel.review.v1 import arena_pb2
 
+from services.review.arena.battles import (
+    DAY_US,
+    HOUR_US,
+    BattleLimits,
+    TooManyBattlesError,
+    Usage,
+)
 from tests.services.review.service import (
     ADA,
     BOB,
@@ -16,6 +23,7 @@ from tests.services.review.service import (
     error_of,
     review_service,
 )
+from tests.support.errors import refused
 
 
 async def test_battle_hides_its_models_and_the_gateway_can_resolve_them(home: Home) -> None:
@@ -107,3 +115,16 @@ async def test_missing_generator_is_reported_and_creates_nothing(sqlite_home: Ho
         assert (await error_of(review.create()))[0] == "UNAVAILABLE"
         peers.generator.is_down = False
         await review.create()
+
+
+def test_delay_is_the_time_until_the_oldest_battle_leaves_the_period() -> None:
+    limits = BattleLimits(battles_per_hour=1, votes_per_day=1)
+    now = 100 * DAY_US
+    limits.check(Usage(0, 0, 0, 0), now)
+    for usage, seconds in (
+        (Usage(1, now - HOUR_US // 2, 0, 0), 1_800),
+        (Usage(0, 0, 1, now - DAY_US // 4), 64_800),
+    ):
+        with refused(TooManyBattlesError, reason="TOO_MANY_BATTLES") as caught:
+            limits.check(usage, now)
+        assert caught.value.retry_seconds == seconds

@@ -199,8 +199,9 @@ class SlowSource(CountingSource):
         self.is_open = asyncio.Event()
 
     async def columns(self, tenant: str, topic: str) -> VoteColumns:
+        found = await super().columns(tenant, topic)
         await self.is_open.wait()
-        return await super().columns(tenant, topic)
+        return found
 
 
 async def test_computation_continues_after_the_deadline_of_its_call() -> None:
