@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     config = read_config(options.config)
     summary = build_and_report(config, options.out, options.workers, replaces=options.replace)
     if not summary.kept:
-        print("no text remained, so there are no shards; the report names the rules")
+        print("no text remained, so there are no shards; the report names all rules")
     return 0 if summary.kept else 1
 
 
@@ -63,12 +63,15 @@ def build_and_report(
 
 
 def funnel(summary: Summary) -> str:
-    """Return a line for each stage with the documents that it dropped."""
+    """Return a line for each stage with the documents that it dropped, most by which rule."""
     lines = [f"{'records':<18}{summary.items:>12,}"]
     for stage in Stage:
         count = summary.sizes(stage)["documents"]
         if count and stage is not Stage.KEPT:
-            lines.append(f"{stage:<18}{-count:>12,}  {count / summary.items:.1%}")
+            rules = summary.stages[stage]
+            most = max(rules, key=lambda rule: rules[rule]["documents"])
+            by = f"  {rules[most]['documents']:,} by {most}" if most else ""
+            lines.append(f"{stage:<18}{-count:>12,}  {count / summary.items:.1%}{by}")
     kept = summary.kept
     lines.append(f"{'kept':<18}{kept:>12,}  {kept / max(1, summary.items):.1%}")
     if summary.without_licence:

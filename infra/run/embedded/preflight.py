@@ -142,7 +142,7 @@ def has_too_little_feedback(recipe: str, state: Path, feedback: str) -> bool:
         reporter.note_erased(before.erased_versions if before else [])
         reporter.note_thumbs(needed, last.started if last else "")
         reporter.finish(
-            "not_enough_feedback", f"not enough feedback: {thumbs} thumbs, {needed} needed", None
+            "not_enough_feedback", f"not enough feedback: {thumbs} of {needed} thumbs", None
         )
     return True
 

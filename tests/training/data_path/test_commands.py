@@ -236,7 +236,9 @@ def test_nothing_kept_gives_log_and_report(
     (tmp_path / "corpus.toml").write_text(SETTINGS.replace("vocabulary = 400", shards))
     out = tmp_path / "corpus"
     assert main(["build", str(tmp_path / "corpus.toml"), "--out", str(out), "--workers", "1"]) == 1
-    assert "no text remained" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no text remained" in said
+    assert re.search(r"-1 +100.0% +1 by \S", said)
     assert (out / "result" / "report.html").exists()
     assert not (out / "result" / "shards").exists()
     assert main(["why", "https://example.com/", "--corpus", str(out)]) == 0
