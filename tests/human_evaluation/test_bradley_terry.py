@@ -267,3 +267,15 @@ def test_feature_that_tells_every_result_has_a_finite_coefficient(simulate: Simu
     ratings = fit(told, style=True)
     assert np.isfinite(ratings.rating).all()
     assert ratings.coefficient[0] > 5
+
+
+@pytest.mark.parametrize(("deviation", "low", "high"), [(0.0, 13, 22), (0.8, 4.5, 8)])
+def test_degrees_of_freedom_follow_the_dependence_of_votes(
+    simulate: Simulate, deviation: float, low: float, high: float
+) -> None:
+    """Five voters give half of the votes; they count the more, the more opinions differ."""
+    rng = np.random.default_rng(10)
+    voter = np.concatenate((rng.integers(0, 5, 2_500), rng.integers(5, 1_005, 2_500)))
+    effects = rng.normal(0, deviation, (1_005, 8))
+    battles = simulate(STRENGTHS, 5_000, rng, effects=effects, voter=voter)
+    assert low < fit(battles, cluster_voters=True).degrees < high

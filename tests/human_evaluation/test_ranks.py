@@ -91,3 +91,15 @@ def test_equal_ratings_cannot_be_decided() -> None:
         models=("a", "b"), first=np.zeros(4, int), second=np.ones(4, int), score=np.full(4, 0.5)
     )
     assert neighbours(fit(battles))[0].votes is None
+
+
+def test_ties_need_fewer_battles_than_victories() -> None:
+    """With two models, the error falls with the root of the number of votes, ties included."""
+    score = np.repeat([1.0, 0.0, 0.5], [30, 25, 60])
+    count = len(score)
+    battles = Battles(
+        models=("a", "b"), first=np.zeros(count, int), second=np.ones(count, int), score=score
+    )
+    pair = neighbours(fit(battles))[0]
+    expected = count * ((2.801585 * pair.error / pair.difference) ** 2 - 1)
+    assert pair.votes == pytest.approx(expected, rel=1e-3)
