@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.journeys.browser import SIZES, opened
 from tests.journeys.stack import Stack, running_stack
@@ -72,8 +72,6 @@ def test_battles_reveal_the_versions_after_the_vote(two_versions: Stack, browser
     key, voted = stack.make_keys("judge")[0], 0
     for size in SIZES.values():
         with opened(browser, stack, size, f"/arena.html#key={key}") as page:
-            answers: list[Response] = []
-            page.on("response", answers.append)
             for outcome in ("A is better", "Tie"):
                 ask(page, f"{QUESTION}, tell me a story about {voted}")
                 status = page.get_by_role("status")
@@ -90,19 +88,3 @@ def test_battles_reveal_the_versions_after_the_vote(two_versions: Stack, browser
                 expect(page.get_by_role("button", name="Next battle")).to_be_focused()
                 page.keyboard.press("Enter")
                 voted += 1
-            streams = [each.text() for each in answers if each.url.endswith("/api/messages")]
-            assert len(streams) == 4
-            assert not [text for text in streams if CANDIDATE in text]
-
-            page.get_by_role("link", name="Leaderboard").click()
-            counted = re.compile(
-                rf"^({voted} votes count|\d+ votes? counts?; not counted: \d+ set aside)"
-            )
-            expect(page.get_by_role("status")).to_have_text(counted)
-            page.get_by_role("link", name="Side by side").click()
-            ask(page, QUESTION)
-            expect(page.get_by_role("status")).to_have_text(
-                "All answers are complete.", timeout=60_000
-            )
-            titles = page.locator("main:visible .columns h2").all_inner_texts()
-            assert CANDIDATE in titles and len(titles) == 2
