@@ -5,6 +5,7 @@ The methods are those of the descriptors, so that a new method is attacked as we
 
 import asyncio
 import importlib
+import pkgutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -33,12 +34,16 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 
 def methods_of(service: str) -> Iterator[MethodDescriptor]:
     """Yield the methods of a service's inner port."""
-    module = importlib.import_module(f"thumbwheel.{service}.v1.{service}_pb2")
     served = importlib.import_module(f"services.{service}.access").CALLERS
-    for descriptor in module.DESCRIPTOR.services_by_name.values():
-        # The public service of a package, if it has one, is served by the gateway.
-        if any(name.startswith(f"{descriptor.full_name}.") for name in served):
-            yield from descriptor.methods
+    package = importlib.import_module(f"thumbwheel.{service}.v1")
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("_pb2"):
+            continue
+        module = importlib.import_module(found.name)
+        for descriptor in module.DESCRIPTOR.services_by_name.values():
+            # The public service of a package may be served by the gateway only.
+            if any(name.startswith(f"{descriptor.full_name}.") for name in served):
+                yield from descriptor.methods
 
 
 METHODS = [(service, method) for service in INNER for method in methods_of(service)]

@@ -8,6 +8,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2_grpc
 
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
@@ -21,6 +22,11 @@ from tests.services.gateway.bad_input import (
     over_http,
 )
 
+STUBS = {
+    "arena": arena_pb2_grpc.ArenaServiceStub,
+    "chat": chat_pb2_grpc.ChatServiceStub,
+    "feedback": feedback_pb2_grpc.FeedbackServiceStub,
+}
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 
 
@@ -65,11 +71,7 @@ def test_over_grpc_the_error_names_field_and_limit(
     metadata = [("authorization", f"Bearer {key}")] if key else []
     with grpc.insecure_channel(stack.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         service, message = over_grpc(case, filled(case, ids))
-        stub = (
-            chat_pb2_grpc.ChatServiceStub
-            if service == "chat"
-            else feedback_pb2_grpc.FeedbackServiceStub
-        )(channel)
+        stub = STUBS[service](channel)
         answer = getattr(stub, case.method)(message, timeout=30, metadata=metadata)
         if case.method == "SendMessage":
             list(answer)

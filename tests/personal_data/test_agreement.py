@@ -15,7 +15,7 @@ import pytest
 from services.guardrail.detection import spans
 from services.guardrail.detection.views import find_spans
 from services.guardrail.verdict import Category
-from training.corpus.pii.judgements import redact_judgements
+from training.corpus.pii.judgements import redact_feedback
 from training.corpus.pii.kinds import Kind
 from training.corpus.pii.redaction import find
 from training.corpus.pii.regions import regions_of
@@ -156,7 +156,7 @@ def test_secret_of_a_system_message_is_replaced_too() -> None:
         Message("user", "My mail is ann@example.org, what is hunter2222?"),
     )
     judgement = Judgement("m", "p", "v", "stable", context, "help@example.org", True, None)
-    (redacted,), counts = redact_judgements([judgement], "en")
+    (redacted,), counts = redact_feedback([judgement], "en")
     assert [message.content for message in redacted.context] == [
         "Ask help@example.org. The password: <SECRET_1>",
         "My mail is <EMAIL_1>, what is hunter2222?",

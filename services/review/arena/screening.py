@@ -14,6 +14,7 @@ from prometheus_client import Counter
 
 from human_evaluation.bradley_terry import ELO_SCALE, fit
 from human_evaluation.defence import Defence, defend
+from human_evaluation.detection import Reason
 from human_evaluation.detection_config import DetectionConfig
 from services.chassis.telemetry import fields
 from services.chassis.threads import BoundedThreads
@@ -32,6 +33,9 @@ QUARANTINED = Counter(
     "Accounts quarantined by the search for arranged votes, by reason.",
     ["reason"],
 )
+# From the start, so that an increase includes the first account.
+for _reason in Reason:
+    QUARANTINED.labels(_reason)
 
 
 @dataclass(frozen=True)

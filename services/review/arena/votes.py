@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 from prometheus_client import Counter
@@ -44,6 +45,10 @@ VOTES = Counter(
     "Votes by outcome, and by the reason for which a vote does not count.",
     ["outcome", "uncounted"],
 )
+NO_WEIGHT = "no_weight"
+# From the start, so that a rate includes the first vote.
+for _outcome, _uncounted in product(Outcome, ("", NO_WEIGHT, *SetAside)):
+    VOTES.labels(_outcome, _uncounted)
 
 
 class Messages(Protocol):
@@ -147,7 +152,7 @@ class Votes:
         )
         self._wake()
         if stored.vote is vote:
-            uncounted = vote.set_aside or ("" if vote.weight else "no_weight")
+            uncounted = vote.set_aside or ("" if vote.weight else NO_WEIGHT)
             VOTES.labels(outcome, uncounted).inc()
         # A concurrent call may have stored another vote first.
         return require_vote(stored, ids, outcome)

@@ -237,7 +237,11 @@ TABLE = (
     ),
     BadInput(
         "vote on a missing battle",
-        {"battleId": MISSING_UUID, "outcome": "OUTCOME_TIE"},
+        {
+            "battleId": MISSING_UUID,
+            "messageIds": [MISSING_UUID, MISSING_UUID[:-1] + "1"],
+            "outcome": "OUTCOME_TIE",
+        },
         MISSING,
         "battle_id",
         method="VoteBattle",

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.review.v1 import arena_pb2
 
 from services.contracts.limits import MAX_REQUEST_CHARACTERS
 from services.gateway.access import ROUTES, RPCS
@@ -24,6 +25,7 @@ from tests.support.loop_time import MAX_CALLBACK_SECONDS, measure_callbacks
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 API_BYTES, COMPLETION_BYTES = 256 * 1024, 640 * 1024
 CHAT, FEEDBACK = "POST /api/messages", "POST /api/feedback"
+BATTLE, VOTE = "POST /api/arena/battles", "POST /api/arena/battles/{battle_id}/vote"
 COMPLETIONS = "POST /v1/chat/completions"
 
 
@@ -59,6 +61,8 @@ BODIES: Mapping[str, tuple[str, bytes, int, str | None]] = {
         "input.history[0].text",
     ),
     "reasons": (FEEDBACK, filled(REASONS, '""', "]}}", API_BYTES), 400, "thumb.reasons"),
+    "battle": (BATTLE, filled('{"requestId":[', "{}", "]}", API_BYTES), 400, "requestId"),
+    "vote": (VOTE, filled('{"messageIds":[', '""', "]}", API_BYTES), 400, "messageIds"),
     "numbers": (CHAT, filled('{"input":[', "1e1", "]}", API_BYTES), 400, "input"),
     "too long": (CHAT, b" " * (API_BYTES + 1), 413, "body"),
     "consent": (
@@ -184,7 +188,7 @@ async def test_sum_of_texts_has_openai_names(shared_gateway: GatewayUnderTest) -
 
 async def test_every_repeated_field_of_a_public_request_has_a_limit() -> None:
     """Finding S-04: counts are checked for each repeated field, also for later ones."""
-    modules = {"chat": chat_pb2, "feedback": feedback_pb2}
+    modules = {"chat": chat_pb2, "feedback": feedback_pb2, "review": arena_pb2}
     found: set[str] = set()
     for rpc in RPCS:
         _, package, _, service, method = rpc.split(".")

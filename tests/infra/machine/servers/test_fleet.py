@@ -58,7 +58,7 @@ def test_servers_start_respond_and_leave_no_processes(tmp_path: Path) -> None:
             query = f"http://127.0.0.1:{ports['prometheus']}/api/v1/rules"
             with urllib.request.urlopen(query, timeout=10) as answer:
                 groups = [group["name"] for group in json.load(answer)["data"]["groups"]]
-            assert groups == ["chat", "feedback", "models", "training"]
+            assert groups == ["chat", "feedback", "models", "review", "training"]
         finally:
             supervisor.send_signal(signal.SIGINT)
             supervisor.stdout.read()

@@ -73,7 +73,7 @@ def test_a_setting_replaces_single_values_and_keeps_the_rest(
         ('{"chat": {"temperature": -0.1}}', "presets.chat.temperature", "GREATER_THAN_EQUAL", "0"),
         ('{"chat": {"temperature": 2.1}}', "presets.chat.temperature", "LESS_THAN_EQUAL", "2"),
         ('{"chat": 0.7}', "presets.chat", "MODEL_TYPE", ""),
-        ("[hello", "", "MALFORMED", ""),
+        ("[hello", "presets", "MALFORMED", ""),
     ],
 )
 def test_an_invalid_setting_stops_the_service_and_names_the_field(
