@@ -1,4 +1,4 @@
-"""Identifiers that several services derive by the same formula.
+"""Identifiers that several services derive by the same formula, or read.
 
 Thumbs and turns are joined by the principal. The event id of a retraction is found by its answer.
 """
@@ -26,3 +26,13 @@ def principal_of(key: str, caller: Caller) -> str:
 def turn_event_id(answer_id: str, revision: int) -> str:
     """Return the event id of a turn record, a UUIDv5; `revision` is FINISHED or ERASED."""
     return str(uuid.uuid5(TURN_NAMESPACE, f"{answer_id}/{revision}"))
+
+
+def created_us(message_id: str) -> int:
+    """Return the creation time of a UUIDv7 in microseconds since 1970, or 0 for other versions.
+
+    The session service makes such ids for messages (RFC 9562 section 5.7). The resolution is a
+    millisecond.
+    """
+    found = uuid.UUID(message_id)
+    return (found.int >> 80) * 1_000 if found.version == 7 else 0

@@ -6,7 +6,6 @@ events are ordered by acceptance.
 """
 
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -303,13 +302,3 @@ def check_principal(text: str, field: str) -> None:
     """
     if not _PRINCIPAL.fullmatch(text):
         raise field_error(field, "64 hexadecimal digits, lower case")
-
-
-def created_us(message_id: str) -> int:
-    """Return the creation time of a UUIDv7 in microseconds since 1970, or 0 for other versions.
-
-    The session service makes such ids for messages (RFC 9562 section 5.7). The resolution is a
-    millisecond.
-    """
-    found = uuid.UUID(message_id)
-    return (found.int >> 80) * 1_000 if found.version == 7 else 0

@@ -16,7 +16,8 @@ from itertools import chain
 
 import pyarrow.compute as pc
 
-from services.feedback.events import Stream, created_us
+from services.contracts.identifiers import created_us
+from services.feedback.events import Stream
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.readable_segments import SEQUENCE, ReadableSegment, read_segment

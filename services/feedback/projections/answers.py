@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sqlalchemy import Connection, delete, insert, select, update
 
 from services.contracts.chat import FinishReason
-from services.feedback.events import TurnEvent, created_us
+from services.contracts.identifiers import created_us
+from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore

@@ -16,7 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, lite
 
 from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import Retraction, Subject, Thumb
-from services.feedback.events import FeedbackEvent, created_us
+from services.contracts.identifiers import created_us
+from services.feedback.events import FeedbackEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore

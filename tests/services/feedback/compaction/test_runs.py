@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 from uuid_utils import uuid7
 
+from services.contracts.identifiers import created_us
 from services.feedback.compaction.runs import (
     MAX_CLOCK_SKEW_US,
     RetractionRange,
@@ -14,7 +15,7 @@ from services.feedback.compaction.runs import (
     choose_runs,
     find_retraction_range,
 )
-from services.feedback.events import Stream, created_us
+from services.feedback.events import Stream
 from services.feedback.lake.readable_segments import DamagedObjectError, ReadableSegment
 from services.feedback.wire import turn_entry
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
