@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from sqlalchemy.ext.asyncio import AsyncEngine
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -30,13 +31,28 @@ from services.review.erasure import Erasures
 from services.review.peers import FeedbackPeer, GeneratorPeer, SessionPeer
 from services.review.periodic import Periodic
 from services.review.relay import Relay, RelayIntervals
-from services.review.servicer import ARENA_NAME, MODELS_NAME, ArenaServicer, BattleModelServicer
+from services.review.reviewing.agreement import Agreements
+from services.review.reviewing.disagreement import RatingRules
+from services.review.reviewing.items import Items
+from services.review.reviewing.reviews import Reviews
+from services.review.servicer import (
+    ARENA_NAME,
+    ITEMS_NAME,
+    MODELS_NAME,
+    REVIEWS_NAME,
+    ArenaServicer,
+    BattleModelServicer,
+    ReviewItemServicer,
+    ReviewServicer,
+)
 from services.review.settings import ReviewSettings
 from services.review.store.accounts import SqlAccountStore
 from services.review.store.battles import SqlBattleStore
 from services.review.store.database import migrate, open_database, redacted_url
 from services.review.store.erasures import SqlErasureStore
+from services.review.store.items import SqlItemStore
 from services.review.store.outbox import SqlOutbox
+from services.review.store.reviews import SqlReviewStore
 from services.review.store.votes import SqlVoteSource
 
 # Longest wait for the relay's last events. Events that remain are relayed after the next start.
@@ -77,7 +93,8 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             settings.erasure_seconds,
             Erasures(feedback, SqlErasureStore(engine)).apply,
         )
-        tasks = (relay, screening, erasures)
+        reviewing, expiry = review_servicers(settings, engine, relay)
+        tasks = (relay, screening, erasures, expiry)
         running = {asyncio.create_task(task.run()) for task in tasks}
         try:
             yield [
@@ -91,6 +108,7 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
                     arena_pb2_grpc.add_BattleModelServiceServicer_to_server,
                     BattleModelServicer(key, battles),
                 ),
+                *reviewing,
             ]
         finally:
             for task in tasks:
@@ -100,6 +118,28 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             for one in late:
                 one.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def review_servicers(
+    settings: ReviewSettings, engine: AsyncEngine, relay: Relay
+) -> tuple[Sequence[Registration], Periodic]:
+    """Create the servicers of reviews and items, and the removal of old items."""
+    store = SqlReviewStore(engine)
+    items = Items(SqlItemStore(engine), settings.item_days)
+    reviews = ReviewServicer(
+        settings.principal_key.get_secret_value(),
+        Reviews(store, rating_rules(settings), relay.wake),
+        Agreements(store, settings.raters),
+    )
+    registrations = [
+        Registration(REVIEWS_NAME, review_pb2_grpc.add_ReviewServiceServicer_to_server, reviews),
+        Registration(
+            ITEMS_NAME,
+            review_pb2_grpc.add_ReviewItemServiceServicer_to_server,
+            ReviewItemServicer(items),
+        ),
+    ]
+    return registrations, Periodic("expiry", settings.expiry_seconds, items.expire)
 
 
 async def open_peers(
@@ -148,6 +188,16 @@ def vote_rules(settings: ReviewSettings) -> VoteRules:
     developers = {model: label.developer for model, label in settings.models.items()}
     return VoteRules(
         settings.votes_per_day, settings.least_vote_seconds, settings.family_names, developers
+    )
+
+
+def rating_rules(settings: ReviewSettings) -> RatingRules:
+    """Return the rules for reviews and disagreements."""
+    return RatingRules(
+        settings.raters,
+        settings.further_raters,
+        settings.least_difference,
+        settings.resolve_own,
     )
 
 

@@ -1,4 +1,6 @@
-"""Erasure of users: removes the battles and votes of principals in feedback's list of erasures.
+"""Erasure of users: removes the rows of principals in feedback's list of erasures.
+
+These are battles and votes, items with the user's words, and the user's own reviews.
 
 The list is read every minute by default. Later battles of an erased user are new data and remain.
 """
@@ -15,9 +17,7 @@ from services.contracts.wire import now_us
 
 log = logging.getLogger(__name__)
 
-ERASED = Counter(
-    "thumbwheel_review_erasures_total", "Erasures whose battles and votes were removed."
-)
+ERASED = Counter("thumbwheel_review_erasures_total", "Erasures of users whose rows were removed.")
 CHECKED = Gauge(
     "thumbwheel_review_erasures_time_seconds",
     "Time at which all erasures so far were applied, in seconds since 1970.",

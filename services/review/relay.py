@@ -1,4 +1,4 @@
-"""Relay of vote events from the outbox to the feedback service, at least once.
+"""Relay of events of votes and reviews from the outbox to the feedback service, at least once.
 
 A row is removed after its acknowledgement. The feedback service recognises events by id, so that an
 event sent twice counts once, and replicas may relay at the same time. An event that is refused for
@@ -33,13 +33,17 @@ FIRST_BACKOFF_SECONDS = 0.25
 REFUSALS = (InvalidArgumentError, AlreadyExistsError, PermissionDeniedError)
 
 RELAYED = Counter(
-    "thumbwheel_review_votes_relayed_total", "Votes acknowledged by the feedback service."
+    "thumbwheel_review_votes_relayed_total",
+    "Events of votes and reviews acknowledged by the feedback service.",
 )
 REFUSED = Counter(
     "thumbwheel_review_votes_refused_total",
-    "Attempts to send a vote that the feedback service refused for its content.",
+    "Attempts to send an event that the feedback service refused for its content.",
 )
-WAITING = Gauge("thumbwheel_review_outbox_votes", "Votes that wait for the feedback service.")
+WAITING = Gauge(
+    "thumbwheel_review_outbox_votes",
+    "Events of votes and reviews that wait for the feedback service.",
+)
 
 
 class Outbox(Protocol):

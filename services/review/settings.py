@@ -29,7 +29,10 @@ class ReviewSettings(ServiceSettings):
         51058, ge=0, le=65535, description="port of /metrics and /health; 0: none"
     )
     max_request_bytes: int = Field(
-        64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest gRPC request"
+        4 * 1024 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="largest gRPC request; items of a draw need the default",
     )
     database_url: str = Field(
         "sqlite+aiosqlite:///.state/review.db",
@@ -94,6 +97,27 @@ class ReviewSettings(ServiceSettings):
     )
     screening_seconds: float = Field(
         600.0, gt=0, description="time between two searches for accounts that vote by arrangement"
+    )
+    raters: int = Field(2, ge=1, le=5, description="reviews of an item")
+    further_raters: int = Field(
+        1,
+        ge=0,
+        le=3,
+        description=(
+            "reviews more of an item on which reviewers disagree, before it waits for a resolution"
+        ),
+    )
+    least_difference: int = Field(
+        2, ge=1, le=4, description="difference of two scores on a scale that is a disagreement"
+    )
+    resolve_own: bool = Field(
+        False, description="reviewers may resolve disagreements on items that they have judged"
+    )
+    item_days: float = Field(
+        90.0, gt=0, description="days for which an item and its reviews are kept"
+    )
+    expiry_seconds: float = Field(
+        3_600.0, gt=0, description="time between two removals of items that are too old"
     )
     erasure_seconds: float = Field(
         60.0, gt=0, description="time between two reads of feedback's list of erasures"

@@ -1,1 +1,1 @@
-"""Database of battles, votes, accounts and the outbox."""
+"""Database of battles, votes, accounts, items, reviews and the outbox."""

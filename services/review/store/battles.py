@@ -3,12 +3,11 @@
 Rows are read under the principal of their user, so that a battle of another user is not found.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL as LABELS
-from sqlalchemy import Row, Select, Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.errors import NotFoundError
@@ -18,7 +17,7 @@ from services.contracts.limits import field_error
 from services.review.arena.battle import Battle, Outcome, SetAside, Vote, Voter
 from services.review.arena.battles import Usage
 from services.review.arena.pairing import Pair, PairCount
-from services.review.store.database import transaction
+from services.review.store.database import insert_new, transaction
 from services.review.store.tables import (
     STYLE_COLUMNS,
     accounts,
@@ -28,11 +27,6 @@ from services.review.store.tables import (
     outbox,
 )
 
-# SQLAlchemy has no common class for the upserts of the two dialects.
-INSERTS: Mapping[str, Callable[[Table], Any]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 COUNTED = (battle_votes.c.set_aside == "") & (battle_votes.c.weight > 0)
 
 
@@ -107,7 +101,7 @@ class SqlBattleStore:
             "create_us": battle.create_us,
         }
         async with transaction(self._engine) as connection:
-            await self._insert_new(connection, battles, values)
+            await insert_new(connection, battles, values)
             stored = await _one(connection, _of(voter).where(battles.c.request_id == request_id))
         return stored or battle
 
@@ -130,7 +124,7 @@ class SqlBattleStore:
                 return stored
             for number, message_id in enumerate(vote.message_ids):
                 used = {"message_id": message_id, "battle_id": battle.battle_id}
-                if not await self._insert_new(connection, battle_answers, used):
+                if not await insert_new(connection, battle_answers, used):
                     raise field_error(f"message_ids[{number}]", "an answer of this battle only")
             account = {
                 "principal": voter.principal,
@@ -139,7 +133,7 @@ class SqlBattleStore:
                 "weight": 1.0,
                 "quarantined": False,
             }
-            await self._insert_new(connection, accounts, account)
+            await insert_new(connection, accounts, account)
             await connection.execute(
                 battle_votes.insert().values(_vote_row(voter, battle.battle_id, vote))
             )
@@ -155,14 +149,6 @@ class SqlBattleStore:
                     )
                 )
             return Battle(battle.battle_id, battle.models, battle.create_us, vote)
-
-    async def _insert_new(
-        self, connection: AsyncConnection, target: Table, values: Mapping[str, object]
-    ) -> bool:
-        """Insert a row unless one with the same key exists; return True if inserted."""
-        insert = INSERTS[self._engine.dialect.name]
-        done = await connection.execute(insert(target).values(**values).on_conflict_do_nothing())
-        return bool(done.rowcount == 1)
 
 
 def _of(voter: Voter) -> Select[Any]:

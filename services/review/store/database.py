@@ -5,13 +5,14 @@ older schema is refused.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, Select, column, event, inspect, select, table, text
+from sqlalchemy import Connection, Select, Table, column, event, inspect, select, table, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,11 +29,16 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "review_revision"
 # Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
 # is current.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
 # Advisory lock of migrations, because Postgres has no lock on a schema.
 MIGRATION_LOCK = int.from_bytes(b"REVIEW")
+# SQLAlchemy has no common class for the upserts of the two dialects.
+INSERTS: Mapping[str, Callable[[Table], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 # Erased rows are overwritten in the file. An acknowledged vote survives a power loss.
 PRAGMAS = ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL", "busy_timeout=3000")
 
@@ -78,6 +84,15 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             reason="REVIEW_DATABASE_UNAVAILABLE",
             retry_seconds=1,
         ) from error
+
+
+async def insert_new(
+    connection: AsyncConnection, target: Table, values: Mapping[str, object]
+) -> bool:
+    """Insert a row unless one with the same key exists; return True if inserted."""
+    insert = INSERTS[connection.dialect.name]
+    done = await connection.execute(insert(target).values(**values).on_conflict_do_nothing())
+    return bool(done.rowcount == 1)
 
 
 async def migrate(url: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""Outbox of vote events for the feedback service.
+"""Outbox of events of votes and reviews for the feedback service.
 
-Any replica may send any row: the feedback service recognises events by id, and votes have no order.
-Rows of quarantined accounts wait for the decision of an operator.
+Any replica may send any row: the feedback service recognises events by id, and events have no
+order. Events of quarantined accounts wait for the decision of an operator.
 """
 
 from collections.abc import Sequence

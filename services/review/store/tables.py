@@ -1,7 +1,8 @@
 """Tables of the review database after the newest migration.
 
-Users are stored by their principal. Only the outbox has a user's name, until the event of the vote
-is acknowledged, because the call to the feedback service is made for that user.
+Users are stored by their principal. A user's name is in the outbox, until the event of a vote or
+review is acknowledged, and in reviews of items that are not complete, because the call to the
+feedback service is made for that user.
 """
 
 from sqlalchemy import (
@@ -112,6 +113,8 @@ outbox = Table(
     Column("create_us", BigInteger, nullable=False),
     # Time of the next attempt.
     Column("attempt_us", BigInteger, nullable=False),
+    # User whose words a reviewer judged; "" for a vote.
+    Column("owner", String(64), nullable=False, server_default="", index=True),
     sqlite_autoincrement=True,
 )
 
@@ -121,6 +124,82 @@ applied_erasures = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+# Users in feedback's list of erasures, with the time of their last erasure: a draw may add items
+# that were read before.
+erased_principals = Table(
+    "review_erased_principals",
+    METADATA,
+    Column("principal", String(64), primary_key=True),
+    Column("erase_us", BigInteger, nullable=False),
+)
+
+
+def _item_id(*, primary_key: bool = False, index: bool = False) -> Column[str]:
+    item = ForeignKey("review_items.item_id", ondelete="CASCADE")
+    return Column("item_id", String(36), item, primary_key=primary_key, nullable=False, index=index)
+
+
+items = Table(
+    "review_items",
+    METADATA,
+    Column("item_id", String(36), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    # User whose words the item has.
+    Column("principal", String(64), nullable=False, index=True),
+    # Creation of the answer, for erasures; 0 if unknown.
+    Column("message_us", BigInteger, nullable=False),
+    # The item as JSON; personal data are replaced.
+    Column("content", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    # Largest disagreement of two reviews while the state is "disagreed".
+    Column("difference", Integer, nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Index("review_items_of_tenant", "tenant", "state", "create_us"),
+    Index("review_items_by_time", "create_us", "item_id"),
+)
+
+reviews = Table(
+    "review_reviews",
+    METADATA,
+    _item_id(primary_key=True),
+    Column("rater", String(64), primary_key=True, index=True),
+    # Name of the reviewer until the item is complete.
+    Column("user", Text, nullable=False),
+    # Scores and ranks as JSON.
+    Column("opinion", Text, nullable=False),
+    Column("written_answer", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("submit_us", BigInteger, nullable=False),
+)
+
+resolutions = Table(
+    "review_resolutions",
+    METADATA,
+    _item_id(primary_key=True),
+    Column("rater", String(64), nullable=False, index=True),
+    Column("opinion", Text, nullable=False),
+    Column("written_answer", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("submit_us", BigInteger, nullable=False),
+)
+
+# The item on which a reviewer works.
+leases = Table(
+    "review_leases",
+    METADATA,
+    Column("rater", String(64), primary_key=True),
+    _item_id(index=True),
+    Column("expire_us", BigInteger, nullable=False),
+)
+
+# Items that a reviewer left to others.
+skips = Table(
+    "review_skips",
+    METADATA,
+    _item_id(primary_key=True),
+    Column("rater", String(64), primary_key=True, index=True),
 )
 
 AUDIT = audit_table(METADATA, "review")

@@ -11,7 +11,7 @@ import grpc
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -26,6 +26,9 @@ from services.review.settings import ReviewSettings
 
 ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
 BOB = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
+CARL = (("x-tw-tenant", "acme"), ("x-tw-user", "carl"))
+DORA = (("x-tw-tenant", "acme"), ("x-tw-user", "dora"))
+EVE = (("x-tw-tenant", "acme"), ("x-tw-user", "eve"))
 OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
 PRINCIPAL_KEY = "a key for tests only"
 MODELS = ("alder-1", "birch-2")
@@ -119,7 +122,8 @@ class FakeFeedback:
         failure = self.failures.pop(0) if self.failures else ""
         if isinstance(failure, grpc.StatusCode):
             await context.abort(failure, "failed")
-        if request.event.principal != principal_of(PRINCIPAL_KEY, caller_of(context)):
+        giver = request.event.rater or request.event.principal
+        if giver != principal_of(PRINCIPAL_KEY, caller_of(context)):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "another principal")
         self.events.append(request.event)
         if failure == "after":
@@ -171,6 +175,8 @@ class Review:
 
     arena: Any
     models: Any
+    reviews: Any
+    items: Any
     peers: Peers
 
     async def create(self, request_id: str = "", caller: Any = ADA) -> arena_pb2.Battle:
@@ -209,6 +215,96 @@ class Review:
         battle = await self.create(caller=caller)
         ids = await self.answers(battle, owner=caller, **fields)
         return await self.vote(battle.battle_id, ids, outcome, caller)
+
+    async def add_items(self, *items: review_pb2.DrawnItem) -> int:
+        request = review_pb2.AddItemsRequest(items=items)
+        return int((await self.items.AddItems(request, timeout=10)).added)
+
+    async def next_item(self, caller: Any) -> review_pb2.ReviewItem:
+        request = review_pb2.GetNextItemRequest()
+        return (await self.reviews.GetNextItem(request, timeout=10, metadata=caller)).item
+
+    async def submit(self, caller: Any, item_id: str, given: review_pb2.Review) -> None:
+        request = review_pb2.SubmitReviewRequest(item_id=item_id, review=given)
+        await self.reviews.SubmitReview(request, timeout=10, metadata=caller)
+
+    async def resolve(self, caller: Any, item_id: str, given: review_pb2.Review) -> None:
+        request = review_pb2.ResolveDisagreementRequest(item_id=item_id, review=given)
+        await self.reviews.ResolveDisagreement(request, timeout=10, metadata=caller)
+
+    async def judge(self, caller: Any, *ranking: str, score: int = 4, written: str = "") -> str:
+        """Judge the caller's next item; return its id.
+
+        Args:
+            caller: metadata.
+            ranking: texts of the answers, the best first; empty for no ranking.
+            score: of all answers on all scales.
+            written: better answer.
+        """
+        item = await self.next_item(caller)
+        await self.submit(
+            caller, item.item_id, review_of(item, *ranking, score=score, written=written)
+        )
+        return str(item.item_id)
+
+    async def disagreements(
+        self, caller: Any, page_size: int = 0, token: str = ""
+    ) -> review_pb2.ListDisagreementsResponse:
+        request = review_pb2.ListDisagreementsRequest(page_size=page_size, page_token=token)
+        return await self.reviews.ListDisagreements(request, timeout=10, metadata=caller)
+
+    async def exported(self, page_size: int = 0, token: str = "") -> review_pb2.ListReviewsResponse:
+        request = review_pb2.ListReviewsRequest(page_size=page_size, page_token=token)
+        return await self.items.ListReviews(request, timeout=10)
+
+    async def agreement(self, caller: Any) -> review_pb2.GetAgreementResponse:
+        request = review_pb2.GetAgreementRequest()
+        return await self.reviews.GetAgreement(request, timeout=10, metadata=caller)
+
+
+def principal(caller: Any) -> str:
+    """Return the pseudonym of a caller."""
+    tenant, user = (value for _, value in caller)
+    return principal_of(PRINCIPAL_KEY, Caller(tenant, user))
+
+
+def drawn_item(*texts: str, owner: Any = ADA, **changes: Any) -> review_pb2.DrawnItem:
+    """Return an item; users saw the first answer, and the last one has no message id."""
+    texts = texts or ("one", "two")
+    ids = [str(uuid.uuid4()) for _ in texts]
+    values: dict[str, Any] = {
+        "item": review_pb2.ReviewItem(
+            item_id=str(uuid.uuid4()),
+            context=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="a question")],
+            answers=[
+                review_pb2.ReviewAnswer(answer_id=answer_id, text=text)
+                for answer_id, text in zip("abcdef", texts, strict=False)
+            ],
+            task=chat_pb2.TASK_CODE,
+        ),
+        "tenant": dict(owner)["x-tw-tenant"],
+        "principal": principal(owner),
+        "conversation_id": UNKNOWN_ID,
+        "message_id": ids[0],
+        "model_versions": [f"version-{number}" for number in range(len(texts))],
+        "message_ids": [*ids[:-1], ""] if len(ids) > 1 else ids,
+        "arm": "stable",
+        "rule": review_pb2.DRAW_RULE_RANDOM,
+    }
+    return review_pb2.DrawnItem(**values | changes)
+
+
+def review_of(
+    item: review_pb2.ReviewItem, *ranking: str, score: int = 4, written: str = ""
+) -> review_pb2.Review:
+    """Return a review of an item as `Review.judge` submits it."""
+    scales = {"correctness": score, "helpfulness": score, "clarity": score, "safety": score}
+    given = review_pb2.Review(written_answer=written)
+    for answer in item.answers:
+        given.scores.add(answer_id=answer.answer_id, **scales)
+        if ranking:
+            given.ranks.add(answer_id=answer.answer_id, rank=1 + ranking.index(answer.text))
+    return given
 
 
 @asynccontextmanager
@@ -254,6 +350,8 @@ async def review_service(
         yield Review(
             arena_pb2_grpc.ArenaServiceStub(channel),
             arena_pb2_grpc.BattleModelServiceStub(channel),
+            review_pb2_grpc.ReviewServiceStub(channel),
+            review_pb2_grpc.ReviewItemServiceStub(channel),
             found,
         )
 

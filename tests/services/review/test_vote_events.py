@@ -4,39 +4,18 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.contracts.chat import Arm, Task
-from services.feedback.events import check_feedback
-from services.feedback.lake import parquet
-from services.feedback.wire import feedback_from
 from services.review.arena.battle import Battle, Outcome, Vote, Voter
 from services.review.arena.votes import vote_event
+from tests.services.review.training_events import read_by_training, turn
 from tests.training.feedback_log import principal_of, uid
-from training.data.chat import Message
-from training.data.feedback.catalogue import Segment
-from training.data.feedback.events import Feedback, FinishReason, Turn
+from training.data.feedback.events import Feedback
 from training.data.feedback.judgements import judge
 from training.data.feedback.pairs import LabelNoise, group_by_prompt, make_pairs
-from training.data.feedback.rows import DataKey, Decryptor, feedback_rows
 from training.data.feedback.sources import Source
 
 MODELS, IDS = ("nano-1", "nano-2"), (uid("first"), uid("second"))
 TEXTS = ("the first answer", "the second answer")
 VOTER = Voter("acme", principal_of("ann"))
-SEGMENT = Segment(1, "topic", 0, 0, 1, "key", "sha", 1)
-POSITION = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1, "offset": 0}
-
-
-def turn(message_id: str, version: str, text: str) -> Turn:
-    return Turn(
-        place=(0, 1, 0),
-        event_id=message_id,
-        principal=VOTER.principal,
-        message_id=message_id,
-        context=(Message("user", "hi"),),
-        answer=text,
-        finish=FinishReason.STOP,
-        model_version=version,
-        arm=Arm.BATTLE,
-    )
 
 
 def event_read_by_training(outcome: Outcome) -> Feedback:
@@ -46,13 +25,7 @@ def event_read_by_training(outcome: Outcome) -> Feedback:
     )
     battle = Battle(uid("battle"), MODELS, 1)
     vote = Vote(IDS, outcome, None, Task.CHAT, 1.0, 1_000_000, 2_000_000, ((), ()))
-    event = feedback_from(vote_event(VOTER, battle, first, vote))
-    check_feedback(event)
-    row = parquet.feedback_row(event) | POSITION | {"event_id": event.event_id}
-    table = parquet.read(parquet.encode_feedback([row]))
-    decryptor = Decryptor({VOTER.principal: DataKey(consent=True)}, set())
-    (found,) = feedback_rows(table, SEGMENT, decryptor)
-    return found
+    return read_by_training(vote_event(VOTER, battle, first, vote))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +40,10 @@ def event_read_by_training(outcome: Outcome) -> Feedback:
 def test_a_vote_becomes_the_pair_that_the_user_meant(
     outcome: Outcome, preferred: list[tuple[str, str]]
 ) -> None:
-    turns = [turn(*answer) for answer in zip(IDS, MODELS, TEXTS, strict=True)]
+    turns = [
+        turn(VOTER.principal, *answer, arm=Arm.BATTLE)
+        for answer in zip(IDS, MODELS, TEXTS, strict=True)
+    ]
     given, dropped = judge([event_read_by_training(outcome)], turns, 10)
     assert (len(given), dropped) == (1, [])
     pairs, _ = make_pairs(group_by_prompt(given), LabelNoise(None, 0, 0), 10, 0)

@@ -1,0 +1,1 @@
+"""Reviews of stored answers by people who do not know the versions."""

@@ -1,0 +1,75 @@
+"""Rules for the number of reviews of an item, and for disagreements.
+
+Two reviews disagree if their scores of an answer differ by `least_difference` or more on a scale
+that both used, or if both ranked and no answer is best in both rankings. An item is complete when
+it has enough reviews and a majority of them agree pairwise. Otherwise it gets further reviews, and
+then waits for a resolution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from services.review.reviewing.item import ItemState, Opinion, Review
+
+# Counts for more than the largest difference of scores, 4, because rankings train models.
+BEST_DIFFERS = 5
+
+
+@dataclass(frozen=True)
+class RatingRules:
+    """Rules of an installation.
+
+    Args:
+        raters: reviews of an item.
+        further_raters: reviews more, if the first ones disagree.
+        least_difference: of two scores on a scale that is a disagreement.
+        resolve_own: a reviewer of an item may also resolve the disagreement.
+    """
+
+    raters: int
+    further_raters: int
+    least_difference: int
+    resolve_own: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """State of an item by its reviews; `counted` are the reviews that agree once it is complete."""
+
+    state: ItemState
+    counted: Sequence[Review] = ()
+    difference: int = 0
+
+
+def judge(reviews: Sequence[Review], rules: RatingRules) -> Verdict:
+    """Return the state of an item that is not resolved."""
+    if len(reviews) < rules.raters:
+        return Verdict(ItemState.OPEN)
+    for size in range(len(reviews), len(reviews) // 2, -1):
+        for group in combinations(reviews, size):
+            if spread(group, rules.least_difference) == 0:
+                return Verdict(ItemState.COMPLETE, group)
+    if len(reviews) < rules.raters + rules.further_raters:
+        return Verdict(ItemState.OPEN)
+    found = spread(reviews, rules.least_difference)
+    return Verdict(ItemState.DISAGREED, difference=found)
+
+
+def spread(reviews: Sequence[Review], least_difference: int) -> int:
+    """Return the largest disagreement of two reviews, or 0."""
+    opinions = [review.judgement.opinion for review in reviews]
+    found = (disagreement(*pair, least_difference) for pair in combinations(opinions, 2))
+    return max(found, default=0)
+
+
+def disagreement(first: Opinion, second: Opinion, least_difference: int) -> int:
+    """Return the largest difference of scores, plus BEST_DIFFERS for rankings; 0 for agreement."""
+    scores = zip(first.scores, second.scores, strict=True)
+    found = max(
+        (abs(a - b) for pair in scores for a, b in zip(*pair, strict=True) if a and b), default=0
+    )
+    if found < least_difference:
+        found = 0
+    is_ranked = bool(first.ranks and second.ranks)
+    return found + (BEST_DIFFERS if is_ranked and not first.best & second.best else 0)
