@@ -91,7 +91,7 @@ class FakeGenerator:
 
 @dataclass
 class FakeFeedback:
-    """Fake of feedback's RecordFeedback with its check of the principal.
+    """Fake of feedback's RecordFeedback with its checks of the principal and of erasures.
 
     Each entry of `failures` fails a call with its code; "after" fails it after the write.
     """
@@ -125,7 +125,14 @@ class FakeFeedback:
         giver = request.event.rater or request.event.principal
         if giver != principal_of(PRINCIPAL_KEY, caller_of(context)):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "another principal")
-        self.events.append(request.event)
+        # As in the feedback service: a call that was on its way during the erasure.
+        accepted_us = request.event.accept_time.ToMicroseconds()
+        if not any(
+            entry.principal in (request.event.principal, request.event.rater)
+            and accepted_us <= entry.erasure.shred_time.ToMicroseconds()
+            for entry in self.erased
+        ):
+            self.events.append(request.event)
         if failure == "after":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down after the write")
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
@@ -347,13 +354,18 @@ async def review_service(
         registrations = await stack.enter_async_context(wiring(settings))
         bound = await stack.enter_async_context(serving(settings, registrations))
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{bound}"))
-        yield Review(
-            arena_pb2_grpc.ArenaServiceStub(channel),
-            arena_pb2_grpc.BattleModelServiceStub(channel),
-            review_pb2_grpc.ReviewServiceStub(channel),
-            review_pb2_grpc.ReviewItemServiceStub(channel),
-            found,
-        )
+        yield review_stubs(channel, found)
+
+
+def review_stubs(channel: grpc.aio.Channel, peers: Peers) -> Review:
+    """Return the stubs of a running service."""
+    return Review(
+        arena_pb2_grpc.ArenaServiceStub(channel),
+        arena_pb2_grpc.BattleModelServiceStub(channel),
+        review_pb2_grpc.ReviewServiceStub(channel),
+        review_pb2_grpc.ReviewItemServiceStub(channel),
+        peers,
+    )
 
 
 async def error_of(call: Any) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2
 
 from services.chassis.channel import open_channel
 from services.chassis.errors import from_rpc
@@ -27,6 +27,7 @@ from tests.services.review.service import (
     Review,
     peer_services,
     review_service,
+    review_stubs,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,9 +73,7 @@ async def running(
                 ):
                     assert line, "the service ended before it served"
             async with open_channel(f"127.0.0.1:{int(found[1])}") as channel:
-                arena = arena_pb2_grpc.ArenaServiceStub(channel)
-                models = arena_pb2_grpc.BattleModelServiceStub(channel)
-                yield Review(arena, models, peers), process
+                yield review_stubs(channel, peers), process
         finally:
             if process.returncode is None:
                 process.kill()
