@@ -1,4 +1,4 @@
-"""Arena: battles and votes, their way to training, leaderboard and quarantine."""
+"""Arena and reviews: votes and reviews, their way to training, leaderboard and quarantine."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate
 
@@ -39,19 +39,37 @@ VOTES = Row(
         ),
     ),
 )
+REVIEWS = Row(
+    "Reviews",
+    (
+        Panel(
+            "Reviews and resolutions",
+            "Stored judgements of reviewers.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{REVIEW}_reviews_total", "kind"), "{{kind}}")],
+        ),
+        Panel(
+            "Items after their last review",
+            "Disagreed items wait for a resolution. Many of them: the scales or the rules for "
+            "reviewers are unclear.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{REVIEW}_items_judged_total", "outcome"), "{{outcome}}")],
+        ),
+    ),
+)
 PROGRESS = Row(
     "Way to training, erasure and quarantine",
     (
         Panel(
-            "Votes in the outbox",
+            "Votes and reviews in the outbox",
             "Not yet accepted by feedback, without those of quarantined accounts. VotesWait fires "
             "at 100.",
             Unit.COUNT,
             [Query(f"max({REVIEW}_outbox_votes)", "waiting")],
         ),
         Panel(
-            "Votes accepted and refused by feedback",
-            "A refused vote is sent again later. VotesRefused fires at the first.",
+            "Events accepted and refused by feedback",
+            "A refused event is sent again later. VotesRefused fires at the first.",
             Unit.PER_SECOND,
             [
                 Query(rate(f"{REVIEW}_votes_relayed_total"), "accepted"),
@@ -87,6 +105,6 @@ PROGRESS = Row(
 BOARD = Dashboard(
     "arena",
     "arena",
-    "Battles, votes and ratings of the review service.",
-    (VOTES, PROGRESS),
+    "Battles, votes, ratings and reviews of the review service.",
+    (VOTES, REVIEWS, PROGRESS),
 )
