@@ -44,7 +44,7 @@ class OpinionSource(Protocol):
         """Return the encoded opinions of each item of a tenant, oldest review first."""
 
     def decode(self, opinion: str) -> Opinion:
-        """Decode an opinion."""
+        """Decode an encoded opinion of a review."""
 
 
 class Agreements:

@@ -59,7 +59,7 @@ class ReviewStore(Protocol):
         """Lease an item until a time; return it with the number of items left to the reviewer."""
 
     async def item(self, reviewer: Reviewer, item_id: str) -> Item | None:
-        """Return an item."""
+        """Return an item that the reviewer may see."""
 
     async def add_review(
         self, reviewer: Reviewer, item: Item, review: Review, decide: Judge

@@ -521,7 +521,7 @@ class GetAgreementResponse(_message.Message):
     reviews: _builtins.int
     """Number of reviews."""
     disagreements: _builtins.int
-    """Number of items with a disagreement that nobody has resolved."""
+    """Number of items with a disagreement and without a resolution."""
     @_builtins.property
     def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agreement]:
         """Agreement by scale, and of the rankings."""
