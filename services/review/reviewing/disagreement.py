@@ -43,7 +43,13 @@ class Verdict:
 
 
 def judge(reviews: Sequence[Review], rules: RatingRules) -> Verdict:
-    """Return the state of an item that is not resolved."""
+    """Return the state of an item that is not resolved.
+
+    Args:
+        reviews: all reviews, oldest first. Of several majorities the largest counts, then the one
+            with the earliest reviews.
+        rules: of the installation.
+    """
     if len(reviews) < rules.raters:
         return Verdict(ItemState.OPEN)
     for size in range(len(reviews), len(reviews) // 2, -1):

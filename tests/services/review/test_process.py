@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from thumbwheel.review.v1 import arena_pb2
+from thumbwheel.review.v1 import arena_pb2, review_pb2
 
 from services.chassis.channel import open_channel
 from services.chassis.errors import from_rpc
@@ -25,6 +25,7 @@ from tests.services.review.service import (
     Home,
     Peers,
     Review,
+    drawn_item,
     peer_services,
     review_service,
     review_stubs,
@@ -98,28 +99,49 @@ async def test_sigkill_loses_no_acknowledged_vote(home: Home) -> None:
     assert [event.accept_time for event in peers.feedback.events] == [voted.vote_time]
 
 
-async def test_battles_are_created_by_signed_calls_of_the_gateway_only(
+async def test_calls_are_accepted_from_their_callers_only(
     sqlite_home: Home, tmp_path: Path
 ) -> None:
-    public, method = tmp_path / "public", "/thumbwheel.review.v1.ArenaService/CreateBattle"
-    outcomes = {}
-    signed: dict[str, Any] = {"": ADA}
+    """Users arrive through the gateway, and items from training."""
+    public, outcomes = tmp_path / "public", {}
+    signers = {}
     for caller in ("gateway", "training"):
         create_key_pair(caller, tmp_path / f"{caller}.key", public)
-        token = TokenSigner(caller, tmp_path / f"{caller}.key").token(method, Caller("acme", "ada"))
-        signed[caller] = (*ADA, (IDENTITY_KEY, token))
+        signers[caller] = TokenSigner(caller, tmp_path / f"{caller}.key")
     async with running(sqlite_home, Peers(), identity_keys=public) as (review, _):
-        for caller, metadata in signed.items():
-            request = arena_pb2.CreateBattleRequest(request_id="r1")
-            try:
-                await review.arena.CreateBattle(request, timeout=10, metadata=metadata)
-                outcomes[caller] = "OK"
-            except grpc.aio.AioRpcError as error:
-                outcomes[caller] = from_rpc(error, "review").reason
+        calls = {
+            "ArenaService/CreateBattle": (
+                review.arena.CreateBattle,
+                arena_pb2.CreateBattleRequest(request_id="r1"),
+            ),
+            "ReviewService/GetAgreement": (
+                review.reviews.GetAgreement,
+                review_pb2.GetAgreementRequest(),
+            ),
+            "ReviewItemService/AddItems": (
+                review.items.AddItems,
+                review_pb2.AddItemsRequest(items=[drawn_item()]),
+            ),
+        }
+        for name, (method, request) in calls.items():
+            found = []
+            for caller in ("", *signers):
+                metadata: Any = ADA
+                if caller:
+                    path = f"/thumbwheel.review.v1.{name}"
+                    token = signers[caller].token(path, Caller("acme", "ada"))
+                    metadata = (*ADA, (IDENTITY_KEY, token))
+                try:
+                    await method(request, timeout=10, metadata=metadata)
+                    found.append("OK")
+                except grpc.aio.AioRpcError as error:
+                    found.append(from_rpc(error, "review").reason)
+            outcomes[name] = found
+    of_gateway = ["SERVICE_TOKEN_MISSING", "OK", "PEER_NOT_ALLOWED"]
     assert outcomes == {
-        "": "SERVICE_TOKEN_MISSING",
-        "gateway": "OK",
-        "training": "PEER_NOT_ALLOWED",
+        "ArenaService/CreateBattle": of_gateway,
+        "ReviewService/GetAgreement": of_gateway,
+        "ReviewItemService/AddItems": ["SERVICE_TOKEN_MISSING", "PEER_NOT_ALLOWED", "OK"],
     }
 
 
