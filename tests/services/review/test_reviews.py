@@ -72,8 +72,8 @@ async def test_rankings_of_two_raters_who_agree_are_sent(home: Home) -> None:
     assert list(exported.raters) == [principal(BOB), principal(CARL)]
 
 
-async def test_written_answer_becomes_a_correction_by_the_rater(home: Home) -> None:
-    async with review_service(home) as review:
+async def test_written_answer_becomes_a_correction_by_the_rater(sqlite_home: Home) -> None:
+    async with review_service(sqlite_home) as review:
         drawn = drawn_item("one")
         await review.add_items(drawn)
         await review.judge(BOB, written="better")
@@ -84,9 +84,9 @@ async def test_written_answer_becomes_a_correction_by_the_rater(home: Home) -> N
     assert (event.message_id, event.model_version) == (drawn.message_id, "version-0")
 
 
-async def test_item_gets_a_third_review_after_a_disagreement(home: Home) -> None:
+async def test_item_gets_a_third_review_after_a_disagreement(sqlite_home: Home) -> None:
     """The majority counts; the review that differs from it trains nothing."""
-    async with review_service(home) as review:
+    async with review_service(sqlite_home) as review:
         await review.add_items(drawn_item())
         await review.judge(BOB, "one", "two")
         await review.judge(CARL, "two", "one")
@@ -279,8 +279,8 @@ async def test_skipped_item_is_left_to_others(home: Home) -> None:
         assert (await review.next_item(CARL)).item_id == item.item_id
 
 
-async def test_remaining_counts_the_items_of_the_reviewer(home: Home) -> None:
-    async with review_service(home) as review:
+async def test_remaining_counts_the_items_of_the_reviewer(sqlite_home: Home) -> None:
+    async with review_service(sqlite_home) as review:
         await review.add_items(*(drawn_item() for _ in range(3)), drawn_item(owner=BOB))
         request = review_pb2.GetNextItemRequest()
         found = await review.reviews.GetNextItem(request, timeout=10, metadata=BOB)
@@ -348,8 +348,8 @@ async def test_malformed_reviews_are_refused_and_not_stored(sqlite_home: Home) -
         assert (await review.agreement(BOB)).reviews == 0
 
 
-async def test_zero_scores_equal_ranks_and_longest_texts_are_accepted(home: Home) -> None:
-    async with review_service(home) as review:
+async def test_zero_scores_equal_ranks_and_longest_texts_are_accepted(sqlite_home: Home) -> None:
+    async with review_service(sqlite_home) as review:
         await review.add_items(drawn_item())
         item = await review.next_item(BOB)
         given = review_pb2.Review(
