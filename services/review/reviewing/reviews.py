@@ -26,6 +26,11 @@ ITEMS = Counter(
     "Items after their last review, by outcome: complete (the reviewers agree) or disagreed.",
     ["outcome"],
 )
+# From the start, so that a rate includes the first review.
+for _kind in ("review", "resolution"):
+    REVIEWS.labels(_kind)
+for _outcome in ("complete", "disagreed"):
+    ITEMS.labels(_outcome)
 
 Judge = Callable[[Sequence[Review]], Verdict]
 
