@@ -33,7 +33,8 @@ def ask(page: Page, text: str) -> None:
 
 def test_versions_side_by_side_and_the_leaderboard(page: Page) -> None:
     page.get_by_role("link", name="Side by side").click()
-    (version,) = page.get_by_role("group", name="Versions").get_by_role("checkbox").all()
+    version = page.get_by_role("group", name="Versions").get_by_role("checkbox")
+    expect(version).to_have_count(1)
     expect(version).to_be_checked()
     expect(page.get_by_text("Only one version is served at present.")).to_be_visible()
     ask(page, QUESTION)
