@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +11,8 @@ from typing import Any
 
 import grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from tests.support.service_process import served_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
@@ -79,13 +80,7 @@ async def start_replica(**settings: Any) -> Process:
         stderr=asyncio.subprocess.PIPE,
         env=kept | given | {"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}"},
     )
-    assert process.stderr
-    async with asyncio.timeout(START_SECONDS):
-        while not (
-            found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())
-        ):
-            assert line, "the replica ended before it served"
-    return Process(process, int(found[1]))
+    return Process(process, await served_port(process, START_SECONDS))
 
 
 @asynccontextmanager

@@ -53,16 +53,14 @@ class SqlBattleStore:
             .where(battles.c.principal == voter.principal)
             .where(battles.c.create_us > hour_us)
         )
-        votes = select(func.count(), func.min(battle_votes.c.vote_us)).where(
-            battle_votes.c.principal == voter.principal, battle_votes.c.vote_us > day_us
-        )
         async with transaction(self._engine) as connection:
             created, oldest_us = (await connection.execute(own)).one()
-            voted, oldest_vote_us = (await connection.execute(votes)).one()
+            voted, oldest_vote_us = (await connection.execute(_votes_since(voter, day_us))).one()
         return Usage(created, oldest_us or 0, voted, oldest_vote_us or 0)
 
     async def votes_since(self, voter: Voter, since_us: int) -> int:
-        return (await self.usage(voter, since_us, since_us)).votes
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(_votes_since(voter, since_us))).scalar_one())
 
     async def pair_counts(self, tenant: str) -> Mapping[Pair, PairCount]:
         statement = (
@@ -149,6 +147,13 @@ class SqlBattleStore:
                     )
                 )
             return Battle(battle.battle_id, battle.models, battle.create_us, vote)
+
+
+def _votes_since(voter: Voter, since_us: int) -> Select[int, Any]:
+    """Return the query for the number of a voter's votes and the time of the oldest."""
+    return select(func.count(), func.min(battle_votes.c.vote_us)).where(
+        battle_votes.c.principal == voter.principal, battle_votes.c.vote_us > since_us
+    )
 
 
 def _of(voter: Voter) -> Select[Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -40,6 +39,7 @@ from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
 from tests.support.secret_volume import SecretVolume
+from tests.support.service_process import served_port
 
 ROOT = Path(__file__).resolve().parents[3]
 GENERATOR, ROLLOUT = (
@@ -359,16 +359,8 @@ async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
         env=environment,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stderr is not None
     try:
-        async with asyncio.timeout(60):
-            while not (
-                found := re.search(
-                    rb"serving\s+port=(\d+)", line := await process.stderr.readline()
-                )
-            ):
-                assert line, "the service ended before it served"
-        yield int(found[1])
+        yield await served_port(process, 60)
     finally:
         process.kill()
         await process.communicate()

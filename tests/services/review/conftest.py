@@ -3,21 +3,19 @@
 import asyncio
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from services.review.store.database import migrate
 from tests.servers import Database, PostgresServer
 from tests.services.review.service import Home
+from tests.support.postgres_copies import copy_of
 
 
 @pytest.fixture(scope="session")
 def review_template(postgres: PostgresServer) -> Database:
-    """Migrated template of the test databases; a copy takes about 30 ms."""
+    """Migrated template of the test databases."""
     template = postgres.database()
     asyncio.run(migrate(template.url()))
     return template
@@ -25,10 +23,8 @@ def review_template(postgres: PostgresServer) -> Database:
 
 @pytest.fixture
 def postgres_home(review_template: Database, tmp_path: Path) -> Iterator[Home]:
-    own = replace(review_template, name=f"t_{uuid4().hex}")
-    _administer(own, f"CREATE DATABASE {own.name} TEMPLATE {review_template.name}")
-    yield Home(tmp_path, own.url())
-    _administer(own, f"DROP DATABASE {own.name} WITH (FORCE)")
+    with copy_of(review_template) as own:
+        yield Home(tmp_path, own.url())
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +47,3 @@ def sqlite_home(review_file: Path, tmp_path: Path) -> Home:
 def home(request: pytest.FixtureRequest) -> Home:
     found: Home = request.getfixturevalue(f"{request.param}_home")
     return found
-
-
-def _administer(database: Database, statement: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(replace(database, name="postgres").url("postgresql"))
-        await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run())

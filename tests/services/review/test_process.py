@@ -30,6 +30,7 @@ from tests.services.review.service import (
     review_service,
     review_stubs,
 )
+from tests.support.service_process import served_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -64,16 +65,9 @@ async def running(
     async with peer_services(peers) as port:
         targets = {f"{peer}_target": f"127.0.0.1:{port}" for peer in vars(peers)}
         process = await start(home, **targets, **settings)
-        assert process.stderr is not None
         try:
-            async with asyncio.timeout(30):
-                while not (
-                    found := re.search(
-                        rb"serving\s+port=(\d+)", line := await process.stderr.readline()
-                    )
-                ):
-                    assert line, "the service ended before it served"
-            async with open_channel(f"127.0.0.1:{int(found[1])}") as channel:
+            own_port = await served_port(process)
+            async with open_channel(f"127.0.0.1:{own_port}") as channel:
                 yield review_stubs(channel, peers), process
         finally:
             if process.returncode is None:

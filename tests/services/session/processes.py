@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
 from tests.services.session.service import PRINCIPAL_KEY, Home
+from tests.support.service_process import served_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -47,16 +47,9 @@ async def running(
 ) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
     """Start the service and yield a client stub and the process; kill the process at the end."""
     process = await start(home, **settings)
-    assert process.stderr is not None
     try:
-        async with asyncio.timeout(30):
-            while not (
-                found := re.search(
-                    rb"serving\s+port=(\d+)", line := await process.stderr.readline()
-                )
-            ):
-                assert line, "the service ended before it served"
-        async with open_channel(f"127.0.0.1:{int(found[1])}") as channel:
+        port = await served_port(process)
+        async with open_channel(f"127.0.0.1:{port}") as channel:
             yield session_pb2_grpc.SessionServiceStub(channel), process
     finally:
         if process.returncode is None:
