@@ -17,9 +17,7 @@ def redact_feedback(
 ) -> tuple[list[GivenFeedback], Counter[Kind]]:
     """Replace personal data and secrets in contexts, answers and corrections; count them.
 
-    The texts of a judgement or ranking share their placeholders. Values of system messages come
-    from the operator, such as the address of a help desk, and stay. A changed judgement has no
-    sample, because its token ids contain the data.
+    A changed judgement has no sample, because its token ids contain the data.
 
     Args:
         language: ISO 639-1 code of the users' language.
@@ -27,31 +25,46 @@ def redact_feedback(
     results: list[GivenFeedback] = []
     counts: Counter[Kind] = Counter()
     for given in feedback:
-        context = given.context
-        public = [message.content for message in context if message.role == "system"]
         if isinstance(given, Judgement):
             answers = [given.answer, given.correction or ""]
         else:
             answers = [answer.text for answer in given.answers]
-        texts = [*(message.content for message in context), *answers]
-        redacted = redact_all(texts, language, KINDS_OF_USERS, public_texts=public)
-        if any(text.counts for text in redacted):
-            for text in redacted:
-                counts.update(text.counts)
-            contents = [text.text for text in redacted]
-            given = _with_texts(given, contents[: len(context)], contents[len(context) :])
+        context, answers, found = redact_conversation(given.context, answers, language)
+        if found:
+            counts.update(found)
+            given = _with_texts(given, context, answers)
         results.append(given)
     return results, counts
 
 
+def redact_conversation(
+    context: Sequence[Message], answers: Sequence[str], language: str
+) -> tuple[tuple[Message, ...], list[str], Counter[Kind]]:
+    """Replace personal data and secrets in a conversation and its answers; count them.
+
+    The texts share their placeholders. Values of system messages come from the operator, such as
+    the address of a help desk, and stay.
+
+    Args:
+        language: ISO 639-1 code of the user's language.
+    """
+    public = [message.content for message in context if message.role == "system"]
+    texts = [*(message.content for message in context), *answers]
+    redacted = redact_all(texts, language, KINDS_OF_USERS, public_texts=public)
+    counts: Counter[Kind] = Counter()
+    for text in redacted:
+        counts.update(text.counts)
+    contents = [text.text for text in redacted]
+    changed = tuple(
+        Message(message.role, content) for message, content in zip(context, contents, strict=False)
+    )
+    return changed, contents[len(context) :], counts
+
+
 def _with_texts(
-    given: GivenFeedback, contents: Sequence[str], answers: Sequence[str]
+    given: GivenFeedback, context: tuple[Message, ...], answers: Sequence[str]
 ) -> GivenFeedback:
     """Return the same feedback with other texts of its context and its answers."""
-    context = tuple(
-        Message(message.role, content)
-        for message, content in zip(given.context, contents, strict=True)
-    )
     if isinstance(given, Judgement):
         answer, correction = answers
         if given.correction is None:

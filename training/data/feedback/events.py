@@ -92,7 +92,8 @@ class Turn:
     """One finished turn of a conversation.
 
     `context` is the exact context of the model, `answer` the displayed text, `served` the sample if
-    known. Withheld turns have none of the three.
+    known. Withheld turns have none of the three. `finish_us` is the end of the answer, or the
+    deletion of an erased turn, in microseconds since 1970.
     """
 
     place: LogPosition
@@ -109,3 +110,7 @@ class Turn:
     cached: bool = False
     served: Served | None = None
     withheld: Withheld | None = None
+    tenant: str = ""
+    conversation_id: str = ""
+    task: str = ""
+    finish_us: int = 0

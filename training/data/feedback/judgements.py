@@ -63,7 +63,7 @@ GivenFeedback = Judgement | Ranking
 
 
 @dataclass
-class _CurrentFeedback:
+class CurrentFeedback:
     """Current feedback of one person on one message."""
 
     thumb: Feedback | None = None
@@ -103,17 +103,9 @@ def judge(
             selects them, so neither the first nor the last are favoured.
     """
     dropped: list[Dropped] = []
-    # The last revision of every answer; an erasure overrides later revisions. Withheld turns are
-    # included, because feedback on them is withheld too.
-    known: dict[str, Turn] = {}
-    for turn in _unique(turns, dropped):
-        if turn.withheld:
-            dropped.append(Dropped(turn.event_id, Drop(turn.withheld)))
-        earlier = known.get(turn.message_id)
-        if earlier is None or not earlier.erased:
-            known[turn.message_id] = turn
+    known = last_revisions(turns, dropped)
     by_giver: dict[str, list[_Given]] = defaultdict(list)
-    for (principal, rater, message_id), current in _current_feedback(feedback, dropped).items():
+    for (principal, rater, message_id), current in current_feedback(feedback, dropped).items():
         usable = by_giver[rater or principal]
         if current.ranking:
             ranking = ranking_of(current.ranking, known)
@@ -148,7 +140,7 @@ def judge(
     )
 
 
-def _judgement(turn: Turn, current: _CurrentFeedback, rater: str) -> Judgement:
+def _judgement(turn: Turn, current: CurrentFeedback, rater: str) -> Judgement:
     return Judgement(
         message_id=turn.message_id,
         principal=turn.principal,
@@ -164,11 +156,27 @@ def _judgement(turn: Turn, current: _CurrentFeedback, rater: str) -> Judgement:
     )
 
 
-def _current_feedback(
+def last_revisions(turns: Iterable[Turn], dropped: list[Dropped]) -> dict[str, Turn]:
+    """Return the last revision of every answer by message id; append what is dropped.
+
+    An erasure overrides later revisions. Withheld turns are included, because feedback on them is
+    withheld too.
+    """
+    known: dict[str, Turn] = {}
+    for turn in _unique(turns, dropped):
+        if turn.withheld:
+            dropped.append(Dropped(turn.event_id, Drop(turn.withheld)))
+        earlier = known.get(turn.message_id)
+        if earlier is None or not earlier.erased:
+            known[turn.message_id] = turn
+    return known
+
+
+def current_feedback(
     feedback: Iterable[Feedback], dropped: list[Dropped]
-) -> dict[tuple[str, str, str], _CurrentFeedback]:
-    """Return the current feedback by user, rater and message."""
-    found: dict[tuple[str, str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
+) -> dict[tuple[str, str, str], CurrentFeedback]:
+    """Return the current feedback by user, rater and message; append what is dropped."""
+    found: dict[tuple[str, str, str], CurrentFeedback] = defaultdict(CurrentFeedback)
     for event in _unique(feedback, dropped):
         if event.withheld:
             dropped.append(Dropped(event.event_id, Drop(event.withheld)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ KEY_ID, RATER_KEY_ID = slice(1, 17), slice(17, 33)
 # Position of the nonce, after one key id or two.
 NONCE_START = {FORM: 17, RATED_FORM: 33}
 NONCE_BYTES, TAG_BYTES = 12, 16  # the ciphertext of an empty message is the tag
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RATED_INFO = b"thumbwheel.feedback.rated"
 # Origins of rankings by their name in the log.
 RANKING_SOURCES = {"arena": Source.ARENA, "review": Source.RANKING}
@@ -126,7 +128,16 @@ def turn_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterat
             cached=bool(row.get("cached")),
             served=texts.served,
             withheld=texts.withheld,
+            tenant=row.get("tenant") or "",
+            conversation_id=row.get("conversation_id") or "",
+            task=row.get("task") or "",
+            finish_us=_microseconds(row.get("finish_time")),
         )
+
+
+def _microseconds(time: datetime | None) -> int:
+    """Return a time in microseconds since 1970, 0 if a row has none."""
+    return 0 if time is None else (time - EPOCH) // timedelta(microseconds=1)
 
 
 def _place(row: Mapping[str, Any], segment: Segment) -> LogPosition:

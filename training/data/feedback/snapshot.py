@@ -33,6 +33,7 @@ from training.data.feedback.catalogue import (
     read_segment,
 )
 from training.data.feedback.drops import Dropped
+from training.data.feedback.events import Feedback, Turn
 from training.data.feedback.judgements import GivenFeedback, Judgement, judge
 from training.data.feedback.rankings import RankedText, Ranking
 from training.data.feedback.rows import Decryptor, KeyLog, feedback_rows, load_decryptor, turn_rows
@@ -99,10 +100,17 @@ class Log(Catalogue, KeyLog, Protocol):
 Read = tuple[pa.Table, Segment]
 
 
-def take_snapshot(
-    log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
-) -> Snapshot:
-    """Read all committed, readable data and write the snapshot to `into`/<id> unless present.
+@dataclass(frozen=True)
+class LogEvents:
+    """Committed events of both streams, and the segments that they come from."""
+
+    segments: dict[str, Sequence[Segment]]
+    feedback: Sequence[Feedback]
+    turns: Sequence[Turn]
+
+
+def read_events(log: Log, objects: Objects) -> LogEvents:
+    """Read all committed events, with the texts of people who allow training.
 
     Raises:
         CatalogueError: an object is unavailable or differs from the ledger.
@@ -115,12 +123,24 @@ def take_snapshot(
         # Compaction deletes replaced objects, possibly after the listing; list again once.
         segments, feedback, turns = _read(log, objects)
     decryptor = load_decryptor(log, (table for table, _ in (*feedback, *turns)))
-    feedback_given, dropped = judge(
+    return LogEvents(
+        segments,
         _rows(feedback, feedback_rows, decryptor),
         _rows(turns, turn_rows, decryptor),
-        config.max_per_principal,
     )
-    return write_snapshot(feedback_given, dropped, config, into, code_commit, segments)
+
+
+def take_snapshot(
+    log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
+) -> Snapshot:
+    """Read all committed, readable data and write the snapshot to `into`/<id> unless present.
+
+    Raises:
+        CatalogueError, RowError, SealError: as `read_events`.
+    """
+    events = read_events(log, objects)
+    given, dropped = judge(events.feedback, events.turns, config.max_per_principal)
+    return write_snapshot(given, dropped, config, into, code_commit, events.segments)
 
 
 def write_snapshot(
