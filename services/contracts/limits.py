@@ -41,6 +41,9 @@ MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
 MIN_RANKED_ANSWERS, MAX_RANKED_ANSWERS = 2, 6
 
+# review.v1: answers of an item.
+MAX_ITEM_ANSWERS = 6
+
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -87,6 +90,23 @@ def check_sample(sample: Sample, field: str) -> None:
         raise field_error(f"{field}.log_probs", "as many as token_ids")
     if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
         raise field_error(f"{field}.log_probs", "finite and at most 0")
+
+
+def check_text(text: str, field: str, most: int) -> None:
+    """Check the length of a text, and that Postgres can store it.
+
+    Args:
+        text: value of the field.
+        field: name of the field.
+        most: longest length in characters.
+
+    Raises:
+        InvalidArgumentError: The text is too long or has U+0000.
+    """
+    if len(text) > most:
+        raise field_error(field, f"at most {most:,} characters", f"{len(text):,}")
+    if "\0" in text:
+        raise field_error(field, "without U+0000")
 
 
 def check_uuid(

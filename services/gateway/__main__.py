@@ -9,20 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-from google.protobuf.descriptor import FileDescriptor
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
-from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
-from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
-from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 
 from services.chassis.admission import Admission
-from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.interceptor import Authorize
 from services.chassis.server import Registration, run_service
@@ -39,6 +32,7 @@ from services.gateway.http.arena import ArenaApi
 from services.gateway.http.loop_files import LoopFiles, LoopMetrics
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import Account, PageApi
+from services.gateway.http.reviews import ReviewsApi
 from services.gateway.http.server import serving_http
 from services.gateway.http.session import CookieRules, PageSessions
 from services.gateway.http.version_files import EvaluationMetrics, VersionFiles
@@ -64,14 +58,15 @@ from services.gateway.identity.service_key_commands import (
     run_identity_command,
 )
 from services.gateway.own_data import OwnData
-from services.gateway.peers.enhancer import EnhancerPeer
-from services.gateway.peers.feedback import FeedbackPeer
-from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.peers.guardrail import GuardrailPeer
-from services.gateway.peers.review import ReviewPeer
-from services.gateway.peers.session import ConversationsPeer, SessionPeer
+from services.gateway.peers.clients import Peers
 from services.gateway.quotas.quotas import Quotas
-from services.gateway.servicer import ArenaServicer, ChatServicer, FeedbackServicer
+from services.gateway.reviews import ReviewTexts
+from services.gateway.servicer import (
+    ArenaServicer,
+    ChatServicer,
+    FeedbackServicer,
+    ReviewServicer,
+)
 from services.gateway.settings import DatabaseSettings, GatewaySettings
 from services.gateway.shared.answer_cache import ValkeyCacheBackend
 from services.gateway.shared.encryption import KeyDerivation
@@ -113,7 +108,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
     """Construct all objects. HTTP is served during the block."""
     async with AsyncExitStack() as stack:
         authenticator = Authenticator(await _keys(settings, stack), await _tokens(settings, stack))
-        peers = await _Peers.open(settings, stack)
+        peers = await Peers.open(settings, stack)
         # Without a URL this gateway is the only one.
         valkey = (
             await stack.enter_async_context(
@@ -135,6 +130,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             peers.feedback,
         )
         arena = ArenaServicer(peers.review)
+        reviews = ReviewServicer(ReviewTexts(peers.guardrail, shared_state.quotas), peers.review)
         sessions = PageSessions(
             authenticator,
             settings.session_secrets(),
@@ -147,6 +143,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             *OpenAiApi(turns, peers.generator, end_users).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
             *ArenaApi(arena, peers.generator).routes(router),
+            *ReviewsApi(reviews).routes(router),
             *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
             *VersionFiles(settings.loop_directory).routes(router),
@@ -158,14 +155,14 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Servers(
-            _registrations(chat, feedback, arena, authorize, turns.hand_over),
+            _registrations(chat, feedback, arena, reviews, authorize, turns.hand_over),
             app,
             port,
         )
 
 
 def _turns(
-    settings: GatewaySettings, peers: "_Peers", cache: AnswerCache, shared_state: SharedState
+    settings: GatewaySettings, peers: "Peers", cache: AnswerCache, shared_state: SharedState
 ) -> Turns:
     chat_path = Chat(
         peers.enhancer,
@@ -268,58 +265,6 @@ async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVeri
     return OidcVerifier(issuers, settings.oidc_leeway_seconds)
 
 
-@dataclass(frozen=True)
-class _Peers:
-    """Clients of the services behind the gateway."""
-
-    guardrail: GuardrailPeer
-    enhancer: EnhancerPeer
-    session: SessionPeer
-    generator: GeneratorPeer
-    feedback: FeedbackPeer
-    review: ReviewPeer
-    conversations: ConversationsPeer
-
-    @classmethod
-    async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
-        """Open one channel per service for the life of the process."""
-        tls, signer = settings.tls_files(), settings.token_signer("gateway")
-
-        async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
-            opened = open_channel(target, proto, peer=peer, tls=tls, signer=signer)
-            return await stack.enter_async_context(opened)
-
-        session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
-        guardrail = await channel("guardrail", settings.guardrail_target, guardrail_pb2.DESCRIPTOR)
-        enhancer = await channel("enhancer", settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
-        generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
-        log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
-        review = await channel("review", settings.review_target, arena_pb2.DESCRIPTOR)
-        arena = arena_pb2_grpc.ArenaServiceStub(review)
-        battle_models = arena_pb2_grpc.BattleModelServiceStub(review)
-        sessions = session_pb2_grpc.SessionServiceStub(session)
-        feedback = FeedbackPeer(
-            feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds
-        )
-        return cls(
-            GuardrailPeer(
-                guardrail_pb2_grpc.GuardrailServiceStub(guardrail), settings.guard_seconds
-            ),
-            EnhancerPeer(
-                enhancer_pb2_grpc.EnhancerServiceStub(enhancer), settings.enhancer_seconds
-            ),
-            SessionPeer(sessions, settings.session_seconds),
-            GeneratorPeer(
-                generator_pb2_grpc.GeneratorServiceStub(generator),
-                generator_pb2_grpc.RolloutServiceStub(generator),
-                settings.turn_seconds,
-            ),
-            feedback,
-            ReviewPeer(arena, battle_models, settings.review_seconds),
-            ConversationsPeer(sessions, feedback, settings.session_seconds),
-        )
-
-
 def _page(settings: GatewaySettings) -> Path | None:
     """Return the folder of the built page, or None. Without the page the APIs still work."""
     if settings.page_directory and not settings.page_directory.is_dir():
@@ -332,12 +277,14 @@ def _registrations(
     chat: ChatServicer,
     feedback: FeedbackServicer,
     arena: ArenaServicer,
+    reviews: ReviewServicer,
     authorize: Authorize,
     on_drain: Callable[[], None],
 ) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
     arena_service = arena_pb2.DESCRIPTOR.services_by_name["ArenaService"]
+    review_service = review_pb2.DESCRIPTOR.services_by_name["ReviewService"]
     return [
         Registration(
             chat_service.full_name,
@@ -358,6 +305,12 @@ def _registrations(
             arena_service.full_name,
             arena_pb2_grpc.add_ArenaServiceServicer_to_server,
             with_known_fields(arena_service, arena),
+            authorize,
+        ),
+        Registration(
+            review_service.full_name,
+            review_pb2_grpc.add_ReviewServiceServicer_to_server,
+            with_known_fields(review_service, reviews),
             authorize,
         ),
     ]

@@ -31,10 +31,12 @@ class Rule:
 
 PUBLIC = Rule(None)
 CHAT, FEEDBACK, ACCOUNT = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.ACCOUNT)
-PAGE_CHAT, PAGE_FEEDBACK, PAGE_ACCOUNT, PAGE_OPERATE = (
+REVIEW = Rule(Scope.REVIEW)
+PAGE_CHAT, PAGE_FEEDBACK, PAGE_ACCOUNT, PAGE_REVIEW, PAGE_OPERATE = (
     Rule(Scope.CHAT, session=True),
     Rule(Scope.FEEDBACK, session=True),
     Rule(Scope.ACCOUNT, session=True),
+    Rule(Scope.REVIEW, session=True),
     Rule(Scope.OPERATE, session=True),
 )
 
@@ -55,6 +57,12 @@ RPCS: Mapping[str, Rule] = {
     "thumbwheel.review.v1.ArenaService.GetBattle": CHAT,
     "thumbwheel.review.v1.ArenaService.VoteBattle": FEEDBACK,
     "thumbwheel.review.v1.ArenaService.GetLeaderboard": CHAT,
+    "thumbwheel.review.v1.ReviewService.GetNextItem": REVIEW,
+    "thumbwheel.review.v1.ReviewService.SubmitReview": REVIEW,
+    "thumbwheel.review.v1.ReviewService.SkipItem": REVIEW,
+    "thumbwheel.review.v1.ReviewService.ListDisagreements": REVIEW,
+    "thumbwheel.review.v1.ReviewService.ResolveDisagreement": REVIEW,
+    "thumbwheel.review.v1.ReviewService.GetAgreement": REVIEW,
 }
 
 PAGE_FILES = "GET /"  # the page's files, and all paths without another route
@@ -85,6 +93,12 @@ ROUTES: Mapping[str, Rule] = {
     "GET /api/arena/battles/{battle_id}": PAGE_CHAT,
     "POST /api/arena/battles/{battle_id}/vote": PAGE_FEEDBACK,
     "GET /api/arena/leaderboard": PAGE_CHAT,
+    "GET /api/reviews/next": PAGE_REVIEW,
+    "POST /api/reviews/{item_id}": PAGE_REVIEW,
+    "POST /api/reviews/{item_id}/skip": PAGE_REVIEW,
+    "GET /api/reviews/disagreements": PAGE_REVIEW,
+    "POST /api/reviews/{item_id}/resolution": PAGE_REVIEW,
+    "GET /api/reviews/agreement": PAGE_REVIEW,
     "GET /api/rollout": PAGE_OPERATE,
     "GET /api/experiment": PAGE_OPERATE,
     "GET /api/thumbs": PAGE_OPERATE,

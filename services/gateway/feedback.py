@@ -121,7 +121,9 @@ class Feedback:
                 limit="an answer outside of battles",
             )
         if kind == "correction":
-            await self._check_correction(request.correction.text)
+            await check_written_text(
+                self._guard, request.correction.text, "correction.text", "correction"
+            )
         # The id is derived from the request_id, which makes retries idempotent.
         event = events_pb2.FeedbackEvent(
             event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{request.request_id}")),
@@ -149,22 +151,33 @@ class Feedback:
                 RATED_ANSWERS.labels(message.model_version, trait, value).inc()
         return feedback_pb2.SubmitFeedbackResponse(event_id=event.event_id, durability=durability)
 
-    async def _check_correction(self, text: str) -> None:
-        """Check a text that a model will learn to answer with.
 
-        The guard judges the text as an answer, and as the request that leads to it, since its
-        classifier reads requests only.
-        """
-        checked = await self._guard.check_output(text, "", text, final=True)
-        if (action := checked.verdict.action) != guardrail_pb2.ACTION_ALLOW:
-            category = checked.verdict.category
-            GUARD_VERDICTS.labels("correction", ACTIONS[action], category).inc()
-            raise InvalidArgumentError(
-                f"the guard rejects the correction: {category}",
-                field="correction.text",
-                reason="CORRECTION_REJECTED",
-                limit="no harmful content, secrets or personal data",
-            )
+async def check_written_text(guard: OutputGuard, text: str, field: str, kind: str) -> None:
+    """Check a text that a model will learn to answer with, or that other users read.
+
+    The guard judges the text as an answer, and as the request that leads to it, since its
+    classifier reads requests only.
+
+    Args:
+        guard: judge of the text.
+        text: written by a user, not empty.
+        field: name of the text in the error.
+        kind: "correction" or "review", in the reason of the error and in the metric.
+
+    Raises:
+        InvalidArgumentError: The guard rejects the text.
+        UnavailableError: The guard is unavailable.
+    """
+    checked = await guard.check_output(text, "", text, final=True)
+    if (action := checked.verdict.action) != guardrail_pb2.ACTION_ALLOW:
+        category = checked.verdict.category
+        GUARD_VERDICTS.labels(kind, ACTIONS[action], category).inc()
+        raise InvalidArgumentError(
+            f"the guard rejects the {kind}: {category}",
+            field=field,
+            reason=f"{kind.upper()}_REJECTED",
+            limit="no harmful content, secrets or personal data",
+        )
 
 
 def check_submission(

@@ -10,7 +10,13 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from services.contracts.limits import MAX_HISTORY, MAX_REASONS, MAX_STOPS, field_error
+from services.contracts.limits import (
+    MAX_HISTORY,
+    MAX_ITEM_ANSWERS,
+    MAX_REASONS,
+    MAX_STOPS,
+    field_error,
+)
 
 # Repeated fields of all public requests. A repeated field without an entry is refused.
 MAX_ITEMS: Mapping[str, int] = {
@@ -18,6 +24,8 @@ MAX_ITEMS: Mapping[str, int] = {
     "thumbwheel.chat.v1.SamplingOverrides.stop": MAX_STOPS,
     "thumbwheel.feedback.v1.Thumb.reasons": MAX_REASONS,
     "thumbwheel.review.v1.VoteBattleRequest.message_ids": 2,
+    "thumbwheel.review.v1.Review.scores": MAX_ITEM_ANSWERS,
+    "thumbwheel.review.v1.Review.ranks": MAX_ITEM_ANSWERS,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 
 from services.chassis.identity import require_caller
 from services.contracts.chat import Role
@@ -16,6 +16,7 @@ from services.gateway.own_data import OwnData
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer
+from services.gateway.reviews import ReviewTexts
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
 from services.gateway.wire import turn_request
@@ -148,3 +149,42 @@ class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
         self, request: arena_pb2.GetLeaderboardRequest, context: Any
     ) -> arena_pb2.GetLeaderboardResponse:
         return await self._review.leaderboard(request)
+
+
+class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):
+    """Items and reviews of the caller as a reviewer, by the review service."""
+
+    def __init__(self, texts: ReviewTexts, review: ReviewPeer) -> None:
+        self._texts, self._review = texts, review
+
+    async def GetNextItem(
+        self, request: review_pb2.GetNextItemRequest, context: Any
+    ) -> review_pb2.GetNextItemResponse:
+        return await self._review.next_item(request)
+
+    async def SubmitReview(
+        self, request: review_pb2.SubmitReviewRequest, context: Any
+    ) -> review_pb2.SubmitReviewResponse:
+        await self._texts.admit(require_caller(), request.review)
+        return await self._review.submit_review(request)
+
+    async def SkipItem(
+        self, request: review_pb2.SkipItemRequest, context: Any
+    ) -> review_pb2.SkipItemResponse:
+        return await self._review.skip_item(request)
+
+    async def ListDisagreements(
+        self, request: review_pb2.ListDisagreementsRequest, context: Any
+    ) -> review_pb2.ListDisagreementsResponse:
+        return await self._review.disagreements(request)
+
+    async def ResolveDisagreement(
+        self, request: review_pb2.ResolveDisagreementRequest, context: Any
+    ) -> review_pb2.ResolveDisagreementResponse:
+        await self._texts.admit(require_caller(), request.review)
+        return await self._review.resolve_disagreement(request)
+
+    async def GetAgreement(
+        self, request: review_pb2.GetAgreementRequest, context: Any
+    ) -> review_pb2.GetAgreementResponse:
+        return await self._review.agreement(request)

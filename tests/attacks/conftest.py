@@ -8,13 +8,16 @@ from tests.attacks.attacked import Attacked
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
 
+# The default scopes and that of reviewers, whose routes are attacked as well.
+SCOPES = "chat,feedback,account,review"
+
 
 @pytest.fixture(scope="session")
 def attacked_system(stack: Stack) -> Attacked:
     """Return the system with keys of an attacker and of three others."""
 
     def client(user: str, tenant: str = "default") -> Client:
-        return Client(stack.http, stack.make_keys(user, tenant=tenant)[0])
+        return Client(stack.http, stack.make_keys(user, tenant=tenant, scopes=SCOPES)[0])
 
     system = Attacked(
         stack,

@@ -76,14 +76,17 @@ class Stack:
     def owner_key(self) -> str:
         return (self.state / "owner.key").read_text().strip()
 
-    def make_keys(self, user: str, count: int = 1, tenant: str = "default") -> list[str]:
-        """Create API keys with the product's command.
+    def make_keys(
+        self, user: str, count: int = 1, tenant: str = "default", scopes: str = ""
+    ) -> list[str]:
+        """Create API keys with the product's command, with the default scopes or the given ones.
 
         The command runs in this process, because a new one takes two seconds.
         """
         parser = argparse.ArgumentParser()
         add_key_commands(parser, read_environment(self.state).keys_database)
         words = ["create", "--tenant", tenant, "--user", user, "--count", str(count)]
+        words += ["--scopes", scopes] if scopes else []
         with contextlib.redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(1) as thread:
             # In a separate thread, because Playwright's event loop may run in this one.
             assert (

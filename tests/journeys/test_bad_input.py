@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
 
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
@@ -26,6 +26,7 @@ STUBS = {
     "arena": arena_pb2_grpc.ArenaServiceStub,
     "chat": chat_pb2_grpc.ChatServiceStub,
     "feedback": feedback_pb2_grpc.FeedbackServiceStub,
+    "reviews": review_pb2_grpc.ReviewServiceStub,
 }
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 
@@ -33,7 +34,7 @@ STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 @pytest.fixture(scope="module")
 def people(stack: Stack) -> tuple[Client, dict[str, str]]:
     """A user with a turn, and the ids used by the table."""
-    one, other = stack.make_keys("careless", 2)
+    one, other = stack.make_keys("careless", 2, scopes="all")
     client, stranger = Client(stack.http, one), Client(stack.http, other)
     started = client.ask("hello")[0]
     return client, {

@@ -13,6 +13,7 @@ class Scope(StrEnum):
     CHAT = "chat"  # turns and the caller's own conversations
     FEEDBACK = "feedback"  # thumbs and corrections
     ACCOUNT = "account"  # consent and erasure of the caller's data
+    REVIEW = "review"  # stored answers of other users of the tenant, to be judged
     OPERATE = (
         "operate"  # read access to rollout and loop; loop reports contain samples of all users
     )

@@ -180,7 +180,7 @@ async def _list(store: SqlKeyStore) -> int:
             until = _time(overlap_end)
             parts.append(f"rotated, the previous secret works until {until}")
         times = "  ".join(parts)
-        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
+        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<36}  {times}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Client of the review service: the arena, and the versions behind the models of battles."""
+"""Client of the review service: the arena, the models of battles, and the reviewers' items."""
 
 from google.protobuf.message import Message
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 
 from services.chassis.channel import ResponseT, UnaryMethod, call_unary
 
@@ -18,9 +18,11 @@ class ReviewPeer:
         self,
         arena: arena_pb2_grpc.ArenaServiceStub,
         models: arena_pb2_grpc.BattleModelServiceStub,
+        reviews: review_pb2_grpc.ReviewServiceStub,
         within_seconds: float,
     ) -> None:
-        self._arena, self._models, self._within_seconds = arena, models, within_seconds
+        self._arena, self._models, self._reviews = arena, models, reviews
+        self._within_seconds = within_seconds
 
     async def battle_version(self, model: str) -> str:
         """Return the version behind a model of a battle of the caller.
@@ -47,6 +49,34 @@ class ReviewPeer:
         self, request: arena_pb2.GetLeaderboardRequest
     ) -> arena_pb2.GetLeaderboardResponse:
         return await self._call(self._arena.GetLeaderboard, request)
+
+    async def next_item(
+        self, request: review_pb2.GetNextItemRequest
+    ) -> review_pb2.GetNextItemResponse:
+        return await self._call(self._reviews.GetNextItem, request)
+
+    async def submit_review(
+        self, request: review_pb2.SubmitReviewRequest
+    ) -> review_pb2.SubmitReviewResponse:
+        return await self._call(self._reviews.SubmitReview, request)
+
+    async def skip_item(self, request: review_pb2.SkipItemRequest) -> review_pb2.SkipItemResponse:
+        return await self._call(self._reviews.SkipItem, request)
+
+    async def disagreements(
+        self, request: review_pb2.ListDisagreementsRequest
+    ) -> review_pb2.ListDisagreementsResponse:
+        return await self._call(self._reviews.ListDisagreements, request)
+
+    async def resolve_disagreement(
+        self, request: review_pb2.ResolveDisagreementRequest
+    ) -> review_pb2.ResolveDisagreementResponse:
+        return await self._call(self._reviews.ResolveDisagreement, request)
+
+    async def agreement(
+        self, request: review_pb2.GetAgreementRequest
+    ) -> review_pb2.GetAgreementResponse:
+        return await self._call(self._reviews.GetAgreement, request)
 
     async def _call(self, method: UnaryMethod[ResponseT], request: Message) -> ResponseT:
         return await call_unary(PEER, method, request, within_seconds=self._within_seconds)

@@ -12,7 +12,6 @@ from services.contracts.chat import Role, Task
 # In the order of the fields of AnswerScores.
 SCALES = ("correctness", "helpfulness", "clarity", "safety")
 MAX_SCORE = 5
-MAX_ANSWERS = 6
 
 
 class DrawRule(StrEnum):
@@ -63,7 +62,7 @@ class Item:
         rule: rule that drew the item.
         task: of the turn.
         context: messages up to the question, oldest first.
-        answers: 1 to MAX_ANSWERS, in the order of the draw.
+        answers: 1 to MAX_ITEM_ANSWERS, in the order of the draw.
     """
 
     item_id: str

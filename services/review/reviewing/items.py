@@ -8,6 +8,7 @@ from typing import Protocol
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.limits import (
     MAX_HISTORY,
+    MAX_ITEM_ANSWERS,
     MAX_NAME_CHARACTERS,
     MAX_REQUEST_CHARACTERS,
     MAX_TEXT_CHARACTERS,
@@ -15,7 +16,7 @@ from services.contracts.limits import (
     field_error,
 )
 from services.contracts.wire import now_us
-from services.review.reviewing.item import MAX_ANSWERS, Item, Review
+from services.review.reviewing.item import Item, Review
 
 DAY_US = 86_400_000_000
 MAX_ITEMS = 100
@@ -137,8 +138,10 @@ def check_item(item: Item, field: str) -> None:
         raise field_error(f"{field}.item.context", f"1 to {MAX_HISTORY} messages")
     if sum(len(message.text) for message in item.context) > MAX_REQUEST_CHARACTERS:
         raise field_error(f"{field}.item.context", f"at most {MAX_REQUEST_CHARACTERS:,} characters")
-    if not 1 <= len(item.answers) <= MAX_ANSWERS:
-        raise field_error(f"{field}.item.answers", f"1 to {MAX_ANSWERS}", str(len(item.answers)))
+    if not 1 <= len(item.answers) <= MAX_ITEM_ANSWERS:
+        raise field_error(
+            f"{field}.item.answers", f"1 to {MAX_ITEM_ANSWERS}", str(len(item.answers))
+        )
     for number, answer in enumerate(item.answers):
         if not answer.text.strip() or len(answer.text) > MAX_TEXT_CHARACTERS:
             raise field_error(

@@ -7,6 +7,7 @@ from typing import TypeVar
 from services.contracts.limits import (
     MAX_COMMENT_CHARACTERS,
     MAX_CORRECTION_CHARACTERS,
+    check_text,
     field_error,
 )
 from services.review.reviewing.item import MAX_SCORE, SCALES, Judgement, Opinion
@@ -44,8 +45,8 @@ def judgement_of(given: GivenReview, order: Sequence[int], field: str = "review"
         InvalidArgumentError: a value exceeds its limit, an answer id is unknown, missing or used
             twice, or the review is empty.
     """
-    _check_text(given.written_answer, f"{field}.written_answer", MAX_CORRECTION_CHARACTERS)
-    _check_text(given.comment, f"{field}.comment", MAX_COMMENT_CHARACTERS)
+    check_text(given.written_answer, f"{field}.written_answer", MAX_CORRECTION_CHARACTERS)
+    check_text(given.comment, f"{field}.comment", MAX_COMMENT_CHARACTERS)
     places = dict(zip(ANSWER_IDS, order, strict=False))
     for number, (_, of_answer) in enumerate(given.scores):
         for scale, score in zip(SCALES, of_answer, strict=True):
@@ -84,11 +85,3 @@ def _by_place(
     if len(found) < len(places):
         raise field_error(field, f"{len(places)}, one for each answer", str(len(found)))
     return tuple(found[place] for place in sorted(found))
-
-
-def _check_text(text: str, field: str, most: int) -> None:
-    if len(text) > most:
-        raise field_error(field, f"at most {most:,} characters", f"{len(text):,}")
-    # Postgres stores no U+0000.
-    if "\0" in text:
-        raise field_error(field, "without U+0000")

@@ -31,7 +31,7 @@ class BadInput:
     @property
     def json_field(self) -> str:
         """Name of the field over HTTP, where the bodies have names as in JSON."""
-        in_path = self.method in ("GetErasure", "GetBattle")
+        in_path = self.method in ("GetErasure", "GetBattle", "SkipItem")
         return self.field if in_path else JSON_NAMES.get(self.field, self.field)
 
 
@@ -62,6 +62,8 @@ JSON_NAMES = {
     "request_id": "requestId",
     "battle_id": "battleId",
     "message_ids": "messageIds",
+    "item_id": "itemId",
+    "review.written_answer": "review.writtenAnswer",
     "sampling.max_tokens": "sampling.maxTokens",
     "sampling.top_p": "sampling.topP",
 }
@@ -254,6 +256,42 @@ TABLE = (
         "at most 2",
         method="VoteBattle",
     ),
+    BadInput(
+        "skipped item id no UUID", {"itemId": "x"}, WRONG, "item_id", "UUID", method="SkipItem"
+    ),
+    BadInput("missing item", {"itemId": MISSING_UUID}, MISSING, "item_id", method="SkipItem"),
+    BadInput("no review", {"itemId": MISSING_UUID}, WRONG, "review", "set", method="SubmitReview"),
+    BadInput(
+        "review of a missing item",
+        {"itemId": MISSING_UUID, "review": {"writtenAnswer": "Better."}},
+        MISSING,
+        "item_id",
+        method="SubmitReview",
+    ),
+    BadInput(
+        "long written answer",
+        {"itemId": MISSING_UUID, "review": {"writtenAnswer": "x" * 8_193}},
+        WRONG,
+        "review.written_answer",
+        "8,192",
+        method="SubmitReview",
+    ),
+    BadInput(
+        "long comment in a resolution",
+        {"itemId": MISSING_UUID, "review": {"comment": "x" * 2_001}},
+        WRONG,
+        "review.comment",
+        "2,000",
+        method="ResolveDisagreement",
+    ),
+    BadInput(
+        "seven scores",
+        {"itemId": MISSING_UUID, "review": {"scores": [{}] * 7}},
+        WRONG,
+        "review.scores",
+        "at most 6",
+        method="SubmitReview",
+    ),
 )
 
 # Method and path of each RPC over HTTP. The rest of the request becomes the body.
@@ -265,12 +303,16 @@ OVER_HTTP: Mapping[str, str] = {
     "CreateBattle": "POST /api/arena/battles",
     "GetBattle": "GET /api/arena/battles/{battleId}",
     "VoteBattle": "POST /api/arena/battles/{battleId}/vote",
+    "SubmitReview": "POST /api/reviews/{itemId}",
+    "SkipItem": "POST /api/reviews/{itemId}/skip",
+    "ResolveDisagreement": "POST /api/reviews/{itemId}/resolution",
 }
 
 # Client and package of the methods outside of FeedbackService.
 SERVICES: Mapping[str, tuple[str, str]] = {
     "SendMessage": ("chat", "chat"),
     **dict.fromkeys(("CreateBattle", "GetBattle", "VoteBattle"), ("arena", "review")),
+    **dict.fromkeys(("SubmitReview", "SkipItem", "ResolveDisagreement"), ("reviews", "review")),
 }
 
 

@@ -49,16 +49,17 @@ JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "Submi
 
 @dataclass(frozen=True)
 class Thing:
-    """A user's conversation with question and answer, an earlier erasure, and a battle."""
+    """A user's conversation with question and answer, an earlier erasure, a battle and an item."""
 
     conversation_id: str
     question_id: str
     answer_id: str
     erasure_id: str
     battle_id: str
+    item_id: str
 
 
-MISSING_THING = Thing(*[MISSING_UUID] * 5)
+MISSING_THING = Thing(*[MISSING_UUID] * 6)
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,19 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         ) as gateway,
     ):
         theirs = (
-            await _thing(gateway, gateway.other_key),
-            await _thing(gateway, gateway.namesakes_key),
+            # Reviewers of a tenant share its items, except those with their own words.
+            await _thing(gateway, gateway.other_key, item_owner=ADA),
+            await _thing(gateway, gateway.namesakes_key, item_owner=NAMESAKE_OF_BOB),
         )
         yield World(
             gateway,
             {attack.name: attack for attack in await _attacks(gateway)},
-            await _thing(gateway, gateway.key),
+            await _thing(gateway, gateway.key, item_owner=BOB),
             dict(zip(HOLDER_TEXT, theirs, strict=True)),
         )
 
 
-async def _thing(gateway: GatewayUnderTest, key: str) -> Thing:
+async def _thing(gateway: GatewayUnderTest, key: str, item_owner: Caller) -> Thing:
     erased = await gateway.feedback.EraseMyData(
         feedback_pb2.EraseMyDataRequest(), timeout=10, metadata=gateway.metadata(key)
     )
@@ -140,6 +142,7 @@ async def _thing(gateway: GatewayUnderTest, key: str) -> Thing:
         events[0].message_id,
         erased.erasure.erasure_id,
         created.battle.battle_id,
+        gateway.fakes.reviews.add(item_owner),
     )
 
 
@@ -247,6 +250,7 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
         "conversationId": thing.conversation_id,
         "erasureId": thing.erasure_id,
         "battleId": thing.battle_id,
+        "itemId": thing.item_id,
     }.get(last, thing.answer_id)
     if last == "parentMessageId":
         request["conversationId"] = world.mine.conversation_id
@@ -256,6 +260,11 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
     return {**request, last: value}
 
 
+# Bodies of routes with an id in the path, without which the id is not looked up.
+PATH_BODIES = {
+    "POST /api/reviews/{item_id}": VALID["SubmitReview"],
+    "POST /api/reviews/{item_id}/resolution": VALID["ResolveDisagreement"],
+}
 ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
 
 
@@ -271,7 +280,8 @@ async def test_foreign_object_of_a_route_looks_missing(
         )
         path = path.replace("{erasure_id}", thing.erasure_id)
         path = path.replace("{battle_id}", thing.battle_id)
-        body: dict[str, Any] = {}
+        path = path.replace("{item_id}", thing.item_id)
+        body: dict[str, Any] = PATH_BODIES.get(route, {})
         if method := JSON_ROUTES.get(route):
             field = "conversationId" if method == "SendMessage" else "messageId"
             body = _naming(method, field, thing, world)

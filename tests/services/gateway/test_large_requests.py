@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
-from thumbwheel.review.v1 import arena_pb2
+from thumbwheel.review.v1 import arena_pb2, review_pb2
 
 from services.contracts.limits import MAX_REQUEST_CHARACTERS
 from services.gateway.access import ROUTES, RPCS
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 API_BYTES, COMPLETION_BYTES = 256 * 1024, 640 * 1024
 CHAT, FEEDBACK = "POST /api/messages", "POST /api/feedback"
 BATTLE, VOTE = "POST /api/arena/battles", "POST /api/arena/battles/{battle_id}/vote"
+REVIEW = "POST /api/reviews/{item_id}"
 COMPLETIONS = "POST /v1/chat/completions"
 
 
@@ -35,6 +36,7 @@ def filled(head: str, item: str, tail: str, size: int, last: str = "") -> bytes:
     return (head + ",".join([item] * count + ([last] if last else [])) + tail).encode()
 
 
+SCORES = '{"review":{"scores":['
 HISTORY = '{"input":{"text":"a","history":['
 REASONS = '{"thumb":{"reasons":['
 MESSAGES = '{"model":"thumbwheel","messages":['
@@ -63,6 +65,13 @@ BODIES: Mapping[str, tuple[str, bytes, int, str | None]] = {
     "reasons": (FEEDBACK, filled(REASONS, '""', "]}}", API_BYTES), 400, "thumb.reasons"),
     "battle": (BATTLE, filled('{"requestId":[', "{}", "]}", API_BYTES), 400, "requestId"),
     "vote": (VOTE, filled('{"messageIds":[', '""', "]}", API_BYTES), 400, "messageIds"),
+    "scores": (REVIEW, filled(SCORES, "{}", "]}}", API_BYTES), 400, "review.scores"),
+    "ranks": (
+        f"{REVIEW}/resolution",
+        filled('{"review":{"ranks":[', '{"rank":1}', "]}}", API_BYTES),
+        400,
+        "review.ranks",
+    ),
     "numbers": (CHAT, filled('{"input":[', "1e1", "]}", API_BYTES), 400, "input"),
     "too long": (CHAT, b" " * (API_BYTES + 1), 413, "body"),
     "consent": (
@@ -188,12 +197,16 @@ async def test_sum_of_texts_has_openai_names(shared_gateway: GatewayUnderTest) -
 
 async def test_every_repeated_field_of_a_public_request_has_a_limit() -> None:
     """Finding S-04: counts are checked for each repeated field, also for later ones."""
-    modules = {"chat": chat_pb2, "feedback": feedback_pb2, "review": arena_pb2}
+    modules = (chat_pb2, feedback_pb2, arena_pb2, review_pb2)
+    services = {
+        service.full_name: service
+        for module in modules
+        for service in module.DESCRIPTOR.services_by_name.values()
+    }
     found: set[str] = set()
     for rpc in RPCS:
-        _, package, _, service, method = rpc.split(".")
-        descriptor = modules[package].DESCRIPTOR.services_by_name[service]
-        found |= repeated_fields(descriptor.methods_by_name[method].input_type)
+        service, _, method = rpc.rpartition(".")
+        found |= repeated_fields(services[service].methods_by_name[method].input_type)
     assert found == set(MAX_ITEMS)
 
 
@@ -204,6 +217,7 @@ async def test_every_route_with_a_body_is_measured() -> None:
         "POST /api/conversations/{conversation_id}/clear",
         "POST /api/erasure",
         "POST /api/session",
+        "POST /api/reviews/{item_id}/skip",
     }
     reads = {name for name in ROUTES if name.startswith(("POST", "PUT"))} - without_body
     assert {route for route, *_ in BODIES.values()} == reads

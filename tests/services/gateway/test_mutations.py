@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc
+from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.admission import Admission
@@ -31,7 +31,13 @@ from services.gateway.identity.end_users import EndUsers
 from services.gateway.own_data import OwnData
 from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer
-from services.gateway.servicer import ArenaServicer, ChatServicer, FeedbackServicer
+from services.gateway.reviews import ReviewTexts
+from services.gateway.servicer import (
+    ArenaServicer,
+    ChatServicer,
+    FeedbackServicer,
+    ReviewServicer,
+)
 from services.gateway.turns.turn import Turn
 from services.gateway.turns.turns import TurnLimits, Turns
 from tests.services.gateway.calls import single_replica
@@ -123,8 +129,9 @@ class Behind:
 
     def __getattr__(self, method: str) -> Any:
         async def answer(request: Any, timeout: float, metadata: Any) -> Any:
-            package = session_pb2 if hasattr(session_pb2, f"{method}Response") else arena_pb2
-            return getattr(package, f"{method}Response")()
+            name = f"{method}Response"
+            packages = (session_pb2, arena_pb2, review_pb2)
+            return next(getattr(each, name) for each in packages if hasattr(each, name))()
 
         return answer
 
@@ -154,13 +161,17 @@ class Handlers:
             behind,
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
-        arena = ArenaServicer(ReviewPeer(behind, behind, 5))
+        peer = ReviewPeer(behind, behind, behind, 5)
+        arena = ArenaServicer(peer)
+        reviews = ReviewServicer(ReviewTexts(behind, shared_state.quotas), peer)
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         arena_service = arena_pb2.DESCRIPTOR.services_by_name["ArenaService"]
+        review_service = review_pb2.DESCRIPTOR.services_by_name["ReviewService"]
         self._found: dict[str, Any] = {}
         check = access_check(authenticator, EndUsers(PRINCIPAL_KEY))
         self._authorize = {
-            each.full_name: check for each in (chat_service, feedback_service, arena_service)
+            each.full_name: check
+            for each in (chat_service, feedback_service, arena_service, review_service)
         }
         chat_pb2_grpc.add_ChatServiceServicer_to_server(with_known_fields(chat_service, chat), self)  # type: ignore[arg-type]
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
@@ -168,6 +179,9 @@ class Handlers:
         )  # type: ignore[arg-type]
         arena_pb2_grpc.add_ArenaServiceServicer_to_server(
             with_known_fields(arena_service, arena), self
+        )  # type: ignore[arg-type]
+        review_pb2_grpc.add_ReviewServiceServicer_to_server(
+            with_known_fields(review_service, reviews), self
         )  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -221,7 +235,7 @@ def _right(method: MethodDescriptor) -> Any:
     message = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
         if (
-            field.name in ("message_id", "conversation_id", "erasure_id", "battle_id")
+            field.name in ("message_id", "conversation_id", "erasure_id", "battle_id", "item_id")
             and method.name != "SendMessage"
         ):
             setattr(message, field.name, UUID)

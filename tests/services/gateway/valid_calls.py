@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
-from thumbwheel.review.v1 import arena_pb2
+from thumbwheel.review.v1 import arena_pb2, review_pb2
 
 METHODS = [
     method
@@ -14,9 +14,11 @@ METHODS = [
         chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
         feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
         arena_pb2.DESCRIPTOR.services_by_name["ArenaService"],
+        review_pb2.DESCRIPTOR.services_by_name["ReviewService"],
     )
     for method in service.methods
 ]
+REVIEW = {"review": {"writtenAnswer": "A better answer."}}
 # Other fields required for a request to reach the check of its ids.
 VALID: Mapping[str, dict[str, Any]] = {
     "SendMessage": {"input": {"text": "hello"}},
@@ -27,6 +29,8 @@ VALID: Mapping[str, dict[str, Any]] = {
         "messageIds": [f"018f0000-0000-7000-8000-00000000000{digit}" for digit in (1, 2)],
         "outcome": "OUTCOME_TIE",
     },
+    "SubmitReview": REVIEW,
+    "ResolveDisagreement": REVIEW,
 }
 
 

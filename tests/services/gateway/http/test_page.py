@@ -281,7 +281,7 @@ async def test_account_shows_tenant_user_and_scopes(
 ) -> None:
     usual = await new_key(gateway.store, BOB, scopes=DEFAULT_SCOPES)
     for key, user, scopes in (
-        (gateway.key, "ada", ["chat", "feedback", "account", "operate"]),
+        (gateway.key, "ada", ["chat", "feedback", "account", "review", "operate"]),
         (usual, "bob", ["chat", "feedback", "account"]),
     ):
         async with gateway.http.get(
