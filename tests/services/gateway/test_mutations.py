@@ -27,6 +27,7 @@ from services.contracts.chat import FinishReason, Role
 from services.gateway.access import access_check, with_known_fields
 from services.gateway.feedback import Feedback, RatedMessage
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
+from services.gateway.identity.credential import ALL_SCOPES
 from services.gateway.identity.end_users import EndUsers
 from services.gateway.own_data import OwnData
 from services.gateway.peers.review import ReviewPeer
@@ -147,7 +148,7 @@ class Handlers:
     """The public services with the wrappers of the chassis, without sockets."""
 
     def __init__(self) -> None:
-        self.key, stored = mint(ADA)
+        self.key, stored = mint(ADA, ALL_SCOPES)
         authenticator = Authenticator(ApiKeys(CountingStore(stored), 60), None)
         behind: Any = Behind()
         shared_state = single_replica()
