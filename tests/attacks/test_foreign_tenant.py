@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from services.chassis.identity import Caller
 from services.gateway.access import ROUTES
 from tests.attacks.attacked import SHORT, Attacked, metadata_of
 from tests.journeys.client import Client
@@ -46,12 +47,23 @@ class Owned:
 
 
 # Bodies of routes with an id in the path, without which the id is not looked up.
-PATH_BODIES = {"POST /api/arena/battles/{battle_id}/vote": VALID["VoteBattle"]}
-MISSING = dict.fromkeys(("conversation_id", "message_id", "erasure_id", "battle_id"), MISSING_UUID)
+PATH_BODIES = {
+    "POST /api/arena/battles/{battle_id}/vote": VALID["VoteBattle"],
+    "POST /api/reviews/{item_id}": VALID["SubmitReview"],
+    "POST /api/reviews/{item_id}/resolution": VALID["ResolveDisagreement"],
+}
+MISSING = dict.fromkeys(
+    ("conversation_id", "message_id", "erasure_id", "battle_id", "item_id"), MISSING_UUID
+)
+# Users whose words are in the items: reviewers of a tenant share its items, except their own words.
+ITEM_OWNERS = {
+    "colleague": Caller("default", "attacker"),
+    "namesake": Caller("umbrella", "colleague"),
+}
 
 
-def own(client: Client) -> Owned:
-    """Return an earlier erasure, a conversation with an answer, and a battle of a user."""
+def own(client: Client, item_id: str) -> Owned:
+    """Return an earlier erasure, a conversation with an answer, a battle and an item of a user."""
     status, answer = client.call("POST", "/api/erasure")
     assert status == 200, answer
     first = client.ask("hello", sampling=SHORT)[0]
@@ -64,6 +76,7 @@ def own(client: Client) -> Owned:
             "message_id": first["messageId"],
             "erasure_id": answer["erasure"]["erasureId"],
             "battle_id": created["battle"]["battleId"],
+            "item_id": item_id,
         },
     )
 
@@ -71,7 +84,10 @@ def own(client: Client) -> Owned:
 @pytest.fixture(scope="module")
 def owners(attacked_system: Attacked) -> Iterator[dict[str, Owned]]:
     """Return the objects of others, and check afterwards that no attack has changed them."""
-    found = {name: own(getattr(attacked_system, name)) for name in OWNERS}
+    found = {
+        name: own(getattr(attacked_system, name), attacked_system.add_item(ITEM_OWNERS[name]))
+        for name in OWNERS
+    }
     before = {name: conversation_of(owned) for name, owned in found.items()}
     yield found
     assert {name: conversation_of(owned) for name, owned in found.items()} == before

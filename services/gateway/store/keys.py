@@ -116,10 +116,22 @@ class SqlKeyStore:
             await connection.execute(statement)
 
     async def add(self, key: StoredKey, actor: str = SELF) -> None:
-        """Add a key, with its tenant and user if new. Idempotent."""
+        """Add a key, with its tenant and user if new. Idempotent.
+
+        A known key gets the scopes of `key`: the owner's key then has those of a later version.
+        """
         tenant, user, made = key.caller.tenant, key.caller.user, {"create_time": key.create_time}
+        scopes = scopes_text(key.scopes)
+        detail = f"{key.caller.key} {scopes}"
         async with transaction(self._engine) as connection:
-            if (await connection.execute(_with_digest(key.digest))).first():
+            if row := (await connection.execute(_with_digest(key.digest))).first():
+                if row.scopes == scopes:
+                    return
+                act = Act("key scopes changed", actor, row.key_id, detail=detail)
+                known = api_keys.c.key_id == row.key_id
+                await connection.execute(update(api_keys).where(known).values(scopes=scopes))
+                await connection.execute(AUDIT.insert().values(act.record()))
+                act.log()
                 return
             await self._insert(connection, tenants, {"tenant": tenant, **made})
             await self._insert(connection, users, {"tenant": tenant, "user": user, **made})
@@ -128,14 +140,12 @@ class SqlKeyStore:
                 "digest": key.digest,
                 "tenant": key.caller.tenant,
                 "user": key.caller.user,
-                "scopes": scopes_text(key.scopes),
+                "scopes": scopes,
                 "create_time": key.create_time,
                 "expire_time": key.expire_time,
             }
             await self._insert(connection, api_keys, values)
-            act = Act(
-                "key created", actor, key.key_id, detail=f"{key.caller.key} {values['scopes']}"
-            )
+            act = Act("key created", actor, key.key_id, detail=detail)
             await connection.execute(AUDIT.insert().values(act.record()))
         act.log()
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +178,14 @@ def review_settings(home: Home, port: int, **changes: Any) -> ReviewSettings:
 
 @dataclass(frozen=True)
 class Review:
-    """Stubs of the service, and the fakes behind it."""
+    """Stubs of the service at an address, and the fakes behind it."""
 
     arena: Any
     models: Any
     reviews: Any
     items: Any
     peers: Peers
+    target: str = ""
 
     async def create(self, request_id: str = "", caller: Any = ADA) -> arena_pb2.Battle:
         request = arena_pb2.CreateBattleRequest(request_id=request_id or uuid.uuid4().hex)
@@ -353,8 +354,9 @@ async def review_service(
         settings = review_settings(home, port, **changes)
         registrations = await stack.enter_async_context(wiring(settings))
         bound = await stack.enter_async_context(serving(settings, registrations))
-        channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{bound}"))
-        yield review_stubs(channel, found)
+        target = f"127.0.0.1:{bound}"
+        channel = await stack.enter_async_context(open_channel(target))
+        yield replace(review_stubs(channel, found), target=target)
 
 
 def review_stubs(channel: grpc.aio.Channel, peers: Peers) -> Review:

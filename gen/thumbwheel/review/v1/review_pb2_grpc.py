@@ -89,10 +89,11 @@ class ReviewServiceServicer:
     def SubmitReview(self, request, context):
         """Stores the caller's review of an item. The same review can be sent again.
 
-        Errors: INVALID_ARGUMENT (with the field), NOT_FOUND (the item is unknown, of another tenant,
-        or of the caller's own words, or its user withdrew consent), ALREADY_EXISTS (the caller has
-        judged the item otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have
-        completed the item), UNAVAILABLE (nothing was stored).
+        Errors: INVALID_ARGUMENT (with the field; reason REVIEW_REJECTED: the guard rejects the written
+        answer or the comment), NOT_FOUND (the item is unknown, of another tenant, or of the caller's
+        own words, or its user withdrew consent), ALREADY_EXISTS (the caller has judged the item
+        otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have completed the item),
+        RESOURCE_EXHAUSTED (reason FEEDBACK_RATE_LIMITED), UNAVAILABLE (nothing was stored).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,9 +118,9 @@ class ReviewServiceServicer:
         """Stores the final judgement of an item on which reviewers disagree. Only the ranking and the
         written answer of the resolution train models.
 
-        Errors: INVALID_ARGUMENT (with the field), NOT_FOUND, ALREADY_EXISTS (the item has another
-        resolution), FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged
-        the item, unless the operator allows that), UNAVAILABLE.
+        Errors: as SubmitReview, but ALREADY_EXISTS (the item has another resolution) and
+        FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged the item, unless
+        the operator allows that).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,10 +29,11 @@ class ReviewServiceStub:
     SubmitReview: _aio.UnaryUnaryMultiCallable[_review_pb2.SubmitReviewRequest, _review_pb2.SubmitReviewResponse]
     """Stores the caller's review of an item. The same review can be sent again.
 
-    Errors: INVALID_ARGUMENT (with the field), NOT_FOUND (the item is unknown, of another tenant,
-    or of the caller's own words, or its user withdrew consent), ALREADY_EXISTS (the caller has
-    judged the item otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have
-    completed the item), UNAVAILABLE (nothing was stored).
+    Errors: INVALID_ARGUMENT (with the field; reason REVIEW_REJECTED: the guard rejects the written
+    answer or the comment), NOT_FOUND (the item is unknown, of another tenant, or of the caller's
+    own words, or its user withdrew consent), ALREADY_EXISTS (the caller has judged the item
+    otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have completed the item),
+    RESOURCE_EXHAUSTED (reason FEEDBACK_RATE_LIMITED), UNAVAILABLE (nothing was stored).
     """
     SkipItem: _aio.UnaryUnaryMultiCallable[_review_pb2.SkipItemRequest, _review_pb2.SkipItemResponse]
     """Leaves an item to other reviewers; the caller does not get the item again. Errors: NOT_FOUND."""
@@ -44,9 +45,9 @@ class ReviewServiceStub:
     """Stores the final judgement of an item on which reviewers disagree. Only the ranking and the
     written answer of the resolution train models.
 
-    Errors: INVALID_ARGUMENT (with the field), NOT_FOUND, ALREADY_EXISTS (the item has another
-    resolution), FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged
-    the item, unless the operator allows that), UNAVAILABLE.
+    Errors: as SubmitReview, but ALREADY_EXISTS (the item has another resolution) and
+    FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged the item, unless
+    the operator allows that).
     """
     GetAgreement: _aio.UnaryUnaryMultiCallable[_review_pb2.GetAgreementRequest, _review_pb2.GetAgreementResponse]
     """Returns counts and the agreement of the reviewers of the tenant."""
@@ -78,10 +79,11 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_review_pb2.SubmitReviewResponse]:
         """Stores the caller's review of an item. The same review can be sent again.
 
-        Errors: INVALID_ARGUMENT (with the field), NOT_FOUND (the item is unknown, of another tenant,
-        or of the caller's own words, or its user withdrew consent), ALREADY_EXISTS (the caller has
-        judged the item otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have
-        completed the item), UNAVAILABLE (nothing was stored).
+        Errors: INVALID_ARGUMENT (with the field; reason REVIEW_REJECTED: the guard rejects the written
+        answer or the comment), NOT_FOUND (the item is unknown, of another tenant, or of the caller's
+        own words, or its user withdrew consent), ALREADY_EXISTS (the caller has judged the item
+        otherwise), FAILED_PRECONDITION (reason ITEM_CLOSED: other reviewers have completed the item),
+        RESOURCE_EXHAUSTED (reason FEEDBACK_RATE_LIMITED), UNAVAILABLE (nothing was stored).
         """
 
     @_abc_1.abstractmethod
@@ -111,9 +113,9 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores the final judgement of an item on which reviewers disagree. Only the ranking and the
         written answer of the resolution train models.
 
-        Errors: INVALID_ARGUMENT (with the field), NOT_FOUND, ALREADY_EXISTS (the item has another
-        resolution), FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged
-        the item, unless the operator allows that), UNAVAILABLE.
+        Errors: as SubmitReview, but ALREADY_EXISTS (the item has another resolution) and
+        FAILED_PRECONDITION (reason NO_DISAGREEMENT, or OWN_REVIEW: the caller has judged the item, unless
+        the operator allows that).
         """
 
     @_abc_1.abstractmethod

@@ -233,6 +233,21 @@ async def test_adding_the_owner_key_again_changes_nothing(tmp_path: Path) -> Non
         for _ in range(2):
             await store.add(stored_key(secret, ADA))
         assert [key.scopes for key in await store.list_keys()] == [ALL_SCOPES]
+        assert len(await store.audit_records(0)) == 1
+
+
+async def test_owner_key_of_an_earlier_version_gets_the_new_scopes(tmp_path: Path) -> None:
+    secret = owner_secret(tmp_path / "owner.key")
+    async with key_store(tmp_path) as store:
+        await store.add(stored_key(secret, ADA, ALL_SCOPES - {Scope.REVIEW}))
+        (earlier,) = await store.list_keys()
+        await store.add(stored_key(secret, ADA), "gateway")
+        assert await store.list_keys() == [replace(earlier, scopes=ALL_SCOPES)]
+        records = await store.audit_records(0)
+    assert [(found["act"], found["object"]) for found in records] == [
+        ("key created", earlier.key_id),
+        ("key scopes changed", earlier.key_id),
+    ]
 
 
 async def test_commands_create_list_rotate_and_revoke(
@@ -305,6 +320,7 @@ async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str])
         (("--scopes", "all"), ALL_SCOPES),
         (("--scopes", "operate"), {Scope.OPERATE}),
         (("--scopes", "feedback,chat"), {Scope.CHAT, Scope.FEEDBACK}),
+        (("--scopes", "review"), {Scope.REVIEW}),
     ],
 )
 async def test_key_is_created_with_the_requested_scopes(

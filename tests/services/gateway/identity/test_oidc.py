@@ -376,6 +376,7 @@ async def test_invalid_issuer_documents_are_rejected_and_redirects_ignored(
             "acme",
             {Scope.CHAT, Scope.FEEDBACK, Scope.OPERATE},
         ),
+        ({"org": "acme", "groups": ["reviewers"]}, "acme", {Scope.CHAT, Scope.REVIEW}),
         ({"org": "acme", "groups": {"admins": True}}, "acme", {Scope.CHAT}),
         ({"org": "globex"}, "", set()),
         ({"org": ["acme"]}, "", set()),
@@ -395,6 +396,7 @@ async def test_claims_are_mapped_to_tenant_user_and_scopes(
         "scopes_by_value": {
             "raters": frozenset({Scope.FEEDBACK}),
             "admins": frozenset({Scope.OPERATE}),
+            "reviewers": frozenset({Scope.REVIEW}),
         },
     }
     async with trusting(**rules) as trust:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import ApiKeys, digest_of, new_secret
-from services.gateway.identity.credential import ALL_SCOPES
+from services.gateway.identity.credential import ALL_SCOPES, Scope
 from services.gateway.store import database
 from services.gateway.store.database import MIGRATIONS, REVISIONS, migrate, open_database
 from services.gateway.store.keys import SqlKeyStore, tenants, users
@@ -53,13 +53,16 @@ async def test_new_database_has_the_defined_tables(tmp_path: Path) -> None:
         assert await connection.run_sync(differences) == []
 
 
-async def test_old_keys_keep_all_scopes_and_their_users_are_inserted(
+async def test_old_keys_get_the_scopes_of_their_time_and_their_users_are_inserted(
     tmp_path: Path,
 ) -> None:
     secrets = yesterdays_file(tmp_path)
     async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 0) as keys:
         owner = await keys.authenticate(secrets[0])
-        assert (owner.caller, owner.scopes) == (Caller("default", "owner"), ALL_SCOPES)
+        assert (owner.caller, owner.scopes) == (
+            Caller("default", "owner"),
+            ALL_SCOPES - {Scope.REVIEW},
+        )
         assert [await reason_of(keys, secret) for secret in secrets[1:]] == [
             "",
             "API_KEY_REVOKED",
