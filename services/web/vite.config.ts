@@ -1,5 +1,5 @@
-// No inline scripts or styles, so that the gateway's strict content policy holds. The chat, the arena
-// and the tokenizer are pages of their own, so that none loads the code of another.
+// No inline scripts or styles, so that the gateway's strict content policy holds. Chat, arena, reviews
+// and tokenizer are pages of their own, so that none loads the code of another.
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
@@ -10,7 +10,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     sourcemap: false,
-    rolldownOptions: { input: ["index.html", "arena.html", "tokenizer.html"] },
+    rolldownOptions: { input: ["index.html", "arena.html", "review.html", "tokenizer.html"] },
   },
   // Rank files are outside of this folder, in models/.
   server: { proxy: { "/api": "http://127.0.0.1:8080" }, fs: { allow: ["../.."] } },

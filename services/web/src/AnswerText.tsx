@@ -11,7 +11,7 @@ const ENDINGS: Partial<Record<FinishReason, string>> = {
 };
 
 interface Props {
-  message: Message;
+  message: Pick<Message, "text" | "finishReason">;
   running: boolean;
   /** Called if the user copies text of the finished answer. */
   copied?: () => void;

@@ -70,6 +70,7 @@ export function App({ account, lost }: Props) {
         api={api}
         // The loop shows samples of all users and therefore requires a key with the scope.
         operator={account.scopes.includes("operate")}
+        reviewer={account.scopes.includes("review")}
         conversations={conversations}
         current={open.id}
         open={drawer}

@@ -3,6 +3,7 @@
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { newest, type ShownArm } from "./arms";
+import { Interval } from "./Interval";
 import type { ExperimentArm } from "./wire";
 
 const LOOK_MS = 20_000;
@@ -66,21 +67,10 @@ function Arms({ arms, label }: { arms: ShownArm[]; label: string }) {
             <td>{arm.down}</td>
           </tr>
           <tr>
-            <td colSpan={4}>{arm.likely ? <Interval {...arm.likely} /> : <small>No thumbs yet.</small>}</td>
+            <td colSpan={4}>{arm.likely ? <Interval {...arm.likely} words={`${arm.likely.low}–${arm.likely.high} %`} /> : <small>No thumbs yet.</small>}</td>
           </tr>
         </tbody>
       ))}
     </table>
-  );
-}
-
-function Interval({ low, high }: { low: number; high: number }) {
-  return (
-    <div className="interval">
-      <span className="scale" aria-hidden="true">
-        <span className="likely" style={{ left: `${low}%`, width: `${high - low}%` }} />
-      </span>
-      <small>{low}–{high} %</small>
-    </div>
   );
 }

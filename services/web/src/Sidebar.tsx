@@ -6,6 +6,7 @@ import type { Conversation } from "./wire";
 interface Props {
   api: Api;
   operator: boolean;
+  reviewer: boolean;
   conversations: Conversation[];
   current: string;
   open: boolean;
@@ -15,7 +16,7 @@ interface Props {
   showYourData: () => void;
 }
 
-export function Sidebar({ api, operator, conversations, current, open, show, remove, close, showYourData }: Props) {
+export function Sidebar({ api, operator, reviewer, conversations, current, open, show, remove, close, showYourData }: Props) {
   return (
     <>
       {open && <button className="shade" aria-label="Close the menu" onClick={close} />}
@@ -39,6 +40,7 @@ export function Sidebar({ api, operator, conversations, current, open, show, rem
         {operator && <LoopPanel api={api} />}
         <button className="your-data" aria-haspopup="dialog" onClick={showYourData}>Your data</button>
         <a className="link" href="./arena.html">Arena: compare two answers</a>
+        {reviewer && <a className="link" href="./review.html">Reviews: judge stored answers</a>}
         <a className="link" href="./tokenizer.html">Tokenizer: see texts as tokens</a>
       </aside>
     </>

@@ -6,14 +6,18 @@ import type {
   ChatEvent,
   Consent,
   Conversation,
+  DisagreementPage,
   Erasure,
   ExperimentArm,
   FeedbackValue,
+  GivenReview,
   Leaderboard,
   LoopStatus,
   LoopVersion,
   MessagePage,
+  NextItem,
   Outcome,
+  ReviewAgreement,
   SendRequest,
   Signal,
   ThumbCount,
@@ -139,6 +143,35 @@ export class Api {
   async leaderboard(topic: string, styleControl: boolean): Promise<Leaderboard> {
     const query = new URLSearchParams({ topic, style_control: `${styleControl}` });
     return (await (await this.call("GET", `/api/arena/leaderboard?${query}`)).json()) as Leaderboard;
+  }
+
+  /** Return the next item to judge, the same one until it is judged or skipped. */
+  async nextItem(): Promise<NextItem> {
+    return (await (await this.call("GET", "/api/reviews/next")).json()) as NextItem;
+  }
+
+  /** Store the user's review of an item. The same review can be sent again. */
+  async submitReview(itemId: string, review: GivenReview): Promise<void> {
+    await this.call("POST", `/api/reviews/${itemId}`, { review });
+  }
+
+  /** Leave an item to other reviewers. */
+  async skipItem(itemId: string): Promise<void> {
+    await this.call("POST", `/api/reviews/${itemId}/skip`);
+  }
+
+  async disagreements(pageToken = ""): Promise<DisagreementPage> {
+    const query = pageToken && `?page_token=${encodeURIComponent(pageToken)}`;
+    return (await (await this.call("GET", `/api/reviews/disagreements${query}`)).json()) as DisagreementPage;
+  }
+
+  /** Store the final judgement of an item. */
+  async resolve(itemId: string, review: GivenReview): Promise<void> {
+    await this.call("POST", `/api/reviews/${itemId}/resolution`, { review });
+  }
+
+  async agreement(): Promise<ReviewAgreement> {
+    return (await (await this.call("GET", "/api/reviews/agreement")).json()) as ReviewAgreement;
   }
 
   /** Open a report in a new tab, which sends the cookie of the session. */

@@ -1,4 +1,4 @@
-// JSON of thumbwheel.chat.v1 as protobuf writes it: camelCase, 64-bit numbers as strings, unset
+// JSON of the public API as protobuf writes it: camelCase, 64-bit numbers as strings, unset
 // enums as …_UNSPECIFIED.
 
 export type FinishReason =
@@ -80,7 +80,7 @@ export interface Signal {
 export interface Account {
   tenant: string;
   user: string;
-  scopes: ("chat" | "feedback" | "account" | "operate")[];
+  scopes: ("chat" | "feedback" | "account" | "operate" | "review")[];
   /** Required by every request of the session that changes something; absent for a key. */
   csrfToken?: string;
 }
@@ -223,4 +223,68 @@ export interface Leaderboard {
   votes: string;
   setAside: string;
   quarantined: string;
+}
+
+export type Task = "TASK_UNSPECIFIED" | "TASK_CODE" | "TASK_QUESTION_ANSWERING" | "TASK_CHAT" | "TASK_CREATIVE";
+
+export type Scale = "correctness" | "helpfulness" | "clarity" | "safety";
+
+export interface ReviewItem {
+  itemId: string;
+  /** Conversation up to the question, oldest first. */
+  context: { role: Message["role"]; text: string }[];
+  /** 1 to 6 answers. */
+  answers: { answerId: string; text: string }[];
+  task: Task;
+}
+
+/** Scores of 1 to 5; 0 for a scale that does not apply. */
+export type AnswerScores = { answerId: string } & Record<Scale, number>;
+
+export interface GivenReview {
+  /** One for each answer. */
+  scores: AnswerScores[];
+  /** 1 for the best answer, equal ranks for ties, without gaps; empty without a ranking. */
+  ranks: { answerId: string; rank: number }[];
+  writtenAnswer: string;
+  comment: string;
+}
+
+export interface Review extends GivenReview {
+  /** Review of the user. */
+  own: boolean;
+}
+
+export interface NextItem {
+  item: ReviewItem;
+  /** Number of items that the user can still judge, this one included. */
+  remaining: string;
+}
+
+export interface Disagreement {
+  item: ReviewItem;
+  /** Oldest first. */
+  reviews: Review[];
+}
+
+export interface DisagreementPage {
+  disagreements: Disagreement[];
+  /** Empty on the last page. */
+  nextPageToken: string;
+}
+
+export interface ScaleAgreement {
+  scale: Scale | "ranking";
+  /** Krippendorff's alpha and its interval; "NaN" if too few reviews exist, or all scores are equal. */
+  alpha: number | "NaN";
+  low: number | "NaN";
+  high: number | "NaN";
+  units: string;
+}
+
+export interface ReviewAgreement {
+  items: string;
+  reviews: string;
+  disagreements: string;
+  agreements: ScaleAgreement[];
 }

@@ -1,4 +1,5 @@
-// The question, and the answers to it side by side; below each other on narrow screens.
+// The question, and the answers to it side by side.
+import { AnswerColumn } from "../AnswerColumn";
 import { AnswerText } from "../AnswerText";
 import { answerOf, isWriting, questionOf, type Columns } from "./columns";
 
@@ -17,11 +18,10 @@ export function AnswerColumns({ columns, titles }: { columns: Columns; titles: r
           const problem = columns.problems[column];
           return (
             // The titles of a battle change with its reveal, so the key is the place.
-            <section key={column} className="answer" aria-label={title} aria-busy={isWriting(columns, column)}>
-              <h2>{title}</h2>
+            <AnswerColumn key={column} title={title} busy={isWriting(columns, column)}>
               {answer && <AnswerText message={answer} running={isWriting(columns, column)} />}
               {problem ? <p className="problem" role="alert">{problem}</p> : !answer && <p className="quiet">…</p>}
-            </section>
+            </AnswerColumn>
           );
         })}
       </div>

@@ -1,6 +1,7 @@
 // Ranking of the models by the votes of the tenant, with intervals, and the results of each pair.
 import { useEffect, useState } from "react";
 import { problemOf, type Api } from "../api";
+import { Interval } from "../Interval";
 import type { Leaderboard } from "../wire";
 import { fragilityOf, shownEntries, TOPICS, votesOf, winShare, type ShownEntry } from "./leaderboard";
 
@@ -73,7 +74,7 @@ function Ranking({ entries }: { entries: ShownEntry[] }) {
               <th scope="row">{entry.model}</th>
               <td>{entry.developer}</td>
               <td>{entry.score || "no rating yet"}</td>
-              <td>{entry.bar && <Interval bar={entry.bar} range={entry.range} />}</td>
+              <td>{entry.bar && <Interval {...entry.bar} words={entry.range} />}</td>
               <td>{entry.votes}</td>
               <td>{entry.toSeparate}</td>
               <td>{entry.licence}</td>
@@ -85,18 +86,6 @@ function Ranking({ entries }: { entries: ShownEntry[] }) {
         Score: 400 points are odds of 10 to 1; the mean is 1000. Rank: 1 and the number of models whose interval is completely
         above. Votes needed: estimate until the interval of the next model is apart.
       </p>
-    </div>
-  );
-}
-
-function Interval({ bar, range }: { bar: NonNullable<ShownEntry["bar"]>; range: string }) {
-  return (
-    <div className="interval">
-      <span className="scale" aria-hidden="true">
-        <span className="likely" style={{ left: `${bar.left}%`, width: `${bar.width}%` }} />
-        <span className="mark" style={{ left: `${bar.rating}%` }} />
-      </span>
-      <small>{range}</small>
     </div>
   );
 }

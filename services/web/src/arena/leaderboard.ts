@@ -20,7 +20,7 @@ export interface ShownEntry {
   votes: string;
   toSeparate: string;
   /** Places on the common scale in percent; null without a rating. */
-  bar: { left: number; width: number; rating: number } | null;
+  bar: { low: number; high: number; mark: number } | null;
 }
 
 /** Return the entries with the places of their intervals on a scale from the lowest to the highest end. */
@@ -41,7 +41,7 @@ export function shownEntries(entries: readonly LeaderboardEntry[]): ShownEntry[]
       // Rounded outwards, so that the displayed interval is never narrower than the computed one.
       range: `${Math.floor(ratingLow)} to ${Math.ceil(ratingHigh)}`,
       toSeparate: isLast ? "" : Number(entry.votesToSeparate) === 0 ? "apart" : count(entry.votesToSeparate),
-      bar: { left: place(ratingLow), width: place(ratingHigh) - place(ratingLow), rating: place(rating) },
+      bar: { low: place(ratingLow), high: place(ratingHigh), mark: place(rating) },
     };
   });
 }

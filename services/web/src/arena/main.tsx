@@ -1,6 +1,5 @@
 // Entry point of the arena.
 import { open } from "../entry";
 import { ArenaPage } from "./ArenaPage";
-import "./arena.css";
 
 open((account, lost) => <ArenaPage key={account.csrfToken} account={account} lost={lost} />);

@@ -32,9 +32,9 @@ describe("entries", () => {
 
   it("have intervals on one scale from 0 to 100 %", () => {
     const bars = shown.slice(0, 3).map(({ bar }) => bar!);
-    expect(bars[2]!.left).toBe(0);
-    expect(bars[0]!.left + bars[0]!.width).toBeCloseTo(100);
-    expect(bars.every((bar) => bar.left < bar.rating && bar.rating < bar.left + bar.width)).toBe(true);
+    expect(bars[2]!.low).toBe(0);
+    expect(bars[0]!.high).toBeCloseTo(100);
+    expect(bars.every(({ low, mark, high }) => low < mark && mark < high)).toBe(true);
   });
 
   it("say how many votes are needed, except for the last rated model", () => {
@@ -47,7 +47,7 @@ describe("entries", () => {
 
   it("of equal ends are in the middle", () => {
     const [only] = shownEntries([entry("only", 1, 1000, { ratingLow: 1000, ratingHigh: 1000 })]);
-    expect(only!.bar).toEqual({ left: 50, width: 0, rating: 50 });
+    expect(only!.bar).toEqual({ low: 50, high: 50, mark: 50 });
   });
 });
 
