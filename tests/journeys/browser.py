@@ -1,6 +1,6 @@
 """The page in Chromium, without errors and without requests to other hosts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -14,15 +14,28 @@ FLAGS = [
     "--disable-software-rasterizer",
     "--disable-dev-shm-usage",
 ]
+# A page without a session learns from this refusal that it has none.
+SESSION_LOOKUP = (401, "/api/account")
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 
 @contextmanager
-def opened(browser: Browser, stack: Stack, size: tuple[int, int], path: str) -> Iterator[Page]:
+def opened(
+    browser: Browser,
+    stack: Stack,
+    size: tuple[int, int],
+    path: str,
+    refused: Sequence[tuple[int, str]] = (),
+) -> Iterator[Page]:
     """Open a path of the page in a new context.
 
     Logged errors and requests to other hosts fail the test.
+
+    Args:
+        refused: status and end of the path of calls that the gateway may refuse; the browser logs
+            an error for each.
     """
+    allowed = [SESSION_LOOKUP, *refused]
     width, height = size
     troubles: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": height})
@@ -31,7 +44,7 @@ def opened(browser: Browser, stack: Stack, size: tuple[int, int], path: str) -> 
         "console",
         lambda message: (
             troubles.append(message.text)
-            if message.type == "error" and not is_session_lookup(message)
+            if message.type == "error" and not is_refusal(message, allowed)
             else None
         ),
     )
@@ -44,6 +57,7 @@ def opened(browser: Browser, stack: Stack, size: tuple[int, int], path: str) -> 
     assert not troubles
 
 
-def is_session_lookup(message: ConsoleMessage) -> bool:
-    """Return True for the 401 by which a page without a session learns that it has none."""
-    return "401" in message.text and message.location["url"].endswith("/api/account")
+def is_refusal(message: ConsoleMessage, allowed: Sequence[tuple[int, str]]) -> bool:
+    """Return True for the error that the browser logs for an allowed refusal of a call."""
+    url = message.location["url"]
+    return any(f"{status}" in message.text and url.endswith(end) for status, end in allowed)

@@ -50,6 +50,8 @@ def shared_environment(spans_port: int) -> dict[str, str]:
         "TW_GATEWAY_QUOTA_OVERRIDES": json.dumps(overrides),
         # Battles need two models; the system serves one version.
         "TW_REVIEW_EXTRA_MODELS": json.dumps([ABSENT_MODEL]),
+        # The second reviewer of an item decides whether it is a disagreement.
+        "TW_REVIEW_FURTHER_RATERS": "0",
         "OTEL_BSP_SCHEDULE_DELAY": EXPORT_EVERY_MS,
         **endpoints,
     }
