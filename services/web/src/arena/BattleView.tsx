@@ -82,7 +82,9 @@ export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
             {busy ? (
               <button className="stop" disabled={!columns.ids.some((_, column) => isWriting(columns, column))} onClick={() => void stop()}>Stop</button>
             ) : (
-              <button ref={next} disabled={calling} onClick={another}>Next battle</button>
+              <button ref={next} className={revealed ? undefined : "link"} disabled={calling} onClick={another}>
+                {revealed ? "Next battle" : "Next battle without a vote"}
+              </button>
             )}
           </div>
         </div>

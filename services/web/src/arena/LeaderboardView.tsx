@@ -72,12 +72,12 @@ function Ranking({ entries }: { entries: ShownEntry[] }) {
             <tr key={entry.model}>
               <td>{entry.rank || "–"}</td>
               <th scope="row">{entry.model}</th>
-              <td>{entry.developer}</td>
+              <td>{entry.developer || "–"}</td>
               <td>{entry.score || "no rating yet"}</td>
               <td>{entry.bar && <Interval {...entry.bar} words={entry.range} />}</td>
               <td>{entry.votes}</td>
-              <td>{entry.toSeparate}</td>
-              <td>{entry.licence}</td>
+              <td>{entry.toSeparate || "–"}</td>
+              <td>{entry.licence || "–"}</td>
             </tr>
           ))}
         </tbody>
