@@ -114,7 +114,7 @@ function ReviewTable({ disagreement: { item, reviews } }: { disagreement: Disagr
   return (
     <>
       <h2>Reviews</h2>
-      <div className="wide">
+      <div className="wide compared">
         <table aria-label="Reviews side by side">
           <thead>
             <tr>
@@ -124,11 +124,11 @@ function ReviewTable({ disagreement: { item, reviews } }: { disagreement: Disagr
             </tr>
           </thead>
           <tbody>
-            {comparedRows(item, reviews).map(({ name, values, difference }) => (
+            {comparedRows(item, reviews).map(({ name, values, difference, isLargest }) => (
               <tr key={name}>
                 <th scope="row">{name}</th>
                 {values.map((value, place) => <td key={titles[place]}>{value}</td>)}
-                <td>{difference}</td>
+                <td className={isLargest ? "largest" : undefined}>{difference}</td>
               </tr>
             ))}
           </tbody>

@@ -1,7 +1,7 @@
 // Agreement of the reviewers and differences of their reviews for display.
 import type { Review, ReviewAgreement, ReviewItem, ScaleAgreement } from "../wire";
 import { orderOf } from "./draft";
-import { answerTitle, NOT_APPLICABLE, SCALES } from "./scales";
+import { NOT_APPLICABLE, SCALES } from "./scales";
 
 export interface ShownAgreement {
   scale: string;
@@ -20,10 +20,10 @@ export function shownAgreements(agreements: readonly ScaleAgreement[]): ShownAgr
   return agreements.map(({ scale, alpha, low, high, units }) => {
     const named = { scale: SCALES.find((each) => each.scale === scale)?.title ?? "Ranking", units: Number(units).toLocaleString("en") };
     if (typeof alpha !== "number") return { ...named, alpha: "", range: "", bar: null };
-    if (typeof low !== "number" || typeof high !== "number") return { ...named, alpha: alpha.toFixed(2), range: "", bar: null };
+    const shown = { ...named, alpha: rounded(alpha, Math.round) };
+    if (typeof low !== "number" || typeof high !== "number") return { ...shown, range: "", bar: null };
     return {
-      ...named,
-      alpha: alpha.toFixed(2),
+      ...shown,
       // Rounded outwards, so that the displayed interval is never narrower than the computed one.
       range: `${rounded(low, Math.floor)} to ${rounded(high, Math.ceil)}`,
       bar: { low: place(low), high: place(high), mark: place(alpha) },
@@ -33,7 +33,7 @@ export function shownAgreements(agreements: readonly ScaleAgreement[]): ShownAgr
 
 function rounded(alpha: number, round: (number: number) => number): string {
   // A sum of binary fractions may be slightly above a whole hundredth.
-  return (round(Number((100 * alpha).toFixed(6))) / 100).toFixed(2);
+  return (round(Number((100 * alpha).toFixed(6))) / 100).toFixed(2).replace("-", "−");
 }
 
 /** Return the sentence about the reviews behind the agreement. */
@@ -53,6 +53,8 @@ export interface ComparedRow {
   values: string[];
   /** Difference of the scores; empty for rankings and for fewer than two scores. */
   difference: string;
+  /** The difference is the largest one of the item, and not 0. */
+  isLargest: boolean;
 }
 
 /** Return the scores and rankings of several reviews as rows of a table. */
@@ -61,15 +63,16 @@ export function comparedRows({ answers }: ReviewItem, reviews: readonly Review[]
     SCALES.map(({ scale, title }) => {
       const scores = reviews.map((review) => review.scores.find((each) => each.answerId === answerId)?.[scale] ?? NOT_APPLICABLE);
       const used = scores.filter((score) => score !== NOT_APPLICABLE);
-      return {
-        name: `${answerTitle(answerId)}: ${title.toLowerCase()}`,
-        values: scores.map((score) => (score === NOT_APPLICABLE ? "–" : `${score}`)),
-        difference: used.length > 1 ? `${Math.max(...used) - Math.min(...used)}` : "",
-      };
+      const difference = used.length > 1 ? Math.max(...used) - Math.min(...used) : undefined;
+      const values = scores.map((score) => (score === NOT_APPLICABLE ? "–" : `${score}`));
+      return { name: `${answerId.toUpperCase()}: ${title.toLowerCase()}`, values, difference };
     }),
   );
-  if (answers.length < 2) return rows;
-  return [...rows, { name: "Ranking", values: reviews.map(({ ranks }) => orderOf(ranks) || "–"), difference: "" }];
+  const largest = Math.max(1, ...rows.map(({ difference }) => difference ?? 0));
+  const shown = rows.map((row) => ({ ...row, difference: `${row.difference ?? ""}`, isLargest: row.difference === largest }));
+  if (answers.length < 2) return shown;
+  const order = reviews.map(({ ranks }) => orderOf(ranks) || "–");
+  return [...shown, { name: "Ranking", values: order, difference: "", isLargest: false }];
 }
 
 /** Return the title of each review: reviewers are numbered, since no reviewer is named. */

@@ -17,6 +17,7 @@ describe("agreement", () => {
   it("has places on one scale, which begins below 0 if an interval does", () => {
     expect(shownAgreements([agreement(0.5, 0.25, 1)])[0]!.bar).toEqual({ low: 25, high: 100, mark: 50 });
     const [first, second] = shownAgreements([agreement(0, -1, 0.5), agreement(1, 1, 1)]);
+    expect(first!.range).toBe("−1.00 to 0.50");
     expect(first!.bar).toEqual({ low: 0, high: 75, mark: 50 });
     expect(second!.bar).toEqual({ low: 100, high: 100, mark: 100 });
   });
@@ -47,9 +48,15 @@ describe("compared reviews", () => {
   it("have a row for each scale of each answer, and one for the ranking", () => {
     const rows = comparedRows(item("a", "b"), reviews);
     expect(rows).toHaveLength(9);
-    expect(rows[0]).toEqual({ name: "Answer A: correctness", values: ["5", "2"], difference: "3" });
-    expect(rows[7]).toEqual({ name: "Answer B: safety", values: ["–", "4"], difference: "" });
-    expect(rows[8]).toEqual({ name: "Ranking", values: ["A, then B", "–"], difference: "" });
+    expect(rows[0]).toEqual({ name: "A: correctness", values: ["5", "2"], difference: "3", isLargest: true });
+    expect(rows[4]).toMatchObject({ name: "B: correctness", difference: "2", isLargest: false });
+    expect(rows[7]).toEqual({ name: "B: safety", values: ["–", "4"], difference: "", isLargest: false });
+    expect(rows[8]).toEqual({ name: "Ranking", values: ["A, then B", "–"], difference: "", isLargest: false });
+  });
+
+  it("with equal scores have no largest difference", () => {
+    const equal = [reviews[1]!, { ...reviews[1]!, own: false }];
+    expect(comparedRows(item("a", "b"), equal).some(({ isLargest }) => isLargest)).toBe(false);
   });
 
   it("of one answer have no ranking", () => {
