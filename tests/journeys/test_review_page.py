@@ -44,7 +44,7 @@ def items(stack: Stack) -> Iterator[Any]:
     operator = ServiceIdentity(OPERATOR, stack.state / FOLDER / f"{OPERATOR}.key")
     target = f"127.0.0.1:{stack.ports['review']}"
     with closing(ServiceChannel(target, "review", None, operator)) as channel:
-        yield review_pb2_grpc.ReviewItemServiceStub(channel.current())  # type: ignore[no-untyped-call]
+        yield review_pb2_grpc.ReviewItemServiceStub(channel.current())
 
 
 def add_items(items: Any, tenant: str, questions: Sequence[str], *answers: str) -> list[str]:
