@@ -158,6 +158,10 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
+    "review draw": Command("draw stored answers for reviewers", TRAINING, ("draw",), ("training",)),
+    "review export": Command(
+        "write complete reviews for evaluations", TRAINING, ("export",), ("training",)
+    ),
     "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(
         "wrap the keys of stored texts under a new master key", OPERATE, ("rotate-master-key",)

@@ -33,6 +33,7 @@ from training.recipes.pretraining.arguments import describe as describe_pretrain
 from training.recipes.rlvr.arguments import describe as describe_rlvr
 from training.recipes.tokenizer.commands import describe as describe_tokenizer
 from training.reporting.commands import describe as describe_reports
+from training.reviews.commands import describe as describe_reviews
 from training.runs import FAILED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     )
     describe_loop(commands, common)
     describe_data(commands, common)
+    describe_reviews(commands, common)
     describe_reports(commands, common)
     describe_evaluation(commands, common)
     describe_perplexity(commands, common)

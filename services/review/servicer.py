@@ -167,7 +167,7 @@ class ReviewItemServicer(review_pb2_grpc.ReviewItemServiceServicer):
     async def RemoveItems(
         self, request: review_pb2.RemoveItemsRequest, context: Any
     ) -> review_pb2.RemoveItemsResponse:
-        removed = await self._items.remove(request.principals)
+        removed = await self._items.remove(request.principals, request.item_ids)
         return review_pb2.RemoveItemsResponse(removed=removed)
 
     async def ListReviews(

@@ -20,7 +20,7 @@ from services.review.reviewing.item import Item, Review
 
 DAY_US = 86_400_000_000
 MAX_ITEMS = 100
-MAX_PRINCIPALS = 1_000
+MAX_REMOVED = 1_000
 MAX_EXPORTED = 100
 
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
@@ -47,8 +47,11 @@ class ItemStore(Protocol):
         Known items stay as they are.
         """
 
-    async def remove(self, principals: Sequence[str]) -> int:
-        """Remove all items of users with their reviews and waiting events; return the number."""
+    async def remove(self, principals: Sequence[str], item_ids: Sequence[str]) -> int:
+        """Remove all items of users with their waiting events, and items by id, with their reviews.
+
+        Returns the number of items.
+        """
 
     async def remove_until(self, create_us: int) -> int:
         """Remove items that were added until a time with their reviews; return the number."""
@@ -80,18 +83,23 @@ class Items:
             check_item(item, f"items[{number}]")
         return await self._store.add(items, now_us())
 
-    async def remove(self, principals: Sequence[str]) -> int:
-        """Remove all items of users; return their number.
+    async def remove(self, principals: Sequence[str], item_ids: Sequence[str] = ()) -> int:
+        """Remove all items of users, and items by id; return their number.
 
         Raises:
-            InvalidArgumentError: too many principals, or a malformed one.
+            InvalidArgumentError: no or too many principals or ids, or a malformed one.
             UnavailableError: nothing was removed.
         """
-        if not 1 <= len(principals) <= MAX_PRINCIPALS:
-            raise field_error("principals", f"1 to {MAX_PRINCIPALS:,}", f"{len(principals):,}")
+        for name, values in (("principals", principals), ("item_ids", item_ids)):
+            if len(values) > MAX_REMOVED:
+                raise field_error(name, f"at most {MAX_REMOVED:,}", f"{len(values):,}")
+        if not principals and not item_ids:
+            raise field_error("principals", "at least one, or item_ids", "0")
         for number, principal in enumerate(principals):
             check_principal(principal, f"principals[{number}]")
-        return await self._store.remove(principals)
+        for number, item_id in enumerate(item_ids):
+            check_uuid(item_id, f"item_ids[{number}]")
+        return await self._store.remove(principals, item_ids)
 
     async def expire(self) -> None:
         """Remove items that are older than the days for which they are kept.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, select, tuple_
+from sqlalchemy import Row, Select, delete, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.contracts.chat import Role, Task
@@ -56,11 +56,12 @@ class SqlItemStore:
                 found += await insert_new(connection, items, values)
         return found
 
-    async def remove(self, principals: Sequence[str]) -> int:
+    async def remove(self, principals: Sequence[str], item_ids: Sequence[str]) -> int:
         async with transaction(self._engine) as connection:
             await connection.execute(delete(outbox).where(outbox.c.owner.in_(principals)))
             # Reviews, resolutions, leases and skips follow their item.
-            done = await connection.execute(delete(items).where(items.c.principal.in_(principals)))
+            chosen = or_(items.c.principal.in_(principals), items.c.item_id.in_(item_ids))
+            done = await connection.execute(delete(items).where(chosen))
             return int(done.rowcount)
 
     async def remove_until(self, create_us: int) -> int:

@@ -694,23 +694,29 @@ Global___AddItemsResponse: _TypeAlias = AddItemsResponse  # noqa: Y015
 
 @_typing.final
 class RemoveItemsRequest(_message.Message):
-    """Request of RemoveItems."""
+    """Request of RemoveItems. At least one principal or id is required."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRINCIPALS_FIELD_NUMBER: _builtins.int
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1,000 HMACs of users."""
+        """At most 1,000 HMACs of users."""
+
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000 ids of items; unknown ids are ignored."""
 
     def __init__(
         self,
         *,
         principals: _abc.Iterable[_builtins.str] | None = ...,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals", b"principals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "principals", b"principals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

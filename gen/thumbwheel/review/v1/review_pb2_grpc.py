@@ -383,7 +383,8 @@ class ReviewItemServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveItems(self, request, context):
-        """Removes the items of users that withdrew consent or erased their data, with all reviews.
+        """Removes the items of users that withdrew consent or erased their data, and items of deleted
+        conversations, with all reviews.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

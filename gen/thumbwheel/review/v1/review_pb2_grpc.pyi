@@ -137,7 +137,9 @@ class ReviewItemServiceStub:
     answers from before an erasure of the user are acknowledged and not stored.
     """
     RemoveItems: _aio.UnaryUnaryMultiCallable[_review_pb2.RemoveItemsRequest, _review_pb2.RemoveItemsResponse]
-    """Removes the items of users that withdrew consent or erased their data, with all reviews."""
+    """Removes the items of users that withdrew consent or erased their data, and items of deleted
+    conversations, with all reviews.
+    """
     ListReviews: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReviewsRequest, _review_pb2.ListReviewsResponse]
     """Lists items that have reviews, oldest first, for export."""
 
@@ -160,7 +162,9 @@ class ReviewItemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _review_pb2.RemoveItemsRequest,
         context: _aio.ServicerContext[_review_pb2.RemoveItemsRequest, _abc.Awaitable[_review_pb2.RemoveItemsResponse]],
     ) -> _abc.Awaitable[_review_pb2.RemoveItemsResponse]:
-        """Removes the items of users that withdrew consent or erased their data, with all reviews."""
+        """Removes the items of users that withdrew consent or erased their data, and items of deleted
+        conversations, with all reviews.
+        """
 
     @_abc_1.abstractmethod
     def ListReviews(

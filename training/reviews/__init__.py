@@ -1,0 +1,1 @@
+"""Items for reviewers, drawn from the feedback table, and the export of their reviews."""
