@@ -3,7 +3,7 @@
 
 {{/* JSON list of the names with a certificate: services, and clients that are no services. */}}
 {{- define "thumbwheel.certified" -}}
-{{- $clients := .Values.training.enabled | ternary (list "test-health" "training") (list "test-health") -}}
+{{- $clients := or .Values.training.enabled .Values.reviewDraw.enabled | ternary (list "test-health" "training") (list "test-health") -}}
 {{- concat (include "thumbwheel.known" . | fromYaml | keys | sortAlpha) $clients | toJson -}}
 {{- end -}}
 

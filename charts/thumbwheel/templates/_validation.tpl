@@ -5,6 +5,7 @@
 {{- include "thumbwheel.validateTraining" . -}}
 {{- include "thumbwheel.validateModels" . -}}
 {{- include "thumbwheel.validateCorpus" . -}}
+{{- include "thumbwheel.validateReviewDraw" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
 {{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the Postgres URLs of the services is required (or evaluation.enabled: true, which installs all stores)" }}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of the Kafka brokers is required" }}{{- end -}}

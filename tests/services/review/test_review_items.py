@@ -101,6 +101,26 @@ async def test_malformed_items_are_refused_and_no_item_of_the_call_is_stored(
             assert error[:2] == INVALID
 
 
+async def test_items_are_removed_by_id_with_their_reviews(home: Home) -> None:
+    """Items of a deleted conversation; other items of the user stay."""
+    async with review_service(home) as review:
+        deleted, kept = drawn_item(), drawn_item()
+        await review.add_items(deleted)
+        await review.judge(BOB)
+        await review.add_items(kept)
+        ids = [deleted.item.item_id, UNKNOWN_ID]
+        request = review_pb2.RemoveItemsRequest(item_ids=ids)
+        for removed in (1, 0):
+            assert (await review.items.RemoveItems(request, timeout=10)).removed == removed
+        found = await review.agreement(BOB)
+        assert (found.items, found.reviews) == (1, 0)
+        assert (await review.next_item(BOB)).item_id == kept.item.item_id
+        for ids, field in ((["x"], "item_ids[0]"), ([UNKNOWN_ID] * 1_001, "item_ids")):
+            request = review_pb2.RemoveItemsRequest(item_ids=ids)
+            error = await error_of(review.items.RemoveItems(request, timeout=10))
+            assert error == (*INVALID, field)
+
+
 async def test_reviews_are_exported_in_pages(home: Home) -> None:
     async with review_service(home) as review:
         items = [drawn_item() for _ in range(3)]
