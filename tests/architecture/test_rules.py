@@ -91,7 +91,7 @@ TRAINING_LAYERS = (
     ("loop_run", "remote"),
     ("loop",),
     ("data_commands",),
-    ("commands",),
+    ("commands", "reviews"),
     ("__main__",),
 )
 # Two adjacent words of a sentence.

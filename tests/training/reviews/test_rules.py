@@ -1,6 +1,7 @@
 """Rules of the draw: which answers are selected, in which order, and what is left out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,25 +101,38 @@ def test_a_question_is_drawn_by_the_first_rule_that_applies_to_an_answer() -> No
     [
         ([thumb("a", "ann", True), thumb("b", "bob", False)], {"a"}),
         ([thumb("a", "ann", True), thumb("b", "bob", True)], set()),
-        # An opinion of one user alone, and thumbs on another user's answer.
-        ([thumb("a", "ann", True), thumb("c", "ann", False)], set()),
+        # Two opinions of one user, and a thumb on another user's answer.
+        ([thumb("a", "ann", True), thumb("e", "ann", False)], set()),
         ([thumb("a", "ann", True), thumb("a", "bob", False)], set()),
         ([vote("ann", ("a", 1), ("c", 1))], {"a"}),
         ([vote("ann", ("a", 1), ("c", 2))], set()),
         ([vote("ann", ("a", 1), ("c", 2)), vote("bob", ("d", 1), ("b", 2))], {"a"}),
         ([vote("ann", ("a", 1), ("c", 2)), vote("bob", ("b", 1), ("d", 2))], set()),
         # Reviewers are not users.
+        (
+            [
+                thumb("a", "ann", True),
+                replace(thumb("b", "bob", False), rater=principal_of("rae")),
+            ],
+            set(),
+        ),
         ([vote("ann", ("a", 1), ("c", 1), source=Source.RANKING)], set()),
     ],
 )
 def test_users_disagree_by_thumbs_and_battles(
     feedback: Sequence[Feedback], disputed: set[str]
 ) -> None:
-    """Ann has the answers a and c to the question, Bob has b and d of equal texts."""
+    """Ann has the answers a, c and e to the question, Bob has b and d; a, b and e are equal."""
     turns = [
         answered(name, user, "hi", answer=text, at=at, conversation_id=uid(user))
         for at, (name, user, text) in enumerate(
-            [("a", "ann", "yes"), ("c", "ann", "no"), ("b", "bob", "yes"), ("d", "bob", "no")]
+            [
+                ("a", "ann", "yes"),
+                ("c", "ann", "no"),
+                ("b", "bob", "yes"),
+                ("d", "bob", "no"),
+                ("e", "ann", "yes"),
+            ]
         )
     ]
     found = drawn(selected(turns, feedback)).get("disagreement", set())
