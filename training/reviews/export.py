@@ -29,7 +29,7 @@ REVIEWER_CONSENT, OTHER_TENANT = "review_without_consent_of_reviewer", "other_te
 
 
 class Consents(Protocol):
-    """Source of consents."""
+    """Source of the consent of people."""
 
     def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]: ...
 
@@ -163,7 +163,7 @@ def _target(
 def _answer(
     answer: review_pb2.ReviewAnswer, version: str, final: Sequence[_Judgement]
 ) -> dict[str, Any]:
-    """Return an answer with its means over the final judgement; None where nobody judged."""
+    """Return an answer with its means over the final judgement; None without a score or rank."""
     return {
         "id": answer.answer_id,
         "text": answer.text,
