@@ -2,22 +2,15 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thumbwheel.review.v1 import review_pb2, review_pb2_grpc
-
 from infra.service_table import service_table
-from services.chassis.identity import Caller
 from services.chassis.service_identity import TokenSigner
-from services.contracts.identifiers import principal_of
 from tests.journeys.client import Client, finish_of
 from tests.journeys.stack import Stack
-from tests.services.review.service import drawn_item
-from training.service_channel import ServiceChannel
-from training.service_identity import FOLDER, OPERATOR, ServiceIdentity
+from training.service_identity import FOLDER
 
 # Growth of the resident memory of one service during an attack. A pod of the chart has 512 MiB and
 # a service of the embedded system uses 70 to 370 MiB at rest.
@@ -57,20 +50,6 @@ class Attacked:
     def signer(self, caller: str) -> TokenSigner:
         """Return a signer with the private key of a service."""
         return TokenSigner(caller, self.stack.state / FOLDER / f"{caller}.key")
-
-    def add_item(self, owner: Caller) -> str:
-        """Add an item for reviewers of a tenant, with words of a user; return its id."""
-        key = (self.stack.state / "principal.key").read_text().strip()
-        item = drawn_item(
-            owner=(("x-tw-tenant", owner.tenant), ("x-tw-user", owner.user)),
-            principal=principal_of(key, owner),
-        )
-        operator = ServiceIdentity(OPERATOR, self.stack.state / FOLDER / f"{OPERATOR}.key")
-        target = f"127.0.0.1:{self.stack.ports['review']}"
-        with closing(ServiceChannel(target, "review", None, operator)) as channel:
-            stub = review_pb2_grpc.ReviewItemServiceStub(channel.current())
-            assert stub.AddItems(review_pb2.AddItemsRequest(items=[item]), timeout=10).added == 1
-        return str(item.item.item_id)
 
     def record(self) -> None:
         """Record process ids and memory of all services, before an attack."""

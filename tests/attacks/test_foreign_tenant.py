@@ -20,6 +20,7 @@ from services.chassis.identity import Caller
 from services.gateway.access import ROUTES
 from tests.attacks.attacked import SHORT, Attacked, metadata_of
 from tests.journeys.client import Client
+from tests.journeys.drawn_items import add_item
 from tests.services.gateway.bad_input import MISSING_UUID
 from tests.services.gateway.valid_calls import ID_FIELDS, VALID
 
@@ -85,7 +86,9 @@ def own(client: Client, item_id: str) -> Owned:
 def owners(attacked_system: Attacked) -> Iterator[dict[str, Owned]]:
     """Return the objects of others, and check afterwards that no attack has changed them."""
     found = {
-        name: own(getattr(attacked_system, name), attacked_system.add_item(ITEM_OWNERS[name]))
+        name: own(
+            getattr(attacked_system, name), add_item(attacked_system.stack, ITEM_OWNERS[name])
+        )
         for name in OWNERS
     }
     before = {name: conversation_of(owned) for name, owned in found.items()}

@@ -52,6 +52,8 @@ def shared_environment(spans_port: int) -> dict[str, str]:
         "TW_REVIEW_EXTRA_MODELS": json.dumps([ABSENT_MODEL]),
         # The second reviewer of an item decides whether it is a disagreement.
         "TW_REVIEW_FURTHER_RATERS": "0",
+        # A minute by default.
+        "TW_REVIEW_ERASURE_SECONDS": "2",
         "OTEL_BSP_SCHEDULE_DELAY": EXPORT_EVERY_MS,
         **endpoints,
     }

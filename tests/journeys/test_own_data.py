@@ -2,8 +2,10 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
+from services.chassis.identity import Caller
 from services.contracts.identifiers import ERASED, turn_event_id
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
@@ -16,11 +18,13 @@ from services.feedback.lake.readable_segments import ReadableSegment, read_segme
 from services.feedback.principals.erasures import Erasures
 from services.feedback.store.database import open_database
 from tests.journeys.client import Client
+from tests.journeys.drawn_items import add_item
 from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import Stack
 from tests.services.feedback.compacted import OPTIONS
 
 CANARY = "zanzibarquetzal"
+REVIEWER = "account,review"
 
 
 def user(stack: Stack, name: str) -> Client:
@@ -83,6 +87,52 @@ def test_erasure_leaves_no_byte_of_the_user(stack: Stack) -> None:
     assert (status, found["erasure"]["shredTime"]) == (200, erased["erasure"]["shredTime"])
     assert bob.call("GET", f"/api/erasure/{erased['erasure']['erasureId']}")[0] == 404
     assert ada.ask("hello again")[-1]["completed"]
+
+
+def test_erasure_of_user_and_reviewer_removes_items_and_reviews(stack: Stack) -> None:
+    """The words of both exist in the review database until it reads the list of erasures."""
+    tenant, words = f"judged-{uuid.uuid4().hex[:8]}", ("quokkaerased", "quokkawritten")
+    leaving, staying = Caller(tenant, "leaving"), Caller(tenant, "staying")
+    clients = {
+        name: Client(stack.http, stack.make_keys(name, tenant=tenant, scopes=REVIEWER)[0])
+        for name in ("leaving", "rater")
+    }
+    rater = clients["rater"]
+    gone = add_item(stack, leaving, "one", question=f"What is a {words[0]}?")
+    stays = add_item(stack, staying, "one")
+    for item_id in (gone, stays):
+        status, found = rater.call("GET", "/api/reviews/next")
+        assert (status, found["item"]["itemId"]) == (200, item_id)
+        scores = [{"answerId": "a", "correctness": 4}]
+        review = {"scores": scores, "writtenAnswer": f"It is a {words[1]}."}
+        assert rater.call("POST", f"/api/reviews/{item_id}", {"review": review}) == (200, {})
+    assert all(files_with(stack, word) == {"review.db"} for word in words)
+
+    assert clients["leaving"].call("POST", "/api/erasure")[0] == 200
+    wait_until(lambda: rater.call("POST", f"/api/reviews/{gone}/skip")[0] == 404)
+    assert files_with(stack, words[0]) == set()
+    assert rater.call("GET", "/api/reviews/agreement")[1]["reviews"] == "1"
+    assert rater.call("POST", "/api/erasure")[0] == 200
+    wait_until(lambda: rater.call("GET", "/api/reviews/agreement")[1]["reviews"] == "0")
+    assert files_with(stack, words[1]) == set()
+    # The other user's item waits for a review again.
+    assert rater.call("GET", "/api/reviews/next")[1]["item"]["itemId"] == stays
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the erasure was not applied"
+        time.sleep(0.2)
+
+
+def test_owner_of_a_clone_may_review(stack: Stack) -> None:
+    owner = Client(stack.http, stack.owner_key)
+    assert "review" in owner.call("GET", "/api/account")[1]["scopes"]
+    assert owner.call("GET", "/api/reviews/agreement")[0] == 200
+    assert user(stack, "usual").call("GET", "/api/reviews/next")[1]["error"]["code"] == (
+        "scope_missing"
+    )
 
 
 def test_deleted_conversation_disappears_from_reads(stack: Stack) -> None:
