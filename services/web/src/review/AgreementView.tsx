@@ -37,7 +37,7 @@ export function AgreementView({ api }: { api: Api }) {
               <thead>
                 <tr>
                   <th scope="col">Scale</th>
-                  <th scope="col">Krippendorff’s alpha</th>
+                  <th scope="col">Alpha</th>
                   <th scope="col">95 % interval</th>
                   <th scope="col">Answers</th>
                 </tr>
@@ -55,8 +55,8 @@ export function AgreementView({ api }: { api: Api }) {
             </table>
           </div>
           <p className="quiet">
-            1 is perfect agreement, 0 is agreement by chance. Answers: those with at least two scores or ranks. Alpha is not
-            defined without such answers, or if all scores are equal. Reviews that a disagreement asked for are left out.
+            Alpha: Krippendorff’s, of 1 for perfect agreement and 0 for agreement by chance; not defined if all scores are
+            equal. Answers: those with at least two scores or ranks. Reviews that a disagreement asked for are left out.
           </p>
         </>
       )}

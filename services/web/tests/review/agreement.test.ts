@@ -9,7 +9,7 @@ function agreement(alpha: ScaleAgreement["alpha"], low: ScaleAgreement["low"], h
 
 describe("agreement", () => {
   it("has an interval that is rounded outwards", () => {
-    const [shown] = shownAgreements([agreement(0.716, 0.5049, 0.8911)]);
+    const [shown] = shownAgreements([agreement(0.716, 0.5071, 0.8911)]);
     expect(shown).toMatchObject({ scale: "Clarity", alpha: "0.72", range: "0.50 to 0.90", units: "1,200" });
     expect(shownAgreements([agreement(0.29, 0.29, 0.29)])[0]!.range).toBe("0.29 to 0.29");
   });
