@@ -2,7 +2,8 @@
 
 Usage: python -m benchmarks.leaderboard [--votes 1000000] [--models 200] [--peer-votes 50000]
 
-Claims: a leaderboard of 1,000,000 votes needs at most 30 s of one core, without an [N, M] matrix.
+Claims: a leaderboard of 1,000,000 votes needs at most 30 s of one core, without an [N, M] matrix,
+also that of the service, where trust gives each vote a weight of its own, with style control.
 The fit takes a small part of the time of scipy's L-BFGS on the same likelihood, whose design matrix
 has one row for each vote, in the same run. Times are those of the processor, with one thread.
 """
@@ -29,8 +30,12 @@ from human_evaluation.battles import Array, Battles
 from human_evaluation.bradley_terry import fit
 from human_evaluation.fragility import fragility
 from human_evaluation.ranks import neighbours, rank_ranges, win_matrix
+from services.review.arena.leaderboard import rate
+from services.review.arena.vote_columns import AccountColumns, VoteColumns
 
 FEATURES = 4
+NOW_US = 1_790_000_000_000_000
+DAY_US = 86_400_000_000
 
 
 def main() -> None:
@@ -63,7 +68,44 @@ def main() -> None:
     weighted = replace(battles, weight=rng.uniform(0.1, 1.0, len(battles)))
     with step("fit with a weight for each vote, errors by voter"):
         fit(weighted, cluster_voters=True)
+    for models in (20, arguments.models):
+        columns = service_votes(arguments.votes, models, rng)
+        for style in (False, True):
+            with step(f"leaderboard of the service, {models} models, style control: {style}"):
+                rate(columns, {}, NOW_US, style=style)
     against_scipy(simulated(arguments.peer_votes, arguments.models, rng))
+
+
+def service_votes(votes: int, models: int, rng: np.random.Generator) -> VoteColumns:
+    """Return votes of 60 days by accounts of different age, activity and agreement."""
+    accounts = votes // 25
+    strengths = rng.normal(0, 0.3, models)
+    first = rng.integers(0, models, votes)
+    second = (first + rng.integers(1, models, votes)) % models
+    length = rng.lognormal(5, 0.6, (votes, 2, 1))
+    style = np.floor(np.concatenate((length, rng.poisson(1.0, (votes, 2, 3))), axis=2))
+    difference = (style[:, 0] - style[:, 1]) / np.maximum(style.sum(axis=1), 1)
+    logits = strengths[first] - strengths[second] + difference @ [0.5, 0.1, 0.1, 0.05]
+    score = (rng.random(votes) < 1 / (1 + np.exp(-logits))).astype(float)
+    score[rng.random(votes) < 0.2] = 0.5
+    activity = rng.lognormal(0, 1.2, accounts)
+    return VoteColumns(
+        models=tuple(f"model {model}" for model in range(models)),
+        first=first,
+        second=second,
+        score=score,
+        account=rng.choice(accounts, votes, p=activity / activity.sum()),
+        vote_us=NOW_US - np.sort(rng.integers(0, 60 * DAY_US, votes))[::-1],
+        style=style,
+        accounts=AccountColumns(
+            principals=tuple(map(str, range(accounts))),
+            create_us=NOW_US - rng.integers(0, 90 * DAY_US, accounts),
+            weight=rng.beta(5, 1, accounts),
+            quarantined=np.zeros(accounts, bool),
+            released=np.zeros(accounts, bool),
+        ),
+        set_aside=0,
+    )
 
 
 def simulated(votes: int, models: int, rng: np.random.Generator) -> Battles:

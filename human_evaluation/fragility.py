@@ -9,19 +9,21 @@ the influences after the removal.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from human_evaluation.battles import Array, Battles, Index
 from human_evaluation.bradley_terry import connected, fit
-from human_evaluation.likelihood import Maximum, Rows, maximize, rows_of
+from human_evaluation.likelihood import Likelihood, Maximum, Rows, follow, maximize, rows_of
 
 # Removals may leave a model without victories. The ridge keeps its strength finite; a strength
 # changes by less than 1e-6 of itself for a model with 10 votes.
 RIDGE = 1e-6
 MARGIN = 1e-4  # in log-odds, 0.02 Elo points; equal ratings are no change, also with the ridge
 IMPROVEMENTS = 8
+FIRST_ROWS = 4_096  # rows that are sorted at first for a sum of influences
 MAX_ROWS_READ = 2_000_000  # by fits after each of a few votes; about a second
 
 
@@ -88,13 +90,22 @@ class _Search:
     def __init__(self, rows: Rows, penalty: float, ranked: Index) -> None:
         """Start from all votes; `ranked` are the ranked models, the leader first."""
         self.rows, self.penalty, self.ranked, self.leader = rows, penalty, ranked, int(ranked[0])
-        self.start: Array | None = None
-        self.full = self.fit(np.zeros(len(rows.count)))
-        self.start = self.full.parameters
+        self.full = maximize(rows, penalty=penalty, ridge=RIDGE)
+        self.hessian = Likelihood(rows, penalty, RIDGE).hessian(self.full.chance)
 
     def fit(self, removal: Array) -> Maximum:
-        left = self.rows.with_count(self.rows.count - removal)
-        return maximize(left, penalty=self.penalty, ridge=RIDGE, start=self.start)
+        """Return the maximum without the removed votes."""
+        rows, start = self.rows, self.full.parameters
+        left = rows.with_count(rows.count - removal)
+        if rows.features.shape[1]:
+            lost, chance = np.flatnonzero(removal), self.full.chance
+            gone = rows.select(lost)
+            curvature = gone.weight * removal[lost] * chance[lost] * (1 - chance[lost])
+            hessian = self.hessian - gone.gram(curvature)
+            found = follow(left, start, hessian, penalty=self.penalty, ridge=RIDGE)
+            if found is not None:
+                return found
+        return maximize(left, penalty=self.penalty, ridge=RIDGE, start=start)
 
     def new_leader(self, removal: Array, maximum: Maximum) -> int | None:
         """Return the model that leads after a removal, or None if the leader is the same.
@@ -116,10 +127,22 @@ class _Search:
         gaps = {k: strengths[self.leader] - strengths[k] for k in self.ranked if k != self.leader}
         influences: dict[int, Array] = {}
         numbers: dict[int, int] = {}
+        leverage = self.leveraged(self.full)
+        length = np.sqrt((self.rows.features**2).sum(axis=1))
+        limits = np.abs(leverage).max(), (np.abs(leverage) * length).max()
+
+        def is_far(gap: float, influence: float) -> bool:
+            return bool(numbers) and gap / max(influence, 1e-300) > 2 * min(numbers.values()) + 10
+
         for challenger in sorted(gaps, key=gaps.__getitem__):
-            influence = self.influence(self.full, challenger)
-            lowest = gaps[challenger] / max(influence.max(), 1e-300)
-            if numbers and lowest > 2 * min(numbers.values()) + 10:
+            advantage = self.advantage(self.full, challenger)
+            of_models, of_features = np.split(advantage, [self.rows.models])
+            # A bound that needs no row: most challengers are far behind.
+            bound = np.ptp(of_models) * limits[0] + np.linalg.norm(of_features) * limits[1]
+            if is_far(gaps[challenger], float(bound)):
+                continue
+            influence = self.rows.logits(advantage) * leverage
+            if is_far(gaps[challenger], float(influence.max())):
                 continue
             numbers[challenger] = self.first_order(influence, gaps[challenger])
             influences[challenger] = influence
@@ -133,43 +156,50 @@ class _Search:
 
         The change is positive if the vote helps the leader. A vote's own part in the fit counts.
         """
-        advantage = maximum.inverse[self.leader] - maximum.inverse[challenger]
-        residual = self.rows.weight * (self.rows.score - maximum.chance)
-        own = self.rows.weight * maximum.chance * (1 - maximum.chance) * self.leverage(maximum)
-        influence: Array = self.rows.logits(advantage) * residual / (1 - np.minimum(own, 0.9))
-        return influence
+        return self.rows.logits(self.advantage(maximum, challenger)) * self.leveraged(maximum)
+
+    def advantage(self, maximum: Maximum, challenger: int) -> Array:
+        """Return the change of the leader's advantage by a unit of each score, [P]."""
+        advantage: Array = maximum.inverse[self.leader] - maximum.inverse[challenger]
+        return advantage
+
+    def leveraged(self, maximum: Maximum) -> Array:
+        """Return the residual of a vote of each row, divided by the part outside its own fit."""
+        weight, chance = self.rows.weight, maximum.chance
+        own = weight * chance * (1 - chance) * self.leverage(maximum)
+        residual: Array = weight * (self.rows.score - chance) / (1 - np.minimum(own, 0.9))
+        return residual
 
     def leverage(self, maximum: Maximum) -> Array:
         """Return the variance of each row's log-odds under the model, [N]."""
         rows, inverse = self.rows, maximum.inverse
         variance = np.diag(inverse)
         total: Array = variance[rows.first] + variance[rows.second]
-        total -= 2 * inverse[rows.first, rows.second]
-        for block in rows.blocks() if rows.features.shape[1] else ():
-            features = rows.features[block]
-            cross = inverse[rows.first[block], rows.models :]
-            cross = cross - inverse[rows.second[block], rows.models :]
-            total[block] += 2 * (cross * features).sum(axis=1)
-            total[block] += ((features @ inverse[rows.models :, rows.models :]) * features).sum(1)
+        total -= 2 * inverse.ravel()[rows.first * len(inverse) + rows.second]
+        effects = inverse[rows.models :, rows.models :]
+        for feature in range(rows.features.shape[1]):
+            # Covariance with twice the strengths and with all coefficients.
+            cross = 2 * inverse[rows.models + feature, : rows.models]
+            part = cross[rows.first] - cross[rows.second] + rows.features @ effects[feature]
+            total += rows.features[:, feature] * part
         return total
 
     def first_order(self, influence: Array, gap: float) -> int:
         """Return the number of votes whose influences add up to the gap."""
-        order = np.argsort(-influence, kind="stable")
-        order = order[influence[order] > 0]
-        counts = self.rows.count[order]
-        sums = np.cumsum(counts * influence[order])
-        last = int(np.searchsorted(sums, gap))
-        if last == len(order):
-            return int(counts.sum())
-        before = sums[last - 1] if last else 0.0
-        rest = np.ceil((gap - before) / influence[order[last]])
-        return int(counts[:last].sum() + max(rest, 1))
+        for order in _largest(influence, FIRST_ROWS):
+            counts = self.rows.count[order]
+            sums = np.cumsum(counts * influence[order])
+            last = int(np.searchsorted(sums, gap))
+            if last < len(order):
+                before = sums[last - 1] if last else 0.0
+                rest = np.ceil((gap - before) / influence[order[last]])
+                return int(counts[:last].sum() + max(rest, 1))
+        return int(counts.sum())
 
     def strongest(self, influence: Array, number: int) -> Array:
         """Return the removal of a number of votes with the largest influences above 0."""
-        order = np.argsort(-influence, kind="stable")
-        order = order[influence[order] > 0]
+        # Each row has a vote at least.
+        order = next(_largest(influence, max(number, 1)))
         counts = self.rows.count[order]
         removal = np.zeros(len(influence))
         removal[order] = np.clip(number - (np.cumsum(counts) - counts), 0, counts)
@@ -223,6 +253,25 @@ class _Search:
             if high == most + 1:
                 tried = min(2 * low, most) if low < most else most
         return best
+
+
+def _largest(values: Array, number: int) -> Iterator[Index]:
+    """Yield the places of the largest values above 0, the largest first.
+
+    The first array has at least a number of places, if there are so many; each further one has
+    four times as many, up to all.
+    """
+    while True:
+        if number >= len(values):
+            chosen = np.flatnonzero(values > 0)
+        else:
+            least = np.partition(values, len(values) - number)[len(values) - number]
+            chosen = np.flatnonzero((values >= least) & (values > 0))
+        # The order of equal values is that of their places, as if all were sorted.
+        yield chosen[np.argsort(-values[chosen], kind="stable")]
+        if number >= len(values):
+            return
+        number *= 4
 
 
 def _first_of_rows(row: Index, removal: Array) -> Index:

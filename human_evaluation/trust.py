@@ -122,8 +122,9 @@ def count_trust(votes: npt.NDArray[np.int64], config: TrustConfig) -> Array:
 def rate_weights(account: Index, time: Array, config: TrustConfig) -> Array:
     """Return weights by rate, [N]: n votes of a day have a sum of at most `votes_per_day`."""
     day = np.floor(time / DAY_SECONDS)
-    _, group = np.unique(np.stack([account, day], axis=1), axis=0, return_inverse=True)
-    given = np.bincount(group.ravel())[group.ravel()]
+    _, day = np.unique(day, return_inverse=True)
+    _, group = np.unique(account * (day.max(initial=0) + 1) + day, return_inverse=True)
+    given = np.bincount(group)[group]
     weights: Array = np.minimum(1.0, config.votes_per_day / given)
     return weights
 
@@ -186,7 +187,9 @@ def cap_shares(weight: Array, group: Index, share: float) -> Array:
         group: label of the group of each vote; -1 for none, which is never capped, [N].
     """
     is_grouped = group != NONE
-    _, label = np.unique(group[is_grouped], return_inverse=True)
+    label = group[is_grouped]
+    if label.max(initial=0) > 2 * len(group) or label.min(initial=0) < 0:
+        _, label = np.unique(label, return_inverse=True)
     totals: Array = np.bincount(label, weight[is_grouped]).astype(float)
     free = float(weight[~is_grouped].sum())
     if not totals.size or not weight.sum():

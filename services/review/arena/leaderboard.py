@@ -236,11 +236,12 @@ def _pairs(columns: VoteColumns, counted: np.ndarray) -> Mapping[Pair, PairCount
     """Return the counts of each pair with votes, in the alphabetical order of the names."""
     names = np.array(columns.models, dtype=object)
     totals: dict[Pair, list[int]] = {}
-    keys = np.stack([columns.first[counted], columns.second[counted]], axis=1)
     # Scores 0, 0.5 and 1 as 0, 1 and 2.
     results = np.rint(2 * columns.score[counted]).astype(np.int64)
-    cells, counts = np.unique(np.column_stack([keys, results]), axis=0, return_counts=True)
-    for (first, second, result), count in zip(cells, counts, strict=True):
+    keys = (columns.first[counted] * len(names) + columns.second[counted]) * 3 + results
+    counts = np.bincount(keys, minlength=3 * len(names) ** 2).reshape(len(names), len(names), 3)
+    for first, second, result in np.argwhere(counts):
+        count = counts[first, second, result]
         pair = (min(names[first], names[second]), max(names[first], names[second]))
         total = totals.setdefault(pair, [0, 0, 0])
         won = {0: names[second], 2: names[first]}.get(int(result))
