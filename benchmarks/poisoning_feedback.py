@@ -1,13 +1,15 @@
 """Drill: poisoned thumbs in a canary, and poisoned corrections in training sets.
 
-Usage: python -m benchmarks.poisoning_feedback [--trials 200]
+Usage: python -m benchmarks.poisoning_feedback [--trials 200] [--levels nothing age], 0 to omit
 
 Canary: 2,000 honest users and 200 hostile accounts, a fifth of both in the candidate's arm. The
 hostile accounts know their arm, the worst case, and give thumbs up to one version and down to the
 other, to promote a worse version (60 % -> 55 % thumbs up) or to roll back a better one (60 % ->
-65 %). Each user is one opinion of an arm, as in the canary, with a weight by trust in the test.
-Accounts of the attack are new, old but created within six hours, old and in one cluster known to
-the operator, or old without any trace.
+65 %). Each user is one opinion of an arm, as in the canary. Its weight in the test is 1, or that of
+the feedback service by the age of the account at the start of the canary, or that of the trust and
+the detection for votes, which depends on the thumbs. Accounts of the attack came during the canary
+(new), are old but created within six hours, old and in one cluster known to the operator, or old
+without any trace. Equal versions without an attack show false alarms.
 
 Corrections: 2,000 honest users with 12,000 judgements, a tenth of them corrections, and 200
 accounts that write poisoned corrections, three each or as many as permitted.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +32,7 @@ from human_evaluation.trust import DAY_SECONDS, TrustConfig, weigh
 from human_evaluation.votes import NONE, Accounts, Array, Index, Votes, log_odds
 from sequential.rates import SHARE_EFFECTS, log_e_of_terms, mixture_shifts, share_terms
 from sequential.rows import ALPHA_SHARES
+from services.feedback.projections.account_age import DAY_US, FULL, AccountAge
 from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.sets import SetsConfig, make_sets
@@ -46,6 +50,8 @@ CANDIDATE, STABLE = 0, 1
 # A user is one opinion whatever the number of its thumbs, so the number gives no trust.
 THUMBS = TrustConfig(full_votes=1)
 ACCOUNTS = ("none", "new", "burst", "cluster", "traceless")
+LEVELS = ("nothing", "age", "trust and detection")
+AGE = AccountAge(7 * DAY_US)  # the default of the feedback service
 MAX_PER_PRINCIPAL = 100  # of the loop's recipes
 QUESTIONS = 3_000
 POISON = "poisoned answer"
@@ -92,22 +98,23 @@ def user_weights(votes: Votes, accounts: Accounts, level: str) -> Array:
     """Return the weight of each user, from 0 to 1, [A].
 
     Args:
-        level: "nothing", "trust", or "trust and detection".
+        level: one of LEVELS.
     """
     users = len(accounts)
     if level == "nothing":
         return np.ones(users)
+    if level == "age":
+        since_us = int(-CANARY_DAYS * DAY_US)
+        created_us = (accounts.created * 1e6).astype(int).tolist()
+        return np.array([AGE.tenths(each, since_us) / FULL for each in created_us])
     thumbs = np.maximum(1, np.bincount(votes.account, minlength=users))
-    if level == "trust":
-        weight = weigh(votes, accounts, 0.0, THUMBS)
-    else:
 
-        def approval(weight: Array) -> Array:
-            up = np.bincount(votes.first, weight * votes.score / thumbs[votes.account], 2)
-            every = np.bincount(votes.first, weight / thumbs[votes.account], 2)
-            return log_odds((up + 1) / (every + 2))
+    def approval(weight: Array) -> Array:
+        up = np.bincount(votes.first, weight * votes.score / thumbs[votes.account], 2)
+        every = np.bincount(votes.first, weight / thumbs[votes.account], 2)
+        return log_odds((up + 1) / (every + 2))
 
-        weight = defend(votes, accounts, 0.0, approval, THUMBS, DetectionConfig()).weight
+    weight = defend(votes, accounts, 0.0, approval, THUMBS, DetectionConfig()).weight
     weights: Array = np.bincount(votes.account, weight, users) / thumbs
     return weights
 
@@ -140,15 +147,16 @@ def decide(rng: np.random.Generator, votes: Votes, weight: Array) -> str:
     return first_name if firsts[first_name] < (len(users) - 1) // LOOK else "undecided"
 
 
-def show_canary(trials: int, seed: int) -> None:
+def show_canary(trials: int, seed: int, levels: Sequence[str]) -> None:
     """Print the decisions by kind of accounts and level of defence."""
-    for purpose, candidate, favours in (
-        ("promote a worse version", APPROVAL - 0.05, CANDIDATE),
-        ("roll back a better version", APPROVAL + 0.05, STABLE),
+    for purpose, candidate, favours, kinds in (
+        ("equal versions", APPROVAL, CANDIDATE, ("none",)),
+        ("promote a worse version", APPROVAL - 0.05, CANDIDATE, ACCOUNTS),
+        ("roll back a better version", APPROVAL + 0.05, STABLE, ACCOUNTS),
     ):
-        for kind in ACCOUNTS:
+        for kind in kinds:
             texts = []
-            for level in ("nothing", "trust", "trust and detection"):
+            for level in levels:
                 rng = np.random.default_rng(seed)
                 decisions: Counter[str] = Counter()
                 hostile, honest = [], []
@@ -261,10 +269,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS)
     options = parser.parse_args()
     started = time.process_time()
     show_corrections(options.seed)
-    show_canary(options.trials, options.seed)
+    show_canary(options.trials, options.seed, options.levels)
     print(f"{time.process_time() - started:.0f} s of the processor")
 
 

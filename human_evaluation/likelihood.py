@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Rows:
         """Return a row of the total weight and the mean score of each pair, without features."""
         pair, size = self.first * self.models + self.second, self.models**2
         weight = self.weight * self.count
-        totals = np.bincount(pair, weight, size)
+        totals: Array = np.bincount(pair, weight, size).astype(float)
         scores = np.bincount(pair, weight * self.score, size)
         pairs = np.flatnonzero(totals)
         first, second = np.divmod(pairs, self.models)
@@ -217,6 +217,10 @@ class Likelihood:
         inverse[:models, :models] -= 1 / (self.total * models)
         return inverse
 
+    def inverse_at(self, chance: Array) -> Array:
+        """Return the inverse of the negative Hessian at these chances, [P, P]."""
+        return self.inverse(self.hessian(chance))
+
 
 def chances(logits: Array) -> Array:
     """Return the logistic function without overflow."""
@@ -259,7 +263,7 @@ def _newton(rows: Rows, penalty: float, ridge: float, start: Array | None) -> Ma
         if not np.isfinite(step).all():
             break
         if slope @ step <= TOLERANCE * total:
-            return Maximum(parameters + step, chance, lambda: likelihood.inverse(hessian))
+            return Maximum(parameters + step, chance, partial(likelihood.inverse, hessian))
         for _ in range(MAX_HALVINGS):
             tried = parameters + step
             logits = rows.logits(tried)
@@ -299,7 +303,5 @@ def follow(
             return None
         parameters, before = parameters + step, squared
         if squared <= FOLLOW_TOLERANCE * likelihood.total:
-            return Maximum(
-                parameters, chance, lambda: likelihood.inverse(likelihood.hessian(chance))
-            )
+            return Maximum(parameters, chance, partial(likelihood.inverse_at, chance))
     return None

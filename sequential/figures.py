@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -37,9 +37,14 @@ class RateSums:
 
 @dataclass(frozen=True)
 class Approval:
-    """Approval of a version: the mean over users of the share of thumbs up among their thumbs."""
+    """Approval of a version: the mean over users of the share of thumbs up among their thumbs.
 
-    users: int = 0
+    Attributes:
+        users: sum of the users' weights, the number of users if all weights are 1.
+        share: weighted mean.
+    """
+
+    users: float = 0
     share: float = 0.0
 
 
@@ -48,7 +53,8 @@ class VersionFigures:
     """Figures of a version since the start of a comparison.
 
     Attributes:
-        user_shares: users by the share of thumbs up among their current thumbs, see `shares_of`.
+        user_shares: sum of the users' weights by the share of thumbs up among their current thumbs,
+            see `shares_of`. A weight, from 0 to 1, is fixed before the first thumb.
         rates: sums by the names of RATES; a missing name has no observations.
         requests: generations that ended, failed ones included, without those that callers aborted.
         errors: generations that failed.
@@ -57,7 +63,7 @@ class VersionFigures:
         total_tokens: histogram of prompt and answer tokens, which stand for the cost.
     """
 
-    user_shares: Mapping[float, int] = field(default_factory=dict)
+    user_shares: Mapping[float, float] = field(default_factory=dict)
     rates: Mapping[str, RateSums] = field(default_factory=dict)
     requests: int = 0
     errors: int = 0
@@ -68,7 +74,7 @@ class VersionFigures:
     @property
     def approval(self) -> Approval:
         """Mean of the users' shares; 0 without users."""
-        users = sum(self.user_shares.values())
+        users = round(sum(self.user_shares.values()), 6)
         total = sum(share * number for share, number in self.user_shares.items())
         return Approval(users, total / users if users else 0.0)
 
@@ -88,16 +94,16 @@ class VersionFigures:
         )
 
 
-def shares_of(rows: Iterable[tuple[int, int, int]]) -> dict[float, int]:
-    """Return users by their share of thumbs up; users without thumbs have none.
+def shares_of(rows: Iterable[tuple[int, int, int, float]]) -> dict[float, float]:
+    """Return the sum of users' weights by share of thumbs up; users without thumbs have none.
 
     Args:
-        rows: thumbs up and thumbs down of a user, and the number of such users.
+        rows: thumbs up and thumbs down of a user, the number of such users, and their weight.
     """
-    shares: Counter[float] = Counter()
-    for up, down, users in rows:
-        if up + down:
-            shares[up / (up + down)] += users
+    shares: defaultdict[float, float] = defaultdict(float)
+    for up, down, users, weight in rows:
+        if up + down and weight:
+            shares[up / (up + down)] += users * weight
     return dict(shares)
 
 

@@ -60,13 +60,16 @@ def log_e_value(
 
 
 def log_e_shares(
-    first: Mapping[float, int], second: Mapping[float, int], tolerance: float = 0.0
+    first: Mapping[float, float], second: Mapping[float, float], tolerance: float = 0.0
 ) -> float:
     """Return the log-evidence against "first mean share <= second mean share + tolerance".
 
+    A weight w from 0 to 1 that is fixed before the user's share is known keeps the test valid: the
+    mean of a factor X is at most 1, so that of X^w is too (E[X^w] <= E[X]^w, Jensen).
+
     Args:
-        first: users of the first arm by their share, from 0 to 1.
-        second: users of the second arm.
+        first: sum of the weights of the users of the first arm by their share, from 0 to 1.
+        second: the same for the second arm.
         tolerance: permitted difference of the means, from -1 to 1, both exclusive.
     """
     up, down = mixture_shifts(SHARE_EFFECTS)

@@ -125,7 +125,7 @@ class RowsConfig:
         alpha: bound on the probability of a false alarm over all rows and the whole time.
         margin: promote a candidate whose approval is not more than this below the incumbent's; 0
             requires a better candidate.
-        min_users: rating users of each version before a decision by thumbs.
+        min_users: rating users of each version, by their weights, before a decision by thumbs.
     """
 
     alpha: float = 0.05
@@ -185,7 +185,7 @@ def _thumbs(
     users, other_users = candidate.approval.users, incumbent.approval.users
     verdict, reason = Verdict.WAIT, "undecided"
     if min(users, other_users) < config.min_users:
-        reason = f"{users} and {other_users} users, {config.min_users} of each needed"
+        reason = f"{users:,.10g} and {other_users:,.10g} users, {config.min_users} of each needed"
     elif e_worse >= 1 / (config.alpha * ALPHA_SHARES["thumbs"]):
         verdict = Verdict.ROLL_BACK
     elif e_better >= 1 / config.alpha:
@@ -307,7 +307,7 @@ def _cases(arms: Sequence[RateSums]) -> list[str]:
 def _approval(approval: Approval) -> str:
     if not approval.users:
         return "none"
-    return f"{approval.share:.0%} thumbs up by {approval.users:,} users"
+    return f"{approval.share:.0%} thumbs up by {approval.users:,.10g} users"
 
 
 def _approvals(candidate: VersionFigures, incumbent: VersionFigures) -> str:

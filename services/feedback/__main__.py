@@ -129,7 +129,7 @@ async def _open_streams(
         ) as feedback,
         open_stream(settings, TURNS, stores, fold_turns, claims[1], sealers[1]) as turns,
     ):
-        current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
+        current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs, settings.account_age())
         figures = experiments.Experiments(engine, current_thumbs)
         versions = VersionFeedbacks(engine, current_thumbs, settings.training_consent_default)
         servicer = FeedbackLogServicer(

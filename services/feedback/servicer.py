@@ -32,6 +32,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.principals.consents import Consent, Consents
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasure, Erasures
+from services.feedback.projections.account_age import FULL
 from services.feedback.projections.current_feedback import CurrentFeedback
 from services.feedback.projections.experiments import Experiments
 from services.feedback.projections.thumbs import UserCount, majorities
@@ -241,8 +242,8 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
                 users_down=down,
                 rates=[feedback_pb2.RateSums(**vars(sums)) for sums in version.rates],
                 user_thumbs=[
-                    feedback_pb2.UserThumbs(up=ups, down=downs, users=users)
-                    for (ups, downs), users in sorted(version.users.items())
+                    feedback_pb2.UserThumbs(up=ups, down=downs, users=users, weight=tenths / FULL)
+                    for (ups, downs, tenths), users in sorted(version.users.items())
                 ],
             )
         return reply

@@ -14,6 +14,7 @@ from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.kafka.cluster import Cluster
 from services.feedback.principals.sealing import MasterKey
+from services.feedback.projections.account_age import AccountAge
 
 MIB = 1024 * 1024
 DAY_US = 24 * 3_600 * 1_000_000
@@ -199,6 +200,15 @@ class FeedbackSettings(ServiceSettings):
         description="age at which payloads of dead letters are cleared; they may contain text",
     )
 
+    canary_account_days: float = Field(
+        7.0,
+        ge=0,
+        le=365,
+        description="age of an account at the start of a canary from which its thumbs have their "
+        "full weight in the decision; younger accounts have a part of it, new ones none; not "
+        "applied before the installation is twice as old; 0: all accounts have the full weight",
+    )
+
     @model_validator(mode="after")
     def _master_key_is_hexadecimal(self) -> Self:
         if not re.fullmatch("[0-9a-fA-F]{64}", self.master_key.get_secret_value()):
@@ -264,6 +274,10 @@ class FeedbackSettings(ServiceSettings):
         if not signed_since_us:
             return 0
         return signed_since_us + int(self.retention_days * DAY_US)
+
+    def account_age(self) -> AccountAge:
+        """Return the rule of the users' weights in a canary."""
+        return AccountAge(int(self.canary_account_days * DAY_US))
 
     def cluster(self) -> Cluster:
         """Return the addresses and credentials of the Kafka cluster."""

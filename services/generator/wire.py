@@ -150,7 +150,11 @@ def version_feedback_from(
     """Convert the counts of feedback; rates of newer services are left out."""
     return {
         found.model_version: VersionFigures(
-            user_shares=shares_of((row.up, row.down, row.users) for row in found.user_thumbs),
+            user_shares=shares_of(
+                # Earlier services do not weigh users.
+                (row.up, row.down, row.users, row.weight if row.HasField("weight") else 1.0)
+                for row in found.user_thumbs
+            ),
             rates={
                 sums.name: RateSums(
                     sums.users,

@@ -30,6 +30,15 @@ NULLS = [
     ((0.5, 0.4, 0.1), (0.3, 0.4, 0.3), 0.0),
     ((0.3, 0.4, 0.3), (0.1, 0.4, 0.5), -0.2),
 ]
+# The same with weights of users with these shares: the weighted means are on the border or within.
+UNEQUAL = (1.0, 0.5, 1.0)
+WEIGHTED_NULLS = [
+    ((0.2, 0.4, 0.4), (0.375, 0.0, 0.625), 0.0),
+    ((0.375, 0.0, 0.625), (0.2, 0.4, 0.4), 0.0),
+    ((0.0, 0.9, 0.1), (0.0, 0.9, 0.1), 0.0),
+    ((0.3, 0.6, 0.1), (0.2, 0.4, 0.4), 0.0),
+]
+CASES = [(null, (1.0, 1.0, 1.0)) for null in NULLS] + [(null, UNEQUAL) for null in WEIGHTED_NULLS]
 SHARE = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 USERS = st.dictionaries(SHARE, st.integers(1, 60), max_size=6)
 
@@ -44,16 +53,24 @@ def numbers(users: int) -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-def evidence(users: int, other_users: int, tolerance: float) -> Array:
-    """Return the e-values of all outcomes, [outcomes, other outcomes]."""
+def evidence(
+    users: int,
+    other_users: int,
+    tolerance: float,
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0),
+) -> Array:
+    """Return the e-values of all outcomes, [outcomes, other outcomes].
+
+    Args:
+        weights: of users with the shares 0, 0.5 and 1.
+    """
     up, down = mixture_shifts(SHARE_EFFECTS)
-    first = numbers(users) @ share_terms(SHARES, up)
-    second = numbers(other_users) @ share_terms(SHARES, -down)
+    first, second = (numbers(count) * weights for count in (users, other_users))
     log_e = log_e_of_terms(
-        first[:, None],
-        np.full((len(first), 1), float(users)),
-        second,
-        np.full(len(second), float(other_users)),
+        (first @ share_terms(SHARES, up))[:, None],
+        first.sum(axis=1)[:, None],
+        second @ share_terms(SHARES, -down),
+        second.sum(axis=1),
         tolerance,
         SHARE_EFFECTS,
     )
@@ -73,19 +90,20 @@ def chances_of(users: int, chances: tuple[float, ...]) -> Array:
     )
 
 
-@pytest.mark.parametrize(("chances", "other_chances", "tolerance"), NULLS)
+@pytest.mark.parametrize(("null", "weights"), CASES)
 @pytest.mark.parametrize(("users", "other_users"), [(9, 7), (3, 16), (14, 4)])
 def test_mean_e_value_is_at_most_one(
-    chances: tuple[float, ...],
-    other_chances: tuple[float, ...],
-    tolerance: float,
+    null: tuple[tuple[float, ...], tuple[float, ...], float],
+    weights: tuple[float, ...],
     users: int,
     other_users: int,
 ) -> None:
-    """Compute the mean exactly over all outcomes."""
-    weights = chances_of(users, chances)[:, None] * chances_of(other_users, other_chances)
-    assert weights.sum() == pytest.approx(1.0)
-    assert 0 < float((weights * evidence(users, other_users, tolerance)).sum()) <= 1 + 1e-5
+    """Compute the mean exactly over all outcomes, also where the weight depends on the user."""
+    chances, other_chances, tolerance = null
+    likely = chances_of(users, chances)[:, None] * chances_of(other_users, other_chances)
+    assert likely.sum() == pytest.approx(1.0)
+    mean = float((likely * evidence(users, other_users, tolerance, weights)).sum())
+    assert 0 < mean <= 1 + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -95,10 +113,13 @@ def test_mean_e_value_is_at_most_one(
         pytest.param([1] * 5 + [1, 1, 0] * 2 + [0, 1] * 2, id="rising share"),
     ],
 )
-def test_no_rule_for_stopping_raises_the_mean_above_one(order: list[int]) -> None:
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), UNEQUAL], ids=["equal", "unequal"])
+def test_no_rule_for_stopping_raises_the_mean_above_one(
+    order: list[int], weights: tuple[float, ...]
+) -> None:
     """Compute the best rule backwards: stop where the e-value is above the mean of going on."""
     steps = [(order[:k].count(0), order[:k].count(1)) for k in range(len(order) + 1)]
-    e_values = [evidence(users, other_users, 0.0) for users, other_users in steps]
+    e_values = [evidence(users, other_users, 0.0, weights) for users, other_users in steps]
     indexes = [
         {tuple(row): k for k, row in enumerate(numbers(users).tolist())}
         for users in range(len(order) + 1)
@@ -110,8 +131,8 @@ def test_no_rule_for_stopping_raises_the_mean_above_one(order: list[int]) -> Non
         rows[:, share] += 1
         return [indexes[users + 1][tuple(row)] for row in rows.tolist()]
 
-    for chances, other_chances, tolerance in NULLS:
-        if tolerance:
+    for (chances, other_chances, tolerance), weighted in CASES:
+        if tolerance or weighted != weights:
             continue
         value = e_values[-1]
         for k in reversed(range(len(order))):
@@ -171,9 +192,26 @@ def test_shares_find_what_majorities_hide() -> None:
 
 def test_share_of_a_user_is_that_of_the_thumbs_up() -> None:
     rows = [(15, 0, 2), (1, 0, 3), (2, 2, 1), (1, 2, 4), (0, 0, 9), (0, 7, 1)]
-    shares = shares_of(rows)
+    shares = shares_of((*row, 1.0) for row in rows)
     assert shares == {1.0: 5, 0.5: 1, 1 / 3: 4, 0.0: 1}
     figures = VersionFigures(user_shares=shares)
     assert figures.approval.users == 11
     assert figures.approval.share == pytest.approx((5 + 0.5 + 4 / 3) / 11)
     assert VersionFigures().approval == Approval(0, 0.0)
+
+
+def test_users_count_by_their_weight() -> None:
+    shares = shares_of([(15, 0, 2, 1.0), (1, 0, 5, 0.1), (0, 1, 4, 0.5), (3, 1, 200, 0.0)])
+    assert shares == {1.0: 2.5, 0.0: 2.0}
+    approval = VersionFigures(user_shares=shares).approval
+    assert approval == Approval(4.5, pytest.approx(2.5 / 4.5))
+
+
+@settings(max_examples=50)
+@given(USERS, USERS, SHARE, st.floats(0, 1))
+def test_a_users_evidence_is_limited_by_the_weight(
+    users: dict[float, int], others: dict[float, int], share: float, weight: float
+) -> None:
+    arm = {**users, share: users.get(share, 0) + weight}
+    change = log_e_shares(arm, others) - log_e_shares(users, others)
+    assert abs(change) <= weight * SHARE_EFFECTS.max() + 1e-6

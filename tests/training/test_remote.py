@@ -226,6 +226,8 @@ def test_feedback_and_traffic_are_read_by_version(servers) -> None:
             feedback_pb2.UserThumbs(up=3, down=1, users=2),
             feedback_pb2.UserThumbs(up=15, down=5, users=1),
             feedback_pb2.UserThumbs(up=0, down=1, users=4),
+            feedback_pb2.UserThumbs(up=0, down=1, users=4, weight=0.5),
+            feedback_pb2.UserThumbs(up=1, down=0, users=90, weight=0.0),
         ],
         rates=[feedback_pb2.RateSums(name="refused", users=3, trials=9, events=2)],
     )
@@ -237,7 +239,7 @@ def test_feedback_and_traffic_are_read_by_version(servers) -> None:
     feedback, generator = FeedbackLog(target), RolloutClient(target)
     assert feedback.version_feedback(("nano-1", "nano-0"), SINCE) == {
         "nano-1": VersionFigures(
-            user_shares={0.75: 3, 0.0: 4},
+            user_shares={0.75: 3, 0.0: 6},
             rates={"refused": RateSums(users=3, trials=9, events=2)},
         ),
         "nano-0": VersionFigures(),

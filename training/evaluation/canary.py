@@ -94,7 +94,7 @@ class Reading:
     def text(self) -> str:
         """Describe the reading in a single line."""
         arms = {"candidate": self.candidate, "incumbent": self.incumbent}
-        figures = (f"{arm} {a.share:.0%} up by {a.users} users" for arm, a in arms.items())
+        figures = (f"{arm} {a.share:.0%} up by {a.users:,.10g} users" for arm, a in arms.items())
         return f"{', '.join(figures)}: {self.reason}"
 
 

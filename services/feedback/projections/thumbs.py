@@ -21,6 +21,7 @@ from services.feedback.events import FeedbackEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
+from services.feedback.projections.account_age import FULL, UNWEIGHTED, AccountAge, first_answers
 from services.feedback.projections.projection import (
     Projection,
     advance_position,
@@ -73,12 +74,16 @@ class ThumbCount:
 
 UserCount = Counter[tuple[int, int]]
 """Number of users by their numbers of current thumbs up and down."""
+WeightedCount = Counter[tuple[int, int, int]]
+"""Number of users by their current thumbs up and down and their weight in tenths."""
+UserKey = tuple[str, str, int, int, int]
+"""Version, arm, thumbs up, thumbs down and weight in tenths."""
 
 
-def majorities(users: UserCount) -> tuple[int, int]:
+def majorities(users: UserCount | WeightedCount) -> tuple[int, int]:
     """Return the users with more thumbs up than down, and with more down than up."""
     sides: Counter[int] = Counter()
-    for (up, down), number in users.items():
+    for (up, down, *_), number in users.items():
         sides[(up > down) - (up < down)] += number
     return sides[1], sides[-1]
 
@@ -137,8 +142,10 @@ class PendingThumbs(Protocol):
 class Thumbs:
     """Reader of the table and the pending thumbs."""
 
-    def __init__(self, engine: Engine, pending: PendingThumbs) -> None:
-        self._engine, self._pending = engine, pending
+    def __init__(
+        self, engine: Engine, pending: PendingThumbs, age: AccountAge = UNWEIGHTED
+    ) -> None:
+        self._engine, self._pending, self._age = engine, pending, age
 
     async def current(self, principal: str, message_ids: Sequence[str]) -> dict[str, ThumbState]:
         """Return message id → state for messages with a thumb of the user.
@@ -182,27 +189,39 @@ class Thumbs:
             LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
-        return await asyncio.to_thread(self._user_totals, pending, since_us)
+        totals = await asyncio.to_thread(self._user_totals, pending, since_us)
+        counts: defaultdict[tuple[str, str], UserCount] = defaultdict(Counter)
+        for (version, arm, up, down, _), number in totals.items():
+            counts[version, arm][up, down] += number
+        return dict(counts)
 
     async def count_users_by_version(
         self, versions: Collection[str], since_us: int
-    ) -> dict[str, UserCount]:
+    ) -> dict[str, WeightedCount]:
         """Count users by version, as `count_users` does, over the arms of the experiment.
+
+        The weight of a user is that of its age at `since_us`, the start of the comparison.
 
         Raises:
             LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
-        counts = await asyncio.to_thread(self._user_totals, pending, since_us, frozenset(versions))
-        return {version: count for (version, _), count in counts.items()}
+        totals = await asyncio.to_thread(self._user_totals, pending, since_us, frozenset(versions))
+        counts: defaultdict[str, WeightedCount] = defaultdict(Counter)
+        for (version, _, up, down, tenths), number in totals.items():
+            counts[version][up, down, tenths] += number
+        return dict(counts)
 
     def _user_totals(
         self,
         pending: Mapping[Key, ThumbState],
         since_us: int,
         versions: Collection[str] | None = None,
-    ) -> dict[tuple[str, str], UserCount]:
-        """Count users by version and arm; with `versions` by these alone, with "" as the arm."""
+    ) -> Counter[UserKey]:
+        """Count users by version, arm, thumbs up, thumbs down and weight.
+
+        With `versions` only these count, "" is the arm, and weights are those of the users' ages.
+        """
         table = tables.thumbs.c
         given = [table.accept_us >= since_us, table.up.is_not(None), begun_since(since_us)]
         arm = table.arm.label("arm") if versions is None else literal("").label("arm")
@@ -216,26 +235,35 @@ class Thumbs:
             for name, side in (("up", True), ("down", False))
         )
         by_user = (
-            select(table.model_version, arm, up, down)
+            select(table.principal, table.model_version, arm, up, down)
             .where(*given)
             .group_by(table.principal, table.model_version, arm)
             .subquery()
         ).c
-        key = (by_user.model_version, by_user.arm, by_user.up, by_user.down)
         with transaction(self._engine) as connection:
-            found = connection.execute(select(*key, func.count()).group_by(*key))
-            totals = Counter({(v, a, int(u), int(d)): number for v, a, u, d, number in found})
+            is_weighted = versions is not None and self._age.applies(connection, since_us)
+            tenths: ColumnElement[int] = literal(FULL)
+            if is_weighted:
+                tenths = self._age.column(by_user.principal, since_us)
+            keys = select(
+                by_user.model_version, by_user.arm, by_user.up, by_user.down, tenths.label("tenths")
+            ).subquery()
+            number = func.count().label("number")
+            totals: Counter[UserKey] = Counter()
+            for row in connection.execute(select(*keys.c, number).group_by(*keys.c)):
+                key = row.model_version, row.arm, int(row.up), int(row.down), int(row.tenths)
+                totals[key] = row.number
             principals = {principal for principal, _ in pending}
             before = _states_of(connection, principals)
+            weights = dict.fromkeys(principals, FULL)
+            if is_weighted:
+                first = first_answers(connection, principals)
+                weights = {one: self._age.tenths(first.get(one), since_us) for one in principals}
         after = before | newer(pending, before)
         # The table counted the users with pending thumbs too; their counts are replaced.
-        totals.subtract(_thumbs_by_user(before, since_us, versions))
-        totals.update(_thumbs_by_user(after, since_us, versions))
-        counts: defaultdict[tuple[str, str], UserCount] = defaultdict(Counter)
-        for (version, name, ups, downs), number in totals.items():
-            if number:
-                counts[version, name][ups, downs] = number
-        return dict(counts)
+        totals.subtract(_thumbs_by_user(before, since_us, versions, weights))
+        totals.update(_thumbs_by_user(after, since_us, versions, weights))
+        return +totals
 
     def _totals(
         self, pending: Mapping[Key, ThumbState], since_us: int
@@ -275,9 +303,12 @@ def _apply(connection: Connection, changes: Iterable[Change]) -> None:
 
 
 def _thumbs_by_user(
-    states: Mapping[Key, ThumbState], since_us: int, versions: Collection[str] | None
-) -> list[tuple[str, str, int, int]]:
-    """Return version, arm, thumbs up and thumbs down for each user in these states."""
+    states: Mapping[Key, ThumbState],
+    since_us: int,
+    versions: Collection[str] | None,
+    weights: Mapping[str, int],
+) -> list[UserKey]:
+    """Return the key of each user in these states, with the user's weight."""
     thumbs: defaultdict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for (principal, message_id), state in states.items():
         begun_us, arm = created_us(message_id), state.arm
@@ -287,7 +318,10 @@ def _thumbs_by_user(
             arm = ""
         if state.up is not None and min(state.accept_us, begun_us) >= since_us:
             thumbs[principal, state.model_version, arm].append(state.up)
-    return [(v, arm, ups.count(True), ups.count(False)) for (_, v, arm), ups in thumbs.items()]
+    return [
+        (version, arm, ups.count(True), ups.count(False), weights[principal])
+        for (principal, version, arm), ups in thumbs.items()
+    ]
 
 
 def begun_since(since_us: int) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Feedback on versions, as counts by user, for the tests of a canary.
 
-Users are counted by their numbers of current thumbs up and down. Each rate is given by sums over
+Users are counted by their numbers of current thumbs up and down, and by a weight that follows from
+the age of their accounts (account_age.py). Each rate is given by sums over
 the users, which suffice for a mean with an error that respects users with many answers. Answers of
 a pinned version and of battles are not counted, because they express no preference between arms.
 """
@@ -34,7 +35,7 @@ from services.chassis.telemetry import fields
 from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import SignalKind
 from services.feedback.projections.experiments import REFRESH_SECONDS, FigureSource
-from services.feedback.projections.thumbs import UserCount, begun_since
+from services.feedback.projections.thumbs import WeightedCount, begun_since
 from services.feedback.store import tables
 from services.feedback.store.database import LedgerUnavailableError, transaction
 
@@ -74,7 +75,7 @@ class VersionFeedback:
     """Counts of one version; `rates` contains only rates with trials."""
 
     model_version: str
-    users: UserCount
+    users: WeightedCount
     rates: tuple[RateSums, ...]
 
 
@@ -183,8 +184,8 @@ class UserCounter(Protocol):
 
     async def count_users_by_version(
         self, versions: Sequence[str], since_us: int
-    ) -> dict[str, UserCount]:
-        """Return the users of each version by their numbers of current thumbs up and down.
+    ) -> dict[str, WeightedCount]:
+        """Return the users of each version by their current thumbs up and down and their weight.
 
         Raises:
             LedgerUnavailableError: The database does not answer.
@@ -218,7 +219,9 @@ class VersionFeedbacks:
         users = await self._thumbs.count_users_by_version(versions, since_us)
         rates = await self.rates(versions, since_us)
         return [
-            VersionFeedback(version, users.get(version, UserCount()), tuple(rates.get(version, ())))
+            VersionFeedback(
+                version, users.get(version, WeightedCount()), tuple(rates.get(version, ()))
+            )
             for version in versions
         ]
 

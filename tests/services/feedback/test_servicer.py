@@ -481,7 +481,9 @@ async def test_counts_of_versions_over_the_socket(tmp_path: Path) -> None:
         none, found = (await client.call("GetVersionFeedback", request)).versions
         assert none == feedback_pb2.VersionFeedback(model_version="v2")
         assert (found.model_version, found.users_up, found.users_down) == ("v1", 1, 0)
-        assert list(found.user_thumbs) == [feedback_pb2.UserThumbs(up=1, down=0, users=1)]
+        assert list(found.user_thumbs) == [
+            feedback_pb2.UserThumbs(up=1, down=0, users=1, weight=1.0)
+        ]
         (rate,) = [rate for rate in found.rates if rate.name == "refused"]
         assert rate == feedback_pb2.RateSums(
             name="refused",

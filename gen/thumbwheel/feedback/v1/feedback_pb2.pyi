@@ -932,7 +932,7 @@ class VersionFeedback(_message.Message):
 
     @_builtins.property
     def user_thumbs(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserThumbs]:
-        """Users by their numbers of current thumbs, one entry for each pair of numbers."""
+        """Users by their numbers of current thumbs and their weight, one entry for each combination."""
 
     def __init__(
         self,
@@ -960,24 +960,32 @@ class UserThumbs(_message.Message):
     UP_FIELD_NUMBER: _builtins.int
     DOWN_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     up: _builtins.int
     """Number of thumbs up of each user."""
     down: _builtins.int
     """Number of thumbs down of each user."""
     users: _builtins.int
     """Number of users."""
+    weight: _builtins.float
+    """Weight of each of these users in a decision, 0 to 1, by the age of the account at
+    GetVersionFeedbackRequest.since; unset: 1.
+    """
     def __init__(
         self,
         *,
         up: _builtins.int = ...,
         down: _builtins.int = ...,
         users: _builtins.int = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["down", b"down", "up", b"up", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "down", b"down", "up", b"up", "users", b"users", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___UserThumbs: _TypeAlias = UserThumbs  # noqa: Y015
 

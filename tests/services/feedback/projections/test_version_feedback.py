@@ -16,9 +16,10 @@ from services.feedback import wire as codec
 from services.feedback.events import check_each, check_version
 from services.feedback.principals.consents import Consents
 from services.feedback.projections import answers, signals
+from services.feedback.projections.account_age import FULL
 from services.feedback.projections.experiments import ArmFigures
 from services.feedback.projections.expiry import expire
-from services.feedback.projections.thumbs import Thumbs, UserCount
+from services.feedback.projections.thumbs import Thumbs, WeightedCount
 from services.feedback.projections.version_feedback import (
     LEFT_AFTER_US,
     RateMetrics,
@@ -105,7 +106,7 @@ async def test_withdrawn_thumbs_are_counted_by_user(world: World) -> None:
     )
     found = (await world.read("v1"))["v1"]
     assert found.rates == (sums("retracted", (3, 1), (1, 0)),)
-    assert found.users == {(1, 1): 1, (1, 0): 1}
+    assert found.users == {(1, 1, FULL): 1, (1, 0, FULL): 1}
 
 
 @pytest.mark.parametrize("outside", ["pinned", "battle"])
@@ -121,7 +122,7 @@ async def test_a_user_counts_once_over_all_arms_and_not_by_pinned_answers(
         votes.append(on(event, thumb(f"{number}", up=up)))
     world.feedback(*votes)
     found = (await world.read("v1"))["v1"]
-    assert found.users == {(1, 2): 1}
+    assert found.users == {(1, 2, FULL): 1}
 
 
 async def test_only_answers_begun_since_a_time_count(world: World) -> None:
@@ -142,7 +143,7 @@ async def test_a_version_without_feedback_has_zeros_and_the_order_is_the_request
     reader = VersionFeedbacks(world.engine, Thumbs(world.engine, NoPending()), True)
     found = await reader.of_versions(["v3", "v2"], 0)
     assert [each.model_version for each in found] == ["v3", "v2"]
-    assert found[0] == VersionFeedback("v3", UserCount(), ())
+    assert found[0] == VersionFeedback("v3", WeightedCount(), ())
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["after the answer", "before the answer"])

@@ -252,6 +252,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             user_thumbs=[
                 feedback_pb2.UserThumbs(up=3, down=1, users=2),
                 feedback_pb2.UserThumbs(up=1, down=0, users=1),
+                feedback_pb2.UserThumbs(up=1, down=0, users=5, weight=0.4),
+                feedback_pb2.UserThumbs(up=0, down=1, users=50, weight=0.0),
             ],
             rates=rates,
         )
@@ -275,7 +277,7 @@ async def feedback_peer(servicer: Any) -> AsyncIterator[FeedbackPeer]:
 async def test_feedback_is_read_over_grpc() -> None:
     async with feedback_peer(FeedbackServicer()) as peer:
         found = await peer.version_feedback(["v1"], 10)
-    shares, rates = {0.75: 2, 1.0: 1}, {"refused": RateSums(1, 2, 1)}
+    shares, rates = {0.75: 2, 1.0: 3}, {"refused": RateSums(1, 2, 1)}
     assert found["v1"] == VersionFigures(user_shares=shares, rates=rates)
     # An earlier service gives majorities only, which are not read.
     assert found["v0"] == VersionFigures()
