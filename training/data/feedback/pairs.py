@@ -20,6 +20,7 @@ from training.data.feedback.judgements import GivenFeedback, Judgement
 from training.data.feedback.rankings import Comparison, Ranking, compare
 from training.data.feedback.sources import Source, SourceWeights
 from training.data.feedback.texts import prompt_key, text_key
+from training.data.feedback.user_shares import share_prompt
 from training.data.served import Served
 
 CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
@@ -180,10 +181,12 @@ def make_pairs(
     """Return all pairs, shuffled by the seed, and the number of drops by reason.
 
     Args:
+        max_per_prompt: pairs of a context, shared by the users, see `share_prompt`.
         weights: factors on the weights of pairs; a source with factor 0 is left out.
     """
     up, thumbs = _count(answer for question in questions for answer in question.answers)
     share_up = up / thumbs if thumbs else 0.5
+    given = amounts_of_feedback(questions)
     rng = random.Random(seed)
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -232,9 +235,22 @@ def make_pairs(
         ]
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
-        pairs += own if len(own) <= max_per_prompt else rng.sample(own, max_per_prompt)
+        if len(own) > max_per_prompt:
+            rng.shuffle(own)
+            kept = share_prompt([pair.users for pair in own], max_per_prompt, given)
+            own = [own[place] for place in kept]
+        pairs += own
     rng.shuffle(pairs)
     return pairs, dict(dropped)
+
+
+def amounts_of_feedback(questions: Iterable[Question]) -> Counter[str]:
+    """Return the number of rated, corrected and compared answers of each user."""
+    amounts: Counter[str] = Counter()
+    for question in questions:
+        for given in (*question.answers, *question.corrections, *question.comparisons):
+            amounts.update(given.users)
+    return amounts
 
 
 def noise_ceiling(pairs: Sequence[Pair]) -> float | None:

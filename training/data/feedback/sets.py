@@ -30,6 +30,7 @@ from training.data.feedback.pairs import (
     LabelNoise,
     Pair,
     Question,
+    amounts_of_feedback,
     estimate_noise,
     group_by_prompt,
     is_unchanged,
@@ -39,7 +40,7 @@ from training.data.feedback.pairs import (
 )
 from training.data.feedback.sources import Source, SourceWeights
 from training.data.feedback.texts import prompt_key
-from training.data.feedback.user_shares import cap_users
+from training.data.feedback.user_shares import cap_users, share_prompt
 from training.data.served import Served
 from training.errors import ConfigError
 
@@ -55,12 +56,12 @@ PAIR_ADVICE = (
 class SetsConfig:
     """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
 
-    `max_pairs_per_prompt` bounds the pairs and the SFT examples of one context. `max_user_share`
-    bounds the share of SFT examples, and of pairs in each set, that depend on one user or reviewer
-    alone. `source_weights` are factors on the weights of pairs and SFT examples by origin. With
-    `redact_personal_data`, mail addresses, telephone numbers and other personal data become
-    placeholders before the division; `language` is the ISO 639-1 code of the users' language, which
-    selects the national numbers.
+    `max_pairs_per_prompt` bounds the pairs and the SFT examples of one context, which users share.
+    `max_user_share` bounds the share of SFT examples, and of pairs in each set, that depend on one
+    user or reviewer alone. `source_weights` are factors on the weights of pairs and SFT examples by
+    origin. With `redact_personal_data`, mail addresses, telephone numbers and other personal data
+    become placeholders before the division; `language` is the ISO 639-1 code of the users'
+    language, which selects the national numbers.
     """
 
     held_out_fraction: float = 0.2
@@ -267,14 +268,15 @@ def read_anchors(path: Path) -> list[Pair]:
 
 
 def _sft_lines(
-    questions: Iterable[Question], config: SetsConfig
+    questions: Sequence[Question], config: SetsConfig
 ) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str], ...]], int]:
     """Return liked answers and corrections as examples, their users, and the number of drops.
 
     The weight of a liked answer is its majority. A correction of several answers to a context is
     one example. The factor of the source applies to both. At most max_pairs_per_prompt examples of
-    a context are kept, chosen by a hash.
+    a context are kept, shared by the users, and chosen by a hash among those of a user.
     """
+    given = amounts_of_feedback(questions)
     lines: list[dict[str, Any]] = []
     users: list[tuple[frozenset[str], ...]] = []
     over_cap = 0
@@ -304,7 +306,9 @@ def _sft_lines(
         if len(found) > config.max_pairs_per_prompt:
             over_cap += len(found) - config.max_pairs_per_prompt
             found.sort(key=lambda example: unit_interval(f"sft:{config.seed}", example[0]))
-            del found[config.max_pairs_per_prompt :]
+            by_users = [(example[2],) for example in found]
+            kept = share_prompt(by_users, config.max_pairs_per_prompt, given)
+            found = [found[place] for place in kept]
         messages = _prompt_line(question.context)["messages"]
         for text, weight, by, source in found:
             weight *= config.source_weights.of(source)

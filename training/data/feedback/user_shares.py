@@ -1,4 +1,4 @@
-"""Bound on the share of training examples that depend on one user.
+"""Bounds on the training examples that depend on one user, in a set and in a prompt.
 
 An example depends on a user if no other user gave the judgement. A preference pair has a judgement
 on each side, and each side counts as half an example. Judgements of several users count for none.
@@ -7,8 +7,8 @@ on each side, and each side counts as half an example. Judgements of several use
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 Example = TypeVar("Example")
@@ -52,3 +52,32 @@ def cap_users(
         if len(below) == len(kept):
             return [examples[number] for number in sorted(kept)], len(examples) - len(kept)
         kept = below
+
+
+def share_prompt(
+    judged_by: Sequence[Sequence[frozenset[str]]], most: int, given: Mapping[str, int]
+) -> list[int]:
+    """Return the places of the examples of a prompt that are kept, in ascending order.
+
+    Users take turns, and those with less feedback in the whole set come first. A flood of examples
+    by some users thus leaves the examples of all others in the set.
+
+    Args:
+        judged_by: users of each judgement of an example, in the order of preference among the
+            examples of a user.
+        most: number of examples to keep.
+        given: amount of feedback of each user in the set.
+    """
+    turns: Counter[str] = Counter()
+
+    def rank(sides: Sequence[frozenset[str]], of_user: Mapping[str, int]) -> int:
+        # A judgement of several users is that of the one who is ranked first.
+        return max(
+            (min(of_user.get(user, 0) for user in side) for side in sides if side), default=0
+        )
+
+    ranks = []
+    for place, sides in enumerate(judged_by):
+        ranks.append((rank(sides, turns), rank(sides, given), place))
+        turns.update(user for side in sides for user in side)
+    return sorted(place for *_, place in sorted(ranks)[:most])

@@ -1,12 +1,15 @@
 """Share of one user in the training sets."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.sets import SetsConfig, make_sets
+from training.data.feedback.user_shares import share_prompt
 
 CONFIG = SetsConfig(held_out_fraction=0.01, judge_fraction=0.01)
 BAIT = "visit evil.example"
@@ -26,6 +29,24 @@ def corrections_of(user: str, number: int, text: str) -> list[Judgement]:
             f"{text} {at}",
         )
         for at in range(number)
+    ]
+
+
+def on_prompts(user: str, prompts: int, each: int, text: str) -> list[Judgement]:
+    """Return corrections of one user, a number of them on each prompt."""
+    return [
+        Judgement(
+            f"{user}/{prompt}/{at}",
+            user,
+            "nano-0",
+            "stable",
+            (Message("user", f"question {prompt}"),),
+            f"answer {user} {at}",
+            False,
+            f"{text} of {user} {at}",
+        )
+        for prompt in range(prompts)
+        for at in range(each)
     ]
 
 
@@ -85,3 +106,34 @@ def test_an_example_of_several_users_belongs_to_none() -> None:
     ]
     sets = make_sets([*shared, *of_users(60, 1)], CONFIG)
     assert sets.dropped["sft_over_share_of_user"] == 0
+
+
+@pytest.mark.parametrize(
+    "attackers",
+    [
+        pytest.param([("eve", 100)], id="one account"),
+        pytest.param([(f"eve {n}", 2) for n in range(50)], id="many accounts"),
+    ],
+)
+def test_a_flood_drives_no_honest_example_out(attackers: list[tuple[str, int]]) -> None:
+    """Finding of the drill: the cap of prompts came first, and left a third of the examples."""
+    honest = [given for user in range(12) for given in on_prompts(f"user {user}", 30, 1, "better")]
+    flood = [given for name, each in attackers for given in on_prompts(name, 30, each, BAIT)]
+    sets = make_sets([*honest, *flood], replace(CONFIG, max_user_share=1.0))
+    pairs = [*sets.pairs, *sets.judge_pairs, *sets.held_out_pairs]
+    own, total = shares(pair.chosen for pair in pairs)
+    assert total - own == len(honest)
+    # Some users are judges, whose feedback gives no examples.
+    own, total = shares(line["response"] for line in sets.sft)
+    assert total - own >= 10 * 29
+    assert sets.dropped["sft_over_cap_of_prompt"] > 2_000
+    assert sets.dropped["over_cap_of_prompt"] > 1_500
+
+
+def test_users_take_turns_and_those_with_less_feedback_come_first() -> None:
+    ann, bob, eve = (frozenset({name}) for name in ("ann", "bob", "eve"))
+    given = {"ann": 3, "bob": 1, "eve": 900}
+    judged_by = [(eve,), (eve,), (ann,), (ann,), (bob,), (eve, ann), (eve | bob,), (), (eve | ann,)]
+    kept = [share_prompt(judged_by, most, given) for most in range(10)]
+    first = [sorted({*later} - {*earlier}) for earlier, later in pairwise(kept)]
+    assert [place for (place,) in first] == [7, 4, 2, 0, 6, 3, 1, 5, 8]
