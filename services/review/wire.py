@@ -83,6 +83,9 @@ def leaderboard_proto(board: Leaderboard) -> arena_pb2.GetLeaderboardResponse:
         set_aside=board.set_aside,
         quarantined=board.quarantined,
         latest_vote_time=timestamp(board.latest_vote_us or None),
+        topics=[
+            arena_pb2.TopicVotes(topic=topic, votes=votes) for topic, votes in board.topics.items()
+        ],
     )
     if board.fragility:
         found.fragility.votes = board.fragility.removed

@@ -64,7 +64,7 @@ class TurnRecorder:
         self,
         owner: Caller,
         question: Message,
-        open_answer: Message,
+        finished: Message,
         answer: session_pb2.FinishTurnRequest,
         context: Sequence[Message],
         now_us: int,
@@ -87,7 +87,7 @@ class TurnRecorder:
             model_version=answer.model_version,
             arm=answer.arm,
             assignment_probability=answer.assignment_probability,
-            task=TASK_NUMBERS[open_answer.task],
+            task=TASK_NUMBERS[finished.task],
             temperature=answer.temperature,
             top_p=answer.top_p,
             usage=chat_pb2.Usage(

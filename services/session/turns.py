@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 
 from services.chassis.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from services.chassis.identity import Caller
-from services.contracts.chat import Arm, FinishReason, Role
+from services.contracts.chat import Arm, FinishReason, Role, Task
 from services.contracts.limits import (
     MAX_EDITS,
     MAX_HISTORY,
@@ -279,11 +279,14 @@ class TurnFinisher:
             arm=answer.arm,
             finish_reason=FINISH_REASONS[answer.finish_reason],
         )
+        if message.task is Task.UNSPECIFIED:
+            # A task that only later releases know must not lose the answer.
+            finished = replace(finished, task=TASKS.get(answer.task, Task.UNSPECIFIED))
         rows.replace_answer(finished, now)
         if is_published(finished):
             # The last message of the context is the user's message of this turn.
             context = rows.messages_by_id(message.context_ids)
-            record = self._recorder.finished(owner, context[-1], message, answer, context, now)
+            record = self._recorder.finished(owner, context[-1], finished, answer, context, now)
             rows.enqueue([(message.conversation_id, record)])
 
 

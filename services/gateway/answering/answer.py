@@ -129,6 +129,7 @@ class AnswerWriter:
             self._record.model_version, self._record.arm = selected.model_version, selected.arm
             self._record.assignment_probability = selected.assignment_probability
             self._record.temperature, self._record.top_p = selected.temperature, selected.top_p
+            self._record.task = selected.task
             started.model_version, started.arm = shown_version(selected), selected.arm
             started.task, started.cached = selected.task, cached
         self._turn.publish(chat_pb2.ChatEvent(started=started))

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -69,7 +69,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Ratings with the counts behind them; `latest_vote_us` is 0 without votes."""
+    """Ratings with the counts behind them; `latest_vote_us` is 0 without votes.
+
+    `topics` are the counted votes of each topic with votes, whatever the topic of the ratings.
+    """
 
     entries: tuple[Entry, ...]
     pairs: Mapping[Pair, PairCount]
@@ -78,6 +81,7 @@ class Leaderboard:
     set_aside: int
     quarantined: int
     latest_vote_us: int
+    topics: Mapping[str, int] = field(default_factory=dict)
 
 
 class VoteSource(Protocol):
@@ -88,6 +92,9 @@ class VoteSource(Protocol):
 
     async def columns(self, tenant: str, topic: str) -> VoteColumns:
         """Return the counted votes of a topic, or of all topics if ""."""
+
+    async def topics(self, tenant: str) -> Mapping[str, int]:
+        """Return the number of counted votes of each topic with votes, in alphabetical order."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,7 @@ class Leaderboards:
                 board = await self._threads.run(
                     lambda _: rate(columns, self._labels, now, style=style)
                 )
+                board = replace(board, topics=await self._source.topics(tenant))
                 SECONDS.observe(time.monotonic() - started)
             ended = time.monotonic()
             pause = max(self._least_seconds, PAUSES * (ended - started))

@@ -1,12 +1,13 @@
 """Counted votes and accounts of a tenant, read in pages into columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Integer, cast, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.contracts.chat import Task
 from services.review.arena.battle import SCORES, Outcome
 from services.review.arena.leaderboard import Fingerprint
 from services.review.arena.vote_columns import AccountColumns, VoteColumns
@@ -73,6 +74,18 @@ class SqlVoteSource:
                 if len(rows) < PAGE_ROWS:
                     return reader.columns(set_aside)
                 after = (rows[-1].vote_us, rows[-1].battle_id)
+
+    async def topics(self, tenant: str) -> Mapping[str, int]:
+        statement = (
+            select(battle_votes.c.task, func.count().label("votes"))
+            .join(accounts, accounts.c.principal == battle_votes.c.principal)
+            .where(battle_votes.c.tenant == tenant, COUNTED, accounts.c.quarantined.is_(False))
+            .where(battle_votes.c.task != Task.UNSPECIFIED)
+            .group_by(battle_votes.c.task)
+            .order_by(battle_votes.c.task)
+        )
+        async with transaction(self._engine) as connection:
+            return {row.task: row.votes for row in await connection.execute(statement)}
 
 
 async def _accounts(connection: AsyncConnection, tenant: str) -> AccountColumns:

@@ -216,6 +216,7 @@ class OwnedRows:
             model_version=message.model_version,
             arm=message.arm,
             finish_reason=message.finish_reason,
+            task=message.task,
         )
         self._run(CHANGE_CONVERSATION, row_id=message.conversation_id, update_us=now_us)
 

@@ -223,6 +223,8 @@ export interface Leaderboard {
   votes: string;
   setAside: string;
   quarantined: string;
+  /** Counted votes of each topic with votes; absent from earlier services. */
+  topics?: { topic: string; votes: string }[];
 }
 
 export type Task = "TASK_UNSPECIFIED" | "TASK_CODE" | "TASK_QUESTION_ANSWERING" | "TASK_CHAT" | "TASK_CREATIVE";

@@ -1,6 +1,7 @@
 """Leaderboard: counts, ratings, topics, tenants, quarantined accounts, and caching."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,28 @@ async def test_leaderboard_counts_the_votes_of_the_tenant(home: Home) -> None:
     assert (chat.votes, code.votes, code.set_aside) == (1, 3, 1)
     assert not foreign.entries
     assert styled.votes == 4
+
+
+async def test_topics_are_those_with_counted_votes(home: Home) -> None:
+    async with review_service(home, leaderboard_seconds=0) as review:
+        for task in (chat_pb2.TASK_CODE, chat_pb2.TASK_CODE, chat_pb2.TASK_CHAT):
+            await vote_for(review, MODELS[0], task=task)
+        await vote_for(review, MODELS[1], task=chat_pb2.TASK_UNSPECIFIED)
+        await review.whole_battle(texts=("same", "same"), task=chat_pb2.TASK_CREATIVE)
+        await vote_for(review, MODELS[0], OTHER_ADA, task=chat_pb2.TASK_QUESTION_ANSWERING)
+        whole, code = await board_of(review), await board_of(review, "code")
+        await vote_for(review, MODELS[1], BOB, task=chat_pb2.TASK_CREATIVE)
+        async with open_database(home.database_url) as engine:
+            store = SqlAccountStore(engine)
+            # Ada of the same tenant has the first votes.
+            accounts = await store.list_accounts(only_quarantined=False)
+            held = next(one for one in accounts if one.votes == 4)
+            await store.quarantine(held.principal, "operator/test", "a test")
+        later = await board_of(review)
+    assert (whole.votes, code.votes) == (4, 2)
+    assert [(one.topic, one.votes) for one in whole.topics] == [("chat", 1), ("code", 2)]
+    assert list(code.topics) == list(whole.topics)
+    assert [(one.topic, one.votes) for one in later.topics] == [("creative", 1)]
 
 
 async def test_unknown_topic_is_refused(sqlite_home: Home) -> None:
@@ -165,6 +188,9 @@ class CountingSource:
 
     async def fingerprint(self, tenant: str) -> tuple[object, ...]:
         return tenant, self.version
+
+    async def topics(self, tenant: str) -> Mapping[str, int]:
+        return {"code": 4}
 
     async def columns(self, tenant: str, topic: str) -> VoteColumns:
         self.reads += 1

@@ -68,6 +68,7 @@ async def test_finished_turn_is_published_with_the_exact_model_input(home: Home)
             guard_category="secret",
             assignment_probability=0.25,
             arm="candidate",
+            task=chat_pb2.TASK_CODE,
         )
         last.ClearField("sample")
         await stub.FinishTurn(last, timeout=5, metadata=ADA)
@@ -106,6 +107,8 @@ async def test_finished_turn_is_published_with_the_exact_model_input(home: Home)
         parent_message_id=opening.assistant_message_id,
     )
     assert event == expected
+    # The task of the request, not the one of the answer; the first turn has neither.
+    assert feedback.turns[0].task == chat_pb2.TASK_UNSPECIFIED
     # The first message has no parent, which is not the same as an absent field.
     assert feedback.turns[0].HasField("parent_message_id")
     assert feedback.turns[0].parent_message_id == ""

@@ -78,6 +78,26 @@ async def test_turn_stores_both_texts_and_sends_the_enhanced_text_to_the_model(h
     assert (answer.finish_reason, answer.task) == (chat_pb2.FINISH_REASON_STOP, chat_pb2.TASK_CHAT)
 
 
+@pytest.mark.parametrize(
+    ("named", "chosen", "stored"),
+    [
+        (chat_pb2.TASK_UNSPECIFIED, chat_pb2.TASK_CODE, chat_pb2.TASK_CODE),
+        (chat_pb2.TASK_CHAT, chat_pb2.TASK_CODE, chat_pb2.TASK_CHAT),
+        (chat_pb2.TASK_UNSPECIFIED, chat_pb2.TASK_UNSPECIFIED, chat_pb2.TASK_UNSPECIFIED),
+        pytest.param(chat_pb2.TASK_UNSPECIFIED, 99, chat_pb2.TASK_UNSPECIFIED, id="later release"),
+    ],
+)
+async def test_chosen_task_is_stored_for_a_turn_that_names_none(
+    home: Home, named: Any, chosen: Any, stored: Any
+) -> None:
+    async with session_service(home) as stub:
+        turn = await stub.BeginTurn(begin("hello", task=named), timeout=5, metadata=ADA)
+        answer = finish(turn.assistant_message_id, "Hi.", task=chosen)
+        await stub.FinishTurn(answer, timeout=5, metadata=ADA)
+        question, found = (await conversation(stub, turn.conversation_id)).messages
+    assert (question.task, found.task, found.text) == (named, stored, "Hi.")
+
+
 async def test_request_id_is_replayed_even_if_the_enhanced_text_differs(
     home: Home,
 ) -> None:

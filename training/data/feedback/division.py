@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from training.data.chat import Message
 from training.data.feedback.judgements import GivenFeedback
 from training.data.feedback.texts import opening_key
+from training.data.feedback.user_shares import capped_amounts
 
 # With fewer users, one user could make up a whole half; then answers are divided, not users.
 MIN_PRINCIPALS = 5
@@ -42,19 +43,26 @@ def divide_prompts(
     return training, held_out
 
 
-def select_judges(feedback: Sequence[GivenFeedback], fraction: float) -> tuple[set[str], str]:
-    """Select judges in hash order until they gave the given fraction of the feedback."""
+def select_judges(
+    feedback: Sequence[GivenFeedback], fraction: float, max_user_share: float
+) -> tuple[set[str], str]:
+    """Select judges in hash order until they gave the given fraction of the feedback.
+
+    Feedback of a user above the share that training uses does not count. Otherwise a user with most
+    of the feedback would make nearly all others judges, who give no examples.
+    """
     by_user = Counter(given.giver for given in feedback)
     if len(by_user) < MIN_PRINCIPALS:
         answers = {given.message_id for given in feedback}
         return {a for a in answers if unit_interval("judge", a) < fraction}, "answers"
+    amounts = capped_amounts(by_user, max_user_share)
     judges: set[str] = set()
-    held = 0
+    held, total = 0.0, sum(amounts.values())
     for principal in sorted(by_user, key=lambda p: unit_interval("judge", p)):
-        if held >= fraction * len(feedback):
+        if held >= fraction * total:
             break
         judges.add(principal)
-        held += by_user[principal]
+        held += amounts[principal]
     return judges, "users"
 
 

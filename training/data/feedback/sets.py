@@ -168,7 +168,7 @@ class TrainingSets:
 
 def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> TrainingSets:
     """Divide the feedback of one snapshot into all sets of a run; deterministic."""
-    judges, judges_are = select_judges(feedback, config.judge_fraction)
+    judges, judges_are = select_judges(feedback, config.judge_fraction, config.max_user_share)
     anchors = [] if config.anchors is None else read_anchors(config.anchors)
     for_training, held_out = divide_prompts(
         feedback, [anchor.context for anchor in anchors], config.held_out_fraction

@@ -14,6 +14,24 @@ from typing import TypeVar
 Example = TypeVar("Example")
 
 
+# A cap is at least twice the equal share, so that two users or fewer lose nothing.
+EQUAL_SHARES = 2
+CLOSE = 1 - 1e-9
+
+
+def capped_amounts(amounts: Mapping[str, int], max_share: float) -> dict[str, float]:
+    """Return amounts of which none is more than a share of their sum, as `cap_users` leaves."""
+    share = _share(max_share, len(amounts))
+    limit = float(max(amounts.values(), default=0))
+    while (lower := share * sum(min(amount, limit) for amount in amounts.values())) < CLOSE * limit:
+        limit = lower
+    return {user: min(amount, limit) for user, amount in amounts.items()}
+
+
+def _share(max_share: float, users: int) -> float:
+    return max(max_share, EQUAL_SHARES / users) if users else 1.0
+
+
 def cap_users(
     examples: Sequence[Example],
     judged_by: Sequence[Sequence[frozenset[str]]],
@@ -36,7 +54,7 @@ def cap_users(
         for sides in judged_by
     ]
     users = {user for judgements in judged_by for side in judgements for user in side}
-    share = max(max_share, 2 / len(users)) if users else 1.0
+    share = _share(max_share, len(users))
     kept = list(range(len(examples)))
     random.Random(seed).shuffle(kept)
     while True:

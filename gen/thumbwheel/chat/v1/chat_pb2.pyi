@@ -757,7 +757,7 @@ class Message(_message.Message):
     thumb_up: _builtins.bool
     """The caller's thumb on an answer, if any."""
     task: Global___Task.ValueType
-    """Task of the turn."""
+    """Task of the turn: the one of the request, or the one that was chosen for the answer."""
     thumb_comment: _builtins.str
     """Comment of the caller's thumb."""
     correction: _builtins.str

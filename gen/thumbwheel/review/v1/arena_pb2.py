@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n thumbwheel/review/v1/arena.proto\x12\x14thumbwheel.review.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n\x06\x42\x61ttle\x12\x11\n\tbattle_id\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.thumbwheel.review.v1.Outcome\x12\x16\n\x0emodel_versions\x18\x04 \x03(\t\x12\x31\n\tset_aside\x18\x05 \x01(\x0e\x32\x1e.thumbwheel.review.v1.SetAside\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tvote_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x13\x43reateBattleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"D\n\x14\x43reateBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"%\n\x10GetBattleRequest\x12\x11\n\tbattle_id\x18\x01 \x01(\t\"A\n\x11GetBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"k\n\x11VoteBattleRequest\x12\x11\n\tbattle_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.thumbwheel.review.v1.Outcome\"B\n\x12VoteBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"=\n\x15GetLeaderboardRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x15\n\rstyle_control\x18\x02 \x01(\x08\"\xa3\x02\n\x16GetLeaderboardResponse\x12\x37\n\x07\x65ntries\x18\x01 \x03(\x0b\x32&.thumbwheel.review.v1.LeaderboardEntry\x12/\n\x05pairs\x18\x02 \x03(\x0b\x32 .thumbwheel.review.v1.PairResult\x12\x32\n\tfragility\x18\x03 \x01(\x0b\x32\x1f.thumbwheel.review.v1.Fragility\x12\r\n\x05votes\x18\x04 \x01(\x04\x12\x11\n\tset_aside\x18\x05 \x01(\x04\x12\x13\n\x0bquarantined\x18\x06 \x01(\x04\x12\x34\n\x10latest_vote_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb6\x01\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tdeveloper\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x0e\n\x06rating\x18\x05 \x01(\x01\x12\x12\n\nrating_low\x18\x06 \x01(\x01\x12\x13\n\x0brating_high\x18\x07 \x01(\x01\x12\r\n\x05votes\x18\x08 \x01(\x04\x12\x19\n\x11votes_to_separate\x18\t \x01(\x04\"b\n\nPairResult\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\x12\x12\n\nfirst_wins\x18\x03 \x01(\x04\x12\x13\n\x0bsecond_wins\x18\x04 \x01(\x04\x12\x0c\n\x04ties\x18\x05 \x01(\x04\".\n\tFragility\x12\r\n\x05votes\x18\x01 \x01(\x04\x12\x12\n\nnew_leader\x18\x02 \x01(\t\"*\n\x19ResolveBattleModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x1aResolveBattleModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t*p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_FIRST\x10\x01\x12\x12\n\x0eOUTCOME_SECOND\x10\x02\x12\x0f\n\x0bOUTCOME_TIE\x10\x03\x12\x14\n\x10OUTCOME_BOTH_BAD\x10\x04*v\n\x08SetAside\x12\x19\n\x15SET_ASIDE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SET_ASIDE_NAMES_ITSELF\x10\x01\x12\x18\n\x14SET_ASIDE_INCOMPLETE\x10\x02\x12\x19\n\x15SET_ASIDE_EQUAL_TEXTS\x10\x03\x32\xb5\x03\n\x0c\x41renaService\x12j\n\x0c\x43reateBattle\x12).thumbwheel.review.v1.CreateBattleRequest\x1a*.thumbwheel.review.v1.CreateBattleResponse\"\x03\x90\x02\x02\x12\x61\n\tGetBattle\x12&.thumbwheel.review.v1.GetBattleRequest\x1a\'.thumbwheel.review.v1.GetBattleResponse\"\x03\x90\x02\x01\x12\x64\n\nVoteBattle\x12\'.thumbwheel.review.v1.VoteBattleRequest\x1a(.thumbwheel.review.v1.VoteBattleResponse\"\x03\x90\x02\x02\x12p\n\x0eGetLeaderboard\x12+.thumbwheel.review.v1.GetLeaderboardRequest\x1a,.thumbwheel.review.v1.GetLeaderboardResponse\"\x03\x90\x02\x01\x32\x92\x01\n\x12\x42\x61ttleModelService\x12|\n\x12ResolveBattleModel\x12/.thumbwheel.review.v1.ResolveBattleModelRequest\x1a\x30.thumbwheel.review.v1.ResolveBattleModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n thumbwheel/review/v1/arena.proto\x12\x14thumbwheel.review.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n\x06\x42\x61ttle\x12\x11\n\tbattle_id\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.thumbwheel.review.v1.Outcome\x12\x16\n\x0emodel_versions\x18\x04 \x03(\t\x12\x31\n\tset_aside\x18\x05 \x01(\x0e\x32\x1e.thumbwheel.review.v1.SetAside\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tvote_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x13\x43reateBattleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"D\n\x14\x43reateBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"%\n\x10GetBattleRequest\x12\x11\n\tbattle_id\x18\x01 \x01(\t\"A\n\x11GetBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"k\n\x11VoteBattleRequest\x12\x11\n\tbattle_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.thumbwheel.review.v1.Outcome\"B\n\x12VoteBattleResponse\x12,\n\x06\x62\x61ttle\x18\x01 \x01(\x0b\x32\x1c.thumbwheel.review.v1.Battle\"=\n\x15GetLeaderboardRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x15\n\rstyle_control\x18\x02 \x01(\x08\"\xd5\x02\n\x16GetLeaderboardResponse\x12\x37\n\x07\x65ntries\x18\x01 \x03(\x0b\x32&.thumbwheel.review.v1.LeaderboardEntry\x12/\n\x05pairs\x18\x02 \x03(\x0b\x32 .thumbwheel.review.v1.PairResult\x12\x32\n\tfragility\x18\x03 \x01(\x0b\x32\x1f.thumbwheel.review.v1.Fragility\x12\r\n\x05votes\x18\x04 \x01(\x04\x12\x11\n\tset_aside\x18\x05 \x01(\x04\x12\x13\n\x0bquarantined\x18\x06 \x01(\x04\x12\x34\n\x10latest_vote_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x06topics\x18\x08 \x03(\x0b\x32 .thumbwheel.review.v1.TopicVotes\"*\n\nTopicVotes\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05votes\x18\x02 \x01(\x04\"\xb6\x01\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tdeveloper\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x0e\n\x06rating\x18\x05 \x01(\x01\x12\x12\n\nrating_low\x18\x06 \x01(\x01\x12\x13\n\x0brating_high\x18\x07 \x01(\x01\x12\r\n\x05votes\x18\x08 \x01(\x04\x12\x19\n\x11votes_to_separate\x18\t \x01(\x04\"b\n\nPairResult\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\x12\x12\n\nfirst_wins\x18\x03 \x01(\x04\x12\x13\n\x0bsecond_wins\x18\x04 \x01(\x04\x12\x0c\n\x04ties\x18\x05 \x01(\x04\".\n\tFragility\x12\r\n\x05votes\x18\x01 \x01(\x04\x12\x12\n\nnew_leader\x18\x02 \x01(\t\"*\n\x19ResolveBattleModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x1aResolveBattleModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t*p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_FIRST\x10\x01\x12\x12\n\x0eOUTCOME_SECOND\x10\x02\x12\x0f\n\x0bOUTCOME_TIE\x10\x03\x12\x14\n\x10OUTCOME_BOTH_BAD\x10\x04*v\n\x08SetAside\x12\x19\n\x15SET_ASIDE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SET_ASIDE_NAMES_ITSELF\x10\x01\x12\x18\n\x14SET_ASIDE_INCOMPLETE\x10\x02\x12\x19\n\x15SET_ASIDE_EQUAL_TEXTS\x10\x03\x32\xb5\x03\n\x0c\x41renaService\x12j\n\x0c\x43reateBattle\x12).thumbwheel.review.v1.CreateBattleRequest\x1a*.thumbwheel.review.v1.CreateBattleResponse\"\x03\x90\x02\x02\x12\x61\n\tGetBattle\x12&.thumbwheel.review.v1.GetBattleRequest\x1a\'.thumbwheel.review.v1.GetBattleResponse\"\x03\x90\x02\x01\x12\x64\n\nVoteBattle\x12\'.thumbwheel.review.v1.VoteBattleRequest\x1a(.thumbwheel.review.v1.VoteBattleResponse\"\x03\x90\x02\x02\x12p\n\x0eGetLeaderboard\x12+.thumbwheel.review.v1.GetLeaderboardRequest\x1a,.thumbwheel.review.v1.GetLeaderboardResponse\"\x03\x90\x02\x01\x32\x92\x01\n\x12\x42\x61ttleModelService\x12|\n\x12ResolveBattleModel\x12/.thumbwheel.review.v1.ResolveBattleModelRequest\x1a\x30.thumbwheel.review.v1.ResolveBattleModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,10 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARENASERVICE'].methods_by_name['GetLeaderboard']._serialized_options = b'\220\002\001'
   _globals['_BATTLEMODELSERVICE'].methods_by_name['ResolveBattleModel']._loaded_options = None
   _globals['_BATTLEMODELSERVICE'].methods_by_name['ResolveBattleModel']._serialized_options = b'\220\002\001'
-  _globals['_OUTCOME']._serialized_start=1539
-  _globals['_OUTCOME']._serialized_end=1651
-  _globals['_SETASIDE']._serialized_start=1653
-  _globals['_SETASIDE']._serialized_end=1771
+  _globals['_OUTCOME']._serialized_start=1633
+  _globals['_OUTCOME']._serialized_end=1745
+  _globals['_SETASIDE']._serialized_start=1747
+  _globals['_SETASIDE']._serialized_end=1865
   _globals['_BATTLE']._serialized_start=92
   _globals['_BATTLE']._serialized_end=354
   _globals['_CREATEBATTLEREQUEST']._serialized_start=356
@@ -63,19 +63,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLEADERBOARDREQUEST']._serialized_start=752
   _globals['_GETLEADERBOARDREQUEST']._serialized_end=813
   _globals['_GETLEADERBOARDRESPONSE']._serialized_start=816
-  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=1107
-  _globals['_LEADERBOARDENTRY']._serialized_start=1110
-  _globals['_LEADERBOARDENTRY']._serialized_end=1292
-  _globals['_PAIRRESULT']._serialized_start=1294
-  _globals['_PAIRRESULT']._serialized_end=1392
-  _globals['_FRAGILITY']._serialized_start=1394
-  _globals['_FRAGILITY']._serialized_end=1440
-  _globals['_RESOLVEBATTLEMODELREQUEST']._serialized_start=1442
-  _globals['_RESOLVEBATTLEMODELREQUEST']._serialized_end=1484
-  _globals['_RESOLVEBATTLEMODELRESPONSE']._serialized_start=1486
-  _globals['_RESOLVEBATTLEMODELRESPONSE']._serialized_end=1537
-  _globals['_ARENASERVICE']._serialized_start=1774
-  _globals['_ARENASERVICE']._serialized_end=2211
-  _globals['_BATTLEMODELSERVICE']._serialized_start=2214
-  _globals['_BATTLEMODELSERVICE']._serialized_end=2360
+  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=1157
+  _globals['_TOPICVOTES']._serialized_start=1159
+  _globals['_TOPICVOTES']._serialized_end=1201
+  _globals['_LEADERBOARDENTRY']._serialized_start=1204
+  _globals['_LEADERBOARDENTRY']._serialized_end=1386
+  _globals['_PAIRRESULT']._serialized_start=1388
+  _globals['_PAIRRESULT']._serialized_end=1486
+  _globals['_FRAGILITY']._serialized_start=1488
+  _globals['_FRAGILITY']._serialized_end=1534
+  _globals['_RESOLVEBATTLEMODELREQUEST']._serialized_start=1536
+  _globals['_RESOLVEBATTLEMODELREQUEST']._serialized_end=1578
+  _globals['_RESOLVEBATTLEMODELRESPONSE']._serialized_start=1580
+  _globals['_RESOLVEBATTLEMODELRESPONSE']._serialized_end=1631
+  _globals['_ARENASERVICE']._serialized_start=1868
+  _globals['_ARENASERVICE']._serialized_end=2305
+  _globals['_BATTLEMODELSERVICE']._serialized_start=2308
+  _globals['_BATTLEMODELSERVICE']._serialized_end=2454
 # @@protoc_insertion_point(module_scope)

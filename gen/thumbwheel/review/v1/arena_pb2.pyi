@@ -291,7 +291,9 @@ class GetLeaderboardRequest(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     STYLE_CONTROL_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Task of the questions, for example "code", as in ChatService; empty: all."""
+    """Task of the questions, for example "code", as in ChatService; empty: all. A question whose
+    request names no task has the task that was chosen for its answer.
+    """
     style_control: _builtins.bool
     """Estimates ratings at equal length and markup of the answers."""
     def __init__(
@@ -321,6 +323,7 @@ class GetLeaderboardResponse(_message.Message):
     SET_ASIDE_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
     LATEST_VOTE_TIME_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
     votes: _builtins.int
     """Number of counted votes."""
     set_aside: _builtins.int
@@ -345,6 +348,10 @@ class GetLeaderboardResponse(_message.Message):
     def latest_vote_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the newest counted vote; unset without votes."""
 
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicVotes]:
+        """Topics with counted votes, in alphabetical order; the same for each topic of the request."""
+
     def __init__(
         self,
         *,
@@ -355,14 +362,41 @@ class GetLeaderboardResponse(_message.Message):
         set_aside: _builtins.int = ...,
         quarantined: _builtins.int = ...,
         latest_vote_time: _timestamp_pb2.Timestamp | None = ...,
+        topics: _abc.Iterable[Global___TopicVotes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fragility", b"fragility", "latest_vote_time", b"latest_vote_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "fragility", b"fragility", "latest_vote_time", b"latest_vote_time", "pairs", b"pairs", "quarantined", b"quarantined", "set_aside", b"set_aside", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "fragility", b"fragility", "latest_vote_time", b"latest_vote_time", "pairs", b"pairs", "quarantined", b"quarantined", "set_aside", b"set_aside", "topics", b"topics", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLeaderboardResponse: _TypeAlias = GetLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class TopicVotes(_message.Message):
+    """Votes on questions of a topic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """Task, as in GetLeaderboardRequest.topic."""
+    votes: _builtins.int
+    """Number of counted votes."""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        votes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicVotes: _TypeAlias = TopicVotes  # noqa: Y015
 
 @_typing.final
 class LeaderboardEntry(_message.Message):

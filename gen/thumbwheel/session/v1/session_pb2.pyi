@@ -212,6 +212,7 @@ class FinishTurnRequest(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     GUARD_CATEGORY_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     assistant_message_id: _builtins.str
     """Answer, a UUID."""
     text: _builtins.str
@@ -232,6 +233,8 @@ class FinishTurnRequest(_message.Message):
     """Version of the guardrail's policy."""
     guard_category: _builtins.str
     """Category of the guardrail if it blocked or redacted; otherwise empty."""
+    task: _chat_pb2.Task.ValueType
+    """Task whose preset was used; stored for a turn that names no task."""
     @_builtins.property
     def usage(self) -> _chat_pb2.Usage:
         """Token counts."""
@@ -257,10 +260,11 @@ class FinishTurnRequest(_message.Message):
         policy_version: _builtins.str = ...,
         guard_category: _builtins.str = ...,
         sample: _sample_pb2.Sample | None = ...,
+        task: _chat_pb2.Task.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "model_version", b"model_version", "policy_version", b"policy_version", "sample", b"sample", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "model_version", b"model_version", "policy_version", b"policy_version", "sample", b"sample", "task", b"task", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
     _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015

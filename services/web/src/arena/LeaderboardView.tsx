@@ -3,7 +3,7 @@ import { useEffect, useState } from "react";
 import { problemOf, type Api } from "../api";
 import { Interval } from "../Interval";
 import type { Leaderboard } from "../wire";
-import { fragilityOf, shownEntries, TOPICS, votesOf, winShare, type ShownEntry } from "./leaderboard";
+import { fragilityOf, shownEntries, topicChoices, votesOf, winShare, type ShownEntry } from "./leaderboard";
 
 export function LeaderboardView({ api }: { api: Api }) {
   const [topic, setTopic] = useState("");
@@ -29,7 +29,7 @@ export function LeaderboardView({ api }: { api: Api }) {
         <label>
           Topic{" "}
           <select value={topic} onChange={(event) => setTopic(event.target.value)}>
-            {TOPICS.map(([value, label]) => <option key={value} value={value}>{label}</option>)}
+            {topicChoices(board, topic).map(([value, label]) => <option key={value} value={value}>{label}</option>)}
           </select>
         </label>
         <label className="switch">

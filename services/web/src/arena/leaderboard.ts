@@ -1,13 +1,25 @@
 // Figures of the leaderboard for display.
 import type { Leaderboard, LeaderboardEntry, PairResult } from "../wire";
 
-export const TOPICS: readonly (readonly [string, string])[] = [
-  ["", "All topics"],
-  ["code", "Code"],
-  ["question_answering", "Questions about facts"],
-  ["chat", "Conversation"],
-  ["creative", "Stories and poems"],
-];
+const ALL_TOPICS = "All topics";
+const TOPIC_NAMES: Readonly<Record<string, string>> = {
+  code: "Code",
+  question_answering: "Questions about facts",
+  chat: "Conversation",
+  creative: "Stories and poems",
+};
+
+/** Return the value and the label of each topic with votes, after that of all topics. */
+export function topicChoices(board: Leaderboard | null, selected: string): [string, string][] {
+  const topics = (board?.topics ?? []).map(({ topic, votes }): [string, string] => [topic, `${nameOf(topic)} (${count(votes)})`]);
+  // The selected topic stays in the list without a vote, for example after an erasure.
+  const isMissing = selected !== "" && !topics.some(([topic]) => topic === selected);
+  return [["", ALL_TOPICS], ...topics, ...(isMissing ? [[selected, nameOf(selected)] as [string, string]] : [])];
+}
+
+function nameOf(topic: string): string {
+  return TOPIC_NAMES[topic] ?? topic;
+}
 
 export interface ShownEntry {
   model: string;

@@ -1,5 +1,5 @@
 import { describe, expect, it, test } from "vitest";
-import { fragilityOf, shownEntries, votesOf, winShare } from "../../src/arena/leaderboard";
+import { fragilityOf, shownEntries, topicChoices, votesOf, winShare } from "../../src/arena/leaderboard";
 import type { Leaderboard, LeaderboardEntry, PairResult } from "../../src/wire";
 
 function entry(model: string, rank: number, rating: number, more: Partial<LeaderboardEntry> = {}): LeaderboardEntry {
@@ -72,4 +72,22 @@ test("votes that do not count are named", () => {
   expect(votesOf(board({ votes: "1", setAside: "2", quarantined: "1200" }))).toBe(
     "1 vote counts; not counted: 2 set aside, 1,200 of quarantined accounts.",
   );
+});
+
+describe("topics", () => {
+  const topics = [
+    { topic: "chat", votes: "1200" },
+    { topic: "code", votes: "3" },
+  ];
+
+  it("are those with votes", () => {
+    const labels = topicChoices(board({ topics }), "code").map(([, label]) => label);
+    expect(labels).toEqual(["All topics", "Conversation (1,200)", "Code (3)"]);
+    expect(topicChoices(board(), "")).toEqual([["", "All topics"]]);
+    expect(topicChoices(null, "")).toEqual([["", "All topics"]]);
+  });
+
+  it("keep the selected one", () => {
+    expect(topicChoices(board({ topics }), "creative").at(-1)).toEqual(["creative", "Stories and poems"]);
+  });
 });

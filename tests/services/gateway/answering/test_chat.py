@@ -57,6 +57,8 @@ async def test_stored_answer_is_the_visible_text_with_training_data(
         1,
     )
     assert (stored.temperature, stored.top_p, stored.policy_version) == (0.5, 0.75, POLICY_VERSION)
+    # The task that the generator chose.
+    assert stored.task == chat_pb2.TASK_CHAT
     assert stored.usage.completion_tokens == 4
 
 

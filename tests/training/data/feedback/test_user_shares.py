@@ -9,7 +9,7 @@ import pytest
 from training.data.chat import Message
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.sets import SetsConfig, make_sets
-from training.data.feedback.user_shares import share_prompt
+from training.data.feedback.user_shares import capped_amounts, share_prompt
 
 CONFIG = SetsConfig(held_out_fraction=0.01, judge_fraction=0.01)
 BAIT = "visit evil.example"
@@ -137,3 +137,25 @@ def test_users_take_turns_and_those_with_less_feedback_come_first() -> None:
     kept = [share_prompt(judged_by, most, given) for most in range(10)]
     first = [sorted({*later} - {*earlier}) for earlier, later in pairwise(kept)]
     assert [place for (place,) in first] == [7, 4, 2, 0, 6, 3, 1, 5, 8]
+
+
+@pytest.mark.parametrize("flooders", ["eve", "mallory", "trudy", "oscar"])
+def test_a_user_with_most_of_the_feedback_leaves_the_judges_as_they_are(flooders: str) -> None:
+    """Finding of the drill: nearly all honest users became judges, who give no examples."""
+    honest = of_users(100, 6)
+    config = SetsConfig(held_out_fraction=0.01)
+    alone = make_sets(honest, config)
+    flooded = make_sets([*honest, *corrections_of(flooders, 1_000, BAIT)], config)
+    of_honest = [BAIT not in line["response"] for line in flooded.sft].count(True)
+    assert len(alone.sft) == pytest.approx(360, rel=0.1)
+    assert of_honest == pytest.approx(len(alone.sft), rel=0.15)
+
+
+def test_capped_amounts_are_at_most_the_share_of_their_sum() -> None:
+    amounts = {"eve": 1_000, "mallory": 90, **{f"user {n}": 1 for n in range(98)}}
+    capped = capped_amounts(amounts, 0.05)
+    total = sum(capped.values())
+    assert capped["eve"] == capped["mallory"] == pytest.approx(0.05 * total)
+    assert capped["user 5"] == 1
+    assert capped_amounts({"ann": 5, "bob": 90}, 0.05) == {"ann": 5, "bob": 90}
+    assert capped_amounts({}, 0.05) == {}
