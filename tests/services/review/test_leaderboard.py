@@ -93,9 +93,8 @@ async def test_topics_are_those_with_counted_votes(home: Home) -> None:
         await vote_for(review, MODELS[1], BOB, task=chat_pb2.TASK_CREATIVE)
         async with open_database(home.database_url) as engine:
             store = SqlAccountStore(engine)
-            # Ada of the same tenant has the first votes.
             accounts = await store.list_accounts(only_quarantined=False)
-            held = next(one for one in accounts if one.votes == 4)
+            held = max(accounts, key=lambda one: one.votes)
             await store.quarantine(held.principal, "operator/test", "a test")
         later = await board_of(review)
     assert (whole.votes, code.votes) == (4, 2)
