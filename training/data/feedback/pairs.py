@@ -248,8 +248,8 @@ def amounts_of_feedback(questions: Iterable[Question]) -> Counter[str]:
     """Return the number of rated, corrected and compared answers of each user."""
     amounts: Counter[str] = Counter()
     for question in questions:
-        for given in (*question.answers, *question.corrections, *question.comparisons):
-            amounts.update(given.users)
+        judged = question.answers, question.corrections, question.comparisons
+        amounts.update(user for kind in judged for given in kind for user in given.users)
     return amounts
 
 
