@@ -8,6 +8,9 @@ import uuid
 
 from services.chassis.identity import Caller
 
+# Names of external models as versions begin with it. Versions of the rollout must not, because
+# training leaves answers of these names out (training/data/feedback/external.py).
+EXTERNAL_PREFIX = "external."
 # uuid5(NAMESPACE_URL, "urn:thumbwheel:turns"). Must never change: the event id of a turn depends on
 # the namespace.
 TURN_NAMESPACE = uuid.UUID("e2251413-5acf-5f43-8fa6-38ad7b4ab04e")

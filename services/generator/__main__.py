@@ -26,6 +26,7 @@ from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
+from services.generator.answering.external import ExternalEndpoint, ExternalModels
 from services.generator.answering.model_server import HttpModelServer
 from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import PresetError
@@ -69,6 +70,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     async with (
         rollout_store(settings) as store,
         open_http(settings.connect_seconds, settings.model_server_key.get_secret_value()) as http,
+        open_external_http(settings.connect_seconds) as external_http,
         model_server(settings, http, timeouts) as server,
         open_channel(
             settings.feedback_target,
@@ -94,16 +96,21 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             RowsConfig() if terms.is_on else None,
         )
         plain_server = PlainMessages(server, current.directory_of)
+        external = settings.external()
+        endpoints = {
+            model.name: ExternalEndpoint(external_http, model, timeouts) for model in external
+        }
         reconciler = Reconciler(current, plain_server, running_generations, intervals)
         engine = Engine(
-            Router(current, reconciler),
-            plain_server,
+            Router(current, reconciler, endpoints),
+            ExternalModels(plain_server, endpoints),
             running_generations,
             traffic,
             await asyncio.to_thread(settings.task_presets),
             settings.reply_tokens,
             settings.coalesce_seconds,
             settings.served_samples,
+            {model.name: model.max_tokens for model in external},
         )
         canary_controller = CanaryController(current, reconciler, settings.load_seconds, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
@@ -118,7 +125,10 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
                     watch.run(),
                 )
             ]
-            yield registrations(engine, current, reconciler, canary_controller, traffic)
+            yield registrations(
+                GeneratorServicer(engine),
+                RolloutServicer(current, reconciler, canary_controller, traffic, external),
+            )
             for task in tasks:
                 task.cancel()
 
@@ -134,6 +144,20 @@ def open_http(connect_seconds: float, key: str) -> aiohttp.ClientSession:
         headers={"Authorization": f"Bearer {key}"} if key else None,
         timeout=timeout,
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
+    )
+
+
+def open_external_http(connect_seconds: float) -> aiohttp.ClientSession:
+    """Open the session for requests to external models, without the key of the model servers.
+
+    HTTPS_PROXY of the environment applies. Cookies of an endpoint would connect users' requests.
+    """
+    return aiohttp.ClientSession(
+        headers={"User-Agent": "thumbwheel"},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=True,
     )
 
 
@@ -188,23 +212,13 @@ async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
         yield row
 
 
-def registrations(
-    engine: Engine,
-    current: CurrentRollout,
-    reconciler: Reconciler,
-    canary_controller: CanaryController,
-    traffic: TrafficCounter,
-) -> Sequence[Registration]:
+def registrations(generator: GeneratorServicer, rollout: RolloutServicer) -> Sequence[Registration]:
     """Return the registrations of both gRPC services."""
     add_generator = generator_pb2_grpc.add_GeneratorServiceServicer_to_server
     add_rollout = generator_pb2_grpc.add_RolloutServiceServicer_to_server
     return [
-        Registration(GENERATOR_NAME, add_generator, GeneratorServicer(engine)),
-        Registration(
-            ROLLOUT_NAME,
-            add_rollout,
-            RolloutServicer(current, reconciler, canary_controller, traffic),
-        ),
+        Registration(GENERATOR_NAME, add_generator, generator),
+        Registration(ROLLOUT_NAME, add_rollout, rollout),
     ]
 
 

@@ -28,6 +28,11 @@ FIRST_TEXT_SECONDS = Histogram(
     ["version"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
+EXTERNAL_ANSWERS = Counter(
+    "thumbwheel_external_answers_total",
+    "Requests to the endpoints of external models by model and outcome.",
+    ["model", "outcome"],
+)
 TRAFFIC_LOST = Counter(
     "thumbwheel_traffic_counts_lost_total",
     "Generations missing in the counts of all replicas, because a commit had an unknown outcome.",

@@ -1,12 +1,13 @@
 """gRPC servicers: requests to the domain and back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.generator.answering.engine import Engine
+from services.generator.answering.external_model import ExternalModel
 from services.generator.rollout.canary import CanaryController
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler, shares
@@ -14,6 +15,7 @@ from services.generator.rollout.traffic import TrafficCounter
 from services.generator.wire import (
     canary_request_from,
     check_generate_request,
+    external_model_proto,
     rollout_response,
     traffic_response,
     traffic_versions_from,
@@ -47,11 +49,13 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
         reconciler: Reconciler,
         canary_controller: CanaryController,
         traffic: TrafficCounter,
+        external: Sequence[ExternalModel],
     ) -> None:
         self._current = current
         self._reconciler = reconciler
         self._canary_controller = canary_controller
         self._traffic = traffic
+        self._external = external
 
     async def GetRollout(
         self, request: generator_pb2.GetRolloutRequest, context: Any
@@ -60,7 +64,11 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
         rollout = await self._current.read_latest()
         share_by_version = shares(rollout)
         statuses = {version: self._reconciler.status(version) for version in share_by_version}
-        return rollout_response(rollout, share_by_version, statuses, self._current.stale_since_us)
+        response = rollout_response(
+            rollout, share_by_version, statuses, self._current.stale_since_us
+        )
+        response.external_models.extend(external_model_proto(model) for model in self._external)
+        return response
 
     async def StartCanary(
         self, request: generator_pb2.StartCanaryRequest, context: Any

@@ -1,17 +1,29 @@
 """Settings of the generator (TW_GENERATOR_*)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import HeaderKey, ServiceSettings
 from services.contracts.chat import Task
-from services.contracts.limits import MAX_TEMPERATURE
+from services.contracts.identifiers import EXTERNAL_PREFIX
+from services.contracts.limits import MAX_REPLY_TOKENS, MAX_TEMPERATURE
+from services.generator.answering.external_model import ExternalModel, Parameter
 from services.generator.answering.presets import TASKS, Preset, read_presets
 
 
@@ -38,6 +50,48 @@ class PresetOverride(BaseModel):
 
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+
+
+ExternalName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,118}$")]
+
+
+class ExternalModelSettings(BaseModel):
+    """One external model behind an OpenAI-compatible endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    url: str = Field(
+        max_length=2048,
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?$",
+        description="base URL, such as https://api.example.com/v1",
+    )
+    model: str = Field(
+        min_length=1, max_length=256, description="name of the model at the endpoint"
+    )
+    key_file: Path | None = Field(None, description="file with the key; read for each request")
+    developer: str = Field(min_length=1, max_length=128, description="developer of the model")
+    licence: str = Field(min_length=1, max_length=128, description="licence of the model")
+    seconds: float = Field(
+        120.0, gt=0, le=600, allow_inf_nan=False, description="time limit of an answer"
+    )
+    max_tokens: int = Field(
+        1024, ge=1, le=MAX_REPLY_TOKENS, description="limit of the tokens of an answer"
+    )
+    parameters: frozenset[Parameter] = Field(
+        frozenset(Parameter) - {Parameter.MAX_COMPLETION_TOKENS},
+        description="parameters that the endpoint accepts",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _encrypted(cls, url: str) -> str:
+        host = urlsplit(url).hostname or ""
+        is_inside = "." not in host or host.endswith((".svc", ".svc.cluster.local", ".localhost"))
+        if url.startswith("http://") and not (is_inside or host == "127.0.0.1"):
+            raise PydanticCustomError(
+                "unencrypted", "must begin with https://, except for a host inside the cluster"
+            )
+        return url
 
 
 class GeneratorSettings(ServiceSettings):
@@ -131,6 +185,13 @@ class GeneratorSettings(ServiceSettings):
         description="request tokens and log-probs from the model server for training; "
         "false for a server that rejects this",
     )
+    external_models: dict[ExternalName, ExternalModelSettings] = Field(
+        default_factory=dict,
+        description='JSON: models of other providers by name, {"rival": '
+        '{"url": "https://api.example.com/v1", "model": "rival-2", "key_file": "/keys/rival", '
+        '"developer": "Example", "licence": "proprietary"}}; as external.NAME they take part in '
+        "battles and get the texts of users (docs/decisions/external-models.md)",
+    )
     first_token_seconds: float = Field(
         60.0, gt=0, description="timeout of the first text of an answer"
     )
@@ -207,6 +268,13 @@ class GeneratorSettings(ServiceSettings):
         return {
             task: replace(preset, **named.get(task, {})) for task, preset in read_presets().items()
         }
+
+    def external(self) -> Sequence[ExternalModel]:
+        """Return the external models with their names as versions."""
+        return [
+            ExternalModel(name=f"{EXTERNAL_PREFIX}{name}", **model.model_dump())
+            for name, model in self.external_models.items()
+        ]
 
     @model_validator(mode="after")
     def _one_kind_of_serving(self) -> Self:

@@ -9,6 +9,7 @@ from thumbwheel.generator.v1 import generator_pb2
 from sequential.figures import RATES, RateSums, VersionFigures, shares_of
 from services.contracts.limits import MAX_CONTEXT_MESSAGES, MAX_TEXT_CHARACTERS, field_error
 from services.contracts.wire import ROLES, TASKS, timestamp
+from services.generator.answering.external_model import ExternalModel
 from services.generator.rollout.canary import VERSION_LIMIT, CanaryRequest, is_version
 from services.generator.rollout.reconcile import State, Status
 from services.generator.rollout.rollout import Rollout
@@ -99,6 +100,16 @@ def rollout_response(
         )
         if rollout.watch
         else None,
+    )
+
+
+def external_model_proto(model: ExternalModel) -> generator_pb2.ExternalModel:
+    """Convert an external model without its address and its key."""
+    return generator_pb2.ExternalModel(
+        name=model.name,
+        developer=model.developer,
+        licence=model.licence,
+        endpoint_model=model.model,
     )
 
 

@@ -77,7 +77,13 @@ class FeedbackLog:
         return uid(name)
 
     def rank(
-        self, name: str, user: str, *answers: tuple[str, int], rater: str = "", event: str = ""
+        self,
+        name: str,
+        user: str,
+        *answers: tuple[str, int],
+        rater: str = "",
+        event: str = "",
+        version: str = "nano-0",
     ) -> None:
         """Append a ranking.
 
@@ -85,12 +91,13 @@ class FeedbackLog:
             name: turn to whose question the answers belong.
             answers: name of a turn, or a text with a space, and its rank.
             rater: reviewer; a ranking without one is a vote of the user.
+            version: that the event names for each answer.
         """
         ranking = [
             {
                 "message_id": "" if " " in answer else uid(answer),
                 "text": answer if " " in answer else "",
-                "model_version": "nano-0",
+                "model_version": version,
                 "rank": rank,
             }
             for answer, rank in answers

@@ -6,7 +6,14 @@ sequence, a stop string, or the token limit.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -71,11 +78,17 @@ class ChatServer(Protocol):
 
 
 class Router:
-    """Chooses a version: the pinned one, or that of the rollout, by the versions that are ready."""
+    """Chooses a version: the pinned one, or that of the rollout, by the versions that are ready.
 
-    def __init__(self, current: CurrentRollout, reconciler: Reconciler) -> None:
+    External models answer only if pinned.
+    """
+
+    def __init__(
+        self, current: CurrentRollout, reconciler: Reconciler, external: Collection[str] = ()
+    ) -> None:
         self._current = current
         self._reconciler = reconciler
+        self._external = external
 
     def choose(self, user_key: str, pinned_version: str) -> Assignment:
         """Return the assignment of a request.
@@ -88,7 +101,7 @@ class Router:
         rollout = self._current.rollout
         if pinned_version:
             # A version that is ready may be pinned even if it is not part of the rollout.
-            if self._reconciler.is_served(pinned_version):
+            if pinned_version in self._external or self._reconciler.is_served(pinned_version):
                 return Assignment(pinned_version, Arm.PINNED, 1.0)
             if any(found.version == pinned_version for found in rollout.deployments):
                 self._check_ready(pinned_version)
@@ -175,7 +188,10 @@ class _Answer:
 
 
 class Engine:
-    """Runs generations on the version that the router chooses."""
+    """Runs generations on the version that the router chooses.
+
+    `external_tokens` has the token limit of each external model.
+    """
 
     def __init__(
         self,
@@ -187,6 +203,7 @@ class Engine:
         reply_tokens: int,
         coalesce_seconds: float,
         return_tokens: bool,
+        external_tokens: Mapping[str, int],
     ) -> None:
         self._router = router
         self._server = server
@@ -196,6 +213,7 @@ class Engine:
         self._reply_tokens = reply_tokens
         self._coalesce_seconds = coalesce_seconds
         self._return_tokens = return_tokens
+        self._external_tokens = external_tokens
 
     async def generate(
         self, request: generator_pb2.GenerateRequest
@@ -219,6 +237,10 @@ class Engine:
         # text.
         sampling = replace(sampling, return_tokens=self._return_tokens and not sampling.stop)
         assignment = self._router.choose(request.user_key, request.pinned_version)
+        if limit := self._external_tokens.get(assignment.version):
+            sampling = replace(
+                sampling, max_tokens=min(sampling.max_tokens, limit), return_tokens=False
+            )
         counted = self._traffic.begin(assignment)
         reason = "cancelled"
         with self._running.track(assignment.version):

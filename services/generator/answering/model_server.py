@@ -26,19 +26,14 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import trace_headers
-from services.contracts.wire import ROLES
+from services.generator.answering.completion import PATH, chat_body, read_chunks
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
-from services.generator.answering.stream import Chunk, MalformedStreamError, parse_line
+from services.generator.answering.stream import Chunk, MalformedStreamError
 
 DEFAULT_RETRY_SECONDS = 1.0
-SEEDS = 2**63
-# The timer of the idle limit is moved at most this often, so the limit may fire this much later.
-RESCHEDULE_SECONDS = 0.5
 UNLOAD_SECONDS = 120.0
 SILENT_REASON = "MODEL_SERVER_SILENT"
-# Size limit of gRPC messages. vLLM's first event has the token ids of the whole prompt.
-MAX_LINE_BYTES = 4 * 1024 * 1024
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
 # Wordings of the predictor and of vLLM, which names own parameters instead of `messages`.
 _TOKEN_LIMIT = re.compile(r"(?:limit is |maximum context length is |max_model_len=)(\d+)")
@@ -133,7 +128,7 @@ class Completions:
             ServiceError: the server refuses the request, see `_error_from`.
             UnavailableError: the server is unreachable, hangs, or ends the stream early.
         """
-        body = json.dumps(_chat_body(version, messages, sampling)).encode()
+        body = json.dumps(chat_body(version, messages, sampling)).encode()
         timeout = asyncio.timeout(self._timeouts.first_token_seconds)
         # `probe_failed` may move the timeout. No other task runs between these lines and the start
         # and the end of the timeout, so the set holds running timeouts only.
@@ -142,7 +137,7 @@ class Completions:
             async with (
                 timeout,
                 self._http.post(
-                    f"{self.url}/v1/chat/completions",
+                    f"{self.url}/v1/{PATH}",
                     # From a file, aiohttp sends a large body in parts.
                     data=io.BytesIO(body),
                     headers={"content-type": "application/json", **trace_headers()},
@@ -151,7 +146,9 @@ class Completions:
                 # Errors have a status only before the first byte; later ones are events.
                 if response.status != 200:
                     raise await _error_from(response)
-                await self._read(response, timeout, on_chunk)
+                await read_chunks(
+                    response, timeout, self._timeouts.idle_seconds, self._note_line, on_chunk
+                )
         except TimeoutError as error:
             raise _silent_error() from error
         except aiohttp.ClientConnectorError as error:
@@ -161,26 +158,8 @@ class Completions:
         finally:
             self._answer_timeouts.remove(timeout)
 
-    async def _read(
-        self,
-        response: aiohttp.ClientResponse,
-        answer_timeout: asyncio.Timeout,
-        on_chunk: Callable[[Chunk], None],
-    ) -> None:
-        loop, next_reschedule = asyncio.get_running_loop(), 0.0
-        while line := await response.content.readline(max_line_length=MAX_LINE_BYTES):
-            # Any line, including a comment, proves that the server is alive.
-            self._last_response_at = time.monotonic()
-            chunk = parse_line(line)
-            if chunk is None:
-                continue
-            if chunk.failed:
-                raise _stream_lost_error()
-            if chunk.text and loop.time() >= next_reschedule:
-                # Not at every token, because moving a timer costs as much as parsing an event.
-                next_reschedule = loop.time() + RESCHEDULE_SECONDS
-                answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
-            on_chunk(chunk)
+    def _note_line(self, size: int) -> None:
+        self._last_response_at = time.monotonic()
 
 
 class HttpModelServer:
@@ -309,29 +288,6 @@ def _stream_lost_error() -> UnavailableError:
         reason="MODEL_SERVER_LOST",
         retry_seconds=DEFAULT_RETRY_SECONDS,
     )
-
-
-def _chat_body(
-    version: str, messages: Sequence[chat_pb2.HistoryMessage], sampling: Sampling
-) -> dict[str, object]:
-    body: dict[str, object] = {
-        "model": version,
-        "messages": [
-            {"role": ROLES[message.role], "content": message.text} for message in messages
-        ],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if sampling.stop:
-        body["stop"] = list(sampling.stop)
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed % SEEDS
-    if sampling.return_tokens:
-        body |= {"logprobs": True, "return_token_ids": True}
-    return body
 
 
 async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:

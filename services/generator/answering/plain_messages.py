@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,9 @@ from services.generator.answering.stream import Chunk
 from services.generator.rollout.reconcile import ModelRepository
 
 log = logging.getLogger(__name__)
+
+Request = Callable[[Sequence[chat_pb2.HistoryMessage], Callable[[Chunk], None]], Awaitable[None]]
+"""Sends messages to a model and passes its chunks on."""
 
 # About 5 ms for the search. A longer conversation would delay other streams.
 THREAD_CHARACTERS = 8192
@@ -114,33 +117,13 @@ class PlainMessages:
             InvalidArgumentError: control tokens remain; reason CONTROL_TOKENS.
             ServiceError: of the model server.
         """
-        tokens = await self._tokens_of(version)
-        texts = [message.text for message in messages]
-        try:
-            if sum(map(len, texts)) > THREAD_CHARACTERS:
-                disarmed = await asyncio.to_thread(_disarm, tokens, texts)
-            else:
-                disarmed = _disarm(tokens, texts)
-        except ChatFormatError as error:
-            raise InvalidArgumentError(
-                error.text, reason=error.reason, field=error.field
-            ) from error
-        if [item.text for item in disarmed] == texts:
-            await self._server.answer(version, messages, sampling, on_chunk)
-            return
-        plain = [
-            chat_pb2.HistoryMessage(role=message.role, text=item.text)
-            for message, item in zip(messages, disarmed, strict=True)
-        ]
-        restorer = AnswerRestorer(merge_originals(disarmed))
 
-        def restore(chunk: Chunk) -> None:
-            text = restorer.feed(chunk.text)
-            # The chunk with the finish reason is the last one with text.
-            text += restorer.flush() if chunk.finish_reason else ""
-            on_chunk(replace(chunk, text=text))
+        async def request(
+            plain: Sequence[chat_pb2.HistoryMessage], sink: Callable[[Chunk], None]
+        ) -> None:
+            await self._server.answer(version, plain, sampling, sink)
 
-        await self._server.answer(version, plain, sampling, restore)
+        await answer_plain(await self._tokens_of(version), messages, request, on_chunk)
 
     async def _compare_tokenizer(self, version: str, directory: str) -> None:
         """Compare token ids with those that training wrote beside the tokenizer, if it did."""
@@ -167,6 +150,51 @@ class PlainMessages:
                 log.info("control tokens without files", extra=fields(version=version))
             known = self._control_tokens[version] = _Known(tokens, until)
         return known.tokens
+
+
+async def answer_plain(
+    tokens: ControlTokens,
+    messages: Sequence[chat_pb2.HistoryMessage],
+    request: Request,
+    on_chunk: Callable[[Chunk], None],
+) -> None:
+    """Request an answer to the messages without control tokens.
+
+    Args:
+        tokens: control tokens of the model.
+        messages: context, oldest message first.
+        request: sends the messages to the model.
+        on_chunk: called with each chunk, with the control tokens of the messages as people wrote
+            them.
+
+    Raises:
+        InvalidArgumentError: control tokens remain; reason CONTROL_TOKENS.
+        ServiceError: of `request`.
+    """
+    texts = [message.text for message in messages]
+    try:
+        if sum(map(len, texts)) > THREAD_CHARACTERS:
+            disarmed = await asyncio.to_thread(_disarm, tokens, texts)
+        else:
+            disarmed = _disarm(tokens, texts)
+    except ChatFormatError as error:
+        raise InvalidArgumentError(error.text, reason=error.reason, field=error.field) from error
+    if [item.text for item in disarmed] == texts:
+        await request(messages, on_chunk)
+        return
+    plain = [
+        chat_pb2.HistoryMessage(role=message.role, text=item.text)
+        for message, item in zip(messages, disarmed, strict=True)
+    ]
+    restorer = AnswerRestorer(merge_originals(disarmed))
+
+    def restore(chunk: Chunk) -> None:
+        text = restorer.feed(chunk.text)
+        # The chunk with the finish reason is the last one with text.
+        text += restorer.flush() if chunk.finish_reason else ""
+        on_chunk(replace(chunk, text=text))
+
+    await request(plain, restore)
 
 
 async def _read(directory: str) -> ControlTokens | None:

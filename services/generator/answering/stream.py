@@ -19,6 +19,11 @@ MAX_ID = 2**32 - 1
 # Rounding may leave the log-prob of a certain token slightly above 0. vLLM sends -9999 for a
 # missing value.
 ROUNDING, NO_LOG_PROB = 1e-4, -9999.0
+# An infinite count overflows, and JSON may be nested too deeply.
+PARSING_ERRORS = (
+    *(ValueError, KeyError, TypeError, IndexError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 PAUSE_GROWTH = 1.5  # factor from one message to the next
 MAX_PAUSE = 4  # upper limit, in multiples of `window_seconds`
 
@@ -64,9 +69,11 @@ def parse_line(line: bytes) -> Chunk | None:
             return Chunk(usage=counts)
         choice = body["choices"][0]
         text, ended = choice["delta"].get("content") or "", choice.get("finish_reason")
+        if not isinstance(text, str):
+            raise MalformedStreamError
         token_ids, log_probs = _tokens(choice)
         return Chunk(text, ended, counts, token_ids=token_ids, log_probs=log_probs)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except PARSING_ERRORS as error:
         raise MalformedStreamError from error
 
 

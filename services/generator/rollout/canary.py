@@ -10,6 +10,7 @@ from pathlib import Path
 from services.chassis.audit.acts import Act, calling_service
 from services.chassis.errors import DetailedError, FailedPreconditionError, InvalidArgumentError
 from services.chassis.telemetry import fields
+from services.contracts.identifiers import EXTERNAL_PREFIX
 from services.contracts.limits import field_error
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler
@@ -17,8 +18,11 @@ from services.generator.rollout.rollout import Candidate, WatchTerms
 
 log = logging.getLogger(__name__)
 
-VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+VERSION = re.compile(rf"(?!{re.escape(EXTERNAL_PREFIX)})[a-z0-9][a-z0-9._-]{{0,127}}")
+VERSION_LIMIT = (
+    "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit, "
+    f"and not with {EXTERNAL_PREFIX}"
+)
 MAX_SHARE = 0.5
 MIN_LEASE_SECONDS, MAX_LEASE_SECONDS = 10.0, 24 * 3600.0
 MAX_REASON_CHARACTERS = 500
@@ -39,7 +43,7 @@ def manifest_version(directory: Path) -> str:
     The training pipeline writes manifest.json last, so the file marks a finished model.
 
     Raises:
-        ManifestError: the manifest is missing, unreadable, or has no version.
+        ManifestError: the manifest is missing, unreadable, or has no version of a rollout.
     """
     try:
         content = json.loads((directory / MANIFEST).read_bytes())
@@ -52,6 +56,14 @@ def manifest_version(directory: Path) -> str:
     version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(version, str) or not version:
         raise ManifestError(f"{MANIFEST} names no version", field="version")
+    if version.startswith(EXTERNAL_PREFIX):
+        limit = f"not beginning with {EXTERNAL_PREFIX}"
+        raise ManifestError(
+            f"version of {MANIFEST} must be {limit}",
+            field="version",
+            reason="OUT_OF_RANGE",
+            limit=limit,
+        )
     return version
 
 

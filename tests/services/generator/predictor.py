@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -54,6 +54,11 @@ class FakePredictor:
     cut_after: int | None = None
     error_after: int | None = None
     endless_after: int | None = None
+    # Bytes after the first event instead of words and end; the last ones repeat if endless.
+    raw: list[bytes] | None = None
+    raw_is_endless: bool = False
+    reports_usage: bool = True
+    retry_after: str = "3"
     key: str = ""
     # Ids by text for /tokenize; None: no such path.
     tokens: dict[str, list[int]] | None = None
@@ -66,6 +71,7 @@ class FakePredictor:
     states: dict[str, str] = field(default_factory=dict)
     directories: dict[str, str] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     abort: asyncio.Event = field(default_factory=asyncio.Event)
     in_use: Counter[str] = field(default_factory=Counter)
@@ -159,9 +165,12 @@ class FakePredictor:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
+        self.headers.append(request.headers)
         if self.refusal is not None:
             status, content = self.refusal
-            return web.json_response(content, status=status, headers={"Retry-After": "3"})
+            return web.json_response(
+                content, status=status, headers={"Retry-After": self.retry_after}
+            )
         if body["model"] in self.refused_versions:
             return web.json_response({"error": {}}, status=500)
         if self.states.get(body["model"]) != "READY":
@@ -191,6 +200,13 @@ class FakePredictor:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(_event({"role": "assistant", "content": ""}, None))
+        if self.raw is not None:
+            for part in self.raw:
+                await response.write(part)
+            while self.raw_is_endless:
+                await response.write(self.raw[-1])
+                await asyncio.sleep(self.pace_seconds)
+            return response
         for number, word in enumerate(script):
             if number == self.silent_after:
                 await asyncio.sleep(3600)
@@ -215,6 +231,9 @@ class FakePredictor:
             self.counters.words += 1
             await asyncio.sleep(self.pace_seconds)
         await response.write(_event({}, self.finish_reason))
+        if not self.reports_usage:
+            await response.write(b"data: [DONE]\n\n")
+            return response
         usage = {"prompt_tokens": 7, "completion_tokens": len(script), "total_tokens": 0}
         await response.write(
             b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis.channel import open_channel
+from services.chassis.errors import ServiceError, from_rpc
 from services.chassis.server import serving
 from services.generator.__main__ import run_command, wiring
 from services.generator.commands import add_commands
@@ -62,6 +64,15 @@ class Stubs:
     async def roll_back(self, version: str) -> None:
         request = generator_pb2.RollBackCanaryRequest(version=version, reason="worse")
         await self.rollout.RollBackCanary(request, timeout=5)
+
+
+async def error_of(stubs: Stubs, **fields: Any) -> ServiceError:
+    """Return the error of a generation."""
+    try:
+        await stubs.generate(**fields)
+    except grpc.aio.AioRpcError as error:
+        return from_rpc(error, "generator")
+    raise AssertionError("the generation succeeded")
 
 
 def ask(

@@ -14,13 +14,20 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from infra.run.supervision.ports import HOST, free_port
-from services.chassis.errors import ServiceError, UnavailableError, from_rpc
+from services.chassis.errors import UnavailableError, from_rpc
 from services.generator.answering.engine import NO_MODEL, Timeouts
 from services.generator.answering.model_server import HttpModelServer
 from services.generator.answering.presets import Sampling
 from services.generator.rollout.reconcile import SERVER_UNAVAILABLE
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready
+from tests.services.generator.service import (
+    Stubs,
+    ask,
+    error_of,
+    generator_service,
+    text_of,
+    until_ready,
+)
 
 
 @asynccontextmanager
@@ -32,14 +39,6 @@ async def ready(root: Path, predictor: FakePredictor, **changes: Any) -> AsyncIt
     ):
         await until_ready(stubs, "v1")
         yield stubs
-
-
-async def error_of(stubs: Stubs, **fields: Any) -> ServiceError:
-    try:
-        await stubs.generate(**fields)
-    except grpc.aio.AioRpcError as error:
-        return from_rpc(error, "generator")
-    raise AssertionError("the generation succeeded")
 
 
 async def test_a_generation_yields_selected_then_text_then_finished(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ async def test_without_a_stable_directory_nothing_is_stored(tmp_path: Path) -> N
         ("[]", "version", "MISSING"),
         ("{}", "version", "MISSING"),
         ('{"version": ""}', "version", "MISSING"),
+        ('{"version": "external.rival"}', "version", "OUT_OF_RANGE"),
     ],
 )
 async def test_a_directory_without_a_finished_model_is_refused(

@@ -24,6 +24,7 @@ class Drop(StrEnum):
     BLOCKED = "blocked_by_guard"
     INCOMPLETE = "answer_incomplete"
     EMPTY = "empty_text"
+    EXTERNAL = "answer_of_external_model"
     OTHER_CONTEXT = "answer_to_another_context"
     OVER_CAP = "over_cap_of_user"
 

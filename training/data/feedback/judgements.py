@@ -4,7 +4,8 @@ The person is the user of the conversation, or a reviewer.
 
 Events are de-duplicated by event id (the first counts), the last thumb wins, retractions are
 applied, and feedback is joined with turns by message id (feedback may arrive before its turn).
-Erased turns and withheld events are removed. Every dropped event is counted with a reason.
+Erased turns, withheld events and answers of external models are removed. Every dropped event is
+counted with a reason.
 
 Thumbs on answers that did not end by themselves (token limit, user's stop, failure) are dropped,
 because they would rate the length, and such answers must not be imitated. Corrections of them count
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -28,6 +29,7 @@ from training.data.feedback.events import (
     LogPosition,
     Turn,
 )
+from training.data.feedback.external import is_untrained
 from training.data.feedback.rankings import Ranking, is_blocked, ranking_of
 from training.data.served import Served
 
@@ -94,13 +96,17 @@ Event = TypeVar("Event", bound=_LogEvent)
 
 
 def judge(
-    feedback: Iterable[Feedback], turns: Iterable[Turn], max_per_principal: int
+    feedback: Iterable[Feedback],
+    turns: Iterable[Turn],
+    max_per_principal: int,
+    trained_external: Collection[str] = (),
 ) -> tuple[list[GivenFeedback], list[Dropped]]:
     """Return judgements and rankings ordered by message id, and all dropped events.
 
     Args:
         max_per_principal: limit of rated answers and rankings per person who gave them. A hash
             selects them, so neither the first nor the last are favoured.
+        trained_external: external models whose answers may train.
     """
     dropped: list[Dropped] = []
     known = last_revisions(turns, dropped)
@@ -108,7 +114,7 @@ def judge(
     for (principal, rater, message_id), current in current_feedback(feedback, dropped).items():
         usable = by_giver[rater or principal]
         if current.ranking:
-            ranking = ranking_of(current.ranking, known)
+            ranking = ranking_of(current.ranking, known, trained_external)
             if isinstance(ranking, Ranking):
                 usable.append(_Given(ranking, [current.ranking]))
             else:
@@ -116,7 +122,7 @@ def judge(
         if not current.events():
             continue
         rated = known.get(message_id)
-        reason = _drop_reason(rated, principal)
+        reason = _drop_reason(rated, principal, trained_external)
         if rated is None or reason is not None:
             dropped += [
                 Dropped(event.event_id, reason or Drop.UNJOINED) for event in current.events()
@@ -197,7 +203,9 @@ def current_feedback(
     return dict(found)
 
 
-def _drop_reason(turn: Turn | None, principal: str) -> Drop | None:
+def _drop_reason(
+    turn: Turn | None, principal: str, trained_external: Collection[str]
+) -> Drop | None:
     """Return why all ratings of a user's turn are dropped, None if they count."""
     if turn is None:
         return Drop.UNJOINED
@@ -207,6 +215,9 @@ def _drop_reason(turn: Turn | None, principal: str) -> Drop | None:
         return Drop(turn.withheld)
     if turn.principal != principal:
         return Drop.FOREIGN
+    if is_untrained(turn.model_version, trained_external):
+        # A correction is dropped too, because it repeats the answer in large part.
+        return Drop.EXTERNAL
     if turn.cached:
         # Cached answers are written once and rated repeatedly; one sample would count as many.
         return Drop.CACHED

@@ -13,13 +13,14 @@ repetition too, and leaves a ranking of more answers, which has more information
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 from training.data.chat import Message
 from training.data.feedback.drops import Drop
 from training.data.feedback.events import Feedback, FinishReason, Turn
+from training.data.feedback.external import is_untrained
 from training.data.feedback.sources import Source
 from training.data.feedback.texts import text_key
 
@@ -67,14 +68,17 @@ class Comparison:
     users: frozenset[str]
 
 
-def ranking_of(event: Feedback, known: Mapping[str, Turn]) -> Ranking | Drop:
+def ranking_of(
+    event: Feedback, known: Mapping[str, Turn], trained_external: Collection[str] = ()
+) -> Ranking | Drop:
     """Join a ranking with its answers, or return why it is dropped.
 
-    Answers of other users, without consent, erased, cut or blocked are left out. A ranking with
-    fewer than two other answers is dropped.
+    Answers of other users, without consent, erased, cut or blocked are left out, and those of
+    external models. A ranking with fewer than two other answers is dropped.
 
     Args:
         known: last revision of each turn by message id.
+        trained_external: external models whose answers may train.
     """
     question = known.get(event.message_id)
     if question is None or (reason := _unreadable(question, event.principal)):
@@ -82,9 +86,13 @@ def ranking_of(event: Feedback, known: Mapping[str, Turn]) -> Ranking | Drop:
     answers: list[RankedText] = []
     reasons: list[Drop] = []
     for ranked in event.ranked:
-        text = ranked.text
+        text, turn = ranked.text, known.get(ranked.message_id)
+        # The version of the event counts too: a text without a stored answer has no other.
+        versions = (ranked.model_version, turn.model_version if turn else "")
+        if any(is_untrained(version, trained_external) for version in versions):
+            reasons.append(Drop.EXTERNAL)
+            continue
         if ranked.message_id:
-            turn = known.get(ranked.message_id)
             if reason := _unusable(turn, event.principal, question):
                 reasons.append(reason)
                 continue

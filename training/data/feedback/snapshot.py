@@ -49,9 +49,14 @@ ID_DIGITS = 12
 
 @dataclass(frozen=True)
 class SnapshotConfig:
-    """Settings of a snapshot. max_per_principal limits the number of judgements per user."""
+    """Settings of a snapshot.
+
+    max_per_principal limits the number of judgements per user. train_external names the external
+    models, without the prefix, whose answers may train; their licences must allow that.
+    """
 
     max_per_principal: int = 200
+    train_external: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_per_principal < 1:
@@ -139,7 +144,9 @@ def take_snapshot(
         CatalogueError, RowError, SealError: as `read_events`.
     """
     events = read_events(log, objects)
-    given, dropped = judge(events.feedback, events.turns, config.max_per_principal)
+    given, dropped = judge(
+        events.feedback, events.turns, config.max_per_principal, config.train_external
+    )
     return write_snapshot(given, dropped, config, into, code_commit, events.segments)
 
 
@@ -169,7 +176,7 @@ def write_snapshot(
     parts = [
         hash_file(partial / JUDGEMENTS),
         hash_file(partial / DROPPED),
-        json.dumps(asdict(config), sort_keys=True),
+        json.dumps(_identifying(config), sort_keys=True),
     ]
     if rankings:
         _write_lines(partial / RANKINGS, (asdict(ranking) for ranking in rankings))
@@ -191,6 +198,14 @@ def write_snapshot(
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
     return Snapshot(directory, manifest)
+
+
+def _identifying(config: SnapshotConfig) -> dict[str, Any]:
+    """Return the settings of the id. A new one that is unset keeps the ids of earlier versions."""
+    values = asdict(config)
+    if not config.train_external:
+        del values["train_external"]
+    return values
 
 
 def _report(

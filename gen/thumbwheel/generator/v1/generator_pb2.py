@@ -28,7 +28,7 @@ from thumbwheel.chat.v1 import chat_pb2 as thumbwheel_dot_chat_dot_v1_dot_chat__
 from thumbwheel.generator.v1 import sample_pb2 as thumbwheel_dot_generator_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thumbwheel/generator/v1/generator.proto\x12\x17thumbwheel.generator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dthumbwheel/chat/v1/chat.proto\x1a$thumbwheel/generator/v1/sample.proto\"\xd2\x01\n\x0fGenerateRequest\x12\x10\n\x08user_key\x18\x01 \x01(\t\x12\x34\n\x08messages\x18\x02 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12&\n\x04task\x18\x03 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.thumbwheel.chat.v1.SamplingOverrides\x12\x16\n\x0epinned_version\x18\x05 \x01(\t\"\x9c\x01\n\rGenerateEvent\x12\x35\n\x08selected\x18\x01 \x01(\x0b\x32!.thumbwheel.generator.v1.SelectedH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x35\n\x08\x66inished\x18\x03 \x01(\x0b\x32!.thumbwheel.generator.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xae\x01\n\x08Selected\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\x03 \x01(\x02\x12&\n\x04task\x18\x04 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\r\n\x05top_p\x18\x06 \x01(\x02\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\"\xae\x01\n\x08\x46inished\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12(\n\x05usage\x18\x02 \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x34\n\x06sample\x18\x03 \x01(\x0b\x32\x1f.thumbwheel.generator.v1.SampleH\x00\x88\x01\x01\x42\t\n\x07_sample\"u\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.thumbwheel.generator.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x02\"\x13\n\x11GetRolloutRequest\"\xde\x03\n\x12GetRolloutResponse\x12\x36\n\x06stable\x18\x01 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersion\x12>\n\tcandidate\x18\x02 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersionH\x00\x88\x01\x01\x12\x32\n\x0elease_end_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07history\x18\x04 \x03(\x0b\x32&.thumbwheel.generator.v1.RolloutChange\x12\x39\n\x10stale_since_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x37\n\x04halt\x18\x06 \x01(\x0b\x32$.thumbwheel.generator.v1.RolloutHaltH\x02\x88\x01\x01\x12\x39\n\x05watch\x18\x07 \x01(\x0b\x32%.thumbwheel.generator.v1.RolloutWatchH\x03\x88\x01\x01\x42\x0c\n\n_candidateB\x13\n\x11_stale_since_timeB\x07\n\x05_haltB\x08\n\x06_watch\"\xb5\x01\n\x0cRolloutWatch\x12\x38\n\x08previous\x18\x01 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersion\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x04 \x01(\t\"Y\n\x0bRolloutHalt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"h\n\rRolloutChange\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"q\n\x12StartCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x02\x12(\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13StartCanaryResponse\"O\n\x12RenewCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13RenewCanaryResponse\"7\n\x14PromoteCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x17\n\x15PromoteCanaryResponse\"8\n\x15RollBackCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x16RollBackCanaryResponse\",\n\x18GetVersionTrafficRequest\x12\x10\n\x08versions\x18\x01 \x03(\t\"V\n\x19GetVersionTrafficResponse\x12\x39\n\x08versions\x18\x01 \x03(\x0b\x32\'.thumbwheel.generator.v1.VersionTraffic\"\xfa\x03\n\x0eVersionTraffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12X\n\x12\x66irst_text_ms_bins\x18\x04 \x03(\x0b\x32<.thumbwheel.generator.v1.VersionTraffic.FirstTextMsBinsEntry\x12Y\n\x12\x61nswer_tokens_bins\x18\x05 \x03(\x0b\x32=.thumbwheel.generator.v1.VersionTraffic.AnswerTokensBinsEntry\x12W\n\x11total_tokens_bins\x18\x06 \x03(\x0b\x32<.thumbwheel.generator.v1.VersionTraffic.TotalTokensBinsEntry\x1a\x36\n\x14\x46irstTextMsBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x37\n\x15\x41nswerTokensBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x36\n\x14TotalTokensBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01*{\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x32w\n\x10GeneratorService\x12\x63\n\x08Generate\x12(.thumbwheel.generator.v1.GenerateRequest\x1a&.thumbwheel.generator.v1.GenerateEvent\"\x03\x90\x02\x02\x30\x01\x32\xc8\x05\n\x0eRolloutService\x12j\n\nGetRollout\x12*.thumbwheel.generator.v1.GetRolloutRequest\x1a+.thumbwheel.generator.v1.GetRolloutResponse\"\x03\x90\x02\x01\x12m\n\x0bStartCanary\x12+.thumbwheel.generator.v1.StartCanaryRequest\x1a,.thumbwheel.generator.v1.StartCanaryResponse\"\x03\x90\x02\x02\x12m\n\x0bRenewCanary\x12+.thumbwheel.generator.v1.RenewCanaryRequest\x1a,.thumbwheel.generator.v1.RenewCanaryResponse\"\x03\x90\x02\x02\x12s\n\rPromoteCanary\x12-.thumbwheel.generator.v1.PromoteCanaryRequest\x1a..thumbwheel.generator.v1.PromoteCanaryResponse\"\x03\x90\x02\x02\x12v\n\x0eRollBackCanary\x12..thumbwheel.generator.v1.RollBackCanaryRequest\x1a/.thumbwheel.generator.v1.RollBackCanaryResponse\"\x03\x90\x02\x02\x12\x7f\n\x11GetVersionTraffic\x12\x31.thumbwheel.generator.v1.GetVersionTrafficRequest\x1a\x32.thumbwheel.generator.v1.GetVersionTrafficResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thumbwheel/generator/v1/generator.proto\x12\x17thumbwheel.generator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dthumbwheel/chat/v1/chat.proto\x1a$thumbwheel/generator/v1/sample.proto\"\xd2\x01\n\x0fGenerateRequest\x12\x10\n\x08user_key\x18\x01 \x01(\t\x12\x34\n\x08messages\x18\x02 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12&\n\x04task\x18\x03 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.thumbwheel.chat.v1.SamplingOverrides\x12\x16\n\x0epinned_version\x18\x05 \x01(\t\"\x9c\x01\n\rGenerateEvent\x12\x35\n\x08selected\x18\x01 \x01(\x0b\x32!.thumbwheel.generator.v1.SelectedH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x35\n\x08\x66inished\x18\x03 \x01(\x0b\x32!.thumbwheel.generator.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xae\x01\n\x08Selected\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\x03 \x01(\x02\x12&\n\x04task\x18\x04 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\r\n\x05top_p\x18\x06 \x01(\x02\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\"\xae\x01\n\x08\x46inished\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12(\n\x05usage\x18\x02 \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x34\n\x06sample\x18\x03 \x01(\x0b\x32\x1f.thumbwheel.generator.v1.SampleH\x00\x88\x01\x01\x42\t\n\x07_sample\"u\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.thumbwheel.generator.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x02\"\x13\n\x11GetRolloutRequest\"\x9f\x04\n\x12GetRolloutResponse\x12\x36\n\x06stable\x18\x01 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersion\x12>\n\tcandidate\x18\x02 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersionH\x00\x88\x01\x01\x12\x32\n\x0elease_end_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07history\x18\x04 \x03(\x0b\x32&.thumbwheel.generator.v1.RolloutChange\x12\x39\n\x10stale_since_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x37\n\x04halt\x18\x06 \x01(\x0b\x32$.thumbwheel.generator.v1.RolloutHaltH\x02\x88\x01\x01\x12\x39\n\x05watch\x18\x07 \x01(\x0b\x32%.thumbwheel.generator.v1.RolloutWatchH\x03\x88\x01\x01\x12?\n\x0f\x65xternal_models\x18\x08 \x03(\x0b\x32&.thumbwheel.generator.v1.ExternalModelB\x0c\n\n_candidateB\x13\n\x11_stale_since_timeB\x07\n\x05_haltB\x08\n\x06_watch\"Y\n\rExternalModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdeveloper\x18\x02 \x01(\t\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x16\n\x0e\x65ndpoint_model\x18\x04 \x01(\t\"\xb5\x01\n\x0cRolloutWatch\x12\x38\n\x08previous\x18\x01 \x01(\x0b\x32&.thumbwheel.generator.v1.ServedVersion\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x04 \x01(\t\"Y\n\x0bRolloutHalt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"h\n\rRolloutChange\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"q\n\x12StartCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x02\x12(\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13StartCanaryResponse\"O\n\x12RenewCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13RenewCanaryResponse\"7\n\x14PromoteCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x17\n\x15PromoteCanaryResponse\"8\n\x15RollBackCanaryRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x16RollBackCanaryResponse\",\n\x18GetVersionTrafficRequest\x12\x10\n\x08versions\x18\x01 \x03(\t\"V\n\x19GetVersionTrafficResponse\x12\x39\n\x08versions\x18\x01 \x03(\x0b\x32\'.thumbwheel.generator.v1.VersionTraffic\"\xfa\x03\n\x0eVersionTraffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12X\n\x12\x66irst_text_ms_bins\x18\x04 \x03(\x0b\x32<.thumbwheel.generator.v1.VersionTraffic.FirstTextMsBinsEntry\x12Y\n\x12\x61nswer_tokens_bins\x18\x05 \x03(\x0b\x32=.thumbwheel.generator.v1.VersionTraffic.AnswerTokensBinsEntry\x12W\n\x11total_tokens_bins\x18\x06 \x03(\x0b\x32<.thumbwheel.generator.v1.VersionTraffic.TotalTokensBinsEntry\x1a\x36\n\x14\x46irstTextMsBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x37\n\x15\x41nswerTokensBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x36\n\x14TotalTokensBinsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01*{\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x32w\n\x10GeneratorService\x12\x63\n\x08Generate\x12(.thumbwheel.generator.v1.GenerateRequest\x1a&.thumbwheel.generator.v1.GenerateEvent\"\x03\x90\x02\x02\x30\x01\x32\xc8\x05\n\x0eRolloutService\x12j\n\nGetRollout\x12*.thumbwheel.generator.v1.GetRolloutRequest\x1a+.thumbwheel.generator.v1.GetRolloutResponse\"\x03\x90\x02\x01\x12m\n\x0bStartCanary\x12+.thumbwheel.generator.v1.StartCanaryRequest\x1a,.thumbwheel.generator.v1.StartCanaryResponse\"\x03\x90\x02\x02\x12m\n\x0bRenewCanary\x12+.thumbwheel.generator.v1.RenewCanaryRequest\x1a,.thumbwheel.generator.v1.RenewCanaryResponse\"\x03\x90\x02\x02\x12s\n\rPromoteCanary\x12-.thumbwheel.generator.v1.PromoteCanaryRequest\x1a..thumbwheel.generator.v1.PromoteCanaryResponse\"\x03\x90\x02\x02\x12v\n\x0eRollBackCanary\x12..thumbwheel.generator.v1.RollBackCanaryRequest\x1a/.thumbwheel.generator.v1.RollBackCanaryResponse\"\x03\x90\x02\x02\x12\x7f\n\x11GetVersionTraffic\x12\x31.thumbwheel.generator.v1.GetVersionTrafficRequest\x1a\x32.thumbwheel.generator.v1.GetVersionTrafficResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,8 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUTSERVICE'].methods_by_name['RollBackCanary']._serialized_options = b'\220\002\002'
   _globals['_ROLLOUTSERVICE'].methods_by_name['GetVersionTraffic']._loaded_options = None
   _globals['_ROLLOUTSERVICE'].methods_by_name['GetVersionTraffic']._serialized_options = b'\220\002\001'
-  _globals['_VERSIONSTATE']._serialized_start=2981
-  _globals['_VERSIONSTATE']._serialized_end=3104
+  _globals['_VERSIONSTATE']._serialized_start=3137
+  _globals['_VERSIONSTATE']._serialized_end=3260
   _globals['_GENERATEREQUEST']._serialized_start=203
   _globals['_GENERATEREQUEST']._serialized_end=413
   _globals['_GENERATEEVENT']._serialized_start=416
@@ -70,43 +70,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETROLLOUTREQUEST']._serialized_start=1047
   _globals['_GETROLLOUTREQUEST']._serialized_end=1066
   _globals['_GETROLLOUTRESPONSE']._serialized_start=1069
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1547
-  _globals['_ROLLOUTWATCH']._serialized_start=1550
-  _globals['_ROLLOUTWATCH']._serialized_end=1731
-  _globals['_ROLLOUTHALT']._serialized_start=1733
-  _globals['_ROLLOUTHALT']._serialized_end=1822
-  _globals['_ROLLOUTCHANGE']._serialized_start=1824
-  _globals['_ROLLOUTCHANGE']._serialized_end=1928
-  _globals['_STARTCANARYREQUEST']._serialized_start=1930
-  _globals['_STARTCANARYREQUEST']._serialized_end=2043
-  _globals['_STARTCANARYRESPONSE']._serialized_start=2045
-  _globals['_STARTCANARYRESPONSE']._serialized_end=2066
-  _globals['_RENEWCANARYREQUEST']._serialized_start=2068
-  _globals['_RENEWCANARYREQUEST']._serialized_end=2147
-  _globals['_RENEWCANARYRESPONSE']._serialized_start=2149
-  _globals['_RENEWCANARYRESPONSE']._serialized_end=2170
-  _globals['_PROMOTECANARYREQUEST']._serialized_start=2172
-  _globals['_PROMOTECANARYREQUEST']._serialized_end=2227
-  _globals['_PROMOTECANARYRESPONSE']._serialized_start=2229
-  _globals['_PROMOTECANARYRESPONSE']._serialized_end=2252
-  _globals['_ROLLBACKCANARYREQUEST']._serialized_start=2254
-  _globals['_ROLLBACKCANARYREQUEST']._serialized_end=2310
-  _globals['_ROLLBACKCANARYRESPONSE']._serialized_start=2312
-  _globals['_ROLLBACKCANARYRESPONSE']._serialized_end=2336
-  _globals['_GETVERSIONTRAFFICREQUEST']._serialized_start=2338
-  _globals['_GETVERSIONTRAFFICREQUEST']._serialized_end=2382
-  _globals['_GETVERSIONTRAFFICRESPONSE']._serialized_start=2384
-  _globals['_GETVERSIONTRAFFICRESPONSE']._serialized_end=2470
-  _globals['_VERSIONTRAFFIC']._serialized_start=2473
-  _globals['_VERSIONTRAFFIC']._serialized_end=2979
-  _globals['_VERSIONTRAFFIC_FIRSTTEXTMSBINSENTRY']._serialized_start=2812
-  _globals['_VERSIONTRAFFIC_FIRSTTEXTMSBINSENTRY']._serialized_end=2866
-  _globals['_VERSIONTRAFFIC_ANSWERTOKENSBINSENTRY']._serialized_start=2868
-  _globals['_VERSIONTRAFFIC_ANSWERTOKENSBINSENTRY']._serialized_end=2923
-  _globals['_VERSIONTRAFFIC_TOTALTOKENSBINSENTRY']._serialized_start=2925
-  _globals['_VERSIONTRAFFIC_TOTALTOKENSBINSENTRY']._serialized_end=2979
-  _globals['_GENERATORSERVICE']._serialized_start=3106
-  _globals['_GENERATORSERVICE']._serialized_end=3225
-  _globals['_ROLLOUTSERVICE']._serialized_start=3228
-  _globals['_ROLLOUTSERVICE']._serialized_end=3940
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1612
+  _globals['_EXTERNALMODEL']._serialized_start=1614
+  _globals['_EXTERNALMODEL']._serialized_end=1703
+  _globals['_ROLLOUTWATCH']._serialized_start=1706
+  _globals['_ROLLOUTWATCH']._serialized_end=1887
+  _globals['_ROLLOUTHALT']._serialized_start=1889
+  _globals['_ROLLOUTHALT']._serialized_end=1978
+  _globals['_ROLLOUTCHANGE']._serialized_start=1980
+  _globals['_ROLLOUTCHANGE']._serialized_end=2084
+  _globals['_STARTCANARYREQUEST']._serialized_start=2086
+  _globals['_STARTCANARYREQUEST']._serialized_end=2199
+  _globals['_STARTCANARYRESPONSE']._serialized_start=2201
+  _globals['_STARTCANARYRESPONSE']._serialized_end=2222
+  _globals['_RENEWCANARYREQUEST']._serialized_start=2224
+  _globals['_RENEWCANARYREQUEST']._serialized_end=2303
+  _globals['_RENEWCANARYRESPONSE']._serialized_start=2305
+  _globals['_RENEWCANARYRESPONSE']._serialized_end=2326
+  _globals['_PROMOTECANARYREQUEST']._serialized_start=2328
+  _globals['_PROMOTECANARYREQUEST']._serialized_end=2383
+  _globals['_PROMOTECANARYRESPONSE']._serialized_start=2385
+  _globals['_PROMOTECANARYRESPONSE']._serialized_end=2408
+  _globals['_ROLLBACKCANARYREQUEST']._serialized_start=2410
+  _globals['_ROLLBACKCANARYREQUEST']._serialized_end=2466
+  _globals['_ROLLBACKCANARYRESPONSE']._serialized_start=2468
+  _globals['_ROLLBACKCANARYRESPONSE']._serialized_end=2492
+  _globals['_GETVERSIONTRAFFICREQUEST']._serialized_start=2494
+  _globals['_GETVERSIONTRAFFICREQUEST']._serialized_end=2538
+  _globals['_GETVERSIONTRAFFICRESPONSE']._serialized_start=2540
+  _globals['_GETVERSIONTRAFFICRESPONSE']._serialized_end=2626
+  _globals['_VERSIONTRAFFIC']._serialized_start=2629
+  _globals['_VERSIONTRAFFIC']._serialized_end=3135
+  _globals['_VERSIONTRAFFIC_FIRSTTEXTMSBINSENTRY']._serialized_start=2968
+  _globals['_VERSIONTRAFFIC_FIRSTTEXTMSBINSENTRY']._serialized_end=3022
+  _globals['_VERSIONTRAFFIC_ANSWERTOKENSBINSENTRY']._serialized_start=3024
+  _globals['_VERSIONTRAFFIC_ANSWERTOKENSBINSENTRY']._serialized_end=3079
+  _globals['_VERSIONTRAFFIC_TOTALTOKENSBINSENTRY']._serialized_start=3081
+  _globals['_VERSIONTRAFFIC_TOTALTOKENSBINSENTRY']._serialized_end=3135
+  _globals['_GENERATORSERVICE']._serialized_start=3262
+  _globals['_GENERATORSERVICE']._serialized_end=3381
+  _globals['_ROLLOUTSERVICE']._serialized_start=3384
+  _globals['_ROLLOUTSERVICE']._serialized_end=4096
 # @@protoc_insertion_point(module_scope)

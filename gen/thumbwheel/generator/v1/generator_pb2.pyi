@@ -279,6 +279,7 @@ class GetRolloutResponse(_message.Message):
     STALE_SINCE_TIME_FIELD_NUMBER: _builtins.int
     HALT_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    EXTERNAL_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stable(self) -> Global___ServedVersion:
         """Version for all users without the candidate."""
@@ -311,6 +312,12 @@ class GetRolloutResponse(_message.Message):
     def watch(self) -> Global___RolloutWatch:
         """Set during the watch after a promotion."""
 
+    @_builtins.property
+    def external_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExternalModel]:
+        """Models of other providers. They are no part of the rollout: they answer only as
+        GenerateRequest.pinned_version.
+        """
+
     def __init__(
         self,
         *,
@@ -321,10 +328,11 @@ class GetRolloutResponse(_message.Message):
         stale_since_time: _timestamp_pb2.Timestamp | None = ...,
         halt: Global___RolloutHalt | None = ...,
         watch: Global___RolloutWatch | None = ...,
+        external_models: _abc.Iterable[Global___ExternalModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "_watch", b"_watch", "candidate", b"candidate", "halt", b"halt", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "_watch", b"_watch", "candidate", b"candidate", "halt", b"halt", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_halt", b"_halt", "_stale_since_time", b"_stale_since_time", "_watch", b"_watch", "candidate", b"candidate", "external_models", b"external_models", "halt", b"halt", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
     _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
@@ -344,6 +352,40 @@ class GetRolloutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__watch) -> _WhichOneofReturnType__watch | None: ...
 
 Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
+
+@_typing.final
+class ExternalModel(_message.Message):
+    """Model behind an OpenAI-compatible endpoint of another provider, which gets the texts of users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEVELOPER_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_MODEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name as a version; begins with "external."."""
+    developer: _builtins.str
+    """Developer, as set by the operator."""
+    licence: _builtins.str
+    """Licence, as set by the operator."""
+    endpoint_model: _builtins.str
+    """Name of the model at the endpoint."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        developer: _builtins.str = ...,
+        licence: _builtins.str = ...,
+        endpoint_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["developer", b"developer", "endpoint_model", b"endpoint_model", "licence", b"licence", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExternalModel: _TypeAlias = ExternalModel  # noqa: Y015
 
 @_typing.final
 class RolloutWatch(_message.Message):
@@ -468,7 +510,7 @@ class StartCanaryRequest(_message.Message):
     SHARE_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """Id of the version: 1 to 128 of a-z, 0-9, '.', '_', '-'."""
+    """Id of the version: 1 to 128 of a-z, 0-9, '.', '_', '-'; not beginning with "external."."""
     directory: _builtins.str
     """Absolute path of its model directory."""
     share: _builtins.float

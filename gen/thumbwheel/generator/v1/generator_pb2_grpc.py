@@ -51,8 +51,9 @@ class GeneratorServiceServicer:
         model server at once.
 
         Errors: NOT_FOUND (pinned_version is not served), UNAVAILABLE (reason MODEL_NOT_READY: no
-        version is ready), RESOURCE_EXHAUSTED (the queue of the model server is full), INVALID_ARGUMENT
-        (sampling is out of range, or the context is too long).
+        version is ready; EXTERNAL_MODEL_…: an external model failed), RESOURCE_EXHAUSTED (the queue of
+        the model server is full), INVALID_ARGUMENT (sampling is out of range, or the context is too
+        long).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

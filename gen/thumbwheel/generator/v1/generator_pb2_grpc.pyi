@@ -21,8 +21,9 @@ class GeneratorServiceStub:
     model server at once.
 
     Errors: NOT_FOUND (pinned_version is not served), UNAVAILABLE (reason MODEL_NOT_READY: no
-    version is ready), RESOURCE_EXHAUSTED (the queue of the model server is full), INVALID_ARGUMENT
-    (sampling is out of range, or the context is too long).
+    version is ready; EXTERNAL_MODEL_…: an external model failed), RESOURCE_EXHAUSTED (the queue of
+    the model server is full), INVALID_ARGUMENT (sampling is out of range, or the context is too
+    long).
     """
 
 class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -38,8 +39,9 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         model server at once.
 
         Errors: NOT_FOUND (pinned_version is not served), UNAVAILABLE (reason MODEL_NOT_READY: no
-        version is ready), RESOURCE_EXHAUSTED (the queue of the model server is full), INVALID_ARGUMENT
-        (sampling is out of range, or the context is too long).
+        version is ready; EXTERNAL_MODEL_…: an external model failed), RESOURCE_EXHAUSTED (the queue of
+        the model server is full), INVALID_ARGUMENT (sampling is out of range, or the context is too
+        long).
         """
 
 def add_GeneratorServiceServicer_to_server(servicer: GeneratorServiceServicer, server: _aio.Server) -> None: ...

@@ -243,12 +243,15 @@ def start(**changes: Any) -> generator_pb2.StartCanaryRequest:
     return generator_pb2.StartCanaryRequest(**(fields | changes))
 
 
-VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+VERSION_LIMIT = (
+    "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit, and not with external."
+)
 BAD: list[tuple[str, Any, str, str]] = [
     ("StartCanary", start(version=""), "version", VERSION_LIMIT),
     ("StartCanary", start(version="V2"), "version", VERSION_LIMIT),
     ("StartCanary", start(version=".."), "version", VERSION_LIMIT),
     ("StartCanary", start(version="v" * 129), "version", VERSION_LIMIT),
+    ("StartCanary", start(version="external.rival"), "version", VERSION_LIMIT),
     ("StartCanary", start(share=0), "share", "above 0 to 0.5"),
     ("StartCanary", start(share=0.51), "share", "above 0 to 0.5"),
     ("StartCanary", start(share=float("nan")), "share", "above 0 to 0.5"),
