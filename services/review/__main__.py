@@ -22,7 +22,8 @@ from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
 from services.review.access import CALLERS
 from services.review.arena.battles import BattleLimits, Battles
-from services.review.arena.leaderboard import Label, Leaderboards
+from services.review.arena.labels import Label, Labels
+from services.review.arena.leaderboard import Leaderboards
 from services.review.arena.participants import Participants
 from services.review.arena.screening import Screening
 from services.review.arena.votes import VoteRules, Votes
@@ -78,9 +79,10 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
         limits = BattleLimits(settings.battles_per_hour, settings.votes_per_day)
         # Users must not be able to predict the order of the models.
         battles = Battles(store, participants, limits, random.SystemRandom())
-        votes = Votes(battles, store, session, vote_rules(settings), relay.wake)
+        labels = Labels(own_labels(settings), generator)
+        votes = Votes(battles, store, session, labels, vote_rules(settings), relay.wake)
         leaderboards = Leaderboards(
-            SqlVoteSource(engine), labels(settings), settings.leaderboard_seconds, now_us
+            SqlVoteSource(engine), labels, settings.leaderboard_seconds, now_us
         )
         key = settings.principal_key.get_secret_value()
         screening = Periodic(
@@ -178,17 +180,14 @@ def relay_intervals(settings: ReviewSettings) -> RelayIntervals:
     )
 
 
-def labels(settings: ReviewSettings) -> Mapping[str, Label]:
-    """Return developer and licence by model."""
+def own_labels(settings: ReviewSettings) -> Mapping[str, Label]:
+    """Return developer and licence by model, as the settings name them."""
     return {model: Label(**label.model_dump()) for model, label in settings.models.items()}
 
 
 def vote_rules(settings: ReviewSettings) -> VoteRules:
     """Return the rules for votes that do not count."""
-    developers = {model: label.developer for model, label in settings.models.items()}
-    return VoteRules(
-        settings.votes_per_day, settings.least_vote_seconds, settings.family_names, developers
-    )
+    return VoteRules(settings.votes_per_day, settings.least_vote_seconds, settings.family_names)
 
 
 def rating_rules(settings: ReviewSettings) -> RatingRules:

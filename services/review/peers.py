@@ -1,7 +1,7 @@
 """Clients of session, generator and feedback."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
@@ -11,6 +11,7 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
+from services.review.arena.labels import Label
 
 
 class SessionPeer:
@@ -28,22 +29,17 @@ class SessionPeer:
 
 
 class GeneratorPeer:
-    """Implements `participants.ServedVersions` with the generator service."""
+    """Implements `participants.ServedModels` and `labels.ExternalModels` with the generator."""
 
     def __init__(self, stub: generator_pb2_grpc.RolloutServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
-    async def served_versions(self) -> Sequence[str]:
-        """Return the stable version, the candidate and the version before, if loaded.
+    async def served_models(self) -> Sequence[str]:
+        """Return stable version, candidate and version before, if loaded, and external models.
 
         The stable version is returned in every state, because it answers as soon as it is loaded.
         """
-        rollout: generator_pb2.GetRolloutResponse = await call_unary(
-            "generator",
-            self._stub.GetRollout,
-            generator_pb2.GetRolloutRequest(),
-            within_seconds=self._within_seconds,
-        )
+        rollout = await self._rollout()
         others = (rollout.candidate, rollout.watch.previous)
         return [
             rollout.stable.version,
@@ -52,7 +48,24 @@ class GeneratorPeer:
                 for other in others
                 if other.state == generator_pb2.VERSION_STATE_READY
             ),
+            *(model.name for model in rollout.external_models),
         ]
+
+    async def external_models(self) -> Mapping[str, Label]:
+        rollout = await self._rollout()
+        return {
+            model.name: Label(model.developer, model.licence, model.endpoint_model)
+            for model in rollout.external_models
+        }
+
+    async def _rollout(self) -> generator_pb2.GetRolloutResponse:
+        found: generator_pb2.GetRolloutResponse = await call_unary(
+            "generator",
+            self._stub.GetRollout,
+            generator_pb2.GetRolloutRequest(),
+            within_seconds=self._within_seconds,
+        )
+        return found
 
 
 class FeedbackPeer:

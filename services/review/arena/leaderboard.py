@@ -22,6 +22,7 @@ from human_evaluation.ranks import neighbours
 from services.chassis.threads import BoundedThreads
 from services.contracts.chat import Task
 from services.contracts.limits import field_error
+from services.review.arena.labels import Label, Labels
 from services.review.arena.pairing import Pair, PairCount
 from services.review.arena.vote_columns import VoteColumns
 
@@ -43,14 +44,6 @@ SECONDS = Histogram(
 Fingerprint = tuple[object, ...]
 # Tenant, topic, style.
 BoardKey = tuple[str, str, bool]
-
-
-@dataclass(frozen=True)
-class Label:
-    """Developer and licence of a model, as set by the operator."""
-
-    developer: str = ""
-    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Leaderboards:
 
     Args:
         source: votes and accounts.
-        labels: developer and licence by model.
+        labels: developer and licence of the models.
         least_seconds: shortest time between two computations of a leaderboard; 0: no pause.
         now_us: present time in microseconds since 1970.
     """
@@ -117,7 +110,7 @@ class Leaderboards:
     def __init__(
         self,
         source: VoteSource,
-        labels: Mapping[str, Label],
+        labels: Labels,
         least_seconds: float,
         now_us: Callable[[], int],
     ) -> None:
@@ -164,18 +157,17 @@ class Leaderboards:
     async def _compute(self, key: BoardKey) -> Leaderboard:
         tenant, topic, style = key
         kept = self._kept.get(key)
+        labels = await self._labels.read()
         # One computation at a time, because each occupies memory for its votes.
         async with self._lock:
-            fingerprint = await self._source.fingerprint(tenant)
+            fingerprint = (await self._source.fingerprint(tenant), labels)
             started = time.monotonic()
             if kept and kept.fingerprint == fingerprint:
                 board = kept.board
             else:
                 columns = await self._source.columns(tenant, topic)
                 now = self._now_us()
-                board = await self._threads.run(
-                    lambda _: rate(columns, self._labels, now, style=style)
-                )
+                board = await self._threads.run(lambda _: rate(columns, labels, now, style=style))
                 board = replace(board, topics=await self._source.topics(tenant))
                 SECONDS.observe(time.monotonic() - started)
             ended = time.monotonic()

@@ -1,4 +1,4 @@
-"""Models that take part in battles: served versions and the models of the settings."""
+"""Models that take part in battles: served versions, external models, and those of the settings."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 from services.chassis.errors import FailedPreconditionError
 
 
-class ServedVersions(Protocol):
-    """Source of the versions that answer."""
+class ServedModels(Protocol):
+    """Source of the models that answer."""
 
-    async def served_versions(self) -> Sequence[str]:
-        """Return the versions that the generator serves.
+    async def served_models(self) -> Sequence[str]:
+        """Return the versions that the generator serves, and the external models.
 
         Raises:
             ServiceError: the generator service does not answer.
@@ -27,14 +27,12 @@ class Participants:
     """Models of new battles.
 
     Args:
-        served: source of the served versions.
+        served: source of the models that answer.
         extra: further models of the settings.
         excluded: models that never take part.
     """
 
-    def __init__(
-        self, served: ServedVersions, extra: Sequence[str], excluded: Sequence[str]
-    ) -> None:
+    def __init__(self, served: ServedModels, extra: Sequence[str], excluded: Sequence[str]) -> None:
         self._served, self._extra, self._excluded = served, extra, frozenset(excluded)
 
     async def models(self) -> list[str]:
@@ -44,7 +42,7 @@ class Participants:
             TooFewModelsError: fewer than two models take part.
             ServiceError: the generator service does not answer.
         """
-        found = {*await self._served.served_versions(), *self._extra} - self._excluded
+        found = {*await self._served.served_models(), *self._extra} - self._excluded
         if len(found) < 2:
             raise TooFewModelsError(
                 f"{len(found)} model takes part in battles", limit="at least 2 models"

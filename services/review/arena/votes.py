@@ -19,10 +19,12 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import Caller
 from services.contracts.chat import Arm, FinishReason, Task
+from services.contracts.identifiers import EXTERNAL_PREFIX
 from services.contracts.limits import check_uuid, field_error, with_field
 from services.contracts.wire import FINISH_REASONS, TASKS, now_us, timestamp
 from services.review.arena.battle import Battle, Outcome, SetAside, Vote, Voter
 from services.review.arena.battles import DAY_US, Battles
+from services.review.arena.labels import Label, Labels
 from services.review.arena.self_naming import names_itself
 
 COMPLETE = (FinishReason.STOP, FinishReason.LENGTH)
@@ -91,13 +93,11 @@ class VoteRules:
         votes_per_day: votes of a user in 24 hours that count.
         least_seconds: votes sooner after the start of the later answer weigh 0.
         families: names of model families.
-        developers: developer by model name.
     """
 
     votes_per_day: int
     least_seconds: float
     families: Sequence[str]
-    developers: Mapping[str, str]
 
 
 class Votes:
@@ -108,11 +108,12 @@ class Votes:
         battles: Battles,
         store: VoteStore,
         messages: Messages,
+        labels: Labels,
         rules: VoteRules,
         wake: Callable[[], None],
     ) -> None:
         self._battles, self._store, self._messages = battles, store, messages
-        self._rules, self._wake = rules, wake
+        self._labels, self._rules, self._wake = labels, rules, wake
 
     async def vote(
         self, caller: Caller, voter: Voter, battle_id: str, ids: Sequence[str], outcome: Outcome
@@ -138,9 +139,11 @@ class Votes:
         answers = [await self._answer(battle, ids, number) for number in range(2)]
         if answers[0].parent_id != answers[1].parent_id:
             raise field_error("message_ids[1]", "an answer to the same message as message_ids[0]")
+        labels = await self._labels.read(battle.models)
         now = now_us()
         earlier = await self._store.votes_since(voter, now - DAY_US)
-        vote = self._judged(battle, answers, outcome, now, earlier)
+        set_aside = self._set_aside(battle, answers, labels)
+        vote = self._judged(answers, outcome, set_aside, now, earlier)
         counts = vote.weight > 0 and vote.set_aside is None
         event = vote_event(voter, battle, answers[0], vote) if counts else None
         stored = await self._store.add_vote(
@@ -187,9 +190,9 @@ class Votes:
 
     def _judged(
         self,
-        battle: Battle,
         answers: Sequence[chat_pb2.Message],
         outcome: Outcome,
+        set_aside: SetAside | None,
         now: int,
         earlier: int,
     ) -> Vote:
@@ -198,7 +201,7 @@ class Votes:
         return Vote(
             message_ids=(answers[0].id, answers[1].id),
             outcome=outcome,
-            set_aside=self._set_aside(battle, answers),
+            set_aside=set_aside,
             task=TASKS.get(answers[0].task, Task.UNSPECIFIED),
             weight=0.0 if is_quick or earlier >= self._rules.votes_per_day else 1.0,
             answers_us=answers_us,
@@ -206,7 +209,12 @@ class Votes:
             style=(style_of(answers[0]), style_of(answers[1])),
         )
 
-    def _set_aside(self, battle: Battle, answers: Sequence[chat_pb2.Message]) -> SetAside | None:
+    def _set_aside(
+        self,
+        battle: Battle,
+        answers: Sequence[chat_pb2.Message],
+        labels: Mapping[str, Label],
+    ) -> SetAside | None:
         reasons = [FINISH_REASONS.get(answer.finish_reason) for answer in answers]
         if any(reason not in COMPLETE for reason in reasons):
             return SetAside.INCOMPLETE
@@ -214,8 +222,12 @@ class Votes:
         if first == second:
             return SetAside.EQUAL_TEXTS
         for model, answer in zip(battle.models, answers, strict=True):
-            developer = self._rules.developers.get(model, "")
-            if names_itself(answer.text, model, developer, self._rules.families):
+            label = labels.get(model, Label())
+            names = {model.removeprefix(EXTERNAL_PREFIX), label.endpoint_model} - {""}
+            if any(
+                names_itself(answer.text, name, label.developer, self._rules.families)
+                for name in names
+            ):
                 return SetAside.NAMES_ITSELF
         return None
 

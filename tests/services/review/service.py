@@ -69,19 +69,23 @@ class FakeSession:
 
 @dataclass
 class FakeGenerator:
-    """Fake of the generator's GetRollout with a stable version and a candidate."""
+    """Fake of the generator's GetRollout: stable version, candidate, external models."""
 
     stable: str = MODELS[0]
     candidate: str = MODELS[1]
     candidate_state: int = generator_pb2.VERSION_STATE_READY
     is_down: bool = False
+    external: list[generator_pb2.ExternalModel] = field(default_factory=list)
+    calls: int = 0
 
     async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
+        self.calls += 1
         if self.is_down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         served = generator_pb2.ServedVersion
         found = generator_pb2.GetRolloutResponse(
-            stable=served(version=self.stable, state=generator_pb2.VERSION_STATE_READY)
+            stable=served(version=self.stable, state=generator_pb2.VERSION_STATE_READY),
+            external_models=self.external,
         )
         if self.candidate:
             candidate = served(version=self.candidate, state=self.candidate_state)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from thumbwheel.review.v1 import arena_pb2
 
 from services.chassis.errors import InvalidArgumentError
 from services.review.arena import leaderboard
-from services.review.arena.leaderboard import Label, Leaderboards, rate
+from services.review.arena.labels import Label, Labels
+from services.review.arena.leaderboard import Leaderboards, rate
 from services.review.arena.vote_columns import AccountColumns, VoteColumns
 from services.review.store.accounts import SqlAccountStore
 from services.review.store.database import open_database
@@ -179,6 +180,16 @@ def test_ties_count_half_and_are_shown_as_ties() -> None:
     assert board.entries[0].rating == pytest.approx(board.entries[1].rating)
 
 
+@dataclass
+class FakeModels:
+    """External models of the generator."""
+
+    models: dict[str, Label] = field(default_factory=dict)
+
+    async def external_models(self) -> dict[str, Label]:
+        return self.models
+
+
 class CountingSource:
     """Source of votes that counts its reads."""
 
@@ -198,7 +209,7 @@ class CountingSource:
 
 async def test_leaderboard_is_computed_again_only_after_a_change() -> None:
     source = CountingSource()
-    boards = Leaderboards(source, {}, 0.0, lambda: NOW_US)
+    boards = Leaderboards(source, Labels({}, FakeModels()), 0.0, lambda: NOW_US)
     first = await boards.board("acme", "", style=False)
     assert await boards.board("acme", "", style=False) is first
     source.version = 2
@@ -208,7 +219,7 @@ async def test_leaderboard_is_computed_again_only_after_a_change() -> None:
 
 async def test_leaderboard_is_kept_for_its_shortest_time() -> None:
     source = CountingSource()
-    boards = Leaderboards(source, {}, 3_600.0, lambda: NOW_US)
+    boards = Leaderboards(source, Labels({}, FakeModels()), 3_600.0, lambda: NOW_US)
     first = await boards.board("acme", "", style=False)
     source.version = 2
     assert await boards.board("acme", "", style=False) is first
@@ -231,7 +242,7 @@ class SlowSource(CountingSource):
 
 async def test_computation_continues_after_the_deadline_of_its_call() -> None:
     source = SlowSource()
-    boards = Leaderboards(source, {}, 3_600.0, lambda: NOW_US)
+    boards = Leaderboards(source, Labels({}, FakeModels()), 3_600.0, lambda: NOW_US)
     for _ in range(2):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -247,7 +258,7 @@ async def test_previous_leaderboard_is_returned_during_a_long_computation(
     monkeypatch.setattr(leaderboard, "WAIT_SECONDS", 0.05)
     source = SlowSource()
     source.is_open.set()
-    boards = Leaderboards(source, {}, 0.0, lambda: NOW_US)
+    boards = Leaderboards(source, Labels({}, FakeModels()), 0.0, lambda: NOW_US)
     first = await boards.board("acme", "", style=False)
     source.is_open.clear()
     source.version = 2
