@@ -8,7 +8,7 @@ from services.contracts.limits import field_error
 from services.gateway.http.app import ProtectedRoute, Router
 from services.gateway.http.body import read_message, to_json
 from services.gateway.http.page import NO_CONTEXT
-from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.peers.generator import GeneratorPeer, versions_of
 from services.gateway.servicer import ArenaServicer
 
 SWITCH = {"": False, "false": False, "true": True}
@@ -32,8 +32,13 @@ class ArenaApi:
         ]
 
     async def models(self, request: Request) -> Response:
-        """Return the versions that a request may name."""
-        return JSONResponse({"models": await self._generator.served_versions()})
+        """Return the versions that a request may name, and the external models of battles."""
+        rollout = await self._generator.rollout()
+        external = [
+            {"model": model.name, "developer": model.developer, "licence": model.licence}
+            for model in rollout.external_models
+        ]
+        return JSONResponse({"models": versions_of(rollout), "external": external})
 
     async def create(self, request: Request) -> Response:
         message = await read_message(request, arena_pb2.CreateBattleRequest)

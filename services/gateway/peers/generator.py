@@ -48,9 +48,7 @@ class GeneratorPeer:
 
     async def served_versions(self) -> tuple[str, ...]:
         """Return the stable version, then the candidate and the version before, if they serve."""
-        rollout = await self.rollout()
-        others = (rollout.candidate.version, rollout.watch.previous.version)
-        return tuple(version for version in (rollout.stable.version, *others) if version)
+        return versions_of(await self.rollout())
 
     async def sole_version(self) -> str:
         served = await self.served_versions()
@@ -109,3 +107,9 @@ class GeneratorPeer:
                     if reason is FinishReason.OPEN:
                         event.finished.finish_reason = chat_pb2.FINISH_REASON_STOP
                 yield event
+
+
+def versions_of(rollout: generator_pb2.GetRolloutResponse) -> tuple[str, ...]:
+    """Return the stable version, then the candidate and the version before, if they serve."""
+    others = (rollout.candidate.version, rollout.watch.previous.version)
+    return tuple(version for version in (rollout.stable.version, *others) if version)

@@ -318,6 +318,7 @@ class FakeGenerator(
         self.finish_reason = chat_pb2.FINISH_REASON_STOP
         self.sample: sample_pb2.Sample | None = SAMPLE
         self.stable, self.candidate, self.watched = STABLE, CANDIDATE, ""
+        self.external: list[generator_pb2.ExternalModel] = []
 
     async def Generate(
         self, request: Any, context: Any
@@ -358,6 +359,7 @@ class FakeGenerator(
     async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
         ready = generator_pb2.VERSION_STATE_READY
         return generator_pb2.GetRolloutResponse(
+            external_models=self.external,
             stable=generator_pb2.ServedVersion(version=self.stable, state=ready, share=0.9),
             candidate=generator_pb2.ServedVersion(version=self.candidate, state=ready, share=0.1),
             watch=generator_pb2.RolloutWatch(

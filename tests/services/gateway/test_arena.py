@@ -3,12 +3,16 @@
 from typing import Any
 
 import pytest
+from thumbwheel.generator.v1 import generator_pb2
 from thumbwheel.review.v1 import arena_pb2
 
 from services.gateway.identity.credential import Scope
 from tests.services.gateway.fakes import CANDIDATE, STABLE
 from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest, new_key
 
+EXTERNAL = generator_pb2.ExternalModel(
+    name="external.rival", developer="Example", licence="proprietary", endpoint_model="rival-2"
+)
 MESSAGES = ["018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000b"]
 
 
@@ -102,8 +106,37 @@ async def test_votes_need_the_scope_feedback_and_the_rest_chat(gateway: GatewayU
     assert allowed == {Scope.CHAT: [path for _, path, _ in calls[:3]], Scope.FEEDBACK: [vote]}
 
 
-async def test_models_are_the_served_versions(gateway: GatewayUnderTest) -> None:
-    assert await call(gateway, "GET", "/api/models") == (200, {"models": [STABLE, CANDIDATE]})
+async def test_models_are_the_served_versions_and_external_models(
+    gateway: GatewayUnderTest,
+) -> None:
+    models = [STABLE, CANDIDATE]
+    assert await call(gateway, "GET", "/api/models") == (200, {"models": models, "external": []})
+    gateway.fakes.generator.external = [EXTERNAL]
+    shown = {"model": EXTERNAL.name, "developer": "Example", "licence": "proprietary"}
+    assert await call(gateway, "GET", "/api/models") == (
+        200,
+        {"models": models, "external": [shown]},
+    )
+
+
+async def test_external_model_answers_in_battles_only(gateway: GatewayUnderTest) -> None:
+    gateway.fakes.generator.external = [EXTERNAL]
+    body = {"input": {"text": "hello"}, "model": EXTERNAL.name, "requestId": "one"}
+    status, error = await call(gateway, "POST", "/api/messages", body)
+    assert (status, error["error"]["param"]) == (404, "model")
+    assert not gateway.fakes.generator.requests
+
+    gateway.fakes.review.versions = (EXTERNAL.name, STABLE)
+    _, created = await call(gateway, "POST", "/api/arena/battles", {"requestId": "one"})
+    body["model"] = created["battle"]["models"][0]
+    async with gateway.http.post(
+        f"{gateway.url}/api/messages", json=body, headers=gateway.headers()
+    ) as response:
+        text = await response.text()
+    assert response.status == 200
+    assert EXTERNAL.name not in text
+    (asked,) = gateway.fakes.generator.requests
+    assert asked.pinned_version == EXTERNAL.name
 
 
 async def test_unavailable_review_service_is_reported(gateway: GatewayUnderTest) -> None:
