@@ -92,9 +92,10 @@ def parse(manifests: str) -> list[Object]:
     return [found for found in yaml.load_all(manifests, yaml.CSafeLoader) if found]
 
 
-def refusal(values: str, *sets: str, helm3: bool = False) -> str:
-    """Return Helm's error for these values."""
+def refusal(values: str, *sets: str, helm3: bool = False, files: Sequence[Path] = ()) -> str:
+    """Return Helm's error for these values; `files` are further files with values."""
     options = [argument for item in sets for argument in ("--set", item)]
+    options += [argument for file in files for argument in ("-f", str(file))]
     result = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *options, helm3=helm3)
     assert result.returncode != 0, "Helm accepted the values"
     return result.stderr

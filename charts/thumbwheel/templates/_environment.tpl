@@ -39,6 +39,7 @@
 {{- if eq $name "generator" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "stable_directory" (printf "/models/%s" $root.Values.models.initial)
         "reply_tokens" $root.Values.models.replyTokens) -}}
+  {{- with include "thumbwheel.externalModels" $root | fromYaml -}}{{- $_ := set $settings "external_models" . -}}{{- end -}}
 {{- end -}}
 {{- if $facts.spool -}}{{- $_ := set $settings "spool_directory" "/spool" -}}{{- end -}}
 {{- if $facts.kafka -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kafkaSettings" $stores.kafka | fromYaml) -}}{{- end -}}

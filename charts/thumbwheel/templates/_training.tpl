@@ -43,6 +43,7 @@
   {{- end -}}
 {{- end -}}
 {{- $words = concat $words (include "thumbwheel.rolloutWords" . | fromJsonArray) -}}
+{{- $words = concat $words (include "thumbwheel.externalWords" . | fromJsonArray) -}}
 {{- with $v.benchmarks.tasks -}}{{- $words = concat $words (list "--gate-tasks" (join "," .)) -}}{{- end -}}
 {{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
 {{- with .Values.models.store -}}{{- $words = concat $words (list "--model-store" .) -}}{{- end -}}

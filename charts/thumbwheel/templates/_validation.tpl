@@ -44,6 +44,7 @@
 {{- if $v.monitoring.podMonitors.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PodMonitor" "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)") }}{{- end -}}
 {{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
 {{- include "thumbwheel.validateIdentity" . -}}
+{{- include "thumbwheel.validateExternal" . -}}
 {{- end -}}
 
 {{/* Reject a corpus without settings or volumes. */}}

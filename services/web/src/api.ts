@@ -15,6 +15,7 @@ import type {
   LoopStatus,
   LoopVersion,
   MessagePage,
+  Models,
   NextItem,
   Outcome,
   ReviewAgreement,
@@ -123,9 +124,9 @@ export class Api {
     return ((await (await this.call("GET", "/api/loop/versions")).json()) as { versions: LoopVersion[] }).versions;
   }
 
-  /** Return the versions that a request may name. */
-  async models(): Promise<string[]> {
-    return ((await (await this.call("GET", "/api/models")).json()) as { models: string[] }).models;
+  /** Return the versions that a request may name, and the external models of battles. */
+  async models(): Promise<Models> {
+    return (await (await this.call("GET", "/api/models")).json()) as Models;
   }
 
   async createBattle(): Promise<Battle> {

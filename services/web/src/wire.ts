@@ -193,6 +193,18 @@ export interface Battle {
   setAside: SetAside;
 }
 
+/** Model of another provider, which gets the questions of its battles. */
+export interface ExternalModel {
+  model: string;
+  developer: string;
+  licence: string;
+}
+
+export interface Models {
+  models: string[];
+  external: ExternalModel[];
+}
+
 export interface LeaderboardEntry {
   /** 0 for a model without a rating. */
   rank: number;

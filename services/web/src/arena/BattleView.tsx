@@ -5,6 +5,7 @@ import { Composer } from "../Composer";
 import type { Battle, Outcome } from "../wire";
 import { AnswerColumns } from "./AnswerColumns";
 import { isVotable, isWriting, OUTCOMES, stateOf } from "./columns";
+import { noticeOf } from "./external";
 import { useColumns } from "./useColumns";
 
 export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
@@ -12,6 +13,8 @@ export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
   const [battle, setBattle] = useState<Battle | null>(null);
   const [calling, setCalling] = useState(false);
   const [problem, setProblem] = useState("");
+  // Null until known: no question is sent before the notice can be read.
+  const [notice, setNotice] = useState<string | null>(null);
   const next = useRef<HTMLButtonElement>(null);
   const revealed = (battle?.modelVersions.length ?? 0) > 0;
   const begun = columns.ids.some((id) => id !== "");
@@ -19,6 +22,17 @@ export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
   useEffect(() => {
     if (revealed) next.current?.focus();
   }, [revealed]);
+
+  useEffect(() => {
+    let gone = false;
+    api.models().then(
+      ({ external }) => !gone && setNotice(noticeOf(external)),
+      (error: unknown) => !gone && setProblem(problemOf(error)),
+    );
+    return () => {
+      gone = true;
+    };
+  }, [api]);
 
   async function start(text: string, asTyped: boolean): Promise<boolean> {
     setProblem("");
@@ -63,6 +77,7 @@ export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
         <div className="welcome">
           <h1>Which answer is better?</h1>
           <p>Two models answer your question. Their names are shown after your vote.</p>
+          {notice && <p className="quiet">{notice}</p>}
         </div>
       )}
       {battle && (begun || columns.problems.some(Boolean)) && <AnswerColumns columns={columns} titles={titles} />}
@@ -90,7 +105,7 @@ export function BattleView({ api, mayVote }: { api: Api; mayVote: boolean }) {
         </div>
       )}
       {problem && <p className="problem" role="alert">{problem}</p>}
-      {!begun && <Composer busy={busy || calling} canStop={false} send={start} stop={() => undefined} />}
+      {!begun && notice !== null && <Composer busy={busy || calling} canStop={false} send={start} stop={() => undefined} />}
     </>
   );
 }

@@ -19,8 +19,8 @@ export function SideBySide({ api }: { api: Api }) {
     api.models().then(
       (found) => {
         if (gone) return;
-        setModels(found);
-        setChosen(found);
+        setModels(found.models);
+        setChosen(found.models);
       },
       (error: unknown) => !gone && setProblem(problemOf(error)),
     );
