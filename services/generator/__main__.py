@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2_grpc
 
@@ -85,32 +86,19 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         running_generations = RunningGenerations()
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)
-        feedback = feedback_pb2_grpc.FeedbackLogServiceStub(feedback_channel)
-        watch = VersionWatch(
-            current,
-            traffic,
-            FeedbackPeer(feedback.GetVersionFeedback, settings.feedback_seconds),
-            # Unique also for a restarted process of the same pod.
-            f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
-            settings.watch_poll_seconds,
-            RowsConfig() if terms.is_on else None,
-        )
+        watch = create_watch(settings, current, traffic, feedback_channel, terms)
         plain_server = PlainMessages(server, current.directory_of)
+        reconciler = Reconciler(current, plain_server, running_generations, intervals)
         external = settings.external()
         endpoints = {
             model.name: ExternalEndpoint(external_http, model, timeouts) for model in external
         }
-        reconciler = Reconciler(current, plain_server, running_generations, intervals)
-        engine = Engine(
+        engine = await create_engine(
+            settings,
             Router(current, reconciler, endpoints),
             ExternalModels(plain_server, endpoints),
             running_generations,
             traffic,
-            await asyncio.to_thread(settings.task_presets),
-            settings.reply_tokens,
-            settings.coalesce_seconds,
-            settings.served_samples,
-            {model.name: model.max_tokens for model in external},
         )
         canary_controller = CanaryController(current, reconciler, settings.load_seconds, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
@@ -131,6 +119,51 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             )
             for task in tasks:
                 task.cancel()
+
+
+def create_watch(
+    settings: GeneratorSettings,
+    current: CurrentRollout,
+    traffic: TrafficCounter,
+    feedback_channel: grpc.aio.Channel,
+    terms: WatchTerms,
+) -> VersionWatch:
+    """Create the watch after promotions, owned by this process."""
+    feedback = feedback_pb2_grpc.FeedbackLogServiceStub(feedback_channel)
+    return VersionWatch(
+        current,
+        traffic,
+        FeedbackPeer(feedback.GetVersionFeedback, settings.feedback_seconds),
+        # Unique also for a restarted process of the same pod.
+        f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+        settings.watch_poll_seconds,
+        RowsConfig() if terms.is_on else None,
+    )
+
+
+async def create_engine(
+    settings: GeneratorSettings,
+    router: Router,
+    server: ExternalModels,
+    running: RunningGenerations,
+    traffic: TrafficCounter,
+) -> Engine:
+    """Create the engine with the presets and limits of the settings.
+
+    Raises:
+        PresetError: the file of the presets is invalid.
+    """
+    return Engine(
+        router,
+        server,
+        running,
+        traffic,
+        await asyncio.to_thread(settings.task_presets),
+        settings.reply_tokens,
+        settings.coalesce_seconds,
+        settings.served_samples,
+        {model.name: model.max_tokens for model in settings.external()},
+    )
 
 
 def open_http(connect_seconds: float, key: str) -> aiohttp.ClientSession:

@@ -211,7 +211,7 @@ class ExternalModels:
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
-        """Implement `ChatServer.answer`."""
+        """Implement `ChatServer.answer` for external models and versions."""
         if endpoint := self._endpoints.get(version):
             await endpoint.answer(messages, sampling, on_chunk)
         else:
