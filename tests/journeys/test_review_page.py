@@ -2,20 +2,16 @@
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
-from thumbwheel.review.v1 import review_pb2, review_pb2_grpc
 
+from services.chassis.identity import Caller
 from tests.journeys.browser import SIZES, opened
 from tests.journeys.client import Client
+from tests.journeys.drawn_items import add_item
 from tests.journeys.stack import Stack
-from tests.services.review.service import drawn_item
-from training.service_channel import ServiceChannel
-from training.service_identity import FOLDER, OPERATOR, ServiceIdentity
 
 SCALES = ("Correctness", "Helpfulness", "Clarity", "Safety")
 SCOPES = "chat,feedback,account,review"
@@ -34,28 +30,9 @@ CLICKS = """async (pairs) => {
 
 
 @pytest.fixture
-def tenant() -> str:
-    return f"reviews-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def items(stack: Stack) -> Iterator[Any]:
-    """Stub of the internal API that adds items."""
-    operator = ServiceIdentity(OPERATOR, stack.state / FOLDER / f"{OPERATOR}.key")
-    target = f"127.0.0.1:{stack.ports['review']}"
-    with closing(ServiceChannel(target, "review", None, operator)) as channel:
-        yield review_pb2_grpc.ReviewItemServiceStub(channel.current())
-
-
-def add_items(items: Any, tenant: str, questions: Sequence[str], *answers: str) -> list[str]:
-    """Add an item for each question; return their ids."""
-    owner = (("x-tw-tenant", tenant), ("x-tw-user", "owner"))
-    drawn = [drawn_item(*answers, owner=owner) for _ in questions]
-    for each, question in zip(drawn, questions, strict=True):
-        each.item.context[0].text = question
-    added = items.AddItems(review_pb2.AddItemsRequest(items=drawn), timeout=10).added
-    assert added == len(questions)
-    return [each.item.item_id for each in drawn]
+def owner() -> Caller:
+    """User of the judged conversations, in a tenant of the test's own."""
+    return Caller(f"reviews-{uuid.uuid4().hex[:8]}", "owner")
 
 
 def letters(page: Page, *texts: str) -> list[str]:
@@ -136,10 +113,11 @@ def judge_queue(page: Page, count: int, right_score: int, wrong_score: int, *, e
 
 
 def test_disagreement_of_two_raters_is_resolved_by_a_third(
-    stack: Stack, browser: Browser, items: Any, tenant: str
+    stack: Stack, browser: Browser, owner: Caller
 ) -> None:
-    add_items(items, tenant, QUESTIONS, "right", "wrong")
-    keys = stack.make_keys("rater", 3, tenant, SCOPES)
+    for question in QUESTIONS:
+        add_item(stack, owner, "right", "wrong", question=question)
+    keys = stack.make_keys("rater", 3, owner.tenant, SCOPES)
     addresses = [f"/review.html#key={key}" for key in keys]
     size = SIZES["desktop"]
 
@@ -203,10 +181,10 @@ def row_of(table: Locator, name: str) -> Locator:
 
 
 def test_item_on_a_phone_is_skipped_or_was_completed_by_others(
-    stack: Stack, browser: Browser, items: Any, tenant: str
+    stack: Stack, browser: Browser, owner: Caller
 ) -> None:
-    item_ids = add_items(items, tenant, QUESTIONS[:2], "right", "wrong", "odd")
-    first, second, third = stack.make_keys("rater", 3, tenant, SCOPES)
+    item_ids = [add_item(stack, owner, "right", "wrong", "odd") for _ in range(2)]
+    first, second, third = stack.make_keys("rater", 3, owner.tenant, SCOPES)
     others = [Client(stack.http, second), Client(stack.http, third)]
     refused = [EMPTY_QUEUE, (409, "")]
     with opened(browser, stack, SIZES["phone"], f"/#key={first}", refused) as page:
