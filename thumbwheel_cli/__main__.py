@@ -55,7 +55,7 @@ class Command:
 
 
 EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "training"
-OPERATE = "infra.run.operate"
+OPERATE, REVIEWS = "infra.run.operate", "infra.run.reviews"
 WITH_TRAINING = ("services", "predictor", "training")
 COMMANDS = {
     "up": Command(
@@ -158,9 +158,19 @@ COMMANDS = {
     "models forget": Command(
         "apply erasures to training data", TRAINING, ("forget",), ("training",)
     ),
-    "review draw": Command("draw stored answers for reviewers", TRAINING, ("draw",), ("training",)),
+    "review draw": Command(
+        "draw stored answers for reviewers",
+        REVIEWS,
+        ("draw",),
+        ("training",),
+        image_module=TRAINING,
+    ),
     "review export": Command(
-        "write complete reviews for evaluations", TRAINING, ("export",), ("training",)
+        "write complete reviews for evaluations",
+        REVIEWS,
+        ("export",),
+        ("training",),
+        image_module=TRAINING,
     ),
     "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(

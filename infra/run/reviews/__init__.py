@@ -1,0 +1,1 @@
+"""Commands on reviews against a running system."""
