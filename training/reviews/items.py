@@ -14,7 +14,7 @@ from training.reviews.rules import Candidate, Rule
 
 # uuid5(NAMESPACE_URL, "urn:thumbwheel:review-items"). Must never change: after a change of the
 # namespace all items would be drawn again.
-ITEM_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:thumbwheel:review-items")
+ITEM_NAMESPACE = uuid.UUID("2485287a-2a94-5a39-ae43-cb523e1b581b")
 ANSWER_IDS = "abcdef"
 # Limits of the review service.
 MAX_CONTEXT_MESSAGES = 200
