@@ -169,7 +169,9 @@ class FakePredictor:
         if self.refusal is not None:
             status, content = self.refusal
             return web.json_response(
-                content, status=status, headers={"Retry-After": self.retry_after}
+                content,
+                status=status,
+                headers={"Retry-After": self.retry_after, "Location": "/elsewhere"},
             )
         if body["model"] in self.refused_versions:
             return web.json_response({"error": {}}, status=500)
