@@ -146,6 +146,12 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         "--texts", metavar="NAME or DIR", help="gate's texts and anchors: nano, small, or a folder"
     )
     _describe_stores(command)
+    command.add_argument(
+        "--review",
+        default="",
+        metavar="HOST:PORT",
+        help="the review service, whose accounts in quarantine train nothing (default: none)",
+    )
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     command.add_argument(
         "--patience",
@@ -204,6 +210,7 @@ def _run_once(options: argparse.Namespace) -> int:
     from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
     from training.model_store.pruning import prune_versions
     from training.remote import FeedbackLog, RolloutClient
+    from training.reviews.client import quarantined_accounts
 
     with ExitStack() as stack:
         stack.enter_context(
@@ -237,6 +244,7 @@ def _run_once(options: argparse.Namespace) -> int:
             halt_reason=lambda: watch.reason if watch else None,
             judge=judge_from(os.environ),
             store=_store(options),
+            quarantined=lambda: quarantined_accounts(options.review, tls, options.patience, signer),
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)

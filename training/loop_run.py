@@ -6,7 +6,7 @@ A run begins with a snapshot of the feedback, which later calls reopen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -79,7 +79,7 @@ class LoopEnvironment:
 
     Without a rollout, the run ends after the gate. `halt_reason` returns the reason of the halt,
     else None. `judge` is the operator's judge, beside the second reward model. Candidates are also
-    written to `store`.
+    written to `store`. `quarantined` returns the accounts whose feedback trains nothing.
     """
 
     state: Path
@@ -92,6 +92,7 @@ class LoopEnvironment:
     halt_reason: Callable[[], str | None] = lambda: None
     judge: Judge | None = None
     store: ModelBucket | None = None
+    quarantined: Callable[[], Collection[str]] = frozenset
 
     @property
     def loop_directory(self) -> Path:
@@ -150,8 +151,9 @@ def begin(
     last = runs.last(name)
     reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with reporter.step("snapshot") as step:
+        held = env.quarantined()
         snapshot = take_snapshot(
-            env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
+            env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit, held
         )
         sets = _make_sets(snapshot, config)
         rankings = f"{snapshot.rankings} votes and rankings, " if snapshot.rankings else ""

@@ -138,7 +138,7 @@ def review_servicers(
         Registration(
             ITEMS_NAME,
             review_pb2_grpc.add_ReviewItemServiceServicer_to_server,
-            ReviewItemServicer(items),
+            ReviewItemServicer(items, SqlAccountStore(engine)),
         ),
     ]
     return registrations, Periodic("expiry", settings.expiry_seconds, items.expire)

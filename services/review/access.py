@@ -23,5 +23,6 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.review.v1.ReviewService.GetAgreement": GATEWAY,
     "thumbwheel.review.v1.ReviewItemService.AddItems": TRAINING,
     "thumbwheel.review.v1.ReviewItemService.RemoveItems": TRAINING,
+    "thumbwheel.review.v1.ReviewItemService.ListQuarantinedAccounts": TRAINING,
     "thumbwheel.review.v1.ReviewItemService.ListReviews": TRAINING,
 }

@@ -14,6 +14,7 @@ from services.contracts.limits import field_error
 from services.review.arena.battle import Voter
 from services.review.arena.battles import Battles
 from services.review.arena.leaderboard import Leaderboards
+from services.review.arena.screening import AccountStore
 from services.review.arena.votes import Votes
 from services.review.reviewing.agreement import Agreements
 from services.review.reviewing.item import Item, Reviewer
@@ -36,6 +37,7 @@ ARENA_NAME = "thumbwheel.review.v1.ArenaService"
 MODELS_NAME = "thumbwheel.review.v1.BattleModelService"
 REVIEWS_NAME = "thumbwheel.review.v1.ReviewService"
 ITEMS_NAME = "thumbwheel.review.v1.ReviewItemService"
+PAGE_ACCOUNTS = 1_000
 
 
 class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
@@ -153,8 +155,8 @@ class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):
 class ReviewItemServicer(review_pb2_grpc.ReviewItemServiceServicer):
     """Implementation of ReviewItemService in proto/thumbwheel/review/v1."""
 
-    def __init__(self, items: Items) -> None:
-        self._items = items
+    def __init__(self, items: Items, accounts: AccountStore) -> None:
+        self._items, self._accounts = items, accounts
 
     async def AddItems(
         self, request: review_pb2.AddItemsRequest, context: Any
@@ -169,6 +171,15 @@ class ReviewItemServicer(review_pb2_grpc.ReviewItemServiceServicer):
     ) -> review_pb2.RemoveItemsResponse:
         removed = await self._items.remove(request.principals, request.item_ids)
         return review_pb2.RemoveItemsResponse(removed=removed)
+
+    async def ListQuarantinedAccounts(
+        self, request: review_pb2.ListQuarantinedAccountsRequest, context: Any
+    ) -> review_pb2.ListQuarantinedAccountsResponse:
+        if "\0" in request.page_token:
+            raise field_error("page_token", "without U+0000")
+        found = await self._accounts.quarantined_after(request.page_token, PAGE_ACCOUNTS)
+        token = found[-1] if len(found) == PAGE_ACCOUNTS else ""
+        return review_pb2.ListQuarantinedAccountsResponse(principals=found, next_page_token=token)
 
     async def ListReviews(
         self, request: review_pb2.ListReviewsRequest, context: Any

@@ -78,6 +78,7 @@ def test_training_accepts_its_arguments(values: str) -> None:
     assert options.patience == 120
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
+    assert options.review.endswith("-review:50058")
     expected = ((4, None), 1, 0.1, 14400) if values == RAY else ((1, None), 0, None, None)
     assert (
         options.workers,
@@ -467,7 +468,7 @@ def test_only_the_head_of_the_ray_pods_reaches_the_services() -> None:
         "ray-submitter",
         "kuberay-operator",
     }
-    assert {"feedback", "generator", "training", "ray-worker"} == peers(
+    assert {"feedback", "generator", "review", "training", "ray-worker"} == peers(
         found["training"]["egress"], "to"
     )
     for way, key in (("ingress", "from"), ("egress", "to")):
@@ -488,7 +489,7 @@ def test_the_launcher_reaches_only_the_api_server() -> None:
 
 def test_a_run_in_an_evaluation_reaches_s3_without_open_egress() -> None:
     found = policies(*EVALUATION, "ray.mode=job")
-    assert peers(found["training"]["egress"], "to") == {"feedback", "generator", "s3"}
+    assert peers(found["training"]["egress"], "to") == {"feedback", "generator", "review", "s3"}
     assert {} not in found["training"]["egress"]
     assert "training" in peers(found["s3"]["ingress"], "from")
     assert "training" not in peers(found["kafka"]["ingress"], "from")

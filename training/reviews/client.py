@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
+import grpc
 from thumbwheel.review.v1 import review_pb2, review_pb2_grpc
 
-from training.service_channel import ServiceChannel, TlsFiles, translated
+from training.service_channel import RemoteError, ServiceChannel, TlsFiles, translated
 from training.service_identity import ServiceIdentity
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 20.0
 MAX_REMOVED = 1_000  # limit of RemoveItems, for each of its lists
@@ -57,6 +62,17 @@ class ReviewItems:
             if not token:
                 return
 
+    def quarantined(self) -> frozenset[str]:
+        """Return the accounts in quarantine, as principals."""
+        found: list[str] = []
+        token = ""
+        while True:
+            reply = self._quarantined_page(token)
+            found += reply.principals
+            token = reply.next_page_token
+            if not token:
+                return frozenset(found)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -68,6 +84,10 @@ class ReviewItems:
         request = review_pb2.ListReviewsRequest(page_token=token)
         return self._call(lambda: self._stub.ListReviews(request, timeout=CALL_SECONDS))
 
+    def _quarantined_page(self, token: str) -> Any:
+        request = review_pb2.ListQuarantinedAccountsRequest(page_token=token)
+        return self._call(lambda: self._stub.ListQuarantinedAccounts(request, timeout=CALL_SECONDS))
+
     @property
     def _stub(self) -> Any:
         # The generated types only know grpc.aio; training uses blocking calls.
@@ -75,3 +95,23 @@ class ReviewItems:
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return translated("review", self._target, self._patience_seconds, call)
+
+
+def quarantined_accounts(
+    target: str, tls: TlsFiles | None, timeout_seconds: float, identity: ServiceIdentity | None
+) -> frozenset[str]:
+    """Return the accounts in quarantine; none without a target or with an earlier service.
+
+    Raises:
+        RemoteError: the service is unavailable or refuses the call.
+    """
+    if not target:
+        return frozenset()
+    with closing(ReviewItems(target, tls, timeout_seconds, identity)) as review:
+        try:
+            return review.quarantined()
+        except RemoteError as error:
+            if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
+                raise
+            log.warning("review does not know ListQuarantinedAccounts: no account is left out")
+            return frozenset()

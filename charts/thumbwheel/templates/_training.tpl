@@ -24,7 +24,7 @@
 {{- $v := .Values.training -}}{{- $known := include "thumbwheel.known" . | fromYaml -}}
 {{- $recipe := include "thumbwheel.recipe" . -}}
 {{- $words := list "training" "loop" "--recipe" $recipe "--state" "/" "--scheduled" "--patience" "2m" -}}
-{{- range list "feedback" "generator" -}}
+{{- range list "feedback" "generator" "review" -}}
   {{- $words = concat $words (list (printf "--%s" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $ .)) (index $known .).port)) -}}
 {{- end -}}
 {{- range $name, $value := $v.canary -}}

@@ -192,7 +192,7 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
             str(layout.state),
         ),
         *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
-        *canary,
+        *(canary or ("--review", layout.target("review"))),
     ]
 
 

@@ -56,6 +56,9 @@ class AccountStore(Protocol):
     async def set_weights(self, tenant: str, weights: Mapping[str, float]) -> None:
         """Store the trust in accounts by principal."""
 
+    async def quarantined_after(self, principal: str, most: int) -> Sequence[str]:
+        """Return accounts in quarantine that follow a principal in alphabetical order."""
+
     async def quarantine_found(self, suspicions: Sequence[Suspicion]) -> Sequence[Suspicion]:
         """Quarantine accounts that are neither quarantined nor released; return those."""
 

@@ -92,6 +92,17 @@ class SqlAccountStore:
             rows = await connection.execute(statement)
             return [Account(**row) for row in rows.mappings()]
 
+    async def quarantined_after(self, principal: str, most: int) -> list[str]:
+        """Return accounts in quarantine that follow a principal in alphabetical order."""
+        statement = (
+            select(accounts.c.principal)
+            .where(accounts.c.quarantined.is_(True), accounts.c.principal > principal)
+            .order_by(accounts.c.principal)
+            .limit(most)
+        )
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(statement)).scalars())
+
     async def audit_records(self, since_us: int) -> list[Mapping[str, Any]]:
         """Return the records of the audit log since a time, oldest first."""
         async with transaction(self._engine) as connection:

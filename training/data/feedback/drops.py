@@ -27,6 +27,7 @@ class Drop(StrEnum):
     EXTERNAL = "answer_of_external_model"
     OTHER_CONTEXT = "answer_to_another_context"
     OVER_CAP = "over_cap_of_user"
+    QUARANTINED = "account_in_quarantine"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def judge(
     turns: Iterable[Turn],
     max_per_principal: int,
     trained_external: Collection[str] = (),
+    quarantined: Collection[str] = (),
 ) -> tuple[list[GivenFeedback], list[Dropped]]:
     """Return judgements and rankings ordered by message id, and all dropped events.
 
@@ -107,12 +108,17 @@ def judge(
         max_per_principal: limit of rated answers and rankings per person who gave them. A hash
             selects them, so neither the first nor the last are favoured.
         trained_external: external models whose answers may train.
+        quarantined: accounts whose feedback is left out until a person decides.
     """
     dropped: list[Dropped] = []
     known = last_revisions(turns, dropped)
     by_giver: dict[str, list[_Given]] = defaultdict(list)
     for (principal, rater, message_id), current in current_feedback(feedback, dropped).items():
         usable = by_giver[rater or principal]
+        if (rater or principal) in quarantined:
+            events = [*current.events(), *([current.ranking] if current.ranking else [])]
+            dropped += [Dropped(event.event_id, Drop.QUARANTINED) for event in events]
+            continue
         if current.ranking:
             ranking = ranking_of(current.ranking, known, trained_external)
             if isinstance(ranking, Ranking):

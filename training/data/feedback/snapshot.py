@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,16 +136,28 @@ def read_events(log: Log, objects: Objects) -> LogEvents:
 
 
 def take_snapshot(
-    log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
+    log: Log,
+    objects: Objects,
+    config: SnapshotConfig,
+    into: Path,
+    code_commit: str,
+    quarantined: Collection[str] = (),
 ) -> Snapshot:
     """Read all committed, readable data and write the snapshot to `into`/<id> unless present.
+
+    Args:
+        quarantined: accounts whose feedback is left out.
 
     Raises:
         CatalogueError, RowError, SealError: as `read_events`.
     """
     events = read_events(log, objects)
     given, dropped = judge(
-        events.feedback, events.turns, config.max_per_principal, config.train_external
+        events.feedback,
+        events.turns,
+        config.max_per_principal,
+        config.train_external,
+        quarantined,
     )
     return write_snapshot(given, dropped, config, into, code_commit, events.segments)
 

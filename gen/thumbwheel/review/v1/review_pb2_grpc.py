@@ -363,6 +363,11 @@ class ReviewItemServiceStub:
                 request_serializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsResponse.FromString,
                 _registered_method=True)
+        self.ListQuarantinedAccounts = channel.unary_unary(
+                '/thumbwheel.review.v1.ReviewItemService/ListQuarantinedAccounts',
+                request_serializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsResponse.FromString,
+                _registered_method=True)
         self.ListReviews = channel.unary_unary(
                 '/thumbwheel.review.v1.ReviewItemService/ListReviews',
                 request_serializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.ListReviewsRequest.SerializeToString,
@@ -390,6 +395,13 @@ class ReviewItemServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuarantinedAccounts(self, request, context):
+        """Lists the accounts of all tenants that are in quarantine. Feedback of these trains nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListReviews(self, request, context):
         """Lists items that have reviews, oldest first, for export.
         """
@@ -409,6 +421,11 @@ def add_ReviewItemServiceServicer_to_server(servicer, server):
                     servicer.RemoveItems,
                     request_deserializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsRequest.FromString,
                     response_serializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsResponse.SerializeToString,
+            ),
+            'ListQuarantinedAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantinedAccounts,
+                    request_deserializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsRequest.FromString,
+                    response_serializer=thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsResponse.SerializeToString,
             ),
             'ListReviews': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReviews,
@@ -471,6 +488,33 @@ class ReviewItemService:
             '/thumbwheel.review.v1.ReviewItemService/RemoveItems',
             thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsRequest.SerializeToString,
             thumbwheel_dot_review_dot_v1_dot_review__pb2.RemoveItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantinedAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.review.v1.ReviewItemService/ListQuarantinedAccounts',
+            thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsRequest.SerializeToString,
+            thumbwheel_dot_review_dot_v1_dot_review__pb2.ListQuarantinedAccountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -140,6 +140,8 @@ class ReviewItemServiceStub:
     """Removes the items of users that withdrew consent or erased their data, and items of deleted
     conversations, with all reviews.
     """
+    ListQuarantinedAccounts: _aio.UnaryUnaryMultiCallable[_review_pb2.ListQuarantinedAccountsRequest, _review_pb2.ListQuarantinedAccountsResponse]
+    """Lists the accounts of all tenants that are in quarantine. Feedback of these trains nothing."""
     ListReviews: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReviewsRequest, _review_pb2.ListReviewsResponse]
     """Lists items that have reviews, oldest first, for export."""
 
@@ -165,6 +167,14 @@ class ReviewItemServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes the items of users that withdrew consent or erased their data, and items of deleted
         conversations, with all reviews.
         """
+
+    @_abc_1.abstractmethod
+    def ListQuarantinedAccounts(
+        self,
+        request: _review_pb2.ListQuarantinedAccountsRequest,
+        context: _aio.ServicerContext[_review_pb2.ListQuarantinedAccountsRequest, _abc.Awaitable[_review_pb2.ListQuarantinedAccountsResponse]],
+    ) -> _abc.Awaitable[_review_pb2.ListQuarantinedAccountsResponse]:
+        """Lists the accounts of all tenants that are in quarantine. Feedback of these trains nothing."""
 
     @_abc_1.abstractmethod
     def ListReviews(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from tests.training.feedback_log import FeedbackLog, uid
+from tests.training.feedback_log import FeedbackLog, principal_of, uid
 from training.artifacts.manifest import ManifestError
 from training.data.feedback.catalogue import CatalogueError, Directory, Segment
 from training.data.feedback.judgements import Judgement
@@ -140,6 +140,23 @@ def test_feedback_on_another_users_answer_is_dropped(log: FeedbackLog, store: Pa
     log.turn("a", "ann", "hi", "hello")
     log.thumb("a", "bob", False)
     assert dropped(snapshot_of(log, store)) == {"rated_by_another_user": 1}
+
+
+def test_feedback_of_accounts_in_quarantine_is_left_out(log: FeedbackLog, store: Path) -> None:
+    """The account stays the author of the answers, and comes back with the release."""
+    for user in ("ann", "eve"):
+        log.turn(user, user, f"question of {user}", "hello")
+        log.thumb(user, user, False)
+        log.correct(user, user, "a better answer")
+    free = snapshot_of(log, store)
+    ann, eve = map(principal_of, ("ann", "eve"))
+    config, into = SnapshotConfig(max_per_principal=100), store.parent / "snapshots"
+    held = take_snapshot(log, Directory(store), config, into, "commit", {eve, "unknown"})
+    assert {one.principal for one in read_judgements(held)} == {ann}
+    assert dropped(held) == {"account_in_quarantine": 2}
+    assert {one.principal for one in read_judgements(free)} == {ann, eve}
+    assert held.id != free.id
+    assert take_snapshot(log, Directory(store), config, into, "commit").id == free.id
 
 
 def test_judgements_per_user_are_capped(log: FeedbackLog, store: Path) -> None:
