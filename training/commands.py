@@ -146,12 +146,6 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         "--texts", metavar="NAME or DIR", help="gate's texts and anchors: nano, small, or a folder"
     )
     _describe_stores(command)
-    command.add_argument(
-        "--review",
-        default="",
-        metavar="HOST:PORT",
-        help="the review service, whose accounts in quarantine train nothing (default: none)",
-    )
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     command.add_argument(
         "--patience",
@@ -185,6 +179,12 @@ def _describe_stores(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="after a run remove old versions except the newest N and those in use",
+    )
+    command.add_argument(
+        "--review",
+        default="",
+        metavar="HOST:PORT",
+        help="the review service, whose accounts in quarantine train nothing (default: none)",
     )
 
 
@@ -260,8 +260,9 @@ def _run_once(options: argparse.Namespace) -> int:
             return 1  # the service may be available again in the next run
         if options.keep_versions is not None:
             view = rollout.view() if rollout else None
-            keep = options.keep_versions
-            prune_versions(env.runs, env.registry, view, env.store, keep, display.say)
+            prune_versions(
+                env.runs, env.registry, view, env.store, options.keep_versions, display.say
+            )
     return 0
 
 

@@ -91,7 +91,8 @@ TRAINING_LAYERS = (
     ("loop_run", "remote"),
     ("loop",),
     ("data_commands",),
-    ("commands", "reviews"),
+    ("reviews",),
+    ("commands",),
     ("__main__",),
 )
 # Two adjacent words of a sentence.

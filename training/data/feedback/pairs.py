@@ -186,8 +186,7 @@ def make_pairs(
     """
     up, thumbs = _count(answer for question in questions for answer in question.answers)
     share_up = up / thumbs if thumbs else 0.5
-    given = amounts_of_feedback(questions)
-    rng = random.Random(seed)
+    given, rng = amounts_of_feedback(questions), random.Random(seed)
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     for question in questions:
@@ -234,14 +233,19 @@ def make_pairs(
             if (weight := weights.of(pair.source))
         ]
         dropped["prompt_without_opposite"] += not own
-        dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
-        if len(own) > max_per_prompt:
-            rng.shuffle(own)
-            kept = share_prompt([pair.users for pair in own], max_per_prompt, given)
-            own = [own[place] for place in kept]
-        pairs += own
+        kept = _shared(own, max_per_prompt, given, rng)
+        dropped["over_cap_of_prompt"] += len(own) - len(kept)
+        pairs += kept
     rng.shuffle(pairs)
     return pairs, dict(dropped)
+
+
+def _shared(own: list[Pair], most: int, given: Mapping[str, int], rng: random.Random) -> list[Pair]:
+    """Return the pairs of a prompt that its users keep, see `share_prompt`."""
+    if len(own) <= most:
+        return own
+    rng.shuffle(own)
+    return [own[place] for place in share_prompt([pair.users for pair in own], most, given)]
 
 
 def amounts_of_feedback(questions: Iterable[Question]) -> Counter[str]:
