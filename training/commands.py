@@ -259,10 +259,8 @@ def _run_once(options: argparse.Namespace) -> int:
             display.say(f"{FAILED}: {error}")
             return 1  # the service may be available again in the next run
         if options.keep_versions is not None:
-            view = rollout.view() if rollout else None
-            prune_versions(
-                env.runs, env.registry, view, env.store, options.keep_versions, display.say
-            )
+            keep, view = options.keep_versions, rollout.view() if rollout else None
+            prune_versions(env.runs, env.registry, view, env.store, keep, display.say)
     return 0
 
 

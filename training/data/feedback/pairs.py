@@ -213,9 +213,7 @@ def make_pairs(
                 chosen=good.text,
                 rejected=bad.text,
                 margin=good.approval - bad.approval,
-                right=None
-                if noise.flipped is None
-                else _right(good, bad, noise.flipped, liked_share),
+                right=_right(good, bad, noise.flipped, liked_share),
                 users=(good.users, bad.users),
                 source=Source.THUMBS,
             )
@@ -281,12 +279,14 @@ def _compared_pairs(question: Question) -> list[Pair]:
     ]
 
 
-def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:
-    """Return the probability of a correct preference.
+def _right(good: Answer, bad: Answer, flipped: float | None, liked_share: float) -> float | None:
+    """Return the probability of a correct preference; None for unknown noise.
 
     P(good truly liked and bad truly disliked), plus half of P(both alike), which is a random
     choice.
     """
+    if flipped is None:
+        return None
     chosen, rejected = (
         _truly_liked(good, flipped, liked_share),
         _truly_liked(bad, flipped, liked_share),
