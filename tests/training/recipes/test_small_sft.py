@@ -54,7 +54,7 @@ def test_own_conversations_have_no_empty_messages_and_one_answer_to_a_question()
     examples = read_own()
     sources = [example.source for example in examples]
     assert sources.count(HAND_WRITTEN) > 400
-    assert sources.count(FIRST_CONTACT) > 600
+    assert sources.count(FIRST_CONTACT) > 700
     assert all(turn.strip() == turn != "" for e in examples for turn in (*e.turns, e.response))
     assert all(len(e.turns) % 2 == 1 for e in examples)
     newer = {e.turns for e in examples if e.source == FIRST_CONTACT}
