@@ -108,7 +108,7 @@ async def reviewers(tmp_path: Path) -> AsyncIterator[Reviewers]:
 async def test_item_is_judged_by_two_reviewers_and_resolved_by_a_third(
     reviewers: Reviewers,
 ) -> None:
-    """A judgement of a third reviewer that agrees with nobody leaves the item to a fourth."""
+    """A judgement of a third reviewer that agrees with no other one leaves the item to a fourth."""
     item_id = await reviewers.draw("one", "two", "three")
     status, found = await reviewers.get("next")
     assert (status, found["item"]["itemId"], found["remaining"]) == (200, item_id, "1")
