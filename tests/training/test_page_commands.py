@@ -12,6 +12,7 @@ import pytest
 
 from training.__main__ import main, parser
 from training.data.feedback.sets import SetsConfig
+from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.gate import GateConfig
 from training.recipes.custom.assignments import assigned, settable
 from training.recipes.custom.loop_fields import set_loop_fields
@@ -33,6 +34,7 @@ INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILIN
 FIELDS = {
     name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()
 }
+LOOP_CONFIGS = (GateConfig, SetsConfig, SnapshotConfig)
 FIELDS["pretrain"] = {field.name for field in settable(PretrainConfig, pretraining.FIXED)}
 
 
@@ -119,8 +121,8 @@ def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
         re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M)
     )
     # Fields of steps of the loop begin with the step; of a field, its own fields may be named.
-    own = {re.sub(r"^(sft|ppo|gate|sets)\.", "", field) for field in named}
-    fields |= {field.name for config in (GateConfig, SetsConfig) for field in settable(config)}
+    own = {re.sub(r"^(sft|ppo|gate|sets|snapshot)\.", "", field) for field in named}
+    fields |= {field.name for config in LOOP_CONFIGS for field in settable(config)}
     assert {field.removesuffix(".rank") for field in own} <= fields
     assert named
 

@@ -176,23 +176,25 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
 
 def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
     """Return the command for a run of the loop, or for a canary, against this system."""
-    canary = []
+    options: tuple[str, ...]
     if arguments.command == "canary":
         directory = layout.models / arguments.version
-        canary = ["--version", arguments.version, "--directory", str(directory)]
+        command, options = "canary", ("--version", arguments.version, "--directory", str(directory))
+    else:
+        command, options = "loop", ("--review", layout.target("review"))
     return [
         *(
             sys.executable,
             "-m",
             "training",
-            "canary" if canary else "loop",
+            command,
             "--recipe",
             select_recipe(arguments.recipe, layout.state),
             "--state",
             str(layout.state),
         ),
         *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
-        *(canary or ("--review", layout.target("review"))),
+        *options,
     ]
 
 

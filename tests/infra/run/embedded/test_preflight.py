@@ -211,7 +211,7 @@ def test_check_command_has_the_exit_status_of_the_run(tmp_path: Path, feedback: 
 def test_loop_of_a_system_with_nano_trains_nano(
     tmp_path: Path, log: Log, feedback: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ports = {"feedback": int(feedback.rsplit(":", 1)[1]), "generator": 1}
+    ports = {"feedback": int(feedback.rsplit(":", 1)[1]), "generator": 1, "review": 2}
     layout = Layout(tmp_path, ports)
     layout.prepare()
     install_base(layout, "nano")
