@@ -4,7 +4,8 @@ Each question is drawn by the first rule that applies to one of its answers: blo
 new version, random. The oldest such answer stands for the question, so that a later draw finds the
 same one. A question is a context of one conversation. Answers of other users or conversations are
 never added to an item, because they can be deleted apart from it. If several conversations have the
-same question, a rule draws the oldest (a new version: the oldest of each version).
+same question, the oldest one of the first rule is drawn (of new versions: the oldest of each).
+Versions of other providers are never new, because no model is trained on rankings of their answers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import combinations
 from training.data.feedback.division import unit_interval
 from training.data.feedback.drops import Drop
 from training.data.feedback.events import Feedback, FinishReason, Turn
+from training.data.feedback.external import EXTERNAL_PREFIX
 from training.data.feedback.judgements import current_feedback, last_revisions
 from training.data.feedback.rankings import is_blocked
 from training.data.feedback.sources import Source
@@ -123,19 +125,24 @@ def select(
     disputed = disputed_answers(feedback, known)
     since = _new_since(known.values())
     found: dict[tuple[str, Rule], list[Candidate]] = defaultdict(list)
-    drawn: set[tuple[str, ...]] = set()
+    candidates = []
     for answers in questions.values():
         rules = [_rule_of(turn, disputed, since, config) for turn in answers]
         rule = min(rules, key=list(Rule).index)
         turn = answers[rules.index(rule)]
         left_out[OTHER_ANSWER] += len(answers) - 1
+        candidates.append(Candidate(rule, turn, _compared(turn, answers)))
+    # Question → new versions with an item, or "" for an item of another rule.
+    drawn: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for candidate in sorted(candidates, key=lambda one: list(Rule).index(one.rule)):
+        turn, rule = candidate.turn, candidate.rule
         version = turn.model_version if rule is Rule.NEW_VERSION else ""
-        equal = (rule, version, *_question(turn))
-        if equal in drawn:
+        items = drawn[_question(turn)]
+        if items and (not version or items & {"", version}):
             left_out[EQUAL_QUESTION] += 1
             continue
-        drawn.add(equal)
-        found[turn.tenant, rule].append(Candidate(rule, turn, _compared(turn, answers)))
+        items.add(version)
+        found[turn.tenant, rule].append(candidate)
     ordered = {key: _in_order(found[key], config.seed) for key in sorted(found)}
     return Selection(ordered, +left_out)
 
@@ -215,7 +222,9 @@ def _new_since(turns: Iterable[Turn]) -> Mapping[str, int]:
     """Return the time of the first answer of each version, without the first version of all."""
     since: dict[str, int] = {}
     for turn in turns:
-        if turn.model_version and turn.finish_us and not turn.erased:
+        if not turn.model_version or turn.model_version.startswith(EXTERNAL_PREFIX):
+            continue
+        if turn.finish_us and not turn.erased:
             first = since.get(turn.model_version, turn.finish_us)
             since[turn.model_version] = min(first, turn.finish_us)
     if since:

@@ -45,6 +45,7 @@ class Participants:
         found = {*await self._served.served_models(), *self._extra} - self._excluded
         if len(found) < 2:
             raise TooFewModelsError(
-                f"{len(found)} model takes part in battles", limit="at least 2 models"
+                f"{len(found)} model takes part in battles; a canary or an external model adds one",
+                limit="at least 2 models",
             )
         return sorted(found)

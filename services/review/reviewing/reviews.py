@@ -137,7 +137,13 @@ class Reviews:
         added = await self._store.add_review(
             reviewer, item, review, lambda reviews: judge(reviews, self._rules)
         )
-        _require_same(added, review, "the item has another review of the caller")
+        if added.review.judgement != review.judgement:
+            raise AlreadyExistsError(
+                "the item has another review of the caller",
+                reason="ITEM_HAS_REVIEW",
+                field="review",
+                limit="one review for each item",
+            )
         if added.verdict:
             REVIEWS.labels("review").inc()
             if added.verdict.state is not ItemState.OPEN:
@@ -190,7 +196,8 @@ class Reviews:
         added = await self._store.resolve(
             reviewer, item, review, own_allowed=self._rules.resolve_own
         )
-        _require_same(added, review, "the item has another resolution")
+        if added.review.judgement != review.judgement:
+            raise other_resolution()
         if added.verdict:
             REVIEWS.labels("resolution").inc()
             self._wake()
@@ -234,15 +241,3 @@ def other_resolution() -> AlreadyExistsError:
         field="item_id",
         limit="one resolution for each item",
     )
-
-
-def _require_same(added: Added, review: Review, text: str) -> None:
-    """Check that the stored review is this one.
-
-    Raises:
-        AlreadyExistsError: it is another one.
-    """
-    if added.review.judgement != review.judgement:
-        raise AlreadyExistsError(
-            text, reason="ITEM_HAS_REVIEW", field="review", limit="one review for each item"
-        )

@@ -127,7 +127,7 @@ async def test_only_the_resolution_of_a_disagreement_is_sent(home: Home) -> None
         await review.resolve(EVE, found.item.item_id, final)
         other = review_of(found.item, "one", "two")
         error = await error_of(review.resolve(EVE, found.item.item_id, other))
-        assert error == ("ALREADY_EXISTS", "ITEM_HAS_REVIEW", "review")
+        assert error == ("ALREADY_EXISTS", "ITEM_HAS_RESOLUTION", "item_id")
         events = await events_of(review, 2)
         assert {event.rater for event in events} == {principal(EVE)}
         assert not (await review.disagreements(EVE)).disagreements

@@ -83,6 +83,36 @@ def test_each_rule_selects_its_answers() -> None:
     assert found.left_out == {"equal_question": 1}
 
 
+def test_equal_questions_of_conversations_have_one_item_of_the_first_rule() -> None:
+    turns = [
+        answered("old", days=9, asked="hi"),
+        answered("new", "bob", "hi", model_version="nano-1", at=1),
+        answered("again", "eve", "hi", model_version="nano-1", at=2),
+        answered("newer", "eve", "hi", model_version="nano-2", at=3),
+        answered("other", days=9, asked="who?"),
+        answered("blocked", "bob", "who?", model_version="nano-1", guard_category="mail", at=4),
+        answered("unblocked", "eve", "who?", model_version="nano-1", at=5),
+    ]
+    found = selected(turns)
+    assert drawn(found) == {
+        "blocked": {uid("blocked")},
+        "new_version": {uid("new"), uid("newer")},
+    }
+    assert found.left_out == {"equal_question": 4}
+
+
+def test_models_of_other_providers_are_no_new_versions() -> None:
+    turns = [
+        answered("first", days=9),
+        answered("rival", model_version="external.rival"),
+        answered("new", model_version="nano-1"),
+    ]
+    assert drawn(selected(turns)) == {
+        "new_version": {uid("new")},
+        "random": {uid("first"), uid("rival")},
+    }
+
+
 def test_a_question_is_drawn_by_the_first_rule_that_applies_to_an_answer() -> None:
     together = {"asked": "hi", "conversation_id": uid("conversation")}
     turns = [

@@ -203,7 +203,7 @@ class Review(_message.Message):
     """True for the caller's own review; set by the server."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerScores]:
-        """Scores of each answer, each answer once."""
+        """Scores of each answer, each answer once, also if all scores are 0."""
 
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerRank]:
