@@ -6,8 +6,7 @@ run. `timeout_seconds` covers longer outages and names that cannot be resolved.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,14 +25,8 @@ from training.evaluation.canary_run import CandidateState, RolloutView
 from training.service_channel import (
     DeadlineError,
     RemoteError,
-    ServiceChannel,
-    TlsFiles,
-    UnknownCall,
-    translated,
+    ServiceClient,
 )
-from training.service_identity import ServiceIdentity
-
-log = logging.getLogger(__name__)
 
 CALL_SECONDS = 20.0
 # StartCanary answers when the version is ready. Each call waits less than the longest deadline that
@@ -42,6 +35,7 @@ CALL_SECONDS = 20.0
 LOAD_SECONDS, MOST_CALLS_A_LOAD = 840.0, 9
 MAX_REASON_CHARACTERS = 500  # the limit of RolloutService
 MAX_PRINCIPALS = 1_000  # limit of GetDataKeys per call
+WITHOUT_ROWS = "%s does not know %s: rows of the canary without observations"
 STATES = {
     generator_pb2.VERSION_STATE_LOADING: CandidateState.LOADING,
     generator_pb2.VERSION_STATE_READY: CandidateState.READY,
@@ -49,19 +43,10 @@ STATES = {
 }
 
 
-class FeedbackLog:
+class FeedbackLog(ServiceClient):
     """Client of FeedbackLogService: segments, data keys, erasures and counts by version."""
 
-    def __init__(
-        self,
-        target: str,
-        tls: TlsFiles | None = None,
-        timeout_seconds: float = 0.0,
-        identity: ServiceIdentity | None = None,
-    ) -> None:
-        self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = ServiceChannel(target, "feedback", tls, identity)
-        self._unknown = UnknownCall("feedback", "GetVersionFeedback")
+    service, stub = "feedback", feedback_pb2_grpc.FeedbackLogServiceStub
 
     def feedback_segments(self) -> Sequence[Segment]:
         return self._segments(feedback_pb2.STREAM_FEEDBACK)
@@ -110,7 +95,7 @@ class FeedbackLog:
         try:
             reply = self._call(lambda: self._stub.GetVersionFeedback(request, timeout=CALL_SECONDS))
         except RemoteError as error:
-            self._unknown.note(error)
+            self._note_unknown(error, "GetVersionFeedback", WITHOUT_ROWS)
             return {}
         return {
             found.model_version: VersionFigures(
@@ -133,9 +118,6 @@ class FeedbackLog:
             )
             for found in reply.versions
         }
-
-    def close(self) -> None:
-        self._channel.close()
 
     def _segments(self, stream: Any) -> Sequence[Segment]:
         """Read all pages of a segment list.
@@ -170,28 +152,11 @@ class FeedbackLog:
             for s in reply.segments
         ]
 
-    @property
-    def _stub(self) -> Any:
-        # The generated types only know grpc.aio; the loop uses blocking calls.
-        return feedback_pb2_grpc.FeedbackLogServiceStub(self._channel.current())  # type: ignore[arg-type]
 
-    def _call(self, call: Callable[[], Any]) -> Any:
-        return translated("feedback", self._target, self._patience_seconds, call)
-
-
-class RolloutClient:
+class RolloutClient(ServiceClient):
     """Client of RolloutService: view, start, renew and finish a canary."""
 
-    def __init__(
-        self,
-        target: str,
-        tls: TlsFiles | None = None,
-        timeout_seconds: float = 0.0,
-        identity: ServiceIdentity | None = None,
-    ) -> None:
-        self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = ServiceChannel(target, "generator", tls, identity)
-        self._unknown = UnknownCall("generator", "GetVersionTraffic")
+    service, stub = "generator", generator_pb2_grpc.RolloutServiceStub
 
     def view(self) -> RolloutView:
         request = generator_pb2.GetRolloutRequest()
@@ -215,7 +180,7 @@ class RolloutClient:
         try:
             reply = self._call(lambda: self._stub.GetVersionTraffic(request, timeout=CALL_SECONDS))
         except RemoteError as error:
-            self._unknown.note(error)
+            self._note_unknown(error, "GetVersionTraffic", WITHOUT_ROWS)
             return {}
         return {
             found.version: VersionFigures(
@@ -263,16 +228,6 @@ class RolloutClient:
             self._call(lambda: self._stub.RollBackCanary(rollback, timeout=CALL_SECONDS))
         else:
             raise ValueError("verdict: must be promote or roll_back, not wait")
-
-    def close(self) -> None:
-        self._channel.close()
-
-    @property
-    def _stub(self) -> Any:
-        return generator_pb2_grpc.RolloutServiceStub(self._channel.current())  # type: ignore[arg-type]
-
-    def _call(self, call: Callable[[], Any]) -> Any:
-        return translated("generator", self._target, self._patience_seconds, call)
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

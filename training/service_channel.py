@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import grpc
 
@@ -131,6 +131,57 @@ class ServiceChannel:
         return grpc.intercept_channel(channel, _SigningInterceptor(self._identity))
 
 
+class ServiceClient:
+    """Client with blocking calls to a service; every call may be repeated.
+
+    Args:
+        target: address of the service.
+        tls: certificate files; None: calls are not encrypted.
+        timeout_seconds: time for which a call is repeated while the service is unavailable.
+        identity: signs the calls; None sends calls without a token.
+    """
+
+    service: ClassVar[str]
+    # The generated types only know grpc.aio.
+    stub: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        target: str,
+        tls: TlsFiles | None = None,
+        timeout_seconds: float = 0.0,
+        identity: ServiceIdentity | None = None,
+    ) -> None:
+        self._target, self._patience_seconds = target, timeout_seconds
+        self._channel = ServiceChannel(target, self.service, tls, identity)
+        self._unknown_calls: set[str] = set()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    @property
+    def _stub(self) -> Any:
+        return self.stub(self._channel.current())
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        return translated(self.service, self._target, self._patience_seconds, call)
+
+    def _note_unknown(self, error: RemoteError, call: str, warning: str) -> None:
+        """Log once that an earlier release of the service does not know a call.
+
+        Args:
+            warning: text with places for the service and the call, and the effect.
+
+        Raises:
+            RemoteError: the error has another reason than an unknown call.
+        """
+        if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
+            raise error
+        if call not in self._unknown_calls:
+            log.warning(warning, self.service, call)
+        self._unknown_calls.add(call)
+
+
 class _CallDetails(NamedTuple):
     """Details of a call, with the fields of `grpc.ClientCallDetails`."""
 
@@ -153,29 +204,6 @@ class _SigningInterceptor(grpc.UnaryUnaryClientInterceptor):
         present = _CallDetails(*(getattr(details, name) for name in _CallDetails._fields))
         metadata = (*(present.metadata or ()), token)
         return continuation(present._replace(metadata=metadata), request)
-
-
-class UnknownCall:
-    """Call that an earlier release of a service does not know; logged once."""
-
-    def __init__(self, service: str, call: str) -> None:
-        self._service, self._call, self._is_noted = service, call, False
-
-    def note(self, error: RemoteError) -> None:
-        """Log the first error.
-
-        Raises:
-            RemoteError: the error has another reason than an unknown call.
-        """
-        if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
-            raise error
-        if not self._is_noted:
-            log.warning(
-                "%s does not know %s: rows of the canary without observations",
-                self._service,
-                self._call,
-            )
-        self._is_noted = True
 
 
 def translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:

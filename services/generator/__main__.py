@@ -9,7 +9,7 @@ import asyncio
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
@@ -99,6 +99,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             ExternalModels(plain_server, endpoints),
             running_generations,
             traffic,
+            {model.name: model.max_tokens for model in external},
         )
         canary_controller = CanaryController(current, reconciler, settings.load_seconds, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
@@ -147,6 +148,7 @@ async def create_engine(
     server: ExternalModels,
     running: RunningGenerations,
     traffic: TrafficCounter,
+    external_tokens: Mapping[str, int],
 ) -> Engine:
     """Create the engine with the presets and limits of the settings.
 
@@ -162,7 +164,7 @@ async def create_engine(
         settings.reply_tokens,
         settings.coalesce_seconds,
         settings.served_samples,
-        {model.name: model.max_tokens for model in settings.external()},
+        external_tokens,
     )
 
 

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
-import grpc
 from thumbwheel.review.v1 import review_pb2, review_pb2_grpc
 
-from training.service_channel import RemoteError, ServiceChannel, TlsFiles, translated
+from training.service_channel import RemoteError, ServiceClient, TlsFiles
 from training.service_identity import ServiceIdentity
-
-log = logging.getLogger(__name__)
 
 CALL_SECONDS = 20.0
 MAX_REMOVED = 1_000  # limit of RemoveItems, for each of its lists
 
 
-class ReviewItems:
+class ReviewItems(ServiceClient):
     """Client of ReviewItemService; every call may be repeated.
 
     All methods raise RemoteError if the service is unavailable or refuses the call.
     """
 
-    def __init__(
-        self,
-        target: str,
-        tls: TlsFiles | None = None,
-        timeout_seconds: float = 0.0,
-        identity: ServiceIdentity | None = None,
-    ) -> None:
-        self._target, self._patience_seconds = target, timeout_seconds
-        self._channel = ServiceChannel(target, "review", tls, identity)
+    service, stub = "review", review_pb2_grpc.ReviewItemServiceStub
 
     def add(self, items: Sequence[review_pb2.DrawnItem]) -> int:
         """Add items; return the number of those that were stored now."""
@@ -54,47 +43,32 @@ class ReviewItems:
 
     def reviewed(self) -> Iterator[review_pb2.ReviewedItem]:
         """Yield all items that have reviews, oldest first."""
-        token = ""
-        while True:
-            reply = self._page(token)
-            yield from reply.items
-            token = reply.next_page_token
-            if not token:
-                return
+        for page in self._pages("ListReviews", review_pb2.ListReviewsRequest()):
+            yield from page.items
 
     def quarantined(self) -> frozenset[str]:
-        """Return the accounts in quarantine, as principals."""
-        found: list[str] = []
-        token = ""
-        while True:
-            reply = self._quarantined_page(token)
-            found += reply.principals
-            token = reply.next_page_token
-            if not token:
-                return frozenset(found)
-
-    def close(self) -> None:
-        self._channel.close()
+        """Return the accounts in quarantine, as principals; none with an earlier service."""
+        request = review_pb2.ListQuarantinedAccountsRequest()
+        try:
+            pages = [page.principals for page in self._pages("ListQuarantinedAccounts", request)]
+        except RemoteError as error:
+            warning = "%s does not know %s: no account is left out"
+            self._note_unknown(error, "ListQuarantinedAccounts", warning)
+            return frozenset()
+        return frozenset(chain.from_iterable(pages))
 
     def _remove(self, request: review_pb2.RemoveItemsRequest) -> int:
         reply = self._call(lambda: self._stub.RemoveItems(request, timeout=CALL_SECONDS))
         return int(reply.removed)
 
-    def _page(self, token: str) -> Any:
-        request = review_pb2.ListReviewsRequest(page_token=token)
-        return self._call(lambda: self._stub.ListReviews(request, timeout=CALL_SECONDS))
-
-    def _quarantined_page(self, token: str) -> Any:
-        request = review_pb2.ListQuarantinedAccountsRequest(page_token=token)
-        return self._call(lambda: self._stub.ListQuarantinedAccounts(request, timeout=CALL_SECONDS))
-
-    @property
-    def _stub(self) -> Any:
-        # The generated types only know grpc.aio; training uses blocking calls.
-        return review_pb2_grpc.ReviewItemServiceStub(self._channel.current())  # type: ignore[arg-type]
-
-    def _call(self, call: Callable[[], Any]) -> Any:
-        return translated("review", self._target, self._patience_seconds, call)
+    def _pages(self, call: str, request: Any) -> Iterator[Any]:
+        """Yield the responses of a call with pages; the token of the request is changed."""
+        while True:
+            reply = self._call(lambda: getattr(self._stub, call)(request, timeout=CALL_SECONDS))
+            yield reply
+            request.page_token = reply.next_page_token
+            if not request.page_token:
+                return
 
 
 def quarantined_accounts(
@@ -108,10 +82,4 @@ def quarantined_accounts(
     if not target:
         return frozenset()
     with closing(ReviewItems(target, tls, timeout_seconds, identity)) as review:
-        try:
-            return review.quarantined()
-        except RemoteError as error:
-            if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
-                raise
-            log.warning("review does not know ListQuarantinedAccounts: no account is left out")
-            return frozenset()
+        return review.quarantined()

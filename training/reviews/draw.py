@@ -82,7 +82,7 @@ def draw(
     result.removed = queue.remove(
         sorted(withdrawn(turns.values(), erased)), deleted_items(turns.values())
     )
-    selection = select(events.feedback, events.turns, config, now_us)
+    selection = select(events.feedback, turns, config, now_us)
     result.left_out.update(selection.left_out)
     for (_, rule), candidates in selection.candidates.items():
         result.candidates[rule] += len(candidates)

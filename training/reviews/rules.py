@@ -20,7 +20,7 @@ from training.data.feedback.division import unit_interval
 from training.data.feedback.drops import Drop
 from training.data.feedback.events import Feedback, FinishReason, Turn
 from training.data.feedback.external import EXTERNAL_PREFIX
-from training.data.feedback.judgements import current_feedback, last_revisions
+from training.data.feedback.judgements import current_feedback
 from training.data.feedback.rankings import is_blocked
 from training.data.feedback.sources import Source
 from training.data.feedback.texts import prompt_key, text_key
@@ -103,17 +103,16 @@ class Selection:
 
 
 def select(
-    feedback: Iterable[Feedback], turns: Iterable[Turn], config: DrawConfig, now_us: int
+    feedback: Iterable[Feedback], known: Mapping[str, Turn], config: DrawConfig, now_us: int
 ) -> Selection:
     """Return the candidates of a draw; deterministic for equal events, settings and time.
 
     Args:
         feedback: events of the log.
-        turns: events of the log.
+        known: last revision of each turn by message id.
         config: settings.
         now_us: time of the draw, microseconds since 1970.
     """
-    known = last_revisions(turns, [])
     left_out: Counter[str] = Counter()
     questions: dict[tuple[object, ...], list[Turn]] = defaultdict(list)
     for turn in sorted(known.values(), key=lambda turn: turn.place):

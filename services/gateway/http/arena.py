@@ -6,7 +6,7 @@ from thumbwheel.review.v1 import arena_pb2
 
 from services.contracts.limits import field_error
 from services.gateway.http.app import ProtectedRoute, Router
-from services.gateway.http.body import read_message, to_json
+from services.gateway.http.body import name_by_path, read_message, to_json
 from services.gateway.http.page import NO_CONTEXT
 from services.gateway.peers.generator import GeneratorPeer, versions_of
 from services.gateway.servicer import ArenaServicer
@@ -50,10 +50,7 @@ class ArenaApi:
 
     async def vote(self, request: Request) -> Response:
         message = await read_message(request, arena_pb2.VoteBattleRequest)
-        battle_id = request.path_params["battle_id"]
-        if message.battle_id not in ("", battle_id):
-            raise field_error("battle_id", "absent, or that of the path")
-        message.battle_id = battle_id
+        name_by_path(request, message, "battle_id")
         return JSONResponse(to_json(await self._arena.VoteBattle(message, NO_CONTEXT)))
 
     async def leaderboard(self, request: Request) -> Response:

@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
 from services.chassis.errors import InvalidArgumentError
+from services.contracts.limits import field_error
 from services.gateway.http.errors import BodyFieldError, BodyTooLargeError, BodyTooSlowError
 from services.gateway.request_counts import check_json_counts
 
@@ -29,6 +30,18 @@ KINDS: Mapping[int, str] = {
     FieldDescriptor.CPPTYPE_FLOAT: "a number",
     FieldDescriptor.CPPTYPE_DOUBLE: "a number",
 }
+
+
+def name_by_path(request: Request, message: Message, field: str) -> None:
+    """Set a field of the body to the value of the path.
+
+    Raises:
+        InvalidArgumentError: The body has another value.
+    """
+    value = request.path_params[field]
+    if getattr(message, field) not in ("", value):
+        raise field_error(field, "absent, or that of the path")
+    setattr(message, field, value)
 
 
 async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:

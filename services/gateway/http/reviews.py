@@ -6,14 +6,12 @@ from thumbwheel.review.v1 import review_pb2
 
 from services.contracts.limits import field_error
 from services.gateway.http.app import ProtectedRoute, Router
-from services.gateway.http.body import read_bytes, read_message, to_json
+from services.gateway.http.body import name_by_path, read_bytes, read_message, to_json
 from services.gateway.http.page import NO_CONTEXT
 from services.gateway.servicer import ReviewServicer
 
 # As in ListDisagreementsRequest.
 MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE = 50, 20
-
-Judged = review_pb2.SubmitReviewRequest | review_pb2.ResolveDisagreementRequest
 
 
 class ReviewsApi:
@@ -40,7 +38,7 @@ class ReviewsApi:
 
     async def submit(self, request: Request) -> Response:
         message = await read_message(request, review_pb2.SubmitReviewRequest)
-        _name_item(request, message)
+        name_by_path(request, message, "item_id")
         return JSONResponse(to_json(await self._reviews.SubmitReview(message, NO_CONTEXT)))
 
     async def skip(self, request: Request) -> Response:
@@ -59,22 +57,10 @@ class ReviewsApi:
 
     async def resolve(self, request: Request) -> Response:
         message = await read_message(request, review_pb2.ResolveDisagreementRequest)
-        _name_item(request, message)
+        name_by_path(request, message, "item_id")
         return JSONResponse(to_json(await self._reviews.ResolveDisagreement(message, NO_CONTEXT)))
 
     async def agreement(self, request: Request) -> Response:
         """Return the agreement; protobuf's JSON has the text "NaN" for a NaN."""
         message = review_pb2.GetAgreementRequest()
         return JSONResponse(to_json(await self._reviews.GetAgreement(message, NO_CONTEXT)))
-
-
-def _name_item(request: Request, message: Judged) -> None:
-    """Set the item of a request to that of its path.
-
-    Raises:
-        InvalidArgumentError: The body names another item.
-    """
-    item_id = request.path_params["item_id"]
-    if message.item_id not in ("", item_id):
-        raise field_error("item_id", "absent, or that of the path")
-    message.item_id = item_id

@@ -18,6 +18,7 @@ from training.data.feedback.events import (
     Turn,
     Withheld,
 )
+from training.data.feedback.judgements import last_revisions
 from training.data.feedback.sources import Source
 from training.errors import ConfigError
 from training.reviews.rules import DrawConfig, Rule, Selection, select
@@ -49,7 +50,7 @@ def vote(user: str, *answers: tuple[str, int], source: Source = Source.ARENA) ->
 def selected(
     turns: Sequence[Turn], feedback: Sequence[Feedback] = (), **settings: Any
 ) -> Selection:
-    return select(feedback, turns, DrawConfig(**settings), NOW_US)
+    return select(feedback, last_revisions(turns, []), DrawConfig(**settings), NOW_US)
 
 
 def drawn(selection: Selection, tenant: str = "acme") -> dict[str, set[str]]:
