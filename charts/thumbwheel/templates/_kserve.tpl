@@ -103,7 +103,7 @@ spec:
       "max_versions" 1 "failure_file" "/dev/termination-log" "log_format" "json" "drain_seconds" .Values.serving.kserve.drainSeconds -}}
 - name: kserve-container
   image: {{ include "thumbwheel.image" (list . "predictor") }}
-  imagePullPolicy: {{ .Values.images.predictor.pullPolicy }}
+  imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "predictor") }}
   args: [services.predictor]
   {{- include "thumbwheel.containerSecurity" . | nindent 2 }}
   env:
@@ -129,7 +129,7 @@ spec:
 {{- $vllm := .Values.serving.vllm -}}
 - name: kserve-container
   image: {{ include "thumbwheel.image" (list . "vllm") }}
-  imagePullPolicy: {{ .Values.images.vllm.pullPolicy }}
+  imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "vllm") }}
   command: [vllm, serve, /mnt/models]
   {{- if include "thumbwheel.sharedBase" . }}
   workingDir: /mnt/models

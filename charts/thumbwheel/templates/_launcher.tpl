@@ -8,7 +8,7 @@ restartPolicy: Never
 containers:
   - name: launcher
     image: {{ include "thumbwheel.image" (list . "services") }}
-    imagePullPolicy: {{ .Values.images.services.pullPolicy }}
+    imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "services") }}
     args:
       - training.launching
       - --template=/turn/rayjob.json

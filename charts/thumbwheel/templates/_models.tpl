@@ -13,7 +13,7 @@
 {{- $way := include "thumbwheel.firstVersion" . -}}
 - name: model
   image: {{ include "thumbwheel.image" (list . "services") }}
-  imagePullPolicy: {{ .Values.images.services.pullPolicy }}
+  imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "services") }}
   command: [python3, -c]
   args:
     - |
@@ -72,7 +72,7 @@
 {{- $image := ternary "training" "small" (eq $way "import") }}
 name: model
 image: {{ include "thumbwheel.image" (list . $image) }}
-imagePullPolicy: {{ (index .Values.images $image).pullPolicy }}
+imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . $image) }}
 {{- if eq $way "small" }}
 args: [infra.install.small_model, --into, /models, --keep]
 {{- else }}
@@ -138,7 +138,7 @@ template:
       # Copies the version to the object store, as the loop does with later ones.
       - name: publish
         image: {{ include "thumbwheel.image" (list . "training") }}
-        imagePullPolicy: {{ .Values.images.training.pullPolicy }}
+        imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "training") }}
         args: [training, publish, {{ .Values.models.initial | quote }}, --state, /, --store, {{ .Values.models.store | quote }}]
         {{- include "thumbwheel.containerSecurity" . | nindent 8 }}
         env:

@@ -26,12 +26,18 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* Reference of an image. Arguments: list of root and image group. */}}
+{{/* Reference of an image. The registry of the image takes precedence over the global one.
+     Arguments: list of root and image group. */}}
 {{- define "thumbwheel.image" -}}
 {{- $root := index . 0 -}}{{- $image := index $root.Values.images (index . 1) -}}
-{{- with $root.Values.imageRegistry }}{{ . }}/{{ end -}}
+{{- with $image.registry | default $root.Values.imageRegistry }}{{ . }}/{{ end -}}
 {{- $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "thumbwheel.pullPolicy" -}}
+{{- $root := index . 0 -}}
+{{- (index $root.Values.images (index . 1)).pullPolicy | default $root.Values.imagePullPolicy -}}
 {{- end -}}
 
 {{- define "thumbwheel.modelsClaim" -}}

@@ -109,7 +109,7 @@ spec:
 {{- define "thumbwheel.rayContainer" -}}
 {{- $root := index . 0 -}}
 image: {{ include "thumbwheel.image" (list $root "training") }}
-imagePullPolicy: {{ $root.Values.images.training.pullPolicy }}
+imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list $root "training") }}
 {{ include "thumbwheel.containerSecurity" $root }}
 volumeMounts: {{- include "thumbwheel.trainingMounts" . | nindent 2 }}
 env:
