@@ -28,7 +28,7 @@ from services.contracts.wire import now_us
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
 from services.generator.answering.external import ExternalEndpoint, ExternalModels
-from services.generator.answering.model_server import HttpModelServer
+from services.generator.answering.model_server_replicas import ModelServerReplicas, resolved
 from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import PresetError
 from services.generator.commands import add_commands, run_rollout_command
@@ -199,14 +199,20 @@ def open_external_http(connect_seconds: float) -> aiohttp.ClientSession:
 @asynccontextmanager
 async def model_server(
     settings: GeneratorSettings, http: aiohttp.ClientSession, timeouts: Timeouts
-) -> AsyncIterator[HttpModelServer | InferenceServices]:
+) -> AsyncIterator[ModelServerReplicas | InferenceServices]:
     """Open the model server that the settings select.
 
     Raises:
         NoServiceAccountError: the files of the service account are missing (KServe only).
     """
     if settings.serving is ServingMode.PREDICTOR or settings.models_root is None:
-        yield HttpModelServer(http, settings.predictor_url, timeouts, settings.load_seconds)
+        yield ModelServerReplicas(
+            http,
+            resolved(settings.predictor_url),
+            timeouts,
+            settings.load_seconds,
+            settings.load_retry_seconds,
+        )
         return
     account = settings.kubernetes_directory
     namespace = await asyncio.to_thread(read_namespace, account)

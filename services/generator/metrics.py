@@ -43,6 +43,13 @@ VERSIONS_READY = Gauge(
     "1 for a version of the rollout that is ready, 0 for a version that is not.",
     ["version"],
 )
+MODEL_SERVER_REPLICAS = Gauge(
+    "thumbwheel_model_server_replicas",
+    "Replicas of the model server by the last probe: answering or silent.",
+    ["state"],
+)
+for _state in ("answering", "silent"):
+    MODEL_SERVER_REPLICAS.labels(_state)
 KUBERNETES_UP = Gauge(
     "thumbwheel_kubernetes_up",
     "1 while the Kubernetes API returns these objects; absent without InferenceServices.",

@@ -111,7 +111,8 @@ class GeneratorSettings(ServiceSettings):
     predictor_url: str = Field(
         "http://127.0.0.1:8000",
         pattern=r"^https?://[^/]+$",
-        description="URL of the model server, without a path",
+        description="URL of the model server, without a path; with http, each address of its "
+        "name is a replica, which gets all versions",
     )
     model_server_key: HeaderKey = Field(
         SecretStr(""),

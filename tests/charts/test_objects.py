@@ -3,6 +3,7 @@
 Objects are safe, reach each other, and have environments that the services accept.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from infra.docs.settings import settings_class
 from infra.service_table import service_table
 from services.chassis.settings import load_settings
+from services.generator.kubernetes.inference_object import TEMPLATE_KEY
 from tests.charts.rendering import (
     CHART,
     FILES,
@@ -178,6 +180,12 @@ def test_selectors_match_exactly_their_own_pods(values: str) -> None:
         for name, pod in pods(objects).items()
         if not name.endswith("Job")
     }
+    # The labels that KServe copies to the pods of a version.
+    labels |= {
+        "predictor/InferenceService": json.loads(item["data"][TEMPLATE_KEY])["metadata"]["labels"]
+        for item in of_kind(objects, "ConfigMap")
+        if TEMPLATE_KEY in item["data"]
+    }
     for item in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
         selector = item["spec"]["selector"]["matchLabels"]
         found = [name for name, has in labels.items() if selector.items() <= has.items()]
@@ -331,16 +339,6 @@ def test_gitops_renderings_are_equal_without_a_cluster() -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     assert not of_kind(parse(first.stdout), "Secret")
-
-
-def test_replicas_spread_over_nodes_and_zones() -> None:
-    objects = render("high-availability-values.yaml")
-    budgets = {component(item) for item in of_kind(objects, "PodDisruptionBudget")}
-    assert budgets >= GRPC_SERVICES
-    for name, pod in pods(objects).items():
-        if name.split("/")[0] in budgets:
-            spread = {item["topologyKey"] for item in pod["spec"]["topologySpreadConstraints"]}
-            assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
 
 
 @pytest.mark.parametrize("values", ["existing-values.yaml", "ray-values.yaml"])

@@ -27,6 +27,9 @@ class EchoServer:
     async def load(self, version: str, directory: str) -> None:
         self.loaded.append(version)
 
+    async def load_missing(self, version: str, directory: str) -> None:
+        """Do nothing, since there is one replica."""
+
     async def unload(self, version: str) -> None:
         self.loaded.remove(version)
 

@@ -15,7 +15,9 @@
   {{- if and (eq . "predictor") (include "thumbwheel.kserve" $root) -}}
     {{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kserveSettings" $root | fromYaml) -}}
   {{- else if eq . "predictor" -}}
-    {{- $_ := set $settings "predictor_url" (printf "http://%s:8000" (include "thumbwheel.name" (list $root .))) -}}
+    {{- /* One address, or that of each replica. */}}
+    {{- $server := ternary "predictor-pods" "predictor" (gt (int $root.Values.serving.predictor.replicas) 1) -}}
+    {{- $_ := set $settings "predictor_url" (printf "http://%s:8000" (include "thumbwheel.name" (list $root $server))) -}}
   {{- else -}}
     {{- $_ := set $settings (printf "%s_target" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $root .)) (index $known .).port) -}}
   {{- end -}}

@@ -3,7 +3,7 @@
 {{- define "thumbwheel.launcherPod" -}}
 serviceAccountName: {{ include "thumbwheel.name" (list . "launcher") }}
 {{ include "thumbwheel.podSecurity" . }}
-{{ include "thumbwheel.rayPlacement" (list . .Values.ray.head) }}
+{{ include "thumbwheel.rayPlacement" (list . "launcher" .Values.ray.head) }}
 restartPolicy: Never
 containers:
   - name: launcher

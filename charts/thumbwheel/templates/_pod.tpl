@@ -32,31 +32,6 @@ lifecycle:
 {{- end -}}
 {{- end -}}
 
-{{/* Placement of the pods of one component. Arguments: list of root, component and its values. */}}
-{{- define "thumbwheel.placement" -}}
-{{- $values := index . 2 -}}
-{{- with $values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-topologySpreadConstraints:
-{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-  - maxSkew: 1
-    topologyKey: {{ $key }}
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels: {{- include "thumbwheel.selector" (list (index $ 0) (index $ 1)) | nindent 8 }}
-{{- end }}
-{{- end -}}
-
 {{/* Environment variable from a secret. Arguments: list of variable, secret and key. */}}
 {{- define "thumbwheel.fromSecret" -}}
 - name: {{ index . 0 }}

@@ -23,7 +23,7 @@ spec:
     spec:
       serviceAccountName: {{ include "thumbwheel.fullname" . }}
       {{- include "thumbwheel.podSecurity" . | nindent 6 }}
-      {{- include "thumbwheel.rayPlacement" (list . $ray.head) | nindent 6 }}
+      {{- include "thumbwheel.rayPlacement" (list . "ray-submitter" $ray.head) | nindent 6 }}
       restartPolicy: Never
       containers:
         - name: ray-submitter
@@ -52,7 +52,7 @@ spec:
           labels: {{- include "thumbwheel.labels" (list . "training") | nindent 12 }}
         spec:
           {{- include "thumbwheel.rayHeadAccount" . | nindent 10 }}
-          {{- include "thumbwheel.rayPlacement" (list . $ray.head) | nindent 10 }}
+          {{- include "thumbwheel.rayPlacement" (list . "training" $ray.head) | nindent 10 }}
           containers:
             - name: ray-head
               {{- include "thumbwheel.rayContainer" (list . "loop") | nindent 14 }}
@@ -81,7 +81,7 @@ spec:
           spec:
             serviceAccountName: {{ include "thumbwheel.fullname" . }}
             {{- include "thumbwheel.podSecurity" . | nindent 12 }}
-            {{- include "thumbwheel.rayPlacement" (list . $ray.workers) | nindent 12 }}
+            {{- include "thumbwheel.rayPlacement" (list . "ray-worker" $ray.workers) | nindent 12 }}
             # Ray forwards SIGTERM to the training, waits for this time, and needs some seconds for
             # its own shutdown.
             terminationGracePeriodSeconds: {{ add .Values.training.noticeSeconds 15 }}
@@ -132,14 +132,16 @@ serviceAccountName: {{ include "thumbwheel.fullname" . }}
 {{- end -}}
 {{- end -}}
 
-{{/* Resources and placement of Ray pods. Arguments: list of root and the values of head or
-     workers. */}}
+{{/* Placement of Ray pods. Arguments: list of root, component and the values of head or workers. */}}
 {{- define "thumbwheel.rayPlacement" -}}
-{{- with (index . 1).nodeSelector }}
+{{- with (index . 2).nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with (index . 1).tolerations }}
+{{- with (index . 2).tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "thumbwheel.affinity" (list (index . 0) (index . 1) dict) | fromYaml }}
+affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with (index . 0).Values.training.priorityClassName }}
 priorityClassName: {{ . }}

@@ -20,6 +20,7 @@
 {{- include "thumbwheel.validateSecrets" . -}}
 {{- include "thumbwheel.validateTls" . -}}
 {{- include "thumbwheel.validateKserve" . -}}
+{{- include "thumbwheel.validateNodes" . -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: several gateway replicas need Valkey for quotas and resuming; otherwise set services.gateway.replicas to 1" }}{{- end -}}
 {{- range $name, $given := $v.services -}}

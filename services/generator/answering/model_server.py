@@ -111,7 +111,7 @@ class Completions:
         except TimeoutError as error:
             raise _silent_error() from error
         except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
-            raise _unreachable_error() from error
+            raise unreachable_error() from error
 
     async def answer(
         self,
@@ -149,10 +149,11 @@ class Completions:
                 await read_chunks(
                     response, timeout, self._timeouts.idle_seconds, self._note_line, on_chunk
                 )
+        # A connection that is not accepted in time is also a TimeoutError.
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise unreachable_error() from error
         except TimeoutError as error:
             raise _silent_error() from error
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable_error() from error
         except (aiohttp.ClientError, LineTooLong, MalformedStreamError) as error:
             raise _stream_lost_error() from error
         finally:
@@ -163,7 +164,7 @@ class Completions:
 
 
 class HttpModelServer:
-    """One model server for all versions; its model index is the liveness probe."""
+    """One replica of a model server for all versions; its model index is the liveness probe."""
 
     def __init__(
         self, http: aiohttp.ClientSession, url: str, timeouts: Timeouts, load_seconds: float
@@ -192,7 +193,7 @@ class HttpModelServer:
                 {entry["name"]: entry["state"] == "READY" for entry in entries}
             )
         except (KeyError, TypeError) as error:
-            raise _unreachable_error() from error
+            raise unreachable_error() from error
 
     async def load(self, version: str, directory: str) -> None:
         """Load a version and return when the version is ready.
@@ -216,10 +217,6 @@ class HttpModelServer:
             f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS
         )
 
-    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
-        """Return no versions, since each one is loaded as a complete model."""
-        return frozenset()
-
     async def tokenizer_info(self, version: str) -> Mapping[str, Any] | None:
         """Return the version's tokenizer_config.json, see `Completions.tokenizer_info`."""
         return await self._completions.tokenizer_info(version)
@@ -240,9 +237,9 @@ class HttpModelServer:
         except TimeoutError as error:
             raise _silent_error() from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise _unreachable_error() from error
+            raise unreachable_error() from error
         if response.status == 404:
-            raise NotFoundError("the model server does not hold this version")
+            raise not_held_error()
         if response.status in (401, 403):
             raise _refused_key_error()
         if response.status in (429, 503):
@@ -304,7 +301,7 @@ async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:
         case 401 | 403:
             return _refused_key_error()
         case 404:
-            return NotFoundError("the model server does not hold this version")
+            return not_held_error()
         case 429:
             return ResourceExhaustedError(
                 "the model server's queue is full", reason="MODEL_QUEUE_FULL", retry_seconds=retry
@@ -340,7 +337,12 @@ async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArg
     )
 
 
-def _unreachable_error() -> UnavailableError:
+def not_held_error() -> NotFoundError:
+    """Return the error for a version that the server does not hold."""
+    return NotFoundError("the model server does not hold this version")
+
+
+def unreachable_error() -> UnavailableError:
     """Return the error for a refused or failed connection, without the address: users see it."""
     return UnavailableError(
         "the model server is unreachable",

@@ -92,6 +92,10 @@ class PlainMessages:
         if tokens is not None:
             self._control_tokens[version] = _Known(tokens)
 
+    async def load_missing(self, version: str, directory: str) -> None:
+        """Load a served version into further replicas, see `ModelRepository`."""
+        await self._server.load_missing(version, directory)
+
     async def unload(self, version: str) -> None:
         """Unload a version and forget its list of control tokens."""
         await self._server.unload(version)

@@ -164,6 +164,9 @@ class InferenceServices:
         await self._load_object(adapter.base, adapter.base)
         await self._load_adapter(version, adapter)
 
+    async def load_missing(self, version: str, directory: str) -> None:
+        """Do nothing: KServe starts each replica of a version with that version."""
+
     async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
         """Return the versions of which the wanted ones are adapters."""
         return await self._adapters.bases(wanted, self._known)

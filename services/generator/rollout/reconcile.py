@@ -54,12 +54,14 @@ class ModelRepository(Protocol):
     FailedPreconditionError if the version cannot be loaded, and `index` raises the same error if no
     version can be loaded at all. `unload` never interrupts an answer of any client. While an answer
     runs, `unload` either raises FailedPreconditionError without a change, or takes effect after the
-    answer. `bases` returns the versions that must stay loaded because wanted ones, given with their
-    directories, are adapters of them.
+    answer. `load_missing` loads a version that is served already into replicas of the server that
+    lack it; other servers do nothing. `bases` returns the versions that must stay loaded because
+    wanted ones, given with their directories, are adapters of them.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
     async def load(self, version: str, directory: str) -> None: ...
+    async def load_missing(self, version: str, directory: str) -> None: ...
     async def unload(self, version: str) -> None: ...
     async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]: ...
 
@@ -207,6 +209,7 @@ class Reconciler:
             for version, directory in _wanted(rollout).items():
                 if self._index.get(version):
                     self._failures.pop(version, None)
+                    self._start(version, self._repository.load_missing(version, directory))
                     continue
                 failure = self._failures.get(version)
                 if failure is None or time.monotonic() >= failure.retry_at:

@@ -256,11 +256,13 @@ def _event(
 
 
 @asynccontextmanager
-async def predictor_server(predictor: FakePredictor, port: int = 0) -> AsyncIterator[int]:
+async def predictor_server(
+    predictor: FakePredictor, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[int]:
     """Serve on loopback; a second server on the same port acts as a restarted process."""
     runner = web.AppRunner(predictor.app(), handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+    site = web.TCPSite(runner, host, port, reuse_address=True)
     await site.start()
     try:
         assert runner.addresses

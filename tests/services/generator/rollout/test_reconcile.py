@@ -69,6 +69,7 @@ class Repository:
     base_of: dict[str, str] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
+    repairs: list[tuple[str, str]] = field(default_factory=list)
 
     async def index(self) -> dict[str, bool]:
         return dict(self.versions)
@@ -78,6 +79,9 @@ class Repository:
         if self.busy:
             raise UnavailableError("busy")
         self.versions[version] = True
+
+    async def load_missing(self, version: str, directory: str) -> None:
+        self.repairs.append((version, directory))
 
     async def unload(self, version: str) -> None:
         if self.busy:
@@ -128,6 +132,18 @@ async def test_versions_of_the_rollout_are_loaded_once() -> None:
     assert world.repository.versions == {"v1": True, "v2": True}
     await world.rounds()
     assert sorted(world.repository.loads) == ["v1", "v2"]
+
+
+async def test_versions_that_are_ready_are_completed_in_every_replica() -> None:
+    world = World()
+    await world.rounds()
+    assert {("v1", "/models/v1"), ("v2", "/models/v2")} <= {*world.repository.repairs}
+    store = world.store
+    store.stored = StoredRollout(world.current.rollout.promote("v2", "better", 0), 5)
+    await world.rounds()
+    world.repository.repairs.clear()
+    await world.rounds()
+    assert {version for version, _ in world.repository.repairs} == {"v2"}
 
 
 async def test_base_stays_loaded_as_long_as_its_adapters() -> None:

@@ -1,0 +1,201 @@
+"""Replicas, disruption budgets, spread, and pods that share a claim of one node."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.charts.rendering import Object, component, of_kind, pods, refusal, render
+
+HA, ONE_NODE, EXISTING = (
+    "high-availability-values.yaml",
+    "one-node-values.yaml",
+    "existing-values.yaml",
+)
+ZONE, NODE = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
+OWN_CLAIM = "models.existingClaim="
+
+
+def replicas(objects: Sequence[Object]) -> dict[str, int]:
+    """Return the number of pods by component, with an autoscaler the lowest one."""
+    found = {
+        component(item): item["spec"].get("replicas", 0)
+        for item in of_kind(objects, "Deployment", "StatefulSet")
+    }
+    for scaler in of_kind(objects, "HorizontalPodAutoscaler"):
+        found[component(scaler)] = scaler["spec"]["minReplicas"]
+    return found
+
+
+def environment(objects: Sequence[Object], name: str) -> dict[str, str]:
+    container = pods(objects)[f"{name}/Deployment"]["spec"]["containers"][0]
+    return {item["name"]: item.get("value", "") for item in container["env"]}
+
+
+def spread(pod: Any) -> dict[str, Mapping[str, Any]]:
+    return {item["topologyKey"]: item for item in pod["spec"]["topologySpreadConstraints"]}
+
+
+def shared_node(pod: Any) -> list[str]:
+    """Return the components with which a pod must share its node."""
+    terms = (
+        pod["spec"]
+        .get("affinity", {})
+        .get("podAffinity", {})
+        .get("requiredDuringSchedulingIgnoredDuringExecution", ())
+    )
+    for term in terms:
+        assert term["topologyKey"] == NODE
+        labels = pod["metadata"]["labels"]
+        assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+        (expression,) = term["labelSelector"]["matchExpressions"]
+        # Otherwise the first pod of the group could not be scheduled.
+        assert labels[expression["key"]] in expression["values"]
+        return sorted(expression["values"])
+    return []
+
+
+def mounting(objects: Sequence[Object], *claims: str) -> set[str]:
+    return {
+        name
+        for name, pod in pods(objects).items()
+        for volume in pod["spec"].get("volumes", ())
+        if volume.get("persistentVolumeClaim", {}).get("claimName") in claims
+    }
+
+
+def test_every_component_of_the_file_for_high_availability_survives_a_lost_zone() -> None:
+    objects = render(HA)
+    counts = replicas(objects)
+    budgets = {component(item): item["spec"] for item in of_kind(objects, "PodDisruptionBudget")}
+    assert {name for name, count in counts.items() if count < 3} == set()
+    assert budgets.keys() == counts.keys()
+    assert "predictor" in counts
+    for name, pod in pods(objects).items():
+        if name.split("/")[0] in counts:
+            zones = spread(pod)[ZONE]
+            assert (zones["whenUnsatisfiable"], zones["maxSkew"]) == ("DoNotSchedule", 1)
+            # A zone whose nodes are lost must not keep its pods from the other zones.
+            assert (zones["minDomains"], zones["nodeTaintsPolicy"]) == (2, "Honor")
+            labels = pod["metadata"]["labels"].items()
+            assert zones["labelSelector"]["matchLabels"].items() <= labels
+            assert spread(pod)[NODE]["whenUnsatisfiable"] == "ScheduleAnyway"
+            assert shared_node(pod) == []
+            assert pod["spec"]["priorityClassName"] == "serving"
+    for budget in budgets.values():
+        assert budget["maxUnavailable"] == 1
+
+
+def test_several_model_servers_are_found_by_a_headless_service() -> None:
+    objects = render(HA)
+    services = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "Service")}
+    url = environment(objects, "generator")["TW_GENERATOR_PREDICTOR_URL"]
+    service = services[url.removeprefix("http://").removesuffix(":8000")]
+    (server,) = [item for item in of_kind(objects, "Deployment") if component(item) == "predictor"]
+    assert service["clusterIP"] == "None"
+    assert service["selector"] == server["spec"]["selector"]["matchLabels"]
+    # The DNS still names a pod that an upgrade has replaced.
+    assert server["spec"]["minReadySeconds"] == 30
+    # The pods of an upgrade read versions at any pod that is ready.
+    peers = environment(objects, "predictor")["TW_PREDICTOR_PEER_URL"]
+    assert "clusterIP" not in services[peers.removeprefix("http://").removesuffix(":8000")]
+
+
+def test_one_model_server_is_called_by_its_own_address() -> None:
+    objects = render(ONE_NODE)
+    url = environment(objects, "generator")["TW_GENERATOR_PREDICTOR_URL"]
+    assert url == "http://tw-thumbwheel-predictor:8000"
+    assert replicas(objects)["predictor"] == 1
+    assert of_kind(objects, "PodDisruptionBudget") == []
+
+
+@pytest.mark.parametrize(("least", "budgets"), [(1, 0), (2, 1)])
+def test_pods_of_inference_services_have_a_budget_if_there_are_several(
+    least: int, budgets: int
+) -> None:
+    scale = f"serving.kserve.minReplicas={least},serving.kserve.maxReplicas={least}"
+    found = [
+        item["spec"]["selector"]["matchLabels"]
+        for item in of_kind(render("kserve-values.yaml", scale), "PodDisruptionBudget")
+        if component(item) == "predictor"
+    ]
+    assert len(found) == budgets
+    assert all(labels["app.kubernetes.io/component"] == "predictor" for labels in found)
+
+
+def test_topology_keys_and_strictness_are_values() -> None:
+    objects = render(
+        EXISTING,
+        "spread.nodes.topologyKey=rack,spread.nodes.whenUnsatisfiable=DoNotSchedule",
+        "spread.zones.topologyKey=",
+    )
+    for name in ("session/Deployment", "feedback/StatefulSet", "predictor/Deployment"):
+        ((key, found),) = spread(pods(objects)[name]).items()
+        assert (key, found["whenUnsatisfiable"]) == ("rack", "DoNotSchedule")
+        assert "minDomains" not in found
+
+
+def test_pods_that_mount_a_claim_of_one_node_share_the_node() -> None:
+    objects = render(ONE_NODE)
+    claims = ("tw-thumbwheel-models", "tw-thumbwheel-loop")
+    found = mounting(objects, *claims)
+    assert found >= {"session/Deployment", "gateway/Deployment", "predictor/Deployment"}
+    assert "training/CronJob" in found
+    groups = {name: shared_node(pod) for name, pod in pods(objects).items()}
+    assert {name for name, group in groups.items() if group} == found
+    assert len({tuple(groups[name]) for name in found}) == 1
+    assert {name.split("/")[0] for name in found} <= {*groups["session/Deployment"]}
+
+
+def test_pods_of_ray_share_the_node_of_a_claim() -> None:
+    objects = render(ONE_NODE, "ray.mode=kuberay")
+    found = pods(objects)
+    for name in ("training/RayJob", "ray-worker/RayJob", "gateway/Deployment"):
+        assert shared_node(found[name]) == shared_node(found["session/Deployment"]) != []
+
+
+@pytest.mark.parametrize(
+    "setting", ["", f"{OWN_CLAIM},models.accessModes={{ReadWriteMany}}"], ids=["existing", "shared"]
+)
+def test_pods_with_a_claim_of_several_nodes_are_free(setting: str) -> None:
+    objects = render(EXISTING, setting) if setting else render(EXISTING)
+    assert {name for name, pod in pods(objects).items() if shared_node(pod)} == set()
+
+
+def test_a_claim_of_runs_on_one_node_does_not_bind_services_without_it() -> None:
+    objects = render(EXISTING, "training.enabled=true,ray.mode=job")
+    bound = {name for name, pod in pods(objects).items() if shared_node(pod)}
+    assert bound == {"gateway/Deployment", "training/CronJob"}
+
+
+def test_affinity_of_the_values_is_kept_beside_that_of_the_claim() -> None:
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    own = f'{{"podAffinity": {{"{preferred}": []}}, "nodeAffinity": {{}}}}'
+    objects = render(ONE_NODE, json_sets=(f"services.session.affinity={own}",))
+    affinity = pods(objects)["session/Deployment"]["spec"]["affinity"]
+    assert affinity.keys() == {"podAffinity", "nodeAffinity"}
+    assert len(affinity["podAffinity"]) == 2
+
+
+APART = (
+    "services.session.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
+    ".labelSelector.matchLabels.app\\.kubernetes\\.io/component=session"
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("spread.zones.whenUnsatisfiable=DoNotSchedule", "spread.zones.whenUnsatisfiable"),
+        ("serving.predictor.nodeSelector.pool=cpu", "serving.predictor.nodeSelector"),
+        (
+            "training.enabled=true,ray.mode=job,ray.workers.nodeSelector.pool=gpu",
+            "training.nodeSelector",
+        ),
+        (APART, "services.session.affinity"),
+    ],
+)
+def test_values_that_part_pods_of_a_claim_of_one_node_are_refused(setting: str, named: str) -> None:
+    error = refusal(EXISTING, OWN_CLAIM, setting)
+    for words in (f"{named}: ", "models.accessModes to [ReadWriteMany]", "models.existingClaim"):
+        assert words in error
