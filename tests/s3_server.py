@@ -7,7 +7,7 @@ failed deletions. A PUT overwrites regardless of its condition, as in some store
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +33,7 @@ class S3Server:
         headers: headers of error responses.
         keeps_deleted: accept deletions without effect.
         garbles: store changed bytes.
+        authorize: error code for the headers of a request, or None.
     """
 
     def __init__(self) -> None:
@@ -42,10 +43,15 @@ class S3Server:
         self.refusals: list[str] = []
         self.headers: dict[str, str] = {}
         self.keeps_deleted = self.garbles = False
+        self.authorize: Callable[[Mapping[str, str]], str | None] = lambda _headers: None
 
-    def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
+    def answer(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
         """Return status and body of a request."""
         self.requests[method] += 1
+        if code := self.authorize(headers):
+            return self._refusal(code)
         if self.refusals:
             return self._refusal(self.refusals.pop(0))
         parts = urlsplit(target)
@@ -108,7 +114,7 @@ def serving(store: S3Server) -> Iterator[int]:
         def _serve(self) -> None:
             store.conditions += "If-None-Match" in self.headers
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = store.answer(self.command, self.path, body)
+            status, answer = store.answer(self.command, self.path, body, self.headers)
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             if status >= 300:

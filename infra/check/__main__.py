@@ -15,6 +15,7 @@ CODE = (
     "human_evaluation",
     "chat_format",
     "secret_detection",
+    "s3_credentials",
     "infra",
     "thumbwheel_cli",
     "charts",

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
@@ -67,6 +67,11 @@ class FeedbackSettings(ServiceSettings):
     s3_region: str = Field("us-east-1", description="region in the signature of requests")
     s3_secure: bool = Field(
         True, description="use TLS with the certificates of the system or of SSL_CERT_FILE"
+    )
+    s3_credentials: Literal["keys", "chain"] = Field(
+        "keys",
+        description="keys: s3_access_key and s3_secret_key; chain: those of the environment, as in "
+        "the AWS SDKs (web identity, container, instance, AWS_ACCESS_KEY_ID)",
     )
     s3_access_key: str = Field(
         "", description="access key with list, read, write and delete permission"
@@ -229,7 +234,13 @@ class FeedbackSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _keys_belong_to_the_endpoint(self) -> Self:
-        if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key.get_secret_value()):
+        keys = [self.s3_access_key, self.s3_secret_key.get_secret_value()]
+        if self.s3_credentials == "chain":
+            if any(keys):
+                raise PydanticCustomError(
+                    "ambiguous", "s3_access_key, s3_secret_key: not used with s3_credentials chain"
+                )
+        elif self.s3_endpoint and not all(keys):
             raise PydanticCustomError(
                 "incomplete",
                 "s3_access_key, s3_secret_key: both are required with s3_endpoint",

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "adding-a-service.md"
 COPIED = (
     *("proto", "gen", "sequential", "chat_format", "services", "training", "infra", "charts"),
-    *("human_evaluation", "secret_detection", "thumbwheel_cli", "locks"),
+    *("human_evaluation", "s3_credentials", "secret_detection", "thumbwheel_cli", "locks"),
     *("tests/architecture", "tests/services/gateway", "tests/support"),
 )
 FILES = ("pyproject.toml", "tests/conftest.py", "tests/__init__.py")

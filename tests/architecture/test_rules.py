@@ -20,6 +20,7 @@ CODE = (
     "human_evaluation",
     "chat_format",
     "secret_detection",
+    "s3_credentials",
     "infra",
     "thumbwheel_cli",
     "benchmarks",
@@ -282,6 +283,7 @@ def test_training_imports_no_service() -> None:
         ("human_evaluation", {"numpy"}),
         ("chat_format", {"jinja2", "tokenizers"}),
         ("secret_detection", set()),
+        ("s3_credentials", {"minio", "urllib3"}),
     ],
 )
 def test_shared_packages_import_nothing_of_the_project(package: str, libraries: set[str]) -> None:

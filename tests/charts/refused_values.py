@@ -13,6 +13,7 @@ BY_SCHEMA = {
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
     "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
     "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
+    "an unknown origin of credentials": ("objectStore.credentials=iam", "credentials"),
     "an unknown mode": ("serving.mode=gpu", "mode"),
     "an invalid digest": ("images.services.digest=latest", "digest"),
     "a setting in capitals": ("services.gateway.settings.MAX_TURNS=1", "MAX_TURNS"),
@@ -48,6 +49,7 @@ BY_TEMPLATE = {
     "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
     "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
     "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
+    "keys of the store and a role": ("objectStore.credentials=chain", "objectStore.existingSecret"),
     "brokers without the secret of their passwords": (
         "kafka.existingSecret=",
         "kafka.existingSecret",

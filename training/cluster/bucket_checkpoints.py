@@ -20,6 +20,7 @@ from typing import TypeVar
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
+from s3_credentials.chain import CredentialsError
 from training.artifacts.manifest import (
     CHUNK_BYTES,
     MANIFEST,
@@ -133,9 +134,8 @@ class CheckpointBucket:
             try:
                 return ask()
             except (MinioException, HTTPError) as error:
-                refused = isinstance(error, S3Error) and error.code not in PASSING_CODES
+                refused, code = _cause(error)
                 if refused or tried == TRIES:
-                    code = error.code if isinstance(error, S3Error) else type(error).__name__
                     raise CheckpointStoreError(
                         f"bucket {self._place.bucket}: {what}: {code}",
                         field=what,
@@ -240,6 +240,15 @@ class BucketCheckpoints:
 
     def _key(self, name: str, file: str) -> str:
         return f"{self._prefix}/{name}/{file}"
+
+
+def _cause(error: Exception) -> tuple[bool, str]:
+    """Return whether a repetition is pointless, and the error without texts of servers."""
+    if isinstance(error, CredentialsError):
+        return error.refused, str(error)
+    if isinstance(error, S3Error):
+        return error.code not in PASSING_CODES, str(error.code)
+    return False, type(error).__name__
 
 
 def _whole(listed: Mapping[str, Sequence[str]]) -> set[str]:

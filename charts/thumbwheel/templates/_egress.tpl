@@ -14,7 +14,7 @@
     {{- $ports = concat $ports $given.kafka -}}
     {{- range splitList "," $stores.kafka.bootstrap -}}{{- $ports = append $ports (splitList ":" . | last | int) -}}{{- end -}}
   {{- end -}}
-  {{- if $facts.objects -}}{{- $ports = append $ports (include "thumbwheel.bucketPort" $root | int) -}}{{- end -}}
+  {{- if $facts.objects -}}{{- $ports = concat $ports (include "thumbwheel.bucketPorts" $root | fromJsonArray) -}}{{- end -}}
 {{- end -}}
 {{- if and $facts.http (include "thumbwheel.issuers" $root) -}}{{- $ports = concat $ports $given.issuers -}}{{- end -}}
 {{- with $root.Values.monitoring.otlpEndpoint -}}
@@ -37,6 +37,14 @@
 {{- define "thumbwheel.bucketPort" -}}
 {{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
 {{- if contains ":" $store.endpoint }}{{ splitList ":" $store.endpoint | last }}{{ else }}{{ ternary 443 80 $store.secure }}{{ end -}}
+{{- end -}}
+
+{{/* JSON list of the ports of the bucket and, for credentials of a role, of the service that issues
+     them (STS). */}}
+{{- define "thumbwheel.bucketPorts" -}}
+{{- $ports := list (include "thumbwheel.bucketPort" . | int) -}}
+{{- if eq (include "thumbwheel.stores" . | fromYaml).objectStore.credentials "chain" -}}{{- $ports = append $ports 443 -}}{{- end -}}
+{{- $ports | uniq | toJson -}}
 {{- end -}}
 
 {{/* Egress rules for these ports: the rules of the values, or every address except those of cloud

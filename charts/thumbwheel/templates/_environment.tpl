@@ -48,6 +48,7 @@
 {{- if $facts.objects -}}
   {{- $store := $stores.objectStore -}}
   {{- $_ := mustMergeOverwrite $settings (dict "s3_endpoint" $store.endpoint "s3_bucket" $store.bucket "s3_secure" $store.secure "s3_region" $store.region) -}}
+  {{- if eq $store.credentials "chain" -}}{{- $_ := set $settings "s3_credentials" "chain" -}}{{- end -}}
 {{- end -}}
 {{- range $key, $value := mustMergeOverwrite $settings (default dict $values.settings) }}
 {{- if not (kindIs "invalid" $value) }}{{ if ne (toString $value) "" }}
@@ -102,7 +103,6 @@ min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $stores.kafka.existingSecret "password") }}
 {{- end }}
 {{- if $facts.objects }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sS3_ACCESS_KEY" $prefix) $stores.objectStore.existingSecret "access-key") }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sS3_SECRET_KEY" $prefix) $stores.objectStore.existingSecret "secret-key") }}
+{{- include "thumbwheel.bucketKeys" (list $prefix $stores.objectStore) }}
 {{- end }}
 {{- end -}}

@@ -43,7 +43,7 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- if .Values.evaluation.enabled -}}
 {{- $secret := dict "existingSecret" (include "thumbwheel.evaluationSecret" .) -}}
 {{- $kafka := dict "bootstrap" (include "thumbwheel.evaluationDoor" (list . "kafka")) "topics" (dict "replicationFactor" 1 "minInsyncReplicas" 1) -}}
-{{- $objects := dict "endpoint" (include "thumbwheel.evaluationDoor" (list . "s3")) "secure" false -}}
+{{- $objects := dict "endpoint" (include "thumbwheel.evaluationDoor" (list . "s3")) "secure" false "keys" (dict "accessKey" "access-key" "secretKey" "secret-key") -}}
 {{- dict "database" $secret "valkey" $secret
       "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
       "objectStore" (mustMergeOverwrite (deepCopy .Values.objectStore) $secret $objects) | toYaml -}}
@@ -52,6 +52,16 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- dict "database" .Values.database "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
       "objectStore" .Values.objectStore "valkey" .Values.valkey | toYaml -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Environment variables with the keys of the bucket; none with other credentials. Arguments: list of
+     prefix and values of the object store. */}}
+{{- define "thumbwheel.bucketKeys" -}}
+{{- $prefix := index . 0 -}}{{- $store := index . 1 -}}
+{{- if eq $store.credentials "keys" }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_ACCESS_KEY" $prefix) $store.existingSecret $store.keys.accessKey) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_SECRET_KEY" $prefix) $store.existingSecret $store.keys.secretKey) }}
+{{- end }}
 {{- end -}}
 
 {{/* Brokers and user of `kafka.strimzi`, by the names that Strimzi gives to its services and

@@ -80,13 +80,12 @@
 {{/* Address and credentials of the bucket, for the code of training. */}}
 {{- define "thumbwheel.bucketEnvironment" -}}
 {{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
-{{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
+{{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region "credentials" (ternary "chain" "" (eq $store.credentials "chain")) }}
 {{- if ne (toString $value) "" }}
 - {name: TW_TRAINING_S3_{{ upper $name }}, value: {{ toString $value | quote }}}
 {{- end }}
 {{- end }}
-{{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
-{{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
+{{- include "thumbwheel.bucketKeys" (list "TW_TRAINING_" $store) }}
 {{- end -}}
 
 {{/* Security of the pod of the loop, with the fields of `training.securityContext`. */}}
@@ -103,7 +102,7 @@
     - podSelector:
         matchLabels: {{- include "thumbwheel.selector" (list . "s3") | nindent 10 }}
 {{- else -}}
-{{- include "thumbwheel.outside" (list . (include "thumbwheel.bucketPort" . | int | list | toJson)) }}
+{{- include "thumbwheel.outside" (list . (include "thumbwheel.bucketPorts" .)) }}
 {{- end -}}
 {{- end -}}
 

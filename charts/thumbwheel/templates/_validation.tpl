@@ -14,7 +14,9 @@
 {{- if and $v.kafka.existingSecret (eq $v.kafka.securityProtocol "PLAINTEXT") (not $v.kafka.strimzi.enabled) -}}{{ fail "kafka.securityProtocol: PLAINTEXT does not use kafka.existingSecret; set SASL_SSL or remove the secret" }}{{- end -}}
 {{- if and $v.kafka.caKey (not (or $v.kafka.caSecret $v.kafka.existingSecret)) -}}{{ fail "kafka.caSecret: kafka.caKey names a key of that secret, or of kafka.existingSecret" }}{{- end -}}
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: the endpoint of an S3 store is required" }}{{- end -}}
-{{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is required" }}{{- end -}}
+{{- if eq $stores.objectStore.credentials "chain" -}}
+  {{- if $v.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: objectStore.credentials chain does not use it; remove one of the two" }}{{- end -}}
+{{- else if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with an access key and its secret key is required; or set objectStore.credentials to chain" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: gitops generates no secrets; a secret with principal-key, master-key and valkey-secret is required" }}{{- end -}}
 {{- if and $v.gitops (not $v.serving.existingSecret) -}}{{ fail "serving.existingSecret: gitops generates no secrets; a secret with model-server-key is required" }}{{- end -}}
 {{- include "thumbwheel.validateSecrets" . -}}
@@ -89,6 +91,7 @@
   {{- if $given -}}{{ fail (printf "%s: evaluation.enabled installs its own stores; set only one of the two" $name) }}{{- end -}}
 {{- end -}}
 {{- if ne $v.kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: the Kafka of evaluation.enabled uses PLAINTEXT" }}{{- end -}}
+{{- if ne $v.objectStore.credentials "keys" -}}{{ fail "objectStore.credentials: the S3 store of evaluation.enabled uses keys" }}{{- end -}}
 {{- if $v.gitops -}}{{ fail "evaluation.enabled: passwords are generated, which gitops does not allow" }}{{- end -}}
 {{- end -}}
 {{- end -}}

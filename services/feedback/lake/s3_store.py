@@ -29,6 +29,7 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
+from s3_credentials.chain import CredentialChain, CredentialsError
 from services.chassis.telemetry import fields
 from services.feedback.lake.object_store import (
     ObjectMissingError,
@@ -57,6 +58,8 @@ SETTING_BY_CODE = {
     "InvalidAccessKeyId": "s3_access_key",
     "AccessDenied": "s3_access_key",
     "SignatureDoesNotMatch": "s3_secret_key",
+    "ExpiredToken": "s3_credentials",
+    "InvalidToken": "s3_credentials",
     "AuthorizationHeaderMalformed": "s3_region",
     "PermanentRedirect": "s3_region",
     "IllegalLocationConstraintException": "s3_region",
@@ -89,7 +92,8 @@ class ImmediateRetry(Retry):
 class S3Location:
     """Address, credentials and time limits of an S3 store.
 
-    `request_seconds` limits each of sending, server silence, and reading.
+    `request_seconds` limits each of sending, server silence, and reading. Without an access key the
+    credentials are those of the environment.
     """
 
     endpoint: str
@@ -115,8 +119,9 @@ def _client(location: S3Location) -> Minio:
     )
     return Minio(
         location.endpoint,
-        access_key=location.access_key,
-        secret_key=location.secret_key,
+        access_key=location.access_key or None,
+        secret_key=location.secret_key or None,
+        credentials=None if location.access_key else CredentialChain(),
         secure=location.secure,
         region=location.region,
         # One limit for connecting and one for everything else: urllib3 applies the latter also to
@@ -237,6 +242,13 @@ class S3Store:
                 f"{setting}: {self._location.endpoint} answers {error.code} "
                 f"({operation} in bucket {self._bucket})",
                 field=setting,
+            ) from error
+        except CredentialsError as error:
+            self._warn(operation, error.cause)
+            raise (ObjectRefusedError if error.refused else ObjectStoreError)(
+                f"s3_credentials: {error}",
+                field="s3_credentials",
+                reason="REFUSED" if error.refused else "UNREACHABLE",
             ) from error
         except (MinioException, HTTPError, ParseError) as error:
             cause = type(error.reason if isinstance(error, MaxRetryError) else error).__name__

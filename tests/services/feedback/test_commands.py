@@ -124,6 +124,8 @@ def test_the_service_does_not_start_with_a_rejecting_store(
     [
         ({"s3_endpoint": "http://127.0.0.1:8333"}, ("s3_endpoint",), "string_pattern_mismatch"),
         ({"s3_endpoint": "127.0.0.1:8333"}, (), "incomplete"),
+        ({"s3_credentials": "chain", "s3_access_key": "a"}, (), "ambiguous"),
+        ({"s3_credentials": "iam"}, ("s3_credentials",), "literal_error"),
         ({"s3_bucket": "ab"}, ("s3_bucket",), "string_pattern_mismatch"),
         ({"s3_request_seconds": "0"}, ("s3_request_seconds",), "greater_than"),
     ],
@@ -147,6 +149,13 @@ def test_secrets_are_not_shown() -> None:
         s3_secret_key="a secret of the tests",
     )
     assert "a secret of the tests" not in repr(settings)
+
+
+def test_credentials_of_the_environment_need_no_keys() -> None:
+    settings = FeedbackSettings(
+        principal_key=KEY, master_key=MASTER, s3_endpoint="a:1", s3_credentials="chain"
+    )
+    assert not settings.s3_access_key
 
 
 def test_unsigned_records_are_accepted_for_the_retention_after_an_upgrade_or_until_a_time() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
 
 from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from s3_credentials.chain import CredentialChain, CredentialsError
 from training.data.feedback.catalogue import CatalogueError, ObjectMissingError
 from training.errors import ConfigError
 
@@ -24,26 +26,33 @@ READ_SECONDS = 30.0
 TRIES = 4
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 10
+Origin = Literal["keys", "chain"]
 RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class BucketLocation:
-    """Address and credentials of an S3 bucket; `endpoint` is host:port."""
+    """Address and credentials of an S3 bucket.
+
+    Attributes:
+        endpoint: host:port.
+        credentials: keys: `access_key` and `secret_key`; chain: those of the environment.
+    """
 
     endpoint: str
-    access_key: str
-    secret_key: str = field(repr=False)
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
     bucket: str = "thumbwheel"
     region: str = "us-east-1"
     secure: bool = True
+    credentials: Origin = "keys"
 
 
 def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
     """Return the bucket location from the environment, or None without TW_TRAINING_S3_* variables.
 
-    Variables: TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION, and _SECURE
-    (true or false).
+    Variables: TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION, _SECURE (true or
+    false), and _CREDENTIALS: keys, or chain without the two keys.
 
     Raises:
         ConfigError: a variable is unknown, missing or invalid; `field` names the variable.
@@ -61,18 +70,32 @@ def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
         )
     if not given:
         return None
-    if missing := [name for name in names[:3] if not given.get(name)]:
+    origin = given.pop("credentials", "keys")
+    _check_word("CREDENTIALS", origin, *get_args(Origin))
+    required = names[:3] if origin == "keys" else names[:1]
+    if missing := [name for name in required if not given.get(name)]:
         variable = f"{PREFIX}{missing[0].upper()}"
         raise ConfigError(f"{variable}: is missing", field=variable, reason="MISSING")
-    secure = given.pop("secure", "true")
-    if secure not in ("true", "false"):
+    if unused := [name for name in names[1:3] if given.get(name) and name not in required]:
+        variable = f"{PREFIX}{unused[0].upper()}"
         raise ConfigError(
-            f"{PREFIX}SECURE: {secure!r} is neither true nor false",
-            field=f"{PREFIX}SECURE",
-            reason="WRONG_TYPE",
-            limit="true, false",
+            f"{variable}: not used with {PREFIX}CREDENTIALS=chain", field=variable, reason="UNUSED"
         )
-    return BucketLocation(**given, secure=secure == "true")
+    secure = given.pop("secure", "true")
+    _check_word("SECURE", secure, "true", "false")
+    return BucketLocation(
+        **given, secure=secure == "true", credentials="keys" if origin == "keys" else "chain"
+    )
+
+
+def _check_word(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise ConfigError(
+            f"{PREFIX}{name}: {value!r} is none of {', '.join(allowed)}",
+            field=f"{PREFIX}{name}",
+            reason="WRONG_TYPE",
+            limit=", ".join(allowed),
+        )
 
 
 def connect(location: BucketLocation, tries: int = TRIES) -> Minio:
@@ -91,8 +114,9 @@ def connect(location: BucketLocation, tries: int = TRIES) -> Minio:
     )
     return Minio(
         location.endpoint,
-        access_key=location.access_key,
-        secret_key=location.secret_key,
+        access_key=location.access_key or None,
+        secret_key=location.secret_key or None,
+        credentials=CredentialChain() if location.credentials == "chain" else None,
         secure=location.secure,
         region=location.region,
         http_client=PoolManager(
@@ -123,8 +147,9 @@ class Bucket:
                 ) from error
             raise CatalogueError(self._describe(f"answers {error.code}"), field="bucket") from error
         except (MinioException, HTTPError) as error:
+            cause = str(error) if isinstance(error, CredentialsError) else type(error).__name__
             raise CatalogueError(
-                self._describe(f"did not give {key}: {type(error).__name__}"),
+                self._describe(f"did not give {key}: {cause}"),
                 field="bucket",
                 reason="UNREACHABLE",
             ) from error

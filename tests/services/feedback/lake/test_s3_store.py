@@ -4,6 +4,8 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from services.feedback.lake.object_store import (
 from services.feedback.lake.s3_store import MAX_TRIES, S3Store
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import place, store_at
+from tests.support.credentials_server import CredentialsServer, web_identity
 from tests.support.errors import refused
 
 BODY = bytes(range(256)) * 1_000
@@ -213,3 +216,54 @@ def test_connections_of_several_threads_are_reused(server: S3Server, store: S3St
         list(threads.map(lambda number: store.put(f"{number}", BODY), range(40)))
     assert len(server.buckets["thumbs"]) == 40
     assert server.connections <= 4
+
+
+@pytest.fixture
+def issuer(server: S3Server, tmp_path: Path) -> Iterator[CredentialsServer]:
+    """Issuer of the only credentials that the store accepts."""
+    issuer = CredentialsServer()
+    server.authorize = issuer.authorize
+    with web_identity(issuer, tmp_path):
+        yield issuer
+
+
+def without_keys(port: int) -> S3Store:
+    return S3Store(replace(place(port), access_key="", secret_key=""))
+
+
+def test_the_store_is_used_with_temporary_credentials(
+    server: S3Server, port: int, issuer: CredentialsServer
+) -> None:
+    store = without_keys(port)
+    store.check()
+    store.put("a", BODY)
+    issuer.lifetime_seconds = 1
+    assert without_keys(port).get("a") == BODY
+    assert len(issuer.issued) == 2
+    with refused(ObjectRefusedError, field="s3_access_key"):
+        store_at(port).get("a")
+
+
+def test_credentials_that_expire_meanwhile_are_replaced(
+    port: int, issuer: CredentialsServer
+) -> None:
+    issuer.lifetime_seconds = 0.4
+    store = without_keys(port)
+    for number in range(30):
+        store.put(f"{number}", b"x")
+        time.sleep(0.05)
+    assert len(issuer.issued) > 3
+
+
+def test_a_refused_role_names_the_setting(port: int, issuer: CredentialsServer) -> None:
+    issuer.identity = "another.web.identity"
+    with refused(ObjectRefusedError, field="s3_credentials", reason="REFUSED"):
+        without_keys(port).check()
+
+
+def test_an_issuer_without_an_answer_is_no_wrong_setting(
+    port: int, issuer: CredentialsServer
+) -> None:
+    issuer.statuses = [503] * 10
+    with refused(ObjectStoreError, field="s3_credentials", reason="UNREACHABLE"):
+        without_keys(port).put("a", b"")

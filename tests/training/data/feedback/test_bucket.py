@@ -11,8 +11,10 @@ from infra.simulate.faults.http import HttpFault, HttpProxy, Kind
 from infra.simulate.faults.proxy import Chance
 from tests import servers
 from tests.s3_server import S3Server, serving
+from tests.support.credentials_server import CredentialsServer, web_identity
 from tests.support.errors import refused
 from tests.training.feedback_log import FeedbackLog
+from training.cluster.bucket_checkpoints import CheckpointBucket, CheckpointStoreError
 from training.data.feedback.bucket import TRIES, Bucket, BucketLocation, bucket_location
 from training.data.feedback.catalogue import CatalogueError, Directory, Objects
 from training.data.feedback.snapshot import Snapshot, SnapshotConfig, take_snapshot
@@ -143,8 +145,37 @@ def test_bucket_location_is_read_from_the_environment() -> None:
         ({"TW_TRAINING_S3_BUKET": "x"}, "TW_TRAINING_S3_BUKET", "UNKNOWN"),
         ({"TW_TRAINING_S3_SECRET_KEY": ""}, "TW_TRAINING_S3_SECRET_KEY", "MISSING"),
         ({"TW_TRAINING_S3_SECURE": "no"}, "TW_TRAINING_S3_SECURE", "WRONG_TYPE"),
+        ({"TW_TRAINING_S3_CREDENTIALS": "iam"}, "TW_TRAINING_S3_CREDENTIALS", "WRONG_TYPE"),
+        ({"TW_TRAINING_S3_CREDENTIALS": "chain"}, "TW_TRAINING_S3_ACCESS_KEY", "UNUSED"),
     ],
 )
 def test_invalid_variable_is_named(wrong: dict[str, str], field: str, reason: str) -> None:
     with refused(ConfigError, field=field, reason=reason):
         bucket_location(ENVIRONMENT | wrong)
+
+
+def test_objects_are_read_and_written_with_temporary_credentials(
+    server: S3Server, log: FeedbackLog, proxy: HttpProxy, tmp_path: Path
+) -> None:
+    location = bucket_location(
+        {
+            "TW_TRAINING_S3_ENDPOINT": f"127.0.0.1:{proxy.port}",
+            "TW_TRAINING_S3_CREDENTIALS": "chain",
+            "TW_TRAINING_S3_SECURE": "false",
+            "TW_TRAINING_S3_BUCKET": "thumbs",
+        }
+    )
+    assert location is not None
+    issuer = CredentialsServer()
+    server.authorize = issuer.authorize
+    with web_identity(issuer, tmp_path):
+        snapshot_of(log, Bucket(location), tmp_path / "snapshot")
+        checkpoints = CheckpointBucket(location, pause_seconds=0)
+        checkpoints.put("a", b"x")
+        assert checkpoints.get("a") == b"x"
+        assert len(issuer.issued) == 2
+        issuer.identity = "another.web.identity"
+        with refused(CatalogueError, field="bucket", reason="UNREACHABLE"):
+            Bucket(location).get("a")
+        with refused(CheckpointStoreError, field="a", reason="DENIED"):
+            CheckpointBucket(location, pause_seconds=0).get("a")

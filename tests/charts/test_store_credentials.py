@@ -1,0 +1,63 @@
+"""Credentials of the stores: roles, and secrets as operators and External Secrets write them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.charts.rendering import Object, component, of_kind, outside_ports, pods, render
+
+SETS = (
+    "objectStore.existingSecret=",
+    "objectStore.credentials=chain",
+    "objectStore.endpoint=s3.stores:8333",
+    "training.enabled=true",
+    "ray.mode=job",
+    "models.store=s3://thumbwheel/models",
+)
+KEYS = (
+    "objectStore.keys.accessKey=AWS_ACCESS_KEY_ID",
+    "objectStore.keys.secretKey=AWS_SECRET_ACCESS_KEY",
+    "training.enabled=true",
+    "ray.mode=job",
+)
+
+
+def rendered(*sets: str) -> list[Object]:
+    return list(render("existing-values.yaml", *sets))
+
+
+def environment(objects: list[Object], pod: str) -> Mapping[str, Any]:
+    """Return value or `secret/key` of each variable of the first container of a pod."""
+    found = {}
+    for item in pods(objects)[pod]["spec"]["containers"][0]["env"]:
+        reference = item.get("valueFrom", {}).get("secretKeyRef")
+        found[item["name"]] = (
+            f"{reference['name']}/{reference['key']}" if reference else item["value"]
+        )
+    return found
+
+
+def test_pods_with_a_role_get_no_keys_of_the_bucket() -> None:
+    objects = rendered(*SETS)
+    for pod, prefix in (("feedback/StatefulSet", "FEEDBACK"), ("training/CronJob", "TRAINING")):
+        found = environment(objects, pod)
+        assert found[f"TW_{prefix}_S3_CREDENTIALS"] == "chain"
+        assert not {f"TW_{prefix}_S3_ACCESS_KEY", f"TW_{prefix}_S3_SECRET_KEY"} & found.keys()
+    assert "'name': 'bucket'" not in str(objects), "no pod reads the secret of the keys"
+
+
+def test_pods_with_a_role_reach_the_issuer_of_credentials() -> None:
+    policies = {component(each): each["spec"] for each in of_kind(rendered(*SETS), "NetworkPolicy")}
+    assert {8333, 443} <= outside_ports(policies["feedback"])
+    assert {8333, 443} <= outside_ports(policies["training"])
+    assert 443 not in outside_ports(policies["session"])
+
+
+def test_keys_of_the_bucket_have_the_names_of_the_values() -> None:
+    objects = rendered(*KEYS)
+    for pod, prefix in (("feedback/StatefulSet", "FEEDBACK"), ("training/CronJob", "TRAINING")):
+        found = environment(objects, pod)
+        assert found[f"TW_{prefix}_S3_ACCESS_KEY"] == "bucket/AWS_ACCESS_KEY_ID"
+        assert found[f"TW_{prefix}_S3_SECRET_KEY"] == "bucket/AWS_SECRET_ACCESS_KEY"
+        assert f"TW_{prefix}_S3_CREDENTIALS" not in found
+    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    assert 443 not in outside_ports(policies["feedback"])
