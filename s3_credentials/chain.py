@@ -14,7 +14,8 @@ from datetime import UTC
 from enum import StrEnum
 from xml.etree.ElementTree import ParseError
 
-from minio.credentials import Credentials, EnvAWSProvider, IamAwsProvider, Provider
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import EnvAWSProvider, IamAwsProvider, Provider
 from minio.error import MinioException
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
@@ -68,7 +69,7 @@ def source_of_environment() -> Source:
     return Source.INSTANCE
 
 
-class CredentialChain(Provider):  # type: ignore[misc, unused-ignore]
+class CredentialChain(Provider):
     """Credentials that are fetched when needed and before they expire; thread-safe.
 
     Variables: AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN;
@@ -130,9 +131,10 @@ class CredentialChain(Provider):  # type: ignore[misc, unused-ignore]
                 return self._provider(source).retrieve()
             # A broken answer is a KeyError, a TypeError or a ParseError.
             except (ValueError, KeyError, TypeError, OSError, HTTPError, ParseError) as error:
-                status = STATUS.search(str(error))
-                refused = bool(status) and status[1].startswith("4") and status[1] != "429"
-                cause = f"HTTP status {status[1]}" if status else type(error).__name__
+                found = STATUS.search(str(error))
+                status = found[1] if found else ""
+                refused = status.startswith("4") and status != "429"
+                cause = f"HTTP status {status}" if status else type(error).__name__
                 if refused or tried == TRIES:
                     # Without a cause: its text contains the URL.
                     raise CredentialsError(source, cause, refused) from None

@@ -7,8 +7,9 @@ failed deletions. A PUT overwrites regardless of its condition, as in some store
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from email.message import Message
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -43,15 +44,11 @@ class S3Server:
         self.refusals: list[str] = []
         self.headers: dict[str, str] = {}
         self.keeps_deleted = self.garbles = False
-        self.authorize: Callable[[Mapping[str, str]], str | None] = lambda _headers: None
+        self.authorize: Callable[[Message], str | None] = lambda _headers: None
 
-    def answer(
-        self, method: str, target: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, bytes]:
+    def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         """Return status and body of a request."""
         self.requests[method] += 1
-        if code := self.authorize(headers):
-            return self._refusal(code)
         if self.refusals:
             return self._refusal(self.refusals.pop(0))
         parts = urlsplit(target)
@@ -114,7 +111,9 @@ def serving(store: S3Server) -> Iterator[int]:
         def _serve(self) -> None:
             store.conditions += "If-None-Match" in self.headers
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = store.answer(self.command, self.path, body, self.headers)
+            if code := store.authorize(self.headers):
+                store.refusals.insert(0, code)
+            status, answer = store.answer(self.command, self.path, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             if status >= 300:

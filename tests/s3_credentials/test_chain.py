@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from minio.credentials import Credentials
+from minio.credentials.credentials import Credentials
 
 from s3_credentials.chain import (
     REFRESH_SECONDS,

@@ -4,9 +4,10 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -40,14 +41,14 @@ class CredentialsServer:
         """Return the time of this server in seconds since 1970."""
         return time.time() + self.clock
 
-    def authorize(self, headers: Mapping[str, str]) -> str | None:
+    def authorize(self, headers: Message) -> str | None:
         """Return the error code of S3 for the credentials of a request, or None."""
         expiry = self.issued.get(headers.get("x-amz-security-token", ""))
         if expiry is None or "Credential=temporary/" not in headers.get("Authorization", ""):
             return "InvalidAccessKeyId"
         return "ExpiredToken" if self.now() >= expiry else None
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> tuple[int, str]:
+    def answer(self, method: str, target: str, headers: Message) -> tuple[int, str]:
         """Return status and body of a request."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
