@@ -42,7 +42,7 @@ def test_pods_with_a_role_get_no_keys_of_the_bucket() -> None:
         found = environment(objects, pod)
         assert found[f"TW_{prefix}_S3_CREDENTIALS"] == "chain"
         assert not {f"TW_{prefix}_S3_ACCESS_KEY", f"TW_{prefix}_S3_SECRET_KEY"} & found.keys()
-    assert "'name': 'bucket'" not in str(objects), "no pod reads the secret of the keys"
+    assert "'name': 'bucket', 'key'" not in str(objects), "no pod reads the secret of the keys"
 
 
 def test_pods_with_a_role_reach_the_issuer_of_credentials() -> None:
