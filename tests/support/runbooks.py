@@ -12,6 +12,7 @@ FOLDER = ROOT / "docs" / "runbooks"
 HEADING = "\n## On Kubernetes\n"
 LOOK, NAMES = "run: look", "run: names"
 SLOW, REFUSED = "run in the long test: ", "not run: "
+RESUME = f"{SLOW}resume"
 BLOCK = re.compile(r"(?:<!-- (?P<mark>.+?) -->\n)?```sh\n(?P<commands>.+?)```", re.DOTALL)
 
 
@@ -55,10 +56,16 @@ def all_blocks() -> tuple[Block, ...]:
     return tuple(block for page in pages() for block in page_blocks(page))
 
 
+def block_of(alert: str, mark: str) -> Block:
+    """Return the block with this mark on the page of an alert."""
+    found = [block for block in all_blocks() if (block.page, block.mark) == (alert, mark)]
+    assert len(found) == 1, f"{alert} has {len(found)} blocks with the mark {mark!r}"
+    return found[0]
+
+
 def look(alert: str) -> Block:
     """Return the block of an alert that only reads."""
-    (found,) = (block for block in all_blocks() if (block.page, block.mark) == (alert, LOOK))
-    return found
+    return block_of(alert, LOOK)
 
 
 def names() -> str:

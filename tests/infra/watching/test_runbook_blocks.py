@@ -20,12 +20,14 @@ from services.gateway.identity.service_key_commands import add_identity_commands
 from services.generator.commands import add_commands as add_generator
 from services.review.commands import add_commands as add_review
 from tests.charts.rendering import of_kind, pods, render
+from tests.infra.run.deploy.runbook_faults import FAULTS
 from tests.support.runbooks import (
     LOOK,
     REFUSED,
     SLOW,
     Block,
     all_blocks,
+    look,
     names,
     page_blocks,
     pages,
@@ -226,6 +228,16 @@ def test_names_are_set_by_the_block_of_the_start_page() -> None:
         own = set(re.findall(r"\b(\w+)=|for (\w+) in", block.commands))
         used = set(re.findall(r"\$(\w+)", re.sub(r"'[^']*'", "", block.commands)))
         assert used <= given | {name for pair in own for name in pair}, block
+
+
+def test_ten_alerts_are_tried_with_their_faults() -> None:
+    alerts = [alert for fault in FAULTS.values() for alert in fault.evidence]
+    assert len(set(alerts)) == len(alerts) >= 10
+    for fault in FAULTS.values():
+        for alert, pattern in fault.evidence.items():
+            re.compile(pattern)
+            for replaced in fault.changes:
+                assert replaced in look(alert).commands
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -17,6 +17,8 @@ from infra.run.deploy.training import RayMode, chart_values
 from tests.infra.run.deploy.deployed import until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.raters import fill_bucket, keys, rate_while
+from tests.infra.run.deploy.runbook_runs import run_block
+from tests.support.runbooks import look
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 RAY_MODE, UNTRIED = "kuberay", "runs are not tried as RayJobs"
@@ -106,6 +108,9 @@ def test_failed_application_is_reported_with_exit_status(runs: LoopRuns) -> None
     assert runs.status()["result"] == "failed"
     assert re.search(r"\b2\b", runs.status()["reason"])
     assert runs.has_result("failed")
+    shown = run_block(runs.deployed, look("LoopFailed"), goes_on=True)
+    assert re.search(r'thumbwheel_loop_turn_result\{.*result="failed"\} 1\.0', shown), shown
+    assert "turn-of-none" in shown
 
 
 @pytest.mark.long
