@@ -1,0 +1,1 @@
+"""A scored checklist of 40 points for any Helm chart."""
