@@ -52,9 +52,12 @@ SECURITY = (
 def placement(chart: Chart) -> Findings | None:
     """Set nodeSelector, tolerations and affinity wherever the chart has them.
 
-    Every pod of the rendering must then have all three. Pods of `helm test` are left out.
+    Every pod of the rendering must then have all three. Node affinity counts as a nodeSelector, and
+    a value `nodeSelectorTerms` as node affinity. Pods of `helm test` are left out.
     """
+    required = {"matchExpressions": [{"key": MARK, "operator": "Exists"}]}
     setters = {
+        "nodeSelectorTerms": replaced(list, [required]),
         "nodeSelector": replaced(dict, {MARK: "yes"}),
         "tolerations": replaced(list, [{"key": MARK, "operator": "Exists"}]),
         "affinity": replaced(dict, AFFINITY),
@@ -62,8 +65,17 @@ def placement(chart: Chart) -> Findings | None:
     return _settable(
         chart,
         [set_everywhere(chart, setters)],
-        lambda pod: [key for key in setters if MARK not in str(pod.spec.get(key))],
+        _unplaced,
     )
+
+
+def _unplaced(pod: Pod) -> Sequence[str]:
+    found = {
+        key for key in ("nodeSelector", "tolerations", "affinity") if MARK in str(pod.spec.get(key))
+    }
+    if "affinity" in found:
+        found.add("nodeSelector")
+    return [key for key in ("nodeSelector", "tolerations", "affinity") if key not in found]
 
 
 def priority(chart: Chart) -> Findings | None:
@@ -131,7 +143,11 @@ def registries(chart: Chart) -> Findings | None:
     """
     variants = []
     for secrets in ([{"name": "checklist-pull"}], ["checklist-pull"]):
-        setters = {"imagePullSecrets": replaced(list, secrets)}
+        setters = {
+            "imagePullSecret": replaced(str, "checklist-pull"),
+            "imagePullSecrets": replaced(list, secrets),
+            "pullSecrets": replaced(list, secrets),
+        }
         own = set_everywhere(chart, setters) or chart.values
         variants.append({key: _moved(value, key) for key, value in own.items()})
     return _settable(chart, variants, _unmoved)
@@ -191,10 +207,8 @@ def _pinned(image: str) -> bool:
 
 def further_objects(chart: Chart) -> Findings | None:
     """Set values named extraObjects or alike to a ConfigMap, which must then be rendered."""
-    variants = [
-        set_everywhere(chart, {name: _extra(new) for name in EXTRA})
-        for new in ([OBJECT], {"checklist": OBJECT}, [str(OBJECT)])
-    ]
+    contents: Sequence[Any] = ([OBJECT], {"checklist": OBJECT}, [str(OBJECT)])
+    variants = [set_everywhere(chart, {name: _extra(new) for name in EXTRA}) for new in contents]
     objects, reason = first_accepted(chart, variants)
     if objects is None:
         return [reason]

@@ -17,7 +17,8 @@ NAMESPACE_MATCHER = re.compile(r"\b(?:exported_)?namespace\s*(?:=~?|!~|!=)|\brel
 def monitors(chart: Chart) -> Findings | None:
     """Require monitors of the Prometheus Operator that select pods or Services of the release.
 
-    Every server with a port whose name contains `metrics` must be selected.
+    Every server with a port whose name contains `metrics` must be selected. A monitor may also
+    select pods that only an operator creates.
     """
     found = servers(chart.objects)
     if not found:
@@ -27,7 +28,6 @@ def monitors(chart: Chart) -> Findings | None:
         return [f"no {' or '.join(MONITORS[:2])} with these values"]
     services = of_kind(chart.objects, "Service")
     scraped: list[Mapping[str, str]] = []
-    breaks = []
     for monitor in own:
         selector = monitor["spec"].get("selector")
         labels = [pod.labels for pod in pods(chart.objects)]
@@ -43,9 +43,9 @@ def monitors(chart: Chart) -> Findings | None:
         else:
             hits = [item for item in labels if selects(selector, item)]
         scraped += hits
-        if not hits:
-            breaks.append(f"{title(monitor)}: selects nothing")
-    return breaks + [
+    if not scraped:
+        return [f"{title(monitor)}: selects no pod of the rendering" for monitor in own]
+    return [
         f"{pod.name}: not scraped"
         for pod in found
         if pod.labels not in scraped

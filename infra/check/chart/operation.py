@@ -92,10 +92,11 @@ def shutdown(chart: Chart) -> Findings | None:
     for pod in found:
         grace = pod.spec.get("terminationGracePeriodSeconds", GRACE_SECONDS)
         seconds = [_hook_seconds(container) for container in pod.probed]
+        longest = max((item for item in seconds if item is not None), default=0)
         if None in seconds:
             breaks.append(f"{pod.name}: no preStop hook")
-        elif max(item or 0 for item in seconds) >= grace:
-            breaks.append(f"{pod.name}: the hook takes {max(seconds, default=0)} of {grace} s")
+        elif longest >= grace:
+            breaks.append(f"{pod.name}: the hook takes {longest} of {grace} s")
     return breaks
 
 

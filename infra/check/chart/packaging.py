@@ -115,10 +115,11 @@ def kube_version(chart: Chart) -> Findings | None:
 def upgrade_notes(chart: Chart) -> Findings | None:
     """Look for upgrade notes.
 
-    UPGRADING.md, UPGRADE.md or CHANGELOG.md in the chart, a heading of README.md with "upgrad" or
-    "migrat", or the annotation artifacthub.io/changes.
+    UPGRADING.md, UPGRADE.md or CHANGELOG.md in the chart, a heading or link of README.md with
+    "upgrad" or "migrat", or the annotation artifacthub.io/changes.
     """
-    heading = re.search(r"^#+ .*(upgrad|migrat)", chart.text("README.md"), re.I | re.M)
+    page = chart.text("README.md")
+    heading = re.search(r"(^#+ |\]\([^)]*).*?(upgrad|migrat)", page, re.I | re.M)
     changes = "artifacthub.io/changes" in (chart.metadata.get("annotations") or {})
     found = heading or changes or any(chart.text(name).strip() for name in PAGES)
     return [] if found else ["no upgrade notes in the chart"]

@@ -1,6 +1,7 @@
 """Renderings with values that are set wherever a chart has a value of that name."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ Setter = Callable[[Any], Any]
 def set_everywhere(chart: Chart, setters: Mapping[str, Setter]) -> dict[str, Any] | None:
     """Return the values with every value of these names replaced, or None without such a value.
 
-    Names are compared without case. A name is looked for in the values and in the schema.
+    Names are compared without case. A name is looked for in the values, in the schema and in the
+    paths that templates read (`.Values.a.b`).
 
     Args:
         setters: new value by name, as a function of the old one, which is None where only the
@@ -24,7 +26,26 @@ def set_everywhere(chart: Chart, setters: Mapping[str, Setter]) -> dict[str, Any
     changed = _set_in_values(values, setters)
     if chart.schema:
         changed |= _set_by_schema(values, chart.schema, chart.schema, setters, 0)
+    for file in sorted((chart.folder / "templates").rglob("*.*")):
+        for path in re.findall(r"\.Values((?:\.\w+)+)", file.read_text()):
+            changed |= _set_at(values, path.strip(".").split("."), setters)
     return values if changed else None
+
+
+def _set_at(values: dict[str, Any], path: Sequence[str], setters: Mapping[str, Setter]) -> bool:
+    """Set a value that only a template names; its parents must be mappings."""
+    setter, found = setters.get(path[-1].lower()), values
+    if setter is None or (new := setter(None)) is None:
+        return False
+    for key in path[:-1]:
+        inner = found.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return False
+        found = inner
+    if path[-1] in found:
+        return False
+    found[path[-1]] = new
+    return True
 
 
 def _set_in_values(values: Any, setters: Mapping[str, Setter]) -> bool:
