@@ -15,7 +15,7 @@ from infra.check.chart.workloads import Pod, of_kind, pods
 MARK = "checklist.example/chosen"
 USER = 54321
 REGISTRY = "registry.checklist.example"
-OBJECT = {
+OBJECT: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
     "metadata": {"name": "checklist-further"},
