@@ -1,0 +1,149 @@
+"""Steps of a release, in their order."""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from infra.machine.images.archive import write_archive
+from infra.machine.images.build import built_image, locks_of
+from infra.machine.images.catalogue import ROOT, read_catalogue
+from infra.release.changelog import changes_of
+from infra.release.chart import (
+    ChartInputs,
+    chart_metadata,
+    image_references,
+    package_chart,
+    values_of_release,
+    write_chart_archive,
+)
+from infra.release.errors import ReleaseError
+from infra.release.provenance import Run, source_of, statement
+from infra.release.signing import file_digest, sign, write_sums
+
+Say: TypeAlias = Callable[[str], None]
+CHART = ROOT / "charts" / "thumbwheel"
+# Helm, kubectl, and the packages of the build itself.
+TOOLS = (Path("locks/cluster/clients.txt"), Path("locks/dev.txt"))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a release.
+
+    Args:
+        folder: parent of the folder of the version.
+        images: names of images to build.
+        registry: registry of all images, for the chart's values and the references of archives.
+        home: URL of the project; empty keeps the placeholder of Chart.yaml.
+        digests: digests of images that are not built here, by name.
+        allow_modified: accept a clone with changes that no commit contains.
+        helm: path of Helm.
+    """
+
+    folder: Path
+    images: Sequence[str]
+    helm: Path
+    registry: str = ""
+    home: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    allow_modified: bool = False
+
+
+def build_release(
+    options: Options, run: Run, key: EllipticCurvePrivateKey | None, say: Say
+) -> Path:
+    """Write all files of the release and return their folder.
+
+    Args:
+        key: key that signs the digests; None leaves the release unsigned.
+
+    Raises:
+        ReleaseError: versions differ, the folder exists, or an input is missing.
+    """
+    source = source_of(ROOT, options.allow_modified)
+    version = _version()
+    changes = changes_of((ROOT / "CHANGELOG.md").read_text(), version)
+    folder = options.folder / version
+    if folder.exists():
+        raise ReleaseError(f"{folder} exists; remove it first", field="folder", reason="EXISTS")
+    folder.mkdir(parents=True)
+    built = _build_images(options, version, folder, say)
+    say("packaging the chart")
+    inputs = ChartInputs(
+        CHART, {**options.digests, **built}, options.registry, options.home, changes
+    )
+    chart = package_chart(inputs, options.helm, folder)
+    archive = folder / f"{chart.stem}-oci.tar"
+    reference = _reference(options.registry, "charts/thumbwheel", version)
+    manifests = {
+        **{f"thumbwheel-{name}": digest for name, digest in built.items()},
+        "chart": write_chart_archive(chart, reference, archive),
+    }
+    _write_images_list(folder, inputs, version, say)
+    # After all other files, which are its subjects.
+    subjects = {
+        str(path.relative_to(folder)): file_digest(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+    } | {name: digest.removeprefix("sha256:") for name, digest in manifests.items()}
+    catalogue = read_catalogue()
+    locks = [lock for name in options.images for lock in locks_of(catalogue.images[name])]
+    parameters = {"images": [*options.images], "registry": options.registry}
+    provenance = statement(subjects, source, [*locks, *TOOLS], parameters, run, ROOT)
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    sums = write_sums(folder)
+    if key:
+        sign(sums, key)
+        say(f"signed: {sums}")
+    return folder
+
+
+def _version() -> str:
+    """Return the version of the chart; chart, application and pyproject.toml must agree."""
+    metadata = chart_metadata(CHART)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {
+        str(each) for each in (metadata["version"], metadata["appVersion"], project["version"])
+    }
+    if len(found) != 1:
+        raise ReleaseError(
+            f"versions of Chart.yaml (version, appVersion) and pyproject.toml differ: "
+            f"{', '.join(sorted(found))}",
+            field="version",
+        )
+    return found.pop()
+
+
+def _reference(registry: str, name: str, version: str) -> str:
+    return f"{registry or 'localhost'}/{name}:{version}"
+
+
+def _build_images(options: Options, version: str, folder: Path, say: Say) -> dict[str, str]:
+    """Write the archives of the images and return their digests by name."""
+    catalogue = read_catalogue()
+    (folder / "images").mkdir()
+    digests = {}
+    for name in options.images:
+        say(f"building the image {name}")
+        with built_image(catalogue.images[name], catalogue, say) as image:
+            reference = _reference(options.registry, f"thumbwheel-{name}", version)
+            write_archive(folder / "images" / f"thumbwheel-{name}.tar", reference, image)
+            digests[name] = image.digest
+    return digests
+
+
+def _write_images_list(folder: Path, inputs: ChartInputs, version: str, say: Say) -> None:
+    """Write images.txt, a line of reference and tag for each image of the packaged chart."""
+    text = (inputs.folder / "values.yaml").read_text()
+    values = values_of_release(text, inputs.digests, inputs.registry)
+    references = image_references(yaml.safe_load(values), version)
+    if unpinned := [reference for reference, _ in references.values() if "@" not in reference]:
+        say(f"without a digest: {', '.join(unpinned)}; --digest NAME=sha256:… adds one")
+    lines = [f"{reference} {tag}\n" for reference, tag in references.values()]
+    (folder / "images.txt").write_text("".join(lines))
