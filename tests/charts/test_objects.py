@@ -181,11 +181,10 @@ def test_selectors_match_exactly_their_own_pods(values: str) -> None:
         if not name.endswith("Job")
     }
     # The labels that KServe copies to the pods of a version.
-    labels |= {
-        "predictor/InferenceService": json.loads(item["data"][TEMPLATE_KEY])["metadata"]["labels"]
-        for item in of_kind(objects, "ConfigMap")
-        if TEMPLATE_KEY in item["data"]
-    }
+    for item in of_kind(objects, "ConfigMap"):
+        if TEMPLATE_KEY in item["data"]:
+            template = json.loads(item["data"][TEMPLATE_KEY])
+            labels["predictor/InferenceService"] = template["metadata"]["labels"]
     for item in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
         selector = item["spec"]["selector"]["matchLabels"]
         found = [name for name, has in labels.items() if selector.items() <= has.items()]

@@ -84,6 +84,67 @@ def test_a_changed_topic_name_is_used_everywhere() -> None:
     }
 
 
+NAMES = (
+    "kafka.topics.feedback=staging.feedback,kafka.topics.turns=staging.turns",
+    "kafka.consumerGroup=staging-sink",
+    "monitoring.podMonitors.enabled=true",
+    "kafka.strimzi.antiAffinity=preferred",
+)
+
+
+def test_two_releases_on_the_same_brokers_have_names_of_their_own() -> None:
+    topics = {item["spec"]["topicName"] for item in of_kind(render(VALUES, *NAMES), "KafkaTopic")}
+    assert topics == {"staging.feedback", "staging.turns"}
+    acls = only("KafkaUser", *NAMES)["spec"]["authorization"]["acls"]
+    assert {acl["resource"]["name"] for acl in acls} == topics | {"staging-sink"}
+    feedback = pods(render(VALUES, *NAMES))["feedback/StatefulSet"]["spec"]
+    settings = {item["name"]: item.get("value") for item in feedback["containers"][0]["env"]}
+    assert settings["TW_FEEDBACK_FEEDBACK_TOPIC"] == "staging.feedback"
+    assert settings["TW_FEEDBACK_TURNS_TOPIC"] == "staging.turns"
+    assert settings["TW_FEEDBACK_CONSUMER_GROUP"] == "staging-sink"
+
+
+def test_names_of_topics_are_the_defaults_of_feedback() -> None:
+    fields, settings = FeedbackSettings.model_fields, environment()
+    for name in ("feedback_topic", "turns_topic", "consumer_group"):
+        assert settings[f"TW_FEEDBACK_{name.upper()}"] == fields[name].default
+
+
+def test_a_lost_zone_leaves_enough_replicas_to_acknowledge() -> None:
+    kafka, pool = only("Kafka")["spec"]["kafka"], only("KafkaNodePool")["spec"]
+    assert kafka["rack"] == {"topologyKey": "topology.kubernetes.io/zone"}
+    assert pool["replicas"] == kafka["config"]["default.replication.factor"] == 3
+    assert kafka["config"]["min.insync.replicas"] == 2
+
+
+def test_brokers_are_on_different_nodes_unless_a_value_says_otherwise() -> None:
+    (name,) = {item["metadata"]["name"] for item in of_kind(render(VALUES), "KafkaNodePool")}
+    brokers = {"strimzi.io/cluster": "tw-thumbwheel", "strimzi.io/pool-name": name}
+    pod = only("KafkaNodePool")["spec"]["template"]["pod"]
+    (term,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"] == brokers
+    for spread in pod["topologySpreadConstraints"]:
+        assert spread["labelSelector"]["matchLabels"] == brokers
+    other = only("KafkaNodePool", *NAMES)["spec"]["template"]["pod"]["affinity"]["podAntiAffinity"]
+    assert other.keys() == {"preferredDuringSchedulingIgnoredDuringExecution"}
+
+
+def test_brokers_are_monitored_with_the_services() -> None:
+    assert "metricsConfig" not in only("Kafka")["spec"]["kafka"]
+    objects = render(VALUES, *NAMES)
+    assert only("Kafka", *NAMES)["spec"]["kafka"]["metricsConfig"]["type"] == (
+        "strimziMetricsReporter"
+    )
+    (monitor,) = [item for item in of_kind(objects, "PodMonitor") if component(item) == "brokers"]
+    pool = only("KafkaNodePool", *NAMES)
+    assert monitor["spec"]["selector"]["matchLabels"] == {
+        "strimzi.io/cluster": pool["metadata"]["labels"]["strimzi.io/cluster"],
+        "strimzi.io/pool-name": pool["metadata"]["name"],
+    }
+    assert [item["port"] for item in monitor["spec"]["podMetricsEndpoints"]] == ["tcp-prometheus"]
+
+
 def test_resources_with_acknowledged_events_outlive_the_release() -> None:
     kept = of_kind(render(VALUES), "Kafka", "KafkaNodePool", "KafkaTopic")
     assert len(kept) == 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.rendering import of_kind, pods, ray_job, refusal, render
+from tests.charts.rendering import component, of_kind, pods, ray_job, refusal, render
 from tests.support.errors import refused
 from training.__main__ import parser
 from training.errors import ConfigError
@@ -157,3 +157,79 @@ def test_adapters_and_too_much_memory_are_refused(argument: str, words: str) -> 
 def test_default_utilization_of_shared_gpus_is_refused() -> None:
     error = refusal(SINGLE, "gitops=true", "serving.vllm.args={--max-model-len=8192}")
     assert "serving.vllm.podsPerGpu" in error
+
+
+def test_an_evaluation_requests_less_than_two_cpus_also_during_an_upgrade() -> None:
+    """The Job of the model runs at the installation, and additional pods at an upgrade."""
+    installation = upgrade = 0.0
+    for name, pod in pods(render("evaluation-values.yaml")).items():
+        requested = sum(
+            cores(item["resources"]["requests"]["cpu"]) for item in pod["spec"]["containers"]
+        )
+        installation += requested
+        if not name.endswith("/Job"):
+            upgrade += requested * (2 if name.endswith("/Deployment") else 1)
+    assert 1 < installation < 2
+    assert 1 < upgrade < 2
+
+
+def cores(amount: str) -> float:
+    return float(amount.removesuffix("m")) / 1000 if amount.endswith("m") else float(amount)
+
+
+def test_one_node_has_one_pod_of_each_service_and_generated_keys() -> None:
+    objects = render("one-node-values.yaml")
+    assert {item["spec"]["replicas"] for item in of_kind(objects, "Deployment", "StatefulSet")} == {
+        1
+    }
+    assert "tw-thumbwheel-keys" in {item["metadata"]["name"] for item in of_kind(objects, "Secret")}
+
+
+def test_vllm_scales_to_four_pods_by_waiting_requests() -> None:
+    (template,) = [
+        json.loads(item["data"]["inference-service.json"])
+        for item in of_kind(render("gpu-values.yaml"), "ConfigMap")
+        if "inference-service.json" in item["data"]
+    ]
+    predictor = template["spec"]["predictor"]
+    assert predictor["maxReplicas"] == 4
+    (metric,) = predictor["autoScaling"]["metrics"]
+    assert "num_requests_waiting" in metric["external"]["metric"]["query"]
+    limits = predictor["model"]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == 1
+
+
+def test_runs_of_ray_start_on_nights_before_weekdays_with_a_gpu_for_each_worker() -> None:
+    objects = render("ray-values.yaml")
+    (run,) = [item for item in of_kind(objects, "CronJob") if component(item) == "training"]
+    assert run["spec"]["schedule"].endswith("* * 1-5")
+    (group,) = ray_job(objects)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_existing_values_generate_no_secret() -> None:
+    assert of_kind(render("existing-values.yaml"), "Secret") == []
+
+
+def test_gitops_values_name_images_of_services_by_digest() -> None:
+    for name, pod in pods(render("gitops-values.yaml")).items():
+        if name.endswith(("/Deployment", "/StatefulSet")):
+            assert "@sha256:" in pod["spec"]["containers"][0]["image"]
+
+
+def test_pods_of_eight_gpus_read_versions_from_the_object_store() -> None:
+    objects = render(EIGHT)
+    (template,) = [
+        json.loads(item["data"]["inference-service.json"])
+        for item in of_kind(objects, "ConfigMap")
+        if "inference-service.json" in item["data"]
+    ]
+    assert template["spec"]["predictor"]["model"]["storageUri"].startswith("s3://")
+    mounting = {
+        name.split("/")[0]
+        for name, pod in pods(objects).items()
+        for volume in pod["spec"].get("volumes", ())
+        if volume.get("persistentVolumeClaim", {}).get("claimName") == "models"
+    }
+    assert mounting == {"session", "generator", "model", "training", "ray-worker"}

@@ -73,6 +73,9 @@ kafka_ca_file: /kafka/{{ . }}
 {{- if hasPrefix "SASL" .securityProtocol }}
 kafka_sasl_mechanism: {{ .saslMechanism }}
 {{- end }}
+feedback_topic: {{ .topics.feedback }}
+turns_topic: {{ .topics.turns }}
+consumer_group: {{ .consumerGroup }}
 partitions: {{ .topics.partitions }}
 replication_factor: {{ .topics.replicationFactor }}
 min_insync_replicas: {{ .topics.minInsyncReplicas }}
