@@ -1,4 +1,4 @@
-"""Generate docs/metrics.md: every metric of the services, parsed from the code.
+"""Generate docs/metrics.md: every metric of the services, parsed from the code, and every alert.
 
 `--check` compares and writes nothing. The parser finds calls like `Counter("thumbwheel_…",
 "Description.", ["label"])`, so the code must contain each name as a literal.
@@ -10,10 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.docs.output import write_or_compare
+from infra.watching.rules import severities, thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "metrics.md"
 PREFIX = "thumbwheel_"
+ALERTS_HEAD = """
+## Alerts
+
+Thresholds with their defaults, which `monitoring.rules.thresholds.ALERT.NAME` of the chart changes;
+`for` is the time until the alert fires. Each alert has a page in [runbooks](runbooks/README.md).
+
+| alert | severity | thresholds |
+|---|---|---|
+"""
 KINDS = ("counter", "gauge", "histogram")
 HEAD = """# Metrics
 
@@ -39,7 +49,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """Return the whole page with a table per service."""
+    """Return the whole page with a table per service, and one of the alerts."""
     found = sorted(
         metrics(), key=lambda metric: (metric.service != "chassis", metric.service, metric.name)
     )
@@ -53,7 +63,14 @@ def page() -> str:
             if one.service == service
         )
         parts.append(f"\n## {title}\n\n| metric | kind | labels | |\n|---|---|---|---|\n{rows}")
-    return "".join(parts)
+    return "".join((*parts, ALERTS_HEAD, *_alert_rows()))
+
+
+def _alert_rows() -> Iterator[str]:
+    severity = severities()
+    for alert, names in thresholds().items():
+        shown = ", ".join(f"`{name}: {value}`" for name, value in names.items())
+        yield f"| [{alert}](runbooks/{alert}.md) | {severity[alert]} | {shown} |\n"
 
 
 def metrics(folder: Path = ROOT / "services") -> Iterator[Metric]:

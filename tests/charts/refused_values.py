@@ -17,6 +17,18 @@ BY_SCHEMA = {
     "an unknown mode": ("serving.mode=gpu", "mode"),
     "an invalid digest": ("images.services.digest=latest", "digest"),
     "a setting in capitals": ("services.gateway.settings.MAX_TURNS=1", "MAX_TURNS"),
+    "an unknown alert": ("monitoring.rules.disabled[0]=TurnsFail", "disabled RequestsFail"),
+    "a threshold of an unknown alert": (
+        "monitoring.rules.thresholds.TurnsFail.ratio=0.1",
+        "thresholds TurnsFail",
+    ),
+    "an unknown threshold": (
+        "monitoring.rules.thresholds.RequestsFail.share=0.1",
+        "RequestsFail share",
+    ),
+    "a ratio above 1": ("monitoring.rules.thresholds.RequestsFail.ratio=5", "RequestsFail/ratio"),
+    "a time without a unit": ("monitoring.rules.thresholds.RequestsFail.for=5", "RequestsFail/for"),
+    "pages without a scheme": ("monitoring.rules.runbookBaseUrl=docs.example", "runbookBaseUrl"),
     "a mistyped setting": ("services.gateway.settings.max_turn=1", "max_turn"),
     "a setting of another service": ("services.feedback.settings.max_turns=1", "max_turns"),
     "a common setting of a single service": ("serviceDefaults.settings.max_turns=1", "max_turns"),

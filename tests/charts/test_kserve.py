@@ -261,6 +261,8 @@ def test_scaling_uses_the_waiting_requests_of_the_version_only(values: str) -> N
     assert metric["external"]["metric"]["serverAddress"].startswith("http://prometheus")
     assert '"nano-1.2_3"' in metric["external"]["metric"]["query"]
     assert "waiting" in metric["external"]["metric"]["query"]
+    # Another release may serve a version of the same name.
+    assert 'namespace="chat",release="tw"}' in metric["external"]["metric"]["query"]
 
 
 def test_only_the_generator_has_rights_and_only_those_it_uses() -> None:

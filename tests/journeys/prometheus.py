@@ -15,8 +15,8 @@ from infra.machine.servers.installation import locate
 from infra.machine.servers.prometheus import Prometheus
 from infra.run.supervision.ports import free_port
 from infra.service_table import service_table
-from infra.watching.files import ALERTS
 from infra.watching.panels import Dashboard
+from infra.watching.rules import local_rules
 from tests.servers import Server
 
 SERVICES = tuple(service.name for service in service_table().grpc)
@@ -90,7 +90,7 @@ def check_panels(
 @contextmanager
 def watched(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[PrometheusServer]:
     """Run a Prometheus that scrapes a system every second, with the product's rules."""
-    prometheus = Prometheus(folder, free_port(), targets, (ALERTS,), scrape_seconds=1)
+    prometheus = Prometheus(folder, free_port(), targets, local_rules(targets), scrape_seconds=1)
     server = Server(prometheus.prepare(locate().prometheus), folder)
     server.start()
     try:

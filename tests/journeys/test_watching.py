@@ -43,6 +43,7 @@ EXCUSED = {
     "thumbwheel_feedback_absent_spool": "each write-ahead log has its replica",
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
+    "thumbwheel_external_answers_total": "no external model is configured",
     "thumbwheel_service_token_errors_total": "each call between services is signed",
     "thumbwheel_issuer_fetches_total": "no sign-in through an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",

@@ -67,7 +67,7 @@ spec:
             metric:
               backend: prometheus
               serverAddress: {{ $kserve.prometheus }}
-              query: {{ eq $kserve.runtime "vllm" | ternary "sum(vllm:num_requests_waiting{model_name=\"$(version)\"})" "sum(thumbwheel_predictor_waiting_requests{version=\"$(version)\"})" | quote }}
+              query: {{ printf "sum(%s=\"$(version)\",%s})" (eq $kserve.runtime "vllm" | ternary "vllm:num_requests_waiting{model_name" "thumbwheel_predictor_waiting_requests{version") (include "thumbwheel.scope" .) | quote }}
             target: {type: Value, value: {{ $kserve.waitingRequests | quote }}}
     {{- end }}
     serviceAccountName: {{ include "thumbwheel.servingAccount" . }}

@@ -17,7 +17,7 @@ from infra.machine.servers.seaweedfs import ACCESS_KEY, COMPONENTS, SeaweedFS
 from infra.machine.servers.valkey import Valkey
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import distinct_free_ports, is_free
-from infra.watching.files import ALERTS
+from infra.watching.rules import local_rules
 
 # Default ports of clients. Other servers, and servers whose port is in use, get a free port.
 USUAL_PORTS = {"kafka-1": 9092, "postgres": 5432, "valkey": 6379, "s3": 8333, "prometheus": 9090}
@@ -68,7 +68,7 @@ def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequen
         Postgres(state / "postgres", ports["postgres"]),
         Valkey(state / "valkey", ports["valkey"]),
         SeaweedFS(state / "s3", tuple(ports[name] for name in _STORE_PORTS)),
-        Prometheus(state / "prometheus", ports["prometheus"], targets, (ALERTS,)),
+        Prometheus(state / "prometheus", ports["prometheus"], targets, local_rules(targets)),
     )
 
 

@@ -22,14 +22,14 @@ class Prometheus:
 
     Args:
         targets: host:port of every /metrics by job.
-        rules: files of alert rules. Alerts appear on the page of Prometheus; no receiver is
-            configured.
+        rules: text of a file of alert rules. Alerts appear on the page of Prometheus; no receiver
+            is configured.
     """
 
     folder: Path
     port: int
     targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    rules: Sequence[Path] = ()
+    rules: str = ""
     scrape_seconds: int = SCRAPE_SECONDS
 
     @property
@@ -37,14 +37,16 @@ class Prometheus:
         return f"http://{HOST}:{self.port}"
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
-        """Write the settings as JSON, a subset of YAML."""
+        """Write the rules, and the settings as JSON, a subset of YAML."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "prometheus.json"
+        alerts = self.folder / "alerts.yaml"
+        alerts.write_text(self.rules)
         every = f"{self.scrape_seconds}s"
         jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
         content = {
             "global": {"scrape_interval": every, "evaluation_interval": every},
-            "rule_files": [str(file) for file in self.rules],
+            "rule_files": [str(alerts)],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]}
                 for job, targets in jobs.items()

@@ -20,7 +20,7 @@ PEOPLE = Row(
         ),
         Panel(
             "Failed turns",
-            "The alert TurnsFail fires above 5 %.",
+            "The alert RequestsFail fires above 5 %.",
             Unit.RATIO,
             [Query(share(TURNS, 'reason="failed"'), "failed")],
         ),
@@ -89,7 +89,7 @@ DOOR = Row(
         ),
         Panel(
             "Shared state of the gateways",
-            "1 if Valkey responds; see the runbook ValkeyAway.",
+            "1 if Valkey responds; see the runbook ValkeyUnavailable.",
             Unit.COUNT,
             [Query("thumbwheel_gateway_valkey_up", "{{instance}}")],
         ),

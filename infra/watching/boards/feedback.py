@@ -162,7 +162,7 @@ COMPACTION = Row(
     (
         Panel(
             "Time since the last compaction",
-            "CompactionStands fires at three periods.",
+            "CompactionStalled fires at three periods.",
             Unit.SECONDS,
             [Query(f"time() - max by (stream) ({FEEDBACK}_compaction_time_seconds)", "{{stream}}")],
         ),

@@ -16,7 +16,7 @@ RUN = Row(
         ),
         Panel(
             "Time since the last update",
-            "Hours without an update during a run trigger the alert LoopStands.",
+            "Hours without an update during a run trigger the alert LoopStalled.",
             Unit.SECONDS,
             [Query(f"time() - max({LOOP}_updated_time_seconds)", "ago")],
             now=True,

@@ -7,6 +7,8 @@ six times; `_` is a failed scrape.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from infra.service_table import service_table
+
 
 @dataclass(frozen=True)
 class Case:
@@ -53,25 +55,38 @@ OUTBOX = "thumbwheel_session_outbox_turns"
 ERASURE = 'thumbwheel_feedback_erasure_oldest_waiting_seconds{{instance="{0}"}}'.format
 RESULT = 'thumbwheel_loop_turn_result{{recipe="small",result="{0}"}}'.format
 RUNNING, UPDATED = "thumbwheel_loop_running", "thumbwheel_loop_updated_time_seconds"
-GATEWAY_UP = {UP("gateway", "g1"): "1x60"}
+AVAILABLE, CAPACITY = (
+    f'kubelet_volume_stats_{what}_bytes{{persistentvolumeclaim="spool-tw-thumbwheel-feedback-0"}}'
+    for what in ("available", "capacity")
+)
+EXTERNAL = 'thumbwheel_external_answers_total{{model="external.big",outcome="{0}"}}'.format
+
+
+def up_without(*services: str) -> dict[str, str]:
+    """Return a healthy replica of every other service."""
+    return {UP(name, "a"): "1x60" for name in service_table().names if name not in services}
+
 
 CHAT = (
     Case(
         "ServiceDown",
-        {**GATEWAY_UP, UP("session", "a"): "1 1 0x9", UP("session", "b"): "1 1 0x9"},
+        {**up_without("session"), UP("session", "a"): "1 1 0x9", UP("session", "b"): "1 1 0x9"},
         5,
         "no replica of session responds",
         {"job": "session"},
     ),
-    Case(
-        "ServiceDown",
-        {UP("session", "a"): "1x9"},
-        5,
-        "no replica of gateway responds",
-        {"job": "gateway"},
+    Case("ServiceDown", {**up_without(), UP("session", "a"): "0x9", UP("session", "b"): "1x9"}, 5),
+    *(
+        Case(
+            "ServiceDown",
+            up_without(name),
+            5,
+            f"no replica of {name} responds",
+            {"job": name},
+        )
+        for name in service_table().names
     ),
-    Case("ServiceDown", {**GATEWAY_UP, UP("session", "a"): "0x9", UP("session", "b"): "1x9"}, 5),
-    Case("ServiceDown", {**GATEWAY_UP, UP("prometheus", "a"): "0x9"}, 5),
+    Case("ServiceDown", {**up_without(), UP("prometheus", "a"): "0x9"}, 5),
     Case(
         "ReplicaDown",
         {UP("session", "a"): "0x20", UP("session", "b"): "1x20"},
@@ -82,20 +97,20 @@ CHAT = (
     Case("ReplicaDown", {UP("session", "a"): "0x5 1x15", UP("session", "b"): "1x20"}, 15),
     Case("ReplicaDown", {UP("session", "a"): "0x20", UP("session", "b"): "0x20"}, 15),
     Case(
-        "TurnsFail",
+        "RequestsFail",
         {TURNS("stop"): "0+9x20", TURNS("failed"): "0+1x20"},
         15,
-        "10% of the turns fail",
+        "10% of the requests for an answer fail",
     ),
-    Case("TurnsFail", {TURNS("stop"): "0+99x20", TURNS("failed"): "0+1x20"}, 15),
-    Case("TurnsFail", {TURNS("stop"): "0x20", TURNS("failed"): "0x10 1x10"}, 12),
+    Case("RequestsFail", {TURNS("stop"): "0+99x20", TURNS("failed"): "0+1x20"}, 15),
+    Case("RequestsFail", {TURNS("stop"): "0x20", TURNS("failed"): "0x10 1x10"}, 12),
     Case(
-        "DoorErrors",
+        "HttpErrors",
         {HTTP(200): "0+9x20", HTTP(503): "0+3x20"},
         15,
         "25% of the HTTP requests end with a 5xx",
     ),
-    Case("DoorErrors", {HTTP(200): "0+9x20", HTTP(429): "0+3x20", HTTP(404): "0+3x20"}, 15),
+    Case("HttpErrors", {HTTP(200): "0+9x20", HTTP(429): "0+3x20", HTTP(404): "0+3x20"}, 15),
     Case(
         "FirstTextSlow",
         {f'{TTFT}_bucket{{le="10"}}': "0x40", f'{TTFT}_bucket{{le="30"}}': "0+4x40"}
@@ -178,13 +193,17 @@ CHAT = (
         30,
     ),
     Case(
-        "ValkeyAway",
+        "ValkeyUnavailable",
         {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0x9"},
         5,
         "g1 cannot reach the shared state of the gateways",
         {"instance": "g1", "job": "gateway"},
     ),
-    Case("ValkeyAway", {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0 1x9"}, 5),
+    Case(
+        "ValkeyUnavailable",
+        {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0 1x9"},
+        5,
+    ),
     Case(
         "IssuerKeysNotFetched",
         {'thumbwheel_issuer_fetches_total{outcome="failed"}': "0+1x40"},
@@ -221,18 +240,26 @@ CHAT = (
     # Refusals of five minutes, for example during a rotation, are too few.
     Case("ServiceTokensInvalid", {TOKENS("session", "s1", "EXPIRED"): "0 1 2 3 4 5x30"}, 10),
     Case("ServiceTokensInvalid", {TOKENS("session", "s1", "EXPIRED"): "7x40"}, 30),
+    Case(
+        "VolumeNearlyFull",
+        {AVAILABLE: "5x40", CAPACITY: "100x40"},
+        20,
+        "the volume of spool-tw-thumbwheel-feedback-0 has 5% of its space left",
+        {"persistentvolumeclaim": "spool-tw-thumbwheel-feedback-0"},
+    ),
+    Case("VolumeNearlyFull", {AVAILABLE: "5x5 11x35", CAPACITY: "100x40"}, 20),
 )
 
 MODELS = (
     Case(
-        "VersionAway",
+        "VersionUnavailable",
         {SHARE: "0.2x9", READY: "1 0x9"},
         5,
         "small-2 is assigned to users but does not respond",
         {"instance": "g1", "version": "small-2"},
     ),
-    Case("VersionAway", {SHARE: "0x9", READY: "0x9"}, 5),
-    Case("VersionAway", {SHARE: "0.2x9", READY: "1x9"}, 5),
+    Case("VersionUnavailable", {SHARE: "0x9", READY: "0x9"}, 5),
+    Case("VersionUnavailable", {SHARE: "0.2x9", READY: "1x9"}, 5),
     Case(
         "RolloutStale",
         {'thumbwheel_rollout_read_time_seconds{instance="g1"}': "0x20"},
@@ -263,22 +290,22 @@ MODELS = (
     ),
     Case("VersionRegressed", {REGRESSED("g1"): "1 1 0"}, 2),
     Case(
-        "WatchStands",
+        "WatchStalled",
         {WATCHED: "1x20", LOOKED("g1"): "0x20", LOOKED("g2"): "0 60 120x18"},
         10,
         "no replica of the generator compares the promoted version with the version before",
     ),
-    Case("WatchStands", {WATCHED: "1x20", LOOKED("g1"): "0x20", LOOKED("g2"): "0+60x20"}, 10),
-    Case("WatchStands", {WATCHED: "0x20", LOOKED("g1"): "0x20"}, 10),
+    Case("WatchStalled", {WATCHED: "1x20", LOOKED("g1"): "0x20", LOOKED("g2"): "0+60x20"}, 10),
+    Case("WatchStalled", {WATCHED: "0x20", LOOKED("g1"): "0x20"}, 10),
     Case(
-        "KubernetesAway",
+        "KubernetesApiUnavailable",
         {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0x9"},
         8,
         "g1 cannot reach the Kubernetes API: versions are neither loaded nor unloaded",
         {"instance": "g1", "objects": "inferenceservices"},
     ),
     Case(
-        "KubernetesAway",
+        "KubernetesApiUnavailable",
         {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0 0 1x9"},
         8,
     ),
@@ -298,6 +325,22 @@ MODELS = (
         {"instance": "v1", "version": "small-2"},
     ),
     Case(
+        "ExternalModelFails",
+        {EXTERNAL("answered"): "0+3x40", EXTERNAL("unreachable"): "0+1x40"},
+        30,
+        "25% of the requests to the endpoint of external.big fail",
+        {"model": "external.big"},
+    ),
+    # Users that cancel and answers that the provider withholds are no failures of the endpoint.
+    Case(
+        "ExternalModelFails",
+        {EXTERNAL("answered"): "0+3x40", EXTERNAL("cancelled"): "0+3x40"}
+        | {EXTERNAL("filtered"): "0+3x40", EXTERNAL("busy"): "0+1x40"},
+        30,
+    ),
+    # Four of four requests fail: too few for an alert.
+    Case("ExternalModelFails", {EXTERNAL("silent"): "0x10 4x30"}, 20),
+    Case(
         "ManyBlocked",
         {
             TURNS("stop"): "0+6x90",
@@ -305,7 +348,7 @@ MODELS = (
             TURNS("output_blocked"): "0+1x90",
         },
         60,
-        "the guardrail blocks 40% of the turns",
+        "the guardrail blocks 40% of the requests",
     ),
     Case("ManyBlocked", {TURNS("stop"): "0+9x90", TURNS("input_blocked"): "0+1x90"}, 60),
 )
@@ -367,6 +410,7 @@ FEEDBACK = (
         {"stream": "turns"},
     ),
     Case("SinkStopped", {SINK_LAG: "0+60x90"}, 50),
+    Case("SinkStopped", {SINK_LAG: "0+60x50 5x40"}, 70),
     Case(
         "ConsumerBehind",
         {CONSUMER_LAG(0): "60000x40", CONSUMER_LAG(1): "60000x40"},
@@ -407,27 +451,27 @@ FEEDBACK = (
     ),
     Case("ErasureWaits", {ERASURE("a:1"): "80000x30", ERASURE("b:1"): "0x30"}, 20),
     Case(
-        "CompactionStands",
+        "CompactionStalled",
         {COMPACTED("f1"): "0x240", COMPACTED("f2"): "0x240", COMPACTION_PERIOD: "3600x240"},
         200,
         "turns has not been compacted for 3h 20m 0s",
         {"stream": "turns"},
     ),
-    Case("CompactionStands", {COMPACTED("f1"): "0x240", COMPACTION_PERIOD: "3600x240"}, 170),
+    Case("CompactionStalled", {COMPACTED("f1"): "0x240", COMPACTION_PERIOD: "3600x240"}, 170),
     Case(
-        "CompactionStands",
+        "CompactionStalled",
         {COMPACTED("f1"): "0x240", COMPACTED("f2"): "0x60 3600x180", COMPACTION_PERIOD: "3600x240"},
         200,
     ),
-    Case("OutboxGrows", {OUTBOX: "600x20"}, 15, "600 turns wait in the outbox of session"),
+    Case("OutboxGrows", {OUTBOX: "600x20"}, 15, "600 answers wait in the outbox of session"),
     Case("OutboxGrows", {OUTBOX: "600x5 3x20"}, 15),
     Case(
-        "TurnsRefused",
+        "RequestsRefused",
         {"thumbwheel_session_turns_refused_total": "0x30 1x60"},
         60,
-        "feedback permanently rejects 1 of the turns from session",
+        "feedback permanently rejects 1 of the answers from session",
     ),
-    Case("TurnsRefused", {"thumbwheel_session_turns_refused_total": "4x90"}, 60),
+    Case("RequestsRefused", {"thumbwheel_session_turns_refused_total": "4x90"}, 60),
 )
 
 TRAINING = (
@@ -440,13 +484,13 @@ TRAINING = (
     ),
     Case("LoopFailed", {RESULT("failed"): "0x30", RESULT("refused"): "1x30"}, 20),
     Case(
-        "LoopStands",
+        "LoopStalled",
         {RUNNING: "1x200", UPDATED: "0x200"},
         150,
         "a training run has not updated its status for 2h 30m 0s",
     ),
-    Case("LoopStands", {RUNNING: "0x200", UPDATED: "0x200"}, 150),
-    Case("LoopStands", {RUNNING: "1x200", UPDATED: "0+60x200"}, 150),
+    Case("LoopStalled", {RUNNING: "0x200", UPDATED: "0x200"}, 150),
+    Case("LoopStalled", {RUNNING: "1x200", UPDATED: "0+60x200"}, 150),
 )
 
 REVIEW = (

@@ -1,89 +1,42 @@
 """Alert rules tested by promtool: syntax, and firing only when expected."""
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from infra.machine.servers.installation import locate
+from infra.service_table import service_table
 from infra.watching.files import ALERTS
+from infra.watching.rules import local_rules
 from tests.infra.watching.cases import CASES, Case
+from tests.infra.watching.promtool import promtool, run_cases, unit_test
+from tests.infra.watching.selectors import selectors
 
 ROOT = Path(__file__).resolve().parents[3]
+LOCAL = local_rules(service_table().names)
 RULES = {
-    rule["alert"]: rule
-    for group in yaml.safe_load(ALERTS.read_text())["groups"]
-    for rule in group["rules"]
+    rule["alert"]: rule for group in yaml.safe_load(LOCAL)["groups"] for rule in group["rules"]
 }
 HEADINGS = ("## What it means", "## Where to look", "## What to do", "## When to wake somebody")
 
 
-def promtool(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [str(locate().promtool), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-def expected(case: Case) -> list[dict[str, Any]]:
-    if not case.summary:
-        return []
-    rule = RULES[case.alert]
-    annotations = {"summary": case.summary, "runbook": rule["annotations"]["runbook"]}
-    return [{"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": annotations}]
-
-
-def unit_test(case: Case) -> dict[str, Any]:
-    return {
-        "interval": "1m",
-        "input_series": [
-            {"series": name, "values": values} for name, values in case.series.items()
-        ],
-        "alert_rule_test": [
-            {
-                "eval_time": f"{case.minutes}m",
-                "alertname": case.alert,
-                "exp_alerts": expected(case),
-            },
-        ],
-    }
-
-
-def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProcess[str]:
-    """Run promtool with the rules and tests of each alert separately.
-
-    promtool evaluates all given rules in every minute of every case.
-    """
-    files = []
-    for alert in dict.fromkeys(case.alert for case in cases):
-        rules, tests = folder / f"{alert}.rules.json", folder / f"{alert}.tests.json"
-        rules.write_text(json.dumps({"groups": [{"name": alert, "rules": [RULES[alert]]}]}))
-        found = [unit_test(case) for case in cases if case.alert == alert]
-        tests.write_text(json.dumps({"rule_files": [rules.name], "tests": found}))
-        files.append(tests)
-    return promtool("test", "rules", *files)
-
-
-def test_rules_are_valid() -> None:
-    checked = promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+def test_rules_are_valid(tmp_path: Path) -> None:
+    file = tmp_path / "alerts.yaml"
+    file.write_text(LOCAL)
+    checked = promtool("check", "rules", "--lint=all", "--lint-fatal", file)
     assert checked.returncode == 0, checked.stderr
     assert f"{len(RULES)} rules found" in checked.stdout
 
 
 def test_alerts_fire_exactly_in_their_cases(tmp_path: Path) -> None:
-    done = run_cases(tmp_path, CASES)
+    done = run_cases(tmp_path, [RULES], [unit_test(RULES, case) for case in CASES])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_wrong_case_is_detected(tmp_path: Path) -> None:
     quiet = next(case for case in CASES if case.alert == "SinkBehind" and not case.summary)
-    assert (
-        run_cases(
-            tmp_path, (Case(quiet.alert, quiet.series, quiet.minutes, "it fires"),)
-        ).returncode
-        == 1
-    )
+    wrong = Case(quiet.alert, quiet.series, quiet.minutes, "it fires")
+    assert run_cases(tmp_path, [RULES], [unit_test(RULES, wrong)]).returncode == 1
 
 
 @pytest.mark.parametrize("alert", RULES)
@@ -101,6 +54,20 @@ def test_alert_has_severity_and_runbook(alert: str) -> None:
     assert page.startswith(f"# {alert}\n")
     for heading in HEADINGS:
         assert f"\n{heading}\n" in page
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_every_selector_is_limited_to_the_release(alert: str) -> None:
+    """Each selector ends with a placeholder, which the chart replaces."""
+    with_placeholders = yaml.safe_load(ALERTS.read_text())["groups"]
+    (rule,) = [
+        rule for group in with_placeholders for rule in group["rules"] if rule["alert"] == alert
+    ]
+    found = selectors(rule["expr"])
+    assert found
+    for metric, matchers in found:
+        scope = "<claims>" if metric.startswith("kubelet_") else "<scope>"
+        assert matchers.endswith((f",{scope}}}", f"{{{scope}}}")), metric
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:

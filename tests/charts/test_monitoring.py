@@ -1,0 +1,134 @@
+"""Alert rules and PodMonitor of the chart: switches, thresholds, addresses of pages, and scope."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.service_table import service_table
+from infra.watching.rules import thresholds
+from tests.charts.rendering import Object, of_kind, render
+from tests.infra.watching.promtool import promtool
+
+RULES = {
+    "enabled": True,
+    "labels": {"team": "chat"},
+    "runbookBaseUrl": "https://docs.example/runbooks/",
+    "thresholds": {
+        "RequestsFail": {"ratio": 0.2, "for": "9m"},
+        "ConsumerBehind": {"events": 2_000_000},
+        "EventsLost": {"for": "1m"},
+    },
+    "disabled": ["HttpErrors", "LoopFailed", "LoopStalled"],
+}
+
+
+def default() -> Sequence[Object]:
+    return render("everything-values.yaml")
+
+
+def changed() -> Sequence[Object]:
+    """Render a release with KServe, a service without replicas, and all values of rules."""
+    sets = ("serving.mode=kserve", "serving.kserve.runtime=predictor")
+    given = f"monitoring.rules={json.dumps(RULES)}"
+    return render(
+        *("gitops-values.yaml", "services.enhancer.replicas=0", *sets), json_sets=(given,)
+    )
+
+
+def rules(objects: Sequence[Object]) -> Mapping[str, Any]:
+    (found,) = of_kind(objects, "PrometheusRule")
+    return {rule["alert"]: rule for group in found["spec"]["groups"] for rule in group["rules"]}
+
+
+def test_every_alert_is_installed_by_default_without_the_address_of_a_page() -> None:
+    found = rules(default())
+    assert found.keys() == thresholds().keys()
+    assert {tuple(rule["annotations"]) for rule in found.values()} == {("runbook", "summary")}
+
+
+def test_disabled_alerts_are_absent_and_a_group_without_alerts_too() -> None:
+    (found,) = of_kind(changed(), "PrometheusRule")
+    assert found["metadata"]["labels"]["team"] == "chat"
+    assert rules(changed()).keys() == thresholds().keys() - set(RULES["disabled"])
+    assert "training" not in {group["name"] for group in found["spec"]["groups"]}
+
+
+def test_each_alert_has_the_address_of_its_page() -> None:
+    for alert, rule in rules(changed()).items():
+        address = f"https://docs.example/runbooks/{alert}.md"
+        assert rule["annotations"]["runbook_url"] == address
+
+
+def test_only_the_given_thresholds_change() -> None:
+    found, before = rules(changed()), rules(render("gitops-values.yaml"))
+    failing = before["RequestsFail"]["expr"]
+    assert found["RequestsFail"]["expr"] == failing.replace("> 0.05", "> 0.2") != failing
+    assert found["RequestsFail"]["for"] == "9m"
+    assert float(found["ConsumerBehind"]["expr"].rpartition(">")[2]) == 2_000_000
+    assert found["EventsLost"]["for"] == "1m"
+    own = {"RequestsFail", "ConsumerBehind", "ServiceDown"}
+    for alert in found.keys() - own:
+        assert found[alert]["expr"] == before[alert]["expr"]
+
+
+def test_rules_are_valid_and_have_the_labels_of_the_release(tmp_path: Any) -> None:
+    for number, objects in enumerate((default(), changed())):
+        (found,) = of_kind(objects, "PrometheusRule")
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(found["spec"]))
+        checked = promtool("check", "rules", "--lint=all", "--lint-fatal", file)
+        assert checked.returncode == 0, checked.stderr
+        for rule in rules(objects).values():
+            assert rule["labels"].items() >= {"namespace": "chat", "release": "tw"}.items()
+            assert not re.search(r"<\w+(=|>)", rule["expr"])
+
+
+def test_a_missing_service_is_reported_if_the_values_deploy_it() -> None:
+    def required(objects: Sequence[Object]) -> set[str]:
+        return set(re.findall(r'absent\(up\{job="(\w+)"', rules(objects)["ServiceDown"]["expr"]))
+
+    every = set(service_table().names)
+    assert required(default()) == every
+    # KServe may scale versions to zero.
+    assert required(changed()) == every - {"enhancer", "predictor"}
+
+
+def claims(objects: Sequence[Object]) -> Iterator[str]:
+    """Yield the claims that pods of the release write to."""
+    for item in of_kind(objects, "Deployment", "StatefulSet", "CronJob", "Job"):
+        spec = item["spec"].get("jobTemplate", item)["spec"]
+        for volume in spec["template"]["spec"].get("volumes", ()):
+            claim = volume.get("persistentVolumeClaim", {"readOnly": True})
+            if not claim.get("readOnly"):
+                yield claim["claimName"]
+        for claim in spec.get("volumeClaimTemplates", ()):
+            yield f"{claim['metadata']['name']}-{item['metadata']['name']}-0"
+
+
+@pytest.mark.parametrize("values", ["everything-values.yaml", "evaluation-values.yaml"])
+def test_the_alert_on_volumes_selects_the_claims_of_the_release(values: str) -> None:
+    objects = render(values, "monitoring.rules.enabled=true")
+    expression = rules(objects)["VolumeNearlyFull"]["expr"]
+    found = set(re.findall(r'\{namespace="chat",persistentvolumeclaim=~"([^"]+)"\}', expression))
+    (pattern,) = found
+    written = set(claims(objects))
+    assert len(written) > 2
+    assert [claim for claim in written if not re.fullmatch(pattern, claim)] == []
+    assert not re.fullmatch(pattern, "spool-tw-2-thumbwheel-feedback-0")
+    assert not re.fullmatch(pattern, "data-packages")
+
+
+def test_the_pod_monitor_labels_each_series_with_service_and_release() -> None:
+    (monitor,) = of_kind(default(), "PodMonitor")
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        sources = {
+            rule.get("targetLabel"): rule["sourceLabels"] for rule in endpoint["relabelings"]
+        }
+        pod = "__meta_kubernetes_pod_label_app_kubernetes_io"
+        assert sources["job"] == [f"{pod}_component"]
+        assert sources["release"] == [f"{pod}_instance"]
+        assert sources["namespace"] == ["__meta_kubernetes_namespace"]
