@@ -18,9 +18,7 @@ OPEN = {
     "priority",
     "provenance",
     "readme",
-    "replicated",
     "two-releases",
-    "upgrade-notes",
 }
 # Production runs no training on KubeRay and no KServe here, so that no pod needs rights. The chart
 # renders no configuration for servers, as all secrets exist.

@@ -93,7 +93,7 @@ class Chart:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """Return Chart.yaml."""
+        """Return the content of Chart.yaml."""
         return loaded(self.text("Chart.yaml"))
 
     def text(self, name: str) -> str:

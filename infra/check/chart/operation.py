@@ -302,7 +302,7 @@ POINTS = (
     Point(
         "claims",
         "No claim of one node is mounted by several pods.",
-        "The second pod waits for ever on another node.",
+        "The second pod never starts on another node.",
         claims,
     ),
     Point(
