@@ -123,10 +123,10 @@ FAULTS = {
         {
             "SessionDatabaseFails": r"work_failed_total\{.*\} (\S+)",
             "RolloutStale": r"rollout store unavailable|_read_time_seconds \S+  \(\d{2,} s ago\)",
-            "DoorErrors": r'http_requests_total\{.*status="5\d\d"\} (\S+)',
+            "HttpErrors": r'http_requests_total\{.*status="5\d\d"\} (\S+)',
         },
     ),
-    "valkey away": Fault(without("valkey"), {"ValkeyAway": r"gateway_valkey_up\{.*\} 0\.0"}),
+    "valkey away": Fault(without("valkey"), {"ValkeyUnavailable": r"gateway_valkey_up\{.*\} 0\.0"}),
     "kafka stopped": Fault(
         lambda deployed: thumbs_without(deployed, "kafka"),
         {"RelayBehind": r"relay_lag_events\{.*\} (\S+)"},
@@ -138,8 +138,8 @@ FAULTS = {
     "model server away": Fault(
         without("predictor"),
         {
-            "VersionAway": r"version_ready\{.*\} 0\.0",
-            "TurnsFail": r'turns_total\{.*reason="failed".*\} (\S+)',
+            "VersionUnavailable": r"version_ready\{.*\} 0\.0",
+            "RequestsFail": r'turns_total\{.*reason="failed".*\} (\S+)',
         },
     ),
     "enhancer away": Fault(
