@@ -21,7 +21,9 @@ from training.benchmarks.commands import run_benchmarks
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import BENCHMARKS
 from training.cluster.runner import StageRun, run_stages
+from training.data.feedback.external import EXTERNAL_PREFIX
 from training.erasure import apply_erasures
+from training.errors import ConfigError
 from training.evaluation import health
 from training.evaluation.answers import ChatModel
 from training.evaluation.canary import Verdict
@@ -81,6 +83,7 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
         NotEnoughFeedbackError: too little feedback, or no feedback since the last run.
         ConfigError, RegistryError, CatalogueError: the run cannot begin. No files were created.
         HaltedError: an operator has halted the rollout; a later call continues the run.
+        ConfigError: an external model answers, which cannot be trained.
     """
     record = env.runs.unfinished(recipe_name)
     reporter = _reporter(record, recipe_name, env)
@@ -95,6 +98,14 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
         # After the erasures, which a halt must not delay.
         if env.rollout is not None:
             view = env.rollout.view()
+            if view.stable.startswith(EXTERNAL_PREFIX):
+                raise ConfigError(
+                    f"{view.stable} answers, an external model, which cannot be trained; training "
+                    "needs a model of its own (TW_GENERATOR_SERVING predictor or kserve)",
+                    field="TW_GENERATOR_SERVING",
+                    reason="EXTERNAL_SERVING",
+                    limit="predictor or kserve",
+                )
             note_undone(env.registry, view.undone)
             if view.halt is not None:
                 raise HaltedError(view.halt)

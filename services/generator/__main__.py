@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 import grpc
@@ -27,11 +26,15 @@ from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
 from services.generator.access import CALLERS
 from services.generator.answering.engine import Engine, Router, Timeouts
-from services.generator.answering.external import ExternalEndpoint, ExternalModels
+from services.generator.answering.external import (
+    ExternalEndpoint,
+    ExternalModels,
+    NoModelServer,
+)
 from services.generator.answering.model_server_replicas import ModelServerReplicas, resolved
 from services.generator.answering.plain_messages import PlainMessages
 from services.generator.answering.presets import PresetError
-from services.generator.commands import add_commands, run_rollout_command
+from services.generator.commands import ACTS, USAGE_ERROR, add_commands, run_rollout_command
 from services.generator.kubernetes.api import (
     NoServiceAccountError,
     open_kubernetes_api,
@@ -39,7 +42,12 @@ from services.generator.kubernetes.api import (
 )
 from services.generator.kubernetes.inference_services import InferenceServices, Release
 from services.generator.peers import FeedbackPeer
-from services.generator.rollout.canary import CanaryController, ManifestError, manifest_version
+from services.generator.rollout.canary import (
+    CanaryController,
+    ManifestError,
+    NoCanaries,
+    manifest_version,
+)
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
     CurrentRollout,
@@ -49,7 +57,7 @@ from services.generator.rollout.current_rollout import (
 )
 from services.generator.rollout.reconcile import ReconcileIntervals, Reconciler, RunningGenerations
 from services.generator.rollout.rollout import Deployment, Rollout, WatchTerms
-from services.generator.rollout.traffic import TrafficCounter, TrafficStore
+from services.generator.rollout.traffic import TrafficCounter
 from services.generator.rollout.watch import VersionWatch
 from services.generator.servicer import (
     GENERATOR_NAME,
@@ -58,6 +66,7 @@ from services.generator.servicer import (
     RolloutServicer,
 )
 from services.generator.settings import GeneratorSettings, ServingMode
+from services.generator.store.fixed import ExternalServingError, FixedStore, Store
 from services.generator.store.store import RolloutFile
 
 
@@ -87,7 +96,11 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)
         watch = create_watch(settings, current, traffic, feedback_channel, terms)
-        plain_server = PlainMessages(server, current.directory_of)
+        plain_server = (
+            server
+            if isinstance(server, NoModelServer)
+            else PlainMessages(server, current.directory_of)
+        )
         reconciler = Reconciler(current, plain_server, running_generations, intervals)
         external = settings.external()
         endpoints = {
@@ -101,7 +114,11 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             traffic,
             {model.name: model.max_tokens for model in external},
         )
-        canary_controller = CanaryController(current, reconciler, settings.load_seconds, terms)
+        canary_controller = (
+            NoCanaries(current)
+            if settings.serving is ServingMode.EXTERNAL
+            else CanaryController(current, reconciler, settings.load_seconds, terms)
+        )
         # An unknown error in a loop ends the process. A replica without its loops would keep
         # answering by an outdated rollout.
         async with asyncio.TaskGroup() as loops:
@@ -199,12 +216,15 @@ def open_external_http(connect_seconds: float) -> aiohttp.ClientSession:
 @asynccontextmanager
 async def model_server(
     settings: GeneratorSettings, http: aiohttp.ClientSession, timeouts: Timeouts
-) -> AsyncIterator[ModelServerReplicas | InferenceServices]:
+) -> AsyncIterator[ModelServerReplicas | InferenceServices | NoModelServer]:
     """Open the model server that the settings select.
 
     Raises:
         NoServiceAccountError: the files of the service account are missing (KServe only).
     """
+    if settings.serving is ServingMode.EXTERNAL:
+        yield NoModelServer([model.name for model in settings.external()])
+        return
     if settings.serving is ServingMode.PREDICTOR or settings.models_root is None:
         yield ModelServerReplicas(
             http,
@@ -229,12 +249,21 @@ async def model_server(
         yield InferenceServices(api, http, release, timeouts, settings.load_seconds)
 
 
-class Store(RolloutStore, TrafficStore, Protocol):
-    """Store of the rollout and of the counts of generations."""
+@asynccontextmanager
+async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
+    """Open the store of the settings; the rollout of serving external is in the settings.
+
+    Raises:
+        UnusableStoreError: the database lacks migrations.
+        UnavailableError: the database does not answer.
+    """
+    async with opened_store(settings) as store:
+        external = settings.serving is ServingMode.EXTERNAL
+        yield FixedStore(store, settings.stable_external()) if external else store
 
 
 @asynccontextmanager
-async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
+async def opened_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
     """Open the database of the settings, or the rollout file.
 
     Raises:
@@ -293,6 +322,9 @@ def deployment_in(directory: Path) -> Deployment:
 
 async def run_command(options: argparse.Namespace, settings: GeneratorSettings) -> int:
     """Run a command on the stored rollout and return its exit status."""
+    if settings.serving is ServingMode.EXTERNAL and options.command in ACTS:
+        print(ExternalServingError(), file=sys.stderr)
+        return USAGE_ERROR
     async with rollout_store(settings) as store:
         return await run_rollout_command(options, store, now_us)
 

@@ -117,7 +117,8 @@ def _text(rollout: Rollout) -> str:
     halt, stable, watch = rollout.halt, rollout.stable, rollout.watch
     lines = [
         ("halt", f"since {_time(halt.time_us)} by {halt.operator}: {halt.reason}" if halt else ""),
-        ("stable", f"{stable.version} in {stable.directory}" if stable else ""),
+        # An external model has no directory.
+        ("stable", " in ".join(filter(None, (stable.version, stable.directory))) if stable else ""),
     ]
     canary = ""
     if candidate := rollout.candidate:

@@ -8,7 +8,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.generator.answering.engine import Engine
 from services.generator.answering.external_model import ExternalModel
-from services.generator.rollout.canary import CanaryController
+from services.generator.rollout.canary import CanaryController, NoCanaries
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler, shares
 from services.generator.rollout.traffic import TrafficCounter
@@ -47,7 +47,7 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
         self,
         current: CurrentRollout,
         reconciler: Reconciler,
-        canary_controller: CanaryController,
+        canary_controller: CanaryController | NoCanaries,
         traffic: TrafficCounter,
         external: Sequence[ExternalModel],
     ) -> None:

@@ -28,10 +28,21 @@ from services.generator.answering.presets import TASKS, Preset, read_presets
 
 
 class ServingMode(StrEnum):
-    """Server of the versions: the predictor, or KServe."""
+    """Server of the answers: the predictor, KServe, or the endpoint of an external model."""
 
     PREDICTOR = "predictor"
     KSERVE = "kserve"
+    EXTERNAL = "external"
+
+
+# Settings that only one mode reads.
+SETTINGS_OF_MODES = {
+    ServingMode.PREDICTOR: frozenset({"predictor_url"}),
+    ServingMode.KSERVE: frozenset(
+        {"inference_service", "models_root", "model_port", "max_adapter_rank"}
+    ),
+    ServingMode.EXTERNAL: frozenset({"external_stable"}),
+}
 
 
 def _has_preset(task: Task) -> Task:
@@ -106,7 +117,8 @@ class GeneratorSettings(ServiceSettings):
     serving: ServingMode = Field(
         ServingMode.PREDICTOR,
         description="predictor: one model server for all versions; "
-        "kserve: one InferenceService for each version",
+        "kserve: one InferenceService for each version; "
+        "external: an external model, without versions of its own",
     )
     predictor_url: str = Field(
         "http://127.0.0.1:8000",
@@ -193,6 +205,11 @@ class GeneratorSettings(ServiceSettings):
         '"developer": "Example", "licence": "proprietary"}}; as external.NAME they take part in '
         "battles and get the texts of users (docs/decisions/external-models.md)",
     )
+    external_stable: str = Field(
+        "",
+        description="with serving external: name in external_models of the model that answers all "
+        "users; may be empty if there is only one",
+    )
     first_token_seconds: float = Field(
         60.0, gt=0, description="timeout of the first text of an answer"
     )
@@ -277,24 +294,47 @@ class GeneratorSettings(ServiceSettings):
             for name, model in self.external_models.items()
         ]
 
+    def stable_external(self) -> str:
+        """Return the version of the model that answers with serving external."""
+        return f"{EXTERNAL_PREFIX}{self.external_stable or next(iter(self.external_models))}"
+
     @model_validator(mode="after")
     def _one_kind_of_serving(self) -> Self:
-        if self.serving is ServingMode.PREDICTOR:
-            kserve = {"inference_service", "models_root", "model_port", "max_adapter_rank"}
-            if named := kserve & self.model_fields_set:
+        for mode, names in SETTINGS_OF_MODES.items():
+            if self.serving is not mode and (named := names & self.model_fields_set):
                 raise PydanticCustomError(
                     "conflict",
-                    "{named}: allowed only with serving kserve",
-                    {"named": ", ".join(sorted(named))},
+                    "{named}: allowed only with serving {mode}",
+                    {"named": ", ".join(sorted(named)), "mode": mode},
                 )
-        elif "predictor_url" in self.model_fields_set:
-            raise PydanticCustomError(
-                "conflict",
-                "predictor_url: not allowed with serving kserve (one server for each version)",
-            )
-        elif not self.inference_service or self.models_root is None:
+        if self.serving is ServingMode.KSERVE and not (
+            self.inference_service and self.models_root is not None
+        ):
             raise PydanticCustomError(
                 "incomplete",
                 "inference_service and models_root: both are required with serving kserve",
             )
+        if self.serving is ServingMode.EXTERNAL:
+            self._check_external()
         return self
+
+    def _check_external(self) -> None:
+        """Raise an error unless exactly one external model is chosen to answer."""
+        known = ", ".join(sorted(self.external_models))
+        if not known:
+            raise PydanticCustomError(
+                "incomplete",
+                "external_models: at least one model is required with serving external",
+            )
+        if not self.external_stable and len(self.external_models) > 1:
+            raise PydanticCustomError(
+                "incomplete",
+                "external_stable: required with several external_models; one of {known}",
+                {"known": known},
+            )
+        if self.external_stable and self.external_stable not in self.external_models:
+            raise PydanticCustomError(
+                "unknown",
+                "external_stable: must be a name in external_models; one of {known}",
+                {"known": known},
+            )

@@ -5,13 +5,16 @@ refused request to the model. Consecutive messages of one role are merged, and t
 after the system message is a user's, because the chat template of Gemma refuses anything else.
 
 Tokens are counted with the tokenizer of the model. Loading the tokenizer takes seconds, and
-therefore happens in a thread before the service serves.
+therefore happens in a thread before the service serves. For a model without a known tokenizer the
+bytes are counted: no byte-level tokenizer, and none with byte fallback, makes more tokens of a
+text, so that a context never exceeds the window.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from tokenizers import Tokenizer
 
@@ -134,8 +137,23 @@ class TokenizerMissingError(DetailedError):
     reason = "MISSING"
 
 
-class TokenCounter:
+class TokenCounter(Protocol):
     """Counter of the tokens of texts, without the chat template."""
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+
+
+class ByteCounter:
+    """Bound on the tokens of any byte-level tokenizer: the bytes of a text in UTF-8."""
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of bytes of each text."""
+        return [len(text.encode()) for text in texts]
+
+
+class TokenizerCounter:
+    """Counter with the tokenizer of the model."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -151,13 +169,15 @@ class TokenCounter:
         return [len(encoding.ids) for encoding in encodings]
 
 
-async def load_counter(tokenizer_file: Path) -> TokenCounter:
-    """Read tokenizer.json in a thread.
+async def load_counter(tokenizer_file: Path | None) -> TokenCounter:
+    """Read tokenizer.json in a thread; None counts bytes.
 
     Raises:
         TokenizerMissingError: the file is missing or malformed.
     """
-    return TokenCounter(await asyncio.to_thread(_read, tokenizer_file))
+    if tokenizer_file is None:
+        return ByteCounter()
+    return TokenizerCounter(await asyncio.to_thread(_read, tokenizer_file))
 
 
 def _read(tokenizer_file: Path) -> Tokenizer:

@@ -1,8 +1,10 @@
 """Settings of the session service (TW_SESSION_*)."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -55,9 +57,19 @@ class SessionSettings(ServiceSettings):
             "key of the HMAC that derives the principal of a user; the same in gateway and feedback"
         ),
     )
-    tokenizer_file: Path = Field(description="tokenizer.json of the model that answers")
+    tokenizer_file: Path | None = Field(
+        None, description="tokenizer.json of the model that answers; required without count_bytes"
+    )
+    count_bytes: bool = Field(
+        False,
+        description="for a model without a tokenizer.json, such as that of an external endpoint: "
+        "count each byte of UTF-8 as a token, the most that byte-level tokenizers make of a text",
+    )
     context_tokens: int = Field(
-        8192, ge=64, description="window of the model: tokens of context and answer of one turn"
+        8192,
+        ge=64,
+        description="window of the model: tokens of context and answer of one turn; "
+        "for an external endpoint at most its context window",
     )
     reply_tokens: int = Field(
         1024, ge=1, description="tokens reserved for the answer if the request names no number"
@@ -105,3 +117,15 @@ class SessionSettings(ServiceSettings):
         ge=0.1,
         description="time without renewal after which another replica takes over the relay",
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Self:
+        if self.tokenizer_file is None and not self.count_bytes:
+            raise PydanticCustomError(
+                "incomplete", "tokenizer_file: required without count_bytes (tokens are counted)"
+            )
+        if self.tokenizer_file is not None and self.count_bytes:
+            raise PydanticCustomError(
+                "conflict", "count_bytes: not allowed with tokenizer_file, which counts exactly"
+            )
+        return self

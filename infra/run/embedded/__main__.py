@@ -11,7 +11,12 @@ from pathlib import Path
 
 from infra.install.small_model.errors import ModelError
 from infra.machine.servers.errors import ServerError
-from infra.run.embedded.base_model import WrongBaseError, install_base
+from infra.run.embedded.base_model import (
+    NothingToTrainError,
+    WrongBaseError,
+    first_model,
+    require_own_model,
+)
 from infra.run.embedded.environment import loop_environment
 from infra.run.embedded.layout import (
     ROOT,
@@ -21,7 +26,12 @@ from infra.run.embedded.layout import (
     programs,
     usual_public_ports,
 )
-from infra.run.embedded.model_server import add_server_option, find_vllm, record_vllm
+from infra.run.embedded.model_server import (
+    ModelServer,
+    add_server_option,
+    find_vllm,
+    record_vllm,
+)
 from infra.run.embedded.preflight import (
     FeedbackUnreachableError,
     UnknownRecipeError,
@@ -31,7 +41,7 @@ from infra.run.embedded.preflight import (
     has_too_little_feedback,
     select_recipe,
 )
-from infra.run.embedded.readiness import wait_for_model
+from infra.run.embedded.readiness import wait_for_answers
 from infra.run.embedded.training_process import run_training_process
 from infra.run.supervision.child import Child, ChildFailedError, Program
 from infra.run.supervision.interruption import STATUS, as_command, interruptible
@@ -44,6 +54,7 @@ EXPECTED_ERRORS = (
     *(
         PublicPortError,
         WrongBaseError,
+        NothingToTrainError,
         ModelError,
         AlreadyRunningError,
         NotRunningError,
@@ -104,7 +115,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         default=usual_public_ports()["gateway"],
         help="gRPC port; 0 picks a free one",
     )
-    add_server_option(start)
+    add_server_option(start, tuple(ModelServer))
     start.add_argument(
         "--loop-every", default="", help="interval of periodic training runs, for example 6h"
     )
@@ -141,22 +152,24 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
+def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path | None]:
     """Choose ports, install the base model and create the folders.
 
-    The state folder is created after the model is available.
+    The state folder is created after the model is available. The model is None for an external one.
     """
     state = arguments.state.resolve()
     check_not_running(state)
     vllm_python = find_vllm(arguments.server)
     layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port), vllm_python)
-    model = install_base(layout, arguments.model)
+    model = first_model(layout, arguments)
+    if arguments.loop_every:
+        require_own_model(state)
     layout.prepare()
     record_vllm(state, vllm_python)
     return layout, model
 
 
-async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None:
+async def up(arguments: argparse.Namespace, layout: Layout, model: Path | None) -> None:
     """Start the services, print the URL, run until SIGINT or SIGTERM."""
     terminal = Terminal()
     say = partial(terminal.say, SUPERVISOR)
@@ -164,7 +177,7 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
     say(f"starting {len(wanted)} services; their logs are in {layout.logs}")
     with interruptible(say):
         async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
-            await wait_for_model(layout, terminal.say)
+            await wait_for_answers(layout, model, terminal.say)
             say(
                 f"chat at {layout.page_url}  "
                 f"(gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"

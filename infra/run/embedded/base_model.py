@@ -1,9 +1,10 @@
 """Base model of an embedded run: small, the committed nano, a directory or a hub id.
 
 A state folder belongs to a single base model: token counts of conversations use its tokenizer, and
-later versions descend from it.
+later versions descend from it. The folder of a system in front of an external model has none.
 """
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -11,17 +12,25 @@ from pathlib import Path
 from infra.install.environment import atomic_folder
 from infra.install.small_model.resolve import resolve_model
 from infra.run.embedded.layout import ROOT, Layout
+from infra.run.embedded.model_server import ModelServer
 from training.errors import DetailedError
 
 BASE = "base.json"
 NANO = "nano"
 NANO_VERSION = "nano-0"
+EXTERNAL = "external"  # in place of a base version
 
 
 class WrongBaseError(DetailedError):
     """The state folder belongs to another base model."""
 
     reason = "MISMATCH"
+
+
+class NothingToTrainError(DetailedError):
+    """An external model answers, which cannot be trained."""
+
+    reason = "EXTERNAL_SERVING"
 
 
 def install_base(layout: Layout, spec: str) -> Path:
@@ -39,21 +48,66 @@ def install_base(layout: Layout, spec: str) -> Path:
                 shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     else:
         directory = resolve_model(spec, layout.models)
-    if base := read_base(layout.state):
-        if base != directory.name:
+    _claim(layout.state, directory.name, f"MODEL={spec}")
+    return directory
+
+
+def first_model(layout: Layout, arguments: argparse.Namespace) -> Path | None:
+    """Return the directory of the first stable version; None if an external model answers.
+
+    Args:
+        arguments: `server` and `model` of the command line.
+
+    Raises:
+        WrongBaseError: the state folder was created with another model.
+        ModelError: the model is unavailable; the message explains how to get it.
+    """
+    if arguments.server is ModelServer.EXTERNAL:
+        claim_external(layout.state)
+        return None
+    return install_base(layout, arguments.model)
+
+
+def claim_external(state: Path) -> None:
+    """Record that a state folder belongs to a system in front of an external model.
+
+    Raises:
+        WrongBaseError: the state folder was created with a model.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _claim(state, EXTERNAL, "SERVER=external")
+
+
+def _claim(state: Path, name: str, option: str) -> None:
+    """Record the base of a state folder, or raise WrongBaseError for another one."""
+    if base := read_base(state):
+        if base != name:
             raise WrongBaseError(
-                f"{layout.state} was created with {base}, not {directory.name}; "
-                "use a separate state folder: "
-                f"make up MODEL={spec} STATE=.state-{directory.name}",
-                field="MODEL",
+                f"{state} was created with {base}, not {name}; "
+                f"use a separate state folder: make up {option} STATE=.state-{name}",
+                field=option.partition("=")[0],
                 limit=base,
             )
-        return directory
-    file = layout.state / BASE
+        return
+    file = state / BASE
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps({"base": directory.name}))
+    partial.write_text(json.dumps({"base": name}))
     partial.replace(file)
-    return directory
+
+
+def require_own_model(state: Path) -> None:
+    """Check that the system of a state folder has a model that training can improve.
+
+    Raises:
+        NothingToTrainError: an external model answers.
+    """
+    if read_base(state) == EXTERNAL:
+        raise NothingToTrainError(
+            f"an external model answers in {state}, which cannot be trained; start a system with a "
+            "model of its own: make up MODEL=small STATE=.state-small",
+            field="SERVER",
+            limit="predictor or vllm",
+        )
 
 
 def read_base(state: Path) -> str | None:

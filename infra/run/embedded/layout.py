@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -237,28 +238,36 @@ def context_tokens(layout: Layout, model: Path) -> int:
     return min(int(config["max_position_embeddings"]), bound)
 
 
-def programs(layout: Layout, model: Path) -> list[Program]:
+def programs(layout: Layout, model: Path | None) -> list[Program]:
     """Return the programs of all services with their settings, callees before their callers.
 
-    `model` serves users until a rollout selects another version.
+    Args:
+        model: model that serves users until a rollout selects another version; None: an external
+            model serves them.
     """
     settings = service_settings(layout, model)
-    return [
-        program(service.name, settings[service.name], service.name)
-        if service.grpc
-        else model_server(layout, settings[service.name], model)
-        for service in service_table().start_order
-    ]
+    found = []
+    for service in service_table().start_order:
+        if service.grpc:
+            found.append(program(service.name, settings[service.name], service.name))
+        else:
+            found += model_server(layout, settings[service.name], model)
+    return found
 
 
-def model_server(layout: Layout, predictor: Mapping[str, object], model: Path) -> Program:
+def model_server(
+    layout: Layout, predictor: Mapping[str, object], model: Path | None
+) -> list[Program]:
     """Return the predictor, or the vLLM server in its place, at the same ports with the same key.
 
     Args:
         predictor: settings of the predictor.
+        model: first stable version; None: an external model, which needs no server.
     """
+    if model is None:
+        return []
     if layout.vllm_python is None:
-        return program("predictor", predictor, "predictor")
+        return [program("predictor", predictor, "predictor")]
     settings = {
         **{name: predictor[name] for name in ("host", "port", "metrics_port", "model_server_key")},
         "python": layout.vllm_python,
@@ -269,13 +278,15 @@ def model_server(layout: Layout, predictor: Mapping[str, object], model: Path) -
         "drain_seconds": VLLM_DRAIN_SECONDS,
     }
     environment = {f"TW_VLLM_SERVER_{key.upper()}": str(value) for key, value in settings.items()}
-    return Program(
-        VLLM,
-        (sys.executable, "-m", "infra.run.vllm_server"),
-        environment,
-        layout.ports["predictor"],
-        stop_seconds=VLLM_DRAIN_SECONDS + STOP_SECONDS + 10,
-    )
+    return [
+        Program(
+            VLLM,
+            (sys.executable, "-m", "infra.run.vllm_server"),
+            environment,
+            layout.ports["predictor"],
+            stop_seconds=VLLM_DRAIN_SECONDS + STOP_SECONDS + 10,
+        )
+    ]
 
 
 def program(service: str, settings: Mapping[str, object], name: str) -> Program:
@@ -288,33 +299,55 @@ def program(service: str, settings: Mapping[str, object], name: str) -> Program:
     return Program(name, command, environment, port, stops_first=service == "gateway")
 
 
-def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
-    """Return the settings by service, without the prefix of their names."""
+def service_settings(layout: Layout, model: Path | None) -> dict[str, dict[str, object]]:
+    """Return the settings by service, without the prefix of their names.
+
+    Args:
+        model: first stable version; None: an external model answers.
+    """
     own = _own_settings(layout, model)
-    return {
+    settings = {
         name: {**_table_settings(layout, service), **own.get(name, {})}
         for name, service in service_table().services.items()
     }
+    if model is None:
+        del settings["generator"]["predictor_url"]
+    return settings
 
 
-def _own_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
-    """Return the settings that only one service has."""
+def _model_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
+    """Return the settings of session and generator for a model of the installation."""
     context = context_tokens(layout, model)
     reply = context // 4
     load = {} if layout.vllm_python is None else {"load_seconds": VLLM_LOAD_SECONDS}
     return {
-        "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
         "session": {
             "tokenizer_file": model / "tokenizer.json",
             "context_tokens": context,
             "reply_tokens": reply,
-            **UNLIMITED_QUOTAS["session"],
         },
+        "generator": {"stable_directory": model, "reply_tokens": reply, **load},
+    }
+
+
+def _external_settings() -> dict[str, dict[str, object]]:
+    """Return the settings of session and generator for an external model.
+
+    Context window and limits of answers are those of the environment, or the defaults.
+    """
+    counts = {} if "TW_SESSION_TOKENIZER_FILE" in os.environ else {"count_bytes": True}
+    return {"session": {**counts}, "generator": {"serving": "external"}}
+
+
+def _own_settings(layout: Layout, model: Path | None) -> dict[str, dict[str, object]]:
+    """Return the settings that only one service has."""
+    chosen = _external_settings() if model is None else _model_settings(layout, model)
+    return {
+        "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
+        "session": {**chosen["session"], **UNLIMITED_QUOTAS["session"]},
         "generator": {
             "rollout_file": layout.state / "generator" / "rollout.json",
-            "stable_directory": model,
-            "reply_tokens": reply,
-            **load,
+            **chosen["generator"],
         },
         "gateway": {
             "owner_key_file": layout.state / "owner.key",

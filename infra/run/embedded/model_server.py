@@ -1,7 +1,7 @@
 """Choice of the model server of a machine without Kubernetes, for its start and for training."""
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,31 +17,39 @@ class ModelServer(StrEnum):
 
     PREDICTOR = "predictor"
     VLLM = "vllm"
+    # The endpoint of TW_GENERATOR_EXTERNAL_MODELS; no program is started.
+    EXTERNAL = "external"
 
 
-def add_server_option(parser: ArgumentParser) -> None:
-    """Add `--server` to a command that starts a system."""
+TRAINABLE = (ModelServer.PREDICTOR, ModelServer.VLLM)
+
+
+def add_server_option(parser: ArgumentParser, known: Sequence[ModelServer] = TRAINABLE) -> None:
+    """Add `--server` to a command that starts a system.
+
+    Args:
+        known: permitted values.
+    """
+
+    def model_server(given: str) -> ModelServer:
+        # `choices` would name the class for an unknown value, because argparse converts it first.
+        if given not in known:
+            raise ArgumentTypeError(f"{given!r} is not one of {', '.join(known)}")
+        return ModelServer(given)
+
+    external = ", or external, an endpoint in TW_GENERATOR_EXTERNAL_MODELS"
     parser.add_argument(
         "--server",
-        type=_model_server,
-        metavar="{predictor,vllm}",
+        type=model_server,
+        metavar=f"{{{','.join(known)}}}",
         default=ModelServer.PREDICTOR,
-        help="model server: predictor, for CPUs, or vllm, which must be installed "
-        "(default %(default)s)",
+        help="model server: predictor, for CPUs, or vllm, which must be installed"
+        f"{external if ModelServer.EXTERNAL in known else ''} (default %(default)s)",
     )
 
 
-def _model_server(given: str) -> ModelServer:
-    # `choices` would name the class for an unknown value, because argparse converts it first.
-    try:
-        return ModelServer(given)
-    except ValueError:
-        known = ", ".join(ModelServer)
-        raise ArgumentTypeError(f"{given!r} is not one of {known}") from None
-
-
 def find_vllm(server: ModelServer) -> Path | None:
-    """Return the interpreter of the installed vLLM, or None for the predictor.
+    """Return the interpreter of the installed vLLM, or None for another server.
 
     Raises:
         ServerError: vLLM is not installed; the text has the command that installs it.

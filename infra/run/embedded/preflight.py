@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.run.embedded.base_model import read_base
+from infra.run.embedded.base_model import read_base, require_own_model
 from infra.run.embedded.layout import ROOT, Layout
 from infra.run.supervision.supervisor import (
     AlreadyRunningError,
@@ -60,7 +60,11 @@ def select_recipe(given: str, state: Path) -> str:
 
     Args:
         given: "" if the caller named no recipe.
+
+    Raises:
+        NothingToTrainError: an external model answers.
     """
+    require_own_model(state)
     if given:
         return given
     if (base := read_base(state)) is None:

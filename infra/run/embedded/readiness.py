@@ -8,6 +8,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from infra.run.embedded.layout import VLLM, VLLM_LOAD_SECONDS, Layout
 from infra.run.supervision.child import ChildFailedError
@@ -17,6 +18,28 @@ MODEL_SECONDS = 300.0
 POLL_SECONDS = 0.3
 SAY_AFTER_SECONDS = 5.0
 SAY_EVERY_SECONDS = 60.0
+
+
+async def wait_for_answers(
+    layout: Layout, model: Path | None, say: Callable[[str, str], None]
+) -> None:
+    """Wait for the model server; an external model needs none, which is printed.
+
+    Args:
+        layout: as for `wait_for_model`.
+        model: first stable version, or None for an external model.
+        say: prints a line of the supervisor.
+
+    Raises:
+        ChildFailedError: as `wait_for_model`.
+    """
+    if model is not None:
+        await wait_for_model(layout, say)
+        return
+    say(
+        SUPERVISOR,
+        "an external model answers: the conversations go to its provider, and nothing is trained",
+    )
 
 
 async def wait_for_model(layout: Layout, say: Callable[[str, str], None]) -> None:

@@ -14,12 +14,17 @@ from infra.install.small_model.errors import ModelError
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.fleet import assemble, choose_ports
 from infra.machine.servers.installation import install
-from infra.run.embedded.base_model import WrongBaseError, install_base
+from infra.run.embedded.base_model import WrongBaseError, first_model
 from infra.run.embedded.environment import write_environment
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError, check_free, usual_public_ports
-from infra.run.embedded.model_server import add_server_option, find_vllm, record_vllm
+from infra.run.embedded.model_server import (
+    ModelServer,
+    add_server_option,
+    find_vllm,
+    record_vllm,
+)
 from infra.run.embedded.preflight import STACK_STATE, check_not_running
-from infra.run.embedded.readiness import wait_for_model
+from infra.run.embedded.readiness import wait_for_answers
 from infra.run.stack.layout import StackLayout, metrics_targets, stack_ports
 from infra.run.stack.preparation import prepare_stores
 from infra.run.supervision.child import ChildFailedError, Program
@@ -57,7 +62,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument(
         "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
     )
-    add_server_option(start)
+    add_server_option(start, tuple(ModelServer))
     start.add_argument(
         "--brokers",
         type=int,
@@ -85,7 +90,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def prepare(
     arguments: argparse.Namespace, say: Callable[[str], None]
-) -> tuple[StackLayout, Path, Sequence[Program], Mapping[str, int]]:
+) -> tuple[StackLayout, Path | None, Sequence[Program], Mapping[str, int]]:
     """Run the blocking steps: installation, base model and the folders of the servers."""
     state = arguments.state.resolve()
     check_not_running(state)
@@ -93,7 +98,7 @@ def prepare(
     vllm_python = find_vllm(arguments.server)
     binaries = install(say)
     run = Layout(state, stack_ports(arguments.port, arguments.grpc_port), vllm_python)
-    model = install_base(run, arguments.model)
+    model = first_model(run, arguments)
     run.prepare()
     record_vllm(state, vllm_python)
     folder = state / "servers"
@@ -104,7 +109,7 @@ def prepare(
 
 async def up(
     stack: StackLayout,
-    model: Path,
+    model: Path | None,
     servers: Sequence[Program],
     server_ports: Mapping[str, int],
     terminal: Terminal,
@@ -123,7 +128,7 @@ async def up(
             services = stack.programs(model)
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
-                await wait_for_model(run, terminal.say)
+                await wait_for_answers(run, model, terminal.say)
                 say(f"chat at {run.page_url}")
                 say(
                     f"second gateway at http://{HOST}:{run.ports['http_2']}; "

@@ -29,18 +29,18 @@ class StackLayout:
     run: Layout
     fleet: Fleet
 
-    def programs(self, model: Path) -> list[Program]:
+    def programs(self, model: Path | None) -> list[Program]:
         """Return the services, callees before their callers.
 
         The replicas of a service are adjacent, so that the first can be ready while the second
         starts. There is a single model server, because the model fills the memory of this machine.
         """
         settings = service_settings(self.run, model)
-        found = []
+        found: list[Program] = []
         for service in service_table().start_order:
             name = service.name
             if not service.grpc:
-                found.append(model_server(self.run, settings[name], model))
+                found += model_server(self.run, settings[name], model)
                 continue
             found += [
                 program(name, self.replica(service, number, settings[name]), f"{name}-{number}")

@@ -18,7 +18,9 @@ from infra.run.stack.layout import StackLayout
 from infra.service_table import service_table
 
 
-async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], None]) -> None:
+async def prepare_stores(
+    stack: StackLayout, model: Path | None, say: Callable[[str], None]
+) -> None:
     """Create databases, then run the commands of all services concurrently.
 
     Raises:

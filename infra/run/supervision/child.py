@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that ran this long was healthy, so the next failure restarts with the shortest backoff.
 HEALTHY_AFTER_SECONDS = 30.0
 CHECK_SECONDS = 5.0
+# Of the log of a program that ends at its start, printed with the error.
+LAST_LINES, LAST_CHARACTERS = 15, 500
 PR_SET_PDEATHSIG = 1
 
 
@@ -82,7 +85,9 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
-        self._last_line = ""
+        # Of the present start, and of the start that ended last.
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._ended: Sequence[str] = ()
 
     @property
     def pid(self) -> int | None:
@@ -102,9 +107,10 @@ class Child:
         end = time.monotonic() + within_seconds
         while time.monotonic() < end:
             if self.starts > 1:
+                lines = "".join(f"\n    {line}" for line in self._ended)
                 raise ChildFailedError(
-                    f"{self.program.name} exited while starting ({self._last_line}); "
-                    f"see {self._log_file}",
+                    f"{self.program.name} exited while starting; "
+                    f"its last lines, from {self._log_file}:{lines or ' none'}",
                     field=self.program.name,
                     reason="STOPPED",
                 )
@@ -191,8 +197,11 @@ class Child:
                 log.write(line)
                 log.flush()
                 text = line.decode("utf-8", "replace").rstrip()
-                self._last_line = text or self._last_line
+                if text:
+                    self._lines.append(text[:LAST_CHARACTERS])
                 self._say(self.program.name, text)
+        self._ended = tuple(self._lines)
+        self._lines.clear()
         return await self._process.wait()
 
 

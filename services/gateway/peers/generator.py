@@ -10,6 +10,7 @@ from services.chassis.channel import call_stream, call_unary
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import require_caller
 from services.contracts.chat import FinishReason
+from services.contracts.identifiers import EXTERNAL_PREFIX
 from services.contracts.wire import FINISH_REASONS, TASK_NUMBERS, Context, overrides_message
 from services.gateway.turns.request import ROLLOUT_MODEL, TurnRequest
 
@@ -47,11 +48,11 @@ class GeneratorPeer:
             )
 
     async def served_versions(self) -> tuple[str, ...]:
-        """Return the stable version, then the candidate and the version before, if they serve."""
+        """Return the versions that a request may name, see `versions_of`."""
         return versions_of(await self.rollout())
 
     async def sole_version(self) -> str:
-        served = await self.served_versions()
+        served = _rollout_versions(await self.rollout())
         return served[0] if len(served) == 1 else ""
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
@@ -110,6 +111,18 @@ class GeneratorPeer:
 
 
 def versions_of(rollout: generator_pb2.GetRolloutResponse) -> tuple[str, ...]:
-    """Return the stable version, then the candidate and the version before, if they serve."""
+    """Return the versions that a request may name.
+
+    These are the stable version, the candidate and the version before, if they serve. Where an
+    external model is stable, a request may also name the others; elsewhere these answer battles
+    only.
+    """
+    named = _rollout_versions(rollout)
+    if not rollout.stable.version.startswith(EXTERNAL_PREFIX):
+        return named
+    return tuple(dict.fromkeys((*named, *(model.name for model in rollout.external_models))))
+
+
+def _rollout_versions(rollout: generator_pb2.GetRolloutResponse) -> tuple[str, ...]:
     others = (rollout.candidate.version, rollout.watch.previous.version)
     return tuple(version for version in (rollout.stable.version, *others) if version)

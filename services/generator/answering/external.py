@@ -9,10 +9,10 @@ import io
 import json
 import logging
 import math
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 
 import aiohttp
@@ -20,11 +20,16 @@ from aiohttp.http_exceptions import LineTooLong
 from thumbwheel.chat.v1 import chat_pb2
 
 from chat_format.control_tokens import ControlTokens
-from services.chassis.errors import ResourceExhaustedError, ServiceError, UnavailableError
+from services.chassis.errors import FailedPreconditionError, NotFoundError
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
 from services.generator.answering.completion import PATH, chat_body, read_chunks
 from services.generator.answering.engine import ChatServer, Timeouts
+from services.generator.answering.external_failures import (
+    ExternalModelError,
+    Outcome,
+    status_error,
+)
 from services.generator.answering.external_model import ExternalModel, Parameter
 from services.generator.answering.plain_messages import answer_plain
 from services.generator.answering.presets import Sampling
@@ -34,7 +39,10 @@ from services.generator.metrics import EXTERNAL_ANSWERS
 log = logging.getLogger(__name__)
 
 KEY = re.compile(r"[!-~]{1,4096}")
-DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 3600.0
+# Pauses before a request is repeated, at least the endpoint's Retry-After; up to half is added.
+PAUSES_SECONDS = (0.3, 1.0)
+# A longer Retry-After is passed on to the caller, and a request that took longer is not repeated.
+MAX_PAUSE_SECONDS, MAX_REPEAT_SECONDS = 2.0, 10.0
 # For a server that ignores `max_tokens`: 32 characters for each of 4,096 tokens.
 MAX_ANSWER_CHARACTERS = 131_072
 # Includes events without text, such as those of hidden reasoning.
@@ -42,59 +50,6 @@ MAX_STREAM_BYTES = 32 * 1024 * 1024
 MAX_COUNT = 10_000_000
 # For endpoints that report no usage: quotas count tokens.
 CHARACTERS_PER_TOKEN = 4
-
-
-class Outcome(StrEnum):
-    """End of a request to an endpoint; the errors have the reason EXTERNAL_MODEL_<OUTCOME>."""
-
-    ANSWERED = "answered"
-    CANCELLED = "cancelled"
-    KEY_UNREADABLE = "key_unreadable"
-    KEY_REFUSED = "key_refused"
-    UNKNOWN = "unknown"
-    REQUEST_REFUSED = "request_refused"
-    BUSY = "busy"
-    FAILED = "failed"
-    UNREACHABLE = "unreachable"
-    SILENT = "silent"
-    LOST = "lost"
-    MALFORMED = "malformed"
-    TOO_LONG = "too_long"
-    FILTERED = "filtered"
-
-
-TEXTS = {
-    Outcome.KEY_UNREADABLE: "the key for the external model cannot be read",
-    Outcome.KEY_REFUSED: "the endpoint of the external model refuses the key",
-    Outcome.UNKNOWN: "the endpoint does not have the external model",
-    Outcome.REQUEST_REFUSED: "the endpoint of the external model refuses the request",
-    Outcome.BUSY: "the endpoint of the external model has too many requests",
-    Outcome.FAILED: "the endpoint of the external model failed",
-    Outcome.UNREACHABLE: "the endpoint of the external model is unreachable",
-    Outcome.SILENT: "the external model does not answer in time",
-    Outcome.LOST: "the endpoint of the external model ended the stream early",
-    Outcome.MALFORMED: "the endpoint of the external model sent no completion",
-    Outcome.TOO_LONG: "the external model wrote more than allowed",
-    Outcome.FILTERED: "the provider of the external model withheld the answer",
-}
-STATUSES = {401: Outcome.KEY_REFUSED, 403: Outcome.KEY_REFUSED, 404: Outcome.UNKNOWN}
-
-
-class ExternalModelError(Exception):
-    """Failure of a request, before it becomes the error of a service."""
-
-    def __init__(self, outcome: Outcome, retry_seconds: float = DEFAULT_RETRY_SECONDS) -> None:
-        super().__init__(outcome)
-        self.outcome, self.retry_seconds = outcome, retry_seconds
-
-    def for_caller(self) -> ServiceError:
-        """Return the error of the call."""
-        kind = ResourceExhaustedError if self.outcome is Outcome.BUSY else UnavailableError
-        return kind(
-            TEXTS[self.outcome],
-            reason=f"EXTERNAL_MODEL_{self.outcome.upper()}",
-            retry_seconds=self.retry_seconds,
-        )
 
 
 class ExternalEndpoint:
@@ -118,8 +73,10 @@ class ExternalEndpoint:
     ) -> None:
         """Pass the chunks of an answer to `on_chunk` as they arrive; cancellation ends the request.
 
+        A temporary failure before the first event of the answer is repeated.
+
         Raises:
-            InvalidArgumentError: control tokens remain in a message.
+            InvalidArgumentError: control tokens remain in a message, or the context is too long.
             ResourceExhaustedError: the endpoint has too many requests.
             UnavailableError: any other failure, with the reason EXTERNAL_MODEL_<OUTCOME>.
         """
@@ -127,9 +84,29 @@ class ExternalEndpoint:
         async def request(
             plain: Sequence[chat_pb2.HistoryMessage], sink: Callable[[Chunk], None]
         ) -> None:
-            await self._counted(plain, sampling, sink)
+            await self._repeated(plain, sampling, sink)
 
         await answer_plain(self._control_tokens, messages, request, on_chunk)
+
+    async def _repeated(
+        self,
+        messages: Sequence[chat_pb2.HistoryMessage],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + MAX_REPEAT_SECONDS
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                await self._counted(messages, sampling, on_chunk)
+                return
+            except ExternalModelError as error:
+                is_too_late = loop.time() > latest or error.retry_after > MAX_PAUSE_SECONDS
+                if pause is None or is_too_late or not error.is_temporary:
+                    # Without the cause, whose text may quote the endpoint or the request.
+                    raise error.for_caller() from None
+                seconds = max(pause, error.retry_after) * random.uniform(1.0, 1.5)
+            await asyncio.sleep(seconds)
 
     async def _counted(
         self,
@@ -146,8 +123,7 @@ class ExternalEndpoint:
             log.warning(
                 "external model failed", extra=fields(model=self._model.name, outcome=outcome)
             )
-            # Without the cause, whose text may quote the endpoint or the request.
-            raise error.for_caller() from None
+            raise
         finally:
             EXTERNAL_ANSWERS.labels(self._model.name, outcome).inc()
 
@@ -178,14 +154,14 @@ class ExternalEndpoint:
                 ) as response,
             ):
                 if response.status != 200:
-                    raise _status_error(response)
+                    raise await status_error(response)
                 await read_chunks(
                     response, first_text, self._timeouts.idle_seconds, checked.line, checked.add
                 )
         except TimeoutError as error:
             raise ExternalModelError(Outcome.SILENT) from error
         except aiohttp.ClientConnectorError as error:
-            raise ExternalModelError(Outcome.UNREACHABLE) from error
+            raise ExternalModelError(Outcome.UNREACHABLE, is_temporary=True) from error
         except (LineTooLong, MalformedStreamError) as error:
             raise ExternalModelError(Outcome.MALFORMED) from error
         except aiohttp.ClientError as error:
@@ -216,6 +192,50 @@ class ExternalModels:
             await endpoint.answer(messages, sampling, on_chunk)
         else:
             await self._server.answer(version, messages, sampling, on_chunk)
+
+
+class NoModelServer:
+    """Stands in for the model server if external models answer everything (serving external).
+
+    Implements `ChatServer` and `ModelRepository`: external models are always ready, so that neither
+    the start nor the health of the generator depends on an endpoint.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._index = dict.fromkeys(names, True)
+
+    async def answer(
+        self,
+        version: str,
+        messages: Sequence[chat_pb2.HistoryMessage],
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+    ) -> None:
+        """Refuse a version.
+
+        Raises:
+            NotFoundError: always.
+        """
+        raise NotFoundError("no model server holds this version")
+
+    async def index(self) -> Mapping[str, bool]:
+        """Return the external models; all of them are ready."""
+        return self._index
+
+    async def load(self, version: str, directory: str) -> None:
+        """Refuse a version.
+
+        Raises:
+            FailedPreconditionError: always.
+        """
+        raise FailedPreconditionError("no model server can load this version", field="version")
+
+    async def unload(self, version: str) -> None:
+        """Return at once; no version is ever loaded."""
+
+    async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
+        """Return no bases."""
+        return frozenset()
 
 
 class _CheckedAnswer:
@@ -290,16 +310,3 @@ def _body(
     body[Parameter.MAX_COMPLETION_TOKENS] = sampling.max_tokens
     refused = {parameter.value for parameter in Parameter} - model.parameters
     return {name: value for name, value in body.items() if name not in refused}
-
-
-def _status_error(response: aiohttp.ClientResponse) -> ExternalModelError:
-    """Return the error for a status; the body is not read, since it may quote the request."""
-    header = response.headers.get("Retry-After", "")
-    # Otherwise a date, or nothing.
-    retry = float(header[:9]) if header.isascii() and header.isdecimal() else DEFAULT_RETRY_SECONDS
-    retry = min(retry, MAX_RETRY_SECONDS)
-    if response.status == 429:
-        return ExternalModelError(Outcome.BUSY, retry)
-    is_refused = 400 <= response.status < 500 and response.status != 408
-    usual = Outcome.REQUEST_REFUSED if is_refused else Outcome.FAILED
-    return ExternalModelError(STATUSES.get(response.status, usual), retry)

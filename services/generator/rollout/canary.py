@@ -15,6 +15,7 @@ from services.contracts.limits import field_error
 from services.generator.rollout.current_rollout import CurrentRollout
 from services.generator.rollout.reconcile import Reconciler
 from services.generator.rollout.rollout import Candidate, WatchTerms
+from services.generator.store.fixed import ExternalServingError
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,40 @@ class CanaryController:
 
     def _lease_end(self, seconds: float) -> int:
         return self._current.now_us() + int(seconds * 1e6)
+
+
+class NoCanaries:
+    """Refuses every change of the rollout, because an external model answers.
+
+    Refused acts are recorded like those of a `CanaryController`. Each method raises
+    ExternalServingError.
+    """
+
+    def __init__(self, current: CurrentRollout) -> None:
+        self._current = current
+
+    async def start(self, request: CanaryRequest) -> None:
+        """Refuse a canary."""
+        await self._refuse("canary requested", request.version)
+
+    async def renew(self, version: str, lease_seconds: float) -> None:
+        """Refuse a new lease."""
+        await self._refuse("canary renewed", version)
+
+    async def promote(self, version: str, reason: str) -> None:
+        """Refuse a promotion."""
+        await self._refuse("canary promoted", version)
+
+    async def roll_back(self, version: str, reason: str) -> None:
+        """Refuse a rollback."""
+        await self._refuse("canary rolled back", version)
+
+    async def _refuse(self, act: str, version: str) -> None:
+        error = ExternalServingError()
+        # A name that is no version stays out of the audit log.
+        named = version if is_version(version) else ""
+        await self._current.record_refusal(Act(act, calling_service(), named), error)
+        raise error
 
 
 def is_version(name: str) -> bool:

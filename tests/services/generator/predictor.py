@@ -48,6 +48,8 @@ class FakePredictor:
     load_seconds: float = 0.0
     broken: dict[str, str] = field(default_factory=dict)
     refusal: tuple[int, dict[str, Any]] | None = None
+    # Number of requests that get the refusal; None: all.
+    refusals: int | None = None
     refused_versions: set[str] = field(default_factory=set)
     delays: dict[str, float] = field(default_factory=dict)
     silent_after: int | None = None
@@ -166,7 +168,8 @@ class FakePredictor:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(request.headers)
-        if self.refusal is not None:
+        is_refused = self.refusals is None or len(self.requests) <= self.refusals
+        if self.refusal is not None and is_refused:
             status, content = self.refusal
             return web.json_response(
                 content,

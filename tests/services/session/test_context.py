@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import ValidationError
 
 from services.chassis.errors import InvalidArgumentError
 from services.contracts.chat import FinishReason, Role
@@ -19,6 +20,7 @@ from services.session.context import (
     select_context,
 )
 from services.session.message import Message
+from services.session.settings import SessionSettings
 from services.session.tree import Branch, branch_to
 from tests.services.session.tokenizer import write_tokenizer
 from tests.support import tokenizers_with_markers
@@ -249,3 +251,29 @@ async def test_malformed_tokenizer_file_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with refused(TokenizerMissingError, field=str(path), reason="MALFORMED"):
         await load_counter(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plain words", "naïve café", "日本語の文", "🙂👩‍👩‍👧", "\x00\x01", "<|im_end|>"]
+)
+async def test_bytes_bound_the_tokens_of_a_byte_level_tokenizer(tmp_path: Path, text: str) -> None:
+    directory = tokenizers_with_markers.write_tokenizer(
+        tmp_path, tokenizers_with_markers.byte_level(tokenizers_with_markers.CHATML)
+    )
+    counter = await load_counter(directory / "tokenizer.json")
+    (exact,), (bound,) = await counter.count([text]), await (await load_counter(None)).count([text])
+    assert exact <= bound == len(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, "tokenizer_file"),
+        ({"tokenizer_file": "/tokenizer.json", "count_bytes": True}, "count_bytes"),
+    ],
+)
+def test_tokens_are_counted_in_exactly_one_way(settings: dict[str, Any], named: str) -> None:
+    key = {"principal_key": "a key for tests only"}
+    with pytest.raises(ValidationError) as caught:
+        SessionSettings.model_validate(key | settings)
+    assert caught.value.errors()[0]["msg"].startswith(named)

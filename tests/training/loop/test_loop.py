@@ -124,6 +124,14 @@ def test_no_run_starts_during_a_halt_but_erasures_are_applied(
     assert Runs(tmp_path / "loop").names() == []
 
 
+def test_no_run_starts_while_an_external_model_answers(tmp_path: Path, log: FeedbackLog) -> None:
+    rollout = FakeRollout(FakeClock(), stable="external.rival")
+    with refused(ConfigError, field="TW_GENERATOR_SERVING", reason="EXTERNAL_SERVING"):
+        run_nano(tmp_path, log, rollout)
+    assert status(tmp_path)["result"] == "failed"
+    assert Runs(tmp_path / "loop").names() == []
+
+
 class RolledBackByTheWatch(FakeRollout):
     """A rollout whose watch has rolled two promotions back, one of another registry."""
 

@@ -27,6 +27,8 @@ from infra.run.vllm_server.settings import VllmServerSettings
 from infra.service_table import service_table
 from services.chassis.identity_keys import read_public_keys
 from services.chassis.settings import load_settings
+from services.generator.settings import GeneratorSettings
+from services.session.settings import SessionSettings
 from tests.support.errors import refused
 
 
@@ -206,3 +208,22 @@ def test_vllm_takes_the_place_of_the_predictor(
     key = settings.model_server_key.get_secret_value()
     assert key == predictor.environment["TW_PREDICTOR_MODEL_SERVER_KEY"]
     assert (settings.python, settings.max_model_len) == (python, 256)
+
+
+def test_an_external_model_needs_neither_model_server_nor_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TW_SESSION_TOKENIZER_FILE", raising=False)
+    layout, _ = made(tmp_path)
+    started = {one.name: one.environment for one in programs(layout, None)}
+    assert started.keys() == set(service_table().names) - {"predictor"}
+    model = {"url": "https://a.example/v1", "model": "m", "developer": "d", "licence": "l"}
+    variables = {"TW_GENERATOR_EXTERNAL_MODELS": json.dumps({"rival": model})}
+    for name, value in {**started["generator"], **started["session"], **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings(GeneratorSettings).stable_external() == "external.rival"
+    assert load_settings(SessionSettings).count_bytes
+    # A published tokenizer counts exactly.
+    monkeypatch.delenv("TW_SESSION_COUNT_BYTES")
+    monkeypatch.setenv("TW_SESSION_TOKENIZER_FILE", str(tmp_path / "tokenizer.json"))
+    assert "count_bytes" not in service_settings(layout, None)["session"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.run.supervision.child import Child, ChildFailedError, Program
+from infra.run.supervision.child import LAST_LINES, Child, ChildFailedError, Program
 from infra.run.supervision.ports import free_port
 from tests.support.errors import refused
 
@@ -94,6 +94,18 @@ async def test_exit_during_start_fails_with_the_log_path(
     assert str(tmp_path / "parrot.log") in caught.value.text
     assert "no database" in caught.value.text
     assert "no database" in (tmp_path / "parrot.log").read_text()
+
+
+async def test_exit_during_start_shows_the_last_lines(tmp_path: Path) -> None:
+    code = (
+        f"for number in range({LAST_LINES + 5}): print('line', number)\nraise SystemExit('wrong')"
+    )
+    async with child_of(code, tmp_path) as (child, _):
+        with refused(ChildFailedError, field="parrot", reason="STOPPED") as caught:
+            await child.wait_ready(20)
+    first, *shown = [line.strip() for line in caught.value.text.splitlines()]
+    assert str(tmp_path / "parrot.log") in first
+    assert shown == [f"line {number}" for number in range(6, LAST_LINES + 5)] + ["wrong"]
 
 
 async def test_stopped_process_is_gone(tmp_path: Path) -> None:
