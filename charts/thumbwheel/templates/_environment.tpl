@@ -34,13 +34,24 @@
   {{- /* Browsers do not return a cookie for TLS over plain HTTP. */}}
   {{- $_ := set $settings "page_session_secure" false -}}
 {{- end -}}
-{{- if eq $name "session" -}}
+{{- if include "thumbwheel.external" $root -}}
+  {{- $external := $root.Values.serving.external -}}
+  {{- if eq $name "session" -}}
+    {{- $_ := mustMergeOverwrite $settings (dict "context_tokens" $external.contextTokens "reply_tokens" $external.replyTokens) -}}
+    {{- /* A tokenizer.json of the values counts exactly. */}}
+    {{- if not (hasKey (default dict $values.settings) "tokenizer_file") -}}{{- $_ := set $settings "count_bytes" true -}}{{- end -}}
+  {{- else if eq $name "generator" -}}
+    {{- $_ := mustMergeOverwrite $settings (dict "serving" "external" "external_stable" (include "thumbwheel.externalModel" $root)
+          "reply_tokens" $external.replyTokens) -}}
+  {{- end -}}
+{{- else if eq $name "session" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "tokenizer_file" (printf "/models/%s/tokenizer.json" $root.Values.models.initial)
         "context_tokens" $root.Values.models.contextTokens "reply_tokens" $root.Values.models.replyTokens) -}}
-{{- end -}}
-{{- if eq $name "generator" -}}
+{{- else if eq $name "generator" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "stable_directory" (printf "/models/%s" $root.Values.models.initial)
         "reply_tokens" $root.Values.models.replyTokens) -}}
+{{- end -}}
+{{- if eq $name "generator" -}}
   {{- with include "thumbwheel.externalModels" $root | fromYaml -}}{{- $_ := set $settings "external_models" . -}}{{- end -}}
 {{- end -}}
 {{- if $facts.spool -}}{{- $_ := set $settings "spool_directory" "/spool" -}}{{- end -}}

@@ -1,5 +1,13 @@
 {{/* Models of other providers: settings of the generator, keys, egress, and names for training. */}}
 
+{{/* Non-empty if an external model answers all users. */}}
+{{- define "thumbwheel.external" -}}{{ if eq .Values.serving.mode "external" }}yes{{ end }}{{- end -}}
+
+{{/* Name in externalModels.models of the model that answers all users. */}}
+{{- define "thumbwheel.externalModel" -}}
+{{- .Values.serving.external.model | default (keys .Values.externalModels.models | sortAlpha | first) -}}
+{{- end -}}
+
 {{/* Setting external_models of the generator as YAML. */}}
 {{- define "thumbwheel.externalModels" -}}
 {{- $models := dict -}}
@@ -65,6 +73,19 @@
 
 {{- define "thumbwheel.validateExternal" -}}
 {{- $v := .Values.externalModels -}}
+{{- $external := .Values.serving.external -}}
+{{- if include "thumbwheel.external" . -}}
+  {{- if not $v.models -}}{{ fail "externalModels.models: serving.mode external needs the model that answers" }}{{- end -}}
+  {{- if and (not $external.model) (gt (len $v.models) 1) -}}{{ fail (printf "serving.external.model: several externalModels.models; name the one that answers: %s" (keys $v.models | sortAlpha | join ", ")) }}{{- end -}}
+  {{- if not (hasKey $v.models (include "thumbwheel.externalModel" .)) -}}{{ fail (printf "serving.external.model: %s is not in externalModels.models" $external.model) }}{{- end -}}
+  {{- if .Values.training.enabled -}}{{ fail "training.enabled: serving.mode external has no model of its own that could be trained, tried on users or promoted; set it to false, or serving.mode to deployment or kserve" }}{{- end -}}
+  {{- range $name := list "existingClaim" "store" -}}
+    {{- if index $.Values.models $name -}}{{ fail (printf "models.%s: serving.mode external reads no models" $name) }}{{- end -}}
+  {{- end -}}
+  {{- with .Values.models.import.source -}}{{ fail "models.import.source: serving.mode external reads no models" }}{{- end -}}
+  {{- if ge (int $external.replyTokens) (int $external.contextTokens) -}}{{ fail "serving.external.replyTokens: is not below contextTokens, so that no context would fit" }}{{- end -}}
+{{- else if $external.model -}}{{ fail (printf "serving.external.model: serving.mode %s does not use it" .Values.serving.mode) }}
+{{- end -}}
 {{- range $name, $model := $v.models -}}
   {{- if and $model.secretKey (not $v.existingSecret) -}}{{ fail (printf "externalModels.existingSecret: externalModels.models.%s.secretKey names a key of that secret" $name) }}{{- end -}}
 {{- end -}}

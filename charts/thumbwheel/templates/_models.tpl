@@ -1,7 +1,8 @@
 {{/* How the first version comes into the claim: import (models.import.source), small or nano (both from
-     images, with models.seed), or empty: the operator has put it there. */}}
+     images, with models.seed), or empty: the operator has put it there, or an external model answers. */}}
 {{- define "thumbwheel.firstVersion" -}}
-{{- if .Values.models.import.source -}}import
+{{- if include "thumbwheel.external" . -}}
+{{- else if .Values.models.import.source -}}import
 {{- else if and .Values.models.seed (eq .Values.models.initial "small-0") -}}small
 {{- else if and .Values.models.seed (eq .Values.models.initial "nano-0") -}}nano
 {{- end -}}

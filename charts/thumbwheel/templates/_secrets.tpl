@@ -2,7 +2,9 @@
      them and their keys. Those of callers are checked by `thumbwheel.validateIdentity`. */}}
 {{- define "thumbwheel.secrets" -}}
 keys: {name: {{ include "thumbwheel.secret" . }}, value: secrets.existing, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
+{{- if not (include "thumbwheel.external" .) }}
 modelServer: {name: {{ include "thumbwheel.modelServerSecret" . }}, value: serving.existingSecret, made: {{ not .Values.serving.existingSecret }}, keys: [model-server-key]}
+{{- end }}
 {{- if include "thumbwheel.identity" . }}
 identity: {name: {{ include "thumbwheel.identitySecret" . }}, value: identity.existing.private, made: {{ not .Values.identity.existing.private }}, keys: []}
 callers: {name: {{ include "thumbwheel.callersSecret" . }}, value: identity.existing.public, made: {{ not .Values.identity.existing.public }}, keys: []}

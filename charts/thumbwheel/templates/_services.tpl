@@ -1,6 +1,20 @@
 {{/* Facts of each service, generated from services/services.toml: port, calls, stores, and the
      commands that prepare the stores. */}}
-{{- define "thumbwheel.known" -}}{{ .Files.Get "files/services.yaml" }}{{- end -}}
+{{- define "thumbwheel.known" -}}
+{{- $file := .Files.Get "files/services.yaml" -}}
+{{- if include "thumbwheel.external" . -}}
+  {{- /* No model server: neither calls to it nor its key, and no folder with models. */}}
+  {{- $known := $file | fromYaml -}}
+  {{- range $name, $facts := $known -}}
+    {{- $_ := set $facts "calls" (without $facts.calls "predictor") -}}
+    {{- with $facts.keys -}}{{- $_ := set $facts "keys" (without . "model-server-key") -}}{{- end -}}
+    {{- $_ := unset $facts "models" -}}
+  {{- end -}}
+  {{- toYaml $known -}}
+{{- else -}}
+{{ $file }}
+{{- end -}}
+{{- end -}}
 
 {{/* Values of one service, merged over serviceDefaults. Arguments: list of root and name. */}}
 {{- define "thumbwheel.values" -}}

@@ -18,7 +18,7 @@
   {{- if $v.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: objectStore.credentials chain does not use it; remove one of the two" }}{{- end -}}
 {{- else if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with an access key and its secret key is required; or set objectStore.credentials to chain" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: gitops generates no secrets; a secret with principal-key, master-key and valkey-secret is required" }}{{- end -}}
-{{- if and $v.gitops (not $v.serving.existingSecret) -}}{{ fail "serving.existingSecret: gitops generates no secrets; a secret with model-server-key is required" }}{{- end -}}
+{{- if and $v.gitops (not $v.serving.existingSecret) (not (include "thumbwheel.external" .)) -}}{{ fail "serving.existingSecret: gitops generates no secrets; a secret with model-server-key is required" }}{{- end -}}
 {{- include "thumbwheel.validateSecrets" . -}}
 {{- include "thumbwheel.validateTls" . -}}
 {{- include "thumbwheel.validateKserve" . -}}

@@ -128,6 +128,7 @@ class RolloutFile:
             return b""
 
     def _append(self, act: Act) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._audit_path.open("a+b") as file:
             # The last line is incomplete if its writer was killed.
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))

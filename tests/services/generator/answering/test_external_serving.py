@@ -1,4 +1,4 @@
-"""An external model as the only model of an installation: rollout, answers, refusals, repetition."""
+"""An external model that answers all users: its rollout, answers, refusals and repetition."""
 
 import json
 from pathlib import Path
