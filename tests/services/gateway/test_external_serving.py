@@ -162,7 +162,7 @@ async def test_a_long_conversation_stays_within_the_window(tmp_path: Path) -> No
         # The window is used: messages are dropped only when they no longer fit.
         assert max(sizes) > (WINDOW - REPLY) // 2
         error = await failure(found.gateway, "x" * WINDOW)
-    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "text")
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "input.text")
 
 
 async def test_an_endpoint_that_dies_fails_the_turn_with_its_text(tmp_path: Path) -> None:
