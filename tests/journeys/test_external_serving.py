@@ -1,0 +1,108 @@
+"""The embedded system in front of an external endpoint: chat, feedback, outage, refusals."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.run.supervision.ports import free_port
+from tests.journeys.client import Client, finish_of, text_of
+from tests.journeys.rows import wait_for_row
+from tests.journeys.stack import ROOT, running_stack
+
+KEY, VERSION = "sk-key-of-the-test", "external.main"
+
+
+@contextmanager
+def endpoint(port: int, **fields: Any) -> Iterator[None]:
+    """Run an endpoint with the model large-2 as a process."""
+    content = {"states": {"large-2": "READY"}, "key": KEY, **fields}
+    command = ["-m", "tests.services.generator.predictor", json.dumps(content), str(port)]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{port}\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def set_endpoint(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Set the variables of the documented command."""
+    (folder / "key").write_text(KEY)
+    model = {
+        "url": f"http://127.0.0.1:{port}/v1",
+        "model": "large-2",
+        "key_file": str(folder / "key"),
+        "developer": "Example",
+        "licence": "proprietary",
+    }
+    monkeypatch.setenv("TW_GENERATOR_EXTERNAL_MODELS", json.dumps({"main": model | changes}))
+    monkeypatch.setenv("TW_SESSION_CONTEXT_TOKENS", "128000")
+
+
+@pytest.mark.slow
+def test_a_user_chats_with_an_external_model_and_rates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    set_endpoint(tmp_path, port, monkeypatch)
+    state = tmp_path / "state"
+    with running_stack(state, options=("--server", "external")) as stack:
+        assert stack.wait_for_line("go to its provider")
+        client = Client(stack.http, stack.make_keys("user")[0])
+        # The system is up before its endpoint.
+        status, body = client.call(
+            "POST",
+            "/v1/chat/completions",
+            {"model": "thumbwheel", "messages": [{"role": "user", "content": "hello"}]},
+        )
+        assert (status, body["error"]["code"]) == (503, "external_model_unreachable")
+        with endpoint(port):
+            turn = client.ask("hello")
+            assert (text_of(turn), finish_of(turn)) == ("Hello there.", "FINISH_REASON_STOP")
+            assert client.call("GET", "/api/models")[1]["models"] == [VERSION]
+        event = client.thumb(turn[0]["messageId"], True)
+        wait_for_row(stack, "event_id", event)
+        versions = {one["event_id"]: one["model_version"] for one in stack.rows("feedback")}
+        assert versions[event] == VERSION
+        loop = subprocess.run(
+            [sys.executable, "-m", "infra.run.embedded", "loop", "--state", str(state)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert loop.returncode == 1
+        assert "cannot be trained" in loop.stderr
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_is_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_endpoint(tmp_path, free_port(), monkeypatch, max_tokens=0)
+    words = ["up", "--server", "external", "--state", str(tmp_path / "state")]
+    started = subprocess.run(
+        [sys.executable, "-m", "infra.run.embedded", *words, "--port", "0", "--grpc-port", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert started.returncode == 1
+    # At the end, after the lines of all services.
+    last = started.stderr.rpartition("==> ")[2]
+    assert "generator" in last
+    assert "external_models.main.max_tokens" in last
