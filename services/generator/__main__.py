@@ -96,11 +96,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)
         watch = create_watch(settings, current, traffic, feedback_channel, terms)
-        plain_server = (
-            server
-            if isinstance(server, NoModelServer)
-            else PlainMessages(server, current.directory_of)
-        )
+        plain_server = with_plain_messages(server, current)
         reconciler = Reconciler(current, plain_server, running_generations, intervals)
         external = settings.external()
         endpoints = {
@@ -114,11 +110,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             traffic,
             {model.name: model.max_tokens for model in external},
         )
-        canary_controller = (
-            NoCanaries(current)
-            if settings.serving is ServingMode.EXTERNAL
-            else CanaryController(current, reconciler, settings.load_seconds, terms)
-        )
+        canary_controller = create_canaries(settings, current, reconciler, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
         # answering by an outdated rollout.
         async with asyncio.TaskGroup() as loops:
@@ -137,6 +129,28 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             )
             for task in tasks:
                 task.cancel()
+
+
+def with_plain_messages(
+    server: HttpModelServer | InferenceServices | NoModelServer, current: CurrentRollout
+) -> PlainMessages | NoModelServer:
+    """Return a model server that no message with control tokens reaches."""
+    # External endpoints have a list of control tokens of their own.
+    if isinstance(server, NoModelServer):
+        return server
+    return PlainMessages(server, current.directory_of)
+
+
+def create_canaries(
+    settings: GeneratorSettings,
+    current: CurrentRollout,
+    reconciler: Reconciler,
+    terms: WatchTerms,
+) -> CanaryController | NoCanaries:
+    """Create the controller of canaries; serving external has none."""
+    if settings.serving is ServingMode.EXTERNAL:
+        return NoCanaries(current)
+    return CanaryController(current, reconciler, settings.load_seconds, terms)
 
 
 def create_watch(
