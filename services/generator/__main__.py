@@ -132,7 +132,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
 
 
 def with_plain_messages(
-    server: HttpModelServer | InferenceServices | NoModelServer, current: CurrentRollout
+    server: ModelServerReplicas | InferenceServices | NoModelServer, current: CurrentRollout
 ) -> PlainMessages | NoModelServer:
     """Return a model server that no message with control tokens reaches."""
     # External endpoints have a list of control tokens of their own.

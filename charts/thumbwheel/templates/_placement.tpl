@@ -78,7 +78,7 @@ topologySpreadConstraints:
      one node can mount. */}}
 {{- define "thumbwheel.nodeGroup" -}}
 {{- $group := list -}}
-{{- $models := include "thumbwheel.isOnOneNode" (list . .Values.models) -}}
+{{- $models := and (not (include "thumbwheel.external" .)) (include "thumbwheel.isOnOneNode" (list . .Values.models)) -}}
 {{- $loop := and .Values.training.enabled (include "thumbwheel.isOnOneNode" (list . .Values.training.loop)) -}}
 {{- if $models -}}
   {{- $group = concat $group (list "session" "generator" "model") -}}
@@ -94,7 +94,7 @@ topologySpreadConstraints:
 {{- $v := .Values -}}{{- $root := . -}}
 {{- $group := include "thumbwheel.nodeGroup" . | fromJsonArray -}}
 {{- if $group -}}
-{{- $claim := ternary "models" "training.loop" (ne (include "thumbwheel.isOnOneNode" (list . $v.models)) "") -}}
+{{- $claim := ternary "models" "training.loop" (has "model" $group) -}}
 {{- $reason := printf "%s.accessModes: ReadWriteOnce keeps the pods of %s on one node" $claim (join ", " $group) -}}
 {{- $way := printf "set %s.accessModes to [ReadWriteMany], or %s.existingClaim to such a claim" $claim $claim -}}
 {{- range $name, $given := $v.spread -}}
