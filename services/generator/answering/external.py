@@ -233,6 +233,9 @@ class NoModelServer:
     async def unload(self, version: str) -> None:
         """Return at once; no version is ever loaded."""
 
+    async def load_missing(self, version: str, directory: str) -> None:
+        """Return at once; there are no replicas."""
+
     async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
         """Return no bases."""
         return frozenset()
