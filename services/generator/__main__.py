@@ -92,6 +92,10 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     ):
         first = await first_rollout(store, settings.stable_directory)
         current = CurrentRollout(store, first, now_us)
+        if isinstance(server, InferenceServices):
+            server.is_small = lambda version: current.rollout.is_small_candidate(
+                version, settings.small_candidate_share
+            )
         running_generations = RunningGenerations()
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)

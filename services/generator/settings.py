@@ -39,7 +39,13 @@ class ServingMode(StrEnum):
 SETTINGS_OF_MODES = {
     ServingMode.PREDICTOR: frozenset({"predictor_url"}),
     ServingMode.KSERVE: frozenset(
-        {"inference_service", "models_root", "model_port", "max_adapter_rank"}
+        {
+            "inference_service",
+            "models_root",
+            "model_port",
+            "max_adapter_rank",
+            "small_candidate_share",
+        }
     ),
     ServingMode.EXTERNAL: frozenset({"external_stable"}),
 }
@@ -151,6 +157,13 @@ class GeneratorSettings(ServiceSettings):
         le=512,
         description="with kserve: a version whose adapter against its base has at most this rank "
         "is served by the server of its base; 0: each version has a server of its own",
+    )
+    small_candidate_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="with kserve: largest share of the users with which a candidate has the size "
+        "of `candidate.json` in that ConfigMap; 0: always the size of stable",
     )
     kubernetes_url: str = Field(
         "https://kubernetes.default.svc",

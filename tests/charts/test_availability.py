@@ -1,10 +1,13 @@
 """Replicas, disruption budgets, spread, and pods that share a claim of one node."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from services.generator.kubernetes.inference_object import CANDIDATE_KEY, TEMPLATE_KEY
+from tests.charts.kserve_objects import service_of
 from tests.charts.rendering import Object, component, of_kind, pods, refusal, render
 
 HA, ONE_NODE, EXISTING = (
@@ -199,3 +202,58 @@ def test_values_that_part_pods_of_a_claim_of_one_node_are_refused(setting: str, 
     error = refusal(EXISTING, OWN_CLAIM, setting)
     for words in (f"{named}: ", "models.accessModes to [ReadWriteMany]", "models.existingClaim"):
         assert words in error
+
+
+SIZES = (
+    "serving.kserve.minReplicas=4,serving.kserve.maxReplicas=4",
+    "serving.kserve.candidate.resources.requests.cpu=100m",
+)
+SHARE = ("serving.kserve.candidate.maxShare=0.2",)
+
+
+def test_a_small_candidate_has_pods_and_resources_of_its_own() -> None:
+    objects = render("kserve-values.yaml", *SIZES, json_sets=SHARE)
+    maps = [item["data"] for item in of_kind(objects, "ConfigMap")]
+    (data,) = [data for data in maps if CANDIDATE_KEY in data]
+    full, small = (
+        json.loads(data[key])["spec"]["predictor"] for key in (TEMPLATE_KEY, CANDIDATE_KEY)
+    )
+    assert [(size["minReplicas"], size["maxReplicas"]) for size in (full, small)] == [
+        (4, 4),
+        (1, 1),
+    ]
+    assert small["model"]["resources"] == {"requests": {"cpu": "100m"}}
+    assert full["model"]["resources"]["requests"]["cpu"] == "250m"
+    same = ("minReplicas", "maxReplicas", "model")
+    assert [{k: v for k, v in size.items() if k not in same} for size in (full, small)] == [
+        {k: v for k, v in full.items() if k not in same}
+    ] * 2
+    assert environment(objects, "generator")["TW_GENERATOR_SMALL_CANDIDATE_SHARE"] == "0.2"
+
+
+def test_pods_of_each_version_are_spread_by_themselves() -> None:
+    """Otherwise all pods of stable could be in one zone and those of the candidate in another."""
+    first, second = (service_of("kserve-values.yaml", version=name) for name in ("v1", "v2"))
+    for found in (first, second):
+        for constraint in found["spec"]["predictor"]["topologySpreadConstraints"]:
+            assert constraint["labelSelector"]["matchLabels"] == {
+                "serving.kserve.io/inferenceservice": found["metadata"]["name"]
+            }
+    assert first["metadata"]["name"] != second["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("serving.kserve.minReplicas=0", "serving.kserve.minReplicas: 0 Standard"),
+        ("serving.kserve.candidate.minReplicas=0", "serving.kserve.candidate.minReplicas: 0"),
+        ("serving.kserve.candidate.maxReplicas=2", "serving.kserve.candidate.maxReplicas: none"),
+        (
+            "serving.kserve.candidate.resources.limits.memory=1Gi",
+            "serving.kserve.candidate.resources: GPU",
+        ),
+    ],
+)
+def test_sizes_of_versions_that_cannot_serve_are_refused(setting: str, words: str) -> None:
+    error = refusal("eight-gpus-values.yaml", "gitops=true,ray.mode=kuberay", setting)
+    assert [word for word in words.split() if word not in error] == []

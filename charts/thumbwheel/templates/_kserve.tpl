@@ -23,6 +23,9 @@ serving: kserve
 inference_service: {{ include "thumbwheel.inferenceServiceName" . }}
 models_root: /models
 model_port: {{ .Values.serving.kserve.port }}
+{{- with .Values.serving.kserve.candidate.maxShare }}
+small_candidate_share: {{ . }}
+{{- end }}
 {{- if eq .Values.serving.kserve.runtime "vllm" }}
 load_seconds: {{ .Values.serving.vllm.startupSeconds }}
 {{- end }}
@@ -31,8 +34,8 @@ max_adapter_rank: {{ .Values.serving.vllm.sharedBase.maxRank }}
 {{- end }}
 {{- end -}}
 
-{{/* Template of each InferenceService of this release; the generator fills in $(version) and
-     $(folder). The pods have the component label predictor, which network policies and monitors
+{{/* Template of each InferenceService of this release; the generator fills in $(version), $(folder)
+     and $(name), the name of the object. The pods have the component label predictor, which network policies and monitors
      select. */}}
 {{- define "thumbwheel.inferenceService" -}}
 {{- $kserve := .Values.serving.kserve -}}
@@ -72,7 +75,8 @@ spec:
     {{- end }}
     serviceAccountName: {{ include "thumbwheel.servingAccount" . }}
     {{- include "thumbwheel.podSecurity" . | nindent 4 }}
-    {{- include "thumbwheel.placement" (list . "predictor" $values) | nindent 4 }}
+    {{- $one := dict "serving.kserve.io/inferenceservice" "$(name)" }}
+    {{- include "thumbwheel.placement" (list . "predictor" $values $one) | nindent 4 }}
     terminationGracePeriodSeconds: {{ add .Values.shutdown.preStopSeconds $kserve.drainSeconds 15 }}
     model:
       name: kserve-container
@@ -93,6 +97,17 @@ spec:
       {{- end }}
       # Set here because KServe overrides the values of the runtime with its defaults.
       resources: {{- toYaml $values.resources | nindent 8 }}
+{{- end -}}
+
+{{/* The same for a candidate with a small share of the users; the generator decides by its share. */}}
+{{- define "thumbwheel.candidateService" -}}
+{{- $candidate := .Values.serving.kserve.candidate -}}
+{{- $service := include "thumbwheel.inferenceService" . | fromYaml -}}
+{{- $predictor := $service.spec.predictor -}}
+{{- $_ := set $predictor "minReplicas" $candidate.minReplicas -}}
+{{- $_ := set $predictor "maxReplicas" $candidate.maxReplicas -}}
+{{- with $candidate.resources -}}{{- $_ := set $predictor.model "resources" . -}}{{- end -}}
+{{- toYaml $service -}}
 {{- end -}}
 
 {{/* Container of the project's model server with one version, mounted at KServe's path. */}}
@@ -255,8 +270,12 @@ spec:
   {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; otherwise set serving.kserve.runtime to predictor" }}{{- end -}}
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}{{ include "thumbwheel.validateVllm" . }}{{- end -}}
-{{- if gt (int $kserve.minReplicas) (int $kserve.maxReplicas) -}}{{ fail "serving.kserve.minReplicas is above maxReplicas" }}{{- end -}}
-{{- if and (eq $kserve.autoscaler "none") (ne (int $kserve.minReplicas) (int $kserve.maxReplicas)) -}}{{ fail "serving.kserve.autoscaler: none does not scale to maxReplicas; set another autoscaler" }}{{- end -}}
+{{- range $name, $size := dict "serving.kserve" $kserve "serving.kserve.candidate" $kserve.candidate -}}
+{{- if eq (int $size.minReplicas) 0 -}}{{ fail (printf "%s.minReplicas: 0 is not possible in deploymentMode %s: the generator asks a version only while a pod of it answers, so no request would start one; set at least 1" $name $kserve.deploymentMode) }}{{- end -}}
+{{- if gt (int $size.minReplicas) (int $size.maxReplicas) -}}{{ fail (printf "%s.minReplicas is above maxReplicas" $name) }}{{- end -}}
+{{- if and (eq $kserve.autoscaler "none") (ne (int $size.minReplicas) (int $size.maxReplicas)) -}}{{ fail (printf "%s.maxReplicas: serving.kserve.autoscaler none does not scale to maxReplicas; set another autoscaler" $name) }}{{- end -}}
+{{- end -}}
+{{- if and $kserve.candidate.resources (eq $kserve.runtime "vllm") (not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml (default dict $kserve.candidate.resources.limits)))) -}}{{ fail "serving.kserve.candidate.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; {} takes those of serving.vllm" }}{{- end -}}
 {{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ fail "serving.kserve.prometheus: the URL of Prometheus is required with autoscaler keda" }}{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,5 @@
-{{/* Placement of the pods of one component. Arguments: list of root, component and its values. */}}
+{{/* Placement of the pods of one component. Arguments: list of root, component, its values, and
+     optionally the labels of the pods that spread, if they are not those of the component. */}}
 {{- define "thumbwheel.placement" -}}
 {{- $values := index . 2 -}}
 {{- with $values.nodeSelector }}
@@ -13,7 +14,9 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- include "thumbwheel.spread" (list (index . 0) (include "thumbwheel.selector" (list (index . 0) (index . 1)) | fromYaml)) }}
+{{- $labels := include "thumbwheel.selector" (list (index . 0) (index . 1)) | fromYaml -}}
+{{- if gt (len .) 3 -}}{{- $labels = index . 3 -}}{{- end -}}
+{{- include "thumbwheel.spread" (list (index . 0) $labels) }}
 {{- end -}}
 
 {{/* Spread of pods over nodes and zones. Arguments: list of root and the labels of the pods. */}}

@@ -8,7 +8,7 @@ owner are filled in here. The status does not show whether a version is served, 
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from services.chassis.errors import FailedPreconditionError
 from services.generator.kubernetes.api import Json
 
-TEMPLATE_KEY = "inference-service.json"
+TEMPLATE_KEY, CANDIDATE_KEY = "inference-service.json", "candidate.json"
 VERSION, FOLDER, TEMPLATE = "thumbwheel/version", "thumbwheel/folder", "thumbwheel/template"
 IDENTITY = frozenset(f"app.kubernetes.io/{key}" for key in ("name", "instance", "component"))
 INSTANCE = "app.kubernetes.io/instance"
@@ -39,12 +39,17 @@ class Template:
     """Template of all InferenceServices of a release.
 
     The ConfigMap that holds the template owns the objects, so deletion of the release deletes them
-    too.
+    too. `candidate` is the template of candidates with a small share of the users, if it differs.
     """
 
     manifest: Json
     owner: Json
     digest: str
+    candidate: "Template | None" = None
+
+    def sized(self, is_small: bool) -> "Template":
+        """Return the template of small candidates, or that of all other versions."""
+        return self.candidate if is_small and self.candidate else self
 
     @property
     def identity(self) -> dict[str, str]:
@@ -93,14 +98,22 @@ def read_template(config_map: Json) -> Template:
         InvalidTemplateError: a key is missing, or the content is no InferenceService.
     """
     try:
-        text, metadata = config_map["data"][TEMPLATE_KEY], config_map["metadata"]
-        manifest = json.loads(text)
+        data, metadata = config_map["data"], config_map["metadata"]
         owner = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "name": metadata["name"],
             "uid": metadata["uid"],
         }
+        candidate = _parse(data[CANDIDATE_KEY], owner) if CANDIDATE_KEY in data else None
+        return replace(_parse(data[TEMPLATE_KEY], owner), candidate=candidate)
+    except (KeyError, TypeError) as error:
+        raise InvalidTemplateError from error
+
+
+def _parse(text: str, owner: Json) -> Template:
+    try:
+        manifest = json.loads(text)
         template_metadata = manifest["metadata"]
         # Without the instance label every InferenceService of the namespace would count as owned.
         if (
@@ -126,10 +139,12 @@ def object_name(template: Template, version: str) -> str:
 
 def inference_service(template: Template, version: str, folder: str) -> Json:
     """Return the manifest of the object for a version."""
-    manifest: Json = _substitute(template.manifest, {"$(version)": version, "$(folder)": folder})
+    name = object_name(template, version)
+    values = {"$(version)": version, "$(folder)": folder, "$(name)": name}
+    manifest: Json = _substitute(template.manifest, values)
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "generateName"}
     annotations = {VERSION: version, FOLDER: folder, TEMPLATE: template.digest}
-    metadata["name"] = object_name(template, version)
+    metadata["name"] = name
     metadata["annotations"] = metadata.get("annotations", {}) | annotations
     metadata["ownerReferences"] = [template.owner]
     return manifest | {"metadata": metadata}

@@ -81,7 +81,8 @@ class Release:
 class InferenceServices:
     """All versions of one release.
 
-    The HTTP session is for the model servers and has a timeout for connecting.
+    The HTTP session is for the model servers and has a timeout for connecting. `is_small` says
+    which versions get the template of small candidates.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class InferenceServices:
         self._release = release
         self._timeouts = timeouts
         self._load_seconds = load_seconds
+        self.is_small: Callable[[str], bool] = lambda version: False
         self._template: Template | None = None
         self._known: Mapping[str, Observed] = {}
         self._api_unavailable = False
@@ -172,7 +174,7 @@ class InferenceServices:
         return await self._adapters.bases(wanted, self._known)
 
     async def _load_object(self, version: str, folder: str) -> None:
-        template = await self._read_template()
+        template = (await self._read_template()).sized(self.is_small(version))
         path = f"{self._path(template)}/{object_name(template, version)}"
         with suppress(NotFoundError):
             existing = await self._api.get(path)
@@ -259,14 +261,17 @@ class InferenceServices:
             for item in listed["items"]
             if is_owned(template, item)
         ]
-        if any(item.template != template.digest for item in found):
+        if any(
+            item.template != template.sized(self.is_small(item.version)).digest for item in found
+        ):
             # Apply the present template to objects that were made from another one. The template is
             # read again first: during a rolling upgrade an object with another digest may be newer
             # than the cached template.
             current_template = await self._read_template()
             for item in found:
-                if item.template != current_template.digest and not item.deleting:
-                    body = inference_service(current_template, item.version, item.folder)
+                sized = current_template.sized(self.is_small(item.version))
+                if item.template != sized.digest and not item.deleting:
+                    body = inference_service(sized, item.version, item.folder)
                     await self._api.apply(f"{self._path(current_template)}/{item.name}", body)
                     log.info("inference service updated", extra=fields(version=item.version))
         return found

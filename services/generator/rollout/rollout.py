@@ -132,6 +132,11 @@ class Rollout:
     halt: Halt | None = None
     watch: Watch | None = None
 
+    def is_small_candidate(self, version: str, max_share: float) -> bool:
+        """Return True for a candidate with at most this share of the users; never for 0."""
+        found = self.candidate
+        return found is not None and found.version == version and 0 < found.share <= max_share
+
     @property
     def deployments(self) -> tuple[Deployment | Candidate, ...]:
         """Return all versions that must be loaded."""

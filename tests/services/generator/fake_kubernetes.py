@@ -48,6 +48,7 @@ class FakeKubernetes:
 
     objects: dict[str, Json] = field(default_factory=dict)
     template: Json = field(default_factory=lambda: json.loads(json.dumps(TEMPLATE)))
+    candidate: Json | None = None
     token: str = "first"
     applied: list[Json] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
@@ -83,6 +84,8 @@ class FakeKubernetes:
 
     async def config_map(self, request: web.Request) -> web.Response:
         data = {"inference-service.json": json.dumps(self.template)}
+        if self.candidate is not None:
+            data["candidate.json"] = json.dumps(self.candidate)
         return web.json_response({"metadata": {"name": CONFIG_MAP, "uid": "owner-1"}, "data": data})
 
     async def list_objects(self, request: web.Request) -> web.Response:

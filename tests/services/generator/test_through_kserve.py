@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,41 @@ def test_contradicting_settings_are_refused(tmp_path: Path, case: str) -> None:
     (wrong,) = caught.value.errors()
     assert (wrong["loc"], wrong["type"]) == ((), kind)
     assert named in wrong["msg"]
+
+
+def pods_of(kubernetes: FakeKubernetes, version: str) -> int:
+    return int(kubernetes.of_version(version)["spec"]["predictor"]["minReplicas"])
+
+
+async def test_a_candidate_has_its_own_size_until_its_share_is_large(tmp_path: Path) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor()
+    kubernetes.template["spec"]["predictor"]["minReplicas"] = 4
+    kubernetes.candidate = deepcopy(kubernetes.template)
+    kubernetes.candidate["spec"]["predictor"]["minReplicas"] = 1
+    async with through_kserve(
+        tmp_path, kubernetes, predictor, small_candidate_share=0.2, watch_share=0.05
+    ) as stubs:
+        await until_ready(stubs, "v1")
+        folder = model_directory(tmp_path, "v2")
+        await stubs.start("v2", folder, share=0.1)
+        assert (pods_of(kubernetes, "v1"), pods_of(kubernetes, "v2")) == (4, 1)
+        await stubs.start("v2", folder, share=0.3)
+        await until(lambda: pods_of(kubernetes, "v2") == 4)
+        await stubs.start("v2", folder, share=0.2)
+        await until(lambda: pods_of(kubernetes, "v2") == 1)
+        await stubs.promote("v2")
+        await until(lambda: pods_of(kubernetes, "v2") == 4)
+        # The version before keeps its size for a return.
+        assert pods_of(kubernetes, "v1") == 4
+        applied = len(kubernetes.applied)
+        await asyncio.sleep(0.3)
+        assert len(kubernetes.applied) == applied
+
+
+async def test_without_a_size_of_candidates_each_version_has_the_same(tmp_path: Path) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor()
+    kubernetes.template["spec"]["predictor"]["minReplicas"] = 4
+    async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
+        await until_ready(stubs, "v1")
+        await stubs.start("v2", model_directory(tmp_path, "v2"), share=0.1)
+        assert pods_of(kubernetes, "v2") == 4
