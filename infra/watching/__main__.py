@@ -6,21 +6,23 @@
 import sys
 
 from infra.watching.boards import BOARDS
-from infra.watching.files import DASHBOARDS
-from infra.watching.grafana import render
+from infra.watching.files import DASHBOARDS, PANEL_THRESHOLDS
+from infra.watching.grafana import panel_thresholds, render
 
 
 def main() -> None:
-    wanted = {f"{board.name}.json": render(board) for board in BOARDS}
-    there = {file.name: file.read_text() for file in DASHBOARDS.glob("*.json")}
+    wanted = {DASHBOARDS / f"{board.name}.json": render(board) for board in BOARDS}
+    wanted[PANEL_THRESHOLDS] = panel_thresholds(BOARDS)
+    files = {*DASHBOARDS.glob("*.json"), PANEL_THRESHOLDS}
+    there = {file: file.read_text() for file in files if file.exists()}
     if "--check" not in sys.argv[1:]:
-        for name in there.keys() - wanted.keys():
-            (DASHBOARDS / name).unlink()
-        for name, text in wanted.items():
-            (DASHBOARDS / name).write_text(text)
+        for file in there.keys() - wanted.keys():
+            file.unlink()
+        for file, text in wanted.items():
+            file.write_text(text)
     elif wanted != there:
         differing = sorted(
-            name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)
+            file.name for file in {*wanted, *there} if wanted.get(file) != there.get(file)
         )
         sys.exit(f"stale dashboards: {', '.join(differing)}; run python -m infra.watching")
 

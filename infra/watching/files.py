@@ -8,3 +8,4 @@ from pathlib import Path
 FILES = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel" / "files"
 ALERTS = FILES / "alerts.yaml"
 DASHBOARDS = FILES / "dashboards"
+PANEL_THRESHOLDS = FILES / "panel_thresholds.yaml"

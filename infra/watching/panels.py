@@ -32,6 +32,11 @@ class Panel:
     """A panel of lines over time, or of the last values if `now`.
 
     The description explains how to interpret the panel.
+
+    Args:
+        alert: threshold of an alert as ALERT.NAME, drawn as a line, or as the value from which a
+            figure is red.
+        red_from: value from which a figure is red, if it has no alert with a threshold.
     """
 
     title: str
@@ -40,6 +45,8 @@ class Panel:
     queries: Sequence[Query]
     now: bool = False
     width: int = 8
+    alert: str = ""
+    red_from: float | None = None
 
     @property
     def height(self) -> int:
@@ -56,12 +63,34 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A dashboard file. `name` is the file name and the uid in Grafana."""
+    """A dashboard file. `name` is the file name and the end of the uid in Grafana.
+
+    The first row is the summary.
+
+    Args:
+        versions: metric whose versions can be selected; "" for a dashboard without this variable.
+    """
 
     name: str
     title: str
     description: str
     rows: Sequence[Row]
+    versions: str = ""
+
+
+def figure(
+    title: str,
+    description: str,
+    unit: Unit,
+    *expressions: str,
+    alert: str = "",
+    red_from: float | None = None,
+) -> Panel:
+    """Return a panel of the summary with the last value of each expression."""
+    queries = [Query(expression, title) for expression in expressions]
+    return Panel(
+        *(title, description, unit, queries), now=True, width=4, alert=alert, red_from=red_from
+    )
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
@@ -77,6 +106,14 @@ def share(metric: str, where: str, by: str = "") -> str:
     """
     on = f" on ({by})" if by else ""
     return f"{rate(metric, by, where)} /{on} ({rate(metric, by)} > 0)"
+
+
+def failing_share(metric: str, where: str) -> str:
+    """Return the share of a counter that has these labels, 0 if no series has them.
+
+    The result is empty without events.
+    """
+    return f"({rate(metric, where=where)} or vector(0)) / ({rate(metric)} > 0)"
 
 
 def quantiles(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from infra.service_table import service_table
+from infra.watching.boards import BOARDS
 from infra.watching.rules import thresholds
 from tests.charts.rendering import Object, of_kind, render
 from tests.infra.watching.promtool import promtool
@@ -95,6 +96,43 @@ def test_a_missing_service_is_reported_if_the_values_deploy_it() -> None:
     assert required(default()) == every
     # KServe may scale versions to zero.
     assert required(changed()) == every - {"enhancer", "predictor"}
+
+
+def dashboards(objects: Sequence[Object]) -> Mapping[str, Any]:
+    """Return the dashboards by their file in the folder of Grafana's sidecar."""
+    found = [item for item in of_kind(objects, "ConfigMap") if "grafana_dashboard" in str(item)]
+    return {name: json.loads(text) for item in found for name, text in item["data"].items()}
+
+
+def test_dashboards_of_two_releases_can_be_in_one_folder_of_grafana() -> None:
+    one = dashboards(render("gitops-values.yaml"))
+    other = dashboards(render("gitops-values.yaml", namespace="staging"))
+    assert len(one) == len(other) == len(BOARDS)
+    assert one.keys().isdisjoint(other.keys())
+    for field in ("uid", "title"):
+        values = [board[field] for board in (*one.values(), *other.values())]
+        assert len(set(values)) == len(values)
+    assert max(len(board["uid"]) for board in one.values()) <= 40
+
+
+def test_a_dashboard_opens_with_its_own_release() -> None:
+    for board in dashboards(render("gitops-values.yaml", namespace="staging")).values():
+        variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+        assert variables["namespace"]["current"]["value"] == "staging"
+        assert variables["release"]["current"]["value"] == "tw"
+        assert board["tags"] == board["links"][0]["tags"] == ["thumbwheel", "staging/tw"]
+
+
+def test_lines_of_panels_follow_the_thresholds_of_the_values() -> None:
+    def line(objects: Sequence[Object], title: str) -> Any:
+        board = next(one for name, one in dashboards(objects).items() if name.endswith("chat.json"))
+        (panel,) = (panel for panel in board["panels"] if panel["title"] == title)
+        return panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
+
+    for title in ("Failed requests", "Failed requests over time"):
+        assert line(render("gitops-values.yaml"), title) == 0.05
+        assert line(changed(), title) == 0.2
+    assert line(changed(), "HTTP errors") == 0.05
 
 
 def claims(objects: Sequence[Object]) -> Iterator[str]:

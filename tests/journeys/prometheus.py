@@ -15,6 +15,7 @@ from infra.machine.servers.installation import locate
 from infra.machine.servers.prometheus import Prometheus
 from infra.run.supervision.ports import free_port
 from infra.service_table import service_table
+from infra.watching.grafana import scoped
 from infra.watching.panels import Dashboard
 from infra.watching.rules import local_rules
 from tests.servers import Server
@@ -67,15 +68,24 @@ def check_panels(
     board: Dashboard,
     excused: Mapping[str, str],
     perhaps: Sequence[str] = (),
+    release: tuple[str, str] = ("", ""),
 ) -> None:
-    """Run all queries of the panels. Each must find series.
+    """Run all queries of the panels as Grafana sends them. Each must find series.
 
     An excused query must find none. A query with words of `perhaps` may do either.
+
+    Args:
+        release: namespace and release, as selected in Grafana.
     """
+    selected = {"$__rate_interval": RATE_INTERVAL, "$version": ".*"}
+    selected |= {"$namespace": release[0], "$release": release[1]}
     empty, found_after_all = [], []
     for panel in (panel for row in board.rows for panel in row.panels):
         for query in panel.queries:
-            found = asked.query(query.expression.replace("$__rate_interval", RATE_INTERVAL))
+            sent = scoped(query.expression, board)
+            for variable, value in selected.items():
+                sent = sent.replace(variable, value)
+            found = asked.query(sent)
             if any(words in query.expression for words in perhaps):
                 continue
             why = excuse(excused, query.expression)

@@ -1,9 +1,49 @@
 """Arena and reviews: votes and reviews, their way to training, leaderboard and quarantine."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate
+from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, figure, quantiles, rate
 
 REVIEW = "thumbwheel_review"
 
+SUMMARY = Row(
+    "Summary",
+    (
+        figure(
+            "Votes and reviews in the outbox",
+            "Not yet accepted by feedback.",
+            Unit.COUNT,
+            f"max({REVIEW}_outbox_votes)",
+            alert="VotesWait.votes",
+        ),
+        figure(
+            "Refused events",
+            "In the last hour. Feedback accepts every valid event.",
+            Unit.COUNT,
+            f"sum(increase({REVIEW}_votes_refused_total[1h]))",
+            red_from=1,
+        ),
+        figure(
+            "Time since erasures were applied",
+            "Normally about a minute.",
+            Unit.SECONDS,
+            f"time() - max({REVIEW}_erasures_time_seconds)",
+            alert="VoteErasureWaits.seconds",
+        ),
+        figure(
+            "Accounts quarantined",
+            "In the last hour. Each waits for the decision of an operator.",
+            Unit.COUNT,
+            f"sum(increase({REVIEW}_accounts_quarantined_total[1h]))",
+            red_from=1,
+        ),
+        figure(
+            "Failed transactions",
+            "In the last five minutes.",
+            Unit.COUNT,
+            f"sum(increase({REVIEW}_transactions_failed_total[5m]))",
+            alert="ReviewDatabaseFails.transactions",
+        ),
+    ),
+)
 VOTES = Row(
     "Battles and votes",
     (
@@ -61,11 +101,11 @@ PROGRESS = Row(
     "Way to training, erasure and quarantine",
     (
         Panel(
-            "Votes and reviews in the outbox",
-            "Not yet accepted by feedback, without those of quarantined accounts. VotesWait fires "
-            "at 100.",
+            "Outbox over time",
+            "Not yet accepted by feedback, without those of quarantined accounts.",
             Unit.COUNT,
             [Query(f"max({REVIEW}_outbox_votes)", "waiting")],
+            alert="VotesWait.votes",
         ),
         Panel(
             "Events accepted and refused by feedback",
@@ -77,10 +117,11 @@ PROGRESS = Row(
             ],
         ),
         Panel(
-            "Time since erasures were applied",
-            "Normally about a minute. VoteErasureWaits fires at 15 minutes.",
+            "Age of the erasures",
+            "Time since erasures were applied; normally about a minute.",
             Unit.SECONDS,
             [Query(f"time() - max({REVIEW}_erasures_time_seconds)", "age")],
+            alert="VoteErasureWaits.seconds",
         ),
         Panel(
             "Accounts quarantined by the search",
@@ -94,8 +135,8 @@ PROGRESS = Row(
             ],
         ),
         Panel(
-            "Failed transactions",
-            "Of the review database. ReviewDatabaseFails fires at more than 3 in 5 minutes.",
+            "Failed transactions over time",
+            "Of the review database.",
             Unit.PER_SECOND,
             [Query(rate(f"{REVIEW}_transactions_failed_total"), "failed")],
         ),
@@ -106,5 +147,5 @@ BOARD = Dashboard(
     "arena",
     "arena",
     "Battles, votes, ratings and reviews of the review service.",
-    (VOTES, REVIEWS, PROGRESS),
+    (SUMMARY, VOTES, REVIEWS, PROGRESS),
 )

@@ -1,6 +1,17 @@
 """Chat path: success and latency of answers, and the service that causes a failure."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
+from infra.watching.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    Unit,
+    failing_share,
+    figure,
+    quantiles,
+    rate,
+    share,
+)
 
 TURNS, HTTP, RPCS = (
     "thumbwheel_turns_total",
@@ -9,32 +20,81 @@ TURNS, HTTP, RPCS = (
 )
 TROUBLE = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED"'
 
+SUMMARY = Row(
+    "Summary",
+    (
+        figure(
+            "Services without a replica",
+            "Services of which every replica fails to respond. Zero is healthy.",
+            Unit.COUNT,
+            'count(sum by (job) (up{job!="prometheus"}) == 0) or vector(0)',
+            red_from=1,
+        ),
+        figure(
+            "Failed requests",
+            "Share of the requests for an answer that ended with an error.",
+            Unit.RATIO,
+            failing_share(TURNS, 'reason="failed"'),
+            alert="RequestsFail.ratio",
+        ),
+        figure(
+            "HTTP errors",
+            "Share of the HTTP requests with a status of 5xx.",
+            Unit.RATIO,
+            failing_share(HTTP, 'status=~"5.."'),
+            alert="HttpErrors.ratio",
+        ),
+        figure(
+            "Time to first text",
+            "95th percentile.",
+            Unit.SECONDS,
+            quantiles("thumbwheel_ttft_seconds", of=(0.95,))[0].expression,
+            alert="FirstTextSlow.seconds",
+        ),
+        figure(
+            "Rejected calls",
+            "Share of the calls that overloaded services reject.",
+            Unit.RATIO,
+            failing_share(RPCS, 'code="RESOURCE_EXHAUSTED"'),
+            alert="Overloaded.ratio",
+        ),
+        figure(
+            "Answers not stored",
+            "In the last hour: users saw them, but their conversations lack them.",
+            Unit.COUNT,
+            "sum(increase(thumbwheel_answers_not_stored_total[1h]))",
+            red_from=1,
+        ),
+    ),
+)
 PEOPLE = Row(
     "Answers",
     (
         Panel(
-            "Turns by result",
-            "Users see failed turns as errors; blocked turns are decisions of the guardrail.",
+            "Requests by result",
+            "Users see failed requests as errors; blocked requests are decisions of the guardrail.",
             Unit.PER_SECOND,
             [Query(rate(TURNS, "reason"), "{{reason}}")],
         ),
         Panel(
-            "Failed turns",
-            "The alert RequestsFail fires above 5 %.",
+            "Failed requests over time",
+            "Share of the requests for an answer.",
             Unit.RATIO,
             [Query(share(TURNS, 'reason="failed"'), "failed")],
+            alert="RequestsFail.ratio",
         ),
         Panel(
-            "Turns running",
-            "Each running turn has an open stream.",
+            "Running requests",
+            "Each running request has an open stream.",
             Unit.COUNT,
             [Query("sum by (instance) (thumbwheel_turns_running)", "{{instance}}")],
         ),
         Panel(
-            "Time to first text",
+            "Time to first text over time",
             "From the request to the first released text.",
             Unit.SECONDS,
             quantiles("thumbwheel_ttft_seconds"),
+            alert="FirstTextSlow.seconds",
         ),
         Panel(
             "Latency without the model",
@@ -50,7 +110,7 @@ PEOPLE = Row(
         ),
     ),
 )
-DOOR = Row(
+HTTP_SERVER = Row(
     "HTTP server",
     (
         Panel("Requests", "By route.", Unit.PER_SECOND, [Query(rate(HTTP, "route"), "{{route}}")]),
@@ -71,9 +131,10 @@ DOOR = Row(
             "By reason. Many unknown keys indicate guessing.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_refused_bearers_total", "reason"), "{{reason}}")],
+            alert="ManyRefusedKeys.perSecond",
         ),
         Panel(
-            "Quotas: rejected turns",
+            "Quotas: rejected requests",
             "By limit and scope.",
             Unit.PER_SECOND,
             [
@@ -119,9 +180,10 @@ SERVICES = Row(
         ),
         Panel(
             "Event loop lag",
-            "99th percentile. Above 0.25 s, blocking code delays every call of the process.",
+            "99th percentile. During a lag, blocking code delays every call of the process.",
             Unit.SECONDS,
             quantiles("thumbwheel_event_loop_lag_seconds", "job", of=(0.99,)),
+            alert="EventLoopBlocked.seconds",
         ),
         Panel(
             "Memory",
@@ -146,7 +208,7 @@ SERVICES = Row(
         Panel(
             "Admission: rejected calls",
             "Rejected after 2 s in the queue, by service. "
-            "The alert Overloaded fires above 5 % of all calls.",
+            "The alert Overloaded compares all rejected calls with all calls.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_admission_refused_total", "job, door"), "{{job}} {{door}}")],
         ),
@@ -177,5 +239,5 @@ BOARD = Dashboard(
     "chat",
     "chat path",
     "Success and latency of answers, and causes of failures.",
-    (PEOPLE, DOOR, SERVICES),
+    (SUMMARY, PEOPLE, HTTP_SERVER, SERVICES),
 )

@@ -1,9 +1,38 @@
 """Evaluation: scores of versions on benchmarks and probes."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit
+from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, figure
 
 SCORE = "thumbwheel_evaluation_score"
 
+SUMMARY = Row(
+    "Summary",
+    (
+        figure(
+            "Evaluated versions",
+            "Versions with at least one score.",
+            Unit.COUNT,
+            f"count(count by (version) ({SCORE}))",
+        ),
+        figure(
+            "Tasks",
+            "Benchmarks and probes with at least one score.",
+            Unit.COUNT,
+            f"count(count by (task) ({SCORE}))",
+        ),
+        figure(
+            "Fewest items",
+            "Of all scores. Few items make large standard errors.",
+            Unit.COUNT,
+            "min(thumbwheel_evaluation_items)",
+        ),
+        figure(
+            "Largest standard error",
+            "Of all scores.",
+            Unit.COUNT,
+            f"max({SCORE}_error)",
+        ),
+    ),
+)
 SCORES = Row(
     "Scores by version",
     (
@@ -33,5 +62,9 @@ SCORES = Row(
 )
 
 BOARD = Dashboard(
-    "evaluation", "evaluation", "Scores of versions on benchmarks and probes.", (SCORES,)
+    "evaluation",
+    "evaluation",
+    "Scores of versions on benchmarks and probes.",
+    (SUMMARY, SCORES),
+    versions=SCORE,
 )

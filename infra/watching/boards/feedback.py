@@ -1,9 +1,62 @@
 """Feedback pipeline: durability of feedback and progress towards training."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate
+from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, figure, quantiles, rate
 
 FEEDBACK = "thumbwheel_feedback"
 
+REJECTED = rate(
+    "thumbwheel_rpcs_total",
+    where='job="feedback", method=~"RecordFeedback|AppendTurns", '
+    'code=~"INTERNAL|UNKNOWN|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|DATA_LOSS"',
+)
+
+SUMMARY = Row(
+    "Summary",
+    (
+        figure(
+            "Events not acknowledged",
+            "Failed calls that should have stored an event.",
+            Unit.PER_SECOND,
+            f"{REJECTED} or vector(0)",
+            alert="FeedbackNotAcknowledged.perSecond",
+        ),
+        figure(
+            "Fullest spool",
+            "Share of the limit. A full spool rejects feedback.",
+            Unit.RATIO,
+            f"max({FEEDBACK}_spooled_bytes / {FEEDBACK}_spool_limit_bytes)",
+            alert="SpoolFills.ratio",
+        ),
+        figure(
+            "Relay lag to Kafka",
+            "Age of the oldest event that is on a single disk only.",
+            Unit.SECONDS,
+            f"max({FEEDBACK}_relay_lag_seconds)",
+            alert="RelayBehind.seconds",
+        ),
+        figure(
+            "Sink lag to Parquet",
+            "Age of the oldest event that training cannot read.",
+            Unit.SECONDS,
+            f"max({FEEDBACK}_sink_lag_seconds)",
+            alert="SinkBehind.seconds",
+        ),
+        figure(
+            "Answers in the outbox of session",
+            "Not yet accepted by feedback.",
+            Unit.COUNT,
+            "max(thumbwheel_session_outbox_turns)",
+            alert="OutboxGrows.records",
+        ),
+        figure(
+            "Oldest waiting erasure",
+            "Time since the request; its rows are unreadable but not yet removed.",
+            Unit.SECONDS,
+            f"max({FEEDBACK}_erasure_oldest_waiting_seconds)",
+            alert="ErasureWaits.seconds",
+        ),
+    ),
+)
 ACKS = Row(
     "Durability",
     (
@@ -21,7 +74,7 @@ ACKS = Row(
         ),
         Panel(
             "Spool in use",
-            "Share of the limit. A full spool rejects feedback. SpoolFills fires at 80 %.",
+            "Share of the limit, by replica and stream.",
             Unit.RATIO,
             [
                 Query(
@@ -29,16 +82,18 @@ ACKS = Row(
                     "{{instance}} {{stream}}",
                 )
             ],
+            alert="SpoolFills.ratio",
         ),
         Panel(
-            "Turns in the outbox of session",
+            "Outbox of session",
             "Committed with the conversation, not yet accepted by feedback.",
             Unit.COUNT,
-            [Query("max(thumbwheel_session_outbox_turns)", "waiting")],
+            [Query("max(thumbwheel_session_outbox_turns)", "waiting answers")],
+            alert="OutboxGrows.records",
         ),
         Panel(
-            "Turns accepted and rejected by feedback",
-            "A rejected turn is a defect.",
+            "Answers accepted and rejected by feedback",
+            "A rejected answer is a defect.",
             Unit.PER_SECOND,
             [
                 Query(rate("thumbwheel_session_turns_relayed_total"), "accepted"),
@@ -46,7 +101,7 @@ ACKS = Row(
             ],
         ),
         Panel(
-            "Relay lag to Kafka",
+            "Relay lag by replica",
             "Age of events that are only in the spool of a single replica.",
             Unit.SECONDS,
             [
@@ -55,11 +110,11 @@ ACKS = Row(
                     "{{instance}} {{stream}}",
                 )
             ],
+            alert="RelayBehind.seconds",
         ),
         Panel(
             "Spools without an owner",
-            "Time since the last report of an ended replica whose spool may hold events. "
-            "SpoolWithoutOwner fires at five minutes.",
+            "Time since the last report of an ended replica whose spool may hold events.",
             Unit.SECONDS,
             [
                 Query(
@@ -67,6 +122,7 @@ ACKS = Row(
                     "{{owner}} {{stream}}",
                 )
             ],
+            alert="SpoolWithoutOwner.seconds",
         ),
     ),
 )
@@ -74,10 +130,11 @@ PARQUET = Row(
     "Progress to training",
     (
         Panel(
-            "Sink lag to Parquet",
-            "Normally below the flush interval. SinkBehind fires at two minutes.",
+            "Sink lag by stream",
+            "Normally below the flush interval.",
             Unit.SECONDS,
             [Query(f"max by (stream) ({FEEDBACK}_sink_lag_seconds)", "{{stream}}")],
+            alert="SinkBehind.seconds",
         ),
         Panel(
             "Events not yet in Parquet",
@@ -145,7 +202,7 @@ ERASURE = Row(
         ),
         Panel(
             "Erasures without compaction",
-            "The next compaction removes the unreadable rows. ErasureWaits fires after a day.",
+            "The next compaction removes the unreadable rows.",
             Unit.COUNT,
             [Query(f"max({FEEDBACK}_erasures_waiting)", "erasures")],
         ),
@@ -154,6 +211,7 @@ ERASURE = Row(
             "Time since the request.",
             Unit.SECONDS,
             [Query(f"max({FEEDBACK}_erasure_oldest_waiting_seconds)", "oldest")],
+            alert="ErasureWaits.seconds",
         ),
     ),
 )
@@ -162,7 +220,7 @@ COMPACTION = Row(
     (
         Panel(
             "Time since the last compaction",
-            "CompactionStalled fires at three periods.",
+            "The alert CompactionStalled compares it with the period of the compaction.",
             Unit.SECONDS,
             [Query(f"time() - max by (stream) ({FEEDBACK}_compaction_time_seconds)", "{{stream}}")],
         ),
@@ -196,5 +254,5 @@ BOARD = Dashboard(
     "feedback",
     "feedback pipeline",
     "Durability of feedback, progress to training, compaction and erasure.",
-    (ACKS, PARQUET, COMPACTION, ERASURE),
+    (SUMMARY, ACKS, PARQUET, COMPACTION, ERASURE),
 )

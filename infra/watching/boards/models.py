@@ -1,10 +1,24 @@
 """Models and thumbs: served versions, their ratings and the load of the model server."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
+from infra.watching.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    Unit,
+    failing_share,
+    figure,
+    quantiles,
+    rate,
+    share,
+)
 
 GENERATIONS, TURNS = "thumbwheel_generations_total", "thumbwheel_turns_total"
 EXPERIMENT = "thumbwheel_experiment"
 RATED = "thumbwheel_rated_answers_total"
+EXTERNAL = "thumbwheel_external_answers_total"
+# As in the alert: an answer that the user cancels or the provider withholds is no failure.
+FAILED = 'outcome!~"answered|cancelled|too_long|filtered"'
 
 
 def _thumbs_up(traits: str) -> str:
@@ -12,6 +26,54 @@ def _thumbs_up(traits: str) -> str:
     return share(RATED, f'value="up", trait=~"{traits}"', "version, trait")
 
 
+SUMMARY = Row(
+    "Summary",
+    (
+        figure(
+            "Versions not ready",
+            "Versions of the rollout that do not respond. Zero is healthy.",
+            Unit.COUNT,
+            "count(min by (version) (thumbwheel_version_ready) == 0) or vector(0)",
+            red_from=1,
+        ),
+        figure(
+            "Failed requests",
+            "Share of the requests that a version should have answered.",
+            Unit.RATIO,
+            failing_share(TURNS, 'version!="", reason="failed"'),
+            alert="RequestsFail.ratio",
+        ),
+        figure(
+            "Waiting generations",
+            "Of the version with the longest queue in a model server.",
+            Unit.COUNT,
+            "max(thumbwheel_predictor_waiting_requests)",
+            "max(vllm:num_requests_waiting)",
+            alert="ModelServerFull.requests",
+        ),
+        figure(
+            "Age of the rollout",
+            "Time since a replica of the generator has read the rollout; the oldest.",
+            Unit.SECONDS,
+            "time() - min(thumbwheel_rollout_read_time_seconds)",
+            alert="RolloutStale.seconds",
+        ),
+        figure(
+            "Rolled back or halted",
+            "1: a promotion was rolled back, or an operator has halted the rollout.",
+            Unit.COUNT,
+            "max(thumbwheel_rollout_regressed) + max(thumbwheel_rollout_halted)",
+            red_from=1,
+        ),
+        figure(
+            "Failed requests to external models",
+            "Share of the requests to the endpoints of external models.",
+            Unit.RATIO,
+            failing_share(EXTERNAL, FAILED),
+            alert="ExternalModelFails.ratio",
+        ),
+    ),
+)
 ROLLOUT = Row(
     "Served versions",
     (
@@ -32,6 +94,7 @@ ROLLOUT = Row(
             "Grows while the store of the rollout is unavailable.",
             Unit.SECONDS,
             [Query("time() - thumbwheel_rollout_read_time_seconds", "{{instance}}")],
+            alert="RolloutStale.seconds",
         ),
         Panel(
             "Halted",
@@ -61,6 +124,7 @@ ROLLOUT = Row(
             "Of the replica that compares; above a minute during a watch, none does.",
             Unit.SECONDS,
             [Query("time() - (max(thumbwheel_watch_look_time_seconds) > 0)", "comparison")],
+            alert="WatchStalled.seconds",
         ),
         Panel(
             "Generations missing in the comparison",
@@ -165,7 +229,7 @@ THUMBS = Row(
             [Query(_thumbs_up("question_.*"), "{{version}} {{trait}}")],
         ),
         Panel(
-            "Failed turns by version",
+            "Failed requests by version",
             "If only the candidate fails, roll it back.",
             Unit.RATIO,
             [Query(share(TURNS, 'version!="", reason="failed"', "version"), "{{version}}")],
@@ -202,7 +266,7 @@ SPEED = Row(
         ),
         Panel(
             "Requests in the model server",
-            "Long waiting triggers the alert ModelServerFull.",
+            "By version.",
             Unit.COUNT,
             [
                 Query(
@@ -216,6 +280,7 @@ SPEED = Row(
                 Query("sum by (model_name) (vllm:num_requests_waiting)", "{{model_name}} waiting"),
                 Query("sum by (model_name) (vllm:num_requests_running)", "{{model_name}} running"),
             ],
+            alert="ModelServerFull.requests",
         ),
         Panel(
             "Time between tokens",
@@ -235,6 +300,12 @@ SPEED = Row(
                 Query("max by (model_name) (vllm:kv_cache_usage_perc)", "{{model_name}}"),
             ],
         ),
+        Panel(
+            "Requests to external models",
+            "By model and outcome at its endpoint.",
+            Unit.PER_SECOND,
+            [Query(rate(EXTERNAL, "model, outcome"), "{{model}} {{outcome}}")],
+        ),
     ),
 )
 
@@ -242,5 +313,6 @@ BOARD = Dashboard(
     "models",
     "models and thumbs",
     "Served versions, their ratings and their speed.",
-    (ROLLOUT, THUMBS, SPEED),
+    (SUMMARY, ROLLOUT, THUMBS, SPEED),
+    versions=GENERATIONS,
 )

@@ -1,11 +1,11 @@
 """Training loop: result of the last run and the figures of its gate."""
 
-from infra.watching.panels import Dashboard, Panel, Query, Row, Unit
+from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, figure
 
 LOOP = "thumbwheel_loop"
 
-RUN = Row(
-    "Last run",
+SUMMARY = Row(
+    "Summary",
     (
         Panel(
             "Result",
@@ -14,20 +14,38 @@ RUN = Row(
             [Query(f"max by (recipe, result) ({LOOP}_turn_result) == 1", "{{recipe}}: {{result}}")],
             now=True,
         ),
-        Panel(
-            "Time since the last update",
-            "Hours without an update during a run trigger the alert LoopStalled.",
-            Unit.SECONDS,
-            [Query(f"time() - max({LOOP}_updated_time_seconds)", "ago")],
-            now=True,
+        figure(
+            "Failed",
+            "1: the last run failed.",
+            Unit.COUNT,
+            f'max({LOOP}_turn_result{{result="failed"}})',
+            red_from=1,
         ),
-        Panel(
+        figure(
             "Running",
             "1 during a run.",
             Unit.COUNT,
-            [Query(f"max({LOOP}_running)", "running")],
-            now=True,
+            f"max({LOOP}_running)",
         ),
+        figure(
+            "Time since the last update",
+            "Of a running run; 0 without one.",
+            Unit.SECONDS,
+            f"(time() - max({LOOP}_updated_time_seconds)) * max({LOOP}_running)",
+            alert="LoopStalled.seconds",
+        ),
+        figure(
+            "Failed checks of the gate",
+            "A single one refuses the candidate.",
+            Unit.COUNT,
+            f"sum(1 - min by (check) ({LOOP}_check_passed))",
+            red_from=1,
+        ),
+    ),
+)
+RUN = Row(
+    "Last run",
+    (
         Panel(
             "Progress of steps",
             "0 to 1 for each step.",
@@ -65,5 +83,8 @@ GATE = Row(
 )
 
 BOARD = Dashboard(
-    "training", "training", "Result of the last run of the loop and its reasons.", (RUN, GATE)
+    "training",
+    "training",
+    "Result of the last run of the loop and its reasons.",
+    (SUMMARY, RUN, GATE),
 )

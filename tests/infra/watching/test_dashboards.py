@@ -6,15 +6,17 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+import yaml
 
 from infra.docs.metrics import metrics
 from infra.watching.boards import BOARDS
-from infra.watching.files import ALERTS, DASHBOARDS
-from infra.watching.grafana import render
+from infra.watching.files import ALERTS, DASHBOARDS, PANEL_THRESHOLDS
+from infra.watching.grafana import SCOPE, panel_thresholds, render
 from infra.watching.panels import COLUMNS, Dashboard
+from infra.watching.rules import thresholds
+from tests.infra.watching.selectors import selectors
 
 NAMES = [board.name for board in BOARDS]
-OTHERS = {"up", "process_resident_memory_bytes"}
 SUFFIXES = re.compile(r"_(bucket|count|sum)$")
 
 
@@ -45,7 +47,8 @@ def test_panels_have_distinct_ids_and_positions(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_panel_uses_the_data_source_variable_and_has_a_description(name: str) -> None:
     dashboard = load(name)
-    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
+    variables = [variable["name"] for variable in dashboard["templating"]["list"]]
+    assert variables[:3] == ["datasource", "namespace", "release"]
     for panel in dashboard["panels"]:
         if panel["type"] != "row":
             assert panel["datasource"]["uid"] == "${datasource}"
@@ -53,6 +56,77 @@ def test_panel_uses_the_data_source_variable_and_has_a_description(name: str) ->
             assert panel["description"].endswith(".")
             assert panel["fieldConfig"]["defaults"]["unit"]
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_query_is_limited_to_the_selected_release(name: str) -> None:
+    dashboard = load(name)
+    queries = [
+        (target["expr"], SCOPE)
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+    for variable in dashboard["templating"]["list"]:
+        if variable["name"] == "version":
+            queries.append(
+                (re.findall(r"label_values\((.+), ", variable["query"]["query"])[0], SCOPE)
+            )
+    assert queries
+    for expression, scope in queries:
+        found = selectors(expression)
+        assert found, expression
+        assert [metric for metric, matchers in found if scope not in matchers] == []
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=NAMES)
+def test_version_variable_limits_the_metrics_with_a_version(board: Dashboard) -> None:
+    """The chat path shows all versions, since a service that fails affects all of them."""
+    versioned = {metric.name for metric in metrics() if "version" in metric.labels}
+    limited = 0
+    for panel in load(board.name)["panels"]:
+        for target in panel.get("targets", ()):
+            for metric, matchers in selectors(target["expr"]):
+                expected = bool(board.versions) and SUFFIXES.sub("", metric) in versioned
+                assert ('version=~"$version"' in matchers) == expected
+                limited += expected
+    assert bool(limited) == bool(board.versions)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_row_is_a_summary_of_few_figures(name: str) -> None:
+    panels = load(name)["panels"]
+    assert (panels[0]["type"], panels[0]["title"]) == ("row", "Summary")
+    rows = [number for number, panel in enumerate(panels) if panel["type"] == "row"]
+    summary = panels[1 : rows[1]]
+    assert 3 <= len(summary) <= 6
+    assert {panel["type"] for panel in summary} == {"stat"}
+    assert len({panel["gridPos"]["y"] for panel in summary}) == 1
+
+
+def test_lines_are_the_default_thresholds_of_their_alerts() -> None:
+    lines = yaml.safe_load(PANEL_THRESHOLDS.read_text())
+    assert PANEL_THRESHOLDS.read_text() == panel_thresholds(BOARDS)
+    drawn = set()
+    for name in NAMES:
+        for panel in load(name)["panels"]:
+            of_alert = lines.get(name, {}).get(str(panel["id"]))
+            if of_alert:
+                alert, key = of_alert.split(".")
+                defaults = panel["fieldConfig"]["defaults"]
+                assert defaults["thresholds"]["steps"][-1]["value"] == float(
+                    thresholds()[alert][key]
+                )
+                assert alert in panel["description"]
+                if panel["type"] == "timeseries":
+                    assert defaults["custom"]["thresholdsStyle"] == {"mode": "dashed"}
+                drawn.add(alert)
+    assert len(drawn) > 15
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_of_panels_are_distinct(name: str) -> None:
+    titles = [panel["title"] for panel in load(name)["panels"] if panel["type"] != "row"]
+    assert len(set(titles)) == len(titles)
 
 
 def test_metrics_of_panels_and_alerts_exist_in_the_code() -> None:

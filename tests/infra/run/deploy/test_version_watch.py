@@ -60,7 +60,8 @@ def test_version_made_worse_is_rolled_back_while_the_owner_of_the_watch_is_kille
     # A rate needs two values.
     lost = "increase(thumbwheel_traffic_counts_lost_total[1m])"
     until("there are two scrapes", lambda: bool(asked.query(lost)))
-    check_panels(asked, replace(BOARD, rows=(ROLLOUT,)), {})
+    shown = replace(BOARD, rows=(ROLLOUT,))
+    check_panels(asked, shown, {}, release=(watching.namespace, watching.name))
     make_endless(folder)
     predictor = f"deployment/{watching.name}-predictor"
     watching.kubectl("rollout", "restart", predictor)

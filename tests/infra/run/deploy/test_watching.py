@@ -33,6 +33,7 @@ WITHOUT_SERIES = {
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
     "thumbwheel_issuer_fetches_total": "no issuer is configured",
+    "thumbwheel_external_answers_total": "no external model is configured",
     'reason="output_blocked"': "the model says nothing that must be blocked",
 }
 # Series that may or may not exist, depending on the load of the machine.
@@ -111,7 +112,8 @@ def test_pod_monitors_select_every_pod(watched: Watched) -> None:
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
 def test_every_panel_finds_series(watched: Watched, board: Dashboard) -> None:
-    check_panels(watched.asked, board, WITHOUT_SERIES, OPTIONAL)
+    release = (watched.deployed.namespace, watched.deployed.name)
+    check_panels(watched.asked, board, WITHOUT_SERIES, OPTIONAL, release)
 
 
 def test_rules_are_loaded_and_evaluated_without_error(watched: Watched, tmp_path: Path) -> None:
@@ -137,7 +139,8 @@ def test_rules_are_loaded_and_evaluated_without_error(watched: Watched, tmp_path
 
 def test_dashboards_have_the_label_of_grafana(watched: Watched) -> None:
     found = watched.deployed.objects("configmaps", "--selector", "grafana_dashboard=1")
+    release = f"{watched.deployed.namespace}/{watched.deployed.name}"
     assert {json.loads(text)["title"] for one in found for text in one["data"].values()} == {
-        f"Thumbwheel: {board.title}" for board in BOARDS
+        f"Thumbwheel {release}: {board.title}" for board in BOARDS
     }
     assert {one["metadata"]["annotations"]["grafana_folder"] for one in found} == {"Thumbwheel"}
