@@ -140,7 +140,7 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- with (index . 2).tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with include "thumbwheel.affinity" (list (index . 0) (index . 1) dict) | fromYaml }}
+{{- with include "thumbwheel.affinity" (list (index . 0) (index . 1) (index . 2).affinity) | fromYaml }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with (index . 0).Values.training.priorityClassName }}
