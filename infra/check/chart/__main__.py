@@ -6,6 +6,8 @@ Exit status: 0 if no point fails, 1 if one does, 2 if the chart cannot be render
 import argparse
 import json
 import sys
+import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def check(chart: Chart) -> dict[str, list[Result]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="infra.check.chart", description=__doc__)
-    parser.add_argument("chart", type=Path, nargs="?", help="folder of the chart")
+    parser.add_argument("chart", type=Path, nargs="?", help="folder or packaged chart (.tgz)")
     parser.add_argument("-f", "--values", type=Path, action="append", default=[])
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--api-versions", action="append", default=[])
@@ -43,15 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         print(points_table())
         return 0
-    if given.chart is None or not (given.chart / "Chart.yaml").is_file():
-        parser.error("name the folder of a chart")
-    try:
-        results = check(Chart(given.chart, given.values, given.set, given.api_versions))
-    except RefusedError as error:
-        print(f"the chart cannot be rendered: {error}", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.chart is not None and given.chart.is_file():
+            given.chart = unpacked(given.chart, Path(scratch))
+        if given.chart is None or not (given.chart / "Chart.yaml").is_file():
+            parser.error("name the folder of a chart, or a packaged chart")
+        try:
+            results = check(Chart(given.chart, given.values, given.set, given.api_versions))
+        except RefusedError as error:
+            print(f"the chart cannot be rendered: {error}", file=sys.stderr)
+            return 2
     print(as_json(results) if given.json else as_table(results))
     return int(any(item.outcome is Outcome.FAILED for item in flat(results)))
+
+
+def unpacked(package: Path, scratch: Path) -> Path:
+    """Unpack a packaged chart into the folder `scratch` and return its folder there."""
+    with tarfile.open(package) as tar:
+        tar.extractall(scratch, filter="data")
+    return next(path.parent for path in sorted(scratch.glob("*/Chart.yaml")))
 
 
 def flat(results: dict[str, list[Result]]) -> list[Result]:

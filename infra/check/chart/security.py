@@ -33,7 +33,7 @@ CLUSTER_KINDS = (
     "ValidatingWebhookConfiguration",
 )
 CREDENTIAL = r"(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY(?:_ID)?|PRIVATE_?KEY)"
-REFERENCE = re.compile(r"\$[({]|/|true$|false$|\d+$|\{\{", re.IGNORECASE)
+REFERENCE = re.compile(r"[{\[]|\$[({]|/|true$|false$|\d+$|\{\{", re.IGNORECASE)
 URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s:@$\"']*:[^/\s@$\"'({<]+@")
 LINE = re.compile(
     rf"^\s*[\"']?\w*{CREDENTIAL}[\"']?\s*[:=]\s*[\"']?([^\s\"',]+)", re.IGNORECASE | re.MULTILINE

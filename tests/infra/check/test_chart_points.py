@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,21 @@ def test_the_exit_status_says_whether_a_point_fails(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "39 passed, 1 failed, 0 not applicable of 40" in output
     assert "NOTES.txt" in output
+
+
+def test_a_packaged_chart_is_unpacked(tmp_path, capsys):
+    with tarfile.open(tmp_path / "checked-1.0.0.tgz", "w:gz") as tar:
+        tar.add(GOOD, "checked")
+    assert main([str(tmp_path / "checked-1.0.0.tgz")]) == 0
+    assert "40 passed" in capsys.readouterr().out
+
+
+def test_structured_values_of_a_configuration_are_no_credentials(tmp_path):
+    chart = shutil.copytree(GOOD, tmp_path / "chart")
+    text = (chart / SERVER).read_text()
+    block = '  job.json: |\n    {\n      "secret": {\n        "name": "keys"\n      }\n    }\n'
+    (chart / SERVER).write_text(text.replace("data:\n  GREETING", f"data:\n{block}  GREETING"))
+    assert judge(POINTS["no-literal-credentials"], Chart(chart)).outcome is Outcome.PASSED
 
 
 def test_a_chart_that_cannot_be_rendered_has_no_score(tmp_path, capsys):
