@@ -1,5 +1,6 @@
 """Steps of a release, in their order."""
 
+import datetime
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +23,16 @@ from infra.release.chart import (
     values_of_release,
     write_chart_archive,
 )
+from infra.release.components import Component, components_of
 from infra.release.errors import ReleaseError
+from infra.release.licences import Policy, read_policy, report
 from infra.release.provenance import Run, source_of, statement
+from infra.release.sbom import image_bom, release_bom
 from infra.release.signing import file_digest, sign, write_sums
 
 Say: TypeAlias = Callable[[str], None]
+# Digest of the manifest and components, by the name of the image.
+Images: TypeAlias = dict[str, tuple[str, Sequence[Component]]]
 CHART = ROOT / "charts" / "thumbwheel"
 # Helm, kubectl, and the packages of the build itself.
 TOOLS = (Path("locks/cluster/clients.txt"), Path("locks/dev.txt"))
@@ -73,7 +79,9 @@ def build_release(
     if folder.exists():
         raise ReleaseError(f"{folder} exists; remove it first", field="folder", reason="EXISTS")
     folder.mkdir(parents=True)
-    built = _build_images(options, version, folder, say)
+    images = _build_images(options, version, folder, say)
+    built = {name: digest for name, (digest, _) in images.items()}
+    _write_components(folder, version, images, source.time)
     say("packaging the chart")
     inputs = ChartInputs(
         CHART, {**options.digests, **built}, options.registry, options.home, changes
@@ -124,18 +132,58 @@ def _reference(registry: str, name: str, version: str) -> str:
     return f"{registry or 'localhost'}/{name}:{version}"
 
 
-def _build_images(options: Options, version: str, folder: Path, say: Say) -> dict[str, str]:
-    """Write the archives of the images and return their digests by name."""
-    catalogue = read_catalogue()
+def _build_images(options: Options, version: str, folder: Path, say: Say) -> Images:
+    """Write the archives of the images and return their digests and components by name.
+
+    Raises:
+        ReleaseError: the licence of a component is unknown or needs a reason.
+    """
+    catalogue, policy = read_catalogue(), read_policy()
     (folder / "images").mkdir()
-    digests = {}
+    built: Images = {}
     for name in options.images:
         say(f"building the image {name}")
         with built_image(catalogue.images[name], catalogue, say) as image:
             reference = _reference(options.registry, f"thumbwheel-{name}", version)
             write_archive(folder / "images" / f"thumbwheel-{name}.tar", reference, image)
-            digests[name] = image.digest
-    return digests
+            layers = [layer.blob.path for layer in image.layers]
+            components = components_of(catalogue.images[name], layers, policy)
+            built[name] = (image.digest, components)
+    found = {each for _, components in built.values() for each in components}
+    require_licences(sorted(found), policy)
+    return built
+
+
+def require_licences(components: Sequence[Component], policy: Policy) -> None:
+    """Check the licences of components.
+
+    Raises:
+        ReleaseError: lists all components without a known or an accepted licence.
+    """
+    refusals = [policy.refusal(each.kind, each.name, each.licence) for each in components]
+    if refused := [text for text in refusals if text]:
+        raise ReleaseError(
+            "infra/release/licences.toml: " + "; ".join(refused), field="licences", reason="REFUSED"
+        )
+
+
+def _write_components(folder: Path, version: str, images: Images, time: datetime.datetime) -> None:
+    """Write an SBOM for each image, one for the release, and the report of licences."""
+    (folder / "sbom").mkdir()
+    boms = {
+        name: image_bom(f"thumbwheel-{name}", version, digest, components, time)
+        for name, (digest, components) in images.items()
+    }
+    named = {f"thumbwheel-{name}": found for name, found in images.items()}
+    boms["release"] = release_bom(version, named, time)
+    for name, text in boms.items():
+        (folder / "sbom" / f"{name}.cdx.json").write_text(text)
+    users: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, (_, components) in images.items():
+        for each in components:
+            users.setdefault((each.kind, each.name, each.version, each.licence), []).append(name)
+    rows = [(*row, ", ".join(names)) for row, names in sorted(users.items())]
+    (folder / "THIRD_PARTY.md").write_text(report(rows, read_policy()))
 
 
 def _write_images_list(folder: Path, inputs: ChartInputs, version: str, say: Say) -> None:

@@ -16,9 +16,10 @@ BUILD_TYPE = "urn:thumbwheel:release:v1"
 
 @dataclass(frozen=True)
 class Source:
-    """State of the clone: the commit, and whether files differ from it."""
+    """State of the clone: the commit, its time, and whether files differ from it."""
 
     commit: str
+    time: datetime.datetime
     modified: bool
 
 
@@ -42,7 +43,7 @@ def source_of(root: Path, allow_modified: bool) -> Source:
         subprocess.run(
             ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
         )
-        for words in (("status", "--porcelain"), ("rev-parse", "HEAD"))
+        for words in (("status", "--porcelain"), ("show", "-s", "--format=%H %ct", "HEAD"))
     )
     if status.returncode or commit.returncode:
         raise ReleaseError(f"{root} is no clone of git", field="commit", reason="MISSING")
@@ -53,7 +54,8 @@ def source_of(root: Path, allow_modified: bool) -> Source:
             field="commit",
             reason="MODIFIED",
         )
-    return Source(commit.stdout.strip(), modified)
+    name, seconds = commit.stdout.split()
+    return Source(name, datetime.datetime.fromtimestamp(int(seconds), datetime.UTC), modified)
 
 
 def statement(
