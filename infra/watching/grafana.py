@@ -160,7 +160,7 @@ def _panel(panel: Panel, dashboard: Dashboard) -> dict[str, object]:
         limit = float(thresholds()[alert][name])
         mark = "Red from" if panel.now else "The line is"
         description = f"{description} {mark} the threshold of the alert {alert}."
-    steps = [{"color": "green", "value": None}]
+    steps: list[dict[str, object]] = [{"color": "green", "value": None}]
     if limit is not None:
         steps.append({"color": "red", "value": limit})
         defaults["thresholds"] = {"mode": "absolute", "steps": steps}
