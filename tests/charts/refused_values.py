@@ -9,6 +9,10 @@ GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.c
 # combinations by templates/_validation.tpl.
 BY_SCHEMA = {
     "an unknown key": ("servces.gateway.replicas=1", "servces"),
+    "the old target of an autoscaler": (
+        "services.gateway.autoscaling.cpuPercent=60",
+        "cpuPercent",
+    ),
     "an unknown key of a service": ("services.gateway.replica=1", "replica"),
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
     "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),

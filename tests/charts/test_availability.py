@@ -126,6 +126,34 @@ def test_pods_of_inference_services_have_a_budget_if_there_are_several(
     assert all(labels["app.kubernetes.io/component"] == "predictor" for labels in found)
 
 
+def test_an_autoscaler_adds_pods_by_the_cpu_of_a_process_and_not_by_requests() -> None:
+    """Finding 14: 60 % of a request of 100m were 60 thousandths of a CPU."""
+    scalers = {
+        component(item): item["spec"]["metrics"]
+        for item in of_kind(render(HA), "HorizontalPodAutoscaler")
+    }
+    assert scalers.keys() == {"gateway", "guardrail"}
+    for name, cpu in (("gateway", "500m"), ("guardrail", "600m")):
+        (metric,) = scalers[name]
+        target = {"type": "AverageValue", "averageValue": cpu}
+        assert metric["resource"] == {"name": "cpu", "target": target}
+
+
+def test_the_job_of_the_model_and_vllm_have_a_place_and_a_priority() -> None:
+    place = {"nodeAffinity": {}}
+    sets = [f"{name}.affinity={json.dumps(place)}" for name in ("models.import", "serving.vllm")]
+    sets += [f'{name}.priorityClassName="late"' for name in ("models.import", "serving.vllm")]
+    objects = render("eight-gpus-values.yaml", json_sets=tuple(sets))
+    (data,) = [
+        item["data"] for item in of_kind(objects, "ConfigMap") if TEMPLATE_KEY in item["data"]
+    ]
+    for spec in (
+        pods(objects)["model/Job"]["spec"],
+        json.loads(data[TEMPLATE_KEY])["spec"]["predictor"],
+    ):
+        assert (spec["affinity"], spec["priorityClassName"]) == (place, "late")
+
+
 def test_topology_keys_and_strictness_are_values() -> None:
     objects = render(
         EXISTING,

@@ -16,7 +16,7 @@ from typing import Any
 
 from infra.machine.cluster import certificates
 from infra.machine.cluster.installation import Tools, find_installed
-from infra.machine.cluster.layout import ADMIN, API, Layout
+from infra.machine.cluster.layout import ADMIN, API, NODE_ADDRESS, Layout
 from infra.run.supervision.ports import free_port
 
 NAMESPACE = "chat"
@@ -172,6 +172,8 @@ def running_scheduler(folder: Path) -> Iterator[Scheduler]:
             "kube-apiserver",
             f"--etcd-servers={etcd}",
             "--bind-address=127.0.0.1",
+            # Of the Service `kubernetes`, which is not used; a loopback address is refused.
+            f"--advertise-address={NODE_ADDRESS}",
             f"--secure-port={api_port}",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--allow-privileged=true",
@@ -188,8 +190,6 @@ def running_scheduler(folder: Path) -> Iterator[Scheduler]:
             str(tools.kubernetes),
             "kube-scheduler",
             f"--kubeconfig={kubeconfig}",
-            f"--authentication-kubeconfig={kubeconfig}",
-            f"--authorization-kubeconfig={kubeconfig}",
             "--bind-address=127.0.0.1",
             f"--secure-port={scheduler_port}",
             "--leader-elect=false",
