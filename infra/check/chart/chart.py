@@ -133,7 +133,7 @@ class Chart:
 
 def loaded(text: str) -> dict[str, Any]:
     """Parse a YAML mapping; an empty text is an empty mapping."""
-    found = yaml.load(text, yaml.CSafeLoader)
+    found = next(yaml.load_all(text, yaml.CSafeLoader), None)
     return found if isinstance(found, dict) else {}
 
 
