@@ -43,18 +43,6 @@ UNDESCRIBED = {
     "door.annotations",
     "door.grpcPort",
     "door.httpPort",
-    "kafka.strimzi.brokers",
-    "kafka.strimzi.metadataVersion",
-    "kafka.strimzi.storage",
-    "kafka.strimzi.version",
-    "monitoring.dashboards",
-    "monitoring.rules",
-    "objectStore.bucket",
-    "objectStore.region",
-    "serving.kserve.maxReplicas",
-    "serving.kserve.prometheus",
-    "spread.nodes",
-    "spread.zones",
 }
 
 
