@@ -5,9 +5,10 @@ import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from services.chassis.audit.acts import (
     DONE,
@@ -182,6 +183,19 @@ def _audit_log(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
+def _dead_letters(settings: FeedbackSettings, _options: Namespace) -> int:
+    letters = tables.dead_letters.c
+    counted = func.count().label("records")
+    found = select(letters.error, counted, func.max(letters.commit_us).label("newest_us"))
+    with opened_database(settings.database_url) as engine, transaction(engine) as connection:
+        rows = connection.execute(found.group_by(letters.error).order_by(counted.desc())).all()
+    for row in rows:
+        newest = datetime.fromtimestamp(row.newest_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        print(f"{row.records} records, newest {newest}: {row.error}")
+    print(f"{sum(row.records for row in rows)} dead letters")
+    return 0
+
+
 def _record(engine: Engine, act: Act) -> None:
     with transaction(engine) as connection:
         connection.execute(tables.audit.insert().values(act.record()))
@@ -234,6 +248,7 @@ COMMANDS = {
     ),
     "spools": (_spools, "list write-ahead logs that may hold events, and forget lost ones"),
     "relay": (_relay, "relay the write-ahead logs of an ended replica to Kafka"),
+    "dead-letters": (_dead_letters, "count dead letters by reason, without their content"),
     "orphans": (_orphans, "list objects without a ledger row, and optionally delete dead ones"),
 }
 

@@ -1,8 +1,4 @@
-"""Command line of the session service.
-
-`python -m services.session` serves. `python -m services.session migrate` migrates the database to
-the schema of this version.
-"""
+"""Command line of the session service; without a command it serves."""
 
 import argparse
 import asyncio
@@ -17,17 +13,17 @@ from thumbwheel.session.v1 import session_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
-from services.chassis.settings import load_settings
+from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
 from services.session.access import CALLERS
+from services.session.commands import add_commands, database_limits, run_command
 from services.session.context import TokenizerMissingError, load_counter
 from services.session.conversations import ConversationLimits, Conversations, Erasure
 from services.session.relay import FeedbackTurnLog, Relay, RelayIntervals, TurnRecorder
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
-from services.session.store.database import DatabaseLimits
 from services.session.store.outbox import Lease, Outbox
-from services.session.store.schema import migrate, open_database
+from services.session.store.schema import open_database
 from services.session.store.store import Store
 from services.session.turns import ContextRules, TurnBeginner, TurnFinisher
 
@@ -90,17 +86,6 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
                 await relaying
 
 
-def database_limits(settings: SessionSettings) -> DatabaseLimits:
-    """Return the database limits of the settings."""
-    return DatabaseLimits(
-        settings.connections,
-        settings.database_pool_seconds,
-        settings.database_lock_seconds,
-        settings.database_statement_seconds,
-        settings.database_work_seconds,
-    )
-
-
 def relay_intervals(settings: SessionSettings) -> RelayIntervals:
     """Return the intervals of the relay; the lease is renewed three times within its duration."""
     return RelayIntervals(
@@ -112,18 +97,16 @@ def relay_intervals(settings: SessionSettings) -> RelayIntervals:
 
 
 def main() -> None:
-    """Serve until SIGTERM, or migrate the database."""
-    parser = argparse.ArgumentParser(
-        prog="python -m services.session", description="The session service."
-    )
-    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
-    command = parser.parse_args().command
+    """Serve until SIGTERM, or run a command."""
+    parser = argparse.ArgumentParser(prog=program("session"), description=__doc__)
+    add_commands(parser)
+    options = parser.parse_args()
     settings = load_settings(SessionSettings)
     try:
-        if command == "migrate":
-            asyncio.run(migrate(settings.database_url))
-        else:
+        if options.command in {None, "serve"}:
             run_service("session", settings, wiring, CALLERS)
+        else:
+            sys.exit(asyncio.run(run_command(options, settings)))
     except (TokenizerMissingError, SchemaRevisionError, UnavailableError) as error:
         sys.exit(str(error))
 

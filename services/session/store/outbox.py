@@ -19,7 +19,9 @@ from services.session.store.database import Database
 from services.session.store.tables import (
     COUNT_RECORDS,
     LEASE,
+    PUBLISH_REFUSED,
     REFUSE_RECORD,
+    REFUSED_RECORDS,
     RELEASE_LEASE,
     REMOVE_RELAYED,
     TAKE_LEASE,
@@ -66,6 +68,14 @@ class OutboxRow:
 
     id: int
     payload: bytes
+
+
+@dataclass(frozen=True)
+class RefusedRecord:
+    """A record that was set aside; `is_erasure`: the erased answer stays in training meanwhile."""
+
+    id: int
+    is_erasure: bool
 
 
 @dataclass(frozen=True)
@@ -124,4 +134,17 @@ class Outbox:
         """Mark a row as refused: later rows are relayed, and the row stays for inspection."""
         await self._database.write(
             lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id})
+        )
+
+    async def refused(self) -> Sequence[RefusedRecord]:
+        """Return the refused rows, oldest first."""
+        found = await self._database.read(
+            lambda connection: connection.execute(REFUSED_RECORDS).all()
+        )
+        return [RefusedRecord(row.id, row.erased) for row in found]
+
+    async def publish_refused(self) -> int:
+        """Let the relay send the refused rows again; return their number."""
+        return await self._database.write(
+            lambda connection: connection.execute(PUBLISH_REFUSED).rowcount
         )

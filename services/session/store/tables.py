@@ -320,6 +320,10 @@ WAITING_RECORDS = (
 )
 COUNT_RECORDS = select(func.count()).where(outbox.c.refused.is_(False))
 REMOVE_RELAYED = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
+REFUSED_RECORDS = (
+    select(outbox.c.id, outbox.c.erased).where(outbox.c.refused.is_(True)).order_by(outbox.c.id)
+)
+PUBLISH_REFUSED = update(outbox).where(outbox.c.refused.is_(True)).values(refused=False)
 REFUSE_RECORD = update(outbox).where(outbox.c.id == bindparam("row_id")).values(refused=True)
 
 LEASE = select(relay_lease.c.holder, relay_lease.c.term).with_for_update()

@@ -19,6 +19,7 @@ from services.gateway.identity.key_commands import add_audit_command, add_key_co
 from services.gateway.identity.service_key_commands import add_identity_commands
 from services.generator.commands import add_commands as add_generator
 from services.review.commands import add_commands as add_review
+from services.session.commands import add_commands as add_session
 from tests.charts.rendering import of_kind, pods, render
 from tests.infra.run.deploy.runbook_faults import FAULTS
 from tests.support.runbooks import (
@@ -41,6 +42,8 @@ READING_VERBS = {"get", "describe", "logs", "events", "auth", "exec"}
 READING_COMMANDS = {"rollout", "audit-log", "audit", "accounts list", "keys list", "spools"} | {
     "identity list",
     "orphans",
+    "dead-letters",
+    "refused",
 }
 # KServe creates the pods of versions, whose labels are those of the template of the chart.
 KSERVE_CONTAINER = "kserve-container"
@@ -116,6 +119,7 @@ def parsers() -> Mapping[str, Callable[[ArgumentParser], None]]:
         "feedback": add_feedback,
         "generator": add_generator,
         "review": add_review,
+        "session": add_session,
     }
 
 
@@ -148,6 +152,7 @@ def test_page_begins_with_a_block_that_only_reads(page: Path) -> None:
         assert verb in READING_VERBS
     for _, words in service_commands(filled(blocks[0])):
         assert {words[0], " ".join(words[:2])} & READING_COMMANDS, words
+        assert not {"--publish", "--delete", "--forget"} & set(words)
     assert "helm" not in blocks[0].commands
 
 

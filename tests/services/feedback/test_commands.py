@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from services.feedback.__main__ import main
 from services.feedback.settings import FeedbackSettings
+from services.feedback.store import tables
+from services.feedback.store.database import opened_database, transaction
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.samples import KEY, MASTER
 
@@ -91,6 +93,36 @@ def test_orphans_are_listed_and_deleted_only_on_request(
     assert server.buckets["thumbs"] == {FOREIGN: b"1"}
     with pytest.raises(SystemExit):
         run("orphans", "--older-than", "yesterday")
+
+
+def test_dead_letters_are_counted_by_reason_without_their_content(
+    run: Run, tmp_path: Path, capsys
+) -> None:
+    assert run("dead-letters") == 0
+    assert capsys.readouterr().out == "0 dead letters\n"
+    errors = ("signature is wrong", "signature is missing", "signature is wrong")
+    letters = [
+        {
+            "topic_id": "t",
+            "partition": 0,
+            "offset": offset,
+            "error": error,
+            "payload_base64": "secret",
+            "commit_us": 1_800_000_000_000_000 + offset * 1_000_000,
+        }
+        for offset, error in enumerate(errors)
+    ]
+    with (
+        opened_database(f"sqlite:///{tmp_path}/ledger.db") as engine,
+        transaction(engine) as connection,
+    ):
+        connection.execute(tables.dead_letters.insert(), letters)
+    assert run("dead-letters") == 0
+    assert capsys.readouterr().out == (
+        "2 records, newest 2027-01-15T08:00:02Z: signature is wrong\n"
+        "1 records, newest 2027-01-15T08:00:01Z: signature is missing\n"
+        "3 dead letters\n"
+    )
 
 
 def test_the_service_does_not_start_with_a_rejecting_store(
