@@ -16,6 +16,8 @@ WITHOUT_OWNER = {
     "COUNT_RECORDS",
     "REMOVE_RELAYED",
     "REFUSE_RECORD",
+    "REFUSED_RECORDS",
+    "PUBLISH_REFUSED",
 }
 WITHOUT_OWNER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
 # The number of conversations of all users of a tenant.
