@@ -20,6 +20,8 @@ OUT_OF_SECRETS = frozenset(
     (
         *("principal_key", "master_key", "model_server_key"),
         *("database_url", "valkey_url", "valkey_secret"),
+        *("database_host", "database_port", "database_name", "database_ssl_mode"),
+        *("database_username", "database_password", "accepted_master_keys"),
         *("kafka_username", "kafka_password", "s3_access_key", "s3_secret_key"),
     )
 )

@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import PostgresParts, ServiceSettings
 from services.feedback.compaction.compaction import CompactionOptions
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
@@ -20,10 +20,11 @@ MIB = 1024 * 1024
 DAY_US = 24 * 3_600 * 1_000_000
 
 
-class FeedbackSettings(ServiceSettings):
+class FeedbackSettings(PostgresParts, ServiceSettings):
     """Settings with the defaults of the embedded install, relative to the working directory."""
 
     model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
+    database_driver: ClassVar[str] = "postgresql+pg8000"
 
     port: int = Field(50056, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(
@@ -88,10 +89,10 @@ class FeedbackSettings(ServiceSettings):
     )
     database_url: str = Field(
         "sqlite:///.state/feedback/ledger.db",
-        pattern=r"^(sqlite:///|postgresql\+pg8000://[^?]+(\?ssl=verify-full)?$)",
+        pattern=r"^(sqlite:///|postgresql\+pg8000://[^?]+(\?ssl=(require|verify-ca|verify-full))?$)",
         repr=False,
         description="SQLAlchemy URL of the ledger: sqlite:/// for a single process, "
-        "postgresql+pg8000://…[?ssl=verify-full] for replicas",
+        "postgresql+pg8000://…[?ssl=verify-full] for replicas (or require, verify-ca)",
     )
     flush_rows: int = Field(
         5_000, ge=1, description="number of waiting events that triggers a Parquet object"

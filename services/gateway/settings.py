@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import PostgresParts, ServiceSettings
 from services.gateway.identity.issuer_settings import IssuerSettings
 from services.gateway.quotas.quota import Allowance, Holder
 from services.gateway.quotas.quotas import OutagePolicy, QuotaRules
@@ -23,7 +23,7 @@ DATABASE_URL = Field(
 )
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(PostgresParts, BaseSettings):
     """Settings of the commands. Other TW_GATEWAY_* variables are ignored, not refused."""
 
     model_config = SettingsConfigDict(
@@ -50,7 +50,7 @@ class QuotaOverride(BaseModel):
     max_readers_per_tenant: int | None = Field(None, ge=0)
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(PostgresParts, ServiceSettings):
     """Addresses, limits and timeouts of the gateway."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="forbid")

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import HeaderKey, ServiceSettings
+from services.chassis.settings import HeaderKey, PostgresParts, ServiceSettings
 from services.contracts.chat import Task
 from services.contracts.identifiers import EXTERNAL_PREFIX
 from services.contracts.limits import MAX_REPLY_TOKENS, MAX_TEMPERATURE
@@ -111,7 +111,7 @@ class ExternalModelSettings(BaseModel):
         return url
 
 
-class GeneratorSettings(ServiceSettings):
+class GeneratorSettings(PostgresParts, ServiceSettings):
     """Settings; defaults are those of the embedded install, relative to the working directory."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GENERATOR_", frozen=True, extra="forbid")

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import PostgresParts, ServiceSettings
 from services.review.arena.self_naming import FAMILY_NAMES
 
 
@@ -16,7 +16,7 @@ class ModelLabel(BaseModel):
     licence: str = Field("", max_length=128, description="licence of the model")
 
 
-class ReviewSettings(ServiceSettings):
+class ReviewSettings(PostgresParts, ServiceSettings):
     """Settings of the review service.
 
     Defaults are those of the embedded installation; paths are relative to the working directory.

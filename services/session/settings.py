@@ -7,10 +7,10 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import PostgresParts, ServiceSettings
 
 
-class SessionSettings(ServiceSettings):
+class SessionSettings(PostgresParts, ServiceSettings):
     """Settings of the session service.
 
     Defaults are those of the embedded installation; paths are relative to the working directory.

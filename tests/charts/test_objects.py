@@ -37,6 +37,7 @@ GRPC_SERVICES = {service.name for service in service_table().grpc}
 SECRETS = {
     "principal-key": "p" * 16,
     "master-key": "ab" * 32,
+    "accepted-master-keys": "ab" * 32,
     "valkey-secret": "v" * 16,
     "model-server-key": "m" * 16,
     "url": "valkey://valkey:6379",

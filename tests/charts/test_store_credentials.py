@@ -14,6 +14,14 @@ SETS = (
     "models.store=s3://thumbwheel/models",
 )
 KEYS = (
+    "secrets.keys.principalKey=PRINCIPAL",
+    "secrets.keys.masterKey=master.key",
+    "secrets.keys.acceptedMasterKeys=master.accepted",
+    "secrets.keys.valkeySecret=VALKEY",
+    "secrets.keys.modelServerKey=api_key",
+    "kafka.keys.username=user",
+    "kafka.keys.password=sasl.password",
+    "valkey.keys.url=VALKEY_URL",
     "objectStore.keys.accessKey=AWS_ACCESS_KEY_ID",
     "objectStore.keys.secretKey=AWS_SECRET_ACCESS_KEY",
     "training.enabled=true",
@@ -61,3 +69,35 @@ def test_keys_of_the_bucket_have_the_names_of_the_values() -> None:
         assert f"TW_{prefix}_S3_CREDENTIALS" not in found
     policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
     assert 443 not in outside_ports(policies["feedback"])
+
+
+def test_keys_of_every_secret_have_the_names_of_the_values() -> None:
+    objects = rendered(*KEYS)
+    expected = {
+        "feedback/StatefulSet": {
+            "TW_FEEDBACK_PRINCIPAL_KEY": "keys/PRINCIPAL",
+            "TW_FEEDBACK_MASTER_KEY": "keys/master.key",
+            "TW_FEEDBACK_ACCEPTED_MASTER_KEYS": "keys/master.accepted",
+            "TW_FEEDBACK_KAFKA_USERNAME": "kafka/user",
+            "TW_FEEDBACK_KAFKA_PASSWORD": "kafka/sasl.password",
+        },
+        "gateway/Deployment": {
+            "TW_GATEWAY_PRINCIPAL_KEY": "keys/PRINCIPAL",
+            "TW_GATEWAY_VALKEY_SECRET": "keys/VALKEY",
+            "TW_GATEWAY_VALKEY_URL": "valkey/VALKEY_URL",
+        },
+        "generator/Deployment": {"TW_GENERATOR_MODEL_SERVER_KEY": "model-server/api_key"},
+        "predictor/Deployment": {"TW_PREDICTOR_MODEL_SERVER_KEY": "model-server/api_key"},
+    }
+    for pod, variables in expected.items():
+        found = environment(objects, pod)
+        assert {name: found[name] for name in variables} == variables
+
+
+def test_master_keys_of_a_rotation_may_be_absent() -> None:
+    (variable,) = (
+        item
+        for item in pods(rendered(*KEYS))["feedback/StatefulSet"]["spec"]["containers"][0]["env"]
+        if item["name"] == "TW_FEEDBACK_ACCEPTED_MASTER_KEYS"
+    )
+    assert variable["valueFrom"]["secretKeyRef"]["optional"] is True

@@ -7,19 +7,22 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pg8000.dbapi
 import pytest
 from cryptography import x509
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from infra.machine.certificates.authority import Authority
 from services.feedback.settings import FeedbackSettings
-from tests.servers import PostgresServer
+from services.feedback.store.database import connect
+from tests.servers import Database, PostgresServer
 
 DRIVERS = {"gateway": "asyncpg", "session": "asyncpg", "generator": "asyncpg", "feedback": "pg8000"}
 NEEDED = {
@@ -92,9 +95,11 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-def migrate(service: str, url: str, believed: Path) -> subprocess.CompletedProcess[str]:
-    """As a pod's first container does it."""
-    settings = {**NEEDED.get(service, {}), "DATABASE_URL": url}
+def migrate(
+    service: str, database: Mapping[str, str], believed: Path
+) -> subprocess.CompletedProcess[str]:
+    """As a pod's first container does it, with the settings of its database."""
+    settings = {**NEEDED.get(service, {}), **database}
     said = {f"TW_{service.upper()}_{name}": value for name, value in settings.items()}
     trust = {"SSL_CERT_FILE": str(believed), "PGSSLROOTCERT": str(believed)}
     return subprocess.run(
@@ -122,18 +127,78 @@ async def test_the_certificate_is_compared(
     database = postgres.database()
     async with only_over_tls(authorities, database.port) as port:
         url = f"{replace(database, port=port).url(f'postgresql+{DRIVERS[service]}')}?{VERIFIED}"
-        refused = await asyncio.to_thread(migrate, service, url, authorities.other)
+        refused = await asyncio.to_thread(
+            migrate, service, {"DATABASE_URL": url}, authorities.other
+        )
         assert refused.returncode
         assert REFUSED.search(refused.stderr)
         assert database.password not in refused.stdout + refused.stderr
-        done = await asyncio.to_thread(migrate, service, url, authorities.own)
+        parts = role_with_special_characters(database) | {
+            "DATABASE_HOST": "127.0.0.1",
+            "DATABASE_PORT": str(port),
+            "DATABASE_SSL_MODE": "verify-full",
+        }
+        done = await asyncio.to_thread(migrate, service, parts, authorities.own)
         assert done.returncode == 0, done.stderr[-500:]
+
+
+def role_with_special_characters(database: Database) -> dict[str, str]:
+    """Create an owner of the database, and return the settings of its name and password."""
+    name, password = f"o@{database.name}", "p/@:?#%41 +&é"
+    connection = pg8000.dbapi.connect(
+        database.user, database.host, database.name, database.port, database.password
+    )
+    with closing(connection):
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute(f"""CREATE ROLE "{name}" LOGIN PASSWORD '{password}'""")
+        cursor.execute(f"""ALTER DATABASE {database.name} OWNER TO "{name}" """)
+    return {
+        "DATABASE_NAME": database.name,
+        "DATABASE_USERNAME": name,
+        "DATABASE_PASSWORD": password,
+    }
+
+
+async def test_modes_of_feedback_verify_as_their_names_say(
+    postgres: PostgresServer, authorities: Authorities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = postgres.database()
+
+    def accepted(mode: str, believed: Path, host: str = "127.0.0.1") -> bool:
+        monkeypatch.setenv("PGSSLROOTCERT", str(believed))
+        place = replace(database, port=port, host=host)
+        engine = connect(f"{place.url('postgresql+pg8000')}?ssl={mode}")
+        try:
+            with engine.connect():
+                return True
+        except (SQLAlchemyError, ssl.SSLError) as error:
+            assert REFUSED.search(str(error))
+            return False
+        finally:
+            engine.dispose()
+
+    async with only_over_tls(authorities, database.port) as port:
+        found = {
+            mode: [
+                await asyncio.to_thread(accepted, mode, authorities.other),
+                await asyncio.to_thread(accepted, mode, authorities.own, "localhost"),
+                await asyncio.to_thread(accepted, mode, authorities.own),
+            ]
+            for mode in ("require", "verify-ca", "verify-full")
+        }
+    # Another authority, another name, both right.
+    assert found == {
+        "require": [True, True, True],
+        "verify-ca": [False, True, True],
+        "verify-full": [False, False, True],
+    }
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValidationError) as caught:
         FeedbackSettings(
-            database_url="postgresql+pg8000://u:p@db/x?ssl=require",
+            database_url="postgresql+pg8000://u:p@db/x?ssl=prefer",
             principal_key="p" * 16,
             master_key="ab" * 32,
         )

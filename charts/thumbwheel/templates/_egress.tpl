@@ -8,7 +8,11 @@
 {{- $given := $root.Values.networkPolicies.ports -}}
 {{- if not $root.Values.evaluation.enabled -}}
   {{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
-  {{- if $facts.database -}}{{- $ports = concat $ports $given.database -}}{{- end -}}
+  {{- with $facts.database -}}
+    {{- $ports = concat $ports $given.database -}}
+    {{- $database := include "thumbwheel.databaseOf" (list $root .) | fromYaml -}}
+    {{- if and (include "thumbwheel.databaseHasParts" $database) (not $database.keys.port) -}}{{- $ports = append $ports $database.port -}}{{- end -}}
+  {{- end -}}
   {{- if and $facts.valkey $stores.valkey.existingSecret -}}{{- $ports = concat $ports $given.valkey -}}{{- end -}}
   {{- if $facts.kafka -}}
     {{- $ports = concat $ports $given.kafka -}}

@@ -97,24 +97,28 @@ min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{- define "thumbwheel.secretEnvironment" -}}
 {{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}{{- $stores := index . 3 -}}
 {{- range $facts.keys }}
-{{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secretOf" (list $root .)) .) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secretOf" (list $root .)) (include "thumbwheel.keyOf" (list $root .))) }}
+{{- if eq . "master-key" }}
+- name: {{ $prefix }}ACCEPTED_MASTER_KEYS
+  valueFrom: {secretKeyRef: {name: {{ include "thumbwheel.secret" $root }}, key: {{ $root.Values.secrets.keys.acceptedMasterKeys }}, optional: true}}
+{{- end }}
 {{- end }}
 {{- if $root.Values.evaluation.enabled }}
 {{- include "thumbwheel.evaluationUrls" (list $root $prefix $facts) }}
 {{- else }}
 {{- with $facts.database }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sDATABASE_URL" $prefix) $stores.database.existingSecret .) }}
+{{- include "thumbwheel.databaseEnvironment" (list $root $prefix .) }}
 {{- end }}
 {{- if and $facts.valkey $stores.valkey.existingSecret }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $stores.valkey.existingSecret "url") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $stores.valkey.existingSecret $stores.valkey.keys.url) }}
 {{- end }}
 {{- end }}
 {{- if and $facts.valkey $stores.valkey.existingSecret }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) "valkey-secret") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) (include "thumbwheel.keyOf" (list $root "valkey-secret"))) }}
 {{- end }}
 {{- if and $facts.kafka (hasPrefix "SASL" $stores.kafka.securityProtocol) }}
-{{ with $stores.kafka.username }}{{ dict "name" (printf "%sKAFKA_USERNAME" $prefix) "value" . | list | toYaml }}{{ else }}{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $stores.kafka.existingSecret "username") }}{{ end }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $stores.kafka.existingSecret "password") }}
+{{ with $stores.kafka.username }}{{ dict "name" (printf "%sKAFKA_USERNAME" $prefix) "value" . | list | toYaml }}{{ else }}{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $stores.kafka.existingSecret $stores.kafka.keys.username) }}{{ end }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $stores.kafka.existingSecret $stores.kafka.keys.password) }}
 {{- end }}
 {{- if $facts.objects }}
 {{- include "thumbwheel.bucketKeys" (list $prefix $stores.objectStore) }}

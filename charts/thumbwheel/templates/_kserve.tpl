@@ -125,7 +125,7 @@ spec:
     {{- range $key, $value := mustMergeOverwrite $settings (default dict .Values.serving.predictor.settings) }}
     - {name: TW_PREDICTOR_{{ upper $key }}, value: {{ toString $value | quote }}}
     {{- end }}
-    {{- include "thumbwheel.fromSecret" (list "TW_PREDICTOR_MODEL_SERVER_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
+    {{- include "thumbwheel.fromSecret" (list "TW_PREDICTOR_MODEL_SERVER_KEY" (include "thumbwheel.modelServerSecret" .) .Values.secrets.keys.modelServerKey) | nindent 4 }}
   ports:
     # KServe sends calls to the first port.
     - {name: http, containerPort: 8000, protocol: TCP}
@@ -187,7 +187,7 @@ spec:
     - {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
     {{- end }}
     # As --api-key, for the paths under /v1; the health check and the metrics need no key.
-    {{- include "thumbwheel.fromSecret" (list "VLLM_API_KEY" (include "thumbwheel.modelServerSecret" .) "model-server-key") | nindent 4 }}
+    {{- include "thumbwheel.fromSecret" (list "VLLM_API_KEY" (include "thumbwheel.modelServerSecret" .) .Values.secrets.keys.modelServerKey) | nindent 4 }}
     {{- with $vllm.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

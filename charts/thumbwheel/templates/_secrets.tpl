@@ -1,9 +1,9 @@
 {{/* Secrets that the chart generates, or receives as existing secrets, with the value that names
      them and their keys. Those of callers are checked by `thumbwheel.validateIdentity`. */}}
 {{- define "thumbwheel.secrets" -}}
-keys: {name: {{ include "thumbwheel.secret" . }}, value: secrets.existing, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
+keys: {name: {{ include "thumbwheel.secret" . }}, value: secrets.existing, made: {{ not .Values.secrets.existing }}, keys: [{{ .Values.secrets.keys.principalKey }}, {{ .Values.secrets.keys.masterKey }}, {{ .Values.secrets.keys.valkeySecret }}]}
 {{- if not (include "thumbwheel.external" .) }}
-modelServer: {name: {{ include "thumbwheel.modelServerSecret" . }}, value: serving.existingSecret, made: {{ not .Values.serving.existingSecret }}, keys: [model-server-key]}
+modelServer: {name: {{ include "thumbwheel.modelServerSecret" . }}, value: serving.existingSecret, made: {{ not .Values.serving.existingSecret }}, keys: [{{ .Values.secrets.keys.modelServerKey }}]}
 {{- end }}
 {{- if include "thumbwheel.identity" . }}
 identity: {name: {{ include "thumbwheel.identitySecret" . }}, value: identity.existing.private, made: {{ not .Values.identity.existing.private }}, keys: []}
@@ -29,6 +29,12 @@ evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, value: evaluat
 {{- if eq (index . 1) "model-server-key" }}{{ include "thumbwheel.modelServerSecret" (index . 0) }}{{ else }}{{ include "thumbwheel.secret" (index . 0) }}{{ end -}}
 {{- end -}}
 
+{{/* Name of the key of a service in its secret. Arguments: list of root and key. */}}
+{{- define "thumbwheel.keyOf" -}}
+{{- $names := (index . 0).Values.secrets.keys -}}
+{{- index (dict "principal-key" $names.principalKey "master-key" $names.masterKey "valkey-secret" $names.valkeySecret "model-server-key" $names.modelServerKey) (index . 1) -}}
+{{- end -}}
+
 {{- define "thumbwheel.evaluationSecret" -}}{{ include "thumbwheel.name" (list . "evaluation") }}{{- end -}}
 
 {{/* Non-empty if the chart generates this secret and the secret does not exist. `helm template`
@@ -38,6 +44,27 @@ evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, value: evaluat
 {{- with index (include "thumbwheel.secrets" $root | fromYaml) (index . 1) -}}
 {{- if and .made (not (lookup "v1" "Secret" $root.Release.Namespace .name)) }}yes{{ end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Replace pods when a secret changes that they read only when they start: its name, its key and,
+     where the chart can look it up, its content. Not the content of a secret that the chart generates:
+     it does not exist when the first pods are rendered, and the next upgrade would replace them all.
+     Arguments: list of root, list of environment variables, and list of references as variables have. */}}
+{{- define "thumbwheel.secretsChecksum" -}}
+{{- $root := index . 0 -}}
+{{- $references := index . 2 -}}
+{{- range index . 1 -}}{{- with dig "valueFrom" "secretKeyRef" "" . -}}{{- $references = append $references . -}}{{- end -}}{{- end -}}
+{{- $made := list -}}
+{{- range include "thumbwheel.secrets" $root | fromYaml -}}{{- if .made -}}{{- $made = append $made .name -}}{{- end -}}{{- end -}}
+{{- $contents := dict -}}{{- $read := list -}}
+{{- range $references -}}
+  {{- if not (or $root.Values.gitops (has .name $made) (hasKey $contents .name)) -}}
+    {{- $found := lookup "v1" "Secret" $root.Release.Namespace .name -}}
+    {{- $_ := set $contents .name (default dict (get (default dict $found) "data")) -}}
+  {{- end -}}
+  {{- $read = append $read (list .name .key (get (default dict (get $contents .name)) .key | default "")) -}}
+{{- end -}}
+{{- $read | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 
 {{- define "thumbwheel.madeOnce" -}}

@@ -54,6 +54,56 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- end -}}
 {{- end -}}
 
+{{/* Values of the database of one service. Arguments: list of root and service. */}}
+{{- define "thumbwheel.databaseOf" -}}
+{{- $given := (index . 0).Values.database -}}
+{{- mustMergeOverwrite (deepCopy (omit $given "services")) (default dict (index $given.services (index . 1))) | toYaml -}}
+{{- end -}}
+
+{{/* Non-empty if a secret of a database contains its parts instead of URLs. Argument: its values. */}}
+{{- define "thumbwheel.databaseHasParts" -}}
+{{- if or .host .keys.host }}yes{{ end -}}
+{{- end -}}
+
+{{/* Environment variables of an external database. Arguments: list of root, prefix and service. */}}
+{{- define "thumbwheel.databaseEnvironment" -}}
+{{- $prefix := printf "%sDATABASE" (index . 1) -}}{{- $service := index . 2 -}}
+{{- $given := include "thumbwheel.databaseOf" (list (index . 0) $service) | fromYaml -}}
+{{- if include "thumbwheel.databaseHasParts" $given }}
+{{- range list "host" "port" "name" "username" "password" }}
+{{- $variable := printf "%s_%s" $prefix (upper .) }}
+{{- if index $given.keys . }}
+{{ include "thumbwheel.fromSecret" (list $variable $given.existingSecret (index $given.keys .)) }}
+{{- else }}
+- {name: {{ $variable }}, value: {{ index $given . | toString | quote }}}
+{{- end }}
+{{- end }}
+{{- with $given.sslMode }}
+- {name: {{ $prefix }}_SSL_MODE, value: {{ . }}}
+{{- end }}
+{{- else }}
+{{ include "thumbwheel.fromSecret" (list (printf "%s_URL" $prefix) $given.existingSecret (index $given.urlKeys $service | default $service)) }}
+{{- end }}
+{{- end -}}
+
+{{/* Reject a database without its secret, host or name. */}}
+{{- define "thumbwheel.validateDatabase" -}}
+{{- $databases := list -}}
+{{- range include "thumbwheel.known" . | fromYaml -}}{{- with .database -}}{{- $databases = append $databases . -}}{{- end -}}{{- end -}}
+{{- range $name, $_ := .Values.database.services -}}
+  {{- if not (has $name $databases) -}}{{ fail (printf "database.services.%s: no service with a database; known: %s" $name (join ", " (sortAlpha $databases))) }}{{- end -}}
+{{- end -}}
+{{- range $databases -}}
+  {{- $given := include "thumbwheel.databaseOf" (list $ .) | fromYaml -}}
+  {{- if not $given.existingSecret -}}{{ fail (printf "database.existingSecret: a secret with the Postgres URL of %s, or with its user and password, is required (or evaluation.enabled: true, which installs all stores)" .) }}{{- end -}}
+  {{- if include "thumbwheel.databaseHasParts" $given -}}
+    {{- if not (or $given.name $given.keys.name) -}}{{ fail (printf "database.name: the database of %s at database.host is required; or set database.keys.name" .) }}{{- end -}}
+  {{- else if or $given.name $given.sslMode $given.keys.name $given.keys.port -}}
+    {{ fail (printf "database.host: is empty, so that %s reads a URL; database.name, database.sslMode and database.keys are parts beside a host" .) }}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Environment variables with the keys of the bucket; none with other credentials. Arguments: list of
      prefix and values of the object store. */}}
 {{- define "thumbwheel.bucketKeys" -}}
@@ -76,4 +126,5 @@ existingSecret: {{ $user }}
 username: {{ $user }}
 caSecret: {{ $cluster }}-cluster-ca-cert
 caKey: ca.crt
+keys: {username: username, password: password}
 {{- end -}}

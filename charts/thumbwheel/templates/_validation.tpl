@@ -7,7 +7,7 @@
 {{- include "thumbwheel.validateCorpus" . -}}
 {{- include "thumbwheel.validateReviewDraw" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
-{{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the Postgres URLs of the services is required (or evaluation.enabled: true, which installs all stores)" }}{{- end -}}
+{{- if not $v.evaluation.enabled -}}{{- include "thumbwheel.validateDatabase" . -}}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of the Kafka brokers is required" }}{{- end -}}
 {{- include "thumbwheel.validateStrimzi" . -}}
 {{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $stores.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
@@ -87,17 +87,11 @@
 {{- define "thumbwheel.validateEvaluation" -}}
 {{- if .Values.evaluation.enabled -}}
 {{- $v := .Values -}}
-{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "kafka.caSecret" $v.kafka.caSecret "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
+{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "database.host" $v.database.host "database.services" $v.database.services "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "kafka.caSecret" $v.kafka.caSecret "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
   {{- if $given -}}{{ fail (printf "%s: evaluation.enabled installs its own stores; set only one of the two" $name) }}{{- end -}}
 {{- end -}}
 {{- if ne $v.kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: the Kafka of evaluation.enabled uses PLAINTEXT" }}{{- end -}}
 {{- if ne $v.objectStore.credentials "keys" -}}{{ fail "objectStore.credentials: the S3 store of evaluation.enabled uses keys" }}{{- end -}}
 {{- if $v.gitops -}}{{ fail "evaluation.enabled: passwords are generated, which gitops does not allow" }}{{- end -}}
 {{- end -}}
-{{- end -}}
-
-{{/* Restart pods when the name of the existing secret changes. */}}
-{{- define "thumbwheel.keysChecksum" -}}
-{{- $stores := include "thumbwheel.stores" . | fromYaml -}}
-{{- list .Values.secrets.existing .Values.identity.existing .Values.serving.existingSecret $stores.database.existingSecret $stores.valkey.existingSecret $stores.kafka.existingSecret $stores.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
 {{- end -}}

@@ -57,7 +57,7 @@ class LedgerUnavailableError(UnavailableError):
 def connect(url: str) -> Engine:
     """Open an engine whose commits survive power loss.
 
-    `?ssl=verify-full` verifies the Postgres certificate, as in URLs of asyncpg.
+    `?ssl=` is `require`, `verify-ca` or `verify-full`, as in URLs of asyncpg.
     """
     if url.startswith("sqlite"):
         engine = create_engine(url)
@@ -73,11 +73,13 @@ def connect(url: str) -> Engine:
         "application_name": "thumbwheel-feedback",
     }
     parsed = make_url(url)
-    if "ssl" in parsed.query:
+    if mode := parsed.query.get("ssl"):
         # Without this context pg8000 encrypts opportunistically and accepts any certificate.
-        arguments["ssl_context"] = ssl.create_default_context(
-            cafile=os.environ.get("PGSSLROOTCERT")
-        )
+        context = ssl.create_default_context(cafile=os.environ.get("PGSSLROOTCERT"))
+        context.check_hostname = mode == "verify-full"
+        if mode == "require":
+            context.verify_mode = ssl.CERT_NONE
+        arguments["ssl_context"] = context
     engine = create_engine(
         parsed.difference_update_query(["ssl"]),
         pool_pre_ping=True,

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 PEOPLE = 3
 ROTATIONS = {
     "rotate valkey-secret": ("keys", "valkey-secret"),
+    "rotate master-key": ("keys", "master-key"),
     "rotate an evaluation's database password": ("evaluation", "postgres-password"),
 }
 
