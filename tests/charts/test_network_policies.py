@@ -32,7 +32,8 @@ def configured_values(objects: Sequence[Object], container: Any) -> Iterator[str
     for variable in container.get("env", ()):
         yield variable.get("value", "")
         reference = variable.get("valueFrom", {}).get("secretKeyRef", {})
-        if reference.get("name") in secrets:
+        # Further master keys are optional, and absent outside of a rotation.
+        if reference.get("key") in secrets.get(reference.get("name"), {}):
             yield base64.b64decode(secrets[reference["name"]][reference["key"]]).decode()
 
 
