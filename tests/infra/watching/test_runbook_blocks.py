@@ -49,6 +49,7 @@ READING_COMMANDS = {"rollout", "audit-log", "audit", "accounts list", "keys list
 KSERVE_CONTAINER = "kserve-container"
 # Metrics of the Prometheus client, which docs/metrics.md does not list.
 PROCESS = "process_cpu_seconds_total"
+METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 LOOP = re.compile(r"for pod in \$\(kubectl .+? -l \$labels=(\S+)\); do\n(.+?)\ndone", re.DOTALL)
 WORKLOAD = re.compile(r"\b(deployment|statefulset|cronjob)/([\w-]+)")
 LOGS = re.compile(r"logs -l \$labels=([\w-]+)(?: -c ([\w-]+))?")
@@ -96,7 +97,7 @@ def containers_of_components() -> Mapping[str, Collection[str]]:
 @cache
 def metrics() -> Mapping[str, str]:
     """Return the names and labels of metrics by the heading of docs/metrics.md."""
-    parts = (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[1:]
+    parts = METRICS_PAGE.split("\n## ")[1:]
     return {part.partition("\n")[0]: part for part in parts}
 
 
@@ -239,10 +240,26 @@ def test_ten_alerts_are_tried_with_their_faults() -> None:
     alerts = [alert for fault in FAULTS.values() for alert in fault.evidence]
     assert len(set(alerts)) == len(alerts) >= 10
     for fault in FAULTS.values():
-        for alert, pattern in fault.evidence.items():
-            re.compile(pattern)
+        for alert in fault.evidence:
             for replaced in fault.changes:
                 assert replaced in look(alert).commands
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_evidence_of_a_fault_is_a_metric_that_the_block_asks_for(name: str) -> None:
+    documented = {
+        row[1]: sorted(re.findall(r"`(\w+)`", row[2]))
+        for row in re.finditer(r"^\| `(\w+)` \| \w+ \|(.*?)\|", METRICS_PAGE, re.MULTILINE)
+    }
+    for alert, pattern in FAULTS[name].evidence.items():
+        for suffix, labels in re.findall(r"([a-z]+_[a-z_]+)(\\\{\S*\\\})? ", pattern):
+            (metric,) = [one for one in documented if one.endswith(suffix)]
+            named = re.findall(r'(\w+)="', labels)
+            assert named == sorted(set(named) & set(documented[metric])), f"{alert}: {metric}"
+            assert bool(labels) == bool(documented[metric]), f"{alert}: {metric}"
+            asked = re.findall(r"thumbwheel_cli\.metrics '(.+?)'", look(alert).commands)
+            parts = [part.partition(".*")[0] for one in asked for part in one.split("|")]
+            assert [part for part in parts if part in metric], f"{alert} does not show {metric}"
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -94,20 +94,32 @@ def exhaust(deployed: Deployed, component: str) -> None:
 
 @contextmanager
 def stopped(deployed: Deployed, component: str) -> Iterator[None]:
-    """Run the block without pods of the component, and wait for answers afterwards."""
+    """Run the block without a running pod of the component, and wait for answers afterwards.
+
+    Its pods cannot be scheduled meanwhile. `kubectl scale` would take the number of replicas from
+    Helm, whose next change would be a conflict.
+    """
     kind = "statefulset" if component in (*STORES, "feedback") else "deployment"
-    workload = f"{kind}/{deployed.name}-{component}"
-    replicas = len(deployed.pods(component))
-    deployed.kubectl("scale", workload, "--replicas=0")
+    labels = ("--selector", selector(deployed, component))
+    nodes = deployed.shell.run("kubectl", "get", "nodes", "-o", "name").split()
+    for node in nodes:
+        deployed.shell.run("kubectl", "cordon", node)
     try:
-        labels = ("--selector", selector(deployed, component))
-        until(f"{component} has no pod", lambda: deployed.objects("pods", *labels) == [])
+        deployed.kubectl("delete", "pods", *labels)
+        until(f"{component} waits for a node", lambda: is_pending(deployed, component))
         yield
     finally:
-        # The number of the chart again: another one would be a conflict at the next upgrade.
-        deployed.kubectl("scale", workload, f"--replicas={replicas}")
+        for node in nodes:
+            deployed.shell.run("kubectl", "uncordon", node)
+        workload = f"{kind}/{deployed.name}-{component}"
         deployed.kubectl("rollout", "status", workload, f"--timeout={READY_SECONDS}s")
         until("users are answered", lambda: is_answered(deployed))
+
+
+def is_pending(deployed: Deployed, component: str) -> bool:
+    """Return True if the component has pods, and none of them is on a node."""
+    pods = deployed.objects("pods", "--selector", selector(deployed, component))
+    return bool(pods) and all(pod["status"]["phase"] == "Pending" for pod in pods)
 
 
 def is_answered(deployed: Deployed) -> bool:
