@@ -11,7 +11,7 @@ import yaml
 from infra.service_table import service_table
 from infra.watching.boards import BOARDS
 from infra.watching.rules import thresholds
-from tests.charts.rendering import Object, of_kind, render
+from tests.charts.rendering import Object, of_kind, refusal, render
 from tests.infra.watching.promtool import promtool
 
 RULES = {
@@ -56,6 +56,11 @@ def test_disabled_alerts_are_absent_and_a_group_without_alerts_too() -> None:
     assert found["metadata"]["labels"]["team"] == "chat"
     assert rules(changed()).keys() == thresholds().keys() - set(RULES["disabled"])
     assert "training" not in {group["name"] for group in found["spec"]["groups"]}
+
+
+def test_an_unknown_alert_is_refused_with_the_known_names() -> None:
+    error = refusal("gitops-values.yaml", "monitoring.rules.disabled[0]=TurnsFail")
+    assert {name for name in thresholds() if name not in error} == set()
 
 
 def test_each_alert_has_the_address_of_its_page() -> None:
