@@ -177,8 +177,9 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     if info.domain != DOMAIN:
         # Not raised by a service of ours, but for example by gRPC or a proxy.
         is_unavailable = error_class is UnavailableError
+        is_late = error_class is DeadlineExceededError
         translated = error_class(
-            f"the {peer} service failed with {error.code().name}",
+            f"the {peer} service {'did not answer in time' if is_late else 'failed'}",
             reason=f"{peer.upper()}_UNAVAILABLE" if is_unavailable else error_class.reason,
         )
     else:

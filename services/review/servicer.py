@@ -68,7 +68,8 @@ class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
     ) -> arena_pb2.VoteBattleResponse:
         caller, voter = _caller(self._key)
         if request.outcome not in OUTCOMES:
-            raise field_error("outcome", f"one of {', '.join(OUTCOMES.values())}")
+            names = ", ".join(arena_pb2.Outcome.Name(number) for number in OUTCOMES)
+            raise field_error("outcome", f"one of {names}")
         battle = await self._votes.vote(
             caller, voter, request.battle_id, request.message_ids, OUTCOMES[request.outcome]
         )

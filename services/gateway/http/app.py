@@ -4,8 +4,9 @@ The rules are in access.py. Routes without a rule are denied.
 """
 
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from services.chassis.errors import InvalidArgumentError, NotFoundError, Service
 from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.request_reader import ReceiveSlotsByCaller
 from services.chassis.telemetry import fields, trace_id, tracer
+from services.contracts.limits import field_error
 from services.gateway.access import ROUTES, Rule, authorize
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import MethodNotAllowedError, error_response
@@ -43,6 +45,11 @@ CLIENT_GONE_STATUS = 499
 # Requests of one user whose bodies wait for 32 others that are incomplete. The body of a complete
 # request has arrived when its turn comes, so that it does not wait.
 MAX_WAITING_BODIES = 256
+# Paths of this project's own API.
+OWN_PATHS = "/api/"
+# Query parameters of lists in pages.
+PAGE_QUERY = ("page_size", "page_token")
+QUERY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -69,12 +76,22 @@ class Router:
         self._receive_slots = ReceiveSlotsByCaller(MAX_WAITING_BODIES)
 
     def route(
-        self, name: str, endpoint: Endpoint, *, is_proto_json: bool = False
+        self,
+        name: str,
+        endpoint: Endpoint,
+        *,
+        is_proto_json: bool = False,
+        query: Collection[str] = (),
     ) -> ProtectedRoute:
         """Return the route for an entry of the rule table, such as `GET /v1/models`.
 
-        `is_proto_json` is set if the body is a message in protobuf's JSON format. Errors then name
-        the fields as in JSON.
+        Args:
+            name: method and path.
+            endpoint: answers the request.
+            is_proto_json: the body is a message in protobuf's JSON format. Errors then name its
+                fields as in JSON; parameters of path and query have the names of the URL.
+            query: names of the query parameters. Others are refused, except on paths of other
+                APIs, such as /v1, whose clients may send more.
         """
         method, _, path = name.partition(" ")
         rule = ROUTES.get(name)
@@ -96,9 +113,12 @@ class Router:
                 bind_call(
                     CallContext(credential.caller, request_id, deadline, set_span_in_context(span))
                 )
+                if path.startswith(OWN_PATHS):
+                    check_query(request, query)
                 response = await endpoint(request)
             except ServiceError as error:
-                response = error_response(error, is_proto_json=is_proto_json)
+                is_of_url = error.field in {*request.path_params, *request.query_params}
+                response = error_response(error, is_proto_json=is_proto_json and not is_of_url)
             except (ClientDisconnect, ClientGoneError):
                 response = Response(status_code=CLIENT_GONE_STATUS)
             except Exception:
@@ -122,6 +142,23 @@ class Router:
         if rule and rule.session and not values and self._sessions.cookie(request):
             return await self._sessions.authenticate(request)
         return await self._authenticator.authenticate(values[0] if len(values) == 1 else "")
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Check that a request has only known query parameters, each once.
+
+    Raises:
+        InvalidArgumentError: A parameter is unknown or repeated; names it and the known ones.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            # Only a name that could be one is repeated in the error.
+            shown = name if QUERY_NAME.fullmatch(name) else "query"
+            allowed = ", ".join(sorted(known)) or "no query parameters"
+            raise field_error(shown, allowed)
+        if names.count(name) > 1:
+            raise field_error(name, "one value")
 
 
 PAGE_POLICY = "; ".join(

@@ -28,7 +28,9 @@ class ArenaApi:
             router.route("POST /api/arena/battles", self.create, is_proto_json=True),
             router.route(f"GET {battle}", self.get),
             router.route(f"POST {battle}/vote", self.vote, is_proto_json=True),
-            router.route("GET /api/arena/leaderboard", self.leaderboard),
+            router.route(
+                "GET /api/arena/leaderboard", self.leaderboard, query=("topic", "style_control")
+            ),
         ]
 
     async def models(self, request: Request) -> Response:

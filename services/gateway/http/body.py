@@ -13,7 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
 from services.chassis.errors import InvalidArgumentError
-from services.contracts.limits import field_error
 from services.gateway.http.errors import BodyFieldError, BodyTooLargeError, BodyTooSlowError
 from services.gateway.request_counts import check_json_counts
 
@@ -40,7 +39,9 @@ def name_by_path(request: Request, message: Message, field: str) -> None:
     """
     value = request.path_params[field]
     if getattr(message, field) not in ("", value):
-        raise field_error(field, "absent, or that of the path")
+        json_name = message.DESCRIPTOR.fields_by_name[field].json_name
+        limit = "absent, or that of the path"
+        raise BodyFieldError(f"{json_name} must be {limit}", field=json_name, limit=limit)
     setattr(message, field, value)
 
 

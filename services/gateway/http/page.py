@@ -17,7 +17,7 @@ from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
 from services.contracts.limits import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, field_error
-from services.gateway.http.app import ProtectedRoute, Router
+from services.gateway.http.app import PAGE_QUERY, ProtectedRoute, Router
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.errors import error_body
@@ -49,11 +49,11 @@ class PageApi:
         """Return the routes. Their rules are in access.py."""
         return [
             router.route("POST /api/messages", self.send, is_proto_json=True),
-            router.route("GET /api/messages/{message_id}/events", self.resume),
+            router.route("GET /api/messages/{message_id}/events", self.resume, query=("after",)),
             router.route("POST /api/messages/{message_id}/cancel", self.cancel),
             router.route("POST /api/feedback", self.submit, is_proto_json=True),
-            router.route("GET /api/conversations", self.list_page),
-            router.route("GET /api/conversations/{conversation_id}", self.get),
+            router.route("GET /api/conversations", self.list_page, query=PAGE_QUERY),
+            router.route("GET /api/conversations/{conversation_id}", self.get, query=PAGE_QUERY),
             router.route("DELETE /api/conversations/{conversation_id}", self.delete),
             router.route("POST /api/conversations/{conversation_id}/clear", self.clear),
             router.route("GET /api/consent", self.consent),
@@ -62,7 +62,7 @@ class PageApi:
             router.route("GET /api/erasure/{erasure_id}", self.erasure),
             router.route("GET /api/rollout", self.rollout),
             router.route("GET /api/experiment", self.experiment),
-            router.route("GET /api/thumbs", self.thumbs),
+            router.route("GET /api/thumbs", self.thumbs, query=("since",)),
         ]
 
     async def send(self, request: Request) -> Response:

@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse, Response
 from thumbwheel.review.v1 import review_pb2
 
 from services.contracts.limits import field_error
-from services.gateway.http.app import ProtectedRoute, Router
+from services.gateway.http.app import PAGE_QUERY, ProtectedRoute, Router
 from services.gateway.http.body import name_by_path, read_bytes, read_message, to_json
 from services.gateway.http.page import NO_CONTEXT
 from services.gateway.servicer import ReviewServicer
@@ -25,7 +25,7 @@ class ReviewsApi:
         item = "/api/reviews/{item_id}"
         return [
             router.route("GET /api/reviews/next", self.next),
-            router.route("GET /api/reviews/disagreements", self.disagreements),
+            router.route("GET /api/reviews/disagreements", self.disagreements, query=PAGE_QUERY),
             router.route("GET /api/reviews/agreement", self.agreement),
             router.route(f"POST {item}", self.submit, is_proto_json=True),
             router.route(f"POST {item}/skip", self.skip),

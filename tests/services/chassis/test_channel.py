@@ -11,7 +11,13 @@ import pytest
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis import channel as channels
-from services.chassis.channel import CHANNEL_OPTIONS, ReconnectingChannel, open_channel
+from services.chassis.channel import (
+    CHANNEL_OPTIONS,
+    ReconnectingChannel,
+    call_stream,
+    open_channel,
+)
+from services.chassis.errors import DeadlineExceededError
 from services.chassis.retries import service_config
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
@@ -186,3 +192,14 @@ async def test_unavailable_name_server_does_not_affect_calls(names: Names) -> No
         for _ in range(20):
             await until_answers(channel, FIRST)
             await asyncio.sleep(0.01)
+
+
+async def test_late_peer_is_described_without_the_name_of_a_status() -> None:
+    request = generator_pb2.GenerateRequest(user_key="stay")
+    async with replica(FIRST) as (_, port), open_channel(f"{FIRST}:{port}") as channel:
+        generate = generator_pb2_grpc.GeneratorServiceStub(channel).Generate
+        with pytest.raises(DeadlineExceededError) as caught:
+            async for _ in call_stream("generator", generate, request, within_seconds=0.5):
+                pass
+    assert "generator" in caught.value.text
+    assert "DEADLINE" not in caught.value.text

@@ -30,8 +30,8 @@ class BadInput:
 
     @property
     def json_field(self) -> str:
-        """Name of the field over HTTP, where the bodies have names as in JSON."""
-        in_path = self.method in ("GetErasure", "GetBattle", "SkipItem")
+        """Name of the field over HTTP: as in the URL, or as in JSON for fields of bodies."""
+        in_path = f"{{{JSON_NAMES.get(self.field, '-')}}}" in OVER_HTTP.get(self.method, "")
         return self.field if in_path else JSON_NAMES.get(self.field, self.field)
 
 

@@ -81,6 +81,37 @@ async def test_leaderboard_has_topic_and_style_control(
     assert (asked.topic, asked.style_control) == (topic, style_control)
 
 
+async def test_errors_name_parameters_of_the_url_as_in_the_url(gateway: GatewayUnderTest) -> None:
+    battle = f"/api/arena/battles/{MESSAGES[0]}"
+    body = {"messageIds": MESSAGES, "outcome": "OUTCOME_TIE"}
+    for method, path, sent in (("GET", battle, None), ("POST", f"{battle}/vote", body)):
+        status, error = await call(gateway, method, path, sent)
+        assert (status, error["error"]["param"]) == (404, "battle_id"), path
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "words"),
+    [
+        ("/api/arena/leaderboard?topik=code", "topik", "style_control, topic"),
+        ("/api/arena/leaderboard?topic=a&topic=b", "topic", "one value"),
+        ("/api/models?page_size=5", "page_size", "no query parameters"),
+        ("/api/reviews/disagreements?size=5", "size", "page_size, page_token"),
+        ("/api/conversations?%0Aforged=1", "query", "page_size, page_token"),
+    ],
+)
+async def test_unknown_query_parameters_are_refused_by_name(
+    gateway: GatewayUnderTest, path: str, param: str, words: str
+) -> None:
+    status, error = await call(gateway, "GET", path)
+    assert (status, error["error"]["param"]) == (400, param)
+    assert words in error["error"]["message"]
+    assert "forged" not in error["error"]["message"]
+
+
+async def test_clients_of_v1_may_send_further_parameters(gateway: GatewayUnderTest) -> None:
+    assert (await call(gateway, "GET", "/v1/models?api-version=2026-01-01"))[0] == 200
+
+
 async def test_unknown_value_of_style_control_is_refused(gateway: GatewayUnderTest) -> None:
     status, error = await call(gateway, "GET", "/api/arena/leaderboard?style_control=yes")
     assert (status, error["error"]["param"]) == (400, "style_control")

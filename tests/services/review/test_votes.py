@@ -4,10 +4,12 @@ import asyncio
 import uuid
 from typing import Any
 
+import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.review.v1 import arena_pb2
 
+from services.chassis.errors import from_rpc
 from tests.services.review.service import (
     BOB,
     MODELS,
@@ -35,6 +37,18 @@ async def test_vote_reveals_the_models_and_ends_their_use(home: Home) -> None:
         for name in battle.models:
             error = await error_of(review.version(name))
             assert error == ("FAILED_PRECONDITION", "BATTLE_HAS_VOTE", "model")
+
+
+async def test_missing_outcome_names_the_values_of_the_proto(home: Home) -> None:
+    async with review_service(home) as review:
+        battle = await review.create()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await review.vote(battle.battle_id, await review.answers(battle), outcome=0)
+    error = from_rpc(caught.value, "review")
+    numbers = arena_pb2.Outcome.DESCRIPTOR.values_by_name
+    named = {*numbers} - {"OUTCOME_UNSPECIFIED"}
+    assert error.field == "outcome"
+    assert set(error.limit.removeprefix("one of ").split(", ")) == named
 
 
 async def test_same_vote_can_be_sent_again_and_another_is_refused(home: Home) -> None:
