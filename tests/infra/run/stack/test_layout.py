@@ -15,8 +15,10 @@ from infra.service_table import service_table
 from services.chassis.settings import load_settings
 
 
-def layouts(folder: Path, vllm_python: Path | None = None) -> list[Program]:
-    """Return the programs of an embedded run and of a stack."""
+def layouts(
+    folder: Path, vllm_python: Path | None = None, *, external: bool = False
+) -> list[Program]:
+    """Return the programs of an embedded run and of a stack; `external`: without a model."""
     model, servers = folder / "model", folder / "stack" / "servers"
     for each in (model, *(servers / name for name in ("postgres", "valkey", "s3"))):
         each.mkdir(parents=True)
@@ -26,7 +28,8 @@ def layouts(folder: Path, vllm_python: Path | None = None) -> list[Program]:
     embedded.prepare()
     run.prepare()
     fleet = assemble(servers, choose_ports(servers, 1, usual=False), {})
-    return [*programs(embedded, model), *StackLayout(run, fleet).programs(model)]
+    first = None if external else model
+    return [*programs(embedded, first), *StackLayout(run, fleet).programs(first)]
 
 
 def test_services_accept_the_settings_of_both_layouts(
@@ -36,6 +39,20 @@ def test_services_accept_the_settings_of_both_layouts(
     found = layouts(tmp_path)
     table = service_table()
     assert len(found) == len(table.services) + 2 * len(table.grpc) + 1
+    for program in found:
+        with monkeypatch.context() as environment:
+            for name, value in program.environment.items():
+                environment.setenv(name, value)
+            load_settings(settings_class(program.name.split("-")[0]))
+
+
+def test_services_in_front_of_an_external_model_accept_their_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"url": "https://a.example/v1", "model": "m", "developer": "d", "licence": "l"}
+    monkeypatch.setenv("TW_GENERATOR_EXTERNAL_MODELS", json.dumps({"main": model}))
+    found = layouts(tmp_path, external=True)
+    assert len(found) == 3 * len(service_table().grpc)
     for program in found:
         with monkeypatch.context() as environment:
             for name, value in program.environment.items():
