@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from infra.run.supervision.ports import free_port
+from tests.journeys.browser import SIZES, opened
 from tests.journeys.client import Client, finish_of, text_of
 from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import ROOT, running_stack
@@ -52,7 +54,7 @@ def set_endpoint(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch, **cha
 
 @pytest.mark.slow
 def test_a_user_chats_with_an_external_model_and_rates_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Browser
 ) -> None:
     port = free_port()
     set_endpoint(tmp_path, port, monkeypatch)
@@ -71,6 +73,10 @@ def test_a_user_chats_with_an_external_model_and_rates_it(
             turn = client.ask("hello")
             assert (text_of(turn), finish_of(turn)) == ("Hello there.", "FINISH_REASON_STOP")
             assert client.call("GET", "/api/models")[1]["models"] == [VERSION]
+            with opened(browser, stack, SIZES["phone"], f"/#key={client.key}") as page:
+                expect(page.get_by_text("sent to Example, the provider")).to_be_visible()
+                expect(page.get_by_text("chats and thumbs train nothing")).to_be_visible()
+                assert "on this machine" not in page.locator("main").inner_text()
         event = client.thumb(turn[0]["messageId"], True)
         wait_for_row(stack, "event_id", event)
         versions = {one["event_id"]: one["model_version"] for one in stack.rows("feedback")}

@@ -2,6 +2,7 @@
 // in a dialog.
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { Api } from "./api";
+import { providerOf } from "./arena/external";
 import { Chat } from "./Chat";
 import { Sidebar } from "./Sidebar";
 import type { Account, Consent, Conversation } from "./wire";
@@ -25,6 +26,8 @@ export function App({ account, lost }: Props) {
   const api = useMemo(() => new Api(account.csrfToken ?? "", lost), [account, lost]);
   // Null if unknown.
   const [consent, setConsent] = useState<Consent | null>(null);
+  // Developer of the external model that answers, empty for an own model; null if unknown.
+  const [provider, setProvider] = useState<string | null>(null);
   const [yourData, setYourData] = useState(false);
 
   const refresh = useCallback(async () => {
@@ -40,6 +43,11 @@ export function App({ account, lost }: Props) {
   useEffect(() => {
     setConsent(null);
     api.consent().then(setConsent, () => setConsent(null));
+  }, [api]);
+
+  useEffect(() => {
+    setProvider(null);
+    api.models().then((models) => setProvider(providerOf(models)), () => setProvider(null));
   }, [api]);
 
   function show(id: string) {
@@ -83,7 +91,8 @@ export function App({ account, lost }: Props) {
         key={open.serial}
         api={api}
         conversationId={open.id}
-        trains={consent?.training ?? true}
+        provider={provider}
+        trains={(consent?.training ?? true) && provider === ""}
         signals={consent?.training === true}
         named={named}
         openDrawer={() => setDrawer(true)}

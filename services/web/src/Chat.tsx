@@ -13,6 +13,8 @@ const NEAR_PIXELS = 40;
 interface Props {
   api: Api;
   conversationId: string;
+  /** Developer of the external model that answers, empty for an own model, null if unknown. */
+  provider: string | null;
   /** True if models may be trained on chats and thumbs of the user. */
   trains: boolean;
   /** True if the user is known to allow training, so that signals may be reported. */
@@ -21,7 +23,7 @@ interface Props {
   openDrawer: () => void;
 }
 
-export function Chat({ api, conversationId, trains, signals, named, openDrawer }: Props) {
+export function Chat({ api, conversationId, provider, trains, signals, named, openDrawer }: Props) {
   const talk = useConversation(api, conversationId, named);
   const copies = useMemo(() => new Copies(api), [api]);
   const shown = branch(talk.tree);
@@ -51,7 +53,8 @@ export function Chat({ api, conversationId, trains, signals, named, openDrawer }
       <header>
         <button className="menu" aria-label="Open the menu" onClick={openDrawer}>☰</button>
         <span className="quiet">
-          Answers can be wrong. {trains ? "Your thumbs train the next version." : "Your chats and thumbs train nothing."}
+          Answers can be wrong. {provider === null ? "" : trains ? "Your thumbs train the next version." : "Your chats and thumbs train nothing."}
+          {provider && ` Your messages are sent to ${provider}, the provider of the model, and leave this system.`}
         </span>
       </header>
       <div
@@ -64,7 +67,8 @@ export function Chat({ api, conversationId, trains, signals, named, openDrawer }
           <div className="welcome">
             <img src="./icon.svg" alt="" width="56" height="56" />
             <h1>What would you like to know?</h1>
-            <p>A small model answers, on this machine. {trains && "Rate what it says: that is how it learns."}</p>
+            {provider === "" && <p>A model of this system answers. {trains && "Rate what it says: that is how it learns."}</p>}
+            {provider && <p>A model of {provider} answers. Do not enter personal or confidential data.</p>}
           </div>
         )}
         {talk.hasOlder && (

@@ -276,8 +276,7 @@ async def outcome(
     if found[0] == "OK":
         assert (status, body) == (200, {})
     else:
-        field = {"item_id": "itemId"}.get(found[2], found[2])
-        assert (body["error"]["code"].upper(), body["error"]["param"]) == (found[1], field)
+        assert (body["error"]["code"].upper(), body["error"]["param"]) == (found[1], found[2])
     return found
 
 
@@ -367,7 +366,7 @@ async def test_erasure_of_user_and_reviewer_removes_item_and_review(
     reviewers.review.peers.feedback.erase((("x-tw-tenant", "acme"), ("x-tw-user", "ada")), 1)
     await until_reviews(reviewers, {other_id: 1})
     body = {"review": {"writtenAnswer": "Better."}}
-    assert code_of(await reviewers.post(item_id, body, "carl")) == (404, "not_found", "itemId")
+    assert code_of(await reviewers.post(item_id, body, "carl")) == (404, "not_found", "item_id")
     reviewers.review.peers.feedback.erase((("x-tw-tenant", "acme"), ("x-tw-user", "bob")), 2)
     await until_reviews(reviewers, {})
     assert (await reviewers.get("agreement"))[1]["reviews"] == "0"
