@@ -135,7 +135,8 @@ class ExternalEndpoint:
     ) -> None:
         key = await asyncio.to_thread(read_key, self._model.key_file)
         body = json.dumps(_body(self._model, messages, sampling)).encode()
-        checked = _CheckedAnswer(sum(len(message.text) for message in messages), on_chunk)
+        stops = () if Parameter.STOP in self._model.parameters else sampling.stop
+        checked = _CheckedAnswer(sum(len(message.text) for message in messages), stops, on_chunk)
         first_text = asyncio.timeout(self._timeouts.first_token_seconds)
         try:
             async with (
@@ -158,6 +159,8 @@ class ExternalEndpoint:
                 await read_chunks(
                     response, first_text, self._timeouts.idle_seconds, checked.line, checked.add
                 )
+        except _StopTextError:
+            pass
         except TimeoutError as error:
             raise ExternalModelError(Outcome.SILENT) from error
         except aiohttp.ClientConnectorError as error:
@@ -241,11 +244,55 @@ class NoModelServer:
         return frozenset()
 
 
-class _CheckedAnswer:
-    """Chunks of an endpoint within its limits, without fields that only own servers send."""
+class _StopTextError(Exception):
+    """The answer has reached a stop text, and the request can end."""
 
-    def __init__(self, prompt_characters: int, on_chunk: Callable[[Chunk], None]) -> None:
+
+class _StopTexts:
+    """Ends an answer at its first stop text, for an endpoint that does not accept them."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts, self._held = texts, ""
+        self.is_reached = False
+
+    def feed(self, text: str) -> str:
+        """Return the text that belongs to the answer for certain."""
+        self._held += text
+        found = [at for stop in self._texts if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.is_reached = True
+            return self._held[: min(found)]
+        # What may be the beginning of a stop text waits.
+        waiting = max(
+            (
+                size
+                for stop in self._texts
+                for size in range(1, len(stop))
+                if self._held.endswith(stop[:size])
+            ),
+            default=0,
+        )
+        released = self._held[: len(self._held) - waiting]
+        self._held = self._held[len(released) :]
+        return released
+
+    def flush(self) -> str:
+        """Return the text that waits, at the end of the answer."""
+        released, self._held = self._held, ""
+        return released
+
+
+class _CheckedAnswer:
+    """Chunks of an endpoint within its limits, without fields that only own servers send.
+
+    `stops` are stop texts that the endpoint does not get.
+    """
+
+    def __init__(
+        self, prompt_characters: int, stops: Sequence[str], on_chunk: Callable[[Chunk], None]
+    ) -> None:
         self._prompt_characters, self._on_chunk = prompt_characters, on_chunk
+        self._stops = _StopTexts(stops)
         self._bytes = self._characters = 0
         self._finish_reason: str | None = None
         self._has_usage = False
@@ -261,10 +308,18 @@ class _CheckedAnswer:
         self._characters += len(text)
         if self._characters > MAX_ANSWER_CHARACTERS:
             raise ExternalModelError(Outcome.TOO_LONG)
-        self._finish_reason = chunk.finish_reason or self._finish_reason
+        text = self._stops.feed(text)
+        reason = FinishReason.STOP if self._stops.is_reached else chunk.finish_reason
+        if reason and not self._stops.is_reached:
+            text += self._stops.flush()
+        self._finish_reason = reason or self._finish_reason
         usage = chunk.usage and (_count(chunk.usage[0]), _count(chunk.usage[1]))
         self._has_usage |= usage is not None
-        self._on_chunk(replace(chunk, text=text, usage=usage, token_ids=(), log_probs=()))
+        self._on_chunk(
+            replace(chunk, text=text, finish_reason=reason, usage=usage, token_ids=(), log_probs=())
+        )
+        if self._stops.is_reached:
+            raise _StopTextError
 
     def end(self) -> None:
         """Check the end of the stream, and estimate the usage if none was reported.

@@ -133,6 +133,31 @@ async def test_the_command_rollout_shows_the_external_model(
     assert json.loads(capsys.readouterr().out)["stable"]["version"] == STABLE
 
 
+@pytest.mark.parametrize(
+    ("script", "stop", "text"),
+    [
+        (["one E", "N", "D two"], ["END"], "one "),
+        (["one END", " two"], ["two", "END"], "one "),
+        (["one E", "N", "X two"], ["END"], "one ENX two"),
+        (["one E", "N"], ["END"], "one EN"),
+    ],
+)
+async def test_stop_texts_end_an_answer_of_an_endpoint_without_them(
+    tmp_path: Path, script: list[str], stop: list[str], text: str
+) -> None:
+    fake = endpoint(script=script)
+    settings = external(tmp_path, 1)
+    settings["external_models"]["rival"]["parameters"] = ["max_tokens", "stream_options"]
+    async with predictor_server(fake) as port:
+        settings["external_models"]["rival"]["url"] = f"http://127.0.0.1:{port}/v1"
+        async with generator_service(tmp_path, 0, **settings) as stubs:
+            events = await stubs.generate(sampling=chat_pb2.SamplingOverrides(stop=stop))
+    assert text_of(events) == text
+    assert events[-1].finished.finish_reason == chat_pb2.FINISH_REASON_STOP
+    assert events[-1].finished.usage.completion_tokens > 0
+    assert "stop" not in fake.requests[0]
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_a_temporary_failure_before_the_answer_is_repeated(
     tmp_path: Path, status: int
