@@ -103,9 +103,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         plain_server = with_plain_messages(server, current)
         reconciler = Reconciler(current, plain_server, running_generations, intervals)
         external = settings.external()
-        endpoints = {
-            model.name: ExternalEndpoint(external_http, model, timeouts) for model in external
-        }
+        endpoints = {one.name: ExternalEndpoint(external_http, one, timeouts) for one in external}
         engine = await create_engine(
             settings,
             Router(current, reconciler, endpoints),
@@ -114,7 +112,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             traffic,
             {model.name: model.max_tokens for model in external},
         )
-        canary_controller = create_canaries(settings, current, reconciler, terms)
+        canaries = create_canaries(settings, current, reconciler, terms)
         # An unknown error in a loop ends the process. A replica without its loops would keep
         # answering by an outdated rollout.
         async with asyncio.TaskGroup() as loops:
@@ -129,7 +127,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             ]
             yield registrations(
                 GeneratorServicer(engine),
-                RolloutServicer(current, reconciler, canary_controller, traffic, external),
+                RolloutServicer(current, reconciler, canaries, traffic, external),
             )
             for task in tasks:
                 task.cancel()
