@@ -143,7 +143,7 @@ def test_secret_values_come_from_secrets(values: str) -> None:
     for container in containers(render(values)):
         for variable in container.get("env", ()):
             if re.search(
-                "(?<!TLS_)(?<!IDENTITY_)KEY$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$",
+                "(?<!TLS_)(?<!IDENTITY_)KEY$|MASTER_KEYS$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$",
                 variable["name"],
             ):
                 assert is_from_secret(variable, container), variable["name"]

@@ -58,7 +58,7 @@ def open_bucket(url: StoreUrl, environment: Mapping[str, str]) -> CheckpointBuck
     if found is None:
         raise ConfigError(
             f"TW_TRAINING_S3_ENDPOINT: is missing; {url} needs TW_TRAINING_S3_ENDPOINT, "
-            "_ACCESS_KEY and _SECRET_KEY",
+            "_ACCESS_KEY and _SECRET_KEY, or _CREDENTIALS=chain",
             field="TW_TRAINING_S3_ENDPOINT",
             reason="MISSING",
         )

@@ -29,7 +29,8 @@ def describe(commands: Commands) -> None:
         "import",
         help="import a model as a version",
         description="Objects are read and written with TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY and "
-        "_SECRET_KEY. The same command continues an interrupted import.",
+        "_SECRET_KEY, or with the role of the environment (_CREDENTIALS=chain). The same command "
+        "continues an interrupted import.",
     )
     command.add_argument(
         "source", metavar="SOURCE", help="directory, s3://BUCKET/PREFIX, or owner/model@revision"

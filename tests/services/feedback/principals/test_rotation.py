@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, update
 
+from services.chassis.errors import UnavailableError
 from services.feedback.commands import add_commands, run_command
 from services.feedback.principals.data_keys import (
     FINGERPRINTS,
@@ -134,6 +135,71 @@ def test_no_call_fails_while_replicas_of_both_steps_run(postgres_url: str) -> No
     assert keys_on(engines[3], MasterKey(NEW)).existing(PRINCIPALS) == known
     for engine in engines:
         engine.dispose()
+
+
+# Master keys of a replica after each change of the secret (docs/kubernetes.md, Rotate a secret).
+STEPS = (
+    MasterKey(MASTER),
+    MasterKey(MASTER, accepted=(NEW,)),
+    MasterKey(NEW, accepted=(MASTER,)),
+    MasterKey(NEW),
+)
+
+
+def test_no_call_fails_while_replicas_are_replaced_step_by_step(postgres_url: str) -> None:
+    """Three replicas create and read keys; every replica opens the keys of the others."""
+    engines = [connect(postgres_url) for _ in range(4)]
+    known = keys_on(engines[0], MasterKey(MASTER)).get_or_create(PRINCIPALS)
+    current, calls = [STEPS[0]] * 3, [0] * 3
+    stop = threading.Event()
+
+    def serve(number: int) -> None:
+        while not stop.is_set():
+            created = keys_on(engines[number], current[number]).get_or_create(
+                {f"{number:032x}{calls[number]:032x}": "acme"}
+            )
+            for master in current:
+                found = keys_on(engines[number], master).existing({*PRINCIPALS, *created})
+                assert found == known | created
+            calls[number] += 1
+
+    with ThreadPoolExecutor(3) as pool:
+        serving = [pool.submit(serve, number) for number in range(3)]
+
+        def one_more_call() -> None:
+            before = list(calls)
+            while not all(now > then for now, then in zip(calls, before, strict=True)):
+                for failed in (each for each in serving if each.done()):
+                    failed.result()
+                stop.wait(0.01)
+
+        try:
+            for step in STEPS[1:]:
+                if step is STEPS[-1]:
+                    done = rotate(engines[3], STEPS[2], ignore, page=7)
+                    assert done.rewrapped >= len(PRINCIPALS)
+                    assert done.remaining == 0
+                for number in range(3):
+                    current[number] = step
+                    one_more_call()
+        finally:
+            stop.set()
+        for each in serving:
+            each.result()
+    assert rotate(engines[3], STEPS[-1], ignore).remaining == 0, "the previous key is not needed"
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (1, 3)])
+def test_step_that_is_left_out_makes_keys_unreadable(
+    engine: Engine, before: int, after: int
+) -> None:
+    """Both replicas run at the same time while they are replaced."""
+    writer, reader = (STEPS[after], STEPS[before]) if before == 0 else (STEPS[before], STEPS[after])
+    created = keys_on(engine, writer).get_or_create({"a" * 64: "acme"})
+    with refused(UnavailableError, reason="FEEDBACK_MASTER_KEY"):
+        keys_on(engine, reader).existing(created)
 
 
 async def test_event_sent_again_is_recognised_before_during_and_after_a_rotation(
