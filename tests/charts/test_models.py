@@ -93,7 +93,8 @@ def init(pod: Any) -> list[str]:
 
 
 def test_import_from_the_hub() -> None:
-    objects = render(EXISTING, *HUB, "models.acceptTerms=gemma", "models.import.tokenSecret=hub")
+    secret = ("models.import.tokenSecret=hub", "models.import.tokenKey=HF_TOKEN")
+    objects = render(EXISTING, *HUB, "models.acceptTerms=gemma", *secret)
     job = model_job(objects)
     options = import_options(job)
     assert (options.source, options.name, options.to) == ("owner/model@main", "model-0", "/models")
@@ -102,7 +103,7 @@ def test_import_from_the_hub() -> None:
     spec = job["spec"]["template"]["spec"]
     (token,) = (volume["secret"] for volume in spec["volumes"] if volume["name"] == "token")
     assert token["secretName"] == "hub"
-    assert token["items"] == [{"key": "token", "path": "token"}]
+    assert token["items"] == [{"key": "HF_TOKEN", "path": "token"}]
     assert container(job)["image"].startswith("thumbwheel-training")
     assert outside_ports(policy(objects)) == {443}
     names = {variable["name"] for variable in container(job)["env"]}

@@ -160,7 +160,7 @@ template:
       - {name: tmp, emptyDir: {sizeLimit: {{ .Values.tmpSizes.model }}}}
       - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" . }}}}
       {{- with $given.tokenSecret }}
-      - {name: token, secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: token, path: token}]}}
+      - {name: token, secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $given.tokenKey }}, path: token}]}}
       {{- end }}
       {{- include "thumbwheel.extraVolumes" (list . $given) | nindent 6 }}
 {{- end -}}
