@@ -118,6 +118,11 @@ def of_data(lock: Path) -> tuple[Callable[[], bool], Callable[[Say], None]]:
     return lambda: home_of(lock).exists(), install
 
 
+# Rules that the chart renders, in Prometheus.
+TWO_RELEASES = (
+    "tests/infra/watching/test_shared_prometheus.py",
+    "tests/infra/watching/test_two_releases.py",
+)
 REQUIREMENTS = (
     Requirement(
         "Chromium",
@@ -148,7 +153,10 @@ REQUIREMENTS = (
         *of_parts(server_parts("Prometheus")),
         "of alerts and dashboards",
         frozenset({"system"}),
-        ("tests/journeys/test_traces.py", "tests/infra/watching/test_alerts.py"),
+        (
+            *("tests/journeys/test_traces.py", "tests/infra/watching/test_alerts.py"),
+            *("tests/charts/test_monitoring.py", *TWO_RELEASES),
+        ),
     ),
     Requirement(
         "bubblewrap",
@@ -187,8 +195,9 @@ REQUIREMENTS = (
         *of_parts(lambda: cluster.client_parts(cluster.locate())),
         "of the chart",
         paths=(
-            *("tests/charts/", "tests/infra/simulate/kserve/"),
+            *("tests/charts/", "tests/infra/simulate/kserve/", *TWO_RELEASES),
             "tests/architecture/test_adding_a_service.py",
+            "tests/infra/watching/test_runbook_blocks.py",
         ),
     ),
     Requirement(

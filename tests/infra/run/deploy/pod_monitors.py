@@ -50,7 +50,9 @@ def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
     metadata, spec = monitor["metadata"], monitor["spec"]
     name, namespace = metadata["name"], metadata["namespace"]
     rules: list[dict[str, Any]] = [
-        {"source_labels": [f"{POD}_phase"], "regex": "(Failed|Succeeded)", "action": "drop"}
+        # Discovery asks for the pods of the namespace of the monitor only.
+        _keep(["__meta_kubernetes_namespace"], namespace),
+        {"source_labels": [f"{POD}_phase"], "regex": "(Failed|Succeeded)", "action": "drop"},
     ]
     for label, value in spec["selector"]["matchLabels"].items():
         rules.append(
