@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import yaml
 from infra.service_table import service_table
 from infra.watching.boards import BOARDS
 from infra.watching.rules import thresholds
-from tests.charts.rendering import Object, of_kind, refusal, render
+from tests.charts.rendering import CHART, VALUES, Object, helm, of_kind, parse, refusal, render
 from tests.infra.watching.promtool import promtool
 
 RULES = {
@@ -67,6 +69,21 @@ def test_each_alert_has_the_address_of_its_page() -> None:
     for alert, rule in rules(changed()).items():
         address = f"https://docs.example/runbooks/{alert}.md"
         assert rule["annotations"]["runbook_url"] == address
+
+
+def test_address_of_the_pages_follows_from_the_repository_of_a_release(tmp_path: Path) -> None:
+    copy = tmp_path / "thumbwheel"
+    shutil.copytree(CHART, copy)
+    file = copy / "Chart.yaml"
+    metadata = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**metadata, "sources": ["https://github.com/acme/chat/"]}))
+    shown = helm(
+        *("template", "tw", str(copy), "-f", str(VALUES / "gitops-values.yaml")),
+        *("--show-only", "templates/monitoring.yaml"),
+    )
+    assert shown.returncode == 0, shown.stderr
+    address = "https://github.com/acme/chat/blob/main/docs/runbooks/ServiceDown.md"
+    assert rules(parse(shown.stdout))["ServiceDown"]["annotations"]["runbook_url"] == address
 
 
 def test_only_the_given_thresholds_change() -> None:

@@ -35,6 +35,16 @@
 {{- printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (join "|" $names) -}}
 {{- end -}}
 
+{{/* Address of the folder with the runbooks: the value, or that of a source of the chart on GitHub or
+     GitLab; otherwise empty. */}}
+{{- define "thumbwheel.runbooks" -}}
+{{- $given := .Values.monitoring.rules.runbookBaseUrl -}}
+{{- range .Chart.Sources -}}
+  {{- if and (not $given) (regexMatch "^https://git(hub|lab)[.]" .) }}{{ $given = printf "%s/blob/main/docs/runbooks" (trimSuffix "/" .) }}{{ end -}}
+{{- end -}}
+{{- trimSuffix "/" $given -}}
+{{- end -}}
+
 {{/* Groups of alert rules for this release: files/alerts.yaml without its placeholders. */}}
 {{- define "thumbwheel.alertGroups" -}}
 {{- $rules := .Values.monitoring.rules -}}
@@ -42,6 +52,7 @@
 {{- $services := append (include "thumbwheel.known" . | fromYaml | keys | sortAlpha) "predictor" | join "|" -}}
 {{- $text := .Files.Get "files/alerts.yaml" | replace "<scope>" (include "thumbwheel.scope" .) | replace "<claims>" (include "thumbwheel.claimMatchers" .) | replace "<services>" $services -}}
 {{- $own := dict "namespace" .Release.Namespace "release" .Release.Name -}}
+{{- $runbooks := include "thumbwheel.runbooks" . -}}
 {{- $groups := list -}}
 {{- range $group := ($text | fromYaml).groups -}}
   {{- $kept := list -}}
@@ -60,7 +71,7 @@
       {{- end -}}
       {{- $_ := set $rule "expr" (regexReplaceAll "<[A-Za-z]+=([^>]*)>" $expression "${1}") -}}
       {{- $_ := set $rule "labels" (merge $rule.labels $own) -}}
-      {{- with $rules.runbookBaseUrl }}{{ $_ := set $rule.annotations "runbook_url" (printf "%s/%s.md" (trimSuffix "/" .) $rule.alert) }}{{ end -}}
+      {{- with $runbooks }}{{ $_ := set $rule.annotations "runbook_url" (printf "%s/%s.md" . $rule.alert) }}{{ end -}}
       {{- $kept = append $kept $rule -}}
     {{- end -}}
   {{- end -}}
