@@ -42,6 +42,9 @@ NOT_NEEDED = {
     "tkinter",
     "turtledemo",
 }
+# Modules without use in a container, by the beginning of their name: interactive input, windows,
+# NIS and tests of the interpreter. They alone load readline (GPL), Tk, X11 and Kerberos.
+NOT_NEEDED_MODULES = ("_test", "_tkinter.", "_xxtest", "nis.", "readline.", "xxlimited")
 FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
     f"app:x:{USER}:{USER}:app:/tmp:/sbin/nologin\n",
@@ -63,7 +66,12 @@ def write_interpreter(writer: LayerWriter) -> None:
     writer.link(f"{PREFIX}/bin/python3", VERSION)
     writer.link(f"{PREFIX}/bin/python", VERSION)
     writer.tree(library, f"{PREFIX}/lib/{VERSION}", _is_not_needed)
-    write_libraries(writer, [binary, *sorted(library.glob("lib-dynload/*.so"))], PROMISED)
+    modules = [
+        path
+        for path in sorted(library.glob("lib-dynload/*.so"))
+        if not path.name.startswith(NOT_NEEDED_MODULES)
+    ]
+    write_libraries(writer, [binary, *modules], PROMISED)
 
 
 def write_libraries(
@@ -98,5 +106,8 @@ def _loaded(programs: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 def _is_not_needed(path: PurePosixPath) -> bool:
     return (
-        path.name in NOT_NEEDED or path.name.startswith("config-") or path.suffix in {".a", ".pyc"}
+        path.name in NOT_NEEDED
+        or path.name.startswith("config-")
+        or path.suffix in {".a", ".pyc"}
+        or (path.parent.name == "lib-dynload" and path.name.startswith(NOT_NEEDED_MODULES))
     )
