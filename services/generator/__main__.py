@@ -92,10 +92,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     ):
         first = await first_rollout(store, settings.stable_directory)
         current = CurrentRollout(store, first, now_us)
-        if isinstance(server, InferenceServices):
-            server.is_small = lambda version: current.rollout.is_small_candidate(
-                version, settings.small_candidate_share
-            )
+        size_candidates(server, current, settings.small_candidate_share)
         running_generations = RunningGenerations()
         terms = WatchTerms(settings.watch_share, int(settings.watch_seconds * 1e6))
         traffic = TrafficCounter(store, current.watch_start_us)
@@ -153,6 +150,12 @@ def create_canaries(
     if settings.serving is ServingMode.EXTERNAL:
         return NoCanaries(current)
     return CanaryController(current, reconciler, settings.load_seconds, terms)
+
+
+def size_candidates(server: object, current: CurrentRollout, max_share: float) -> None:
+    """Give candidates with at most this share of the users a small size, with KServe."""
+    if isinstance(server, InferenceServices):
+        server.is_small = lambda version: current.rollout.is_small_candidate(version, max_share)
 
 
 def create_watch(
