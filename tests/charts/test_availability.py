@@ -1,14 +1,28 @@
 """Replicas, disruption budgets, spread, and pods that share a claim of one node."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.generator.kubernetes.inference_object import CANDIDATE_KEY, TEMPLATE_KEY
+from tests.charts.cluster_api import serving
 from tests.charts.kserve_objects import service_of
-from tests.charts.rendering import Object, component, of_kind, pods, refusal, render
+from tests.charts.rendering import (
+    CHART,
+    VALUES,
+    Object,
+    component,
+    helm,
+    of_kind,
+    parse,
+    pods,
+    refusal,
+    render,
+)
 
 HA, ONE_NODE, EXISTING = (
     "high-availability-values.yaml",
@@ -176,6 +190,38 @@ def test_pods_that_mount_a_claim_of_one_node_share_the_node() -> None:
     assert {name for name, group in groups.items() if group} == found
     assert len({tuple(groups[name]) for name in found}) == 1
     assert {name.split("/")[0] for name in found} <= {*groups["session/Deployment"]}
+
+
+@pytest.mark.parametrize(
+    ("modes", "is_bound"), [(["ReadWriteOnce"], True), (["ReadWriteOnce", "ReadWriteMany"], False)]
+)
+def test_modes_of_an_existing_claim_are_read_from_the_cluster(
+    modes: list[str], is_bound: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models", "namespace": "chat"},
+        "spec": {"accessModes": modes},
+    }
+    words = ("template", "tw", str(CHART), "--namespace", "chat", "-f", str(VALUES / EXISTING))
+    with serving([claim], kinds=render(EXISTING)) as url:
+        server = ("--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url)
+        result = helm(*words, *server)
+    assert result.returncode == 0, result.stderr
+    found = pods(parse(result.stdout))
+    bound = {name.split("/")[0] for name, pod in found.items() if shared_node(pod)}
+    assert bound == ({"session", "generator", "predictor", "model"} if is_bound else set())
+
+
+@pytest.mark.parametrize(("values", "warns"), [(ONE_NODE, True), (EXISTING, False)])
+def test_notes_warn_of_a_claim_of_one_node(values: str, warns: bool) -> None:
+    words = ("install", "tw", str(CHART), "--dry-run=client", "-f", str(VALUES / values))
+    result = helm(*words)
+    assert result.returncode == 0, result.stderr
+    assert ("(ReadWriteOnce)" in result.stdout.split("NOTES:")[1]) == warns
 
 
 def test_pods_of_ray_share_the_node_of_a_claim() -> None:
