@@ -41,6 +41,12 @@ SECRETS = {
     "valkey-secret": "v" * 16,
     "model-server-key": "m" * 16,
     "url": "valkey://valkey:6379",
+    # Those that CloudNativePG writes.
+    "host": "chat-db-rw",
+    "port": "5432",
+    "dbname": "app",
+    "username": "app",
+    "password": "p/@:?#",
     **{
         service.name: f"{service.database.driver}://u:p@postgres/{service.name}"
         for service in service_table().grpc
