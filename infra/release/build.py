@@ -1,6 +1,7 @@
 """Steps of a release, in their order."""
 
 import datetime
+import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from infra.release.errors import ReleaseError
 from infra.release.licences import Policy, read_policy, report
 from infra.release.provenance import Run, source_of, statement
 from infra.release.sbom import image_bom, release_bom
-from infra.release.signing import file_digest, sign, write_sums
+from infra.release.signing import PUBLIC_KEY, file_digest, public_pem, sign, write_sums
 
 Say: TypeAlias = Callable[[str], None]
 # Digest of the manifest and components, by the name of the image.
@@ -84,7 +85,12 @@ def build_release(
     _write_components(folder, version, images, source.time)
     say("packaging the chart")
     inputs = ChartInputs(
-        CHART, {**options.digests, **built}, options.registry, options.home, changes
+        CHART,
+        {**options.digests, **built},
+        options.registry,
+        options.home,
+        changes,
+        evidence_of(folder, key),
     )
     chart = package_chart(inputs, options.helm, folder)
     archive = folder / f"{chart.stem}-oci.tar"
@@ -110,6 +116,18 @@ def build_release(
         sign(sums, key)
         say(f"signed: {sums}")
     return folder
+
+
+def evidence_of(folder: Path, key: EllipticCurvePrivateKey | None) -> dict[str, str]:
+    """Return the SBOM of the release and the key of its signature, by name, with their digests.
+
+    They are annotations of the chart, so that its users can find and compare them.
+    """
+    bom = f"sbom/release.cdx.json sha256:{file_digest(folder / 'sbom' / 'release.cdx.json')}"
+    if key is None:
+        return {"sbom": bom}
+    digest = hashlib.sha256(public_pem(key)).hexdigest()
+    return {"sbom": bom, "signature-key": f"{PUBLIC_KEY} sha256:{digest}"}
 
 
 def _version() -> str:

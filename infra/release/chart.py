@@ -40,6 +40,7 @@ class ChartInputs:
         registry: value of `imageRegistry`; empty keeps the default.
         home: URL of the project in place of the placeholder; empty keeps it.
         changes: entries of the changelog as pairs of kind and text.
+        evidence: files of the release by which it is checked, with their digests, by name.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class ChartInputs:
     registry: str = ""
     home: str = ""
     changes: Sequence[tuple[str, str]] = field(default=())
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
 
 def chart_metadata(folder: Path) -> dict[str, Any]:
@@ -169,6 +171,7 @@ def _described(
         **metadata.get("annotations", {}),
         "artifacthub.io/images": yaml.safe_dump(images, sort_keys=True),
         **({"artifacthub.io/changes": yaml.safe_dump(changes, width=1000)} if changes else {}),
+        **{f"thumbwheel/{name}": text for name, text in inputs.evidence.items()},
     }
     home = {"home": inputs.home, "sources": [inputs.home]} if inputs.home else {}
     return {**metadata, **home, "annotations": annotations}

@@ -61,7 +61,11 @@ def sign(sums: Path, key: ec.EllipticCurvePrivateKey) -> None:
     """Write the signature over SHA256SUMS and the public key next to it."""
     signature = key.sign(sums.read_bytes(), ec.ECDSA(hashes.SHA256()))
     (sums.parent / SIGNATURE).write_bytes(base64.b64encode(signature) + b"\n")
-    public = key.public_key().public_bytes(
+    (sums.parent / PUBLIC_KEY).write_bytes(public_pem(key))
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the public key in PEM, the content of SHA256SUMS.pub."""
+    return key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    (sums.parent / PUBLIC_KEY).write_bytes(public)

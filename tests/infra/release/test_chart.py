@@ -28,7 +28,10 @@ DIGESTS = {
     for number, name in enumerate(("services", "predictor", "training", "small", "stores"), 1)
 }
 REGISTRY = "registry.example/releases"
-INPUTS = ChartInputs(CHART, DIGESTS, REGISTRY, "https://thumbwheel.example", [("added", "a: b")])
+EVIDENCE = {"sbom": "sbom/release.cdx.json sha256:00"}
+INPUTS = ChartInputs(
+    CHART, DIGESTS, REGISTRY, "https://thumbwheel.example", [("added", "a: b")], EVIDENCE
+)
 HELM = locate().clients / "helm"
 
 
@@ -71,6 +74,7 @@ def test_helm_pulls_and_renders_the_chart_with_its_digests(
     assert yaml.safe_load(annotations["artifacthub.io/changes"]) == [
         {"kind": "added", "description": "a: b"}
     ]
+    assert annotations["thumbwheel/sbom"] == EVIDENCE["sbom"]
     listed = {each["image"] for each in yaml.safe_load(annotations["artifacthub.io/images"])}
     assert listed == expected | {f"{REGISTRY}/vllm/vllm-openai:v0.32.0"}
 
