@@ -3,6 +3,11 @@
 # With gitops the chart does not check for operators.
 RAY = "training.enabled=true,ray.mode=kuberay,gitops=true"
 SCALED = "ray.autoscaling.enabled=true"
+ROUTES = (
+    "gatewayApi.http.enabled=true,gatewayApi.http.gateway=public,"
+    "gatewayApi.grpc.enabled=true,gatewayApi.grpc.gateway=public"
+)
+STORE = "networkPolicies.stores[0].to[0].ipBlock.cidr"
 GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.com/gpu=2"
 
 # Settings, and the words of the error. Single values are checked by values.schema.json,
@@ -57,7 +62,19 @@ BY_SCHEMA = {
         "training.rollouts.arguments={--max-model-len 256}",
         "arguments",
     ),
-    "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
+    "a source range without a length": (
+        "publicService.loadBalancerSourceRanges={192.0.2.0}",
+        "loadBalancerSourceRanges",
+    ),
+    "a timeout without a unit": ("gatewayApi.http.timeouts.request=0", "timeouts"),
+    "the earlier name of publicService": ("door.httpPort=80", "door"),
+    "the earlier name of terminationGracePeriodSeconds": (
+        "training.noticeSeconds=60",
+        "noticeSeconds",
+    ),
+    "the earlier name of ray.workers.minReplicas": ("ray.workers.fewest=1", "fewest"),
+    "the earlier name of publicFrom": ("networkPolicies.doorFrom[0]=x", "doorFrom"),
+    "no notice time": ("training.terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
 }
 
 BY_TEMPLATE = {
@@ -91,21 +108,81 @@ BY_TEMPLATE = {
         "services.session.autoscaling.enabled=true,services.session.autoscaling.maxReplicas=1",
         "services.session.autoscaling",
     ),
-    "an ingress without a host": ("door.ingress.enabled=true", "door.ingress.host"),
+    "an ingress without a host": ("ingress.enabled=true", "ingress.host"),
     "an ingress without a certificate": (
-        "door.ingress.enabled=true,door.ingress.host=chat.example",
-        "door.ingress.tlsSecret",
+        "ingress.enabled=true,ingress.host=chat.example",
+        "ingress.tlsSecret",
     ),
     "an ingress with two certificates": (
-        "door.ingress.enabled=true,door.ingress.host=chat.example,door.ingress.tls=controller,"
-        "door.ingress.tlsSecret=chat",
-        "door.ingress.tls",
+        "ingress.enabled=true,ingress.host=chat.example,ingress.tls=controller,"
+        "ingress.tlsSecret=chat",
+        "ingress.tls",
     ),
-    "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
+    "a route without a Gateway": ("gatewayApi.grpc.enabled=true", "gatewayApi.grpc.gateway"),
+    "both routes with one host on one listener": (
+        f"{ROUTES},gatewayApi.http.hosts={{*.example}},gatewayApi.grpc.hosts={{chat.example}}",
+        "gatewayApi.grpc.hosts chat.example *.example",
+    ),
+    "both routes with every host on every listener": (
+        f"{ROUTES},gatewayApi.http.sectionName=https,gatewayApi.grpc.namespace=default",
+        "gatewayApi.grpc.hosts",
+    ),
+    "source ranges without a load balancer": (
+        "publicService.loadBalancerSourceRanges={192.0.2.0/24}",
+        "publicService.loadBalancerSourceRanges",
+    ),
+    "a class without a load balancer": (
+        "publicService.type=NodePort,publicService.loadBalancerClass=internal",
+        "publicService.loadBalancerClass",
+    ),
+    "a policy of external traffic without any": (
+        "publicService.externalTrafficPolicy=Local",
+        "publicService.externalTrafficPolicy",
+    ),
+    "no decision on egress": (
+        "networkPolicies.storesAnywhere=false",
+        "networkPolicies.stores networkPolicies.storesAnywhere",
+    ),
+    "two decisions on egress": (
+        "networkPolicies.stores[0].to[0].podSelector.matchLabels.app=stores",
+        "networkPolicies.storesAnywhere",
+    ),
+    "egress to every address with cloud metadata": (
+        f"networkPolicies.storesAnywhere=false,{STORE}=0.0.0.0/0",
+        "networkPolicies.stores 0.0.0.0/0",
+    ),
+    "egress to a range with cloud metadata": (
+        f"networkPolicies.storesAnywhere=false,{STORE}=160.0.0.0/3",
+        "networkPolicies.stores 160.0.0.0/3",
+    ),
+    "egress to the IPv6 address of cloud metadata": (
+        "networkPolicies.apiServer[0].to[0].ipBlock.cidr=::/0",
+        "networkPolicies.apiServer ::/0",
+    ),
+    "monitors without peers that may scrape": (
+        "gitops=true,monitoring.podMonitors.enabled=true",
+        "networkPolicies.metricsFrom",
+    ),
+    "backups in a bucket and a claim": (
+        "backup.enabled=true,backup.claim.existingClaim=backups,backup.bucket.name=backups",
+        "backup.claim.existingClaim",
+    ),
+    "backups in another store without its secret": (
+        "backup.enabled=true,backup.bucket.endpoint=s3.other,backup.bucket.name=backups",
+        "backup.bucket.name",
+    ),
+    "backups encrypted by the keys of user data": (
+        "backup.enabled=true,backup.encryptionSecret=keys",
+        "backup.encryptionSecret",
+    ),
+    "backups in the claim of the models": (
+        "backup.enabled=true,backup.claim.existingClaim=models",
+        "backup.claim.existingClaim",
+    ),
     "rules without an operator": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
     "monitors without an operator": (
-        "monitoring.podMonitors.enabled=true",
-        "monitoring.podMonitors.enabled",
+        "monitoring.podMonitors.enabled=true,networkPolicies.enabled=false",
+        "monitoring.podMonitors.enabled PodMonitor",
     ),
     "both scalers": (
         "services.session.autoscaling.enabled=true,services.session.keda.enabled=true,"
@@ -178,8 +255,8 @@ BY_TEMPLATE = {
         "ray.autoscaling.minReplicas",
     ),
     "fewer workers in one pod": (
-        "training.enabled=true,ray.workers.fewest=1",
-        "ray.workers.fewest",
+        "training.enabled=true,ray.workers.minReplicas=1",
+        "ray.workers.minReplicas",
     ),
     "rollout actors in one pod": ("training.enabled=true,ray.rolloutActors=1", "ray.rolloutActors"),
     "benchmark items in the claim of the models": (
@@ -187,9 +264,12 @@ BY_TEMPLATE = {
         "training.benchmarks.items.existingClaim=shared",
         "training.benchmarks.items.existingClaim",
     ),
-    "more workers at first than at most": (f"{RAY},ray.workers.fewest=2", "ray.workers.fewest"),
+    "more workers at first than at most": (
+        f"{RAY},ray.workers.minReplicas=2",
+        "ray.workers.minReplicas",
+    ),
     "rollout actors in an elastic group": (
-        f"{RAY},ray.workers.fewest=1,ray.rolloutActors=1",
+        f"{RAY},ray.workers.minReplicas=1,ray.rolloutActors=1",
         "ray.rolloutActors",
     ),
     "rollout actors on the GPUs of workers": (

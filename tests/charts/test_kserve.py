@@ -451,11 +451,12 @@ STORE = ("models.store=s3://thumbwheel/models", "serving.kserve.storageSecret=s3
 
 
 def test_versions_are_read_from_the_object_store() -> None:
+    anywhere = ("networkPolicies.stores=null", "networkPolicies.storesAnywhere=true")
     found = service_of("gpu-values.yaml", *STORE)
     round_trip(found, "V1beta1InferenceService")
     predictor = found["spec"]["predictor"]
     assert predictor["model"]["storageUri"] == "s3://thumbwheel/models/nano-1.2_3"
-    objects = render("gpu-values.yaml", *STORE)
+    objects = render("gpu-values.yaml", *STORE, *anywhere)
     (account,) = (
         item
         for item in of_kind(objects, "ServiceAccount")

@@ -158,7 +158,7 @@ def test_secret_values_come_from_secrets(values: str) -> None:
 @by_file
 def test_every_called_address_is_a_service_with_that_port(values: str) -> None:
     objects = render(values)
-    doors = {
+    addresses = {
         (item["metadata"]["name"], port["port"])
         for item in of_kind(objects, "Service")
         for port in item["spec"]["ports"]
@@ -169,7 +169,7 @@ def test_every_called_address_is_a_service_with_that_port(values: str) -> None:
             variable.get("value", "") for variable in container.get("env", ())
         ] + container.get("args", []):
             targets |= set(re.findall(r"(?:dns:///|http://|=)(tw-thumbwheel-[a-z-]+):(\d+)", value))
-    assert {(name, int(port)) for name, port in targets} <= doors
+    assert {(name, int(port)) for name, port in targets} <= addresses
     assert len(targets) >= (6 if values == WITHOUT_SERVER else 7)
 
 
@@ -264,15 +264,15 @@ def test_temporary_folders_have_a_size_limit(values: str) -> None:
     assert [folder for folder in folders if "sizeLimit" not in folder] == []
 
 
-INGRESS = "door.ingress.enabled=true,door.ingress.host=chat.example"
+INGRESS = "ingress.enabled=true,ingress.host=chat.example"
 
 
 @pytest.mark.parametrize(
     ("setting", "url", "secure"),
     [
-        (f"{INGRESS},door.ingress.tlsSecret=chat", "https://chat.example/", None),
-        (f"{INGRESS},door.ingress.tls=controller", "https://chat.example/", None),
-        (f"{INGRESS},door.ingress.tls=none", "http://chat.example/", "false"),
+        (f"{INGRESS},ingress.tlsSecret=chat", "https://chat.example/", None),
+        (f"{INGRESS},ingress.tls=controller", "https://chat.example/", None),
+        (f"{INGRESS},ingress.tls=none", "http://chat.example/", "false"),
     ],
 )
 def test_an_ingress_has_tls_unless_a_value_says_otherwise(

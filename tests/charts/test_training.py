@@ -235,7 +235,7 @@ def environment(pod: Any) -> dict[str, str]:
 
 def test_worker_ranges_and_rollout_actors_reach_training_and_have_pods() -> None:
     fixed = "ray.autoscaling.enabled=false"
-    elastic = training_parser().parse_args(arguments(RAY, "ray.workers.fewest=2"))
+    elastic = training_parser().parse_args(arguments(RAY, "ray.workers.minReplicas=2"))
     assert (elastic.workers, elastic.rollout_actors) == ((4, 2), 0)
     sampled = ("ray.rolloutActors=3", "ray.workers.gpus=0", fixed)
     options = training_parser().parse_args(arguments(RAY, *sampled))
@@ -281,7 +281,7 @@ def test_workers_reach_the_bucket_only_with_checkpoints_in_it() -> None:
 
 @every_mode
 def test_an_evicted_pod_has_the_notice_time_of_the_values(values: str) -> None:
-    found = pods(render(values, "training.noticeSeconds=90"))
+    found = pods(render(values, "training.terminationGracePeriodSeconds=90"))
     pod = found["training/CronJob" if values == JOB else "ray-worker/RayJob"]
     assert pod["spec"]["terminationGracePeriodSeconds"] == (90 if values == JOB else 105)
     if values == RAY:
@@ -378,8 +378,8 @@ def test_the_rights_of_the_launcher_are_those_it_uses() -> None:
     }
     assert rights == {
         ("rayjobs", "create"),
-        ("rayjobs", "get", "tw-thumbwheel-turn"),
-        ("rayjobs", "delete", "tw-thumbwheel-turn"),
+        ("rayjobs", "get", "tw-thumbwheel-run"),
+        ("rayjobs", "delete", "tw-thumbwheel-run"),
         ("rayclusters", "get"),
         ("pods", "list"),
         ("events", "list"),

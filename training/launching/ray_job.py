@@ -19,7 +19,7 @@ from typing import Any
 from training.launching.kubernetes import Manifest
 
 RAY_JOBS = "apis/ray.io/v1/rayjobs"
-RUN_LABEL = "thumbwheel/turn"
+RUN_LABEL = "thumbwheel/run"
 ENDED = ("Complete", "Failed", "ValidationFailed")
 BEGUN = ("RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
 MAX_REASON_CHARACTERS = 300

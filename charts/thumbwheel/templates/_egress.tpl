@@ -57,7 +57,7 @@
 {{- define "thumbwheel.outside" -}}
 {{- $root := index . 0 -}}
 {{- if $root.Values.networkPolicies.stores -}}
-{{ toYaml $root.Values.networkPolicies.stores }}
+{{ include "thumbwheel.egressRules" $root.Values.networkPolicies.stores }}
 {{- else -}}
 {{ include "thumbwheel.everywhere" (index . 1) }}
 {{- end -}}
@@ -69,9 +69,59 @@
     {{- range fromJsonArray . }}
     - {port: {{ int . }}, protocol: TCP}
     {{- end }}
-  to:
-    # Some network plugins do not count pods as addresses.
-    - namespaceSelector: {}
-    - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
-    - ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fe80::/10"]}
+  to: {{- include "thumbwheel.everyAddress" . | nindent 4 }}
+{{- end -}}
+
+{{/* Egress rules of the values. A rule without `to` would include cloud metadata. */}}
+{{- define "thumbwheel.egressRules" -}}
+{{- $rules := list -}}
+{{- range . -}}
+  {{- if .to -}}{{- $rules = append $rules . -}}
+  {{- else -}}{{- $rules = append $rules (set (deepCopy .) "to" (include "thumbwheel.everyAddress" "" | fromYamlArray)) -}}{{- end -}}
+{{- end -}}
+{{ toYaml $rules }}
+{{- end -}}
+
+{{/* Peers: every address except link-local ones and those of the metadata services of AWS and Google
+     Cloud (IPv6), Alibaba Cloud, Azure and Oracle Cloud. */}}
+{{- define "thumbwheel.everyAddress" -}}
+# Some network plugins do not count pods as addresses.
+- namespaceSelector: {}
+- ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16, 100.100.100.200/32, 168.63.129.16/32, 192.0.0.192/32]}
+- ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fd20:ce::254/128", "fe80::/10"]}
+{{- end -}}
+
+{{/* Reject policies without a decision on egress, with a way to cloud metadata, or that keep
+     Prometheus out. */}}
+{{- define "thumbwheel.validateEgress" -}}
+{{- $policies := .Values.networkPolicies -}}
+{{- if $policies.enabled -}}
+{{- if and $policies.stores $policies.storesAnywhere -}}{{ fail "networkPolicies.storesAnywhere: true does not use networkPolicies.stores; remove one of the two" }}{{- end -}}
+{{- if not (or $policies.stores $policies.storesAnywhere) -}}
+  {{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
+    {{- with include "thumbwheel.outsidePorts" (list $ $facts) | fromJsonArray -}}{{ fail (printf "networkPolicies.stores: egress rules for the addresses of the stores are required, because policies contain no host names; or set networkPolicies.storesAnywhere: true, with which pods reach every address except cloud metadata at their ports, for example %s at %s" $name (join ", " .)) }}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $value, $rules := dict "networkPolicies.stores" $policies.stores "networkPolicies.apiServer" $policies.apiServer "models.import.egress" .Values.models.import.egress "externalModels.egress" .Values.externalModels.egress -}}
+  {{- range $rules -}}{{- range .to -}}{{- with .ipBlock -}}
+    {{- $excluded := false -}}
+    {{- range .except -}}{{- if include "thumbwheel.hasMetadata" . -}}{{- $excluded = true -}}{{- end -}}{{- end -}}
+    {{- if and (include "thumbwheel.hasMetadata" .cidr) (not $excluded) -}}{{ fail (printf "%s: %s contains the address of cloud metadata; add 169.254.0.0/16 to except, or fd00:ec2::254/128 for IPv6" $value .cidr) }}{{- end -}}
+  {{- end -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.monitoring.podMonitors.enabled (not $policies.metricsFrom) -}}{{ fail "networkPolicies.metricsFrom: peers are required with monitoring.podMonitors.enabled, because the policies keep Prometheus away from the metrics; select its pods" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Non-empty if a CIDR contains 169.254.169.254, or the IPv6 address of AWS by its prefix. */}}
+{{- define "thumbwheel.hasMetadata" -}}
+{{- $parts := splitList "/" . -}}{{- $bits := last $parts | int -}}
+{{- if contains ":" . -}}
+  {{- if or (eq $bits 0) (hasPrefix "fd00:ec2:" .) (has . (list "fc00::/7" "fd00::/8")) }}yes{{ end -}}
+{{- else -}}
+  {{- $size := 1 -}}{{- range until (int (sub 32 $bits)) -}}{{- $size = mul $size 2 -}}{{- end -}}
+  {{- $number := 0 -}}{{- range splitList "." (first $parts) -}}{{- $number = add (mul $number 256) (int .) -}}{{- end -}}
+  {{- /* 169.254.169.254 as a number */ -}}
+  {{- if eq (div $number $size) (div 2852039166 $size) }}yes{{ end -}}
+{{- end -}}
 {{- end -}}

@@ -30,7 +30,7 @@
         "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop"
         "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
 {{- end -}}
-{{- if and $facts.http $root.Values.door.ingress.enabled (eq $root.Values.door.ingress.tls "none") -}}
+{{- if and $facts.http $root.Values.ingress.enabled (eq $root.Values.ingress.tls "none") -}}
   {{- /* Browsers do not return a cookie for TLS over plain HTTP. */}}
   {{- $_ := set $settings "page_session_secure" false -}}
 {{- end -}}

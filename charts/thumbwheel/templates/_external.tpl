@@ -51,7 +51,7 @@
 {{- define "thumbwheel.externalEgress" -}}
 {{- with .Values.externalModels -}}
 {{- if .egress -}}
-{{ toYaml .egress }}
+{{ include "thumbwheel.egressRules" .egress }}
 {{- else if .models -}}
 {{- $ports := list -}}
 {{- range .models -}}

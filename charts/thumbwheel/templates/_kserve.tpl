@@ -14,7 +14,7 @@
 {{/* Service account of the pods of InferenceServices. KServe gives its storage initializer the
      credentials of the secret that the account names. */}}
 {{- define "thumbwheel.servingAccount" -}}
-{{- if .Values.models.store }}{{ include "thumbwheel.name" (list . "model-store") }}{{ else }}{{ include "thumbwheel.fullname" . }}{{ end -}}
+{{- if .Values.models.store }}{{ include "thumbwheel.name" (list . "model-store") }}{{ else }}{{ include "thumbwheel.serviceAccount" . }}{{ end -}}
 {{- end -}}
 
 {{/* Settings of the generator in place of the address of a model server. */}}

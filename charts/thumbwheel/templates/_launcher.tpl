@@ -11,7 +11,7 @@ containers:
     imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list . "services") }}
     args:
       - training.launching
-      - --template=/turn/rayjob.json
+      - --template=/run-job/rayjob.json
       - --job=$(JOB)
       - --job-uid=$(JOB_UID)
       - --recipe={{ include "thumbwheel.recipe" . }}
@@ -22,12 +22,12 @@ containers:
       - {name: JOB_UID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
     resources: {requests: {cpu: 20m, memory: 32Mi}, limits: {memory: 128Mi}}
     volumeMounts:
-      - {name: turn, mountPath: /turn, readOnly: true}
+      - {name: run-job, mountPath: /run-job, readOnly: true}
       - {name: account, mountPath: /account, readOnly: true}
       # File with the reason why a run does not start.
       - {name: loop, mountPath: /loop}
 volumes:
-  - {name: turn, configMap: {name: {{ include "thumbwheel.name" (list . "turn") }}}}
+  - {name: run-job, configMap: {name: {{ include "thumbwheel.name" (list . "run") }}}}
   - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" . }}}}
   - name: account
     projected:

@@ -126,7 +126,7 @@ template:
   metadata:
     labels: {{- include "thumbwheel.labels" (list . "model") | nindent 6 }}
   spec:
-    serviceAccountName: {{ include "thumbwheel.fullname" . }}
+    serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
     {{- include "thumbwheel.podSecurity" . | nindent 4 }}
     {{- include "thumbwheel.placement" (list . "model" $given) | nindent 4 }}
     restartPolicy: Never

@@ -1,7 +1,14 @@
 {{/* Names and labels. Argument: root, or a list of root and component. */}}
 {{- define "thumbwheel.fullname" -}}
-{{- if contains "thumbwheel" .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else -}}{{ printf "%s-thumbwheel" (.Release.Name | trunc 29 | trimSuffix "-") }}{{- end -}}
+{{- $chart := .Values.nameOverride | default "thumbwheel" -}}
+{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride }}
+{{- else if contains $chart .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" (.Release.Name | trunc (sub 39 (len $chart) | int) | trimSuffix "-") $chart }}{{- end -}}
+{{- end -}}
+
+{{/* Service account of the pods that do not call the API server. */}}
+{{- define "thumbwheel.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "thumbwheel.fullname" .) "default") -}}
 {{- end -}}
 
 {{- define "thumbwheel.name" -}}

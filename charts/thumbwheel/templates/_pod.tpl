@@ -1,14 +1,16 @@
-{{/* Security context of every pod, as the restricted Pod Security Standard requires. */}}
+{{/* Security context of every pod, as the restricted Pod Security Standard requires, with the ids of
+     podSecurityContext. Those that are null are left to the cluster. */}}
 {{- define "thumbwheel.podSecurity" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
+  {{- range $key, $value := .Values.podSecurityContext }}
+  {{- if not (kindIs "invalid" $value) }}
+  {{ $key }}: {{ toJson $value }}
+  {{- end }}
+  {{- end }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
 {{- range . }}
@@ -22,6 +24,14 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Extra containers of the values, restricted unless they say otherwise. Argument: list of
+     containers. */}}
+{{- define "thumbwheel.extraContainers" -}}
+{{- range . }}
+- {{ mustMergeOverwrite (include "thumbwheel.containerSecurity" $ | fromYaml) . | toYaml | nindent 2 | trim }}
+{{- end }}
 {{- end -}}
 
 {{/* preStop hook: accept calls until all clients and proxies have noticed the termination. */}}

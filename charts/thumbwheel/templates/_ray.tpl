@@ -5,7 +5,7 @@
 apiVersion: ray.io/v1
 kind: RayJob
 metadata:
-  name: {{ include "thumbwheel.name" (list . "turn") }}
+  name: {{ include "thumbwheel.name" (list . "run") }}
   labels:
     {{- include "thumbwheel.labels" (list . "training") | nindent 4 }}
     {{- include "thumbwheel.queueLabel" . | nindent 4 }}
@@ -21,7 +21,7 @@ spec:
     metadata:
       labels: {{- include "thumbwheel.labels" (list . "ray-submitter") | nindent 8 }}
     spec:
-      serviceAccountName: {{ include "thumbwheel.fullname" . }}
+      serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
       {{- include "thumbwheel.podSecurity" . | nindent 6 }}
       {{- include "thumbwheel.rayPlacement" (list . "ray-submitter" $ray.head) | nindent 6 }}
       restartPolicy: Never
@@ -79,16 +79,16 @@ spec:
           metadata:
             labels: {{- include "thumbwheel.labels" (list . "ray-worker") | nindent 14 }}
           spec:
-            serviceAccountName: {{ include "thumbwheel.fullname" . }}
+            serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
             {{- include "thumbwheel.podSecurity" . | nindent 12 }}
             {{- include "thumbwheel.rayPlacement" (list . "ray-worker" $ray.workers) | nindent 12 }}
             # Ray forwards SIGTERM to the training, waits for this time, and needs some seconds for
             # its own shutdown.
-            terminationGracePeriodSeconds: {{ add .Values.training.noticeSeconds 15 }}
+            terminationGracePeriodSeconds: {{ add .Values.training.terminationGracePeriodSeconds 15 }}
             containers:
               - name: ray-worker
                 {{- include "thumbwheel.rayContainer" (list . "worker") | nindent 16 }}
-                  - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.training.noticeSeconds | quote }}}
+                  - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.training.terminationGracePeriodSeconds | quote }}}
                 {{- if .Values.training.checkpointsInBucket }}
                 {{- include "thumbwheel.trainingEnvironment" . | nindent 18 }}
                 {{- end }}
@@ -127,7 +127,7 @@ env:
 {{- if .Values.ray.autoscaling.enabled -}}
 {{- include "thumbwheel.loopSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
 {{- else -}}
-serviceAccountName: {{ include "thumbwheel.fullname" . }}
+serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
 {{ include "thumbwheel.loopSecurity" . }}
 {{- end -}}
 {{- end -}}

@@ -15,7 +15,7 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- end -}}
 
 {{/* host:port of an evaluation store. Arguments: list of root and store. */}}
-{{- define "thumbwheel.evaluationDoor" -}}
+{{- define "thumbwheel.evaluationAddress" -}}
 {{- include "thumbwheel.name" . }}:{{ (index (include "thumbwheel.evaluationStores" (index . 0) | fromYaml) (index . 1)).port -}}
 {{- end -}}
 
@@ -28,12 +28,12 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- with $facts.database }}
 {{ include "thumbwheel.fromSecret" (list "POSTGRES_PASSWORD" $secret "postgres-password") }}
 - name: {{ $prefix }}DATABASE_URL
-  value: {{ $facts.driver }}://thumbwheel:$(POSTGRES_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "postgres") }}/{{ . }}
+  value: {{ $facts.driver }}://thumbwheel:$(POSTGRES_PASSWORD)@{{ include "thumbwheel.evaluationAddress" (list $root "postgres") }}/{{ . }}
 {{- end }}
 {{- if $facts.valkey }}
 {{ include "thumbwheel.fromSecret" (list "VALKEY_PASSWORD" $secret "valkey-password") }}
 - name: {{ $prefix }}VALKEY_URL
-  value: valkey://:$(VALKEY_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "valkey") }}
+  value: valkey://:$(VALKEY_PASSWORD)@{{ include "thumbwheel.evaluationAddress" (list $root "valkey") }}
 {{- end }}
 {{- end -}}
 
@@ -42,8 +42,8 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- define "thumbwheel.stores" -}}
 {{- if .Values.evaluation.enabled -}}
 {{- $secret := dict "existingSecret" (include "thumbwheel.evaluationSecret" .) -}}
-{{- $kafka := dict "bootstrap" (include "thumbwheel.evaluationDoor" (list . "kafka")) "topics" (dict "replicationFactor" 1 "minInsyncReplicas" 1) -}}
-{{- $objects := dict "endpoint" (include "thumbwheel.evaluationDoor" (list . "s3")) "secure" false "keys" (dict "accessKey" "access-key" "secretKey" "secret-key") -}}
+{{- $kafka := dict "bootstrap" (include "thumbwheel.evaluationAddress" (list . "kafka")) "topics" (dict "replicationFactor" 1 "minInsyncReplicas" 1) -}}
+{{- $objects := dict "endpoint" (include "thumbwheel.evaluationAddress" (list . "s3")) "secure" false "keys" (dict "accessKey" "access-key" "secretKey" "secret-key") -}}
 {{- dict "database" $secret "valkey" $secret
       "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
       "objectStore" (mustMergeOverwrite (deepCopy .Values.objectStore) $secret $objects) | toYaml -}}

@@ -34,7 +34,7 @@
   {{- $words = concat $words (list "--workers" "0") -}}
 {{- else -}}
   {{- $workers := .Values.ray.workers -}}
-  {{- $range := ternary (printf "%d..%d" (int $workers.fewest) (int $workers.replicas)) (toString $workers.replicas) (gt (int $workers.fewest) 0) -}}
+  {{- $range := ternary (printf "%d..%d" (int $workers.minReplicas) (int $workers.replicas)) (toString $workers.replicas) (gt (int $workers.minReplicas) 0) -}}
   {{- $words = concat $words (list "--workers" $range "--gpus-per-worker" (toString $workers.gpus) "--rollout-actors" (toString .Values.ray.rolloutActors)) -}}
 {{- end -}}
 {{- if eq $recipe "auto" -}}
@@ -209,11 +209,11 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- include "thumbwheel.validateRollouts" . -}}
 {{- $items := $v.training.benchmarks.items.existingClaim -}}
 {{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
-{{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
+{{- range $name, $given := dict "ray.workers.minReplicas" $workers.minReplicas "ray.rolloutActors" $v.ray.rolloutActors -}}
   {{- if and (gt (int $given) 0) (ne $mode "kuberay") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
 {{- end -}}
-{{- if gt (int $workers.fewest) (int $workers.replicas) -}}{{ fail "ray.workers.fewest: is above ray.workers.replicas" }}{{- end -}}
-{{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.fewest, because Ray would wait for the pods of the actors" }}{{- end -}}
+{{- if gt (int $workers.minReplicas) (int $workers.replicas) -}}{{ fail "ray.workers.minReplicas: is above ray.workers.replicas" }}{{- end -}}
+{{- if and (gt (int $workers.minReplicas) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.minReplicas, because Ray would wait for the pods of the actors" }}{{- end -}}
 {{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
 {{- if and (eq $recipe "auto") (eq $mode "kuberay") (gt $gpus 0) (not $v.training.hardware.accelerator) -}}{{ fail "training.hardware.accelerator: recipe auto plans by the GPU of the workers, which the pod of the loop does not see; name it, such as h100" }}{{- end -}}

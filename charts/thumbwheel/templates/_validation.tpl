@@ -38,12 +38,9 @@
   {{- if and $values.keda.enabled (not $values.keda.triggers) -}}{{ fail (printf "services.%s.keda.triggers: KEDA needs at least one trigger" $name) }}{{- end -}}
   {{- if $values.keda.enabled -}}{{ include "thumbwheel.needs" (list $ "keda.sh/v1alpha1/ScaledObject" (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA)" $name)) }}{{- end -}}
 {{- end -}}
-{{- if and $v.door.ingress.enabled (not $v.door.ingress.host) -}}{{ fail "door.ingress.host: the Ingress needs a host" }}{{- end -}}
-{{- if $v.door.ingress.enabled -}}
-  {{- if and (eq $v.door.ingress.tls "secret") (not $v.door.ingress.tlsSecret) -}}{{ fail "door.ingress.tlsSecret: the Ingress needs a secret with its certificate; set door.ingress.tls to controller if the controller or a load balancer has the certificate, or to none for plain HTTP" }}{{- end -}}
-  {{- if and (ne $v.door.ingress.tls "secret") $v.door.ingress.tlsSecret -}}{{ fail (printf "door.ingress.tls: %s does not use door.ingress.tlsSecret; remove one of the two" $v.door.ingress.tls) }}{{- end -}}
-{{- end -}}
-{{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
+{{- include "thumbwheel.validatePublic" . -}}
+{{- include "thumbwheel.validateEgress" . -}}
+{{- include "thumbwheel.validateBackup" . -}}
 {{- if $v.monitoring.podMonitors.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PodMonitor" "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)") }}{{- end -}}
 {{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
 {{- include "thumbwheel.validateIdentity" . -}}

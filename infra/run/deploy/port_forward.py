@@ -32,11 +32,11 @@ def forward_port(shell: ClusterShell, port: int, address: str, inner_port: int) 
         OSError: the port is in use.
         ClusterError: no cluster is running.
     """
-    target = shell.layout.state / f"door-{inner_port}.address"
+    target = shell.layout.state / f"public-{inner_port}.address"
     partial = target.with_suffix(".partial")
     partial.write_text(address)
     partial.replace(target)
-    note = shell.layout.state / f"door-{inner_port}.port"
+    note = shell.layout.state / f"public-{inner_port}.port"
     if note.exists():  # An earlier call started the process, which lives as long as this folder.
         return int(note.read_text())
     listener = socket.create_server(("127.0.0.1", port))
@@ -49,7 +49,7 @@ def forward_port(shell: ClusterShell, port: int, address: str, inner_port: int) 
         str(target),
         str(inner_port),
     ]
-    with (shell.layout.logs / f"door-{inner_port}.log").open("ab") as log:
+    with (shell.layout.logs / f"public-{inner_port}.log").open("ab") as log:
         process = subprocess.Popen(
             shell.command(command),
             env=lifecycle.user_environment(shell.layout, shell.tools),

@@ -165,5 +165,5 @@ def gateway_address(shell: ClusterShell) -> str:
     """Return the address inside the cluster of the Service for external clients."""
     path = "jsonpath={.spec.clusterIP}"
     return shell.run(
-        "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
+        "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-public", "-o", path
     ).strip()

@@ -148,7 +148,7 @@ class Deployed:
 
     def person(self, key: str = "") -> Client:
         """Return a client outside the cluster, by default with the owner's key."""
-        port = (self.shell.layout.state / "door-80.port").read_text()
+        port = (self.shell.layout.state / "public-80.port").read_text()
         return Client(
             f"http://127.0.0.1:{port}", key or (self.shell.layout.state / "owner.key").read_text()
         )

@@ -109,13 +109,13 @@ def running_load(deployed: Deployed, streams: int, calls_a_second: float) -> Ite
     prepare(deployed)
     keys, load = deployed.keys("crowd", count=10), Load()
     folder = f"{FOLDER}/{uuid.uuid4()}"
-    door = f"{deployed.name}-door.{deployed.namespace}"
+    public = f"{deployed.name}-public.{deployed.namespace}"
     python(
         deployed,
         START,
         folder,
         f"/crowd/{SCRIPT.name}",
-        door,
+        public,
         str(streams),
         str(calls_a_second),
         stdin=json.dumps(keys),

@@ -56,7 +56,7 @@ async def _rate(
     deployed: Deployed, names: list[str], bounds: Bounds, wanted: Callable[[], bool]
 ) -> Counts:
     stop = asyncio.Event()
-    door = (deployed.shell.layout.state / "door-50051.port").read_text()
+    public = (deployed.shell.layout.state / "public-50051.port").read_text()
     rater = Rater(PREFERENCES[RECIPE], PLAN.temper, None)
     questions = read_questions(RECIPE).some_asked(PLAN.questions, SEED)
 
@@ -65,7 +65,7 @@ async def _rate(
             await asyncio.sleep(LOOK_SECONDS)
         stop.set()
 
-    async with open_client(f"127.0.0.1:{door}") as client:
+    async with open_client(f"127.0.0.1:{public}") as client:
         looking = asyncio.create_task(look())
         try:
             return await Population(client, names, questions, rater, PLAN.habits, SEED).run(

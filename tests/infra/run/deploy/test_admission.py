@@ -184,7 +184,7 @@ def test_rollback_does_not_restore_a_secret(release: Release, earlier: Path) -> 
     first = release.keys()
     release.upgrade(CHART)
     assert release.keys() == first, "it left the manifest, and stays"
-    release.upgrade(CHART, "door.httpPort=81")
+    release.upgrade(CHART, "publicService.httpPort=81")
     rotated = release.rotate()
     release.run("rollback", release.name)
     assert release.keys() == rotated != first
@@ -253,10 +253,10 @@ def test_helm_4_upgrades_and_rolls_back_a_release_of_helm_3(shell: ClusterShell)
     before, now = (Release(shell, helm, "tw") for helm in (str(shell.tools.helm3 / "helm"), "helm"))
     before.upgrade(CHART)
     first = before.keys()
-    now.upgrade(CHART, "door.httpPort=81")
+    now.upgrade(CHART, "publicService.httpPort=81")
     now.run("rollback", "tw", "1")
     observed = json.loads(now.run("history", "tw", "--output", "json"))
     assert [each["status"] for each in observed] == ["superseded", "superseded", "deployed"]
     assert now.keys() == first
-    door = now.kubectl("get", "service", "tw-thumbwheel-door", "-o", "json")
-    assert [port["port"] for port in json.loads(door)["spec"]["ports"]] == [80, 50051]
+    public = now.kubectl("get", "service", "tw-thumbwheel-public", "-o", "json")
+    assert [port["port"] for port in json.loads(public)["spec"]["ports"]] == [80, 50051]

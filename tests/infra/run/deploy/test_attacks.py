@@ -125,7 +125,7 @@ def status_of(url: str, route: str, headers: Mapping[str, str], body: object = N
 
 
 def public_code(deployed: Deployed, path: str, metadata: Sequence[tuple[str, str]]) -> str:
-    port = (deployed.shell.layout.state / "door-50051.port").read_text()
+    port = (deployed.shell.layout.state / "public-50051.port").read_text()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
             list(channel.unary_stream(path)(b"", timeout=60, metadata=metadata))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.run.deploy.port_forward import serve
 
-ADDRESS = "door.address"
+ADDRESS = "public.address"
 PAYLOAD = os.urandom(300_000)
 
 

@@ -22,7 +22,7 @@ from tests.support.runbooks import look
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 RAY_MODE, UNTRIED = "kuberay", "runs are not tried as RayJobs"
-NAME = "thumbwheel-turn"
+NAME = "thumbwheel-run"
 HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
 LATER = ("evaluation", "gate", "canary")
 STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
@@ -124,7 +124,7 @@ def test_run_survives_death_of_launcher_worker_and_head(
     # The earlier RayJob has the same name and is deleted first.
     until(
         "its RayJob is there",
-        lambda: len(ray_jobs(runs, "--selector", "thumbwheel/turn=turn-1")) == 1,
+        lambda: len(ray_jobs(runs, "--selector", "thumbwheel/run=turn-1")) == 1,
     )
     uid = ray_jobs(runs)[0]["metadata"]["uid"]
     until("its head runs", lambda: bool(ray_pods(runs, HEAD)), STEP_SECONDS)

@@ -30,7 +30,7 @@ SMALL = {
     },
 }
 # Request to the gateway from inside its pod.
-DOOR = """
+REQUEST = """
 import json, sys, urllib.request
 key, path, body = json.load(sys.stdin)
 headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
@@ -64,10 +64,10 @@ class Restored:
     conversation: str
     before: str
 
-    def door(self, path: str, body: object = None) -> dict[str, object]:
+    def call(self, path: str, body: object = None) -> dict[str, object]:
         stdin = json.dumps([self.key, path, body])
         answer: dict[str, object] = json.loads(
-            self.deployed.python("gateway", "-c", DOOR, stdin=stdin)
+            self.deployed.python("gateway", "-c", REQUEST, stdin=stdin)
         )
         return answer
 
@@ -109,17 +109,17 @@ def test_conversation_thumb_and_comment_are_restored(
     restored: Restored, deployed: Deployed
 ) -> None:
     old = deployed.person(restored.key).conversation(restored.conversation)
-    new = restored.door(f"/api/conversations/{restored.conversation}")["messages"]
+    new = restored.call(f"/api/conversations/{restored.conversation}")["messages"]
     assert new == old
     assert (old[-1]["thumbUp"], old[-1]["thumbComment"]) == (True, COMMENT)
 
 
 def test_restored_release_serves_users(restored: Restored) -> None:
     body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "And now?"}]}
-    answer = restored.door("/v1/chat/completions", body)
+    answer = restored.call("/v1/chat/completions", body)
     message = str(answer["id"]).removeprefix("chatcmpl-")
     thumb = {"messageId": message, "requestId": "restored", "thumb": {"up": False}}
-    assert restored.door("/api/feedback", thumb)["eventId"]
+    assert restored.call("/api/feedback", thumb)["eventId"]
     expected = rows(restored.before, "feedback") + 1
     until(
         "the thumb is in the bucket",
@@ -158,7 +158,7 @@ def test_missing_or_wrong_master_key_is_rejected(restored: Restored, tmp_path: P
     # A StatefulSet does not replace a pod that was never ready (kubernetes/kubernetes#67250).
     other.kubectl("delete", "pod", f"{other.name}-feedback-0")
     other.install(SMALL, {"secrets": {"existing": "restored-keys"}})
-    assert restored.door("/api/conversations")
+    assert restored.call("/api/conversations")
 
 
 KEYS = ("principal-key", "master-key", "valkey-secret")

@@ -35,7 +35,7 @@ def test_secret_is_rotated_during_chat(
     secret, key = ROTATIONS[title]
     where = ("get", "secret", f"{deployed.name}-{secret}", "-o", f"jsonpath={{.data.{key}}}")
     # A revision to roll back from, which moves no pod.
-    deployed.install({"door": {"annotations": {"until": title}}})
+    deployed.install({"publicService": {"annotations": {"until": title}}})
     old, before = deployed.kubectl(*where), committed(deployed)
     with retrying_users(deployed, PEOPLE) as people:
         wait_for_progress(people)

@@ -1,0 +1,115 @@
+{{/* Backup of the databases, and its restore. */}}
+
+{{/* Pod of a backup or a restore. Arguments: list of root and save or fetch. */}}
+{{- define "thumbwheel.backupPod" -}}
+{{- $root := index . 0 -}}{{- $what := index . 1 -}}{{- $backup := $root.Values.backup -}}
+serviceAccountName: {{ include "thumbwheel.serviceAccount" $root }}
+{{ include "thumbwheel.podSecurity" $root }}
+{{ include "thumbwheel.placement" (list $root "backup" $backup) }}
+restartPolicy: Never
+initContainers:
+  - {{- include (eq $what "save" | ternary "thumbwheel.backupDump" "thumbwheel.backupKeep") . | nindent 4 }}
+containers:
+  - {{- include (eq $what "save" | ternary "thumbwheel.backupKeep" "thumbwheel.backupDump") . | nindent 4 }}
+volumes:
+  - {name: tmp, emptyDir: {sizeLimit: {{ $root.Values.tmpSizes.services }}}}
+  # Dumps of this pod, which are not encrypted yet.
+  - {name: dumps, emptyDir: {sizeLimit: {{ $backup.scratch }}}}
+  {{- with $backup.claim.existingClaim }}
+  - {name: backups, persistentVolumeClaim: {claimName: {{ . }}}}
+  {{- end }}
+  {{- include "thumbwheel.extraVolumes" (list $root $backup) | nindent 2 }}
+{{- end -}}
+
+{{/* Container with pg_dump or pg_restore. It has the URLs of the databases and no other secret. */}}
+{{- define "thumbwheel.backupDump" -}}
+{{- $root := index . 0 -}}{{- $backup := $root.Values.backup -}}{{- $words := list (eq (index . 1) "save" | ternary "dump" "load") -}}
+{{- if and (eq (index . 1) "fetch") $backup.restore.replace }}{{ $words = concat $words (list "--clean" "--if-exists") }}{{ end }}
+name: {{ first $words }}
+image: {{ $backup.image | default (include "thumbwheel.image" (list $root "stores")) }}
+imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list $root "stores") }}
+command: [bash, -c]
+args: {{ concat (list ($root.Files.Get "files/backup/dump.sh") "dump.sh") $words | toJson }}
+{{ include "thumbwheel.containerSecurity" $root }}
+env:
+  {{- include "thumbwheel.databaseUrls" $root | nindent 2 }}
+  {{- include "thumbwheel.trustEnvironment" $root | nindent 2 }}
+resources: {{- toYaml $backup.resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: dumps, mountPath: /dumps}
+  {{- include "thumbwheel.extraMounts" (list $root $backup) | nindent 2 }}
+{{- end -}}
+
+{{/* Container that writes dumps to the bucket or the claim, or reads them there. */}}
+{{- define "thumbwheel.backupKeep" -}}
+{{- $root := index . 0 -}}{{- $what := index . 1 -}}{{- $backup := $root.Values.backup -}}
+{{- $words := list ($root.Files.Get "files/backup/keep.py") $what -}}
+{{- if eq $what "save" }}{{ $words = concat $words (list "--keep" (toString $backup.keep)) }}{{ else }}{{ $words = append $words $backup.restore.from }}{{ end }}
+{{- if $backup.claim.existingClaim }}{{ $words = concat $words (list "--into" "/backups") }}{{ else }}{{ $words = concat $words (list "--prefix" $backup.bucket.prefix) }}{{ end }}
+name: {{ $what }}
+image: {{ include "thumbwheel.image" (list $root "services") }}
+imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list $root "services") }}
+command: [python3, -c]
+args: {{ $words | toJson }}
+{{ include "thumbwheel.containerSecurity" $root }}
+env:
+  {{- if not $backup.claim.existingClaim }}
+  {{- $store := include "thumbwheel.backupStore" $root | fromYaml }}
+  {{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
+  {{- if ne (toString $value) "" }}
+  - {name: TW_BACKUP_S3_{{ upper $name }}, value: {{ toString $value | quote }}}
+  {{- end }}
+  {{- end }}
+  {{- include "thumbwheel.bucketKeys" (list "TW_BACKUP_" $store) | nindent 2 }}
+  {{- end }}
+  {{- with $backup.encryptionSecret }}
+  {{- include "thumbwheel.fromSecret" (list "TW_BACKUP_KEY" . "backup-key") | nindent 2 }}
+  {{- end }}
+  {{- include "thumbwheel.trustEnvironment" $root | nindent 2 }}
+resources: {{- toYaml $backup.resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: dumps, mountPath: /dumps{{ if eq $what "save" }}, readOnly: true{{ end }}}
+  {{- if $backup.claim.existingClaim }}
+  - {name: backups, mountPath: /backups{{ with $backup.claim.subPath }}, subPath: {{ . }}{{ end }}{{ if eq $what "fetch" }}, readOnly: true{{ end }}}
+  {{- end }}
+  {{- include "thumbwheel.extraMounts" (list $root $backup) | nindent 2 }}
+{{- end -}}
+
+{{/* Variables TW_SERVICE_DATABASE_URL of all services with a database, each variable once. */}}
+{{- define "thumbwheel.databaseUrls" -}}
+{{- $stores := include "thumbwheel.stores" . | fromYaml -}}{{- $seen := dict -}}{{- $variables := list -}}
+{{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
+  {{- if $facts.database -}}
+  {{- range include "thumbwheel.secretEnvironment" (list $ (printf "TW_%s_" (upper $name)) (pick $facts "database" "driver") $stores) | fromYamlArray -}}
+    {{- if not (hasKey $seen .name) -}}{{- $_ := set $seen .name true -}}{{- $variables = append $variables . -}}{{- end -}}
+  {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{ toYaml $variables }}
+{{- end -}}
+
+{{/* Bucket of backups: that of objectStore with the values of backup.bucket. */}}
+{{- define "thumbwheel.backupStore" -}}
+{{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}{{- $own := .Values.backup.bucket -}}
+{{- if $own.endpoint -}}{{- $store = dict "endpoint" $own.endpoint "secure" $own.secure "region" $own.region "existingSecret" $own.existingSecret "bucket" $own.name "credentials" "keys" "keys" (dict "accessKey" "access-key" "secretKey" "secret-key") -}}{{- end -}}
+{{- if $own.name -}}{{- $_ := set $store "bucket" $own.name -}}{{- end -}}
+{{ toYaml $store }}
+{{- end -}}
+
+{{/* Non-empty if pods of backups exist. */}}
+{{- define "thumbwheel.backsUp" -}}{{ if or .Values.backup.enabled .Values.backup.restore.from }}yes{{ end }}{{- end -}}
+
+{{- define "thumbwheel.validateBackup" -}}
+{{- $backup := .Values.backup -}}{{- $bucket := $backup.bucket -}}
+{{- if include "thumbwheel.backsUp" . -}}
+{{- if and $backup.claim.existingClaim (or $bucket.name $bucket.endpoint) -}}{{ fail "backup.claim.existingClaim: backup.bucket names a bucket as well; set only one of the two" }}{{- end -}}
+{{- if and $bucket.endpoint (not (and $bucket.name $bucket.existingSecret)) -}}{{ fail "backup.bucket.name: backup.bucket.endpoint needs the name of a bucket, and existingSecret with access-key and secret-key" }}{{- end -}}
+{{- if and $bucket.existingSecret (not $bucket.endpoint) -}}{{ fail "backup.bucket.existingSecret: only backup.bucket.endpoint uses it; without, the secret of objectStore is used" }}{{- end -}}
+{{- if and $backup.encryptionSecret (has $backup.encryptionSecret (list .Values.secrets.existing (include "thumbwheel.secret" .))) -}}{{ fail "backup.encryptionSecret: is the secret of the keys that encrypt user data; use a secret of its own" }}{{- end -}}
+{{- range list "modelsClaim" "loopClaim" -}}
+  {{- if and $backup.claim.existingClaim (eq $backup.claim.existingClaim (include (printf "thumbwheel.%s" .) $)) -}}{{ fail "backup.claim.existingClaim: is the claim of models or of the loop, which is lost together with its backups; use another claim" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
