@@ -39,11 +39,7 @@ EVERYWHERE = {
     "tolerations": "Tolerations of the pods.",
 }
 # Values without a description. This set only shrinks.
-UNDESCRIBED = {
-    "door.annotations",
-    "door.grpcPort",
-    "door.httpPort",
-}
+UNDESCRIBED: frozenset[str] = frozenset()
 
 
 def main() -> None:

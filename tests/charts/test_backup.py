@@ -6,7 +6,7 @@ import os
 import runpy
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -150,12 +150,14 @@ def test_missing_backups_dumps_and_wrong_keys_are_refused(keep: Any, tmp_path: P
 
 
 def run_dump(
-    folder: Path, url: str, *words: str, variable: str = "TW_SESSION_DATABASE_URL"
+    folder: Path, url: str, *words: str, variables: Mapping[str, object] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run dump.sh with /dumps at `folder`, and the client programs of the project's servers."""
     script = (FILES / "dump.sh").read_text().replace("/dumps/", f"{folder}/")
     binaries = servers.locate().postgres
-    environment = {"PATH": f"{binaries}:{os.environ['PATH']}", variable: url}
+    parts = variables or {"URL": url}
+    given = {f"TW_SESSION_DATABASE_{name}": str(value) for name, value in parts.items()}
+    environment = {"PATH": f"{binaries}:{os.environ['PATH']}", **given}
     bash = shutil.which("bash")
     assert bash
     return subprocess.run(
@@ -205,8 +207,27 @@ def test_a_dump_of_a_real_database_is_restored_into_an_empty_one_only(
     assert rows(target, "SELECT text FROM kept") == [["a"]]
 
 
+def test_a_database_given_by_its_parts_is_dumped_and_restored(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    source, target = postgres.database(), postgres.database()
+    rows(source, "CREATE TABLE kept (text varchar)")
+    for database, word in ((source, "dump"), (target, "load")):
+        parts = {
+            "HOST": database.host,
+            "PORT": database.port,
+            "NAME": database.name,
+            "USERNAME": database.user,
+            "PASSWORD": database.password,
+            "SSL_MODE": "prefer",
+        }
+        done = run_dump(tmp_path, "", word, variables=parts)
+        assert done.returncode == 0, done.stderr
+    assert rows(target, "SELECT text FROM kept") == []
+
+
 def test_a_dump_without_any_database_fails(tmp_path: Path) -> None:
-    done = run_dump(tmp_path, "", "dump", variable="TW_OTHER")
+    done = run_dump(tmp_path, "", "dump", variables={"OTHER": ""})
     assert done.returncode == 2
 
 
@@ -279,6 +300,20 @@ def test_backups_use_the_credentials_and_the_names_of_keys_of_the_object_store()
     (save,) = pods(objects)["backup/CronJob"]["spec"]["containers"]
     assert secrets_of(save) == set()
     assert outside_ports(policy(objects, "backup")) == {5432, 8333, 443}
+
+
+def test_databases_by_parts_reach_the_job() -> None:
+    parts = ("database.host=postgres.stores", "database.name=chat")
+    spec = pods(render("existing-values.yaml", "backup.enabled=true", *parts))["backup/CronJob"]
+    (dump,) = spec["spec"]["initContainers"]
+    names = {item["name"] for item in dump["env"]} - {"PGSSLROOTCERT"}
+    expected = {
+        f"TW_{name.upper()}_DATABASE_{part}"
+        for name in NAMES
+        for part in ("HOST", "PORT", "NAME", "USERNAME", "PASSWORD")
+    }
+    assert expected <= names
+    assert secrets_of(dump) == {("databases", "username"), ("databases", "password")}
 
 
 def test_a_restore_to_and_from_a_claim_reaches_the_databases_only() -> None:

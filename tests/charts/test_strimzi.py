@@ -88,6 +88,7 @@ NAMES = (
     "kafka.topics.feedback=staging.feedback,kafka.topics.turns=staging.turns",
     "kafka.consumerGroup=staging-sink",
     "monitoring.podMonitors.enabled=true",
+    "networkPolicies.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     "kafka.strimzi.antiAffinity=preferred",
 )
 

@@ -51,6 +51,9 @@ def mounts(pod: Any) -> dict[str, Any]:
     }
 
 
+ANYWHERE = ("networkPolicies.stores=null", "networkPolicies.storesAnywhere=true")
+
+
 def policies(values: str, *sets: str) -> dict[str, Any]:
     return {
         component(item): item["spec"] for item in of_kind(render(values, *sets), "NetworkPolicy")
@@ -267,9 +270,9 @@ def test_workers_reach_the_bucket_only_with_checkpoints_in_it() -> None:
         found["training/RayJob"]
     )
     assert bucket_location(bucket_environment(found["ray-worker/RayJob"])) is not None
-    assert outside_ports(policies(RAY)["ray-worker"]) == {8333}
+    assert outside_ports(policies(RAY, *ANYWHERE)["ray-worker"]) == {8333}
     assert not bucket_environment(pods(render(RAY, volume))["ray-worker/RayJob"])
-    assert outside_ports(policies(RAY, volume)["ray-worker"]) == set()
+    assert outside_ports(policies(RAY, *ANYWHERE, volume)["ray-worker"]) == set()
     assert not bucket_environment(found["ray-submitter/RayJob"])
     evaluated = policies(*EVALUATION, "ray.mode=kuberay")
     assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")

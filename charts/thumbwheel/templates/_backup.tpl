@@ -77,7 +77,7 @@ volumeMounts:
   {{- include "thumbwheel.extraMounts" (list $root $backup) | nindent 2 }}
 {{- end -}}
 
-{{/* Variables TW_SERVICE_DATABASE_URL of all services with a database, each variable once. */}}
+{{/* Variables TW_SERVICE_DATABASE_* of all services with a database, each variable once. */}}
 {{- define "thumbwheel.databaseUrls" -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}{{- $seen := dict -}}{{- $variables := list -}}
 {{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
