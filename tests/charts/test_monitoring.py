@@ -171,12 +171,16 @@ def claims(objects: Sequence[Object]) -> Iterator[str]:
 
 @pytest.mark.parametrize("values", ["everything-values.yaml", "evaluation-values.yaml"])
 def test_the_alert_on_volumes_selects_the_claims_of_the_release(values: str) -> None:
-    objects = render(values, "monitoring.rules.enabled=true")
+    backups = ("backup.enabled=true", "backup.bucket.name=", "backup.bucket.endpoint=")
+    objects = render(
+        *(values, "monitoring.rules.enabled=true", *backups),
+        *("backup.bucket.existingSecret=", "backup.claim.existingClaim=team.vault"),
+    )
     expression = rules(objects)["VolumeNearlyFull"]["expr"]
     found = set(re.findall(r'\{namespace="chat",persistentvolumeclaim=~"([^"]+)"\}', expression))
     (pattern,) = found
     written = set(claims(objects))
-    assert len(written) > 2
+    assert written > {"team.vault"}
     assert [claim for claim in written if not re.fullmatch(pattern, claim)] == []
     assert not re.fullmatch(pattern, "spool-tw-2-thumbwheel-feedback-0")
     assert not re.fullmatch(pattern, "data-packages")

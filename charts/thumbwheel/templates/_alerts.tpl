@@ -23,6 +23,7 @@
 {{- if .Values.corpus.enabled -}}
 {{- range list "input" "output" }}{{ $claims = append $claims (index $.Values.corpus .).existingClaim }}{{ end -}}
 {{- end -}}
+{{- if .Values.backup.enabled }}{{ with .Values.backup.claim.existingClaim }}{{ $claims = append $claims . }}{{ end }}{{ end -}}
 {{- $names := list -}}
 {{- range uniq $claims }}{{ $names = append $names (replace "." "[.]" .) }}{{ end -}}
 {{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
