@@ -123,6 +123,14 @@ def test_a_changed_file_or_another_key_is_refused(
         keep.fetch(place, name, dumps, key)
 
 
+def test_an_encrypted_file_without_its_last_chunk_does_not_open(keep: Any) -> None:
+    whole = b"".join(keep.sealed(keep.chunks_of(io.BytesIO(LONG)), KEY))
+    assert b"".join(keep.opened(io.BytesIO(whole), KEY, "x")) == LONG
+    first = whole[: 52 + (1 << 20) + 16]
+    with pytest.raises(keep.BackupError):
+        list(keep.opened(io.BytesIO(first), KEY, "x"))
+
+
 def test_a_changed_plain_file_differs_from_the_manifest(
     keep: Any, dumps: Path, tmp_path: Path
 ) -> None:

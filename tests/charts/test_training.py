@@ -132,6 +132,8 @@ def test_the_pod_of_a_run_has_the_gpus_and_the_nodes_of_its_workers() -> None:
     toleration = {"key": "gpu", "operator": "Exists"}
     given = [f"ray.workers.tolerations[0].{key}={value}" for key, value in toleration.items()]
     given += ["training.nodeSelector.zone=a", "training.tolerations[0].key=batch"]
+    # The pod may leave the node of the services.
+    given += [f"{claim}.accessModes[0]=ReadWriteMany" for claim in ("models", "training.loop")]
     options = training_parser().parse_args(arguments(JOB, *workers, *given))
     assert (options.workers, options.gpus_per_worker) == ((4, None), 2)
     pod = pods(render(JOB, *workers, *given))["training/CronJob"]
