@@ -240,7 +240,7 @@ class NoModelServer:
         """Return at once; there are no replicas."""
 
     async def bases(self, wanted: Mapping[str, str]) -> frozenset[str]:
-        """Return no bases."""
+        """Return no bases, since an endpoint has no adapters."""
         return frozenset()
 
 

@@ -208,19 +208,19 @@ class NoCanaries:
         self._current = current
 
     async def start(self, request: CanaryRequest) -> None:
-        """Refuse a canary."""
+        """Refuse to start a canary."""
         await self._refuse("canary requested", request.version)
 
     async def renew(self, version: str, lease_seconds: float) -> None:
-        """Refuse a new lease."""
+        """Refuse to renew the lease."""
         await self._refuse("canary renewed", version)
 
     async def promote(self, version: str, reason: str) -> None:
-        """Refuse a promotion."""
+        """Refuse to promote a version."""
         await self._refuse("canary promoted", version)
 
     async def roll_back(self, version: str, reason: str) -> None:
-        """Refuse a rollback."""
+        """Refuse to roll back a canary."""
         await self._refuse("canary rolled back", version)
 
     async def _refuse(self, act: str, version: str) -> None:

@@ -46,7 +46,7 @@ def test_only_the_faulty_release_alerts(tmp_path: Path) -> None:
 
 
 def test_equal_states_of_both_releases_are_not_compared(tmp_path: Path) -> None:
-    """RolloutsDiffer fired for ever if two releases had different rollouts."""
+    """RolloutsDiffer never ended if two releases had different rollouts."""
     one = Case("RolloutsDiffer", {'thumbwheel_rollout_serial{instance="g1"}': "4x20"}, 10)
     other = Case("RolloutsDiffer", {'thumbwheel_rollout_serial{instance="g2"}': "9x20"}, 10)
     test = unit_test(
