@@ -20,10 +20,13 @@ OUT_OF_SECRETS = frozenset(
     (
         *("principal_key", "master_key", "model_server_key"),
         *("database_url", "valkey_url", "valkey_secret"),
-        *("database_host", "database_port", "database_name", "database_ssl_mode"),
         *("database_username", "database_password", "accepted_master_keys"),
         *("kafka_username", "kafka_password", "s3_access_key", "s3_secret_key"),
     )
+)
+# The values `database` set these; some may also come from a secret.
+OUT_OF_DATABASE = frozenset(
+    ("database_host", "database_port", "database_name", "database_ssl_mode")
 )
 # Limits of thresholds by name; other thresholds are counts. A month is longer than any useful wait.
 MONTH_SECONDS = 2_592_000
@@ -56,7 +59,7 @@ def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
         **{name: settings_class(name).model_fields for name in service_table().names},
     }
     names = {
-        name: {"propertyNames": {"enum": sorted({*those} - OUT_OF_SECRETS)}}
+        name: {"propertyNames": {"enum": sorted({*those} - OUT_OF_SECRETS - OUT_OF_DATABASE)}}
         for name, those in fields.items()
     }
     return {**schema, "$defs": {**schema["$defs"], "settingsOf": names}}
