@@ -1,40 +1,18 @@
 """A battle with an external model in a real browser; its endpoint dies within an answer."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from infra.run.supervision.ports import free_port
 from tests.journeys.browser import SIZES, opened
-from tests.journeys.stack import ROOT, Stack, running_stack
+from tests.journeys.external_endpoint import running_endpoint, set_external_model
+from tests.journeys.stack import Stack, running_stack
 
-KEY, NAME = "sk-key-of-the-test", "external.rival"
+MODEL, NAME = "rival-2", "external.rival"
 WORDS = ["A ", "foreign ", "answer", "."]
-
-
-@contextmanager
-def endpoint(port: int, **fields: Any) -> Iterator[None]:
-    """Run an endpoint with the model rival-2 as a process."""
-    content = {"script": WORDS, "states": {"rival-2": "READY"}, "key": KEY, **fields}
-    command = ["-m", "tests.services.generator.predictor", json.dumps(content), str(port)]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"{port}\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture
@@ -45,15 +23,7 @@ def port() -> int:
 @pytest.fixture
 def stack(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """A system with a stable version and an external model."""
-    (tmp_path / "key").write_text(KEY)
-    external = {
-        "url": f"http://127.0.0.1:{port}/v1",
-        "model": "rival-2",
-        "key_file": str(tmp_path / "key"),
-        "developer": "Example",
-        "licence": "proprietary",
-    }
-    monkeypatch.setenv("TW_GENERATOR_EXTERNAL_MODELS", json.dumps({"rival": external}))
+    set_external_model(tmp_path, port, monkeypatch, "rival", MODEL)
     monkeypatch.setenv("TW_REVIEW_LEAST_VOTE_SECONDS", "0")
     monkeypatch.setenv("TW_REVIEW_LEADERBOARD_SECONDS", "0")
     with running_stack(tmp_path / "state") as stack:
@@ -75,7 +45,7 @@ def test_external_model_is_announced_revealed_and_not_counted_if_it_dies(
     with opened(browser, stack, SIZES["phone"], f"/arena.html#key={key}") as page:
         # Before the first question.
         expect(page.get_by_text("models of other providers (Example)")).to_be_visible()
-        with endpoint(port):
+        with running_endpoint(port, MODEL, script=WORDS):
             ask(page, "good morning")
             status = page.get_by_role("status")
             expect(status).to_contain_text("Which is better?", timeout=60_000)
@@ -87,7 +57,7 @@ def test_external_model_is_announced_revealed_and_not_counted_if_it_dies(
             expect(status).to_contain_text(NAME, timeout=30_000)
             page.get_by_role("button", name="Next battle").click()
 
-        with endpoint(port, cut_after=2, pace_seconds=0.3):
+        with running_endpoint(port, MODEL, script=WORDS, cut_after=2, pace_seconds=0.3):
             ask(page, "good evening")
             expect(page.get_by_text("a model of this battle does not answer")).to_be_visible(
                 timeout=60_000

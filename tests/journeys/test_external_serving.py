@@ -1,10 +1,7 @@
 """The embedded system in front of an external endpoint: chat, feedback, outage, refusals."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +11,16 @@ from playwright.sync_api import Browser, expect
 from infra.run.supervision.ports import free_port
 from tests.journeys.browser import SIZES, opened
 from tests.journeys.client import Client, finish_of, text_of
+from tests.journeys.external_endpoint import running_endpoint, set_external_model
 from tests.journeys.rows import wait_for_row
 from tests.journeys.stack import ROOT, running_stack
 
-KEY, VERSION = "sk-key-of-the-test", "external.main"
-
-
-@contextmanager
-def endpoint(port: int, **fields: Any) -> Iterator[None]:
-    """Run an endpoint with the model large-2 as a process."""
-    content = {"states": {"large-2": "READY"}, "key": KEY, **fields}
-    command = ["-m", "tests.services.generator.predictor", json.dumps(content), str(port)]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"{port}\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+MODEL, VERSION = "large-2", "external.main"
 
 
 def set_endpoint(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Set the variables of the documented command."""
-    (folder / "key").write_text(KEY)
-    model = {
-        "url": f"http://127.0.0.1:{port}/v1",
-        "model": "large-2",
-        "key_file": str(folder / "key"),
-        "developer": "Example",
-        "licence": "proprietary",
-    }
-    monkeypatch.setenv("TW_GENERATOR_EXTERNAL_MODELS", json.dumps({"main": model | changes}))
+    set_external_model(folder, port, monkeypatch, "main", MODEL, **changes)
     monkeypatch.setenv("TW_SESSION_CONTEXT_TOKENS", "128000")
 
 
@@ -69,7 +41,7 @@ def test_a_user_chats_with_an_external_model_and_rates_it(
             {"model": "thumbwheel", "messages": [{"role": "user", "content": "hello"}]},
         )
         assert (status, body["error"]["code"]) == (503, "external_model_unreachable")
-        with endpoint(port):
+        with running_endpoint(port, MODEL):
             turn = client.ask("hello")
             assert (text_of(turn), finish_of(turn)) == ("Hello there.", "FINISH_REASON_STOP")
             assert client.call("GET", "/api/models")[1]["models"] == [VERSION]
