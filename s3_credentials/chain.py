@@ -15,7 +15,12 @@ from enum import StrEnum
 from xml.etree.ElementTree import ParseError
 
 from minio.credentials.credentials import Credentials
-from minio.credentials.providers import EnvAWSProvider, IamAwsProvider, Provider
+from minio.credentials.providers import (
+    EnvAWSProvider,
+    IamAwsProvider,
+    Provider,
+    StaticProvider,
+)
 from minio.error import MinioException
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
@@ -150,3 +155,8 @@ class CredentialChain(Provider):
         }
         endpoint = os.environ.get(endpoints.get(source, "")) or None
         return IamAwsProvider(custom_endpoint=endpoint, http_client=self._http)
+
+
+def credentials_of(access_key: str, secret_key: str) -> Provider:
+    """Return a pair of keys as a provider; without an access key, the credential chain."""
+    return StaticProvider(access_key, secret_key) if access_key else CredentialChain()

@@ -29,7 +29,7 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from s3_credentials.chain import CredentialChain, CredentialsError
+from s3_credentials.chain import CredentialsError, credentials_of
 from services.chassis.telemetry import fields
 from services.feedback.lake.object_store import (
     ObjectMissingError,
@@ -119,9 +119,7 @@ def _client(location: S3Location) -> Minio:
     )
     return Minio(
         location.endpoint,
-        access_key=location.access_key or None,
-        secret_key=location.secret_key or None,
-        credentials=None if location.access_key else CredentialChain(),
+        credentials=credentials_of(location.access_key, location.secret_key),
         secure=location.secure,
         region=location.region,
         # One limit for connecting and one for everything else: urllib3 applies the latter also to

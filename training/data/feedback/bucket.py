@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
 
 from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from s3_credentials.chain import CredentialChain, CredentialsError
+from s3_credentials.chain import CredentialsError, credentials_of
 from training.data.feedback.catalogue import CatalogueError, ObjectMissingError
 from training.errors import ConfigError
 
@@ -26,7 +25,6 @@ READ_SECONDS = 30.0
 TRIES = 4
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 10
-Origin = Literal["keys", "chain"]
 RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 
@@ -36,7 +34,7 @@ class BucketLocation:
 
     Attributes:
         endpoint: host:port.
-        credentials: keys: `access_key` and `secret_key`; chain: those of the environment.
+        access_key: empty for the credentials of the environment.
     """
 
     endpoint: str
@@ -45,7 +43,6 @@ class BucketLocation:
     bucket: str = "thumbwheel"
     region: str = "us-east-1"
     secure: bool = True
-    credentials: Origin = "keys"
 
 
 def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
@@ -57,7 +54,7 @@ def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
     Raises:
         ConfigError: a variable is unknown, missing or invalid; `field` names the variable.
     """
-    names = [found.name for found in fields(BucketLocation)]
+    names = [*(found.name for found in fields(BucketLocation)), "credentials"]
     given = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in environment.items()
@@ -71,7 +68,7 @@ def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
     if not given:
         return None
     origin = given.pop("credentials", "keys")
-    _check_word("CREDENTIALS", origin, *get_args(Origin))
+    _check_word("CREDENTIALS", origin, "keys", "chain")
     required = names[:3] if origin == "keys" else names[:1]
     if missing := [name for name in required if not given.get(name)]:
         variable = f"{PREFIX}{missing[0].upper()}"
@@ -83,9 +80,7 @@ def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
         )
     secure = given.pop("secure", "true")
     _check_word("SECURE", secure, "true", "false")
-    return BucketLocation(
-        **given, secure=secure == "true", credentials="keys" if origin == "keys" else "chain"
-    )
+    return BucketLocation(**given, secure=secure == "true")
 
 
 def _check_word(name: str, value: str, *allowed: str) -> None:
@@ -114,9 +109,7 @@ def connect(location: BucketLocation, tries: int = TRIES) -> Minio:
     )
     return Minio(
         location.endpoint,
-        access_key=location.access_key or None,
-        secret_key=location.secret_key or None,
-        credentials=CredentialChain() if location.credentials == "chain" else None,
+        credentials=credentials_of(location.access_key, location.secret_key),
         secure=location.secure,
         region=location.region,
         http_client=PoolManager(

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from minio import Minio
 
-from s3_credentials.chain import CredentialChain
+from s3_credentials.chain import credentials_of
 
 MAGIC, SALT_BYTES, CHUNK_BYTES, TAG_BYTES = b"thumbwheel backup 1\n", 32, 1 << 20, 16
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ class BackupError(Exception):
 
 
 class Place(Protocol):
-    """Where backups are: a bucket or a folder. Names are BACKUP/FILE."""
+    """A bucket or a folder of backups, with files named BACKUP/FILE."""
 
     def put(self, name: str, content: IO[bytes]) -> None: ...
 
@@ -96,9 +96,7 @@ class Bucket:
         self._bucket, self._prefix = given["bucket"], prefix.strip("/") + "/"
         self._client = Minio(
             given["endpoint"],
-            access_key=given["access_key"] or None,
-            secret_key=given["secret_key"] or None,
-            credentials=None if given["access_key"] else CredentialChain(),
+            credentials=credentials_of(given["access_key"], given["secret_key"]),
             secure=given["secure"] != "false",
             region=given["region"] or None,
         )
