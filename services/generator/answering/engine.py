@@ -121,7 +121,7 @@ class Router:
 
     def lost_version_error(self, assignment: Assignment) -> NotFoundError | UnavailableError:
         """Return the error for a version missing in the model server, and load the version."""
-        self._reconciler.reconcile_soon()
+        self._reconciler.report_lost(assignment.version)
         if assignment.arm is Arm.PINNED:
             return _not_served_error()
         return UnavailableError(

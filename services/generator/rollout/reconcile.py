@@ -126,7 +126,7 @@ class Reconciler:
         self._repository = repository
         self._running = running
         self._intervals = intervals
-        self._index: Mapping[str, bool] | None = None
+        self._index: dict[str, bool] | None = None
         self._unavailable_reason = SERVER_UNAVAILABLE
         self._failures: dict[str, _Failure] = {}
         self._actions: dict[str, asyncio.Task[None]] = {}
@@ -151,6 +151,12 @@ class Reconciler:
     def is_served(self, version: str) -> bool:
         """Return True if the version is ready, even if not part of the rollout."""
         return self.status(version).state is State.READY
+
+    def report_lost(self, version: str) -> None:
+        """Take a version as not served until the next round, which starts without waiting."""
+        if self._index is not None:
+            self._index.pop(version, None)
+        self.reconcile_soon()
 
     def reconcile_soon(self) -> None:
         """Start the next round without waiting for the interval."""
@@ -196,7 +202,7 @@ class Reconciler:
     async def round(self) -> None:
         """Read the index, load missing versions, and unload retired versions."""
         try:
-            self._index = await self._repository.index()
+            self._index = dict(await self._repository.index())
         except ServiceError as error:
             reason = (
                 error.text if isinstance(error, FailedPreconditionError) else SERVER_UNAVAILABLE
