@@ -1,7 +1,7 @@
-"""Optimizers: AdamW, or Muon for hidden matrices and AdamW for the rest, and their settings.
+"""Optimizers: AdamW, Adam, SGD, or Muon for hidden matrices and AdamW for the rest; settings.
 
-AdamW has two parameter groups: matrices, and parameters without decay. Embeddings, norms and biases
-have no weight decay.
+All are torch's own, with two parameter groups: matrices, and parameters without decay. Embeddings,
+norms and biases have no weight decay.
 
 The update of Muon is its momentum with all singular values brought near 1 by five Newton-Schulz
 steps (Jordan 2024), in bf16. torch's implementation is scaled by 0.2 sqrt(max(rows, columns)), so
@@ -33,7 +33,7 @@ from training.runtime.ranges import (
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 SCALAR_HEAD = "score.weight"  # a single row, which cannot be orthogonalised
-ALGORITHMS = ("adamw", "muon")
+ALGORITHMS = ("adamw", "muon", "adam", "sgd")
 SCHEDULES = ("linear", "cosine", "constant", "wsd")
 COOLDOWNS = ("linear", "sqrt")
 
@@ -44,7 +44,8 @@ class OptimizerConfig:
 
     Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with `wsd`
     only over the last cooldown_fraction of all steps (`learning_rate_at`). Muon uses the
-    same learning_rate and weight_decay as AdamW.
+    same learning_rate and weight_decay as AdamW. Adam and SGD add weight_decay times the weight to
+    the gradient (L2), so that Adam divides it by the root of the squares.
 
     Attributes:
         learning_rate: peak rate, above 0
@@ -55,11 +56,14 @@ class OptimizerConfig:
         final_fraction: final rate as a fraction of the peak, in [0, 1]
         cooldown_fraction: for wsd: fraction of all steps in which the rate decays, in (0, 1]
         cooldown: for wsd: form of the decay, linear or sqrt
-        weight_decay: fraction of each matrix that a step subtracts, times the rate; at least 0
-        algorithm: adamw, or muon for hidden matrices and adamw for the rest
-        betas: decay of AdamW's averages of gradients and of their squares, in [0, 1) each
-        epsilon: added by AdamW to the root of the squares; above 0
-        muon_momentum: Muon's momentum, in [0, 1)
+        weight_decay: fraction of each matrix that a step subtracts, times the rate; adam and sgd:
+            added to the gradient instead; at least 0
+        algorithm: adamw; muon for hidden matrices and adamw for the rest; adam; or sgd
+        betas: for adamw and adam: decay of the averages of gradients and of their squares, in
+            [0, 1) each
+        epsilon: for adamw and adam: added to the root of the squares; above 0
+        momentum: for muon and sgd: decay of the sum of past gradients, in [0, 1); sgd with 0 has
+            no state
         gradient_clip: maximum norm of all gradients together; larger gradients are scaled down;
             above 0
     """
@@ -77,7 +81,7 @@ class OptimizerConfig:
     epsilon: Positive = (
         1e-5  # Adam of PPO, "N implementation details"; intentionally larger than torch's default
     )
-    muon_momentum: FractionBelowOne = 0.95  # arXiv 2502.16982
+    momentum: FractionBelowOne = 0.95  # arXiv 2502.16982
     gradient_clip: Limit = 1.0
 
     def __post_init__(self) -> None:
@@ -106,13 +110,23 @@ class OptimizerConfig:
                 limit=f"at most {1 - climbs:g}",
             )
 
+    @property
+    def numbers_per_weight(self) -> tuple[int, int]:
+        """Return how many numbers the optimizer stores per weight: in hidden matrices, elsewhere.
+
+        Two averages of Adam, the momentum of Muon or SGD.
+        """
+        if self.algorithm == "sgd":
+            return (1, 1) if self.momentum else (0, 0)
+        return (1, 2) if self.algorithm == "muon" else (2, 2)
+
 
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters, which must be on their final device.
 
-    Rates are set at every step. On an accelerator AdamW runs as a fused kernel, because the default
+    Rates are set at every step. On an accelerator Adam runs as a fused kernel, because the default
     implementation waits for a step counter on the device.
     """
     hidden: list[nn.Parameter] = []
@@ -131,25 +145,29 @@ def build_optimizer(
         {"params": kept, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    adamw = None
-    if groups:
-        rate, betas = config.learning_rate, config.betas
-        # A fused kernel per weight, where torch would use ten. The fused kernel rejects a mix of
-        # DTensors and plain tensors, such as a head next to shards.
-        split = any(isinstance(parameter, DTensor) for parameter in (*decayed, *kept))
-        adamw = torch.optim.AdamW(
-            groups, lr=rate, betas=betas, eps=config.epsilon, fused=None if split else True
-        )
-    if adamw is not None and not hidden:
-        return adamw
+    rest = _elementwise(groups, config) if groups else None
+    if rest is not None and not hidden:
+        return rest
     muon = torch.optim.Muon(
         hidden,
         weight_decay=config.weight_decay,
-        momentum=config.muon_momentum,
+        momentum=config.momentum,
         adjust_lr_fn="match_rms_adamw",
         nesterov=True,
     )
-    return MuonWithAdamW(muon, adamw)
+    return MuonWithAdamW(muon, rest)
+
+
+def _elementwise(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return SGD, Adam or AdamW, the last also for the weights that Muon does not train."""
+    # A fused kernel per weight, where torch would use ten. The fused kernel rejects a mix of
+    # DTensors and plain tensors, such as a head next to shards.
+    split = any(isinstance(weight, DTensor) for group in groups for weight in group["params"])
+    rate, fused = config.learning_rate, None if split else True
+    if config.algorithm == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=fused)
+    kind = torch.optim.Adam if config.algorithm == "adam" else torch.optim.AdamW
+    return kind(groups, lr=rate, betas=config.betas, eps=config.epsilon, fused=fused)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -159,7 +177,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     matrices are trained, as with LoRA.
     """
 
-    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW | None) -> None:
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.Optimizer | None) -> None:
         self._parts: list[torch.optim.Optimizer] = [muon] if adamw is None else [muon, adamw]
         self._counts = [len(part.param_groups) for part in self._parts]
         super().__init__([group for part in self._parts for group in part.param_groups], {})

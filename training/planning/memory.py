@@ -161,9 +161,9 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
             frozen_bytes += whole / layout.shard
             continue
         learned += held
-        # AdamW has two numbers per weight, Muon one per weight of a matrix.
         matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
-        slots += held * 2 - (matrices if work.muon else 0)
+        of_matrices, elsewhere = work.optimizer_numbers
+        slots += matrices * of_matrices + (held - matrices) * elsewhere
     # Held all the time, while gradients are held during training only.
     resident = []
     if learned:

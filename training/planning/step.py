@@ -202,6 +202,7 @@ class Work:
 
     Attributes:
         optimizer_steps: of each trained network in a step.
+        optimizer_numbers: per weight, of hidden matrices and of others (`numbers_per_weight`).
         stored_narrow: matrices of frozen networks are stored in bf16.
     """
 
@@ -215,7 +216,7 @@ class Work:
     narrow: bool = True
     adapted: bool = False
     recomputed: bool = False
-    muon: bool = False
+    optimizer_numbers: tuple[int, int] = (2, 2)
     stored_narrow: bool = False
 
     @property

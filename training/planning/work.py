@@ -104,7 +104,7 @@ def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Wor
         (made,),
         config.steps,
         _tokens(made),
-        muon=config.optimizer.algorithm == "muon",
+        optimizer_numbers=config.optimizer.numbers_per_weight,
     )
 
 
@@ -142,7 +142,7 @@ def _fixed(
         _steps(config.epochs, batch, data.rows, config.held_out_fraction),
         _tokens(passes[0]),
         adapted=config.lora is not None,
-        muon=config.optimizer.algorithm == "muon",
+        optimizer_numbers=config.optimizer.numbers_per_weight,
     )
 
 
@@ -203,7 +203,9 @@ def _policy(
     tokens, steps = sampled.rows * one.tokens, epochs * minibatches
     work = Work(model, networks, (*judged, *learned), config.updates, tokens, steps, sampled)
     return replace(
-        work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon"
+        work,
+        adapted=config.lora is not None,
+        optimizer_numbers=config.policy_optimizer.numbers_per_weight,
     )
 
 

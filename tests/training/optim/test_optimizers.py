@@ -15,8 +15,9 @@ from tests.training.workers import run_workers
 from training.errors import ConfigError
 from training.optim.gradients import NonFiniteError, apply_gradients
 from training.optim.learner import learning_rate_at
-from training.optim.optimizers import OptimizerConfig, build_optimizer
+from training.optim.optimizers import ALGORITHMS, OptimizerConfig, build_optimizer
 from training.runtime.ranks import ALONE
+from training.runtime.training_state import TrainingState
 
 
 def test_matrices_decay_and_embeddings_norms_and_biases_do_not() -> None:
@@ -128,6 +129,82 @@ def test_two_steps_of_adamw_equal_values_computed_by_hand() -> None:
         assert weight.item() == pytest.approx(value, abs=1e-6)
 
 
+def test_two_steps_of_adam_divide_the_weight_decay_by_the_root_of_the_squares() -> None:
+    config = OptimizerConfig(
+        algorithm="adam", weight_decay=0.1, betas=(0.8, 0.9), epsilon=1e-5, gradient_clip=10.0
+    )
+    first, second, value = 0.0, 0.0, 2.0
+    stepped = values_after(config, value, (0.5, -0.25))
+    for step, gradient in ((1, 0.5), (2, -0.25)):
+        decayed = gradient + 0.1 * value
+        first, second = 0.8 * first + 0.2 * decayed, 0.9 * second + 0.1 * decayed**2
+        value -= 0.01 * first / (1 - 0.8**step) / (math.sqrt(second / (1 - 0.9**step)) + 1e-5)
+        assert stepped[step - 1] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_of_sgd_sum_decayed_gradients(momentum: float) -> None:
+    config = OptimizerConfig(algorithm="sgd", weight_decay=0.1, momentum=momentum)
+    total, value = 0.0, 2.0
+    stepped = values_after(config, value, (0.5, -0.25, 0.1))
+    for step, gradient in enumerate((0.5, -0.25, 0.1)):
+        total = momentum * total + gradient + 0.1 * value
+        value -= 0.01 * total
+        assert stepped[step] == pytest.approx(value, abs=1e-6)
+
+
+def values_after(
+    config: OptimizerConfig, start: float, gradients: tuple[float, ...]
+) -> list[float]:
+    """Return the value of a single weight after each step at a rate of 0.01."""
+    weight = nn.Parameter(torch.tensor([[start]]))
+    optimizer = build_optimizer([("up.weight", weight)], config)
+    values = []
+    for gradient in gradients:
+        weight.grad = torch.tensor([[gradient]])
+        apply_gradients(optimizer, [weight], learning_rate=0.01, clip=10.0, ranks=ALONE)
+        values.append(weight.item())
+    return values
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "momentum"), [*((name, 0.95) for name in ALGORITHMS), ("sgd", 0.0)]
+)
+def test_saved_state_continues_bit_identically_and_has_the_planned_numbers(
+    tmp_path: Path, algorithm: str, momentum: float
+) -> None:
+    config = OptimizerConfig(algorithm=algorithm, momentum=momentum, weight_decay=0.1)
+
+    def trained(
+        decoder_seed: int, steps: range, resumed_from: Path | None
+    ) -> tuple[TrainingState, list[torch.Tensor]]:
+        decoder = toy_decoder(decoder_seed)
+        parameters = list(decoder.parameters())
+        optimizer = build_optimizer(decoder.named_parameters(), config)
+        state = TrainingState({"model": list(decoder.named_parameters())}, {"model": optimizer})
+        if resumed_from is not None:
+            state.read(resumed_from)
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            apply_gradients(optimizer, parameters, 1e-3 * (step + 1), 1.0, ALONE)
+        return state, [parameter.detach().clone() for parameter in parameters]
+
+    _, straight = trained(1, range(4), None)
+    half, _ = trained(1, range(2), None)
+    half.write(tmp_path, {"step": 2})
+    _, resumed = trained(2, range(2, 4), tmp_path)
+    assert all(torch.equal(one, other) for one, other in zip(straight, resumed, strict=True))
+    for name, weight in half.parameters["model"]:
+        stored = half.optimizers["model"].state.get(weight, {}).values()
+        is_hidden = weight.ndim == 2 and "embed" not in name
+        hidden, elsewhere = config.numbers_per_weight
+        assert sum(slot.shape == weight.shape for slot in stored) == (
+            hidden if is_hidden else elsewhere
+        ), name
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_non_finite_gradient_raises_and_changes_nothing(poison: float) -> None:
     one, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
@@ -148,8 +225,8 @@ def test_non_finite_gradient_raises_and_changes_nothing(poison: float) -> None:
         ("warmup_steps", -1, "OUT_OF_RANGE", "at least 0"),
         ("cooldown_fraction", 0.0, "OUT_OF_RANGE", "in (0, 1]"),
         ("cooldown", "cosine", "UNKNOWN", "linear, sqrt"),
-        ("algorithm", "sgd", "UNKNOWN", "adamw, muon"),
-        ("muon_momentum", 1.0, "OUT_OF_RANGE", "in [0, 1)"),
+        ("algorithm", "lion", "UNKNOWN", "adamw, muon, adam, sgd"),
+        ("momentum", 1.0, "OUT_OF_RANGE", "in [0, 1)"),
     ],
 )
 def test_invalid_settings_of_the_optimizer_are_rejected(
@@ -187,7 +264,7 @@ def test_parameter_without_a_gradient_is_unchanged() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_two_ranks_train_like_one(tmp_path: Path) -> None:
-    """Train SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks.
+    """Train SFT (each optimizer), pre-training, PPO and GRPO with 1 and 2 gloo ranks.
 
     The losses are equal except for the order of float sums.
     """

@@ -1,4 +1,7 @@
-"""Worker of test_optimizers (tests/training/workers.py): SFT, pre-training, PPO and GRPO."""
+"""Worker of test_optimizers (tests/training/workers.py): SFT, pre-training, PPO and GRPO.
+
+SFT runs with each optimizer.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from tests.training.rl.addition import addition_config, learn_in, right
 from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
-from training.optim.optimizers import OptimizerConfig
+from training.optim.optimizers import ALGORITHMS, OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import all_different
 from training.runtime.training_state import DirectoryCheckpoints
@@ -21,9 +24,6 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
     mine = directory / f"rank-{rank}-of-{world}"
     mine.mkdir()
     progress = ProgressList()
-    context = RunContext(
-        DirectoryCheckpoints(mine / "sft-run"), progress, all_different(rank, world)
-    )
     config = SftConfig(
         model_directory=toy_model(mine / "first"),
         data_path=write_lines(mine / "sft.jsonl", sft_rows(32)),
@@ -33,7 +33,16 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
         optimizer=OptimizerConfig(learning_rate=1e-2),
         machine=Machine(threads=1),
     )
-    sft.run(config, context)
+    of_sft = {}
+    for algorithm in ALGORITHMS:
+        steps = ProgressList()
+        context = RunContext(
+            DirectoryCheckpoints(mine / f"sft-{algorithm}"), steps, all_different(rank, world)
+        )
+        output = directory / f"second-{algorithm}-{world}"
+        optimizer = replace(config.optimizer, algorithm=algorithm)
+        sft.run(replace(config, output_directory=output, optimizer=optimizer), context)
+        of_sft |= {f"{algorithm} {s.step} loss": s.metrics["loss"] for s in steps.steps}
     again = replace(
         pretrain_config(mine),
         output_directory=directory / f"pretrained-{world}",
@@ -68,6 +77,7 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
             for name, value in figures.items()
             if not name.endswith(("per_second", "memory_bytes"))
         }
+        figures |= of_sft
         for decoder in (networks.policy.decoder, sums):
             weights = decoder.state_dict()
             figures |= {

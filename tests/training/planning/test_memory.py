@@ -29,6 +29,7 @@ from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
 from training.losses import log_probs
 from training.model.config import ModelConfig, llama_json, parse_config
+from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning import memory
 from training.planning.layout import Layout
@@ -327,13 +328,21 @@ def test_training_state_is_16_bytes_per_weight_and_frozen_weights_4() -> None:
     assert bytes_of(phase, MemoryKind.FROZEN) == 4 * WHOLE / 4
 
 
-def test_muon_has_one_number_per_weight_of_a_matrix() -> None:
+def test_optimizers_store_two_numbers_one_or_none_per_weight() -> None:
     layout, matrices = Layout(1, Parallelism()), sizes_of(MODEL).matrices
-    adamw, muon = (
-        bytes_of(peak(replace(work_of(), muon=m), layout), MemoryKind.OPTIMIZER)
-        for m in (False, True)
-    )
-    assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
+
+    def stored(config: OptimizerConfig) -> float:
+        work = replace(work_of(), optimizer_numbers=config.numbers_per_weight)
+        return sum(
+            part.bytes
+            for part in phases(work, layout)[0].parts
+            if part.name is MemoryKind.OPTIMIZER
+        )
+
+    assert stored(OptimizerConfig()) == stored(OptimizerConfig(algorithm="adam")) == 8 * WHOLE
+    assert stored(OptimizerConfig(algorithm="muon")) == 8 * WHOLE - 4 * matrices
+    assert stored(OptimizerConfig(algorithm="sgd")) == 4 * WHOLE
+    assert stored(OptimizerConfig(algorithm="sgd", momentum=0.0)) == 0
 
 
 def test_scoring_autocast_keeps_copies_of_trained_networks_only() -> None:

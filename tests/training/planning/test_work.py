@@ -154,7 +154,8 @@ def test_pre_training_has_full_rows_and_its_own_shape() -> None:
     found = work_of(config, DataSize(), MODEL, EIGHT)
     assert found.passes == (Pass("model", True, 1, 4, 128, 128, 128, 128),)
     assert found.recomputed
-    assert work(replace(SFT, optimizer=OptimizerConfig(algorithm="muon"))).muon
+    muon = replace(SFT, optimizer=OptimizerConfig(algorithm="muon"))
+    assert work(muon).optimizer_numbers == (1, 2)
 
 
 @pytest.mark.parametrize("config", [SFT, REWARD_MODEL, DPO, KTO, PPO, GRPO])

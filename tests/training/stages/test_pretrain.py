@@ -26,7 +26,7 @@ from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.gradients import NonFiniteError
-from training.optim.optimizers import OptimizerConfig
+from training.optim.optimizers import ALGORITHMS, OptimizerConfig
 from training.progress_log import SAMPLES, read_samples
 from training.runtime.context import Machine, RunContext
 from training.runtime.ranks import ALONE
@@ -71,7 +71,7 @@ def test_the_loss_falls_and_the_directory_is_a_model(
     assert load_chat(config.output_directory).stop_ids == (2,)
 
 
-@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_killed_run_resumes_with_the_same_bits(
     config: PretrainConfig, tmp_path: Path, algorithm: str
 ) -> None:
