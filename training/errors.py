@@ -5,6 +5,8 @@ They mean that the input is wrong, not the code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TypedDict
 
 
@@ -60,6 +62,29 @@ class ConfigError(DetailedError, ValueError):
     """A setting, or a combination of settings, is not possible."""
 
     reason = "INVALID_CONFIG"
+
+
+def unknown_choice(field: str, value: object, known: Iterable[str], note: str = "") -> ConfigError:
+    """Return the error for a value that is not one of the known ones, with the closest of them.
+
+    Args:
+        note: further values that are allowed, or other advice.
+    """
+    allowed = ", ".join(known)
+    return ConfigError(
+        f"{field}: {value!r} is not one of {allowed}{note and f', {note}'}"
+        f"{did_you_mean(str(value), allowed.split(', '))}",
+        field=field,
+        reason="UNKNOWN",
+        limit=allowed,
+    )
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the known name that is spelled most alike, or ""."""
+    by_letters = {name.lower(): name for name in known}
+    found = get_close_matches(given.lower(), by_letters, n=1)
+    return f"; did you mean {by_letters[found[0]]}?" if found else ""
 
 
 class UnavailableError(DetailedError, RuntimeError):

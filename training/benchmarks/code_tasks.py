@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from training.artifacts.scores import ItemScore
 from training.data.seeds import seed_of
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.verification.checks import Calls, Outcome, Verdict
 from training.verification.code import MAX_CODE_CHARACTERS, Runner, run_checks
 from training.verification.sandbox.runs import Limits
@@ -211,10 +211,7 @@ def read_items(task: str, rows: Sequence[Mapping[str, Any]]) -> list[CodeItem]:
         ConfigError: the task is unknown.
     """
     if task not in _READERS:
-        known = ", ".join(_READERS)
-        raise ConfigError(
-            f"task: {task!r} is not one of {known}", field="task", reason="UNKNOWN", limit=known
-        )
+        raise unknown_choice("task", task, _READERS)
     return [_READERS[task](row) for row in rows]
 
 

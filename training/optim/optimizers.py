@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.runtime.ranges import (
     CountOrZero,
     Fraction,
@@ -92,12 +92,7 @@ class OptimizerConfig:
             ("cooldown", COOLDOWNS),
         ):
             if (value := getattr(self, field)) not in known:
-                raise ConfigError(
-                    f"{field}: {value!r} is not one of {', '.join(known)}",
-                    field=field,
-                    reason="UNKNOWN",
-                    limit=", ".join(known),
-                )
+                raise unknown_choice(field, value, known)
         falls, climbs = (
             self.cooldown_fraction,
             self.warmup_fraction if self.warmup_steps is None else 0.0,

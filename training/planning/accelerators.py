@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.errors import ConfigError
+from training.errors import unknown_choice
 
 MIB, GIB, GB, TERA = 1 << 20, 1 << 30, 1e9, 1e12
 CPU = "cpu"
@@ -173,11 +173,5 @@ def accelerator_named(name: str) -> Accelerator:
         ConfigError: the name is unknown.
     """
     if name not in ACCELERATORS:
-        known = ", ".join(ACCELERATORS)
-        raise ConfigError(
-            f"accelerator: {name!r} is not one of {known}; cpu is for --recipe auto",
-            field="accelerator",
-            reason="UNKNOWN",
-            limit=known,
-        )
+        raise unknown_choice("accelerator", name, ACCELERATORS, "or cpu for --recipe auto")
     return ACCELERATORS[name]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import ConfigError
+from training.errors import ConfigError, did_you_mean
 from training.planning.accelerators import ACCELERATORS
 from training.recipes.names import AUTO, OPEN_MODELS
 
@@ -147,7 +147,8 @@ def print_auto(options: argparse.Namespace) -> int:
         )
     if str(given) not in shape_names() and not given.is_dir():
         raise ConfigError(
-            f"model: {given} is neither a directory nor one of {names}",
+            f"model: {given} is neither a directory nor one of {names}"
+            f"{did_you_mean(str(given), shape_names())}",
             field="model",
             reason="UNKNOWN",
             limit=names,

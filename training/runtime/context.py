@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.runtime.ranges import CountOrZero, check_ranges
 from training.runtime.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from training.rl.samplers import Samplers
 
+DTYPES = ("float32", "bfloat16", "auto")  # of the products in a stage
 DEVICE_HELP = (
     "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU "
     "(default auto)"
@@ -75,6 +76,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.dtype not in DTYPES:
+            raise unknown_choice("dtype", self.dtype, DTYPES)
 
 
 @dataclass(frozen=True)

@@ -42,17 +42,10 @@ def configure_device(machine: Machine) -> Autocast:
     passes.
 
     Raises:
-        ConfigError: the number type is unknown, or the device is not available.
+        ConfigError: the device is not available.
     """
     threads = machine.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    if machine.dtype not in ("float32", "bfloat16", "auto"):
-        raise ConfigError(
-            f"dtype: {machine.dtype!r} is not one of float32, bfloat16, auto",
-            field="dtype",
-            reason="UNKNOWN",
-            limit="float32, bfloat16, auto",
-        )
     device = use_device(machine.device)
     bfloat16 = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_is_faster())
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)

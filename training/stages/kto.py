@@ -21,7 +21,7 @@ from training.data.examples import ThumbExample, read_thumbs
 from training.data.seeds import split_by_key
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, length_groups, response_batch
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.losses.preferences import kto
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -66,13 +66,7 @@ class KtoConfig(PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights not in WEIGHTS:
-            known = ", ".join(WEIGHTS)
-            raise ConfigError(
-                f"weights: {self.weights!r} is not one of {known}",
-                field="weights",
-                reason="UNKNOWN",
-                limit=known,
-            )
+            raise unknown_choice("weights", self.weights, WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from training.data.token_shards import (
     open_shards,
     shards_hash,
 )
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
@@ -124,13 +124,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.packing not in PACKINGS:
-            known = ", ".join(PACKINGS)
-            raise ConfigError(
-                f"packing: {self.packing!r} is not one of {known}",
-                field="packing",
-                reason="UNKNOWN",
-                limit=known,
-            )
+            raise unknown_choice("packing", self.packing, PACKINGS)
         if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
             raise ConfigError(
                 "samples: a pipeline does not support sampling",

@@ -19,7 +19,7 @@ from training.data.context import fit_context
 from training.data.examples import PairExample, read_pairs
 from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.figures import Z_95, clustered_mean, share_bounds
 from training.losses.preferences import bradley_terry, centring, margin_ranking
 from training.model.activation_checkpointing import checkpoint_activations
@@ -85,13 +85,7 @@ class RewardModelConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in LOSSES:
-            known = ", ".join(LOSSES)
-            raise ConfigError(
-                f"loss: {self.loss!r} is not one of {known}",
-                field="loss",
-                reason="UNKNOWN",
-                limit=known,
-            )
+            raise unknown_choice("loss", self.loss, LOSSES)
 
 
 @dataclass(frozen=True)

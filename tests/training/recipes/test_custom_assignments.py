@@ -1,6 +1,8 @@
 """Config fields from command line text."""
 
 import dataclasses
+import itertools
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,53 @@ import pytest
 
 from tests.support.errors import refused
 from training.errors import ConfigError
+from training.model.config import llama_json
 from training.model.lora import LoraConfig
 from training.optim.optimizers import SCHEDULES, OptimizerConfig
 from training.recipes.custom import commands as custom_commands
-from training.recipes.custom.assignments import NEEDED, assigned, explained, listed, settable, word
+from training.recipes.custom.assignments import (
+    NEEDED,
+    assigned,
+    explained,
+    fields_named,
+    listed,
+    settable,
+    word,
+)
+from training.recipes.custom.hints import ALIASES, CONVERSIONS, OTHER_LIBRARIES
 from training.recipes.custom.stages import STAGES
 from training.recipes.pretraining import commands as pretraining_commands
 from training.runtime.context import Lineage
 from training.runtime.ranges import ranges_of
+from training.stages.config import PolicyConfig
+from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
+from training.stages.ppo import PpoConfig
 from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig
 
 FIXED = (*custom_commands.FIXED, *pretraining_commands.FIXED)
+CONFIGS = [*(stage.config for stage in STAGES.values()), PretrainConfig]
+PATH = Path("x")
+PLACES: dict[Any, dict[str, Any]] = {
+    kind: {
+        "model_directory": PATH,
+        "data_path": PATH,
+        "output_directory": PATH,
+        "lineage": Lineage("v"),
+    }
+    | ({"reward_model_directory": PATH} if issubclass(kind, PolicyConfig) else {})
+    for kind in (SftConfig, DpoConfig, PpoConfig, GrpoConfig)
+} | {
+    PretrainConfig: {
+        "tokenizer_directory": PATH,
+        "shards_directory": PATH,
+        "output_directory": PATH,
+        "lineage": Lineage("v"),
+        "model_json": llama_json(300, 32, 2, 4, 2, 64),
+        "context_tokens": 64,
+    }
+}
 
 
 def fields_of(kind: Any) -> list[str]:
@@ -109,9 +145,91 @@ def test_invalid_assignments_are_refused_by_name(
         assigned(an_sft(), [assignment], FIXED)
 
 
+def test_lr_is_accepted_for_learning_rate() -> None:
+    config = assigned(a_grpo(), ["policy_optimizer.lr=2e-5"])
+    assert config.policy_optimizer.learning_rate == 2e-5
+    assert fields_named(["policy_optimizer.lr=2e-5"]) == ["policy_optimizer.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "meant"),
+    [
+        (SftConfig, "optimizer.rate", "optimizer.learning_rate"),
+        (SftConfig, "optimizer.learning_rte", "optimizer.learning_rate"),
+        (SftConfig, "lr", "optimizer.learning_rate"),
+        (PpoConfig, "lr", "policy_optimizer.learning_rate or critic_optimizer.learning_rate"),
+        (SftConfig, "epoch", "epochs"),
+        (SftConfig, "rank", "lora.rank"),
+        (SftConfig, "num_train_epochs", "epochs"),
+        (GrpoConfig, "num_generations", "samples_per_prompt"),
+        (SftConfig, "optimizer.muon_momentum", "optimizer.momentum"),
+        (SftConfig, "quantum", None),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_field_that_is_meant(
+    kind: Any, field: str, meant: str | None
+) -> None:
+    with refused(ConfigError, reason="UNKNOWN") as caught:
+        assigned(kind(**PLACES[kind]), [f"{field}=1"], FIXED)
+    hint = re.search(r"did you mean (.*?)\?", str(caught.value))
+    assert (hint[1] if hint else None) == meant
+    assert str(caught.value).endswith(f"known fields: {caught.value.limit}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "own", "numbers"),
+    [
+        (SftConfig, "steps", "epochs", ("steps * batch_rows", "rows")),
+        (DpoConfig, "max_steps", "epochs", ("steps * batch_pairs", "rows")),
+        (DpoConfig, "updates", "epochs", ("updates * batch_pairs", "rows")),
+        (PretrainConfig, "epochs", "steps", ("batch_rows * context_tokens",)),
+        (PretrainConfig, "updates", "steps", ("updates",)),
+        (PpoConfig, "num_train_epochs", "updates", ("prompts_per_update",)),
+        (GrpoConfig, "steps", "updates", ("minibatch_rows", "samples_per_prompt")),
+    ],
+)
+def test_another_length_is_refused_with_the_own_one_and_its_conversion(
+    kind: Any, given: str, own: str, numbers: tuple[str, ...]
+) -> None:
+    with refused(ConfigError, field=given, reason="UNKNOWN") as caught:
+        assigned(kind(**PLACES[kind]), [f"{given}=3"], FIXED)
+    said = str(caught.value)
+    assert f"the length of this stage is {own}; {own} = " in said
+    assert all(number in said for number in numbers)
+
+
+def test_names_of_other_libraries_lead_to_fields() -> None:
+    known = {field.name for kind in CONFIGS for field in settable(kind, FIXED)}
+    assert {*itertools.chain(*OTHER_LIBRARIES.values())} <= known
+    assert not OTHER_LIBRARIES.keys() & known
+    words = {word for text in CONVERSIONS.values() for word in re.findall(r"\w+_\w+", text)}
+    assert words <= known
+    assert not ALIASES.keys() & {name.rpartition(".")[2] for name in known}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("optimizer.schedule=cosin", "cosine"),
+        ("optimizer.algorithm=AdaW", "adamw"),
+        ("machine.dtype=bf16", "bfloat16"),
+        ("optimizer.schedule=up", None),
+    ],
+)
+def test_an_unknown_value_is_refused_with_the_closest_one(
+    assignment: str, meant: str | None
+) -> None:
+    with refused(ConfigError, field=assignment.partition("=")[0], reason="UNKNOWN") as caught:
+        assigned(an_sft(), [assignment])
+    hint = re.search(r"did you mean (.*)\?$", str(caught.value))
+    assert (hint[1] if hint else None) == meant
+
+
 def test_a_field_set_twice_is_refused() -> None:
     with refused(ConfigError, field="epochs", reason="DUPLICATE"):
         assigned(an_sft(), ["epochs=1", "epochs=2"])
+    with refused(ConfigError, field="optimizer.learning_rate", reason="DUPLICATE"):
+        assigned(an_sft(), ["optimizer.lr=1", "optimizer.learning_rate=2"])
     with refused(ConfigError, field="lora.rank", reason="CONFLICT"):
         assigned(an_sft(), ["lora=none", "lora.rank=2"])
 
@@ -138,9 +256,6 @@ def test_an_empty_value_is_an_empty_tuple() -> None:
     nothing = {field.name: field.value for field in settable(PretrainConfig)}["samples.prompts"]
     assert word(nothing) == ""
     assert assigned(SampleConfig(("The",)), [f"prompts={word(nothing)}"]) == SampleConfig(())
-
-
-CONFIGS = [*(stage.config for stage in STAGES.values()), PretrainConfig]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

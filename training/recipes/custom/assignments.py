@@ -9,12 +9,13 @@ import dataclasses
 import inspect
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from training.errors import ConfigError, details_of
+from training.errors import ConfigError, details_of, did_you_mean
+from training.recipes.custom.hints import ALIASES, unknown_field
 
 OFF, NEEDED = "none", "needed"
 ATTRIBUTES = "Attributes:\n"
@@ -50,6 +51,7 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
                 reason="MALFORMED",
                 limit="FIELD=VALUE",
             )
+        name = _documented(name)
         *path, leaf = name.split(".")
         above = tree
         for step in path:
@@ -62,13 +64,23 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
         if leaf in above:
             raise ConfigError(f"{name}: set twice", field=name, reason="DUPLICATE")
         above[leaf] = text
-    changed: Config = _apply(type(config), config, tree, "", fixed)
+
+    def unknown(name: str, beside: Sequence[str]) -> ConfigError:
+        return unknown_field(name, beside, [one.name for one in settable(type(config), fixed)])
+
+    changed: Config = _apply(type(config), config, tree, "", fixed, unknown)
     return changed
 
 
 def fields_named(assignments: Sequence[str]) -> list[str]:
     """Return the field names of the assignments, in order."""
-    return [assignment.partition("=")[0] for assignment in assignments]
+    return [_documented(assignment.partition("=")[0]) for assignment in assignments]
+
+
+def _documented(name: str) -> str:
+    """Return the documented name of a field: optimizer.learning_rate for optimizer.lr."""
+    above, dot, leaf = name.rpartition(".")
+    return f"{above}{dot}{ALIASES.get(leaf, leaf)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,22 +144,25 @@ def word(value: object) -> str:
 
 
 def _apply(
-    kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]
+    kind: Any,
+    now: Any,
+    tree: Mapping[str, str | Tree],
+    prefix: str,
+    fixed: Sequence[str],
+    unknown: Callable[[str, Sequence[str]], ConfigError],
 ) -> Any:
-    """Apply a tree of texts to a config, or to the defaults of its class if `now` is None."""
+    """Apply a tree of texts to a config, or to the defaults of its class if `now` is None.
+
+    Args:
+        unknown: makes the error for an unknown field of the fields beside it.
+    """
     names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
     hints = get_type_hints(kind)
     changed: dict[str, object] = {}
     for field, given in tree.items():
         name = prefix + field
         if field not in names:
-            known = ", ".join(prefix + one for one in names)
-            raise ConfigError(
-                f"{name}: unknown field; known fields: {known}",
-                field=name,
-                reason="UNKNOWN",
-                limit=known,
-            )
+            raise unknown(name, [prefix + one for one in names])
         part = _part(kind, field)
         if isinstance(given, str):
             changed[field] = _value(given, hints[field], name)
@@ -167,7 +182,7 @@ def _apply(
             raise ConfigError(f"{name}: has no nested fields", field=name, reason="UNSUPPORTED")
         else:
             changed[field] = _apply(
-                part, None if now is None else getattr(now, field), given, f"{name}.", ()
+                part, None if now is None else getattr(now, field), given, f"{name}.", (), unknown
             )
     if now is None:  # the part was off, so all its fields need a value
         for needed in dataclasses.fields(kind):
@@ -221,8 +236,12 @@ def _value(text: str, kind: Any, name: str) -> object:
         else words.get(one, "values separated by commas")
         for one in kinds
     )
+    words_of_enums = [str(member.value) for one in kinds if _is_enum(one) for member in one]
     raise ConfigError(
-        f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed
+        f"{name}: {text!r} is not {allowed}{did_you_mean(text, words_of_enums)}",
+        field=name,
+        reason="MALFORMED",
+        limit=allowed,
     )
 
 

@@ -18,7 +18,7 @@ from training.cluster.group import Group
 from training.cluster.notice import STOP_FILE
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
 from training.data.examples import read_prompts
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 from training.model.checkpoint import read_config
 from training.model.reward import SETTINGS
 from training.planning.work import PlannedConfig
@@ -104,12 +104,7 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     if options.stages is not None:
         known, asked = {stage.name: stage for stage in recipe.stages}, options.stages.split(",")
         if unknown := [name for name in asked if name not in known]:
-            raise ConfigError(
-                f"stages: {unknown[0]!r} is not one of {', '.join(known)}",
-                field="stages",
-                reason="UNKNOWN",
-                limit=", ".join(known),
-            )
+            raise unknown_choice("stages", unknown[0], known)
         chosen = [known[name] for name in asked]
     stages = []
     for planned in set_fields(chosen, options.set):

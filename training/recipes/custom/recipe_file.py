@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from training.errors import ConfigError, details_of
+from training.errors import ConfigError, details_of, did_you_mean
 from training.planning.plan import PlannedStage
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
@@ -126,7 +126,8 @@ def set_parts(
         if text.partition(".")[0] not in parts:
             raise ConfigError(
                 f"set: {text!r} does not begin with a stage: "
-                f"{' or '.join(f'{name}.' for name in parts)}",
+                f"{' or '.join(f'{name}.' for name in parts)}"
+                f"{did_you_mean(text.partition('.')[0], parts)}",
                 field="set",
                 reason="UNKNOWN",
                 limit=", ".join(parts),

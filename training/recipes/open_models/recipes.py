@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.errors import ConfigError
+from training.errors import unknown_choice
 from training.model.config import ModelConfig, parse_config
 from training.model.fields import read_object
 from training.model.lora import LoraConfig
@@ -79,10 +79,7 @@ def shape(name: str) -> ModelConfig:
         ConfigError: the name is unknown.
     """
     if name not in shape_names():
-        known = ", ".join(shape_names())
-        raise ConfigError(
-            f"shape: {name!r} is not one of {known}", field="shape", reason="UNKNOWN", limit=known
-        )
+        raise unknown_choice("shape", name, shape_names())
     return parse_config(read_object(SHAPES / f"{name}.json"))
 
 
@@ -185,10 +182,7 @@ def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
         ConfigError: the name is unknown; lists the known names.
     """
     if name not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise ConfigError(
-            f"recipe: {name!r} is not one of {known}", field="recipe", reason="UNKNOWN", limit=known
-        )
+        raise unknown_choice("recipe", name, RECIPES, "or a file of your own, FILE.py")
     return RECIPES[name](places or Places())
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from training.data.seeds import seed_of
-from training.errors import ConfigError
+from training.errors import ConfigError, did_you_mean
 from training.verification.checks import Choice, Gym, Mathematics
 from training.verification.items import HELD_OUT_OF, Item, Split
 from training.verification.tasks import coding, gym
@@ -69,7 +69,8 @@ def make_items(request: ItemRequest) -> list[Item]:
     """
     if request.task not in names():
         raise ConfigError(
-            f"task: {request.task} is unknown; `thumbwheel train tasks list` names them",
+            f"task: {request.task} is unknown; `thumbwheel train tasks list` names them"
+            f"{did_you_mean(request.task, names())}",
             field="task",
             reason="UNKNOWN",
             limit=", ".join(names()),
