@@ -18,6 +18,9 @@ import openvino_genai
 from services.predictor.engine.generation import Finish, Sampling
 
 BLOCK_TOKENS = 32  # block size of the CPU plugin's paged attention
+# Values of an activation that share a scale where the plugin multiplies 8-bit weights. Its own 32
+# give a larger error of the log-probs (docs/decisions/predictor.md).
+ACTIVATION_GROUP = 16
 
 
 class Precision(StrEnum):
@@ -50,7 +53,7 @@ class PipelineOptions:
 
     def properties(self) -> dict[str, str | int]:
         """Return the options as properties of the CPU plugin."""
-        chosen: dict[str, str | int] = {}
+        chosen: dict[str, str | int] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": ACTIVATION_GROUP}
         if self.precision is Precision.F32:
             chosen |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         if self.threads:
