@@ -1,7 +1,7 @@
-"""stage.json: config and data of a stage, and all its starts.
+"""stage.json: config and inputs of a stage, and all its starts.
 
-The file is written before training, so that failed runs can be inspected and compared. Unchanged
-data files are not hashed again, because they may have terabytes.
+The file is written before training, so that failed runs can be inspected and compared. The hashes
+of the inputs are never replaced after a step was saved: a start with other inputs is refused then.
 
 failure.txt has the error that ended a stage without an output, for the page of the stage. The file
 is removed when the stage starts again. A requested stop is not a failure.
@@ -17,12 +17,13 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.artifacts.manifest import MANIFEST, hash_file, plain
+from training.artifacts.inputs import UNHASHED, hash_input
+from training.artifacts.manifest import MANIFEST, plain
 from training.errors import ConfigError
 from training.runs import write_json
 
@@ -32,7 +33,9 @@ SCRATCH = "scratch"  # next to the record, for runs with checkpoints in a bucket
 MACHINE_FIELDS = {"lineage", "machine", "parallelism"}
 # Frequency of checkpoints, which has no influence on weights.
 CHECKPOINT_FIELDS = ("checkpoint_every_steps", "checkpoint_every_updates")
-UNHASHED = "no manifest"  # for directories that would have to be hashed file by file
+SERVER = "rollout_server"  # its paths are programs and keys, not inputs
+SHORT_HASH = 12  # digits that are shown
+FINISHED = "is already finished, with the same configuration and inputs"
 FAILURE = "failure.txt"
 
 
@@ -54,30 +57,21 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Hashed:
-    """Hash of a file, valid while size and modification time are unchanged."""
-
-    path: str
-    size: int
-    written_ns: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class StageRecord:
     """Record of a stage.
 
     Attributes:
         config: config of the last start.
-        data: sha256 by config field; for a directory the hash of its manifest.
-        hashed: files of these hashes.
+        data: sha256 by config field of the inputs that the run started with (`hash_input`).
+        is_comparable: False in records of earlier versions, whose hashes of directories were those
+            of the manifest's text.
     """
 
     name: str
     config: Mapping[str, Any]
     data: Mapping[str, str]
     starts: tuple[Start, ...]
-    hashed: tuple[Hashed, ...] = ()
+    is_comparable: bool = True
 
     @property
     def config_sha256(self) -> str:
@@ -103,7 +97,10 @@ class ConfigWithOutput(Protocol):
 
 
 def record_start(name: str, config: ConfigWithOutput, directory: Path, workers: int) -> None:
-    """Add a start to the record in `directory`; create the record if needed."""
+    """Add a start to the record in `directory`; create the record if needed.
+
+    The inputs are hashed unless the run continues from a saved step.
+    """
     import torch
 
     fields = {**plain(config), OUTPUT: str(config.output_directory)}
@@ -120,30 +117,31 @@ def record_start(name: str, config: ConfigWithOutput, directory: Path, workers: 
     )
     before = read_record(directory)
     starts = (*before.starts, start) if before else (start,)
-    known = {one.path: one for one in before.hashed} if before else {}
-    found = {name: _hashed(path, known) for name, path in _inputs(config, "") if path.exists()}
-    data = {name: one.sha256 if one else UNHASHED for name, one in found.items()}
-    kept = {one.path: one for one in found.values() if one}
-    write_json(
-        directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values())))
-    )
+    if before and _is_kept(before, directory):
+        record = replace(before, config=fields, starts=starts)
+    else:
+        data = {field: hash_input(path) for field, path in _inputs(config, "")}
+        found = {field: sha256 for field, sha256 in data.items() if sha256 is not None}
+        record = StageRecord(name, fields, found, starts)
+    write_json(directory / RECORD, asdict(record))
 
 
 def check_same_run(
     config: ConfigWithOutput, directory: Path, asked: Sequence[str] = (), other: str = "folder"
 ) -> None:
-    """Check that the folder belongs to this run.
+    """Check that the folder belongs to this run, finished or not.
 
-    A run cannot continue with another config. It can continue with other code, on another machine
-    and in another layout. A run without a saved step may be started again (`remove_unsaved_run`).
+    A run cannot continue with another config or other inputs. It can continue with other code, on
+    another machine and in another layout. A run without a saved step may be started again
+    (`remove_unsaved_run`).
 
     Args:
         asked: fields set by the user, which errors name before dependent fields.
         other: what to choose instead, for the message.
 
     Raises:
-        ConfigError: the folder was started with another config, or its output exists already; names
-            a field that differs.
+        ConfigError: the folder was started with another config or other inputs, or its output
+            exists already; names a field that differs.
     """
     before = read_record(directory)
     if before is None:
@@ -169,15 +167,49 @@ def check_same_run(
             reason="MISMATCH",
             limit=was,
         )
+    check_same_inputs(config, directory, other)
+
+
+def check_same_inputs(config: ConfigWithOutput, directory: Path, other: str = "folder") -> None:
+    """Check that the inputs of a run with a saved step are those of its first start.
+
+    Args:
+        other: what to choose instead, for the message.
+
+    Raises:
+        ConfigError: an input has changed; names its field, path and hashes.
+    """
+    before = read_record(directory)
+    if before is None or not _is_kept(before, directory):
+        return
+    for field, path, was, now in _changed_inputs(before, config):
+        folders = [str(one) for one in (directory, before.output_directory) if one.exists()]
+        raise ConfigError(
+            changed_text(field, path, was, now, directory.name)
+            + f"choose another {other}, or remove {' and '.join(folders)}",
+            field=field,
+            reason="CHANGED",
+            limit=was[:SHORT_HASH],
+        )
+
+
+def changed_text(field: str, path: Path, was: str, now: str, run: str) -> str:
+    """Describe an input of a run that has changed, with recorded and present hash."""
+    return (
+        f"{field}: {path} has changed since {run} was started (sha256 {was[:SHORT_HASH]} then, "
+        f"{now[:SHORT_HASH]} now); "
+    )
 
 
 def remove_unsaved_run(config: ConfigWithOutput, directory: Path) -> None:
-    """Remove the remains of a run with another config and without a saved step.
+    """Remove the remains of a run with another config or other inputs and without a saved step.
 
     Other cases are rejected by `check_same_run`.
     """
     before = read_record(directory)
-    if before and _different(before, config) and not _is_kept(before, directory):
+    if before is None or _is_kept(before, directory):
+        return
+    if _different(before, config) or any(_changed_inputs(before, config)):
         shutil.rmtree(directory)
 
 
@@ -199,9 +231,8 @@ def read_record(directory: Path) -> StageRecord | None:
         Start(**{**start, "accelerators": tuple(start["accelerators"])})
         for start in fields.pop("starts")
     )
-    # Records of earlier versions have no hashes.
-    hashed = tuple(Hashed(**one) for one in fields.pop("hashed", ()))
-    return StageRecord(**fields, starts=starts, hashed=hashed)
+    fields.pop("hashed", None)  # of earlier versions
+    return StageRecord(**{"is_comparable": False, **fields}, starts=starts)
 
 
 def _is_kept(record: StageRecord, directory: Path) -> bool:
@@ -247,27 +278,30 @@ def _value_text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _hashed(path: Path, known: Mapping[str, Hashed]) -> Hashed | None:
-    """Return the hash of a file, or of the manifest of a directory; None without a manifest."""
-    file = path / MANIFEST if path.is_dir() else path
-    if not file.is_file():
-        return None
-    stat = file.stat()  # before reading, so that concurrent changes are detected next time
-    before = known.get(str(file))
-    if before and (before.size, before.written_ns) == (stat.st_size, stat.st_mtime_ns):
-        return before
-    return Hashed(str(file), stat.st_size, stat.st_mtime_ns, hash_file(file))
+def _changed_inputs(
+    record: StageRecord, config: ConfigWithOutput
+) -> Iterator[tuple[str, Path, str, str]]:
+    """Yield field, path, recorded and present hash of inputs with other contents.
+
+    Missing inputs are left out: a finished run does not need them, others fail when they read them.
+    """
+    for field, path in _inputs(config, "") if record.is_comparable else ():
+        was = record.data.get(field, UNHASHED)
+        now = hash_input(path) if was != UNHASHED else None
+        if now is not None and now not in (UNHASHED, was):
+            yield field, path, was, now
 
 
 def _inputs(config: object, within: str) -> Iterator[tuple[str, Path]]:
-    """Yield the paths in a config, except for the output directory."""
+    """Yield the inputs of a config: its paths, except for the output directory and a server's."""
     if not dataclasses.is_dataclass(config):
         return
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, Path) and field.name != OUTPUT:
             yield within + field.name, value
-        yield from _inputs(value, f"{within}{field.name}.")
+        if field.name != SERVER:
+            yield from _inputs(value, f"{within}{field.name}.")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""Records of stages: data files are hashed once, and again only after changes."""
+"""Records of stages: hashes of their inputs, and the runs that may continue."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +9,13 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.toys import write_lines
-from training import stage_record
-from training.artifacts.manifest import MANIFEST, hash_file, write_manifest
+from training.artifacts import inputs
+from training.artifacts.manifest import hash_file, write_manifest
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage
 from training.stage_record import (
-    RECORD,
     SCRATCH,
     check_same_run,
     read_record,
@@ -31,6 +29,7 @@ from training.stages.sft import SftConfig
 @pytest.fixture
 def config(tmp_path: Path) -> SftConfig:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     write_manifest(tmp_path / "model", kind="model", version="model")
     data = write_lines(tmp_path / "sft.jsonl", [{"text": "good"}])
     return SftConfig(
@@ -43,14 +42,15 @@ def config(tmp_path: Path) -> SftConfig:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that were read for their hashes."""
+    """Return the names of the files that a new process reads for their hashes."""
     names: list[str] = []
 
     def noted(path: Path) -> str:
         names.append(path.name)
         return hash_file(path)
 
-    monkeypatch.setattr(stage_record, "hash_file", noted)
+    monkeypatch.setattr(inputs, "hash_file", noted)
+    monkeypatch.setattr(inputs, "_hashes", {})
     return names
 
 
@@ -61,14 +61,34 @@ def start(config: SftConfig, directory: Path) -> dict[str, str]:
     return dict(record.data)
 
 
-def test_resumed_stage_does_not_hash_unchanged_data(
-    config: SftConfig, tmp_path: Path, read: list[str]
+def test_unchanged_data_is_read_once_per_process(
+    config: SftConfig, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = start(config, tmp_path)
-    assert read == [MANIFEST, "sft.jsonl"]
-    assert start(config, tmp_path) == first == start(config, tmp_path)
-    assert read == [MANIFEST, "sft.jsonl"]
+    assert read == ["config.json", "sft.jsonl"]
+    keep(3)(tmp_path, config)
+    check_same_run(config, tmp_path)
+    assert start(config, tmp_path) == first
+    assert read == ["config.json", "sft.jsonl"]
     assert first["data_path"] == hash_file(config.data_path)
+    monkeypatch.setattr(inputs, "_hashes", {})
+    assert start(config, tmp_path) == first
+    assert read == ["config.json", "sft.jsonl"], "a run that continues is not recorded again"
+    check_same_run(config, tmp_path)
+    assert read == ["config.json", "sft.jsonl"] * 2
+
+
+def test_replaced_file_of_equal_size_and_time_is_refused_by_another_process(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(config, tmp_path)
+    keep(3)(tmp_path, config)
+    written = config.data_path.stat().st_mtime_ns
+    config.data_path.write_text(config.data_path.read_text().replace("good", "evil"))
+    os.utime(config.data_path, ns=(written, written))
+    monkeypatch.setattr(inputs, "_hashes", {})
+    with refused(ConfigError, field="data_path", reason="CHANGED"):
+        check_same_run(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +115,6 @@ def test_replaced_file_of_equal_age_and_size_is_detected(config: SftConfig, tmp_
     start(config, tmp_path)
     moved = replace(config, data_path=other)
     assert start(moved, tmp_path)["data_path"] == hash_file(other)
-
-
-def test_record_without_hashed_files_is_read(
-    config: SftConfig, tmp_path: Path, read: list[str]
-) -> None:
-    start(config, tmp_path)
-    fields = json.loads((tmp_path / RECORD).read_text())
-    del fields["hashed"]
-    (tmp_path / RECORD).write_text(json.dumps(fields))
-    assert start(config, tmp_path)["data_path"] == hash_file(config.data_path)
-    assert read == [MANIFEST, "sft.jsonl"] * 2
-    record = read_record(tmp_path)
-    assert record is not None
-    assert len(record.starts) == 2
 
 
 def keep(step: int) -> Callable[[Path, SftConfig], None]:

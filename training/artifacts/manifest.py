@@ -73,7 +73,7 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """Hash in hex over the hashes of the files; marks of erasures do not change it."""
-        return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()
+        return hash_of(self.files)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -203,6 +203,11 @@ def hash_files(directory: Path) -> str:
         ManifestError: the directory has no manifest.
     """
     return read_manifest(directory).sha256
+
+
+def hash_of(files: Mapping[str, str]) -> str:
+    """Return the sha256 in hex over the hashes of files by name."""
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:

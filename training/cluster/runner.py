@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from training.artifacts.inputs import FileState, known_hashes, remember_hashes
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.group import WORKER_ENVIRONMENT, Group, ray_cluster, trainer
@@ -46,7 +47,14 @@ from training.rl.served import OffPolicyError
 from training.runtime.context import Checkpoints, Progress, RunContext, StoppedError
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
-from training.stage_record import SCRATCH, ConfigWithOutput, record_start, recorded_failure
+from training.stage_record import (
+    SCRATCH,
+    ConfigWithOutput,
+    check_same_inputs,
+    record_start,
+    recorded_failure,
+    remove_unsaved_run,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +106,18 @@ class StageRun(Generic[Config]):
 
 @dataclass(frozen=True)
 class _Task:
-    """Parameters of a worker."""
+    """Parameters of a worker.
+
+    Attributes:
+        hashes: of input files that the driver has read, so that no worker reads them again for it.
+    """
 
     stages: Sequence[StageRun[Any]]
     storage: Path
     samplers: Samplers | None = None
     world_sizes: Sequence[int] = ()
     bucket_prefix: str | None = None
+    hashes: Mapping[FileState, str] = field(default_factory=dict)
 
     @property
     def stop_file(self) -> Path:
@@ -169,6 +182,7 @@ def run_stages(
             are in the storage.
 
     Raises:
+        ConfigError: inputs of a stage with a saved step have changed.
         StageRefusedError: config or data are invalid (without Ray: the stage's own error).
         StoppedError: stopped by SIGTERM or Ctrl-C. Workers on a preempted machine also stop, and
             restart when there is room.
@@ -176,7 +190,17 @@ def run_stages(
             stage's error.
     """
     storage = storage.absolute()
-    task = _Task(stages, storage, world_sizes=group.sizes, bucket_prefix=bucket_prefix)
+    for stage in stages:
+        if not finished_manifest(stage.config.output_directory):
+            check_same_inputs(stage.config, storage / stage.name)
+            remove_unsaved_run(stage.config, storage / stage.name)
+    task = _Task(
+        stages,
+        storage,
+        world_sizes=group.sizes,
+        bucket_prefix=bucket_prefix,
+        hashes=known_hashes(),
+    )
     if bucket_prefix is not None:
         _bucket_place()
     for stage in stages:
@@ -242,6 +266,7 @@ def _run_each(
     for stage in stages:
         if not finished_manifest(stage.config.output_directory):
             directory = storage / stage.name
+            check_same_inputs(stage.config, directory)  # an earlier stage may have made them anew
             with opened(directory) as context:
                 if context.ranks.rank == 0:
                     record_start(stage.name, stage.config, directory, context.ranks.world_size)
@@ -298,6 +323,7 @@ def _work(parameters: dict[str, _Task]) -> _WorkerResult | None:
     """Run all stages in a worker."""
     try:
         task = parameters["task"]
+        remember_hashes(task.hashes)
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REPORTED_ERRORS as error:
         return _WorkerResult(

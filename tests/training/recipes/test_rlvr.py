@@ -120,6 +120,9 @@ def test_a_repeated_command_does_nothing_and_another_is_refused(
     assert main(asked(tmp_path)) == 0
     assert capsys.readouterr().out.splitlines()[-2].split(" ", 1)[1] == first.split(" ", 1)[1]
     refused_command(asked(tmp_path, "--updates", "3"), capsys, field="work", reason="MISMATCH")
+    toy_model(tmp_path / "toy", seed=2)
+    _, line = refused_command(asked(tmp_path), capsys, field="model", reason="CHANGED")
+    assert str(tmp_path / "toy") in line
 
 
 @pytest.mark.usefixtures("quick")

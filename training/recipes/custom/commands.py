@@ -30,7 +30,12 @@ from training.recipes.open_models.recipes import Places
 from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import EXPLANATIONS, REPORT
 from training.runtime.context import Lineage
-from training.stage_record import check_same_run, remove_unsaved_run
+from training.stage_record import (
+    FINISHED,
+    check_same_inputs,
+    check_same_run,
+    remove_unsaved_run,
+)
 from training.stages.config import PolicyConfig
 from training.stages.policy_loop import FIRST_UPDATE
 
@@ -138,10 +143,13 @@ def _run(
     }
     for stage in stages:
         if stage not in due:
-            print(f"{stage.name}: is already finished")
+            print(f"{stage.name}: {FINISHED}")
     if due:
         with open_display() as display:
             run_stages(due, storage, group, StageDisplay(display, figures, first=first), bucket)
+    for stage in stages:
+        if stage not in due:  # its parent may have been trained again
+            check_same_inputs(stage.config, storage / stage.name)
     for stage in stages:
         if manifest := finished_manifest(stage.config.output_directory):
             print(

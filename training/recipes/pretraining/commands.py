@@ -48,7 +48,7 @@ from training.recipes.pretraining.texts import (
     write_texts,
 )
 from training.reporting.progress import StageDisplay, open_display
-from training.stage_record import check_same_run, remove_unsaved_run, saved_step
+from training.stage_record import FINISHED, check_same_run, remove_unsaved_run, saved_step
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig
 
@@ -135,7 +135,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         check_same_run(final, directory, [*fields_named(options.set), "steps"])
         remove_unsaved_run(final, directory)
         if finished_manifest(output):
-            shown.say(f"{options.recipe}: is already finished")
+            shown.say(f"{options.recipe}: {FINISHED}")
         elif restart := resume_text(directory):
             shown.say(f"{options.recipe}: started {restart}")
         stage = StageRun(options.recipe, pretrain.run, final)

@@ -28,6 +28,7 @@ from training.recipes.pretraining.recipe import (
 from training.recipes.pretraining.texts import Prepared
 from training.reporting.pages import chart, write_page
 from training.runtime.context import Progress
+from training.stage_record import check_same_run
 from training.stages import pretrain
 
 DTYPE = "float32"  # equal on all machines
@@ -103,6 +104,7 @@ def train_sizes(
         name = f"{shape.name}-{tokens_per_parameter:g}"
         steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
+        check_same_run(config, work / name)
         manifest = run_stage(
             StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name)
         )

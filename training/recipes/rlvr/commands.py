@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.inputs import hash_input
 from training.artifacts.manifest import plain
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
@@ -28,6 +29,7 @@ from training.reporting.progress import Lines, StageDisplay
 from training.runs import write_json
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different
+from training.stage_record import SHORT_HASH, changed_text, check_same_run
 from training.stages.config import PolicyConfig
 from training.stages.policy_inputs import read_data
 from training.stages.policy_loop import FIRST_UPDATE, check_shares
@@ -43,6 +45,7 @@ OPTIONS = {  # by config field
     "max_prompt_tokens": "prompt-tokens",
     "max_prompt_tokens + max_response_tokens": "prompt-tokens + response-tokens",
 }
+MODEL_HASH = "model_sha256"  # entry of OPTIONS_FILE beside the options
 OPTIONS_FILE, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
@@ -74,6 +77,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     held_out = _items(options, Split.HELD_OUT, options.held_out)
     work.mkdir(parents=True, exist_ok=True)
     write_items(trained, data)
+    check_same_run(config, work / "runs" / options.algorithm)
     if model is not None:
         check_prompts(config, model.chat)
         model = None  # measuring loads it again: two copies during training would waste memory
@@ -126,17 +130,30 @@ def checked_settings(options: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Return the options that determine the result, to be stored at `path`.
 
     Raises:
-        ConfigError: the folder belongs to a run with other options; the two would be mixed.
+        ConfigError: the folder belongs to a run with other options or another model under the
+            same path; the two would be mixed.
     """
     relevant = {name: value for name, value in vars(options).items() if name not in IGNORED_OPTIONS}
     settings: dict[str, Any] = plain(relevant | {"model": options.model.absolute()})
-    if path.exists() and json.loads(path.read_text()) != settings:
+    settings[MODEL_HASH] = hash_input(options.model)
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else settings
+    # The hash is missing if the model is, or in a file of an earlier version.
+    was, now = before.get(MODEL_HASH), settings[MODEL_HASH]
+    if was and now and was != now:
+        raise ConfigError(
+            changed_text("model", options.model, was, now, path.parent.name)
+            + f"use another folder, or remove {path.parent}",
+            field="model",
+            reason="CHANGED",
+            limit=was[:SHORT_HASH],
+        )
+    if before | {MODEL_HASH: now} != settings:
         raise ConfigError(
             "work: holds a run with other options (asked.json); use another folder",
             field="work",
             reason="MISMATCH",
         )
-    return settings
+    return settings | {MODEL_HASH: was or now}
 
 
 def checked_group(options: argparse.Namespace) -> Group:
