@@ -28,7 +28,7 @@ def local_rules(jobs: Iterable[str]) -> str:
         if line.startswith("#"):
             continue
         lines += [line.replace("<service>", job) for job in jobs] if "<service>" in line else [line]
-    text = re.sub(r",?<(scope|claims)>", "", "\n".join(lines) + "\n")
+    text = re.sub(r",?<(scope|claims|backups)>", "", "\n".join(lines) + "\n")
     return THRESHOLD.sub(r"\2", text.replace("<services>", "|".join(jobs)))
 
 

@@ -127,7 +127,7 @@ class Admission:
 
     def __init__(
         self,
-        door: str,
+        limiter: str,
         floor: int,
         ceiling: int,
         retry_seconds: float,
@@ -136,7 +136,7 @@ class Admission:
         """Create the admission of one entry point.
 
         Args:
-            door: value of the metrics' label `door`.
+            limiter: value of the metrics' label `limiter`.
             floor: lowest limit; this many calls may always wait for their first answer.
             ceiling: highest limit; also bounds the calls in flight (streams included) and the
                 queue.
@@ -150,10 +150,10 @@ class Admission:
         self._in_flight = 0
         self._queues: dict[Priority, deque[QueueEntry]] = {kind: deque() for kind in Priority}
         self._queue_began = 0.0
-        self._refused = ADMISSION_REFUSED.labels(door)
-        ADMISSION_LIMIT.labels(door).set_function(lambda: self._limit.allowed)
-        ADMISSION_STARTING.labels(door).set_function(lambda: len(self._starting))
-        ADMISSION_QUEUED.labels(door).set_function(lambda: self._queued)
+        self._refused = ADMISSION_REFUSED.labels(limiter)
+        ADMISSION_LIMIT.labels(limiter).set_function(lambda: self._limit.allowed)
+        ADMISSION_STARTING.labels(limiter).set_function(lambda: len(self._starting))
+        ADMISSION_QUEUED.labels(limiter).set_function(lambda: self._queued)
 
     @asynccontextmanager
     async def admitted(

@@ -31,16 +31,16 @@ RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"
 ADMISSION_LIMIT = Gauge(
     "thumbwheel_admission_limit",
     "Calls that may wait for their first answer now, by entry point.",
-    ["door"],
+    ["limiter"],
 )
 ADMISSION_STARTING = Gauge(
-    "thumbwheel_admission_starting", "Calls that wait for their first answer.", ["door"]
+    "thumbwheel_admission_starting", "Calls that wait for their first answer.", ["limiter"]
 )
 ADMISSION_QUEUED = Gauge(
-    "thumbwheel_admission_queued", "Calls in the queue that are not admitted yet.", ["door"]
+    "thumbwheel_admission_queued", "Calls in the queue that are not admitted yet.", ["limiter"]
 )
 ADMISSION_REFUSED = Counter(
-    "thumbwheel_admission_refused_total", "Calls that were refused after the queue.", ["door"]
+    "thumbwheel_admission_refused_total", "Calls that were refused after the queue.", ["limiter"]
 )
 LOOP_LAG_SECONDS = Histogram(
     "thumbwheel_event_loop_lag_seconds",

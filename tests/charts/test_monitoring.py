@@ -186,6 +186,17 @@ def test_the_alert_on_volumes_selects_the_claims_of_the_release(values: str) -> 
     assert not re.fullmatch(pattern, "data-packages")
 
 
+def test_the_alert_on_backups_names_the_schedule_of_the_release() -> None:
+    objects = render("everything-values.yaml", "monitoring.rules.enabled=true")
+    (name,) = (
+        one["metadata"]["name"]
+        for one in of_kind(objects, "CronJob")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "backup"
+    )
+    expression = rules(objects)["BackupOverdue"]["expr"]
+    assert expression.count(f'{{namespace="chat",cronjob="{name}"}}') == 2
+
+
 def test_the_pod_monitor_labels_each_series_with_service_and_release() -> None:
     (monitor,) = of_kind(default(), "PodMonitor")
     for endpoint in monitor["spec"]["podMetricsEndpoints"]:

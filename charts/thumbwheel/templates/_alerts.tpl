@@ -36,6 +36,11 @@
 {{- printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (join "|" $names) -}}
 {{- end -}}
 
+{{/* Matchers of the CronJob of the backups, for series of kube-state-metrics. */}}
+{{- define "thumbwheel.backupMatchers" -}}
+{{- printf "namespace=%q,cronjob=%q" .Release.Namespace (include "thumbwheel.name" (list . "backup")) -}}
+{{- end -}}
+
 {{/* Address of the folder with the runbooks: the value, or that of a source of the chart on GitHub or
      GitLab; otherwise empty. */}}
 {{- define "thumbwheel.runbooks" -}}
@@ -51,7 +56,7 @@
 {{- $rules := .Values.monitoring.rules -}}
 {{- $required := include "thumbwheel.requiredJobs" . | fromYamlArray -}}
 {{- $services := append (include "thumbwheel.known" . | fromYaml | keys | sortAlpha) "predictor" | join "|" -}}
-{{- $text := .Files.Get "files/alerts.yaml" | replace "<scope>" (include "thumbwheel.scope" .) | replace "<claims>" (include "thumbwheel.claimMatchers" .) | replace "<services>" $services -}}
+{{- $text := .Files.Get "files/alerts.yaml" | replace "<scope>" (include "thumbwheel.scope" .) | replace "<claims>" (include "thumbwheel.claimMatchers" .) | replace "<backups>" (include "thumbwheel.backupMatchers" .) | replace "<services>" $services -}}
 {{- $own := dict "namespace" .Release.Namespace "release" .Release.Name -}}
 {{- $runbooks := include "thumbwheel.runbooks" . -}}
 {{- $groups := list -}}

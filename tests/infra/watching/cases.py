@@ -55,6 +55,11 @@ OUTBOX = "thumbwheel_session_outbox_turns"
 ERASURE = 'thumbwheel_feedback_erasure_oldest_waiting_seconds{{instance="{0}"}}'.format
 RESULT = 'thumbwheel_loop_turn_result{{recipe="small",result="{0}"}}'.format
 RUNNING, UPDATED = "thumbwheel_loop_running", "thumbwheel_loop_updated_time_seconds"
+BACKED_UP, BACKUPS_CREATED = (
+    f'kube_cronjob_{what}{{cronjob="tw-thumbwheel-backup"}}'
+    for what in ("status_last_successful_time", "created")
+)
+REPLICAS = 'thumbwheel_model_server_replicas{{instance="g1",state="{0}"}}'.format
 AVAILABLE, CAPACITY = (
     f'kubelet_volume_stats_{what}_bytes{{persistentvolumeclaim="spool-tw-thumbwheel-feedback-0"}}'
     for what in ("available", "capacity")
@@ -248,6 +253,23 @@ CHAT = (
         {"persistentvolumeclaim": "spool-tw-thumbwheel-feedback-0"},
     ),
     Case("VolumeNearlyFull", {AVAILABLE: "5x5 11x35", CAPACITY: "100x40"}, 20),
+    Case(
+        "BackupOverdue",
+        {BACKED_UP: "60x1800", BACKUPS_CREATED: "0x1800"},
+        1620,
+        "tw-thumbwheel-backup has made no backup for 1d 2h 59m 0s",
+        {"cronjob": "tw-thumbwheel-backup"},
+    ),
+    Case("BackupOverdue", {BACKED_UP: "0x1440 86400x360", BACKUPS_CREATED: "0x1800"}, 1700),
+    # No backup since the schedule was created.
+    Case(
+        "BackupOverdue",
+        {BACKUPS_CREATED: "0x1800"},
+        1620,
+        "tw-thumbwheel-backup has made no backup for 1d 3h 0m 0s",
+        {"cronjob": "tw-thumbwheel-backup"},
+    ),
+    Case("BackupOverdue", {BACKUPS_CREATED: "0x1800"}, 1500),
 )
 
 MODELS = (
@@ -323,6 +345,22 @@ MODELS = (
         15,
         "9 generations wait for the batch of small-2",
         {"instance": "v1", "version": "small-2"},
+    ),
+    Case(
+        "ModelServerReplicaSilent",
+        {REPLICAS("silent"): "0 1x20", REPLICAS("answering"): "3 2x20"},
+        15,
+        "1 replicas of the model server do not answer g1",
+        {"instance": "g1", "state": "silent"},
+    ),
+    # Without any replica that answers, VersionUnavailable and RequestsFail fire.
+    Case(
+        "ModelServerReplicaSilent", {REPLICAS("silent"): "1x20", REPLICAS("answering"): "0x20"}, 15
+    ),
+    Case(
+        "ModelServerReplicaSilent",
+        {REPLICAS("silent"): "0 1x5 0x20", REPLICAS("answering"): "3x30"},
+        15,
     ),
     Case(
         "ExternalModelFails",

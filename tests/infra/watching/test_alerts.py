@@ -66,7 +66,8 @@ def test_every_selector_is_limited_to_the_release(alert: str) -> None:
     found = selectors(rule["expr"])
     assert found
     for metric, matchers in found:
-        scope = "<claims>" if metric.startswith("kubelet_") else "<scope>"
+        owners = {"kubelet": "<claims>", "kube": "<backups>"}
+        scope = owners.get(metric.partition("_")[0], "<scope>")
         assert matchers.endswith((f",{scope}}}", f"{{{scope}}}")), metric
 
 

@@ -34,7 +34,10 @@ from tests.support.runbooks import (
     pages,
 )
 
-VALUES = ("evaluation-values.yaml", "training.enabled=true", "ray.mode=kuberay")
+VALUES = (
+    *("evaluation-values.yaml", "training.enabled=true", "ray.mode=kuberay", "backup.enabled=true"),
+    *("backup.claim.existingClaim=backups", "backup.encryptionSecret=backup-key"),
+)
 SET = {"$namespace": "chat", "$release": "tw", "$name": "tw-thumbwheel"}
 PROGRAMS = {"kubectl", "helm", "awk", "tail", "echo", "date"}
 KEYWORDS = {"for", "do", "done"}

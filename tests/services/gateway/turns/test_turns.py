@@ -376,7 +376,7 @@ def test_overload_of_a_peer_lowers_the_limit_and_a_quota_does_not(
             for _ in range(20):
                 await asyncio.gather(*(ask() for _ in range(8)))
         assert (
-            int(REGISTRY.get_sample_value("thumbwheel_admission_limit", {"door": "turns"}) or 0)
+            int(REGISTRY.get_sample_value("thumbwheel_admission_limit", {"limiter": "turns"}) or 0)
             == limit
         )
         await turns.close(1)
