@@ -21,16 +21,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from training.data.chat import load_chat
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig
 from training.rl.networks import open_critic, open_networks
 from training.rl.scores import Answer
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.machine import configure_device
 from training.runtime.training_state import DirectoryCheckpoints
 from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine
+from training.stages.policy_config import PpoConfig
 from training.stages.policy_inputs import network_sources, open_policy_inputs, read_data
 from training.stages.policy_loop import rollout_engines, sample_rollout
-from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
+from training.stages.ppo import Ppo, PpoNetworks
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("sync", "rollout", "scoring", "learning")

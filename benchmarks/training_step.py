@@ -214,7 +214,8 @@ def ours(case: str, folder: Path, steps: int, threads: int) -> None:
 
 
 def _our_sft(folder: Path, steps: int, common: Settings) -> Stage:
-    from training.stages.sft import SftConfig, run
+    from training.stages.config import SftConfig
+    from training.stages.sft import run
 
     sizes: Settings = {
         "microbatch_rows": SFT_ROWS,
@@ -230,7 +231,8 @@ def _our_sft(folder: Path, steps: int, common: Settings) -> Stage:
 
 
 def _our_grpo(folder: Path, steps: int, common: Settings) -> Stage:
-    from training.stages.grpo import GrpoConfig, run
+    from training.stages.grpo import run
+    from training.stages.policy_config import GrpoConfig
 
     sizes: Settings = {
         "prompts_per_update": GROUPS,
@@ -245,8 +247,9 @@ def _our_grpo(folder: Path, steps: int, common: Settings) -> Stage:
 
 
 def _our_ppo(folder: Path, steps: int, common: Settings) -> Stage:
-    from training.rl.advantages import KlConfig
-    from training.stages.ppo import PpoConfig, run
+    from training.rl.config import KlConfig
+    from training.stages.policy_config import PpoConfig
+    from training.stages.ppo import run
 
     sizes: Settings = {
         "prompts_per_update": PPO_ROWS,
@@ -274,7 +277,7 @@ def _our_policy(folder: Path, steps: int) -> Settings:
 
 
 def _our_rate() -> object:
-    from training.optim.optimizers import OptimizerConfig
+    from training.optim.config import OptimizerConfig
 
     return OptimizerConfig(learning_rate=RATE, schedule="constant", warmup_steps=0)
 

@@ -54,12 +54,12 @@ from training.loop import STEPS, train
 from training.loop import evaluate as evaluate_candidate
 from training.loop_run import LoopEnvironment, LoopRun, begin, resume
 from training.model.reward import load_reward_model
-from training.optim.optimizers import OptimizerConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
 from training.remote import FeedbackLog, RolloutClient
 from training.reporting.progress import Lines, ProgressReporter
-from training.rl.advantages import KlConfig
+from training.rl.config import KlConfig
 from training.service_identity import training_identity
 from training.stages import ppo, reward_model, sft
 

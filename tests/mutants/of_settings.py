@@ -13,14 +13,14 @@ SETTINGS = (
     ),
     Mutant(
         "90 settings: gradient clip of 0 is accepted",
-        "training/optim/optimizers.py",
+        "training/optim/config.py",
         "gradient_clip: Limit = 1.0",
         "gradient_clip: float = 1.0",
         RANGES,
     ),
     Mutant(
         "91 settings: beta of PPO may become negative",
-        "training/stages/ppo.py",
+        "training/stages/policy_config.py",
         "self.kl.horizon_samples <= minimum",
         "self.kl.horizon_samples < 0",
         RANGES,

@@ -15,7 +15,7 @@ from training.errors import ConfigError
 from training.losses.log_probs import token_log_probs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.reward import SETTINGS
+from training.model.config import REWARD_SETTINGS
 from training.runtime.machine import to_device, use_device
 
 CHUNK_LOGITS = 1 << 25  # 128 MiB of float32 logits at once, for any vocabulary
@@ -36,7 +36,7 @@ class LocalModel:
             ConfigError: the directory is a reward model, or the device is not available.
             ModelConfigError, CheckpointError, ChatError: a file is missing or invalid.
         """
-        if (directory / SETTINGS).exists():
+        if (directory / REWARD_SETTINGS).exists():
             raise ConfigError(
                 f"model: {directory} is a reward model, which gives no probabilities of tokens",
                 field="model",

@@ -17,6 +17,7 @@ from training.errors import DetailedError
 
 Item = TypeVar("Item")
 
+PACKINGS = ("documents", "stream")  # as in packing.py
 ENDINGS = (".txt", ".jsonl", ".parquet")
 ROBOTS = "robots.txt"  # of a mirrored site: rules for crawlers (RFC 9309), no document
 SHOWN_ENDINGS = 4

@@ -22,11 +22,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.data.corpus import PACKINGS
 from training.data.tensors import FILL_ID
 from training.data.token_shards import ShardError, TokenStream
 
 Array = npt.NDArray[Any]
-PACKINGS = ("documents", "stream")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.reward import SETTINGS
+from training.model.config import REWARD_SETTINGS
 from training.runtime.machine import to_device, use_device
 
 SAMPLING_OPTIONS = (
@@ -63,7 +63,7 @@ def generate(options: argparse.Namespace) -> int:
         raise DecodingError(
             f"{ignored[0]}: cannot be combined with beams", field=ignored[0], reason="CONFLICT"
         )
-    if (options.directory / SETTINGS).exists():
+    if (options.directory / REWARD_SETTINGS).exists():
         raise DecodingError(
             f"directory: {options.directory} is a reward model, which cannot generate text",
             field="directory",

@@ -26,9 +26,10 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.placement import Place, Placement
 from training.model.reward import load_reward_model
-from training.parallelism.layout import Parallelism, arrange_context, distribute
-from training.rl.served import UNFIT_SHARE, OffPolicyConfig, figures_of, measure, read_answer
-from training.runtime.context import RunContext
+from training.parallelism.layout import arrange_context, distribute
+from training.rl.config import OffPolicyConfig
+from training.rl.served import UNFIT_SHARE, figures_of, measure, read_answer
+from training.runtime.context import Parallelism, RunContext
 from training.runtime.machine import Autocast, configure_device, stores_narrow
 
 # With about 14 tokens per answer the standard error is a twentieth of the mean (small model in 8

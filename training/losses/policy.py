@@ -9,11 +9,11 @@ Shapes: B batch, R response tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from training.losses.normalisation import Normalisation
 from training.runtime.ranks import Ranks
 
 # exp() of larger values overflows the surrogate before clipping has an effect
@@ -29,19 +29,6 @@ class Clip:
 
     low: float = 0.2
     high: float = 0.2
-
-
-class Normalisation(StrEnum):
-    """Divisor of a minibatch's loss.
-
-    token: number of all tokens (DAPO). sequence: tokens of each response, then the number of
-    responses (GRPO). constant: a given number times the number of responses, so the length of a
-    response has no influence (Dr. GRPO).
-    """
-
-    TOKEN = "token"  # noqa: S105
-    SEQUENCE = "sequence"
-    CONSTANT = "constant"
 
 
 def token_weights(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training.model.lora import LoraConfig, active_adapter, adapter_parameters, add_adapter
+from training.model.config import LoraConfig
+from training.model.lora import active_adapter, adapter_parameters, add_adapter
 from training.model.transformer import Decoder, KeyValueCache
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from training.artifacts.manifest import BASE_ADAPTER
+from training.model.config import LoraConfig
 from training.model.fields import ModelConfigError, read_object
 from training.model.lora import (
     ADAPTER_CONFIG,
@@ -29,7 +30,6 @@ from training.model.lora import (
     BASE_SHA256,
     PEFT_PREFIX,
     AdapterError,
-    LoraConfig,
     read_adapter_config,
     record_base,
     save_adapter_weights,

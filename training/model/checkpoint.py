@@ -25,14 +25,12 @@ from chat_format.errors import ChatFormatError
 from chat_format.tokenizer_check import FILE as TOKEN_IDS
 from chat_format.tokenizer_check import write_token_ids
 from training.errors import ConfigError
-from training.model.config import ModelConfig, parse_config, stored_dtype
-from training.model.fields import read_object
+from training.model.config import ModelConfig, read_config, stored_dtype
 from training.model.lora import ADAPTERS
 from training.model.tensor_files import (
     WEIGHTS,
     CheckpointError,
     read_tensors,
-    stored_type,
     weight_files,
 )
 from training.model.transformer import Decoder
@@ -61,30 +59,8 @@ GPT2_LAYER: dict[str, tuple[str, ...]] = {
     "mlp.c_proj": ("mlp.down_proj",),
 }
 CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
 # Derived tables in old files, not weights: causal masks and rotary frequencies.
 CONSTANTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-
-
-def read_config(directory: Path) -> ModelConfig:
-    """Return the config.json of a model directory.
-
-    Without a dtype, the stored type of the embedding is used.
-
-    Raises:
-        ModelConfigError: the file is missing, invalid, or describes an unsupported model; names the
-            field.
-        CheckpointError: there is no dtype, and the weights cannot be read.
-    """
-    raw = read_object(directory / "config.json")
-    if not (raw.get("dtype") or raw.get("torch_dtype")):
-        stored = (stored_type(file, EMBEDDINGS) for file in weight_files(directory))
-        raw["dtype"] = next((name for name in stored if name is not None), None)
-        if raw["dtype"] is None:
-            raise CheckpointError(
-                f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
-            )
-    return parse_config(raw)
 
 
 def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
@@ -147,7 +123,7 @@ def save_weights(
         companions_from: as in `save_decoder`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    dtype = stored_dtype(raw)
+    dtype = getattr(torch, stored_dtype(raw))
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     save_file(stored, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")

@@ -1,26 +1,32 @@
-"""Decoder description read from a Hugging Face config.json.
+"""Decoder description read from a Hugging Face config.json, and settings of adapters.
 
 One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3. Every difference between the
 families is a field, so the transformer reads fields and never a family name. Unsupported features
 are refused by field. Dropout is ignored instead of refused: the rates in GPT-2's files concern
 training and do not affect the function of the weights.
+
+Light commands import this module, so it does not import torch.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError
-from training.model.rope import FULL, SLIDING, Rope, read_rope
+from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError, read_object
+from training.model.rope_config import FULL, SLIDING, Rope, read_rope
+from training.runtime.ranges import Count, Positive, check_ranges
 
 # Without layer_types, every sixth layer of Gemma 3 is global (Gemma 3 report).
 GEMMA_GLOBAL_EVERY = 6
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
+REWARD_SETTINGS = "reward_model.json"  # in the directory of a reward model
+EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NOT_BUILT = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
@@ -62,6 +68,51 @@ class ModelConfig:
     max_positions: int  # hard limit with learned positions, else the training length
     initializer_range: float
     raw: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Settings of the adapters on the target projections.
+
+    Attributes:
+        rank: inner dimension of the adapter matrices, at least 1; higher ranks can learn more
+        alpha: scale of the update, as alpha / rank; above 0
+        targets: projections with an adapter, comma-separated
+        served_rank: highest rank of the adapter against the first model of a chain of adapters,
+            at least 1; vLLM serves the version with it (base_adapter/)
+    """
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    targets: tuple[str, ...] = PROJECTIONS
+    served_rank: Count = 64
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Return the config.json of a model directory.
+
+    Without a dtype, the stored type of the embedding is used.
+
+    Raises:
+        ModelConfigError: the file is missing, invalid, or describes an unsupported model; names the
+            field.
+        CheckpointError: there is no dtype, and the weights cannot be read.
+    """
+    raw = read_object(directory / "config.json")
+    if not (raw.get("dtype") or raw.get("torch_dtype")):
+        # Imports torch.
+        from training.model.tensor_files import WEIGHTS, CheckpointError, stored_type, weight_files
+
+        stored = (stored_type(file, EMBEDDINGS) for file in weight_files(directory))
+        raw["dtype"] = next((name for name in stored if name is not None), None)
+        if raw["dtype"] is None:
+            raise CheckpointError(
+                f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
+            )
+    return parse_config(raw)
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -242,8 +293,8 @@ def _kinds_by_pattern(fields: Fields, family: str, count: int) -> list[str]:
     return [SLIDING if layer >= first else FULL for layer in range(count)]
 
 
-def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
-    """Return the weight type in config.json, float32 by default.
+def stored_dtype(raw: Mapping[str, Any]) -> str:
+    """Return the name of the weight type in config.json, float32 by default.
 
     Raises:
         ModelConfigError: the type is not float32, bfloat16 or float16.
@@ -256,7 +307,7 @@ def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
             reason="UNKNOWN",
             limit=", ".join(DTYPES),
         )
-    return DTYPES[name]
+    return str(name)
 
 
 def llama_json(
@@ -296,4 +347,10 @@ def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:
     The model server also rounds by config.json's dtype, independent of its compute type; both must
     agree (docs/decisions/predictor.md).
     """
-    return float(torch.tensor(math.sqrt(hidden_size), dtype=stored_dtype(raw)))
+    scale, dtype = math.sqrt(hidden_size), stored_dtype(raw)
+    if dtype == "bfloat16":  # the upper half of a float32, rounded to even
+        (bits,) = struct.unpack("<I", struct.pack("<f", scale))
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+    kind = "<e" if dtype == "float16" else "<f"
+    return float(struct.unpack(kind, struct.pack(kind, scale))[0])

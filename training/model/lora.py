@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +22,16 @@ from torch.nn import functional as F
 
 from training.artifacts.manifest import MANIFEST
 from training.errors import DetailedError, details_of
+from training.model.config import PROJECTIONS, LoraConfig
 from training.model.fields import ModelConfigError, read_object
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
-from training.runtime.ranges import Count, Positive, check_ranges
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_SHA256 = "base_model_sha256"  # no field of PEFT, which ignores others
 PEFT_PREFIX = "base_model.model."
 ADAPTERS = ".adapters."  # part of every adapter parameter's name
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Settings of the adapters on the target projections.
-
-    Attributes:
-        rank: inner dimension of the adapter matrices, at least 1; higher ranks can learn more
-        alpha: scale of the update, as alpha / rank; above 0
-        targets: projections with an adapter, comma-separated
-        served_rank: highest rank of the adapter against the first model of a chain of adapters,
-            at least 1; vLLM serves the version with it (base_adapter/)
-    """
-
-    rank: Count = 8
-    alpha: Positive = 16.0
-    targets: tuple[str, ...] = PROJECTIONS
-    served_rank: Count = 64
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class AdapterError(DetailedError, ValueError):

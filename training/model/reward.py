@@ -21,9 +21,9 @@ from training.artifacts.manifest import hash_file
 from training.errors import DetailedError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
+from training.model.config import REWARD_SETTINGS, LoraConfig
 from training.model.fields import absent, missing
 from training.model.lora import (
-    LoraConfig,
     add_adapter,
     check_base,
     copy_adapter,
@@ -36,7 +36,6 @@ from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 
 TOKENIZER = "tokenizer.json"
-SETTINGS = "reward_model.json"
 HEAD = "head.safetensors"
 ADAPTER = "adapter"
 
@@ -150,7 +149,7 @@ def save_reward_model(
         directory / HEAD,
     )
     settings = {"base": model_directory.name, "mean": reward.mean, "std": reward.std}
-    (directory / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (directory / REWARD_SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def is_adapter(directory: Path) -> bool:
@@ -192,7 +191,7 @@ def load_reward_model(
         RewardModelError: the adapter was trained on another base, or the complete reward model with
             another tokenizer.
     """
-    settings = json.loads((directory / SETTINGS).read_text())
+    settings = json.loads((directory / REWARD_SETTINGS).read_text())
     if is_adapter(directory):
         if settings["base"] != model_directory.name:
             raise RewardModelError(

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from training.errors import DetailedError
 from training.model.config import ModelConfig
-from training.model.rope import Rope, inverse_frequencies, rotate, rotation
+from training.model.rope import inverse_frequencies, rotate, rotation
+from training.model.rope_config import Rope
 
 # Cosine and sine of a layer's rotation, [B, 1, T, E] each; None with learned positions.
 Rotation = tuple[Tensor, Tensor] | None

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from training.optim.config import OptimizerConfig
 from training.optim.gradients import apply_gradients
-from training.optim.optimizers import OptimizerConfig, build_optimizer
+from training.optim.optimizers import build_optimizer
 from training.runtime.ranks import Ranks
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -47,9 +47,8 @@ from training.parallelism.pipeline import (
     received,
     sends,
 )
-from training.runtime.context import RunContext, require_divisible
+from training.runtime.context import Parallelism, RunContext, require_divisible
 from training.runtime.machine import Autocast, stores_narrow, to_device
-from training.runtime.ranges import Count, check_ranges
 from training.runtime.ranks import Ranks
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
@@ -64,36 +63,6 @@ COLUMN_WISE = (
 )
 ROW_WISE = ("self_attn.o_proj", "mlp.down_proj")
 HEAD_NORMS = ("q_norm", "k_norm")  # replicated on every worker, applied to the worker's own heads
-
-
-@dataclass(frozen=True)
-class Parallelism:
-    """Distribution of a model over workers.
-
-    Remaining workers train replicas.
-
-    Attributes:
-        shard: workers that share weights, gradients and optimizer state of each layer, at least 1
-        tensor: workers that compute each layer together, at least 1
-        pipeline: workers that have some of the layers each, at least 1; only pre-training and SFT
-    """
-
-    shard: Count = 1
-    tensor: Count = 1
-    pipeline: Count = 1
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    @property
-    def splits_model(self) -> bool:
-        """Return True if a worker holds less than the whole model."""
-        return self.parts > 1
-
-    @property
-    def parts(self) -> int:
-        """Return the number of workers that hold one model together."""
-        return self.pipeline * self.shard * self.tensor
 
 
 def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:

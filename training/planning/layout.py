@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.errors import ConfigError
-from training.model.config import ModelConfig
-from training.model.lora import LoraConfig
-from training.parallelism.layout import Parallelism, check_divisible
+from training.model.config import LoraConfig, ModelConfig
+from training.parallelism.layout import check_divisible
 from training.planning.accelerators import GB, NODE_GPUS, SUSTAINED_SHARE, Accelerator
+from training.runtime.context import Parallelism
 from training.runtime.ranks import Ranks
 
 

@@ -7,37 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from training.errors import ConfigError, details_of
 from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig, parse_config
-from training.parallelism.layout import Parallelism
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import MemoryKind, Part, Phase, peak, phases
 from training.planning.serving import rollout_server
+from training.planning.stage import DataSize, PlannedStage
 from training.planning.step import FP32, Work
 from training.planning.timing import TimeItem, longest_kind, time_of
-from training.planning.work import DataSize, PlannedConfig, evaluation_work, work_of
-from training.stages.config import PolicyConfig
-from training.stages.pretrain import PretrainConfig
+from training.planning.work import evaluation_work, work_of
+from training.runtime.context import Parallelism
+from training.stages.policy_config import PolicyConfig
+from training.stages.pretrain_config import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine, because sums over a network are too slow
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """Stage of a recipe with its config and the size of its data."""
-
-    name: str
-    config: PlannedConfig
-    data: DataSize = field(default_factory=DataSize)
-
-    def laid_out(self, **factors: int) -> PlannedStage:
-        """Return the stage with other values of its parallelism."""
-        parallelism = replace(self.config.parallelism, **factors)
-        return replace(self, config=replace(self.config, parallelism=parallelism))
 
 
 @dataclass(frozen=True)

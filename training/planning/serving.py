@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from training.errors import ConfigError
-from training.model.config import ModelConfig
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig, ModelConfig
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.step import Server, adapter_size, sizes_of
 from training.serving.rollout_server import RolloutServer, ServedType, ServerEngine

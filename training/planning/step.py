@@ -12,8 +12,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import nn
 
-from training.model.config import ModelConfig
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig, ModelConfig
 from training.model.transformer import Block, Decoder
 
 FP32, BF16 = 4, 2

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from training.losses.log_probs import STORED_LOGITS
-from training.parallelism.layout import Parallelism
 from training.planning.accelerators import Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import BF16, FP32, cache_bytes
 from training.planning.step import Pass, Role, Sampled, Work
+from training.runtime.context import Parallelism
 
 # Sums of [rows, tokens, d] over a tensor group per layer: two in the forward pass in the type of
 # the products; in the backward pass, one for the input of each split projection, in fp32. Counted

@@ -6,15 +6,15 @@ The parts of the work are in step.py. There is one function per kind of stage.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from training.data.seeds import steps_for
 from training.errors import ConfigError
 from training.evaluation.answers import score_rows
 from training.evaluation.comparison import EvaluationConfig
-from training.model.config import ModelConfig
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig, ModelConfig
 from training.planning.layout import Layout
+from training.planning.stage import DataSize, PlannedConfig
 from training.planning.step import (
     Network,
     Pass,
@@ -26,35 +26,9 @@ from training.planning.step import (
     sizes_of,
 )
 from training.runtime.context import require_divisible
-from training.stages.config import SftMix
-from training.stages.dpo import DpoConfig
-from training.stages.grpo import GrpoConfig
-from training.stages.kto import KtoConfig
-from training.stages.ppo import PpoConfig
-from training.stages.pretrain import PretrainConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
-
-PlannedConfig = (
-    PretrainConfig | SftConfig | RewardModelConfig | DpoConfig | KtoConfig | PpoConfig | GrpoConfig
-)
-
-
-@dataclass(frozen=True)
-class DataSize:
-    """Size of a stage's data.
-
-    Attributes:
-        rows: examples, pairs or prompts in the file.
-        prompt_tokens, response_tokens: means, for the time; the limits of the config decide the
-            memory. Pre-training has its sizes in its config.
-        mix_tokens: longest example of PPO's sft_mix, if it is known to be shorter than the limits.
-    """
-
-    rows: int = 0
-    prompt_tokens: float = 0.0
-    response_tokens: float = 0.0
-    mix_tokens: int | None = None
+from training.stages.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
+from training.stages.policy_config import GrpoConfig, PpoConfig, SftMix
+from training.stages.pretrain_config import PretrainConfig
 
 
 def work_of(config: PlannedConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:

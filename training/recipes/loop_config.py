@@ -18,13 +18,11 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan
 from training.runtime.context import Machine
-from training.stages.config import SftMix
-from training.stages.ppo import PpoConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.stages.config import RewardModelConfig, SftConfig
+from training.stages.policy_config import PpoConfig, SftMix
 
 
 @dataclass(frozen=True)

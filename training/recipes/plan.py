@@ -191,14 +191,13 @@ def print_plan(options: argparse.Namespace) -> int:
     """
     # Imported here, because the parser of every command imports this module, and torch takes
     # seconds.
-    from training.model.checkpoint import read_config
-    from training.model.config import parse_config
+    from training.model.config import parse_config, read_config
     from training.planning.accelerators import accelerator_named
     from training.planning.plan import plan_recipe
     from training.planning.text import as_json, text
     from training.recipes.custom.recipe_file import open_recipe, set_fields
     from training.recipes.open_models.recipes import shape
-    from training.stages.pretrain import PretrainConfig
+    from training.stages.pretrain_config import PretrainConfig
 
     if options.recipe == AUTO:
         return print_auto(options)

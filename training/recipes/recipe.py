@@ -21,9 +21,8 @@ from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
 from training.runtime.context import Lineage, Machine, require_divisible
 from training.runtime.ranks import all_different
-from training.stages.ppo import PpoConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.stages.config import RewardModelConfig, SftConfig
+from training.stages.policy_config import PpoConfig
 
 TEXTS = Path(__file__).parent / "texts"
 MAX_HOURS = 24.0  # a run a day is the least frequent schedule of the chart's examples

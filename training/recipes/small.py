@@ -13,15 +13,14 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.evaluation.task_rows import RULES
-from training.model.lora import LoraConfig
-from training.optim.optimizers import OptimizerConfig
+from training.model.config import LoraConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.loop_config import Values, loop_config
 from training.recipes.recipe import LoopConfig, Plan
-from training.rl.advantages import KlConfig
+from training.rl.config import KlConfig
 from training.runtime.context import Machine
-from training.stages.ppo import PpoConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.stages.config import RewardModelConfig, SftConfig
+from training.stages.policy_config import PpoConfig
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 192, 64
 VOCABULARY_ROWS = 32_768

@@ -9,64 +9,15 @@ the state *before* response token t. Rows of a group are adjacent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from training.errors import ConfigError
 from training.losses.policy import k1
 from training.model.reward import last_real_column
-from training.runtime.ranges import Count, Fraction, Limit, NonNegative, Positive, check_ranges
+from training.rl.config import MAX_RELATIVE_ERROR, KlConfig
 from training.runtime.ranks import Ranks
 
-MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
 GROUP_EPSILON = 1e-4  # as in TRL; scores of verifiers are 0 or 1
-
-
-@dataclass(frozen=True)
-class RewardShape:
-    """Settings for rewards from scores and KL, and for advantages from rewards.
-
-    Attributes:
-        missing_eos_penalty: subtracted from the score of a response that did not end by itself, at
-            least 0
-        score_clip: normalised scores are clipped to plus and minus this, above 0
-        discount: discount factor of rewards per token (gamma), in [0, 1]
-        gae_lambda: 0: use the next value of the critic, 1: use the observed rewards; in [0, 1]
-    """
-
-    missing_eos_penalty: NonNegative = 1.0
-    score_clip: Limit = 5.0
-    discount: Fraction = 1.0
-    gae_lambda: Fraction = 0.95
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class KlConfig:
-    """Weight of the KL penalty (beta), and the KL that it is adapted to, if any.
-
-    Attributes:
-        initial: what a nat of KL to the reference costs in reward (beta), at least 0
-        target_nats: KL per response that beta is adapted to, above 0; none: beta is fixed
-        horizon_samples: responses over which beta is adapted, at least 1; more: slower
-    """
-
-    initial: NonNegative = 0.05
-    target_nats: Positive | None = None
-    horizon_samples: Count = 2000
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.target_nats is not None and self.initial == 0:
-            raise ConfigError(
-                "initial: beta stays 0 if it starts at 0, so target_nats has no effect",
-                field="initial",
-                reason="CONFLICT",
-            )
 
 
 def response_scores(

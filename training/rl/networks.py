@@ -13,7 +13,7 @@ from pathlib import Path
 from training.data.seeds import seed_of
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig
 from training.model.reward import (
     RewardModel,
     RewardModelError,

@@ -22,11 +22,11 @@ from training.data.tensors import ResponseBatch
 from training.losses.log_probs import next_token_log_probs, scatter_back
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.rl.alarms import Limits, alarm
+from training.rl.config import WatchConfig
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest, response_log_probs
-from training.runtime.ranges import Count, FractionBelowOne, Limit, check_ranges
 from training.runtime.ranks import Ranks
 
 
@@ -70,30 +70,6 @@ def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor
     chosen_BT = batch.response_mask_BT
     log_probs_N = next_token_log_probs(backbone.decoder, hidden_BTD, batch.ids_BT, chosen_BT)
     return scatter_back(log_probs_N, chosen_BT[:, 1:], chosen_BT[:, 1:].shape)
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """Sampling of responses at every checkpoint.
-
-    The loss falls even if responses collapse, so it cannot show a collapse.
-
-    Attributes:
-        prompts: held-out prompts that are answered at each checkpoint, at least 1
-        max_response_tokens: maximum tokens of each answer, at least 1
-        length_floor_fraction: fraction of the mean answer length before training, below which
-            training stops; in [0, 1)
-        kl_ceiling_nats: KL to the reference, in nats per answer, above which training stops; above
-            0
-    """
-
-    prompts: Count = 32
-    max_response_tokens: Count = 64
-    length_floor_fraction: FractionBelowOne = 0.25
-    kl_ceiling_nats: Limit = 20.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

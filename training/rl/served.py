@@ -20,9 +20,9 @@ from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.errors import DetailedError
 from training.model.backbone import Backbone
+from training.rl.config import OffPolicyConfig
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
-from training.runtime.ranges import Limit, WeightCap, check_ranges
 
 # Reasons why a sample does not match its answer.
 OTHER_PROMPT = "its prompt had another number of tokens"
@@ -37,29 +37,6 @@ class OffPolicyError(DetailedError, ValueError):
     """Served answers that must not be trained on; the text names the field and the finding."""
 
     reason = "OFF_POLICY"
-
-
-@dataclass(frozen=True)
-class OffPolicyConfig:
-    """Requirements for answers that a version sampled while it served users.
-
-    Attributes:
-        versions: versions whose answers may be used in addition to those of the starting model,
-            separated by commas; none: all answers, also those without a sample
-        mismatch_limit_nats: mean difference of a token's log-prob between the starting model here
-            and as it was served, above 0
-        importance_cap: maximum weight of an answer, min(p_start / p_served, cap), at least 1; only
-            for answers sampled at top_p 1; none: every weight is 1, and the mismatch is only
-            reported
-    """
-
-    versions: tuple[str, ...] | None = None
-    # measured: 0.002 for nano on OpenVINO, 0.086 for the small model in 8 bits (docs/decisions)
-    mismatch_limit_nats: Limit = 0.2
-    importance_cap: WeightCap | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

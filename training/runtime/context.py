@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from training.errors import ConfigError, unknown_choice
-from training.runtime.ranges import CountOrZero, check_ranges
+from training.runtime.ranges import Count, CountOrZero, check_ranges
 from training.runtime.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -78,6 +78,36 @@ class Machine:
         check_ranges(self)
         if self.dtype not in DTYPES:
             raise unknown_choice("dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """Distribution of a model over workers.
+
+    Remaining workers train replicas.
+
+    Attributes:
+        shard: workers that share weights, gradients and optimizer state of each layer, at least 1
+        tensor: workers that compute each layer together, at least 1
+        pipeline: workers that have some of the layers each, at least 1; only pre-training and SFT
+    """
+
+    shard: Count = 1
+    tensor: Count = 1
+    pipeline: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def splits_model(self) -> bool:
+        """Return True if a worker holds less than the whole model."""
+        return self.parts > 1
+
+    @property
+    def parts(self) -> int:
+        """Return the number of workers that hold one model together."""
+        return self.pipeline * self.shard * self.tensor
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from training.runtime.context import Lineage, RunContext
 
 if TYPE_CHECKING:
     from training.model.backbone import Backbone
-    from training.model.lora import LoraConfig
+    from training.model.config import LoraConfig
 
 ADAPTER = "adapter"  # folder of the unmerged adapter in a model directory
 

@@ -1,4 +1,7 @@
-"""Configuration that stages share: all stages after pre-training, and PPO and GRPO."""
+"""Configuration of the stages that train on given rows: SFT, reward model, DPO and KTO.
+
+Commands check configurations before they import torch, so this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,24 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from training.errors import ConfigError
-from training.model.lora import LoraConfig
-from training.optim.optimizers import OptimizerConfig
-from training.parallelism.layout import Parallelism
-from training.rl.alarms import Limits
-from training.runtime.context import Lineage, Machine
+from training.errors import ConfigError, unknown_choice
+from training.model.config import LoraConfig
+from training.optim.config import OptimizerConfig
+from training.rl.config import OffPolicyConfig, WatchConfig
+from training.runtime.context import Lineage, Machine, Parallelism
 from training.runtime.ranges import (
     Count,
-    CountOrZero,
+    FlipFraction,
     FractionBelowOne,
-    Limit,
+    NonNegative,
     OpenFraction,
     Positive,
     Range,
-    WeightCap,
     check_ranges,
 )
-from training.serving.rollout_server import RolloutServer
+
+REWARD_LOSSES = ("bradley_terry", "margin_ranking")
+KTO_WEIGHTS = ("balanced", "equal")
 
 
 @dataclass(frozen=True)
@@ -63,207 +66,159 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class SftMix:
-    """Examples of SFT whose loss each minibatch lowers too, against the alignment tax.
+class SftConfig(StageConfig):
+    """Configuration of supervised fine-tuning.
 
-    This is PPO-ptx (arXiv 2203.02155). data_path is as in SftConfig. Examples longer than a prompt
-    and a response together are dropped.
+    data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
+    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
+    also written to adapter/.
 
     Attributes:
-        data_path: a file of rows as `sft` reads them
-        coefficient: factor of their loss in addition to the policy loss, above 0
-        rows: examples per minibatch, all workers together; at least 1
+        epochs: passes over the rows, at least 1
+        batch_rows: rows per step, all workers together; at least 1
+        microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
+            results
+        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
+            oldest messages (fit_context), rows that are still longer are dropped; both are counted
+        optimizer: optimizer of all trained weights
+        held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
+            1)
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
     """
 
-    data_path: Path
-    coefficient: Positive = 0.1
-    rows: Count = 8
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
+    epochs: Count = 1
+    batch_rows: Count = 16
+    microbatch_rows: Count = 8
+    max_tokens: Count = 512
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    held_out_fraction: FractionBelowOne = 0.05
+    checkpoint_every_steps: Count = 50
 
 
 @dataclass(frozen=True)
-class VerifiableMix:
-    """Prompts whose responses a verifier scores, among those that the reward model scores.
+class RewardModelConfig(StageConfig):
+    """Configuration of the reward model.
+
+    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
+    "tie": bool = false, "weight": float = 1}. output_directory: with `lora` an adapter on the
+    weights of model_directory, otherwise a model directory; in both cases with head.safetensors and
+    reward_model.json (base version, mean and standard deviation of the scores).
 
     Attributes:
-        data_path: a file of prompts with tasks, as `tasks write` writes it
-        share: share of the prompts of an update, rounded to whole prompts, at least one of each
-            kind; in (0, 1)
-        reward_scale: score of a right response, in units of the reward model's normalised score,
-            above 0; without effect if GRPO standardises the scores of each prompt
+        loss: bradley_terry, or margin_ranking, which requires the margin of each row
+        centre_coefficient: pulls the sum of the scores of a pair towards 0, at least 0; 0: off
+            (arXiv 2312.09244)
+        epochs: passes over the pairs, at least 1
+        batch_pairs: pairs per step, all workers together; at least 1
+        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
+            oldest messages (fit_context), pairs that are still longer are dropped; both are counted
+        optimizer: optimizer of all trained weights
+        held_out_fraction: share of the prompts, not of the pairs, that is measured and never
+            learned; in (0, 1)
+        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
+            were judged twice
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
     """
 
-    data_path: Path
-    share: OpenFraction = 0.25
-    reward_scale: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class PolicyConfig(StageConfig):
-    """Configuration that PPO and GRPO share.
-
-    data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model,
-    or from a verifier passed to the stage if there is no reward model; with `verifiable` from both.
-    The reference is model_directory, unchanged. output_directory becomes a model directory. With
-    `lora` all networks share the base weights.
-
-    Attributes:
-        updates: number of updates (sample, score, learn), at least 1
-        prompts_per_update: prompts sampled in an update, all workers together; at least 1
-        samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
-        minibatch_rows: responses per optimizer step, all workers together; at least 1; divides
-            prompts_per_update * samples_per_prompt
-        epochs_per_update: passes over the responses of an update, at least 1
-        early_stop_nats: KL of the new to the old policy, in nats per token, above which an update
-            ends early; above 0; none: never
-        max_prompt_tokens: tokens of a prompt, at least 1; longer contexts lose their oldest
-            messages (fit_context), prompts that are still longer are dropped; both are counted
-        max_response_tokens: tokens of a response, at least 1; longer responses are cut off
-        temperature: sampling temperature, above 0; 1: the distribution of the policy
-        importance_cap: maximum importance weight of a token for differences between trainer and
-            sampler, at least 1; none: no difference
-        max_staleness_updates: updates that the weights of remote samplers may lag behind, at least
-            0; with 1 or more they work one update ahead
-        rollout_server: model server that samples instead of the policy itself; none: the policy, or
-            rollout actors
-        judge_directory: a reward model for monitoring only: its score must not fall while the
-            trained score rises; none: no monitoring
-        judge_base_directory: base model of the judge; needed with judge_directory
-        kl_ceiling_nats: KL to the reference, in nats per response, above which training stops;
-            above 0; none: never
-        length_floor_fraction: share of the mean response tokens of the first update below which
-            training stops; in [0, 1)
-        gold_drop: fall of the judge's normalised score from its maximum above which training stops
-            while the score rises; at least 0
-        policy_optimizer: optimizer of the policy
-        sft_mix: examples added to each minibatch against forgetting; none: no examples
-        verifiable: verifiable tasks among the prompts; only with a reward model; none: no tasks
-        checkpoint_every_updates: updates between checkpoints (with sample responses for the
-            report), at least 1
-    """
-
-    # A keyword, because a positional one would come after the fields of the base class.
-    reward_model_directory: Path | None = field(kw_only=True)
-    updates: Count = 100
-    prompts_per_update: Count = 32
-    samples_per_prompt: Count = 1
-    minibatch_rows: Count = 16
-    epochs_per_update: Count = 2
-    early_stop_nats: Limit | None = None
-    max_prompt_tokens: Count = 256
-    max_response_tokens: Count = 64
-    temperature: Positive = 1.0
-    importance_cap: WeightCap | None = None
-    max_staleness_updates: CountOrZero = 0
-    rollout_server: RolloutServer | None = None
-    judge_directory: Path | None = None
-    judge_base_directory: Path | None = None
-    kl_ceiling_nats: Limit | None = 20.0
-    length_floor_fraction: FractionBelowOne = 0.25
-    gold_drop: Annotated[float, Range()] = 0.5
-    policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    sft_mix: SftMix | None = None
-    verifiable: VerifiableMix | None = None
-    checkpoint_every_updates: Count = 5
+    loss: str = "bradley_terry"
+    centre_coefficient: NonNegative = 0.01
+    epochs: Count = 1
+    batch_pairs: Count = 16
+    microbatch_pairs: Count = 4
+    max_tokens: Count = 512
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    held_out_fraction: OpenFraction = 0.2
+    label_noise: FlipFraction | None = None
+    checkpoint_every_steps: Count = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rows_per_update % self.minibatch_rows:
-            raise ConfigError(
-                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} "
-                f"rows of an update ({self.prompts_per_update} prompts x {self.samples_per_prompt} "
-                f"samples); {self._divisors()} would",
-                field="minibatch_rows",
-                reason="OUT_OF_RANGE",
-                limit=self._divisors(),
-            )
-        if (self.judge_directory is None) != (self.judge_base_directory is None):
-            raise ConfigError(
-                "judge_directory, judge_base_directory: both or neither must be set",
-                field="judge_directory" if self.judge_directory is None else "judge_base_directory",
-                reason="MISSING",
-            )
-        if self.verifiable is not None and self.reward_model_directory is None:
-            raise ConfigError(
-                "verifiable: needs a reward model for the other prompts; without one a verifier "
-                "scores all of data_path",
-                field="verifiable",
-                reason="CONFLICT",
-            )
-        if self.verifiable is not None and self.prompts_per_update < 2:
-            raise ConfigError(
-                f"prompts_per_update: {self.prompts_per_update} has no prompt of each kind",
-                field="prompts_per_update",
-                reason="TOO_SMALL",
-                limit="at least 2 with verifiable",
-            )
-        if self.max_staleness_updates > 0 and self.importance_cap is None:
-            raise ConfigError(
-                "max_staleness_updates: samples of older weights need importance_cap",
-                field="max_staleness_updates",
-                reason="CONFLICT",
-            )
-        if self.rollout_server is not None:
-            self._check_rollout_server()
+        if self.loss not in REWARD_LOSSES:
+            raise unknown_choice("loss", self.loss, REWARD_LOSSES)
 
-    def _check_rollout_server(self) -> None:
-        """Check that a server samples the distribution that the policy has here.
 
-        Raises:
-            ConfigError: names the field that a server cannot follow.
-        """
-        conflicts = {
-            # Its log-probs are those of temperature 1.
-            "temperature": (self.temperature != 1.0, "must be 1"),
-            # Its softmax covers all rows.
-            "vocabulary_rows": (self.vocabulary_rows is not None, "must be none"),
-            # It has one version at a time.
-            "max_staleness_updates": (self.max_staleness_updates > 0, "must be 0"),
-            # Workers with the same rows would get different samples.
-            "parallelism.tensor": (self.parallelism.tensor > 1, "must be 1"),
-        }
-        for name, (conflict, limit) in conflicts.items():
-            if conflict:
-                raise ConfigError(
-                    f"{name}: {limit} with rollout_server",
-                    field=name,
-                    reason="CONFLICT",
-                    limit=limit,
-                )
+@dataclass(frozen=True)
+class PreferenceConfig(StageConfig):
+    """Configuration that DPO and KTO share.
 
-    def _divisors(self) -> str:
-        """Return the largest divisors of an update's rows up to the requested size."""
-        rows = self.rows_per_update
-        parts = [part for part in range(min(rows, self.minibatch_rows), 0, -1) if rows % part == 0]
-        return " or ".join(map(str, parts[:2]))
+    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
+    also written to adapter/.
 
-    @property
-    def verifiable_per_update(self) -> int:
-        """Verifiable prompts in one update, all workers together; 0 without `verifiable`."""
-        if self.verifiable is None:
-            return 0
-        wanted = round(self.verifiable.share * self.prompts_per_update)
-        return min(max(1, wanted), self.prompts_per_update - 1)
+    Attributes:
+        beta: penalty for divergence from the reference, above 0; smaller values allow more
+        epochs: passes over the rows, at least 1
+        max_tokens: tokens of prompt and response together, at least 1; rows with longer responses
+            are dropped and counted
+        optimizer: optimizer of all trained weights
+        held_out_fraction: share of the prompts, not of the rows, that is measured and never
+            learned; in (0, 1)
+        watch: samples at each checkpoint, and limits for stopping
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
+    """
 
-    @property
-    def rows_per_update(self) -> int:
-        """Responses in one update, all workers together."""
-        return self.prompts_per_update * self.samples_per_prompt
+    beta: Positive = 0.1
+    epochs: Count = 1
+    max_tokens: Count = 512
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    held_out_fraction: OpenFraction = 0.1
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    checkpoint_every_steps: Count = 50
 
-    @property
-    def is_one_step(self) -> bool:
-        """True if an update consists of one optimizer step over all its rows.
 
-        Then the scored policy and the trained policy are the same.
-        """
-        return self.epochs_per_update == 1 and self.minibatch_rows == self.rows_per_update
+@dataclass(frozen=True)
+class DpoConfig(PreferenceConfig):
+    """Configuration of DPO; common fields in PreferenceConfig.
 
-    @property
-    def limits(self) -> Limits:
-        """Thresholds of the alarms that stop training."""
-        return Limits(self.kl_ceiling_nats, self.length_floor_fraction, self.gold_drop)
+    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str},
+    as for the reward model. Ties are dropped: they hold the policy at its reference and reduce what
+    is learned from the pairs (arXiv 2409.17431).
+
+    Attributes:
+        label_smoothing: assumed share of flipped labels in the loss; in [0, 0.5)
+        margin_weight: nats of reward required by a pair's margin of 1, at least 0; 0: margins are
+            ignored
+        batch_pairs: pairs per step, all workers together; at least 1
+        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
+            were judged twice
+    """
+
+    label_smoothing: FlipFraction = 0.0
+    margin_weight: NonNegative = 0.0
+    batch_pairs: Count = 16
+    microbatch_pairs: Count = 4
+    label_noise: FlipFraction | None = None
+
+
+@dataclass(frozen=True)
+class KtoConfig(PreferenceConfig):
+    """Configuration of KTO; common fields in PreferenceConfig.
+
+    data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and
+    "served" if the sample is known. Then its ids are trained on, not those of the text.
+
+    Attributes:
+        weights: balanced: thumbs up and down have equal total weight; equal: each thumb has equal
+            weight, for comparison
+        batch_rows: thumbs per step, all workers together; at least 2, as the baseline z0 is a mean
+            over mismatched prompts and responses of the batch
+        microbatch_rows: thumbs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        off_policy: requirements for answers that a version sampled while serving users
+    """
+
+    weights: str = "balanced"
+    batch_rows: Annotated[int, Range(2)] = 16
+    microbatch_rows: Count = 8
+    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights not in KTO_WEIGHTS:
+            raise unknown_choice("weights", self.weights, KTO_WEIGHTS)

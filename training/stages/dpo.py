@@ -29,38 +29,12 @@ from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
 from training.runtime.context import RunContext
 from training.runtime.machine import Autocast, configure_device
-from training.runtime.ranges import Count, FlipFraction, NonNegative
 from training.runtime.ranks import Ranks
 from training.stages.artifact import publish_model
-from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
+from training.stages.config import DpoConfig
+from training.stages.preference_loop import Preferences, train_on_preferences
 
 STAGE = "dpo"
-
-
-@dataclass(frozen=True)
-class DpoConfig(PreferenceConfig):
-    """Configuration of DPO; common fields in PreferenceConfig.
-
-    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str},
-    as for the reward model. Ties are dropped: they hold the policy at its reference and reduce what
-    is learned from the pairs (arXiv 2409.17431).
-
-    Attributes:
-        label_smoothing: assumed share of flipped labels in the loss; in [0, 0.5)
-        margin_weight: nats of reward required by a pair's margin of 1, at least 0; 0: margins are
-            ignored
-        batch_pairs: pairs per step, all workers together; at least 1
-        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
-            results
-        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
-            were judged twice
-    """
-
-    label_smoothing: FlipFraction = 0.0
-    margin_weight: NonNegative = 0.0
-    batch_pairs: Count = 16
-    microbatch_pairs: Count = 4
-    label_noise: FlipFraction | None = None
 
 
 @dataclass(frozen=True)

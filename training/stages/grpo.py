@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import load_chat
-from training.errors import ConfigError
-from training.losses.policy import Clip, Normalisation, k3, policy_loss, token_weights
+from training.losses.policy import Clip, k3, policy_loss, token_weights
 from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
 from training.parallelism.layout import arrange_context, distribute_views
@@ -37,9 +35,8 @@ from training.rl.rollout import Rollout
 from training.rl.scores import Verifier
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
-from training.runtime.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
 from training.runtime.training_state import TrainingState
-from training.stages.config import PolicyConfig
+from training.stages.policy_config import GrpoConfig
 from training.stages.policy_inputs import (
     PolicyInputs,
     check_scorers,
@@ -57,97 +54,6 @@ from training.stages.policy_loop import (
 )
 
 STAGE = "grpo"
-
-
-@dataclass(frozen=True)
-class GrpoConfig(PolicyConfig):
-    """Configuration of GRPO; common fields in PolicyConfig.
-
-    A group is the samples_per_prompt responses to one prompt.
-
-    | paper | standardise | normalisation | filter_zero_variance | clip_high | kl_coefficient |
-    |---|---|---|---|---|---|
-    | GRPO, arXiv 2402.03300 | True | sequence | False | 0.2 | 0.04 |
-    | Dr. GRPO, arXiv 2503.20783 | False | constant | False | 0.2 | 0 |
-    | DAPO, arXiv 2503.14476 | True | token | True | 0.28 | 0 |
-
-    Attributes:
-        samples_per_prompt: responses to each prompt, compared with each other; at least 2
-        standardise: divide the advantages of a group by the standard deviation of its scores
-        normalisation: divisor of the loss: token: all tokens, sequence: tokens of each response, or
-            constant: constant_tokens
-        constant_tokens: divisor of each response with normalisation "constant", at least 1; none
-            with the others
-        filter_zero_variance: leave out groups whose responses all have the same score
-        clip_low: distance of the ratio of new to old policy below 1 beyond which a token has no
-            gradient; in (0, 1)
-        clip_high: the same distance above 1; above 0
-        kl_coefficient: factor of the KL to the reference in the loss (k3), at least 0; 0: no
-            reference is loaded, and kl_ceiling_nats must be none
-        missing_eos_penalty: subtracted from the score of a response without end token, at least 0
-        mask_missing_eos: responses without end token count in their group but are not learned from
-        soft_overlong_tokens: tokens before max_response_tokens from which length lowers the score;
-            at least 0, less than max_response_tokens; 0: none
-    """
-
-    samples_per_prompt: Annotated[int, Range(2)] = 16
-    minibatch_rows: Count = 64
-    standardise: bool = True
-    normalisation: Normalisation = Normalisation.TOKEN
-    constant_tokens: Count | None = None
-    filter_zero_variance: bool = False
-    clip_low: OpenFraction = 0.2
-    clip_high: Positive = 0.28
-    kl_coefficient: NonNegative = 0.02
-    missing_eos_penalty: NonNegative = 0.0
-    mask_missing_eos: bool = False
-    soft_overlong_tokens: CountOrZero = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        constant = self.normalisation is Normalisation.CONSTANT
-        if constant != (self.constant_tokens is not None):
-            raise ConfigError(
-                f"constant_tokens: {self.constant_tokens} with "
-                f"normalisation {self.normalisation.value}",
-                field="constant_tokens",
-                reason="MISSING" if constant else "CONFLICT",
-            )
-        if constant and self.standardise:
-            raise ConfigError(
-                "standardise: constant normalisation (Dr. GRPO) needs advantages without division",
-                field="standardise",
-                reason="CONFLICT",
-            )
-        if self.kl_coefficient == 0 and self.kl_ceiling_nats is not None:
-            raise ConfigError(
-                "kl_ceiling_nats: needs a reference, which only kl_coefficient loads; set None",
-                field="kl_ceiling_nats",
-                reason="CONFLICT",
-            )
-        if self.mask_missing_eos and (self.missing_eos_penalty or self.soft_overlong_tokens):
-            raise ConfigError(
-                "mask_missing_eos: a penalty has no effect on masked responses",
-                field="mask_missing_eos",
-                reason="CONFLICT",
-            )
-        if self.soft_overlong_tokens >= self.max_response_tokens:
-            raise ConfigError(
-                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below "
-                f"max_response_tokens, {self.max_response_tokens}",
-                field="soft_overlong_tokens",
-                reason="TOO_LARGE",
-                limit=f"below {self.max_response_tokens}",
-            )
-
-    @property
-    def is_one_step(self) -> bool:
-        """Extend `PolicyConfig.is_one_step` to masked rows.
-
-        Masked rows have no gradient, but their graph would be part of the backward pass all the
-        same.
-        """
-        return super().is_one_step and not (self.filter_zero_variance or self.mask_missing_eos)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ w_down n_down. The step loop is shared with DPO (preference_loop.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from training.data.examples import ThumbExample, read_thumbs
 from training.data.seeds import split_by_key
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, length_groups, response_batch
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.losses.preferences import kto
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -29,44 +29,15 @@ from training.model.checkpoint import load_decoder, require_positions
 from training.model.vocabulary import VocabularyMap
 from training.parallelism.layout import arrange_context, distribute, distribute_views
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
-from training.rl.served import OffPolicyConfig, ServedAnswer, compare_log_probs, read_answer
+from training.rl.served import ServedAnswer, compare_log_probs, read_answer
 from training.runtime.context import RunContext
 from training.runtime.machine import Autocast, configure_device
-from training.runtime.ranges import Count, Range
 from training.runtime.ranks import Ranks
 from training.stages.artifact import publish_model
-from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
+from training.stages.config import KtoConfig
+from training.stages.preference_loop import Preferences, train_on_preferences
 
 STAGE = "kto"
-WEIGHTS = ("balanced", "equal")
-
-
-@dataclass(frozen=True)
-class KtoConfig(PreferenceConfig):
-    """Configuration of KTO; common fields in PreferenceConfig.
-
-    data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and
-    "served" if the sample is known. Then its ids are trained on, not those of the text.
-
-    Attributes:
-        weights: balanced: thumbs up and down have equal total weight; equal: each thumb has equal
-            weight, for comparison
-        batch_rows: thumbs per step, all workers together; at least 2, as the baseline z0 is a mean
-            over mismatched prompts and responses of the batch
-        microbatch_rows: thumbs per forward pass, at least 1; fewer need less memory, with equal
-            results
-        off_policy: requirements for answers that a version sampled while serving users
-    """
-
-    weights: str = "balanced"
-    batch_rows: Annotated[int, Range(2)] = 16
-    microbatch_rows: Count = 8
-    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights not in WEIGHTS:
-            raise unknown_choice("weights", self.weights, WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from training.data.tensors import TokenisedExample, response_batch
 from training.errors import ConfigError
 from training.losses.log_probs import batch_loss
 from training.model.backbone import Backbone
-from training.model.checkpoint import read_config, require_positions
+from training.model.checkpoint import require_positions
+from training.model.config import read_config
 from training.model.reward import RewardModel, is_adapter, load_reward_model, require_one_tokenizer
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.parallelism.layout import distribute
@@ -38,7 +39,7 @@ from training.rl.scores import (
 )
 from training.runtime.machine import Autocast
 from training.runtime.ranks import Ranks
-from training.stages.config import PolicyConfig, SftMix
+from training.stages.policy_config import PolicyConfig, SftMix
 from training.stages.sft import fitting_examples, narrow
 
 

@@ -36,7 +36,7 @@ from training.runtime.machine import sampling_threads
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish_model
-from training.stages.config import PolicyConfig
+from training.stages.policy_config import PolicyConfig
 from training.stages.policy_inputs import Prompts
 
 FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes

@@ -10,7 +10,7 @@ Shapes: B rows (responses), R response columns, T columns of prompt and response
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,16 +18,13 @@ from torch import Tensor
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import load_chat
-from training.errors import ConfigError
 from training.losses.policy import Clip, policy_loss, token_weights, value_loss
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
 from training.optim.learner import Learner
-from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, distribute_views
 from training.rl.advantages import (
-    MAX_RELATIVE_ERROR,
     explained_variance,
     gae,
     next_beta,
@@ -35,8 +32,6 @@ from training.rl.advantages import (
     token_rewards,
     whiten,
 )
-from training.rl.advantages import KlConfig as KlConfig
-from training.rl.advantages import RewardShape as RewardShape
 from training.rl.experience import (
     Experience,
     MinibatchSums,
@@ -51,9 +46,8 @@ from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier
 from training.runtime.context import RunContext
 from training.runtime.machine import configure_device
-from training.runtime.ranges import Limit, OpenFraction
 from training.runtime.training_state import TrainingState
-from training.stages.config import PolicyConfig
+from training.stages.policy_config import PpoConfig
 from training.stages.policy_inputs import (
     PolicyInputs,
     check_scorers,
@@ -71,52 +65,6 @@ from training.stages.policy_loop import (
 )
 
 STAGE = "ppo"
-
-
-@dataclass(frozen=True)
-class PpoConfig(PolicyConfig):
-    """Configuration of PPO; common fields in PolicyConfig.
-
-    Attributes:
-        clip: distance of the ratio of new to old policy from 1 beyond which a token has no
-            gradient; in (0, 1)
-        value_clip: distance of a value from its old value beyond which a token does not train the
-            critic; above 0
-        reward: reward of a response
-        kl: cost of divergence from the reference
-        kl_ceiling_nats: KL to the reference, in nats per response, above which training stops;
-            above 0
-        critic_optimizer: optimizer of the critic
-    """
-
-    clip: OpenFraction = 0.2
-    value_clip: Limit = 0.2
-    reward: RewardShape = field(default_factory=RewardShape)
-    kl: KlConfig = field(default_factory=KlConfig)
-    kl_ceiling_nats: Limit = 20.0
-    critic_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        scale = 0.0 if self.verifiable is None else self.verifiable.reward_scale
-        if scale > self.reward.score_clip:
-            raise ConfigError(
-                f"verifiable.reward_scale: {scale:g} would be clipped to reward.score_clip, "
-                f"{self.reward.score_clip:g}",
-                field="verifiable.reward_scale",
-                reason="TOO_LARGE",
-                limit=f"at most {self.reward.score_clip:g}",
-            )
-        # next_beta changes beta by at most MAX_RELATIVE_ERROR * rows / horizon of itself.
-        minimum = MAX_RELATIVE_ERROR * self.rows_per_update
-        if self.kl.target_nats is not None and self.kl.horizon_samples <= minimum:
-            raise ConfigError(
-                f"kl.horizon_samples: {self.kl.horizon_samples} is not above {minimum:g}: one "
-                f"update of {self.rows_per_update} rows could lower beta to 0 or below",
-                field="kl.horizon_samples",
-                reason="TOO_SMALL",
-                limit=f"above {minimum:g}",
-            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ with the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -16,48 +16,18 @@ from typing import Generic, Protocol, Self, TypeVar
 from training.data.seeds import rows_of_step, steps_for
 from training.data.tensors import TokenisedExample
 from training.errors import ConfigError
-from training.model.checkpoint import read_config
+from training.model.config import read_config
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.learner import Learner
-from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import gathered
-from training.rl.reference import PolicyAndReference, Watch, WatchConfig
+from training.rl.config import WatchConfig
+from training.rl.reference import PolicyAndReference, Watch
 from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, sampling_threads
-from training.runtime.ranges import Count, OpenFraction, Positive
 from training.runtime.training_state import TrainingState
-from training.stages.config import StageConfig
+from training.stages.config import PreferenceConfig
 
 SHOWN_PROMPTS = 4  # held-out prompts whose answers the report shows
-
-
-@dataclass(frozen=True)
-class PreferenceConfig(StageConfig):
-    """Configuration that DPO and KTO share.
-
-    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
-    also written to adapter/.
-
-    Attributes:
-        beta: penalty for divergence from the reference, above 0; smaller values allow more
-        epochs: passes over the rows, at least 1
-        max_tokens: tokens of prompt and response together, at least 1; rows with longer responses
-            are dropped and counted
-        optimizer: optimizer of all trained weights
-        held_out_fraction: share of the prompts, not of the rows, that is measured and never
-            learned; in (0, 1)
-        watch: samples at each checkpoint, and limits for stopping
-        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
-            at least 1
-    """
-
-    beta: Positive = 0.1
-    epochs: Count = 1
-    max_tokens: Count = 512
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    held_out_fraction: OpenFraction = 0.1
-    watch: WatchConfig = field(default_factory=WatchConfig)
-    checkpoint_every_steps: Count = 50
 
 
 class Row(Protocol):

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
-from training.data.packing import PACKINGS, PackedRows
+from training.data.packing import PackedRows
 from training.data.seeds import rows_of_step, seed_of
 from training.data.token_shards import (
     SHARDS_HASH,
@@ -29,116 +27,27 @@ from training.data.token_shards import (
     open_shards,
     shards_hash,
 )
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.learner import Learner
-from training.optim.optimizers import OptimizerConfig
-from training.parallelism.layout import Parallelism, arrange_context, assemble, distribute
+from training.parallelism.layout import arrange_context, assemble, distribute
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers
 from training.rl.rollout import CachedEngine, SampleRequest
-from training.runtime.context import Lineage, Machine, Progress, RunContext, Sample
+from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, configure_device, sampling_threads, step_usage
-from training.runtime.ranges import Count, CountOrZero, NonNegative, check_ranges
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish
 from training.stages.perplexity import measure, surprise_of
+from training.stages.pretrain_config import PretrainConfig
 
 STAGE = "pretrain"
 OPENING = re.compile(r"\S+(?:\s+\S+){0,3}")  # four words
 OPENING_TOKENS = 64  # enough for four words
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """Samples at each checkpoint.
-
-    The seeds are always the same, so that samples over time differ only by the model.
-
-    Attributes:
-        prompts: beginnings to continue, separated by commas
-        openings: number of held-out texts whose openings are prompts too; at least 0
-        max_tokens: tokens of each continuation, at least 1
-        temperature: sampling temperature, at least 0; 0: the most probable token
-    """
-
-    prompts: tuple[str, ...] = ()
-    openings: CountOrZero = 0
-    max_tokens: Count = 64
-    temperature: NonNegative = 0.8
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Configuration of pre-training.
-
-    shards_directory: output of training.data.token_shards. model_json: config.json of the model to
-    build (training.model.config.llama_json).
-
-    Attributes:
-        steps: optimizer steps of the whole run, at least 1
-        batch_rows: rows per step, all workers together; at least 1
-        microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
-            results
-        context_tokens: tokens of a row, at least 2, and at most the positions of the model
-        packing: documents: a token sees only its own text; stream: a text may see the preceding
-            texts
-        optimizer: optimizer of all trained weights
-        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
-        evaluate_every_steps: steps between measurements of bits per byte, at least 1; none: never
-        evaluation_tokens: number of the first held-out tokens to measure, at least 1
-        samples: texts that are generated at each checkpoint
-        checkpoint_every_steps: steps between checkpoints, at least 1
-        seed: seed for the order of rows and all random numbers
-        machine: threads, number type and device
-        parallelism: how workers share the model
-    """
-
-    tokenizer_directory: Path  # tokenizer.json and its companions
-    shards_directory: Path
-    output_directory: Path
-    lineage: Lineage
-    model_json: Mapping[str, Any]
-    steps: Count = 1000
-    batch_rows: Count = 32
-    microbatch_rows: Count = 32
-    context_tokens: Count = 128
-    packing: str = "documents"
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    checkpoint_activations: bool = False
-    evaluate_every_steps: Count | None = None
-    evaluation_tokens: Count = 1 << 16
-    samples: SampleConfig = field(default_factory=SampleConfig)
-    checkpoint_every_steps: Count = 200
-    seed: int = 0
-    machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.packing not in PACKINGS:
-            raise unknown_choice("packing", self.packing, PACKINGS)
-        if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
-            raise ConfigError(
-                "samples: a pipeline does not support sampling",
-                field="samples",
-                reason="CONFLICT",
-            )
-        longest = parse_config(self.model_json).max_positions
-        if not 2 <= self.context_tokens <= longest:
-            raise ConfigError(
-                f"context_tokens: {self.context_tokens} is not in [2, {longest}] (model positions)",
-                field="context_tokens",
-                reason="OUT_OF_RANGE",
-                limit=f"in [2, {longest}]",
-            )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ good with a ceiling of 0.77, and poor with a ceiling of 1.0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from training.data.context import fit_context
 from training.data.examples import PairExample, read_pairs
 from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.figures import Z_95, clustered_mean, share_bounds
 from training.losses.preferences import bradley_terry, centring, margin_ranking
 from training.model.activation_checkpointing import checkpoint_activations
@@ -28,64 +28,17 @@ from training.model.checkpoint import load_decoder, require_positions
 from training.model.reward import RewardModel, ScalarHead, ScalarModel, save_reward_model
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.learner import Learner
-from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, assemble, distribute
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.runtime.context import Progress, RunContext
 from training.runtime.machine import Autocast, configure_device
-from training.runtime.ranges import Count, FlipFraction, NonNegative, OpenFraction
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish
-from training.stages.config import StageConfig
+from training.stages.config import REWARD_LOSSES, RewardModelConfig
 
 STAGE = "reward_model"
-LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}
-
-
-@dataclass(frozen=True)
-class RewardModelConfig(StageConfig):
-    """Configuration of the reward model.
-
-    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
-    "tie": bool = false, "weight": float = 1}. output_directory: with `lora` an adapter on the
-    weights of model_directory, otherwise a model directory; in both cases with head.safetensors and
-    reward_model.json (base version, mean and standard deviation of the scores).
-
-    Attributes:
-        loss: bradley_terry, or margin_ranking, which requires the margin of each row
-        centre_coefficient: pulls the sum of the scores of a pair towards 0, at least 0; 0: off
-            (arXiv 2312.09244)
-        epochs: passes over the pairs, at least 1
-        batch_pairs: pairs per step, all workers together; at least 1
-        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
-            results
-        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
-            oldest messages (fit_context), pairs that are still longer are dropped; both are counted
-        optimizer: optimizer of all trained weights
-        held_out_fraction: share of the prompts, not of the pairs, that is measured and never
-            learned; in (0, 1)
-        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
-            were judged twice
-        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
-            at least 1
-    """
-
-    loss: str = "bradley_terry"
-    centre_coefficient: NonNegative = 0.01
-    epochs: Count = 1
-    batch_pairs: Count = 16
-    microbatch_pairs: Count = 4
-    max_tokens: Count = 512
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    held_out_fraction: OpenFraction = 0.2
-    label_noise: FlipFraction | None = None
-    checkpoint_every_steps: Count = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in LOSSES:
-            raise unknown_choice("loss", self.loss, LOSSES)
+LOSSES = dict(zip(REWARD_LOSSES, (bradley_terry, margin_ranking), strict=True))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Read `run` from top to bottom; the other functions are its parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from training.artifacts.manifest import Manifest, finished_manifest
@@ -22,52 +22,19 @@ from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder, require_positions
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.learner import Learner
-from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import arrange_context, distribute, gathered
 from training.parallelism.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
 from training.rl.rollout import CachedEngine, SampleRequest
 from training.runtime.context import Progress, RunContext, Sample
 from training.runtime.machine import Autocast, configure_device, sampling_threads
-from training.runtime.ranges import Count, FractionBelowOne
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish_model
-from training.stages.config import StageConfig
+from training.stages.config import SftConfig
 
 STAGE = "sft"
 SHOWN_PROMPTS = 4  # held-out prompts that are answered before and after training
 SHOWN_TOKENS = 64  # of an answer
-
-
-@dataclass(frozen=True)
-class SftConfig(StageConfig):
-    """Configuration of supervised fine-tuning.
-
-    data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
-    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
-    also written to adapter/.
-
-    Attributes:
-        epochs: passes over the rows, at least 1
-        batch_rows: rows per step, all workers together; at least 1
-        microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
-            results
-        max_tokens: tokens of prompt and response together, at least 1; longer contexts lose their
-            oldest messages (fit_context), rows that are still longer are dropped; both are counted
-        optimizer: optimizer of all trained weights
-        held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
-            1)
-        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
-            at least 1
-    """
-
-    epochs: Count = 1
-    batch_rows: Count = 16
-    microbatch_rows: Count = 8
-    max_tokens: Count = 512
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    held_out_fraction: FractionBelowOne = 0.05
-    checkpoint_every_steps: Count = 50
 
 
 @dataclass(frozen=True)

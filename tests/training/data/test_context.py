@@ -14,10 +14,10 @@ from training.evaluation.answers import fitted_ids
 from training.rl.served import OffPolicyConfig
 from training.runtime.context import Lineage, Machine
 from training.stages import dpo, kto, reward_model, sft
-from training.stages.config import SftMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
+from training.stages.policy_config import SftMix
 from training.stages.policy_inputs import read_data
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig

@@ -32,7 +32,7 @@ from training.probes.measurement import measure
 from training.probes.measurement import write_scores as write_probes
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
-from training.stages.config import VerifiableMix
+from training.stages.policy_config import VerifiableMix
 from training.verification.checks import Calls, Mathematics
 from training.verification.items import Item, Split, split_of, write_items
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE

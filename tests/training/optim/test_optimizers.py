@@ -13,9 +13,10 @@ from tests.support.errors import refused
 from tests.training.rl.toy import toy_decoder
 from tests.training.workers import run_workers
 from training.errors import ConfigError
+from training.optim.config import ALGORITHMS
 from training.optim.gradients import NonFiniteError, apply_gradients
 from training.optim.learner import learning_rate_at
-from training.optim.optimizers import ALGORITHMS, OptimizerConfig, build_optimizer
+from training.optim.optimizers import OptimizerConfig, build_optimizer
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import TrainingState
 

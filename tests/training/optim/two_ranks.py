@@ -12,7 +12,8 @@ from tests.training.rl.addition import addition_config, learn_in, right
 from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
-from training.optim.optimizers import ALGORITHMS, OptimizerConfig
+from training.optim.config import ALGORITHMS
+from training.optim.optimizers import OptimizerConfig
 from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import all_different
 from training.runtime.training_state import DirectoryCheckpoints

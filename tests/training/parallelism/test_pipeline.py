@@ -11,7 +11,7 @@ from tests.training.workers import Layouts, apart, run_workers, weights
 from training.artifacts.manifest import verify_manifest
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism
-from training.stages.pretrain import SampleConfig
+from training.stages.pretrain_config import SampleConfig
 
 # Each layout is trained once, by the first test that needs it: a minute, more on busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

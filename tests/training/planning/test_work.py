@@ -16,8 +16,8 @@ from training.planning.layout import Layout
 from training.planning.step import Pass, Role, Sampled, Shared, Work, adapter_size, sizes_of
 from training.planning.work import DataSize, PlannedConfig, work_of
 from training.runtime.context import Machine
-from training.stages.config import SftMix
 from training.stages.grpo import GrpoConfig
+from training.stages.policy_config import SftMix
 from training.stages.ppo import PpoConfig
 
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))

@@ -13,7 +13,8 @@ from tests.support.errors import refused
 from training.errors import ConfigError
 from training.model.config import llama_json
 from training.model.lora import LoraConfig
-from training.optim.optimizers import SCHEDULES, OptimizerConfig
+from training.optim.config import SCHEDULES
+from training.optim.optimizers import OptimizerConfig
 from training.recipes.custom import commands as custom_commands
 from training.recipes.custom.assignments import (
     NEEDED,
@@ -29,11 +30,12 @@ from training.recipes.custom.stages import STAGES
 from training.recipes.pretraining import commands as pretraining_commands
 from training.runtime.context import Lineage
 from training.runtime.ranges import ranges_of
-from training.stages.config import PolicyConfig
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
+from training.stages.policy_config import PolicyConfig
 from training.stages.ppo import PpoConfig
-from training.stages.pretrain import PretrainConfig, SampleConfig
+from training.stages.pretrain import PretrainConfig
+from training.stages.pretrain_config import SampleConfig
 from training.stages.sft import SftConfig
 
 FIXED = (*custom_commands.FIXED, *pretraining_commands.FIXED)

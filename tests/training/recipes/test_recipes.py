@@ -27,7 +27,7 @@ from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
-from training.stages.config import SftMix
+from training.stages.policy_config import SftMix
 
 PLAN = Plan("nano-1", Path("runs/nano-1"), Path("models/nano-0"))
 RESOLVED = Path(__file__).parent / "resolved"

@@ -18,7 +18,8 @@ from training.losses.log_probs import token_log_probs
 from training.losses.policy import Clip, policy_loss
 from training.model.reward import critic_from
 from training.optim.optimizers import OptimizerConfig
-from training.rl.advantages import KlConfig, RewardShape
+from training.rl.advantages import KlConfig
+from training.rl.config import RewardShape
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.rl.scores import Score, score_by_model
 from training.runtime.context import Progress, RunContext

@@ -14,7 +14,8 @@ from training.model.config import llama_json, parse_config
 from training.model.reward import ScalarHead, ScalarModel
 from training.model.transformer import Decoder, initialise
 from training.optim.optimizers import OptimizerConfig
-from training.rl.advantages import KlConfig, RewardShape
+from training.rl.advantages import KlConfig
+from training.rl.config import RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.runtime.context import Lineage, Machine, RunContext

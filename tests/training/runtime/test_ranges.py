@@ -24,18 +24,20 @@ from training.recipes.pretraining.recipe import RECIPES as PRETRAINING
 from training.recipes.pretraining.recipe import pretraining
 from training.recipes.pretraining.texts import Prepared
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths
-from training.rl.advantages import KlConfig, RewardShape, next_beta
+from training.rl.advantages import KlConfig, next_beta
+from training.rl.config import RewardShape
 from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig
 from training.runtime.context import Lineage, Machine
 from training.runtime.ranges import Range, check_ranges, ranges_of
 from training.serving.rollout_server import RolloutServer
-from training.stages.config import SftMix, VerifiableMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
+from training.stages.policy_config import SftMix, VerifiableMix
 from training.stages.ppo import PpoConfig
-from training.stages.pretrain import PretrainConfig, SampleConfig
+from training.stages.pretrain import PretrainConfig
+from training.stages.pretrain_config import SampleConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 

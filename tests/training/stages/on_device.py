@@ -29,7 +29,7 @@ from training.runtime.machine import configure_device, peak_memory_bytes, to_dev
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import pretrain
-from training.stages.pretrain import SampleConfig
+from training.stages.pretrain_config import SampleConfig
 
 NAMES = ("sft", "sft-lora", "reward_model", "ppo", "ppo-lora", "grpo", "dpo", "kto", "pretrain")
 OF_THE_MACHINE = ("tokens_per_second", "memory_bytes")

@@ -35,10 +35,10 @@ from training.runtime.context import Lineage, Machine, Progress, RunContext
 from training.runtime.ranks import all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import dpo, grpo, kto, ppo, reward_model
-from training.stages.config import SftMix
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
+from training.stages.policy_config import SftMix
 from training.stages.policy_loop import local_engine
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig

@@ -42,8 +42,8 @@ from training.runtime.machine import use_device
 from training.runtime.ranks import Ranks
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
-from training.stages.config import SftMix
 from training.stages.grpo import GrpoConfig
+from training.stages.policy_config import SftMix
 from training.stages.policy_inputs import network_sources, read_data
 from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig

@@ -10,7 +10,7 @@ from training.losses.policy import PolicyLoss
 from training.rl.experience import Experience, MinibatchSums, minibatches
 from training.rl.rollout import Rollout
 from training.runtime.ranks import ALONE, Ranks
-from training.stages.config import PolicyConfig
+from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import local_engine, sample_rollout
 
 ROWS = 12

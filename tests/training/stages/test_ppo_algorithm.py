@@ -8,7 +8,8 @@ import torch
 
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from tests.training.toys import ProgressList
-from training.rl.advantages import KlConfig, RewardShape
+from training.rl.advantages import KlConfig
+from training.rl.config import RewardShape
 from training.rl.rollout import CachedEngine, Rollout, SampleRequest
 from training.runtime.context import RunContext
 from training.runtime.ranks import ALONE

@@ -25,14 +25,16 @@ from training.errors import ConfigError
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
+from training.optim.config import ALGORITHMS
 from training.optim.gradients import NonFiniteError
-from training.optim.optimizers import ALGORITHMS, OptimizerConfig
+from training.optim.optimizers import OptimizerConfig
 from training.progress_log import SAMPLES, read_samples
 from training.runtime.context import Machine, RunContext
 from training.runtime.ranks import ALONE
 from training.runtime.training_state import DirectoryCheckpoints, latest_complete
 from training.stages import pretrain
-from training.stages.pretrain import PretrainConfig, SampleConfig
+from training.stages.pretrain import PretrainConfig
+from training.stages.pretrain_config import SampleConfig
 from training.tokenization.byte_pairs import train_tokenizer
 
 

@@ -40,8 +40,8 @@ from training.runtime.context import Lineage, Machine, RunContext
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stages import grpo, ppo, reward_model
-from training.stages.config import PolicyConfig, VerifiableMix
 from training.stages.grpo import GrpoConfig
+from training.stages.policy_config import PolicyConfig, VerifiableMix
 from training.stages.policy_inputs import read_data
 from training.stages.policy_loop import rollout_request
 from training.stages.ppo import PpoConfig

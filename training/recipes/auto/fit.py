@@ -14,24 +14,23 @@ from typing import Any
 from training.errors import ConfigError, details_of
 from training.evaluation.comparison import EvaluationConfig
 from training.model.config import ModelConfig
-from training.parallelism.layout import Parallelism
 from training.planning.accelerators import GIB, MIB, NODE_GPUS
 from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
 from training.planning.plan import (
     TENSORS,
-    PlannedStage,
     RecipePlan,
     StagePlan,
     estimate_evaluation,
     estimate_stage,
 )
 from training.planning.serving import with_spare_memory
-from training.planning.work import DataSize
+from training.planning.stage import DataSize, PlannedStage
 from training.recipes.auto.values import SERVER
 from training.recipes.custom.assignments import assigned, fields_named
 from training.recipes.custom.recipe_file import FIXED, of_stage
 from training.recipes.recipe import LoopConfig, Plan
+from training.runtime.context import Parallelism
 from training.serving.rollout_server import RolloutServer, ServerEngine
 
 FEWEST_ROLLOUTS = 640  # of a run: nano, whose ten updates of 64 prompts were enough

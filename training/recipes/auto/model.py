@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.errors import ConfigError
-from training.model.checkpoint import read_config
-from training.model.config import ModelConfig
+from training.model.config import ModelConfig, read_config
 from training.model.fields import read_object
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from training.model.lora import LoraConfig
+from training.model.config import LoraConfig
 
 ADAPTER_FACTOR = 10.0
 # Rank and scale of "LoRA Without Regret" for small data; adapters on all projections, as there.

@@ -16,9 +16,8 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.evaluation.task_rows import RULES
-from training.model.config import ModelConfig
-from training.model.lora import LoraConfig
-from training.optim.optimizers import OptimizerConfig
+from training.model.config import LoraConfig, ModelConfig
+from training.optim.config import OptimizerConfig
 from training.planning.accelerators import cpu
 from training.planning.collected import CollectedData
 from training.planning.hardware import Hardware
@@ -29,12 +28,11 @@ from training.recipes.custom.recipe_file import set_parts
 from training.recipes.loop_config import Values
 from training.recipes.names import AUTO
 from training.recipes.recipe import Plan
-from training.rl.advantages import KlConfig
+from training.rl.config import KlConfig
 from training.runtime.context import Machine
 from training.runtime.ranges import Count, check_ranges
-from training.stages.ppo import PpoConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.stages.config import RewardModelConfig, SftConfig
+from training.stages.policy_config import PpoConfig
 
 # Below this, full training: its rates are measured (nano), and rank 16 is a large part of matrices
 # with a few hundred columns. The rates of adapters are not extrapolated below it.

@@ -19,9 +19,8 @@ from training.cluster.notice import STOP_FILE
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
 from training.data.examples import read_prompts
 from training.errors import ConfigError, unknown_choice
-from training.model.checkpoint import read_config
-from training.model.reward import SETTINGS
-from training.planning.work import PlannedConfig
+from training.model.config import REWARD_SETTINGS, read_config
+from training.planning.stage import PlannedConfig
 from training.progress_log import resume_text
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
@@ -36,7 +35,7 @@ from training.stage_record import (
     check_same_run,
     remove_unsaved_run,
 )
-from training.stages.config import PolicyConfig
+from training.stages.policy_config import PolicyConfig
 from training.stages.policy_loop import FIRST_UPDATE
 
 RUNS = "runs"
@@ -203,7 +202,7 @@ def checked_model(path: Path) -> Path:
     Raises:
         ConfigError: the path does not exist or is a reward model, which cannot generate text.
     """
-    if (path / SETTINGS).exists():
+    if (path / REWARD_SETTINGS).exists():
         raise ConfigError(
             f"model: {path} is a reward model, not a language model",
             field="model",
@@ -231,7 +230,7 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
             )
         return None
     directory = existing_path("reward-model", path)
-    if not (directory / SETTINGS).exists():
+    if not (directory / REWARD_SETTINGS).exists():
         found = (
             "a language model, not a reward model"
             if (directory / "config.json").exists()

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from training.errors import ConfigError, details_of, did_you_mean
-from training.planning.plan import PlannedStage
+from training.planning.stage import PlannedStage
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 

@@ -8,18 +8,13 @@ from typing import Any
 
 from training.artifacts.manifest import Manifest
 from training.errors import ConfigError
-from training.planning.work import PlannedConfig
+from training.planning.stage import PlannedConfig
 from training.recipes.rlvr.stage import run as run_policy
 from training.runtime.context import RunContext
 from training.stages import dpo, kto, pretrain, reward_model, sft
-from training.stages.config import PolicyConfig
-from training.stages.dpo import DpoConfig
-from training.stages.grpo import GrpoConfig
-from training.stages.kto import KtoConfig
-from training.stages.ppo import PpoConfig
-from training.stages.pretrain import PretrainConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.stages.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
+from training.stages.policy_config import GrpoConfig, PolicyConfig, PpoConfig
+from training.stages.pretrain_config import PretrainConfig
 
 # Figures of PPO and GRPO with verifiable tasks among the prompts.
 MIXED = ("preference_score", "verifiable_score")

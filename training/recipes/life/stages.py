@@ -13,20 +13,21 @@ from training.data.token_shards import open_shards
 from training.evaluation.answers import ChatModel, Sampling
 from training.evaluation.comparison import contains_word, read_probes
 from training.model.config import llama_json
-from training.optim.optimizers import OptimizerConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.life import chats
 from training.recipes.life.plan import Plan
 from training.recipes.life.texts import CORPUS_LICENCE, shards_of, tokenizer_of
 from training.recipes.nano_world.facts import Question
 from training.recipes.pretraining.recipe import muon
 from training.recipes.recipe import TEXTS
-from training.rl.advantages import KlConfig
+from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine, Progress
 from training.runtime.machine import configure_device
 from training.runtime.ranks import ALONE
 from training.stages import perplexity, ppo, pretrain, reward_model, sft
-from training.stages.config import SftMix
-from training.stages.pretrain import SampleConfig
+from training.stages.config import RewardModelConfig, SftConfig
+from training.stages.policy_config import PpoConfig, SftMix
+from training.stages.pretrain_config import PretrainConfig, SampleConfig
 
 CONTEXT_TOKENS = 256
 PROMPT_TOKENS, RESPONSE_TOKENS = 128, 56
@@ -74,7 +75,7 @@ class Stages:
         vocabulary = open_shards(shards, tokenizer_of(self._clean)).vocabulary
         shape = llama_json(vocabulary, 128, 4, 4, 2, 336)
         steps = self._plan.pretrain_steps
-        config = pretrain.PretrainConfig(
+        config = PretrainConfig(
             tokenizer_directory=tokenizer_of(self._clean),
             shards_directory=shards,
             output_directory=self.model(name),
@@ -95,7 +96,7 @@ class Stages:
     def fine_tune(self) -> dict[str, Any]:
         """Fine-tune the base on conversations in all styles."""
         chats.write_chats(self._chats, self._plan)
-        config = sft.SftConfig(
+        config = SftConfig(
             model_directory=self.model(BASE),
             data_path=self._chats / chats.CONVERSATIONS,
             output_directory=self.model(SFT),
@@ -112,7 +113,7 @@ class Stages:
 
     def reward(self) -> dict[str, Any]:
         """Train the reward model on the judged pairs."""
-        config = reward_model.RewardModelConfig(
+        config = RewardModelConfig(
             model_directory=self.model(SFT),
             data_path=self._chats / chats.PAIRS,
             output_directory=self.model(REWARD),
@@ -128,7 +129,7 @@ class Stages:
 
     def optimise(self) -> dict[str, Any]:
         """Improve the fine-tuned model by PPO with the reward model."""
-        config = ppo.PpoConfig(
+        config = PpoConfig(
             model_directory=self.model(SFT),
             reward_model_directory=self.model(REWARD),
             data_path=self._chats / chats.PROMPTS,

@@ -15,7 +15,7 @@ from typing import Any
 
 from training.data.packages import cache
 from training.model.config import llama_json
-from training.optim.optimizers import OptimizerConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.pretraining.texts import PACKAGES
 from training.runtime.context import Machine
 from training.tokenization import byte_pairs, families

@@ -32,6 +32,8 @@ from training.recipes.pretraining.texts import LICENCE as WIKIPEDIA_LICENCE
 from training.recipes.pretraining.texts import openings
 from training.runtime.context import Lineage, Progress
 from training.stages import pretrain, sft
+from training.stages.config import SftConfig
+from training.stages.pretrain_config import PretrainConfig
 from training.tokenization.byte_pairs import train_tokenizer
 from training.tokenization.families import train_family_tokenizer
 
@@ -79,7 +81,7 @@ def train_base(
     vocabulary = open_shards(work / "shards", work / "tokenizer").vocabulary
     licence = WIKIPEDIA_LICENCE if base.openings else LICENCE
     name, _, _ = base.version.rpartition("-")
-    pretraining = pretrain.PretrainConfig(
+    pretraining = PretrainConfig(
         tokenizer_directory=work / "tokenizer",
         shards_directory=work / "shards",
         output_directory=work / f"{name}-pretrained",
@@ -94,7 +96,7 @@ def train_base(
         machine=base.machine,
     )
     run_stage(StageRun("pretrain", pretrain.run, pretraining), work, progress)
-    fine_tuning = sft.SftConfig(
+    fine_tuning = SftConfig(
         model_directory=work / f"{name}-pretrained",
         data_path=work / "conversations.jsonl",
         output_directory=work / name,

@@ -12,21 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.errors import unknown_choice
-from training.model.config import ModelConfig, parse_config
+from training.model.config import LoraConfig, ModelConfig, parse_config
 from training.model.fields import read_object
-from training.model.lora import LoraConfig
-from training.optim.optimizers import OptimizerConfig
-from training.parallelism.layout import Parallelism
-from training.planning.plan import PlannedStage
-from training.planning.work import DataSize
-from training.rl.advantages import KlConfig
-from training.runtime.context import Lineage, Machine
-from training.stages.dpo import DpoConfig
-from training.stages.grpo import GrpoConfig
-from training.stages.kto import KtoConfig
-from training.stages.ppo import PpoConfig
-from training.stages.reward_model import RewardModelConfig
-from training.stages.sft import SftConfig
+from training.optim.config import OptimizerConfig
+from training.planning.stage import DataSize, PlannedStage
+from training.rl.config import KlConfig
+from training.runtime.context import Lineage, Machine, Parallelism
+from training.stages.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
+from training.stages.policy_config import GrpoConfig, PpoConfig
 
 # Shapes of open models as config.json, with sizes only, which are facts. Gemma 3 27B is its text
 # decoder without the vision encoder.

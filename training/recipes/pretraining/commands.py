@@ -50,7 +50,7 @@ from training.recipes.pretraining.texts import (
 from training.reporting.progress import StageDisplay, open_display
 from training.stage_record import FINISHED, check_same_run, remove_unsaved_run, saved_step
 from training.stages import pretrain
-from training.stages.pretrain import PretrainConfig
+from training.stages.pretrain_config import PretrainConfig
 
 FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")
 DTYPE = "float32"  # default without a plan and without --set

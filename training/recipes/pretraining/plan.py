@@ -21,7 +21,8 @@ from training.optim.gradients import apply_gradients
 from training.optim.optimizers import build_optimizer
 from training.runtime.machine import bfloat16_is_faster, configure_device, to_device
 from training.runtime.ranks import ALONE
-from training.stages.pretrain import PretrainConfig, accumulate, open_data
+from training.stages.pretrain import accumulate, open_data
+from training.stages.pretrain_config import PretrainConfig
 
 TIMED_SECONDS = 10.0  # maximum; on a very busy machine the first step ends it
 SIMILAR = 1.1  # ratio of the two fastest steps; more steps would not change the result

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from training.model.config import llama_json
-from training.optim.optimizers import OptimizerConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.pretraining.texts import LICENCE, Prepared
 from training.runtime.context import Lineage, Machine
-from training.stages.pretrain import PretrainConfig, SampleConfig
+from training.stages.pretrain_config import PretrainConfig, SampleConfig
 
 CONTEXT_TOKENS = 256  # 90 % of the texts are shorter
 EVALUATIONS, CHECKPOINTS = 20, 8  # per run, at least CLOSEST_STEPS apart

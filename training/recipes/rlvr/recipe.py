@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.evaluation.answers import Sampling
-from training.model.lora import LoraConfig
-from training.optim.optimizers import OptimizerConfig
+from training.model.config import LoraConfig
+from training.optim.config import OptimizerConfig
 from training.recipes.names import RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
-from training.rl.advantages import KlConfig
+from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
-from training.stages.grpo import GrpoConfig
-from training.stages.ppo import PpoConfig
+from training.stages.policy_config import GrpoConfig, PpoConfig
 
 SEED = 20_261_126
 

@@ -14,8 +14,7 @@ from training.data.examples import read_prompts
 from training.rl.scores import Verifier
 from training.runtime.context import RunContext
 from training.stages import grpo, ppo
-from training.stages.grpo import GrpoConfig
-from training.stages.ppo import PpoConfig
+from training.stages.policy_config import GrpoConfig, PpoConfig
 from training.verification.checks import Calls, Programs
 from training.verification.items import Item, training_items
 from training.verification.sandbox.runs import open_sandbox

@@ -25,17 +25,13 @@ from training.model.base_adapter import (
     write_updates,
 )
 from training.model.checkpoint import load_decoder, save_decoder
-from training.model.lora import (
-    ADAPTER_WEIGHTS,
-    LoraConfig,
-    merge_saved_adapter,
-    record_base,
-)
-from training.optim.optimizers import OptimizerConfig
+from training.model.config import LoraConfig
+from training.model.lora import ADAPTER_WEIGHTS, merge_saved_adapter, record_base
+from training.optim.config import OptimizerConfig
 from training.recipes.small_sft.dataset import newcomer_conversations
 from training.runtime.context import Lineage, Machine
 from training.stages.artifact import ADAPTER
-from training.stages.sft import SftConfig
+from training.stages.config import SftConfig
 
 LICENCE = (
     "Gemma Terms of Use (a Model Derivative of google/gemma-3-270m); trained on texts under "

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from training.data.seeds import seed_of
 from training.data.tensors import pad
-from training.model.checkpoint import read_config
+from training.model.config import read_config
 from training.rl.correction import StaleRolloutError
 from training.rl.rollout import Rollout, SampleRequest
 from training.rl.rollout_server.server import SAMPLE_SECONDS, PolicyServer

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from training.errors import ConfigError
-from training.model.checkpoint import read_config
+from training.model.config import read_config
 from training.rl.networks import Sources
 from training.rl.rollout_server.weight_files import write_adapter, write_model
 from training.rl.samplers import Weights

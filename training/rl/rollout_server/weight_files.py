@@ -9,18 +9,11 @@ from typing import Any
 import torch
 
 from training.artifacts.manifest import write_manifest
-from training.model.checkpoint import (
-    EMBEDDINGS,
-    load_decoder,
-    plain_weights,
-    read_config,
-    save_weights,
-    to_disk,
-)
+from training.model.checkpoint import load_decoder, plain_weights, save_weights, to_disk
+from training.model.config import EMBEDDINGS, LoraConfig, read_config
 from training.model.lora import (
     ADAPTER_CONFIG,
     AdapterError,
-    LoraConfig,
     check_base,
     load_adapter,
     merge_saved_adapter,
