@@ -1,4 +1,4 @@
-"""Commands `thumbwheel train report RUN` and `thumbwheel train compare RUN RUN`.
+"""Commands `thumbwheel train report RUN` and `thumbwheel train compare RUN RUN …`.
 
 RUN is the version of a run of the loop, or a directory with stages.
 """
@@ -6,6 +6,7 @@ RUN is the version of a run of the loop, or a directory with stages.
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from training.reporting.comparison import compare, text_of, write_comparison
 from training.reporting.run import write_report
 from training.reporting.stage import read_stages, write_stage_page
 from training.runs import RECORD, Runs
+
+WITHOUT_TERMINAL = (120, 24)  # columns and lines of output to a file
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -36,15 +39,26 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         help="price for the cost on the page",
     )
     again.set_defaults(command=report)
-    two = commands.add_parser(
-        "compare", parents=[state], help="compare settings and results of two runs"
+    several = commands.add_parser(
+        "compare", parents=[state], help="compare settings and results of runs, the best first"
     )
-    two.add_argument("first", help="version such as nano-1, or a directory with stages")
-    two.add_argument("second")
-    two.add_argument(
+    several.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="two or more versions such as nano-1 or directories with stages, or one folder of "
+        "runs",
+    )
+    several.add_argument(
+        "--sort",
+        default="",
+        metavar="FIGURE",
+        help="figure that sorts the runs (default: the held-out figure)",
+    )
+    several.add_argument(
         "--page", type=Path, metavar="FILE", help="also write a page with curves and samples"
     )
-    two.set_defaults(command=compare_runs)
+    several.set_defaults(command=compare_runs)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -75,16 +89,16 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Print the comparison of two runs.
+    """Print the comparison of several runs.
 
     Raises:
         ConfigError: a run does not exist.
         ComparisonError: the runs cannot be compared.
     """
-    pairs = compare(_directory(options, options.first), _directory(options, options.second))
-    print(text_of(pairs))
+    found = compare([_directory(options, run) for run in options.runs], options.sort)
+    print(text_of(found, shutil.get_terminal_size(WITHOUT_TERMINAL).columns))
     if options.page is not None:
-        print(write_comparison(pairs, options.page))
+        print(write_comparison(found, options.page))
     return 0
 
 

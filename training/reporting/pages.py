@@ -8,16 +8,19 @@ with y downwards. The most important figures of a stage come first; the page fol
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.errors import ConfigError
+from training.reporting.units import figure, label, quantity
 from training.runtime.context import Progress
 
 WIDTH, HEIGHT, PAD = 300, 110, 4
+MOST_ENDS = 4  # last values in the title of a chart; of more lines the range
 MAX_POINTS = 300  # more than a point per pixel only enlarges the file
 FIRST = (
     *("loss", "bits_per_byte", "held_out_loss", "accuracy", "held_out_accuracy"),
@@ -77,19 +80,27 @@ def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
     charts = {}
     for name in names:
         lines = {
-            (run if len(courses) > 1 else name): [
+            (run if len(courses) > 1 else label(name)): [
                 (s.step, s.metrics[name]) for s in steps if name in s.metrics
             ]
             for run, steps in courses.items()
         }
-        if drawn := chart(name, lines):
+        if drawn := chart(label(name), lines, partial(quantity, name)):
             charts[name] = drawn
     first = tuple(charts[name] for name in FIRST if name in charts)
     return Curves(first, tuple(drawn for name, drawn in charts.items() if name not in FIRST))
 
 
-def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
-    """Return a chart of (x, y) points by name; None without finite points."""
+def chart(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    text: Callable[[float], str] = figure,
+) -> Chart | None:
+    """Return a chart of (x, y) points by name; None without finite points.
+
+    Args:
+        text: formats a y value.
+    """
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()
     }
@@ -109,10 +120,10 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Ch
             for x, y in thinned
         )
         lines.append(Line(name, drawn))
-    newest = ", ".join(f"{points[-1][1]:.4g}" for points in kept.values())
-    return Chart(
-        title, tuple(lines), f"{low:.4g}", f"{high:.4g}", f"{left:g}", f"{right:g}", newest
-    )
+    ends = [points[-1][1] for points in kept.values()]
+    several = f"{text(min(ends))} to {text(max(ends))}"
+    newest = several if len(ends) > MOST_ENDS else ", ".join(map(text, ends))
+    return Chart(title, tuple(lines), text(low), text(high), f"{left:g}", f"{right:g}", newest)
 
 
 def _scale(value: float, low: float, high: float, size: int) -> float:
@@ -140,14 +151,3 @@ def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
     partial.write_text(environment.get_template(template).render(facts), encoding="utf-8")
     partial.replace(path)
     return path
-
-
-def figure(value: object) -> str:
-    """Format a number; format a nested mapping as "name value, name value"."""
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items()
-        )
-    if value is None:
-        return "unknown"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,8 @@ from training.progress_log import (
     read_lines,
     read_samples,
 )
-from training.reporting.pages import curves, figure, write_page
+from training.reporting.pages import curves, write_page
+from training.reporting.units import duration, label, quantity, rate, size
 from training.rl.alarms import has_no_signal
 from training.runtime.context import Progress, Sample
 from training.stage_record import RECORD, StageRecord, read_failure, read_record
@@ -195,7 +196,7 @@ def report_rows(report: Mapping[str, Any]) -> dict[str, str]:
     for name, value in report.items():
         meaning = (UNKNOWN if value is None else EXPLANATIONS).get(name, "")
         if value != "":
-            rows[name.replace("_", " ")] = figure(value) + (f" ({meaning})" if meaning else "")
+            rows[label(name)] = quantity(name, value) + (f" ({meaning})" if meaning else "")
     return rows
 
 
@@ -211,12 +212,12 @@ def cost_rows(read: StageRead, price: float | None) -> dict[str, str]:
         else "unknown",
         "worker time": duration(cost.worker_seconds),
         "processor time of the first worker": duration(cost.processor_seconds),
-        "peak memory of the first worker": f"{cost.memory_bytes / 2**20:,.0f} MiB",
+        "peak memory of the first worker": size(cost.memory_bytes),
     }
     if cost.tokens is not None:
         rows["tokens"] = f"{cost.tokens:,.0f}"
     if cost.tokens_per_second is not None:
-        rows["tokens per second, including time between steps"] = f"{cost.tokens_per_second:,.0f}"
+        rows["tokens per second, including time between steps"] = rate(cost.tokens_per_second)
     if (dollars := cost.dollars(price)) is not None:
         rows["cost"] = f"${dollars:,.2f} at ${price:g} per worker hour"
     return rows
@@ -266,14 +267,6 @@ def price_here() -> float | None:
             limit="at least 0 and finite",
         )
     return price
-
-
-def duration(seconds: float) -> str:
-    """Format a duration in s, min or h."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _over_time(samples: Sequence[Sample]) -> list[tuple[str, Sequence[Sample]]]:

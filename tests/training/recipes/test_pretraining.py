@@ -89,6 +89,9 @@ def test_a_plan_is_made_once_and_stored(tmp_path: Path) -> None:
         (60 * 60 - plan.spent_seconds) * 0.85 * plan.tokens_per_second / (8 * 32)
     )
     assert {f"{plan.steps:,}", "256", plan.dtype} <= set(plan.text(256).split())
+    change = "--set machine.dtype=float32"
+    assert change in replace(plan, dtype="bfloat16").text(256)
+    assert change not in replace(plan, dtype="float32").text(256)
     assert planned(path, "tiny", 60.0, config, began, said.append) == plan
     assert len(said) == 1, "what is known is not timed"
     with refused(ConfigError, field="work", reason="MISMATCH", limit="tiny for 60 minutes"):
@@ -377,7 +380,9 @@ def test_workers_need_an_explicit_number_of_steps(
     assert groups == [Group(4, 1, fewest_workers=2)]
     assert prefixes == ["checkpoints/work"]
     parameters = verify_manifest(tmp_path / "work" / "one_million").report["parameters"]
-    assert f"{parameters:,}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{parameters:,}" in said
+    assert str(tmp_path / "work" / "runs" / "one_million" / "report.html") in said
 
 
 @pytest.mark.long

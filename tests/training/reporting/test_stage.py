@@ -29,7 +29,6 @@ from training.reporting.stage import (
     PRICE_VARIABLE,
     cost_of,
     cost_rows,
-    duration,
     price_here,
     read_stage,
     read_stages,
@@ -297,13 +296,6 @@ def test_samples_are_grouped_by_prompt_and_escaped(config: SftConfig, tmp_path: 
     assert "&lt;b&gt;An 40&lt;/b&gt;" in text
     assert text.count("&lt;b&gt;An ") == MOST_SAMPLED_STEPS
     assert "<b>" not in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")]
-)
-def test_durations_have_readable_units(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def test_output_directory_of_a_nested_config_is_recorded(tmp_path: Path) -> None:

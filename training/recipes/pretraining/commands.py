@@ -48,6 +48,7 @@ from training.recipes.pretraining.texts import (
     write_texts,
 )
 from training.reporting.progress import StageDisplay, open_display
+from training.reporting.stage import REPORT
 from training.stage_record import FINISHED, check_same_run, remove_unsaved_run, saved_step
 from training.stages import pretrain
 from training.stages.pretrain_config import PretrainConfig
@@ -147,7 +148,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     for sample in written:
         if sample.step == written[-1].step:
             print(f"\n> {sample.prompt}{sample.text}")
-    print(f"\nthe model is in {output}")
+    print(f"\nthe model is in {output}\n  page: {directory / REPORT}")
     return 0
 
 

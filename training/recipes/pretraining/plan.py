@@ -49,9 +49,12 @@ class Plan:
         """Return a summary for the user."""
         given = "1 minute is" if self.minutes == 1 else f"{self.minutes:g} minutes are"
         few = f", the minimum; {given} too short"
+        # The other stages compute in float32 unless they are configured.
+        narrow = " (faster here than float32; --set machine.dtype=float32 changes the number type)"
         return (
             f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at "
             f"{self.tokens_per_second:,.0f} tokens a second in {self.dtype}"
+            f"{narrow if self.dtype != 'float32' else ''}"
             f"{few if self.steps == FEWEST_STEPS else ''}"
         )
 
