@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import gpus_for_each, parse_workers
-from training.data_commands import code_commit, identity, objects, require_state, tls_files
+from training.data_commands import (
+    add_review_option,
+    code_commit,
+    identity,
+    objects,
+    quarantined,
+    require_state,
+    tls_files,
+)
 from training.errors import UnavailableError
 from training.recipes.names import AUTO
 from training.recipes.plan import add_hardware, check_derived_options, hardware_of
@@ -180,12 +188,7 @@ def _describe_stores(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="after a run remove old versions except the newest N and those in use",
     )
-    command.add_argument(
-        "--review",
-        default="",
-        metavar="HOST:PORT",
-        help="the review service, whose accounts in quarantine train nothing (default: none)",
-    )
+    add_review_option(command)
 
 
 def loop(options: argparse.Namespace) -> int:
@@ -210,7 +213,6 @@ def _run_once(options: argparse.Namespace) -> int:
     from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
     from training.model_store.pruning import prune_versions
     from training.remote import FeedbackLog, RolloutClient
-    from training.reviews.client import quarantined_accounts
 
     with ExitStack() as stack:
         stack.enter_context(
@@ -244,7 +246,7 @@ def _run_once(options: argparse.Namespace) -> int:
             halt_reason=lambda: watch.reason if watch else None,
             judge=judge_from(os.environ),
             store=_store(options),
-            quarantined=lambda: quarantined_accounts(options.review, tls, options.patience, signer),
+            quarantined=partial(quarantined, options),
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)

@@ -36,9 +36,9 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     Args:
         state: parser with the options for the loop's state.
     """
-    commands.add_parser("snapshot", parents=[state], help="take a snapshot now").set_defaults(
-        command=snapshot
-    )
+    taking = commands.add_parser("snapshot", parents=[state], help="take a snapshot now")
+    add_review_option(taking)
+    taking.set_defaults(command=snapshot, patience=0.0)
     forgetting = commands.add_parser(
         "forget", parents=[state], help="apply erasures to training data; loop does this too"
     )
@@ -78,6 +78,25 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     pruning.set_defaults(command=prune_stored)
 
 
+def add_review_option(command: argparse.ArgumentParser) -> None:
+    """Add the option for the service whose accounts in quarantine train nothing."""
+    command.add_argument(
+        "--review",
+        default="",
+        metavar="HOST:PORT",
+        help="the review service, whose accounts in quarantine train nothing (default: none)",
+    )
+
+
+def quarantined(options: argparse.Namespace) -> frozenset[str]:
+    """Return the accounts in quarantine of `--review`, as principals."""
+    from training.reviews.client import quarantined_accounts
+
+    return quarantined_accounts(
+        options.review, tls_files(options), options.patience, identity(options)
+    )
+
+
 def snapshot(options: argparse.Namespace) -> int:
     """Take a snapshot of the committed feedback."""
     from training.data.feedback.snapshot import SnapshotConfig, take_snapshot
@@ -85,7 +104,8 @@ def snapshot(options: argparse.Namespace) -> int:
     with _exclusive_log(options, "a snapshot") as log:
         _apply_erasures(options, log)
         into = Runs(options.state / "loop").snapshots
-        taken = take_snapshot(log, objects(options), SnapshotConfig(), into, code_commit())
+        held = quarantined(options)
+        taken = take_snapshot(log, objects(options), SnapshotConfig(), into, code_commit(), held)
     print(taken.directory)
     return 0
 

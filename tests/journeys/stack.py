@@ -106,6 +106,8 @@ class Stack:
             str(self.state),
             "--feedback",
             f"127.0.0.1:{self.ports['feedback']}",
+            "--review",
+            f"127.0.0.1:{self.ports['review']}",
         ]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(words) == 0
