@@ -158,13 +158,26 @@ def test_missing_backups_dumps_and_wrong_keys_are_refused(keep: Any, tmp_path: P
 
 
 def run_dump(
-    folder: Path, url: str, *words: str, variables: Mapping[str, object] | None = None
+    folder: Path,
+    url: str,
+    *words: str,
+    variables: Mapping[str, object] | None = None,
+    services: Sequence[str] = ("SESSION",),
 ) -> subprocess.CompletedProcess[str]:
-    """Run dump.sh with /dumps at `folder`, and the client programs of the project's servers."""
+    """Run dump.sh with /dumps at `folder`, and the client programs of the project's servers.
+
+    Args:
+        variables: parts of the database by name, instead of its URL.
+        services: services that use the database.
+    """
     script = (FILES / "dump.sh").read_text().replace("/dumps/", f"{folder}/")
     binaries = servers.locate().postgres
     parts = variables or {"URL": url}
-    given = {f"TW_SESSION_DATABASE_{name}": str(value) for name, value in parts.items()}
+    given = {
+        f"TW_{service}_DATABASE_{name}": str(value)
+        for service in services
+        for name, value in parts.items()
+    }
     environment = {"PATH": f"{binaries}:{os.environ['PATH']}", **given}
     bash = shutil.which("bash")
     assert bash
@@ -215,23 +228,44 @@ def test_a_dump_of_a_real_database_is_restored_into_an_empty_one_only(
     assert rows(target, "SELECT text FROM kept") == [["a"]]
 
 
+def parts_of(database: Database) -> dict[str, object]:
+    return {
+        "HOST": database.host,
+        "PORT": database.port,
+        "NAME": database.name,
+        "USERNAME": database.user,
+        "PASSWORD": database.password,
+        "SSL_MODE": "prefer",
+    }
+
+
 def test_a_database_given_by_its_parts_is_dumped_and_restored(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     source, target = postgres.database(), postgres.database()
     rows(source, "CREATE TABLE kept (text varchar)")
     for database, word in ((source, "dump"), (target, "load")):
-        parts = {
-            "HOST": database.host,
-            "PORT": database.port,
-            "NAME": database.name,
-            "USERNAME": database.user,
-            "PASSWORD": database.password,
-            "SSL_MODE": "prefer",
-        }
-        done = run_dump(tmp_path, "", word, variables=parts)
+        done = run_dump(tmp_path, "", word, variables=parts_of(database))
         assert done.returncode == 0, done.stderr
     assert rows(target, "SELECT text FROM kept") == []
+
+
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_a_database_of_several_services_is_dumped_and_restored_once(
+    postgres: PostgresServer, tmp_path: Path, by_parts: bool
+) -> None:
+    source, target = postgres.database(), postgres.database()
+    rows(source, "CREATE TABLE kept (text varchar)")
+    rows(source, "INSERT INTO kept VALUES ('a')")
+    for database, word in ((source, "dump"), (target, "load")):
+        url = database.url("postgresql+pg8000")
+        variables = parts_of(database) if by_parts else None
+        services = ("SESSION", "FEEDBACK", "GATEWAY")
+        done = run_dump(tmp_path, url, word, variables=variables, services=services)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[0] == f"{word}: feedback"
+    assert [file.name for file in tmp_path.iterdir()] == ["feedback.dump"]
+    assert rows(target, "SELECT text FROM kept") == [["a"]]
 
 
 def test_a_dump_without_any_database_fails(tmp_path: Path) -> None:

