@@ -125,12 +125,29 @@ def test_training_learns_from_marked_models_only() -> None:
         ({"developer": ""}, "developer"),
         ({"maxTokens": 5_000}, "maxTokens"),
         ({"key": "sk-x"}, "key"),
+        ({"url": "http://models.ai:8000/v1"}, "externalModels.models.rival.url: "),
+        ({"url": "http://models.svc.example/v1"}, "externalModels.models.rival.url: "),
     ],
 )
 def test_unusable_model_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     values = tmp_path / "values.json"
     values.write_text(json.dumps({"externalModels": {"models": {"rival": RIVAL | changes}}}))
     assert words in refusal(EXISTING, "externalModels.existingSecret=ai", files=(values,))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://models",
+        "http://models:8000/v1",
+        "http://models.ai.svc:8000/v1",
+        "http://models.ai.svc.cluster.local/v1",
+        "http://127.0.0.1:8000/v1",
+    ],
+)
+def test_endpoint_inside_the_cluster_may_be_plain(url: str) -> None:
+    (container,) = generator(rendered(own=OWN | {"url": url}))["containers"]
+    assert url in json.dumps(container["env"])
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@
 {{- range $name, $model := $v.models -}}
   {{- if and $model.secretKey (not $v.existingSecret) -}}{{ fail (printf "externalModels.existingSecret: externalModels.models.%s.secretKey names a key of that secret" $name) }}{{- end -}}
 {{- end -}}
+{{- range $name, $model := $v.models -}}
+  {{- /* The generator refuses it as well, but only when its pod starts. */ -}}
+  {{- if not (regexMatch "^(https://|http://([^./]+|127\\.0\\.0\\.1(:[0-9]+)?|[^/]+\\.(svc|svc\\.cluster\\.local|localhost)(:[0-9]+)?)(/|$))" $model.url) -}}{{ fail (printf "externalModels.models.%s.url: must begin with https://, except for a host inside the cluster (NAME.NAMESPACE.svc)" $name) }}{{- end -}}
+{{- end -}}
 {{- if and $v.egress (not $v.models) -}}{{ fail "externalModels.egress: there are no externalModels.models" }}{{- end -}}
 {{- if hasKey (include "thumbwheel.values" (list . "generator") | fromYaml).settings "external_models" -}}{{ fail "services.generator.settings.external_models: set externalModels.models, which also gives the generator keys and network access" }}{{- end -}}
 {{- end -}}
