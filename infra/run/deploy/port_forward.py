@@ -20,23 +20,26 @@ from infra.run.deploy.cluster_shell import ClusterShell
 CHUNK_BYTES = 65_536
 
 
-def forward_port(shell: ClusterShell, port: int, address: str, inner_port: int) -> int:
+def forward_port(
+    shell: ClusterShell, port: int, address: str, inner_port: int, name: str = "public"
+) -> int:
     """Forward 127.0.0.1:port to an address in the cluster, until the cluster ends.
 
     Args:
         port: port on this machine; 0 picks a free port.
+        name: name of the target, which distinguishes targets with the same inner port.
 
-    Returns the port. If the inner port is already forwarded, return the existing port.
+    Returns the port. If the inner port of this target is already forwarded, return that port.
 
     Raises:
         OSError: the port is in use.
         ClusterError: no cluster is running.
     """
-    target = shell.layout.state / f"public-{inner_port}.address"
+    target = shell.layout.state / f"{name}-{inner_port}.address"
     partial = target.with_suffix(".partial")
     partial.write_text(address)
     partial.replace(target)
-    note = shell.layout.state / f"public-{inner_port}.port"
+    note = shell.layout.state / f"{name}-{inner_port}.port"
     if note.exists():  # An earlier call started the process, which lives as long as this folder.
         return int(note.read_text())
     listener = socket.create_server(("127.0.0.1", port))
@@ -49,7 +52,7 @@ def forward_port(shell: ClusterShell, port: int, address: str, inner_port: int) 
         str(target),
         str(inner_port),
     ]
-    with (shell.layout.logs / f"public-{inner_port}.log").open("ab") as log:
+    with (shell.layout.logs / f"{name}-{inner_port}.log").open("ab") as log:
         process = subprocess.Popen(
             shell.command(command),
             env=lifecycle.user_environment(shell.layout, shell.tools),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.machine.cluster.layout import NODE, Layout
 
-VOLUMES = 30
+VOLUMES = 60
 READ_ONLY, SHARED = "ReadOnlyMany", "ReadWriteMany"
 CLASS = "local"
 RESTRICTED = {

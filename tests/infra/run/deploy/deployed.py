@@ -17,6 +17,7 @@ from infra.run.deploy.__main__ import HTTP_PORT
 from infra.run.deploy.cluster_shell import ClusterShell
 from infra.run.deploy.port_forward import forward_port
 from infra.run.deploy.release import LOADED, REPOSITORY
+from infra.run.deploy.storage import RESTRICTED
 from infra.service_table import service_table
 from tests.journeys.client import Client
 
@@ -148,14 +149,34 @@ class Deployed:
 
     def person(self, key: str = "") -> Client:
         """Return a client outside the cluster, by default with the owner's key."""
-        port = (self.shell.layout.state / "public-80.port").read_text()
+        port = (self.shell.layout.state / f"{self._forwarded}-{HTTP_PORT}.port").read_text()
         return Client(
             f"http://127.0.0.1:{port}", key or (self.shell.layout.state / "owner.key").read_text()
         )
 
     def reopen(self) -> None:
-        """Update the forwarded address after the release was reinstalled."""
-        forward_port(self.shell, 0, release.gateway_address(self.shell), HTTP_PORT)
+        """Forward a port to the release, or update the address after it was reinstalled."""
+        service = ("get", "service", f"{self.name}-public", "-o", "jsonpath={.spec.clusterIP}")
+        forward_port(self.shell, 0, self.kubectl(*service).strip(), HTTP_PORT, self._forwarded)
+
+    @property
+    def _forwarded(self) -> str:
+        """Name of the forwarded port; `make deploy` names that of its release."""
+        return "public" if self.name == release.NAME else self.name
+
+    def create_namespace(self) -> None:
+        """Create the namespace, at the restricted Pod Security Standard, unless it exists."""
+        namespace = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": self.namespace, "labels": RESTRICTED},
+        }
+        self.shell.run("kubectl", "apply", "-f", "-", stdin=json.dumps(namespace))
+
+    def remove(self) -> None:
+        """Uninstall the release and delete its namespace with everything in it."""
+        self.helm("uninstall", self.name, "--ignore-not-found", "--wait")
+        self.shell.run("kubectl", "delete", "namespace", self.namespace, "--wait")
 
     def bucket(self, prefix: str) -> set[str]:
         """Return the names of the objects in the bucket with this prefix."""
@@ -213,6 +234,13 @@ TWO_REPLICAS = {
         "generator": {"settings": {"watch_share": 0}},
     },
     "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
+}
+
+# Resources for two releases on a node with two cores.
+SMALL = {
+    "serviceDefaults": {"resources": {"requests": {"cpu": "10m"}}},
+    "serving": {"predictor": {"resources": {"requests": {"cpu": "10m"}}}},
+    "evaluation": {"resources": {store: {"requests": {"cpu": "10m"}} for store in STORES}},
 }
 
 

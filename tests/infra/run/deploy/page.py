@@ -16,8 +16,11 @@ def blocks() -> dict[str, str]:
     return {found["title"]: found["commands"] for found in BLOCK.finditer(PAGE.read_text())}
 
 
-def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
+def run(deployed: Deployed, title: str, folder: Path, values: Path, setup: str = "") -> str:
     """Run a block in a folder with the chart, the values and the commands of this clone.
+
+    Args:
+        setup: commands before the block, such as a function that the page leaves to the operator.
 
     Raises:
         ClusterError: a command failed; contains its output.
@@ -28,5 +31,5 @@ def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
         (folder / name).symlink_to(target)
     names = f"release={deployed.name} namespace={deployed.namespace} name={deployed.name}"
     names += f" keys={deployed.name}-keys models={deployed.name}-models"
-    script = f"cd {shlex.quote(str(folder))}\n{names}\n{blocks()[title]}"
+    script = f"cd {shlex.quote(str(folder))}\n{names}\n{setup}\n{blocks()[title]}"
     return deployed.shell.run("bash", "-euo", "pipefail", "-c", script, seconds=600)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,13 +50,13 @@ def monitored(deployed: Deployed, *changes: Values) -> Iterator[None]:
         deployed.shell.run("kubectl", "delete", "-f", str(resources))
 
 
-def started(deployed: Deployed) -> PrometheusServer:
-    """Start Prometheus with the PodMonitors and PrometheusRules of the release.
+def started(deployed: Deployed, *others: Deployed) -> PrometheusServer:
+    """Start Prometheus with the PodMonitors and PrometheusRules of the releases.
 
-    The network policy permits only its namespace.
+    The network policies permit only its namespace.
     """
     bring_image(deployed)
-    apply(deployed, *_server(deployed))
+    apply(deployed, *_server(deployed, *others))
     wait = [
         "kubectl",
         "wait",
@@ -69,6 +70,15 @@ def started(deployed: Deployed) -> PrometheusServer:
     where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
     port = forward_port(deployed.shell, 0, deployed.shell.run(*where).strip(), PORT)
     return PrometheusServer(f"http://127.0.0.1:{port}")
+
+
+def discover(deployed: Deployed, *others: Deployed) -> None:
+    """Tell the running Prometheus which pods the releases have now, as its discovery would."""
+    apply(deployed, _files(deployed, *others))
+    # kubelet updates mounted files at once when a pod changes, otherwise within a minute.
+    note = f"discovered={time.monotonic_ns()}"
+    where = ("-n", NAMESPACE, f"pod/{NAME}", note, "--overwrite")
+    deployed.shell.run("kubectl", "annotate", *where)
 
 
 def ended(deployed: Deployed) -> None:
@@ -95,12 +105,12 @@ def bring_image(deployed: Deployed) -> None:
         deployed.shell.run(*import_command(archive))
 
 
-def settings(deployed: Deployed) -> dict[str, Any]:
+def settings(*releases: Deployed) -> dict[str, Any]:
     """Build the configuration from the objects in the API server."""
-    monitors = deployed.objects("podmonitors")
+    monitors = [monitor for each in releases for monitor in each.objects("podmonitors")]
     return {
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
-        "rule_files": ["/settings/rules.yaml"],
+        "rule_files": ["/settings/rules-*.yaml"],
         "scrape_configs": [config for monitor in monitors for config in scrape_configs(monitor)],
     }
 
@@ -115,7 +125,20 @@ def rules(deployed: Deployed) -> dict[str, Any]:
     }
 
 
-def _server(deployed: Deployed) -> list[dict[str, Any]]:
+def _files(*releases: Deployed) -> dict[str, Any]:
+    """Build the ConfigMap of Prometheus; each release has a file of rules, as by the operator."""
+    pods = [pod for each in releases for pod in each.objects("pods")]
+    running = [pod for pod in pods if "podIP" in pod["status"]]
+    files = {
+        "prometheus.yaml": yaml.safe_dump(settings(*releases)),
+        "targets.json": json.dumps(targets(running)),
+        **{f"rules-{each.name}.yaml": yaml.safe_dump(rules(each)) for each in releases},
+    }
+    own = {"name": NAME, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files}
+
+
+def _server(*releases: Deployed) -> list[dict[str, Any]]:
     container = {
         "name": NAME,
         "image": IMAGE,
@@ -143,11 +166,6 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
             {"name": "data", "emptyDir": {}},
         ],
     }
-    files = {
-        "prometheus.yaml": yaml.safe_dump(settings(deployed)),
-        "rules.yaml": yaml.safe_dump(rules(deployed)),
-        "targets.json": json.dumps(targets(deployed.objects("pods"))),
-    }
     own = {"name": NAME, "namespace": NAMESPACE}
     return [
         {
@@ -155,6 +173,6 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
             "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": RESTRICTED},
         },
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
+        _files(*releases),
         {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec},
     ]

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.machine.cluster.errors import ClusterError
-from infra.run.deploy.storage import RESTRICTED
 from tests.infra.run.deploy import page
-from tests.infra.run.deploy.deployed import Deployed, rows, until
+from tests.infra.run.deploy.deployed import SMALL, Deployed, rows, until
 from tests.infra.run.deploy.models import ENDLESS, install_endless
 from tests.journeys.client import Client, text_of
 from tests.support.errors import refused
@@ -19,16 +18,6 @@ from tests.support.errors import refused
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMENT = "because it is short"
-# Resources for two releases on a node with two cores.
-SMALL = {
-    "serviceDefaults": {"resources": {"requests": {"cpu": "10m"}}},
-    "serving": {"predictor": {"resources": {"requests": {"cpu": "10m"}}}},
-    "evaluation": {
-        "resources": {
-            store: {"requests": {"cpu": "10m"}} for store in ("postgres", "kafka", "s3", "valkey")
-        }
-    },
-}
 # Request to the gateway from inside its pod.
 REQUEST = """
 import json, sys, urllib.request
@@ -81,18 +70,12 @@ def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> It
     page.run(deployed, "back up", folder, deployed.values())
     before = deployed.audit()
     other = replace(deployed, name="thumbwheel-restored", namespace="restored")
-    namespace = {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": other.namespace, "labels": RESTRICTED},
-    }
-    deployed.shell.run("kubectl", "apply", "-f", "-", stdin=json.dumps(namespace))
+    other.create_namespace()
     try:
         page.run(other, "restore", folder, other.values(SMALL))
         yield Restored(other, ada.key, conversation, before)
     finally:
-        other.helm("uninstall", other.name, "--ignore-not-found", "--wait")
-        deployed.shell.run("kubectl", "delete", "namespace", other.namespace, "--wait")
+        other.remove()
 
 
 def chat_and_rate(ada: Client) -> str:
