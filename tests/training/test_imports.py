@@ -29,6 +29,7 @@ LIGHT = (
     "--help",
     "lop",
     "sft --model models/nano",
+    "sft --model models/nano --data docs/long-tests.jsonl --work nowhere",
     "rlvr --help",
     "tokenizer train nowhere.txt --vocabulary 300 --output nowhere",
     "report nowhere",

@@ -27,8 +27,8 @@ from training.cluster.group import WORKER_ENVIRONMENT, Group, ray_cluster, train
 from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
 from training.cluster.rollout_actors import rollout_actors
 from training.data.chat import ChatError
-from training.data.examples import ExampleError
 from training.data.feedback.bucket import BucketLocation, bucket_location
+from training.data.formats.fields import ExampleError
 from training.data.token_shards import ShardError
 from training.errors import ConfigError, DetailedError, details_of
 from training.model.fields import ModelConfigError

@@ -1,31 +1,33 @@
-"""Readers for the JSON-lines files of the training stages.
+"""Examples of the training stages, read from data files of any known format.
 
-Invalid lines raise an error with file, line and field.
+Invalid rows raise an error with file, row and field.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from training.data.chat import Message
+from training.data.feedback.texts import prompt_key
+from training.data.formats.catalogue import PAIRS, PROMPTS, SFT, THUMBS, RowKind
+from training.data.formats.detection import FileFormat
+from training.data.formats.fields import (
+    ExampleError,
+    Row,
+    check_context,
+    flag_in,
+    messages_in,
+    number_in,
+    text_in,
+)
+from training.data.formats.files import read_objects
 from training.data.served import SampleError, Served, served_from
-from training.errors import DetailedError
 
-ROLES = ("system", "user", "assistant")
-THUMBS = ("up", "down")
-
-
-class ExampleError(DetailedError, ValueError):
-    """Error for an invalid line of a data file; the message never contains text content.
-
-    `field` is "file:line:key", or "file:line" for a problem with the whole line.
-    """
-
-    reason = "INVALID_EXAMPLE"
+THUMBS_UP_DOWN = ("up", "down")
 
 
 @dataclass(frozen=True)
@@ -90,143 +92,221 @@ class PromptExample:
 Example = TypeVar("Example")
 
 
-def read_sft(path: Path) -> list[SftExample]:
-    """Read SFT examples: {"messages", "response", "weight" = 1} per line."""
-    return _read(
-        path,
-        lambda row: SftExample(_messages(row), _text(row, "response"), _number(row, "weight", 1.0)),
-    )
+@dataclass
+class DataSummary:
+    """What a file contains.
+
+    Attributes:
+        rows: number of rows.
+        format: name of their format.
+        earlier_answers: messages of the assistant before the response, from which SFT learns
+            nothing; counted where the response is the last message of a conversation.
+        ignored: rows with each unknown field that was ignored.
+    """
+
+    rows: int = 0
+    format: str = ""
+    earlier_answers: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Describe the file in a single line."""
+        parts = [f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}, {self.format}"]
+        if self.earlier_answers:
+            parts.append(
+                "the last answer of each row is learned, the earlier answers "
+                f"({self.earlier_answers:,}) are context"
+            )
+        if self.ignored:
+            fields = (f"{name} ({count:,})" for name, count in self.ignored.items())
+            parts.append(f"ignored fields (rows): {', '.join(fields)}")
+        return "; ".join(parts)
 
 
-def read_pairs(path: Path) -> list[PairExample]:
+def read_sft(path: Path, allow_extra_fields: bool = False) -> list[SftExample]:
+    """Read SFT examples; our own row is {"messages", "response", "weight" = 1}.
+
+    The arguments of all readers:
+
+    Args:
+        path: file of a format in docs/training.md.
+        allow_extra_fields: ignore unknown fields of rows.
+
+    Raises:
+        ExampleError: a row is invalid, or has an unknown field; names the first and counts others.
+    """
+    return list(_examples(path, SFT, _sft, allow_extra_fields, DataSummary()))
+
+
+def read_pairs(path: Path, allow_extra_fields: bool = False) -> list[PairExample]:
     """Read preference pairs.
 
-    Line format: {"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false,
-    "weight" = 1, "source" = ""}.
+    Our own row: {"messages", "chosen", "rejected", "prompt_id" = hash of the messages,
+    "margin" = 0, "tie" = false, "weight" = 1, "source" = ""}.
     """
-
-    def parse(row: Mapping[str, Any]) -> PairExample:
-        texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
-        messages, margin, tie = _messages(row), _number(row, "margin", 0.0), row.get("tie", False)
-        if not isinstance(tie, bool):
-            raise ExampleError(
-                "tie: must be true or false", field="tie", reason="WRONG_TYPE", limit="true, false"
-            )
-        weight = _number(row, "weight", 1.0)
-        source = _text(row, "source") if row.get("source") else ""
-        pair = PairExample(messages, *texts, margin, tie, weight, source)
-        if pair.tie and pair.margin:
-            raise ExampleError(
-                f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT"
-            )
-        return pair
-
-    return _read(path, parse)
+    return list(_examples(path, PAIRS, _pair, allow_extra_fields, DataSummary()))
 
 
-def read_thumbs(path: Path) -> list[ThumbExample]:
+def read_thumbs(path: Path, allow_extra_fields: bool = False) -> list[ThumbExample]:
     """Read rated responses.
 
-    Line format: {"messages", "response", "thumb": "up" or "down", "prompt_id", "served" =
-    {"version", "token_ids", "log_probs", …}}.
+    Our own row: {"messages", "response", "thumb": "up" or "down", "prompt_id" = hash of the
+    messages, "served" = {"version", "token_ids", "log_probs", …}}.
     """
-
-    def parse(row: Mapping[str, Any]) -> ThumbExample:
-        thumb = row.get("thumb")
-        if thumb not in THUMBS:
-            raise ExampleError(
-                f"thumb: must be one of {', '.join(THUMBS)}",
-                field="thumb",
-                reason="UNKNOWN",
-                limit=", ".join(THUMBS),
-            )
-        texts = (_text(row, "response"), thumb == "up", _text(row, "prompt_id"))
-        return ThumbExample(_messages(row), *texts, _served(row))
-
-    return _read(path, parse)
+    return list(_examples(path, THUMBS, _thumb, allow_extra_fields, DataSummary()))
 
 
-def read_prompts(path: Path) -> list[PromptExample]:
-    """Read prompts: {"messages", "task" = ""} per line."""
-    return _read(
-        path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else "")
-    )
+def read_prompts(path: Path, allow_extra_fields: bool = False) -> list[PromptExample]:
+    """Read prompts; our own row is {"messages", "task" = ""}."""
+    return list(_examples(path, PROMPTS, _prompt, allow_extra_fields, DataSummary()))
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read texts: {"text"} per line."""
-    return _read(path, lambda row: _text(row, "text"))
+    """Read the field `text` of each row; other fields are ignored."""
+    collected = _Errors(path)
+    texts = list(collected.parsed(lambda number, row: text_in(row, "text")))
+    collected.check(len(texts))
+    return texts
 
 
-def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Example]:
-    examples: list[Example] = []
-    wrong: list[ExampleError] = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+def summarise(path: Path, kind: RowKind, allow_extra_fields: bool = False) -> DataSummary:
+    """Check all rows of a file without keeping them.
+
+    Raises:
+        ExampleError: as the readers.
+    """
+    summary, parse = DataSummary(), PARSERS[kind.readers]
+    for _ in _examples(path, kind, parse, allow_extra_fields, summary):
+        pass
+    return summary
+
+
+def _examples(
+    path: Path,
+    kind: RowKind,
+    parse_own: Callable[[Row], Example],
+    allow_extra_fields: bool,
+    summary: DataSummary,
+) -> Iterator[Example]:
+    """Yield the valid examples and complete the summary; raise at the end for the others."""
+    rows = FileFormat(kind)
+
+    def parse(number: int, row: Row) -> Example:
+        own = rows.convert(number, row)
+        example = parse_own(own)
+        if rows.found is not None and rows.found.is_conversation:
+            roles = Counter(message["role"] for message in own["messages"])
+            summary.earlier_answers += roles["assistant"]
+        return example
+
+    collected = _Errors(path)
+    for example in collected.parsed(parse):
+        summary.rows += 1
+        yield example
+    collected.check(summary.rows)
+    if rows.unknown and not allow_extra_fields:
+        raise rows.unknown_fields_error(path, summary.rows)
+    summary.format = rows.found.name if rows.found else ""
+    summary.ignored = dict(rows.unknown)
+
+
+class _Errors:
+    """Errors of the rows of a file: the first one, and the number of others."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: ExampleError | None = None
+        self._more = 0
+
+    def parsed(self, parse: Callable[[int, Row], Example]) -> Iterator[Example]:
+        """Yield what `parse` makes of each row by its number."""
+        for number, row in read_objects(self._path):
             try:
-                examples.append(parse(_object(line)))
+                if isinstance(row, ExampleError):
+                    raise row
+                yield parse(number, row)
             except ExampleError as error:
-                field = f"{path.name}:{number}:{error.field}".removesuffix(":")
-                text = f"{path.name} line {number}: {error}"
-                wrong.append(
-                    ExampleError(text, field=field, reason=error.reason, limit=error.limit)
+                if self._first is not None:
+                    self._more += 1
+                    continue
+                self._first = ExampleError(
+                    f"{self._path.name} row {number}: {error}",
+                    field=f"{self._path.name}:{number}:{error.field}".removesuffix(":"),
+                    reason=error.reason,
+                    limit=error.limit,
                 )
-    if wrong:
-        first, more = wrong[0], len(wrong) - 1
-        text = first.text + (
-            f" (and {more} more {'lines' if more > 1 else 'line'})" if more else ""
-        )
-        raise ExampleError(text, field=first.field, reason=first.reason, limit=first.limit)
-    if not examples:
-        raise ExampleError(f"{path.name}: no examples", field=path.name, reason="EMPTY")
-    return examples
 
-
-def _object(line: bytes) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ExampleError(f"not UTF-8 at byte {error.start + 1}", reason="NOT_UTF8") from error
-    except json.JSONDecodeError as error:
-        if not line.strip():
-            raise ExampleError("empty", reason="EMPTY") from error
-        raise ExampleError("not JSON; one object a line", reason="MALFORMED") from error
-    if not isinstance(row, dict):
-        raise ExampleError("not a JSON object; one a line", reason="WRONG_TYPE")
-    return row
-
-
-def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    rows = _value(row, "messages")
-    if not isinstance(rows, list) or not rows:
-        raise ExampleError(
-            "messages: must be a list with at least one message",
-            field="messages",
-            reason="EMPTY" if rows == [] else "WRONG_TYPE",
-            limit="at least 1",
-        )
-    for message in rows:
-        if (
-            not isinstance(message, dict)
-            or message.get("role") not in ROLES
-            or not isinstance(message.get("content"), str)
-        ):
+    def check(self, rows: int) -> None:
+        """Raise the first error, or one for a file without rows."""
+        if first := self._first:
+            more = f" (and {self._more} more {'rows' if self._more > 1 else 'row'})"
             raise ExampleError(
-                f"messages: each needs role ({', '.join(ROLES)}) and content (text)",
-                field="messages",
-                reason="MALFORMED",
+                first.text + (more if self._more else ""),
+                field=first.field,
+                reason=first.reason,
+                limit=first.limit,
             )
-        _check_surrogates("messages", message["content"])
-    if rows[-1]["role"] == "assistant":
+        if not rows:
+            raise ExampleError(
+                f"{self._path.name}: no examples", field=self._path.name, reason="EMPTY"
+            )
+
+
+# Our own rows.
+
+
+def _sft(row: Row) -> SftExample:
+    return SftExample(_messages(row), text_in(row, "response"), number_in(row, "weight", 1.0))
+
+
+def _pair(row: Row) -> PairExample:
+    messages = _messages(row)
+    chosen, rejected = text_in(row, "chosen"), text_in(row, "rejected")
+    margin, tie = number_in(row, "margin", 0.0), flag_in(row, "tie", False)
+    if tie and margin:
         raise ExampleError(
-            "messages: the last message is the assistant's; the response has its own field",
-            field="messages",
-            reason="CONFLICT",
+            f"margin: a tie has none, not {margin:g}", field="margin", reason="CONFLICT"
         )
-    return tuple(Message(message["role"], message["content"]) for message in rows)
+    return PairExample(
+        messages,
+        chosen,
+        rejected,
+        _prompt_id(row, messages),
+        margin,
+        tie,
+        number_in(row, "weight", 1.0),
+        text_in(row, "source") if row.get("source") else "",
+    )
 
 
-def _served(row: Mapping[str, Any]) -> Served | None:
+def _thumb(row: Row) -> ThumbExample:
+    thumb = row["thumb"]
+    if thumb not in THUMBS_UP_DOWN:
+        known = ", ".join(THUMBS_UP_DOWN)
+        raise ExampleError(
+            f"thumb: must be one of {known}", field="thumb", reason="UNKNOWN", limit=known
+        )
+    messages = _messages(row)
+    response, up = text_in(row, "response"), thumb == "up"
+    return ThumbExample(messages, response, up, _prompt_id(row, messages), _served(row))
+
+
+def _prompt(row: Row) -> PromptExample:
+    return PromptExample(_messages(row), text_in(row, "task") if "task" in row else "")
+
+
+def _messages(row: Row) -> tuple[Message, ...]:
+    messages = messages_in(row, "messages")
+    check_context(messages, "messages")
+    return tuple(Message(**message) for message in messages)
+
+
+def _prompt_id(row: Row, messages: tuple[Message, ...]) -> str:
+    """Return the identifier of the prompt; by default equal prompts share one."""
+    return text_in(row, "prompt_id") if "prompt_id" in row else prompt_key(messages)
+
+
+def _served(row: Row) -> Served | None:
     try:
         return served_from(row["served"]) if "served" in row else None
     except SampleError as error:
@@ -238,47 +318,10 @@ def _served(row: Mapping[str, Any]) -> Served | None:
         raise ExampleError(f"served: {error}", field="served", reason="MALFORMED") from error
 
 
-def _value(row: Mapping[str, Any], field: str) -> Any:
-    if field not in row:
-        raise ExampleError(f"{field}: missing", field=field, reason="MISSING")
-    return row[field]
-
-
-def _text(row: Mapping[str, Any], field: str) -> str:
-    value = _value(row, field)
-    if not isinstance(value, str) or not value:
-        raise ExampleError(
-            f"{field}: must be text and not empty",
-            field=field,
-            reason="EMPTY" if value == "" else "WRONG_TYPE",
-        )
-    _check_surrogates(field, value)
-    return value
-
-
-def _check_surrogates(field: str, text: str) -> None:
-    """Refuse unpaired surrogates, which JSON can spell but UTF-8 and tokenizers cannot encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ExampleError(
-            f"{field}: U+{ord(text[error.start]):04X} is an unpaired surrogate",
-            field=field,
-            reason="NOT_UTF8",
-        ) from error
-
-
-def _number(row: Mapping[str, Any], field: str, default: float) -> float:
-    value = row.get(field, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < float("inf")
-    ):
-        raise ExampleError(
-            f"{field}: must be a number of at least 0",
-            field=field,
-            reason="OUT_OF_RANGE",
-            limit="at least 0",
-        )
-    return float(value)
+# By the commands that read the rows.
+PARSERS: Mapping[tuple[str, ...], Callable[[Row], object]] = {
+    SFT.readers: _sft,
+    PAIRS.readers: _pair,
+    THUMBS.readers: _thumb,
+    PROMPTS.readers: _prompt,
+}

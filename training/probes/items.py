@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from training.data.examples import ROLES
+from training.data.formats.fields import ROLES
 from training.errors import DetailedError
 from training.verification.checks import Check, CheckError, from_mapping
 

@@ -38,6 +38,7 @@ class StageConfig:
         vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
             uses; only with lora; none: all rows
         checkpoint_activations: recompute blocks in the backward pass: less memory, more time
+        allow_extra_fields: ignore unknown fields of rows; without it they are an error
         seed: seed for the order of rows, the held-out rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share every network of the stage, including frozen ones
@@ -51,6 +52,7 @@ class StageConfig:
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False
+    allow_extra_fields: bool = False
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)
@@ -69,9 +71,9 @@ class StageConfig:
 class SftConfig(StageConfig):
     """Configuration of supervised fine-tuning.
 
-    data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
-    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
-    also written to adapter/.
+    data_path: rows {"messages": [{"role", "content"}], "response": str, "weight": float = 1}, or
+    another format that read_sft converts. output_directory becomes a model directory. With `lora`
+    the adapter is merged into the model and also written to adapter/.
 
     Attributes:
         epochs: passes over the rows, at least 1
@@ -100,10 +102,11 @@ class SftConfig(StageConfig):
 class RewardModelConfig(StageConfig):
     """Configuration of the reward model.
 
-    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
-    "tie": bool = false, "weight": float = 1}. output_directory: with `lora` an adapter on the
-    weights of model_directory, otherwise a model directory; in both cases with head.safetensors and
-    reward_model.json (base version, mean and standard deviation of the scores).
+    data_path: rows {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str, "tie":
+    bool = false, "weight": float = 1}, or another format that read_pairs converts.
+    output_directory: with `lora` an adapter on the weights of model_directory, otherwise a model
+    directory; in both cases with head.safetensors and reward_model.json (base version, mean and
+    standard deviation of the scores).
 
     Attributes:
         loss: bradley_terry, or margin_ranking, which requires the margin of each row
@@ -174,9 +177,9 @@ class PreferenceConfig(StageConfig):
 class DpoConfig(PreferenceConfig):
     """Configuration of DPO; common fields in PreferenceConfig.
 
-    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str},
-    as for the reward model. Ties are dropped: they hold the policy at its reference and reduce what
-    is learned from the pairs (arXiv 2409.17431).
+    data_path: rows {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}, or
+    another format, as for the reward model. Ties are dropped: they hold the policy at its reference
+    and reduce what is learned from the pairs (arXiv 2409.17431).
 
     Attributes:
         label_smoothing: assumed share of flipped labels in the loss; in [0, 0.5)
@@ -200,8 +203,9 @@ class DpoConfig(PreferenceConfig):
 class KtoConfig(PreferenceConfig):
     """Configuration of KTO; common fields in PreferenceConfig.
 
-    data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and
-    "served" if the sample is known. Then its ids are trained on, not those of the text.
+    data_path: rows {"messages", "response", "thumb": "up" or "down", "prompt_id"}, or another
+    format that read_thumbs converts, and "served" if the sample is known. Then its ids are trained
+    on, not those of the text.
 
     Attributes:
         weights: balanced: thumbs up and down have equal total weight; equal: each thumb has equal

@@ -210,7 +210,7 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     The vocabulary is trimmed to what both parts need.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    rows = read_pairs(config.data_path)
+    rows = read_pairs(config.data_path, config.allow_extra_fields)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     decided = [row for row in rows if row.is_decided]
     if not decided:

@@ -255,7 +255,7 @@ def held_out_figures(
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
     """Tokenise, shorten contexts, drop rows that are too long, and hold out some prompts."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    rows = read_thumbs(config.data_path)
+    rows = read_thumbs(config.data_path, config.allow_extra_fields)
     fitting: list[tuple[str, Thumb]] = []
     shortened = 0
     for row in rows:

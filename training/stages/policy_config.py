@@ -75,10 +75,10 @@ class VerifiableMix:
 class PolicyConfig(StageConfig):
     """Configuration that PPO and GRPO share.
 
-    data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model,
-    or from a verifier passed to the stage if there is no reward model; with `verifiable` from both.
-    The reference is model_directory, unchanged. output_directory becomes a model directory. With
-    `lora` all networks share the base weights.
+    data_path: rows {"messages": [...], "task": str = ""}, or another format that read_prompts
+    converts. Scores come from the reward model, or from a verifier passed to the stage if there is
+    no reward model; with `verifiable` from both. The reference is model_directory, unchanged.
+    output_directory becomes a model directory. With `lora` all networks share the base weights.
 
     Attributes:
         updates: number of updates (sample, score, learn), at least 1

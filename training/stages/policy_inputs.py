@@ -122,7 +122,7 @@ def _read_fitting(
     path: Path, config: PolicyConfig, chat: Chat
 ) -> tuple[list[tuple[list[int], str]], int, int]:
     """Return the prompts of a file as (ids, task), and how many are too long and shortened."""
-    rows = read_prompts(path)
+    rows = read_prompts(path, config.allow_extra_fields)
     fitting: list[tuple[list[int], str]] = []
     shortened = 0
     for row in rows:
@@ -144,7 +144,7 @@ def read_mix(config: PolicyConfig, chat: Chat) -> list[TokenisedExample]:
     if config.sft_mix is None:
         return []
     longest = config.max_prompt_tokens + config.max_response_tokens
-    rows = read_sft(config.sft_mix.data_path)
+    rows = read_sft(config.sft_mix.data_path, config.allow_extra_fields)
     fitting, _ = fitting_examples([row for row in rows if row.weight > 0], chat, longest)
     if not fitting:
         raise ConfigError(

@@ -178,7 +178,7 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     The label noise is estimated unless configured.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    rows = read_pairs(config.data_path)
+    rows = read_pairs(config.data_path, config.allow_extra_fields)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     if not any(row.is_decided for row in rows):
         raise ConfigError(

@@ -132,7 +132,7 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
     Equal prompts are never split between training and held-out examples.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    all_rows = read_sft(config.data_path)
+    all_rows = read_sft(config.data_path, config.allow_extra_fields)
     weighted = [row for row in all_rows if row.weight > 0]
     if not weighted:
         raise ConfigError(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from training.data.examples import ExampleError, PromptExample
+from training.data.examples import PromptExample
+from training.data.formats.fields import ExampleError
 from training.data.seeds import seed_of
 from training.verification.checks import Check, CheckError, from_mapping, to_mapping
 

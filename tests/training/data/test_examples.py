@@ -64,7 +64,7 @@ def test_emoji_as_two_json_escapes_is_one_character(tmp_path: Path) -> None:
         ("", "rows.jsonl:2", "EMPTY"),
         ("question,answer", "rows.jsonl:2", "MALFORMED"),
         ("[]", "rows.jsonl:2", "WRONG_TYPE"),
-        ('{"prompt": "a", "completion": "b"}', "rows.jsonl:2:messages", "MISSING"),
+        ('{"prompt": "a", "completion": "b"}', "rows.jsonl:2", "MISMATCH"),
         ('{"messages": [], "response": "b"}', "rows.jsonl:2:messages", "EMPTY"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "rows.jsonl:2:response", "MISSING"),
         (
@@ -75,6 +75,12 @@ def test_emoji_as_two_json_escapes_is_one_character(tmp_path: Path) -> None:
         (
             '{"messages": [{"role": "user", "content": "a"},'
             ' {"role": "assistant", "content": "b"}]}',
+            "rows.jsonl:2",
+            "MISMATCH",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"},'
+            ' {"role": "assistant", "content": "b"}], "response": "b"}',
             "rows.jsonl:2:messages",
             "CONFLICT",
         ),

@@ -19,7 +19,7 @@ from training.artifacts.scores import ENDPOINT, ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
 from training.commands import adjusted_recipe
-from training.data.examples import ExampleError
+from training.data.formats.fields import ExampleError
 from training.data.packages import DataError
 from training.errors import ConfigError
 from training.evaluation.answers import SampledAnswer

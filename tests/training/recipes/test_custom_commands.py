@@ -10,8 +10,10 @@ from tests.training.refused_commands import refused_command
 from tests.training.toys import sft_rows, toy_model, user, write_lines
 from training.__main__ import main
 from training.artifacts.manifest import read_manifest
-from training.data.examples import ExampleError
+from training.data.formats.catalogue import kind_of
+from training.data.formats.fields import ExampleError
 from training.recipes.custom.commands import lengths
+from training.recipes.custom.stages import STAGES
 from training.recipes.names import OPEN_MODELS
 from training.reporting.stage import EXPLANATIONS
 from training.stage_record import read_record
@@ -219,6 +221,32 @@ def test_rows_of_another_stage_are_refused_in_one_line(
     refused_command(asked, capsys, ExampleError, field="pairs.jsonl:1:response", reason="MISSING")
 
 
+def test_format_of_the_rows_is_printed_first(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"instruction": row["messages"][0]["content"], "output": row["response"], "note": "x"}
+        for row in sft_rows(64)
+    ]
+    write_lines(files / "alpaca.jsonl", rows)
+    asked = command(files, "sft", files / "toy", "alpaca.jsonl", "--name", "alpaca")
+    refused_command(asked, capsys, ExampleError, field="alpaca.jsonl:1:note", reason="UNKNOWN")
+    assert not (files / "work" / "runs" / "alpaca").exists()
+    assert main([*asked, "--allow-extra-fields"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("data: 64 rows, instruction/input/output (Alpaca)")
+    assert "note (64)" in first
+    assert read_manifest(files / "work" / "alpaca").config["allow_extra_fields"] is True
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_names_the_formats_of_the_rows(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([stage, "--help"])
+    said = capsys.readouterr().out
+    assert [one.name for one in kind_of(stage).formats if one.name not in said] == []
+
+
 def test_reward_model_and_language_model_are_not_interchangeable(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,7 +279,11 @@ def test_a_recipe_from_a_user_file_is_planned_and_run(
 ) -> None:
     (files / "mine.py").write_text(RECIPE)
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "recipe")]
+    capsys.readouterr()
     assert main(["run", str(files / "mine.py"), *places, "--set", "dpo.beta=0.2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("sft data: 64 rows, messages/response\n")
+    assert "dpo data: 60 rows, messages/chosen/rejected\n" in said
     stage = json.loads((files / "recipe" / "runs" / "dpo" / "stage.json").read_text())
     assert stage["config"]["beta"] == 0.2
     assert read_manifest(files / "recipe" / "aligned").parents == ("taught",)

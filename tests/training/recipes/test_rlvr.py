@@ -14,7 +14,8 @@ from tests.training.toys import toy_model
 from training.__main__ import main
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import ChatError
-from training.data.examples import ExampleError, read_prompts
+from training.data.examples import read_prompts
+from training.data.formats.fields import ExampleError
 from training.errors import ConfigError, DetailedError
 from training.model.tensor_files import CheckpointError
 from training.progress_log import PROGRESS, read_progress

@@ -10,7 +10,7 @@ from tests.support.errors import refused
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.artifacts.manifest import Manifest, hash_file
 from training.cluster.runner import StageRun, run_stage
-from training.data.examples import ExampleError
+from training.data.formats.fields import ExampleError
 from training.errors import ConfigError
 from training.evaluation.health import HealthConfig
 from training.progress_log import (

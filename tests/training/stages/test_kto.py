@@ -18,7 +18,7 @@ from tests.training.stages.rows import thumb_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
-from training.data.examples import ExampleError
+from training.data.formats.fields import ExampleError
 from training.data.tensors import TokenisedExample, response_batch
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
@@ -325,8 +325,8 @@ def test_data_with_one_kind_of_thumbs_is_refused(config: KtoConfig) -> None:
         (
             {"messages": user("a"), "response": "b", "prompt_id": "p"},
             "thumb",
-            "UNKNOWN",
-            "up, down",
+            "MISSING",
+            "'thumb'",
         ),
         (
             {"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True},
@@ -340,7 +340,12 @@ def test_data_with_one_kind_of_thumbs_is_refused(config: KtoConfig) -> None:
             "EMPTY",
             "",
         ),
-        ({"messages": user("a"), "response": "b", "thumb": "up"}, "prompt_id", "MISSING", ""),
+        (
+            {"messages": user("a"), "response": "b", "thumb": "up", "prompt_id": 7},
+            "prompt_id",
+            "WRONG_TYPE",
+            "",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_line_and_field(

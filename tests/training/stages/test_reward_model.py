@@ -14,7 +14,8 @@ from tests.training.stages.rows import pair_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, write_lines
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import Message, load_chat
-from training.data.examples import ExampleError, read_pairs
+from training.data.examples import read_pairs
+from training.data.formats.fields import ExampleError
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder

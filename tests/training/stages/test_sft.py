@@ -22,7 +22,7 @@ from tests.training.toys import (
 )
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import load_chat
-from training.data.examples import ExampleError
+from training.data.formats.fields import ExampleError
 from training.data.tensors import microbatches, response_batch
 from training.errors import ConfigError
 from training.losses.log_probs import batch_loss
@@ -297,7 +297,7 @@ def test_settings_that_cannot_work_together_are_refused(config: SftConfig) -> No
         (
             {"messages": [{"role": "robot", "content": "a"}], "response": "b"},
             "messages",
-            "MALFORMED",
+            "UNKNOWN",
         ),
     ],
 )

@@ -28,7 +28,7 @@ from tests.training.toys import (
 )
 from training.artifacts.manifest import Manifest, verify_manifest
 from training.data.chat import load_chat
-from training.data.examples import ExampleError
+from training.data.formats.fields import ExampleError
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
 from training.recipes.custom.commands import check_prompts

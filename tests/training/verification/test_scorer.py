@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from training.data.examples import ExampleError, read_prompts
+from training.data.examples import read_prompts
+from training.data.formats.fields import ExampleError
 from training.rl.rollout import Rollout
 from training.rl.scores import Answer, score_by_verifier
 from training.verification.checks import (

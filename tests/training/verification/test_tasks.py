@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.errors import refused
 from training.__main__ import main
-from training.data.examples import ExampleError, read_prompts
+from training.data.examples import read_prompts
+from training.data.formats.fields import ExampleError
 from training.errors import ConfigError
 from training.verification.checks import (
     Calls,

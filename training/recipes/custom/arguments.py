@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP, parse_workers
+from training.data.formats.catalogue import kind_of
+from training.data.formats.files import FILES_HELP
 from training.recipes.names import OPEN_MODELS
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ SET = "config field, such as optimizer.learning_rate=1e-5; repeatable"
 class StageHelp:
     """Help texts of a stage.
 
-    rows: format of a data row. is_judged: the stage needs a source of scores for its samples.
+    rows: our own format of a data row. is_judged: the stage needs a source of scores for its
+    samples.
     """
 
     purpose: str
@@ -69,7 +72,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         one = commands.add_parser(
             name,
             help=stage.purpose,
-            description=f"{stage.purpose}. A row of the data: {stage.rows}",
+            description=f"{stage.purpose}.\n\n"
+            f"Formats of the data: {kind_of(name).names}.\n"
+            f"Our own: {stage.rows}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
@@ -89,7 +94,16 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             help="initial model: config, weights, tokenizer",
         )
         one.add_argument(
-            "--data", type=Path, required=True, metavar="FILE.jsonl", help="one row per line"
+            "--data",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help=f"rows of one of the formats above: {FILES_HELP}",
+        )
+        one.add_argument(
+            "--allow-extra-fields",
+            action="store_true",
+            help="ignore unknown fields of rows; they are listed",
         )
         one.add_argument("--name", help="name of the output (default: names of model and stage)")
         if stage.is_judged:
@@ -182,6 +196,11 @@ def _fields(name: str) -> str:
 
 
 def _run_one(name: str, options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
+    from training.data.examples import summarise
+
+    # Rows are checked before the imports of seconds; a missing file is refused with other inputs.
+    data: Path = options.data
+    rows = summarise(data, kind_of(name), options.allow_extra_fields) if data.is_file() else None
     from training.recipes.custom.commands import run_one
 
-    return run_one(name, options, code_commit())
+    return run_one(name, options, code_commit(), rows)

@@ -17,7 +17,8 @@ from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import Group
 from training.cluster.notice import STOP_FILE
 from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
-from training.data.examples import read_prompts
+from training.data.examples import DataSummary, read_prompts, summarise
+from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.errors import ConfigError, unknown_choice
 from training.model.config import REWARD_SETTINGS, read_config
 from training.planning.stage import PlannedConfig
@@ -40,11 +41,17 @@ from training.stages.policy_loop import FIRST_UPDATE
 
 RUNS = "runs"
 RESERVED = (RUNS, BOOKKEEPING, STOP_FILE)  # names of other entries of the folders
+EXTRA = "allow_extra_fields"
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
 
-def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
+def run_one(
+    name: str, options: argparse.Namespace, code_commit: str, rows: DataSummary | None
+) -> int:
     """Run one stage.
+
+    Args:
+        rows: content of the data file, whose rows are valid; None for a missing file.
 
     Raises:
         ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
@@ -68,15 +75,18 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         "data_path": existing_path("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
+        EXTRA: options.allow_extra_fields,
         **lengths(stage.config, options.model),
     }
     if stage.is_policy:
-        given["reward_model_directory"] = checked_judge(options.reward_model, given["data_path"])
-    config = assigned(stage.config(**given), options.set, FIXED)
+        given["reward_model_directory"] = checked_judge(
+            options.reward_model, given["data_path"], options.allow_extra_fields
+        )
+    config = assigned(stage.config(**given), options.set, (*FIXED, EXTRA))
     check_same_run(
         config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
     )
-    _run([StageRun(output.name, stage.run, config)], options, stage.shown)
+    _run([StageRun(output.name, stage.run, config)], options, stage.shown, rows)
     return 0
 
 
@@ -124,7 +134,10 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
 
 
 def _run(
-    stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]
+    stages: Sequence[StageRun[Any]],
+    options: argparse.Namespace,
+    figures: Sequence[str],
+    rows: DataSummary | None = None,
 ) -> None:
     storage: Path = options.work.absolute() / RUNS
     due = [stage for stage in stages if not finished_manifest(stage.config.output_directory)]
@@ -133,6 +146,8 @@ def _run(
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
+    for stage in due:
+        print_rows(stage, rows)
     for stage in due:
         remove_unsaved_run(stage.config, storage / stage.name)
     first = {  # text to display before the first step
@@ -179,7 +194,8 @@ def _format_report(manifest: Manifest) -> str:
 
 def fields_of(name: str) -> str:
     """Return the help text on the fields of a stage that can be assigned."""
-    return f"fields for --set with defaults:\n{listed(settable(STAGES[name].config, FIXED))}"
+    fields = settable(STAGES[name].config, (*FIXED, EXTRA))
+    return f"fields for --set with defaults:\n{listed(fields)}"
 
 
 # Checks of the inputs, before files are written or processes started.
@@ -211,19 +227,18 @@ def checked_model(path: Path) -> Path:
     return existing_path("model", path)
 
 
-def checked_judge(path: Path | None, data: Path) -> Path | None:
+def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Path | None:
     """Return the path of the reward model, or None if all prompts have tasks.
 
     Raises:
         ConfigError: the path is not a reward model, or both reward model and tasks are missing.
     """
     if path is None:
-        bare = next(
-            (line for line, row in enumerate(read_prompts(data), start=1) if not row.task), None
-        )
+        rows = enumerate(read_prompts(data, allow_extra_fields), start=1)
+        bare = next((number for number, row in rows if not row.task), None)
         if bare is not None:
             raise ConfigError(
-                f"reward-model: missing, and line {bare} of {data.name} has no task; one of both "
+                f"reward-model: missing, and row {bare} of {data.name} has no task; one of both "
                 "is needed",
                 field="reward-model",
                 reason="MISSING",
@@ -242,6 +257,33 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
     return directory
 
 
+def print_rows(stage: StageRun[Any], rows: DataSummary | None) -> None:
+    """Check the rows of a stage and print what its files contain.
+
+    Args:
+        rows: content of the data file of a single stage, if it is known already.
+
+    Raises:
+        ExampleError: a row is invalid or has an unknown field.
+    """
+    config = stage.config
+    name = next((name for name, one in STAGES.items() if isinstance(config, one.config)), None)
+    if name is None:
+        return  # pre-training reads shards
+    files = [("data", config.data_path, kind_of(name))]
+    if isinstance(config, PolicyConfig):
+        if config.verifiable is not None:
+            files.append(("verifiable", config.verifiable.data_path, PROMPTS))
+        if config.sft_mix is not None:
+            files.append(("sft_mix", config.sft_mix.data_path, SFT))
+    for field, path, kind in files:
+        if rows is not None and path == config.data_path:
+            print(f"data: {rows.text()}", flush=True)
+        elif path.is_file():  # an earlier stage of a recipe may write the file
+            found = summarise(path, kind, config.allow_extra_fields)
+            print(f"{stage.name} {field}: {found.text()}", flush=True)
+
+
 def check_prompts(config: PlannedConfig) -> None:
     """Check the number of prompts.
 
@@ -255,7 +297,7 @@ def check_prompts(config: PlannedConfig) -> None:
     if config.verifiable is not None:
         files.append((config.verifiable.data_path, tasks, "verifiable.share"))
     for path, needed, field in files:
-        count = len(read_prompts(path))
+        count = summarise(path, PROMPTS, config.allow_extra_fields).rows
         if needed > count:
             raise ConfigError(
                 f"{field}: an update needs {needed} of the {count} prompts of {path.name}",

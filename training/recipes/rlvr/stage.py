@@ -37,7 +37,7 @@ def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
     path = config.data_path if config.verifiable is None else config.verifiable.data_path
     if config.verifiable is None and config.reward_model_directory is not None:
         return _run(config, context, None)
-    prompts = read_prompts(path)
+    prompts = read_prompts(path, config.allow_extra_fields)
     with open_scorer(training_items(prompts)) as scorer:
         return _run(config, context, TaskVerifier(prompts, scorer))
 

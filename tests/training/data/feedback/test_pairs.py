@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.data.chat import Message
-from training.data.examples import ExampleError, read_sft, read_thumbs
+from training.data.examples import read_sft, read_thumbs
 from training.data.feedback.division import is_held_out
 from training.data.feedback.judgements import Judgement
 from training.data.feedback.pairs import (
@@ -23,6 +23,7 @@ from training.data.feedback.pairs import (
 )
 from training.data.feedback.sets import SetsConfig, make_sets, write_sets
 from training.data.feedback.texts import prompt_key
+from training.data.formats.fields import ExampleError
 from training.data.served import Served
 
 
