@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from tests.support.errors import refused
-from tests.training.model_configs import gpt2_json
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import FAMILIES, ProgressList, sft_rows, toy_model, write_lines
 from tests.training.workers import tell
 from training.errors import ConfigError
+from training.model.config import gpt2_json
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism, arrange, assemble, distribute, whole_weights

@@ -318,7 +318,7 @@ def llama_json(
     num_kv_heads: int,
     intermediate_size: int,
 ) -> dict[str, Any]:
-    """Return config.json of a small Llama-shaped decoder with tied embeddings, for pre-training."""
+    """Return config.json of a Llama-shaped decoder with tied embeddings, for pre-training."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -337,6 +337,35 @@ def llama_json(
         "tie_word_embeddings": True,
         "attention_bias": False,
         "mlp_bias": False,
+        "dtype": "float32",
+    }
+
+
+def gpt2_json(
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    max_positions: int = 1024,
+    intermediate_size: int | None = None,
+) -> dict[str, Any]:
+    """Return config.json of a GPT-2-shaped decoder with tied embeddings and without dropout."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_embd": hidden_size,
+        "n_inner": 4 * hidden_size if intermediate_size is None else intermediate_size,
+        "n_layer": num_layers,
+        "n_head": num_heads,
+        "n_positions": max_positions,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
         "dtype": "float32",
     }
 

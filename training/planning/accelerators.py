@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from training.errors import unknown_choice
 
@@ -123,6 +124,11 @@ ACCELERATORS: Mapping[str, Accelerator] = {
 # avx512_bf16, 2026-11-29; fp32 is the middle of 31 to 76 (training/runtime/machine.py), 20 were
 # measured beside other work.
 CORE_BF16_GIGAFLOPS, CORE_FP32_GIGAFLOPS, CORE_GB_PER_SECOND = 118.0, 50.0, 4.3
+# Limits of the control group of this process, version 2 and 1.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 # Python with torch and a tokenizer: 0.53 GiB measured after the imports.
 PROCESS_GIB = 0.7
 
@@ -146,6 +152,19 @@ def cpu(cores: int, memory_gib: float) -> Accelerator:
         sustained_share=1.0,
         reserved_gib=PROCESS_GIB,
     )
+
+
+def available_bytes() -> int:
+    """Return the memory that this process can still get: of the machine and its control group."""
+    available = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            available = int(rest.split()[0]) * 1024
+    for file in MEMORY_LIMITS:
+        if file.exists() and (limit := file.read_text().strip()).isdigit():
+            return min(available, int(limit))
+    return available
 
 
 # Names of cards by NVIDIA's driver, for measured shares of the peak. Other variants of a card

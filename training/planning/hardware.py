@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +17,10 @@ from training.planning.accelerators import (
     GIB,
     Accelerator,
     accelerator_named,
+    available_bytes,
     cpu,
 )
 from training.runtime.machine import bfloat16_is_faster, find_device
-
-# Limits of the control group of this process, version 2 and 1.
-MEMORY_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True)
@@ -164,16 +158,3 @@ def _gpu_here() -> Accelerator:
         memory_gib=memory_gib,
         source=f"memory by its driver; not listed, so with the rates of {slowest.name}",
     )
-
-
-def available_bytes() -> int:
-    """Return the memory that this process can still get: of the machine and its control group."""
-    available = 0
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            available = int(rest.split()[0]) * 1024
-    for file in MEMORY_LIMITS:
-        if file.exists() and (limit := file.read_text().strip()).isdigit():
-            return min(available, int(limit))
-    return available

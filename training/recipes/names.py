@@ -18,7 +18,6 @@ OPEN_MODELS = (
     "gemma-3-27b-sft",
     "llama-3.1-70b-sft",
 )
-PRETRAINING = ("one_million", "ten_million")
 WORLD_BASES = ("nano", "llama", "qwen3")  # models of the toy world
 RLVR_SIZES, RLVR_ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
 RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS = 192, 64

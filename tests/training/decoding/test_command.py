@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.model_configs import gpt2_json
 from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
@@ -17,7 +16,7 @@ from training.decoding.sampling import Rules, read_presets, sample
 from training.decoding.tasks import Task
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
-from training.model.config import parse_config
+from training.model.config import gpt2_json, parse_config
 from training.model.fields import FAMILIES
 from training.model.transformer import Decoder, initialise
 from training.runs import FAILED

@@ -12,9 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.support.errors import refused
 from tests.training.model.hub_configs import HUB_CONFIGS
 from tests.training.model.oracle_models import CONFIGS, oracle
-from tests.training.model_configs import gpt2_json
 from training.model.checkpoint import load_decoder, plain_weights, save_decoder
-from training.model.config import llama_json, parse_config
+from training.model.config import gpt2_json, llama_json, parse_config
 from training.model.fields import ModelConfigError
 from training.model.lora import LoraConfig, adapter_parameters, add_adapter, merge_adapter
 from training.model.transformer import Decoder, KeyValueCache, PositionError, initialise

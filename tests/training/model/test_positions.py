@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from tests.support.errors import refused
-from tests.training.model_configs import gpt2_json
 from tests.training.toys import toy_model
 from training.data.chat import load_chat
 from training.data.tensors import TokenisedExample
 from training.errors import ConfigError
 from training.model.checkpoint import read_config, save_decoder
-from training.model.config import llama_json, parse_config
+from training.model.config import gpt2_json, llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.rl.reference import WatchConfig
 from training.runtime.context import Lineage

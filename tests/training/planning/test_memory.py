@@ -13,7 +13,6 @@ from tests.training.model.hub_configs import (
     QWEN2_5_0_5B,
     QWEN3_0_6B,
 )
-from tests.training.model_configs import gpt2_json
 from tests.training.planning.kept import kept, kept_of_responses
 from tests.training.planning.peaks import (
     COLUMNS,
@@ -28,7 +27,7 @@ from tests.training.planning.peaks import (
 from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
 from training.losses import log_probs
-from training.model.config import ModelConfig, llama_json, parse_config
+from training.model.config import ModelConfig, gpt2_json, llama_json, parse_config
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.planning import memory

@@ -22,8 +22,6 @@ from training.cluster.group import Group
 from training.cluster.runner import run_stages
 from training.data.token_shards import SHARDS_HASH, ShardConfig, shards_hash, write_shards
 from training.errors import ConfigError
-from training.model.config import parse_config
-from training.model.transformer import Decoder
 from training.progress_log import SAMPLES, read_samples
 from training.recipes.custom.assignments import settable, word
 from training.recipes.pretraining import commands, texts
@@ -32,10 +30,8 @@ from training.recipes.pretraining.commands import FIXED, PLANNED, settable_field
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
     PROMPTS,
-    RECIPES,
     SIZES,
     SIZES_VOCABULARY,
-    Shape,
     pretraining,
 )
 from training.recipes.pretraining.scaling import (
@@ -46,27 +42,15 @@ from training.recipes.pretraining.scaling import (
     steps_for_size,
     write_scaling,
 )
+from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.pretraining.texts import Prepared
 from training.runtime.context import Progress
 from training.stage_record import read_record
 from training.stages.pretrain import PretrainConfig, accumulate
 from training.tokenization.byte_pairs import train_tokenizer, write_tokenizer
 
-SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
-
-
-@pytest.mark.parametrize(
-    ("shape", "vocabulary"), [*SHAPES, *((size, SIZES_VOCABULARY) for size in SIZES)]
-)
-def test_a_shape_counts_its_parameters(shape: Shape, vocabulary: int) -> None:
-    decoder = Decoder(parse_config(shape.model_json(vocabulary)))
-    assert shape.parameters(vocabulary) == sum(
-        parameter.numel() for parameter in decoder.parameters()
-    )
-
 
 def test_sizes_match_their_names() -> None:
-    assert RECIPES["ten_million"].shape.parameters(4096) == pytest.approx(10e6, rel=0.03)
     for size, wanted in zip(SIZES, (0.3e6, 1e6, 3e6), strict=True):
         assert size.parameters(SIZES_VOCABULARY) == pytest.approx(wanted, rel=0.1)
 
@@ -94,8 +78,10 @@ def test_a_plan_is_made_once_and_stored(tmp_path: Path) -> None:
     assert change not in replace(plan, dtype="float32").text(256)
     assert planned(path, "tiny", 60.0, config, began, said.append) == plan
     assert len(said) == 1, "what is known is not timed"
-    with refused(ConfigError, field="work", reason="MISMATCH", limit="tiny for 60 minutes"):
+    with refused(ConfigError, field="minutes", reason="MISMATCH", limit="60.0"):
         planned(path, "tiny", 2.0, config, began, said.append)
+    with refused(ConfigError, field="shape", reason="MISMATCH", limit="tiny"):
+        planned(path, "wide", 60.0, config, began, said.append)
     again = planned(path, "tiny", 2.0, config, began, said.append, is_followed=False)
     assert (again.minutes, planned(path, "tiny", 2.0, config, began, said.append)) == (2.0, again)
 
@@ -194,7 +180,7 @@ def test_a_foreign_texts_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = write_lines(tmp_path / "texts.jsonl", [{"text": "mine"}])
-    command = ["pretrain", "--recipe", "one_million", "--work", str(tmp_path)]
+    command = ["pretrain", "--shape", "one_million", "--work", str(tmp_path)]
     refused_command(command, capsys, field="work", reason="EXISTS")
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
     foreign.unlink()
@@ -234,7 +220,7 @@ def test_fields_and_a_user_tokenizer_are_applied(
     (folder / "page.html").write_text("<p>skipped")
     train_tokenizer(TEXTS, 300, tmp_path / "own")
     read = [
-        "--recipe",
+        "--shape",
         "one_million",
         "--texts",
         str(folder),
@@ -286,7 +272,7 @@ def test_shards_of_a_corpus_are_used_as_they_are(
     train_tokenizer(TEXTS, 300, own)
     write_shards(ShardConfig((source,), own, shards, 0.1, licence="CC0-1.0"))
     work = tmp_path / "work"
-    command = ["pretrain", "--recipe", "one_million", "--work", str(work), "--shards", str(shards)]
+    command = ["pretrain", "--shape", "one_million", "--work", str(work), "--shards", str(shards)]
     refused_command(command, capsys, field="tokenizer", reason="MISSING")
 
     assert main([*command, "--tokenizer", str(own), *TINY, "--set", "machine.threads=1"]) == 0
@@ -329,7 +315,7 @@ def test_invalid_pretraining_is_refused_before_any_file(
     )
     command = [
         "pretrain",
-        "--recipe",
+        "--shape",
         "one_million",
         "--texts",
         "mine.jsonl",
@@ -358,7 +344,7 @@ def test_workers_need_an_explicit_number_of_steps(
     monkeypatch.setattr(commands, "run_stages", run_here)
     write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
     read = [
-        "--recipe",
+        "--shape",
         "one_million",
         "--texts",
         str(tmp_path / "mine.jsonl"),
@@ -395,7 +381,7 @@ def test_both_commands_run_from_texts_to_their_ends(
         tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)]
     )
     read = ["--texts", str(mine), "--work", str(tmp_path)]
-    command = ["pretrain", "--recipe", "one_million", *read, "--set", "steps=1"]
+    command = ["pretrain", "--shape", "one_million", *read, "--set", "steps=1"]
     assert main(command) == 0
     report = verify_manifest(tmp_path / "one_million").report
     assert report["steps"] == 1
@@ -418,18 +404,20 @@ def test_both_commands_run_from_texts_to_their_ends(
     assert (tmp_path / "scaling.html").exists()
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_help_shows_what_the_recipe_sets(name: str) -> None:
-    def values(steps: int, dtype: str, licence: str) -> dict[str, str]:
-        prepared = Prepared(Path(), Path(), RECIPES[name].vocabulary, licence)
-        made = pretraining(RECIPES[name].shape, prepared, steps, dtype, Path(name), "")
+@pytest.mark.parametrize("name", SHAPES.keys() - {"one_million"})
+def test_the_help_shows_what_the_command_sets(name: str) -> None:
+    def values(name: str, steps: int, dtype: str, licence: str) -> dict[str, str]:
+        prepared = Prepared(Path(), Path(), SHAPES[name].vocabulary, licence)
+        made = pretraining(SHAPES[name], prepared, steps, dtype, Path(name), "")
         return {field.name: word(field.value) for field in settable(PretrainConfig, FIXED, made)}
 
-    one, other = values(7, "float32", ""), values(9999, "bfloat16", texts.LICENCE)
-    assert {field for field in one if one[field] != other[field]} == PLANNED.keys()
+    one = values("one_million", 7, "float32", "")
+    other = values(name, 9999, "bfloat16", texts.LICENCE)
+    different = {field for field in one if one[field] != other[field]}
+    assert different | {"context_tokens"} == PLANNED.keys()
     lines = dict(
         line.strip().split(" = ", 1) for line in settable_fields().splitlines() if " = " in line
     )
     assert lines.keys() == one.keys()
     for field in one.keys() - PLANNED.keys():
-        assert lines[field] == one[field] or f"{one[field]} ({name})" in lines[field]
+        assert lines[field] == one[field]

@@ -26,7 +26,7 @@ def nowhere(tmp_path: Path) -> Path:
         "tokenizer show {texts} models/nano --page {nowhere}",
         "tasks write chain_sum --items 1 --output {nowhere}",
         "compare one another --page {nowhere}",
-        "pretrain --recipe one_million --work {nowhere}",
+        "pretrain --shape one_million --work {nowhere}",
         "rlvr --task chain_sum --model models/nano --work {nowhere}",
         "sft --model models/nano --data {texts} --work {nowhere}",
     ],

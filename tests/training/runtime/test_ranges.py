@@ -20,8 +20,8 @@ from training.parallelism.layout import Parallelism
 from training.recipes.custom.assignments import assigned, settable
 from training.recipes.open_models.recipes import RECIPES as OPEN
 from training.recipes.open_models.recipes import Places
-from training.recipes.pretraining.recipe import RECIPES as PRETRAINING
 from training.recipes.pretraining.recipe import pretraining
+from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.pretraining.texts import Prepared
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths
 from training.rl.advantages import KlConfig, next_beta
@@ -196,10 +196,8 @@ def test_beta_stays_above_0_for_any_measurement() -> None:
 
 def test_every_recipe_is_within_its_ranges() -> None:
     assert all(recipe(Places()).stages for recipe in OPEN.values())
-    for recipe in PRETRAINING.values():
-        pretraining(
-            recipe.shape, Prepared(PATH, PATH, recipe.vocabulary, ""), 100, "float32", PATH, ""
-        )
+    for shape in SHAPES.values():
+        pretraining(shape, Prepared(PATH, PATH, shape.vocabulary, ""), 100, "float32", PATH, "")
     for make in ALGORITHMS.values():
         for size in SIZES.values():
             make(size, PATH, PATH, PATH, 1, Lengths(), "")

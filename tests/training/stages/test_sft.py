@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from chat_format.tokenizer_check import read_token_ids, token_ids
 from tests.support.errors import refused
 from tests.training.closeness import Closeness
-from tests.training.model_configs import gpt2_json
 from tests.training.toys import (
     KillAfter,
     Killed,
@@ -28,7 +27,7 @@ from training.errors import ConfigError
 from training.losses.log_probs import batch_loss
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
-from training.model.config import parse_config
+from training.model.config import gpt2_json, parse_config
 from training.model.lora import LoraConfig, load_adapter, merge_adapter
 from training.model.transformer import Decoder, initialise
 from training.optim.gradients import NonFiniteError

@@ -57,19 +57,8 @@ def run_one(
         ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
             run of this name has another configuration.
     """
-    stage, output_name = STAGES[name], options.name or f"{options.model.name}-{name}"
-    if not NAME.fullmatch(output_name):
-        raise ConfigError(
-            f"name: {output_name!r} is not letters, digits, - _ .",
-            field="name",
-            reason="MALFORMED",
-            limit="letters, digits, - _ .",
-        )
-    if output_name in RESERVED:
-        raise ConfigError(
-            f"name: {output_name!r} is reserved in a folder of runs", field="name", reason="IN_USE"
-        )
-    output = options.work.absolute() / output_name
+    stage = STAGES[name]
+    output = options.work.absolute() / checked_name(options.name or f"{options.model.name}-{name}")
     given: dict[str, Any] = {
         "model_directory": checked_model(options.model),
         "data_path": existing_path("data", options.data),
@@ -199,6 +188,26 @@ def fields_of(name: str) -> str:
 
 
 # Checks of the inputs, before files are written or processes started.
+
+
+def checked_name(name: str) -> str:
+    """Return the name of an output.
+
+    Raises:
+        ConfigError: the name is not valid for a folder in --work.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"name: {name!r} is not letters, digits, - _ .",
+            field="name",
+            reason="MALFORMED",
+            limit="letters, digits, - _ .",
+        )
+    if name in RESERVED:
+        raise ConfigError(
+            f"name: {name!r} is reserved in a folder of runs", field="name", reason="IN_USE"
+        )
+    return name
 
 
 def existing_path(option: str, path: Path) -> Path:

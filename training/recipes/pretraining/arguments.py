@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.corpus import TEXTS_HELP
-from training.recipes.custom.arguments import FieldsHelp, add_workers
-from training.recipes.names import PRETRAINING
+from training.recipes.custom.arguments import FieldsHelp, Renamed, add_workers
+from training.recipes.pretraining.shapes import (
+    add_options,
+    check_weights,
+    chosen_shape,
+    listed_shapes,
+)
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -37,18 +42,19 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     pretrain = commands.add_parser(
         "pretrain",
         parents=[work],
-        help="pre-train a small decoder from scratch",
+        help="pre-train a decoder from scratch",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
     pretrain.add_argument(
         "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
     )
-    pretrain.add_argument("--recipe", choices=PRETRAINING, required=True)
+    pretrain.add_argument("--recipe", action=Renamed, const="--shape", help=argparse.SUPPRESS)
+    pretrain.add_argument("--name", help="name of the model and its run (default: the shape)")
     pretrain.add_argument(
         "--minutes",
         type=_positive,
-        help="approximate total time; default: the time of the recipe",
+        help="approximate total time; default: 3 for one_million, otherwise 20",
     )
     pretrain.add_argument(
         "--tokenizer",
@@ -65,11 +71,15 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     pretrain.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
     add_workers(pretrain)
+    add_options(pretrain)
 
     def run_pretrain(options: argparse.Namespace) -> int:
+        shape = chosen_shape(options)
+        if not options.workers[0]:
+            check_weights(shape)
         from training.recipes.pretraining import commands
 
-        return commands.run_pretrain(options, code_commit())
+        return commands.run_pretrain(options, shape, code_commit())
 
     pretrain.set_defaults(command=run_pretrain)
     scaling = commands.add_parser(
@@ -80,6 +90,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         type=_positive,
         default=2.0,
         help="20 as in Chinchilla (default 2)",
+    )
+    scaling.add_argument(
+        "--name", default="scaling", help="name of the report and its models (default scaling)"
     )
 
     def run_scaling(options: argparse.Namespace) -> int:
@@ -93,7 +106,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
 def _fields() -> str:
     from training.recipes.pretraining.commands import settable_fields
 
-    return settable_fields()
+    return f"{listed_shapes()}\n\n{settable_fields()}"
 
 
 def _positive(text: str) -> float:

