@@ -170,20 +170,25 @@ def run_dump(
         variables: parts of the database by name, instead of its URL.
         services: services that use the database.
     """
-    script = (FILES / "dump.sh").read_text().replace("/dumps/", f"{folder}/")
-    binaries = servers.locate().postgres
-    parts = variables or {"URL": url}
     given = {
         f"TW_{service}_DATABASE_{name}": str(value)
         for service in services
-        for name, value in parts.items()
+        for name, value in (variables or {"URL": url}).items()
     }
-    environment = {"PATH": f"{binaries}:{os.environ['PATH']}", **given}
+    return run_script(folder, *words, environment=given)
+
+
+def run_script(
+    folder: Path, *words: str, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run dump.sh with these variables."""
+    script = (FILES / "dump.sh").read_text().replace("/dumps/", f"{folder}/")
+    binaries = servers.locate().postgres
     bash = shutil.which("bash")
     assert bash
     return subprocess.run(
         [bash, "-c", script, "dump.sh", *words],
-        env=environment,
+        env={"PATH": f"{binaries}:{os.environ['PATH']}", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -266,6 +271,41 @@ def test_a_database_of_several_services_is_dumped_and_restored_once(
         assert done.stdout.splitlines()[0] == f"{word}: feedback"
     assert [file.name for file in tmp_path.iterdir()] == ["feedback.dump"]
     assert rows(target, "SELECT text FROM kept") == [["a"]]
+
+
+def test_one_database_by_urls_of_two_roles_and_by_parts_is_one_dump(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    database = postgres.database()
+    url = database.url("postgresql")
+    variables = {
+        "TW_A_DATABASE_URL": f"{url}?ssl=prefer",
+        "TW_B_DATABASE_URL": url.replace(f"//{database.user}", "//other"),
+        **{f"TW_C_DATABASE_{name}": str(value) for name, value in parts_of(database).items()},
+    }
+    done = run_script(tmp_path, "dump", environment=variables)
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["a.dump"]
+
+
+def test_a_database_of_its_own_for_each_service_is_restored_with_its_own_rows(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    sources = {name: postgres.database() for name in sorted(NAMES)}
+    targets = {name: postgres.database() for name in sorted(NAMES)}
+    for name, database in sources.items():
+        rows(database, "CREATE TABLE kept (text varchar)")
+        rows(database, f"INSERT INTO kept VALUES ('{name}')")
+    for databases, word in ((sources, "dump"), (targets, "load")):
+        variables = {
+            f"TW_{name.upper()}_DATABASE_URL": database.url("postgresql+asyncpg")
+            for name, database in databases.items()
+        }
+        done = run_script(tmp_path, word, environment=variables)
+        assert done.returncode == 0, done.stderr
+    assert {
+        name: rows(database, "SELECT text FROM kept") for name, database in targets.items()
+    } == {name: [[name]] for name in NAMES}
 
 
 def test_a_dump_without_any_database_fails(tmp_path: Path) -> None:

@@ -14,14 +14,21 @@ for variable in "${!TW_@}"; do
     to=${!variable} to=${to/+asyncpg:/:} to=${to/+pg8000:/:} to=${to/\?ssl=/?sslmode=} to=${to/&ssl=/&sslmode=}
     # libpq trusts no authority by default. This word for the public ones allows only verify-full.
     if [[ $to == *sslmode=verify-full* && -z ${PGSSLROOTCERT:-} ]]; then to+="&sslrootcert=system"; fi
+    # Another role or other options name no other database, except options with a host or a port.
+    database=$to
+    if [[ ! $to =~ [?\&](host|port)= && $to =~ ^[^:]+://([^/?]*@)?([^/?@]+)/([^?]+) ]]; then
+      server=${BASH_REMATCH[2]} database=${BASH_REMATCH[3]}
+      [[ $server =~ :[0-9]+$ ]] || server+=:5432
+      database=$server/$database
+    fi
   else
     port=${prefix}_PORT user=${prefix}_USERNAME password=${prefix}_PASSWORD mode=${prefix}_SSL_MODE to=${prefix}_NAME
     export PGHOST=${!variable} PGPORT=${!port} PGUSER=${!user} PGPASSWORD=${!password}
     to=${!to}
+    database=$PGHOST:$PGPORT/$to
     if [[ -n ${!mode:-} ]]; then export PGSSLMODE=${!mode}; fi
     if [[ ${!mode:-} == verify-full && -z ${PGSSLROOTCERT:-} ]]; then to="dbname=$to sslrootcert=system"; fi
   fi
-  database="${PGHOST:-}:${PGPORT:-}:$to"
   if [[ -n ${seen[$database]:-} ]]; then
     echo "$1: $name is in the database of ${seen[$database]}"
     continue
