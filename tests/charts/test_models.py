@@ -98,7 +98,7 @@ def test_import_from_the_hub() -> None:
     job = model_job(objects)
     options = import_options(job)
     assert (options.source, options.name, options.to) == ("owner/model@main", "model-0", "/models")
-    assert options.accept_terms == ["gemma"]
+    assert (options.accept_terms, options.thinking) == (["gemma"], "off")
     assert options.token_file == Path("/token/token")
     spec = job["spec"]["template"]["spec"]
     (token,) = (volume["secret"] for volume in spec["volumes"] if volume["name"] == "token")
@@ -128,7 +128,9 @@ def test_import_from_the_object_store_has_its_credentials_and_no_other_network()
 
 
 def test_import_from_a_mounted_folder_has_no_network() -> None:
-    objects = render(EXISTING, "models.import.source=/mnt/model", "models.initial=model-0")
+    source = ("models.import.source=/mnt/model", "models.import.thinking=true")
+    objects = render(EXISTING, *source, "models.initial=model-0")
+    assert import_options(model_job(objects)).thinking == "on"
     assert import_options(model_job(objects)).source == "/mnt/model"
     assert policy(objects).get("egress") is None
 

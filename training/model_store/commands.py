@@ -50,6 +50,13 @@ def describe(commands: Commands) -> None:
         help="accept the terms of use of a model family, after reading them",
     )
     command.add_argument(
+        "--thinking",
+        choices=("off", "on"),
+        default="off",
+        help="thoughts before answers, of models that can switch them, such as Qwen 3; users see "
+        "them, and they use the tokens of the answer (default: off)",
+    )
+    command.add_argument(
         "--hub", default="", metavar="URL", help="hub (default: HF_ENDPOINT or that of the client)"
     )
     command.add_argument(
@@ -130,7 +137,10 @@ def run(options: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         destination = _destination(options, stack)
-        import_model(_source(options), options.name, destination, options.accept_terms, _say)
+        import_model(
+            *(_source(options), options.name, destination, options.accept_terms, _say),
+            thinking=options.thinking == "on",
+        )
     return 0
 
 

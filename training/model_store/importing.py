@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from chat_format.errors import ChatFormatError
+from chat_format.thinking import START, can_switch, with_thinking
 from chat_format.tokenizer_check import FILE as TOKEN_IDS
 from chat_format.tokenizer_check import write_token_ids
 from training.artifacts.manifest import Manifest, hash_file
@@ -36,12 +37,18 @@ from training.model_store.source import (
 from training.runs import now
 
 Say = Callable[[str], None]
-SOURCE_FILES = "source_files"  # in the config of the manifest
+SOURCE_FILES, THINKING = "source_files", "thinking"  # in the config of the manifest
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+TEMPLATE = "chat_template.jinja"
 
 
 def import_model(
-    source: Source, version: str, destination: Destination, accepted: Collection[str], say: Say
+    source: Source,
+    version: str,
+    destination: Destination,
+    accepted: Collection[str],
+    say: Say,
+    thinking: bool = False,
 ) -> Manifest:
     """Import a model as a version.
 
@@ -49,6 +56,8 @@ def import_model(
 
     Args:
         accepted: terms of use that the operator has accepted.
+        thinking: keep the thinking of a chat template that can switch it; otherwise it is switched
+            off in the template of the version.
 
     Raises:
         ModelImportError, ModelConfigError, ChatError, CheckpointError, RegistryError: the model is
@@ -60,6 +69,7 @@ def import_model(
     small = select_small_files(files)
     if (present := destination.manifest(version)) is not None:
         _require_same(present, version, source, files, small)
+        _require_thinking(present, version, thinking)
         say(f"{version} is imported already (sha256 {present.sha256})")
         return present
     draft = destination.open_draft(version)
@@ -75,7 +85,7 @@ def import_model(
     for number, file in enumerate(missing, 1):
         say(f"{file.name} ({_size(file.size)}, {number} of {len(missing)})")
         _fetch(source, file, version, destination, draft, description)
-    manifest = _manifest(source, version, description, [*small, *weights], draft)
+    manifest = _manifest(source, version, description, [*small, *weights], draft, thinking, say)
     destination.finish(version, draft, manifest)
     say(f"imported {version} (sha256 {manifest.sha256})")
     return manifest
@@ -157,6 +167,17 @@ def _require_same(
         )
 
 
+def _require_thinking(present: Manifest, version: str, thinking: bool) -> None:
+    is_kept = present.config.get(THINKING)
+    if is_kept is not None and is_kept != thinking:
+        raise ModelImportError(
+            f"--thinking: {version} was imported with thinking {'on' if is_kept else 'off'}; "
+            "choose another --name",
+            field="--thinking",
+            reason="EXISTS",
+        )
+
+
 def _require_room(draft: Draft, needed: int) -> None:
     free = shutil.disk_usage(draft.folder).free
     if needed and needed + MARGIN_BYTES > free:
@@ -188,9 +209,12 @@ def _manifest(
     description: ModelDescription,
     files: Sequence[SourceFile],
     draft: Draft,
+    thinking: bool,
+    say: Say,
 ) -> Manifest:
     """Normalise the small files, and describe the version."""
     hashes = {file.name: draft.files[file.name][SHA256] for file in files}
+    is_hybrid = _set_thinking(draft.folder, thinking, say)
     for path in _normalise(draft.folder):
         hashes[path.name] = hash_file(path)
     elements: Counter[str] = Counter()
@@ -207,6 +231,7 @@ def _manifest(
         config={
             "source": source.name,
             SOURCE_FILES: {file.name: draft.files[file.name] for file in files},
+            THINKING: thinking if is_hybrid else None,
         },
         report={
             "family": description.family,
@@ -217,8 +242,32 @@ def _manifest(
     )
 
 
+def _set_thinking(folder: Path, thinking: bool, say: Say) -> bool:
+    """Write the chat template into tokenizer_config.json, with thinking off unless it is wanted.
+
+    Returns:
+        True if the template can switch thinking.
+    """
+    tokenizer, file = folder / TOKENIZER_CONFIG, folder / TEMPLATE
+    settings = read_object(tokenizer)
+    template = file.read_text() if file.is_file() else settings.get("chat_template")
+    if not isinstance(template, str):
+        return False
+    if is_hybrid := can_switch(template):
+        kept = "on" if thinking else "off; --thinking on keeps that of the template"
+        say(f"thinking: {kept}")
+    elif START in template:
+        say(f"thinking: the template mentions {START} and has no switch; users may see thoughts")
+    written = with_thinking(template, thinking)
+    if settings.get("chat_template") != written:
+        tokenizer.write_text(json.dumps({**settings, "chat_template": written}, indent=2) + "\n")
+    if file.is_file() and written != template:
+        file.write_text(written)
+    return is_hybrid
+
+
 def _normalise(folder: Path) -> list[Path]:
-    """Put template, end tokens and token ids where servers, trainer and generator expect them.
+    """Put end tokens and token ids where servers, trainer and generator expect them.
 
     Returns:
         the files that may differ from those of the source.
@@ -227,10 +276,6 @@ def _normalise(folder: Path) -> list[Path]:
         ModelImportError: the tokenizer is malformed.
     """
     tokenizer, generation = folder / TOKENIZER_CONFIG, folder / GENERATION_CONFIG
-    settings, template = read_object(tokenizer), folder / "chat_template.jinja"
-    if not isinstance(settings.get("chat_template"), str) and template.is_file():
-        settings["chat_template"] = template.read_text()
-        tokenizer.write_text(json.dumps(settings, indent=2) + "\n")
     ends = read_object(folder / "config.json").get("eos_token_id")
     if ends is not None and not generation.exists():
         generation.write_text(json.dumps({"eos_token_id": ends}) + "\n")
@@ -241,7 +286,8 @@ def _normalise(folder: Path) -> list[Path]:
         raise ModelImportError(
             error.text, field=error.field, reason=error.reason, limit=error.limit
         ) from error
-    return [path for path in (tokenizer, generation, folder / TOKEN_IDS) if path.exists()]
+    written = (tokenizer, folder / TEMPLATE, generation, folder / TOKEN_IDS)
+    return [path for path in written if path.exists()]
 
 
 def _size(count: int) -> str:

@@ -80,6 +80,7 @@ args: [infra.install.small_model, --into, /models, --keep]
 {{- $words := list "training" "import" $given.source "--name" .Values.models.initial "--to" "/models" }}
 {{- with $given.hub }}{{ $words = concat $words (list "--hub" .) }}{{ end }}
 {{- with .Values.models.acceptTerms }}{{ $words = concat $words (list "--accept-terms" .) }}{{ end }}
+{{- if $given.thinking }}{{ $words = concat $words (list "--thinking" "on") }}{{ end }}
 {{- with $given.tokenSecret }}{{ $words = concat $words (list "--token-file" "/token/token") }}{{ end }}
 args: {{ $words | toJson }}
 {{- end }}

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chat_format.thinking import with_thinking
 from infra.install.small_model.errors import ModelError
 from infra.install.small_model.hub import MODEL_FILE_PATTERNS, from_hub, missing_files
 from infra.install.small_model.installation import install_small, link_or_copy
 from infra.install.small_model.packages import Say
 from training.artifacts.manifest import MANIFEST, write_manifest
 
-SMALL = "small"
+SMALL, TEMPLATE = "small", "chat_template.jinja"
 # Decoder families supported by the trainer and by the model server.
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -97,10 +98,11 @@ def _install_directory(folder: Path, target: Path, name: str, say: Say) -> Path:
     target.mkdir(parents=True)
     for pattern in MODEL_FILE_PATTERNS:
         for file in folder.glob(pattern):
-            if file.name not in (MANIFEST, "tokenizer_config.json"):
+            if file.name not in (MANIFEST, "tokenizer_config.json", TEMPLATE):
                 link_or_copy(file.resolve(), target / file.name)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["chat_template"] = _chat_template(folder)
+    # Hybrid models answer without thoughts, as after `thumbwheel models import`.
+    settings["chat_template"] = with_thinking(_chat_template(folder) or "", on=False)
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if not (target / "generation_config.json").exists():
         (target / "generation_config.json").write_text(
@@ -113,8 +115,7 @@ def _install_directory(folder: Path, target: Path, name: str, say: Say) -> Path:
 
 
 def _chat_template(folder: Path) -> str | None:
+    if (folder / TEMPLATE).exists():
+        return (folder / TEMPLATE).read_text()
     template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
-    file = folder / "chat_template.jinja"
-    if not isinstance(template, str) and file.exists():
-        return file.read_text()
     return template if isinstance(template, str) else None

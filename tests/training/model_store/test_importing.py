@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chat_format.templates import ChatTemplate
 from chat_format.tokenizer_check import FILE as TOKEN_IDS
 from chat_format.tokenizer_check import read_token_ids, token_ids
 from tests.support.errors import refused
@@ -38,10 +39,15 @@ class Usage(NamedTuple):
 
 
 def imported(
-    model: Path, root: Path, accepted: Sequence[str] = (), said: list[str] | None = None
+    model: Path,
+    root: Path,
+    accepted: Sequence[str] = (),
+    said: list[str] | None = None,
+    thinking: bool = False,
 ) -> Manifest:
     say = (said if said is not None else []).append
-    return import_model(DirectorySource(model), "toy-1", DirectoryDestination(root), accepted, say)
+    destination = DirectoryDestination(root)
+    return import_model(DirectorySource(model), "toy-1", destination, accepted, say, thinking)
 
 
 def change(file: Path, **fields: Any) -> None:
@@ -64,6 +70,47 @@ def test_version_is_complete_and_loads(model: Path, tmp_path: Path) -> None:
     assert found.parents == (str(model),)
     assert any(found.sha256 in line for line in said)
     assert any("apache-2.0" in line for line in said)
+
+
+HYBRID = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]"
+    "{% if enable_thinking is defined and enable_thinking is false %}<none>{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize(("thinking", "end"), [(False, "[assistant]<none>"), (True, "[assistant]")])
+def test_thinking_is_switched_off_in_the_template_unless_it_is_wanted(
+    model: Path, tmp_path: Path, thinking: bool, end: str, in_file: bool
+) -> None:
+    if in_file:
+        (model / "chat_template.jinja").write_text(HYBRID)
+    else:
+        change(model / "tokenizer_config.json", chat_template=HYBRID)
+    said: list[str] = []
+    root = tmp_path / "models"
+    found = imported(model, root, said=said, thinking=thinking)
+    assert verify_manifest(root / "toy-1") == found
+    assert f"thinking: {'on' if thinking else 'off'}" in " ".join(said)
+    template = ChatTemplate.from_directory(root / "toy-1")
+    assert template is not None
+    messages = [{"role": "user", "content": "Hi"}]
+    assert template.render(messages, add_generation_prompt=True) == f"[user]Hi{end}"
+    settings = json.loads((root / "toy-1" / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == template.source
+    assert imported(model, root, thinking=thinking) == found
+    with refused(ModelImportError, field="--thinking", reason="EXISTS"):
+        imported(model, root, thinking=not thinking)
+
+
+def test_template_that_always_thinks_is_announced(model: Path, tmp_path: Path) -> None:
+    path = model / "tokenizer_config.json"
+    change(path, chat_template=json.loads(path.read_text())["chat_template"] + "{# <think> #}")
+    said: list[str] = []
+    found = imported(model, tmp_path / "models", said=said)
+    assert "users may see thoughts" in " ".join(said)
+    assert found.config["thinking"] is None
 
 
 def test_ids_for_the_comparison_with_the_model_server_are_written(
