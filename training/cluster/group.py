@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 
+BOOKKEEPING = "ray"  # folder of Ray next to those of the stages
 START_TRIES, START_TOO_SLOW = 3, "timed out"
 # Set on an existing cluster, by Ray itself for the programs of its jobs.
 ADDRESS = "RAY_ADDRESS"

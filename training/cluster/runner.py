@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 from training.artifacts.inputs import FileState, known_hashes, remember_hashes
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
-from training.cluster.group import WORKER_ENVIRONMENT, Group, ray_cluster, trainer
+from training.cluster.group import BOOKKEEPING, WORKER_ENVIRONMENT, Group, ray_cluster, trainer
 from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
 from training.cluster.rollout_actors import rollout_actors
 from training.data.chat import ChatError
@@ -58,7 +58,6 @@ from training.stage_record import (
 
 logger = logging.getLogger(__name__)
 
-BOOKKEEPING = "ray"
 GONE_SECONDS = 60.0  # for a preempted machine; Ray waits as long for a missing one
 REPORTED_ERRORS = (
     ConfigError,

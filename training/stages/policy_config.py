@@ -29,6 +29,8 @@ from training.runtime.ranges import (
 from training.serving.rollout_server import RolloutServer
 from training.stages.config import StageConfig
 
+FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes
+
 
 @dataclass(frozen=True)
 class SftMix:

@@ -39,7 +39,6 @@ from training.stages.artifact import publish_model
 from training.stages.policy_config import PolicyConfig
 from training.stages.policy_inputs import Prompts
 
-FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes
 SHOWN_PROMPTS = 4  # per checkpoint, in the report
 
 EngineOfUpdate = Callable[[int], RolloutEngine]

@@ -23,7 +23,7 @@ from training.recipes.rlvr import commands, recipe, stage
 from training.recipes.rlvr.held_out import Measured, change_text, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
 from training.stages.grpo import GrpoConfig
-from training.stages.policy_loop import FIRST_UPDATE
+from training.stages.policy_config import FIRST_UPDATE
 from training.stages.ppo import PpoConfig
 from training.verification.checks import Calls, Mathematics, Outcome, Verdict, VerificationError
 from training.verification.items import Item, Split, parse_items, write_items

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training.artifacts.manifest import Manifest, finished_manifest
-from training.cluster.group import Group
+from training.cluster.group import BOOKKEEPING, Group
 from training.cluster.notice import STOP_FILE
-from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
 from training.data.examples import DataSummary, read_prompts, summarise
 from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.errors import ConfigError, unknown_choice
@@ -36,8 +35,8 @@ from training.stage_record import (
     check_same_run,
     remove_unsaved_run,
 )
-from training.stages.policy_config import PolicyConfig
-from training.stages.policy_loop import FIRST_UPDATE
+from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
+from training.stages.pretrain_config import PretrainConfig
 
 RUNS = "runs"
 RESERVED = (RUNS, BOOKKEEPING, STOP_FILE)  # names of other entries of the folders
@@ -75,7 +74,7 @@ def run_one(
     check_same_run(
         config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
     )
-    _run([StageRun(output.name, stage.run, config)], options, stage.shown, rows)
+    _run({output.name: config}, options, stage.shown, rows)
     return 0
 
 
@@ -109,55 +108,63 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
         if unknown := [name for name in asked if name not in known]:
             raise unknown_choice("stages", unknown[0], known)
         chosen = [known[name] for name in asked]
-    stages = []
+    stages = {}
     for planned in set_fields(chosen, options.set):
         lineage = replace(planned.config.lineage, code_commit=code_commit)
-        config = replace(planned.config, lineage=lineage)
-        stages.append(StageRun(planned.name, runs(config), config))
-    for stage in stages:
-        named = fields_named(of_stage(stage.name, options.set))
-        check_same_run(stage.config, options.work.absolute() / RUNS / stage.name, named)
+        stages[planned.name] = replace(planned.config, lineage=lineage)
+    for name, config in stages.items():
+        named = fields_named(of_stage(name, options.set))
+        check_same_run(config, options.work.absolute() / RUNS / name, named)
     shown = dict.fromkeys(figure for stage in STAGES.values() for figure in stage.shown)
     _run(stages, options, tuple(shown))
     return 0
 
 
 def _run(
-    stages: Sequence[StageRun[Any]],
+    stages: Mapping[str, PlannedConfig],
     options: argparse.Namespace,
     figures: Sequence[str],
     rows: DataSummary | None = None,
 ) -> None:
+    """Run the stages by name, unless they are finished."""
     storage: Path = options.work.absolute() / RUNS
-    due = [stage for stage in stages if not finished_manifest(stage.config.output_directory)]
-    for stage in due:
-        check_prompts(stage.config)
+    due = {
+        name: config
+        for name, config in stages.items()
+        if not finished_manifest(config.output_directory)
+    }
+    for config in due.values():
+        check_prompts(config)
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
-    for stage in due:
-        print_rows(stage, rows)
-    for stage in due:
-        remove_unsaved_run(stage.config, storage / stage.name)
+    for name, config in due.items():
+        print_rows(name, config, rows)
+    for name, config in due.items():
+        remove_unsaved_run(config, storage / name)
     first = {  # text to display before the first step
-        stage.name: resume_text(storage / stage.name)
-        or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
-        for stage in due
+        name: resume_text(storage / name)
+        or (FIRST_UPDATE if isinstance(config, PolicyConfig) else "")
+        for name, config in due.items()
     }
-    for stage in stages:
-        if stage not in due:
-            print(f"{stage.name}: {FINISHED}")
+    for name in stages:
+        if name not in due:
+            print(f"{name}: {FINISHED}")
     if due:
+        # Imports torch, so all options are checked before.
+        from training.cluster.runner import StageRun, run_stages
+
+        chosen = [StageRun(name, runs(config), config) for name, config in due.items()]
         with open_display() as display:
-            run_stages(due, storage, group, StageDisplay(display, figures, first=first), bucket)
-    for stage in stages:
-        if stage not in due:  # its parent may have been trained again
-            check_same_inputs(stage.config, storage / stage.name)
-    for stage in stages:
-        if manifest := finished_manifest(stage.config.output_directory):
+            run_stages(chosen, storage, group, StageDisplay(display, figures, first=first), bucket)
+    for name, config in stages.items():
+        if name not in due:  # its parent may have been trained again
+            check_same_inputs(config, storage / name)
+    for name, config in stages.items():
+        if manifest := finished_manifest(config.output_directory):
             print(
-                f"\n{stage.config.output_directory}\n  {_format_report(manifest)}"
-                f"\n  page: {storage / stage.name / REPORT}"
+                f"\n{config.output_directory}\n  {_format_report(manifest)}"
+                f"\n  page: {storage / name / REPORT}"
             )
 
 
@@ -266,7 +273,7 @@ def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Pa
     return directory
 
 
-def print_rows(stage: StageRun[Any], rows: DataSummary | None) -> None:
+def print_rows(stage: str, config: PlannedConfig, rows: DataSummary | None) -> None:
     """Check the rows of a stage and print what its files contain.
 
     Args:
@@ -275,10 +282,9 @@ def print_rows(stage: StageRun[Any], rows: DataSummary | None) -> None:
     Raises:
         ExampleError: a row is invalid or has an unknown field.
     """
-    config = stage.config
-    name = next((name for name, one in STAGES.items() if isinstance(config, one.config)), None)
-    if name is None:
-        return  # pre-training reads shards
+    if isinstance(config, PretrainConfig):
+        return  # it reads shards
+    name = next(name for name, one in STAGES.items() if isinstance(config, one.config))
     files = [("data", config.data_path, kind_of(name))]
     if isinstance(config, PolicyConfig):
         if config.verifiable is not None:
@@ -290,7 +296,7 @@ def print_rows(stage: StageRun[Any], rows: DataSummary | None) -> None:
             print(f"data: {rows.text()}", flush=True)
         elif path.is_file():  # an earlier stage of a recipe may write the file
             found = summarise(path, kind, config.allow_extra_fields)
-            print(f"{stage.name} {field}: {found.text()}", flush=True)
+            print(f"{stage} {field}: {found.text()}", flush=True)
 
 
 def check_prompts(config: PlannedConfig) -> None:
