@@ -6,7 +6,8 @@ on a shared volume if Ray has several machines.
 One worker group runs several stages, because the start of a group takes half a minute on two laptop
 cores. A checkpoint is valid if its manifest matches its files. Ray's own records are not used,
 because its controller polls and would miss the last checkpoint before a kill. Ray is imported in
-functions, because the import takes seconds and `snapshot` or `forget` do not need Ray.
+functions, because the import takes seconds and `snapshot` or `forget` do not need Ray. The client
+of the bucket is imported in functions too.
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from training.artifacts.inputs import FileState, known_hashes, remember_hashes
 from training.artifacts.manifest import Manifest, ManifestError, finished_manifest
-from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.group import BOOKKEEPING, WORKER_ENVIRONMENT, Group, ray_cluster, trainer
 from training.cluster.notice import STOP_FILE, leaving_machines, stopped_by_signal, wait_until_gone
 from training.cluster.rollout_actors import rollout_actors
 from training.data.chat import ChatError
-from training.data.feedback.bucket import BucketLocation, bucket_location
 from training.data.formats.fields import ExampleError
 from training.data.token_shards import ShardError
 from training.errors import ConfigError, DetailedError, details_of
@@ -55,6 +54,9 @@ from training.stage_record import (
     recorded_failure,
     remove_unsaved_run,
 )
+
+if TYPE_CHECKING:
+    from training.data.feedback.bucket import BucketLocation
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,8 @@ class _Task:
         """Return the checkpoints of a stage, in its directory or in the bucket."""
         if self.bucket_prefix is None:
             return DirectoryCheckpoints(directory, ranks)
+        from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
+
         bucket = CheckpointBucket(_bucket_place())
         prefix = f"{self.bucket_prefix}/{directory.name}"
         return BucketCheckpoints(bucket, prefix, directory / SCRATCH / str(ranks.rank), ranks)
@@ -359,6 +363,8 @@ def _bucket_place() -> BucketLocation:
 
     Workers read their own environment, so credentials are not part of a Ray task.
     """
+    from training.data.feedback.bucket import bucket_location
+
     place = bucket_location(os.environ)
     if place is None:
         raise ConfigError(

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement
 
 from training.errors import DetailedError
 from training.runtime.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor, Placement
 
 # Attribute of a copy of a weight that another worker counts in the norm.
 EXCLUDED_FROM_NORM = "excluded_from_norm"
@@ -59,10 +62,10 @@ def apply_gradients(
     for parameter in parameters:
         if parameter.grad is None:  # every rank must take part in every sum
             parameter.grad = torch.zeros_like(parameter)
-        if not isinstance(parameter.grad, DTensor):  # DTensors are already reduced
+        if not is_split(parameter.grad):  # DTensors are already reduced
             ranks.sum(parameter.grad)
         if hasattr(parameter, PARTIAL_OVER_HEADS):
-            ranks.sum_of_peers(_local(parameter.grad))
+            ranks.sum_of_peers(own_part(parameter.grad))
     norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
         where = at if isinstance(at, str) else at()
@@ -90,7 +93,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks
     # The same epsilon as in torch.nn.utils.clip_grad_norm_.
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(
-        [_local(parameter.grad) for parameter in parameters if parameter.grad is not None], scale
+        [own_part(parameter.grad) for parameter in parameters if parameter.grad is not None], scale
     )
     return float(norm)
 
@@ -103,12 +106,8 @@ def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
     # Gradients with the same placement share one exchange.
     by_split: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
-        split = (
-            (gradient.device_mesh, tuple(gradient.placements))
-            if isinstance(gradient, DTensor)
-            else None
-        )
-        by_split.setdefault(split, []).append(_local(gradient))
+        split = (gradient.device_mesh, tuple(gradient.placements)) if is_split(gradient) else None
+        by_split.setdefault(split, []).append(own_part(gradient))
     parts = []
     for split, held in by_split.items():
         norms = torch._foreach_norm(held, dtype=torch.float32)
@@ -126,6 +125,15 @@ def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
     return total.sqrt()
 
 
-def _local(gradient: Tensor) -> Tensor:
-    """Return the part of a gradient on this worker."""
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return True for a tensor of which each worker holds a part.
+
+    The class is not compared, because its import takes most of a second in a single process, which
+    has no such tensors.
+    """
+    return hasattr(tensor, "to_local")
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor on this worker: all of it, unless it is split."""
+    return tensor.to_local() if is_split(tensor) else tensor

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from training.optim.config import OptimizerConfig
+from training.optim.gradients import is_split
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 SCALAR_HEAD = "score.weight"  # a single row, which cannot be orthogonalised
@@ -65,7 +65,7 @@ def _elementwise(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch
     """Return SGD, Adam or AdamW, the last also for the weights that Muon does not train."""
     # A fused kernel per weight, where torch would use ten. The fused kernel rejects a mix of
     # DTensors and plain tensors, such as a head next to shards.
-    split = any(isinstance(weight, DTensor) for group in groups for weight in group["params"])
+    split = any(is_split(weight) for group in groups for weight in group["params"])
     rate, fused = config.learning_rate, None if split else True
     if config.algorithm == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=fused)

@@ -1,7 +1,8 @@
 """Parallelism of a model over workers: replication, FSDP2 shards, tensor and pipeline parallelism.
 
 The model itself is built whole; `distribute` changes it in place. For the pipeline see
-training/parallelism/pipeline.py.
+training/parallelism/pipeline.py. torch's own parallelism is imported in the functions that split a
+model, because a single process does not need it.
 
 Losses are sums over a global count, so gradients are summed over workers and never averaged. Mesh
 dimensions, outermost first: pipeline, replicas, shards, tensor. Neighbours in the innermost
@@ -13,32 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
 
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
-from training.optim.gradients import PARTIAL_OVER_HEADS
+from training.optim.gradients import PARTIAL_OVER_HEADS, is_split, own_part
 from training.parallelism.pipeline import (
     is_pipelined,
     mark_copy,
@@ -50,6 +38,11 @@ from training.parallelism.pipeline import (
 from training.runtime.context import Parallelism, RunContext, require_divisible
 from training.runtime.machine import Autocast, stores_narrow, to_device
 from training.runtime.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import ParallelStyle
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): attention heads and MLP columns are distributed, with one sum
@@ -183,6 +176,12 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
 
     Embedding and head stay whole, because shards make them small.
     """
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
     check_divisible(decoder.config, mesh.size())
     if any(isinstance(module, LoraLinear) for module in decoder.modules()):
         raise ConfigError(
@@ -226,7 +225,9 @@ def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
             gradients are summed in fp32. Embedding and head stay in fp32, because they are computed
             in fp32.
     """
-    policy = NARROW if narrow else MixedPrecisionPolicy()
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    policy = _precision(narrow)
     for layer in own_layers(decoder):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
@@ -243,14 +244,22 @@ def _own_type(parameter: nn.Parameter) -> torch.dtype | None:
     return parameter.dtype if parameter.ndim < 2 else None
 
 
-# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast casts the inputs
-# of matrix products.
-NARROW = MixedPrecisionPolicy(
-    param_dtype=torch.bfloat16,
-    reduce_dtype=torch.float32,
-    cast_forward_inputs=False,
-    param_dtype_override_fn=_own_type,
-)
+def _precision(narrow: bool) -> MixedPrecisionPolicy:
+    """Return the types of gathered weights; `narrow` is as in `_shard`.
+
+    Inputs are not cast: the residual stream and rotations stay in fp32, and autocast casts the
+    inputs of matrix products.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if not narrow:
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+        param_dtype_override_fn=_own_type,
+    )
 
 
 class NamedParameters(Protocol):
@@ -291,16 +300,16 @@ def assemble(decoder: Decoder, ranks: Ranks) -> None:
         return
     for module in decoder.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if isinstance(parameter, DTensor):
+            if is_split(parameter):
                 whole = _whole(parameter)
                 kept = whole.cpu() if ranks.rank == 0 else whole[:0]
                 setattr(module, name, nn.Parameter(kept, requires_grad=False))
 
 
-def _whole(parameter: nn.Parameter) -> Tensor:
+def _whole(parameter: Tensor) -> Tensor:
     """Return the whole weight, without a copy if this worker holds all of it."""
     weight = parameter.detach()
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return weight.full_tensor() if is_split(weight) else weight
 
 
 @contextmanager
@@ -323,18 +332,18 @@ def gathered(decoder: Decoder, in_step: bool = False) -> Iterator[None]:
         (owner, name, parameter)
         for owner in decoder.modules()
         for name, parameter in owner.named_parameters(recurse=False)
-        if isinstance(parameter, DTensor)
+        if is_split(parameter)
     ]
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
         for owner, name, shard in shards:
             whole = getattr(owner, name)
-            # Matrices of layers arrive in bfloat16 with the policy NARROW; others are exact.
+            # Matrices of layers arrive in bfloat16 with a narrow `_precision`; others are exact.
             if whole is not shard and whole.dtype != shard.dtype:
                 setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
                 # Free the storage as FSDP does; the next gathering allocates it again.
-                _local(whole).untyped_storage().resize_(0)
+                own_part(whole).untyped_storage().resize_(0)
     try:
         yield
     finally:
@@ -345,7 +354,9 @@ def gathered(decoder: Decoder, in_step: bool = False) -> Iterator[None]:
 
 def _exact(shard: DTensor, whole: Tensor) -> Tensor:
     """Gather `whole` in fp32 over the shards only: this worker's part of a tensor group."""
-    mesh, part = shard.device_mesh[REPLICATE, SHARD], _local(whole)
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh, part = shard.device_mesh[REPLICATE, SHARD], own_part(whole)
     held = DTensor.from_local(
         shard.to_local(),
         mesh,
@@ -354,14 +365,14 @@ def _exact(shard: DTensor, whole: Tensor) -> Tensor:
         shape=part.shape,
         stride=part.stride(),
     ).full_tensor()
-    if isinstance(whole, DTensor):
+    if is_split(whole):
         return DTensor.from_local(held, whole.device_mesh, whole.placements, run_check=False)
     return held
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _sharded(decoder: nn.Module) -> Iterator[FSDPModule]:
-    return (module for module in decoder.modules() if isinstance(module, FSDPModule))
+    return (module for module in decoder.modules() if _is_sharded(module))
+
+
+def _is_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
+    return hasattr(module, "unshard")  # the class is not compared, as in `is_split`

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.transformer import Decoder
-from training.optim.gradients import EXCLUDED_FROM_NORM
+from training.optim.gradients import EXCLUDED_FROM_NORM, own_part
 from training.runtime.machine import Autocast
 from training.runtime.ranks import Ranks
 
@@ -296,7 +295,7 @@ def _sum_tied(decoder: Decoder, group: dist.ProcessGroup) -> None:
         return
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
-    gradient = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
+    gradient = own_part(weight.grad)
     # Both calls block, so the last worker sends first and the first worker receives first. Only the
     # first worker adds, so that both have the same bits.
     if place == last:

@@ -3,6 +3,9 @@
 Random generators are not stored on purpose: every random number is drawn from a seed made of (run
 seed, purpose, step). Each worker writes its own parts as safetensors and reads the parts that it
 needs. Therefore the number of workers and the split of the model may change between two runs.
+
+torch and its distributed checkpoints are imported in the functions that write and read a state:
+commands look for checkpoints before they import torch.
 """
 
 from __future__ import annotations
@@ -15,28 +18,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from typing import TYPE_CHECKING
 
 from training.artifacts.manifest import ManifestError, verify_manifest, write_manifest
 from training.runtime.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
 NUMBERS = "numbers.json"
 PARAMETERS = "parameters/"
 RETAINED_CHECKPOINTS = 2
 REGULAR, NOTICE = "step-", "notice-"
 CHECKPOINT_NAME = re.compile(rf"({REGULAR}|{NOTICE})(\d{{6,}})")
-
-NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,9 @@ class TrainingState:
 
     def write(self, directory: Path, numbers: Mapping[str, float]) -> None:
         """Add the part of this worker to `directory`. Every worker calls this method."""
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
+
         tensors = self._weights()
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
@@ -73,6 +73,11 @@ class TrainingState:
         Raises:
             ManifestError: the state belongs to other parameters.
         """
+        import torch
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+        from torch.distributed.checkpoint.state_dict_loader import load
+
         reader = HuggingFaceStorageReader(str(directory))
         metadata = reader.read_metadata().state_dict_metadata
         stored = {
@@ -113,6 +118,8 @@ class TrainingState:
         mine = {name: weight.shape for name, weight in self._weights().items()}
         if self.ranks.pipeline is None:
             return mine
+        import torch.distributed as dist
+
         parts: list[dict[str, torch.Size]] = [{}] * dist.get_world_size(self.ranks.pipeline)
         dist.all_gather_object(parts, mine, group=self.ranks.pipeline)
         return {name: shape for part in parts for name, shape in part.items()}

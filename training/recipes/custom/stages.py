@@ -19,7 +19,7 @@ from training.stages.policy_config import GrpoConfig, PolicyConfig, PpoConfig
 from training.stages.pretrain_config import PretrainConfig
 
 # Figures of PPO and GRPO with verifiable tasks among the prompts.
-POLICY = "training.recipes.rlvr.stage"
+PRETRAIN, POLICY = "training.stages.pretrain", "training.recipes.rlvr.stage"
 MIXED = ("preference_score", "verifiable_score")
 
 
@@ -80,9 +80,8 @@ def runs(config: PlannedConfig) -> Callable[[Any, RunContext], Manifest]:
     Raises:
         ConfigError: the config belongs to no stage.
     """
-    modules = {PretrainConfig: "training.stages.pretrain"}
-    modules |= {stage.config: stage.module for stage in STAGES.values()}
-    for kind, module in modules.items():
+    kinds = [(PretrainConfig, PRETRAIN), *((one.config, one.module) for one in STAGES.values())]
+    for kind, module in kinds:
         if isinstance(config, kind):
             run: Callable[[Any, RunContext], Manifest] = import_module(module).run
             return run

@@ -30,9 +30,9 @@ from training.runs import write_json
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different
 from training.stage_record import SHORT_HASH, changed_text, check_same_run
-from training.stages.policy_config import PolicyConfig
+from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
 from training.stages.policy_inputs import read_data
-from training.stages.policy_loop import FIRST_UPDATE, check_shares
+from training.stages.policy_loop import check_shares
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import ItemRequest, make_items
 
