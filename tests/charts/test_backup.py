@@ -404,6 +404,7 @@ def test_a_restore_to_and_from_a_claim_reaches_the_databases_only() -> None:
         "backup.claim.existingClaim=backups",
         "backup.restore.from=20261130T120000Z",
         "backup.restore.replace=true",
+        "serviceDefaults.replicas=0",
     )
     assert "backup/CronJob" not in pods(objects)
     spec = pods(objects)["backup/Job"]["spec"]

@@ -101,8 +101,23 @@ volumeMounts:
 {{/* Non-empty if pods of backups exist. */}}
 {{- define "thumbwheel.backsUp" -}}{{ if or .Values.backup.enabled .Values.backup.restore.from }}yes{{ end }}{{- end -}}
 
+{{/* Reject a restore while a service with a database has pods: with `replace` tables are dropped below
+     it, and without, its migrations create the tables that the restore then finds. */}}
+{{- define "thumbwheel.validateRestore" -}}
+{{- $words := list -}}
+{{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
+  {{- if $facts.database -}}
+    {{- $values := include "thumbwheel.values" (list $ $name) | fromYaml -}}
+    {{- with include "thumbwheel.scaler" $values -}}{{- $words = append $words (printf "--set services.%s.%s.enabled=false" $name .) -}}{{- end -}}
+    {{- if int $values.replicas -}}{{- $words = append $words (printf "--set services.%s.replicas=0" $name) -}}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if $words -}}{{ fail (printf "backup.restore.from: services with a database run; stop them, wait until their pods have ended, then restore with the same words (docs/kubernetes.md, Restore): %s" (join " " $words)) }}{{- end -}}
+{{- end -}}
+
 {{- define "thumbwheel.validateBackup" -}}
 {{- $backup := .Values.backup -}}{{- $bucket := $backup.bucket -}}
+{{- if $backup.restore.from -}}{{ include "thumbwheel.validateRestore" . }}{{- end -}}
 {{- if include "thumbwheel.backsUp" . -}}
 {{- if and $backup.claim.existingClaim (or $bucket.name $bucket.endpoint) -}}{{ fail "backup.claim.existingClaim: backup.bucket names a bucket as well; set only one of the two" }}{{- end -}}
 {{- if and $bucket.endpoint (not (and $bucket.name $bucket.existingSecret)) -}}{{ fail "backup.bucket.name: backup.bucket.endpoint needs the name of a bucket, and existingSecret with access-key and secret-key" }}{{- end -}}
