@@ -21,6 +21,7 @@ BY_SCHEMA = {
     "an unknown key of a service": ("services.gateway.replica=1", "replica"),
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
     "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
+    "a host with a scheme": ("ingress.host=https://chat.example", "host"),
     "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
     "an unknown origin of credentials": ("objectStore.credentials=iam", "credentials"),
     "an unknown mode": ("serving.mode=gpu", "mode"),

@@ -231,6 +231,8 @@ spec:
   {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-cpu-loras|max-lora-rank)(=|$)" $argument -}}{{ fail (printf "serving.vllm.args: %s: adapters are served with serving.vllm.sharedBase only" $argument) }}{{- end -}}
   {{- if hasPrefix "--gpu-memory-utilization=" $argument -}}{{- $fraction = trimPrefix "--gpu-memory-utilization=" $argument | float64 -}}{{- end -}}
   {{- if eq $following "--gpu-memory-utilization" -}}{{- $fraction = float64 $argument -}}{{- end -}}
+  {{- $window := or (and (hasPrefix "--max-model-len=" $argument) (trimPrefix "--max-model-len=" $argument)) (and (eq $following "--max-model-len") $argument) -}}
+  {{- if and $window (regexMatch "^[0-9]+$" (toString $window)) (lt (int $window) (int $.Values.models.contextTokens)) -}}{{ fail (printf "models.contextTokens: %v is above --max-model-len=%v in serving.vllm.args, so vLLM would refuse long conversations" $.Values.models.contextTokens $window) }}{{- end -}}
   {{- $following = $argument -}}
 {{- end -}}
 {{- if and $vllm.sharedBase.enabled .Values.models.store -}}{{ fail "serving.vllm.sharedBase: the server of a base reads adapters from the models claim; set models.store to \"\"" }}{{- end -}}
