@@ -148,7 +148,6 @@ def test_cpus_hold_small_beside_its_candidate() -> None:
         ("--lora-modules=a=/x", "serving.vllm.args sharedBase"),
         ("--gpu-memory-utilization=0.6", "serving.vllm.podsPerGpu 0.475"),
         ("--max-model-len=4096", "models.contextTokens 8192 4096"),
-        ("--max-model-len,4096", "models.contextTokens 8192 4096"),
     ],
 )
 def test_adapters_too_much_memory_and_a_short_window_are_refused(argument: str, words: str) -> None:
