@@ -12,32 +12,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from training.benchmarks.commands import describe as describe_evaluation
-from training.benchmarks.perplexity_command import describe as describe_perplexity
-from training.commands import HALTED, REPORTED_ERRORS
-from training.commands import describe as describe_loop
-from training.data_commands import code_commit
-from training.data_commands import describe as describe_data
-from training.decoding.arguments import describe as describe_generate
-from training.model_store.commands import describe as describe_import
-from training.model_store.commands import describe_serving
-from training.probes.commands import describe as describe_probes
-from training.recipes.custom.arguments import describe as describe_custom
-from training.recipes.nano_world.arguments import describe as describe_nano_base
-from training.recipes.plan import describe as describe_plan
-from training.recipes.pretraining.arguments import describe as describe_pretraining
-from training.recipes.rlvr.arguments import describe as describe_rlvr
-from training.recipes.tokenizer.commands import describe as describe_tokenizer
-from training.reporting.commands import describe as describe_reports
-from training.reviews.commands import describe as describe_reviews
-from training.runs import FAILED, HaltedError, LoopRunningError
+from training.errors import REPORTED_ERRORS
+from training.runs import FAILED, HALTED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
-from training.verification.commands import describe as describe_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 # Options that name output paths. Only some commands write into the state.
@@ -45,9 +30,97 @@ OUTPUTS, STATE = ("output", "page", "work"), "state"
 LOCKED, STOPPED, BY_SIGNAL = 3, 130, 128
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command, whose name and summary are listed without an import of its module.
+
+    module: its function `describe` adds the command to the command line, and others of the module.
+    """
+
+    summary: str
+    module: str
+
+
+CUSTOM, PRETRAINING = "training.recipes.custom.arguments", "training.recipes.pretraining.arguments"
+DATA, REPORTING = "training.data_commands", "training.reporting.commands"
+LOOP, REVIEWS = "training.commands", "training.reviews.commands"
+STORE = "training.model_store.commands"
+# The order is that of a first model; commands that the loop or the system calls are last.
+GROUPS: Mapping[str, Mapping[str, Command]] = {
+    "train a model": {
+        "tokenizer": Command(
+            "train, compare and show tokenizers", "training.recipes.tokenizer.commands"
+        ),
+        "pretrain": Command("pre-train a decoder from scratch", PRETRAINING),
+        "sft": Command("train on given responses", CUSTOM),
+        "dpo": Command("train on preferred and rejected responses, without a reward model", CUSTOM),
+        "kto": Command("train on single thumbs, without a reward model", CUSTOM),
+        "reward-model": Command("train a model of human preferences between two responses", CUSTOM),
+        "ppo": Command("train on scores of the model's own samples, with a critic", CUSTOM),
+        "grpo": Command("train on scores of groups of the model's own samples", CUSTOM),
+        "rlvr": Command(
+            "train on a task with computed verdicts", "training.recipes.rlvr.arguments"
+        ),
+        "tasks": Command(
+            "prompts whose responses are verified by computation", "training.verification.commands"
+        ),
+    },
+    "use and compare models": {
+        "generate": Command(
+            "answer a prompt, or continue a text, with a model directory",
+            "training.decoding.arguments",
+        ),
+        "evaluate": Command("score a model on benchmarks", "training.benchmarks.commands"),
+        "perplexity": Command(
+            "perplexity and bits per byte of a model on texts",
+            "training.benchmarks.perplexity_command",
+        ),
+        "probes": Command(
+            "measure safety, sycophancy, knowledge and style of a model",
+            "training.probes.commands",
+        ),
+        "compare": Command("compare settings and results of runs, the best first", REPORTING),
+        "report": Command("rebuild the pages of a run", REPORTING),
+        "import": Command("import a model as a version", STORE),
+    },
+    "plan and scale": {
+        "plan": Command(
+            "memory and time of a recipe for open models, or why it does not fit",
+            "training.recipes.plan",
+        ),
+        "run": Command("run all stages of a recipe in order", CUSTOM),
+        "scaling": Command("report on loss over compute for three sizes", PRETRAINING),
+        "memory": Command("memory of a model on the GPU of a server, before it is started", STORE),
+    },
+    "the loop on the feedback of users": {
+        "loop": Command("one run; an interrupted run is resumed", LOOP),
+        "canary": Command("try an existing model directory on users", LOOP),
+        "snapshot": Command("take a snapshot now", DATA),
+        "forget": Command("apply erasures to training data; loop does this too", DATA),
+        "lineage": Command("feedback each version learned from, and its erasures", DATA),
+        "publish": Command("copy a version into an object store, as the loop does", DATA),
+        "prune": Command("remove old versions that no user and no run needs", DATA),
+        "draw": Command("draw stored answers for reviewers", REVIEWS),
+        "export": Command("write complete reviews for evaluations", REVIEWS),
+        "nano-base": Command(
+            "train models/nano, or a larger model of its world, from scratch",
+            "training.recipes.nano_world.arguments",
+        ),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+EXAMPLE = """example, with a folder of texts and a file of conversations:
+  thumbwheel train pretrain --shape one_million --texts notes/ --work work
+  thumbwheel train sft --model work/one_million --data chats.jsonl --work work --name taught
+  thumbwheel train generate work/taught --prompt "Hello!"
+
+thumbwheel train COMMAND --help shows the options of a command.
+"""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command of the first argument; return the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser(arguments[0] if arguments else "").parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     outputs = _given(options, OUTPUTS)
     try:
@@ -96,18 +169,35 @@ class _Parser(argparse.ArgumentParser):
         return options, unknown
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; each describes itself."""
+class _Root(_Parser):
+    """Parser of the first argument, whose help lists the commands in groups."""
+
+    def format_help(self) -> str:
+        width = max(map(len, COMMANDS))
+        lines = [self.format_usage(), self.description or ""]
+        for title, group in GROUPS.items():
+            listed = [f"  {name:<{width}}  {one.summary}" for name, one in group.items()]
+            lines += ["", f"{title}:", *listed]
+        return "\n".join([*lines, "", EXAMPLE])
+
+
+def parser(name: str | None = None) -> argparse.ArgumentParser:
+    """Return the command line with the options of one command, or of all.
+
+    Args:
+        name: command whose module is imported; None: all modules are. For a name that is no
+            command, such as --help, none is imported.
+    """
     # `thumbwheel evaluate …` and `thumbwheel models lineage …` run a command of this parser. The
     # command line of Thumbwheel puts its own name before the arguments.
     own = sys.argv[0]
     is_command = own.startswith("thumbwheel ") and own != "thumbwheel train"
-    root: argparse.ArgumentParser = _Parser(
+    root = _Root(
         prog=own.rpartition(" ")[0] if is_command else "thumbwheel train",
-        description="From thumbs to a better model.",
+        description="Train, evaluate and sample models, from a folder of texts to an aligned model",
     )
     root.set_defaults(resumption="the same command resumes from the last checkpoint")
-    commands = root.add_subparsers(required=True)
+    commands = root.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--state",
@@ -126,24 +216,23 @@ def parser() -> argparse.ArgumentParser:
         metavar=("CERTIFICATE", "KEY", "AUTHORITY"),
         help="client certificate and key of training, and its trusted authorities (for mutual TLS)",
     )
-    describe_loop(commands, common)
-    describe_data(commands, common)
-    describe_reviews(commands, common)
-    describe_reports(commands, common)
-    describe_evaluation(commands, common)
-    describe_perplexity(commands, common)
-    describe_probes(commands, common)
-    describe_generate(commands)
-    describe_nano_base(commands, code_commit)
-    describe_pretraining(commands, code_commit)
-    describe_tokenizer(commands, code_commit)
-    describe_tasks(commands)
-    describe_custom(commands, code_commit)
-    describe_rlvr(commands, code_commit)
-    describe_plan(commands)
-    describe_import(commands)
-    describe_serving(commands)
+    given = {"state": common, "code_commit": _code_commit}
+    asked = [one for one in COMMANDS if name in (None, one)]
+    for module in dict.fromkeys(COMMANDS[one].module for one in asked):
+        describe = import_module(module).describe
+        wanted = signature(describe).parameters.keys() & given.keys()
+        describe(commands, **{parameter: given[parameter] for parameter in wanted})
+    for one, command in COMMANDS.items():
+        described = commands.choices.get(one) or commands.add_parser(one)
+        text = described.description
+        described.description = f"{command.summary}.\n\n{text}" if text else command.summary
     return root
+
+
+def _code_commit() -> str:
+    from training.data_commands import code_commit
+
+    return code_commit()
 
 
 if __name__ == "__main__":

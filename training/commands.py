@@ -30,11 +30,11 @@ from training.data_commands import (
     require_state,
     tls_files,
 )
-from training.errors import UnavailableError
+from training.errors import REPORTED_ERRORS
 from training.recipes.names import AUTO
 from training.recipes.plan import add_hardware, check_derived_options, hardware_of
 from training.reporting.progress import Lines, open_display
-from training.runs import FAILED, HaltedError, Step, exclusive, read_status
+from training.runs import FAILED, HALTED, HaltedError, Step, exclusive, read_status
 from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-REPORTED_ERRORS = (ValueError, UnavailableError)
-TOO_LITTLE, HALTED = 4, 5
+TOO_LITTLE = 4
 NICENESS = 10  # requests of users have priority over training
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -102,18 +101,14 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         help="shares before the last one; each step needs requests without harm, or time",
     )
     _describe_loop(commands, [state, trial])
-    tried = commands.add_parser(
-        "canary", parents=[state, trial], help="try an existing model directory on users"
-    )
+    tried = commands.add_parser("canary", parents=[state, trial])
     tried.add_argument("--version", required=True, help="version in its manifest")
     tried.add_argument("--directory", type=Path, required=True)
     tried.set_defaults(command=canary)
 
 
 def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "loop", parents=parents, help="one run; an interrupted run is resumed"
-    )
+    command = commands.add_parser("loop", parents=parents)
     command.add_argument(
         "--no-rollout", action="store_true", help="end after the gate, without users"
     )

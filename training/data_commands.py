@@ -36,16 +36,12 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     Args:
         state: parser with the options for the loop's state.
     """
-    taking = commands.add_parser("snapshot", parents=[state], help="take a snapshot now")
+    taking = commands.add_parser("snapshot", parents=[state])
     add_review_option(taking)
     taking.set_defaults(command=snapshot, patience=0.0)
-    forgetting = commands.add_parser(
-        "forget", parents=[state], help="apply erasures to training data; loop does this too"
-    )
+    forgetting = commands.add_parser("forget", parents=[state])
     forgetting.set_defaults(command=forget_erased)
-    tracing = commands.add_parser(
-        "lineage", parents=[state], help="feedback each version learned from, and its erasures"
-    )
+    tracing = commands.add_parser("lineage", parents=[state])
     subject = tracing.add_mutually_exclusive_group()
     subject.add_argument(
         "version", nargs="?", help="full account: data and consent, scores, gate, canary"
@@ -55,15 +51,11 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--erased", action="store_true", help="only versions that learned from erased feedback"
     )
     tracing.set_defaults(command=lineage)
-    publishing = commands.add_parser(
-        "publish", parents=[state], help="copy a version into an object store, as the loop does"
-    )
+    publishing = commands.add_parser("publish", parents=[state])
     publishing.add_argument("version")
     publishing.add_argument("--store", required=True, metavar="s3://BUCKET/PREFIX")
     publishing.set_defaults(command=publish)
-    pruning = commands.add_parser(
-        "prune", parents=[state], help="remove old versions that no user and no run needs"
-    )
+    pruning = commands.add_parser("prune", parents=[state])
     pruning.add_argument("--keep", type=int, required=True, metavar="N", help="newest to keep")
     pruning.add_argument("--dry-run", action="store_true", help="only print what would happen")
     pruning.add_argument(

@@ -91,3 +91,7 @@ class UnavailableError(DetailedError, RuntimeError):
     """A resource outside the process is missing or unusable."""
 
     reason = "UNAVAILABLE"
+
+
+# Errors whose text a command prints; others are errors of the code.
+REPORTED_ERRORS = (ValueError, UnavailableError)

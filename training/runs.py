@@ -38,6 +38,9 @@ class LoopRunningError(DetailedError, RuntimeError):
     reason = "IN_USE"
 
 
+HALTED = 5  # exit status
+
+
 class HaltedError(KeyboardInterrupt):
     """An operator has halted canaries and training runs.
 

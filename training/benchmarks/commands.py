@@ -44,7 +44,6 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evaluate",
         parents=[state, model_arguments()],
-        help="score a model on benchmarks",
         epilog="`thumbwheel evaluate perplexity --help` and `thumbwheel evaluate probes --help`: "
         "bits per byte of texts, and safety, sycophancy, knowledge and style.",
     )

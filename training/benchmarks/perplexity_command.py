@@ -62,7 +62,6 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "perplexity",
         parents=[state, model_arguments()],
-        help="perplexity and bits per byte of a model on texts",
     )
     parser.add_argument(
         "--text",

@@ -24,10 +24,10 @@ SCHEME, TOKEN_VARIABLE, TERMS = "s3://", "HF_TOKEN", ("gemma", "llama")
 
 
 def describe(commands: Commands) -> None:
-    """Add the command to the command line."""
+    """Add the commands to the command line."""
+    _describe_memory(commands)
     command = commands.add_parser(
         "import",
-        help="import a model as a version",
         description="Objects are read and written with TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY and "
         "_SECRET_KEY, or with the role of the environment (_CREDENTIALS=chain). The same command "
         "continues an interrupted import.",
@@ -74,11 +74,8 @@ def describe(commands: Commands) -> None:
     command.set_defaults(command=run)
 
 
-def describe_serving(commands: Commands) -> None:
-    """Add the plan of a model server's memory to the command line."""
-    command = commands.add_parser(
-        "memory", help="memory of a model on the GPU of a server, before it is started"
-    )
+def _describe_memory(commands: Commands) -> None:
+    command = commands.add_parser("memory")
     command.add_argument("model", type=Path, metavar="DIRECTORY", help="folder with config.json")
     command.add_argument("--gpu-gib", type=float, required=True, help="memory of a GPU, such as 24")
     command.add_argument("--context", type=int, required=True, help="--max-model-len of vLLM")

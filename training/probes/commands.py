@@ -40,7 +40,6 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "probes",
         parents=[state, model_arguments()],
-        help="measure safety, sycophancy, knowledge and style of a model",
     )
     parser.add_argument(
         "--kinds",

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def describe(commands: Commands) -> None:
     """Add `plan` to the commands of `thumbwheel train`."""
-    plan = commands.add_parser(
-        "plan", help="memory and time of a recipe for open models, or why it does not fit"
-    )
+    plan = commands.add_parser("plan")
     plan.add_argument(
         "--recipe",
         required=True,

@@ -30,7 +30,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     Args:
         state: parser with the options for the loop's state.
     """
-    again = commands.add_parser("report", parents=[state], help="rebuild the pages of a run")
+    again = commands.add_parser("report", parents=[state])
     again.add_argument("run", help="version such as nano-1, or a directory with stages")
     again.add_argument(
         "--dollars-per-worker-hour",
@@ -39,9 +39,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         help="price for the cost on the page",
     )
     again.set_defaults(command=report)
-    several = commands.add_parser(
-        "compare", parents=[state], help="compare settings and results of runs, the best first"
-    )
+    several = commands.add_parser("compare", parents=[state])
     several.add_argument(
         "runs",
         nargs="+",

@@ -53,9 +53,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         help="ISO 639-1 code of the users, which selects national numbers to replace "
         "(default: %(default)s)",
     )
-    drawing = commands.add_parser(
-        "draw", parents=[state, service], help="draw stored answers for reviewers"
-    )
+    drawing = commands.add_parser("draw", parents=[state, service])
     for rule, description in DESCRIPTIONS.items():
         drawing.add_argument(
             f"--{rule.replace('_', '-')}",
@@ -81,9 +79,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=DEFAULTS.seed, help="selects the answers (default: %(default)s)"
     )
     drawing.set_defaults(command=draw_items, resumption="the same command draws the rest")
-    exporting = commands.add_parser(
-        "export", parents=[state, service], help="write complete reviews for evaluations"
-    )
+    exporting = commands.add_parser("export", parents=[state, service])
     exporting.add_argument(
         "--out",
         dest="output",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def describe(commands: Commands) -> None:
     """Add `tasks` to the command line."""
-    tasks = commands.add_parser("tasks", help="prompts whose responses are verified by computation")
+    tasks = commands.add_parser("tasks")
     verbs = tasks.add_subparsers(required=True)
     verbs.add_parser("list", help="list all tasks").set_defaults(command=list_tasks)
     write = verbs.add_parser("write", help="write items of a task as prompts for a stage")

@@ -35,34 +35,25 @@ class StageHelp:
     samples.
     """
 
-    purpose: str
     rows: str
     is_judged: bool = False
 
 
 STAGE_HELP: Mapping[str, StageHelp] = {
     "sft": StageHelp(
-        "train on given responses",
         '{"messages": [{"role", "content"}], "response", "weight" = 1}',
     ),
     "reward-model": StageHelp(
-        "train a model of human preferences between two responses",
         '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}',
     ),
     "dpo": StageHelp(
-        "train on preferred and rejected responses, without a reward model",
         '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
     ),
     "kto": StageHelp(
-        "train on single thumbs, without a reward model",
         '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
     ),
-    "ppo": StageHelp(
-        "train on scores of the model's own samples, with a critic", PROMPTS, is_judged=True
-    ),
-    "grpo": StageHelp(
-        "train on scores of groups of the model's own samples", PROMPTS, is_judged=True
-    ),
+    "ppo": StageHelp(PROMPTS, is_judged=True),
+    "grpo": StageHelp(PROMPTS, is_judged=True),
 }
 
 
@@ -71,10 +62,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     for name, stage in STAGE_HELP.items():
         one = commands.add_parser(
             name,
-            help=stage.purpose,
-            description=f"{stage.purpose}.\n\n"
-            f"Formats of the data: {kind_of(name).names}.\n"
-            f"Our own: {stage.rows}",
+            description=f"Formats of the data: {kind_of(name).names}.\nOur own: {stage.rows}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
@@ -115,7 +103,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             )
         _add_running(one, "FIELD=VALUE", samples=stage.is_judged)
         one.set_defaults(command=partial(_run_one, name, code_commit=code_commit))
-    many = commands.add_parser("run", help="run all stages of a recipe in order")
+    many = commands.add_parser("run")
     many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}")
     many.add_argument(
         "--models",

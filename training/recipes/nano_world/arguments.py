@@ -24,9 +24,7 @@ PRINT_EVERY_STEPS = 20
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the command `nano-base` to the parser."""
-    parser = commands.add_parser(
-        "nano-base", help="train models/nano, or a larger model of its world, from scratch"
-    )
+    parser = commands.add_parser("nano-base")
     parser.add_argument(
         "--family",
         choices=WORLD_BASES,

@@ -42,7 +42,6 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     pretrain = commands.add_parser(
         "pretrain",
         parents=[work],
-        help="pre-train a decoder from scratch",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
@@ -82,9 +81,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         return commands.run_pretrain(options, shape, code_commit())
 
     pretrain.set_defaults(command=run_pretrain)
-    scaling = commands.add_parser(
-        "scaling", parents=[work], help="report on loss over compute for three sizes"
-    )
+    scaling = commands.add_parser("scaling", parents=[work])
     scaling.add_argument(
         "--tokens-per-parameter",
         type=_positive,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the command `rlvr`."""
-    rlvr = commands.add_parser("rlvr", help="train on a task with computed verdicts")
+    rlvr = commands.add_parser("rlvr")
     rlvr.add_argument("--task", required=True, help="one of `tasks list`")
     rlvr.add_argument(
         "--level", type=int, help="difficulty, from 0; default: the defaults of the generator"

@@ -44,9 +44,7 @@ def describe(
 
     `code_commit` is called only when a command writes a manifest.
     """
-    verbs = commands.add_parser(
-        "tokenizer", help="train, compare and show tokenizers"
-    ).add_subparsers(required=True)
+    verbs = commands.add_parser("tokenizer").add_subparsers(required=True)
     texts = argparse.ArgumentParser(add_help=False)
     texts.add_argument("texts", type=Path, nargs="+", metavar="TEXTS", help=TEXTS_HELP)
     train = verbs.add_parser("train", parents=[texts], help="learn a tokenizer from texts")
