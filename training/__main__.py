@@ -66,6 +66,9 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         ),
     },
     "use and compare models": {
+        "chat": Command(
+            "talk with a model directory, or with two at once", "training.decoding.arguments"
+        ),
         "generate": Command(
             "answer a prompt, or continue a text, with a model directory",
             "training.decoding.arguments",
@@ -112,7 +115,7 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 EXAMPLE = """example, with a folder of texts and a file of conversations:
   thumbwheel train pretrain --shape one_million --texts notes/ --work work
   thumbwheel train sft --model work/one_million --data chats.jsonl --work work --name taught
-  thumbwheel train generate work/taught --prompt "Hello!"
+  thumbwheel train chat work/taught
 
 thumbwheel train COMMAND --help shows the options of a command.
 """

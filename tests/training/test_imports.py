@@ -34,6 +34,7 @@ LIGHT = (
     "report nowhere",
     "compare nowhere nowhere",
     "lineage --state nowhere",
+    "chat nowhere",
     "tasks list",
     "pretrain --shape gpt2 --work nowhere",
     "pretrain --shape gpt2-small --heads 7 --work nowhere",
@@ -44,7 +45,11 @@ def imported(*commands: str) -> dict[str, set[str]]:
     """Return the packages of HEAVY in a process after each of these commands."""
     asked = json.dumps([command.split() for command in commands])
     ended = subprocess.run(
-        [sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True
+        [sys.executable, "-c", RUN, asked],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {
         command: HEAVY & set(names)
@@ -58,7 +63,10 @@ def test_light_commands_and_usage_errors_import_no_heavy_packages() -> None:
 
 def test_generating_imports_torch_and_little_else() -> None:
     generate = "generate models/nano --prompt Hello --max-tokens 2"
-    assert imported(generate) == {generate: {"torch"}}
+    assert imported(generate, "chat models/nano") == {
+        generate: {"torch"},
+        "chat models/nano": {"torch"},
+    }
 
 
 def test_help_lists_all_recipe_names() -> None:

@@ -79,7 +79,7 @@ class Chat:
         try:
             return self._template.control_tokens.disarm(text).text
         except ChatFormatError as error:
-            raise _chat_error(error) from error
+            raise chat_error(error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids without control tokens."""
@@ -118,7 +118,7 @@ class Chat:
         try:
             return self._template.render(rows, add_generation_prompt)
         except ChatFormatError as error:
-            raise _chat_error(error) from error
+            raise chat_error(error) from error
 
 
 def load_chat(directory: Path) -> Chat:
@@ -133,7 +133,7 @@ def load_chat(directory: Path) -> Chat:
     try:
         template = ChatTemplate.from_directory(directory)
     except ChatFormatError as error:
-        raise _chat_error(error) from error
+        raise chat_error(error) from error
     if template is None:
         raise ChatError(
             "tokenizer_config.json: chat_template is missing",
@@ -197,5 +197,6 @@ def _token_text(token: str | dict[str, Any] | None) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _chat_error(error: ChatFormatError) -> ChatError:
+def chat_error(error: ChatFormatError) -> ChatError:
+    """Return the error of this module for an error of `chat_format`."""
     return ChatError(error.text, field=error.field, reason=error.reason, limit=error.limit)

@@ -1,12 +1,17 @@
-"""Arguments of `thumbwheel train generate`. The implementation is imported on use."""
+"""Arguments of `thumbwheel train generate` and `chat`. The implementation is imported on use."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
+from training.decoding.terminal import Terminal
+from training.errors import ConfigError
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -14,22 +19,64 @@ if TYPE_CHECKING:
 
 
 def describe(commands: Commands) -> None:
-    """Add the `generate` subcommand."""
+    """Add the subcommands `generate` and `chat`."""
+    _describe_generate(commands)
+    _describe_chat(commands)
+
+
+def _describe_generate(commands: Commands) -> None:
+    parser = commands.add_parser("generate")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument(
+        "--prompt",
+        required=True,
+        help="a user's message, or with --plain a text to continue; - reads standard input",
+    )
+    parser.add_argument("--plain", action="store_true", help="without the chat template")
+    _add_sampling(parser)
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop string; may be given up to 4 times",
+    )
+    parser.add_argument(
+        "--beams", type=int, metavar="N", help="use beam search with N beams instead of sampling"
+    )
+    parser.set_defaults(command=_generate)
+
+
+def _describe_chat(commands: Commands) -> None:
     parser = commands.add_parser(
-        "generate", help="answer a prompt, or continue a text, with a model directory"
+        "chat",
+        description="Questions are lines of standard input; /help lists the commands of a chat.",
     )
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
     parser.add_argument(
-        "--prompt", required=True, help="a user's message; with --plain a text to continue"
+        "--compare", type=Path, metavar="OTHER", help="a second model, which answers as well"
     )
-    parser.add_argument("--plain", action="store_true", help="without the chat template")
+    parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     parser.add_argument(
-        "--task",
+        "--plain",
+        action=argparse.BooleanOptionalAction,
+        help="continue each line as a text, or use the chat template (default: continue with a "
+        "model that has no template or was pre-trained only)",
+    )
+    _add_sampling(parser)
+    parser.set_defaults(command=_chat, resumption="nothing was saved")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampling and of the device."""
+    parser.add_argument(
+        "--preset",
         type=Task,
         choices=list(Task),
         default=Task.CHAT,
-        help="preset of sampling parameters (default chat)",
+        help="sampling parameters of a task, as in serving (default chat)",
     )
+    parser.add_argument("--task", action=_Renamed, const="--preset", help=argparse.SUPPRESS)
     parser.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy decoding")
     parser.add_argument("--top-p", type=float, help="probability mass of the nucleus, above 0 to 1")
     parser.add_argument("--top-k", type=int, help="sample from the k likeliest tokens; 0: all")
@@ -43,26 +90,47 @@ def describe(commands: Commands) -> None:
         "--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {DEFAULT_MAX_TOKENS})"
     )
     parser.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="stop string; may be given up to 4 times",
-    )
-    parser.add_argument(
         "--seed",
         type=int,
         default=0,
         help="random seed; equal seeds give equal answers (default 0)",
     )
     parser.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
-    parser.add_argument(
-        "--beams", type=int, metavar="N", help="use beam search with N beams instead of sampling"
-    )
-    parser.set_defaults(command=_generate)
+
+
+def chat_command(directory: Path) -> str:
+    """Return the command of a chat with this model, to be typed in the current folder."""
+    program = Path(sys.executable).parent / "thumbwheel"
+    return shlex.join([_typed(program), "train", "chat", _typed(directory)])
+
+
+def _typed(path: Path) -> str:
+    """Return the path from the current folder, or the absolute one of a path outside."""
+    short = os.path.relpath(path)
+    if short.startswith(os.pardir):
+        return str(path.absolute())
+    return short if os.sep in short else f"{os.curdir}{os.sep}{short}"
+
+
+class _Renamed(argparse.Action):
+    """Refuse an option that has another name now (`const`)."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(f"{self.option_strings[0]} is now {self.const}")
 
 
 def _generate(options: argparse.Namespace) -> int:
     from training.decoding.command import generate
 
     return generate(options)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    for name, path in (("directory", options.directory), ("compare", options.compare)):
+        if path is not None and not path.is_dir():
+            raise ConfigError(f"{name}: {path} is no directory", field=name, reason="MISSING")
+    terminal = Terminal()
+    terminal.write_dim("loading")
+    from training.decoding.chat import chat
+
+    return chat(options, terminal)

@@ -38,13 +38,20 @@ class Rows:
 
     @torch.no_grad()
     def __init__(
-        self, backbone: Backbone, prompts: Sequence[Sequence[int]], max_new: int, copies: int = 1
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        copies: int = 1,
+        cache: KeyValueCache | None = None,
     ) -> None:
         """Read the prompts.
 
         Args:
             max_new: maximum number of new tokens per row.
             copies: adjacent rows per prompt.
+            cache: keys and values of the first tokens of a single prompt, without its last one, and
+                with room for prompt and new tokens.
 
         Raises:
             DecodingError: a prompt is empty, or has an id without an embedding row.
@@ -56,10 +63,10 @@ class Rows:
         ids_BS, mask_BS = pad(prompts, side="left")
         self.ids_BS, self.mask_BS = ids_BS.to(device), mask_BS.to(device)
         self.prompt_columns = ids_BS.shape[1]
-        self._cache = KeyValueCache(self.prompt_columns + max_new)
+        self.cache = cache or KeyValueCache(self.prompt_columns + max_new)
         if copies > 1:
             if self.prompt_columns > 1:
-                backbone.hidden(self.ids_BS[:, :-1], self.mask_BS[:, :-1], self._cache)
+                backbone.hidden(self.ids_BS[:, :-1], self.mask_BS[:, :-1], self.cache)
             self.take(torch.arange(len(prompts), device=device).repeat_interleave(copies))
 
     def __len__(self) -> int:
@@ -69,8 +76,8 @@ class Rows:
     def next_logits(self) -> Tensor:
         """Process unread tokens and return the logits of the next column, [B, V]."""
         # All columns after the cached ones, one in the decoding loop.
-        unread = self.ids_BS[:, self._cache.length :]
-        hidden_BD = self._backbone.hidden(unread, self.mask_BS, self._cache)[:, -1]
+        unread = self.ids_BS[:, self.cache.length :]
+        hidden_BD = self._backbone.hidden(unread, self.mask_BS, self.cache)[:, -1]
         return self._backbone.decoder.logits(hidden_BD)
 
     def append(self, token_B: Tensor, real_B: Tensor) -> None:
@@ -81,7 +88,7 @@ class Rows:
     def take(self, rows_B: Tensor) -> None:
         """Select these rows, in this order; rows may be repeated."""
         self.ids_BS, self.mask_BS = self.ids_BS[rows_B], self.mask_BS[rows_B]
-        self._cache = self._cache.take(rows_B)
+        self.cache = self.cache.take(rows_B)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,14 @@ class KeyValueCache:
         taken._values = [self._rows_of(buffer, rows_B) for buffer in self._values]
         return taken
 
+    def prefix(self, length: int, capacity: int) -> KeyValueCache:
+        """Return a new cache of this capacity with copies of the first `length` tokens."""
+        taken = KeyValueCache(capacity)
+        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
+            taken.append(layer, keys[:, :, :length], values[:, :, :length])
+        taken.length = length
+        return taken
+
     def _room(self, first_BKTE: Tensor) -> Tensor:
         batch, heads, _, size = first_BKTE.shape
         return first_BKTE.new_zeros(batch, heads, self.capacity, size)

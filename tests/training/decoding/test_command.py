@@ -1,5 +1,6 @@
 """`python -m training generate` on the command line."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def answer(directory: Path, rules: Rules, tokens: int, seed: int, words: str = "
     return chat.decode(sample(rows, rules, stop_at(chat.stop_ids), tokens, [seed])[0].ids)
 
 
-def test_answer_is_sampled_with_the_preset_of_the_task(
+def test_answer_is_sampled_with_the_preset(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
@@ -54,7 +55,7 @@ def test_answer_is_sampled_with_the_preset_of_the_task(
         "5",
     ]
     for task in (Task.CODE, Task.CREATIVE):
-        assert main([*words, "--task", task]) == 0
+        assert main([*words, "--preset", task]) == 0
         assert capsys.readouterr().out == answer(directory, read_presets()[task], 20, 5) + "\n"
     assert main([*words, "--temperature", "0"]) == 0
     assert capsys.readouterr().out == answer(directory, Rules(temperature=0), 20, 5) + "\n"
@@ -164,6 +165,29 @@ def test_invalid_model_directory_is_refused_without_a_traceback(
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert_failed(capsys, "tokenizer.json")
     assert torch.is_grad_enabled()
+
+
+def test_prompt_is_read_from_standard_input(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", str(directory), "--max-tokens", "8", "--prompt"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("good\ntree\n"))
+    assert main([*words, "-"]) == 0
+    read = capsys.readouterr().out
+    assert main([*words, "good\ntree"]) == 0
+    assert capsys.readouterr().out == read
+    for content, part in ((b"\n", "at least 1"), (b"\xff", "UTF-8")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
+        assert main([*words, "-"]) == 1
+        assert_failed(capsys, "prompt", part)
+
+
+def test_earlier_name_of_an_option_is_refused_with_the_new_one(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", str(directory), "--prompt", "good", "--task", "chat"])
+    assert "--preset" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_reward_model_is_refused_for_generation(

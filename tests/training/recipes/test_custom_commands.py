@@ -12,6 +12,7 @@ from training.__main__ import main
 from training.artifacts.manifest import read_manifest
 from training.data.formats.catalogue import kind_of
 from training.data.formats.fields import ExampleError
+from training.decoding.arguments import chat_command
 from training.recipes.custom.commands import lengths
 from training.recipes.custom.stages import STAGES
 from training.recipes.names import OPEN_MODELS
@@ -103,7 +104,9 @@ def test_all_stages_run_from_the_command_line(
     said = capsys.readouterr().out
     assert f"{taught}\n" in said
     assert "held_out_loss " in said
+    assert f"  chat: {chat_command(taught)}\n" in said
     assert main(command(files, "reward-model", taught, "pairs.jsonl", "--name", "judge")) == 0
+    assert "chat: " not in capsys.readouterr().out
     judged = ("--reward-model", str(work / "judge"), *SMALL)
     ppo = ("--set", "prompts_per_update=16", "--set", "minibatch_rows=8")
     assert main(command(files, "ppo", taught, "prompts.jsonl", *judged, *ppo)) == 0

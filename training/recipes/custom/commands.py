@@ -18,6 +18,7 @@ from training.cluster.group import BOOKKEEPING, Group
 from training.cluster.notice import STOP_FILE
 from training.data.examples import DataSummary, read_prompts, summarise
 from training.data.formats.catalogue import PROMPTS, SFT, kind_of
+from training.decoding.arguments import chat_command
 from training.errors import ConfigError, unknown_choice
 from training.model.config import REWARD_SETTINGS, read_config
 from training.planning.stage import PlannedConfig
@@ -166,6 +167,8 @@ def _run(
                 f"\n{config.output_directory}\n  {_format_report(manifest)}"
                 f"\n  page: {storage / name / REPORT}"
             )
+            if not (config.output_directory / REWARD_SETTINGS).exists():
+                print(f"  chat: {chat_command(config.output_directory)}")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:

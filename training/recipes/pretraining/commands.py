@@ -18,6 +18,7 @@ from training.cluster.runner import StageRun, run_stages
 from training.data.corpus import skipped_text
 from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
+from training.decoding.arguments import chat_command
 from training.errors import ConfigError, details_of
 from training.progress_log import SAMPLES, read_samples, resume_text
 from training.recipes.custom.assignments import (
@@ -138,7 +139,9 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     for sample in written:
         if sample.step == written[-1].step:
             print(f"\n> {sample.prompt}{sample.text}")
-    print(f"\nthe model is in {output}\n  page: {directory / REPORT}")
+    print(
+        f"\nthe model is in {output}\n  page: {directory / REPORT}\n  chat: {chat_command(output)}"
+    )
     return 0
 
 

@@ -20,6 +20,7 @@ from training.artifacts.manifest import plain
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.data.chat import Chat
+from training.decoding.arguments import chat_command
 from training.errors import ConfigError
 from training.evaluation.answers import ChatModel
 from training.recipes.rlvr.held_out import change_text, measure, share_text
@@ -105,6 +106,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         f"(95 %, {gain.clusters} items)"
     )
     lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
+    lines.say(f"chat: {chat_command(work / after.version)}")
     return 0
 
 
