@@ -249,7 +249,7 @@ class LoadGenerator:
 
     async def _page(self, key: str, http: aiohttp.ClientSession) -> None:
         headers, timeout = {"authorization": f"Bearer {key}"}, aiohttp.ClientTimeout(CALL_SECONDS)
-        url = f"http://{self._host}:{HTTP_PORT}/api/conversations?pageSize=1"
+        url = f"http://{self._host}:{HTTP_PORT}/api/conversations?page_size=1"
         async with http.get(url, headers=headers, timeout=timeout, raise_for_status=True) as answer:
             await answer.read()
 
