@@ -89,7 +89,7 @@ cluster-down: ## stop the cluster and remove its files
 	@$(VENV) -m infra.machine.cluster down $(CLUSTER_STATE)
 
 cluster-test: test-cluster ## alias: run test-cluster, then the long slices on a cluster
-	@$(MAKE) --no-print-directory test-long SLICE="cluster cluster-training"
+	@$(MAKE) --no-print-directory test-long SLICE="cluster cluster-releases cluster-training"
 
 check: ## check format, lint, types, code rules, protos, generated files and the page
 	@$(PYTHON) infra/install/environment.py dev

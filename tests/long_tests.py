@@ -171,7 +171,17 @@ SLICES: dict[str, Slice] = {
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
         modules=(("infra.machine.cluster", "install"),),
-        pytest=("-m", "cluster and long and not ray and not vllm", *ONE_BY_ONE, "tests/infra"),
+        pytest=(
+            "-m",
+            "cluster and long and not ray and not vllm and not releases",
+            *ONE_BY_ONE,
+            "tests/infra",
+        ),
+    ),
+    "cluster-releases": Slice(
+        "on a real Kubernetes: releases with own stores, an external model, high availability",
+        modules=(("infra.machine.cluster", "install"),),
+        pytest=("-m", "cluster and long and releases", *ONE_BY_ONE, "tests/infra"),
     ),
     "cluster-vllm": Slice(
         "on a real Kubernetes: vLLM in pods of versions, and as rollout server of RayJobs",

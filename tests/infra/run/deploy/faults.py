@@ -45,9 +45,18 @@ producer.close()
 
 def kill(deployed: Deployed, component: str) -> None:
     """Kill a pod of the component and wait for a ready replacement."""
+    lose(deployed, component, "--grace-period=0", "--force")
+
+
+def lose(deployed: Deployed, component: str, *words: str) -> None:
+    """Delete a pod of the component and wait for a ready replacement.
+
+    Args:
+        words: options of `kubectl delete`. None: the pod ends as at the drain of a node.
+    """
     pods = deployed.pods(component)
     victim = sorted(pods)[0]
-    deployed.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+    deployed.kubectl("delete", "pod", victim, *words)
 
     def replaced() -> bool:
         there = deployed.pods(component)

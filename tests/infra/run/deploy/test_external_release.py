@@ -14,7 +14,13 @@ from tests.infra.run.deploy.models import promote
 from tests.journeys.client import Client, text_of
 from tests.support.errors import refused
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.long,
+    pytest.mark.releases,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 EXTERNAL = {
     "serving": {"mode": "external", "external": {"contextTokens": 8192, "replyTokens": 512}},

@@ -21,7 +21,13 @@ from tests.infra.run.deploy.steady_chats import steady_chats
 from tests.journeys.client import Client
 from tests.journeys.prometheus import PrometheusServer
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.long,
+    pytest.mark.releases,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 EVERY_SECONDS, USERS = 0.1, 10
 STOPPED = "enhancer"
