@@ -9,6 +9,7 @@ and samples of all stages in a folder.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from training.artifacts.manifest import finished_manifest
 from training.runtime.context import Progress, Sample
-from training.stage_record import saved_step
+from training.stage_record import SCRATCH, read_record, saved_step
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -131,6 +132,29 @@ def resume_text(directory: Path) -> str:
     """Describe the step after which a run resumes; "" without local checkpoints."""
     lines, step = read_lines(directory / PROGRESS), saved_step(directory)
     return f"again after step {step} of {lines[-1].progress.total_steps}" if step and lines else ""
+
+
+@contextmanager
+def no_folders_without_steps(directories: Sequence[Path]) -> Iterator[None]:
+    """Remove these folders of stages if the block fails before their first step.
+
+    A requested stop is not a failure. An output counts as a step, and so does a scratch folder: the
+    checkpoints in the bucket are unknown here.
+    """
+    try:
+        yield
+    except Exception:
+        for directory in directories:
+            record = read_record(directory)
+            is_started = (
+                (directory / PROGRESS).exists()
+                or saved_step(directory) > 0
+                or (directory / SCRATCH).exists()
+                or (record is not None and finished_manifest(record.output_directory) is not None)
+            )
+            if directory.exists() and not is_started:
+                shutil.rmtree(directory)
+        raise
 
 
 @contextmanager

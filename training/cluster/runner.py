@@ -36,7 +36,14 @@ from training.model.reward import RewardModelError
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
-from training.progress_log import PROGRESS, FollowedStage, Watcher, following, stage_logs
+from training.progress_log import (
+    PROGRESS,
+    FollowedStage,
+    Watcher,
+    following,
+    no_folders_without_steps,
+    stage_logs,
+)
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.rollout_server.server import RolloutServerError
@@ -44,6 +51,7 @@ from training.rl.rollout_server.weight_sync import DeadSyncError, SamplerMismatc
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
 from training.runtime.context import Checkpoints, Progress, RunContext, StoppedError
+from training.runtime.outputs import no_empty_folders
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stage_record import (
@@ -186,33 +194,35 @@ def run_stages(
 
     Raises:
         ConfigError: inputs of a stage with a saved step have changed.
-        StageRefusedError: config or data are invalid (without Ray: the stage's own error).
+        StageRefusedError: config or data are invalid (without Ray: the stage's own error). No
+            folder is left of a stage that fails before its first step.
         StoppedError: stopped by SIGTERM or Ctrl-C. Workers on a preempted machine also stop, and
             restart when there is room.
         ray.train.TrainingFailedError: workers failed max_failures + 1 times; the cause is the
             stage's error.
     """
     storage = storage.absolute()
-    for stage in stages:
+    directories = [storage / stage.name for stage in stages]
+    new = [directory for directory in directories if not directory.exists()]
+    for stage, directory in zip(stages, directories, strict=True):
         if not finished_manifest(stage.config.output_directory):
-            check_same_inputs(stage.config, storage / stage.name)
-            remove_unsaved_run(stage.config, storage / stage.name)
-    task = _Task(
-        stages,
-        storage,
-        world_sizes=group.sizes,
-        bucket_prefix=bucket_prefix,
-        hashes=known_hashes(),
-    )
+            check_same_inputs(stage.config, directory)
+            remove_unsaved_run(stage.config, directory)
+    task = _Task(stages, storage, None, group.sizes, bucket_prefix, known_hashes())
     if bucket_prefix is not None:
         _bucket_place()
-    for stage in stages:
-        (storage / stage.name).mkdir(parents=True, exist_ok=True)
     followed = [
         FollowedStage(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.continue_if)
         for s in stages
     ]
-    with _pages([storage / stage.name for stage in stages]), following(followed, watcher):
+    with (
+        no_empty_folders(storage),
+        no_folders_without_steps(new),
+        _pages(directories),
+        following(followed, watcher),
+    ):
+        for directory in directories:
+            directory.mkdir(parents=True, exist_ok=True)
         _, due = _finished(stages)
         if due and group.workers == 0:
             with stopped_by_signal(task.stop_file):

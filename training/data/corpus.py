@@ -47,13 +47,13 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
+            raise TextError(f"texts: {path} is missing", field=path.name, reason="MISSING")
         inside = [file for file in path.rglob("*") if _is_read(file)] if path.is_dir() else [path]
         found += sorted(inside)
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
             raise TextError(
-                f"texts: {file.name} is not a .jsonl, .parquet or .txt file",
+                f"texts: {file} is not a .jsonl, .parquet or .txt file",
                 field=file.name,
                 reason="UNSUPPORTED",
                 limit=", ".join(ENDINGS),
@@ -66,7 +66,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
             (ending, _), *_ = others.most_common(1)
             note = f" ({others.total()} other files, mostly {ending}: rename or convert them)"
         raise TextError(
-            f"texts: {names}: no .jsonl, .parquet or .txt file{note}",
+            f"texts: {', '.join(map(str, paths))}: no .jsonl, .parquet or .txt file{note}",
             field=names,
             reason="EMPTY",
             limit=", ".join(ENDINGS),

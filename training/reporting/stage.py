@@ -28,7 +28,7 @@ from training.progress_log import (
 )
 from training.reporting.pages import curves, write_page
 from training.reporting.units import duration, label, quantity, rate, size
-from training.rl.alarms import has_no_signal
+from training.reporting.warnings import warnings_of
 from training.runtime.context import Progress, Sample
 from training.stage_record import RECORD, StageRecord, read_failure, read_record
 
@@ -118,6 +118,11 @@ class StageRead:
         return self.record.output_directory.name
 
     @property
+    def warnings(self) -> list[str]:
+        """Return warnings about the figures of the stage, a line each."""
+        return warnings_of(self.output.report if self.output else {}, self.steps)
+
+    @property
     def state_text(self) -> str:
         """Describe the state of the stage."""
         if self.output is not None:
@@ -161,6 +166,12 @@ def read_stages(directory: Path) -> list[StageRead]:
     return sorted(read, key=lambda stage: stage.record.starts[0].time)
 
 
+def warning_lines(directory: Path) -> list[str]:
+    """Return the warnings of a stage, for the terminal."""
+    read = read_stage(directory)
+    return [f"warning: {text}" for text in read.warnings] if read else []
+
+
 def write_stage_page(directory: Path, price: float | None = None) -> Path | None:
     """Build the page of a stage; None if no stage started there.
 
@@ -176,7 +187,7 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
     facts = {
         "read": read,
         "record": read.record,
-        "untaught": sum(has_no_signal(step.metrics) for step in read.steps),
+        "warnings": read.warnings,
         "took": cost_rows(read, price if price is not None else price_here()),
         "curves": curves({read.record.name: read.course}),
         "samples": _over_time(read.samples),

@@ -87,7 +87,8 @@ class PpoNetworks:
 def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics of every update: score, reward, kl, beta, entropy, clip_fraction,
+    Progress metrics of every update: score, score_variance, clipped_scores (share of the scores at
+    reward.score_clip or beyond), reward, kl, beta, entropy, clip_fraction,
     approximate_kl, eos_rate, response_tokens, explained_variance, policy_loss, value_loss,
     minibatches, gradient_norm and critic_gradient_norm (of the last minibatch), sampler_mismatch,
     sampler_kl, learning_rate; sft_loss with sft_mix; importance and importance_capped with
@@ -200,7 +201,15 @@ class Ppo:
             old_values_BR=values_BR,
             returns_BR=returns_BR,
         )
-        figures = batch_means({"reward": rewards_BR.sum(1)}, self._ranks)
+        deviations_B = scores.scores_B - scores.figures["score"]
+        figures = batch_means(
+            {
+                "reward": rewards_BR.sum(1),
+                "score_variance": deviations_B.square(),
+                "clipped_scores": (scores.scores_B.abs() >= shape.score_clip).float(),
+            },
+            self._ranks,
+        )
         figures["explained_variance"] = explained_variance(
             values_BR, returns_BR, mask_BR, self._ranks
         )

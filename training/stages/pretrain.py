@@ -7,6 +7,7 @@ seed and the step, so an interrupted run ends with the same bits.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from itertools import pairwise
 
 import torch
 
-from training.artifacts.manifest import Manifest, finished_manifest
+from training.artifacts.manifest import Manifest, finished_manifest, read_manifest
 from training.data.chat import Chat, load_chat
 from training.data.packing import PackedRows
 from training.data.seeds import rows_of_step, seed_of
@@ -65,8 +66,8 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     Progress metrics: loss, learning_rate, gradient_norm, tokens (predicted in the step),
     tokens_per_second, memory_bytes; bits_per_byte of held-out texts when measured.
 
-    Report: documents, tokens and bytes in the data, left_over_tokens, steps, loss (of the last
-    step), bits_per_byte, parameters.
+    Report: documents, tokens and bytes in the data, left_over_tokens, held_out_documents (that are
+    measured), steps, loss (of the last step), bits_per_byte, parameters.
 
     Raises:
         NonFiniteError: loss or gradient is NaN or infinite; the last checkpoint is the last good
@@ -134,6 +135,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             "tokens": data.train.stream.tokens,
             "bytes": data.train.stream.bytes,
             "left_over_tokens": data.train.left_over_tokens,
+            "held_out_documents": data.held_out.stream.documents,
             "parameters": count,
             "steps": config.steps,
             **{name: numbers[name] for name in ("loss", "bits_per_byte") if name in numbers},
@@ -172,10 +174,17 @@ def open_data(config: PretrainConfig) -> Data:
             limit=f"at most {shards.train.tokens}",
         )
     if config.evaluate_every_steps and shards.held_out.documents == 0:
+        share = read_manifest(config.shards_directory).config["held_out_fraction"]
+        # With so many texts, none is held out in one of twenty cases: (1 - share) ^ (3 / share).
+        needed = math.ceil(3 / share) if share else 0
         raise ConfigError(
-            f"evaluate_every_steps: {config.evaluate_every_steps}, but no document is held out",
+            f"evaluate_every_steps: {config.evaluate_every_steps}, but none of the "
+            f"{shards.train.documents} texts is held out, because the share is {share:g}; "
+            + (f"pass more texts with --texts ({needed} suffice), or " if share else "")
+            + "measure nothing with --set evaluate_every_steps=none",
             field="evaluate_every_steps",
             reason="EMPTY",
+            limit=f"about {needed} texts" if share else "",
         )
     if config.evaluate_every_steps and not shards.begin_ids:
         raise ConfigError(

@@ -112,10 +112,11 @@ def test_page_of_a_failed_stage_shows_its_last_step(config: SftConfig, tmp_path:
     assert "resumed 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
-def test_page_of_a_stage_with_invalid_data_shows_the_reason(
+def test_page_in_a_folder_of_an_earlier_start_shows_why_the_stage_failed(
     config: SftConfig, tmp_path: Path
 ) -> None:
     config.data_path.write_text("{}\n")
+    (tmp_path / "runs" / "run").mkdir(parents=True)
     with pytest.raises(ExampleError) as refused:
         run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     page = tmp_path / "runs" / "run" / "report.html"
@@ -165,17 +166,18 @@ def test_unwritable_page_is_logged_and_does_not_fail_the_run(
     assert not (tmp_path / "runs" / "run" / "report.html").exists()
 
 
-def test_updates_without_signal_are_counted_on_the_page(config: SftConfig, tmp_path: Path) -> None:
+def test_warnings_and_sizes_in_memory_are_on_the_page(config: SftConfig, tmp_path: Path) -> None:
     record_start("grpo", config, tmp_path, 1)
     log = ProgressLog(tmp_path / PROGRESS)
     for update, share in enumerate((0.5, 1.0, 1.0), start=1):
-        log.append(Progress("grpo", update, 9, {"zero_variance_groups": share}))
+        metrics = {"score": 0.0, "zero_variance_groups": share, "memory_bytes": 1.5 * 2**30}
+        log.append(Progress("grpo", update, 9, metrics))
     page = write_stage_page(tmp_path)
     assert page is not None
-    assert (
-        "In 2 of 3 updates all answers of each group had the same score: "
-        "these updates had no effect." in page.read_text()
-    )
+    text = page.read_text()
+    assert "Warning: no learning signal in 2 of 3 updates" in text
+    assert "1.5 GiB" in text
+    assert f"{1.5 * 2**30:.4g}" not in text
 
 
 def test_cost_includes_every_start() -> None:

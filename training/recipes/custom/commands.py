@@ -28,14 +28,9 @@ from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, se
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
 from training.reporting.progress import StageDisplay, open_display
-from training.reporting.stage import EXPLANATIONS, REPORT
+from training.reporting.stage import EXPLANATIONS, REPORT, warning_lines
 from training.runtime.context import Lineage
-from training.stage_record import (
-    FINISHED,
-    check_same_inputs,
-    check_same_run,
-    remove_unsaved_run,
-)
+from training.stage_record import FINISHED, check_same_inputs, check_same_run
 from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
 from training.stages.pretrain_config import PretrainConfig
 
@@ -141,8 +136,6 @@ def _run(
     bucket = bucket_prefix(options)
     for name, config in due.items():
         print_rows(name, config, rows)
-    for name, config in due.items():
-        remove_unsaved_run(config, storage / name)
     first = {  # text to display before the first step
         name: resume_text(storage / name)
         or (FIRST_UPDATE if isinstance(config, PolicyConfig) else "")
@@ -169,6 +162,8 @@ def _run(
             )
             if not (config.output_directory / REWARD_SETTINGS).exists():
                 print(f"  chat: {chat_command(config.output_directory)}")
+            for line in warning_lines(storage / name):
+                print(f"  {line}")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:

@@ -38,7 +38,7 @@ from training.recipes.pretraining.recipe import (
     SIZES_VOCABULARY,
     pretraining,
 )
-from training.recipes.pretraining.scaling import train_sizes, write_scaling
+from training.recipes.pretraining.scaling import run_name, train_sizes, write_scaling
 from training.recipes.pretraining.shapes import (
     DEFAULT,
     MOST_CONTEXT_TOKENS,
@@ -54,8 +54,9 @@ from training.recipes.pretraining.texts import (
     write_texts,
 )
 from training.reporting.progress import StageDisplay, open_display
-from training.reporting.stage import REPORT
-from training.stage_record import FINISHED, check_same_run, remove_unsaved_run, saved_step
+from training.reporting.stage import REPORT, warning_lines
+from training.runtime.outputs import no_empty_folders
+from training.stage_record import FINISHED, check_same_run, saved_step
 from training.stages import pretrain
 from training.stages.pretrain_config import PretrainConfig
 
@@ -112,7 +113,7 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     steps = (draft := config(nothing, 1, DTYPE)).steps
     if not group.workers:
         check_memory(draft)
-    with _shown() as shown:
+    with no_empty_folders(work), _shown() as shown:
         work.mkdir(parents=True, exist_ok=True)
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
@@ -125,7 +126,6 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
         final = config(prepared, steps, dtype)
         # Other fields follow from the number of steps.
         check_same_run(final, directory, [*fields_named(options.set), "steps"], "name")
-        remove_unsaved_run(final, directory)
         if finished_manifest(output):
             shown.say(f"{name}: {FINISHED}")
         elif restart := resume_text(directory):
@@ -142,6 +142,8 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     print(
         f"\nthe model is in {output}\n  page: {directory / REPORT}\n  chat: {chat_command(output)}"
     )
+    for line in warning_lines(directory):
+        print(f"  {line}")
     return 0
 
 
@@ -177,7 +179,7 @@ def _checked_run(options: argparse.Namespace) -> tuple[bool, Group]:
 def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     """Train three sizes and write the report."""
     work, name = options.work.absolute(), checked_name(options.name)
-    with _shown() as shown:
+    with no_empty_folders(work), _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
         sizes = train_sizes(prepared, options.tokens_per_parameter, work / name, code_commit, shown)
     law = write_scaling(sizes, options.tokens_per_parameter, work, name)
@@ -186,6 +188,9 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
             f"{size.name}: {size.tokens:,} tokens, "
             f"{size.points[-1].bits_per_byte:.4f} bits per byte"
         )
+        run = run_name(size.name, options.tokens_per_parameter)
+        for line in warning_lines(work / name / run):
+            print(f"  {line}")
     print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
     print(work / f"{name}.html")
     return 0

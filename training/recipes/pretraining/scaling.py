@@ -104,7 +104,7 @@ def train_sizes(
     """
     sizes = []
     for shape in SIZES:
-        name = f"{shape.name}-{tokens_per_parameter:g}"
+        name = run_name(shape.name, tokens_per_parameter)
         steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
         check_same_run(config, work / name, other="name")
@@ -116,6 +116,11 @@ def train_sizes(
             course(shape.name, manifest.report["parameters"], read_progress(work / name / PROGRESS))
         )
     return sizes
+
+
+def run_name(size: str, tokens_per_parameter: float) -> str:
+    """Return the name of the run of a size, which is that of its folder."""
+    return f"{size}-{tokens_per_parameter:g}"
 
 
 def course(name: str, parameters: int, steps: Sequence[Progress]) -> Size:

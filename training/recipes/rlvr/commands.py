@@ -27,6 +27,8 @@ from training.recipes.rlvr.held_out import change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.reporting.progress import Lines, StageDisplay
+from training.reporting.stage import warning_lines
+from training.reporting.warnings import measured_warnings
 from training.runs import write_json
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different
@@ -105,6 +107,9 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         f"accuracy after: {share_text(after.right)}; gain: {change_text(gain)} "
         f"(95 %, {gain.clusters} items)"
     )
+    texts = [f"warning: {text}" for text in measured_warnings(len(held_out), gain)]
+    for text in (*warning_lines(work / "runs" / options.algorithm), *texts):
+        lines.say(text)
     lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
     lines.say(f"chat: {chat_command(work / after.version)}")
     return 0
