@@ -157,13 +157,13 @@ def test_refused_pretraining_leaves_no_folder(
 ) -> None:
     work = tmp_path / "work"
     missing = tmp_path / "folder" / "nope"
-    for command in (["pretrain", "--recipe", "one_million"], ["scaling"]):
+    for command in (["pretrain", "--shape", "one_million"], ["scaling"]):
         asked = [*command, "--texts", str(missing), "--work", str(work)]
         assert main(asked) == 1
         assert str(missing) in capsys.readouterr().err
         assert not work.exists()
     write_lines(tmp_path / "one.jsonl", [{"text": "a single text"}])
-    asked = ["pretrain", "--recipe", "one_million", "--texts", str(tmp_path / "one.jsonl")]
+    asked = ["pretrain", "--shape", "one_million", "--texts", str(tmp_path / "one.jsonl")]
     asked += ["--work", str(work), "--set", "steps=2", "--set", "context_tokens=4"]
     _, line = refused_command(asked, capsys, field="evaluate_every_steps", reason="EMPTY")
     assert "--texts" in line
