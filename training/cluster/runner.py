@@ -12,7 +12,6 @@ of the bucket is imported in functions too.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -44,7 +43,7 @@ from training.progress_log import (
     no_folders_without_steps,
     stage_logs,
 )
-from training.reporting.stage import write_stage_page
+from training.reporting.stage import pages_at_end
 from training.rl.correction import StaleRolloutError
 from training.rl.rollout_server.server import RolloutServerError
 from training.rl.rollout_server.weight_sync import DeadSyncError, SamplerMismatchError
@@ -65,8 +64,6 @@ from training.stage_record import (
 
 if TYPE_CHECKING:
     from training.data.feedback.bucket import BucketLocation
-
-logger = logging.getLogger(__name__)
 
 GONE_SECONDS = 60.0  # for a preempted machine; Ray waits as long for a missing one
 REPORTED_ERRORS = (
@@ -218,7 +215,7 @@ def run_stages(
     with (
         no_empty_folders(storage),
         no_folders_without_steps(new),
-        _pages(directories),
+        pages_at_end(directories),
         following(followed, watcher),
     ):
         for directory in directories:
@@ -387,19 +384,3 @@ def _bucket_place() -> BucketLocation:
 
 def _ignore(_: object) -> None:
     """Discard reports of ranks other than 0."""
-
-
-@contextmanager
-def _pages(directories: Sequence[Path]) -> Iterator[None]:
-    """Write the page of each stage after the block, even after an exception."""
-    try:
-        yield
-    finally:
-        for directory in directories:
-            try:
-                write_stage_page(directory)
-            except Exception:  # a failed page must not hide the result or the error of the run
-                logger.exception(
-                    "page of %s not written; `thumbwheel train report` retries",
-                    directory.name,
-                )

@@ -7,9 +7,11 @@ paid for.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +46,8 @@ EXPLANATIONS = {
 _NOISE = "no pair was judged twice; set it with --set label_noise=0.1"
 UNKNOWN = {"label_noise": _NOISE, "label_noise_ceiling": _NOISE}
 
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 TEMPLATE = "stage.html.jinja"
@@ -196,6 +200,22 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
         "config": json.dumps(read.record.config, indent=1),
     }
     return write_page(directory / REPORT, TEMPLATE, facts)
+
+
+@contextmanager
+def pages_at_end(directories: Sequence[Path]) -> Iterator[None]:
+    """Write the page of each stage after the block, even after an exception."""
+    try:
+        yield
+    finally:
+        for directory in directories:
+            try:
+                write_stage_page(directory)
+            except Exception:  # a failed page must not hide the result or the error of the run
+                logger.exception(
+                    "page of %s not written; `thumbwheel train report` retries",
+                    directory.name,
+                )
 
 
 def report_rows(report: Mapping[str, Any]) -> dict[str, str]:
