@@ -94,6 +94,34 @@ def test_the_newest_complete_backups_are_kept(keep: Any, place: Any, dumps: Path
     assert {name.split("/")[0] for name in place.names()} == {*names[-2:], "notes"}
 
 
+def test_backups_of_a_prefix_below_are_neither_counted_nor_restored_nor_removed(
+    keep: Any, place: Any, dumps: Path, tmp_path: Path
+) -> None:
+    # As of releases in other namespaces, beside one with the prefix of all of them.
+    below = ["chat/tw/20261101T000000Z/manifest.json", "notes/manifest.json"]
+    for name in below:
+        place.put(name, io.BytesIO(b"{}"))
+    name = keep.save(place, dumps, None, 1, NOON)
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    assert keep.fetch(place, "latest", fetched, None) == name
+    assert below[1] in place.names()
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace", "prefix"),
+    [("tw", "chat", "backups/chat/tw"), ("two", "chat", "backups/chat/two")],
+)
+def test_releases_in_one_bucket_have_prefixes_of_their_own(
+    release: str, namespace: str, prefix: str
+) -> None:
+    objects = render(
+        "existing-values.yaml", "backup.enabled=true", release=release, namespace=namespace
+    )
+    (save,) = pods(objects)["backup/CronJob"]["spec"]["containers"]
+    assert save["args"][-2:] == ["--prefix", prefix]
+
+
 def changed_file(place: Any, name: str, change: Any) -> None:
     with place.open(name) as file:
         before = file.read()
@@ -368,7 +396,7 @@ def test_without_a_bucket_of_its_own_a_backup_goes_to_that_of_the_object_store()
     assert secrets_of(save) == {("bucket", "access-key"), ("bucket", "secret-key")}
     settings = {item["name"]: item.get("value") for item in save["env"]}
     assert settings["TW_BACKUP_S3_ENDPOINT"] == "s3.stores:8333"
-    assert save["args"][1:] == ["save", "--keep", "48", "--prefix", "backups"]
+    assert save["args"][1:] == ["save", "--keep", "48", "--prefix", "backups/chat/tw"]
     assert outside_ports(policy(objects, "backup")) == {5432, 8333}
 
 

@@ -21,6 +21,11 @@ volumes:
   {{- include "thumbwheel.extraVolumes" (list $root $backup) | nindent 2 }}
 {{- end -}}
 
+{{/* Name of the Job of a restore. A Job is immutable, so the name contains the hash of its pod. */}}
+{{- define "thumbwheel.restoreJob" -}}
+{{- include "thumbwheel.name" (list . "restore") }}-{{ include "thumbwheel.backupPod" (list . "fetch") | sha256sum | trunc 8 -}}
+{{- end -}}
+
 {{/* Container with pg_dump or pg_restore. It has the URLs of the databases and no other secret. */}}
 {{- define "thumbwheel.backupDump" -}}
 {{- $root := index . 0 -}}{{- $backup := $root.Values.backup -}}{{- $words := list (eq (index . 1) "save" | ternary "dump" "load") -}}
@@ -46,7 +51,7 @@ volumeMounts:
 {{- $root := index . 0 -}}{{- $what := index . 1 -}}{{- $backup := $root.Values.backup -}}
 {{- $words := list ($root.Files.Get "files/backup/keep.py") $what -}}
 {{- if eq $what "save" }}{{ $words = concat $words (list "--keep" (toString $backup.keep)) }}{{ else }}{{ $words = append $words $backup.restore.from }}{{ end }}
-{{- if $backup.claim.existingClaim }}{{ $words = concat $words (list "--into" "/backups") }}{{ else }}{{ $words = concat $words (list "--prefix" $backup.bucket.prefix) }}{{ end }}
+{{- if $backup.claim.existingClaim }}{{ $words = concat $words (list "--into" "/backups") }}{{ else }}{{ $words = concat $words (list "--prefix" (include "thumbwheel.backupPrefix" $root)) }}{{ end }}
 name: {{ $what }}
 image: {{ include "thumbwheel.image" (list $root "services") }}
 imagePullPolicy: {{ include "thumbwheel.pullPolicy" (list $root "services") }}
@@ -96,6 +101,11 @@ volumeMounts:
 {{- if $own.endpoint -}}{{- $store = dict "endpoint" $own.endpoint "secure" $own.secure "region" $own.region "existingSecret" $own.existingSecret "bucket" $own.name "credentials" "keys" "keys" (dict "accessKey" "access-key" "secretKey" "secret-key") -}}{{- end -}}
 {{- if $own.name -}}{{- $_ := set $store "bucket" $own.name -}}{{- end -}}
 {{ toYaml $store }}
+{{- end -}}
+
+{{/* Prefix in that bucket. Releases with the same one would remove and restore the backups of each other. */}}
+{{- define "thumbwheel.backupPrefix" -}}
+{{- .Values.backup.bucket.prefix | default (printf "backups/%s/%s" .Release.Namespace .Release.Name) -}}
 {{- end -}}
 
 {{/* Non-empty if pods of backups exist. */}}

@@ -225,13 +225,20 @@ def save(place: Place, dumps: Path, key: bytes | None, keep: int, now: datetime)
 def prune(place: Place, keep: int) -> None:
     """Remove all but the newest complete backups, and incomplete ones. A manifest goes first."""
     names = place.names()
-    complete = sorted(name.split("/")[0] for name in names if name.endswith(f"/{MANIFEST}"))
-    kept = set(complete[-keep:])
+    kept = set(complete(names)[-keep:])
     for name in sorted(names, key=lambda name: not name.endswith(f"/{MANIFEST}")):
         backup = name.split("/")[0]
-        # A file that is no part of a backup has another owner.
         if backup not in kept and is_time(backup):
             place.remove(name)
+
+
+def complete(names: list[str]) -> list[str]:
+    """Return the complete backups among these files, the oldest first.
+
+    A file that is no part of a backup has another owner, for example a release with a prefix below.
+    """
+    found = (name.split("/") for name in names)
+    return sorted(parts[0] for parts in found if is_time(parts[0]) and parts[1:] == [MANIFEST])
 
 
 def is_time(text: str) -> bool:
@@ -251,9 +258,9 @@ def fetch(place: Place, backup: str, dumps: Path, key: bytes | None) -> str:
     Raises:
         BackupError: the backup is missing or incomplete, or a file differs from the manifest.
     """
-    found = [name.split("/")[0] for name in place.names() if name.endswith(f"/{MANIFEST}")]
+    found = complete(place.names())
     if not found or (backup != "latest" and backup not in found):
-        raise BackupError(f"{backup}: no complete backup; complete are {sorted(found) or 'none'}")
+        raise BackupError(f"{backup}: no complete backup; complete are {found or 'none'}")
     backup = max(found) if backup == "latest" else backup
     with place.open(f"{backup}/{MANIFEST}") as file:
         manifest = json.load(file)
