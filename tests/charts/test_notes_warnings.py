@@ -3,6 +3,7 @@
 `helm template` prints no notes, so a copy of the chart renders them as an object.
 """
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.rendering import CHART, FILES, OPERATORS, VALUES, helm, parse
+from tests.charts.rendering import CHART, FILES, OPERATORS, VALUES, helm, parse, render
 
 SHOWN = 'kind: Notes\ntext: {{ tpl (.Files.Get "notes.txt") . | toJson }}\n'
 
@@ -67,20 +68,46 @@ def test_warnings_are_those_of_the_values(chart: Path, values: str) -> None:
     text, given = notes(chart, values), merged(values)
     policies, models, training = given["networkPolicies"], given["models"], given["training"]
     shared = models["existingClaim"] or "ReadWriteMany" in models["accessModes"]
-    loop = training["loop"]
+    loop, backup = training["loop"], given["backup"]
+    external = given["serving"]["mode"] == "external"
+    place = (backup["claim"]["existingClaim"], backup["bucket"]["endpoint"])
     shared_loop = loop["existingClaim"] or "ReadWriteMany" in loop["accessModes"]
     expected = {
         "networkPolicies.storesAnywhere": policies["enabled"] and policies["storesAnywhere"],
-        "toy model": models["initial"].startswith("nano-"),
-        "270 million parameters": models["initial"].startswith("small-"),
-        "(models.accessModes)": not shared,
+        "toy model": not external and models["initial"].startswith("nano-"),
+        "270 million parameters": not external and models["initial"].startswith("small-"),
+        "(models.accessModes)": not external and not shared,
         "(training.loop.accessModes)": training["enabled"] and not shared_loop,
         "tls.mode: none": given["tls"]["mode"] == "none",
         "plain HTTP and gRPC": given["publicService"]["type"] == "LoadBalancer",
         "stores are for evaluation": given["evaluation"]["enabled"],
         "Back it up": not given["secrets"]["existing"],
+        "without backup": given["evaluation"]["enabled"] and not backup["enabled"],
+        "does not back up its databases": not backup["enabled"],
+        "databases are backed up on schedule": backup["enabled"],
+        "lost together": backup["enabled"] and not any((*place, backup["bucket"]["name"])),
+        "backups are not encrypted": backup["enabled"] and not backup["encryptionSecret"],
     }
     assert {name: name in text for name in expected} == expected
+    on_one_node = expected["(models.accessModes)"] or expected["(training.loop.accessModes)"]
+    assert text.count("loss stops") == on_one_node
+    assert "The pods of  " not in text
+
+
+def test_an_evaluation_with_backups_names_their_place_and_the_commands(chart: Path) -> None:
+    text = notes(chart, "evaluation-values.yaml", "backup.enabled=true")
+    assert "without backup" not in text
+    assert "to backups/chat/tw/ of the bucket thumbwheel" in text
+    assert "--from=cronjob/tw-thumbwheel-backup " in text
+    assert "docs/kubernetes.md, Back up and Restore" in text
+
+
+def test_a_restore_names_its_job_and_the_next_step(chart: Path) -> None:
+    sets = ("backup.restore.from=latest", "serviceDefaults.replicas=0")
+    text = notes(chart, "existing-values.yaml", *sets)
+    (job,) = re.findall(r"wait job/(\S+)", text)
+    assert job in {item["metadata"]["name"] for item in render("existing-values.yaml", *sets)}
+    assert "upgrade without backup.restore.from" in text
 
 
 def test_plain_http_an_open_load_balancer_and_a_toy_model_are_warned_about(chart: Path) -> None:
