@@ -22,6 +22,7 @@ BY_SCHEMA = {
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
     "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
     "a host with a scheme": ("ingress.host=https://chat.example", "host"),
+    "brokers at port 0": ("kafka.bootstrap=kafka:0", "bootstrap"),
     "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
     "an unknown origin of credentials": ("objectStore.credentials=iam", "credentials"),
     "an unknown mode": ("serving.mode=gpu", "mode"),
@@ -159,6 +160,16 @@ BY_TEMPLATE = {
     "egress to the IPv6 address of cloud metadata": (
         "networkPolicies.apiServer[0].to[0].ipBlock.cidr=::/0",
         "networkPolicies.apiServer ::/0",
+    ),
+    "a port that no store has": (
+        f"networkPolicies.storesAnywhere=false,{STORE}=10.0.0.0/8,"
+        "networkPolicies.stores[0].ports[0].port=6432",
+        "networkPolicies.stores 6432 networkPolicies.ports",
+    ),
+    "a port of a store by name": (
+        f"networkPolicies.storesAnywhere=false,{STORE}=10.0.0.0/8,"
+        "networkPolicies.stores[0].ports[0].port=postgres",
+        "networkPolicies.stores postgres",
     ),
     "monitors without peers that may scrape": (
         "gitops=true,monitoring.podMonitors.enabled=true",

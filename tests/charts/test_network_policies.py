@@ -187,6 +187,67 @@ def test_no_pod_reaches_everything_or_the_metadata_of_the_cloud(values: str) -> 
                     assert "169.254.0.0/16" in peer["ipBlock"]["except"]
 
 
+# One rule for each store, one without ports, and one for a range.
+RULES = [
+    {"to": [{"ipBlock": {"cidr": "10.0.1.0/24"}}], "ports": [{"port": 5432}]},
+    {"to": [{"ipBlock": {"cidr": "10.0.2.0/24"}}], "ports": [{"port": 6379, "protocol": "TCP"}]},
+    {"to": [{"ipBlock": {"cidr": "10.0.3.0/24"}}], "ports": [{"port": 9000, "endPort": 9999}]},
+    {"to": [{"ipBlock": {"cidr": "10.0.4.0/24"}}]},
+]
+STORE_RULES = "networkPolicies.stores=" + json.dumps(RULES)
+DATABASE, VALKEY, KAFKA, BUCKET = 5432, 6379, 9092, 443
+EXPECTED = {
+    "session": {("10.0.1.0/24", DATABASE), ("10.0.4.0/24", DATABASE)},
+    "review": {("10.0.1.0/24", DATABASE), ("10.0.4.0/24", DATABASE)},
+    "gateway": {
+        ("10.0.1.0/24", DATABASE),
+        ("10.0.2.0/24", VALKEY),
+        ("10.0.4.0/24", DATABASE),
+        ("10.0.4.0/24", VALKEY),
+    },
+    "feedback": {
+        ("10.0.1.0/24", DATABASE),
+        ("10.0.3.0/24", KAFKA),
+        ("10.0.4.0/24", DATABASE),
+        ("10.0.4.0/24", KAFKA),
+        ("10.0.4.0/24", BUCKET),
+    },
+}
+TO_BUCKET = {("10.0.4.0/24", BUCKET)}
+
+
+@pytest.mark.parametrize(
+    ("values", "sets", "of_bucket"),
+    [
+        ("gpu-values.yaml", ("models.store=s3://versions/chat",), ("predictor", "model")),
+        ("ray-values.yaml", (), ("training", "ray-worker")),
+    ],
+    ids=["vLLM", "Ray"],
+)
+def test_rules_for_stores_reach_each_pod_at_the_ports_of_its_own_stores(
+    values: str, sets: tuple[str, ...], of_bucket: tuple[str, ...]
+) -> None:
+    """Every rule was given to every pod with a store: vLLM and Ray workers reached Postgres."""
+    stores = (
+        "networkPolicies.storesAnywhere=false",
+        "kafka.bootstrap=kafka:9092",
+        "objectStore.endpoint=s3.example",
+    )
+    objects = render(values, *stores, *sets, json_sets=(STORE_RULES,))
+    found = {
+        component(item): {
+            (peer["ipBlock"]["cidr"], port["port"])
+            for rule in item["spec"].get("egress") or ()
+            for peer in rule.get("to", ())
+            if peer.get("ipBlock", {}).get("cidr", "").startswith("10.0.")
+            for port in rule["ports"]
+        }
+        for item in of_kind(objects, "NetworkPolicy")
+    }
+    expected = EXPECTED | dict.fromkeys(of_bucket, TO_BUCKET)
+    assert {name: found[name] for name in expected} == expected
+
+
 def test_names_are_resolved_by_the_pods_of_the_cluster_dns_only() -> None:
     (closed,) = [
         item["spec"]

@@ -125,6 +125,27 @@ volumeMounts:
 {{- if $words -}}{{ fail (printf "backup.restore.from: services with a database run; stop them, wait until their pods have ended, then restore with the same words (docs/kubernetes.md, Restore): %s" (join " " $words)) }}{{- end -}}
 {{- end -}}
 
+{{/* JSON list of the ports of backups outside the release: those of all databases and of the bucket. */}}
+{{- define "thumbwheel.backupPorts" -}}
+{{- $ports := list -}}{{- $bucket := .Values.backup.bucket -}}
+{{- if include "thumbwheel.backsUp" . -}}
+{{- if not .Values.evaluation.enabled -}}
+  {{- range include "thumbwheel.known" . | fromYaml -}}
+    {{- with .database -}}
+    {{- range include "thumbwheel.outsidePorts" (list $ (dict "database" .)) | fromJsonArray -}}{{- $ports = append $ports (int .) -}}{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if .Values.backup.claim.existingClaim -}}
+{{- else if $bucket.endpoint -}}
+  {{- $ports = append $ports (contains ":" $bucket.endpoint | ternary (splitList ":" $bucket.endpoint | last | int) ($bucket.secure | ternary 443 80)) -}}
+{{- else if not .Values.evaluation.enabled -}}
+  {{- range include "thumbwheel.bucketPorts" . | fromJsonArray -}}{{- $ports = append $ports (int .) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
 {{- define "thumbwheel.validateBackup" -}}
 {{- $backup := .Values.backup -}}{{- $bucket := $backup.bucket -}}
 {{- if $backup.restore.from -}}{{ include "thumbwheel.validateRestore" . }}{{- end -}}

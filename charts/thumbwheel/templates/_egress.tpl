@@ -16,7 +16,7 @@
   {{- if and $facts.valkey $stores.valkey.existingSecret -}}{{- $ports = concat $ports $given.valkey -}}{{- end -}}
   {{- if $facts.kafka -}}
     {{- $ports = concat $ports $given.kafka -}}
-    {{- range splitList "," $stores.kafka.bootstrap -}}{{- $ports = append $ports (splitList ":" . | last | int) -}}{{- end -}}
+    {{- range compact (splitList "," $stores.kafka.bootstrap) -}}{{- $ports = append $ports (splitList ":" . | last | int) -}}{{- end -}}
   {{- end -}}
   {{- if $facts.objects -}}{{- $ports = concat $ports (include "thumbwheel.bucketPorts" $root | fromJsonArray) -}}{{- end -}}
 {{- end -}}
@@ -43,24 +43,57 @@
 {{- if contains ":" $store.endpoint }}{{ splitList ":" $store.endpoint | last }}{{ else }}{{ ternary 443 80 $store.secure }}{{ end -}}
 {{- end -}}
 
-{{/* JSON list of the ports of the bucket and, for credentials of a role, of the service that issues
-     them (STS). */}}
+{{/* JSON list of the ports of the bucket, those of the values and, for credentials of a role, of the
+     service that issues them (STS). */}}
 {{- define "thumbwheel.bucketPorts" -}}
 {{- $ports := list (include "thumbwheel.bucketPort" . | int) -}}
+{{- range .Values.networkPolicies.ports.objectStore -}}{{- $ports = append $ports (int .) -}}{{- end -}}
 {{- if eq (include "thumbwheel.stores" . | fromYaml).objectStore.credentials "chain" -}}{{- $ports = append $ports 443 -}}{{- end -}}
 {{- $ports | uniq | toJson -}}
 {{- end -}}
 
-{{/* Egress rules for these ports: the rules of the values, or every address except those of cloud
-     metadata services, which hand out credentials of the node. Arguments: list of root and JSON
-     list of ports. */}}
+{{/* Egress rules for these ports: the rules of the values with no other ports, or every address except
+     those of cloud metadata services, which hand out credentials of the node. Arguments: list of root
+     and JSON list of ports. */}}
 {{- define "thumbwheel.outside" -}}
 {{- $root := index . 0 -}}
 {{- if $root.Values.networkPolicies.stores -}}
-{{ include "thumbwheel.egressRules" $root.Values.networkPolicies.stores }}
+{{- $rules := list -}}
+{{- range $root.Values.networkPolicies.stores -}}
+  {{- $ports := list -}}
+  {{- range include "thumbwheel.portsOfRule" (list . (index $ 1)) | fromJsonArray -}}{{- $ports = append $ports (dict "port" (int .) "protocol" "TCP") -}}{{- end -}}
+  {{- if $ports -}}{{- $rules = append $rules (set (deepCopy .) "ports" $ports) -}}{{- end -}}
+{{- end -}}
+{{- if $rules }}{{ include "thumbwheel.egressRules" $rules }}{{ end -}}
 {{- else -}}
 {{ include "thumbwheel.everywhere" (index . 1) }}
 {{- end -}}
+{{- end -}}
+
+{{/* JSON list of those ports that a rule permits. A rule without ports permits all, and one with endPort
+     a range. Arguments: list of the rule and JSON list of ports. */}}
+{{- define "thumbwheel.portsOfRule" -}}
+{{- $rule := index . 0 -}}{{- $permitted := list -}}
+{{- range index . 1 | fromJsonArray -}}
+  {{- $port := int . -}}{{- $is := empty $rule.ports -}}
+  {{- range $rule.ports -}}
+    {{- if and (eq (.protocol | default "TCP") "TCP") (or (not .port) (and (ge $port (int .port)) (le $port (int (.endPort | default .port))))) -}}{{- $is = true -}}{{- end -}}
+  {{- end -}}
+  {{- if $is -}}{{- $permitted = append $permitted $port -}}{{- end -}}
+{{- end -}}
+{{- $permitted | toJson -}}
+{{- end -}}
+
+{{/* Reject a rule for stores with a port that no pod uses: the chart would leave it out, and a service
+     with that port in a secret would fail. */}}
+{{- define "thumbwheel.validateStorePorts" -}}
+{{- $all := include "thumbwheel.bucketPorts" . | fromJsonArray -}}
+{{- range include "thumbwheel.known" . | fromYaml -}}{{- $all = concat $all (include "thumbwheel.outsidePorts" (list $ .) | fromJsonArray) -}}{{- end -}}
+{{- $all = concat $all (include "thumbwheel.backupPorts" . | fromJsonArray) -}}
+{{- range .Values.networkPolicies.stores -}}{{- range .ports -}}
+  {{- if kindIs "string" .port -}}{{ fail (printf "networkPolicies.stores: the port %s is a name, which the chart cannot compare with the ports of the stores; give its number" .port) }}{{- end -}}
+  {{- if and .port (eq (include "thumbwheel.portsOfRule" (list (dict "ports" (list .)) (toJson $all))) "[]") -}}{{ fail (printf "networkPolicies.stores: no pod uses port %d; a port of a store that is in a secret belongs to networkPolicies.ports as well" (int .port)) }}{{- end -}}
+{{- end -}}{{- end -}}
 {{- end -}}
 
 {{/* Egress rule to every address except cloud metadata. Argument: JSON list of ports. */}}
@@ -102,6 +135,7 @@
     {{- with include "thumbwheel.outsidePorts" (list $ $facts) | fromJsonArray -}}{{ fail (printf "networkPolicies.stores: egress rules for the addresses of the stores are required, because policies contain no host names; or set networkPolicies.storesAnywhere: true, with which pods reach every address except cloud metadata at their ports, for example %s at %s" $name (join ", " .)) }}{{- end -}}
   {{- end -}}
 {{- end -}}
+{{- include "thumbwheel.validateStorePorts" . -}}
 {{- range $value, $rules := dict "networkPolicies.stores" $policies.stores "networkPolicies.apiServer" $policies.apiServer "models.import.egress" .Values.models.import.egress "externalModels.egress" .Values.externalModels.egress -}}
   {{- range $rules -}}{{- range .to -}}{{- with .ipBlock -}}
     {{- $excluded := false -}}
