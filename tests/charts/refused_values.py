@@ -84,6 +84,14 @@ BY_TEMPLATE = {
     "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
     "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
     "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
+    "an account of the bucket with keys": (
+        "serviceAccount.bucket.annotations.a=b",
+        "serviceAccount.bucket objectStore.credentials",
+    ),
+    "an account of the model store without the store": (
+        "serviceAccount.modelStore.annotations.a=b",
+        "serviceAccount.modelStore models.store",
+    ),
     "keys of the store and a role": ("objectStore.credentials=chain", "objectStore.existingSecret"),
     "brokers without the secret of their passwords": (
         "kafka.existingSecret=",

@@ -53,6 +53,81 @@ def test_pods_with_a_role_get_no_keys_of_the_bucket() -> None:
     assert "'name': 'bucket', 'key'" not in str(objects), "no pod reads the secret of the keys"
 
 
+ANNOTATION = "eks.amazonaws.com/role-arn"
+ROLE = ANNOTATION.replace(".", "\\.")
+ACCOUNTS = (
+    f"serviceAccount.bucket.annotations.{ROLE}=writes",
+    "backup.enabled=true",
+    "reviewDraw.enabled=true",
+)
+WITH_BUCKET = {
+    "feedback/StatefulSet",
+    "backup/CronJob",
+    "review-draw/CronJob",
+    "training/CronJob",
+    "training/RayJob",
+    "ray-worker/RayJob",
+    "model/Job",
+}
+
+
+def role_of_accounts(objects: list[Object]) -> dict[str, str | None]:
+    """Return the role in the annotations of each service account."""
+    return {
+        item["metadata"]["name"]: item["metadata"].get("annotations", {}).get(ANNOTATION)
+        for item in of_kind(objects, "ServiceAccount")
+    }
+
+
+def with_a_role(objects: list[Object]) -> set[str]:
+    """Return the pods whose account has a role."""
+    found = role_of_accounts(objects)
+    return {
+        name
+        for name, pod in pods(objects).items()
+        if found.get(pod["spec"].get("serviceAccountName"))
+    }
+
+
+def test_only_pods_that_use_the_bucket_have_its_role() -> None:
+    """One annotation gave the role to almost every pod."""
+    found = with_a_role(rendered(*SETS, *ACCOUNTS))
+    found |= with_a_role(rendered(*SETS, *ACCOUNTS, "ray.mode=kuberay"))
+    assert found == WITH_BUCKET
+
+
+def test_pods_without_the_bucket_keep_the_common_account() -> None:
+    elsewhere = ("backup.claim.existingClaim=backups", "training.checkpointsInBucket=false")
+    objects = rendered(*SETS, *ACCOUNTS, *elsewhere, "ray.mode=kuberay")
+    assert not {"backup/CronJob", "ray-worker/RayJob"} & with_a_role(objects)
+
+
+def test_the_account_of_the_model_store_has_a_role_of_its_own() -> None:
+    objects = list(
+        render(
+            "gpu-values.yaml",
+            *("objectStore.credentials=chain", "objectStore.existingSecret="),
+            "models.store=s3://thumbwheel/models",
+            *ACCOUNTS,
+            f"serviceAccount.annotations.{ROLE}=nothing",
+            f"serviceAccount.modelStore.annotations.{ROLE}=reads",
+        )
+    )
+    assert role_of_accounts(objects) == {
+        "tw-thumbwheel": "nothing",
+        "tw-thumbwheel-bucket": "writes",
+        "tw-thumbwheel-model-store": "reads",
+        "tw-thumbwheel-generator": None,
+    }
+
+
+def test_an_account_of_an_administrator_is_used_for_the_bucket() -> None:
+    own = ("serviceAccount.create=false", "serviceAccount.name=chat")
+    for expected, more in (("chat", ()), ("bucket", ("serviceAccount.bucket.name=bucket",))):
+        pod = pods(rendered(*SETS, *own, *more))["feedback/StatefulSet"]
+        assert pod["spec"]["serviceAccountName"] == expected
+
+
 def test_pods_with_a_role_reach_the_issuer_of_credentials() -> None:
     policies = {component(each): each["spec"] for each in of_kind(rendered(*SETS), "NetworkPolicy")}
     assert {8333, 443} <= outside_ports(policies["feedback"])

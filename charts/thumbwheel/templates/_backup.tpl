@@ -3,7 +3,8 @@
 {{/* Pod of a backup or a restore. Arguments: list of root and save or fetch. */}}
 {{- define "thumbwheel.backupPod" -}}
 {{- $root := index . 0 -}}{{- $what := index . 1 -}}{{- $backup := $root.Values.backup -}}
-serviceAccountName: {{ include "thumbwheel.serviceAccount" $root }}
+{{- $own := or $backup.claim.existingClaim $backup.bucket.endpoint -}}
+serviceAccountName: {{ include (empty $own | ternary "thumbwheel.bucketAccount" "thumbwheel.serviceAccount") $root }}
 {{ include "thumbwheel.podSecurity" $root }}
 {{ include "thumbwheel.placement" (list $root "backup" $backup) }}
 restartPolicy: Never

@@ -127,7 +127,7 @@ template:
   metadata:
     labels: {{- include "thumbwheel.labels" (list . "model") | nindent 6 }}
   spec:
-    serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
+    serviceAccountName: {{ include (or (not (empty .Values.models.store)) (hasPrefix "s3://" $given.source) | ternary "thumbwheel.bucketAccount" "thumbwheel.serviceAccount") . }}
     {{- include "thumbwheel.podSecurity" . | nindent 4 }}
     {{- include "thumbwheel.placement" (list . "model" $given) | nindent 4 }}
     restartPolicy: Never
@@ -170,6 +170,7 @@ template:
 {{- define "thumbwheel.validateModels" -}}
 {{- $models := .Values.models -}}{{- $given := $models.import -}}
 {{- if and $models.store (eq (include "thumbwheel.firstVersion" .) "nano") -}}{{ fail "models.store: nano-0 is for tests and stays in the claim; set another models.initial" }}{{- end -}}
+{{- if and .Values.serviceAccount.modelStore.annotations (not (and $models.store (include "thumbwheel.kserve" .))) -}}{{ fail "serviceAccount.modelStore: only models.store with serving.mode kserve uses it" }}{{- end -}}
 {{- if and .Values.serving.kserve.storageSecret (not $models.store) -}}{{ fail "serving.kserve.storageSecret: only models.store uses it" }}{{- end -}}
 {{- if $given.source -}}
 {{- if not (regexMatch "^[a-z0-9][a-z0-9._-]{0,127}$" $models.initial) -}}{{ fail (printf "models.initial: %s names the imported version and must be 1 to 128 of a-z, 0-9, '.', '_', '-'" $models.initial) }}{{- end -}}

@@ -11,6 +11,20 @@
 {{- .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "thumbwheel.fullname" .) "default") -}}
 {{- end -}}
 
+{{/* Service account of the pods that write to the bucket. With credentials of a role one of its own, so
+     that no other pod has the role. */}}
+{{- define "thumbwheel.bucketAccount" -}}
+{{- $given := .Values.serviceAccount -}}
+{{- if ne .Values.objectStore.credentials "chain" -}}{{ include "thumbwheel.serviceAccount" . }}
+{{- else -}}{{ $given.bucket.name | default ($given.create | ternary (include "thumbwheel.name" (list . "bucket")) (include "thumbwheel.serviceAccount" .)) }}{{- end -}}
+{{- end -}}
+
+{{/* Annotations of a service account, those of all and its own, as YAML. Arguments: list of root and its
+     own. */}}
+{{- define "thumbwheel.accountAnnotations" -}}
+{{- with mustMergeOverwrite (deepCopy (index . 0).Values.serviceAccount.annotations) (index . 1) }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{- define "thumbwheel.name" -}}
 {{- printf "%s-%s" (include "thumbwheel.fullname" (index . 0)) (index . 1) -}}
 {{- end -}}

@@ -79,7 +79,7 @@ spec:
           metadata:
             labels: {{- include "thumbwheel.labels" (list . "ray-worker") | nindent 14 }}
           spec:
-            serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
+            serviceAccountName: {{ include (.Values.training.checkpointsInBucket | ternary "thumbwheel.bucketAccount" "thumbwheel.serviceAccount") . }}
             {{- include "thumbwheel.podSecurity" . | nindent 12 }}
             {{- include "thumbwheel.rayPlacement" (list . "ray-worker" $ray.workers) | nindent 12 }}
             # Ray forwards SIGTERM to the training, waits for this time, and needs some seconds for
@@ -127,7 +127,7 @@ env:
 {{- if .Values.ray.autoscaling.enabled -}}
 {{- include "thumbwheel.loopSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
 {{- else -}}
-serviceAccountName: {{ include "thumbwheel.serviceAccount" . }}
+serviceAccountName: {{ include "thumbwheel.bucketAccount" . }}
 {{ include "thumbwheel.loopSecurity" . }}
 {{- end -}}
 {{- end -}}

@@ -16,6 +16,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: the endpoint of an S3 store is required" }}{{- end -}}
 {{- if eq $stores.objectStore.credentials "chain" -}}
   {{- if $v.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: objectStore.credentials chain does not use it; remove one of the two" }}{{- end -}}
+{{- else if or $v.serviceAccount.bucket.name $v.serviceAccount.bucket.annotations -}}{{ fail "serviceAccount.bucket: only objectStore.credentials chain uses it; set that, or remove the value" }}
 {{- else if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with an access key and its secret key is required; or set objectStore.credentials to chain" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: gitops generates no secrets; a secret with principal-key, master-key and valkey-secret is required" }}{{- end -}}
 {{- if and $v.gitops (not $v.serving.existingSecret) (not (include "thumbwheel.external" .)) -}}{{ fail "serving.existingSecret: gitops generates no secrets; a secret with model-server-key is required" }}{{- end -}}
