@@ -131,6 +131,27 @@ def test_brokers_are_on_different_nodes_unless_a_value_says_otherwise() -> None:
     assert other.keys() == {"preferredDuringSchedulingIgnoredDuringExecution"}
 
 
+def test_each_store_of_the_file_is_reached_where_its_address_is() -> None:
+    """Postgres was opened in another namespace than that of its short name, and S3 nowhere."""
+    policies = {component(item): item["spec"] for item in of_kind(render(VALUES), "NetworkPolicy")}
+    found = {
+        (name, port["port"]): sorted(key for peer in rule["to"] for key in peer)
+        for name in ("feedback", "session", "gateway")
+        for rule in policies[name]["egress"]
+        for port in rule["ports"]
+        if port["port"] in (443, 5432, 6379, 9093)
+    }
+    # A selector of pods without one of namespaces means the namespace of the release.
+    assert found == {
+        ("feedback", 5432): ["podSelector"],
+        ("feedback", 9093): ["podSelector"],
+        ("feedback", 443): ["ipBlock", "ipBlock", "namespaceSelector"],
+        ("session", 5432): ["podSelector"],
+        ("gateway", 5432): ["podSelector"],
+        ("gateway", 6379): ["namespaceSelector"],
+    }
+
+
 def test_brokers_are_monitored_with_the_services() -> None:
     assert "metricsConfig" not in only("Kafka")["spec"]["kafka"]
     objects = render(VALUES, *NAMES)
