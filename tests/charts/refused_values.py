@@ -59,6 +59,10 @@ BY_SCHEMA = {
     "an unknown mode of Ray": ("ray.mode=cluster", "mode"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
     "a temporary folder without a limit": ("tmpSizes.services=null", "tmpSizes"),
+    "no spread": ("spread=null", "missing property 'spread'"),
+    "no values of the database": ("database=null", "missing property 'database'"),
+    "no monitoring": ("monitoring=null", "missing property 'monitoring'"),
+    "no resources of vLLM": ("serving.vllm.resources=null", "missing property 'resources' vllm"),
     "an unknown engine of rollouts": ("training.rollouts.engine=sglang", "engine"),
     "an argument of vLLM with two values": (
         "training.rollouts.arguments={--max-model-len 256}",
