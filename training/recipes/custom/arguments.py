@@ -191,11 +191,6 @@ def _fields(name: str) -> str:
 
 
 def _run_one(name: str, options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.data.examples import summarise
-
-    # Rows are checked before the imports of seconds; a missing file is refused with other inputs.
-    data: Path = options.data
-    rows = summarise(data, kind_of(name), options.allow_extra_fields) if data.is_file() else None
     from training.recipes.custom.commands import run_one
 
-    return run_one(name, options, code_commit(), rows)
+    return run_one(name, options, code_commit())

@@ -16,7 +16,7 @@ from typing import Any
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import BOOKKEEPING, Group
 from training.cluster.notice import STOP_FILE
-from training.data.examples import DataSummary, read_prompts, summarise
+from training.data.examples import read_prompts, summarise
 from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, unknown_choice
@@ -40,13 +40,8 @@ EXTRA = "allow_extra_fields"
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
 
-def run_one(
-    name: str, options: argparse.Namespace, code_commit: str, rows: DataSummary | None
-) -> int:
+def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     """Run one stage.
-
-    Args:
-        rows: content of the data file, whose rows are valid; None for a missing file.
 
     Raises:
         ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
@@ -70,7 +65,7 @@ def run_one(
     check_same_run(
         config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
     )
-    _run({output.name: config}, options, stage.shown, rows)
+    _run({output.name: config}, options, stage.shown)
     return 0
 
 
@@ -117,10 +112,7 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
 
 
 def _run(
-    stages: Mapping[str, PlannedConfig],
-    options: argparse.Namespace,
-    figures: Sequence[str],
-    rows: DataSummary | None = None,
+    stages: Mapping[str, PlannedConfig], options: argparse.Namespace, figures: Sequence[str]
 ) -> None:
     """Run the stages by name, unless they are finished."""
     storage: Path = options.work.absolute() / RUNS
@@ -135,7 +127,7 @@ def _run(
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
     for name, config in due.items():
-        print_rows(name, config, rows)
+        print_rows(f"{name} " if len(stages) > 1 else "", config)
     first = {  # text to display before the first step
         name: resume_text(storage / name)
         or (FIRST_UPDATE if isinstance(config, PolicyConfig) else "")
@@ -271,11 +263,11 @@ def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Pa
     return directory
 
 
-def print_rows(stage: str, config: PlannedConfig, rows: DataSummary | None) -> None:
+def print_rows(prefix: str, config: PlannedConfig) -> None:
     """Check the rows of a stage and print what its files contain.
 
     Args:
-        rows: content of the data file of a single stage, if it is known already.
+        prefix: text before the name of each file, to distinguish the stages.
 
     Raises:
         ExampleError: a row is invalid or has an unknown field.
@@ -290,11 +282,9 @@ def print_rows(stage: str, config: PlannedConfig, rows: DataSummary | None) -> N
         if config.sft_mix is not None:
             files.append(("sft_mix", config.sft_mix.data_path, SFT))
     for field, path, kind in files:
-        if rows is not None and path == config.data_path:
-            print(f"data: {rows.text()}", flush=True)
-        elif path.is_file():  # an earlier stage of a recipe may write the file
+        if path.is_file():  # an earlier stage of a recipe may write the file
             found = summarise(path, kind, config.allow_extra_fields)
-            print(f"{stage} {field}: {found.text()}", flush=True)
+            print(f"{prefix}{field}: {found.text()}", flush=True)
 
 
 def check_prompts(config: PlannedConfig) -> None:
