@@ -179,8 +179,8 @@ def check_same_inputs(config: ConfigWithOutput, directory: Path, other: str = "f
     Raises:
         ConfigError: an input has changed; names its field, path and hashes.
     """
-    before = read_record(directory)
-    if before is None or not _is_kept(before, directory):
+    before = kept_record(directory)
+    if before is None:
         return
     for field, path, was, now in _changed_inputs(before, config):
         folders = [str(one) for one in (directory, before.output_directory) if one.exists()]
@@ -233,6 +233,12 @@ def read_record(directory: Path) -> StageRecord | None:
     )
     fields.pop("hashed", None)  # of earlier versions
     return StageRecord(**{"is_comparable": False, **fields}, starts=starts)
+
+
+def kept_record(directory: Path) -> StageRecord | None:
+    """Return the record of a run that has a saved step or an output, else None."""
+    record = read_record(directory)
+    return record if record is not None and _is_kept(record, directory) else None
 
 
 def _is_kept(record: StageRecord, directory: Path) -> bool:

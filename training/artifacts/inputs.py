@@ -31,7 +31,7 @@ def hash_input(path: Path) -> str | None:
         None if the path or a file of its manifest is missing.
     """
     if path.is_file():
-        return _hash_once(path)
+        return hash_once(path)
     if not path.is_dir():
         return None
     recorded: Mapping[str, str] = {}
@@ -46,7 +46,7 @@ def hash_input(path: Path) -> str | None:
         if not (path / name).is_file():
             return None
         is_shard = name.endswith(SHARD_ENDING) and name in recorded
-        files[name] = recorded[name] if is_shard else _hash_once(path / name)
+        files[name] = recorded[name] if is_shard else hash_once(path / name)
     return hash_of(files) if files else UNHASHED
 
 
@@ -60,7 +60,8 @@ def remember_hashes(hashes: Mapping[FileState, str]) -> None:
     _hashes.update(hashes)
 
 
-def _hash_once(path: Path) -> str:
+def hash_once(path: Path) -> str:
+    """Return the sha256 of a file, which is read only once by this process while unchanged."""
     stat = path.stat()  # before reading, so that a change during it is found next time
     state = (str(path), stat.st_size, stat.st_mtime_ns)
     if state not in _hashes:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from training.artifacts.inputs import hash_once
 from training.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -109,7 +110,7 @@ def write_shards(
     # The settings that determine the tokens, without local paths.
     kept = {name: value for name, value in plain(config).items() if not name.endswith("_directory")}
     settings = kept | {
-        "sources": [[file.name, hash_file(file)] for file in files],
+        "sources": [[file.name, hash_once(file)] for file in files],
         "tokenizer_sha256": hash_file(config.tokenizer_directory / "tokenizer.json"),
     }
     if (config.output_directory / MANIFEST).exists():

@@ -48,6 +48,7 @@ from training.recipes.pretraining.shapes import (
 from training.recipes.pretraining.texts import (
     LICENCE,
     Prepared,
+    check_same_texts,
     checked_tokenizer,
     open_prepared,
     prepare,
@@ -95,7 +96,7 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     Raises:
         ConfigError: a field cannot be assigned, a step does not fit into the memory, workers are
             requested without steps, the tokenizer is unusable, --shards is combined with --texts,
-            or a run of this name has another configuration.
+            or a run of this name has another configuration or other inputs.
     """
     is_timed, group = _checked_run(options)
     began, name = time.monotonic(), checked_name(options.name or shape.name)
@@ -113,6 +114,8 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     steps = (draft := config(nothing, 1, DTYPE)).steps
     if not group.workers:
         check_memory(draft)
+    if options.texts:
+        check_same_texts(options.texts, directory)
     with no_empty_folders(work), _shown() as shown:
         work.mkdir(parents=True, exist_ok=True)
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)

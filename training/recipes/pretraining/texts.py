@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from training.artifacts.inputs import hash_once
 from training.artifacts.manifest import MANIFEST, hash_file, read_manifest, write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
@@ -28,6 +29,7 @@ from training.data.token_shards import (
 )
 from training.errors import ConfigError, details_of
 from training.runs import write_json
+from training.stage_record import SHORT_HASH, changed_text, kept_record
 from training.tokenization.byte_pairs import TOKENIZER, train_tokenizer
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
@@ -109,7 +111,7 @@ def prepare(
         ShardError: files of the shards were changed.
     """
     files = text_files(texts)
-    hashes = {str(number): hash_file(file) for number, file in enumerate(files)}
+    hashes = {str(number): hash_once(file) for number, file in enumerate(files)}
     tokenizer = own or work / f"tokenizer-{vocabulary}-{_key(hashes)}"
     if own is None and not (tokenizer / MANIFEST).exists():
         train_tokenizer(chain.from_iterable(map(read_texts_of, files)), vocabulary, tokenizer)
@@ -121,6 +123,35 @@ def prepare(
     is_reused = (shards / MANIFEST).exists()
     manifest = write_shards(config, tell)
     return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence, is_reused)
+
+
+def check_same_texts(texts: Sequence[Path], directory: Path) -> None:
+    """Check that a run with a saved step or an output has learned from these texts.
+
+    The shards of the run name files and hashes. If files were added, removed or renamed, the run
+    has other shards, which the check of its configuration finds.
+
+    Args:
+        directory: folder of the run.
+
+    Raises:
+        ConfigError: the contents of a file have changed.
+    """
+    record = kept_record(directory)
+    shards = Path(record.config["shards_directory"]) if record else directory
+    if not (shards / MANIFEST).exists():
+        return
+    sources, files = read_manifest(shards).config["sources"], text_files(texts)
+    if [name for name, _ in sources] != [file.name for file in files]:
+        return
+    for file, (_, was) in zip(files, sources, strict=True):
+        if (now := hash_once(file)) != was:
+            raise ConfigError(
+                changed_text("texts", file, was, now, directory.name) + "choose another name",
+                field="texts",
+                reason="CHANGED",
+                limit=was[:SHORT_HASH],
+            )
 
 
 def _key(settings: object) -> str:

@@ -216,6 +216,25 @@ def test_pretraining_refuses_other_shards_in_the_same_folder(
     assert str(shards) in line
 
 
+def test_pretraining_refuses_a_changed_text_before_it_is_tokenised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, work = tmp_path / "mine.jsonl", tmp_path / "work"
+    lines = [{"text": f"{n} good tree house river stone cloud bird"} for n in range(300)]
+    write_lines(source, lines)
+    fields = ["steps=2", "batch_rows=2", "microbatch_rows=2", "machine.threads=1"]
+    asked = ["pretrain", "--shape", "one_million", "--texts", str(source), "--work", str(work)]
+    asked += ["--vocabulary", "300", *(word for field in fields for word in ("--set", field))]
+    assert main(asked) == 0
+    was, made = hash_file(source), sorted(path.name for path in work.iterdir())
+    assert main(asked) == 0
+    write_lines(source, lines[:-1])
+    _, line = refused_command(asked, capsys, field="texts", reason="CHANGED", limit=was[:12])
+    assert str(source) in line
+    assert hash_file(source)[:12] in line
+    assert sorted(path.name for path in work.iterdir()) == made
+
+
 def test_record_of_an_earlier_version_is_not_compared(files: Path) -> None:
     assert main(command(files)) == 0
     path = files / "work" / "runs" / "g1" / RECORD
