@@ -1,72 +1,137 @@
 """Packages that commands import; torch alone takes seconds."""
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
+
+from training.__main__ import COMMANDS, parser
 from training.recipes import names
 from training.recipes.custom.arguments import STAGE_HELP
-from training.recipes.custom.stages import STAGES
+from training.recipes.custom.stages import PRETRAIN, STAGES
 from training.recipes.open_models import recipes as open_models
 from training.recipes.rlvr import recipe as rlvr
 
-HEAVY = {"torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verify", "reasoning_gym"}
+HEAVY = {
+    *("torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verify", "reasoning_gym"),
+    *("openvino", "minio", "lm_eval"),
+}
+DATA = "docs/long-tests.jsonl"  # rows of no stage
+# Each command runs in a fork, so that it does not find what an earlier one imported.
 RUN = """
-import json, sys
+import json, os, sys
 from training.__main__ import main
-imported = []
+results = open(sys.argv[2], "w", buffering=1)
 for arguments in json.loads(sys.argv[1]):
-    try:
-        main(arguments)
-    except SystemExit:
-        pass
-    imported.append(sorted(name for name in sys.modules if "." not in name))
-sys.stdout = sys.__stderr__
-print("\\n" + json.dumps(imported), file=sys.stderr)
+    child = os.fork()
+    if not child:
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+        packages = sorted(name for name in sys.modules if "." not in name)
+        print(json.dumps([status, packages]), file=results)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
-LIGHT = (
-    "--help",
+ANSWERED = ("--help", *(f"{name} --help" for name in COMMANDS), "tasks list")
+STAGE = "--model models/nano --work WORK"
+REFUSED = (
+    "",
     "lop",
-    "sft --model models/nano",
-    "sft --model models/nano --data docs/long-tests.jsonl --work nowhere",
-    "rlvr --help",
-    "tokenizer train nowhere.txt --vocabulary 300 --output nowhere",
+    *(f"{name} --nonsense" for name in COMMANDS),
+    *(f"{name} --model nowhere --data {DATA} --work WORK" for name in STAGES),
+    *(f"{name} {STAGE}" for name in STAGES),
+    *(f"{name} {STAGE} --data nowhere" for name in STAGES),
+    *(f"{name} {STAGE} --data {DATA}" for name in STAGES),
+    *(f"{name} {STAGE} --data {DATA} --set a=1" for name in STAGES),
+    *(f"{name} {STAGE} --data {DATA} --set seed=x" for name in STAGES),
+    f"sft {STAGE} --data {DATA} --gpus-per-worker 1",
+    "run nowhere --work WORK",
+    "run nowhere.py --work WORK",
+    "run qwen3-0.6b-sft-grpo --work WORK --set sft.epoch=1",
+    "run qwen3-0.6b-sft-grpo --work WORK --stages dpo",
+    "plan --recipe nowhere",
+    "plan --recipe qwen3-0.6b-sft-grpo --set sft.epoch=1",
+    "plan --recipe qwen3-0.6b-sft-grpo --model nowhere",
+    "plan --recipe auto --model nowhere",
+    "pretrain --shape gpt2 --work WORK",
+    "pretrain --shape gpt2-small --heads 7 --work WORK",
+    "pretrain --texts nowhere --work WORK --set step=1",
+    "pretrain --texts nowhere --work WORK --set batch_rows=0",
+    "pretrain --texts nowhere --work WORK --tokenizer nowhere",
+    "scaling --texts nowhere --work WORK",
+    "tokenizer train nowhere.txt --vocabulary 300 --output WORK",
+    "tasks write nowhere --items 1 --output WORK",
     "report nowhere",
     "compare nowhere nowhere",
-    "lineage --state nowhere",
     "chat nowhere",
-    "tasks list",
-    "pretrain --shape gpt2 --work nowhere",
-    "pretrain --shape gpt2-small --heads 7 --work nowhere",
+    "lineage --state nowhere",
+    "memory nowhere --gpu-gib 24 --context 2048",
 )
 
 
-def imported(*commands: str) -> dict[str, set[str]]:
-    """Return the packages of HEAVY in a process after each of these commands."""
-    asked = json.dumps([command.split() for command in commands])
-    ended = subprocess.run(
-        [sys.executable, "-c", RUN, asked],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def results_of(commands: Sequence[str], folder: Path) -> dict[str, tuple[int, set[str]]]:
+    """Return the exit status of each command, and the packages of HEAVY that it imports.
+
+    Commands write to `folder` where they name the folder WORK.
+    """
+    asked = [command.replace("WORK", str(folder / "work")).split() for command in commands]
+    written = folder / "results.jsonl"
+    program = [sys.executable, "-c", RUN, json.dumps(asked), str(written)]
+    subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    found = [json.loads(line) for line in written.read_text().splitlines()]
     return {
-        command: HEAVY & set(names)
-        for command, names in zip(commands, json.loads(ended.stderr.splitlines()[-1]), strict=True)
+        command: (status, HEAVY & set(packages))
+        for command, (status, packages) in zip(commands, found, strict=True)
     }
 
 
-def test_light_commands_and_usage_errors_import_no_heavy_packages() -> None:
-    assert imported(*LIGHT) == {command: set() for command in LIGHT}
+def test_help_imports_no_heavy_packages(tmp_path: Path) -> None:
+    assert results_of(ANSWERED, tmp_path) == {command: (0, set()) for command in ANSWERED}
 
 
-def test_generating_imports_torch_and_little_else() -> None:
-    generate = "generate models/nano --prompt Hello --max-tokens 2"
-    assert imported(generate, "chat models/nano") == {
-        generate: {"torch"},
-        "chat models/nano": {"torch"},
-    }
+def test_refusals_import_no_heavy_packages(tmp_path: Path) -> None:
+    results = results_of(REFUSED, tmp_path)
+    assert {command: packages for command, (_, packages) in results.items() if packages} == {}
+    assert [command for command, (status, _) in results.items() if status not in (1, 2)] == []
+
+
+IMPORTED = """
+import json, sys
+import training.cluster.runner, {module}
+print(json.dumps([name for name in sys.modules if name.startswith({slow!r})]))
+"""
+# Parts of torch, and clients, that a stage in one process without a bucket does not need.
+SLOW = ("torch.distributed.checkpoint", "torch.distributed.tensor", "sympy", "ray", "minio")
+
+
+@pytest.mark.parametrize("module", sorted({stage.module for stage in STAGES.values()} | {PRETRAIN}))
+def test_a_stage_in_one_process_imports_no_parallelism_and_no_bucket(module: str) -> None:
+    program = IMPORTED.format(module=module, slow=SLOW)
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout) == []
+
+
+def test_generating_imports_torch_and_little_else(tmp_path: Path) -> None:
+    commands = ("generate models/nano --prompt Hello --max-tokens 2", "chat models/nano")
+    assert results_of(commands, tmp_path) == {command: (0, {"torch"}) for command in commands}
+
+
+def test_every_command_of_the_modules_is_listed_and_described() -> None:
+    choices = next(
+        action.choices
+        for action in parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    assert set(choices) == set(COMMANDS)
+    for name, command in choices.items():
+        assert command.get_default("command") or command._subparsers, name
 
 
 def test_help_lists_all_recipe_names() -> None:

@@ -27,9 +27,9 @@ from training.stages.pretrain import PretrainConfig
 from training.verification.tasks.catalogue import names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-PYTHON = ".venv/bin/thumbwheel train "
+COMMAND = "thumbwheel train "
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [block for language, block in FENCED.findall(PAGE) if not language]
+BLOCKS = [block for language, block in FENCED.findall(PAGE) if language == "sh"]
 INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
 FIELDS = {
     name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()
@@ -48,17 +48,18 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def typed() -> list[list[str]]:
-    """Return the commands of code blocks: name, arguments, and the description after a gap."""
-    found: list[list[str]] = []
-    for line in "".join(BLOCKS).splitlines():
-        name, rest = re.split(r"\s+", line, maxsplit=1)
-        found.append([name, *shlex.split(re.split(r"\s{3,}", rest)[0].replace("…", "--work W"))])
-    return found
+    """Return name and arguments of the commands in code blocks, which can be pasted as they are."""
+    lines = "".join(BLOCKS).splitlines()
+    return [
+        shlex.split(line.removeprefix(COMMAND), comments=True)
+        for line in lines
+        if line.startswith(COMMAND)
+    ]
 
 
 def mentioned() -> list[list[str]]:
     """Return commands in running text and next to commands, which may be incomplete."""
-    words = [shlex.split(text.removeprefix(PYTHON)) for text in INLINE if text.isascii()]
+    words = [shlex.split(text.removeprefix(COMMAND)) for text in INLINE if text.isascii()]
     return [one for one in words if one[0] in commands() and len(one) > 1]
 
 
@@ -68,6 +69,7 @@ def sets(arguments: list[str]) -> Iterator[str]:
 
 def test_page_has_the_expected_structure() -> None:
     assert len(typed()) >= 12
+    assert not [language for language, _ in FENCED.findall(PAGE) if not language]
     assert {one[0] for one in mentioned()} >= {"tokenizer", "tasks", "grpo", "pretrain"}
 
 

@@ -104,10 +104,12 @@ def print_serving_plan(options: argparse.Namespace) -> int:
     """
     from training.model.config import parse_config
     from training.model.fields import read_object
+
+    raw = read_object(options.model / "config.json")
+    # Imports torch, so the file is checked before.
     from training.model_store.checks import QUANTISATION
     from training.planning.serving import plan_serving
 
-    raw = read_object(options.model / "config.json")
     model = parse_config({name: value for name, value in raw.items() if name != QUANTISATION})
     plan = plan_serving(
         model,

@@ -129,13 +129,8 @@ def print_auto(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: the model is not supported, a field is invalid, or nothing fits.
     """
-    from training.cluster.group import gpus_for_each
-    from training.planning.collected import ASSUMED
-    from training.planning.text import as_json
     from training.recipes.auto.model import read_model
-    from training.recipes.auto.recipe import derive
     from training.recipes.open_models.recipes import shape, shape_names
-    from training.recipes.recipe import MAX_HOURS, Plan
 
     given: Path | None = options.model
     names = ", ".join(shape_names())
@@ -152,6 +147,13 @@ def print_auto(options: argparse.Namespace) -> int:
             limit=names,
         )
     model = shape(str(given)) if str(given) in shape_names() else read_model(given)
+    # Imports torch, so the model is checked before.
+    from training.cluster.group import gpus_for_each
+    from training.planning.collected import ASSUMED
+    from training.planning.text import as_json
+    from training.recipes.auto.recipe import derive
+    from training.recipes.recipe import MAX_HOURS, Plan
+
     gpus: int = options.gpus or 0
     hardware = hardware_of(options, gpus, gpus_for_each(gpus))
     if options.gpus is not None:
@@ -187,12 +189,8 @@ def print_plan(options: argparse.Namespace) -> int:
         ConfigError: as `plan_recipe`.
         ModelConfigError: the config.json describes an unsupported model.
     """
-    # Imported here, because the parser of every command imports this module, and torch takes
-    # seconds.
     from training.model.config import parse_config, read_config
     from training.planning.accelerators import accelerator_named
-    from training.planning.plan import plan_recipe
-    from training.planning.text import as_json, text
     from training.recipes.custom.recipe_file import open_recipe, set_fields
     from training.recipes.open_models.recipes import shape
     from training.stages.pretrain_config import PretrainConfig
@@ -213,6 +211,10 @@ def print_plan(options: argparse.Namespace) -> int:
         [stage.laid_out(**_layout(options)) for stage in recipe.stages], options.set
     )
     gpus = recipe.gpus if options.gpus is None else options.gpus
+    # Imports torch, so all options are checked before.
+    from training.planning.plan import plan_recipe
+    from training.planning.text import as_json, text
+
     planned = plan_recipe(recipe.name, stages, model, gpus, accelerator)
     price = options.dollars_per_gpu_hour
     print(json.dumps(as_json(planned, price), indent=2) if options.json else text(planned, price))

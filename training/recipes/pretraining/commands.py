@@ -1,6 +1,7 @@
 """`thumbwheel train pretrain` and `thumbwheel train scaling`.
 
 The steps are texts, tokenizer, shards and runs. The same command resumes after an interruption.
+Modules that import torch are imported after the checks of options and texts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 
 from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
-from training.cluster.runner import StageRun, run_stages
 from training.data.corpus import skipped_text
 from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
@@ -28,8 +28,6 @@ from training.recipes.custom.assignments import (
     settable,
 )
 from training.recipes.custom.commands import RUNS, bucket_prefix, checked_name
-from training.recipes.pretraining.memory import check_memory
-from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
     CHECKPOINTS,
     CLOSEST_STEPS,
@@ -38,7 +36,6 @@ from training.recipes.pretraining.recipe import (
     SIZES_VOCABULARY,
     pretraining,
 )
-from training.recipes.pretraining.scaling import run_name, train_sizes, write_scaling
 from training.recipes.pretraining.shapes import (
     DEFAULT,
     MOST_CONTEXT_TOKENS,
@@ -58,7 +55,6 @@ from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import REPORT, warning_lines
 from training.runtime.outputs import no_empty_folders
 from training.stage_record import FINISHED, check_same_run, saved_step
-from training.stages import pretrain
 from training.stages.pretrain_config import PretrainConfig
 
 FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")
@@ -113,6 +109,8 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     # Invalid assignments and models that are too large fail here, before any file is written.
     steps = (draft := config(nothing, 1, DTYPE)).steps
     if not group.workers:
+        from training.recipes.pretraining.memory import check_memory
+
         check_memory(draft)
     if options.texts:
         check_same_texts(options.texts, directory)
@@ -121,6 +119,8 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
+            from training.recipes.pretraining.plan import planned
+
             path, minutes = work / f"{name}-plan.json", options.minutes or shape.minutes
             is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
             plan = planned(path, str(shape), minutes, draft, began, shown.say, is_followed)
@@ -133,6 +133,9 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
             shown.say(f"{name}: {FINISHED}")
         elif restart := resume_text(directory):
             shown.say(f"{name}: started {restart}")
+        from training.cluster.runner import StageRun, run_stages
+        from training.stages import pretrain
+
         stage = StageRun(name, pretrain.run, final)
         (manifest,) = run_stages([stage], work / RUNS, group, shown, bucket_prefix(options))
     report = manifest.report
@@ -184,6 +187,8 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     work, name = options.work.absolute(), checked_name(options.name)
     with no_empty_folders(work), _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
+        from training.recipes.pretraining.scaling import run_name, train_sizes, write_scaling
+
         sizes = train_sizes(prepared, options.tokens_per_parameter, work / name, code_commit, shown)
     law = write_scaling(sizes, options.tokens_per_parameter, work, name)
     for size in sizes:
