@@ -117,10 +117,12 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
     with no_empty_folders(work), _shown() as shown:
         work.mkdir(parents=True, exist_ok=True)
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
+        from training.cluster.runner import StageRun, run_stages
+        from training.recipes.pretraining.plan import planned
+        from training.stages import pretrain
+
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
-            from training.recipes.pretraining.plan import planned
-
             path, minutes = work / f"{name}-plan.json", options.minutes or shape.minutes
             is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
             plan = planned(path, str(shape), minutes, draft, began, shown.say, is_followed)
@@ -133,9 +135,6 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
             shown.say(f"{name}: {FINISHED}")
         elif restart := resume_text(directory):
             shown.say(f"{name}: started {restart}")
-        from training.cluster.runner import StageRun, run_stages
-        from training.stages import pretrain
-
         stage = StageRun(name, pretrain.run, final)
         (manifest,) = run_stages([stage], work / RUNS, group, shown, bucket_prefix(options))
     report = manifest.report
