@@ -21,6 +21,8 @@ from training.artifacts.manifest import Manifest, verify_manifest
 from training.cluster.group import Group
 from training.cluster.runner import run_stages
 from training.data.token_shards import SHARDS_HASH, ShardConfig, shards_hash, write_shards
+from training.decoding.arguments import chat_command
+from training.decoding.prompts import is_pretrained
 from training.errors import ConfigError
 from training.progress_log import SAMPLES, read_samples
 from training.recipes.custom.assignments import settable, word
@@ -237,7 +239,10 @@ def test_fields_and_a_user_tokenizer_are_applied(
         "machine.threads=1",
     ]
     assert main([*command, "--set", "seed=1"]) == 0
-    assert "skipped files: 1 (1 .html)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "skipped files: 1 (1 .html)" in said
+    assert said.endswith(f"  chat: {chat_command(tmp_path / 'work' / 'one_million')}\n")
+    assert is_pretrained(tmp_path / "work" / "one_million")
     assert not list((tmp_path / "work").glob("*-plan.json")), "nothing is timed"
     made = verify_manifest(tmp_path / "work" / "one_million")
     assert (made.report["steps"], made.config["seed"], made.config["model_json"]["vocab_size"]) == (

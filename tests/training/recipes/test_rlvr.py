@@ -16,6 +16,7 @@ from training.artifacts.manifest import verify_manifest
 from training.data.chat import ChatError
 from training.data.examples import read_prompts
 from training.data.formats.fields import ExampleError
+from training.decoding.arguments import chat_command
 from training.errors import ConfigError, DetailedError
 from training.model.tensor_files import CheckpointError
 from training.progress_log import PROGRESS, read_progress
@@ -116,10 +117,12 @@ def test_a_repeated_command_does_nothing_and_another_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(tmp_path)) == 0
-    first = capsys.readouterr().out.splitlines()[-2]
+    *_, first, _, chat = capsys.readouterr().out.splitlines()
+    (trained,) = (tmp_path / "work").glob("toy-chain_sum-*")
+    assert chat == f"  chat: {chat_command(trained)}"
     (tmp_path / "toy" / "model.safetensors").unlink()  # answering again would fail
     assert main(asked(tmp_path)) == 0
-    assert capsys.readouterr().out.splitlines()[-2].split(" ", 1)[1] == first.split(" ", 1)[1]
+    assert capsys.readouterr().out.splitlines()[-3].split(" ", 1)[1] == first.split(" ", 1)[1]
     refused_command(asked(tmp_path, "--updates", "3"), capsys, field="work", reason="MISMATCH")
     toy_model(tmp_path / "toy", seed=2)
     _, line = refused_command(asked(tmp_path), capsys, field="model", reason="CHANGED")

@@ -111,7 +111,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     for text in (*warning_lines(work / "runs" / options.algorithm), *texts):
         lines.say(text)
     lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
-    lines.say(f"chat: {chat_command(work / after.version)}")
+    print(f"  chat: {chat_command(work / after.version)}")
     return 0
 
 
