@@ -18,6 +18,12 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2
 HELP = ("-h", "--help", "help")
+# Titles of the list of commands, with the first words of their names.
+SECTIONS = {
+    "run the system": ("up", "stack", "loop", "canary", "demo", "life"),
+    "train and evaluate models": ("train", "data", "evaluate", "models", "review"),
+    "operate the system": ("audit", "keys", "halt", "restore", "resume", "rollout"),
+}
 # One package of each dependency group that no other group installs.
 PROBES = {
     "services": "starlette",
@@ -263,11 +269,16 @@ def refuse(name: str, obstacle: str) -> NoReturn:
 
 
 def usage(names: Collection[str]) -> str:
-    """List the named commands with their summaries."""
+    """List the named commands by section with their summaries."""
     width = max(map(len, names))
-    lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
+    lines: list[str] = []
+    for title, words in SECTIONS.items():
+        listed = [name for name in names if name.split()[0] in words]
+        if listed:
+            lines += ["", f"{title}:"]
+            lines += [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in listed]
     return "\n".join(
-        ("usage: thumbwheel COMMAND …", "", *lines, "", "thumbwheel COMMAND --help shows options.")
+        ("usage: thumbwheel COMMAND …", *lines, "", "thumbwheel COMMAND --help shows options.")
     )
 
 
