@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import REPORTED_ERRORS
+from training.reporting.tracking import check_installed
 from training.runs import FAILED, HALTED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
 from training.runtime.outputs import check_writable, describe_os_error
@@ -129,6 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for output in outputs:
             check_writable(output)
+        check_installed(getattr(options, "track", ()))
         return command(options)
     except LoopRunningError as error:
         print(error, file=sys.stderr)

@@ -34,6 +34,7 @@ from training.errors import REPORTED_ERRORS
 from training.recipes.names import AUTO
 from training.recipes.plan import add_hardware, check_derived_options, hardware_of
 from training.reporting.progress import Lines, open_display
+from training.reporting.tracking import add_track, tracking_in
 from training.runs import FAILED, HALTED, HaltedError, Step, exclusive, read_status
 from training.runtime.context import DEVICE_HELP
 
@@ -149,6 +150,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
         "--texts", metavar="NAME or DIR", help="gate's texts and anchors: nano, small, or a folder"
     )
     _describe_stores(command)
+    add_track(command)
     command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
     command.add_argument(
         "--patience",
@@ -242,6 +244,7 @@ def _run_once(options: argparse.Namespace) -> int:
             judge=judge_from(os.environ),
             store=_store(options),
             quarantined=partial(quarantined, options),
+            tracking=tracking_in(options.state / "loop", options.track),
         )
         try:
             run_loop(options.recipe, adjusted_recipe(options), env)

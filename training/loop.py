@@ -186,7 +186,7 @@ def train(run: LoopRun, *stages: StageRun[Any]) -> list[Manifest]:
     """
     storage, config = run.directory / STAGES, run.config
     prefix = f"checkpoints/{run.record.version}" if config.checkpoints_in_bucket else None
-    return run_stages(stages, storage, config.group, _StageProgress(run), prefix)
+    return run_stages(stages, storage, config.group, _StageProgress(run), prefix, run.env.tracking)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,12 +40,7 @@ from training.data.feedback.snapshot import (
 from training.data.packages import DataError, home_of, installed
 from training.errors import ConfigError, DetailedError
 from training.evaluation.canary import Verdict
-from training.evaluation.canary_run import (
-    CandidateState,
-    Clock,
-    FeedbackCounts,
-    RolloutControl,
-)
+from training.evaluation.canary_run import CandidateState, Clock, FeedbackCounts, RolloutControl
 from training.evaluation.judges import Judge
 from training.model_store.bucket import ModelBucket
 from training.probes.items import Kind
@@ -54,6 +49,7 @@ from training.recipes.auto.run_plan import base_version, recorded_plan, with_dat
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
+from training.reporting.tracking import Tracking
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.verification.checks import Calls, Programs
 from training.verification.items import training_items
@@ -93,6 +89,7 @@ class LoopEnvironment:
     judge: Judge | None = None
     store: ModelBucket | None = None
     quarantined: Callable[[], Collection[str]] = frozenset
+    tracking: Tracking = field(default_factory=Tracking)
 
     @property
     def loop_directory(self) -> Path:

@@ -47,6 +47,20 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
+class ProgressWatcher:
+    """Watcher that forwards the progress of a single stage."""
+
+    report: Callable[[Progress], None]
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None:
+        self.report(progress)
+
+    def end(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
 class FollowedStage:
     """Stage to follow: its file of steps, its output, and whether later stages follow."""
 
@@ -189,19 +203,35 @@ def _follow(stages: Sequence[FollowedStage], watcher: Watcher, stop: threading.E
 
 def _added(stage: FollowedStage, offset: int, stop: threading.Event) -> Iterator[Progress]:
     """Yield new steps until the stage has ended, or `stop` is set and all lines are read."""
-    ended = False
+    added, ended = AddedLines(stage.path, offset), False
     while not ended:
         stopped = not finished_manifest(stage.output_directory) and stop.wait(POLL_SECONDS)
         # The end is looked up before the file is read, so that the last lines are never missed.
         ended = stopped or finished_manifest(stage.output_directory) is not None
-        if not stage.path.exists():
-            continue
-        with stage.path.open("rb") as opened:
-            opened.seek(offset)
+        yield from added.read()
+
+
+class AddedLines:
+    """Reader of the steps that were added to a file since the last call.
+
+    Args:
+        offset: number of bytes that were read before.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self._path, self._offset = path, offset
+
+    def read(self) -> list[Progress]:
+        """Return the new steps in order, including steps that were repeated."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as opened:
+            opened.seek(self._offset)
             whole = opened.read().rpartition(b"\n")[0]  # without a line that is being written
-        if whole:
-            offset += len(whole) + 1
-            yield from (_parse(line.decode()).progress for line in whole.split(b"\n"))
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        return [_parse(line.decode()).progress for line in whole.split(b"\n")]
 
 
 def _parse(line: str) -> Line:

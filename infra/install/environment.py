@@ -26,8 +26,11 @@ GROUPS = {
     "training": "torch and ray (3 GB to download, 6 GB on disk)",
     "evaluation": "lm-eval, for benchmarks (60 MB to download)",
     "corpus": "crawler, extraction and filters of training texts (150 MB to download)",
+    "tracking": "wandb and MLflow's client, for --track (50 MB to download)",
     "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
 }
+# Groups beside dev. Their locks are complete, and override a version that a package asks for.
+BESIDE_DEV = ("tracking",)
 # Exit statuses of a step interrupted by Ctrl-C. The signal reaches the whole terminal, and the step
 # may exit before this process handles the signal.
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -63,7 +66,7 @@ def install(group: str) -> None:
     marker = VENV / "groups" / f"{group}-{digest}"
     dev_digest = hashlib.sha256((ROOT / "locks" / "dev.txt").read_bytes()).hexdigest()[:16]
     dev_is_current = (VENV / "groups" / f"dev-{dev_digest}").exists()
-    if marker.exists() or (group != "dev" and dev_is_current):
+    if marker.exists() or (group not in ("dev", *BESIDE_DEV) and dev_is_current):
         return
     started = time.monotonic()
     print(f"==> installing {group}: {GROUPS[group]}; cached in {cache()}", flush=True)
@@ -78,6 +81,7 @@ def install(group: str) -> None:
             "--python",
             str(VENV / "bin" / "python"),
             "--require-hashes",
+            *(["--no-deps"] if group in BESIDE_DEV else []),
             "-r",
             str(lock),
         ]

@@ -8,6 +8,9 @@ compile --group dev -o locks/resolution.txt
 for group in services predictor training evaluation corpus dev; do
   compile --group "$group" --constraints locks/resolution.txt --generate-hashes -o "locks/$group.txt"
 done
+# For `--track`, with the versions of the other groups. MLflow's client asks for cachetools below 8, of
+# which it uses TTLCache and LRUCache, which have not changed (tests/training/reporting).
+compile --group tracking --constraints locks/resolution.txt --override <(echo cachetools) --generate-hashes -o locks/tracking.txt
 # Packages of tests/oracle: torch and transformers as above, so that little besides TRL is downloaded.
 oracle() { echo "trl==$1" | compile - --constraints locks/resolution.txt --generate-hashes -o "locks/$2.txt"; }
 oracle 1.16.0 oracle

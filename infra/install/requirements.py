@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from infra.install import documentation, tools
+from infra.install import documentation, tools, tracking
 from infra.install.definitions import installation as definitions
 from infra.machine.cluster import installation as cluster
 from infra.machine.servers import installation as servers
@@ -170,6 +170,13 @@ REQUIREMENTS = (
         *of_data(DATA_LOCK),
         "of benchmarks on their real items",
         frozenset({"benchmark_data"}),
+    ),
+    Requirement(
+        "wandb and MLflow",
+        lambda: tracking.home().exists(),
+        lambda _say: tracking.install(),
+        "of `--track` with the real packages",
+        frozenset({"tracking_packages"}),
     ),
     Requirement(
         "manuals of Debian packages",

@@ -38,12 +38,15 @@ from training.optim.gradients import NonFiniteError
 from training.progress_log import (
     PROGRESS,
     FollowedStage,
+    ProgressWatcher,
     Watcher,
     following,
     no_folders_without_steps,
     stage_logs,
 )
 from training.reporting.stage import pages_at_end
+from training.reporting.tracked_stages import tracked
+from training.reporting.tracking import Tracking
 from training.rl.correction import StaleRolloutError
 from training.rl.rollout_server.server import RolloutServerError
 from training.rl.rollout_server.weight_sync import DeadSyncError, SamplerMismatchError
@@ -65,6 +68,7 @@ from training.stage_record import (
 if TYPE_CHECKING:
     from training.data.feedback.bucket import BucketLocation
 
+NOT_TRACKED = Tracking()
 GONE_SECONDS = 60.0  # for a preempted machine; Ray waits as long for a missing one
 REPORTED_ERRORS = (
     ConfigError,
@@ -178,6 +182,7 @@ def run_stages(
     group: Group,
     watcher: Watcher,
     bucket_prefix: str | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> list[Manifest]:
     """Run stages in order; return the manifests of their outputs.
 
@@ -188,6 +193,7 @@ def run_stages(
     Args:
         bucket_prefix: prefix of checkpoints in the bucket of TW_TRAINING_S3_*; None: checkpoints
             are in the storage.
+        tracking: trackers that also record the stages.
 
     Raises:
         ConfigError: inputs of a stage with a saved step have changed.
@@ -216,6 +222,7 @@ def run_stages(
         no_empty_folders(storage),
         no_folders_without_steps(new),
         pages_at_end(directories),
+        tracked(followed, tracking),
         following(followed, watcher),
     ):
         for directory in directories:
@@ -234,25 +241,14 @@ def run_stages(
 
 
 def run_stage(
-    stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None
+    stage: StageRun[Any],
+    storage: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> Manifest:
     """Run a single stage in this process; see `run_stages`."""
-    (manifest,) = run_stages([stage], storage, Group(), _ProgressWatcher(progress))
-    return manifest
-
-
-@dataclass(frozen=True)
-class _ProgressWatcher:
-    """Watcher that forwards the progress of a single stage."""
-
-    report: Callable[[Progress], None]
-
-    def begin(self, name: str) -> None: ...
-
-    def move(self, name: str, progress: Progress) -> None:
-        self.report(progress)
-
-    def end(self, name: str) -> None: ...
+    watcher = ProgressWatcher(progress)
+    return run_stages([stage], storage, Group(), watcher, tracking=tracking)[0]
 
 
 def _finished(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:

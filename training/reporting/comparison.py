@@ -211,14 +211,21 @@ def write_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
     return write_page(path, TEMPLATE, {"comparisons": comparisons})
 
 
-def flat(config: Mapping[str, Any], within: str = "") -> dict[str, Any]:
-    """Return config fields by full name, without those that differ in every run."""
+def flat(
+    config: Mapping[str, Any], within: str = "", without: tuple[str, ...] = OWN
+) -> dict[str, Any]:
+    """Return config fields by full name.
+
+    Args:
+        within: prefix of the names.
+        without: prefixes of fields to leave out; by default those that differ in every run.
+    """
     fields: dict[str, Any] = {}
     for name, value in config.items():
         whole = within + name
         if isinstance(value, Mapping):
-            fields |= flat(value, f"{whole}.")
-        elif not whole.startswith(OWN):
+            fields |= flat(value, f"{whole}.", without)
+        elif not whole.startswith(without):
             fields[whole] = value
     return fields
 

@@ -46,6 +46,8 @@ from training.recipes.pretraining.scaling import (
 )
 from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.pretraining.texts import Prepared
+from training.reporting import tracking as tracking_option
+from training.reporting.tracking import Tracking
 from training.runtime.context import Progress
 from training.stage_record import read_record
 from training.stages.pretrain import PretrainConfig, accumulate
@@ -337,13 +339,14 @@ def test_invalid_pretraining_is_refused_before_any_file(
 def test_workers_need_an_explicit_number_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    groups, prefixes = list[Group](), list[str | None]()
+    groups, prefixes, tracked = list[Group](), list[str | None](), list[Tracking]()
 
     def run_here(
-        stages: Any, storage: Path, group: Group, watcher: Any, bucket: str | None
+        stages: Any, storage: Path, group: Group, watcher: Any, bucket: str | None, tracking: Any
     ) -> list[Manifest]:
         groups.append(group)
         prefixes.append(bucket)
+        tracked.append(tracking)
         return run_stages(stages, storage, Group(), watcher)
 
     monkeypatch.setattr(commands, "run_stages", run_here)
@@ -367,7 +370,9 @@ def test_workers_need_an_explicit_number_of_steps(
         "--set",
         "machine.threads=1",
     ]
-    assert main(["pretrain", *read, *apart, *TINY, *bare]) == 0
+    monkeypatch.setattr(tracking_option, "PACKAGES", {"wandb": ()})
+    assert main(["pretrain", *read, *apart, *TINY, *bare, "--track", "wandb"]) == 0
+    assert tracked == [Tracking(("wandb",), tmp_path / "work" / "tracking")]
     assert groups == [Group(4, 1, fewest_workers=2)]
     assert prefixes == ["checkpoints/work"]
     parameters = verify_manifest(tmp_path / "work" / "one_million").report["parameters"]

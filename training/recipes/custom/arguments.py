@@ -16,6 +16,7 @@ from training.cluster.group import GPUS_HELP, parse_workers
 from training.data.formats.catalogue import kind_of
 from training.data.formats.files import FILES_HELP
 from training.recipes.names import OPEN_MODELS
+from training.reporting.tracking import add_track
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -141,6 +142,7 @@ def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool
     )
     parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
     add_workers(parser)
+    add_track(parser)
     parser.set_defaults(rollout_actors=0)
     if samples:
         parser.add_argument(

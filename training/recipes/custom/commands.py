@@ -29,13 +29,14 @@ from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
 from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import EXPLANATIONS, REPORT, warning_lines
+from training.reporting.tracking import FOLDER, tracking_in
 from training.runtime.context import Lineage
 from training.stage_record import FINISHED, check_same_inputs, check_same_run
 from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
 from training.stages.pretrain_config import PretrainConfig
 
 RUNS = "runs"
-RESERVED = (RUNS, BOOKKEEPING, STOP_FILE)  # names of other entries of the folders
+RESERVED = (RUNS, BOOKKEEPING, STOP_FILE, FOLDER)  # names of other entries of the folders
 EXTRA = "allow_extra_fields"
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
@@ -142,7 +143,9 @@ def _run(
 
         chosen = [StageRun(name, runs(config), config) for name, config in due.items()]
         with open_display() as display:
-            run_stages(chosen, storage, group, StageDisplay(display, figures, first=first), bucket)
+            shown = StageDisplay(display, figures, first=first)
+            tracking = tracking_in(options.work, options.track)
+            run_stages(chosen, storage, group, shown, bucket, tracking)
     for name, config in stages.items():
         if name not in due:  # its parent may have been trained again
             check_same_inputs(config, storage / name)

@@ -18,6 +18,7 @@ from training.recipes.pretraining.shapes import (
     chosen_shape,
     listed_shapes,
 )
+from training.reporting.tracking import add_track
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -39,6 +40,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         metavar="PATH",
         help=f"{TEXTS_HELP}; default: openings of Wikipedia articles",
     )
+    add_track(work)
     pretrain = commands.add_parser(
         "pretrain",
         parents=[work],

@@ -53,6 +53,7 @@ from training.recipes.pretraining.texts import (
 )
 from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import REPORT, warning_lines
+from training.reporting.tracking import tracking_in
 from training.runtime.outputs import no_empty_folders
 from training.stage_record import FINISHED, check_same_run, saved_step
 from training.stages.pretrain_config import PretrainConfig
@@ -136,7 +137,8 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
         elif restart := resume_text(directory):
             shown.say(f"{name}: started {restart}")
         stage = StageRun(name, pretrain.run, final)
-        (manifest,) = run_stages([stage], work / RUNS, group, shown, bucket_prefix(options))
+        prefix, tracking = bucket_prefix(options), tracking_in(work, options.track)
+        (manifest,) = run_stages([stage], work / RUNS, group, shown, prefix, tracking)
     report = manifest.report
     measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
     print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
@@ -188,7 +190,14 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
         from training.recipes.pretraining.scaling import run_name, train_sizes, write_scaling
 
-        sizes = train_sizes(prepared, options.tokens_per_parameter, work / name, code_commit, shown)
+        sizes = train_sizes(
+            prepared,
+            options.tokens_per_parameter,
+            work / name,
+            code_commit,
+            shown,
+            tracking_in(work, options.track),
+        )
     law = write_scaling(sizes, options.tokens_per_parameter, work, name)
     for size in sizes:
         print(

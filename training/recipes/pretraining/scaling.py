@@ -26,6 +26,7 @@ from training.recipes.pretraining.recipe import (
 from training.recipes.pretraining.shapes import Shape
 from training.recipes.pretraining.texts import Prepared
 from training.reporting.pages import chart, write_page
+from training.reporting.tracking import Tracking
 from training.runtime.context import Progress
 from training.stage_record import check_same_run
 from training.stages import pretrain
@@ -95,7 +96,12 @@ def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -
 
 
 def train_sizes(
-    prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, watcher: Watcher
+    prepared: Prepared,
+    tokens_per_parameter: float,
+    work: Path,
+    code_commit: str,
+    watcher: Watcher,
+    tracking: Tracking,
 ) -> list[Size]:
     """Train the three sizes, or resume after an interruption.
 
@@ -109,7 +115,7 @@ def train_sizes(
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
         check_same_run(config, work / name, other="name")
         manifest = run_stage(
-            StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name)
+            StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name), tracking
         )
         watcher.end(shape.name)
         sizes.append(

@@ -17,6 +17,7 @@ from training.recipes.names import (
     RLVR_RESPONSE_TOKENS,
     RLVR_SIZES,
 )
+from training.reporting.tracking import add_track
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample")
     rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
     rlvr.add_argument("--work", type=Path, required=True, help="folder for items, run and model")
+    add_track(rlvr)
 
     def train(options: argparse.Namespace) -> int:
         from training.recipes.rlvr.commands import train_on_task

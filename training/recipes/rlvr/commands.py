@@ -28,6 +28,7 @@ from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.reporting.progress import Lines, StageDisplay
 from training.reporting.stage import warning_lines
+from training.reporting.tracking import tracking_in
 from training.reporting.warnings import measured_warnings
 from training.runs import write_json
 from training.runtime.machine import use_device
@@ -41,7 +42,15 @@ from training.verification.tasks.catalogue import ItemRequest, make_items
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
 # Options that do not change the result.
-IGNORED_OPTIONS = ("command", "workers", "gpus_per_worker", "rollout_actors", "device", "work")
+IGNORED_OPTIONS = (
+    "command",
+    "workers",
+    "gpus_per_worker",
+    "rollout_actors",
+    "device",
+    "work",
+    "track",
+)
 COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
 OPTIONS = {  # by config field
     "rollout_actors": "rollout-actors",
@@ -97,7 +106,9 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         shown = StageDisplay(
             lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE}
         )
-        run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
+        tracking = tracking_in(work, options.track)
+        stages: list[StageRun[Any]] = [StageRun(options.algorithm, run, config)]
+        run_stages(stages, work / "runs", group, shown, tracking=tracking)
         lines.say(f"the same items for {output.name}")
         after = measure(output, held_out, scorer, answered, work / AFTER)
     gain = after.gain(before)
