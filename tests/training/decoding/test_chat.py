@@ -32,9 +32,19 @@ CHAT = read_presets()[Task.CHAT]
 Talk = Callable[..., tuple[str, str]]
 
 
+def attentive_model(directory: Path, seed: int = 1) -> Path:
+    """Write a toy model with larger weights, whose answers depend on every message."""
+    decoder = load_decoder(toy_model(directory, seed))
+    for parameter in decoder.model.layers.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 10
+    save_decoder(decoder, directory)
+    return directory
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return toy_model(tmp_path / "model")
+    return attentive_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -91,12 +101,17 @@ def lines(*answers: str) -> str:
 
 
 def test_answers_depend_on_the_conversation_so_far(directory: Path, talk: Talk) -> None:
-    answers, notes = talk("good tree", "bad river", options=["--seed", "5"])
-    first = expected(directory, user("good tree"), seed=5)
-    history = [user("good tree"), assistant(first), user("bad river")]
-    assert answers == lines(first, expected(directory, *history, seed=6))
-    assert answers != lines(first, expected(directory, user("bad river"), seed=6))
-    assert "cut" in notes  # both answers have all tokens
+    questions = ["good tree", "bad river", "stone"]
+    answers, notes = talk(*questions, options=["--seed", "5"])
+    history: list[Message] = []
+    for number, question in enumerate(questions):
+        history.append(user(question))
+        history.append(assistant(expected(directory, *history, seed=5 + number)))
+    assert answers == lines(*(message.content for message in history[1::2]))
+    assert history[-1].content != expected(directory, user("stone"), seed=7)
+    swapped = [*history[2:4], *history[:2], user("stone")]
+    assert history[-1].content != expected(directory, *swapped, seed=7)
+    assert "cut" in notes  # the answers have all tokens
     assert str(TOKENS) in notes
 
 
@@ -176,7 +191,7 @@ def test_backslash_continues_a_question_and_two_slashes_begin_one(
 def test_two_models_answer_with_the_same_seed_and_their_own_history(
     directory: Path, tmp_path: Path, talk: Talk
 ) -> None:
-    other = toy_model(tmp_path / "other", seed=2)
+    other = attentive_model(tmp_path / "other", seed=2)
     answers, _ = talk("good", "tree", options=["--compare", str(other)])
     wanted = []
     for model in (directory, other):
@@ -192,7 +207,7 @@ def test_two_models_answer_with_the_same_seed_and_their_own_history(
 
 
 def test_labels_of_equal_names_are_paths(directory: Path, tmp_path: Path, talk: Talk) -> None:
-    other = toy_model(tmp_path / "work" / "model", seed=2)
+    other = attentive_model(tmp_path / "work" / "model", seed=2)
     answers, _ = talk("good", options=["--compare", str(other)])
     assert answers == lines(
         *(f"{model}: {expected(model, user('good'))}" for model in (directory, other))
@@ -269,7 +284,7 @@ def test_control_tokens_of_a_question_are_plain_text(
 def test_saved_rows_train_sft(directory: Path, tmp_path: Path, talk: Talk) -> None:
     file = tmp_path / "rows.jsonl"
     question = user("good")
-    ending = toy_model(tmp_path / "ending")
+    ending = attentive_model(tmp_path / "ending")
     # A model whose second token ends the answer.
     settings = json.loads((ending / "generation_config.json").read_text())
     ids = sample_ids(ending, question)
