@@ -40,6 +40,6 @@ def test_the_example_of_external_secrets_makes_every_secret_of_the_pods(tmp_path
     assert made.keys() == used
     # External Secrets fills in the password.
     assert made["valkey"]["target"]["template"]["data"] == {
-        "url": "valkeys://chat:{{ .password }}@valkey.stores:6379"
+        "url": "valkeys://chat:{{ .password | urlquery }}@valkey.stores:6379"
     }
     assert made["keys"]["dataFrom"] == [{"extract": {"key": "chat/keys"}}]

@@ -74,6 +74,7 @@ def test_warnings_are_those_of_the_values(chart: Path, values: str) -> None:
     shared_loop = loop["existingClaim"] or "ReadWriteMany" in loop["accessModes"]
     expected = {
         "networkPolicies.storesAnywhere": policies["enabled"] and policies["storesAnywhere"],
+        "addresses of networkPolicies.stores": policies["enabled"] and bool(policies["stores"]),
         "toy model": not external and models["initial"].startswith("nano-"),
         "270 million parameters": not external and models["initial"].startswith("small-"),
         "(models.accessModes)": not external and not shared,
@@ -82,7 +83,6 @@ def test_warnings_are_those_of_the_values(chart: Path, values: str) -> None:
         "plain HTTP and gRPC": given["publicService"]["type"] == "LoadBalancer",
         "stores are for evaluation": given["evaluation"]["enabled"],
         "Back it up": not given["secrets"]["existing"],
-        "without backup": given["evaluation"]["enabled"] and not backup["enabled"],
         "does not back up its databases": not backup["enabled"],
         "databases are backed up on schedule": backup["enabled"],
         "lost together": backup["enabled"] and not any((*place, backup["bucket"]["name"])),
@@ -96,6 +96,7 @@ def test_warnings_are_those_of_the_values(chart: Path, values: str) -> None:
 
 def test_an_evaluation_with_backups_names_their_place_and_the_commands(chart: Path) -> None:
     text = notes(chart, "evaluation-values.yaml", "backup.enabled=true")
+    assert "does not back up" not in text
     assert "without backup" not in text
     assert "to backups/chat/tw/ of the bucket thumbwheel" in text
     assert "--from=cronjob/tw-thumbwheel-backup " in text
