@@ -82,7 +82,7 @@ def add_review_option(command: argparse.ArgumentParser) -> None:
 
 def quarantined(options: argparse.Namespace) -> frozenset[str]:
     """Return the accounts in quarantine of `--review`, as principals."""
-    from training.reviews.client import quarantined_accounts
+    from training.remote import quarantined_accounts
 
     return quarantined_accounts(
         options.review, tls_files(options), options.patience, identity(options)

@@ -15,8 +15,7 @@ from training.data_commands import identity, objects, require_state, tls_files
 from training.reviews.rules import AMOUNTS, DrawConfig, Rule
 
 if TYPE_CHECKING:
-    from training.remote import FeedbackLog
-    from training.reviews.client import ReviewItems
+    from training.remote import FeedbackLog, ReviewItems
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -130,6 +129,6 @@ def _feedback(options: argparse.Namespace) -> FeedbackLog:
 
 
 def _review(options: argparse.Namespace) -> ReviewItems:
-    from training.reviews.client import ReviewItems
+    from training.remote import ReviewItems
 
     return ReviewItems(options.review, tls_files(options), options.patience, identity(options))

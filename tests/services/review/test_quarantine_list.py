@@ -17,7 +17,7 @@ from tests.services.review.service import (
     principal,
     review_service,
 )
-from training.reviews.client import quarantined_accounts
+from training.remote import quarantined_accounts
 from training.service_channel import RemoteError
 
 
