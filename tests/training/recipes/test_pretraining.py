@@ -18,6 +18,7 @@ from tests.training.stages.pretrain_and_die import TEXTS, pretrain_config
 from tests.training.toys import write_lines
 from training.__main__ import main
 from training.artifacts.manifest import Manifest, verify_manifest
+from training.cluster import runner
 from training.cluster.group import Group
 from training.cluster.runner import run_stages
 from training.data.token_shards import SHARDS_HASH, ShardConfig, shards_hash, write_shards
@@ -26,8 +27,8 @@ from training.decoding.prompts import is_pretrained
 from training.errors import ConfigError
 from training.progress_log import SAMPLES, read_samples
 from training.recipes.custom.assignments import settable, word
-from training.recipes.pretraining import commands, texts
 from training.recipes.pretraining import plan as plan_module
+from training.recipes.pretraining import texts
 from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
@@ -349,7 +350,7 @@ def test_workers_need_an_explicit_number_of_steps(
         tracked.append(tracking)
         return run_stages(stages, storage, Group(), watcher)
 
-    monkeypatch.setattr(commands, "run_stages", run_here)
+    monkeypatch.setattr(runner, "run_stages", run_here)
     write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
     read = [
         "--shape",
