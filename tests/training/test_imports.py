@@ -141,4 +141,3 @@ def test_help_lists_all_recipe_names() -> None:
         name for name, stage in STAGES.items() if stage.is_policy
     }
     assert tuple(sorted(rlvr.SIZES)) == names.RLVR_SIZES
-    assert tuple(sorted(rlvr.ALGORITHMS)) == names.RLVR_ALGORITHMS

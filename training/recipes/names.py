@@ -20,4 +20,3 @@ OPEN_MODELS = (
 )
 WORLD_BASES = ("nano", "llama", "qwen3")  # models of the toy world
 RLVR_SIZES, RLVR_ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
-RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS = 192, 64

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,29 @@ from training.data.examples import read_prompts
 from training.data.formats.fields import ExampleError
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, DetailedError
+from training.model.config import ModelConfig, llama_json, parse_config
 from training.model.tensor_files import CheckpointError
 from training.progress_log import PROGRESS, read_progress
-from training.recipes.rlvr import commands, recipe, stage
+from training.recipes.custom.assignments import settable
+from training.recipes.custom.recipe_file import FIXED
+from training.recipes.pretraining.shapes import SHAPES
+from training.recipes.rlvr import commands, stage
 from training.recipes.rlvr.held_out import Measured, change_text, share_text
-from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
-from training.stages.grpo import GrpoConfig
-from training.stages.policy_config import FIRST_UPDATE
-from training.stages.ppo import PpoConfig
+from training.recipes.rlvr.recipe import DESCRIBED, SIZES, Size, make_config, settable_fields
+from training.runtime.context import Lineage
+from training.stages.policy_config import FIRST_UPDATE, GrpoConfig, PpoConfig
 from training.verification.checks import Calls, Mathematics, Outcome, Verdict, VerificationError
 from training.verification.items import Item, Split, parse_items, write_items
 from training.verification.scorer import Scorer
 from training.verification.workers import Workers
 
-TINY = Size(None, None, 3e-3, prompts=4, samples=4, minibatch_rows=8)
+TINY = Size(prompts=4, samples=4, minibatch_rows=8)
+FAST = ("--set", "policy_optimizer.lr=3e-3")
+
+
+def config_of(algorithm: str, size: Size) -> GrpoConfig | PpoConfig:
+    given = {name: Path(name) for name in ("model_directory", "data_path", "output_directory")}
+    return make_config(algorithm, size, 1e-3, {**given, "lineage": Lineage("")})
 
 
 class OddAnswers(Workers):
@@ -53,22 +63,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "open_scorer", opened)
 
 
-def asked(tmp_path: Path, *more: str) -> list[str]:
+def asked(tmp_path: Path, *more: str, **fields: object) -> list[str]:
     model = tmp_path / "toy"
     if not model.exists():
         toy_model(model)
-    sizes = [
-        "--updates",
-        "2",
-        "--items",
-        "12",
-        "--held-out",
-        "6",
-        "--prompt-tokens",
-        "500",
-        "--response-tokens",
-        "4",
-    ]
+    usual = {"updates": 2, "max_prompt_tokens": 500, "max_response_tokens": 4}
+    sizes = ["--items", "12", "--held-out", "6"]
+    for name, value in (usual | fields).items():
+        sizes += ["--set", f"{name}={value}"]
     wanted = [
         "rlvr",
         "--task",
@@ -77,9 +79,8 @@ def asked(tmp_path: Path, *more: str) -> list[str]:
         "0",
         "--model",
         str(model),
-        "--size",
-        "tiny",
         *sizes,
+        *FAST,
     ]
     return [*wanted, "--work", str(tmp_path / "work"), *more]
 
@@ -98,15 +99,14 @@ def test_a_model_is_trained_and_measured_before_and_after(
     assert any(algorithm in line and line.endswith(FIRST_UPDATE) for line in said.splitlines())
     assert any(re.findall(r"\d+", line)[-2:] == ["95", "6"] for line in said.splitlines())
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
-    learned = {item.prompt for item in parse_items(read_prompts(work / "items.jsonl"))}
-    assert all(
-        item.split is Split.TRAIN for item in parse_items(read_prompts(work / "items.jsonl"))
-    )
-    assert len(learned) == 12
-    steps = read_progress(work / "runs" / algorithm / PROGRESS)
+    measured = work / "measured" / f"toy-chain_sum-{algorithm}"
+    items = parse_items(read_prompts(measured / "items.jsonl"))
+    assert all(item.split is Split.TRAIN for item in items)
+    assert len({item.prompt for item in items}) == 12
+    steps = read_progress(work / "runs" / f"toy-chain_sum-{algorithm}" / PROGRESS)
     assert {"verdict_right", "verdict_wrong"} <= steps[0].metrics.keys()
     assert steps[0].metrics["verdict_right"] == pytest.approx(steps[0].metrics["score"])
-    result = json.loads((work / "result.json").read_text())
+    result = json.loads((measured / "result.json").read_text())
     assert result["gain"]["value"] == pytest.approx(
         result["after"]["value"] - result["before"]["value"]
     )
@@ -117,13 +117,24 @@ def test_a_repeated_command_does_nothing_and_another_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(tmp_path)) == 0
-    *_, first, _, chat = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()
+    first = [line for line in said if "95 %" in line]
+    assert first
     (trained,) = (tmp_path / "work").glob("toy-chain_sum-*")
-    assert chat == f"  chat: {chat_command(trained)}"
+    assert said[-1] == f"  chat: {chat_command(trained)}"
     (tmp_path / "toy" / "model.safetensors").unlink()  # answering again would fail
     assert main(asked(tmp_path)) == 0
-    assert capsys.readouterr().out.splitlines()[-3].split(" ", 1)[1] == first.split(" ", 1)[1]
-    refused_command(asked(tmp_path, "--updates", "3"), capsys, field="work", reason="MISMATCH")
+    again = [line for line in capsys.readouterr().out.splitlines() if "95 %" in line]
+    assert [line.split(" ", 1)[1] for line in again] == [line.split(" ", 1)[1] for line in first]
+    assert main(asked(tmp_path, **{"machine.threads": 1})) == 0, "it changes no weight"
+    capsys.readouterr()
+    for command, field, limit in (
+        (asked(tmp_path, updates=3), "updates", "2"),
+        (asked(tmp_path, max_response_tokens=5), "max_response_tokens", "4"),
+        ([*asked(tmp_path), "--items", "11"], "items", "12"),
+        ([*asked(tmp_path), "--lora"], "lora", "none"),
+    ):
+        refused_command(command, capsys, field=field, reason="MISMATCH", limit=limit)
     toy_model(tmp_path / "toy", seed=2)
     _, line = refused_command(asked(tmp_path), capsys, field="model", reason="CHANGED")
     assert str(tmp_path / "toy") in line
@@ -133,16 +144,18 @@ def test_a_repeated_command_does_nothing_and_another_is_refused(
 @pytest.mark.parametrize(
     ("more", "kind", "field", "reason", "limit"),
     [
-        (("--rollout-actors", "2"), ConfigError, "rollout-actors", "CONFLICT", ""),
+        (("--rollout-actors", "2"), ConfigError, "rollout_actors", "CONFLICT", ""),
         (("--workers", "3"), ConfigError, "workers", "OUT_OF_RANGE", "a multiple of 3"),
-        (("--workers", "-1"), ConfigError, "workers", "OUT_OF_RANGE", "at least 0"),
-        (("--updates", "0"), ConfigError, "updates", "OUT_OF_RANGE", "at least 1"),
+        (("--set", "update=3"), ConfigError, "update", "UNKNOWN", None),
+        (("--set", "data_path=x"), ConfigError, "data_path", "UNKNOWN", None),
+        (("--name", "measured"), ConfigError, "name", "IN_USE", ""),
+        (("updates", "0"), ConfigError, "updates", "OUT_OF_RANGE", "at least 1"),
         (("--samples", "0"), ConfigError, "samples", "OUT_OF_RANGE", "at least 1"),
-        (("--prompt-tokens", "3"), ConfigError, "prompt-tokens", "TOO_SMALL", None),
+        (("max_prompt_tokens", "3"), ConfigError, "max_prompt_tokens", "TOO_SMALL", None),
         (
-            ("--response-tokens", "2000"),
+            ("max_response_tokens", "2000"),
             ConfigError,
-            "prompt-tokens + response-tokens",
+            "max_prompt_tokens + max_response_tokens",
             "TOO_LARGE",
             "at most 2048",
         ),
@@ -173,14 +186,82 @@ def test_invalid_options_are_refused_before_sampling(
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     config = json.loads((toy_model(tmp_path / "narrow") / "config.json").read_text())
     (tmp_path / "narrow" / "config.json").write_text(json.dumps(config | {"vocab_size": 8}))
-    out, line = refused_command(
-        asked(tmp_path, *more), capsys, kind, field=field, reason=reason, limit=limit
-    )
+    is_option = more[0].startswith("--")
+    command = asked(tmp_path, *more) if is_option else asked(tmp_path, **{more[0]: more[1]})
+    out, line = refused_command(command, capsys, kind, field=field, reason=reason, limit=limit)
     assert out == ""
     assert field in line
-    assert not (tmp_path / "work" / "asked.json").exists(), (
-        "the folder is free for the right command"
+    assert not list((tmp_path / "work").rglob("asked.json")), (
+        "the name is free for the right command"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ("--updates", "updates"),
+        ("--prompt-tokens", "max_prompt_tokens"),
+        ("--response-tokens", "max_response_tokens"),
+        ("--device", "machine.device"),
+    ],
+)
+def test_earlier_options_are_refused_with_the_field(
+    option: str, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(asked(tmp_path, option, "1"))
+    assert f"{option} is now --set {field}=" in capsys.readouterr().err.splitlines()[-1]
+    assert field in {one.name for one in settable(GrpoConfig, FIXED)}
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_runs_in_one_folder_have_their_own_measurements(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    assert main(asked(tmp_path, "--name", "one", updates=1)) == 0
+    assert main(asked(tmp_path, "--name", "two", "--lora", updates=1)) == 0
+    assert str(work / "runs" / "two") in capsys.readouterr().out
+    one, two = (verify_manifest(work / name) for name in ("one", "two"))
+    assert (one.config["lora"], two.config["lora"]["rank"]) == (None, 8)
+    assert all((work / "measured" / name / "result.json").exists() for name in ("one", "two"))
+
+
+def test_size_and_lora_are_chosen_by_the_weights_or_by_options() -> None:
+    tiny = parse_config(llama_json(300, 32, 2, 4, 2, 64))
+    small = parse_config(SHAPES["smollm-135m"].model_json(49_152))
+    assert [commands.default_size(model) for model in (tiny, small)] == ["tiny", "small"]
+    given = {name: Path(name) for name in ("model_directory", "data_path", "output_directory")}
+
+    def made(model: ModelConfig, size: str, adapted: bool | None) -> GrpoConfig:
+        rate, mode = commands.training_mode(model, adapted)
+        config = make_config("grpo", SIZES[size], rate, {**given, **mode, "lineage": Lineage("")})
+        assert isinstance(config, GrpoConfig)
+        assert (config.vocabulary_rows is None) == (config.lora is None)
+        return config
+
+    assert made(tiny, "tiny", None).lora is None
+    assert made(small, "small", None).lora is not None
+    for model in (tiny, small):
+        for size, samples in (("tiny", 400), ("small", 128)):
+            full, adapted = made(model, size, False), made(model, size, True)
+            assert full.rows_per_update == adapted.rows_per_update == samples
+            assert (full.lora is None, adapted.lora is None) == (True, False)
+            rates = [one.policy_optimizer.learning_rate for one in (full, adapted)]
+            assert rates[1] == pytest.approx(10 * rates[0], rel=0.05)
+    # Measured: docs/decisions/nano.md, docs/decisions/verifiable-rewards.md.
+    assert made(tiny, "tiny", None).policy_optimizer.learning_rate == 3e-4
+    assert made(small, "small", None).policy_optimizer.learning_rate == pytest.approx(1e-4, rel=0.3)
+
+
+def test_the_help_shows_the_values_of_the_command() -> None:
+    lines = {
+        line.split()[0]: line.partition(" = ")[2]
+        for line in settable_fields().splitlines()
+        if " = " in line
+    }
+    assert {field for field, value in lines.items() if value.startswith("by ")} == {*DESCRIBED}
+    assert (lines["updates"], lines["max_response_tokens"], lines["lora.rank"]) == ("40", "64", "8")
 
 
 def test_code_is_scored_in_a_sandbox_and_text_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,24 +303,19 @@ def test_the_interval_of_a_share_is_within_zero_and_one() -> None:
     ).endswith("1.000]")
 
 
-def test_all_sizes_give_valid_configs(tmp_path: Path) -> None:
+def test_ppo_and_grpo_sample_as_many_responses() -> None:
     for size in SIZES.values():
-        made = [
-            make(size, tmp_path / "m", tmp_path / "d", tmp_path / "o", 5, Lengths(), "")
-            for make in ALGORITHMS.values()
-        ]
+        made = [config_of(algorithm, size) for algorithm in ("grpo", "ppo")]
         assert [type(config) for config in made] == [GrpoConfig, PpoConfig]
-        assert (
-            len({config.rows_per_update for config in made}) == 1
-        )  # as many responses for PPO as for GRPO
-    assert recipe.sampling(Lengths(), 2).temperature == made[0].temperature
+        assert len({config.rows_per_update for config in made}) == 1
+    warm = replace(made[0], temperature=0.7)
+    assert commands.sampling(warm, 2).temperature == 0.7
 
 
 def test_held_out_items_are_refused_for_training(tmp_path: Path) -> None:
     held_out = commands.make_items(commands.ItemRequest("chain_sum", 1, 0, Split.HELD_OUT, 0))
     write_items(held_out, tmp_path / "items.jsonl")
-    config = ALGORITHMS["grpo"](
-        TINY, tmp_path, tmp_path / "items.jsonl", tmp_path / "o", 1, Lengths(), ""
-    )
+    config = replace(config_of("grpo", TINY), data_path=tmp_path / "items.jsonl")
+    config = replace(config, output_directory=tmp_path / "o")
     with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
         stage.run(config, None)  # type: ignore[arg-type]

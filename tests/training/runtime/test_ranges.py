@@ -18,12 +18,13 @@ from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.recipes.custom.assignments import assigned, settable
+from training.recipes.names import RLVR_ALGORITHMS
 from training.recipes.open_models.recipes import RECIPES as OPEN
 from training.recipes.open_models.recipes import Places
 from training.recipes.pretraining.recipe import pretraining
 from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.pretraining.texts import Prepared
-from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths
+from training.recipes.rlvr.recipe import SIZES, make_config
 from training.rl.advantages import KlConfig, next_beta
 from training.rl.config import RewardShape
 from training.rl.reference import WatchConfig
@@ -198,6 +199,6 @@ def test_every_recipe_is_within_its_ranges() -> None:
     assert all(recipe(Places()).stages for recipe in OPEN.values())
     for shape in SHAPES.values():
         pretraining(shape, Prepared(PATH, PATH, shape.vocabulary, ""), 100, "float32", PATH, "")
-    for make in ALGORITHMS.values():
+    for algorithm in RLVR_ALGORITHMS:
         for size in SIZES.values():
-            make(size, PATH, PATH, PATH, 1, Lengths(), "")
+            make_config(algorithm, size, 1e-4, PLACES)

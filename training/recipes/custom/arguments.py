@@ -102,7 +102,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
                 metavar="DIR",
                 help="source of the scores; without it the tasks of the rows",
             )
-        _add_running(one, "FIELD=VALUE", samples=stage.is_judged)
+        add_running(one, "FIELD=VALUE", samples=stage.is_judged)
         one.set_defaults(command=partial(_run_one, name, code_commit=code_commit))
     many = commands.add_parser("run")
     many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}")
@@ -121,7 +121,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         help="folder of the data files (default: data)",
     )
     many.add_argument("--stages", metavar="A,B", help="only these stages")
-    _add_running(many, "STAGE.FIELD=VALUE", samples=True)
+    add_running(many, "STAGE.FIELD=VALUE", samples=True)
 
     def run_stages(options: argparse.Namespace) -> int:
         from training.recipes.custom.commands import run_recipe
@@ -131,7 +131,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     many.set_defaults(command=run_stages)
 
 
-def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
+def add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
     """Add the options of a training command; `samples`: a stage may sample."""
     parser.add_argument(
         "--work",

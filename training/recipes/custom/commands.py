@@ -36,7 +36,9 @@ from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
 from training.stages.pretrain_config import PretrainConfig
 
 RUNS = "runs"
-RESERVED = (RUNS, BOOKKEEPING, STOP_FILE, FOLDER)  # names of other entries of the folders
+MEASURED = "measured"  # items and answers of `rlvr`
+# Names of other entries of the folders.
+RESERVED = (RUNS, MEASURED, BOOKKEEPING, STOP_FILE, FOLDER)
 EXTRA = "allow_extra_fields"
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 

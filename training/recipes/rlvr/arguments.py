@@ -10,23 +10,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.cluster.group import GPUS_HELP
-from training.recipes.names import (
-    RLVR_ALGORITHMS,
-    RLVR_PROMPT_TOKENS,
-    RLVR_RESPONSE_TOKENS,
-    RLVR_SIZES,
-)
-from training.reporting.tracking import add_track
-from training.runtime.context import DEVICE_HELP, Machine
+from training.recipes.custom.arguments import FieldsHelp, Renamed, add_running
+from training.recipes.names import RLVR_ALGORITHMS, RLVR_SIZES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+RENAMED = {
+    "--updates": "--set updates=N",
+    "--prompt-tokens": "--set max_prompt_tokens=N",
+    "--response-tokens": "--set max_response_tokens=N",
+    "--device": "--set machine.device=NAME",
+}
+
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the command `rlvr`."""
-    rlvr = commands.add_parser("rlvr")
+    rlvr = commands.add_parser(
+        "rlvr",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    rlvr.add_argument(
+        "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
+    )
     rlvr.add_argument("--task", required=True, help="one of `tasks list`")
     rlvr.add_argument(
         "--level", type=int, help="difficulty, from 0; default: the defaults of the generator"
@@ -38,10 +45,18 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "--model", type=Path, required=True, metavar="DIRECTORY", help="initial model"
     )
     rlvr.add_argument(
-        "--size", choices=RLVR_SIZES, default="small", help="tiny: all weights; small: LoRA"
+        "--size",
+        choices=RLVR_SIZES,
+        help="samples of an update: tiny 400, small 128; default: tiny for models below 50 million "
+        "weights",
+    )
+    rlvr.add_argument(
+        "--lora",
+        action=argparse.BooleanOptionalAction,
+        help="train adapters, or all weights; default: all weights below 50 million weights",
     )
     rlvr.add_argument("--algorithm", choices=RLVR_ALGORITHMS, default="grpo")
-    rlvr.add_argument("--updates", type=int, default=40)
+    rlvr.add_argument("--name", help="name of the output (default: model, task and algorithm)")
     rlvr.add_argument("--items", type=int, default=1000, help="training items (default 1000)")
     rlvr.add_argument(
         "--held-out",
@@ -53,23 +68,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     rlvr.add_argument(
         "--samples", type=int, default=2, help="answers per held-out item (default 2)"
     )
-    rlvr.add_argument(
-        "--prompt-tokens", type=int, default=RLVR_PROMPT_TOKENS, help="longer prompts are dropped"
-    )
-    rlvr.add_argument(
-        "--response-tokens",
-        type=int,
-        default=RLVR_RESPONSE_TOKENS,
-        help="longer responses are cut off",
-    )
-    rlvr.add_argument(
-        "--workers", type=int, default=0, help="Ray workers; 0 trains in this process"
-    )
-    rlvr.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
-    rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample")
-    rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
-    rlvr.add_argument("--work", type=Path, required=True, help="folder for items, run and model")
-    add_track(rlvr)
+    for option, field in RENAMED.items():
+        rlvr.add_argument(option, action=Renamed, const=field, help=argparse.SUPPRESS)
+    add_running(rlvr, "FIELD=VALUE", samples=True)
 
     def train(options: argparse.Namespace) -> int:
         from training.recipes.rlvr.commands import train_on_task
@@ -77,3 +78,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         return train_on_task(options, code_commit())
 
     rlvr.set_defaults(command=train)
+
+
+def _fields() -> str:
+    from training.recipes.rlvr.recipe import settable_fields
+
+    return settable_fields()

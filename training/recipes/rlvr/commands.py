@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +18,47 @@ from training.artifacts.inputs import hash_input
 from training.artifacts.manifest import plain
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.data.chat import Chat
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError
-from training.evaluation.answers import ChatModel
+from training.evaluation.answers import ChatModel, Sampling
+from training.model.config import ModelConfig, read_config
+from training.planning.step import sizes_of
+from training.recipes.auto.rates import POLICY
+from training.recipes.auto.values import is_tiny
+from training.recipes.custom.assignments import assigned, fields_named
+from training.recipes.custom.commands import (
+    MEASURED,
+    RUNS,
+    bucket_prefix,
+    checked_model,
+    checked_name,
+)
+from training.recipes.custom.recipe_file import FIXED
 from training.recipes.rlvr.held_out import change_text, measure, share_text
-from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
+from training.recipes.rlvr.recipe import SEED, SIZES, make_config
 from training.recipes.rlvr.stage import open_scorer, run
+from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.reporting.progress import Lines, StageDisplay
-from training.reporting.stage import warning_lines
+from training.reporting.stage import REPORT, warning_lines
 from training.reporting.tracking import tracking_in
 from training.reporting.warnings import measured_warnings
 from training.runs import write_json
+from training.runtime.context import Lineage
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different
-from training.stage_record import SHORT_HASH, changed_text, check_same_run
-from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
+from training.stage_record import SHORT_HASH, changed_text, check_same_run, remove_unsaved_run
+from training.stages.policy_config import FIRST_UPDATE, GrpoConfig, PolicyConfig, PpoConfig
 from training.stages.policy_inputs import read_data
 from training.stages.policy_loop import check_shares
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import ItemRequest, make_items
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
-# Options that do not change the result.
-IGNORED_OPTIONS = (
-    "command",
-    "workers",
-    "gpus_per_worker",
-    "rollout_actors",
-    "device",
-    "work",
-    "track",
-)
-COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
-OPTIONS = {  # by config field
-    "rollout_actors": "rollout-actors",
-    "max_prompt_tokens": "prompt-tokens",
-    "max_prompt_tokens + max_response_tokens": "prompt-tokens + response-tokens",
-}
+# Options that determine the items and their measurement.
+RECORDED_OPTIONS = ("task", "level", "texts", "items", "held_out", "samples")
+COUNTS = ("items", "held_out", "samples")
 MODEL_HASH = "model_sha256"  # entry of OPTIONS_FILE beside the options
+ITEMS = "items.jsonl"
 OPTIONS_FILE, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
@@ -65,65 +66,102 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     """Run all steps of the command.
 
     Raises:
-        ValueError: the options cannot be satisfied, or the folder belongs to another run.
+        ValueError: the options cannot be satisfied, or the name belongs to another run.
     """
     work: Path = options.work.absolute()
     group = checked_group(options)
-    settings = checked_settings(options, work / OPTIONS_FILE)
-    lengths = Lengths(options.prompt_tokens, options.response_tokens)
-    data = work / "items.jsonl"
-    output = work / f"{options.model.name}-{options.task}-{options.algorithm}"
-    config = ALGORITHMS[options.algorithm](
-        SIZES[options.size],
-        options.model.absolute(),
-        data,
-        output,
-        options.updates,
-        lengths,
-        code_commit,
-    )
-    config = replace(config, machine=replace(config.machine, device=options.device))
-    check_config(config, options.workers)
-    model = None if (work / BEFORE).exists() else opened_model(options.model)
+    default = f"{options.model.name}-{options.task}-{options.algorithm}"
+    name = checked_name(options.name or default)
+    folder, run_folder, output = work / MEASURED / name, work / RUNS / name, work / name
+    shape = read_config(checked_model(options.model))
+    config = _config(options, shape, folder / ITEMS, output, code_commit)
+    check_config(config, group.workers)
+    answered = sampling(config, options.samples)
+    settings = checked_settings(options, answered, folder / OPTIONS_FILE)
+    model = None if (folder / BEFORE).exists() else ChatModel(options.model)
     trained = _items(options, Split.TRAIN, options.items)
     held_out = _items(options, Split.HELD_OUT, options.held_out)
-    work.mkdir(parents=True, exist_ok=True)
-    write_items(trained, data)
-    check_same_run(config, work / "runs" / options.algorithm)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_items(trained, config.data_path)
+    check_same_run(config, run_folder, fields_named(options.set), "name")
+    remove_unsaved_run(config, run_folder)
     if model is not None:
-        check_prompts(config, model.chat)
+        read_data(config, model.chat)  # checks the lengths of the prompts
         model = None  # measuring loads it again: two copies during training would waste memory
-    write_json(work / OPTIONS_FILE, settings)
+    write_json(folder / OPTIONS_FILE, settings)
     lines = Lines(sys.stdout)
-    answered = sampling(lengths, options.samples)
-    use_device(options.device)
+    use_device(config.machine.device)
     with open_scorer(held_out) as scorer:
         lines.say(
             f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name}"
         )
-        before = measure(options.model, held_out, scorer, answered, work / BEFORE)
+        before = measure(options.model, held_out, scorer, answered, folder / BEFORE)
         lines.say(f"accuracy before: {share_text(before.right)}")
-        shown = StageDisplay(
-            lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE}
-        )
-        tracking = tracking_in(work, options.track)
-        stages: list[StageRun[Any]] = [StageRun(options.algorithm, run, config)]
-        run_stages(stages, work / "runs", group, shown, tracking=tracking)
-        lines.say(f"the same items for {output.name}")
-        after = measure(output, held_out, scorer, answered, work / AFTER)
+        shown = StageDisplay(lines, SHOWN, counted="update", first={name: FIRST_UPDATE})
+        stages: list[StageRun[Any]] = [StageRun(name, run, config)]
+        prefix, tracking = bucket_prefix(options), tracking_in(work, options.track)
+        run_stages(stages, work / RUNS, group, shown, prefix, tracking)
+        lines.say(f"the same items for {name}")
+        after = measure(output, held_out, scorer, answered, folder / AFTER)
     gain = after.gain(before)
     fields = {"before": before.right, "after": after.right, "gain": gain}
-    write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
+    write_json(folder / RESULT, {name: plain(value) for name, value in fields.items()})
     lines.say(
         f"accuracy after: {share_text(after.right)}; gain: {change_text(gain)} "
         f"(95 %, {gain.clusters} items)"
     )
     texts = [f"warning: {text}" for text in measured_warnings(len(held_out), gain)]
-    for text in (*warning_lines(work / "runs" / options.algorithm), *texts):
+    for text in (*warning_lines(run_folder), *texts):
         lines.say(text)
-    lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")
-    print(f"  chat: {chat_command(work / after.version)}")
+    lines.say(f"the model is in {output}\n  page: {run_folder / REPORT}")
+    print(f"  chat: {chat_command(output)}")
     return 0
+
+
+def _config(
+    options: argparse.Namespace, shape: ModelConfig, items: Path, output: Path, code_commit: str
+) -> GrpoConfig | PpoConfig:
+    """Return the config of the run, with the fields of --set."""
+    rate, mode = training_mode(shape, options.lora)
+    given = {
+        "model_directory": options.model.absolute(),
+        "data_path": items,
+        "output_directory": output,
+        "lineage": Lineage(output.name, code_commit=code_commit),
+        **mode,
+    }
+    size = SIZES[options.size or default_size(shape)]
+    return assigned(make_config(options.algorithm, size, rate, given), options.set, FIXED)
+
+
+def default_size(model: ModelConfig) -> str:
+    """Return the name of the size of an update for a model."""
+    return "tiny" if is_tiny(model) else "small"
+
+
+def training_mode(model: ModelConfig, adapted: bool | None) -> tuple[float, dict[str, Any]]:
+    """Return the learning rate for the number of weights, and the settings of an adapter, if any.
+
+    Args:
+        adapted: train adapters; None: unless the model is tiny.
+    """
+    is_adapted = not is_tiny(model) if adapted is None else adapted
+    rate = POLICY.at(sizes_of(model).total, is_adapted)
+    return rate, {"lora": LORA, "vocabulary_rows": VOCABULARY_ROWS} if is_adapted else {}
+
+
+def sampling(config: PolicyConfig, samples: int) -> Sampling:
+    """Return the sampling of held-out items, equal to the sampling in training.
+
+    So the measured distribution is the trained one.
+    """
+    return Sampling(
+        samples_per_prompt=samples,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_response_tokens=config.max_response_tokens,
+        temperature=config.temperature,
+        seed=SEED,
+    )
 
 
 def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[Item]:
@@ -144,33 +182,37 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
 # later; errors name the options of the command.
 
 
-def checked_settings(options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """Return the options that determine the result, to be stored at `path`.
+def checked_settings(options: argparse.Namespace, answered: Sampling, path: Path) -> dict[str, Any]:
+    """Return the options that determine items and measurements, to be stored at `path`.
 
     Raises:
-        ConfigError: the folder belongs to a run with other options or another model under the
-            same path; the two would be mixed.
+        ConfigError: the name belongs to a run with other options or another model under the same
+            path; the two would be mixed.
     """
-    relevant = {name: value for name, value in vars(options).items() if name not in IGNORED_OPTIONS}
-    settings: dict[str, Any] = plain(relevant | {"model": options.model.absolute()})
-    settings[MODEL_HASH] = hash_input(options.model)
+    relevant = {name: getattr(options, name) for name in RECORDED_OPTIONS}
+    settings: dict[str, Any] = plain({**relevant, **asdict(answered)})
+    settings |= {"model": str(options.model.absolute()), MODEL_HASH: hash_input(options.model)}
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else settings
-    # The hash is missing if the model is, or in a file of an earlier version.
-    was, now = before.get(MODEL_HASH), settings[MODEL_HASH]
+    name, was, now = path.parent.name, before.get(MODEL_HASH), settings[MODEL_HASH]
+    # The hash is missing if the model is.
     if was and now and was != now:
         raise ConfigError(
-            changed_text("model", options.model, was, now, path.parent.name)
-            + f"use another folder, or remove {path.parent}",
+            changed_text("model", options.model, was, now, name)
+            + f"choose another name, or remove {path.parent}",
             field="model",
             reason="CHANGED",
             limit=was[:SHORT_HASH],
         )
-    if before | {MODEL_HASH: now} != settings:
-        raise ConfigError(
-            "work: holds a run with other options (asked.json); use another folder",
-            field="work",
-            reason="MISMATCH",
-        )
+    for field in settings.keys() - {MODEL_HASH}:
+        if before[field] != settings[field]:
+            option = field.replace("_", "-") if field in RECORDED_OPTIONS else field
+            raise ConfigError(
+                f"{option}: {name} was started with {before[field]}, not {settings[field]}; "
+                "choose another name",
+                field=option,
+                reason="MISMATCH",
+                limit=str(before[field]),
+            )
     return settings | {MODEL_HASH: was or now}
 
 
@@ -189,15 +231,8 @@ def checked_group(options: argparse.Namespace) -> Group:
                 reason="OUT_OF_RANGE",
                 limit="at least 1",
             )
-    if options.workers < 0:
-        raise ConfigError(
-            f"workers: {options.workers} is below 0",
-            field="workers",
-            reason="OUT_OF_RANGE",
-            limit="at least 0",
-        )
-    with _with_option_names():
-        return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
+    most, fewest = options.workers
+    return Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
 
 
 def check_config(config: PolicyConfig, workers: int) -> None:
@@ -211,41 +246,4 @@ def check_config(config: PolicyConfig, workers: int) -> None:
     except ConfigError as error:
         raise ConfigError(
             f"workers: {error}", field="workers", reason=error.reason, limit=error.limit
-        ) from error
-
-
-def opened_model(directory: Path) -> ChatModel:
-    """Load the model like the first measurement, so that its errors show early.
-
-    Raises:
-        ConfigError: the directory does not exist.
-        ChatError, CheckpointError, ModelConfigError: the directory is not a complete model.
-    """
-    if not directory.is_dir():
-        raise ConfigError(f"model: {directory} does not exist", field="model", reason="MISSING")
-    return ChatModel(directory)
-
-
-def check_prompts(config: PolicyConfig, chat: Chat) -> None:
-    """Check the lengths of the prompts.
-
-    Raises:
-        ConfigError: no prompt is short enough, or prompt and response exceed the positions of the
-            model.
-    """
-    with _with_option_names():
-        read_data(config, chat)
-
-
-@contextmanager
-def _with_option_names() -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        field, colon, rest = str(error).partition(":")
-        raise ConfigError(
-            f"{OPTIONS.get(field, field)}{colon}{rest}",
-            field=OPTIONS.get(error.field, error.field),
-            reason=error.reason,
-            limit=error.limit,
         ) from error

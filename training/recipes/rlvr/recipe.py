@@ -1,19 +1,19 @@
-"""Complete configs for two sizes: full training of a tiny model, LoRA for a small model.
+"""Complete configs of GRPO and PPO on tasks, for two sizes of an update; without torch.
 
-Groups have 8 samples and 16 prompts. With fewer than some hundred samples per update GRPO collapses
-early on small models; 400 and more are better, but cost minutes per update on a small machine.
+With fewer than some hundred samples per update GRPO collapses early on small models; 400 and more
+are better, but cost minutes per update on a small machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from training.evaluation.answers import Sampling
-from training.model.config import LoraConfig
 from training.optim.config import OptimizerConfig
-from training.recipes.names import RLVR_PROMPT_TOKENS, RLVR_RESPONSE_TOKENS
-from training.recipes.small import LORA, VOCABULARY_ROWS
+from training.recipes.custom.assignments import listed, settable
+from training.recipes.custom.recipe_file import FIXED
 from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.policy_config import GrpoConfig, PpoConfig
@@ -23,11 +23,8 @@ SEED = 20_261_126
 
 @dataclass(frozen=True)
 class Size:
-    """Settings for a size of model; prompts and samples are per update."""
+    """Samples of an update: of GRPO in groups for each prompt, of PPO for as many prompts."""
 
-    lora: LoraConfig | None
-    vocabulary_rows: int | None
-    learning_rate: float
     prompts: int
     samples: int
     minibatch_rows: int
@@ -35,92 +32,65 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(None, None, 3e-4, prompts=25, samples=16, minibatch_rows=100),
-    "small": Size(
-        LORA, VOCABULARY_ROWS, 1e-4, prompts=16, samples=8, minibatch_rows=64, dtype="auto"
-    ),
+    "tiny": Size(prompts=25, samples=16, minibatch_rows=100),
+    "small": Size(prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
 }
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Token limits: longer prompts are dropped, longer responses cut off."""
+DESCRIBED = {  # fields whose values depend on other options and the model
+    **dict.fromkeys(("prompts_per_update", "samples_per_prompt", "minibatch_rows"), "by --size"),
+    "machine.dtype": "by --size: tiny float32, small auto",
+    "policy_optimizer.learning_rate": "by the number of weights; for adapters ten times as high",
+    **dict.fromkeys(("lora", "vocabulary_rows"), "by --lora"),
+}
 
-    prompt: int = RLVR_PROMPT_TOKENS
-    response: int = RLVR_RESPONSE_TOKENS
 
+def make_config(
+    algorithm: str, size: Size, rate: float, given: Mapping[str, Any]
+) -> GrpoConfig | PpoConfig:
+    """Return the config of a run without a reward model.
 
-def grpo(
-    size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
-) -> GrpoConfig:
-    """Return a config of GRPO with the wider clip and the filter of DAPO.
-
-    Groups with equal scores have no gradient.
+    Args:
+        algorithm: grpo, with the wider clip and the filter of DAPO, because groups with equal
+            scores have no gradient; or ppo, whose critic is the model with a zero head.
+        rate: learning rate.
+        given: paths, lineage and the settings of an adapter.
     """
+    optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2, betas=(0.9, 0.99))
+    common: dict[str, Any] = {
+        "reward_model_directory": None,
+        "updates": 40,
+        "minibatch_rows": size.minibatch_rows,
+        "max_prompt_tokens": 192,
+        "max_response_tokens": 64,
+        "policy_optimizer": optimizer,
+        "checkpoint_every_updates": 2,
+        "seed": SEED,
+        "machine": Machine(dtype=size.dtype),
+        **given,
+    }
+    if algorithm == "ppo":
+        return PpoConfig(
+            prompts_per_update=size.prompts * size.samples,
+            kl=KlConfig(initial=0.05),
+            critic_optimizer=optimizer,
+            **common,
+        )
     return GrpoConfig(
-        model_directory=model,
-        reward_model_directory=None,
-        data_path=data,
-        output_directory=output,
-        lineage=Lineage(output.name, code_commit=commit),
-        updates=updates,
         prompts_per_update=size.prompts,
         samples_per_prompt=size.samples,
-        minibatch_rows=size.minibatch_rows,
         epochs_per_update=1,
         filter_zero_variance=True,
-        max_prompt_tokens=lengths.prompt,
-        max_response_tokens=lengths.response,
-        policy_optimizer=_optimizer(size),
-        lora=size.lora,
-        vocabulary_rows=size.vocabulary_rows,
-        checkpoint_every_updates=2,
-        seed=SEED,
-        machine=Machine(dtype=size.dtype),
+        **common,
     )
 
 
-def ppo(
-    size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
-) -> PpoConfig:
-    """Return a config of PPO without a reward model; the critic is the model with a zero head."""
-    return PpoConfig(
-        model_directory=model,
-        reward_model_directory=None,
-        data_path=data,
-        output_directory=output,
-        lineage=Lineage(output.name, code_commit=commit),
-        updates=updates,
-        prompts_per_update=size.prompts * size.samples,
-        minibatch_rows=size.minibatch_rows,
-        max_prompt_tokens=lengths.prompt,
-        max_response_tokens=lengths.response,
-        kl=KlConfig(initial=0.05),
-        policy_optimizer=_optimizer(size),
-        critic_optimizer=_optimizer(size),
-        lora=size.lora,
-        vocabulary_rows=size.vocabulary_rows,
-        checkpoint_every_updates=2,
-        seed=SEED,
-        machine=Machine(dtype=size.dtype),
+def settable_fields() -> str:
+    """Return the help text on config fields, with the values of GRPO."""
+    places = dict.fromkeys(("model_directory", "data_path", "output_directory"), Path())
+    config = make_config("grpo", SIZES["small"], 1.0, {**places, "lineage": Lineage("")})
+    fields = (
+        replace(field, value=DESCRIBED.get(field.name, field.value))
+        for field in settable(GrpoConfig, FIXED, config)
     )
-
-
-ALGORITHMS = {"grpo": grpo, "ppo": ppo}
-
-
-def sampling(lengths: Lengths, samples: int) -> Sampling:
-    """Return the sampling of held-out items, equal to the sampling in training.
-
-    So the measured distribution is the trained one.
-    """
-    return Sampling(
-        samples_per_prompt=samples,
-        max_prompt_tokens=lengths.prompt,
-        max_response_tokens=lengths.response,
-        seed=SEED,
-    )
-
-
-def _optimizer(size: Size) -> OptimizerConfig:
-    return OptimizerConfig(learning_rate=size.learning_rate, warmup_steps=2, betas=(0.9, 0.99))
+    return f"fields for --set with defaults of grpo:\n{listed(fields)}"
