@@ -59,10 +59,6 @@ BY_SCHEMA = {
     "an unknown mode of Ray": ("ray.mode=cluster", "mode"),
     "an unknown authentication of Ray": ("ray.authentication=none", "authentication"),
     "a temporary folder without a limit": ("tmpSizes.services=null", "tmpSizes"),
-    "no spread": ("spread=null", "missing property 'spread'"),
-    "no values of the database": ("database=null", "missing property 'database'"),
-    "no monitoring": ("monitoring=null", "missing property 'monitoring'"),
-    "no resources of vLLM": ("serving.vllm.resources=null", "missing property 'resources' vllm"),
     "an unknown engine of rollouts": ("training.rollouts.engine=sglang", "engine"),
     "an argument of vLLM with two values": (
         "training.rollouts.arguments={--max-model-len 256}",
@@ -81,6 +77,14 @@ BY_SCHEMA = {
     "the earlier name of ray.workers.minReplicas": ("ray.workers.fewest=1", "fewest"),
     "the earlier name of publicFrom": ("networkPolicies.doorFrom[0]=x", "doorFrom"),
     "no notice time": ("training.terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
+}
+
+# Groups of values, which also contain others of the settings above.
+BY_SCHEMA_AS_NULL = {
+    "no spread": ("spread=null", "missing property 'spread'"),
+    "no values of the database": ("database=null", "missing property 'database'"),
+    "no monitoring": ("monitoring=null", "missing property 'monitoring'"),
+    "no resources of vLLM": ("serving.vllm.resources=null", "missing property 'resources' vllm"),
 }
 
 BY_TEMPLATE = {

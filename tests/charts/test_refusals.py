@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.refused_values import BY_SCHEMA, BY_TEMPLATE
+from tests.charts.refused_values import BY_SCHEMA, BY_SCHEMA_AS_NULL, BY_TEMPLATE
 from tests.charts.rendering import CHART, VALUES, every_file, helm, refusal
 
-WRONG = BY_SCHEMA | BY_TEMPLATE
+WRONG = BY_SCHEMA | BY_SCHEMA_AS_NULL | BY_TEMPLATE
 
 
 @pytest.mark.parametrize("case", WRONG)
