@@ -272,7 +272,7 @@ def _run_each(
     for stage in stages:
         if not finished_manifest(stage.config.output_directory):
             directory = storage / stage.name
-            check_same_inputs(stage.config, directory)  # an earlier stage may have made them anew
+            check_same_inputs(stage.config, directory)  # an earlier stage may have replaced them
             with opened(directory) as context:
                 if context.ranks.rank == 0:
                     record_start(stage.name, stage.config, directory, context.ranks.world_size)

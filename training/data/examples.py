@@ -94,7 +94,7 @@ Example = TypeVar("Example")
 
 @dataclass
 class DataSummary:
-    """What a file contains.
+    """Contents of a data file.
 
     Attributes:
         rows: number of rows.

@@ -39,7 +39,7 @@ LONGEST_PARAM = 6000  # characters, limit of MLflow
 
 
 class End(StrEnum):
-    """How a stage ended."""
+    """End of a stage as the trackers see it."""
 
     FINISHED = "finished"
     STOPPED = "stopped"
@@ -48,7 +48,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class TrackedConfig:
-    """What identifies a tracked run.
+    """Identity of a tracked run.
 
     Attributes:
         kind: kind of the stage, such as sft.
